@@ -1,0 +1,1 @@
+"""The benchmarking harness: cells, grids, workers, results, statistics and reports."""

@@ -1,0 +1,256 @@
+"""The one definition of runs.csv: its columns, statuses, flags, and how a field is written.
+
+History of `SCHEMA`, the number in the column of that name:
+
+1. The first.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from adapters.names import ADAPTER_MODES, trains_base
+
+SCHEMA: Final = 1
+
+STATUSES: Final = {
+    "ok": "trained, evaluated and measured",
+    "oom": "ran out of memory, on the device or the host",
+    "timeout": "took longer than --timeout allowed",
+    "crashed": "the worker ended with an error or was killed",
+    "invalid": "ran to its end, but what it trained is no result (a loss that is not finite)",
+    "skipped": "planned, but not run, for the reason given",
+    "interrupted": "stopped by the user before it ended",
+}
+RESUMED: Final = ("interrupted", "skipped")
+"""Statuses that a grid runs again by itself; any other than these and `ok` waits for --rerun."""
+
+FLAGS: Final = {
+    "not_learned": "the dev score is not above what the majority class gives",
+    "unstable_timing": "the step times did not settle",
+    "throttled": "the machine slowed down while the cell ran",
+    "disturbed": "something else ran on the machine at the same time",
+}
+
+Value = str | int | float | None
+Row = dict[str, Value]
+
+
+def _always(_row: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _adapted(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") in ADAPTER_MODES
+
+
+def _has_main_rate(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "head"
+
+
+def _has_base_rate(row: Mapping[str, Any]) -> bool:
+    return _adapted(row) and trains_base(str(row.get("layers")))
+
+
+def _has_head_rate(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "full"
+
+
+def _on_cuda(row: Mapping[str, Any]) -> bool:
+    return str(row.get("device", "")).startswith("cuda")
+
+
+def _pretrained(row: Mapping[str, Any]) -> bool:
+    return row.get("init") == "pretrained"
+
+
+def _classifies(row: Mapping[str, Any]) -> bool:
+    return _pretrained(row) and row.get("dev_metric") != "pearson"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of runs.csv.
+
+    `applies` tells, from a row, whether the column can have a value there: an empty field where
+    it does not apply differs from one that was not measured.
+    """
+
+    name: str
+    kind: type[str] | type[int] | type[float]
+    group: str
+    about: str
+    applies: Callable[[Mapping[str, Any]], bool] = _always
+
+
+def _columns() -> tuple[Column, ...]:
+    found: list[Column] = []
+
+    def group(name: str, *columns: tuple[Any, ...]) -> None:
+        for column, kind, about, *applies in columns:
+            found.append(Column(column, kind, name, about, *applies))
+
+    group(
+        "identity",
+        ("schema", int, "version of this list of columns"),
+        ("cell_id", str, "digest of everything that determines the result"),
+        ("conditions_id", str, "digest of the machine and software it ran on"),
+        ("attempt", int, "1, and one more for each time the cell was run again"),
+        ("grid", str, "name of the grid that planned it; a label"),
+        ("status", str, "how it ended: " + ", ".join(STATUSES)),
+        ("flags", str, "space-separated doubts beside the status: " + ", ".join(FLAGS)),
+        ("message", str, "one line on why it did not end ok"),
+    )
+    group(
+        "axes",
+        ("mode", str, "what trains: full, head, lora, dora"),
+        ("rank", int, "rank of the adapters", _adapted),
+        ("layers", str, "layer set that carries adapters", _adapted),
+        ("amp", str, "automatic mixed precision: off, bf16, fp16"),
+        ("seed", int, "of initialisation, order of data and dropout"),
+    )
+    group(
+        "settings",
+        ("model", str, "named geometry or checkpoint"),
+        ("model_digest", str, "of its configuration, vocabulary and, if pretrained, weights"),
+        ("init", str, "pretrained or random"),
+        ("pooling", str, "pooler ([CLS], dense, tanh) or mean over real tokens"),
+        ("task", str, "what is learned"),
+        ("data_digest", str, "of the examples really used, train and dev"),
+        ("max_train", int, "cap on training examples; empty: all"),
+        ("max_dev", int, "cap on dev examples; empty: all"),
+        ("max_length", int, "tokens after which a text is cut"),
+        ("batching", str, "how examples are grouped into batches"),
+        ("batch_size", int, "examples in a batch"),
+        ("epochs", int, "passes over the training examples"),
+        ("max_steps", int, "cap on optimizer steps; empty: none"),
+        ("optimizer", str, "its name"),
+        ("learning_rate", float, "peak rate of the adapter, or of everything in full",
+         _has_main_rate),
+        ("learning_rate_base", float, "peak rate of the rest of the encoder", _has_base_rate),
+        ("learning_rate_head", float, "peak rate of the task head", _has_head_rate),
+        ("learning_rate_source", str, "where the rates came from"),
+        ("weight_decay", float, "of weight matrices; vectors are not decayed"),
+        ("warmup", float, "share of the steps in which the rate rises"),
+        ("alpha", float, "adapter scale is alpha / rank", _adapted),
+        ("scale", float, "the factor of the adapter's update", _adapted),
+        ("dropout", float, "probability, in the encoder and before the head"),
+    )
+    group(
+        "conditions",
+        ("device", str, "cpu or cuda:i"),
+        ("device_name", str, "the card's, or the processor's"),
+        ("machine", str, "processor, cores and memory"),
+        ("threads", int, "of torch's CPU operators"),
+        ("torch_version", str, ""),
+        ("tf32", str, "on or off: fp32 products on the card's tensor cores", _on_cuda),
+        ("measurement_version", int, "raised when measuring or numerics change"),
+        ("code_version", str, "of this project"),
+    )
+    group(
+        "size",
+        ("params_total", int, "parameters of encoder, adapters and head"),
+        ("params_trainable", int, "those of them that train"),
+        ("tokens_total", int, "real tokens trained on, all epochs"),
+        ("flops_per_token", float, "of a training step; 2 for each multiply-add"),
+    )
+    group(
+        "time",
+        ("step_ms_median", float, "median of a training step, ms"),
+        ("step_ms_ci_low", float, "bootstrap 95% interval of that median, lower end, ms"),
+        ("step_ms_ci_high", float, "bootstrap 95% interval of that median, upper end, ms"),
+        ("ms_per_1k_tokens", float, "training time for 1,000 real tokens, ms"),
+        ("steps_timed", int, "steps behind these figures"),
+        ("examples_per_s", float, "training examples for each second of a step"),
+        ("startup_s", float, "from launch to the first training step, s"),
+        ("train_s", float, "all training steps, data preparation included, s"),
+        ("eval_s", float, "all evaluations on dev, s"),
+        ("wall_s", float, "from launch to the worker's end, s"),
+        ("predicted_s", float, "wall_s as foretold before the run, s"),
+    )
+    group(
+        "memory",
+        ("peak_cuda_allocated_mib", float, "by tensors, MiB", _on_cuda),
+        ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", _on_cuda),
+        ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", _on_cuda),
+        ("peak_rss_mib", float, "resident set of the worker, mapped files included, MiB"),
+        ("peak_anon_mib", float, "resident set without mapped files, MiB"),
+        ("weights_mib", float, "parameters and buffers, MiB"),
+        ("gradients_mib", float, "gradients of what trains, MiB"),
+        ("optimizer_mib", float, "optimizer state, MiB"),
+        ("activations_mib", float, "tensors kept for the backward pass, MiB"),
+        ("predicted_peak_mib", float, "peak as foretold before the run, MiB"),
+    )
+    group(
+        "quality",
+        ("dev_metric", str, "accuracy or pearson", _pretrained),
+        ("dev_score", float, "the metric on dev after the last epoch", _pretrained),
+        ("dev_ci_low", float, "its 95% interval, lower end", _pretrained),
+        ("dev_ci_high", float, "its 95% interval, upper end", _pretrained),
+        ("dev_accuracy", float, "accuracy on dev", _classifies),
+        ("dev_loss", float, "mean loss on dev", _pretrained),
+        ("train_loss", float, "mean loss over the last epoch's steps", _pretrained),
+        ("train_score", float, "the metric on the batches of the last epoch, as they were "
+         "trained on (dropout on)", _pretrained),
+        ("majority_score", float, "what the training set's majority class scores on dev",
+         _classifies),
+    )
+    group(
+        "other",
+        ("energy_j", float, "drawn while training, J"),
+        ("started_at", str, "UTC, ISO 8601"),
+        ("finished_at", str, "UTC, ISO 8601"),
+    )
+    return tuple(found)
+
+
+COLUMNS: Final = _columns()
+BY_NAME: Final = {column.name: column for column in COLUMNS}
+NAMES: Final = tuple(BY_NAME)
+
+
+def group_names(group: str) -> tuple[str, ...]:
+    """Names of the columns in a group, in order."""
+    return tuple(column.name for column in COLUMNS if column.group == group)
+
+
+def new_row(**values: Value) -> Row:
+    """A row with every column, empty where nothing is given.
+
+    Raises:
+        KeyError: for a name that is no column.
+    """
+    row: Row = dict.fromkeys(NAMES)
+    for name, value in values.items():
+        row[BY_NAME[name].name] = value
+    row["schema"] = SCHEMA
+    return row
+
+
+def format_value(value: Value) -> str:
+    """A field of runs.csv: floats to seven significant digits, None empty."""
+    if value is None:
+        return ""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def parse_value(name: str, text: str) -> Value:
+    """The value of a field of runs.csv.
+
+    Raises:
+        ValueError: if the text is not of the column's kind, or is no status or flag.
+    """
+    if text == "":
+        return None
+    if name == "status" and text not in STATUSES:
+        raise ValueError(f"{text!r} is no status")
+    if name == "flags" and not set(text.split()) <= FLAGS.keys():
+        raise ValueError(f"{text!r} holds no flag that is known")
+    return BY_NAME[name].kind(text)
+
+
+def learning_rates(mode: str, layers: str | None) -> tuple[str, ...]:
+    """The rate columns that apply to a mode and layer set."""
+    axes = {"mode": mode, "layers": layers}
+    rates = ("learning_rate", "learning_rate_base", "learning_rate_head")
+    return tuple(name for name in rates if BY_NAME[name].applies(axes))

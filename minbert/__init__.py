@@ -1,0 +1,1 @@
+"""A BERT encoder of our own: checkpoints, tokeniser, tasks, batches, training, evaluation."""
