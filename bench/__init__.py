@@ -1,1 +1,31 @@
 """The benchmarking harness: cells, grids, workers, results, statistics and reports."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+_OURS: Final = '"""LoRA and DoRA adapters for linear layers, and PEFT\'s file format for them."""'
+
+
+def _check_adapters() -> None:
+    """Stop where `import adapters` would give an unrelated package of that name.
+
+    Raises:
+        ImportError: naming the package found; as one line, without a traceback, for a command.
+    """
+    spec = find_spec("adapters")
+    found = Path(spec.origin) if spec is not None and spec.origin else None
+    if found is not None and found.read_text(encoding="utf-8").startswith(_OURS):
+        return
+    line = (
+        f"the package 'adapters' that Python finds ({found or 'none'}) is not this project's; "
+        "uninstall the unrelated distribution of that name, then install this project again"
+    )
+    if sys.argv[0] == "-m":  # while a package is imported for `python -m`
+        sys.stderr.write(f"error: {line}\n")
+        raise SystemExit(2)
+    raise ImportError(line)
+
+
+_check_adapters()

@@ -1,4 +1,4 @@
-"""The one error that stands for bad input: its text is the line that a user sees."""
+"""Errors whose text is the line that a user sees; a traceback is for bugs."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,12 @@ class InputError(ValueError):
 
     The message is one line that says what was wrong, where, and what to do about it; commands
     print it and leave with exit code 2.
+    """
+
+
+class DiskFullError(Exception):
+    """A result can't be written any more, most often because the disk is full.
+
+    What was written before is kept whole. The message is one line; the run has to stop, with exit
+    code 1.
     """

@@ -1,0 +1,124 @@
+"""What LoRA and DoRA layers share: a frozen linear layer, and low-rank factors beside it."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One layer of PEFT's format: a whole linear layer, or some output rows of a fused one.
+
+    Attributes:
+        name: the layer's full name in the format, such as `….attention.self.query`.
+        rank: of its update; 0 for a part of a fused layer that carries no adapter.
+        alpha: numerator of its scale.
+        rslora: whether the scale is alpha / √rank (rsLoRA, arXiv 2312.03732) and not alpha / rank.
+    """
+
+    name: str
+    rank: int
+    alpha: float
+    rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """The factor of the update B A."""
+        if self.rank == 0:
+            return 0.0
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer whose weight and bias are frozen, with trainable factors A and B.
+
+    The layer takes over the linear layer's own parameters, under the same names. It is made of
+    p parts of equal height (3 for fused query, key and value, else 1), and factors of all parts
+    are stacked. Parts of lower rank, or of none, are padded with zeros, in A and in B: the
+    gradient of each is a product with the other, so the padding is zero for good, through any
+    number of AdamW steps too, and the layer trains as if it were not there.
+
+    The merged weight is built anew in every forward pass, in fp32 or better with autocast off,
+    and nothing is cached. `F.linear` then keeps for the backward pass its input and this weight.
+    A and B are kept in fp32 or better, whatever the type of the frozen weight.
+
+    Args:
+        linear: the layer to adapt, weight [o, i].
+        parts: its p parts, stacked by output row in this order.
+
+    Attributes:
+        weight: [o, i], frozen.
+        bias: [o] or None, frozen.
+        lora_A: [p, r, i], r the highest rank of a part; zero until `draw` or a load.
+        lora_B: [p, o / p, r], zero at first.
+        scales: [p, 1, 1], the parts' factors; not in the state dict.
+        adapter_names: names of the parameters that train.
+    """
+
+    adapter_names: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
+
+    def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.parts = tuple(parts)
+        self.weight = linear.weight.requires_grad_(False)
+        self.bias: nn.Parameter | None = linear.bias
+        if self.bias is not None:
+            self.bias.requires_grad_(False)
+        count, rank = len(self.parts), max(part.rank for part in self.parts)
+        height = self.out_features // count
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        like = torch.empty(0, dtype=dtype, device=self.weight.device)
+        self.lora_A = nn.Parameter(like.new_zeros(count, rank, self.in_features))
+        self.lora_B = nn.Parameter(like.new_zeros(count, height, rank))
+        scales = like.new_tensor([part.scale for part in self.parts])
+        self.register_buffer("scales", scales.view(-1, 1, 1), persistent=False)
+        self.scales: Tensor
+
+    def draw(self, seed: int) -> None:
+        """Draw A as PEFT does, Kaiming-uniform with a = √5, that is from ±1/√i; B stays zero.
+
+        The numbers depend on the seed and each part's name alone: neither on the global generator
+        nor on the device, the other layers, or whether the layer is fused.
+        """
+        for index, part in enumerate(self.parts):
+            name = hashlib.sha256(f"{seed} {part.name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(name[:8], "big") >> 1)
+            drawn = torch.empty(part.rank, self.in_features)
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            with torch.no_grad():
+                self.lora_A[index, : part.rank] = drawn.to(self.lora_A)
+
+    def updated_weight(self) -> Tensor:
+        """W + s B A, [o, i], in the type of A and B. For use with autocast off."""
+        stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
+        updated = torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A)
+        return updated.view(self.out_features, self.in_features)
+
+    def adapted_weight(self) -> Tensor:
+        """The weight [o, i] that stands for the layer with its adapter, in the type of A and B."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., i] to [..., o]; under autocast the product is in its type."""
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.adapted_weight()
+        return F.linear(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes and ranks, for `print(model)`."""
+        ranks = ", ".join(str(part.rank) for part in self.parts)
+        return f"{self.in_features}, {self.out_features}, rank={ranks}"
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one that has this name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

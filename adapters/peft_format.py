@@ -1,0 +1,240 @@
+"""Saving and loading adapters in PEFT's format: adapter_config.json, adapter_model.safetensors.
+
+The format holds adapters, the head, and whole modules, but no base weights. For a layer set whose
+base trains too, all other weights are saved beside the adapter in model.safetensors, named as in
+a BERT checkpoint, and the adapter's file says so in its metadata.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adapters.dora import DoraLinear
+from adapters.errors import InputError
+from adapters.injection import inject_parts, linear_layers, part_names
+from adapters.layer import AdaptedLinear, Part
+from adapters.names import trains_base
+from adapters.peft_config import AdapterConfig, build, parse
+
+CONFIG: Final = "adapter_config.json"
+ADAPTER: Final = "adapter_model.safetensors"
+BASE: Final = "model.safetensors"
+
+_PREFIX: Final = "base_model.model."
+_BASE_KEY: Final = "base_weights"
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: Path,
+    *,
+    layers: str,
+    new_pooler: bool,
+    base_model: str | None = None,
+) -> None:
+    """Save a model's adapters and head, and what else has trained, into a folder.
+
+    A folder that held an adapter before holds the new one after; if writing is cut off, it has
+    no adapter_config.json and can't be mistaken for one that is whole.
+
+    Args:
+        model: with adapters, not merged.
+        folder: made if missing.
+        layers: the layer set that trained.
+        new_pooler: whether the model's pooler was newly initialised, and so trained.
+        base_model: name or path of the base model, for the reader's information.
+
+    Raises:
+        InputError: if the model has no adapters.
+        OSError: if the folder can't be written.
+    """
+    adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
+    if not adapted:
+        raise InputError("the model has no adapters to save; unmerge them if they are merged")
+    pooler = [name for name, _ in model.named_modules() if new_pooler and name == "bert.pooler"]
+    config = build(
+        mode="dora" if isinstance(adapted[0], DoraLinear) else "lora",
+        parts=[part for layer in adapted for part in layer.parts if part.rank > 0],
+        modules_to_save=["classifier", "score", *pooler],
+        base_model=base_model,
+    )
+    base = _base_tensors(model)
+    tensors = _adapter_tensors(model) | _inside(base, ["classifier", *pooler])
+    metadata = {"format": "pt"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    if trains_base(layers):
+        _write_tensors(folder / BASE, base, metadata)
+        metadata = {**metadata, _BASE_KEY: BASE}
+    _write_tensors(folder / ADAPTER, tensors, metadata)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_adapter(model: nn.Module, folder: Path) -> None:
+    """Put a saved adapter, ours or PEFT's, into a model, with the head and all that was saved.
+
+    Layers that hold several of the format's, such as fused query, key and value, take adapters of
+    different ranks and scales, or on some of their parts only.
+
+    Args:
+        model: the base model that the adapter was trained on, without adapters.
+        folder: where the adapter's files are.
+
+    Raises:
+        InputError: if a file is missing or broken, the config asks for what can't be done here,
+            or the tensors are not those that config and model call for. The model is unchanged.
+    """
+    config = parse(
+        _read_config(folder / CONFIG),
+        linear_names=[part for _, _, names in linear_layers(model) for part in names],
+        module_names=[name for name, _ in model.named_modules()],
+    )
+    base = _base_tensors(model)
+    saved = _inside(base, config.saved)
+    tensors, metadata = _read_tensors(folder / ADAPTER)
+    _check(folder / ADAPTER, tensors, _adapter_shapes(model, config) | _shapes(saved))
+    weights: dict[str, Tensor] = {}
+    if _BASE_KEY in metadata:
+        weights, _ = _read_tensors(folder / BASE)
+        _check(folder / BASE, weights, _shapes(base))
+    layers = inject_parts(model, config.mode, config.parts)
+    for key, value in weights.items():
+        base[key].copy_(value)
+    for layer in layers:
+        if isinstance(layer, DoraLinear):
+            layer.reset_magnitude()  # of parts without an adapter: from the weights just loaded
+    for key, tensor in (saved | _adapter_tensors(model)).items():
+        tensor.copy_(tensors[key])
+
+
+def _keys(part: Part) -> tuple[str, str, str]:
+    """The format's keys of a part's A, B and magnitude."""
+    stem = _PREFIX + part.name
+    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight", f"{stem}.lora_magnitude_vector"
+
+
+def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters of a model by the format's keys, as views: A [r, i], B [o, r], magnitude [o]."""
+    tensors: dict[str, Tensor] = {}
+    for layer in model.modules():
+        if not isinstance(layer, AdaptedLinear):
+            continue
+        for index, part in enumerate(layer.parts):
+            if part.rank == 0:
+                continue
+            key_a, key_b, key_magnitude = _keys(part)
+            tensors[key_a] = layer.lora_A.detach()[index, : part.rank]
+            tensors[key_b] = layer.lora_B.detach()[index, :, : part.rank]
+            if isinstance(layer, DoraLinear):
+                tensors[key_magnitude] = layer.magnitude.detach().chunk(len(layer.parts))[index]
+    return tensors
+
+
+def _adapter_shapes(model: nn.Module, config: AdapterConfig) -> dict[str, tuple[int, ...]]:
+    """What `_adapter_tensors` will have once the configured adapters are in the plain model."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for _, linear, names in linear_layers(model):
+        height = linear.out_features // len(names)
+        for part in (config.parts[name] for name in names if name in config.parts):
+            key_a, key_b, key_magnitude = _keys(part)
+            shapes[key_a] = (part.rank, linear.in_features)
+            shapes[key_b] = (height, part.rank)
+            if config.mode == "dora":
+                shapes[key_magnitude] = (height,)
+    return shapes
+
+
+def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All other tensors of a model by their names in a BERT checkpoint, as views."""
+    owners = dict(model.named_modules())
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        owner, _, own = name.rpartition(".")
+        module = owners[owner]
+        if isinstance(module, AdaptedLinear) and own in module.adapter_names:
+            continue
+        parts = part_names(owner)
+        for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
+            tensors[f"{part}.{own}"] = rows
+    return tensors
+
+
+def _inside(base: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of the named modules, by the keys they have beside an adapter."""
+    stems = tuple(f"{module}." for module in modules)
+    return {_PREFIX + name: tensor for name, tensor in base.items() if name.startswith(stems)}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def _check(
+    path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise InputError unless a file's tensors are floating-point and of these keys and shapes."""
+    faults = [f"lacks {key}" for key in shapes if key not in tensors]
+    faults += [f"has an unexpected {key}" for key in tensors if key not in shapes]
+    for key in shapes.keys() & tensors.keys():
+        tensor = tensors[key]
+        if tuple(tensor.shape) != shapes[key]:
+            faults.append(f"has {key} of {list(tensor.shape)} in place of {list(shapes[key])}")
+        elif not tensor.is_floating_point():
+            faults.append(f"has {key} in {tensor.dtype}, which is no floating-point type")
+    if faults:
+        more = f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else ""
+        raise InputError(f"{path} {faults[0]}{more}; is it of this model and config?")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return config
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file, and its metadata."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged: {error}; save or download it again") from error
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    copies = {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(copies, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} can't be written: {error}") from error
+
+    _write(path, write)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name, make it durable, and give it its name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

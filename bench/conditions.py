@@ -1,0 +1,205 @@
+"""Where cells run: the machine, the device and the software, found without importing torch."""
+
+import ast
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Protocol
+
+import psutil
+
+from bench.cell import digest
+from bench.errors import InputError
+from bench.schema import Row
+
+MEASUREMENT_VERSION: Final = 1
+"""Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
+
+_BF16_CAPABILITY: Final = (8, 0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU as its driver describes it."""
+
+    name: str
+    driver: str
+    capability: tuple[int, int]
+
+
+class Cards(Protocol):
+    """What asks the driver for its cards."""
+
+    def __call__(self) -> list[Card]: ...
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The columns that say where a cell ran. `code_version` is outside the identity."""
+
+    device: str
+    device_name: str
+    machine: str
+    threads: int
+    torch_version: str
+    tf32: str | None
+    measurement_version: int
+    code_version: str
+
+    @property
+    def conditions_id(self) -> str:
+        """Digest of everything that makes times and memory comparable."""
+        values = asdict(self) | {"device": self.device.partition(":")[0]}
+        del values["code_version"]
+        return digest(values, 8)
+
+    def columns(self) -> Row:
+        """The fields as columns of runs.csv."""
+        return {**asdict(self), "conditions_id": self.conditions_id}
+
+
+def nvml_cards() -> list[Card]:
+    """The cards that torch will see, in PCI order; none where there is no driver.
+
+    `CUDA_VISIBLE_DEVICES`, which NVML ignores and CUDA obeys, chooses and orders them.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        driver = str(pynvml.nvmlSystemGetDriverVersion())
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            visible = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(int(name))
+            if name.isdecimal()
+            else pynvml.nvmlDeviceGetHandleByUUID(name)
+            for name in visible.split(",")
+            if name
+        ]
+        return [
+            Card(
+                str(pynvml.nvmlDeviceGetName(handle)),
+                driver,
+                tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+            )
+            for handle in handles
+        ]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def torch_build() -> tuple[str, str | None]:
+    """The installed torch's version, and the CUDA version it was built with, if any.
+
+    Raises:
+        InputError: if torch is not installed.
+    """
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise InputError("torch is not installed; install this project with pip, which brings it")
+    cuda = None
+    module = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
+    for node in module.body:
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+        if isinstance(target, ast.Name) and target.id == "cuda":
+            value = getattr(node, "value", None)
+            cuda = str(value.value) if isinstance(value, ast.Constant) and value.value else None
+    return metadata.version("torch"), cuda
+
+
+def resolve_device(wanted: str, cuda: str | None, cards: Cards = nvml_cards) -> tuple[str, Card | None]:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for, and its card.
+
+    Raises:
+        InputError: for another name, or a card that is not there.
+    """
+    kind, _, index = wanted.partition(":")
+    if wanted == "cpu":
+        return "cpu", None
+    if wanted != "auto" and (kind != "cuda" or not (index or "0").isdecimal()):
+        raise InputError(f"--device: {wanted!r} is not auto, cpu, cuda or cuda:i")
+    found = cards() if cuda is not None else []
+    if wanted == "auto" and not found:
+        return "cpu", None
+    number = int(index or 0)
+    if number >= len(found):
+        why = (
+            "the installed torch was built without CUDA"
+            if cuda is None
+            else f"the driver shows {len(found)} cards"
+        )
+        raise InputError(f"--device: {wanted} is not there: {why}; --device cpu runs on the CPU")
+    return f"cuda:{number}", found[number]
+
+
+def amp_on(card: Card | None) -> str:
+    """What `amp = on` means: bf16 on the CPU and on cards that have it, fp16 on older ones."""
+    return "bf16" if card is None or card.capability >= _BF16_CAPABILITY else "fp16"
+
+
+def processor_name() -> str:
+    """The processor's model name."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()
+
+
+def usable_threads() -> int:
+    """Cores this process may use: those of its affinity, hyper-threads not counted."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    physical = psutil.cpu_count(logical=False) or 1
+    return max(1, min(allowed or physical, physical))
+
+
+def code_version() -> str:
+    """This project's version, with the commit where it runs from a checkout."""
+    version = metadata.version("minbert-bench")
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return version
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
+            cwd=root, capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+g{commit}"
+
+
+def find_conditions(wanted_device: str, cards: Cards = nvml_cards) -> tuple[Conditions, str]:
+    """The conditions of a run on the wanted device, and what `amp = on` means there.
+
+    Raises:
+        InputError: as `resolve_device` and `torch_build`.
+    """
+    version, cuda = torch_build()
+    device, card = resolve_device(wanted_device, cuda, cards)
+    processor = processor_name()
+    memory_gib = round(psutil.virtual_memory().total / 2**30)
+    threads = usable_threads()
+    conditions = Conditions(
+        device=device,
+        device_name=processor if card is None else f"{card.name}, driver {card.driver}",
+        machine=f"{processor}, {os.cpu_count()} cores, {memory_gib} GiB",
+        threads=threads,
+        torch_version=version,
+        tf32=None if card is None else "off",
+        measurement_version=MEASUREMENT_VERSION,
+        code_version=code_version(),
+    )
+    return conditions, amp_on(card)

@@ -1,0 +1,158 @@
+"""Grid files: TOML that names settings and, as products of axes, cells."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adapters.names import ADAPTER_MODES
+from bench.errors import InputError
+
+NAMED: Final = Path(__file__).parent / "grids"
+_LARGEST_FILE: Final = 1 << 20
+
+Mode = Literal["full", "head", "lora", "dora"]
+LayerSet = Literal["attn-only", "attn", "all-lin-only", "all-lin"]
+Amp = Literal["off", "on", "bf16", "fp16"]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Rates(_Strict):
+    """Peak learning rates; by default the starting values for MiniLM."""
+
+    full: Rate = 1e-4
+    adapter: Rate = 1e-3
+    base: Rate = 1e-4
+    head: Rate = 1e-3
+
+
+class Settings(_Strict):
+    """What all cells of a grid share. Flags of the command line replace values here."""
+
+    model: str = "minilm"
+    init: Literal["pretrained", "random"] = "pretrained"
+    task: str = "movies"
+    seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    epochs: Count = 3
+    max_steps: Count | None = None
+    max_train: Count | None = None
+    max_dev: Count | None = None
+    max_length: Annotated[int, Field(ge=3, le=8192)] = 128
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    pooling: Literal["auto", "pooler", "mean"] = "auto"
+    learning_rates: Rates = Rates()
+    weight_decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
+    warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
+    alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+
+
+class Axes(_Strict):
+    """One table `[[cells]]`: every combination of its values is a cell."""
+
+    mode: Annotated[list[Mode], Field(min_length=1)]
+    rank: list[Count] = []
+    layers: list[LayerSet] = []
+    amp: Annotated[list[Amp], Field(min_length=1)] = ["off"]
+
+    @model_validator(mode="after")
+    def _adapters_have_axes(self) -> Self:
+        adapted = [mode for mode in self.mode if mode in ADAPTER_MODES]
+        if adapted and not (self.rank and self.layers):
+            raise ValueError(f"mode {adapted[0]} needs rank and layers")
+        if not adapted and (self.rank or self.layers):
+            raise ValueError(f"rank and layers don't apply to mode {self.mode[0]}")
+        return self
+
+
+class Grid(_Strict):
+    """A grid file."""
+
+    name: str
+    about: str = ""
+    settings: Settings = Settings()
+    cells: Annotated[list[Axes], Field(min_length=1)]
+
+
+def names() -> list[str]:
+    """The grids that come with the package."""
+    return sorted(path.stem for path in NAMED.glob("*.toml"))
+
+
+def load(name_or_file: str) -> Grid:
+    """A named grid, or one from a TOML file.
+
+    Raises:
+        InputError: unknown name, unreadable file, broken TOML, an unknown key, a wrong value.
+    """
+    if name_or_file in names():
+        path = NAMED / f"{name_or_file}.toml"
+    else:
+        path = Path(name_or_file)
+        if path.suffix != ".toml":
+            raise InputError(
+                f"no grid is called {name_or_file!r}; choose {', '.join(names())}, or give a "
+                "file that ends in .toml"
+            )
+    return parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise InputError(f"{path}: larger than 1 MiB, which no grid file is")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text, so no grid file") from error
+
+
+def parse(text: str, source: str, name: str) -> Grid:
+    """A grid from the text of a TOML file called `source`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{source}: is not TOML: {_one_line(str(error))}") from error
+    try:
+        return Grid.model_validate({"name": name, **table})
+    except ValidationError as error:
+        raise InputError(f"{source}: {_first_problem(error)}") from error
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ""
+    for part in first["loc"]:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; known here: {', '.join(_known_keys(first['loc']))}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float) else ""
+    return _one_line(f"{where}: {message[0].lower()}{message[1:]}{shown}")
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    parents: dict[str, type[BaseModel]] = {
+        "settings": Settings,
+        "cells": Axes,
+        "learning_rates": Rates,
+    }
+    named = [part for part in location[:-1] if isinstance(part, str)]
+    model = parents[named[-1]] if named else Grid
+    return [key for key in model.model_fields if not (model is Grid and key == "name")]

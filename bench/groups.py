@@ -1,0 +1,257 @@
+"""Which rows may be compared: comparability groups, and in them the settings over their seeds."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from adapters.names import LAYER_SETS, MODES
+from bench.schema import BY_NAME, Row, Value, group_names
+from bench.stats import Interval, mean_t
+
+_FOLLOW_FROM_MODE: Final = (
+    "learning_rate", "learning_rate_base", "learning_rate_head", "alpha", "scale",
+)  # fmt: skip
+_LABELS: Final = ("model", "task", "max_train", "max_dev", "learning_rate_source")
+"""Names of what digests hold: they count only where the digest is missing."""
+
+_AMPS: Final = ("off", "bf16", "fp16")
+
+
+def number(value: Value) -> float | None:
+    """A value as a float, or None if it is empty or no number."""
+    return float(value) if isinstance(value, int | float) else None
+
+
+def last_attempts(rows: Iterable[Row]) -> list[Row]:
+    """Of each cell under each conditions the last attempt, in the order of first appearance."""
+    last: dict[tuple[Value, Value], Row] = {}
+    for row in rows:
+        key = (row.get("cell_id"), row.get("conditions_id"))
+        if key not in last or _attempt(row) >= _attempt(last[key]):
+            last[key] = row
+    return list(last.values())
+
+
+def _attempt(row: Row) -> float:
+    return number(row.get("attempt")) or 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A point of the grid without its seed, and the rows of its seeds, whatever their status."""
+
+    mode: str
+    rank: int | None
+    layers: str | None
+    amp: str
+    rate: float | None
+    rows: tuple[Row, ...]
+    tells_rate: bool = False
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it carries adapters."""
+        return self.rank is not None
+
+    @property
+    def label(self) -> str:
+        """Its name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
+        adapter = f" rank {self.rank} on {self.layers}" if self.adapted else ""
+        rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
+        return f"{self.mode}{adapter}, {'fp32' if self.amp == 'off' else self.amp}{rate}"
+
+    @cached_property
+    def ok(self) -> tuple[Row, ...]:
+        """The rows that ended ok."""
+        return tuple(row for row in self.rows if row.get("status") == "ok")
+
+    @cached_property
+    def learned(self) -> bool:
+        """False if any of its seeds was flagged as having learned nothing."""
+        return not any("not_learned" in str(row.get("flags") or "").split() for row in self.ok)
+
+    def by_seed(self, column: str) -> dict[int, float]:
+        """Values of a column in the rows that ended ok, by seed."""
+        values = ((row.get("seed"), number(row.get(column))) for row in self.ok)
+        return {int(seed or 0): value for seed, value in values if value is not None}
+
+    def estimate(self, column: str) -> Interval | None:
+        """Mean and t interval over seeds; of one seed, its row's own interval if there is one."""
+        if column not in self._estimates:
+            self._estimates[column] = self._estimate(column)
+        return self._estimates[column]
+
+    @cached_property
+    def _estimates(self) -> dict[str, Interval | None]:
+        return {}
+
+    def _estimate(self, column: str) -> Interval | None:
+        values = self.by_seed(column)
+        if not values:
+            return None
+        if len(values) > 1:
+            return mean_t(list(values.values()))
+        row = next(row for row in self.ok if number(row.get(column)) is not None)
+        return _own_interval(row, column)
+
+
+def _own_interval(row: Row, column: str) -> Interval:
+    """A row's value with the interval that the row itself holds.
+
+    The time for 1,000 tokens has that of the step time behind it, scaled.
+    """
+    value = number(row[column]) or 0.0
+    if column == "dev_score":
+        return Interval(value, number(row.get("dev_ci_low")), number(row.get("dev_ci_high")))
+    ends = number(row.get("step_ms_ci_low")), number(row.get("step_ms_ci_high"))
+    median = number(row.get("step_ms_median"))
+    if column not in ("step_ms_median", "ms_per_1k_tokens") or None in ends or not median:
+        return Interval(value)
+    low, high = (value * (end or 0.0) / median for end in ends)
+    return Interval(value, low, high)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Rows under equal conditions and settings: only these are compared with one another."""
+
+    rows: tuple[Row, ...]
+    settings: tuple[Setting, ...]
+
+    @property
+    def first(self) -> Row:
+        """A row that stands for what all of them share; one that ended ok if there is one."""
+        return next((row for row in self.rows if row.get("status") == "ok"), self.rows[0])
+
+    def shared(self, column: str) -> Value:
+        """The value that the group's rows have in a column, of the first that has one."""
+        values = (row.get(column) for row in (self.first, *self.rows))
+        return next((value for value in values if value is not None), None)
+
+    @property
+    def ok(self) -> int:
+        """How many cells ended ok."""
+        return sum(row.get("status") == "ok" for row in self.rows)
+
+    @property
+    def metric(self) -> str:
+        """The dev metric's name; empty where quality was not measured."""
+        return str(self.shared("dev_metric") or "")
+
+    @property
+    def has_quality(self) -> bool:
+        """Whether any setting has a dev score."""
+        return any(setting.estimate("dev_score") for setting in self.settings)
+
+    @property
+    def memory_column(self) -> str:
+        """The headline of memory: by tensors on a card, the resident set on a CPU."""
+        on_cuda = str(self.shared("device") or "").startswith("cuda")
+        return "peak_cuda_allocated_mib" if on_cuda else "peak_rss_mib"
+
+    @property
+    def time_column(self) -> str:
+        """The headline of time: for 1,000 real tokens, or for a step where no tokens are known."""
+        known = any(setting.estimate("ms_per_1k_tokens") for setting in self.settings)
+        return "ms_per_1k_tokens" if known else "step_ms_median"
+
+    @property
+    def seeds(self) -> int:
+        """The most seeds that ended ok in any setting."""
+        return max((len(setting.ok) for setting in self.settings), default=0)
+
+    @cached_property
+    def baseline(self) -> Setting | None:
+        """Full fine-tuning in fp32, at its best rate if there are several."""
+        found = [s for s in self.settings if s.mode == "full" and s.amp == "off" and s.ok]
+        return max(found, key=_score, default=None)
+
+
+def _score(setting: Setting) -> float:
+    score = setting.estimate("dev_score")
+    return score.value if score else float("-inf")
+
+
+def groups(rows: Sequence[Row], planned: Sequence[Row] = ()) -> list[Group]:
+    """Rows, and planned cells that have none, by what may be compared.
+
+    The group of the plan comes first, then the newest and, of equals, the largest.
+    """
+    done = last_attempts(rows)
+    known = {(row.get("cell_id"), row.get("conditions_id")) for row in done}
+    waiting = [r for r in planned if (r.get("cell_id"), r.get("conditions_id")) not in known]
+    waiting = [{**row, "status": None} for row in waiting]
+    wanted = {group_key(row) for row in planned}
+    found: dict[tuple[Value, ...], list[Row]] = {}
+    for row in [*done, *waiting]:
+        found.setdefault(group_key(row), []).append(row)
+
+    def order(key: tuple[Value, ...]) -> tuple[bool, str, int]:
+        newest = max(str(r.get("finished_at") or r.get("started_at") or "") for r in found[key])
+        return key in wanted, newest, len(found[key])
+
+    ordered = sorted(found, key=order, reverse=True)
+    return [Group(tuple(found[key]), _settings(found[key])) for key in ordered]
+
+
+def key_columns() -> tuple[str, ...]:
+    """Columns whose values must be equal for rows to be compared."""
+    apart = (*_FOLLOW_FROM_MODE, *_LABELS)
+    return ("conditions_id", *(name for name in group_names("settings") if name not in apart))
+
+
+def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """What must be equal for rows to be compared."""
+    model = row.get("model_digest") or row.get("model")
+    data = row.get("data_digest") or f"{row.get('task')} {row.get('max_train')}"
+    replaced = {"model_digest": model, "data_digest": data}
+    return tuple(replaced.get(name, row.get(name)) for name in key_columns())
+
+
+def _settings(rows: Sequence[Row]) -> tuple[Setting, ...]:
+    """Rows by everything but the seed, in the order of modes, layer sets, ranks and AMP."""
+    axes = ("mode", "rank", "layers", "amp", *_FOLLOW_FROM_MODE)
+    found: dict[tuple[Value, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(name) for name in axes), []).append(row)
+    alike = Counter(key[:4] for key in found)
+    settings = [
+        Setting(
+            mode=str(of[0].get("mode") or "unknown"),
+            rank=None if (rank := number(of[0].get("rank"))) is None else int(rank),
+            layers=None if of[0].get("layers") is None else str(of[0]["layers"]),
+            amp=str(of[0].get("amp") or "off"),
+            rate=number(of[0].get("learning_rate") or of[0].get("learning_rate_head")),
+            rows=tuple(of),
+            tells_rate=alike[key[:4]] > 1,
+        )
+        for key, of in found.items()
+    ]
+    return tuple(sorted(settings, key=_place))
+
+
+def _place(setting: Setting) -> tuple[int, int, int, int, float]:
+    def index(value: str | None, order: Sequence[str]) -> int:
+        return order.index(value) if value in order else -1
+
+    return (
+        index(setting.mode, MODES), index(setting.layers, LAYER_SETS), setting.rank or 0,
+        index(setting.amp, _AMPS), setting.rate or 0.0,
+    )  # fmt: skip
+
+
+def differing(group: Group, other: Group) -> list[str]:
+    """Columns outside the axes in which two groups differ, labels before digests."""
+    names = [name for name in group_names("conditions") if name != "code_version"]
+    names += [name for name in group_names("settings") if name not in _FOLLOW_FROM_MODE]
+    found = [name for name in names if group.shared(name) != other.shared(name)]
+    named = {"model_digest": "model" in found, "data_digest": {"task", "max_train"} & set(found)}
+    found = [name for name in found if not named.get(name)]
+    return found or ["conditions_id"]
+
+
+def about(column: str) -> str:
+    """A column's own description, from the schema."""
+    return BY_NAME[column].about

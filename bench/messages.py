@@ -1,0 +1,28 @@
+"""Messages for runs.csv: one line, without the paths of this machine. Pure."""
+
+import re
+from typing import Final
+
+LONGEST: Final = 300
+
+_ESCAPE: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_QUOTED_PATH: Final = re.compile(r"(['\"])/(?:[^'\"]*/)?([^'\"/]+)/?\1")
+_PATH: Final = re.compile(r"(?<![\w.)\]])/(?:[^\s/'\":,;()]+/)+(?=[^\s/])")
+_TRACEBACK: Final = "Traceback (most recent call last):"
+
+
+def one_line(text: str) -> str:
+    """A text as one line of at most `LONGEST` characters; of absolute paths, only the names."""
+    line = " ".join(_CONTROL.sub(" ", _ESCAPE.sub("", text)).split())
+    line = _PATH.sub("", _QUOTED_PATH.sub(r"\1\2\1", line))
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def last_error(stderr: str) -> str:
+    """The line of stderr that says why a program ended: a traceback's exception, else the last."""
+    _, found, after = stderr.rpartition(_TRACEBACK)
+    lines = [line for line in (after if found else stderr).splitlines() if line.strip()]
+    if found:
+        lines = [line for line in lines if not line.startswith(" ")][:1] or lines
+    return one_line(lines[-1]) if lines else ""

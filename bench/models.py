@@ -1,0 +1,99 @@
+"""What a model's name on the command line stands for: a checkpoint's folder, or a geometry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.names import adapted_layers
+from bench.cell import Cell, digest
+from bench.errors import InputError
+from minbert.assets import fetch
+from minbert.config import GEOMETRIES, BertConfig
+from minbert.files import model_digest, vocabulary_digest
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was found.
+
+    `name` is what rows and reports show; it holds no path. `checkpoint` has the weights, or, for
+    a random initialisation from a folder, the configuration.
+    """
+
+    name: str
+    digest: str
+    pooling: str
+    config: BertConfig
+    checkpoint: Path | None
+    geometry: str | None
+    tokenizer: Path
+
+
+def find_model(name: str, init: str, pooling: str, progress: Progress | None = None) -> Model:
+    """The model that `name` stands for.
+
+    Args:
+        name: `minilm`, a folder in the Hugging Face layout, the name of a checkpoint on the
+            Hugging Face hub, or, with a random initialisation, a named geometry.
+        init: `pretrained` or `random`.
+        pooling: `pooler`, `mean`, or `auto`: mean for `minilm`, which was tuned for it.
+
+    Raises:
+        InputError: here or from `minbert`, if there is no such model.
+    """
+    chosen = pooling if pooling != "auto" else "mean" if name == "minilm" else "pooler"
+    if init == "random" and name in GEOMETRIES:
+        tokenizer = fetch("minilm", progress)
+        identity = digest([vars(GEOMETRIES[name]), vocabulary_digest(tokenizer)], 16)
+        return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer)
+    folder = _folder(name, progress)
+    if init == "random":
+        config = BertConfig.from_folder(folder)
+        identity = digest([vars(config), vocabulary_digest(folder)], 16)
+        return Model(_label(name), identity, chosen, config, folder, None, folder)
+    config = BertConfig.from_folder(folder)
+    return Model(_label(name), model_digest(folder)[:16], chosen, config, folder, None, folder)
+
+
+def _folder(name: str, progress: Progress | None) -> Path:
+    if name == "minilm":
+        return fetch("minilm", progress)
+    if Path(name).is_dir():
+        return Path(name).resolve()
+    if name in GEOMETRIES:
+        raise InputError(
+            f"--model: {name} is a geometry without weights; --init random measures its cost, "
+            "or give a checkpoint's folder or its name on the Hugging Face hub"
+        )
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"--model: there is no folder {name}")
+    from minbert.hub import fetch_from_hub
+
+    return fetch_from_hub(name, progress)
+
+
+def _label(name: str) -> str:
+    path = Path(name)
+    return path.resolve().name if path.is_dir() else name
+
+
+def check_ranks(cells: list[Cell], config: BertConfig) -> None:
+    """Refuse ranks above the width of a layer that they would adapt.
+
+    Raises:
+        InputError: naming the rank, the layer and its width.
+    """
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    for cell in cells:
+        if cell.rank is None or cell.layers is None:
+            continue
+        for layer in adapted_layers(cell.layers):
+            wide = layer in ("intermediate.dense", "output.dense")
+            width = min(hidden, intermediate) if wide else hidden
+            if cell.rank > width:
+                raise InputError(
+                    f"rank {cell.rank} is above the width of {layer} in {cell.model}, which is "
+                    f"{width}; take a rank of at most {width}"
+                )

@@ -1,0 +1,46 @@
+"""How many processes of this one's control group the kernel has killed for want of memory."""
+
+from pathlib import Path
+from typing import Final
+
+_CGROUPS: Final = Path("/proc/self/cgroup")
+_MOUNTS: Final = Path("/sys/fs/cgroup")
+
+
+def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
+    """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is none.
+
+    Workers are in their parent's group, so the count rises when the kernel kills one.
+    """
+    for file in _files(cgroups, mounts):
+        try:
+            text = file.read_text(encoding="ascii")
+        except (OSError, ValueError):
+            continue
+        for line in text.splitlines():
+            key, _, count = line.partition(" ")
+            if key == "oom_kill" and count.isdecimal():
+                return int(count)
+    return None
+
+
+def _files(cgroups: Path, mounts: Path) -> list[Path]:
+    """Where the count can be, most telling first.
+
+    Inside a container the group's path may be the host's, while its files are at the mount's top.
+    """
+    try:
+        lines = cgroups.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    found: list[Path] = []
+    for line in lines:
+        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if "memory" in controllers.split(","):
+            root, name = mounts / "memory", "memory.oom_control"
+        elif number == "0" and controllers == "":
+            root, name = mounts, "memory.events"
+        else:
+            continue
+        found += [root / path.lstrip("/") / name, root / name]
+    return found

@@ -1,0 +1,197 @@
+"""From a grid to cells, and from cells and what has run to what must run. Pure."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES
+from bench.cell import Cell
+from bench.errors import InputError
+from bench.gridfile import Axes, Grid, Settings
+from bench.schema import FLAGS, RESUMED, STATUSES, Row, learning_rates
+
+AXES: Final = ("mode", "rank", "layers", "amp", "seed")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a grid's names stand for on this machine."""
+
+    model: str
+    model_digest: str
+    pooling: str
+    data_digest: str
+    amp_on: str
+    learning_rate_source: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell, and whether it runs: `action` is `run`, `done` or `kept`, with the reason."""
+
+    cell: Cell
+    action: str
+    reason: str
+    attempt: int
+
+
+def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
+    """All cells of a grid, each once, seeds outermost.
+
+    Inside a seed's round the order is a permutation by digest: the same every time, and with
+    neighbours in the grid apart, so that a drift of the machine does not become a difference
+    between modes.
+    """
+    found: dict[str, Cell] = {}
+    for seed in range(grid.settings.seeds):
+        cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed)]
+        cells.sort(key=lambda cell: hashlib.sha256(f"order {cell.name}".encode()).digest())
+        found.update((cell.cell_id, cell) for cell in cells)
+    return list(found.values())
+
+
+def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
+    for mode, amp in product(axes.mode, axes.amp):
+        precision = resolved.amp_on if amp == "on" else amp
+        ranks = axes.rank if mode in ADAPTER_MODES else [None]
+        layer_sets = axes.layers if mode in ADAPTER_MODES else [None]
+        for layers, rank in product(layer_sets, ranks):
+            yield _cell(grid.settings, resolved, mode, rank, layers, precision, seed)
+
+
+def _cell(
+    settings: Settings,
+    resolved: Resolved,
+    mode: str,
+    rank: int | None,
+    layers: str | None,
+    amp: str,
+    seed: int,
+) -> Cell:
+    rates = settings.learning_rates
+    values = {
+        "learning_rate": rates.full if mode == "full" else rates.adapter,
+        "learning_rate_base": rates.base,
+        "learning_rate_head": rates.head,
+    }
+    used = learning_rates(mode, layers)
+    return Cell(
+        mode=mode,
+        rank=rank,
+        layers=layers,
+        amp=amp,
+        seed=seed,
+        model=resolved.model,
+        model_digest=resolved.model_digest,
+        init=settings.init,
+        pooling=resolved.pooling,
+        task=settings.task,
+        data_digest=resolved.data_digest,
+        max_train=settings.max_train,
+        max_dev=settings.max_dev,
+        max_length=settings.max_length,
+        batching="by-length",
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        optimizer="adamw",
+        learning_rate_source=resolved.learning_rate_source,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        alpha=settings.alpha if mode in ADAPTER_MODES else None,
+        dropout=settings.dropout,
+        **{name: value if name in used else None for name, value in values.items()},
+    )
+
+
+def parse_selection(text: str) -> dict[str, set[str]]:
+    """`"mode=lora rank=1,8"` as values wanted of each axis.
+
+    Raises:
+        InputError: for a key that is no axis, or a value that the axis can't have.
+    """
+    wanted: dict[str, set[str]] = {}
+    for term in text.split():
+        axis, equals, values = term.partition("=")
+        if axis not in AXES or not equals or not values:
+            raise InputError(
+                f"--select: {term!r} is not AXIS=VALUE[,VALUE]; the axes are {', '.join(AXES)}"
+            )
+        wanted.setdefault(axis, set()).update(values.split(","))
+        known = _axis_values(axis)
+        for value in values.split(","):
+            if (known and value not in known) or (not known and not value.isdecimal()):
+                allowed = ", ".join(known) if known else "whole numbers"
+                raise InputError(f"--select: {axis} can't be {value!r}; it takes {allowed}")
+    return wanted
+
+
+def _axis_values(axis: str) -> tuple[str, ...]:
+    values = {"mode": MODES, "layers": LAYER_SETS, "amp": ("off", "on", "bf16", "fp16")}
+    return values.get(axis, ())
+
+
+def select(cells: Iterable[Cell], wanted: Mapping[str, set[str]]) -> list[Cell]:
+    """The cells whose axes all have a wanted value; `amp=on` stands for bf16 and fp16."""
+
+    def matches(cell: Cell) -> bool:
+        for axis, values in wanted.items():
+            value = getattr(cell, axis)
+            names = {str(value)} | ({"on"} if axis == "amp" and value != "off" else set())
+            if value is None or not names & values:
+                return False
+        return True
+
+    return [cell for cell in cells if matches(cell)]
+
+
+def check_rerun(text: str) -> str:
+    """A status or flag for --rerun.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if text not in STATUSES and text not in FLAGS:
+        raise InputError(
+            f"--rerun: {text!r} is no status or flag; choose {', '.join([*STATUSES, *FLAGS])}"
+        )
+    return text
+
+
+def plan(
+    cells: Sequence[Cell],
+    latest: Mapping[tuple[str, str], Row],
+    conditions_id: str,
+    *,
+    rerun: str | None = None,
+    fresh: bool = False,
+) -> list[Planned]:
+    """What to do with each cell, given the latest row of each (cell_id, conditions_id).
+
+    A cell runs if it has no row, was interrupted or skipped, or if `fresh` or `rerun` (a status
+    or flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so).
+    """
+    found = []
+    for cell in cells:
+        row = latest.get((cell.cell_id, conditions_id))
+        attempt = int(row["attempt"] or 0) + 1 if row is not None else 1
+        action, reason = _decide(row, rerun, fresh)
+        found.append(Planned(cell, action, reason, attempt))
+    return found
+
+
+def _decide(row: Row | None, rerun: str | None, fresh: bool) -> tuple[str, str]:
+    if row is None:
+        return "run", "not run yet"
+    status = str(row["status"])
+    if fresh:
+        return "run", "--fresh"
+    if rerun is not None and rerun in [status, *str(row["flags"] or "").split()]:
+        return "run", f"--rerun {rerun}"
+    if status in RESUMED:
+        return "run", f"was {status}"
+    if status == "ok":
+        return "done", "done"
+    return "kept", f"{status}; --rerun {status} runs it again"

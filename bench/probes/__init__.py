@@ -1,0 +1,1 @@
+"""What measures a cell from inside its process: step times and memory."""

@@ -1,0 +1,246 @@
+"""Figures as SVG text, from the frames of `tables`: no rows, no files.
+
+Modes differ in colour (Okabe and Ito's, for colour-blind readers), marker and line, AMP in the
+marker's fill, so that nothing is lost in black and white. Text stays text; the ink and the paper
+are single colours, which `inline` turns into the page's own.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any, Final
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from adapters.names import MODES
+
+INK: Final = "#1f2a33"
+PAPER: Final = "#fefefe"
+GRID: Final = "#d9dfe4"
+COLOURS: Final = {"full": INK, "head": "#cc79a7", "lora": "#0072b2", "dora": "#d55e00"}
+MARKERS: Final = {"full": "s", "head": "D", "lora": "o", "dora": "^"}
+LINES: Final = {"full": "-", "head": ":", "lora": "-", "dora": "--"}
+FILLS: Final = {"off": "none", "bf16": "full", "fp16": "left"}
+MARK: Final = "<!-- drawn by bench.report -->"
+"""Stands in each figure, so that a stale one can be told from a stranger's file."""
+
+_STYLE: Final = {
+    "svg.fonttype": "none", "svg.hashsalt": "bench.report", "text.parse_math": False,
+    "font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "font.size": 10.0, "axes.labelsize": 10.0, "axes.titlesize": 10.0, "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0, "legend.fontsize": 9.0, "legend.frameon": False,
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.edgecolor": "#8a959e", "grid.color": GRID, "grid.linewidth": 0.7,
+    "axes.facecolor": PAPER, "figure.facecolor": PAPER, "lines.linewidth": 1.4,
+    "axes.titleweight": "bold", "axes.titlelocation": "left",
+}  # fmt: skip
+_WIDTH: Final = 4.7
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: its file's stem, the SVG, what it shows in words, and its caption."""
+
+    stem: str
+    svg: str
+    alt: str
+    caption: str
+
+
+@contextmanager
+def _canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    style = {**sns.axes_style("whitegrid"), **_STYLE}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        yield figure, axes
+        sns.despine(ax=axes)
+
+
+def _svg(figure: Figure, stem: str) -> str:
+    """The figure's SVG, without prolog and metadata, its ids made unique by its stem."""
+    buffer = StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{stem}-", text)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 'DejaVu Sans', Verdana, sans-serif", text)
+    return text.replace(">", f">\n{MARK}", 1)
+
+
+def inline(drawing: Drawing) -> str:
+    """The SVG for a page: its size free, ink and paper the page's own, named for screen readers."""
+    text = re.sub(r'<svg ([^>]*?)\s*width="[^"]*"', r"<svg \1", drawing.svg, count=1)
+    text = re.sub(r'\s*height="[\d.]+pt"', "", text, count=1)
+    text = text.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
+    text = text.replace(GRID, "var(--grid)")
+    return text.replace("<svg ", f'<svg role="img" aria-labelledby="{drawing.stem}-alt" ', 1)
+
+
+def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, **more: Any) -> None:
+    for row in rows.to_dict("records"):
+        mode, amp = str(row["mode"]), str(row["amp"])
+        colour = COLOURS.get(mode, INK)
+        axes.plot(
+            [row[x]], [row[y]], marker=MARKERS.get(mode, "o"), linestyle="none", color=colour,
+            fillstyle=FILLS.get(amp, "full"), markerfacecoloralt=PAPER,
+            markersize=more.get("size", 6.5), markeredgewidth=1.2, zorder=3,
+        )  # fmt: skip
+
+
+def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
+    """Below the axes: the modes and kinds of AMP that are there."""
+    handles = [
+        Line2D([], [], color=COLOURS[mode], marker=MARKERS[mode], markersize=6, label=mode,
+               linestyle=LINES[mode] if lines else "none")
+        for mode in MODES if (rows["mode"] == mode).any()
+    ]  # fmt: skip
+    handles += [
+        Line2D([], [], color=INK, marker="o", markersize=6, linestyle="none", fillstyle=fill,
+               markerfacecoloralt=PAPER, label="fp32" if amp == "off" else f"AMP {amp}")
+        for amp, fill in FILLS.items() if (rows["amp"] == amp).any()
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 6),
+        columnspacing=1.2, handletextpad=0.4 if not lines else 0.6,
+    )  # fmt: skip
+
+
+def tradeoff(
+    rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str
+) -> Drawing:
+    """Dev score against a cost; those on the Pareto front are joined and numbered."""
+    rows = rows.dropna(subset=[cost, "score"])
+    front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
+    with _canvas(4.3) as (figure, axes):
+        base = rows[rows["baseline"]]
+        for _, row in base.iterrows():
+            axes.axvline(row[cost], color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
+            axes.axhline(row["score"], color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
+        axes.step(front[cost], front["score"], where="post", color="#009e73", linewidth=2.2,
+                  alpha=0.75, zorder=2)  # fmt: skip
+        _points(axes, rows, cost, "score")
+        for _, row in front.iterrows():
+            axes.annotate(
+                str(int(row[f"front_{cost}"])), (row[cost], row["score"]), xytext=(-4, 6),
+                textcoords="offset points", ha="right", fontsize=9, fontweight="bold",
+                color=INK, zorder=4,
+            )  # fmt: skip
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_xlim(left=0)
+        axes.margins(y=0.12)
+        _legend(figure, rows)
+    said = ", ".join(f"{row['label']} ({row['score']:.3f})" for _, row in front.iterrows())
+    alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {said or 'nothing'}."
+    return Drawing(stem, _svg(figure, stem), alt, caption)
+
+
+def rank(
+    rows: pd.DataFrame, layers: str, limits: tuple[float, float], y_label: str, stem: str,
+    caption: str,
+) -> Drawing:  # fmt: skip
+    """Dev score by rank on one layer set, beside bands for full fine-tuning and the head alone."""
+    rows = rows.dropna(subset=["score"])
+    of = rows[rows["layers"] == layers]
+    ranks = sorted({int(value) for value in of["rank"]})
+    place = {value: i for i, value in enumerate(ranks)}
+    with _canvas(3.5) as (figure, axes):
+        bands = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
+        for _, row in bands.iterrows():
+            colour = COLOURS[row["mode"]]
+            axes.axhspan(row["low"], row["high"], color=colour, alpha=0.13, linewidth=0)
+            axes.axhline(row["score"], color=colour, linewidth=1.2, linestyle=LINES[row["mode"]])
+            axes.annotate(
+                f"{row['mode']}, fp32", (1, row["score"]), xycoords=("axes fraction", "data"),
+                xytext=(-2, 2), textcoords="offset points", ha="right", fontsize=8.5, color=INK,
+            )  # fmt: skip
+        lines = [(key, part) for key, part in of.groupby(["mode", "amp"], sort=True)]
+        for i, ((mode, amp), part) in enumerate(lines):
+            part = part.sort_values("rank")
+            x = part["rank"].map(place) + 0.11 * (i - (len(lines) - 1) / 2)
+            axes.vlines(x, part["low"], part["high"], color=COLOURS[mode], linewidth=1.1, alpha=0.7)
+            axes.plot(x, part["score"], color=COLOURS[mode], linestyle=LINES[mode], linewidth=1.1)
+            _points(axes, part.assign(x=x), "x", "score", size=5.5)
+        axes.set_xticks(range(len(ranks)), [str(value) for value in ranks])
+        axes.set_xlim(-0.45, max(len(ranks) - 0.55, 0.45))
+        axes.set_ylim(*limits)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("rank")
+        axes.set_ylabel(y_label)
+        axes.set_title(layers)
+        _legend(figure, of, lines=True)
+    said = "; ".join(
+        f"{mode} {'fp32' if amp == 'off' else amp} from {part['score'].min():.3f} to "
+        f"{part['score'].max():.3f}" for (mode, amp), part in lines
+    )  # fmt: skip
+    alt = f"{y_label} by rank on {layers}: {said}."
+    return Drawing(stem, _svg(figure, stem), alt, caption)
+
+
+def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -> Drawing:
+    """A cost by mode and layer set, each kind of AMP on a line of its own, a dot for each rank."""
+    rows = rows.dropna(subset=[name])
+    kinds = list(dict.fromkeys(rows["kind"]))
+    amps = [amp for amp in FILLS if (rows["amp"] == amp).any()]
+    lane = {amp: 0.3 * (i - (len(amps) - 1) / 2) for i, amp in enumerate(amps)}
+    with _canvas(0.9 + 0.36 * max(len(kinds), 2)) as (figure, axes):
+        y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["amp"].map(lane)
+        spans = rows.assign(y=y).groupby("y")[name].max()
+        axes.hlines(spans.index, 0, spans, color=GRID, linewidth=3, zorder=1)
+        _points(axes, rows.assign(y=y), name, "y", size=5.5)
+        axes.set_yticks(range(len(kinds)), kinds)
+        axes.set_ylim(len(kinds) - 0.45, -0.55)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, max(float(rows[name].max()) * 1.06, 1e-9))
+        axes.set_xlabel(x_label)
+        base = rows[rows["baseline"]][name]
+        if len(base):
+            unit = float(base.iloc[0])
+            axes.axvline(unit, color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
+            top = axes.secondary_xaxis("top", functions=(lambda v: v / unit, lambda v: v * unit))
+            top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
+        _legend(figure, rows)
+    said = "; ".join(
+        f"{kind} {part[name].min():.3g} to {part[name].max():.3g}"
+        for kind, part in rows.groupby("kind", sort=False)
+    )
+    return Drawing(stem, _svg(figure, stem), f"{x_label} by mode and layer set: {said}.", caption)
+
+
+def amp(rows: pd.DataFrame, x_label: str, stem: str, caption: str) -> Drawing:
+    """The ratio of a cost with AMP to without, by mode and layer set, a dot for each rank."""
+    kinds = list(dict.fromkeys(rows["kind"]))
+    with _canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
+        axes.axvline(1, color=INK, linewidth=1)
+        y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["offset"]
+        axes.hlines(y, rows["low"], rows["high"], color="#8a959e", linewidth=1.1)
+        _points(axes, rows.assign(y=y), "ratio", "y", size=5.5)
+        axes.set_yticks(range(len(kinds)), kinds)
+        axes.set_ylim(len(kinds) - 0.45, -0.55)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(x_label)
+        _legend(figure, rows)
+    low, high = rows["ratio"].min(), rows["ratio"].max()
+    alt = f"{x_label}, by mode and layer set: from {low:.2f} to {high:.2f}."
+    return Drawing(stem, _svg(figure, stem), alt, caption)
+
+
+def limits(rows: Sequence[pd.Series]) -> tuple[float, float]:
+    """A range with some air that holds every value."""
+    values = pd.concat([pd.Series(part, dtype=float) for part in rows]).dropna()
+    low, high = float(values.min()), float(values.max())
+    air = 0.06 * (high - low) or 0.05
+    return low - air, high + air

@@ -1,0 +1,150 @@
+"""A group's part of the report: sections of sentences, figures and tables, the same for all pages.
+
+Both pages are printed from these, so that they hold the same facts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from adapters.names import LAYER_SETS
+from bench.groups import Group
+from bench.report import figures, tables, text
+from bench.report.figures import Drawing
+from bench.report.tables import Table
+from bench.verdicts import AIMS, Aim, verdict
+
+_COSTS: Final[tuple[Aim, ...]] = ("memory", "time")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What wins on one aim: its name, the number alone, the setting, and the sentence."""
+
+    title: str
+    big: str
+    unit: str
+    winner: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; `short` names it in the table of contents."""
+
+    anchor: str
+    short: str
+    heading: str
+    said: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    folded: bool = False
+
+
+def cards(group: Group) -> list[Card]:
+    """The winners on memory, time and score."""
+    found = []
+    for aim in AIMS:
+        name = text.card_title(aim, group.metric)
+        best = verdict(group, aim)
+        if best is None:
+            found.append(Card(name, "–", "", "", text.no_verdict(group, aim)))
+            continue
+        unit = group.metric if aim == "score" else text.x_label(group, aim)
+        if aim != "score" and best.against is not None:
+            unit = "of full fine-tuning in fp32"
+        said = f"{best.winner.label} {text.sentence(group, best)}"
+        said += text.adapter_winner(group, aim, best)
+        found.append(Card(name, text.big(best), unit, best.winner.label, said))
+    return found
+
+
+def sections(group: Group, prefix: str = "") -> list[Section]:
+    """Trade-off, rank, cost and AMP of a group; those without anything to show left out."""
+    if not group.ok:
+        return []
+    rows = tables.frame(group)
+    found = []
+    if group.has_quality:
+        found += [_tradeoff(group, rows, prefix)]
+        if rows["rank"].notna().any() and rows.dropna(subset=["rank"])["score"].notna().any():
+            found.append(_rank(group, rows, prefix))
+    found.append(_cost(group, rows, prefix))
+    found.append(_amp(group, prefix))
+    return found
+
+
+def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
+    """Score against memory, and against time."""
+    drawings = []
+    for cost in _COSTS:
+        if rows.dropna(subset=[cost, "score"]).empty:
+            continue
+        caption = (
+            f"Up and to the left is better. The line is the Pareto front; its settings are "
+            f"numbered as in the table. Dotted: {text.BASE}."
+        )
+        drawings.append(figures.tradeoff(
+            rows, cost, text.x_label(group, cost), text.y_label(group),
+            f"{prefix}tradeoff-{cost}", caption,
+        ))  # fmt: skip
+    return drawings
+
+
+def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
+    said = [found] if (found := text.frugal_sentence(group)) else []
+    return Section(
+        "tradeoff", "Trade-off", text.front_heading(group), said,
+        tradeoffs(group, rows, prefix), [tables.front_table(group)],
+    )  # fmt: skip
+
+
+def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
+    heading, said = text.rank_heading(group)
+    plain = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
+    adapted = rows[rows["rank"].notna()]
+    shown = pd.concat([plain, adapted])
+    limits = figures.limits([shown["score"], shown["low"], shown["high"]])
+    bars = "95% intervals" if shown["low"].notna().any() else "no intervals: not measured"
+    drawings = [
+        figures.rank(
+            rows, layers, limits, text.y_label(group), f"{prefix}rank-{layers}",
+            f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32.",
+        )
+        for layers in LAYER_SETS
+        if not rows[rows["layers"] == layers].dropna(subset=["score"]).empty
+    ]  # fmt: skip
+    return Section("rank", "Rank", heading, [said], drawings)
+
+
+def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
+    drawings = [
+        figures.cost(
+            rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
+            f"{text.x_label(group, cost)}, a dot for each rank; less is better.",
+        )
+        for cost in _COSTS
+        if rows[cost].notna().any()
+    ]  # fmt: skip
+    return Section(
+        "cost", "Memory and time", text.cost_heading(group), [text.memory_note(group)],
+        drawings, [tables.settings_table(group)],
+    )  # fmt: skip
+
+
+def _amp(group: Group, prefix: str) -> Section:
+    heading, said = text.amp_sentences(group)
+    drawings = []
+    for cost in _COSTS:
+        rows = tables.amp_frame(group, cost)
+        if not rows.empty:
+            what = "memory" if cost == "memory" else "time"
+            drawings.append(figures.amp(
+                rows, f"{what} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
+                f"Below 1: AMP saves {what}. Each setting against itself without AMP; a dot for "
+                "each rank.",
+            ))  # fmt: skip
+    table = tables.effects_table(group)
+    return Section("amp", "AMP", heading, said, drawings, [table] if table else [])

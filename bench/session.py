@@ -1,0 +1,190 @@
+"""One run of a grid: its cells one after the other, then the report."""
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+
+from bench import job as jobs
+from bench.conditions import Conditions
+from bench.display import Display
+from bench.errors import DiskFullError
+from bench.files import write_atomically
+from bench.gridfile import Grid
+from bench.job import Job
+from bench.models import Model
+from bench.plan import Planned
+from bench.report.render import render
+from bench.results import measured_row
+from bench.runner import Outcome, Signals, run_worker
+from bench.schema import Row, new_row
+from bench.store import Store, cell_folder, cells_folder, read_rows
+from minbert.tasks import TaskData
+
+PLAN: Final = "plan.json"
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What the cells of one run share."""
+
+    grid: Grid
+    conditions: Conditions
+    model: Model
+    data: TaskData
+    data_folder: Path | None
+    store: Store
+    reports: Path
+    keep: bool
+    timeout_s: float | None
+    arguments: tuple[str, ...]
+
+    def run(self, planned: list[Planned], as_json: bool = False) -> int:
+        """Run what the plan says, render the report; the exit code."""
+        to_run = [item for item in planned if item.action == "run"]
+        self._write_plan(planned)
+        ended = "ok"
+        with Signals() as signals, Display(len(planned), len(planned) - len(to_run)) as display:
+            for item in to_run:
+                display.start(item.cell.name)
+                try:
+                    row = self._run_cell(item, signals, display)
+                    self.store.append(row)
+                except DiskFullError as error:
+                    display.note(f"stopped: {error}; what is done is kept")
+                    ended = "full"
+                    break
+                display.finish(row)
+                if row["status"] == "interrupted":
+                    ended = "interrupted"
+                    break
+        return self._close(planned, ended, as_json)
+
+    def _run_cell(self, item: Planned, signals: Signals, display: Display) -> Row:
+        cell, conditions_id = item.cell, self.conditions.conditions_id
+        folder = cell_folder(
+            self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt
+        )
+        argv = [sys.executable, "-m", "bench.worker", str(folder.resolve())]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "result.json").unlink(missing_ok=True)
+            write_atomically(folder / jobs.FILE, self._job(item).to_json().encode())
+            write_atomically(folder / "command.txt", f"{shlex.join(argv)}\n".encode())
+        except OSError as error:
+            raise DiskFullError(f"{folder}: {error.strerror}") from error
+        outcome = run_worker(
+            folder,
+            argv,
+            env=self._environment(),
+            timeout_s=self.timeout_s,
+            on_progress=display.progress,
+            signals=signals,
+        )
+        return self._row(item, outcome, folder)
+
+    def _job(self, item: Planned) -> Job:
+        model = self.model
+        return Job(
+            cell=item.cell,
+            conditions_id=self.conditions.conditions_id,
+            attempt=item.attempt,
+            device=self.conditions.device,
+            threads=self.conditions.threads,
+            checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
+            geometry=model.geometry,
+            tokenizer=str(model.tokenizer.resolve()),
+            data=None if self.data_folder is None else str(self.data_folder.resolve()),
+            keep=self.keep,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        threads = str(self.conditions.threads)
+        return {
+            **os.environ,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "MKL_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": threads,
+        }
+
+    def _row(self, item: Planned, outcome: Outcome, folder: Path) -> Row:
+        result = outcome.result or {}
+        columns = {
+            "peak_rss_mib": outcome.peak_rss_mib,
+            **result.get("columns", {}),
+            "grid": self.grid.name,
+            "attempt": item.attempt,
+            "wall_s": outcome.wall_s,
+            "started_at": outcome.started_at,
+            "finished_at": outcome.finished_at,
+        }
+        return measured_row(
+            item.cell,
+            self.conditions.columns(),
+            columns=columns,
+            status=outcome.status,
+            flags=list(result.get("flags", [])),
+            message=outcome.message,
+            folder=folder,
+            dev_examples=len(self.data.dev),
+            majority_score=self._majority_score(),
+        )
+
+    def _majority_score(self) -> float | None:
+        """Share of dev examples that have the training set's most frequent class."""
+        if self.data.task.kind != "classification":
+            return None
+        majority = np.bincount(self.data.train.labels).argmax()
+        return float(np.mean(self.data.dev.labels == majority))
+
+    def _planned_rows(self, planned: list[Planned]) -> list[Row]:
+        conditions = self.conditions.columns()
+        return [
+            new_row(**item.cell.columns(), **conditions, grid=self.grid.name) for item in planned
+        ]
+
+    def _write_plan(self, planned: list[Planned]) -> None:
+        folder = cells_folder(self.store.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self._planned_rows(planned), indent=1)
+        write_atomically(folder / PLAN, text.encode() + b"\n")
+
+    def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
+        """Render, say how it ended and how to go on; the exit code."""
+        rows = read_rows(self.store.path)
+        index = render(
+            rows,
+            self.reports,
+            planned=self._planned_rows(planned),
+            sources=[self.store.path.name],
+        )
+        ids = {item.cell.cell_id for item in planned}
+        conditions_id = self.conditions.conditions_id
+        last = {
+            str(row["cell_id"]): str(row["status"])
+            for row in rows
+            if row["cell_id"] in ids and row["conditions_id"] == conditions_id
+        }
+        counts: dict[str, int] = {}
+        for cell_id in ids:
+            status = last.get(cell_id, "not run")
+            counts[status] = counts.get(status, 0) + 1
+        if as_json:
+            click.echo(json.dumps({"cells": counts, "report": str(index)}))
+        else:
+            told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+            click.echo(f"{len(ids)} cells: {told}")
+            click.echo(f"report: {index}")
+        if ended != "ok" or counts.get("ok", 0) < len(ids):
+            again = shlex.join(["python", "-m", "bench.grid", *self.arguments])
+            sys.stderr.write(f"to go on: {again}\n")
+        if ended == "interrupted":
+            return INTERRUPTED
+        return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) else 1

@@ -1,0 +1,1 @@
+"""The process that runs one cell: `python -m bench.worker CELL_FOLDER`."""

@@ -1,0 +1,120 @@
+"""From a job to a model, its parameter groups and its data, ready to train."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from adapters.injection import decays, inject, parameter_groups
+from bench.cell import Cell
+from bench.job import Job
+from minbert.checkpoint import load_encoder
+from minbert.config import GEOMETRIES, BertConfig
+from minbert.errors import InputError
+from minbert.model import BertClassifier, initialise
+from minbert.tasks import TaskData, load_task
+from minbert.tokenizer import Encoded, Tokenizer
+from minbert.training import Group
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tokenised examples with their targets as the loss takes them, and as they were given."""
+
+    encoded: Encoded
+    targets: NDArray[np.generic]
+    labels: NDArray[np.generic]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_data(job: Job) -> TaskData:
+    """The examples of the cell.
+
+    Raises:
+        InputError: if they are no longer those that were planned.
+    """
+    cell = job.cell
+    folder = Path(job.data) if job.data is not None else None
+    data = load_task(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
+    if not data.digest.startswith(cell.data_digest):
+        raise InputError(
+            f"the examples of {cell.task} have changed since the cell was planned; "
+            "start the grid again"
+        )
+    return data
+
+
+def build_model(job: Job, num_outputs: int) -> BertClassifier:
+    """The encoder with its head, weights loaded or drawn, and the adapters of the cell in it."""
+    cell = job.cell
+    config = (
+        GEOMETRIES[job.geometry]
+        if job.geometry is not None
+        else BertConfig.from_folder(Path(job.checkpoint or ""))
+    )
+    config = replace(
+        config,
+        hidden_dropout_prob=cell.dropout,
+        attention_probs_dropout_prob=cell.dropout,
+    )
+    model = BertClassifier(config, num_outputs, pooling=cell.pooling, dropout=cell.dropout)
+    initialise(model, cell.seed)
+    new_pooler = cell.init == "random"
+    if cell.init == "pretrained":
+        new_pooler = load_encoder(model.bert, Path(job.checkpoint or ""))
+    inject(
+        model,
+        mode=cell.mode,
+        layers=cell.layers,
+        rank=cell.rank,
+        alpha=cell.alpha if cell.alpha is not None else 1.0,
+        new_pooler=new_pooler,
+        seed=cell.seed,
+    )
+    return model.to(torch.device(job.device))
+
+
+def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
+    """What trains, by rate and decay: matrices are decayed, vectors are not."""
+    rates = {
+        "adapter": cell.learning_rate,
+        "base": cell.learning_rate if cell.mode == "full" else cell.learning_rate_base,
+        "head": cell.learning_rate if cell.mode == "full" else cell.learning_rate_head,
+    }
+    found = []
+    for name, parameters in parameter_groups(model).items():
+        rate = rates[name]
+        if not parameters or rate is None:
+            continue
+        decayed = [p for key, p in parameters.items() if decays(key, p)]
+        plain = [p for key, p in parameters.items() if not decays(key, p)]
+        found += [Group(decayed, rate, cell.weight_decay), Group(plain, rate, 0.0)]
+    return found
+
+
+def tokenise(job: Job, data: TaskData) -> tuple[Split, Split]:
+    """Train and dev as token ids.
+
+    Targets of a regression are standardised by the training set's mean and deviation, which
+    changes no correlation and lets one learning rate serve every scale of ratings.
+    """
+    tokenizer = Tokenizer.from_folder(Path(job.tokenizer))
+    mean, deviation = 0.0, 1.0
+    if data.task.kind == "regression":
+        mean = float(np.mean(data.train.labels))
+        deviation = float(np.std(data.train.labels)) or 1.0
+    splits = []
+    for examples in (data.train, data.dev):
+        encoded = tokenizer.encode(examples.text_a, examples.text_b, job.cell.max_length)
+        targets = (
+            ((examples.labels - mean) / deviation).astype(np.float32)
+            if data.task.kind == "regression"
+            else examples.labels
+        )
+        splits.append(Split(encoded, targets, examples.labels))
+    return splits[0], splits[1]

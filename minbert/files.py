@@ -1,0 +1,119 @@
+"""Which files a checkpoint in the Hugging Face layout has, and digests of them. Free of torch."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from minbert.errors import InputError
+
+CONFIG: Final = "config.json"
+WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
+"""In the order of preference."""
+VOCABULARIES: Final = ("tokenizer.json", "vocab.txt")
+"""In the order of preference: the first says by itself how text is split, the second does not."""
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+"""Says, beside a vocab.txt, how text is normalised."""
+
+_LARGEST_JSON: Final = 2**26
+
+
+def config_file(folder: Path) -> Path:
+    """The configuration of the checkpoint in a folder.
+
+    Raises:
+        InputError: no such folder, or it has none.
+    """
+    return _first(folder, (CONFIG,))
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights of the checkpoint in a folder.
+
+    Raises:
+        InputError: no such folder, or it has none.
+    """
+    return _first(folder, WEIGHTS)
+
+
+def vocabulary_file(folder: Path) -> Path:
+    """The tokenizer.json of the checkpoint in a folder, or else its vocab.txt.
+
+    Raises:
+        InputError: no such folder, or it has neither.
+    """
+    return _first(folder, VOCABULARIES)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files that decide how text becomes token ids.
+
+    Raises:
+        InputError: as `vocabulary_file`.
+    """
+    vocabulary = vocabulary_file(folder)
+    beside = folder / TOKENIZER_CONFIG
+    if vocabulary.name == VOCABULARIES[0] or not beside.is_file():
+        return [vocabulary]
+    return [vocabulary, beside]
+
+
+def vocabulary_digest(folder: Path) -> str:
+    """SHA-256, in hexadecimal, of the files that decide how text becomes token ids.
+
+    Raises:
+        InputError: no such folder, or a file that is missing or can't be read.
+    """
+    return _digest(tokenizer_files(folder))
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256, in hexadecimal, of a checkpoint's configuration, vocabulary and weights.
+
+    Raises:
+        InputError: as `vocabulary_digest`.
+    """
+    return _digest([config_file(folder), *tokenizer_files(folder), weights_file(folder)])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: unreadable file, broken JSON, or JSON that is no object.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise InputError(f"{path}: is larger than any such file should be; download it again")
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({error}); download it again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no JSON object; download it again")
+    return values
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; a checkpoint is a folder of files")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(
+        f"{folder}: has no {' or '.join(names)}, so it is no checkpoint that can be loaded"
+    )
+
+
+def _digest(paths: list[Path]) -> str:
+    """Of the files' names and digests, in order."""
+    whole = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(f"{path}: can't be read ({error.strerror})") from error
+        whole.update(f"{path.name} {found}\n".encode())
+    return whole.hexdigest()

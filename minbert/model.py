@@ -1,0 +1,80 @@
+"""An encoder with a task head, and how weights that no checkpoint brings are drawn."""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from minbert.config import BertConfig
+from minbert.encoder import BertEncoder
+
+POOLINGS: Final = ("pooler", "mean")
+
+
+class BertClassifier(nn.Module):
+    """Token ids to logits: the encoder, one vector for each text, dropout and a linear layer.
+
+    Args:
+        config: of the encoder.
+        num_outputs: classes, or 1 for a regression.
+        pooling: `pooler` ([CLS], dense, tanh) or `mean` over the real tokens, [CLS] and [SEP]
+            included, as sentence-transformers does.
+        dropout: probability, before the linear layer.
+
+    Raises:
+        ValueError: for another pooling.
+    """
+
+    def __init__(
+        self, config: BertConfig, num_outputs: int, *, pooling: str, dropout: float
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise ValueError(f"no pooling is called {pooling!r}; there are {', '.join(POOLINGS)}")
+        super().__init__()
+        self.bert = BertEncoder(config, pooler=pooling == "pooler")
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, num_outputs, device="meta")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, num_outputs]; arguments as the encoder's."""
+        hidden = self.bert(input_ids, attention_mask, token_type_ids)  # [B, S, H]
+        if self.bert.pooler is not None:
+            pooled = self.bert.pooler(hidden)  # [B, H]
+        else:
+            pooled = mean_of_real(hidden, attention_mask)  # [B, H]
+        logits: Tensor = self.classifier(self.dropout(pooled))  # [B, num_outputs]
+        return logits
+
+
+def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The mean [B, H] of hidden states [B, S, H] over the tokens where the mask [B, S] is 1."""
+    if attention_mask is None:
+        return hidden.mean(dim=1)
+    real = attention_mask.to(hidden.dtype)[:, :, None]  # [B, S, 1]
+    return (hidden * real).sum(dim=1) / real.sum(dim=1)
+
+
+@torch.no_grad()
+def initialise(model: BertClassifier, seed: int) -> None:
+    """Draw every weight that has no value yet, as BERT does; the rest stays as it is.
+
+    Matrices are normal with the configuration's deviation, biases 0, LayerNorm 1 and 0. So after
+    `load_encoder` this draws the head, and the pooler where the checkpoint had none; without it,
+    the whole model. Draws come from a generator of their own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.is_meta:
+                continue
+            value = torch.zeros(parameter.shape, dtype=torch.float32)
+            if isinstance(module, nn.LayerNorm) and name == "weight":
+                value.fill_(1.0)
+            elif value.dim() == 2:
+                value.normal_(0.0, model.bert.config.initializer_range, generator=generator)
+            setattr(module, name, nn.Parameter(value))

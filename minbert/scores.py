@@ -1,0 +1,43 @@
+"""Dev scores and losses, from logits as plain arrays."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+
+def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
+    """Share of examples whose largest logit [N, C] is at the label [N]."""
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def pearson(predicted: Floats, labels: Floats) -> float | None:
+    """Pearson's correlation of two arrays [N]; None where one of them is constant."""
+    x = predicted.astype(np.float64) - predicted.mean(dtype=np.float64)
+    y = labels.astype(np.float64) - labels.mean(dtype=np.float64)
+    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norm if norm > 0 else None
+
+
+def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | None:
+    """The task's dev score: `accuracy` of logits [N, C], or `pearson` of predictions [N, 1].
+
+    Raises:
+        ValueError: for another metric.
+    """
+    if metric == "accuracy":
+        return accuracy(logits, labels.astype(np.int64))
+    if metric == "pearson":
+        return pearson(logits[:, 0], labels.astype(np.float64))
+    raise ValueError(f"no metric is called {metric!r}")
+
+
+def mean_loss(kind: str, logits: Floats, targets: NDArray[np.generic]) -> float:
+    """Mean cross-entropy (`classification`) or squared error (`regression`) of N examples."""
+    values = logits.astype(np.float64)
+    if kind == "regression":
+        return float(np.mean((values[:, 0] - targets.astype(np.float64)) ** 2))
+    values -= values.max(axis=1, keepdims=True)
+    log_total = np.log(np.exp(values).sum(axis=1))
+    chosen = values[np.arange(len(values)), targets.astype(np.int64)]
+    return float(np.mean(log_total - chosen))

@@ -1,0 +1,159 @@
+"""Text to token ids: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair, cut to a length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
+
+from minbert.config import BertConfig
+from minbert.errors import InputError
+from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, read_json, tokenizer_files
+
+_SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_CHUNK: Final = 1024
+"""Texts given to the library at once: what it returns takes ten times the memory of the ids."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of N texts, or pairs of texts, end to end: T tokens in all.
+
+    Text n has the tokens from `offsets[n]` up to `offsets[n + 1]`; none is padding.
+    """
+
+    input_ids: NDArray[np.int32]  # [T]
+    token_type_ids: NDArray[np.int8]  # [T], 1 in the second text of a pair and its [SEP]
+    offsets: NDArray[np.int64]  # [N + 1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, [N]."""
+        return np.diff(self.offsets)
+
+
+class Tokenizer:
+    """WordPiece, as a checkpoint's files define it; padding and truncation set there are off."""
+
+    def __init__(self, wordpiece: tokenizers.Tokenizer, source: Path) -> None:
+        missing = [name for name in _SPECIAL if wordpiece.token_to_id(name) is None]
+        if missing or not isinstance(wordpiece.model, WordPiece):
+            lack = f"lacks {', '.join(missing)}" if missing else "is not WordPiece"
+            raise InputError(f"{source}: {lack}, so it is no BERT vocabulary")
+        wordpiece.no_padding()
+        wordpiece.no_truncation()
+        wordpiece.post_processor = BertProcessing(
+            ("[SEP]", wordpiece.token_to_id("[SEP]")), ("[CLS]", wordpiece.token_to_id("[CLS]"))
+        )
+        self._wordpiece = wordpiece
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """The tokenizer of the checkpoint in a folder, from tokenizer.json or else vocab.txt.
+
+        Raises:
+            InputError: no such folder or file, a file that is broken or of another kind of
+                tokenizer, or more tokens than the encoder beside it has embeddings for.
+        """
+        vocabulary, *beside = tokenizer_files(folder)
+        if vocabulary.name == VOCABULARIES[0]:
+            wordpiece = _from_json(vocabulary)
+        else:
+            wordpiece = _from_vocabulary(vocabulary, read_json(beside[0]) if beside else {})
+        found = cls(wordpiece, vocabulary)
+        if (folder / CONFIG).is_file():
+            highest, rows = found.highest_id, BertConfig.from_folder(folder).vocab_size
+            if highest >= rows:
+                raise InputError(
+                    f"{vocabulary}: has a token id {highest}, and the encoder beside it "
+                    f"embeddings for {rows}; the files are not of one checkpoint"
+                )
+        return found
+
+    @property
+    def highest_id(self) -> int:
+        """The largest token id that an encoder has to know."""
+        return max(self._wordpiece.get_vocab().values())
+
+    def encode(
+        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
+    ) -> Encoded:
+        """Token ids of texts, or of pairs where `text_b` is given.
+
+        What is over `max_length` tokens, the special ones included, loses tokens at the end: a
+        pair those of the longer text, then of both alike.
+
+        Raises:
+            ValueError: if `max_length` leaves no room for [CLS] and [SEP], or the two sequences
+                differ in length.
+        """
+        special = 2 if text_b is None else 3
+        if max_length <= special:
+            raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
+        self._wordpiece.enable_truncation(max_length, strategy="longest_first")
+        texts: Sequence[Any] = (
+            text_a if text_b is None else list(zip(text_a, text_b, strict=True))
+        )
+        ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]
+        for start in range(0, len(texts), _CHUNK):
+            found = self._wordpiece.encode_batch(texts[start : start + _CHUNK])
+            lengths.append(np.array([len(text) for text in found], dtype=np.int64))
+            ids.append(_joined([text.ids for text in found], np.int32))
+            types.append(_joined([text.type_ids for text in found], np.int8))
+        return Encoded(
+            np.concatenate([*ids, np.empty(0, dtype=np.int32)]),
+            np.concatenate([*types, np.empty(0, dtype=np.int8)]),
+            np.cumsum(np.concatenate(lengths)),
+        )
+
+
+def _joined(lists: list[list[int]], dtype: Any) -> NDArray[Any]:
+    return np.fromiter((value for values in lists for value in values), dtype)
+
+
+def _from_json(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except Exception as error:  # the library raises nothing narrower
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: is no tokenizer ({reason}); download it again") from error
+
+
+def _from_vocabulary(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; download it again") from error
+    lower = settings.get("do_lower_case", True)
+    chinese = settings.get("tokenize_chinese_chars", True)
+    accents = settings.get("strip_accents")  # None: where the case goes, accents go too
+    if not all(isinstance(value, bool) for value in (lower, chinese, accents is None or accents)):
+        raise InputError(
+            f"{path.parent / TOKENIZER_CONFIG}: do_lower_case, tokenize_chinese_chars and "
+            "strip_accents must be true or false"
+        )
+    ids = {token: number for number, token in enumerate(lines)}
+    wordpiece = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106
+    wordpiece.normalizer = BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese,
+        strip_accents=accents,
+        lowercase=lower,
+    )
+    wordpiece.pre_tokenizer = BertPreTokenizer()
+    wordpiece.add_special_tokens([name for name in (*_SPECIAL, "[MASK]") if name in ids])
+    return wordpiece

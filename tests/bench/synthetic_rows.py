@@ -1,0 +1,115 @@
+"""Rows of runs.csv that look like a real full grid's, made without running anything."""
+
+import random
+from itertools import product
+
+from adapters.names import ADAPTER_MODES, LAYER_SETS
+from bench.cell import Cell
+from bench.schema import Row, learning_rates, new_row
+from bench.stats import fisher, wilson
+
+RANKS = (1, 2, 4, 8)
+_FAILURES = {
+    ("dora", 8, "all-lin", "off"): ("oom", "the host ran out of memory (peak 15,871 MiB reached)"),
+    ("dora", 4, "attn", "bf16"): ("timeout", "still training after 600 s (epoch 1, step 214)"),
+    ("lora", 2, "all-lin", "bf16"): ("crashed", "RuntimeError: expected m1 and m2 to have the "
+                                     "same dtype, but got: float != c10::BFloat16"),
+}  # fmt: skip
+
+
+def full_grid() -> list[tuple[str, int | None, str | None, str]]:
+    """The 68 settings of the full grid: mode, rank, layers, amp."""
+    amps = ("off", "bf16")
+    plain: list[tuple[str, int | None, str | None, str]] = [
+        (mode, None, None, amp) for mode, amp in product(("full", "head"), amps)
+    ]
+    return plain + list(product(ADAPTER_MODES, RANKS, LAYER_SETS, amps))
+
+
+def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 0, **other) -> Cell:
+    """A cell with the settings of the embedded default."""
+    rates = dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head"))
+    usual = {"learning_rate": 1e-4 if mode == "full" else 1e-3, "learning_rate_base": 1e-4,
+             "learning_rate_head": 1e-3}  # fmt: skip
+    rates |= {name: usual[name] for name in learning_rates(mode, layers)}
+    values = {
+        "model": "minilm", "model_digest": "7c1d0f9a44be", "init": "pretrained",
+        "pooling": "mean", "task": "movies", "data_digest": "3e9ab01c77d2", "max_train": 2000,
+        "max_dev": None, "max_length": 128, "batching": "chunked-length", "batch_size": 32,
+        "epochs": 2, "max_steps": None, "optimizer": "adamw", "learning_rate_source": "default",
+        "weight_decay": 0.01, "warmup": 0.1, "dropout": 0.1,
+        "alpha": None if rank is None else 16.0,
+    } | rates | other  # fmt: skip
+    return Cell(mode=mode, rank=rank, layers=layers, amp=amp, seed=seed, **values)
+
+
+def planned_row(of: Cell, conditions_id: str = "c0ffee123456") -> Row:
+    """A cell as planned: axes, settings and ids, no results."""
+    return new_row(**of.columns(), conditions_id=conditions_id)
+
+
+def result_row(of: Cell, noise: random.Random, **other) -> Row:
+    """A row that ended ok, with figures such as a two-core machine gives."""
+    layers, trains = of.layers or "", of.mode == "full" or of.layers in ("attn", "all-lin")
+    memory = 1010.0 if of.mode == "full" else 560.0 if of.mode == "head" else 640.0
+    time = {"full": 41.0, "head": 13.5, "lora": 29.0, "dora": 33.5}[of.mode]
+    if of.rank is not None:
+        memory += (35 if "all-lin" in layers else 0) + (260 if trains else 0) + 1.5 * of.rank
+        time += (6 if "all-lin" in layers else 0) + (7 if trains else 0) + 0.1 * of.rank
+        memory += 45 if of.mode == "dora" else 0
+    if of.amp != "off":
+        memory, time = memory * 0.83, time * 0.71
+    score = {"full": 0.535, "head": 0.441, "lora": 0.522, "dora": 0.524}[of.mode]
+    score += 0.006 * ("all-lin" in layers) + 0.004 * trains - (0.004 if of.amp != "off" else 0)
+    score += noise.gauss(0, 0.008)
+    time *= noise.gauss(1, 0.02)
+    score_of = wilson(round(1061 * score), 1061) if of.task == "movies" else fisher(score, 1061)
+    learns = of.init == "pretrained"
+    trainable = {"full": 22_713_216, "head": 1_925}.get(of.mode, 74_000 * (of.rank or 0))
+    step = time * 0.75
+    quality = {
+        "dev_metric": "accuracy" if of.task == "movies" else "pearson",
+        "dev_score": score_of.value, "dev_ci_low": score_of.low, "dev_ci_high": score_of.high,
+        "dev_accuracy": score_of.value if of.task == "movies" else None, "dev_loss": 1.16,
+        "train_loss": 1.05, "train_score": score_of.value + 0.03,
+        "majority_score": 0.36 if of.task == "movies" else None,
+    }  # fmt: skip
+    return new_row(
+        **of.columns(), conditions_id="c0ffee123456", attempt=1, grid="full", status="ok",
+        device="cpu", device_name="Xeon 2.8 GHz", machine="Xeon 2.8 GHz, 2 cores, 16 GiB",
+        threads=2, torch_version="2.13.0+cpu", measurement_version=1, code_version="0.1.0",
+        params_total=22_715_141, params_trainable=trainable, tokens_total=98_544,
+        flops_per_token=6.4e7, step_ms_median=step, step_ms_ci_low=step * 0.985,
+        step_ms_ci_high=step * 1.02, ms_per_1k_tokens=time, steps_timed=48,
+        examples_per_s=32_000 / step, startup_s=3.4, train_s=98.5 * time / 1000 + 8,
+        eval_s=4.1, wall_s=98.5 * time / 1000 + 18, peak_rss_mib=memory + noise.gauss(0, 4),
+        peak_anon_mib=memory - 180, started_at="2026-11-20T10:00:00Z",
+        finished_at="2026-11-20T10:01:10Z", **quality if learns else {},
+    ) | other  # fmt: skip
+
+
+def failed_row(of: Cell, status: str, message: str, **other) -> Row:
+    """A row that did not end ok."""
+    return planned_row(of) | {
+        "attempt": 1, "grid": "full", "status": status, "message": message, "device": "cpu",
+        "device_name": "Xeon 2.8 GHz", "machine": "Xeon 2.8 GHz, 2 cores, 16 GiB", "threads": 2,
+        "torch_version": "2.13.0+cpu", "measurement_version": 1, "code_version": "0.1.0",
+        "started_at": "2026-11-20T10:00:00Z", "finished_at": "2026-11-20T10:01:10Z",
+    } | other  # fmt: skip
+
+
+def synthetic_rows(n: int = 68, *, failures: bool = True, **settings) -> list[Row]:
+    """`n` rows: the full grid's 68 cells at seed 0, then at seed 1, and so on.
+
+    With `failures`, three cells of each seed did not end ok; `settings` are a cell's.
+    """
+    noise, grid = random.Random(0), full_grid()
+    rows = []
+    for i in range(n):
+        axes = grid[i % len(grid)]
+        of = cell(*axes, seed=i // len(grid), **settings)
+        if failures and axes in _FAILURES:
+            rows.append(failed_row(of, *_FAILURES[axes]))
+        else:
+            rows.append(result_row(of, noise))
+    return rows

@@ -1,0 +1,81 @@
+"""Grid files: what they may say, and one line on what they may not."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import gridfile
+from bench.errors import InputError
+
+GOOD = """
+about = "two cells"
+[settings]
+epochs = 2
+learning_rates = {full = 2e-5}
+[[cells]]
+mode = ["full"]
+amp = ["off", "on"]
+"""
+
+
+def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    grid = gridfile.load(str(path))
+    assert grid.name == "mine"
+    assert grid.settings.epochs == 2
+    assert grid.settings.learning_rates.full == 2e-5
+    assert grid.settings.learning_rates.adapter == 1e-3
+    assert [axes.amp for axes in grid.cells] == [["off", "on"]]
+
+
+def test_named_grids_load() -> None:
+    for name in gridfile.names():
+        assert gridfile.load(name).name == name
+    assert {"smoke", "full"} <= set(gridfile.names())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[settings]\nepoch = 3\n[[cells]]\nmode=['full']", "unknown key 'settings.epoch'"),
+        ("[[cells]]\nmode=['full']\nrnk=[1]", "unknown key 'cells[0].rnk'"),
+        ("sttings = 3\n[[cells]]\nmode=['full']", "unknown key 'sttings'"),
+        ("[settings.learning_rates]\nlora=1.0\n[[cells]]\nmode=['full']", "learning_rates.lora"),
+        ("[[cells]]\nmode=['ful']", "not 'ful'"),
+        ("[[cells]]\nmode=['lora']\nrank=[0]\nlayers=['attn']", "cells[0].rank[0]"),
+        ("[[cells]]\nmode=['lora']", "mode lora needs rank and layers"),
+        ("[[cells]]\nmode=['full']\nrank=[1]", "don't apply to mode full"),
+        ("[settings]\nepochs='3'\n[[cells]]\nmode=['full']", "settings.epochs"),
+        ("[settings]\ndropout=nan\n[[cells]]\nmode=['full']", "settings.dropout"),
+        ("[settings]\nepochs=3", "cells"),
+        ("cells = []", "cells"),
+        ("[[cells]", "is not TOML"),
+        ("x = " + "[" * 5000, "is not TOML"),
+    ],
+)
+def test_a_typo_is_one_line_that_says_where(text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        gridfile.parse(text, "mine.toml", "mine")
+    message = str(caught.value)
+    assert message.startswith("mine.toml: ")
+    assert told in message
+    assert "\n" not in message
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(InputError, match="full, smoke"):
+        gridfile.load("huge")
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be read"):
+        gridfile.load(str(tmp_path / "none.toml"))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not UTF-8"):
+        gridfile.load(str(binary))
+    large = tmp_path / "large.toml"
+    large.write_bytes(b"#" * (2 << 20))
+    with pytest.raises(InputError, match="larger than 1 MiB"):
+        gridfile.load(str(large))

@@ -1,0 +1,164 @@
+"""Grids become cells, and cells with their rows a plan."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench import gridfile
+from bench.cell import Cell
+from bench.errors import InputError
+from bench.plan import Resolved, check_rerun, expand, parse_selection, plan, select
+from bench.schema import BY_NAME, Row, new_row
+
+RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
+
+
+def cells_of(name: str, **settings: object) -> list[Cell]:
+    grid = gridfile.load(name)
+    changed = grid.settings.model_copy(update=settings)
+    return expand(grid.model_copy(update={"settings": changed}), RESOLVED)
+
+
+def test_full_grid_has_every_mode_rank_layer_set_and_amp_once() -> None:
+    cells = cells_of("full")
+    points = {(c.mode, c.rank, c.layers, c.amp) for c in cells}
+    adapted = {
+        (mode, rank, layers, amp)
+        for mode in ("lora", "dora")
+        for rank in (1, 2, 4, 8)
+        for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
+        for amp in ("off", "bf16")
+    }
+    others = {(mode, None, None, amp) for mode in ("full", "head") for amp in ("off", "bf16")}
+    assert points == adapted | others
+    assert len(cells) == 68
+
+
+def test_smoke_grid_has_eight_cells() -> None:
+    cells = cells_of("smoke")
+    assert len(cells) == 8
+    assert {c.mode for c in cells} == {"full", "head", "lora", "dora"}
+    assert {c.layers for c in cells if c.rank} == {"all-lin-only"}
+
+
+def test_rates_follow_mode_and_layer_set() -> None:
+    rates = {
+        (c.mode, c.layers): (c.learning_rate, c.learning_rate_base, c.learning_rate_head)
+        for c in cells_of("full")
+    }
+    assert rates["full", None] == (1e-4, None, None)
+    assert rates["head", None] == (None, None, 1e-3)
+    assert rates["lora", "all-lin-only"] == (1e-3, None, 1e-3)
+    assert rates["dora", "attn"] == (1e-3, 1e-4, 1e-3)
+
+
+def test_scale_is_alpha_over_rank_and_empty_without_adapter() -> None:
+    scales = {(c.mode, c.rank): c.scale for c in cells_of("full")}
+    assert scales["lora", 1] == 16.0
+    assert scales["lora", 8] == 2.0
+    assert scales["full", None] is None
+
+
+def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
+    cells = cells_of("smoke", seeds=3)
+    assert [c.seed for c in cells] == [0] * 8 + [1] * 8 + [2] * 8
+    assert cells == cells_of("smoke", seeds=3)
+    rounds = [[replace(c, seed=0).name for c in cells[i : i + 8]] for i in (0, 8, 16)]
+    assert sorted(rounds[0]) == sorted(rounds[1])
+    assert rounds[0] != rounds[1]
+    assert rounds[1] != rounds[2]
+
+
+def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
+    cell = cells_of("smoke")[0]
+    same = replace(cell, model="other name", max_train=10**6, learning_rate_source="elsewhere")
+    assert same.cell_id == cell.cell_id
+    for changed in (
+        replace(cell, seed=1),
+        replace(cell, model_digest="x"),
+        replace(cell, data_digest="x"),
+        replace(cell, batch_size=32),
+        replace(cell, dropout=0.0),
+        replace(cell, max_steps=13),
+    ):
+        assert changed.cell_id != cell.cell_id
+
+
+def test_cell_survives_its_columns() -> None:
+    for cell in cells_of("full"):
+        assert Cell.from_columns(cell.columns()) == cell
+        assert cell.columns().keys() <= BY_NAME.keys()
+
+
+def test_selection_keeps_cells_whose_axes_match() -> None:
+    cells = cells_of("full")
+    chosen = select(cells, parse_selection("mode=lora,dora rank=1,8 amp=on"))
+    assert {(c.mode, c.rank, c.amp) for c in chosen} == {
+        (mode, rank, "bf16") for mode in ("lora", "dora") for rank in (1, 8)
+    }
+    assert len(chosen) == 16
+    assert len(select(cells, parse_selection("amp=bf16"))) == 34
+    assert select(cells, {}) == cells
+
+
+def test_selection_by_a_key_that_a_cell_lacks_leaves_it_out() -> None:
+    chosen = select(cells_of("full"), parse_selection("rank=1"))
+    assert {c.mode for c in chosen} == {"lora", "dora"}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("depth=3", "depth=3"),
+        ("mode=lorra", "lorra"),
+        ("rank=one", "one"),
+        ("rank=", "rank="),
+        ("layers=all", "all-lin-only"),
+    ],
+)
+def test_bad_selection_is_one_line(text: str, named: str) -> None:
+    with pytest.raises(InputError, match="--select") as caught:
+        parse_selection(text)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def row_of(cell: Cell, status: str, flags: str | None = None, attempt: int = 1) -> Row:
+    return new_row(
+        **cell.columns(), conditions_id="here", status=status, flags=flags, attempt=attempt
+    )
+
+
+def actions(rows: list[Row], cells: list[Cell], **options: object) -> list[str]:
+    latest = {(str(r["cell_id"]), str(r["conditions_id"])): r for r in rows}
+    return [item.action for item in plan(cells, latest, "here", **options)]  # type: ignore[arg-type]
+
+
+def test_plan_resumes_what_is_missing_interrupted_or_skipped() -> None:
+    cells = cells_of("smoke")
+    statuses = ("ok", "interrupted", "skipped", "crashed", "oom", "timeout", "invalid")
+    rows = [row_of(c, s) for c, s in zip(cells, statuses, strict=False)]
+    assert actions(rows, cells) == ["done", "run", "run", "kept", "kept", "kept", "kept", "run"]
+
+
+def test_rerun_takes_a_status_or_a_flag_and_raises_the_attempt() -> None:
+    cells = cells_of("smoke")[:3]
+    rows = [row_of(cells[0], "ok", "not_learned", 4), row_of(cells[1], "crashed")]
+    assert actions(rows, cells, rerun="crashed") == ["done", "run", "run"]
+    assert actions(rows, cells, rerun="not_learned") == ["run", "kept", "run"]
+    latest = {(str(r["cell_id"]), "here"): r for r in rows}
+    assert [item.attempt for item in plan(cells, latest, "here")] == [5, 2, 1]
+
+
+def test_fresh_runs_everything_and_other_conditions_count_for_nothing() -> None:
+    cells = cells_of("smoke")
+    rows = [row_of(c, "ok") for c in cells]
+    assert actions(rows, cells, fresh=True) == ["run"] * 8
+    elsewhere = [{**row, "conditions_id": "there"} for row in rows]
+    assert actions(elsewhere, cells) == ["run"] * 8
+
+
+def test_unknown_rerun_is_refused() -> None:
+    assert check_rerun("disturbed") == "disturbed"
+    with pytest.raises(InputError, match="broken"):
+        check_rerun("broken")
