@@ -7,6 +7,7 @@ layer.{n}.…`, `bert.pooler.…` and `classifier.…`, with fused layers as `ad
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from torch import nn
@@ -22,6 +23,22 @@ LAYER_OF_MODE: Final[Mapping[str, type[AdaptedLinear]]] = {"lora": LoraLinear, "
 _HEAD: Final = "classifier."
 _POOLER: Final = "bert.pooler."
 _ENCODER_LAYER: Final = re.compile(r"bert\.encoder\.layer\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What trains in a model.
+
+    Attributes:
+        mode: one of the modes.
+        base: whether the encoder's parts without an adapter do.
+        new_pooler: whether the pooler, if there is one, was newly initialised: it then trains
+            always, as part of the head, else as part of the base.
+    """
+
+    mode: str
+    base: bool
+    new_pooler: bool
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, tuple[str, ...]]]:
@@ -46,20 +63,24 @@ def inject(
     model: nn.Module,
     *,
     mode: str,
-    layers: str,
-    rank: int,
+    layers: str | None,
+    rank: int | None,
     alpha: float,
+    new_pooler: bool,
     seed: int,
     rslora: bool = False,
 ) -> None:
-    """Put adapters on a layer set of a model, in place. The model's function does not change.
+    """Make a model ready to train in a mode, in place: adapters in, and the rest frozen or not.
+
+    The model's function does not change.
 
     Args:
         model: has the module names of a BERT checkpoint.
-        mode: `lora` or `dora`.
-        layers: the layer set.
-        rank: of every adapter.
-        alpha: numerator of the scale, alpha / rank.
+        mode: one of the modes.
+        layers: the layer set; None in the modes without adapters.
+        rank: of every adapter; None in the modes without adapters.
+        alpha: numerator of the scale, alpha / rank; without effect where there are no adapters.
+        new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the factors A; nothing else is random, and the global generator is left alone.
         rslora: divide alpha by √rank instead.
 
@@ -67,10 +88,18 @@ def inject(
         InputError: if an argument is out of range, or the model has adapters already or lacks the
             layers. The model is then unchanged.
     """
+    if mode not in MODES:
+        raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")
     if mode not in ADAPTER_MODES:
-        raise InputError(f"mode {mode!r} has no adapters; choose from {', '.join(ADAPTER_MODES)}")
-    if layers not in LAYER_SETS:
+        if layers is not None or rank is not None:
+            raise InputError(f"mode {mode!r} has no adapters; leave layers and rank empty")
+        _refuse_adapters(model)
+        freeze(model, Training(mode, base=mode == "full", new_pooler=new_pooler))
+        return
+    if layers not in LAYER_SETS or layers is None:
         raise InputError(f"no layer set is called {layers!r}; choose from {', '.join(LAYER_SETS)}")
+    if rank is None:
+        raise InputError(f"mode {mode!r} needs a rank")
     wanted = adapted_layers(layers)
     parts = {
         part: Part(name=part, rank=rank, alpha=alpha, rslora=rslora)
@@ -80,6 +109,7 @@ def inject(
     }
     for layer in inject_parts(model, mode, parts):
         layer.draw(seed)
+    freeze(model, Training(mode, base=trains_base(layers), new_pooler=new_pooler))
 
 
 def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequence[AdaptedLinear]:
@@ -96,8 +126,7 @@ def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequ
     Raises:
         InputError: as `inject`.
     """
-    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
-        raise InputError("the model has adapters already; start again from the base model")
+    _refuse_adapters(model)
     chosen: list[tuple[str, nn.Linear, list[Part]]] = []
     for name, linear, names in linear_layers(model):
         if not any(part in parts for part in names):
@@ -122,6 +151,12 @@ def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequ
     return new
 
 
+def _refuse_adapters(model: nn.Module) -> None:
+    """Raise InputError if a model has adapters."""
+    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+        raise InputError("the model has adapters already; start again from the base model")
+
+
 def _check(part: Part, width_in: int, width_out: int) -> None:
     """Raise InputError if a part's rank or alpha is out of range."""
     width = min(width_in, width_out)
@@ -135,57 +170,55 @@ def _check(part: Part, width_in: int, width_out: int) -> None:
         raise InputError(f"alpha {part.alpha:g} of {part.name} is not a positive number")
 
 
-def choose_trainable(
-    model: nn.Module, *, mode: str, layers: str | None = None, new_pooler: bool
-) -> dict[str, list[str]]:
-    """Freeze what does not train, in place, and name what does.
+def freeze(model: nn.Module, training: Training) -> None:
+    """Let train what trains, freeze the rest, and note the choice on the model."""
+    vars(model)["training_choice"] = training
+    for name, parameter in model.named_parameters():
+        group = _group(model, name, training)
+        trains = group != "base" or training.base
+        parameter.requires_grad_(trains and group is not None)
 
-    Weight and bias of an adapted layer are always frozen. The head always trains, and so does a
-    pooler that did not come with the checkpoint. One that did trains as the rest of the encoder.
 
-    Args:
-        model: after `inject`, in the adapter modes.
-        mode: one of the modes.
-        layers: the layer set; None in `full` and `head`.
-        new_pooler: whether the model's pooler, if any, was newly initialised.
-
-    Returns:
-        Names of the parameters that train, in the model's order, by the column that has their
-        rate: `learning_rate` (adapters, or everything in `full`), `learning_rate_base` (the rest
-        of the encoder, in sets without `-only`) and `learning_rate_head`. A group may be empty.
+def training_of(model: nn.Module) -> Training:
+    """What trains in a model.
 
     Raises:
-        InputError: if the mode or layer set is unknown, or the model's adapters are not the mode's.
+        InputError: if it has not been through `inject`, or a load.
     """
-    if mode not in MODES:
-        raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")
-    if mode in ADAPTER_MODES and layers not in LAYER_SETS:
-        raise InputError(f"no layer set is called {layers!r}; choose from {', '.join(LAYER_SETS)}")
-    adapted = {name: m for name, m in model.named_modules() if isinstance(m, AdaptedLinear)}
-    expected = LAYER_OF_MODE.get(mode)
-    if bool(adapted) != (expected is not None) or any(
-        type(layer) is not expected for layer in adapted.values()
-    ):
-        raise InputError(f"the adapters in the model are not those of mode {mode!r}")
-    base_trains = mode in ADAPTER_MODES and layers is not None and trains_base(layers)
-    groups: dict[str, list[str]] = {
-        "learning_rate": [],
-        "learning_rate_base": [],
-        "learning_rate_head": [],
-    }
+    training = vars(model).get("training_choice")
+    if not isinstance(training, Training):
+        raise InputError("nothing says what trains in the model; inject or load adapters first")
+    return training
+
+
+def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """The parameters that train, by name, in the groups that have a learning rate of their own.
+
+    Returns:
+        `adapter`; `base`, the rest of the encoder, all of it in mode `full`; and `head`, a newly
+        initialised pooler included. A group may be empty.
+
+    Raises:
+        InputError: as `training_of`.
+    """
+    training = training_of(model)
+    groups: dict[str, dict[str, nn.Parameter]] = {"adapter": {}, "base": {}, "head": {}}
     for name, parameter in model.named_parameters():
-        owner, _, own = name.rpartition(".")
-        group = None
-        if mode == "full" or (owner in adapted and own in adapted[owner].adapter_names):
-            group = "learning_rate"
-        elif name.startswith(_HEAD) or (new_pooler and name.startswith(_POOLER)):
-            group = "learning_rate_head"
-        elif base_trains and owner not in adapted:
-            group = "learning_rate_base"
-        parameter.requires_grad_(group is not None)
-        if group is not None:
-            groups[group].append(name)
+        group = _group(model, name, training)
+        if parameter.requires_grad and group is not None:
+            groups[group][name] = parameter
     return groups
+
+
+def _group(model: nn.Module, name: str, training: Training) -> str | None:
+    """The group of a parameter; None for what an adapter stands beside, which never trains."""
+    owner, _, own = name.rpartition(".")
+    layer = model.get_submodule(owner)
+    if isinstance(layer, AdaptedLinear):
+        return "adapter" if own in layer.adapter_names else None
+    if name.startswith(_HEAD) or (training.new_pooler and name.startswith(_POOLER)):
+        return "head"
+    return "base"
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

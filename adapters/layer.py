@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,7 +36,7 @@ class Part:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
-class AdaptedLinear(nn.Module):
+class AdaptedLinear(nn.Module, ABC):
     """A linear layer whose weight and bias are frozen, with trainable factors A and B.
 
     The layer takes over the linear layer's own parameters, under the same names. It is made of
@@ -89,6 +90,8 @@ class AdaptedLinear(nn.Module):
         nor on the device, the other layers, or whether the layer is fused.
         """
         for index, part in enumerate(self.parts):
+            if part.rank == 0:
+                continue
             name = hashlib.sha256(f"{seed} {part.name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(name[:8], "big") >> 1)
             drawn = torch.empty(part.rank, self.in_features)
@@ -102,9 +105,12 @@ class AdaptedLinear(nn.Module):
         updated = torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A)
         return updated.view(self.out_features, self.in_features)
 
+    @abstractmethod
     def adapted_weight(self) -> Tensor:
-        """The weight [o, i] that stands for the layer with its adapter, in the type of A and B."""
-        raise NotImplementedError
+        """The weight [o, i] that stands for the layer with its adapter, in the type of A and B.
+
+        For use with autocast off.
+        """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., i] to [..., o]; under autocast the product is in its type."""

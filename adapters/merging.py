@@ -31,7 +31,7 @@ def merge(model: nn.Module) -> dict[str, AdaptedLinear]:
         with torch.autocast(layer.weight.device.type, enabled=False):
             weight = layer.adapted_weight().to(layer.weight.dtype)
         linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.bias = layer.bias
+        linear.register_parameter("bias", layer.bias)
         linear.train(layer.training)
         replace(model, name, linear)
     return kept

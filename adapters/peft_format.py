@@ -17,9 +17,15 @@ from torch import Tensor, nn
 
 from adapters.dora import DoraLinear
 from adapters.errors import InputError
-from adapters.injection import inject_parts, linear_layers, part_names
+from adapters.injection import (
+    Training,
+    freeze,
+    inject_parts,
+    linear_layers,
+    part_names,
+    training_of,
+)
 from adapters.layer import AdaptedLinear, Part
-from adapters.names import trains_base
 from adapters.peft_config import AdapterConfig, build, parse
 
 CONFIG: Final = "adapter_config.json"
@@ -28,16 +34,11 @@ BASE: Final = "model.safetensors"
 
 _PREFIX: Final = "base_model.model."
 _BASE_KEY: Final = "base_weights"
+_HEAD: Final = "classifier"
+_POOLER: Final = "bert.pooler"
 
 
-def save_adapter(
-    model: nn.Module,
-    folder: Path,
-    *,
-    layers: str,
-    new_pooler: bool,
-    base_model: str | None = None,
-) -> None:
+def save_adapter(model: nn.Module, folder: Path, base_model: str | None = None) -> None:
     """Save a model's adapters and head, and what else has trained, into a folder.
 
     A folder that held an adapter before holds the new one after; if writing is cut off, it has
@@ -46,8 +47,6 @@ def save_adapter(
     Args:
         model: with adapters, not merged.
         folder: made if missing.
-        layers: the layer set that trained.
-        new_pooler: whether the model's pooler was newly initialised, and so trained.
         base_model: name or path of the base model, for the reader's information.
 
     Raises:
@@ -57,19 +56,22 @@ def save_adapter(
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
         raise InputError("the model has no adapters to save; unmerge them if they are merged")
-    pooler = [name for name, _ in model.named_modules() if new_pooler and name == "bert.pooler"]
+    training = training_of(model)
+    whole = [_HEAD]
+    if training.new_pooler and any(name == _POOLER for name, _ in model.named_modules()):
+        whole.append(_POOLER)
     config = build(
-        mode="dora" if isinstance(adapted[0], DoraLinear) else "lora",
+        mode=training.mode,
         parts=[part for layer in adapted for part in layer.parts if part.rank > 0],
-        modules_to_save=["classifier", "score", *pooler],
+        modules_to_save=[*whole, "score"],
         base_model=base_model,
     )
     base = _base_tensors(model)
-    tensors = _adapter_tensors(model) | _inside(base, ["classifier", *pooler])
+    tensors = _adapter_tensors(model) | _inside(base, whole)
     metadata = {"format": "pt"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    if trains_base(layers):
+    if training.base:
         _write_tensors(folder / BASE, base, metadata)
         metadata = {**metadata, _BASE_KEY: BASE}
     _write_tensors(folder / ADAPTER, tensors, metadata)
@@ -97,6 +99,11 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         module_names=[name for name, _ in model.named_modules()],
     )
     base = _base_tensors(model)
+    for name in config.saved:
+        if not f"{name}.".startswith((f"{_HEAD}.", f"{_POOLER}.")):
+            raise InputError(
+                f"modules_to_save takes in {name}; only the head and the pooler can be saved whole"
+            )
     saved = _inside(base, config.saved)
     tensors, metadata = _read_tensors(folder / ADAPTER)
     _check(folder / ADAPTER, tensors, _adapter_shapes(model, config) | _shapes(saved))
@@ -112,6 +119,8 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
             layer.reset_magnitude()  # of parts without an adapter: from the weights just loaded
     for key, tensor in (saved | _adapter_tensors(model)).items():
         tensor.copy_(tensors[key])
+    pooler = any(name.startswith(_POOLER) for name in config.saved)
+    freeze(model, Training(config.mode, base=_BASE_KEY in metadata, new_pooler=pooler))
 
 
 def _keys(part: Part) -> tuple[str, str, str]:

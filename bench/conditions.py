@@ -118,7 +118,9 @@ def torch_build() -> tuple[str, str | None]:
     return metadata.version("torch"), cuda
 
 
-def resolve_device(wanted: str, cuda: str | None, cards: Cards = nvml_cards) -> tuple[str, Card | None]:
+def resolve_device(
+    wanted: str, cuda: str | None, cards: Cards = nvml_cards
+) -> tuple[str, Card | None]:
     """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for, and its card.
 
     Raises:
@@ -174,7 +176,11 @@ def code_version() -> str:
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
-            cwd=root, capture_output=True, text=True, timeout=10, check=True,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return version

@@ -23,6 +23,7 @@ from bench.models import Model, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
 from bench.session import Session
 from bench.store import Store, latest, read_rows
+from minbert.check import check_checkpoint
 from minbert.tasks import TaskData, load_task
 
 SPACE_PER_CELL_MIB: Final = 2
@@ -40,14 +41,28 @@ Positive = click.IntRange(min=1)
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
-@click.option("--grid", "grid_name", required=True, metavar="NAME|FILE.toml",
-              help=f"A grid: {', '.join(gridfile.names())}, or a file like theirs.")
-@click.option("--model", help="minilm, a checkpoint's folder, a name on the Hugging Face hub; with "
-              "--init random also bert-tiny to bert-large.")
-@click.option("--init", type=click.Choice(["pretrained", "random"]),
-              help="Weights from the checkpoint, or random ones: then only costs are measured.")
-@click.option("--task", help="What is learned: movies, amazon, nyt, tweets, each also as -rating; "
-              "sst, quora, sts with --data.")
+@click.option(
+    "--grid",
+    "grid_name",
+    required=True,
+    metavar="NAME|FILE.toml",
+    help=f"A grid: {', '.join(gridfile.names())}, or a file like theirs.",
+)
+@click.option(
+    "--model",
+    help="minilm, a checkpoint's folder, a name on the Hugging Face hub; with "
+    "--init random also bert-tiny to bert-large.",
+)
+@click.option(
+    "--init",
+    type=click.Choice(["pretrained", "random"]),
+    help="Weights from the checkpoint, or random ones: then only costs are measured.",
+)
+@click.option(
+    "--task",
+    help="What is learned: movies, amazon, nyt, tweets, each also as -rating; "
+    "sst, quora, sts with --data.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the task's files.")
 @click.option("--seeds", type=Positive, help="Seeds 0 to N-1 of every cell.")
 @click.option("--epochs", type=Positive, help="Passes over the training examples.")
@@ -55,29 +70,61 @@ Positive = click.IntRange(min=1)
 @click.option("--max-train", type=Positive, help="Train on N examples only.")
 @click.option("--max-dev", type=Positive, help="Evaluate on N examples only.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i.")
-@click.option("--select", "selection", default="", metavar='"AXIS=V[,V] …"',
-              help='Only cells such as "mode=lora rank=1,8".')
+@click.option(
+    "--select",
+    "selection",
+    default="",
+    metavar='"AXIS=V[,V] …"',
+    help='Only cells such as "mode=lora rank=1,8".',
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan, run and write nothing.")
 @click.option("--fresh", is_flag=True, help="Run cells again that are done.")
 @click.option("--keep", is_flag=True, help="Leave the trained weights in the cells' folders.")
 @click.option("--rerun", metavar="STATUS|FLAG", help="Run cells again that ended so.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-              help="End a cell that takes longer.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs.csv"),
-              show_default=True, help="Where results are.")
-@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"),
-              show_default=True, help="Where the report goes.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End a cell that takes longer.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs.csv"),
+    show_default=True,
+    help="Where results are.",
+)
+@click.option(
+    "--reports",
+    type=click.Path(path_type=Path),
+    default=Path("reports"),
+    show_default=True,
+    help="Where the report goes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the outcome as JSON.")
-def command(grid_name: str, selection: str, dry_run: bool, fresh: bool, keep: bool,
-            rerun: str | None, timeout: float | None, runs: Path, reports: Path, as_json: bool,
-            device: str, data: Path | None, **overrides: Any) -> int:
+def command(
+    grid_name: str,
+    selection: str,
+    dry_run: bool,
+    fresh: bool,
+    keep: bool,
+    rerun: str | None,
+    timeout: float | None,
+    runs: Path,
+    reports: Path,
+    as_json: bool,
+    device: str,
+    data: Path | None,
+    **overrides: Any,
+) -> int:
     grid = override(gridfile.load(grid_name), overrides)
     wanted = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
     conditions, amp_on = find_conditions(device)
     _check_amp(grid, conditions)
-    examples = load_task(grid.settings.task, data, max_train=grid.settings.max_train,
-                         max_dev=grid.settings.max_dev)
+    examples = load_task(
+        grid.settings.task, data, max_train=grid.settings.max_train, max_dev=grid.settings.max_dev
+    )
     model = _find_model(grid)
     cells = select(expand(grid, _resolve(model, examples, amp_on)), wanted)
     if not cells:
@@ -88,6 +135,8 @@ def command(grid_name: str, selection: str, dry_run: bool, fresh: bool, keep: bo
     if dry_run:
         _print_plan(planned, as_json)
         return 0
+    if any(item.action == "run" for item in planned):
+        _check_model(model, grid.settings.init)
     store = Store(runs)
     store.check_writable()
     _check_reports(reports)
@@ -95,8 +144,15 @@ def command(grid_name: str, selection: str, dry_run: bool, fresh: bool, keep: bo
     for problem in examples.problems:
         sys.stderr.write(f"note: {problem}\n")
     session = Session(
-        grid=grid, conditions=conditions, model=model, data=examples, data_folder=data,
-        store=store, reports=reports, keep=keep, timeout_s=timeout,
+        grid=grid,
+        conditions=conditions,
+        model=model,
+        data=examples,
+        data_folder=data,
+        store=store,
+        reports=reports,
+        keep=keep,
+        timeout_s=timeout,
         arguments=tuple(sys.argv[1:]),
     )
     return session.run(planned, as_json)
@@ -116,8 +172,12 @@ def _check_amp(grid: Grid, conditions: Conditions) -> None:
 
 def _find_model(grid: Grid) -> Model:
     settings = grid.settings
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"fetching {settings.model}", total=None, visible=False)
 
@@ -125,6 +185,12 @@ def _find_model(grid: Grid) -> Model:
             bar.update(task, completed=done, total=total, visible=True)
 
         return find_model(settings.model, settings.init, settings.pooling, show)
+
+
+def _check_model(model: Model, init: str) -> None:
+    """Load the weights once, before any cell does. The embedded default's are pinned by digest."""
+    if init == "pretrained" and model.checkpoint is not None and model.name != "minilm":
+        check_checkpoint(model.checkpoint)
 
 
 def _resolve(model: Model, data: TaskData, amp_on: str) -> Resolved:
@@ -162,8 +228,13 @@ def _check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) -
 def _print_plan(planned: list[Planned], as_json: bool) -> None:
     if as_json:
         items = [
-            {**item.cell.columns(), "name": item.cell.name, "action": item.action,
-             "reason": item.reason, "attempt": item.attempt}
+            {
+                **item.cell.columns(),
+                "name": item.cell.name,
+                "action": item.action,
+                "reason": item.reason,
+                "attempt": item.attempt,
+            }
             for item in planned
         ]
         click.echo(json.dumps(items, indent=2))
@@ -172,8 +243,16 @@ def _print_plan(planned: list[Planned], as_json: bool) -> None:
     for number, item in enumerate(planned, start=1):
         cell = item.cell
         rank = "" if cell.rank is None else str(cell.rank)
-        table.add_row(str(number), cell.cell_id, cell.mode, rank, cell.layers or "", cell.amp,
-                      str(cell.seed), "run" if item.action == "run" else item.reason)
+        table.add_row(
+            str(number),
+            cell.cell_id,
+            cell.mode,
+            rank,
+            cell.layers or "",
+            cell.amp,
+            str(cell.seed),
+            "run" if item.action == "run" else item.reason,
+        )
     console = Console()
     console.print(table)
     to_run = sum(item.action == "run" for item in planned)

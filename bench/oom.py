@@ -35,7 +35,8 @@ def _files(cgroups: Path, mounts: Path) -> list[Path]:
         return []
     found: list[Path] = []
     for line in lines:
-        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         if "memory" in controllers.split(","):
             root, name = mounts / "memory", "memory.oom_control"
         elif number == "0" and controllers == "":

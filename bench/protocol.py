@@ -34,7 +34,7 @@ def parse_result(text: str) -> dict[str, Any]:
     if not isinstance(result.setdefault("message", ""), str):
         raise ValueError("its message is no text")
     flags = result.setdefault("flags", [])
-    if not isinstance(flags, list) or not all(flag in FLAGS for flag in flags):
+    if not isinstance(flags, list) or not set(map(str, flags)) <= FLAGS.keys():
         raise ValueError("it has flags that are not known")
     if not isinstance(result.setdefault("columns", {}), dict):
         raise ValueError("its columns are no JSON object")

@@ -125,8 +125,12 @@ def _columns() -> tuple[Column, ...]:
         ("epochs", int, "passes over the training examples"),
         ("max_steps", int, "cap on optimizer steps; empty: none"),
         ("optimizer", str, "its name"),
-        ("learning_rate", float, "peak rate of the adapter, or of everything in full",
-         _has_main_rate),
+        (
+            "learning_rate",
+            float,
+            "peak rate of the adapter, or of everything in full",
+            _has_main_rate,
+        ),
         ("learning_rate_base", float, "peak rate of the rest of the encoder", _has_base_rate),
         ("learning_rate_head", float, "peak rate of the task head", _has_head_rate),
         ("learning_rate_source", str, "where the rates came from"),
@@ -190,10 +194,18 @@ def _columns() -> tuple[Column, ...]:
         ("dev_accuracy", float, "accuracy on dev", _classifies),
         ("dev_loss", float, "mean loss on dev", _pretrained),
         ("train_loss", float, "mean loss over the last epoch's steps", _pretrained),
-        ("train_score", float, "the metric on the batches of the last epoch, as they were "
-         "trained on (dropout on)", _pretrained),
-        ("majority_score", float, "what the training set's majority class scores on dev",
-         _classifies),
+        (
+            "train_score",
+            float,
+            "the metric on the batches of the last epoch, as they were trained on (dropout on)",
+            _pretrained,
+        ),
+        (
+            "majority_score",
+            float,
+            "what the training set's majority class scores on dev",
+            _classifies,
+        ),
     )
     group(
         "other",

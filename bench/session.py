@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import numpy as np
 
 from bench import job as jobs
 from bench.conditions import Conditions
@@ -20,12 +19,13 @@ from bench.gridfile import Grid
 from bench.job import Job
 from bench.models import Model
 from bench.plan import Planned
+from bench.protocol import RESULT
 from bench.report.render import render
 from bench.results import measured_row
 from bench.runner import Outcome, Signals, run_worker
 from bench.schema import Row, new_row
 from bench.store import Store, cell_folder, cells_folder, read_rows
-from minbert.tasks import TaskData
+from minbert.tasks import TaskData, majority_score
 
 PLAN: Final = "plan.json"
 INTERRUPTED: Final = 130
@@ -69,13 +69,11 @@ class Session:
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display) -> Row:
         cell, conditions_id = item.cell, self.conditions.conditions_id
-        folder = cell_folder(
-            self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt
-        )
+        folder = cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
         argv = [sys.executable, "-m", "bench.worker", str(folder.resolve())]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "result.json").unlink(missing_ok=True)
+            (folder / RESULT).unlink(missing_ok=True)
             write_atomically(folder / jobs.FILE, self._job(item).to_json().encode())
             write_atomically(folder / "command.txt", f"{shlex.join(argv)}\n".encode())
         except OSError as error:
@@ -134,15 +132,8 @@ class Session:
             message=outcome.message,
             folder=folder,
             dev_examples=len(self.data.dev),
-            majority_score=self._majority_score(),
+            majority_score=majority_score(self.data),
         )
-
-    def _majority_score(self) -> float | None:
-        """Share of dev examples that have the training set's most frequent class."""
-        if self.data.task.kind != "classification":
-            return None
-        majority = np.bincount(self.data.train.labels).argmax()
-        return float(np.mean(self.data.dev.labels == majority))
 
     def _planned_rows(self, planned: list[Planned]) -> list[Row]:
         conditions = self.conditions.columns()

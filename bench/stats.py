@@ -1,7 +1,6 @@
 """Intervals at 95%: of a proportion, a correlation, a median, a mean, a difference and a ratio.
 
-Plain numbers in, an `Interval` out. scipy is imported where a t quantile is needed, so that a
-worker can use the rest without it.
+Plain numbers in and out. scipy is imported where a t quantile is needed, and only there.
 """
 
 import math
@@ -33,8 +32,8 @@ class Interval:
         return None if ends is None else ends[0] <= value <= ends[1]
 
 
-def wilson(successes: int, total: int) -> Interval:
-    """A proportion, by the score interval of Wilson (1927).
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """Both ends for a proportion, by the score interval of Wilson (1927).
 
     Raises:
         ValueError: unless 0 ≤ successes ≤ total and total > 0.
@@ -46,20 +45,27 @@ def wilson(successes: int, total: int) -> Interval:
     spread = math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
     low = 0.0 if successes == 0 else middle - _Z * spread
     high = 1.0 if successes == total else middle + _Z * spread
-    return Interval(share, low, high)
+    return low, high
 
 
-def fisher(correlation: float, total: int) -> Interval:
-    """A Pearson correlation over `total` pairs, by Fisher's z; all of [−1, 1] below 4 pairs."""
+def fisher(correlation: float, total: int) -> tuple[float, float]:
+    """Both ends for a Pearson correlation over `total` pairs, by Fisher's z.
+
+    Below 4 pairs nothing is known: −1 and 1.
+    """
     if total < 4:
-        return Interval(correlation, -1.0, 1.0)
+        return -1.0, 1.0
     inside = 1 - 1e-12
     z, spread = math.atanh(max(-inside, min(inside, correlation))), _Z / math.sqrt(total - 3)
-    return Interval(correlation, math.tanh(z - spread), math.tanh(z + spread))
+    return math.tanh(z - spread), math.tanh(z + spread)
 
 
-def median_bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> Interval:
-    """A median, by the percentile bootstrap; the seed makes it reproducible.
+def bootstrap_median(
+    values: Sequence[float], draws: int = 2000, seed: int = 0
+) -> tuple[float, float | None, float | None]:
+    """A median and both ends, by the percentile bootstrap; the seed makes it reproducible.
+
+    One value has no interval: None.
 
     Raises:
         ValueError: without values.
@@ -68,10 +74,10 @@ def median_bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) 
         raise ValueError("the median of nothing")
     data = np.asarray(values, dtype=float)
     if data.size == 1:
-        return Interval(float(data[0]))
+        return float(data[0]), None, None
     picks = np.random.default_rng(seed).integers(0, data.size, size=(draws, data.size))
     low, high = np.quantile(np.median(data[picks], axis=1), [0.025, 0.975])
-    return Interval(float(np.median(data)), float(low), float(high))
+    return float(np.median(data)), float(low), float(high)
 
 
 def mean_t(values: Sequence[float]) -> Interval:

@@ -13,6 +13,8 @@ from bench.stats import Interval, difference, paired_difference, paired_ratio, r
 Aim = Literal["memory", "time", "score"]
 AIMS: Final[tuple[Aim, ...]] = ("memory", "time", "score")
 
+COSTS: Final[tuple[Aim, ...]] = ("memory", "time")
+
 MARGIN: Final = 0.02
 """A score this far below full fine-tuning's, interval included, still counts as kept."""
 
@@ -113,9 +115,13 @@ def keeps_score(group: Group, setting: Setting) -> bool:
     return ends is not None and ends[0] >= -MARGIN
 
 
-def frugal(group: Group) -> Verdict | None:
-    """The setting of least memory among those that keep the score of full fine-tuning."""
-    return verdict(group, "memory", among=lambda setting: keeps_score(group, setting))
+def not_worse(group: Group, setting: Setting) -> bool:
+    """Whether a setting is not shown to score below full fine-tuning: weaker than keeping it."""
+    if group.baseline is None or setting is group.baseline:
+        return False
+    gap = compare(group, "score", setting, group.baseline)
+    ends = gap.ends() if gap else None
+    return ends is not None and ends[1] >= 0
 
 
 def pareto(group: Group, cost: Aim) -> list[Setting]:

@@ -9,6 +9,7 @@ copy of another machine's cache) or the downloaded archives; nothing is download
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -74,10 +75,6 @@ _VADER: Final = Asset(
 ASSETS: Final[Mapping[str, Asset]] = {asset.name: asset for asset in (_MINILM, _VADER)}
 
 
-def _silent(_done: int, _total: int) -> None:
-    pass
-
-
 def _asset(name: str, assets: Mapping[str, Asset]) -> Asset:
     if name not in assets:
         raise InputError(f"no asset is called {name!r}; there are {', '.join(assets)}")
@@ -111,9 +108,9 @@ def verify(name: str, *, assets: Mapping[str, Asset] = ASSETS) -> Path:
 
 def fetch(
     name: str,
+    progress: Progress | None = None,
     *,
     digests: bool = False,
-    progress: Progress = _silent,
     on_wait: Callable[[], None] = lambda: None,
     assets: Mapping[str, Asset] = ASSETS,
 ) -> Path:
@@ -122,8 +119,8 @@ def fetch(
     What is there is trusted by its files' sizes, which costs nothing.
 
     Args:
-        digests: check what is there by digest too.
         progress: told the bytes downloaded and their total.
+        digests: check what is there by digest too.
         on_wait: called once if another process is fetching the same asset.
 
     Raises:
@@ -190,24 +187,10 @@ def fetch_visibly(name: str, *, digests: bool = False) -> Path:
         def on_wait() -> None:
             console.print(f"waiting for another process that fetches {name}")
 
-        return fetch(name, digests=digests, progress=progress, on_wait=on_wait)
+        return fetch(name, progress, digests=digests, on_wait=on_wait)
 
 
-class _BadInput(click.ClickException):
-    exit_code = 2
-
-
-class _Commands(click.Group):
-    """A group whose commands end with one line and exit code 2 on bad input."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            raise _BadInput(str(error)) from error
-
-
-@click.group(cls=_Commands, epilog="Example: python -m minbert.assets fetch minilm")
+@click.group(no_args_is_help=False, epilog="Example: python -m minbert.assets fetch minilm")
 def main() -> None:
     """The embedded default: a pretrained model and rated text.
 
@@ -272,5 +255,17 @@ def path_command(name: str) -> None:
     click.echo(folder)
 
 
+def _run() -> None:
+    """Run the command line: bad usage and bad input are one line on stderr and exit code 2."""
+    try:
+        main(prog_name="python -m minbert.assets", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except (click.ClickException, InputError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    main(prog_name="python -m minbert.assets")
+    _run()

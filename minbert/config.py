@@ -96,9 +96,9 @@ class BertConfig:
         for key in (*_PROBABILITIES, *_POSITIVE):
             if key in values:
                 found[key] = _fraction(values[key], key in _PROBABILITIES, f"{source}: {key}")
-        if values.get("pad_token_id") is not None:
-            most = found["vocab_size"] - 1
-            found["pad_token_id"] = _size(values["pad_token_id"], most, f"{source}: pad_token_id", 0)
+        pad, last = values.get("pad_token_id"), found["vocab_size"] - 1
+        if pad is not None:
+            found["pad_token_id"] = _size(pad, last, f"{source}: pad_token_id", least=0)
         if "hidden_act" in values:
             found["hidden_act"] = values["hidden_act"]
             if found["hidden_act"] not in ACTIVATIONS:

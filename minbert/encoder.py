@@ -48,19 +48,16 @@ class Embeddings(nn.Module):
             x = x + self.token_type_embeddings.weight[0]
         else:
             x = x + self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(x))
+        normed: Tensor = self.dropout(self.LayerNorm(x))  # [B, S, H]
+        return normed
 
 
-def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
-) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """softmax(q kᵀ / √D) v by torch's kernel; arguments as `attention`."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
-def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
-) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """softmax(q kᵀ / √D) v as two products with an fp32 softmax between; as `attention`."""
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)  # [B, N, S, S]
     if mask is not None:
@@ -113,7 +110,9 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        return self.LayerNorm(x + self.dropout(self.dense(y)))  # y [B, S, width], x [B, S, H]
+        y = self.dropout(self.dense(y))  # [B, S, width] to [B, S, H]
+        normed: Tensor = self.LayerNorm(x + y)  # [B, S, H]
+        return normed
 
 
 class Attention(nn.Module):
@@ -125,7 +124,9 @@ class Attention(nn.Module):
         self.output = Residual(config, config.hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.output(self.self(x, mask), x)  # [B, S, H]
+        y = self.self(x, mask)  # [B, S, H]
+        out: Tensor = self.output(y, x)  # [B, S, H]
+        return out
 
 
 class Intermediate(nn.Module):
@@ -151,7 +152,9 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.attention(x, mask)  # [B, S, H]
-        return self.output(self.intermediate(x), x)  # [B, S, H]
+        y = self.intermediate(x)  # [B, S, I]
+        out: Tensor = self.output(y, x)  # [B, S, H]
+        return out
 
 
 class Stack(nn.Module):

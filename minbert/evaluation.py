@@ -21,7 +21,7 @@ def predict(
     amp: str,
     pad_id: int,
     device: torch.device,
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Logits [N, num_outputs] of every example, in the examples' order.
 
@@ -41,5 +41,6 @@ def predict(
             found = np.empty((len(encoded), values.shape[1]), dtype=np.float32)
         found[indices] = values
         done += len(indices)
-        on_batch(done, len(encoded))
+        if on_batch is not None:
+            on_batch(done, len(encoded))
     return np.empty((0, 0), dtype=np.float32) if found is None else found

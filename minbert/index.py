@@ -46,9 +46,9 @@ class PinnedFile:
     sha256: str
 
 
-def pip_config_files(environ: Mapping[str, str]) -> list[Path]:
+def pip_config_files() -> list[Path]:
     """The configuration files that pip reads, whether they exist or not; later ones win."""
-    given = environ.get("PIP_CONFIG_FILE")
+    given = os.environ.get("PIP_CONFIG_FILE")
     if given == os.devnull:
         return []
     name = "pip.ini" if sys.platform == "win32" else "pip.conf"
@@ -65,14 +65,14 @@ def pip_config_files(environ: Mapping[str, str]) -> list[Path]:
     return [folder / name for folder in folders] + ([Path(given)] if given else [])
 
 
-def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
+def pip_settings() -> dict[str, str]:
     """Options that `pip install` would take from its files and from `PIP_…`, by long name.
 
     Raises:
         InputError: for a configuration file that can't be read.
     """
     files = []
-    for path in pip_config_files(environ):
+    for path in pip_config_files():
         parser = configparser.RawConfigParser()
         try:
             parser.read(path)
@@ -84,7 +84,7 @@ def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
         for parser in files:
             if parser.has_section(section):
                 found += parser.items(section)
-    found += [(key[4:], value) for key, value in environ.items() if key.startswith("PIP_")]
+    found += [(key[4:], value) for key, value in os.environ.items() if key.startswith("PIP_")]
     merged: dict[str, str] = {}
     for key, value in found:
         name = key.lower().replace("_", "-").removeprefix("--")
@@ -217,43 +217,46 @@ def check_file(path: Path, pinned: PinnedFile, source: str) -> None:
         )
 
 
-def download(pinned: PinnedFile, folder: Path, progress: Progress) -> Path:
-    """The pinned file from the first of pip's sources that has it, its digest checked.
-
-    Returns:
-        Its path: in `folder`, or where it lies already if pip's find-links name a local folder.
+def download(pinned: PinnedFile, folder: Path, progress: Progress | None) -> Path:
+    """The path, in a folder, of the pinned file from the first of pip's sources that has it.
 
     Raises:
         InputError: when it isn't to be had, or what comes has another digest.
         OSError: when it can't be written.
     """
-    from unearth import HashMismatchError, UnpackError
-    from unearth.preparer import HTTPErrors, download_link
+    from unearth.preparer import HTTPErrors
 
-    settings = pip_settings(os.environ)
+    settings = pip_settings()
+    path = folder / pinned.filename
     with _session(settings) as session:
         link = _find(session, settings, pinned)
         source = _one_line(link.url_without_fragment)
-
-        def report(link: "Link", completed: int, total: int | None) -> None:  # noqa: ARG001
-            if completed > pinned.size:
-                raise InputError(f"{source}: is another file: longer than {pinned.size:,} bytes")
-            progress(completed, pinned.size)
-
-        hashes = {"sha256": [pinned.sha256]}
         for retries_left in reversed(range(_retries(settings) + 1)):
             try:
-                return download_link(session, link, folder, hashes, download_reporter=report)
-            except HashMismatchError:
-                path = link.file_path if link.is_file else folder / link.filename
-                check_file(path, pinned, source)
-            except UnpackError as error:
-                raise InputError(f"{source}: {_one_line(error)}") from error
+                _save(session, link, path, pinned.size, progress)
+                break
             except HTTPErrors as error:
                 if retries_left:
                     time.sleep(0.5)
                     continue
-                if (path := folder / link.filename).exists():
+                if path.exists():
                     check_file(path, pinned, f"{source} ({_one_line(error)})")
                 raise InputError(f"{source}: {_one_line(error)}") from error
-    raise AssertionError("every attempt returns or raises")
+    check_file(path, pinned, source)
+    return path
+
+
+def _save(
+    session: Any, link: "Link", path: Path, size: int, progress: Progress | None
+) -> None:
+    done = 0
+    with session.get_stream(link.normalized) as response:
+        response.raise_for_status()
+        with path.open("wb") as file:
+            for chunk in response.iter_bytes():
+                done += len(chunk)
+                file.write(chunk)
+                if progress is not None:
+                    progress(min(done, size), size)
+                if done > size:  # another file: no need of the rest
+                    break

@@ -43,18 +43,21 @@ class Encoded:
 
 
 class Tokenizer:
-    """WordPiece, as a checkpoint's files define it; padding and truncation set there are off."""
+    """WordPiece, as a checkpoint's files define it; padding and truncation set there are off.
+
+    `highest_id` is the largest token id that an encoder has to know.
+    """
 
     def __init__(self, wordpiece: tokenizers.Tokenizer, source: Path) -> None:
-        missing = [name for name in _SPECIAL if wordpiece.token_to_id(name) is None]
+        ids = wordpiece.get_vocab()
+        missing = [name for name in _SPECIAL if name not in ids]
         if missing or not isinstance(wordpiece.model, WordPiece):
             lack = f"lacks {', '.join(missing)}" if missing else "is not WordPiece"
             raise InputError(f"{source}: {lack}, so it is no BERT vocabulary")
         wordpiece.no_padding()
         wordpiece.no_truncation()
-        wordpiece.post_processor = BertProcessing(
-            ("[SEP]", wordpiece.token_to_id("[SEP]")), ("[CLS]", wordpiece.token_to_id("[CLS]"))
-        )
+        wordpiece.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+        self.highest_id = max(ids.values())
         self._wordpiece = wordpiece
 
     @classmethod
@@ -80,11 +83,6 @@ class Tokenizer:
                 )
         return found
 
-    @property
-    def highest_id(self) -> int:
-        """The largest token id that an encoder has to know."""
-        return max(self._wordpiece.get_vocab().values())
-
     def encode(
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
     ) -> Encoded:
@@ -101,9 +99,7 @@ class Tokenizer:
         if max_length <= special:
             raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
         self._wordpiece.enable_truncation(max_length, strategy="longest_first")
-        texts: Sequence[Any] = (
-            text_a if text_b is None else list(zip(text_a, text_b, strict=True))
-        )
+        texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
         ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]
         for start in range(0, len(texts), _CHUNK):
             found = self._wordpiece.encode_batch(texts[start : start + _CHUNK])

@@ -1,21 +1,49 @@
-"""What some tests need beside Python: the shared data, a browser. Absent, they skip and say why;
-under `MINBERT_BENCH_REQUIRE_ALL=1`, as in CI, they fail instead."""
+"""What some tests need beside Python. Where it is absent they skip and say why.
+
+`MINBERT_BENCH_REQUIRE` names, separated by commas, what has to be there: under it, as in CI, such
+tests fail instead.
+"""
 
 import os
 import shutil
 from pathlib import Path
+from typing import Final
 
 import pytest
+
+COMPONENTS: Final = {
+    "chromium": "a Chromium or Chrome to look at reports with",
+    "cuda": "a GPU",
+    "peers": "transformers and peft, the extra of that name",
+    "shared": "the shared data, in a folder beside the checkout or named by MINBERT_BENCH_SHARED",
+}
 
 SHARED = Path(os.environ.get("MINBERT_BENCH_SHARED", Path(__file__).parents[2] / "shared"))
 CS224N = SHARED / "data" / "cs224n"
 
 
-def need(condition: bool, why: str) -> None:
-    """Skip the test, or fail it where everything is required, unless the condition holds."""
+def _required() -> set[str]:
+    names = set(filter(None, os.environ.get("MINBERT_BENCH_REQUIRE", "").split(",")))
+    if unknown := names - COMPONENTS.keys():
+        raise ValueError(
+            f"MINBERT_BENCH_REQUIRE: {unknown} unknown; known: {', '.join(COMPONENTS)}"
+        )
+    return names
+
+
+REQUIRED: Final = _required()
+
+
+def need(condition: bool, why: str, *, component: str | None = None) -> None:
+    """Skip the test unless the condition holds; fail it where the component is required.
+
+    Without a component it counts as required wherever anything is.
+    """
     if condition:
         return
-    if os.environ.get("MINBERT_BENCH_REQUIRE_ALL") == "1":
+    if component is not None and component not in COMPONENTS:
+        raise ValueError(f"{component!r} is no component; known: {', '.join(COMPONENTS)}")
+    if REQUIRED and component in {None, *REQUIRED}:
         pytest.fail(f"required here, but missing: {why}")
     pytest.skip(why)
 

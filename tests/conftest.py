@@ -8,6 +8,21 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`pytest` runs the tests, `pytest --benchmark-only` the benchmarks; the others are left out.
+
+    A benchmark is what uses the fixture of that name.
+    """
+    wanted = config.getoption("benchmark_only")
+    chosen, others = [], []
+    for item in items:
+        is_benchmark = "benchmark" in getattr(item, "fixturenames", ())
+        (chosen if is_benchmark == wanted else others).append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = chosen
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of the embedded default's real checkpoint, fetched on first use."""

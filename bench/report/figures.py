@@ -28,12 +28,13 @@ PAPER: Final = "#fefefe"
 GRID: Final = "#d9dfe4"
 COLOURS: Final = {"full": INK, "head": "#cc79a7", "lora": "#0072b2", "dora": "#d55e00"}
 MARKERS: Final = {"full": "s", "head": "D", "lora": "o", "dora": "^"}
-LINES: Final = {"full": "-", "head": ":", "lora": "-", "dora": "--"}
-FILLS: Final = {"off": "none", "bf16": "full", "fp16": "left"}
+LINES: Final[dict[str, Any]] = {"full": "-", "head": ":", "lora": "-", "dora": "--"}
+AMPS: Final = ("off", "bf16", "fp16")
+"""Drawn hollow, full and half full."""
 MARK: Final = "<!-- drawn by bench.report -->"
 """Stands in each figure, so that a stale one can be told from a stranger's file."""
 
-_STYLE: Final = {
+_STYLE: Final[Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "bench.report", "text.parse_math": False,
     "font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
     "font.size": 10.0, "axes.labelsize": 10.0, "axes.titlesize": 10.0, "xtick.labelsize": 9.0,
@@ -89,13 +90,48 @@ def inline(drawing: Drawing) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-labelledby="{drawing.stem}-alt" ', 1)
 
 
+def _scale(unit: float) -> tuple[Any, Any]:
+    """To multiples of a unit and back, for an axis."""
+
+    def there(values: Any) -> Any:
+        return values / unit
+
+    def back(values: Any) -> Any:
+        return values * unit
+
+    return there, back
+
+
+def _fill(amp: str, colour: str) -> dict[str, Any]:
+    face = PAPER if amp == "off" else colour
+    half = "left" if amp == "fp16" else "full"
+    return {"markerfacecolor": face, "markerfacecoloralt": PAPER, "fillstyle": half}
+
+
+def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Number points from 1, each beside its point where the other numbers leave room."""
+    figure.draw_without_rendering()
+    taken: list[tuple[float, float]] = []
+    for i, place in enumerate(places, start=1):
+        x, y = axes.transData.transform(place)
+        options = [(-8, 8), (0, 13), (-14, 0), (-9, 17), (8, 12), (-20, 8), (0, 23), (-20, 18)]
+        spots = [(x + dx, y + dy) for dx, dy in options]
+        free = [s for s in spots if all(abs(s[0] - u) > 11 or abs(s[1] - v) > 9 for u, v in taken)]
+        spot = (free or spots)[0]
+        taken.append(spot)
+        axes.annotate(
+            str(i), place, xytext=(spot[0] - x, spot[1] - y), textcoords="offset pixels",
+            ha="center", va="center", fontsize=8, fontweight="bold", color=INK, zorder=4,
+        )  # fmt: skip
+
+
 def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, **more: Any) -> None:
     for row in rows.to_dict("records"):
         mode, amp = str(row["mode"]), str(row["amp"])
         colour = COLOURS.get(mode, INK)
         axes.plot(
             [row[x]], [row[y]], marker=MARKERS.get(mode, "o"), linestyle="none", color=colour,
-            fillstyle=FILLS.get(amp, "full"), markerfacecoloralt=PAPER,
+            **_fill(amp, colour),
             markersize=more.get("size", 6.5), markeredgewidth=1.2, zorder=3,
         )  # fmt: skip
 
@@ -108,9 +144,9 @@ def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
         for mode in MODES if (rows["mode"] == mode).any()
     ]  # fmt: skip
     handles += [
-        Line2D([], [], color=INK, marker="o", markersize=6, linestyle="none", fillstyle=fill,
-               markerfacecoloralt=PAPER, label="fp32" if amp == "off" else f"AMP {amp}")
-        for amp, fill in FILLS.items() if (rows["amp"] == amp).any()
+        Line2D([], [], color=INK, marker="o", markersize=6, linestyle="none", **_fill(amp, INK),
+               label="fp32" if amp == "off" else f"AMP {amp}")
+        for amp in AMPS if (rows["amp"] == amp).any()
     ]  # fmt: skip
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 6),
@@ -132,17 +168,12 @@ def tradeoff(
         axes.step(front[cost], front["score"], where="post", color="#009e73", linewidth=2.2,
                   alpha=0.75, zorder=2)  # fmt: skip
         _points(axes, rows, cost, "score")
-        for _, row in front.iterrows():
-            axes.annotate(
-                str(int(row[f"front_{cost}"])), (row[cost], row["score"]), xytext=(-4, 6),
-                textcoords="offset points", ha="right", fontsize=9, fontweight="bold",
-                color=INK, zorder=4,
-            )  # fmt: skip
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_xlim(left=0)
         axes.margins(y=0.12)
         _legend(figure, rows)
+        _number(figure, axes, list(zip(front[cost], front["score"], strict=True)))
     said = ", ".join(f"{row['label']} ({row['score']:.3f})" for _, row in front.iterrows())
     alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {said or 'nothing'}."
     return Drawing(stem, _svg(figure, stem), alt, caption)
@@ -167,9 +198,11 @@ def rank(
                 f"{row['mode']}, fp32", (1, row["score"]), xycoords=("axes fraction", "data"),
                 xytext=(-2, 2), textcoords="offset points", ha="right", fontsize=8.5, color=INK,
             )  # fmt: skip
-        lines = [(key, part) for key, part in of.groupby(["mode", "amp"], sort=True)]
-        for i, ((mode, amp), part) in enumerate(lines):
-            part = part.sort_values("rank")
+        lines = [
+            (str(mode), str(kind), part.sort_values("rank"))
+            for (mode, kind), part in of.groupby(["mode", "amp"], sort=True)
+        ]
+        for i, (mode, _, part) in enumerate(lines):
             x = part["rank"].map(place) + 0.11 * (i - (len(lines) - 1) / 2)
             axes.vlines(x, part["low"], part["high"], color=COLOURS[mode], linewidth=1.1, alpha=0.7)
             axes.plot(x, part["score"], color=COLOURS[mode], linestyle=LINES[mode], linewidth=1.1)
@@ -183,8 +216,8 @@ def rank(
         axes.set_title(layers)
         _legend(figure, of, lines=True)
     said = "; ".join(
-        f"{mode} {'fp32' if amp == 'off' else amp} from {part['score'].min():.3f} to "
-        f"{part['score'].max():.3f}" for (mode, amp), part in lines
+        f"{mode} {'fp32' if kind == 'off' else kind} from {part['score'].min():.3f} to "
+        f"{part['score'].max():.3f}" for mode, kind, part in lines
     )  # fmt: skip
     alt = f"{y_label} by rank on {layers}: {said}."
     return Drawing(stem, _svg(figure, stem), alt, caption)
@@ -194,7 +227,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
     """A cost by mode and layer set, each kind of AMP on a line of its own, a dot for each rank."""
     rows = rows.dropna(subset=[name])
     kinds = list(dict.fromkeys(rows["kind"]))
-    amps = [amp for amp in FILLS if (rows["amp"] == amp).any()]
+    amps = [amp for amp in AMPS if (rows["amp"] == amp).any()]
     lane = {amp: 0.3 * (i - (len(amps) - 1) / 2) for i, amp in enumerate(amps)}
     with _canvas(0.9 + 0.36 * max(len(kinds), 2)) as (figure, axes):
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["amp"].map(lane)
@@ -210,7 +243,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         if len(base):
             unit = float(base.iloc[0])
             axes.axvline(unit, color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
-            top = axes.secondary_xaxis("top", functions=(lambda v: v / unit, lambda v: v * unit))
+            top = axes.secondary_xaxis("top", functions=_scale(unit))
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         _legend(figure, rows)
     said = "; ".join(

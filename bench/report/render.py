@@ -14,15 +14,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.groups import Group, groups
-from bench.report import tables, text
+from bench.report import findings, tables, text, winners
+from bench.report.commands import commands as repeat
 from bench.report.figures import Drawing, inline
 from bench.report.files import write_all
 from bench.report.sections import Card, cards, sections, tradeoffs
 from bench.report.tables import Table
+from bench.report.terms import TERMS
 from bench.schema import Row
 
 _DRAWN: Final = 3
 """Groups after the first that get a picture; the others have their table."""
+_NOTHING: Final = "There are no rows, so there is nothing to show."
 _LISTED: Final = 500
 """Cells that report.md lists; a web host's view of it ends soon after."""
 
@@ -53,7 +56,7 @@ def render(
 
     Raises:
         InputError: if the folder can't be written.
-        OSError: if the disk is full.
+        DiskFullError: if there is no space left.
     """
     facts = report(rows, planned, [Path(source).name for source in sources])
     drawings = [d for section in facts["sections"] for d in section.drawings]
@@ -71,17 +74,19 @@ def report(rows: Sequence[Row], planned: Sequence[Row], sources: Sequence[str]) 
     heading, failures = tables.failures_table(every)
     first = found[0] if found else None
     return {
-        "title": text.title(first) if first else "Nothing was run",
-        "lead": text.lead(first) if first else ["There are no rows, so there is nothing to show."],
+        "title": findings.title(first) if first else "Nothing was run",
+        "lead": findings.lead(first) if first else [_NOTHING],
         "cards": cards(first) if first else [],
+        "cards_heading": winners.winners_heading(first) if first else "",
         "sections": sections(first) if first else [],
+        "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
         "cells": tables.cells_table(found),
         "failures_heading": heading,
         "failures": failures,
         "others": [_other(group, found[0], i) for i, group in enumerate(found[1:], start=2)],
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": text.commands(first, list(sources)) if first else [],
-        "terms": text.TERMS,
+        "commands": repeat(first, sources) if first else [],
+        "terms": TERMS,
     }
 
 
@@ -100,7 +105,7 @@ def _other(group: Group, first: Group, number: int) -> Other:
     if number - 1 <= _DRAWN and group.has_quality:
         drawings = tradeoffs(group, tables.frame(group), f"group{number}-")
     return Other(
-        number, text.title(group), [text.differs(group, first), *text.lead(group)],
+        number, findings.title(group), [findings.differs(group, first), *findings.lead(group)],
         cards(group), drawings, tables.settings_table(group),
     )  # fmt: skip
 
@@ -158,5 +163,3 @@ def escape_markdown(value: object) -> object:
 def _code(lines: Sequence[str]) -> Markup:
     """Lines for an indented code block, in which nothing has a meaning."""
     return Markup("\n".join(f"    {line}" for line in lines))  # noqa: S704
-
-

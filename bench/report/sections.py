@@ -5,18 +5,15 @@ Both pages are printed from these, so that they hold the same facts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import pandas as pd
 
 from adapters.names import LAYER_SETS
 from bench.groups import Group
-from bench.report import figures, tables, text
+from bench.report import figures, findings, tables, text, winners
 from bench.report.figures import Drawing
 from bench.report.tables import Table
-from bench.verdicts import AIMS, Aim, verdict
-
-_COSTS: Final[tuple[Aim, ...]] = ("memory", "time")
+from bench.verdicts import AIMS, COSTS, verdict
 
 
 @dataclass(frozen=True)
@@ -40,24 +37,23 @@ class Section:
     said: Sequence[str] = ()
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
-    folded: bool = False
 
 
 def cards(group: Group) -> list[Card]:
     """The winners on memory, time and score."""
     found = []
     for aim in AIMS:
-        name = text.card_title(aim, group.metric)
+        name = winners.card_title(aim, group.metric)
         best = verdict(group, aim)
         if best is None:
-            found.append(Card(name, "–", "", "", text.no_verdict(group, aim)))
+            found.append(Card(name, "–", "", "", winners.no_verdict(group, aim)))
             continue
         unit = group.metric if aim == "score" else text.x_label(group, aim)
         if aim != "score" and best.against is not None:
             unit = "of full fine-tuning in fp32"
-        said = f"{best.winner.label} {text.sentence(group, best)}"
-        said += text.adapter_winner(group, aim, best)
-        found.append(Card(name, text.big(best), unit, best.winner.label, said))
+        said = winners.sentence(group, best) + winners.adapter_winner(group, aim, best)
+        said = said[:1].upper() + said[1:]
+        found.append(Card(name, winners.big(best), unit, best.winner.label, said))
     return found
 
 
@@ -79,7 +75,7 @@ def sections(group: Group, prefix: str = "") -> list[Section]:
 def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
     """Score against memory, and against time."""
     drawings = []
-    for cost in _COSTS:
+    for cost in COSTS:
         if rows.dropna(subset=[cost, "score"]).empty:
             continue
         caption = (
@@ -94,15 +90,15 @@ def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
 
 
 def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    said = [found] if (found := text.frugal_sentence(group)) else []
+    said = [found] if (found := winners.frugal_sentence(group)) else []
     return Section(
-        "tradeoff", "Trade-off", text.front_heading(group), said,
+        "tradeoff", "Trade-off", findings.front_heading(group), said,
         tradeoffs(group, rows, prefix), [tables.front_table(group)],
     )  # fmt: skip
 
 
 def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    heading, said = text.rank_heading(group)
+    heading, said = findings.rank_heading(group)
     plain = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
     adapted = rows[rows["rank"].notna()]
     shown = pd.concat([plain, adapted])
@@ -125,25 +121,24 @@ def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
             rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
             f"{text.x_label(group, cost)}, a dot for each rank; less is better.",
         )
-        for cost in _COSTS
+        for cost in COSTS
         if rows[cost].notna().any()
     ]  # fmt: skip
     return Section(
-        "cost", "Memory and time", text.cost_heading(group), [text.memory_note(group)],
+        "cost", "Memory and time", findings.cost_heading(group), [findings.memory_note(group)],
         drawings, [tables.settings_table(group)],
     )  # fmt: skip
 
 
 def _amp(group: Group, prefix: str) -> Section:
-    heading, said = text.amp_sentences(group)
+    heading, said = findings.amp_sentences(group)
     drawings = []
-    for cost in _COSTS:
+    for cost in COSTS:
         rows = tables.amp_frame(group, cost)
         if not rows.empty:
-            what = "memory" if cost == "memory" else "time"
             drawings.append(figures.amp(
-                rows, f"{what} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
-                f"Below 1: AMP saves {what}. Each setting against itself without AMP; a dot for "
+                rows, f"{cost} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
+                f"Below 1: AMP saves {cost}. Each setting against itself without AMP; a dot for "
                 "each rank.",
             ))  # fmt: skip
     table = tables.effects_table(group)

@@ -7,11 +7,18 @@ from typing import Final
 import pandas as pd
 
 from bench.groups import Group, Setting, about, number
+from bench.report.findings import failures_heading, status_meaning
 from bench.report.text import (
-    MEMORY, TIME, failures_heading, num, span, status_meaning, without_paths,
-)  # fmt: skip
+    MEMORY,
+    TIME,
+    fixed,
+    num,
+    span,
+    times,
+    without_paths,
+)
 from bench.schema import BY_NAME, FLAGS, Row, Value, group_names
-from bench.verdicts import Aim, amp_ratios, column, compare, effects, pareto
+from bench.verdicts import AIMS, COSTS, Aim, amp_ratios, column, compare, effects, pareto
 
 DASH: Final = "–"
 
@@ -28,12 +35,16 @@ class Head:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text, with a caption; `marks` names a class for each row."""
+    """A table as text, with a caption; `marks` names a class for each row.
+
+    A folded one opens on demand, where the page can do that.
+    """
 
     heads: Sequence[Head]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     marks: Sequence[str] = field(default=())
+    folded: bool = False
 
 
 def kind(setting: Setting) -> str:
@@ -45,11 +56,11 @@ def frame(group: Group) -> pd.DataFrame:
     """A row for each setting: axes, score with its interval, memory, time, place on the fronts."""
     fronts = {
         cost: {id(setting): i for i, setting in enumerate(pareto(group, cost), start=1)}
-        for cost in _COSTS
+        for cost in COSTS
     }
     records = []
     for setting in group.settings:
-        score, memory, time = (setting.estimate(column(group, aim)) for aim in _AIMS)
+        memory, time, score = (setting.estimate(column(group, aim)) for aim in AIMS)
         ends = (score.ends() if score else None) or (None, None)
         records.append({
             "label": setting.label, "kind": kind(setting), "mode": setting.mode,
@@ -62,10 +73,6 @@ def frame(group: Group) -> pd.DataFrame:
         })  # fmt: skip
     floats = ("score", "low", "high", "memory", "time")
     return pd.DataFrame(records).astype(dict.fromkeys(floats, "float64"))
-
-
-_AIMS: Final[tuple[Aim, ...]] = ("score", "memory", "time")
-_COSTS: Final[tuple[Aim, ...]] = ("memory", "time")
 
 
 def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
@@ -86,12 +93,12 @@ def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
 
 def front_table(group: Group) -> Table:
     """The settings on either Pareto front, with their numbers in the figures."""
-    costs = {cost: pareto(group, cost) for cost in _COSTS}
+    costs = {cost: pareto(group, cost) for cost in COSTS}
     rows = []
     for setting in group.settings:
         places = [
             str(next((i for i, s in enumerate(costs[cost], 1) if s is setting), "")) or DASH
-            for cost in _COSTS
+            for cost in COSTS
         ]
         if any(place != DASH for place in places):
             rows.append([setting.label, *places, *_figures(group, setting)])
@@ -120,13 +127,13 @@ def _figure_heads(group: Group) -> list[Head]:
 
 def _figures(group: Group, setting: Setting) -> list[str]:
     score = setting.estimate("dev_score")
-    fields = [f"{score.value:.3f}" if score else "not measured", span(score) if score else ""]
+    fields = [fixed(score.value) if score else "not measured", span(score) if score else ""]
     fields[1] = fields[1] or DASH
-    for cost in _COSTS:
+    for cost in COSTS:
         value = setting.estimate(column(group, cost))
         fields.append(num(value.value if value else None))
         against = compare(group, cost, setting, group.baseline) if group.baseline else None
-        fields.append(f"{against.value:.2f}" if against else DASH)
+        fields.append(times(against.value) if against else DASH)
     return fields if group.has_quality else fields[2:]
 
 
@@ -151,7 +158,8 @@ def settings_table(group: Group) -> Table:
         row.append(f"{len(setting.ok)}/{len(setting.rows)}")
         rows.append([*row, *_figures(group, setting)])
     marks = ["baseline" if s is group.baseline else "" for s in group.settings]
-    return Table(heads, rows, "Every setting, its seeds averaged.", marks)
+    caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
+    return Table(heads, rows, caption, marks, folded=True)
 
 
 def effects_table(group: Group) -> Table | None:
@@ -161,7 +169,7 @@ def effects_table(group: Group) -> Table | None:
             cost, e.mode, e.layers, e.amp, str(e.ranks), f"{e.amp_alone:.2f}",
             f"{e.adapter_alone:.2f}", f"{e.both:.2f}", f"{e.product:.2f}",
         ]
-        for cost in _COSTS for e in effects(group, cost)
+        for cost in COSTS for e in effects(group, cost)
     ]  # fmt: skip
     if not rows:
         return None
@@ -196,10 +204,9 @@ _CELL_TITLES: Final = {
 def cells_table(found: Sequence[Group]) -> Table:
     """Every cell of every group; columns of a card are left out where there was none."""
     rows = [row for group in found for row in group.rows]
-    names = [n for n in _CELL_COLUMNS if any(BY_NAME[n].applies(r) for r in rows) or n == "rank"]
-    heads = [
-        Head(n, _CELL_TITLES.get(n, n), about(n), BY_NAME[n].kind is not str) for n in names
-    ]
+    axes = group_names("axes")
+    names = [n for n in _CELL_COLUMNS if n in axes or any(BY_NAME[n].applies(r) for r in rows)]
+    heads = [Head(n, _CELL_TITLES.get(n, n), about(n), BY_NAME[n].kind is not str) for n in names]
     if len(found) > 1:
         heads.insert(0, Head("group", "group", "number of its group, the first being 1", True))
     body = [
@@ -227,7 +234,7 @@ def shown(row: Row, name: str) -> str:
 def _formatted(name: str, value: Value) -> str:
     if isinstance(value, float):
         if name in group_names("quality"):
-            return f"{value:.3f}"
+            return fixed(value)
         return f"{value:g}" if name in group_names("settings") else num(value)
     if isinstance(value, int) and name.startswith("params_"):
         return f"{value:,}"
@@ -268,8 +275,11 @@ def why(row: Row) -> str:
 
 def conditions_table(group: Group) -> Table:
     """Conditions and settings that a group's cells share, and the rates of its modes."""
-    names = [n for n in ("conditions_id", *group_names("conditions"), *group_names("settings"))
-             if n not in ("learning_rate", "learning_rate_base", "learning_rate_head", "scale")]
+    names = [
+        n
+        for n in ("conditions_id", *group_names("conditions"), *group_names("settings"))
+        if n not in ("learning_rate", "learning_rate_base", "learning_rate_head", "scale")
+    ]
     rows = []
     for key in names:
         # What varies inside a group (the code's version) is listed, not averaged.

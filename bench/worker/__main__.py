@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from bench.files import write_atomically
+from bench.protocol import RESULT
 from bench.schema import SCHEMA, Row
 from bench.worker import lifeline
 
@@ -23,7 +24,7 @@ def write_result(folder: Path, status: str, message: str, columns: Row) -> None:
         "message": message,
         "columns": columns,
     }
-    write_atomically(folder / "result.json", json.dumps(result, indent=2).encode() + b"\n")
+    write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
 
 def main(folder: Path) -> int:

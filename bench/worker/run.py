@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from safetensors.numpy import save_file
 from bench.job import Job
 from bench.probes.memory import cuda_peaks_mib, owned_mib, peak_rss_mib, start_cuda_peaks
 from bench.probes.steps import Step, StepClock, counted
+from bench.protocol import LAUNCHED_AT
 from bench.schema import Row
 from bench.worker.progress import Progress
 from bench.worker.setup import Split, build_model, load_data, tokenise, trained_groups
@@ -24,9 +24,6 @@ from minbert.batches import Batch, prepare_epoch
 from minbert.evaluation import predict
 from minbert.scores import mean_loss, score
 from minbert.training import Trainer
-
-LAUNCHED: Final = "BENCH_LAUNCHED_AT"
-"""Environment variable: the parent's monotonic clock, which all processes share, at launch."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -129,7 +126,7 @@ class CellRun:
             )
             if len(record.losses) >= total:
                 break
-        record.columns |= self._times() | self.memory() | self._quality(logits, dev)
+        record.columns |= self._times() | self.memory() | self._quality()
         save_file({"logits": logits, "labels": dev.labels}, self.folder / "predictions.safetensors")
 
     def _batches(self, train: Split, epoch: int) -> list[Batch]:
@@ -194,7 +191,7 @@ class CellRun:
             columns["examples_per_s"] = sum(step.examples for step in timed) / spent_ms * 1000
         return columns
 
-    def _quality(self, logits: NDArray[np.float32], dev: Split) -> Row:
+    def _quality(self) -> Row:
         """Scores after the last epoch; none where the weights were random to begin with."""
         if self.cell.init == "random":
             return {}
@@ -249,7 +246,7 @@ def _finite(loss: torch.Tensor) -> float:
 
 
 def _since_launch() -> float | None:
-    launched = os.environ.get(LAUNCHED)
+    launched = os.environ.get(LAUNCHED_AT)
     return time.monotonic() - float(launched) if launched is not None else None
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from minbert.checkpoint import load_encoder
 from numpy.typing import NDArray
 from torch import nn
 
 from adapters.injection import decays, inject, parameter_groups
 from bench.cell import Cell
 from bench.job import Job
-from minbert.checkpoint import load_encoder
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.errors import InputError
 from minbert.model import BertClassifier, initialise
@@ -63,10 +63,10 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
         attention_probs_dropout_prob=cell.dropout,
     )
     model = BertClassifier(config, num_outputs, pooling=cell.pooling, dropout=cell.dropout)
-    initialise(model, cell.seed)
     new_pooler = cell.init == "random"
     if cell.init == "pretrained":
         new_pooler = load_encoder(model.bert, Path(job.checkpoint or ""))
+    initialise(model, cell.seed)
     inject(
         model,
         mode=cell.mode,

@@ -12,14 +12,21 @@ def test_names_are_unique_and_explained() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rank", 8), ("dev_score", 0.4375), ("mode", "lora"), ("layers", None), ("step_ms_median", 1e-9)],
+    [
+        ("rank", 8),
+        ("dev_score", 0.4375),
+        ("mode", "lora"),
+        ("layers", None),
+        ("step_ms_median", 1e-9),
+    ],
 )
 def test_fields_survive_their_text(name: str, value: object) -> None:
     assert parse_value(name, format_value(value)) == value  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("rank", "eight"), ("dev_score", "high"), ("status", "fine"), ("flags", "odd")]
+    ("name", "text"),
+    [("rank", "eight"), ("dev_score", "high"), ("status", "fine"), ("flags", "odd")],
 )
 def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ import pytest
 from minbert import hub as module
 from minbert.errors import InputError
 from minbert.hub import fetch_from_hub
+from tests.components import need
 from tests.minbert.stand_in_hub import Hub, commit_of, serve
-
-pytest.importorskip("huggingface_hub", reason="the extra 'hub' is not installed")
 
 _FILES = {
     "config.json": b'{"model_type": "bert"}',
@@ -69,6 +69,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def fetch(tmp_path: Path) -> Fetch:
     """Fetches in a process of its own, as the hub's library reads its address when imported."""
+    need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="peers")
 
     def run(url: str, *names: str, **environment: str) -> list[dict[str, Any]]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}

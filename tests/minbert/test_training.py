@@ -117,7 +117,11 @@ def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
     one = Trainer(
         model,
         [Group(list(model.linear.parameters()), 1e-2, 0.0), Group([], 1.0, 0.0)],
-        kind="classification", total_steps=3, warmup=0.1, amp="off", device=CPU,
+        kind="classification",
+        total_steps=3,
+        warmup=0.1,
+        amp="off",
+        device=CPU,
     )
     for _ in range(3):
         one.step(batch())

@@ -1,0 +1,61 @@
+"""Render the report again from runs.csv, without running anything.
+
+Example: python -m bench.report --runs runs.csv --reports reports/
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from bench.command import run_command
+from bench.errors import DiskFullError, InputError
+
+_EPILOG = """\b
+Examples:
+  python -m bench.report
+  python -m bench.report --runs laptop.csv server.csv --reports reports/
+"""
+
+
+@click.command(
+    "python -m bench.report",
+    help=__doc__.partition("\n")[0] if __doc__ else None,
+    epilog=_EPILOG,
+)
+@click.option(
+    "--runs",
+    "first",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE...",
+    help="Results to show; several are shown together.  [default: runs.csv]",
+)
+@click.option(
+    "--reports",
+    type=click.Path(path_type=Path),
+    default="reports",
+    show_default=True,
+    help="Folder to write index.html, report.md and figures/ into.",
+)
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
+def main(first: tuple[Path, ...], reports: Path, more: tuple[Path, ...]) -> int:
+    from bench.report.render import render  # loads matplotlib, which --help need not wait for
+    from bench.store import read_rows
+
+    paths = [*first, *more] or [Path("runs.csv")]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file of results; name one with --runs")
+    rows = [row for path in paths for row in read_rows(path)]
+    try:
+        index = render(rows, reports, sources=[str(path) for path in paths])
+    except DiskFullError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    click.echo(f"{len(rows)} rows in {index}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,187 @@
+"""A group's first lines and the headings of its sections, which say what was found."""
+
+from collections import Counter
+
+from bench.groups import Group, differing
+from bench.report.text import BASE, count, signed, times
+from bench.schema import STATUSES, Row, Value
+from bench.verdicts import (
+    COSTS,
+    PAPER_MEMORY,
+    PAPER_TIMES,
+    Aim,
+    compare,
+    effects,
+    pareto,
+    rank_effect,
+)
+
+
+def title(group: Group) -> str:
+    """What was compared, as a heading."""
+    return f"Fine-tuning {known(group, 'model')} on {known(group, 'task')}"
+
+
+def lead(group: Group) -> list[str]:
+    """The first lines: what was compared, on what, how much of it ended, under which caps."""
+    modes = list(dict.fromkeys(setting.mode for setting in group.settings))
+    init = "" if group.shared("init") == "pretrained" else " with random weights"
+    scored = f", scored by {group.metric} on dev" if group.has_quality else ""
+    first = (
+        f"Compared: {', '.join(modes)} on the model {known(group, 'model')}{init} and the task "
+        f"{known(group, 'task')}{scored}. {group.ok:,} of {count(len(group.rows), 'planned cell')} "
+        f"ended ok, {count(group.seeds, 'seed')} for each setting."
+    )
+    device = known(group, "device")
+    card = f" ({known(group, 'device_name')})" if device.startswith("cuda") else ""
+    second = (
+        f"Machine: {known(group, 'machine')}; device {device}{card}; "
+        f"torch {known(group, 'torch_version')}, threads {known(group, 'threads')}."
+    )
+    return [first, caps(group), second]
+
+
+def known(group: Group, column: str) -> str:
+    """What a group's rows share in a column."""
+    value = group.shared(column)
+    return "not recorded" if value is None else str(value)
+
+
+def caps(group: Group) -> str:
+    """How much data and how many steps each cell had."""
+    train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
+    share = f"{train:,} of the task's examples" if train else "all of the task's training examples"
+    epochs = group.shared("epochs")
+    said = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
+    if steps:
+        said += f", and for {count(int(steps), 'step')} at most"
+    if dev:
+        said += f"; scored on {dev:,} of its dev examples"
+    if steps or train:
+        said += ". Capped, so scores are lower than full training gives"
+    return said + "."
+
+
+def front_heading(group: Group) -> str:
+    """How many settings are worth a look."""
+    either = {id(s) for cost in COSTS for s in pareto(group, cost)}
+    total = sum(s.estimate("dev_score") is not None for s in group.settings)
+    return f"Trade-off: for {len(either)} of {total} settings no other is both cheaper and better"
+
+
+def rank_heading(group: Group) -> tuple[str, str]:
+    """Whether a higher rank pays, as a heading and a sentence."""
+    found = rank_effect(group)
+    if found is None:
+        return "Rank and score", "Fewer than two ranks were scored, so their effect is not known."
+    heading = (
+        f"Rank {found.high} is proven better than rank {found.low} "
+        f"in {found.better} of {count(found.pairs, 'pair')}"
+    )
+    said = (
+        f"Over {count(found.pairs, 'pair')} of settings that differ in nothing but rank, rank "
+        f"{found.high} scores {signed(found.mean)} against rank {found.low} on average; the "
+        f"interval of the difference is above zero in {found.better} and below in {found.worse}. "
+        "With no difference at all, one in twenty would be outside by chance. The paper's claim is "
+        "that rank 1 captures most of the update."
+    )
+    return heading, said
+
+
+def cost_heading(group: Group) -> str:
+    """The adapters' span of cost against full fine-tuning."""
+    base = group.baseline
+    parts = []
+    for cost in COSTS:
+        ratios = [
+            gap.value
+            for setting in group.settings
+            if base and setting.adapted and (gap := compare(group, cost, setting, base))
+        ]
+        if ratios:
+            parts.append(f"{times(min(ratios))} to {times(max(ratios))}× the {cost}")
+    if not parts:
+        return "Memory and step time"
+    return f"Adapters take {' and '.join(parts)} of {BASE}"
+
+
+def memory_note(group: Group) -> str:
+    """What the headline of memory counts."""
+    if group.memory_column == "peak_cuda_allocated_mib":
+        return (
+            "Memory is the peak that torch's tensors had allocated on the card; what its allocator "
+            "reserves and the driver takes comes on top."
+        )
+    return (
+        "Memory is the worker's peak resident set (RSS). It counts Python and the imported "
+        "libraries too, and the checkpoint's mapped file; how much that is before training starts "
+        "is not recorded, so ratios understate what a mode saves."
+    )
+
+
+def amp_sentences(group: Group) -> tuple[str, list[str]]:
+    """AMP's effect told from the adapter's: a heading, and a sentence for each cost."""
+    said = []
+    heads = []
+    for cost in COSTS:
+        found = effects(group, cost)
+        if not found:
+            continue
+        # The paper's claim is for LoRA on all linear layers.
+        best = next((e for e in found if (e.mode, e.layers) == ("lora", "all-lin-only")), found[0])
+        heads.append(f"{best.amp_alone:.2f}× the {cost}")
+        said.append(
+            f"{cost.capitalize()}, {best.mode} on {best.layers} with {best.amp}: AMP alone (full "
+            f"fine-tuning with it) {best.amp_alone:.2f}×, the adapter alone (in fp32) "
+            f"{best.adapter_alone:.2f}×, both together {best.both:.2f}× of {BASE}; "
+            f"{best.product:.2f}× if neither touched the other. {_claim(cost, best.both)}"
+        )
+    if not heads:
+        return "AMP and adapters", [
+            "AMP's effect can't be told from the adapter's here: that takes full fine-tuning and "
+            "an adapter, each with AMP and without."
+        ]
+    return f"AMP by itself takes full fine-tuning to {' and '.join(heads)}", said
+
+
+def _claim(aim: Aim, both: float) -> str:
+    if aim == "memory":
+        verb = "is reached" if both <= PAPER_MEMORY else "is not reached"
+        return f"The paper's claim, half the memory, {verb} here."
+    speed, time = PAPER_TIMES
+    if both <= time:
+        return "The paper's claim, 60% faster, is reached here in both of its readings."
+    if both <= speed:
+        return (
+            f"The paper's claim, 60% faster, is reached here as 1.6 times the speed "
+            f"({speed:.3f}×) and not as 60% less time ({time}×)."
+        )
+    return f"The paper's claim, 60% faster (at most {speed:.3f}× the time), is not reached here."
+
+
+def failures_heading(rows: list[Row]) -> str:
+    """How many cells did not end ok, by status."""
+    kinds = Counter(row.get("status") or "not run" for row in rows)
+    failed = [f"{number:,} {kind}" for kind, number in kinds.items() if kind != "ok"]
+    total = sum(kinds.values()) - kinds["ok"]
+    if not failed:
+        return "Every cell ended ok" if rows else "Nothing was run"
+    return f"{total:,} of {count(len(rows), 'cell')} did not end ok: {', '.join(failed)}"
+
+
+def status_meaning(status: str) -> str:
+    """What a status means; that of a planned cell without a row included."""
+    return STATUSES.get(status, "planned, and without a result so far")
+
+
+def differs(group: Group, first: Group) -> str:
+    """What sets a group apart from the first, in a sentence."""
+    parts = [
+        f"{name} ({_said(group.shared(name))} instead of {_said(first.shared(name))})"
+        for name in differing(group, first)
+    ]
+    return f"Not comparable with the group above, from which it differs in {', '.join(parts)}."
+
+
+def _said(value: Value) -> str:
+    return "none" if value is None else str(value)

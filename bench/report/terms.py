@@ -1,0 +1,33 @@
+"""The report's words, defined; as in docs, code and runs.csv."""
+
+from typing import Final
+
+TERMS: Final = (
+    ("mode", "What trains. full: everything. head: only the task head. lora, dora: an adapter on "
+     "frozen linear layers, and the head."),
+    ("layer set", "Where adapters sit: attn… on query, key and value; all-lin… on every linear "
+     "layer of the encoder. With -only everything else in the encoder is frozen, without it the "
+     "rest trains too."),
+    ("rank, alpha", "An adapter adds (alpha / rank) · B A to a weight, A and B of that rank."),
+    ("AMP", "Automatic mixed precision: weights stay in fp32, computing is in bf16 or fp16. "
+     "fp32 means AMP off."),
+    ("setting, cell", "A setting is a mode, rank, layer set and kind of AMP; a cell is a setting "
+     "with one seed, run in a process of its own."),
+    ("dev score", "Accuracy, or Pearson correlation, on the development set after the last epoch."),
+    ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
+     "bootstrap of the median for step times, all for what is drawn within that run. Of several "
+     "seeds: Student's t over the seeds, which shows the spread of seeds and not that of the dev "
+     "examples. Memory of one run has none."),
+    ("proven", "A difference or ratio whose 95% interval leaves out no difference; paired over "
+     "seeds where there are two or more, else from both intervals as if the runs were independent "
+     "(wider than it need be, as all are scored on the same examples). Nothing is corrected for "
+     "the number of comparisons."),
+    ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
+     "point estimates, not their intervals."),
+    ("× full fine-tuning", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "
+     "half."),
+    ("group", "Cells under equal conditions and with equal settings, but for what a mode "
+     "brings with it (learning rates, alpha). Nothing is compared across groups."),
+    ("– and not measured", "– stands where a column does not apply; not measured where it does "
+     "and has no value."),
+)  # fmt: skip

@@ -1,0 +1,147 @@
+"""The verdicts of a group in sentences: who wins, by how much, and whether that is proven."""
+
+from typing import Final
+
+from bench.groups import Group, Setting
+from bench.report.text import BASE, count, fixed, num, signed, span, times, x_label
+from bench.verdicts import (
+    AIMS,
+    MARGIN,
+    Aim,
+    Verdict,
+    column,
+    compare,
+    keeps_score,
+    not_worse,
+    verdict,
+)
+
+
+def sentence(group: Group, found: Verdict) -> str:
+    """A verdict: the number, what it is against full fine-tuning, its interval, and its worth."""
+    said = _value(group, found) + _against(group, found)
+    return said + _company(found) + _doubts(found.winner)
+
+
+def _value(group: Group, found: Verdict) -> str:
+    value = found.value
+    if found.aim == "score":
+        ends = f" (95% interval {span(value)})" if value.ends() else ""
+        return f"scores {fixed(value.value)} {group.metric}{ends} on dev"
+    unit = x_label(group, found.aim)
+    verb = "peaks at" if found.aim == "memory" else "takes"
+    name, _, _ = unit.partition(", MiB")
+    said = f"{num(value.value)} MiB ({name})" if "MiB" in unit else f"{num(value.value)} {unit}"
+    return f"{verb} {said}"
+
+
+def _against(group: Group, found: Verdict) -> str:
+    base = group.baseline
+    if base is None:
+        return f"; {BASE} was not measured beside it, so there is no ratio."
+    if base is found.winner:
+        return f", and that is {BASE} itself."
+    versus, own = found.against, base.estimate(column(group, found.aim))
+    if versus is None or own is None:
+        return f"; {BASE} has no figure to compare with."
+    if found.aim == "score":
+        said = f", {signed(versus.value)} against {BASE} ({fixed(own.value)}"
+        ends = f"; 95% interval of the difference {span(versus, signed)})"
+    else:
+        unit = "MiB" if found.aim == "memory" else "ms"
+        said = f", {times(versus.value)}× {BASE} ({num(own.value)} {unit}"
+        ends = f"; 95% interval of the ratio {span(versus, times)})"
+    said += ends if versus.ends() else "; one run each, so no interval)"
+    return said + ("." if found.proven is not False else ". The difference is not proven.")
+
+
+def _company(found: Verdict) -> str:
+    if not found.tied:
+        return ""
+    said = f" {count(found.tied, 'other setting')} can't be told from it"
+    if found.aim == "score" and found.of > 2:
+        return f"{said}; as the best of {found.of} it owes some of its lead to luck."
+    return said + "."
+
+
+def _doubts(setting: Setting) -> str:
+    flags = sorted({flag for row in setting.ok for flag in str(row.get("flags") or "").split()})
+    return f" Flagged {', '.join(flags)}." if flags else ""
+
+
+NAMES: Final = {"memory": "Least memory", "time": "Least time", "score": "Best score"}
+
+
+def card_title(aim: Aim, metric: str) -> str:
+    """What an aim's winner wins."""
+    if aim != "score":
+        return NAMES[aim]
+    return "Best accuracy" if metric == "accuracy" else "Best correlation"
+
+
+def big(found: Verdict) -> str:
+    """A verdict's number alone."""
+    if found.aim == "score":
+        return fixed(found.value.value)
+    return f"{found.against.value:.2f}×" if found.against else num(found.value.value)
+
+
+def winners_heading(group: Group) -> str:
+    """Who wins what, in a heading."""
+    found: dict[str, list[str]] = {}
+    for aim in AIMS:
+        best = verdict(group, aim)
+        if best is not None:
+            found.setdefault(best.winner.label, []).append(card_title(aim, group.metric).lower())
+    said = "; ".join(f"{' and '.join(won)}: {label}" for label, won in found.items())
+    return said[:1].upper() + said[1:] or "Nothing wins"
+
+
+def no_verdict(group: Group, aim: Aim) -> str:
+    """Why an aim has no winner."""
+    if not group.ok:
+        return "No cell ended ok."
+    if aim == "score" and group.shared("init") != "pretrained":
+        return "Not measured: the weights are random, so only memory and time mean something."
+    if aim == "score" and group.has_quality:
+        return "No setting learned anything: all are flagged not_learned."
+    return "Not measured."
+
+
+def adapter_winner(group: Group, aim: Aim, found: Verdict) -> str:
+    """The best setting that trains more than the head, where the head alone wins."""
+    if found.winner.mode != "head":
+        return ""
+    other = verdict(group, aim, among=lambda setting: setting.mode != "head")
+    if other is None:
+        return ""
+    return f" Of those that train the encoder, {other.winner.label} {sentence(group, other)}"
+
+
+def frugal_sentence(group: Group) -> str | None:
+    """The setting of least memory that keeps the score; None where there is nothing to keep."""
+    if not group.has_quality or group.baseline is None:
+        return None
+    kept = verdict(group, "memory", among=lambda setting: keeps_score(group, setting))
+    if kept and kept.winner is not group.baseline:
+        said = f"The least memory that is shown to score within {MARGIN} of {BASE}"
+        return f"{said}: {_bargain(group, kept)}."
+    said = (
+        f"No setting that needs less memory is shown to score within {MARGIN} of {BASE}: the "
+        "intervals are too wide, or the losses real."
+    )
+    loose = verdict(group, "memory", among=lambda setting: not_worse(group, setting))
+    if loose is None:
+        return said
+    weaker = "The least memory that is not proven to score worse, which is a weaker claim"
+    return f"{said} {weaker}: {_bargain(group, loose)}."
+
+
+def _bargain(group: Group, found: Verdict) -> str:
+    gap = compare(group, "score", found.winner, group.baseline) if group.baseline else None
+    said = found.winner.label
+    if found.against:
+        said += f", {found.against.value:.2f}× the memory"
+    if gap:
+        said += f" and {signed(gap.value)} in score (95% interval {span(gap, signed)})"
+    return said

@@ -1,0 +1,166 @@
+"""One worker's process, watched without polling and ended with its whole group.
+
+One select waits for all there is: progress by a pipe of its own, signals by another (the worker's
+end, Ctrl-C), and the time that is left.
+"""
+
+import json
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final
+
+from bench.protocol import LAUNCHED_AT, PARENT_PID, PROGRESS_FD
+from bench.signals import Signals
+
+_CHUNK: Final = 2**16
+_CHUNKS_AT_THE_END: Final = 16
+_LONGEST_LINE: Final = 2**16
+_LONGEST_WAIT_S: Final = 24 * 3600
+
+
+class Watch:
+    """A worker's process, from its launch to the end of its whole group."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        stdout: int,
+        stderr: int,
+        signals: Signals,
+        on_progress: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.failure: str | None = None
+        self.reason: str | None = None
+        self.told = ""
+        self.code = 0
+        self.peak_rss_mib: float | None = None
+        self.cpu_s: float | None = None
+        self._signals = signals
+        self._on_progress = on_progress
+        self._phase = "start"
+        self._rest = b""
+        self._ended = False
+        self._progress, write = os.pipe()
+        os.set_blocking(self._progress, False)
+        self._clock = time.monotonic()
+        try:
+            self._process = subprocess.Popen(
+                list(argv),
+                env={
+                    **env,
+                    PARENT_PID: str(os.getpid()),
+                    PROGRESS_FD: str(write),
+                    LAUNCHED_AT: repr(self._clock),
+                },
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=(write,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+            os.close(self._progress)
+        finally:
+            os.close(write)
+        self._inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._signal_group(signal.SIGKILL)
+        if not self._ended:
+            self._reap(0)
+        os.close(self._progress)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def until_its_end(self, timeout_s: float | None, grace_s: float) -> None:
+        """Wait for the worker's end, and bring it about on a timeout or a signal."""
+        deadline = None if timeout_s is None else self._clock + timeout_s
+        killed = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._signals.fd, selectors.EVENT_READ)
+            selector.register(self._progress, selectors.EVENT_READ)
+            while not self._reap(os.WNOHANG):
+                late = deadline is not None and time.monotonic() >= deadline
+                if self.reason is None and (self._signals.stops or late):
+                    self._ask_to_end(timeout_s)
+                    deadline, late = time.monotonic() + grace_s, False
+                if self.reason is not None and not killed and (late or self._signals.stops > 1):
+                    self._signal_group(signal.SIGKILL)
+                    deadline, killed = None, True
+                for key, _ in selector.select(_left(deadline)):
+                    if key.fd == self._signals.fd:
+                        self._signals.drain()
+                    elif not self._read_progress():
+                        selector.unregister(self._progress)
+        for _ in range(_CHUNKS_AT_THE_END):
+            self._read_progress()
+
+    def _ask_to_end(self, timeout_s: float | None) -> None:
+        if self._signals.stops:
+            self.reason, self.told = "interrupted", f"stopped by the user (phase: {self._phase})"
+        else:
+            self.reason = "timeout"
+            self.told = f"took longer than {timeout_s:g} s (phase: {self._phase})"
+        self._signal_group(signal.SIGTERM)
+
+    def _signal_group(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _reap(self, options: int) -> bool:
+        """Whether the worker has ended; then what the kernel counted of it is kept."""
+        pid, status, usage = os.wait4(self._process.pid, options)
+        if pid == 0:
+            return False
+        self._ended = True
+        self.code = self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        if usage.ru_maxrss > self._inherited:
+            self.peak_rss_mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return True
+
+    def _read_progress(self) -> bool:
+        """Pass on what has come; False when nothing more will.
+
+        Lines that are no JSON object are noise of a library's; overlong ones are dropped.
+        """
+        try:
+            data = os.read(self._progress, _CHUNK)
+        except BlockingIOError:
+            return True
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            try:
+                message = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(message, dict):
+                if isinstance(message.get("phase"), str):
+                    self._phase = message["phase"]
+                self._on_progress(message)
+        if len(self._rest) > _LONGEST_LINE:
+            self._rest = b"\0"  # so that what is left of the line is no JSON
+        return bool(data)
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds to a deadline, as long as a select can take."""
+    return None if deadline is None else min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT_S)

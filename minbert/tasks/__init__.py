@@ -1,0 +1,94 @@
+"""What can be learned: the embedded tasks, and those read from a folder with `--data`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from minbert.errors import InputError
+from minbert.tasks import cs224n, vader
+from minbert.tasks.base import Examples, Task, TaskData, majority_class, majority_score
+from minbert.tasks.splitting import DEV, TRAIN
+
+__all__ = [
+    "TASKS",
+    "Examples",
+    "Task",
+    "TaskData",
+    "find_task",
+    "load_split",
+    "load_task",
+    "majority_class",
+    "majority_score",
+]
+
+TASKS: Final[Mapping[str, Task]] = {**vader.TASKS, **cs224n.TASKS}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        InputError: listing the names there are.
+    """
+    if name not in TASKS:
+        raise InputError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def load_task(
+    name: str,
+    data: Path | None = None,
+    *,
+    max_train: int | None = None,
+    max_dev: int | None = None,
+) -> TaskData:
+    """A task's examples for training and dev, never those for test.
+
+    Args:
+        name: one of `TASKS`.
+        data: the folder that holds its files; none for an embedded task, which is fetched.
+        max_train, max_dev: keep at most so many, the same ones whatever the seed; a smaller
+            number keeps a part of what a larger one keeps.
+
+    Raises:
+        InputError: unknown name, `data` missing or without its files, nothing to fetch it from.
+    """
+    task = find_task(name)
+    for flag, count in (("--max-train", max_train), ("--max-dev", max_dev)):
+        if count is not None and count < 1:
+            raise InputError(f"{flag} {count}: give at least 1")
+    examples, problems = _load(task, data)
+    return TaskData(
+        task,
+        examples[TRAIN].limited(max_train),
+        examples[DEV].limited(max_dev),
+        tuple(problems),
+    )
+
+
+def load_split(name: str, split: str, data: Path | None = None) -> Examples:
+    """All examples of one side: `train`, `dev`, or `test`, which only final claims may touch.
+
+    Raises:
+        InputError: as `load_task`, or if the task has no such side.
+    """
+    examples, _ = _load(find_task(name), data)
+    if split not in examples:
+        known = ", ".join(examples)
+        raise InputError(f"task {name} has no split {split!r}; it has {known}")
+    return examples[split]
+
+
+def _load(task: Task, data: Path | None) -> tuple[dict[str, Examples], list[str]]:
+    if task.files:
+        if data is None:
+            raise InputError(
+                f"task {task.name} needs --data DIR, a folder with {' and '.join(task.files)}"
+            )
+        return cs224n.load(task, data)
+    if data is not None:
+        reading = ", ".join(name for name, other in TASKS.items() if other.files)
+        raise InputError(f"--data: task {task.name} comes embedded; a folder is for {reading}")
+    from minbert.assets import fetch
+
+    return vader.load(task, fetch("vader")), []

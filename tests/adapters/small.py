@@ -1,0 +1,120 @@
+"""Small models for the tests of adapters: ours, and transformers' with the same weights."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters.injection import inject
+from adapters.layer import AdaptedLinear
+from minbert.config import BertConfig
+from minbert.model import BertClassifier, initialise
+from tests.components import need
+
+HIDDEN, INTERMEDIATE, LAYERS, CLASSES = 32, 48, 2, 3
+ADAPTED = {"mode": "dora", "layers": "all-lin-only", "rank": 4, "alpha": 16.0, "new_pooler": False}
+
+
+def base_model(
+    pooling: str = "pooler", *, hidden: int = HIDDEN, layers: int = LAYERS, dropout: float = 0.0
+) -> BertClassifier:
+    """A classifier with random weights of the size that trained ones have, in evaluation mode."""
+    config = BertConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=hidden * 3 // 2,
+        vocab_size=60,
+        max_position_embeddings=24,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        initializer_range=0.2,
+    )
+    model = BertClassifier(config, CLASSES, pooling=pooling, dropout=dropout)
+    initialise(model, 0)
+    return model.eval()
+
+
+def adapted_model(pooling: str = "pooler", *, dropout: float = 0.0, **changes: Any) -> nn.Module:
+    """A classifier with adapters; `changes` to the arguments `ADAPTED` of `inject`."""
+    model = base_model(pooling, dropout=dropout)
+    inject(model, **{**ADAPTED, "seed": 0, **changes})
+    return model
+
+
+def adapted_layers_of(model: nn.Module) -> dict[str, AdaptedLinear]:
+    """The adapted layers by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, AdaptedLinear)}
+
+
+@torch.no_grad()
+def disturb(model: nn.Module, seed: int = 1) -> None:
+    """Move every parameter that trains, so that adapters do something."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise.to(parameter), alpha=0.1)
+
+
+def batch(sentences: int = 5, tokens: int = 9) -> tuple[Tensor, Tensor]:
+    """Token ids and a mask with padding, both [sentences, tokens]."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(1, 60, (sentences, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    mask[3, 7:] = 0
+    return ids, mask
+
+
+def train(model: nn.Module, groups: dict[str, dict[str, nn.Parameter]], steps: int) -> None:
+    """Take AdamW steps with weight decay on all of some parameters."""
+    parameters = [p for group in groups.values() for p in group.values()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
+    ids, mask = batch()
+    labels = torch.arange(len(ids)) % CLASSES
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(ids, mask), labels).backward()
+        optimizer.step()
+
+
+def need_peft() -> None:
+    """Skip, or fail where everything is required, unless PEFT and transformers are there."""
+    found = find_spec("peft") is not None and find_spec("transformers") is not None
+    need(found, "peft and transformers (install the extra `peers`)")
+
+
+def transformers_twin(model: BertClassifier) -> Any:
+    """transformers' classifier with a plain model's weights, in evaluation mode."""
+    from transformers import BertConfig as Config
+    from transformers import BertForSequenceClassification
+
+    config = model.bert.config
+    twin = BertForSequenceClassification(
+        Config(
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+            layer_norm_eps=config.layer_norm_eps,
+            num_labels=CLASSES,
+        )
+    )
+    twin.load_state_dict(split_names(model))
+    return twin.eval()
+
+
+def split_names(model: nn.Module) -> dict[str, Tensor]:
+    """A plain model's weights under the names of checkpoints: query, key and value apart."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if ".qkv." in name:
+            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                found[name.replace("qkv", part)] = rows
+        else:
+            found[name] = tensor
+    return found

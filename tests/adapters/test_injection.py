@@ -1,0 +1,193 @@
+"""What carries adapters, what trains, and what is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from adapters.errors import InputError
+from adapters.injection import decays, inject, parameter_groups
+from adapters.names import LAYER_SETS
+from tests.adapters.small import (
+    ADAPTED,
+    HIDDEN,
+    INTERMEDIATE,
+    adapted_layers_of,
+    adapted_model,
+    base_model,
+    batch,
+    train,
+)
+
+_LAYERS = [f"bert.encoder.layer.{n}" for n in range(2)]
+_OTHER_LINEAR = ("attention.output.dense", "intermediate.dense", "output.dense")
+_EMBEDDINGS = [
+    f"bert.embeddings.{name}"
+    for name in (
+        "word_embeddings.weight",
+        "position_embeddings.weight",
+        "token_type_embeddings.weight",
+        "LayerNorm.weight",
+        "LayerNorm.bias",
+    )
+]
+_NORMS = [
+    f"{layer}.{block}.LayerNorm.{own}"
+    for layer in _LAYERS
+    for block in ("attention.output", "output")
+    for own in ("weight", "bias")
+]
+_DENSES = [
+    f"{layer}.{name}.{own}"
+    for layer in _LAYERS
+    for name in _OTHER_LINEAR
+    for own in ("weight", "bias")
+]
+_POOLER = ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
+_HEAD = ["classifier.weight", "classifier.bias"]
+
+
+def expected_adapters(mode: str, layers: str) -> list[str]:
+    adapted = ["attention.self.qkv"]
+    if layers.startswith("all-lin"):
+        adapted += _OTHER_LINEAR
+    own = ["lora_A", "lora_B", "magnitude"] if mode == "dora" else ["lora_A", "lora_B"]
+    return [f"{layer}.{name}.{o}" for layer in _LAYERS for name in adapted for o in own]
+
+
+def names(model: nn.Module) -> dict[str, set[str]]:
+    return {group: set(found) for group, found in parameter_groups(model).items()}
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+@pytest.mark.parametrize("layers", LAYER_SETS)
+@pytest.mark.parametrize("new_pooler", [False, True])
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_trap_14_layer_sets(mode: str, layers: str, new_pooler: bool, pooling: str) -> None:
+    model = adapted_model(pooling, mode=mode, layers=layers, new_pooler=new_pooler)
+    base: list[str] = []
+    if not layers.endswith("-only"):
+        base = _EMBEDDINGS + _NORMS
+        if layers == "attn":
+            base = base + _DENSES
+        if pooling == "pooler" and not new_pooler:
+            base = base + _POOLER
+    head = _HEAD + (_POOLER if pooling == "pooler" and new_pooler else [])
+    expected = {
+        "adapter": set(expected_adapters(mode, layers)),
+        "base": set(base),
+        "head": set(head),
+    }
+    assert names(model) == expected
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trains == set().union(*expected.values())
+
+
+@pytest.mark.parametrize("new_pooler", [False, True])
+def test_trap_14_modes_without_adapters(new_pooler: bool) -> None:
+    head = set(_HEAD + (_POOLER if new_pooler else []))
+    model = adapted_model(mode="head", layers=None, rank=None, new_pooler=new_pooler)
+    assert names(model) == {"adapter": set(), "base": set(), "head": head}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == head
+    model = adapted_model(mode="full", layers=None, rank=None, new_pooler=new_pooler)
+    every = {name for name, _ in model.named_parameters()}
+    assert names(model) == {"adapter": set(), "base": every - head, "head": head}
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_sizes_of_adapters(mode: str) -> None:
+    model = adapted_model(mode=mode, rank=4, layers="all-lin-only")
+    count = sum(p.numel() for p in parameter_groups(model)["adapter"].values())
+    square, wide = 4 * (HIDDEN + HIDDEN), 4 * (HIDDEN + INTERMEDIATE)
+    magnitudes = 5 * HIDDEN + INTERMEDIATE if mode == "dora" else 0
+    assert count == 2 * (4 * square + 2 * wide + magnitudes)
+
+
+def test_trap_11_the_magnitude_is_not_decayed() -> None:
+    model = adapted_model(mode="dora", layers="attn")
+    for name, parameter in model.named_parameters():
+        vector = name.endswith((".bias", "LayerNorm.weight", ".magnitude"))
+        assert decays(name, parameter) is not vector, name
+    decayed = {n for n, p in parameter_groups(model)["adapter"].items() if decays(n, p)}
+    assert decayed == set(expected_adapters("lora", "attn"))
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora", "head"])
+@pytest.mark.parametrize("layers", LAYER_SETS)
+def test_trap_13_freezing(mode: str, layers: str) -> None:
+    changes: dict[str, Any] = {"mode": mode, "layers": layers}
+    if mode == "head":
+        changes |= {"layers": None, "rank": None}
+    model = adapted_model(**changes)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    groups = parameter_groups(model)
+    train(model, groups, steps=5)
+    trained = {name for group in groups.values() for name in group}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) is (name not in trained), name
+    assert {"classifier.weight", "classifier.bias"} <= trained
+
+
+def test_fused_and_separate_layers_draw_the_same_numbers() -> None:
+    drawn = adapted_layers_of(adapted_model(layers="attn-only"))
+    other = adapted_layers_of(adapted_model(layers="all-lin-only", mode="lora"))
+    for name, layer in drawn.items():
+        assert torch.equal(layer.lora_A, other[name].lora_A)
+    one = next(iter(drawn.values()))
+    assert not torch.equal(one.lora_A[0], one.lora_A[1])
+    again = adapted_layers_of(adapted_model(layers="attn-only", seed=1))
+    assert not torch.equal(one.lora_A, next(iter(again.values())).lora_A)
+
+
+def _inject(**changes: Any) -> Callable[[nn.Module], None]:
+    return lambda model: inject(model, **{**ADAPTED, "seed": 0, **changes})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (_inject(rank=33), r"rank 33 is above the width 32 of bert\.encoder\.layer\.0\.attention"),
+        (_inject(rank=0), r"rank 0 of bert\.encoder.* is below 1; choose 1 to 32"),
+        (_inject(rank=None), "needs a rank"),
+        (_inject(mode="lora+"), "no mode is called 'lora\\+'"),
+        (_inject(layers="everything"), "no layer set is called 'everything'"),
+        (_inject(layers=None), "no layer set is called None"),
+        (_inject(alpha=0.0), "alpha 0 of .* is not a positive number"),
+        (_inject(alpha=float("nan")), "alpha nan of .* is not a positive number"),
+        (_inject(mode="full"), "mode 'full' has no adapters; leave layers and rank empty"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_change_nothing(
+    call: Callable[[nn.Module], None], message: str
+) -> None:
+    model = base_model()
+    before = {name: (type(module)) for name, module in model.named_modules()}
+    flags = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(InputError, match=message) as raised:
+        call(model)
+    assert "\n" not in str(raised.value)
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert [p.requires_grad for p in model.parameters()] == flags
+
+
+def test_the_widest_rank_is_allowed() -> None:
+    ids, mask = batch()
+    assert torch.equal(adapted_model(rank=HIDDEN)(ids, mask), base_model()(ids, mask))
+
+
+def test_double_injection_is_refused() -> None:
+    for mode in ("lora", "full"):
+        model = adapted_model()
+        changes = {"layers": None, "rank": None} if mode == "full" else {}
+        with pytest.raises(InputError, match="has adapters already"):
+            _inject(mode=mode, **changes)(model)
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(InputError, match="is it a BERT encoder"):
+        _inject()(nn.Sequential(nn.Linear(4, 4)))
+    with pytest.raises(InputError, match="nothing says what trains"):
+        parameter_groups(base_model())

@@ -1,0 +1,389 @@
+"""The layers' mathematics, against its definition and against PEFT's layers."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from adapters.dora import DoraLinear
+from adapters.layer import AdaptedLinear, Part
+from adapters.lora import LoraLinear
+from tests.adapters.small import adapted_model, base_model, batch, disturb, need_peft
+
+BOTH = pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
+ALPHA = 16.0
+
+
+def linear(
+    width_in: int = 12, width_out: int = 20, dtype: torch.dtype = torch.float32
+) -> nn.Linear:
+    """A layer that is not square."""
+    generator = torch.Generator().manual_seed(3)
+    layer = nn.Linear(width_in, width_out)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return layer.to(dtype)
+
+
+def moved(
+    kind: type[AdaptedLinear], base: nn.Linear | None = None, rank: int = 3, parts: int = 1
+) -> AdaptedLinear:
+    """A layer whose adapter is away from its start."""
+    names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
+    layer = kind(base or linear(), names)
+    layer.draw(0)
+    disturb(layer)
+    return layer
+
+
+def inputs(width: int = 12, dtype: torch.dtype = torch.float32) -> Tensor:
+    """X, [2, 5, width]."""
+    return torch.randn(2, 5, width, generator=torch.Generator().manual_seed(4)).to(dtype)
+
+
+def defined(layer: AdaptedLinear, x: Tensor, *, constant_norm: bool = True) -> Tensor:
+    """The layer's output by the papers' definitions, spelled out for a layer of one part."""
+    scale = ALPHA / layer.parts[0].rank
+    low_rank = layer.lora_B[0] @ layer.lora_A[0]
+    if isinstance(layer, LoraLinear):
+        branch = scale * (x @ layer.lora_A[0].T) @ layer.lora_B[0].T
+        return x @ layer.weight.T + layer.bias + branch
+    assert isinstance(layer, DoraLinear)
+    updated = layer.weight + scale * low_rank
+    norm = updated.pow(2).sum(dim=1).sqrt()
+    ratio = layer.magnitude / (norm.detach() if constant_norm else norm)
+    return x @ (ratio[:, None] * updated).T + layer.bias
+
+
+def peft_layer(layer: AdaptedLinear) -> Any:
+    """PEFT's layer with the same weights as a layer of one part."""
+    need_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    base = nn.Linear(layer.in_features, layer.out_features)
+    base.load_state_dict({"weight": layer.weight, "bias": layer.bias})
+    part = layer.parts[0]
+    config = LoraConfig(
+        r=part.rank,
+        lora_alpha=int(part.alpha),
+        target_modules=["0"],
+        use_dora=isinstance(layer, DoraLinear),
+        use_rslora=part.rslora,
+    )
+    theirs = inject_adapter_in_model(config, nn.Sequential(base))[0]
+    with torch.no_grad():
+        theirs.lora_A["default"].weight.copy_(layer.lora_A[0])
+        theirs.lora_B["default"].weight.copy_(layer.lora_B[0])
+        if isinstance(layer, DoraLinear):
+            theirs.lora_magnitude_vector["default"].weight.copy_(layer.magnitude)
+    return theirs
+
+
+def gradients(loss: Tensor, of: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, of))
+
+
+def weighted(y: Tensor) -> Tensor:
+    """A loss whose gradient is not the same everywhere."""
+    return (y * torch.linspace(-1, 2, y.numel()).view_as(y).to(y)).sum()
+
+
+@BOTH
+def test_equals_peft_in_outputs_and_gradients(kind: type[AdaptedLinear]) -> None:
+    layer = moved(kind)
+    theirs = peft_layer(layer)
+    x, their_x = inputs().requires_grad_(), inputs().requires_grad_()
+    y, their_y = layer(x), theirs(their_x)
+    torch.testing.assert_close(y, their_y, rtol=1e-5, atol=1e-5)
+    ours = [x, layer.lora_A, layer.lora_B]
+    others = [their_x, theirs.lora_A["default"].weight, theirs.lora_B["default"].weight]
+    if isinstance(layer, DoraLinear):
+        ours.append(layer.magnitude)
+        others.append(theirs.lora_magnitude_vector["default"].weight)
+    found, expected = gradients(weighted(y), ours), gradients(weighted(their_y), others)
+    for ours_grad, their_grad in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours_grad.view_as(their_grad), their_grad, rtol=2e-5, atol=1e-4)
+
+
+@BOTH
+def test_equals_the_definition_in_float64(kind: type[AdaptedLinear]) -> None:
+    layer = moved(kind, linear(dtype=torch.float64))
+    x = inputs(dtype=torch.float64)
+    torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-12, atol=1e-12)
+    assert layer.lora_A.dtype == torch.float64
+
+
+@BOTH
+def test_fused_parts_are_layers_of_their_own(kind: type[AdaptedLinear]) -> None:
+    base = linear(width_out=36)
+    fused = moved(kind, base, parts=3)
+    outputs = []
+    for index in range(3):
+        rows = slice(12 * index, 12 * (index + 1))
+        alone = nn.Linear(12, 12)
+        alone.load_state_dict({"weight": base.weight[rows], "bias": base.bias[rows]})
+        single = kind(alone, fused.parts[index : index + 1])
+        single.load_state_dict(
+            {
+                name: value[[index]] if name.startswith("lora_") else value[rows]
+                for name, value in fused.state_dict().items()
+            }
+        )
+        outputs.append(single(inputs()))
+    torch.testing.assert_close(fused(inputs()), torch.cat(outputs, dim=-1))
+
+
+def test_trap_01_axis() -> None:
+    layer = moved(DoraLinear, linear(12, 20))
+    assert isinstance(layer, DoraLinear)
+    assert layer.magnitude.shape == (20,)
+    fresh = DoraLinear(linear(12, 20), layer.parts)
+    torch.testing.assert_close(fresh.magnitude, fresh.weight.pow(2).sum(dim=1).sqrt())
+    theirs = peft_layer(fresh)
+    torch.testing.assert_close(
+        fresh.magnitude.data, theirs.lora_magnitude_vector["default"].weight.data
+    )
+
+
+@BOTH
+def test_trap_02_step_zero_equals_the_base(kind: type[AdaptedLinear]) -> None:
+    base = linear()
+    expected = base(inputs())
+    layer = kind(base, [Part(name="layer", rank=3, alpha=ALPHA)])
+    layer.draw(0)
+    assert layer.lora_A.abs().min() > 0
+    assert torch.equal(layer(inputs()), expected)
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_trap_02_step_zero_of_a_model_equals_the_base(mode: str) -> None:
+    ids, mask = batch()
+    assert torch.equal(adapted_model(mode=mode)(ids, mask), base_model()(ids, mask))
+
+
+def test_trap_03_bias_is_not_scaled() -> None:
+    layer = moved(DoraLinear)
+    assert isinstance(layer, DoraLinear)
+    before = layer(inputs()) - layer.bias
+    with torch.no_grad():
+        layer.magnitude.mul_(3)
+    torch.testing.assert_close(layer(inputs()) - layer.bias, 3 * before, rtol=1e-5, atol=1e-4)
+    zero = layer(torch.zeros(1, 12))
+    torch.testing.assert_close(zero[0], layer.bias)
+
+
+def test_trap_04_the_norm_is_detached() -> None:
+    layer = moved(DoraLinear, linear(dtype=torch.float64))
+    assert isinstance(layer, DoraLinear)
+    x = inputs(dtype=torch.float64)
+    trained: list[Tensor] = [layer.lora_A, layer.lora_B, layer.magnitude]
+    ours = gradients(weighted(layer(x)), trained)
+    detached = gradients(weighted(defined(layer, x)), trained)
+    through = gradients(weighted(defined(layer, x, constant_norm=False)), trained)
+    for found, expected in zip(ours, detached, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for found, other in zip(ours[:2], through[:2], strict=True):
+        assert (found - other).abs().max() > 0.01 * found.abs().max()
+
+
+@BOTH
+def test_trap_05_gradcheck(kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = moved(kind, linear(6, 8, dtype=torch.float64), rank=2)
+    x = inputs(6, torch.float64).requires_grad_()
+    if isinstance(layer, DoraLinear):
+        constant = DoraLinear._norms(layer.updated_weight())
+        monkeypatch.setattr(DoraLinear, "_norms", staticmethod(lambda weight: constant))
+    names = layer.adapter_names
+    values = [getattr(layer, name).detach().clone().requires_grad_() for name in names]
+
+    def function(x: Tensor, *values: Tensor) -> Tensor:
+        given = dict(zip(names, values, strict=True))
+        result: Tensor = torch.func.functional_call(layer, given, (x,))
+        return result
+
+    assert torch.autograd.gradcheck(function, (x, *values))
+
+
+@BOTH
+def test_trap_07_nothing_is_cached(kind: type[AdaptedLinear]) -> None:
+    layer, x = moved(kind), inputs()
+
+    def agrees() -> bool:
+        return torch.allclose(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
+
+    seen = [layer(x).detach()]
+
+    def changed() -> bool:
+        seen.append(layer(x).detach())
+        return not torch.allclose(seen[-1], seen[-2])
+
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1)
+    weighted(layer(x)).backward()
+    optimizer.step()
+    assert changed()
+    assert agrees()
+    layer.load_state_dict({k: v * 1.5 for k, v in layer.state_dict().items()})
+    assert changed()
+    assert agrees()
+    layer.eval()
+    for parameter in layer.parameters():
+        layer(x)
+        parameter.data.add_(0.3)
+        assert changed()
+        assert agrees()
+
+
+@BOTH
+@pytest.mark.parametrize("half_base", [False, True])
+def test_trap_08_amp(kind: type[AdaptedLinear], half_base: bool) -> None:
+    base = linear().bfloat16() if half_base else linear()
+    layer = moved(kind, base)
+    x = inputs().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert x.dtype == torch.float32
+    weighted(y.float()).backward()
+    for name in layer.adapter_names:
+        parameter = getattr(layer, name)
+        assert parameter.dtype == torch.float32
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.abs().max() > 0
+    assert x.grad is not None
+    exact = layer.float()(x)
+    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.2)
+
+
+@BOTH
+def test_trap_08_the_weight_is_built_in_fp32(
+    kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, used = moved(kind), []
+    product = F.linear
+
+    def spy(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        used.append(weight)
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(F, "linear", spy)
+    layer(inputs())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(inputs())
+    assert used[0].dtype == used[1].dtype == torch.float32
+    assert torch.equal(used[0], used[1])
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_trap_12_dropout(mode: str) -> None:
+    ids, mask = batch()
+    model = adapted_model(mode=mode, dropout=0.5)
+    disturb(model)
+    model.eval()
+    assert torch.equal(model(ids, mask), model(ids, mask))
+    model.train()
+    assert not torch.equal(model(ids, mask), model(ids, mask))
+
+
+@BOTH
+def test_trap_12_training_matches_the_definition(kind: type[AdaptedLinear]) -> None:
+    layer = moved(kind).train()
+    torch.testing.assert_close(layer(inputs()), defined(layer, inputs()), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 16 / 4), (True, 16 / 2)])
+def test_trap_15_scaling(rslora: bool, scale: float) -> None:
+    layer = LoraLinear(linear(), [Part(name="layer", rank=4, alpha=16, rslora=rslora)])
+    disturb(layer)
+    expected = layer.weight + scale * layer.lora_B[0] @ layer.lora_A[0]
+    torch.testing.assert_close(layer.adapted_weight(), expected)
+    theirs = peft_layer(layer)
+    torch.testing.assert_close(layer(inputs()), theirs(inputs()), rtol=1e-5, atol=1e-4)
+
+
+def test_a_magnitude_of_zero_leaves_the_bias_and_still_learns() -> None:
+    layer = moved(DoraLinear)
+    assert isinstance(layer, DoraLinear)
+    with torch.no_grad():
+        layer.magnitude[4] = 0
+    y = layer(inputs())
+    assert torch.equal(y[..., 4], layer.bias[4].expand(2, 5))
+    (grad,) = gradients(weighted(y), [layer.magnitude])
+    assert torch.isfinite(grad).all()
+    assert grad[4] != 0
+
+
+def test_a_row_of_zeros_stays_finite() -> None:
+    base = linear()
+    with torch.no_grad():
+        base.weight[2] = 0
+    layer = DoraLinear(base, [Part(name="layer", rank=3, alpha=ALPHA)])
+    layer.draw(0)
+    y = layer(inputs())
+    assert torch.equal(y[..., 2], layer.bias[2].expand(2, 5))
+    for grad in gradients(weighted(y), [layer.lora_A, layer.lora_B, layer.magnitude]):
+        assert torch.isfinite(grad).all()
+
+
+@BOTH
+def test_padding_stays_zero_through_training(kind: type[AdaptedLinear]) -> None:
+    parts = [
+        Part(name="q", rank=2, alpha=4.0),
+        Part(name="k", rank=0, alpha=0.0),
+        Part(name="v", rank=4, alpha=16.0),
+    ]
+    base = linear(12, 36)
+    layer = kind(base, parts)
+    layer.draw(0)
+    expected_key = base(inputs())[..., 12:24]
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        weighted(layer(inputs())).backward()
+        optimizer.step()
+    assert not layer.lora_A[0, 2:].any()
+    assert not layer.lora_B[0, :, 2:].any()
+    assert not layer.lora_A[1].any()
+    assert not layer.lora_B[1].any()
+    assert layer.lora_B[0, :, :2].any()
+    assert layer.lora_B[2].any()
+    torch.testing.assert_close(layer(inputs())[..., 12:24], expected_key)
+
+
+@BOTH
+def test_backward_keeps_no_second_activation(kind: type[AdaptedLinear]) -> None:
+    layer, tokens = moved(kind), 1000
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = torch.randn(tokens, layer.in_features, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        layer(x)
+    of_tokens = [size for size in kept.values() if size >= 4 * tokens]
+    assert of_tokens == [4 * tokens * layer.in_features]
+
+
+def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone() -> None:
+    part = Part(name="some.layer", rank=8, alpha=ALPHA)
+    base = linear(96, 64)
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    first = LoraLinear(base, [part])
+    first.draw(5)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    bound = 96**-0.5
+    assert first.lora_A.abs().max() <= bound
+    assert first.lora_A.abs().max() > 0.95 * bound
+    assert first.lora_A.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    torch.manual_seed(12)
+    for other, seed, equal in [("some.layer", 5, True), ("some.layer", 6, False), ("x", 5, False)]:
+        again = LoraLinear(linear(96, 64), [Part(name=other, rank=8, alpha=ALPHA)])
+        again.draw(seed)
+        assert torch.equal(first.lora_A, again.lora_A) is equal

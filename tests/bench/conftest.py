@@ -1,0 +1,35 @@
+"""A tiny checkpoint, and places to run grids in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.bench.grids import GridRuns
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of one narrow layer with random weights and the real vocabulary."""
+    from minbert.checkpoint import save_checkpoint
+    from minbert.config import GEOMETRIES
+    from minbert.model import BertClassifier, initialise
+
+    config = replace(
+        GEOMETRIES["bert-tiny"],
+        num_hidden_layers=1,
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=2,
+    )
+    model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
+    initialise(model, 0)
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    save_checkpoint(model, folder, minilm)
+    return folder
+
+
+@pytest.fixture
+def grid(tmp_path: Path, tiny_checkpoint: Path) -> GridRuns:
+    """A fresh place for a grid's results."""
+    return GridRuns(tmp_path, tiny_checkpoint)

@@ -1,0 +1,134 @@
+"""A worker without torch that speaks the real one's protocol and ends as it is told to.
+
+`python fake_worker.py FOLDER BEHAVIOUR…`: behaviours are names of functions here, done in turn.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from bench.worker import lifeline
+from bench.worker.progress import Progress
+
+folder = Path(sys.argv[1])
+progress = Progress.from_environment()
+
+
+def result(text='{"status": "ok", "columns": {"train_s": 1.5}, "flags": ["throttled"]}'):
+    (folder / "result.json").write_text(text)
+
+
+def failed_result():
+    result('{"status": "invalid", "message": "the loss is not finite,\\nat step 7"}')
+
+
+def torn_result():
+    result('{"status": "ok", "colu')
+
+
+def attach():
+    lifeline.attach()
+
+
+def attach_thread_only():
+    """As where the kernel offers nothing."""
+    lifeline.sys = SimpleNamespace(platform="other")
+    lifeline.attach()
+
+
+def note_pid():
+    (folder / f"pid-{os.getpid()}").touch()
+
+
+def child():
+    """A process of the worker's own that would outlive it."""
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-S", "-c", code])
+    (folder / f"pid-{process.pid}").touch()
+
+
+def train():
+    progress.phase("train")
+    progress.step(3, 10, 0.5)
+
+
+def garbage():
+    pipe = int(os.environ["BENCH_PROGRESS_FD"])
+    os.set_blocking(pipe, True)
+    noise = [b"\xff\xfe\n", b"[1, 2]\n", b'"text"\n', b"[" * 50_000 + b"\n", b"{" * 300_000]
+    for part in [*noise, b'{"phase": "hidden"}\n', b'{"phase": "told"}\n', b'{"phase": "cut']:
+        while part:
+            part = part[os.write(pipe, part) :]
+
+
+def chatter():
+    for stream in (sys.stdout, sys.stderr):
+        stream.write('{"status": "oom"}\n' * 20_000)
+
+
+def error():
+    with contextlib.suppress(ZeroDivisionError):
+        print(1 / 0)
+    path = "/home/somebody/data/train.tsv"
+    raise FileNotFoundError(2, "No such file\n  or so", path)
+
+
+def end_with_3():
+    sys.stderr.write("first\nthe reason\n\n")
+    os._exit(3)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def allocate():
+    assert b"x" * (200 * 2**20)
+
+
+def ignore_term():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def interrupt_parent():
+    os.kill(os.getppid(), signal.SIGINT)
+
+
+def interrupt_parent_when_asked_to_end():
+    signal.signal(signal.SIGTERM, lambda *_: interrupt_parent())
+
+
+def result_when_asked_to_end():
+    def leave(*_):
+        result('{"status": "crashed", "message": "I was stopped", "columns": {"train_s": 2.0}}')
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def second():
+    time.sleep(1)
+
+
+def hang():
+    (folder / "hangs").touch()
+    time.sleep(60)
+
+
+def hang_with_the_lock():
+    (folder / "hangs").touch()
+    ctypes.PyDLL(None).sleep(60)
+
+
+for name in sys.argv[2:]:
+    globals()[name]()

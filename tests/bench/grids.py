@@ -1,0 +1,66 @@
+"""Running `python -m bench.grid` as its users do, on a tiny encoder and real sentences."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.schema import Row
+from bench.store import read_rows
+
+QUICK = ("--max-train", "64", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
+
+
+class GridRuns:
+    """A place with a runs.csv, and the command line that works on it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder = folder
+        self.model = model
+        self.csv = folder / "runs.csv"
+        self.reports = folder / "reports"
+
+    def argv(self, *extra: str, grid: str = "smoke", quick: Sequence[str] = QUICK) -> list[str]:
+        """The command line."""
+        places = ("--runs", str(self.csv), "--reports", str(self.reports))
+        command = (sys.executable, "-m", "bench.grid", "--grid", grid)
+        return [*command, "--model", str(self.model), *quick, *places, *extra]
+
+    def run(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run to the end."""
+        return subprocess.run(
+            self.argv(*extra, **options), capture_output=True, text=True, check=False, timeout=240
+        )
+
+    def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
+        """Start, in a process group of its own."""
+        return subprocess.Popen(
+            self.argv(*extra, **options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def rows(self) -> list[Row]:
+        """What runs.csv holds."""
+        return read_rows(self.csv)
+
+    def statuses(self) -> list[str]:
+        """Statuses in the order of the rows."""
+        return [str(row["status"]) for row in self.rows()]
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Processes whose command line names a cell folder below `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"bench.worker" in words and any(str(folder).encode() in word for word in words):
+                found.append(int(entry.name))
+    return found

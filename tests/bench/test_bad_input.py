@@ -1,0 +1,137 @@
+"""Bad input is one line on stderr and exit code 2, with nothing run and nothing written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bench.grids import QUICK, GridRuns
+
+
+def refused(grid: GridRuns, *extra: str, **options: object) -> str:
+    """The line, having checked that it is one, and that nothing was written."""
+    before = sorted(grid.folder.rglob("*"))
+    result = grid.run(*extra, **options)
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert sorted(grid.folder.rglob("*")) == before
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (("--select", "mode=lorra"), "lorra"),
+        (("--select", "seed=7"), "no cell"),
+        (("--task", "poems"), "poems"),
+        (("--task", "sst"), "--data"),
+        (("--device", "tpu"), "tpu"),
+        (("--device", "cuda:9"), "cuda:9"),
+        (("--rerun", "broken"), "broken"),
+        (("--epochs", "0"), "epochs"),
+        (("--timeout", "-1"), "timeout"),
+        (("--model", "no/such/folder"), "no/such/folder"),
+        (("--model", "bert-base"), "--init random"),
+        (("--nonsense",), "--nonsense"),
+    ],
+)
+def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], told: str) -> None:
+    assert told in refused(grid, *extra)
+
+
+def test_an_unknown_grid(grid: GridRuns) -> None:
+    assert "full, smoke" in refused(grid, grid="huge")
+
+
+def test_a_typo_in_a_grid_file(grid: GridRuns) -> None:
+    path = grid.folder / "mine.toml"
+    path.write_text("[settings]\nepoch = 3\n[[cells]]\nmode = ['full']\n")
+    assert "settings.epoch" in refused(grid, grid=str(path))
+
+
+def test_a_rank_above_the_width(grid: GridRuns) -> None:
+    path = grid.folder / "wide.toml"
+    path.write_text("[[cells]]\nmode=['lora']\nrank=[33]\nlayers=['attn']\n")
+    told = refused(grid, grid=str(path))
+    assert "33" in told
+    assert "32" in told
+
+
+def test_fp16_on_the_cpu(grid: GridRuns) -> None:
+    path = grid.folder / "half.toml"
+    path.write_text("[[cells]]\nmode=['full']\namp=['fp16']\n")
+    assert "needs a GPU" in refused(grid, grid=str(path))
+
+
+def another_architecture(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
+
+
+def truncated_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def other_shape(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 65}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (another_architecture, "roberta"),
+        (truncated_weights, "model.safetensors"),
+        (no_weights, "model.safetensors"),
+        (other_shape, "intermediate"),
+    ],
+)
+def test_a_damaged_checkpoint(
+    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory, damage: Callable, told: str
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged") / "tiny"
+    shutil.copytree(grid.model, folder)
+    damage(folder)
+    assert told in refused(grid, "--model", str(folder))
+
+
+def test_a_data_folder_without_the_files(grid: GridRuns) -> None:
+    data = grid.folder / "data"
+    data.mkdir()
+    assert "ids-sst-train.csv" in refused(grid, "--task", "sst", "--data", str(data))
+
+
+def test_a_csv_of_another_schema(grid: GridRuns) -> None:
+    grid.csv.write_text("a,b\r\n1,2\r\n")
+    assert "runs.csv" in refused(grid)
+
+
+def test_a_csv_with_a_broken_row(grid: GridRuns) -> None:
+    assert grid.run("--select", "mode=head amp=off").returncode == 0
+    text = grid.csv.read_text()
+    grid.csv.write_text(text.replace(",head,", ",head,eight,", 1))
+    assert "line 2" in refused(grid)
+    assert grid.csv.read_text() != text
+
+
+@pytest.mark.parametrize("place", ["file/runs.csv", "/proc/runs.csv"])
+def test_a_folder_that_cannot_be_written(grid: GridRuns, place: str) -> None:
+    (grid.folder / "file").write_text("")
+    quick = [*QUICK, "--runs", str(grid.folder / place)]
+    argv = [word for word in grid.argv(quick=()) if word not in ("--runs", str(grid.csv))]
+    grid.argv = lambda *extra, **options: [*argv, *quick, *extra]  # type: ignore[method-assign]
+    assert "--runs" in refused(grid)
+
+
+def test_a_reports_folder_that_is_a_file(grid: GridRuns) -> None:
+    grid.reports.write_text("")
+    assert "--reports" in refused(grid)

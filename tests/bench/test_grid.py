@@ -1,0 +1,181 @@
+"""The grid command, end to end, with real workers."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.bench.grids import GridRuns, workers_of
+from tests.components import need
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
+    first = grid.run("--select", "mode=full,dora")
+    assert first.returncode == 0, first.stderr
+    rows = grid.rows()
+    assert len(rows) == 4
+    for row in rows:
+        assert row["status"] == "ok"
+        assert row["dev_metric"] == "accuracy"
+        for name in (
+            "ms_per_1k_tokens", "peak_rss_mib", "weights_mib", "optimizer_mib", "gradients_mib",
+            "dev_score", "dev_ci_low", "dev_loss", "train_loss", "majority_score", "wall_s",
+            "startup_s", "train_s", "eval_s", "params_total", "params_trainable", "tokens_total",
+        ):
+            assert row[name] is not None, name
+        assert 0 < float(row["startup_s"]) < float(row["wall_s"])
+        assert row["params_trainable"] <= row["params_total"]
+        assert row["peak_cuda_allocated_mib"] is None
+        assert str(grid.folder) not in json.dumps(row)
+    index = (grid.reports / "index.html").read_text()
+    assert "dora" in index
+    assert str(grid.folder) not in index
+    assert (grid.reports / "report.md").exists()
+
+    again = grid.run("--select", "mode=full,dora")
+    assert again.returncode == 0, again.stderr
+    assert grid.rows() == rows
+
+
+def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> None:
+    assert grid.run("--select", "mode=lora amp=off", "--keep").returncode == 0
+    (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
+    present = {path.name for path in folder.iterdir()}
+    assert {
+        "adapter", "cell.json", "command.txt", "epochs.csv", "predictions.safetensors",
+        "result.json", "stderr.txt", "stdout.txt", "steps.csv",
+    } <= present
+    predictions = load_file(folder / "predictions.safetensors")
+    assert predictions["logits"].shape == (32, 5)
+    accuracy = (predictions["logits"].argmax(1) == predictions["labels"]).mean()
+    (row,) = grid.rows()
+    assert row["dev_score"] == pytest.approx(accuracy)
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    first = json.loads((folder / "result.json").read_text())["columns"]
+    command = (folder / "command.txt").read_text()
+    subprocess.run(command, shell=True, check=True, stdin=subprocess.DEVNULL)  # noqa: S602
+    second = json.loads((folder / "result.json").read_text())["columns"]
+    for name in ("dev_loss", "dev_score", "train_loss", "tokens_total"):
+        assert second[name] == first[name], name
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
+    table = grid.run("--dry-run")
+    assert table.returncode == 0
+    assert "8 cells: 8 to run" in table.stdout
+    items = json.loads(grid.run("--dry-run", "--json").stdout)
+    assert len(items) == 8
+    assert {item["action"] for item in items} == {"run"}
+    assert list(grid.folder.iterdir()) == []
+
+
+def test_a_timeout_is_a_row_and_the_grid_goes_on(grid: GridRuns) -> None:
+    result = grid.run("--select", "mode=head", "--timeout", "0.2")
+    assert result.returncode == 1
+    assert grid.statuses() == ["timeout", "timeout"]
+    assert workers_of(grid.folder) == []
+    kept = grid.run("--select", "mode=head")
+    assert kept.returncode == 1
+    assert grid.statuses() == ["timeout", "timeout"]
+    again = grid.run("--select", "mode=head", "--rerun", "timeout")
+    assert again.returncode == 0, again.stderr
+    assert grid.statuses() == ["timeout", "timeout", "ok", "ok"]
+    assert [row["attempt"] for row in grid.rows()] == [1, 1, 2, 2]
+
+
+def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid: GridRuns) -> None:
+    process = grid.start()
+    wait_for(lambda: len(grid.rows()) == 2 and workers_of(grid.folder))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "to go on: python -m bench.grid --grid smoke" in err
+    assert "report:" in out
+    assert workers_of(grid.folder) == []
+    assert grid.statuses()[-1] == "interrupted"
+    done = grid.statuses().count("ok")
+    assert grid.run().returncode == 0
+    ids = [row["cell_id"] for row in grid.rows() if row["status"] == "ok"]
+    assert len(ids) == len(set(ids)) == 8
+    assert done >= 2
+
+
+def test_a_killed_parent_leaves_no_worker_and_loses_nothing(grid: GridRuns) -> None:
+    process = grid.start()
+    wait_for(lambda: len(grid.rows()) == 2 and workers_of(grid.folder))
+    process.kill()
+    process.wait()
+    before = grid.rows()
+    wait_for(lambda: not workers_of(grid.folder), 5)
+    assert grid.run().returncode == 0
+    rows = grid.rows()
+    assert rows[: len(before)] == before
+    ids = [row["cell_id"] for row in rows]
+    assert len(ids) == len(set(ids)) == 8
+
+
+def test_random_weights_measure_cost_and_no_quality(grid: GridRuns) -> None:
+    result = grid.run("--init", "random", "--select", "mode=lora amp=off")
+    assert result.returncode == 0, result.stderr
+    (row,) = grid.rows()
+    assert row["init"] == "random"
+    assert row["dev_score"] is None
+    assert row["ms_per_1k_tokens"] is not None
+    named = grid.run("--init", "random", "--model", "bert-tiny", "--select", "mode=head amp=off")
+    assert named.returncode == 0, named.stderr
+    assert grid.rows()[-1]["model"] == "bert-tiny"
+
+
+def test_a_cell_that_breaks_is_a_row_with_its_message(grid: GridRuns, tmp_path: Path) -> None:
+    grids = tmp_path / "hot.toml"
+    grids.write_text(
+        "[settings]\nepochs = 1\nlearning_rates = {full = 1.0}\nalpha = 1000000.0\n"
+        "[[cells]]\nmode = ['lora']\nrank = [1]\nlayers = ['attn']\n[[cells]]\nmode = ['head']\n"
+    )
+    quick = ("--max-train", "640", "--max-dev", "32", "--device", "cpu")
+    rates = grids.read_text().replace("full = 1.0", "adapter = 1.0, base = 1.0")
+    grids.write_text(rates)
+    result = grid.run(grid=str(grids), quick=quick)
+    by_mode = {row["mode"]: row for row in grid.rows()}
+    assert by_mode["head"]["status"] == "ok"
+    assert result.returncode == (0 if by_mode["lora"]["status"] == "ok" else 1)
+
+
+def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
+    grid: GridRuns, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False).returncode == 0
+    need(mounted, "mounting a small disk takes root")
+    try:
+        small = GridRuns(disk, grid.model)
+        process = small.start()
+        wait_for(lambda: len(small.rows()) == 1)
+        with (disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space"):
+            while True:
+                os.write(file.fileno(), b"\0" * 4096)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert "what is done is kept" in err
+        assert "Traceback" not in err
+        rows = small.rows()
+        assert rows
+        assert {row["status"] for row in rows} <= {"ok", "crashed"}
+        (disk / "filler").unlink()
+        assert small.run("--rerun", "crashed").returncode == 0
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)  # noqa: S607

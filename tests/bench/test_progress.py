@@ -1,0 +1,79 @@
+"""What a worker sends, and that sending never holds it up."""
+
+import json
+import os
+import time
+
+import pytest
+
+from bench.worker.progress import Progress
+
+
+@pytest.fixture
+def pipe():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    yield read, write
+    os.close(read)
+    os.close(write)
+
+
+def received(read: int) -> list[dict]:
+    return [json.loads(line) for line in os.read(read, 2**20).splitlines()]
+
+
+def test_steps_come_at_most_twice_a_second_and_phases_always(pipe):
+    read, write = pipe
+    now = 0.0
+    progress = Progress(write, lambda: now)
+    asked = []
+
+    def loss() -> float:
+        asked.append(now)
+        return 0.25
+
+    progress.phase("train")
+    for step in range(1, 101):
+        progress.step(step, 100, loss)
+        now += 0.0625
+    progress.phase("evaluate")
+    messages = received(read)
+    assert messages[0] == {"phase": "train"}
+    assert messages[1] == {"step": 1, "steps": 100, "loss": 0.25}
+    assert messages[-1] == {"phase": "evaluate"}
+    assert [message["step"] for message in messages[1:-1]] == list(range(1, 101, 8))
+    assert len(asked) == 13  # a loss is only read when it is sent
+
+
+def test_a_loss_may_be_absent_or_an_error_of_the_callers(pipe):
+    read, write = pipe
+    Progress(write).step(1, 2)
+    assert received(read) == [{"step": 1, "steps": 2}]
+    with pytest.raises(ZeroDivisionError):
+        Progress(write).step(1, 2, lambda: 1 / 0)
+
+
+def test_a_full_pipe_holds_nobody_up_and_tears_no_line(pipe):
+    read, write = pipe
+    progress = Progress(write)
+    begun = time.monotonic()
+    for _ in range(20_000):
+        progress.phase("train")
+    assert time.monotonic() - begun < 5
+    assert all(message == {"phase": "train"} for message in received(read))
+
+
+def test_a_closed_pipe_is_survived():
+    read, write = os.pipe()
+    os.close(read)
+    progress = Progress(write)
+    progress.phase("train")
+    progress.step(1, 2, 0.5)
+    os.close(write)
+
+
+def test_without_a_runner_nothing_is_said(monkeypatch):
+    monkeypatch.delenv("BENCH_PROGRESS_FD", raising=False)
+    progress = Progress.from_environment()
+    progress.phase("train")
+    progress.step(1, 2, lambda: 1 / 0)

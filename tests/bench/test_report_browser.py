@@ -1,0 +1,120 @@
+"""The report in a real browser: from disk, without a network, wide and narrow, with and without
+JavaScript."""
+
+import pytest
+
+from bench.report.render import render
+from tests.bench.synthetic_rows import synthetic_rows
+from tests.components import chromium, need
+
+ARGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    need(chromium() is not None, "Chromium or Chrome")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=ARGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    other = [
+        row | {"conditions_id": "other", "machine": "EPYC, 64 cores",
+               "finished_at": "2025-01-01T00:00:00Z"} for row in synthetic_rows(20)
+    ]  # fmt: skip
+    return render([*synthetic_rows(68), *other], tmp_path_factory.mktemp("report"))
+
+
+def open_page(browser, index, size, **more):
+    page = browser.new_page(viewport=size, **more)
+    page.complaints, page.asked = [], []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(index.as_uri())
+    return page
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, index, size):
+    page = open_page(browser, index, size)
+    page.wait_for_selector("#cell-grid .tabulator-row")
+    for details in page.query_selector_all("details"):
+        details.evaluate("e => { e.open = true }")
+    assert page.complaints == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+    page.close()
+
+
+def test_figures_fit_a_phone_and_can_be_read_there(browser, index):
+    page = open_page(browser, index, PHONE)
+    for svg in page.query_selector_all("main > section figure svg"):
+        box = svg.bounding_box()
+        assert 300 <= box["width"] <= PHONE["width"]
+        sizes = svg.evaluate(
+            "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
+        )
+        assert min(sizes) >= 8
+    page.close()
+
+
+def cells(page, key):
+    title = {"dev_score": "dev score", "mode": "mode"}[key]
+    at = page.evaluate(
+        "t => cellGrid.getColumns().findIndex(c => c.getDefinition().title === t)", title
+    )
+    return page.evaluate("i => cellGrid.getRows('active').map(r => r.getData()['text_' + i])", at)
+
+
+def test_the_table_of_cells_sorts_by_number_and_filters(browser, index):
+    page = open_page(browser, index, WIDE)
+    page.wait_for_selector("#cell-grid .tabulator-row")
+    assert len(cells(page, "mode")) == 88
+    heading = page.locator("#cell-grid .tabulator-col", has_text="dev score").first
+    heading.locator(".tabulator-col-sorter").click()
+    found = cells(page, "dev_score")
+    numbers = [float(text) for text in found if text != "not measured"]
+    assert numbers == sorted(numbers)
+    assert len(numbers) < len(found)
+    assert set(found[len(numbers) :]) == {"not measured"}
+    box = page.locator("#cell-grid .tabulator-col", has_text="mode").first.locator("input")
+    box.click()
+    page.locator(".tabulator-edit-list-item", has_text="dora").first.click()
+    page.wait_for_function("cellGrid.getDataCount('active') < 88")
+    assert set(cells(page, "mode")) == {"dora"}
+    assert page.complaints == []
+    page.close()
+
+
+def test_without_javascript_every_cell_is_still_there(browser, index):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(index.as_uri())
+    assert page.locator("#cell-table tbody tr").count() == 88
+    assert page.locator("#cell-table tbody tr").first.is_visible()
+    context.close()
+
+
+def test_dark_pages_keep_figures_readable(browser, index):
+    page = open_page(browser, index, WIDE, color_scheme="dark")
+    ink, paper = page.evaluate(
+        """() => {
+        const text = document.querySelector('figure svg text');
+        return [getComputedStyle(text).fill, getComputedStyle(document.body).backgroundColor];
+    }"""
+    )
+
+    def light(colour):
+        return sum(int(part) for part in colour[4:-1].split(",")[:3]) / 765
+
+    assert light(ink) - light(paper) > 0.6
+    page.close()

@@ -1,0 +1,127 @@
+"""Intervals: against published values, against scipy, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from bench.stats import (
+    Interval,
+    bootstrap_median,
+    difference,
+    fisher,
+    mean_t,
+    paired_difference,
+    paired_ratio,
+    ratio,
+    wilson,
+)
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_agrees_with_scipy(pair):
+    expected = scipy_stats.binomtest(*pair).proportion_ci(0.95, method="wilson")
+    assert wilson(*pair) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("pair", [(-1, 10), (11, 10), (0, 0)])
+def test_wilson_refuses_what_is_no_proportion(pair):
+    with pytest.raises(ValueError, match="no proportion"):
+        wilson(*pair)
+
+
+@pytest.mark.parametrize(("correlation", "total"), [(0.0, 10), (0.81, 864), (-0.4, 30)])
+def test_fisher_agrees_with_its_formula(correlation, total):
+    low, high = fisher(correlation, total)
+    assert math.atanh(low) == pytest.approx(math.atanh(correlation) - 1.959964 / (total - 3) ** 0.5)
+    assert math.atanh(high) == pytest.approx(
+        math.atanh(correlation) + 1.959964 / (total - 3) ** 0.5
+    )
+
+
+def test_fisher_knows_nothing_of_three_pairs_and_bears_a_perfect_correlation():
+    assert fisher(0.9, 3) == (-1.0, 1.0)
+    low, high = fisher(1.0, 100)
+    assert 0.99 < low <= high <= 1.0
+
+
+def test_the_bootstrap_of_a_median_is_reproducible_and_holds_it():
+    values = list(np.random.default_rng(0).gamma(9, 2, size=60))
+    found = bootstrap_median(values)
+    assert found == bootstrap_median(values)
+    assert found[0] == pytest.approx(np.median(values))
+    assert found[1] < found[0] < found[2]
+
+
+def test_the_bootstrap_covers_about_as_often_as_it_says():
+    draw = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        _, low, high = bootstrap_median(draw.normal(size=40), draws=400)
+        hits += low <= 0.0 <= high
+    assert 0.90 <= hits / 300 <= 0.99
+
+
+def test_one_value_has_no_interval():
+    assert bootstrap_median([4.0]) == (4.0, None, None)
+    assert mean_t([4.0]) == Interval(4.0)
+
+
+@pytest.mark.parametrize("function", [bootstrap_median, mean_t])
+def test_nothing_has_no_estimate(function):
+    with pytest.raises(ValueError, match="of nothing"):
+        function([])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-6))
+def test_the_interval_of_a_mean_agrees_with_scipy(values):
+    found = mean_t(values)
+    low, high = scipy_stats.t.interval(
+        0.95, len(values) - 1, loc=np.mean(values), scale=scipy_stats.sem(values)
+    )
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6, abs=1e-6)
+
+
+def test_a_difference_of_proportions_agrees_with_newcombe():
+    # Newcombe 1998, Statistics in Medicine 17, 873–890, table II, method 10: 56/70 and 48/80.
+    found = difference(Interval(56 / 70, *wilson(56, 70)), Interval(48 / 80, *wilson(48, 80)))
+    assert found.value == pytest.approx(0.2)
+    assert found.ends() == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_a_difference_without_intervals_has_none():
+    found = difference(Interval(3.0), Interval(1.0, 0.5, 1.5))
+    assert found == Interval(2.0)
+    assert found.holds(0.0) is None
+
+
+@given(st.floats(0.1, 1e4), st.floats(0.1, 1e4), st.floats(0, 0.3), st.floats(0, 0.3))
+def test_a_ratio_turned_over_is_its_reciprocal(a, b, wide_a, wide_b):
+    one, two = Interval(a, a * (1 - wide_a), a * (1 + wide_a)), Interval(b, b * (1 - wide_b), b)
+    there, back = ratio(one, two), ratio(two, one)
+    assert there.value == pytest.approx(a / b)
+    assert there.low <= there.value * (1 + 1e-9)
+    assert there.low == pytest.approx(1 / back.high)
+
+
+def test_a_ratio_to_an_interval_that_reaches_zero_has_no_interval():
+    assert ratio(Interval(2.0, 1.0, 3.0), Interval(1.0, -1.0, 3.0)).ends() is None
+
+
+def test_pairing_by_seed_uses_only_the_seeds_of_both():
+    a, b = {0: 1.0, 1: 2.0, 2: 9.0}, {1: 1.0, 0: 0.5, 3: 7.0}
+    assert paired_difference(a, b) == mean_t([0.5, 1.0])
+    assert paired_ratio(a, b).value == pytest.approx(2.0)
+    assert paired_difference(a, {0: 1.0}) is None
+
+
+def test_pairing_sees_a_difference_that_seeds_drown():
+    a = {seed: 0.50 + 0.05 * seed for seed in range(5)}
+    b = {seed: value - 0.01 - 0.001 * (seed % 2) for seed, value in a.items()}
+    paired = paired_difference(a, b)
+    unpaired = difference(mean_t(list(a.values())), mean_t(list(b.values())))
+    assert paired.holds(0.0) is False
+    assert unpaired.holds(0.0) is True

@@ -1,0 +1,43 @@
+"""What benchmarks share: threads as a cell has them, and texts of real lengths."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from bench.conditions import usable_threads
+from minbert.batches import Batch, prepare_epoch
+from minbert.tokenizer import Encoded
+
+BATCH_SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """As many threads as a worker takes; tests have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(usable_threads())
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def batch() -> Batch:
+    """64 texts of like length, as an epoch on `movies` gives them: the batch of median size.
+
+    Sentences there have 27 tokens on average, and from 4 to 79, [CLS] and [SEP] included. The ids
+    are drawn at random.
+    """
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.normal(27, 11, 20 * BATCH_SIZE), 4, 79).astype(np.int64)
+    tokens = int(lengths.sum())
+    encoded = Encoded(
+        rng.integers(1000, 30000, tokens, dtype=np.int32),
+        np.zeros(tokens, dtype=np.int8),
+        np.concatenate([[0], np.cumsum(lengths)]),
+    )
+    labels = rng.integers(0, 5, len(lengths))
+    device = torch.device("cpu")
+    batches = prepare_epoch(encoded, labels, BATCH_SIZE, rng, pad_id=0, device=device)
+    return sorted(batches, key=lambda found: found.tokens)[len(batches) // 2]

@@ -1,0 +1,56 @@
+"""transformers, as what our encoder and tokeniser must agree with."""
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minbert.config import BertConfig
+from tests.components import need
+
+
+def transformers() -> Any:
+    """The library; a test that asks for it skips where it is not installed."""
+    found = find_spec("transformers") is not None
+    need(found, "transformers (install the extra `peers`)", component="peers")
+    import transformers
+
+    return transformers
+
+
+def bert_model(config: BertConfig, *, pooler: bool = True, attention: str = "eager") -> Any:
+    """Its BertModel of a configuration, with weights of the size that trained ones have."""
+    library = transformers()
+    torch.manual_seed(0)
+    model = library.BertModel(
+        library.BertConfig(**asdict(config), attn_implementation=attention),
+        add_pooling_layer=pooler,
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.1 + 1.0 * name.endswith("Norm.weight"))
+    return model.eval()
+
+
+def save(model: Any, folder: Path) -> Path:
+    """Write one of its models as it does by itself."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def padded_batch(
+    config: BertConfig, sentences: int = 3, length: int = 12, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, a mask with padding at the end of all but the first, and token types."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(below: int) -> Tensor:
+        return torch.randint(0, below, (sentences, length), generator=generator)
+
+    lengths = torch.randint(1, length + 1, (sentences, 1), generator=generator)
+    lengths[0] = length
+    mask = (torch.arange(length) < lengths).long()
+    return draw(config.vocab_size), mask, draw(config.type_vocab_size)

@@ -1,0 +1,145 @@
+"""A package index on this machine, with one archive, that can be slow, broken or lying."""
+
+import hashlib
+import io
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from minbert.cache import Asset, Member
+from minbert.index import PinnedFile
+
+FILES = {"one.txt": b"first\n" * 20_000, "two.bin": bytes(range(256)) * 500}
+
+
+def wheel() -> bytes:
+    """A zip archive with the files in `toy/model/`, and others that nobody asked for."""
+    files = {f"toy/model/{name}": content for name, content in FILES.items()}
+    files["../outside.txt"] = b"must not be written"
+    files["toy/setup.py"] = b"raise SystemExit('must not be run')"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980: every time the same
+    return buffer.getvalue()
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def nested_sdist() -> bytes:
+    """A tar archive that holds another, which holds the files in `data/`."""
+    inner = _tar({f"data/{name}": content for name, content in FILES.items()})
+    return _tar({"toy-1.0/setup.py": b"raise SystemExit", "toy-1.0/inner.tar.gz": inner})
+
+
+def toy_asset(content: bytes, filename: str, inside: tuple[str, ...]) -> Asset:
+    """An asset whose pins are those of an archive."""
+    return Asset(
+        name="toy",
+        about="a toy",
+        licence="none",
+        archive=PinnedFile("toy", "1.0", filename, len(content), sha256(content)),
+        inside=inside,
+        members=tuple(Member(name, len(data), sha256(data)) for name, data in FILES.items()),
+    )
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass
+class Index:
+    """What the index serves, and what it was asked for."""
+
+    filename: str
+    content: bytes
+    advertised: str | None = None
+    claimed_length: int | None = None
+    chunk_delay_s: float = 0.0
+    drops: int = 0
+    redirects: bool = False
+    url: str = ""
+    downloads: int = 0
+    missing: bool = False
+    started: threading.Event = field(default_factory=threading.Event)
+
+    def page(self) -> bytes:
+        """The project's page, as in PEP 503."""
+        fragment = f"#sha256={self.advertised}" if self.advertised else ""
+        return f'<a href="/files/{self.filename}{fragment}">{self.filename}</a>'.encode()
+
+
+@contextmanager
+def serving(index: Index) -> Iterator[Index]:
+    """Serve the index on a free port of this machine while the block runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/simple/toy/":
+                self._answer(index.page(), "text/html")
+            elif self.path == f"/files/{index.filename}" and index.redirects:
+                self.send_response(302)
+                self.send_header("Location", f"/moved/{index.filename}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif self.path.endswith(f"/{index.filename}") and not index.missing:
+                self._send_file()
+            else:
+                self.send_error(404)
+
+        def _answer(self, content: bytes, kind: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _send_file(self) -> None:
+            index.downloads += 1
+            self.send_response(200)
+            self.send_header("Content-Type", "application/octet-stream")
+            length = index.claimed_length or len(index.content)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            dropped = index.downloads <= index.drops
+            for start in range(0, len(index.content), 8192):
+                self.wfile.write(index.content[start : start + 8192])
+                index.started.set()
+                if dropped:
+                    break
+                time.sleep(index.chunk_delay_s)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """A client that was killed is no error here."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    index.url = f"http://127.0.0.1:{server.server_port}/simple"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield index
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

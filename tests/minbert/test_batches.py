@@ -1,0 +1,123 @@
+"""Batches: every text once, little padding, and tensors that hold the texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minbert.assets import fetch
+from minbert.batches import CHUNK_BATCHES, collate, plan_evaluation, plan_training, prepare_epoch
+from minbert.tasks import load_task
+from minbert.tokenizer import Encoded, Tokenizer
+
+CPU = torch.device("cpu")
+PAD = 7
+
+lengths_of_texts = st.lists(st.integers(2, 40), max_size=300).map(
+    lambda found: np.array(found, dtype=np.int64)
+)
+
+
+def encoded(lengths: Sequence[int]) -> Encoded:
+    """Texts of these lengths, all of whose token ids differ."""
+    total = sum(lengths)
+    return Encoded(
+        input_ids=np.arange(100, 100 + total, dtype=np.int32),
+        token_type_ids=(np.arange(total) % 2).astype(np.int8),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+    )
+
+
+@given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5))
+def test_an_epoch_has_every_text_once(lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    plan = plan_training(lengths, batch_size, np.random.default_rng(seed))
+    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
+    whole, rest = divmod(len(lengths), batch_size)
+    assert sorted(map(len, plan)) == [rest] * (rest > 0) + [batch_size] * whole
+
+
+@given(lengths_of_texts, st.integers(1, 20))
+def test_an_evaluation_has_every_text_once(lengths: np.ndarray, batch_size: int) -> None:
+    plan = plan_evaluation(lengths, batch_size)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
+    longest = [lengths[batch].max() for batch in plan]
+    assert longest == sorted(longest)
+
+
+def test_a_seed_gives_the_same_epoch_and_another_seed_another() -> None:
+    lengths = np.random.default_rng(0).integers(2, 60, 5000)
+
+    def plan(seed: int) -> list[list[int]]:
+        return [batch.tolist() for batch in plan_training(lengths, 32, np.random.default_rng(seed))]
+
+    assert plan(1) == plan(1)
+    assert plan(1) != plan(2)
+    assert {frozenset(batch) for batch in plan(1)}.isdisjoint(map(frozenset, plan(2)))
+
+
+def test_lengths_do_not_rise_or_fall_through_an_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(2, 60, 64 * CHUNK_BATCHES)
+    plan = plan_training(lengths, 64, np.random.default_rng(0))
+    means = [lengths[batch].mean() for batch in plan]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+
+
+def test_real_texts_are_hardly_padded() -> None:
+    texts = load_task("movies").train.text_a
+    lengths = Tokenizer.from_folder(fetch("minilm")).encode(texts, None, 128).lengths
+
+    def padded(plan: list[np.ndarray]) -> float:
+        return sum(len(batch) * lengths[batch].max() for batch in plan) / lengths.sum()
+
+    assert padded(plan_training(lengths, 64, np.random.default_rng(0))) < 1.05
+    order = np.random.default_rng(0).permutation(len(lengths))
+    assert padded(np.split(order, range(64, len(order), 64))) > 1.8
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.data())
+def test_a_batch_holds_its_texts_and_padding_after_them(
+    lengths: list[int], data: st.DataObject
+) -> None:
+    texts = encoded(lengths)
+    indices = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
+    labels = np.arange(len(lengths), dtype=np.int64)
+    batch = collate(texts, labels, indices, PAD, CPU)
+    chosen = [lengths[index] for index in indices]
+    assert batch.input_ids.shape == batch.token_type_ids.shape == (len(indices), max(chosen))
+    assert batch.input_ids.dtype == batch.token_type_ids.dtype == torch.int64
+    assert batch.tokens == sum(chosen)
+    assert batch.labels.tolist() == indices
+    assert (batch.attention_mask is None) == (len(set(chosen)) == 1)
+    for row, index in enumerate(indices):
+        begin, end = texts.offsets[index : index + 2]
+        padding = max(chosen) - lengths[index]
+        assert batch.input_ids[row].tolist() == [*texts.input_ids[begin:end], *[PAD] * padding]
+        types = [*texts.token_type_ids[begin:end], *[0] * padding]
+        assert batch.token_type_ids[row].tolist() == types
+        if batch.attention_mask is not None:
+            assert batch.attention_mask.dtype == torch.int64
+            mask = [1] * lengths[index] + [0] * padding
+            assert batch.attention_mask[row].tolist() == mask
+
+
+@pytest.mark.parametrize(
+    ("given_type", "kept"), [(np.int64, torch.int64), (np.float32, torch.float32)]
+)
+def test_labels_keep_their_type(given_type: type, kept: torch.dtype) -> None:
+    batch = collate(encoded([3, 2]), np.array([1, 0], dtype=given_type), [1], PAD, CPU)
+    assert batch.labels.dtype == kept
+    assert batch.labels.tolist() == [0]
+
+
+def test_an_epoch_is_prepared_as_planned() -> None:
+    lengths = np.random.default_rng(0).integers(2, 9, 100)
+    texts, labels = encoded(lengths.tolist()), np.arange(100)
+    batches = prepare_epoch(
+        texts, labels, 16, np.random.default_rng(3), pad_id=PAD, device=CPU
+    )
+    plan = plan_training(texts.lengths, 16, np.random.default_rng(3))
+    assert [batch.labels.tolist() for batch in batches] == [each.tolist() for each in plan]
+    assert sum(batch.tokens for batch in batches) == lengths.sum()
