@@ -162,7 +162,9 @@ def _refuse_unknown(config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if name in _READ or name in _WITHOUT_EFFECT:
             continue
-        if value and (name, value) != ("bias", "none"):
+        # 0 is a value: layers_to_transform counts from it
+        off = value is None or value is False or value in ([], {}, "none")
+        if not off:
             raise InputError(f"the adapter's config sets {name}, which is not supported here")
 
 

@@ -111,12 +111,9 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     if _BASE_KEY in metadata:
         weights, _ = _read_tensors(folder / BASE)
         _check(folder / BASE, weights, _shapes(base))
-    layers = inject_parts(model, config.mode, config.parts)
+    inject_parts(model, config.mode, config.parts)
     for key, value in weights.items():
         base[key].copy_(value)
-    for layer in layers:
-        if isinstance(layer, DoraLinear):
-            layer.reset_magnitude()  # of parts without an adapter: from the weights just loaded
     for key, tensor in (saved | _adapter_tensors(model)).items():
         tensor.copy_(tensors[key])
     pooler = any(name.startswith(_POOLER) for name in config.saved)
@@ -191,10 +188,12 @@ def _check(
     """Raise InputError unless a file's tensors are floating-point and of these keys and shapes."""
     faults = [f"lacks {key}" for key in shapes if key not in tensors]
     faults += [f"has an unexpected {key}" for key in tensors if key not in shapes]
-    for key in shapes.keys() & tensors.keys():
-        tensor = tensors[key]
-        if tuple(tensor.shape) != shapes[key]:
-            faults.append(f"has {key} of {list(tensor.shape)} in place of {list(shapes[key])}")
+    for key, shape in shapes.items():
+        tensor = tensors.get(key)
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
+            faults.append(f"has {key} of {list(tensor.shape)} in place of {list(shape)}")
         elif not tensor.is_floating_point():
             faults.append(f"has {key} in {tensor.dtype}, which is no floating-point type")
     if faults:

@@ -178,7 +178,9 @@ def _find_model(grid: Grid) -> Model:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # where it would leave an empty line
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task(f"fetching {settings.model}", total=None, visible=False)
 
         def show(done: int, total: int) -> None:

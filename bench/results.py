@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.cell import Cell
 from bench.schema import BY_NAME, Row, new_row
-from bench.stats import fisher, median_bootstrap, wilson
+from bench.stats import bootstrap_median, fisher, wilson
 
 
 def measured_row(
@@ -50,12 +50,8 @@ def step_interval(folder: Path, timed: int) -> Row:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         times = [float(line["ms"]) for line in csv.DictReader(file)][-timed:]
-    found = median_bootstrap(times)
-    return {
-        "step_ms_median": found.value,
-        "step_ms_ci_low": found.low,
-        "step_ms_ci_high": found.high,
-    }
+    median, low, high = bootstrap_median(times)
+    return {"step_ms_median": median, "step_ms_ci_low": low, "step_ms_ci_high": high}
 
 
 def score_interval(row: Row, examples: int) -> Row:
@@ -63,12 +59,12 @@ def score_interval(row: Row, examples: int) -> Row:
     score = row["dev_score"]
     if not isinstance(score, float):
         return {}
-    found = (
+    low, high = (
         wilson(round(score * examples), examples)
         if row["dev_metric"] == "accuracy"
         else fisher(score, examples)
     )
-    return {"dev_ci_low": found.low, "dev_ci_high": found.high}
+    return {"dev_ci_low": low, "dev_ci_high": high}
 
 
 def not_learned(row: Row) -> bool:

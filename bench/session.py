@@ -20,11 +20,10 @@ from bench.job import Job
 from bench.models import Model
 from bench.plan import Planned
 from bench.protocol import RESULT
-from bench.report.render import render
 from bench.results import measured_row
 from bench.runner import Outcome, Signals, run_worker
 from bench.schema import Row, new_row
-from bench.store import Store, cell_folder, cells_folder, read_rows
+from bench.store import Store, cell_folder, cells_folder, latest, read_rows
 from minbert.tasks import TaskData, majority_score
 
 PLAN: Final = "plan.json"
@@ -149,30 +148,37 @@ class Session:
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
         """Render, say how it ended and how to go on; the exit code."""
+        from bench.report.render import render  # not before: matplotlib stays out of the cells' time
+
         rows = read_rows(self.store.path)
-        index = render(
-            rows,
-            self.reports,
-            planned=self._planned_rows(planned),
-            sources=[self.store.path.name],
-        )
+        try:
+            told = str(
+                render(
+                    rows,
+                    self.reports,
+                    planned=self._planned_rows(planned),
+                    sources=[self.store.path.name],
+                )
+            )
+        except DiskFullError as error:
+            ended, told = "full" if ended == "ok" else ended, f"not written: {error}"
         ids = {item.cell.cell_id for item in planned}
         conditions_id = self.conditions.conditions_id
         last = {
-            str(row["cell_id"]): str(row["status"])
-            for row in rows
-            if row["cell_id"] in ids and row["conditions_id"] == conditions_id
+            cell_id: str(row["status"])
+            for (cell_id, where), row in latest(rows).items()
+            if cell_id in ids and where == conditions_id
         }
         counts: dict[str, int] = {}
         for cell_id in ids:
             status = last.get(cell_id, "not run")
             counts[status] = counts.get(status, 0) + 1
         if as_json:
-            click.echo(json.dumps({"cells": counts, "report": str(index)}))
+            click.echo(json.dumps({"cells": counts, "report": told}))
         else:
-            told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-            click.echo(f"{len(ids)} cells: {told}")
-            click.echo(f"report: {index}")
+            numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+            click.echo(f"{len(ids)} cells: {numbers}")
+            click.echo(f"report: {told}")
         if ended != "ok" or counts.get("ok", 0) < len(ids):
             again = shlex.join(["python", "-m", "bench.grid", *self.arguments])
             sys.stderr.write(f"to go on: {again}\n")

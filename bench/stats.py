@@ -1,6 +1,7 @@
 """Intervals at 95%: of a proportion, a correlation, a median, a mean, a difference and a ratio.
 
-Plain numbers in and out. scipy is imported where a t quantile is needed, and only there.
+Plain numbers in and out. scipy is imported where it is needed, so that who needs none of it does
+not wait.
 """
 
 import math
@@ -40,12 +41,10 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is no proportion")
-    share, z2 = successes / total, _Z * _Z
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    spread = math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
-    low = 0.0 if successes == 0 else middle - _Z * spread
-    high = 1.0 if successes == total else middle + _Z * spread
-    return low, high
+    from scipy.stats import binomtest
+
+    found = binomtest(successes, total).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def fisher(correlation: float, total: int) -> tuple[float, float]:
@@ -75,9 +74,16 @@ def bootstrap_median(
     data = np.asarray(values, dtype=float)
     if data.size == 1:
         return float(data[0]), None, None
-    picks = np.random.default_rng(seed).integers(0, data.size, size=(draws, data.size))
-    low, high = np.quantile(np.median(data[picks], axis=1), [0.025, 0.975])
-    return float(np.median(data)), float(low), float(high)
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (data,),
+        np.median,
+        n_resamples=draws,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(np.median(data)), float(found.low), float(found.high)
 
 
 def mean_t(values: Sequence[float]) -> Interval:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -186,7 +187,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 is none
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings(action="ignore"):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # what a broken pickle raises can't be listed
         raise InputError(
             f"{path}: is broken, cut short or no file of plain tensors "

@@ -28,15 +28,23 @@ _ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding without values: nn.Embedding draws them, which on the meta device costs seconds
+    and tens of MiB for what torch imports to do so."""
+    empty = torch.empty(rows, width)
+    table: nn.Embedding = nn.Embedding.from_pretrained(empty, freeze=False)  # type: ignore[no-untyped-call]
+    return table
+
+
 class Embeddings(nn.Module):
     """The sum of what stands for a token, its position and which text of a pair it is in."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         hidden = config.hidden_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, hidden)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, hidden)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, hidden)
+        self.word_embeddings = _table(config.vocab_size, hidden)
+        self.position_embeddings = _table(config.max_position_embeddings, hidden)
+        self.token_type_embeddings = _table(config.type_vocab_size, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 

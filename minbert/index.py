@@ -1,8 +1,8 @@
 """One pinned file from the package index that pip is configured for.
 
 pip itself can't be asked for it: given a source distribution it runs the package's setup.py.
-`unearth` finds and downloads without building anything; this module tells it where to look, from
-pip's own configuration (https://pip.pypa.io/en/stable/topics/configuration/), and turns what goes
+`unearth` finds files without building anything; this module tells it where to look, from pip's own
+configuration (https://pip.pypa.io/en/stable/topics/configuration/), downloads, and turns what goes
 wrong into one line.
 """
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
 
-PYPI: Final = "https://pypi.org/simple"
 _ALIASES: Final = {"default-timeout": "timeout", "pypi-url": "index-url"}
 _TRUE: Final = ("y", "yes", "t", "true", "on", "1")
 
@@ -94,10 +93,13 @@ def pip_settings() -> dict[str, str]:
 
 
 def _sources(settings: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Where to look, as unearth's keyword and a URL or folder: nearest places first."""
+    """Where to look, as unearth's keyword and a URL or folder: nearest places first.
+
+    An empty URL is the default index, PyPI.
+    """
     found = [("find_links", place) for place in settings.get("find-links", "").split()]
     if settings.get("no-index", "").lower() not in _TRUE:
-        found.append(("index_urls", settings.get("index-url", PYPI)))
+        found.append(("index_urls", settings.get("index-url", "")))
         found += [("index_urls", url) for url in settings.get("extra-index-url", "").split()]
     return found
 
@@ -127,7 +129,7 @@ def _session(settings: Mapping[str, str]) -> Any:
         follow_redirects=True,
         proxy=settings.get("proxy"),
     )
-    urls = [url for kind, url in _sources(settings) if kind == "index_urls"]
+    urls = [url for kind, url in _sources(settings) if kind == "index_urls" and url]
     session.auth = MultiDomainBasicAuth(prompting=False, index_urls=urls)
     return session
 
@@ -173,12 +175,15 @@ def _find(session: Any, settings: Mapping[str, str], pinned: PinnedFile) -> "Lin
     failures: tuple[type[Exception], ...] = (*HTTPErrors, OSError, ValueError)
     reasons: list[str] = []
     for kind, place in _sources(settings):
-        shown = _one_line(place)
+        shown = _one_line(place) if place else "PyPI"
+        places = {kind: [place]} if place else {}
         try:
-            if kind == "find_links":
-                finder = PackageFinder(session, find_links=[place], ignore_compatibility=True)
-            else:
-                finder = PackageFinder(session, index_urls=[place], ignore_compatibility=True)
+            finder = PackageFinder(
+                session,
+                index_urls=places.get("index_urls", ()),
+                find_links=places.get("find_links", ()),
+                ignore_compatibility=True,
+            )
             with _reasons() as warnings:
                 packages = finder.find_all_packages(pinned.project, allow_yanked=True)
                 links = [p.link for p in packages if p.link.filename == pinned.filename]

@@ -14,6 +14,7 @@ import pytest
 COMPONENTS: Final = {
     "chromium": "a Chromium or Chrome to look at reports with",
     "cuda": "a GPU",
+    "mounts": "the right to mount a small disk, which root mostly has",
     "peers": "transformers and peft, the extra of that name",
     "shared": "the shared data, in a folder beside the checkout or named by MINBERT_BENCH_SHARED",
 }

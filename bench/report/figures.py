@@ -86,7 +86,7 @@ def inline(drawing: Drawing) -> str:
     text = re.sub(r'<svg ([^>]*?)\s*width="[^"]*"', r"<svg \1", drawing.svg, count=1)
     text = re.sub(r'\s*height="[\d.]+pt"', "", text, count=1)
     text = text.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
-    text = text.replace(GRID, "var(--grid)")
+    text = text.replace(GRID, "var(--grid)").replace(COLOURS["lora"], "var(--lora)")
     return text.replace("<svg ", f'<svg role="img" aria-labelledby="{drawing.stem}-alt" ', 1)
 
 

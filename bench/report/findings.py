@@ -30,7 +30,8 @@ def lead(group: Group) -> list[str]:
     first = (
         f"Compared: {', '.join(modes)} on the model {known(group, 'model')}{init} and the task "
         f"{known(group, 'task')}{scored}. {group.ok:,} of {count(len(group.rows), 'planned cell')} "
-        f"ended ok, {count(group.seeds, 'seed')} for each setting."
+        f"ended ok, {count(group.seeds, 'seed')} for each setting"
+        f"{' (intervals are over seeds)' if group.seeds > 1 else ''}."
     )
     device = known(group, "device")
     card = f" ({known(group, 'device_name')})" if device.startswith("cuda") else ""
@@ -57,7 +58,7 @@ def caps(group: Group) -> str:
         said += f", and for {count(int(steps), 'step')} at most"
     if dev:
         said += f"; scored on {dev:,} of its dev examples"
-    if steps or train:
+    if group.has_quality and (steps or train):
         said += ". Capped, so scores are lower than full training gives"
     return said + "."
 
@@ -134,7 +135,7 @@ def amp_sentences(group: Group) -> tuple[str, list[str]]:
             f"{cost.capitalize()}, {best.mode} on {best.layers} with {best.amp}: AMP alone (full "
             f"fine-tuning with it) {best.amp_alone:.2f}×, the adapter alone (in fp32) "
             f"{best.adapter_alone:.2f}×, both together {best.both:.2f}× of {BASE}; "
-            f"{best.product:.2f}× if neither touched the other. {_claim(cost, best.both)}"
+            f"{best.product:.2f}× if neither touched the other. {_claim(group, cost, best.both)}"
         )
     if not heads:
         return "AMP and adapters", [
@@ -144,10 +145,12 @@ def amp_sentences(group: Group) -> tuple[str, list[str]]:
     return f"AMP by itself takes full fine-tuning to {' and '.join(heads)}", said
 
 
-def _claim(aim: Aim, both: float) -> str:
-    if aim == "memory":
+def _claim(group: Group, cost: Aim, both: float) -> str:
+    if cost == "memory":
         verb = "is reached" if both <= PAPER_MEMORY else "is not reached"
-        return f"The paper's claim, half the memory, {verb} here."
+        rss = group.memory_column == "peak_rss_mib"
+        kind = " in RSS, which counts more than a card's memory does" if rss else ""
+        return f"The paper's claim, half the CUDA memory, {verb} here{kind}."
     speed, time = PAPER_TIMES
     if both <= time:
         return "The paper's claim, 60% faster, is reached here in both of its readings."

@@ -76,7 +76,8 @@ def card_title(aim: Aim, metric: str) -> str:
     """What an aim's winner wins."""
     if aim != "score":
         return NAMES[aim]
-    return "Best accuracy" if metric == "accuracy" else "Best correlation"
+    names = {"accuracy": "Best accuracy", "pearson": "Best correlation"}
+    return names.get(metric, NAMES[aim])
 
 
 def big(found: Verdict) -> str:

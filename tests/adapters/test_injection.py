@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from adapters.errors import InputError
-from adapters.injection import decays, inject, parameter_groups
+from adapters.injection import decays, inject, inject_parts, parameter_groups
+from adapters.layer import Part
 from adapters.names import LAYER_SETS
 from tests.adapters.small import (
     ADAPTED,
@@ -111,6 +112,7 @@ def test_trap_11_the_magnitude_is_not_decayed() -> None:
     for name, parameter in model.named_parameters():
         vector = name.endswith((".bias", "LayerNorm.weight", ".magnitude"))
         assert decays(name, parameter) is not vector, name
+    assert not decays("layer.magnitude", nn.Parameter(torch.ones(3, 4)))
     decayed = {n for n, p in parameter_groups(model)["adapter"].items() if decays(n, p)}
     assert decayed == set(expected_adapters("lora", "attn"))
 
@@ -171,6 +173,16 @@ def test_bad_arguments_are_one_line_and_change_nothing(
     assert "\n" not in str(raised.value)
     assert {name: type(module) for name, module in model.named_modules()} == before
     assert [p.requires_grad for p in model.parameters()] == flags
+
+
+@pytest.mark.parametrize("name", ["intermediate.dense", "output.dense"])
+def test_the_width_of_a_layer_is_its_smaller_side(name: str) -> None:
+    layer = f"bert.encoder.layer.0.{name}"
+    inject_parts(base_model(), "lora", {layer: Part(name=layer, rank=32, alpha=1.0)})
+    with pytest.raises(InputError, match=f"rank 33 is above the width 32 of {layer}"):
+        inject_parts(base_model(), "lora", {layer: Part(name=layer, rank=33, alpha=1.0)})
+    with pytest.raises(InputError, match="no linear layer called other to adapt"):
+        inject_parts(base_model(), "lora", {"other": Part(name="other", rank=1, alpha=1.0)})
 
 
 def test_the_widest_rank_is_allowed() -> None:

@@ -55,16 +55,17 @@ def child():
 
 def train():
     progress.phase("train")
-    progress.step(3, 10, 0.5)
+    Progress.from_environment().step(3, 10, 0.5)
 
 
 def garbage():
     pipe = int(os.environ["BENCH_PROGRESS_FD"])
     os.set_blocking(pipe, True)
-    noise = [b"\xff\xfe\n", b"[1, 2]\n", b'"text"\n', b"[" * 50_000 + b"\n", b"{" * 300_000]
-    for part in [*noise, b'{"phase": "hidden"}\n', b'{"phase": "told"}\n', b'{"phase": "cut']:
+    noise = b'\xff\xfe\n[1, 2]\n"text"\n' + b"[" * 50_000 + b"\n" + b"{" * 300_000
+    for part in (noise, b'{"phase": "hidden"}\n{"phase": "told"}\n{"phase": "cut'):
         while part:
             part = part[os.write(pipe, part) :]
+        time.sleep(0.2)  # so that the overlong line is dropped before its end comes
 
 
 def chatter():
@@ -114,6 +115,10 @@ def result_when_asked_to_end():
         sys.exit(1)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def moment():
+    time.sleep(0.2)
 
 
 def second():

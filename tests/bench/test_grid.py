@@ -160,7 +160,7 @@ def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, check=False).returncode == 0
-    need(mounted, "mounting a small disk takes root")
+    need(mounted, "mounting a small disk takes root", component="mounts")
     try:
         small = GridRuns(disk, grid.model)
         process = small.start()

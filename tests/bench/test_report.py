@@ -1,13 +1,14 @@
 """The report's files, for grids that went well and grids that did not."""
 
-import random
 import re
 import subprocess
 import sys
 import time
 from hashlib import sha256
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import markdown
 import pytest
@@ -23,7 +24,6 @@ from tests.bench.synthetic_rows import (
     failed_row,
     full_grid,
     planned_row,
-    result_row,
     synthetic_rows,
 )
 
@@ -38,7 +38,7 @@ def pages(folder: Path, rows, **more) -> tuple[str, str]:
 def seen(html: str) -> str:
     """The text of a page as one line, without markup, styles and scripts."""
     html = re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL)
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +67,12 @@ def test_caps_are_said(tmp_path, settings, said):
 def test_both_pages_hold_the_same_sentences(full):
     _, html, text = full
     facts = report(synthetic_rows(68), [], ["runs.csv"])
-    html, text = seen(html), text.replace("\\", "")
+    html, text = seen(html), unescape(text.replace("\\", ""))
     for said in [
         *facts["lead"], *(card.said for card in facts["cards"]), facts["failures_heading"],
         *(line for section in facts["sections"] for line in (section.heading, *section.said)),
     ]:  # fmt: skip
-        assert said in html.replace("&#39;", "'")
+        assert said in html
         assert said in text
 
 
@@ -93,7 +93,7 @@ def test_failures_stay_with_their_messages(full):
 
 def test_the_page_refers_to_nothing_outside_itself(full):
     class Links(HTMLParser):
-        found: list[str] = []
+        found: ClassVar[list[str]] = []
 
         def handle_starttag(self, tag, attrs):
             self.found += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v]
@@ -139,7 +139,7 @@ def test_figures_are_the_same_each_time_and_hold_no_date(full, tmp_path):
 def test_commands_repeat_it_without_naming_a_folder(full):
     for text in (seen(full[1]), full[2]):
         assert "--task movies --epochs 2 --max-train 2000 --seeds 1 --device cpu" in text
-        assert "my runs.csv" in text.replace("&#39;", "'")
+        assert "my runs.csv" in text
         assert "/home" not in text
 
 
@@ -203,8 +203,7 @@ def test_a_rating_is_scored_by_correlation(tmp_path):
 
 
 def test_what_does_not_apply_differs_from_what_was_not_measured(tmp_path):
-    _, text = pages(tmp_path, [result_row(cell("full", None, None, "off"), random.Random(0),
-                                          train_s=None)])  # fmt: skip
+    _, text = pages(tmp_path, [row | {"train_s": None} for row in synthetic_rows(1)])
     line = next(x for x in text[text.index("Every cell") :].splitlines() if x.startswith("| full"))
     fields = [field.strip() for field in line.strip("|").split("|")]
     assert fields[1:3] == ["–", "–"], "rank and layers of full"
@@ -225,7 +224,8 @@ def test_groups_are_apart_and_say_what_differs(tmp_path):
 
 def test_several_seeds_are_averaged(tmp_path):
     _, text = pages(tmp_path, synthetic_rows(68 * 3))
-    assert "195 of 204 planned cells ended ok, 3 seeds for each setting" in text
+    assert "195 of 204 planned cells ended ok" in text
+    assert "3 seeds for each setting (intervals are over seeds)" in text
     assert "95% interval of the ratio" in text
 
 
@@ -238,7 +238,6 @@ def test_what_users_wrote_is_shown_and_never_obeyed(tmp_path):
                         "crashed", HOSTILE, machine=HOSTILE, device_name=HOSTILE)]  # fmt: skip
     html, text = pages(tmp_path, rows)
     assert html.count("<script>") == html.count("</script>") == 1
-    assert "<script" not in text
     rendered = markdown.markdown(text, extensions=["tables"])
     assert "<script" not in rendered
     assert "<em>a</em>" not in rendered
@@ -303,15 +302,15 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "write_atomically", fail)
     with pytest.raises(DiskFullError, match="no space"):
-        render(synthetic_rows(68), tmp_path)
+        render(synthetic_rows(4), tmp_path)
     assert index.read_bytes() == before
 
 
 def test_ten_thousand_rows_take_seconds(tmp_path):
     rows = synthetic_rows(10_000)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: a busy machine is no failure
     _, text = pages(tmp_path, rows)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert "The first 500 of 10000 cells" in text
 
 

@@ -19,7 +19,7 @@ from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
     of = cell(mode, rank, layers, amp, seed, **(settings or {}))
-    return result_row(of, random.Random(0), **figures)
+    return result_row(of, random.Random(0), **figures)  # noqa: S311
 
 
 def one(rows, planned=()):

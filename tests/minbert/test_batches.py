@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minbert.assets import fetch
@@ -31,6 +31,7 @@ def encoded(lengths: Sequence[int]) -> Encoded:
     )
 
 
+@settings(deadline=None)
 @given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5))
 def test_an_epoch_has_every_text_once(lengths: np.ndarray, batch_size: int, seed: int) -> None:
     plan = plan_training(lengths, batch_size, np.random.default_rng(seed))
@@ -39,6 +40,7 @@ def test_an_epoch_has_every_text_once(lengths: np.ndarray, batch_size: int, seed
     assert sorted(map(len, plan)) == [rest] * (rest > 0) + [batch_size] * whole
 
 
+@settings(deadline=None)
 @given(lengths_of_texts, st.integers(1, 20))
 def test_an_evaluation_has_every_text_once(lengths: np.ndarray, batch_size: int) -> None:
     plan = plan_evaluation(lengths, batch_size)
@@ -77,6 +79,7 @@ def test_real_texts_are_hardly_padded() -> None:
     assert padded(np.split(order, range(64, len(order), 64))) > 1.8
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.data())
 def test_a_batch_holds_its_texts_and_padding_after_them(
     lengths: list[int], data: st.DataObject

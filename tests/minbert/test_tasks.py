@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minbert.assets import fetch
@@ -55,7 +55,7 @@ def changed(folder: Path, tmp_path: Path, content: bytes | str) -> Path:
 
 
 def shared(name: str) -> Path:
-    need(CS224N.is_dir(), f"the folder {CS224N}")
+    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
     assert TASKS[name].files
     return CS224N
 
@@ -149,9 +149,9 @@ def test_three_classes_have_both_edges_in_the_middle(rating: str, label: int) ->
 
 def test_movies_load_fast() -> None:
     load_task("movies")
-    begun = time.perf_counter()
+    begun = time.process_time()  # unlike the clock on the wall, the same on a busy machine
     assert load_task("movies").digest
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_names_load_without_anything_heavy() -> None:
@@ -178,6 +178,7 @@ def test_case_and_punctuation_do_not_tell_texts_apart() -> None:
     assert normalised("!!!") != normalised("...")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=4), max_size=50))
 def test_equal_texts_share_a_side(texts: list[str]) -> None:
     found = sides(texts)
@@ -189,6 +190,7 @@ def test_equal_texts_share_a_side(texts: list[str]) -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("pqrstuvwxyz"))))
 def test_linked_documents_share_a_side(rows: list[tuple[str, str]]) -> None:
     documents, texts = [row[0] for row in rows], [row[1] for row in rows]
@@ -199,6 +201,7 @@ def test_linked_documents_share_a_side(rows: list[tuple[str, str]]) -> None:
                 assert found[one] == found[other]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(max_size=3), max_size=30), st.integers(0, 40), st.integers(0, 40)
 )
@@ -209,6 +212,7 @@ def test_a_smaller_subset_is_part_of_a_larger(texts: list[str], one: int, other:
     assert len(large) == min(len(texts), max(one, other))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=3), unique=True, max_size=30), st.integers(0, 30))
 def test_a_subset_does_not_depend_on_the_order(texts: list[str], count: int) -> None:
     backwards = texts[::-1]
@@ -264,10 +268,11 @@ def test_a_digest_sees_every_part() -> None:
             data(text_a=("b", "a")),
             data(text_b=("c", "e")),
             data(text_a=("a\nb", "")),
+            data(text_a=("a", "b\nc"), text_b=("d",)),
             data(text_a=("c", "d"), text_b=("a", "b")),
         )
     }
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_the_majority_class_is_that_of_training() -> None:
@@ -351,7 +356,7 @@ def test_a_folder_must_be_one_and_hold_the_files(folder: Path, tmp_path: Path) -
 
 
 def test_columns_are_found_by_name(folder: Path, tmp_path: Path) -> None:
-    content = "sentiment\tsentence\n3\tone\r\n1.0\ttwo\n\n"
+    content = "\ufeffsentiment\tsentence\n3\tone\r\n1.0\ttwo\n\n"
     data = load_task("sst", changed(folder, tmp_path, content))
     assert data.train.text_a == ("one", "two")
     assert data.train.labels.tolist() == [3, 1]
@@ -405,6 +410,8 @@ def test_many_broken_rows_are_counted(folder: Path, tmp_path: Path) -> None:
         (b"\xff\xfe\xfd\xfc" * 200_000, "no column sentence or sentiment"),
         ("\tid\tsentence\tsentiment\n" + "nothing here\n" * 9,
          "9 of its 9 rows can't be read, first ids-sst-train.csv, line 2: has 1 fields"),
+        ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,
+         "3 of its 6 rows can't be read, first ids-sst-train.csv, line 5: has 1 fields"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_in_one_line(

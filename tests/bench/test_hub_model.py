@@ -1,0 +1,42 @@
+"""A grid on a checkpoint from the Hugging Face hub, against a stand-in for it on this machine."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.bench.grids import GridRuns
+from tests.components import need
+from tests.minbert.stand_in_hub import Hub, serve
+
+
+@pytest.fixture
+def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that the library takes for the real one, with one model at a tag."""
+    need(find_spec("huggingface_hub") is not None, "huggingface_hub", component="peers")
+    files = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
+    with serve(Hub({"user/tiny": {"main": {}, "v1": files}})) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield served
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_grid_runs_on_a_checkpoint_from_the_hub(tmp_path: Path) -> None:
+    grid = GridRuns(tmp_path, Path("user/tiny@v1"))
+    done = grid.run("--select", "mode=head amp=off")
+    assert done.returncode == 0, done.stderr
+    assert [(row["model"], row["status"]) for row in grid.rows()] == [("user/tiny@v1", "ok")]
+    assert "user/tiny@v1" in (grid.reports / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_name_that_leads_to_no_checkpoint_is_one_line(tmp_path: Path) -> None:
+    grid = GridRuns(tmp_path, Path("user/tiny@v2"))
+    done = grid.run()
+    assert done.returncode == 2
+    said = "error: user/tiny on the Hugging Face hub has no branch, tag or commit v2\n"
+    assert done.stderr == said
+    assert not grid.csv.exists()

@@ -1,0 +1,64 @@
+"""docs/runs-csv.md, from bench/schema.py: `python -m tests.runs_csv_page > docs/runs-csv.md`."""
+
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from bench.schema import COLUMNS, FLAGS, STATUSES, Column
+
+APPLIES: Final = {
+    "_always": "",
+    "_adapted": "`lora`, `dora`",
+    "_has_main_rate": "all modes but `head`",
+    "_has_base_rate": "`lora`, `dora` on `attn`, `all-lin`",
+    "_has_head_rate": "all modes but `full`",
+    "_on_cuda": "a GPU",
+    "_pretrained": "pretrained weights",
+    "_classifies": "pretrained weights, accuracy",
+}
+"""Where a column applies, by the name of the schema's function."""
+
+_KINDS: Final = {str: "text", int: "whole number", float: "number"}
+
+_HEAD: Final = """\
+# runs.csv
+
+The results of this project, one row for each attempt at a cell. This page is printed from
+[bench/schema.py](../bench/schema.py), the one definition of the columns.
+
+The file is UTF-8, RFC 4180, with a header. Numbers have up to seven significant digits. A column
+carries its unit in its name: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An empty field means
+that the column does not apply to the row (see "applies to"; nothing there: to all) or that it was
+not measured; it is never 0 and there is no sentinel. No row holds a path or a host's name.
+
+Rows are only ever appended. When a cell is run again its row has `attempt` + 1, and the last one
+counts. A cell is done when a row with its `cell_id`, the present `conditions_id` and the status
+`ok` is there."""
+
+
+def page() -> str:
+    """The text of the page."""
+    parts = [_HEAD, "", _named("Statuses", "status", STATUSES), _named("Flags", "flag", FLAGS)]
+    for group in dict.fromkeys(column.group for column in COLUMNS):
+        rows = (column for column in COLUMNS if column.group == group)
+        parts.append(_table(group.capitalize(), rows))
+    return "\n".join(parts)
+
+
+def _named(title: str, what: str, meanings: dict[str, str]) -> str:
+    lines = [f"| `{name}` | {about} |" for name, about in meanings.items()]
+    return "\n".join([f"## {title}", "", f"| {what} | meaning |", "|---|---|", *lines, ""])
+
+
+def _table(title: str, columns: Iterable[Column]) -> str:
+    lines = [
+        f"| `{column.name}` | {_KINDS[column.kind]} | {column.about} "
+        f"| {APPLIES[column.applies.__name__]} |"
+        for column in columns
+    ]
+    head = ["| column | kind | meaning | applies to |", "|---|---|---|---|"]
+    return "\n".join([f"## {title}", "", *head, *lines, ""])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

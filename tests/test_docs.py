@@ -1,0 +1,100 @@
+"""README and docs say what the code does: commands, flags, columns, keys of a grid file, links."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from bench import gridfile
+from bench.gridfile import Axes, Rates, Settings
+from bench.plan import Resolved, expand
+from minbert.assets import main as assets
+from tests.runs_csv_page import page
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def keys_and_defaults(text: str) -> dict[str, str]:
+    """First two columns of all tables of a page, without their backticks."""
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text, re.MULTILINE)
+    return {key: value.strip("` ") for key, value in rows}
+
+
+def test_the_page_of_columns_is_the_schema() -> None:
+    assert read("docs/runs-csv.md") == page(), (
+        "print it anew: python -m tests.runs_csv_page > docs/runs-csv.md"
+    )
+
+
+def test_readme_has_each_flag_of_the_grid_command_and_no_other() -> None:
+    from bench.grid import command
+
+    flags = {option for parameter in command.params for option in parameter.opts}
+    table = read("README.md").partition("`python -m bench.grid` takes")[2].partition("\n## ")[0]
+    rows = [row for row in table.splitlines() if row.startswith("| `--")]
+    told = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
+    assert told == flags
+
+
+def test_readme_has_each_command_on_assets() -> None:
+    assert isinstance(assets, click.Group)
+    told = re.findall(r"`python -m minbert\.assets (\w+)", read("README.md"))
+    assert set(told) == set(assets.commands)
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    (shown,) = re.findall(r"^(pip install .*) && (python -m pytest)$", read("README.md"), re.M)
+    lines = read(".ci/run").splitlines()
+    assert f"retry {shown[0]}" in lines
+    assert shown[1] in lines
+    assert lines[-1] == "python -m pytest --benchmark-only"
+
+
+@pytest.mark.parametrize("model", [Settings, Rates])
+def test_the_page_on_grid_files_has_each_setting_and_its_default(model: type[BaseModel]) -> None:
+    told = keys_and_defaults(read("docs/grid-files.md"))
+    for name, field in model.model_fields.items():
+        if name == "learning_rates":
+            assert name in told
+        elif field.default is None:
+            assert told[name] == "none"
+        else:
+            assert tomllib.loads(f"value = {told[name]}")["value"] == field.default
+
+
+def test_the_page_on_grid_files_has_each_axis_and_its_values() -> None:
+    table = read("docs/grid-files.md").partition("## Cells")[2].partition("\n## ")[0]
+    rows = {row.split("`")[1]: row for row in table.splitlines() if row.startswith("| `")}
+    assert rows.keys() == Axes.model_fields.keys()
+    for values, key in (
+        (gridfile.Mode, "mode"),
+        (gridfile.LayerSet, "layers"),
+        (gridfile.Amp, "amp"),
+    ):
+        assert all(f"`{value}`" in rows[key] for value in values.__args__)
+
+
+def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says() -> None:
+    text = read("docs/grid-files.md").partition("```toml\n")[2].partition("```")[0]
+    grid = gridfile.parse(text, "docs/grid-files.md", "my-grid")
+    resolved = Resolved(
+        model="minilm", model_digest="0", pooling="mean", data_digest="0", amp_on="bf16",
+        learning_rate_source="grid",
+    )  # fmt: skip
+    cells = expand(grid, resolved)
+    assert [sum(cell.mode == mode for cell in cells) for mode in ("full", "lora")] == [3, 24]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
+    assert [target for target in targets if not (path.parent / target).exists()] == []
