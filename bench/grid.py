@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bench import gridfile
@@ -23,8 +22,9 @@ from bench.models import Model, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
 from bench.session import Session
 from bench.store import Store, latest, read_rows
+from minbert.assets import fetch_visibly
 from minbert.check import check_checkpoint
-from minbert.tasks import TaskData, load_task
+from minbert.tasks import TaskData, find_task, load_task
 
 SPACE_PER_CELL_MIB: Final = 2
 SPACE_AT_LEAST_MIB: Final = 64
@@ -122,10 +122,9 @@ def command(
     rerun = check_rerun(rerun) if rerun is not None else None
     conditions, amp_on = find_conditions(device)
     _check_amp(grid, conditions)
-    examples = load_task(
-        grid.settings.task, data, max_train=grid.settings.max_train, max_dev=grid.settings.max_dev
-    )
-    model = _find_model(grid)
+    examples = _load_task(grid, data)
+    settings = grid.settings
+    model = find_model(settings.model, settings.init, settings.pooling)
     cells = select(expand(grid, _resolve(model, examples, amp_on)), wanted)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
@@ -141,7 +140,7 @@ def command(
     store.check_writable()
     _check_reports(reports)
     _check_space(runs, planned, model, keep)
-    for problem in examples.problems:
+    for problem in (*examples.task.notes, *examples.problems):
         sys.stderr.write(f"note: {problem}\n")
     session = Session(
         grid=grid,
@@ -170,23 +169,11 @@ def _check_amp(grid: Grid, conditions: Conditions) -> None:
         raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
 
 
-def _find_model(grid: Grid) -> Model:
+def _load_task(grid: Grid, data: Path | None) -> TaskData:
     settings = grid.settings
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal  # where it would leave an empty line
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task(f"fetching {settings.model}", total=None, visible=False)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        return find_model(settings.model, settings.init, settings.pooling, show)
+    if not find_task(settings.task).files and data is None:
+        fetch_visibly("vader")
+    return load_task(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
 
 
 def _check_model(model: Model, init: str) -> None:

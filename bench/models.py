@@ -1,17 +1,15 @@
 """What a model's name on the command line stands for: a checkpoint's folder, or a geometry."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.names import adapted_layers
 from bench.cell import Cell, digest
 from bench.errors import InputError
-from minbert.assets import fetch
+from minbert.assets import fetch_visibly
+from minbert.bar import download_bar
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.files import model_digest, vocabulary_digest
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Model:
     tokenizer: Path
 
 
-def find_model(name: str, init: str, pooling: str, progress: Progress | None = None) -> Model:
+def find_model(name: str, init: str, pooling: str) -> Model:
     """The model that `name` stands for.
 
     Args:
@@ -45,10 +43,10 @@ def find_model(name: str, init: str, pooling: str, progress: Progress | None = N
     """
     chosen = pooling if pooling != "auto" else "mean" if name == "minilm" else "pooler"
     if init == "random" and name in GEOMETRIES:
-        tokenizer = fetch("minilm", progress)
+        tokenizer = fetch_visibly("minilm")
         identity = digest([vars(GEOMETRIES[name]), vocabulary_digest(tokenizer)], 16)
         return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer)
-    folder = _folder(name, progress)
+    folder = _folder(name)
     if init == "random":
         config = BertConfig.from_folder(folder)
         identity = digest([vars(config), vocabulary_digest(folder)], 16)
@@ -57,9 +55,9 @@ def find_model(name: str, init: str, pooling: str, progress: Progress | None = N
     return Model(_label(name), model_digest(folder)[:16], chosen, config, folder, None, folder)
 
 
-def _folder(name: str, progress: Progress | None) -> Path:
+def _folder(name: str) -> Path:
     if name == "minilm":
-        return fetch("minilm", progress)
+        return fetch_visibly("minilm")
     if Path(name).is_dir():
         return Path(name).resolve()
     if name in GEOMETRIES:
@@ -71,7 +69,8 @@ def _folder(name: str, progress: Progress | None) -> Path:
         raise InputError(f"--model: there is no folder {name}")
     from minbert.hub import fetch_from_hub
 
-    return fetch_from_hub(name, progress)
+    with download_bar(name) as progress:
+        return fetch_from_hub(name, progress)
 
 
 def _label(name: str) -> str:

@@ -148,7 +148,9 @@ class Session:
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
         """Render, say how it ended and how to go on; the exit code."""
-        from bench.report.render import render  # not before: matplotlib stays out of the cells' time
+        from bench.report.render import (
+            render,
+        )  # not before: matplotlib stays out of the cells' time
 
         rows = read_rows(self.store.path)
         try:

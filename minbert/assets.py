@@ -165,27 +165,12 @@ def fetch_visibly(name: str, *, digests: bool = False) -> Path:
     Raises:
         InputError: as `fetch`.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
+    from minbert.bar import download_bar
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-               TransferSpeedColumn())
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        started = False
-
-        def progress(done: int, total: int) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                bar.add_task(f"fetching {name}", total=total)
-                if not console.is_terminal:
-                    click.echo(f"fetching {name} ({total / 1e6:.1f} MB)", err=True)
-            bar.update(bar.task_ids[0], completed=done)
+    with download_bar(name) as progress:
 
         def on_wait() -> None:
-            console.print(f"waiting for another process that fetches {name}")
+            click.echo(f"waiting for another process that fetches {name}", err=True)
 
         return fetch(name, progress, digests=digests, on_wait=on_wait)
 

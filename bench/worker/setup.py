@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from minbert.checkpoint import load_encoder
 from numpy.typing import NDArray
 from torch import nn
 
 from adapters.injection import decays, inject, parameter_groups
 from bench.cell import Cell
 from bench.job import Job
+from minbert.checkpoint import load_encoder
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.errors import InputError
 from minbert.model import BertClassifier, initialise
