@@ -109,12 +109,15 @@ def torch_build() -> tuple[str, str | None]:
     cuda = None
     module = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
     for node in module.body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.Assign):
-            target = node.targets[0]
-        if isinstance(target, ast.Name) and target.id == "cuda":
-            value = getattr(node, "value", None)
-            cuda = str(value.value) if isinstance(value, ast.Constant) and value.value else None
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Assign):
+            targets = node.targets
+        named = [target.id for target in targets if isinstance(target, ast.Name)]
+        value = getattr(node, "value", None)
+        if "cuda" in named and isinstance(value, ast.Constant) and value.value:
+            cuda = str(value.value)
     return metadata.version("torch"), cuda
 
 

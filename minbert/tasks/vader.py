@@ -40,7 +40,10 @@ class _Source:
 
 _SOURCES: Final = {
     "movies": _Source(
-        "sentences of film reviews", "movieReviewSnippets_GroundTruth.txt", _FIVE, False,
+        "sentences of film reviews",
+        "movieReviewSnippets_GroundTruth.txt",
+        _FIVE,
+        False,
         ("movies and sst share their sentences: neither is evidence beside the other",),
     ),
     "amazon": _Source(

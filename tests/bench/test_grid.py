@@ -21,6 +21,11 @@ def wait_for(condition, seconds: float = 90.0) -> None:
         time.sleep(0.05)
 
 
+def fill(descriptor: int) -> None:
+    while True:
+        os.write(descriptor, b"\0" * 4096)
+
+
 def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     first = grid.run("--select", "mode=full,dora")
     assert first.returncode == 0, first.stderr
@@ -30,9 +35,23 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
         assert row["status"] == "ok"
         assert row["dev_metric"] == "accuracy"
         for name in (
-            "ms_per_1k_tokens", "peak_rss_mib", "weights_mib", "optimizer_mib", "gradients_mib",
-            "dev_score", "dev_ci_low", "dev_loss", "train_loss", "majority_score", "wall_s",
-            "startup_s", "train_s", "eval_s", "params_total", "params_trainable", "tokens_total",
+            "ms_per_1k_tokens",
+            "peak_rss_mib",
+            "weights_mib",
+            "optimizer_mib",
+            "gradients_mib",
+            "dev_score",
+            "dev_ci_low",
+            "dev_loss",
+            "train_loss",
+            "majority_score",
+            "wall_s",
+            "startup_s",
+            "train_s",
+            "eval_s",
+            "params_total",
+            "params_trainable",
+            "tokens_total",
         ):
             assert row[name] is not None, name
         assert 0 < float(row["startup_s"]) < float(row["wall_s"])
@@ -54,8 +73,15 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> 
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     present = {path.name for path in folder.iterdir()}
     assert {
-        "adapter", "cell.json", "command.txt", "epochs.csv", "predictions.safetensors",
-        "result.json", "stderr.txt", "stdout.txt", "steps.csv",
+        "adapter",
+        "cell.json",
+        "command.txt",
+        "epochs.csv",
+        "predictions.safetensors",
+        "result.json",
+        "stderr.txt",
+        "stdout.txt",
+        "steps.csv",
     } <= present
     predictions = load_file(folder / "predictions.safetensors")
     assert predictions["logits"].shape == (32, 5)
@@ -166,8 +192,7 @@ def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
         process = small.start()
         wait_for(lambda: len(small.rows()) == 1)
         with (disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space"):
-            while True:
-                os.write(file.fileno(), b"\0" * 4096)
+            fill(file.fileno())
         _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert "what is done is kept" in err

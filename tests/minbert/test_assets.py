@@ -89,7 +89,11 @@ def fetching(**options: object) -> "subprocess.Popen[str]":
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "minbert.assets", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -140,9 +144,7 @@ def test_other_content_is_refused_with_both_digests(
     assert visible(cache) == []
 
 
-def test_a_download_that_breaks_off_is_refused_with_both_digests(
-    index: Index, cache: Path
-) -> None:
+def test_a_download_that_breaks_off_is_refused_with_both_digests(index: Index, cache: Path) -> None:
     index.claimed_length = len(index.content)
     index.content = index.content[:50_000]
     line = refusal()
@@ -159,9 +161,7 @@ def test_an_answer_without_the_file_is_one_line(index: Index, cache: Path) -> No
     assert visible(cache) == []
 
 
-def test_a_dropped_connection_is_tried_again(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dropped_connection_is_tried_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_RETRIES", "1")
     index.drops = 1
     assert contents(fetch("toy", assets=PINS)) == FILES
@@ -381,7 +381,9 @@ def test_pip_settings_are_those_that_pip_reads(
             monkeypatch.setenv("PIP_CONFIG_FILE", configured)
         listed = subprocess.run(
             [sys.executable, "-m", "pip", "config", "list"],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         expected: dict[str, str] = {}
         for section in ("global", "install", ":env:"):

@@ -129,8 +129,16 @@ def test_ratings_on_an_edge_are_compared_in_decimal() -> None:
 
 @pytest.mark.parametrize(
     ("rating", "label"),
-    [("-4", 0), ("-2.41", 0), ("-2.4", 1), ("-0.80", 2), ("0.7999", 2), ("0.8", 3), ("2.4", 4),
-     ("4", 4)],
+    [
+        ("-4", 0),
+        ("-2.41", 0),
+        ("-2.4", 1),
+        ("-0.80", 2),
+        ("0.7999", 2),
+        ("0.8", 3),
+        ("2.4", 4),
+        ("4", 4),
+    ],
 )
 def test_five_classes_begin_at_their_edges(rating: str, label: int) -> None:
     from minbert.tasks.vader import _FIVE
@@ -202,9 +210,7 @@ def test_linked_documents_share_a_side(rows: list[tuple[str, str]]) -> None:
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.text(max_size=3), max_size=30), st.integers(0, 40), st.integers(0, 40)
-)
+@given(st.lists(st.text(max_size=3), max_size=30), st.integers(0, 40), st.integers(0, 40))
 def test_a_smaller_subset_is_part_of_a_larger(texts: list[str], one: int, other: int) -> None:
     small, large = smallest(texts, min(one, other)), smallest(texts, max(one, other))
     assert set(small) <= set(large)
@@ -408,10 +414,14 @@ def test_many_broken_rows_are_counted(folder: Path, tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is no text file in UTF-8"),
         ("\tid\tsentence\tsentiment\n".encode("utf-16"), "is no text file in UTF-8"),
         (b"\xff\xfe\xfd\xfc" * 200_000, "no column sentence or sentiment"),
-        ("\tid\tsentence\tsentiment\n" + "nothing here\n" * 9,
-         "9 of its 9 rows can't be read, first ids-sst-train.csv, line 2: has 1 fields"),
-        ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,
-         "3 of its 6 rows can't be read, first ids-sst-train.csv, line 5: has 1 fields"),
+        (
+            "\tid\tsentence\tsentiment\n" + "nothing here\n" * 9,
+            "9 of its 9 rows can't be read, first ids-sst-train.csv, line 2: has 1 fields",
+        ),
+        (
+            "sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,
+            "3 of its 6 rows can't be read, first ids-sst-train.csv, line 5: has 1 fields",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_refused_in_one_line(
