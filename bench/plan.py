@@ -12,6 +12,7 @@ from bench.errors import InputError
 from bench.gridfile import Axes, Grid, Settings
 from bench.schema import FLAGS, RESUMED, STATUSES, Row, learning_rates
 
+NOT_RUN: Final = "not run yet"
 AXES: Final = ("mode", "rank", "layers", "amp", "seed")
 
 
@@ -183,11 +184,11 @@ def plan(
 
 
 def _decide(row: Row | None, rerun: str | None, fresh: bool) -> tuple[str, str]:
-    if row is None:
-        return "run", "not run yet"
-    status = str(row["status"])
     if fresh:
         return "run", "--fresh"
+    if row is None:
+        return "run", NOT_RUN
+    status = str(row["status"])
     if rerun is not None and rerun in [status, *str(row["flags"] or "").split()]:
         return "run", f"--rerun {rerun}"
     if status in RESUMED:

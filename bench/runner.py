@@ -39,7 +39,7 @@ class Outcome:
     signal: int | None = None
     peak_rss_mib: float | None = None
     cpu_s: float | None = None
-    wall_s: float
+    wall_s: float | None
     started_at: str
     finished_at: str
     result: dict[str, Any] | None = None

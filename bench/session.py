@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +19,8 @@ from bench.files import write_atomically
 from bench.gridfile import Grid
 from bench.job import Job
 from bench.models import Model
-from bench.plan import Planned
-from bench.protocol import RESULT
+from bench.plan import NOT_RUN, Planned
+from bench.protocol import RESULT, parse_result
 from bench.results import measured_row
 from bench.runner import Outcome, Signals, run_worker
 from bench.schema import Row, new_row
@@ -48,31 +49,34 @@ class Session:
     def run(self, planned: list[Planned], as_json: bool = False) -> int:
         """Run what the plan says, render the report; the exit code."""
         to_run = [item for item in planned if item.action == "run"]
-        self._write_plan(planned)
         ended = "ok"
         with Signals() as signals, Display(len(planned), len(planned) - len(to_run)) as display:
-            for item in to_run:
-                display.start(item.cell.name)
-                try:
+            try:
+                self._write_plan(planned)
+                for item in to_run:
+                    display.start(item.cell.name)
                     row = self._run_cell(item, signals, display)
                     self.store.append(row)
-                except DiskFullError as error:
-                    display.note(f"stopped: {error}; what is done is kept")
-                    ended = "full"
-                    break
-                display.finish(row)
-                if row["status"] == "interrupted":
-                    ended = "interrupted"
-                    break
+                    display.finish(row)
+                    if row["status"] == "interrupted":
+                        ended = "interrupted"
+                        break
+            except DiskFullError as error:
+                display.note(f"stopped: {error}; what is done is kept")
+                ended = "full"
+            if signals.stops > 1:
+                self._say_how_to_go_on()
+                return INTERRUPTED
         return self._close(planned, ended, as_json)
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display) -> Row:
         cell, conditions_id = item.cell, self.conditions.conditions_id
         folder = cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
+        if item.reason == NOT_RUN and (left := left_behind(folder)) is not None:
+            return self._row(item, left, folder)
         argv = [sys.executable, "-m", "bench.worker", str(folder.resolve())]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / RESULT).unlink(missing_ok=True)
             write_atomically(folder / jobs.FILE, self._job(item).to_json().encode())
             write_atomically(folder / "command.txt", f"{shlex.join(argv)}\n".encode())
         except OSError as error:
@@ -141,10 +145,13 @@ class Session:
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
-        folder = cells_folder(self.store.path)
-        folder.mkdir(parents=True, exist_ok=True)
+        path = cells_folder(self.store.path) / PLAN
         text = json.dumps(self._planned_rows(planned), indent=1)
-        write_atomically(folder / PLAN, text.encode() + b"\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text.encode() + b"\n")
+        except OSError as error:
+            raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
         """Render, say how it ended and how to go on; the exit code."""
@@ -182,8 +189,38 @@ class Session:
             click.echo(f"{len(ids)} cells: {numbers}")
             click.echo(f"report: {told}")
         if ended != "ok" or counts.get("ok", 0) < len(ids):
-            again = shlex.join(["python", "-m", "bench.grid", *self.arguments])
-            sys.stderr.write(f"to go on: {again}\n")
+            self._say_how_to_go_on()
         if ended == "interrupted":
             return INTERRUPTED
         return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) else 1
+
+    def _say_how_to_go_on(self) -> None:
+        again = shlex.join(["python", "-m", "bench.grid", *self.arguments])
+        sys.stderr.write(f"to go on: {again}\n")
+
+
+def left_behind(folder: Path) -> Outcome | None:
+    """What a worker finished whose parent died before it could write the row.
+
+    How long the whole took nobody has measured then; the files say when it began and ended.
+    """
+    path = folder / RESULT
+    try:
+        result = parse_result(path.read_text(encoding="utf-8"))
+        begun, ended = ((folder / name).stat().st_mtime for name in (jobs.FILE, RESULT))
+    except (OSError, ValueError):
+        return None
+    if result["status"] != "ok":
+        return None
+    started_at, finished_at = (
+        datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for moment in (begun, ended)
+    )
+    return Outcome(
+        status="ok",
+        message="",
+        wall_s=None,
+        started_at=started_at,
+        finished_at=finished_at,
+        result=result,
+    )

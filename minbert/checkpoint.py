@@ -81,9 +81,7 @@ def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
     if unknown := state.keys() - known:
         raise ValueError(f"the format has no {min(unknown)}; merge the adapters first")
     return {
-        part: chunk.clone().cpu()
-        for name, tensor in state.items()
-        for part, chunk in _split(name, tensor)
+        part: chunk.cpu() for name, tensor in state.items() for part, chunk in _split(name, tensor)
     }
 
 

@@ -11,9 +11,9 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 """In the order of preference."""
 VOCABULARIES: Final = ("tokenizer.json", "vocab.txt")
-"""In the order of preference: the first says by itself how text is split, the second does not."""
+"""In the order of preference."""
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
-"""Says, beside a vocab.txt, how text is normalised."""
+"""May say, beside either, how text is normalised."""
 
 _LARGEST_JSON: Final = 2**26
 
@@ -36,26 +36,14 @@ def weights_file(folder: Path) -> Path:
     return _first(folder, WEIGHTS)
 
 
-def vocabulary_file(folder: Path) -> Path:
-    """The tokenizer.json of the checkpoint in a folder, or else its vocab.txt.
-
-    Raises:
-        InputError: no such folder, or it has neither.
-    """
-    return _first(folder, VOCABULARIES)
-
-
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files that decide how text becomes token ids.
+    """The files that decide how text becomes token ids: a vocabulary, and what is beside it.
 
     Raises:
-        InputError: as `vocabulary_file`.
+        InputError: no such folder, or it has no vocabulary.
     """
-    vocabulary = vocabulary_file(folder)
-    beside = folder / TOKENIZER_CONFIG
-    if vocabulary.name == VOCABULARIES[0] or not beside.is_file():
-        return [vocabulary]
-    return [vocabulary, beside]
+    vocabulary, beside = _first(folder, VOCABULARIES), folder / TOKENIZER_CONFIG
+    return [vocabulary, beside] if beside.is_file() else [vocabulary]
 
 
 def vocabulary_digest(folder: Path) -> str:

@@ -15,9 +15,15 @@ from tokenizers.processors import BertProcessing
 
 from minbert.config import BertConfig
 from minbert.errors import InputError
-from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, read_json, tokenizer_files
+from minbert.files import CONFIG, VOCABULARIES, read_json, tokenizer_files
 
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_SETTINGS: Final = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",  # null: where the case goes, accents go too
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Keys of a tokenizer_config.json, and what the library calls them."""
 _CHUNK: Final = 1024
 """Texts given to the library at once: what it returns takes ten times the memory of the ids."""
 
@@ -43,7 +49,7 @@ class Encoded:
 
 
 class Tokenizer:
-    """WordPiece, as a checkpoint's files define it; padding and truncation set there are off.
+    """WordPiece as a checkpoint's files define it, but for padding and truncation.
 
     `highest_id` is the largest token id that an encoder has to know.
     """
@@ -55,7 +61,6 @@ class Tokenizer:
             lack = f"lacks {', '.join(missing)}" if missing else "is not WordPiece"
             raise InputError(f"{source}: {lack}, so it is no BERT vocabulary")
         wordpiece.no_padding()
-        wordpiece.no_truncation()
         wordpiece.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
         self.highest_id = max(ids.values())
         self._wordpiece = wordpiece
@@ -69,10 +74,10 @@ class Tokenizer:
                 tokenizer, or more tokens than the encoder beside it has embeddings for.
         """
         vocabulary, *beside = tokenizer_files(folder)
-        if vocabulary.name == VOCABULARIES[0]:
-            wordpiece = _from_json(vocabulary)
-        else:
-            wordpiece = _from_vocabulary(vocabulary, read_json(beside[0]) if beside else {})
+        read = _from_json if vocabulary.name == VOCABULARIES[0] else _from_vocabulary
+        wordpiece = read(vocabulary)
+        for path in beside:
+            _heed_settings(wordpiece, path)
         found = cls(wordpiece, vocabulary)
         if (folder / CONFIG).is_file():
             highest, rows = found.highest_id, BertConfig.from_folder(folder).vocab_size
@@ -127,29 +132,29 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
         raise InputError(f"{path}: is no tokenizer ({reason}); download it again") from error
 
 
-def _from_vocabulary(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text; download it again") from error
-    lower = settings.get("do_lower_case", True)
-    chinese = settings.get("tokenize_chinese_chars", True)
-    accents = settings.get("strip_accents")  # None: where the case goes, accents go too
-    if not all(isinstance(value, bool) for value in (lower, chinese, accents is None or accents)):
-        raise InputError(
-            f"{path.parent / TOKENIZER_CONFIG}: do_lower_case, tokenize_chinese_chars and "
-            "strip_accents must be true or false"
-        )
     ids = {token: number for number, token in enumerate(lines)}
     wordpiece = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106
-    wordpiece.normalizer = BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=chinese,
-        strip_accents=accents,
-        lowercase=lower,
-    )
+    wordpiece.normalizer = BertNormalizer()
     wordpiece.pre_tokenizer = BertPreTokenizer()
     wordpiece.add_special_tokens([name for name in (*_SPECIAL, "[MASK]") if name in ids])
     return wordpiece
+
+
+def _heed_settings(wordpiece: tokenizers.Tokenizer, path: Path) -> None:
+    """Normalise as a tokenizer_config.json says, where it does: it overrules a tokenizer.json."""
+    normalizer, settings = wordpiece.normalizer, read_json(path)
+    if not isinstance(normalizer, BertNormalizer):
+        return
+    for key, attribute in _SETTINGS.items():
+        value = settings.get(key, getattr(normalizer, attribute))
+        if not isinstance(value, bool) and not (value is None and key == "strip_accents"):
+            raise InputError(f"{path}: {key} must be true or false")
+        setattr(normalizer, attribute, value)
+    wordpiece.normalizer = normalizer

@@ -152,6 +152,20 @@ def test_a_killed_parent_leaves_no_worker_and_loses_nothing(grid: GridRuns) -> N
     assert len(ids) == len(set(ids)) == 8
 
 
+def test_a_result_whose_row_was_never_written_is_taken_over(grid: GridRuns) -> None:
+    assert grid.run("--select", "mode=head amp=off").returncode == 0
+    (row,) = grid.rows()
+    grid.csv.unlink()
+    assert grid.run("--select", "mode=head amp=off").returncode == 0
+    (again,) = grid.rows()
+    assert again["wall_s"] is None
+    assert again["started_at"] <= row["finished_at"]
+    unmeasured = ("wall_s", "started_at", "finished_at")
+    assert {k: v for k, v in again.items() if k not in unmeasured} == {
+        k: v for k, v in row.items() if k not in unmeasured
+    }
+
+
 def test_random_weights_measure_cost_and_no_quality(grid: GridRuns) -> None:
     result = grid.run("--init", "random", "--select", "mode=lora amp=off")
     assert result.returncode == 0, result.stderr

@@ -148,7 +148,10 @@ def test_rows_of_other_writers_are_seen(tmp_path):
     other.append(row(1))
     mine.append(row(2))
     assert mine.rows == other.rows == [row(0), row(1), row(2)]
-    write_atomically(path, record(NAMES) + encode(row(7)))  # as a rebuild does
+    rebuilt = [row(number) for number in range(7, 17)]
+    write_atomically(path, record(NAMES) + b"".join(map(encode, rebuilt)))
+    assert mine.rows == rebuilt
+    path.write_bytes(record(NAMES) + encode(row(7)))
     assert mine.rows == [row(7)]
     path.unlink()
     assert mine.rows == []
@@ -329,20 +332,29 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, name, there):
     assert contents(tmp_path) == before
 
 
-def test_a_read_only_mount_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("mount", "name"),
+    [
+        ('mount -t tmpfs -o ro none "$1"', "runs.csv"),
+        ('mount -t tmpfs -o ro none "$1"', "deeper/runs.csv"),
+        ('mount --bind "$1/runs.csv" "$1/runs.csv" && mount -o remount,ro,bind "$1/runs.csv"',
+         "runs.csv"),
+    ],
+)  # fmt: skip
+def test_a_read_only_mount_is_told(tmp_path, mount, name):
     """A mount that only this test's process sees."""
+    written(tmp_path / "runs.csv")
     code = (
         "import sys; from pathlib import Path; from bench.store import Store\n"
         "Store(Path(sys.argv[1])).check_writable()\n"
     )
-    mounted = f'mount -t tmpfs -o ro none "{tmp_path}" && echo mounted && exec "$@"'
-    unshare = [shutil.which("unshare") or "unshare", "-m", "sh", "-c", mounted, "sh"]
-    for name in ("runs.csv", "deeper/runs.csv"):
-        argv = [*unshare, sys.executable, "-c", code, str(tmp_path / name)]
-        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-        need("mounted" in done.stdout, f"a mount ({done.stderr.strip()})", component="mounts")
-        assert "InputError" in done.stderr
-        assert "can't be written (Read-only file system)" in done.stderr
+    script = f'{mount} && echo mounted && shift && exec "$@"'
+    unshare = [shutil.which("unshare") or "unshare", "-m", "sh", "-c", script, "sh", str(tmp_path)]
+    argv = [*unshare, sys.executable, "-c", code, str(tmp_path / name)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    need("mounted" in done.stdout, f"a mount ({done.stderr.strip()})", component="mounts")
+    assert "InputError" in done.stderr
+    assert "can't be written (Read-only file system)" in done.stderr
 
 
 def test_a_pipe_or_device_is_no_place_for_rows(tmp_path):

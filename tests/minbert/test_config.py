@@ -92,7 +92,7 @@ def test_another_architecture_is_named(model_type: object) -> None:
         ("hidden_size", "128"),
         ("hidden_size", True),
         ("hidden_size", None),
-        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 1025),
         ("vocab_size", 10**12),
         ("num_attention_heads", 3),
         ("layer_norm_eps", 0),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minbert.errors import InputError
@@ -93,6 +93,7 @@ def test_a_vocabulary_alone_gives_the_same_ids(minilm: Path, vocabulary_alone: P
 
 @settings(deadline=None, max_examples=200)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
+@example(text="a [SEP] b[MASK]c [CLS]")
 def test_any_text_agrees_with_transformers(loaded: tuple[Any, list[Tokenizer]], text: str) -> None:
     theirs, ours = loaded
     ids = theirs(text, truncation=True, max_length=24)["input_ids"]
@@ -117,6 +118,20 @@ def test_the_settings_beside_a_vocabulary_are_heeded(folder: Path) -> None:
     assert ids(strip_accents=False) == [5, 7, 9, 10]
     assert ids(do_lower_case=False, strip_accents=True) == [6, 7, 8, 10]
     assert ids(tokenize_chinese_chars=False) == [5, 1]
+
+
+@pytest.mark.parametrize("cased", [True, False])
+def test_settings_overrule_a_tokenizer_file_as_in_transformers(
+    minilm: Path, tmp_path: Path, cased: bool
+) -> None:
+    written = json.loads((minilm / "tokenizer.json").read_text(encoding="utf-8"))
+    written["normalizer"]["lowercase"] = cased
+    (tmp_path / "tokenizer.json").write_text(json.dumps(written))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
+    texts = ["Good Café 中中"]
+    expected = their_tokenizer(tmp_path)(texts)["input_ids"]
+    assert (100 in expected[0]) == cased  # [UNK]: the vocabulary has no capitals
+    assert texts_of(Tokenizer.from_folder(tmp_path).encode(texts, None, 16)) == expected
 
 
 def test_windows_line_ends_in_a_vocabulary_are_no_part_of_words(folder: Path) -> None:
