@@ -18,7 +18,7 @@ from bench.command import run_command
 from bench.conditions import Conditions, find_conditions
 from bench.errors import InputError
 from bench.gridfile import Grid
-from bench.models import Model, check_ranks, find_model
+from bench.models import Model, check_length, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
 from bench.session import Session
 from bench.store import Store, latest, read_rows
@@ -129,6 +129,7 @@ def command(
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_ranks(cells, model.config)
+    check_length(settings.max_length, model)
     rows = read_rows(runs)
     planned = plan(cells, latest(rows), conditions.conditions_id, rerun=rerun, fresh=fresh)
     if dry_run:

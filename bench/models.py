@@ -78,6 +78,20 @@ def _label(name: str) -> str:
     return path.resolve().name if path.is_dir() else name
 
 
+def check_length(max_length: int, model: Model) -> None:
+    """Refuse texts longer than the encoder has positions for.
+
+    Raises:
+        InputError: naming both.
+    """
+    positions = model.config.max_position_embeddings
+    if max_length > positions:
+        raise InputError(
+            f"max_length {max_length} is above the {positions} positions of {model.name}; "
+            f"set at most {positions} in the grid file"
+        )
+
+
 def check_ranks(cells: list[Cell], config: BertConfig) -> None:
     """Refuse ranks above the width of a layer that they would adapt.
 

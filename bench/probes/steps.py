@@ -63,5 +63,8 @@ class StepClock:
 
 
 def counted(steps: list[Step]) -> list[Step]:
-    """The steps behind the figures: those after the warm-up; none if there are no more."""
-    return steps[WARMUP_STEPS:]
+    """The steps behind the figures: those after the warm-up, and in a short run at least the last.
+
+    The column `steps_timed` says how many they are.
+    """
+    return steps[min(WARMUP_STEPS, max(0, len(steps) - 1)) :]

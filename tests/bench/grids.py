@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.schema import Row
 from bench.store import read_rows
 
-QUICK = ("--max-train", "64", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
+QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
 class GridRuns:

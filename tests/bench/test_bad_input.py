@@ -10,15 +10,15 @@ import pytest
 from tests.bench.grids import QUICK, GridRuns
 
 
-def refused(grid: GridRuns, *extra: str, **options: object) -> str:
+def refused(runs: GridRuns, /, *extra: str, **options: object) -> str:
     """The line, having checked that it is one, and that nothing was written."""
-    before = sorted(grid.folder.rglob("*"))
-    result = grid.run(*extra, **options)
+    before = sorted(runs.folder.rglob("*"))
+    result = runs.run(*extra, **options)
     assert result.returncode == 2, (result.stdout, result.stderr)
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1, result.stderr
-    assert sorted(grid.folder.rglob("*")) == before
+    assert sorted(runs.folder.rglob("*")) == before
     return result.stderr
 
 
@@ -59,6 +59,12 @@ def test_a_rank_above_the_width(grid: GridRuns) -> None:
     told = refused(grid, grid=str(path))
     assert "33" in told
     assert "32" in told
+
+
+def test_texts_longer_than_the_encoder_has_positions(grid: GridRuns) -> None:
+    path = grid.folder / "long.toml"
+    path.write_text("[settings]\nmax_length = 8000\n[[cells]]\nmode=['full']\n")
+    assert "512 positions" in refused(grid, grid=str(path))
 
 
 def test_fp16_on_the_cpu(grid: GridRuns) -> None:

@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.bench.grids import GridRuns, workers_of
 from tests.components import need
@@ -178,19 +180,22 @@ def test_random_weights_measure_cost_and_no_quality(grid: GridRuns) -> None:
     assert grid.rows()[-1]["model"] == "bert-tiny"
 
 
-def test_a_cell_that_breaks_is_a_row_with_its_message(grid: GridRuns, tmp_path: Path) -> None:
-    grids = tmp_path / "hot.toml"
-    grids.write_text(
-        "[settings]\nepochs = 1\nlearning_rates = {full = 1.0}\nalpha = 1000000.0\n"
-        "[[cells]]\nmode = ['lora']\nrank = [1]\nlayers = ['attn']\n[[cells]]\nmode = ['head']\n"
-    )
-    quick = ("--max-train", "640", "--max-dev", "32", "--device", "cpu")
-    rates = grids.read_text().replace("full = 1.0", "adapter = 1.0, base = 1.0")
-    grids.write_text(rates)
-    result = grid.run(grid=str(grids), quick=quick)
-    by_mode = {row["mode"]: row for row in grid.rows()}
-    assert by_mode["head"]["status"] == "ok"
-    assert result.returncode == (0 if by_mode["lora"]["status"] == "ok" else 1)
+def test_a_loss_that_is_not_finite_is_invalid_and_the_grid_goes_on(
+    grid: GridRuns, tmp_path: Path
+) -> None:
+    huge = tmp_path / "huge"
+    shutil.copytree(grid.model, huge)
+    weights = load_file(huge / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    save_file({**weights, name: np.full_like(weights[name], 3e38)}, huge / "model.safetensors")
+    result = grid.run("--model", str(huge), "--select", "mode=head,full amp=off")
+    assert result.returncode == 1
+    assert grid.statuses() == ["invalid", "invalid"]
+    for row in grid.rows():
+        assert "loss" in str(row["message"])
+        assert row["dev_score"] is None
+        assert row["peak_rss_mib"] is not None
+    assert "not finite" in (grid.reports / "report.md").read_text()
 
 
 def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
