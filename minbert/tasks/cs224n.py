@@ -134,11 +134,17 @@ def _lines(path: Path) -> list[str]:
     return text.replace("\r\n", "\n").split("\n")
 
 
+_LONGEST_LINE: Final = 2**17
+"""Characters; the csv library's own limit is one for the whole process, and others change it."""
+
+
 def _fields(line: str) -> list[str]:
     """The fields of one line: parsed alone, so that a stray quote can't swallow the next lines."""
+    if len(line) > _LONGEST_LINE:
+        return [line]
     try:
         return next(csv.reader([line], delimiter="\t"), [])
-    except csv.Error:  # such as a field of over 128 KiB
+    except csv.Error:
         return [line]
 
 
