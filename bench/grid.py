@@ -20,8 +20,9 @@ from bench.errors import InputError
 from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
+from bench.schema import latest
 from bench.session import Session
-from bench.store import Store, latest, read_rows
+from bench.store import Store, read_rows
 from minbert.assets import fetch_visibly
 from minbert.check import check_checkpoint
 from minbert.tasks import TaskData, find_task, load_task

@@ -1,13 +1,13 @@
 """Which rows may be compared: comparability groups, and in them the settings over their seeds."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from adapters.names import LAYER_SETS, MODES
-from bench.schema import BY_NAME, Row, Value, group_names
+from bench.schema import BY_NAME, Row, Value, group_names, latest
 from bench.stats import Interval, mean_t
 
 _FOLLOW_FROM_MODE: Final = (
@@ -22,20 +22,6 @@ _AMPS: Final = ("off", "bf16", "fp16")
 def number(value: Value) -> float | None:
     """A value as a float, or None if it is empty or no number."""
     return float(value) if isinstance(value, int | float) else None
-
-
-def last_attempts(rows: Iterable[Row]) -> list[Row]:
-    """Of each cell under each conditions the last attempt, in the order of first appearance."""
-    last: dict[tuple[Value, Value], Row] = {}
-    for row in rows:
-        key = (row.get("cell_id"), row.get("conditions_id"))
-        if key not in last or _attempt(row) >= _attempt(last[key]):
-            last[key] = row
-    return list(last.values())
-
-
-def _attempt(row: Row) -> float:
-    return number(row.get("attempt")) or 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +165,7 @@ def groups(rows: Sequence[Row], planned: Sequence[Row] = ()) -> list[Group]:
 
     The group of the plan comes first, then the newest and, of equals, the largest.
     """
-    done = last_attempts(rows)
+    done = list(latest(rows).values())
     known = {(row.get("cell_id"), row.get("conditions_id")) for row in done}
     waiting = [r for r in planned if (r.get("cell_id"), r.get("conditions_id")) not in known]
     waiting = [{**row, "status": None} for row in waiting]

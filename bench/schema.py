@@ -5,7 +5,7 @@ History of `SCHEMA`, the number in the column of that name:
 1. The first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -237,6 +237,16 @@ def new_row(**values: Value) -> Row:
         row[BY_NAME[name].name] = value
     row["schema"] = SCHEMA
     return row
+
+
+def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
+    """Of each (cell_id, conditions_id) the last attempt, in the order of first appearance."""
+    last: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = (str(row["cell_id"]), str(row["conditions_id"]))
+        if key not in last or int(row["attempt"] or 0) >= int(last[key]["attempt"] or 0):
+            last[key] = row
+    return last
 
 
 def format_value(value: Value) -> str:

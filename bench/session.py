@@ -23,8 +23,8 @@ from bench.plan import NOT_RUN, Planned
 from bench.protocol import RESULT, parse_result
 from bench.results import measured_row
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import Row, new_row
-from bench.store import Store, cell_folder, cells_folder, latest, read_rows
+from bench.schema import Row, latest, new_row
+from bench.store import Store, cell_folder, cells_folder, read_rows
 from minbert.tasks import TaskData, majority_score
 
 PLAN: Final = "plan.json"

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from bench.files import write_atomically
 from bench.rowfile import Reading, encode, read_rows, record
 from bench.schema import NAMES, Row
 
-__all__ = ["Store", "cell_folder", "cells_folder", "latest", "read_rows"]
+__all__ = ["Store", "cell_folder", "cells_folder", "read_rows"]
 
 LOCK_TIMEOUT_S: Final = 60
 """An append takes milliseconds: a lock held for longer belongs to something that hangs."""
@@ -43,11 +43,6 @@ def cell_folder(path: Path, name: str, cell_id: str, conditions_id: str, attempt
         if not _FOLDER_PART.fullmatch(part):
             raise ValueError(f"{part!r} can't be part of a folder's name")
     return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}-{attempt}"
-
-
-def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
-    """The last row of each (cell_id, conditions_id)."""
-    return {(str(row["cell_id"]), str(row["conditions_id"])): row for row in rows}
 
 
 class Store:

@@ -17,8 +17,8 @@ from bench import store as stores
 from bench.errors import DiskFullError, InputError
 from bench.files import write_atomically
 from bench.rowfile import encode, record
-from bench.schema import BY_NAME, FLAGS, NAMES, STATUSES, Row, new_row
-from bench.store import Store, cell_folder, cells_folder, latest, read_rows
+from bench.schema import BY_NAME, FLAGS, NAMES, STATUSES, Row, latest, new_row
+from bench.store import Store, cell_folder, cells_folder, read_rows
 from tests.components import need
 
 ROOT = Path(__file__).parents[2]

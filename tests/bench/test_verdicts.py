@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from bench.groups import groups, last_attempts
+from bench.groups import groups
+from bench.schema import latest
 from bench.verdicts import (
     amp_ratios,
     effects,
@@ -34,7 +35,7 @@ LORA = ("lora", 1, "attn-only")
 def test_the_last_attempt_of_a_cell_counts():
     first, second = row(attempt=1, dev_score=0.1), row(attempt=2, dev_score=0.2)
     for rows in ([first, second], [second, first]):
-        assert [r["dev_score"] for r in last_attempts(rows)] == [0.2]
+        assert [r["dev_score"] for r in latest(rows).values()] == [0.2]
 
 
 def test_a_rerun_that_failed_replaces_what_was_ok():
