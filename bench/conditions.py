@@ -21,6 +21,11 @@ MEASUREMENT_VERSION: Final = 1
 
 _BF16_CAPABILITY: Final = (8, 0)
 
+_ROOT: Final = Path(__file__).parents[1]
+
+_MEASURING: Final = ("bench", "minbert", "adapters", "pyproject.toml")
+"""What of the checkout makes the figures; results, reports and tests don't."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -170,24 +175,33 @@ def usable_threads() -> int:
     return max(1, min(allowed or physical, physical))
 
 
-def code_version() -> str:
-    """This project's version, with the commit where it runs from a checkout."""
+def code_version(root: Path = _ROOT) -> str:
+    """This project's version, with the commit where it runs from a checkout.
+
+    `-dirty` says that what measures differs from that commit; results and reports, which a run
+    writes into the checkout, don't count.
+    """
     version = metadata.version("minbert-bench")
-    root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return version
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
+        commit = _git(root, "rev-parse", "--short", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", *_MEASURING)
     except (OSError, subprocess.SubprocessError):
         return version
-    return f"{version}+g{commit}"
+    return f"{version}+g{commit}" + ("-dirty" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],  # noqa: S607
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 def find_conditions(wanted_device: str, cards: Cards = nvml_cards) -> tuple[Conditions, str]:

@@ -3,10 +3,18 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from bench.conditions import Card, amp_on, find_conditions, resolve_device, torch_build
+from bench.conditions import (
+    Card,
+    amp_on,
+    code_version,
+    find_conditions,
+    resolve_device,
+    torch_build,
+)
 from bench.errors import InputError
 
 A100 = Card("NVIDIA A100", "550.1", (8, 0))
@@ -63,3 +71,24 @@ def test_build_read_from_files_agrees_with_torch() -> None:
 def test_planning_imports_no_torch() -> None:
     code = "import bench.grid, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_dirty_means_that_the_code_differs_not_the_results(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert "+g" not in code_version(tmp_path)
+    for name in ("bench", "minbert", "adapters"):
+        (tmp_path / name).mkdir()
+    code, results = tmp_path / "bench" / "x.py", tmp_path / "runs.csv"
+    for file in (code, results, tmp_path / "pyproject.toml"):
+        file.write_text("1\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    results.write_text("1\n2\n")
+    assert "+g" in code_version(tmp_path)
+    assert not code_version(tmp_path).endswith("-dirty")
+    code.write_text("2\n")
+    assert code_version(tmp_path).endswith("-dirty")
