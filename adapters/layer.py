@@ -113,10 +113,13 @@ class AdaptedLinear(nn.Module, ABC):
         """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., i] to [..., o]; under autocast the product is in its type."""
+        """Map x [..., i] to [..., o]; the product is in autocast's type, or without it in x's."""
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.adapted_weight()
-        return F.linear(x, weight, self.bias)
+            weight, bias = self.adapted_weight(), self.bias
+        if not torch.is_autocast_enabled(x.device.type):
+            weight = weight.to(x.dtype)
+            bias = None if bias is None else bias.to(x.dtype)
+        return F.linear(x, weight, bias)
 
     def extra_repr(self) -> str:
         """Sizes and ranks, for `print(model)`."""

@@ -38,7 +38,12 @@ _HEAD: Final = "classifier"
 _POOLER: Final = "bert.pooler"
 
 
-def save_adapter(model: nn.Module, folder: Path, base_model: str | None = None) -> None:
+def save_adapter(
+    model: nn.Module,
+    folder: Path,
+    base_model: str | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Save a model's adapters and head, and what else has trained, into a folder.
 
     A folder that held an adapter before holds the new one after; if writing is cut off, it has
@@ -48,6 +53,8 @@ def save_adapter(model: nn.Module, folder: Path, base_model: str | None = None) 
         model: with adapters, not merged.
         folder: made if missing.
         base_model: name or path of the base model, for the reader's information.
+        notes: what else a reader should know, such as the pooling that the head was trained on,
+            which the format has no place for; kept in the tensors' file as metadata.
 
     Raises:
         InputError: if the model has no adapters.
@@ -68,7 +75,7 @@ def save_adapter(model: nn.Module, folder: Path, base_model: str | None = None) 
     )
     base = _base_tensors(model)
     tensors = _adapter_tensors(model) | _inside(base, whole)
-    metadata = {"format": "pt"}
+    metadata = {**(notes or {}), "format": "pt"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     if training.base:

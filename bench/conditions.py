@@ -21,6 +21,8 @@ MEASUREMENT_VERSION: Final = 1
 
 _BF16_CAPABILITY: Final = (8, 0)
 
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
 _ROOT: Final = Path(__file__).parents[1]
 
 _MEASURING: Final = ("bench", "minbert", "adapters", "pyproject.toml")
@@ -83,13 +85,15 @@ def nvml_cards() -> list[Card]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is None:
             visible = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
-        handles = [
-            pynvml.nvmlDeviceGetHandleByIndex(int(name))
-            if name.isdecimal()
-            else pynvml.nvmlDeviceGetHandleByUUID(name)
-            for name in visible.split(",")
-            if name
-        ]
+        handles = []
+        for name in filter(None, map(str.strip, visible.split(","))):
+            find = pynvml.nvmlDeviceGetHandleByUUID
+            if name.isdecimal():
+                find = pynvml.nvmlDeviceGetHandleByIndex
+            try:
+                handles.append(find(int(name) if name.isdecimal() else name))
+            except pynvml.NVMLError:  # as CUDA does: what follows is not seen either
+                break
         return [
             Card(
                 str(pynvml.nvmlDeviceGetName(handle)),
@@ -169,10 +173,29 @@ def processor_name() -> str:
 
 
 def usable_threads() -> int:
-    """Cores this process may use: those of its affinity, hyper-threads not counted."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    """Cores this process may use: those of its affinity and its group's quota.
+
+    Hyper-threads are not counted.
+    """
     physical = psutil.cpu_count(logical=False) or 1
-    return max(1, min(allowed or physical, physical))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return max(1, min(allowed, physical, cpu_quota() or physical))
+
+
+def cpu_quota(groups: Path = _CGROUPS) -> int | None:
+    """Whole cores that the control group's quota allows, by cgroup v2 or v1; None without one."""
+    try:
+        if (groups / "cpu.max").exists():
+            quota, period = (groups / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (groups / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip()
+                for name in ("quota", "period")
+            )
+        cores = int(quota) // int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return max(1, cores) if int(quota) > 0 else None
 
 
 def code_version(root: Path = _ROOT) -> str:

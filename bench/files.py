@@ -2,7 +2,9 @@
 
 import errno
 import os
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,3 +43,26 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def folder_for_now(folder: Path) -> Iterator[None]:
+    """Create a folder and its missing parents, and remove those again."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def try_to_write(folder: Path) -> None:
+    """Create a file and a folder in a folder, and remove them: permissions say nothing to root.
+
+    Raises:
+        OSError: if that can't be done.
+    """
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=folder) as made:
+        Path(made, "file").write_bytes(b"\n")

@@ -4,8 +4,10 @@ Example: python -m bench.grid --grid smoke
 """
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import gridfile
+from bench.cell import Cell
 from bench.command import run_command
 from bench.conditions import Conditions, find_conditions
 from bench.errors import InputError
+from bench.files import folder_for_now, try_to_write
 from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
@@ -25,7 +29,10 @@ from bench.session import Session
 from bench.store import Store, read_rows
 from minbert.assets import fetch_visibly
 from minbert.check import check_checkpoint
+from minbert.config import count_parameters
+from minbert.files import is_folder
 from minbert.tasks import TaskData, find_task, load_task
+from minbert.tokenizer import Tokenizer
 
 SPACE_PER_CELL_MIB: Final = 2
 SPACE_AT_LEAST_MIB: Final = 64
@@ -122,15 +129,16 @@ def command(
     wanted = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
     conditions, amp_on = find_conditions(device)
-    _check_amp(grid, conditions)
     examples = _load_task(grid, data)
+    grid = _without_idle_caps(grid, examples)
     settings = grid.settings
     model = find_model(settings.model, settings.init, settings.pooling)
     cells = select(expand(grid, _resolve(model, examples, amp_on)), wanted)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
+    _check_amp(cells, grid, conditions)
     check_ranks(cells, model.config)
-    check_length(settings.max_length, model)
+    check_length(settings.max_length, model, pairs=examples.train.text_b is not None)
     rows = read_rows(runs)
     planned = plan(cells, latest(rows), conditions.conditions_id, rerun=rerun, fresh=fresh)
     if dry_run:
@@ -162,13 +170,20 @@ def command(
 def override(grid: Grid, values: dict[str, Any]) -> Grid:
     """The grid with settings replaced by the flags that were given."""
     given = {name: value for name, value in values.items() if value is not None}
-    settings = grid.settings.model_copy(update=given)
-    return grid.model_copy(update={"settings": settings})
+    return gridfile.with_settings(grid, given)
 
 
-def _check_amp(grid: Grid, conditions: Conditions) -> None:
-    if conditions.device == "cpu" and any("fp16" in axes.amp for axes in grid.cells):
+def _check_amp(cells: Sequence[Cell], grid: Grid, conditions: Conditions) -> None:
+    if conditions.device == "cpu" and any(cell.amp == "fp16" for cell in cells):
         raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
+
+
+def _without_idle_caps(grid: Grid, data: TaskData) -> Grid:
+    """Drop caps that are above what there is, so that reports don't tell of them."""
+    sizes = {"max_train": len(data.train), "max_dev": len(data.dev)}
+    caps = {name: getattr(grid.settings, name) for name in sizes}
+    idle = {name: None for name, cap in caps.items() if cap is not None and cap > sizes[name]}
+    return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
 
 
 def _load_task(grid: Grid, data: Path | None) -> TaskData:
@@ -179,8 +194,10 @@ def _load_task(grid: Grid, data: Path | None) -> TaskData:
 
 
 def _check_model(model: Model, init: str) -> None:
-    """Load the weights once, before any cell does. The embedded default's are pinned by digest."""
-    if init == "pretrained" and model.checkpoint is not None and model.name != "minilm":
+    """Load vocabulary and weights once, before any cell does; the embedded ones are pinned."""
+    if init == "random" and not model.embedded:
+        Tokenizer.from_folder(model.tokenizer)
+    if init == "pretrained" and model.checkpoint is not None and not model.embedded:
         check_checkpoint(model.checkpoint)
 
 
@@ -196,20 +213,32 @@ def _resolve(model: Model, data: TaskData, amp_on: str) -> Resolved:
 
 
 def _check_reports(reports: Path) -> None:
-    if reports.exists() and not reports.is_dir():
-        raise InputError(f"--reports: {reports} is a file; name a folder")
+    """Try whether a report can be written, and leave nothing behind: it comes hours later."""
+    figures = reports / "figures"
+    for folder in (reports, figures):
+        if os.path.lexists(folder) and not is_folder(folder):
+            raise InputError(f"--reports: {folder} is a file; name a folder")
+    try:
+        with folder_for_now(figures):
+            try_to_write(figures)
+            try_to_write(reports)
+    except OSError as error:
+        raise InputError(
+            f"--reports: {reports} can't be written ({error.strerror}); name another folder"
+        ) from error
 
 
 def _check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) -> None:
     to_run = sum(item.action == "run" for item in planned)
     each = SPACE_PER_CELL_MIB
-    if keep and model.checkpoint is not None:
-        files = [path for path in model.checkpoint.iterdir() if path.is_file()]
-        each += sum(path.stat().st_size for path in files) // 2**20
+    if keep:
+        each += 4 * count_parameters(model.config, pooler=True, num_outputs=0) // 2**20
     needed = SPACE_AT_LEAST_MIB + to_run * each
-    folder = runs.resolve().parent
+    if not to_run:
+        return
+    folder = next(path for path in runs.resolve().parents if path.exists())
     free = shutil.disk_usage(folder).free // 2**20
-    if to_run and free < needed:
+    if free < needed:
         raise InputError(
             f"{folder}: {free} MiB are free, and {to_run} cells may need {needed} MiB; "
             "free some space, or name another place with --runs"

@@ -103,6 +103,19 @@ def load(name_or_file: str) -> Grid:
     return parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
 
 
+def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
+    """The grid with some settings replaced, by flags of the command line.
+
+    Raises:
+        InputError: for a value that a grid file could not have.
+    """
+    try:
+        settings = Settings.model_validate({**dict(grid.settings), **values})
+    except ValidationError as error:
+        raise InputError(f"--{_first_problem(error).replace('_', '-', 1)}") from error
+    return grid.model_copy(update={"settings": settings})
+
+
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST_FILE:

@@ -151,8 +151,35 @@ class Group:
     @cached_property
     def baseline(self) -> Setting | None:
         """Full fine-tuning in fp32, at its best rate if there are several."""
-        found = [s for s in self.settings if s.mode == "full" and s.amp == "off" and s.ok]
+        return self.full("off")
+
+    def full(self, amp: str) -> Setting | None:
+        """Full fine-tuning under a kind of AMP, at its best rate if there are several."""
+        found = [s for s in self.settings if s.mode == "full" and s.amp == amp and s.ok]
         return max(found, key=_score, default=None)
+
+    @cached_property
+    def judged(self) -> tuple[Setting, ...]:
+        """The settings that can win: those not flagged as having learned nothing.
+
+        Where all are flagged it is all of them: their costs mean something, their scores don't.
+        """
+        learned = tuple(setting for setting in self.settings if setting.ok and setting.learned)
+        return learned or self.settings
+
+    @cached_property
+    def unlearned(self) -> tuple[Setting, ...]:
+        """The settings that are flagged as having learned nothing."""
+        return tuple(setting for setting in self.settings if setting.ok and not setting.learned)
+
+    @property
+    def ordered(self) -> tuple[Row, ...]:
+        """Its rows, by setting and seed."""
+        return tuple(
+            row
+            for setting in self.settings
+            for row in sorted(setting.rows, key=lambda row: int(row.get("seed") or 0))
+        )
 
 
 def _score(setting: Setting) -> float:

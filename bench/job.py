@@ -29,6 +29,7 @@ class Job:
     tokenizer: str
     data: str | None
     keep: bool
+    code_version: str
 
     def to_json(self) -> str:
         """The text of cell.json."""
@@ -36,10 +37,17 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """The inverse of `to_json`."""
-        values = json.loads(text)
-        del values["cell_id"]
-        return cls(**{**values, "cell": Cell.from_columns(values["cell"])})
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: for a text that is no job.
+        """
+        try:
+            values = json.loads(text)
+            del values["cell_id"]
+            return cls(**{**values, "cell": Cell.from_columns(values["cell"])})
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"it is no job: {error!r}") from None
 
     @classmethod
     def read(cls, folder: Path) -> "Job":

@@ -9,7 +9,7 @@ from bench.errors import InputError
 from minbert.assets import fetch_visibly
 from minbert.bar import download_bar
 from minbert.config import GEOMETRIES, BertConfig
-from minbert.files import model_digest, vocabulary_digest
+from minbert.files import is_folder, model_digest, vocabulary_digest
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Model:
     """A model that was found.
 
     `name` is what rows and reports show; it holds no path. `checkpoint` has the weights, or, for
-    a random initialisation from a folder, the configuration.
+    a random initialisation from a folder, the configuration. `embedded` ones come with the
+    project, pinned by digest.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Model:
     checkpoint: Path | None
     geometry: str | None
     tokenizer: Path
+    embedded: bool = False
 
 
 def find_model(name: str, init: str, pooling: str) -> Model:
@@ -45,20 +47,22 @@ def find_model(name: str, init: str, pooling: str) -> Model:
     if init == "random" and name in GEOMETRIES:
         tokenizer = fetch_visibly("minilm")
         identity = digest([vars(GEOMETRIES[name]), vocabulary_digest(tokenizer)], 16)
-        return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer)
+        return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer, True)
+    embedded = name == "minilm"
     folder = _folder(name)
     if init == "random":
         config = BertConfig.from_folder(folder)
         identity = digest([vars(config), vocabulary_digest(folder)], 16)
-        return Model(_label(name), identity, chosen, config, folder, None, folder)
+        return Model(_label(name), identity, chosen, config, folder, None, folder, embedded)
     config = BertConfig.from_folder(folder)
-    return Model(_label(name), model_digest(folder)[:16], chosen, config, folder, None, folder)
+    identity = model_digest(folder)[:16]
+    return Model(_label(name), identity, chosen, config, folder, None, folder, embedded)
 
 
 def _folder(name: str) -> Path:
     if name == "minilm":
-        return fetch_visibly("minilm")
-    if Path(name).is_dir():
+        return fetch_visibly("minilm", digests=True)
+    if is_folder(name):
         return Path(name).resolve()
     if name in GEOMETRIES:
         raise InputError(
@@ -74,16 +78,30 @@ def _folder(name: str) -> Path:
 
 
 def _label(name: str) -> str:
-    path = Path(name)
-    return path.resolve().name if path.is_dir() else name
+    embedded = name == "minilm"
+    return Path(name).resolve().name if not embedded and is_folder(name) else name
 
 
-def check_length(max_length: int, model: Model) -> None:
-    """Refuse texts longer than the encoder has positions for.
+def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
+    """Refuse texts longer than the encoder has positions for, or no longer than their marks.
+
+    Args:
+        pairs: whether two texts stand in a sequence.
 
     Raises:
-        InputError: naming both.
+        InputError: naming what doesn't fit.
     """
+    if pairs and model.config.type_vocab_size < 2:
+        raise InputError(
+            f"--task: {model.name} has one token type, and a pair of texts needs two; "
+            "take a task of single texts, or another model"
+        )
+    least = 4 if pairs else 3
+    if max_length < least:
+        raise InputError(
+            f"max_length {max_length} has no room for text beside [CLS] and [SEP]; "
+            f"set at least {least} in the grid file"
+        )
     positions = model.config.max_position_embeddings
     if max_length > positions:
         raise InputError(

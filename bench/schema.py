@@ -5,11 +5,12 @@ History of `SCHEMA`, the number in the column of that name:
 1. The first.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from adapters.names import ADAPTER_MODES, trains_base
+from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
 
 SCHEMA: Final = 1
 
@@ -18,7 +19,7 @@ STATUSES: Final = {
     "oom": "ran out of memory, on the device or the host",
     "timeout": "took longer than --timeout allowed",
     "crashed": "the worker ended with an error or was killed",
-    "invalid": "ran to its end, but what it trained is no result (a loss that is not finite)",
+    "invalid": "what it trained is no result (a loss that is not finite)",
     "skipped": "planned, but not run, for the reason given",
     "interrupted": "stopped by the user before it ended",
 }
@@ -26,11 +27,14 @@ RESUMED: Final = ("interrupted", "skipped")
 """Statuses that a grid runs again by itself; any other than these and `ok` waits for --rerun."""
 
 FLAGS: Final = {
-    "not_learned": "the dev score is not above what the majority class gives",
+    "not_learned": "the dev score is not shown to be above what the majority class gives: its "
+    "interval reaches down to it",
     "unstable_timing": "the step times did not settle",
     "throttled": "the machine slowed down while the cell ran",
     "disturbed": "something else ran on the machine at the same time",
 }
+
+_CHOICES: Final = {"mode": MODES, "layers": LAYER_SETS, "amp": ("off", "bf16", "fp16")}
 
 Value = str | int | float | None
 Row = dict[str, Value]
@@ -260,7 +264,8 @@ def parse_value(name: str, text: str) -> Value:
     """The value of a field of runs.csv.
 
     Raises:
-        ValueError: if the text is not of the column's kind, or is no status or flag.
+        ValueError: if the text is not of the column's kind or not finite, or is no status, flag,
+            mode, layer set or kind of AMP that is known.
     """
     if text == "":
         return None
@@ -268,7 +273,12 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text!r} is no status")
     if name == "flags" and not set(text.split()) <= FLAGS.keys():
         raise ValueError(f"{text!r} holds no flag that is known")
-    return BY_NAME[name].kind(text)
+    if text not in _CHOICES.get(name, (text,)):
+        raise ValueError(f"{text!r} is none of {', '.join(_CHOICES[name])}")
+    value = BY_NAME[name].kind(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def learning_rates(mode: str, layers: str | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 from bench import job as jobs
 from bench.conditions import Conditions
 from bench.display import Display
-from bench.errors import DiskFullError
+from bench.errors import DiskFullError, InputError
 from bench.files import write_atomically
 from bench.gridfile import Grid
 from bench.job import Job
@@ -23,12 +24,14 @@ from bench.plan import NOT_RUN, Planned
 from bench.protocol import RESULT, parse_result
 from bench.results import measured_row
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import Row, latest, new_row
-from bench.store import Store, cell_folder, cells_folder, read_rows
+from bench.schema import RESUMED, Row, latest, new_row
+from bench.store import Store, cell_folder, plan_file, read_rows
 from minbert.tasks import TaskData, majority_score
 
-PLAN: Final = "plan.json"
 INTERRUPTED: Final = 130
+
+_NUMERICS: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+"""Environment that would change what a cell computes behind its settings' back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +64,9 @@ class Session:
                     if row["status"] == "interrupted":
                         ended = "interrupted"
                         break
-            except DiskFullError as error:
+            except (DiskFullError, InputError, OSError) as error:
                 display.note(f"stopped: {error}; what is done is kept")
-                ended = "full"
+                ended = "stopped"
             if signals.stops > 1:
                 self._say_how_to_go_on()
                 return INTERRUPTED
@@ -72,12 +75,14 @@ class Session:
     def _run_cell(self, item: Planned, signals: Signals, display: Display) -> Row:
         cell, conditions_id = item.cell, self.conditions.conditions_id
         folder = cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
-        if item.reason == NOT_RUN and (left := left_behind(folder)) is not None:
+        job = self._job(item)
+        if item.reason == NOT_RUN and (left := left_behind(folder, job)) is not None:
+            display.note(f"{cell.name}: taking over the result that a stopped run left")
             return self._row(item, left, folder)
         argv = [sys.executable, "-m", "bench.worker", str(folder.resolve())]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / jobs.FILE, self._job(item).to_json().encode())
+            write_atomically(folder / jobs.FILE, job.to_json().encode())
             write_atomically(folder / "command.txt", f"{shlex.join(argv)}\n".encode())
         except OSError as error:
             raise DiskFullError(f"{folder}: {error.strerror}") from error
@@ -104,12 +109,13 @@ class Session:
             tokenizer=str(model.tokenizer.resolve()),
             data=None if self.data_folder is None else str(self.data_folder.resolve()),
             keep=self.keep,
+            code_version=self.conditions.code_version,
         )
 
     def _environment(self) -> dict[str, str]:
         threads = str(self.conditions.threads)
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in _NUMERICS},
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "MKL_NUM_THREADS": threads,
             "OMP_NUM_THREADS": threads,
@@ -145,7 +151,7 @@ class Session:
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
-        path = cells_folder(self.store.path) / PLAN
+        path = plan_file(self.store.path)
         text = json.dumps(self._planned_rows(planned), indent=1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +165,9 @@ class Session:
             render,
         )  # not before: matplotlib stays out of the cells' time
 
-        rows = read_rows(self.store.path)
+        rows: list[Row] = []
         try:
+            rows = read_rows(self.store.path)
             told = str(
                 render(
                     rows,
@@ -169,8 +176,8 @@ class Session:
                     sources=[self.store.path.name],
                 )
             )
-        except DiskFullError as error:
-            ended, told = "full" if ended == "ok" else ended, f"not written: {error}"
+        except (DiskFullError, InputError) as error:
+            ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
         ids = {item.cell.cell_id for item in planned}
         conditions_id = self.conditions.conditions_id
         last = {
@@ -188,24 +195,48 @@ class Session:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{len(ids)} cells: {numbers}")
             click.echo(f"report: {told}")
-        if ended != "ok" or counts.get("ok", 0) < len(ids):
-            self._say_how_to_go_on()
+        self._say_how_to_go_on(counts)
         if ended == "interrupted":
             return INTERRUPTED
         return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) else 1
 
-    def _say_how_to_go_on(self) -> None:
-        again = shlex.join(["python", "-m", "bench.grid", *self.arguments])
-        sys.stderr.write(f"to go on: {again}\n")
+    def _say_how_to_go_on(self, counts: dict[str, int] | None = None) -> None:
+        """Print the command for the cells that have not run, and those for each way of failing."""
+        command = ["python", "-m", "bench.grid", *self.arguments]
+        plain = ["python", "-m", "bench.grid", *without_repeats(self.arguments)]
+        if counts is None or any(counts.get(status) for status in ("not run", *RESUMED)):
+            sys.stderr.write(f"to go on: {shlex.join(plain)}\n")
+            if plain != command:
+                sys.stderr.write(f"to begin again, older results too: {shlex.join(command)}\n")
+        for status in sorted((counts or {}).keys() - {"ok", "not run", *RESUMED}):
+            again = shlex.join([*plain, "--rerun", status])
+            sys.stderr.write(f"to run again what ended {status}: {again}\n")
 
 
-def left_behind(folder: Path) -> Outcome | None:
+def without_repeats(arguments: Sequence[str]) -> list[str]:
+    """A grid's arguments without those that make it run again what is done."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument == "--fresh" or argument.startswith("--rerun="):
+            skip = False
+        elif argument == "--rerun":
+            skip = True
+        else:
+            kept.append(argument)
+    return kept
+
+
+def left_behind(folder: Path, job: Job) -> Outcome | None:
     """What a worker finished whose parent died before it could write the row.
 
-    How long the whole took nobody has measured then; the files say when it began and ended.
+    It counts for the very same job only, the version of the code included. How long the whole took
+    nobody has measured then; the files say when it began and ended.
     """
     path = folder / RESULT
     try:
+        if Job.read(folder) != job:
+            return None
         result = parse_result(path.read_text(encoding="utf-8"))
         begun, ended = ((folder / name).stat().st_mtime for name in (jobs.FILE, RESULT))
     except (OSError, ValueError):

@@ -130,7 +130,12 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interva
 
 
 def paired_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
-    """Geometric mean of a / b over the seeds that both have; None with fewer than two."""
+    """Geometric mean of a / b over the seeds that both have.
+
+    None with fewer than two, or where a value is not positive.
+    """
+    if any(value <= 0 for side in (a, b) for value in side.values()):
+        return None
     logs = [{seed: math.log(value) for seed, value in side.items()} for side in (a, b)]
     found = paired_difference(*logs)
     return None if found is None else _exp(found)

@@ -4,23 +4,29 @@ A row is appended under a lock and durable on return. What a crash can leave is 
 the end: readers leave it out, and the next writer cuts it off.
 """
 
+import json
 import os
 import re
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
 from bench.errors import DiskFullError, InputError
-from bench.files import write_atomically
+from bench.files import folder_for_now, try_to_write, write_atomically
 from bench.rowfile import Reading, encode, read_rows, record
 from bench.schema import NAMES, Row
 
-__all__ = ["Store", "cell_folder", "cells_folder", "read_rows"]
+__all__ = [
+    "Store",
+    "cell_folder",
+    "cells_folder",
+    "plan_file",
+    "read_plan",
+    "read_rows",
+]
 
 LOCK_TIMEOUT_S: Final = 60
 """An append takes milliseconds: a lock held for longer belongs to something that hangs."""
@@ -43,6 +49,26 @@ def cell_folder(path: Path, name: str, cell_id: str, conditions_id: str, attempt
         if not _FOLDER_PART.fullmatch(part):
             raise ValueError(f"{part!r} can't be part of a folder's name")
     return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}-{attempt}"
+
+
+def plan_file(path: Path) -> Path:
+    """Where the last plan of a CSV's cells is kept."""
+    return cells_folder(path) / "plan.json"
+
+
+def read_plan(path: Path) -> list[Row]:
+    """The rows, still without results, of the cells that were planned last; none if unknown.
+
+    A plan that can't be read is none: it only says what is missing.
+    """
+    try:
+        found = json.loads(plan_file(path).read_text(encoding="utf-8"))
+        rows = [{name: row.get(name) for name in NAMES} for row in found]
+        for row in rows:
+            encode({**row, "attempt": 1, "status": "ok"})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []
+    return rows
 
 
 class Store:
@@ -131,32 +157,13 @@ class Store:
                         f"{path}: is no {kind}; remove it, or name another place with --runs"
                     )
         try:
-            with _folder_for_now(self.path.parent):
-                _try_to_write(self.path.parent)
+            with folder_for_now(self.path.parent):
+                try_to_write(self.path.parent)
             if folder.exists():
-                _try_to_write(folder)
+                try_to_write(folder)
             if self.path.exists():
                 self.path.open("r+b").close()
         except OSError as error:
             raise InputError(
                 f"{self.path}: can't be written ({error.strerror}); name another place with --runs"
             ) from error
-
-
-@contextmanager
-def _folder_for_now(folder: Path) -> Iterator[None]:
-    """Create a folder and its missing parents, and remove those again."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        for path in missing:
-            with suppress(OSError):
-                path.rmdir()
-
-
-def _try_to_write(folder: Path) -> None:
-    """Create a file and a folder in a folder, and remove them."""
-    with tempfile.TemporaryDirectory(prefix=".check-", dir=folder) as made:
-        Path(made, "file").write_bytes(b"\n")

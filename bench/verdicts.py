@@ -78,12 +78,12 @@ def verdict(
 ) -> Verdict | None:
     """The best setting for an aim, or None where nothing was measured.
 
-    Settings that learned nothing can't win.
+    Settings that learned nothing can't win; where none did, that holds for the score alone.
     """
     found = [
         (setting, value)
-        for setting in group.settings
-        if setting.learned and among(setting)
+        for setting in group.judged
+        if among(setting) and (setting.learned or aim in COSTS)
         and (value := setting.estimate(column(group, aim))) is not None
     ]  # fmt: skip
     if not found:

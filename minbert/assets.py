@@ -19,6 +19,7 @@ import platformdirs
 
 from minbert.cache import Asset, Member, damage, install
 from minbert.errors import InputError
+from minbert.files import is_file
 from minbert.index import PinnedFile, Progress, check_file, download
 
 _MINILM: Final = Asset(
@@ -170,7 +171,7 @@ def _local_archive(asset: Asset) -> Path | None:
     if not given:
         return None
     path = Path(given) / asset.archive.filename
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"MINBERT_ASSETS={given}: holds neither a folder {asset.name} (from another "
             f"machine's cache) nor {asset.archive.filename}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,16 @@ TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 """May say, beside either, how text is normalised."""
 
 _LARGEST_JSON: Final = 2**26
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder; False, too, where that can't be found out."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file; False, too, where that can't be found out."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def config_file(folder: Path) -> Path:
@@ -43,7 +54,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
         InputError: no such folder, or it has no vocabulary.
     """
     vocabulary, beside = _first(folder, VOCABULARIES), folder / TOKENIZER_CONFIG
-    return [vocabulary, beside] if beside.is_file() else [vocabulary]
+    return [vocabulary, beside] if is_file(beside) else [vocabulary]
 
 
 def vocabulary_digest(folder: Path) -> str:
@@ -84,10 +95,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{folder}: there is no such folder; a checkpoint is a folder of files")
     for name in names:
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
     raise InputError(
         f"{folder}: has no {' or '.join(names)}, so it is no checkpoint that can be loaded"

@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from minbert.errors import InputError
+from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS
 
 Progress = Callable[[int, int], None]
 
-_WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
-"""In the order of preference: the second, a pickle, is fetched only where the first is missing."""
-
-_CONFIG: Final = "config.json"
-_VOCABULARIES: Final = ("tokenizer.json", "vocab.txt")
-_WANTED: Final = (_CONFIG, *_VOCABULARIES, "tokenizer_config.json")
+_WANTED: Final = (CONFIG, *VOCABULARIES, TOKENIZER_CONFIG)
 
 
 def fetch_from_hub(name: str, progress: Progress | None = None) -> Path:
@@ -42,11 +38,11 @@ def fetch_from_hub(name: str, progress: Progress | None = None) -> Path:
             "extra 'hub': pip install -e '.[hub]'"
         )
     model, _, revision = name.partition("@")
-    for weights in _WEIGHTS:
+    for weights in WEIGHTS:  # the second, a pickle, only where the first is missing
         folder = _snapshot(model, revision or None, [*_WANTED, weights], progress)
         if (folder / weights).is_file():
             break
-    for one_of in ((_CONFIG,), _WEIGHTS, _VOCABULARIES):
+    for one_of in ((CONFIG,), WEIGHTS, VOCABULARIES):
         if not any((folder / file).is_file() for file in one_of):
             raise InputError(
                 f"{name} on the Hugging Face hub holds no {' or '.join(one_of)}, so it is no BERT "

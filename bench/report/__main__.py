@@ -10,6 +10,7 @@ import click
 
 from bench.command import run_command
 from bench.errors import DiskFullError, InputError
+from minbert.files import is_file
 
 _EPILOG = """\b
 Examples:
@@ -41,15 +42,16 @@ Examples:
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def main(first: tuple[Path, ...], reports: Path, more: tuple[Path, ...]) -> int:
     from bench.report.render import render  # loads matplotlib, which --help need not wait for
-    from bench.store import read_rows
+    from bench.store import read_plan, read_rows
 
     paths = [*first, *more] or [Path("runs.csv")]
     for path in paths:
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"{path}: no such file of results; name one with --runs")
     rows = [row for path in paths for row in read_rows(path)]
+    planned = [row for path in paths for row in read_plan(path)]
     try:
-        index = render(rows, reports, sources=[str(path) for path in paths])
+        index = render(rows, reports, planned=planned, sources=[str(path) for path in paths])
     except DiskFullError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

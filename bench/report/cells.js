@@ -6,7 +6,7 @@
   var lists = ["mode", "rank", "layers", "amp", "seed", "status", "group"];
   var heads = Array.prototype.slice.call(table.tHead.rows[0].cells);
   function number(text) {
-    var value = Number(text.replace(/,/g, ""));
+    var value = Number(text.replace(/,/g, "").replace("\u2212", "-"));
     return text === "" || isNaN(value) ? null : value;
   }
   // Numbers sort as numbers, and what has none comes last; the shown text is kept beside.

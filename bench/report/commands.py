@@ -3,11 +3,15 @@
 import shlex
 from collections.abc import Sequence
 
+from bench import gridfile
 from bench.groups import Group
 
 
 def commands(group: Group, sources: Sequence[str]) -> list[str]:
-    """Command lines that repeat a group, one of its cells, and this report."""
+    """Command lines that repeat a group, one of its cells, and this report.
+
+    A grid that does not come with the project is named as its file, which its user has.
+    """
     values = {name: group.shared(name) for name in ("model", "init", "task", "epochs")}
     values |= {name: group.shared(name) for name in ("max_steps", "max_train", "max_dev")}
     options = [
@@ -15,10 +19,11 @@ def commands(group: Group, sources: Sequence[str]) -> list[str]:
         for name, value in values.items()
         if value is not None
     ]
-    seeds = {row.get("seed") for row in group.rows}
-    options.append(f"--seeds {len(seeds)}")
+    seeds = [int(row.get("seed") or 0) for row in group.rows]
+    options.append(f"--seeds {max(seeds) + 1}")
     device = str(group.shared("device") or "auto")
-    grid = shlex.quote(_line(str(group.shared("grid") or "full")))
+    name = _line(str(group.shared("grid") or "full"))
+    grid = shlex.quote(name if name in gridfile.names() else f"{name}.toml")
     run = f"python -m bench.grid --grid {grid} {' '.join(options)} --device {shlex.quote(device)}"
     row = group.first
     axes = [f"{name}={row[name]}" for name in ("mode", "rank", "layers", "amp") if row.get(name)]

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from adapters.names import MODES
+from bench.report.text import num
 
 INK: Final = "#1f2a33"
 PAPER: Final = "#fefefe"
@@ -247,7 +248,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         _legend(figure, rows)
     said = "; ".join(
-        f"{kind} {part[name].min():.3g} to {part[name].max():.3g}"
+        f"{kind} {num(part[name].min())} to {num(part[name].max())}"
         for kind, part in rows.groupby("kind", sort=False)
     )
     return Drawing(stem, _svg(figure, stem), f"{x_label} by mode and layer set: {said}.", caption)

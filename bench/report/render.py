@@ -78,6 +78,7 @@ def report(rows: Sequence[Row], planned: Sequence[Row], sources: Sequence[str]) 
         "lead": findings.lead(first) if first else [_NOTHING],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
+        "cards_note": winners.left_out(first) if first else [],
         "sections": sections(first) if first else [],
         "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
         "cells": tables.cells_table(found),
@@ -105,7 +106,8 @@ def _other(group: Group, first: Group, number: int) -> Other:
     if number - 1 <= _DRAWN and group.has_quality:
         drawings = tradeoffs(group, tables.frame(group), f"group{number}-")
     return Other(
-        number, findings.title(group), [findings.differs(group, first), *findings.lead(group)],
+        number, findings.title(group),
+        [findings.differs(group, first), *findings.lead(group), *winners.left_out(group)],
         cards(group), drawings, tables.settings_table(group),
     )  # fmt: skip
 

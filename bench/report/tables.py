@@ -203,7 +203,7 @@ _CELL_TITLES: Final = {
 
 def cells_table(found: Sequence[Group]) -> Table:
     """Every cell of every group; columns of a card are left out where there was none."""
-    rows = [row for group in found for row in group.rows]
+    rows = [row for group in found for row in group.ordered]
     axes = group_names("axes")
     names = [n for n in _CELL_COLUMNS if n in axes or any(BY_NAME[n].applies(r) for r in rows)]
     heads = [Head(n, _CELL_TITLES.get(n, n), about(n), BY_NAME[n].kind is not str) for n in names]
@@ -211,7 +211,7 @@ def cells_table(found: Sequence[Group]) -> Table:
         heads.insert(0, Head("group", "group", "number of its group, the first being 1", True))
     body = [
         [str(i)] * (len(found) > 1) + [shown(row, name) for name in names]
-        for i, group in enumerate(found, 1) for row in group.rows
+        for i, group in enumerate(found, 1) for row in group.ordered
     ]  # fmt: skip
     return Table(heads, body, marks=["" if r.get("status") == "ok" else "failed" for r in rows])
 
@@ -273,6 +273,9 @@ def why(row: Row) -> str:
     return f"{message} ({'; '.join(meanings)})" if message else "; ".join(meanings)
 
 
+_UNSET: Final = {"max_train": "all", "max_dev": "all", "max_steps": "no cap"}
+
+
 def conditions_table(group: Group) -> Table:
     """Conditions and settings that a group's cells share, and the rates of its modes."""
     names = [
@@ -285,7 +288,9 @@ def conditions_table(group: Group) -> Table:
         # What varies inside a group (the code's version) is listed, not averaged.
         values = list(dict.fromkeys(str(v) for r in group.rows if (v := r.get(key)) is not None))
         text = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
-        text = text or (DASH if not BY_NAME[key].applies(group.first) else "none or not recorded")
+        if not text:
+            applies = BY_NAME[key].applies(group.first)
+            text = _UNSET.get(key, "not recorded") if applies else DASH
         rows.append([key, text, about(key)])
     rows += [[f"{column} in {mode}", text, about(column)] for column, mode, text in _rates(group)]
     return Table([Head("name", "name"), Head("value", "value"), Head("about", "meaning")], rows)

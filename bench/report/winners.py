@@ -1,5 +1,6 @@
 """The verdicts of a group in sentences: who wins, by how much, and whether that is proven."""
 
+from statistics import median
 from typing import Final
 
 from bench.groups import Group, Setting
@@ -69,6 +70,9 @@ def _doubts(setting: Setting) -> str:
     return f" Flagged {', '.join(flags)}." if flags else ""
 
 
+_NAMED: Final = 4
+"""Settings that a sentence names; of more it gives the number."""
+
 NAMES: Final = {"memory": "Least memory", "time": "Least time", "score": "Best score"}
 
 
@@ -109,6 +113,25 @@ def no_verdict(group: Group, aim: Aim) -> str:
     return "Not measured."
 
 
+def left_out(group: Group) -> list[str]:
+    """A sentence on the settings that can't win because they learned nothing, if there are any."""
+    flagged = group.unlearned
+    if not flagged:
+        return []
+    if len(flagged) == len([setting for setting in group.settings if setting.ok]):
+        return [
+            "No setting is shown to have learned anything: all are flagged not_learned. Least "
+            "memory and least time say what is cheap here, not what is good."
+        ]
+    names = [setting.label for setting in flagged[:_NAMED]]
+    more = f" and {len(flagged) - _NAMED} more" if len(flagged) > _NAMED else ""
+    verb = "is" if len(flagged) == 1 else "are"
+    return [
+        f"{len(flagged)} of {count(len(group.settings), 'setting')} {verb} flagged not_learned and "
+        f"can't win: {'; '.join(names)}{more}."
+    ]
+
+
 def adapter_winner(group: Group, aim: Aim, found: Verdict) -> str:
     """The best setting that trains more than the head, where the head alone wins."""
     if found.winner.mode != "head":
@@ -127,15 +150,29 @@ def frugal_sentence(group: Group) -> str | None:
     if kept and kept.winner is not group.baseline:
         said = f"The least memory that is shown to score within {MARGIN} of {BASE}"
         return f"{said}: {_bargain(group, kept)}."
-    said = (
-        f"No setting that needs less memory is shown to score within {MARGIN} of {BASE}: the "
-        "intervals are too wide, or the losses real."
-    )
+    said = f"No setting that needs less memory is shown to score within {MARGIN} of {BASE}"
+    said += f": {_how_wide(group)}."
     loose = verdict(group, "memory", among=lambda setting: not_worse(group, setting))
-    if loose is None:
+    if loose is None or loose.against is None or loose.against.value >= 1:
         return said
     weaker = "The least memory that is not proven to score worse, which is a weaker claim"
     return f"{said} {weaker}: {_bargain(group, loose)}."
+
+
+def _how_wide(group: Group) -> str:
+    """How well differences of scores are known, which may be too badly to show anything."""
+    base = group.baseline
+    gaps = [
+        ends
+        for setting in group.judged
+        if base and setting is not base and (gap := compare(group, "score", setting, base))
+        and (ends := gap.ends())
+    ]  # fmt: skip
+    if not gaps:
+        return "the differences have no intervals"
+    half = median((high - low) / 2 for low, high in gaps)
+    more = "more seeds narrow it" if half > MARGIN / 2 else "the losses are real"
+    return f"a difference of scores is known to about ±{fixed(half)} here, and {more}"
 
 
 def _bargain(group: Group, found: Verdict) -> str:

@@ -6,13 +6,19 @@ neither a lack of memory nor a loss that is not finite ends it with a traceback,
 """
 
 import json
-import sys
 from pathlib import Path
+from typing import Final
 
+import click
+
+from bench.command import run_command
+from bench.errors import InputError
 from bench.files import write_atomically
 from bench.protocol import RESULT
 from bench.schema import SCHEMA, Row
 from bench.worker import lifeline
+
+OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 def write_result(folder: Path, status: str, message: str, columns: Row) -> None:
@@ -33,20 +39,24 @@ def main(folder: Path) -> int:
 
     import torch  # after the lifeline: importing it takes seconds in which the parent may die
 
-    from bench.job import Job
+    from bench.job import FILE, Job
     from bench.worker.progress import Progress
     from bench.worker.run import CellRun, NotFiniteError
 
-    run = CellRun(Job.read(folder), folder, Progress.from_environment())
+    try:
+        job = Job.read(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / FILE}: can't be read ({error})") from None
+    run = CellRun(job, folder, Progress.from_environment())
     try:
         columns = run.run()
     except NotFiniteError as error:
-        status, message = "invalid", f"{error}, at step {len(run.record.losses)}"
+        status, message = "invalid", str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:
         status, message = "oom", f"out of memory: {_first_line(error)}"
     except RuntimeError as error:
-        # torch has no exception type of its own for host memory that can't be had
-        if "DefaultCPUAllocator" not in str(error):
+        # torch has no exception type of its own where the host or a CUDA library has no memory
+        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         status, message = "oom", f"out of memory: {_first_line(error)}"
     else:
@@ -56,11 +66,15 @@ def main(folder: Path) -> int:
     return 1
 
 
+@click.command("python -m bench.worker", help="Run the cell in a folder, as the grid does.")
+@click.argument("folder", metavar="CELL_FOLDER", type=click.Path(path_type=Path))
+def command(folder: Path) -> int:
+    return main(folder)
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or "no memory left"
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m bench.worker CELL_FOLDER")
-    sys.exit(main(Path(sys.argv[1])))
+    run_command(command)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +61,10 @@ class CellRun:
         self.progress = progress
         self.record = Record()
         self.device = torch.device(job.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
         self.clock = StepClock(self.device)
 
     def run(self) -> Row:
@@ -128,7 +131,13 @@ class CellRun:
             if len(record.losses) >= total:
                 break
         record.columns |= self._times() | self.memory() | self._quality()
-        save_file({"logits": logits, "labels": dev.labels}, self.folder / "predictions.safetensors")
+        # what brings a regression's logits back to the labels' scale
+        self.notes = {"target_mean": f"{dev.mean:.9g}", "target_deviation": f"{dev.deviation:.9g}"}
+        save_file(
+            {"logits": logits, "labels": dev.labels},
+            self.folder / "predictions.safetensors",
+            metadata=self.notes,
+        )
 
     def _batches(self, train: Split, epoch: int) -> list[Batch]:
         order = np.random.default_rng([self.cell.seed, epoch])
@@ -157,17 +166,26 @@ class CellRun:
             outputs.append(logits)
             if len(record.losses) == 1:
                 record.columns |= owned_mib(self.model, trainer.optimizer)
-            self.progress.step(len(record.losses), total, partial(_finite, loss))
-        losses = torch.stack(record.losses[-len(batches) :]).cpu().numpy()
-        if not np.isfinite(losses).all():
-            raise NotFiniteError("the loss is not finite")
+            self.progress.step(len(record.losses), total, self._last_loss)
+        losses = self._finite_losses()[-len(batches) :]
         predicted = torch.cat(outputs).cpu().numpy()
         targets = torch.cat([batch.labels for batch in batches]).cpu().numpy()
         return float(losses.mean()), score(self.task.metric, predicted, targets)
 
+    def _last_loss(self) -> float:
+        loss = float(self.record.losses[-1])
+        return loss if math.isfinite(loss) else float(self._finite_losses()[-1])
+
+    def _finite_losses(self) -> NDArray[np.float32]:
+        losses: NDArray[np.float32] = torch.stack(self.record.losses).cpu().numpy()
+        finite = np.isfinite(losses)
+        if not finite.all():
+            raise NotFiniteError(f"the loss is not finite, first at step {finite.argmin() + 1}")
+        return losses
+
     def _predict(self, dev: Split) -> NDArray[np.float32]:
         self.progress.phase("evaluate")
-        return predict(
+        logits = predict(
             self.model,
             dev.encoded,
             batch_size=self.cell.batch_size,
@@ -176,6 +194,9 @@ class CellRun:
             device=self.device,
             on_batch=lambda done, of: self.progress.step(done, of, None),
         )
+        if not np.isfinite(logits).all():
+            raise NotFiniteError("the dev logits are not finite")
+        return logits
 
     def _times(self) -> Row:
         steps = self.clock.steps()
@@ -232,18 +253,12 @@ class CellRun:
         if self.cell.rank is not None:
             from adapters.peft_format import save_adapter
 
-            save_adapter(self.model, self.folder / "adapter", self.cell.model)
+            notes = {"pooling": self.cell.pooling, **self.notes}
+            save_adapter(self.model, self.folder / "adapter", self.cell.model, notes)
         else:
             from minbert.checkpoint import save_checkpoint
 
             save_checkpoint(self.model, self.folder / "checkpoint", Path(self.job.tokenizer))
-
-
-def _finite(loss: torch.Tensor) -> float:
-    value = float(loss)
-    if not math.isfinite(value):
-        raise NotFiniteError(f"the loss became {value}")
-    return value
 
 
 def _since_launch() -> float | None:

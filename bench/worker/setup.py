@@ -22,11 +22,16 @@ from minbert.training import Group
 
 @dataclass(frozen=True)
 class Split:
-    """Tokenised examples with their targets as the loss takes them, and as they were given."""
+    """Tokenised examples with their targets as the loss takes them, and as they were given.
+
+    `targets` are (`labels` − `mean`) / `deviation`; 0 and 1 for a classification.
+    """
 
     encoded: Encoded
     targets: NDArray[np.generic]
     labels: NDArray[np.generic]
+    mean: float = 0.0
+    deviation: float = 1.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,5 +121,5 @@ def tokenise(job: Job, data: TaskData) -> tuple[Split, Split]:
             if data.task.kind == "regression"
             else examples.labels
         )
-        splits.append(Split(encoded, targets, examples.labels))
+        splits.append(Split(encoded, targets, examples.labels, mean, deviation))
     return splits[0], splits[1]

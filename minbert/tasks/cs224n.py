@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from minbert.errors import InputError
+from minbert.files import is_file, is_folder
 from minbert.tasks.base import Examples, Task
 from minbert.tasks.splitting import DEV, TRAIN
 
@@ -73,9 +74,9 @@ def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
     Raises:
         InputError: no such folder, a file that is missing or of another kind.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"--data {folder}: is no folder")
-    missing = [name for name in task.files if not (folder / name).is_file()]
+    missing = [name for name in task.files if not is_file(folder / name)]
     if missing:
         raise InputError(f"--data {folder}: task {task.name} needs {' and '.join(missing)} there")
     examples, problems = {}, []

@@ -289,6 +289,15 @@ def test_trap_12_dropout(mode: str) -> None:
 
 
 @BOTH
+def test_a_half_precision_base_works_without_autocast(kind: type[AdaptedLinear]) -> None:
+    layer = moved(kind, linear().bfloat16())
+    assert layer(inputs()).dtype == torch.float32
+    y = layer(inputs().bfloat16())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(inputs()), rtol=0.05, atol=0.2)
+
+
+@BOTH
 def test_trap_12_training_matches_the_definition(kind: type[AdaptedLinear]) -> None:
     layer = moved(kind).train()
     torch.testing.assert_close(layer(inputs()), defined(layer, inputs()), rtol=1e-5, atol=1e-4)

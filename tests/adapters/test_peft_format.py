@@ -239,9 +239,9 @@ def test_full_weights_beside_an_adapter_serve_peft_too(
 @MODES
 def test_keys_shapes_and_metadata(tmp_path: Path, mode: str) -> None:
     model = adapted_model(mode=mode, layers="all-lin-only", rank=4)
-    save_adapter(model, tmp_path)
+    save_adapter(model, tmp_path, notes={"pooling": "mean"})
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "pt"}
+        assert file.metadata() == {"format": "pt", "pooling": "mean"}
     shapes = {
         key: tuple(value.shape)
         for key, value in load_file(tmp_path / "adapter_model.safetensors").items()

@@ -11,7 +11,9 @@ from bench.conditions import (
     Card,
     amp_on,
     code_version,
+    cpu_quota,
     find_conditions,
+    nvml_cards,
     resolve_device,
     torch_build,
 )
@@ -58,6 +60,71 @@ def test_identity_leaves_out_commit_and_card_number() -> None:
     first = replace(here, device="cuda:0")
     assert replace(first, device="cuda:1").conditions_id == first.conditions_id
     assert first.conditions_id != here.conditions_id
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1),
+        ({"cpu.max": "400000 100000\n"}, 4),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_quota_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path) == cores
+
+
+class FakeNvml:
+    """A driver with two cards, as the module `pynvml` shows it."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.nvmlInit = self.nvmlShutdown = lambda: None
+        self.nvmlSystemGetDriverVersion = lambda: "550.1"
+        self.nvmlDeviceGetCount = lambda: 2
+        self.nvmlDeviceGetName = lambda handle: f"card {handle}"
+        self.nvmlDeviceGetCudaComputeCapability = lambda handle: (8, 0)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        if index > 1:
+            raise self.NVMLError
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:  # noqa: N802
+        if uuid != "GPU-one":
+            raise self.NVMLError
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["card 0", "card 1"]),
+        ("1", ["card 1"]),
+        ("1, 0", ["card 1", "card 0"]),
+        ("GPU-one", ["card 1"]),
+        ("", []),
+        ("-1", []),
+        ("0,7,1", ["card 0"]),
+        ("GPU-other", []),
+    ],
+)
+def test_cards_are_those_that_cuda_will_see(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [card.name for card in nvml_cards()] == names
 
 
 def test_build_read_from_files_agrees_with_torch() -> None:

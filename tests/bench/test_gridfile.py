@@ -1,9 +1,11 @@
 """Grid files: what they may say, and one line on what they may not."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from adapters.names import LAYER_SETS, MODES
 from bench import gridfile
 from bench.errors import InputError
 
@@ -16,6 +18,11 @@ learning_rates = {full = 2e-5}
 mode = ["full"]
 amp = ["off", "on"]
 """
+
+
+def test_modes_and_layer_sets_are_those_of_the_adapters() -> None:
+    assert get_args(gridfile.Mode) == MODES
+    assert get_args(gridfile.LayerSet) == LAYER_SETS
 
 
 def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The report's files, for grids that went well and grids that did not."""
 
+import json
 import re
 import subprocess
 import sys
@@ -49,14 +50,15 @@ def full(tmp_path_factory) -> tuple[Path, str, str]:
 
 def test_the_first_lines_say_what_was_compared_and_the_cap(full):
     for text in (seen(full[1])[:1500], full[2][:800]):
-        for said in ("minilm", "movies", "Xeon 2.8 GHz, 2 cores, 16 GiB", "65 of 68 planned cells"):
+        for said in ("minilm", "movies", "Xeon 2.8 GHz, 2 cores, 16 GiB", "65 of 68 cells"):
             assert said in text
         assert "Trained on 2,000 of the task's examples" in text
+        assert "Movies and sst share their sentences" in text
 
 
 @pytest.mark.parametrize(("settings", "said"), [
     ({"max_train": None}, "Trained on all of the task's training examples, 2 epochs."),
-    ({"max_steps": 3}, "for 3 steps at most"),
+    ({"max_steps": 3}, "for 3 steps of 32 examples at most"),
     ({"max_dev": 64}, "scored on 64 of its dev examples"),
 ])  # fmt: skip
 def test_caps_are_said(tmp_path, settings, said):
@@ -82,6 +84,39 @@ def test_winners_come_with_number_ratio_and_worth(full):
     assert "Of those that train the encoder, lora" in text
     assert "The difference is not proven." in text
     assert "other settings can't be told from it" in text
+
+
+def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path):
+    rows = synthetic_rows(68)
+    for row in rows:
+        if row["mode"] == "head":
+            row["flags"] = "not_learned"
+    _, text = pages(tmp_path, rows)
+    said = "2 of 68 settings are flagged not\\_learned and can't win: head, fp32; head, bf16."
+    assert said in text
+    assert "Least memory: head" not in text
+    assert re.search(r"for \d+ of 63 settings that learned no other", text)
+
+
+def test_where_nothing_learned_costs_still_have_a_winner(tmp_path):
+    rows = [{**row, "flags": "not_learned"} for row in synthetic_rows(68)]
+    _, text = pages(tmp_path, rows)
+    assert "Least memory: head, bf16" in text
+    assert "say what is cheap here, not what is good" in text
+    assert "No setting learned anything" in text
+    assert "no setting is shown to have learned anything" in text
+
+
+def test_adapters_are_compared_in_the_same_precision(full):
+    heading = next(line for line in full[2].splitlines() if "same precision" in line)
+    assert re.search(r"in fp32 [\d.]+ to [\d.]+× the memory and .*; in bf16 [\d.]+ to", heading)
+
+
+def test_a_grid_of_the_users_is_named_as_its_file(tmp_path):
+    rows = [{**row, "grid": "mine", "seed": 2} for row in synthetic_rows(8)]
+    _, text = pages(tmp_path, rows)
+    assert "--grid mine.toml" in text
+    assert "--seeds 3 " in text
 
 
 def test_failures_stay_with_their_messages(full):
@@ -153,7 +188,7 @@ def test_no_rows_at_all(tmp_path):
 def test_only_planned_cells(tmp_path):
     planned = [planned_row(cell(*axes)) for axes in full_grid()]
     html, text = pages(tmp_path, [], planned=planned)
-    assert "0 of 68 planned cells ended ok" in text
+    assert "0 of 68 cells ended ok" in text
     assert "68 of 68 cells did not end ok: 68 not run" in text
     assert html.count("<td>not run</td>") >= 68
 
@@ -161,7 +196,7 @@ def test_only_planned_cells(tmp_path):
 def test_planned_cells_without_a_row_are_shown_as_not_run(tmp_path):
     planned = [planned_row(cell(*axes)) for axes in full_grid()]
     _, text = pages(tmp_path, synthetic_rows(10, failures=False), planned=planned)
-    assert "10 of 68 planned cells ended ok" in text
+    assert "10 of 68 cells ended ok" in text
     assert "58 not run" in text
 
 
@@ -224,7 +259,7 @@ def test_groups_are_apart_and_say_what_differs(tmp_path):
 
 def test_several_seeds_are_averaged(tmp_path):
     _, text = pages(tmp_path, synthetic_rows(68 * 3))
-    assert "195 of 204 planned cells ended ok" in text
+    assert "195 of 204 cells ended ok" in text
     assert "3 seeds for each setting (intervals are over seeds)" in text
     assert "95% interval of the ratio" in text
 
@@ -340,7 +375,22 @@ def test_the_command_renders_several_files(tmp_path):
         arguments = [str(tmp_path / g) if g.endswith(".csv") else g for g in given]
         done = run(*arguments, "--reports", str(tmp_path / "out"))
         assert done.returncode == 0, done.stderr
-        assert "4 of 4 planned cells ended ok" in (tmp_path / "out" / "report.md").read_text()
+        assert "4 of 4 cells ended ok" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_command_tells_of_planned_cells_that_have_no_row(tmp_path):
+    from bench.store import Store, plan_file
+
+    runs = tmp_path / "a.csv"
+    store = Store(runs)
+    for row in synthetic_rows(5, failures=False):
+        store.append(row)
+    plan_file(runs).parent.mkdir()
+    planned = [planned_row(cell(*axes)) for axes in full_grid()]
+    for text, said in ((json.dumps(planned), "5 of 68 cells"), ('[{"mode": 3}]', "5 of 5 cells")):
+        plan_file(runs).write_text(text)
+        assert run("--runs", str(runs), "--reports", str(tmp_path / "out")).returncode == 0
+        assert said in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_command_names_a_file_that_is_missing(tmp_path):

@@ -26,7 +26,17 @@ def test_fields_survive_their_text(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("rank", "eight"), ("dev_score", "high"), ("status", "fine"), ("flags", "odd")],
+    [
+        ("rank", "eight"),
+        ("dev_score", "high"),
+        ("dev_loss", "nan"),
+        ("peak_rss_mib", "inf"),
+        ("status", "fine"),
+        ("flags", "odd"),
+        ("mode", "lorra"),
+        ("layers", "some"),
+        ("amp", "on"),
+    ],
 )
 def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
