@@ -115,7 +115,8 @@ class AdaptedLinear(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., i] to [..., o]; the product is in autocast's type, or without it in x's."""
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.adapted_weight(), self.bias
+            weight = self.adapted_weight()
+        bias: Tensor | None = self.bias
         if not torch.is_autocast_enabled(x.device.type):
             weight = weight.to(x.dtype)
             bias = None if bias is None else bias.to(x.dtype)

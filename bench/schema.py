@@ -34,7 +34,8 @@ FLAGS: Final = {
     "disturbed": "something else ran on the machine at the same time",
 }
 
-_CHOICES: Final = {"mode": MODES, "layers": LAYER_SETS, "amp": ("off", "bf16", "fp16")}
+CHOICES: Final = {"mode": MODES, "layers": LAYER_SETS, "amp": ("off", "bf16", "fp16")}
+"""The values that these columns can have."""
 
 Value = str | int | float | None
 Row = dict[str, Value]
@@ -273,8 +274,8 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text!r} is no status")
     if name == "flags" and not set(text.split()) <= FLAGS.keys():
         raise ValueError(f"{text!r} holds no flag that is known")
-    if text not in _CHOICES.get(name, (text,)):
-        raise ValueError(f"{text!r} is none of {', '.join(_CHOICES[name])}")
+    if text not in CHOICES.get(name, (text,)):
+        raise ValueError(f"{text!r} is none of {', '.join(CHOICES[name])}")
     value = BY_NAME[name].kind(text)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{text} is no finite number")

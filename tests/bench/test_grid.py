@@ -219,6 +219,7 @@ def test_a_loss_that_is_not_finite_is_invalid_and_the_grid_goes_on(
 def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
     grid: GridRuns, tmp_path: Path
 ) -> None:
+    four = ("--select", "mode=head,lora")  # so that one begins when the disk is full already
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
@@ -226,7 +227,7 @@ def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
     need(mounted, "mounting a small disk takes root", component="mounts")
     try:
         small = GridRuns(disk, grid.model)
-        process = small.start(*TWO)
+        process = small.start(*four)
         wait_for(lambda: len(small.rows()) == 1)
         with (disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space"):
             fill(file.fileno())
@@ -238,6 +239,6 @@ def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
         assert rows
         assert {row["status"] for row in rows} <= {"ok", "crashed"}
         (disk / "filler").unlink()
-        assert small.run(*TWO, "--rerun", "crashed").returncode == 0
+        assert small.run(*four, "--rerun", "crashed").returncode == 0
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)  # noqa: S607
