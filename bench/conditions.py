@@ -16,7 +16,7 @@ from bench.cell import digest
 from bench.errors import InputError
 from bench.schema import Row
 
-MEASUREMENT_VERSION: Final = 1
+MEASUREMENT_VERSION: Final = 2
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
 
 _BF16_CAPABILITY: Final = (8, 0)
@@ -36,6 +36,7 @@ class Card:
     name: str
     driver: str
     capability: tuple[int, int]
+    uuid: str = ""
 
 
 class Cards(Protocol):
@@ -99,6 +100,7 @@ def nvml_cards() -> list[Card]:
                 str(pynvml.nvmlDeviceGetName(handle)),
                 driver,
                 tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+                str(pynvml.nvmlDeviceGetUUID(handle)),
             )
             for handle in handles
         ]
@@ -227,8 +229,20 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def find_conditions(wanted_device: str, cards: Cards = nvml_cards) -> tuple[Conditions, str]:
-    """The conditions of a run on the wanted device, and what `amp = on` means there.
+@dataclass(frozen=True)
+class Found:
+    """The conditions of a run, what `amp = on` means there, and the device's own name.
+
+    The name tells a device from all others of this machine, whatever numbers they have.
+    """
+
+    conditions: Conditions
+    amp_on: str
+    device_name: str
+
+
+def find_conditions(wanted_device: str, cards: Cards = nvml_cards) -> Found:
+    """The conditions of a run on the wanted device.
 
     Raises:
         InputError: as `resolve_device` and `torch_build`.
@@ -248,4 +262,4 @@ def find_conditions(wanted_device: str, cards: Cards = nvml_cards) -> tuple[Cond
         measurement_version=MEASUREMENT_VERSION,
         code_version=code_version(),
     )
-    return conditions, amp_on(card)
+    return Found(conditions, amp_on(card), device if card is None else card.uuid or device)

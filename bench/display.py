@@ -80,7 +80,7 @@ class Display:
         phase = message.get("phase")
         if isinstance(phase, str):
             self._phase, self._step = phase, {}
-        if _is_count(message.get("step")) and _is_count(message.get("steps")):
+        if _is_count(message.get("step")) and _is_count(message.get("steps", 0)):
             self._step = message
         self._draw()
 
@@ -134,7 +134,8 @@ class Display:
         if self._cell:
             parts = [self._cell, one_line(self._phase)[:40]]
             if self._step:
-                parts.append(f"step {self._step['step']:,}/{self._step['steps']:,}")
+                of = f"/{self._step['steps']:,}" if "steps" in self._step else ""
+                parts.append(f"step {self._step['step']:,}{of}")
                 loss = self._step.get("loss")
                 if isinstance(loss, float) and math.isfinite(loss):
                     parts.append(f"loss {loss:.4f}")

@@ -13,6 +13,12 @@ LAUNCHED_AT: Final = "BENCH_LAUNCHED_AT"
 """Environment: the monotonic clock, which all processes share, at launch."""
 
 RESULT: Final = "result.json"
+ROW: Final = "row.json"
+STEPS: Final = "steps.csv"
+PANEL: Final = "panel.csv"
+EPOCHS: Final = "epochs.csv"
+MACHINE: Final = "machine.json"
+PREDICTIONS: Final = "predictions.safetensors"
 STDOUT: Final = "stdout.txt"
 STDERR: Final = "stderr.txt"
 

@@ -1,12 +1,19 @@
 """From what a worker left to a row of runs.csv."""
 
 import csv
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.cell import Cell
+from bench.files import write_atomically
+from bench.protocol import PANEL, ROW
+from bench.rowfile import encode
 from bench.schema import BY_NAME, Row, new_row
-from bench.stats import bootstrap_median, fisher, wilson
+from bench.stats import fisher, panel_times, wilson
+
+UNSTEADY: Final = 0.1
+"""Half an interval of the time for 1,000 tokens, as a share of it, from which it is unstable."""
 
 
 def measured_row(
@@ -25,7 +32,7 @@ def measured_row(
 
     Args:
         columns: those that worker and runner measured; names that are no columns are ignored.
-        folder: the cell's folder, for the raw step times.
+        folder: the cell's folder, for the panel's step times.
         dev_examples: the number of examples behind the dev score.
         majority_score: what the training set's majority class scores on dev, if it can.
     """
@@ -33,7 +40,10 @@ def measured_row(
     row = new_row(**cell.columns(), **conditions)
     row |= known | {"status": status, "message": " ".join(message.split())[:500] or None}
     if status == "ok":
-        row |= step_interval(folder, int(row["steps_timed"] or 0))
+        times, steady = step_times(folder)
+        row |= times
+        if not steady:
+            flags = [*flags, "unstable_timing"]
         row |= score_interval(row, dev_examples)
         if row["dev_metric"] == "accuracy":
             row["majority_score"] = majority_score
@@ -43,15 +53,62 @@ def measured_row(
     return row
 
 
-def step_interval(folder: Path, timed: int) -> Row:
-    """Median and interval of the last `timed` steps in the folder's steps.csv."""
-    path = folder / "steps.csv"
-    if not timed or not path.exists():
-        return {}
+def keep_row(folder: Path, row: Row) -> None:
+    """Leave a row in its cell's folder, durably, from which runs.csv can be rebuilt.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
+    write_atomically(folder / ROW, json.dumps(row, indent=1).encode() + b"\n")
+
+
+def kept_row(folder: Path) -> Row | None:
+    """The row that was left in a folder; None where there is none that can be used.
+
+    Columns that it lacks, being of an older schema, are empty.
+    """
+    try:
+        found = json.loads((folder / ROW).read_text(encoding="utf-8"))
+        row = new_row(**{name: value for name, value in found.items() if name in BY_NAME})
+        encode(row)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return row
+
+
+def step_times(folder: Path) -> tuple[Row, bool]:
+    """The columns of step times from a folder's panel.csv, and whether they are steady.
+
+    Nothing where there is no panel: the cell did not get that far.
+    """
+    path = folder / PANEL
+    if not path.exists():
+        return {}, True
     with path.open(newline="", encoding="utf-8") as file:
-        times = [float(line["ms"]) for line in csv.DictReader(file)][-timed:]
-    median, low, high = bootstrap_median(times)
-    return {"step_ms_median": median, "step_ms_ci_low": low, "step_ms_ci_high": high}
+        counted = [line for line in csv.DictReader(file) if line["counts"] == "1"]
+    passes: dict[str, list[dict[str, str]]] = {}
+    for line in counted:
+        passes.setdefault(line["pass"], []).append(line)
+    panel = next(iter(passes.values()))
+    tokens = [int(line["tokens"]) for line in panel]
+    found = panel_times([[float(line["ms"]) for line in each] for each in passes.values()], tokens)
+    rate = found.ms_per_1k_tokens
+    columns: Row = {
+        "step_ms_median": found.step_ms.value,
+        "step_ms_ci_low": found.step_ms.low,
+        "step_ms_ci_high": found.step_ms.high,
+        "ms_per_1k_tokens": rate.value,
+        "ms_per_1k_tokens_ci_low": rate.low,
+        "ms_per_1k_tokens_ci_high": rate.high,
+        "steps_timed": len(counted),
+        "examples_per_s": sum(int(line["examples"]) for line in panel)
+        / (rate.value * sum(tokens) / 1000)
+        * 1000,
+    }
+    ends = rate.ends()
+    narrow = ends is None or (ends[1] - ends[0]) / 2 <= UNSTEADY * rate.value
+    return columns, narrow and panel[0]["settled"] == "1"
 
 
 def score_interval(row: Row, examples: int) -> Row:

@@ -3,6 +3,8 @@
 History of `SCHEMA`, the number in the column of that name:
 
 1. The first.
+2. Intervals of the time for 1,000 tokens; `imports_anon_mib`; where energy and process memory on
+   the card come from.
 """
 
 import math
@@ -12,14 +14,15 @@ from typing import Any, Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
     "oom": "ran out of memory, on the device or the host",
     "timeout": "took longer than --timeout allowed",
     "crashed": "the worker ended with an error or was killed",
-    "invalid": "what it trained is no result (a loss that is not finite)",
+    "invalid": "what it trained is no result: a loss that is not finite, an adapter or head that "
+    "did not move, a frozen tensor that did",
     "skipped": "planned, but not run, for the reason given",
     "interrupted": "stopped by the user before it ended",
 }
@@ -29,13 +32,21 @@ RESUMED: Final = ("interrupted", "skipped")
 FLAGS: Final = {
     "not_learned": "the dev score is not shown to be above what the majority class gives: its "
     "interval reaches down to it",
-    "unstable_timing": "the step times did not settle",
-    "throttled": "the machine slowed down while the cell ran",
-    "disturbed": "something else ran on the machine at the same time",
+    "unstable_timing": "the step times did not settle; run it again on a quiet machine: --rerun "
+    "unstable_timing",
+    "throttled": "the machine slowed down while steps were timed; cool it or lift its limits, then "
+    "--rerun throttled",
+    "disturbed": "something else took the machine while steps were timed; stop it, then --rerun "
+    "disturbed",
 }
 
 CHOICES: Final = {"mode": MODES, "layers": LAYER_SETS, "amp": ("off", "bf16", "fp16")}
 """The values that these columns can have."""
+
+GRID: Final = "grid"
+SEARCHED: Final = "search"
+CANDIDATE: Final = "candidate"
+"""Values of `learning_rate_source`."""
 
 Value = str | int | float | None
 Row = dict[str, Value]
@@ -138,7 +149,12 @@ def _columns() -> tuple[Column, ...]:
         ),
         ("learning_rate_base", float, "peak rate of the rest of the encoder", _has_base_rate),
         ("learning_rate_head", float, "peak rate of the task head", _has_head_rate),
-        ("learning_rate_source", str, "where the rates came from"),
+        (
+            "learning_rate_source",
+            str,
+            f"where the rates came from: {GRID} (the grid file), {SEARCHED} (--lr auto), or "
+            f"{CANDIDATE}: the row is one of that search's tries, scored on held-out training data",
+        ),
         ("weight_decay", float, "of weight matrices; vectors are not decayed"),
         ("warmup", float, "share of the steps in which the rate rises"),
         ("alpha", float, "adapter scale is alpha / rank", _adapted),
@@ -165,11 +181,13 @@ def _columns() -> tuple[Column, ...]:
     )
     group(
         "time",
-        ("step_ms_median", float, "median of a training step, ms"),
+        ("step_ms_median", float, "median of a training step, over passes of a fixed panel, ms"),
         ("step_ms_ci_low", float, "bootstrap 95% interval of that median, lower end, ms"),
         ("step_ms_ci_high", float, "bootstrap 95% interval of that median, upper end, ms"),
-        ("ms_per_1k_tokens", float, "training time for 1,000 real tokens, ms"),
-        ("steps_timed", int, "steps behind these figures"),
+        ("ms_per_1k_tokens", float, "training time for 1,000 real tokens of the panel, ms"),
+        ("ms_per_1k_tokens_ci_low", float, "its bootstrap 95% interval, lower end, ms"),
+        ("ms_per_1k_tokens_ci_high", float, "its bootstrap 95% interval, upper end, ms"),
+        ("steps_timed", int, "steps behind these figures, those of the warm-up not counted"),
         ("examples_per_s", float, "training examples for each second of a step"),
         ("startup_s", float, "from launch to the first training step, s"),
         ("train_s", float, "all training steps, data preparation included, s"),
@@ -182,12 +200,19 @@ def _columns() -> tuple[Column, ...]:
         ("peak_cuda_allocated_mib", float, "by tensors, MiB", _on_cuda),
         ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", _on_cuda),
         ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", _on_cuda),
+        (
+            "process_vram_source",
+            str,
+            "nvml-process, or nvml-device where the driver can't tell the process from others",
+            _on_cuda,
+        ),
         ("peak_rss_mib", float, "resident set of the worker, mapped files included, MiB"),
         ("peak_anon_mib", float, "resident set without mapped files, MiB"),
+        ("imports_anon_mib", float, "the same once torch is imported, and nothing else done, MiB"),
         ("weights_mib", float, "parameters and buffers, MiB"),
         ("gradients_mib", float, "gradients of what trains, MiB"),
         ("optimizer_mib", float, "optimizer state, MiB"),
-        ("activations_mib", float, "tensors kept for the backward pass, MiB"),
+        ("activations_mib", float, "tensors kept for the backward pass of the largest batch, MiB"),
         ("predicted_peak_mib", float, "peak as foretold before the run, MiB"),
     )
     group(
@@ -215,6 +240,7 @@ def _columns() -> tuple[Column, ...]:
     group(
         "other",
         ("energy_j", float, "drawn while training, J"),
+        ("energy_source", str, "nvml (the card) or rapl (the processor, others' work included)"),
         ("started_at", str, "UTC, ISO 8601"),
         ("finished_at", str, "UTC, ISO 8601"),
     )
@@ -247,11 +273,21 @@ def new_row(**values: Value) -> Row:
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
     """Of each (cell_id, conditions_id) the last attempt, in the order of first appearance."""
     last: dict[tuple[str, str], Row] = {}
+    take_latest(last, rows)
+    return last
+
+
+def take_latest(last: dict[tuple[str, str], Row], rows: Iterable[Row]) -> None:
+    """Bring a result of `latest` up to date with further rows."""
     for row in rows:
         key = (str(row["cell_id"]), str(row["conditions_id"]))
         if key not in last or int(row["attempt"] or 0) >= int(last[key]["attempt"] or 0):
             last[key] = row
-    return last
+
+
+def row_key(row: Mapping[str, Value]) -> tuple[str, str, int]:
+    """What tells a row from all others: cell, conditions and attempt."""
+    return str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0)
 
 
 def format_value(value: Value) -> str:

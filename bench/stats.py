@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 _Z: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
@@ -59,31 +60,48 @@ def fisher(correlation: float, total: int) -> tuple[float, float]:
     return math.tanh(z - spread), math.tanh(z + spread)
 
 
-def bootstrap_median(
-    values: Sequence[float], draws: int = 2000, seed: int = 0
-) -> tuple[float, float | None, float | None]:
-    """A median and both ends, by the percentile bootstrap; the seed makes it reproducible.
+@dataclass(frozen=True)
+class PanelTimes:
+    """A step's time: the median in ms, and what 1,000 real tokens take on average in ms."""
 
-    One value has no interval: None.
+    step_ms: Interval
+    ms_per_1k_tokens: Interval
+
+
+def panel_times(
+    passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000, seed: int = 0
+) -> PanelTimes:
+    """Times of a panel of batches, with bootstrap intervals.
+
+    The batches are fixed and only their times vary: each is drawn again among its own passes, so
+    that how they differ from one another is no part of the interval. Draws from few passes vary
+    too little and are spread by √(P / (P − 1)) (Rao and Wu 1988). One pass has no interval.
+
+    Args:
+        passes: ms of each batch in each pass, [P, B].
+        tokens: real tokens of each batch, [B].
 
     Raises:
-        ValueError: without values.
+        ValueError: without passes, or if they are not of as many batches as there are tokens.
     """
-    if not len(values):
-        raise ValueError("the median of nothing")
-    data = np.asarray(values, dtype=float)
-    if data.size == 1:
-        return float(data[0]), None, None
-    from scipy.stats import bootstrap
+    data = np.asarray(passes, dtype=float)
+    if data.ndim != 2 or not data.size or data.shape[1] != len(tokens):
+        raise ValueError("the times of a panel are a row of its batches for each pass")
+    per_1k = 1000 / sum(tokens)
 
-    found = bootstrap(
-        (data,),
-        np.median,
-        n_resamples=draws,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(np.median(data)), float(found.low), float(found.high)
+    def both(times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        flat = times.reshape(*times.shape[:-2], -1)
+        return np.median(flat, axis=-1), times.sum(axis=-1).mean(axis=-1) * per_1k
+
+    median, rate = (float(value) for value in both(data))
+    if len(data) == 1:
+        return PanelTimes(Interval(median), Interval(rate))
+    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, *data.shape))
+    centre = data.mean(axis=0)
+    wider = math.sqrt(len(data) / (len(data) - 1))
+    again = both(centre + wider * (data[drawn, np.arange(data.shape[1])] - centre))
+    ends = [tuple(map(float, np.quantile(values, (0.025, 0.975)))) for values in again]
+    return PanelTimes(Interval(median, *ends[0]), Interval(rate, *ends[1]))
 
 
 def mean_t(values: Sequence[float]) -> Interval:
@@ -102,6 +120,77 @@ def mean_t(values: Sequence[float]) -> Interval:
 
     half = float(stdtrit(data.size - 1, 0.975)) * float(data.std(ddof=1)) / math.sqrt(data.size)
     return Interval(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the mean of numbers over seeds and examples varies by.
+
+    Attributes:
+        mean: over all S seeds and N examples.
+        of_seeds: variance between the seeds' means; None with one seed, which shows none.
+        of_examples: variance between the examples' means over seeds.
+        seeds, examples: S and N.
+    """
+
+    mean: float
+    of_seeds: float | None
+    of_examples: float
+    seeds: int
+    examples: int
+
+    def half_width(self, seeds: int | None = None) -> float:
+        """Half the 95% interval, with so many seeds; by default those that there are.
+
+        The variances of seeds and of examples add up, each divided by its number; Student's t has
+        the degrees of freedom of Satterthwaite (1946). What a seed and an example have in common
+        counts in both, so the interval is rather too wide. Of one seed it is for the examples
+        alone.
+        """
+        from scipy.special import stdtrit
+
+        by_seed = (self.of_seeds or 0.0) / (seeds or self.seeds)
+        by_example = self.of_examples / self.examples
+        total = by_seed + by_example
+        if total == 0:
+            return 0.0
+        freedom = by_example**2 / max(self.examples - 1, 1)
+        if by_seed:
+            freedom += by_seed**2 / max((seeds or self.seeds) - 1, 1)
+        return float(stdtrit(total**2 / freedom, 0.975)) * math.sqrt(total)
+
+    def interval(self) -> Interval:
+        """The mean with its 95% interval."""
+        half = self.half_width()
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+    def seeds_for(self, size: float, most: int = 1000) -> int | None:
+        """How many seeds make half the interval smaller than `size`; None if `most` don't.
+
+        Raises:
+            ValueError: with one seed, from which that can't be known.
+        """
+        if self.of_seeds is None:
+            raise ValueError("one seed does not show how seeds vary")
+        return next((n for n in range(2, most + 1) if self.half_width(n) < size), None)
+
+
+def spread(values: NDArray[np.float64]) -> Spread:
+    """The spread of numbers [S, N] over S seeds and N examples.
+
+    Raises:
+        ValueError: unless there is a seed with an example.
+    """
+    if values.ndim != 2 or not values.size:
+        raise ValueError("a spread is over seeds and examples")
+    seeds, examples = values.shape
+    return Spread(
+        mean=float(values.mean()),
+        of_seeds=float(values.mean(axis=1).var(ddof=1)) if seeds > 1 else None,
+        of_examples=float(values.mean(axis=0).var(ddof=1)) if examples > 1 else 0.0,
+        seeds=seeds,
+        examples=examples,
+    )
 
 
 def difference(a: Interval, b: Interval) -> Interval:

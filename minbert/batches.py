@@ -4,7 +4,7 @@ The cost of a step is that of its longest text, so texts of like length go toget
 than halves the work on short sentences, where a random batch is mostly padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,7 +98,7 @@ def prepare_epoch(
     *,
     pad_id: int,
     device: torch.device,
-) -> list[Batch]:
-    """All batches of an epoch, on the device, so that no step contains any preparation."""
-    plan = plan_training(encoded.lengths, batch_size, rng)
-    return [collate(encoded, labels, indices, pad_id, device) for indices in plan]
+) -> Iterator[Batch]:
+    """The batches of an epoch, each made when it is asked for, so that one is held at a time."""
+    for indices in plan_training(encoded.lengths, batch_size, rng):
+        yield collate(encoded, labels, indices, pad_id, device)

@@ -1,28 +1,20 @@
 """One training step: forward, backward, clipping, AdamW and its schedule, under AMP or not."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.optim.lr_scheduler import LambdaLR
 
 from minbert.batches import Batch
+from minbert.optimizer import AdamW, Group
+
+__all__ = ["Group", "Trainer", "autocast", "linear_schedule", "loss_of"]
 
 HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRADIENT_NORM: Final = 1.0
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters that share a learning rate and a weight decay."""
-
-    parameters: Sequence[nn.Parameter]
-    learning_rate: float
-    weight_decay: float
 
 
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -84,24 +76,17 @@ class Trainer:
         self.amp = amp
         self.device = device
         self.parameters = [p for group in kept for p in group.parameters]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": list(group.parameters),
-                    "lr": group.learning_rate,
-                    "weight_decay": group.weight_decay,
-                }
-                for group in kept
-            ],
-            fused=True,
-        )
-        self.schedule = LambdaLR(self.optimizer, linear_schedule(total_steps, warmup))
+        self.optimizer = AdamW(kept)
+        self._rates = [group.learning_rate for group in kept]
+        self._factor = linear_schedule(total_steps, warmup)
+        self._taken = 0
+        self._set_rates()
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one step; loss [] and logits [B, num_outputs], both detached, on the device."""
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         with autocast(self.amp, self.device):
             logits = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         logits = logits.float()
@@ -112,9 +97,15 @@ class Trainer:
             self.optimizer.step()
         else:
             torch.autograd.backward(self.scaler.scale(loss))
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(cast(Any, self.optimizer))
             nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
-            self.scaler.step(self.optimizer)
+            self.scaler.step(cast(Any, self.optimizer))
             self.scaler.update()
-        self.schedule.step()
+        self._taken += 1
+        self._set_rates()
         return loss.detach(), logits.detach()
+
+    def _set_rates(self) -> None:
+        factor = self._factor(self._taken)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor

@@ -4,12 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
-
-WARMUP_STEPS: Final = 3
-"""Steps at the start that are trained but not counted: allocators and caches fill there."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,9 @@ class StepClock:
     @contextmanager
     def step(self, tokens: int, examples: int) -> Iterator[None]:
         """Time the block as one step."""
-        begin, end = self._now(), None
+        begin = self._now()
         yield
-        end = self._now()
-        self._marks.append((begin, end, tokens, examples))
+        self._marks.append((begin, self._now(), tokens, examples))
 
     def _now(self) -> Any:
         if not self._cuda:
@@ -60,11 +56,3 @@ class StepClock:
         if self._cuda:
             return float(begin.elapsed_time(end))
         return float(end - begin) * 1000
-
-
-def counted(steps: list[Step]) -> list[Step]:
-    """The steps behind the figures: those after the warm-up, and in a short run at least the last.
-
-    The column `steps_timed` says how many they are.
-    """
-    return steps[min(WARMUP_STEPS, max(0, len(steps) - 1)) :]

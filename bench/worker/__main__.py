@@ -1,11 +1,13 @@
 """Run the cell in a folder: `python -m bench.worker CELL_FOLDER`.
 
 The grid starts this, one process a cell; by hand it repeats a cell. It reads cell.json and leaves
-result.json, steps.csv, epochs.csv and predictions.safetensors in the folder. An error that is
-neither a lack of memory nor a loss that is not finite ends it with a traceback, without a result.
+result.json, steps.csv, epochs.csv, panel.csv, machine.json and predictions.safetensors in the
+folder. An error that is neither a lack of memory nor a training without a result ends it with a
+traceback, and without result.json.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +23,14 @@ from bench.worker import lifeline
 OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
-def write_result(folder: Path, status: str, message: str, columns: Row) -> None:
+def write_result(
+    folder: Path, status: str, message: str, columns: Row, flags: Sequence[str] = ()
+) -> None:
     """Leave result.json, whole or not at all."""
     result = {
         "schema": SCHEMA,
         "status": status,
-        "flags": [],
+        "flags": list(flags),
         "message": message,
         "columns": columns,
     }
@@ -41,7 +45,7 @@ def main(folder: Path) -> int:
 
     from bench.job import FILE, Job
     from bench.worker.progress import Progress
-    from bench.worker.run import CellRun, NotFiniteError
+    from bench.worker.run import CellRun, InvalidError
 
     try:
         job = Job.read(folder)
@@ -50,7 +54,7 @@ def main(folder: Path) -> int:
     run = CellRun(job, folder, Progress.from_environment())
     try:
         columns = run.run()
-    except NotFiniteError as error:
+    except InvalidError as error:
         status, message = "invalid", str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:
         status, message = "oom", f"out of memory: {_first_line(error)}"
@@ -60,7 +64,7 @@ def main(folder: Path) -> int:
             raise
         status, message = "oom", f"out of memory: {_first_line(error)}"
     else:
-        write_result(folder, "ok", "", columns)
+        write_result(folder, "ok", "", columns, run.record.flags)
         return 0
     write_result(folder, status, message, run.record.columns | run.memory())
     return 1

@@ -38,8 +38,10 @@ class Progress:
         """The phase that begins now."""
         self._send({"phase": name})
 
-    def step(self, step: int, steps: int, loss: Callable[[], float] | float | None = None) -> None:
-        """The number of steps done, out of how many, and the loss of the last.
+    def step(
+        self, step: int, steps: int | None, loss: Callable[[], float] | float | None = None
+    ) -> None:
+        """The number of steps done, out of how many if known, and the loss of the last.
 
         Args:
             loss: called only when something is sent, so that a device is rarely waited for.
@@ -49,7 +51,8 @@ class Progress:
             return
         self._next = now + INTERVAL_S
         value = loss() if callable(loss) else loss
-        self._send({"step": step, "steps": steps} | ({} if value is None else {"loss": value}))
+        told = {"step": step, "steps": steps, "loss": value}
+        self._send({name: value for name, value in told.items() if value is not None})
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._descriptor is not None:

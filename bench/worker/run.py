@@ -1,11 +1,12 @@
-"""One cell from start to end: load, tokenise, train, evaluate, write what was found."""
+"""One cell from start to end: load, tokenise, train, evaluate, measure, write what was found."""
 
-import csv
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,41 +15,38 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from bench.job import Job
-from bench.probes.memory import cuda_peaks_mib, owned_mib, peak_rss_mib, start_cuda_peaks
-from bench.probes.steps import Step, StepClock, counted
-from bench.protocol import LAUNCHED_AT
+from bench.probes.energy import energy
+from bench.probes.gpu import Gpu
+from bench.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
+from bench.probes.panel import choose
+from bench.probes.phases import Phases
+from bench.probes.steps import StepClock
+from bench.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.schema import Row
+from bench.worker.measure import measure_activations, measure_steps
 from bench.worker.progress import Progress
+from bench.worker.record import Epoch, write_epochs, write_steps
 from bench.worker.setup import Split, build_model, load_data, tokenise, trained_groups
-from minbert.batches import Batch, prepare_epoch
+from bench.worker.validity import Movement
+from minbert.batches import Batch, collate, plan_training, prepare_epoch
 from minbert.evaluation import predict
 from minbert.scores import mean_loss, score
 from minbert.training import Trainer
 
 
-class NotFiniteError(ArithmeticError):
-    """The loss became NaN or infinite."""
-
-
-@dataclass
-class Epoch:
-    """What an epoch of training gave, on its own batches and then on dev."""
-
-    train_loss: float
-    train_score: float | None
-    dev_loss: float
-    dev_score: float | None
+class InvalidError(ArithmeticError):
+    """What was trained is no result: a loss that is not finite, or weights that did not move."""
 
 
 @dataclass
 class Record:
-    """What is gathered while a cell trains."""
+    """What is gathered while a cell runs."""
 
     losses: list[torch.Tensor] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
     columns: Row = field(default_factory=dict)
-    train_s: float = 0.0
-    eval_s: float = 0.0
+    flags: list[str] = field(default_factory=list)
+    joules: list[float | None] = field(default_factory=list)
 
 
 class CellRun:
@@ -59,6 +57,7 @@ class CellRun:
         self.cell = job.cell
         self.folder = folder
         self.progress = progress
+        self.phases = Phases(progress.phase)
         self.record = Record()
         self.device = torch.device(job.device)
         if self.device.type == "cuda":
@@ -66,31 +65,59 @@ class CellRun:
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         self.clock = StepClock(self.device)
+        self.gpu = _gpu(self.device)
 
     def run(self) -> Row:
-        """Train and evaluate the cell; the measured columns.
+        """Train, evaluate and measure the cell; the measured columns.
 
         Raises:
-            NotFiniteError: when the loss is no longer finite.
+            InvalidError: when the loss is no longer finite, or what trains did not move.
         """
         torch.set_num_threads(self.job.threads)
-        self.progress.phase("load")
-        data = load_data(self.job)
-        self.task = data.task
-        self.model = build_model(self.job, data.task.num_outputs)
-        self.progress.phase("tokenise")
-        train, dev = tokenise(self.job, data)
-        self._train(train, dev)
+        self.record.columns["imports_anon_mib"] = resident_now().anon_mib
+        with self._phase("load"):
+            data = load_data(self.job)
+            self.task = data.task
+            self.model = build_model(self.job, data.task.num_outputs)
+        with self._phase("tokenise"):
+            train, dev = tokenise(self.job, data)
+        movement = Movement(self.model)
+        trainer = self._train(train, dev)
         self._write_curves()
+        if problem := movement.problem():
+            raise InvalidError(problem)
+        with self._phase("measure"):
+            chosen, largest = self._panel(train)
+            self.record.columns |= measure_activations(trainer, largest)
+            self.record.flags += measure_steps(
+                trainer,
+                chosen,
+                self.folder,
+                train_s=self.phases.seconds["train"],
+                gpu=self.gpu,
+                on_step=lambda done: self.progress.step(done, None),
+            )
         if self.job.keep:
-            self._keep()
+            with self._phase("save"):
+                self._keep()
         return self.record.columns
 
     def memory(self) -> Row:
-        """Peaks of the process so far."""
-        return {"peak_rss_mib": peak_rss_mib(), **cuda_peaks_mib(self.device)}
+        """Peaks so far, of the process and on the card."""
+        peak = self.phases.peak
+        card = self.gpu.memory if self.gpu is not None else {}
+        return {
+            "peak_rss_mib": peak.rss_mib,
+            "peak_anon_mib": peak.anon_mib,
+            **cuda_peaks_mib(self.device),
+            **card,
+        }
 
-    def _train(self, train: Split, dev: Split) -> None:
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        return self.phases.phase(name)
+
+    def _train(self, train: Split, dev: Split) -> Trainer:
+        """Train and evaluate, epoch by epoch."""
         cell, record = self.cell, self.record
         steps_per_epoch = math.ceil(len(train) / cell.batch_size)
         total = steps_per_epoch * cell.epochs
@@ -112,14 +139,13 @@ class CellRun:
         start_cuda_peaks(self.device)
         logits = np.empty((0, 0), dtype=np.float32)
         for epoch in range(cell.epochs):
-            begun = time.perf_counter()
-            remaining = total - len(record.losses)
-            batches = self._batches(train, epoch)[:remaining]
-            loss, fitted = self._train_epoch(trainer, batches, total)
-            record.train_s += time.perf_counter() - begun
-            begun = time.perf_counter()
-            logits = self._predict(dev)
-            record.eval_s += time.perf_counter() - begun
+            with self._phase("train"), energy(self.gpu) as drawn:
+                batches = islice(self._batches(train, epoch), total - len(record.losses))
+                loss, fitted = self._train_epoch(trainer, batches, total)
+            record.joules.append(drawn.joules)
+            record.columns["energy_source"] = drawn.source
+            with self._phase("evaluate"):
+                logits = self._predict(dev)
             record.epochs.append(
                 Epoch(
                     train_loss=loss,
@@ -130,33 +156,47 @@ class CellRun:
             )
             if len(record.losses) >= total:
                 break
-        record.columns |= self._times() | self.memory() | self._quality()
+        record.columns |= self._totals() | self.memory() | self._quality()
         # what brings a regression's logits back to the labels' scale
         self.notes = {"target_mean": f"{dev.mean:.9g}", "target_deviation": f"{dev.deviation:.9g}"}
         save_file(
             {"logits": logits, "labels": dev.labels},
-            self.folder / "predictions.safetensors",
+            self.folder / PREDICTIONS,
             metadata=self.notes,
         )
+        return trainer
 
-    def _batches(self, train: Split, epoch: int) -> list[Batch]:
-        order = np.random.default_rng([self.cell.seed, epoch])
+    def _batches(self, train: Split, epoch: int) -> Iterator[Batch]:
         return prepare_epoch(
             train.encoded,
             train.targets,
             self.cell.batch_size,
-            order,
+            np.random.default_rng([self.cell.seed, epoch]),
             pad_id=self.model.bert.config.pad_token_id,
             device=self.device,
         )
 
+    def _panel(self, train: Split) -> tuple[list[Batch], Batch]:
+        """Batches of the first epoch: a panel of them, and the largest."""
+        rng, lengths = np.random.default_rng([self.cell.seed, 0]), train.encoded.lengths
+        order = plan_training(lengths, self.cell.batch_size, rng)
+        tokens = [int(lengths[indices].sum()) for indices in order]
+        chosen = [order[index] for index in choose(tokens, [len(each) for each in order])]
+        largest = max(order, key=lambda indices: len(indices) * int(lengths[indices].max()))
+        pad_id = self.model.bert.config.pad_token_id
+        batches = [
+            collate(train.encoded, train.targets, indices, pad_id, self.device)
+            for indices in (*chosen, largest)
+        ]
+        return batches[:-1], batches[-1]
+
     def _train_epoch(
-        self, trainer: Trainer, batches: Sequence[Batch], total: int
+        self, trainer: Trainer, batches: Iterable[Batch], total: int
     ) -> tuple[float, float | None]:
         """Mean loss of an epoch's steps, and the metric on its batches as they were trained on."""
         record = self.record
-        self.progress.phase("train")
         outputs: list[torch.Tensor] = []
+        labels: list[torch.Tensor] = []
         for batch in batches:
             if not record.losses:
                 record.columns["startup_s"] = _since_launch()
@@ -164,12 +204,15 @@ class CellRun:
                 loss, logits = trainer.step(batch)
             record.losses.append(loss)
             outputs.append(logits)
+            labels.append(batch.labels)
             if len(record.losses) == 1:
                 record.columns |= owned_mib(self.model, trainer.optimizer)
             self.progress.step(len(record.losses), total, self._last_loss)
-        losses = self._finite_losses()[-len(batches) :]
+        losses = self._finite_losses()[-len(labels) :]
+        if self.gpu is not None:
+            self.gpu.look()
         predicted = torch.cat(outputs).cpu().numpy()
-        targets = torch.cat([batch.labels for batch in batches]).cpu().numpy()
+        targets = torch.cat(labels).cpu().numpy()
         return float(losses.mean()), score(self.task.metric, predicted, targets)
 
     def _last_loss(self) -> float:
@@ -180,11 +223,10 @@ class CellRun:
         losses: NDArray[np.float32] = torch.stack(self.record.losses).cpu().numpy()
         finite = np.isfinite(losses)
         if not finite.all():
-            raise NotFiniteError(f"the loss is not finite, first at step {finite.argmin() + 1}")
+            raise InvalidError(f"the loss is not finite, first at step {finite.argmin() + 1}")
         return losses
 
     def _predict(self, dev: Split) -> NDArray[np.float32]:
-        self.progress.phase("evaluate")
         logits = predict(
             self.model,
             dev.encoded,
@@ -195,23 +237,17 @@ class CellRun:
             on_batch=lambda done, of: self.progress.step(done, of, None),
         )
         if not np.isfinite(logits).all():
-            raise NotFiniteError("the dev logits are not finite")
+            raise InvalidError("the dev logits are not finite")
         return logits
 
-    def _times(self) -> Row:
-        steps = self.clock.steps()
-        timed = counted(steps)
-        columns: Row = {
-            "tokens_total": sum(step.tokens for step in steps),
-            "steps_timed": len(timed),
-            "train_s": self.record.train_s,
-            "eval_s": self.record.eval_s,
+    def _totals(self) -> Row:
+        joules = [value for value in self.record.joules if value is not None]
+        return {
+            "tokens_total": sum(step.tokens for step in self.clock.steps()),
+            "train_s": self.phases.seconds["train"],
+            "eval_s": self.phases.seconds["evaluate"],
+            "energy_j": sum(joules) if joules else None,
         }
-        spent_ms = sum(step.ms for step in timed)
-        if timed:
-            columns["ms_per_1k_tokens"] = spent_ms / sum(step.tokens for step in timed) * 1000
-            columns["examples_per_s"] = sum(step.examples for step in timed) / spent_ms * 1000
-        return columns
 
     def _quality(self) -> Row:
         """Scores after the last epoch; none where the weights were random to begin with."""
@@ -228,28 +264,12 @@ class CellRun:
         }
 
     def _write_curves(self) -> None:
-        steps: list[Step] = self.clock.steps()
         losses = torch.stack(self.record.losses).cpu().tolist()
-        _write_csv(
-            self.folder / "steps.csv",
-            ("step", "ms", "tokens", "examples", "loss"),
-            [
-                (number, f"{step.ms:.4f}", step.tokens, step.examples, f"{loss:.7g}")
-                for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
-            ],
-        )
-        _write_csv(
-            self.folder / "epochs.csv",
-            ("epoch", "train_loss", "train_score", "dev_loss", "dev_score"),
-            [
-                (number, epoch.train_loss, epoch.train_score, epoch.dev_loss, epoch.dev_score)
-                for number, epoch in enumerate(self.record.epochs, start=1)
-            ],
-        )
+        write_steps(self.folder, self.clock.steps(), losses)
+        write_epochs(self.folder, self.record.epochs)
 
     def _keep(self) -> None:
         """Leave the trained weights in the cell's folder, in formats other libraries read."""
-        self.progress.phase("save")
         if self.cell.rank is not None:
             from adapters.peft_format import save_adapter
 
@@ -261,13 +281,13 @@ class CellRun:
             save_checkpoint(self.model, self.folder / "checkpoint", Path(self.job.tokenizer))
 
 
+def _gpu(device: torch.device) -> Gpu | None:
+    if device.type != "cuda":
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if uuid is None else Gpu.of(str(uuid))
+
+
 def _since_launch() -> float | None:
     launched = os.environ.get(LAUNCHED_AT)
     return time.monotonic() - float(launched) if launched is not None else None
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -11,11 +11,12 @@ from torch import nn
 from adapters.injection import decays, inject, parameter_groups
 from bench.cell import Cell
 from bench.job import Job
+from bench.schema import CANDIDATE
 from minbert.checkpoint import load_encoder
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.errors import InputError
 from minbert.model import BertClassifier, initialise
-from minbert.tasks import TaskData, load_task
+from minbert.tasks import TaskData, for_search, load_task
 from minbert.tokenizer import Encoded, Tokenizer
 from minbert.training import Group
 
@@ -46,6 +47,8 @@ def load_data(job: Job) -> TaskData:
     cell = job.cell
     folder = Path(job.data) if job.data is not None else None
     data = load_task(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
+    if cell.learning_rate_source == CANDIDATE:
+        data = for_search(data)
     if not data.digest.startswith(cell.data_digest):
         raise InputError(
             f"the examples of {cell.task} have changed since the cell was planned; "

@@ -6,7 +6,7 @@ from typing import Final
 
 from minbert.errors import InputError
 from minbert.tasks import cs224n, vader
-from minbert.tasks.base import Examples, Task, TaskData, majority_class, majority_score
+from minbert.tasks.base import Examples, Task, TaskData, for_search, majority_class, majority_score
 from minbert.tasks.splitting import DEV, TRAIN
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Task",
     "TaskData",
     "find_task",
+    "for_search",
     "load_split",
     "load_task",
     "majority_class",

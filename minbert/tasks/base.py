@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +68,11 @@ class Examples:
             return self
         if self.text_b is None:
             return self.taken(smallest(self.text_a, count))
-        pairs = zip(self.text_a, self.text_b, strict=True)
-        return self.taken(smallest((f"{a}\t{b}" for a, b in pairs), count))
+        return self.taken(smallest(_pairs(self), count))
+
+
+def _pairs(examples: Examples) -> list[str]:
+    return [f"{a}\t{b}" for a, b in zip(examples.text_a, examples.text_b or (), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,29 @@ class TaskData:
             digest.update("\n".join(texts).encode())
             digest.update(np.ascontiguousarray(examples.labels).tobytes())
         return digest.hexdigest()
+
+
+HELD_OUT: Final = 0.2
+"""Share of the training examples that a search is scored on, ..."""
+MOST_HELD_OUT: Final = 1000
+MOST_FITTED: Final = 4000
+"""... and how many there are at most, on either side."""
+
+
+def for_search(data: TaskData) -> TaskData:
+    """A task made of training examples alone, for a search that must not see dev.
+
+    Its training examples and its dev examples are two parts of `data.train`, chosen by digest.
+    """
+    texts = data.train.text_a if data.train.text_b is None else _pairs(data.train)
+    count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(data.train))))
+    held = set(smallest((f"search\t{text}" for text in texts), count))
+    kept = [index for index in range(len(data.train)) if index not in held]
+    return TaskData(
+        data.task,
+        data.train.taken(kept).limited(MOST_FITTED),
+        data.train.taken(sorted(held)),
+    )
 
 
 def majority_class(examples: Examples) -> int:

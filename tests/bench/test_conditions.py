@@ -54,7 +54,7 @@ def test_amp_on_is_bf16_where_the_card_has_it() -> None:
 
 
 def test_identity_leaves_out_commit_and_card_number() -> None:
-    here, _ = find_conditions("cpu")
+    here = find_conditions("cpu").conditions
     assert replace(here, code_version="other").conditions_id == here.conditions_id
     assert replace(here, threads=99).conditions_id != here.conditions_id
     first = replace(here, device="cuda:0")
@@ -91,6 +91,7 @@ class FakeNvml:
         self.nvmlSystemGetDriverVersion = lambda: "550.1"
         self.nvmlDeviceGetCount = lambda: 2
         self.nvmlDeviceGetName = lambda handle: f"card {handle}"
+        self.nvmlDeviceGetUUID = lambda handle: f"GPU-{handle}"
         self.nvmlDeviceGetCudaComputeCapability = lambda handle: (8, 0)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802

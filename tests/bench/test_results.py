@@ -6,7 +6,14 @@ import pytest
 
 from bench import gridfile
 from bench.plan import Resolved, expand
-from bench.results import measured_row, not_learned, score_interval, step_interval
+from bench.results import (
+    keep_row,
+    kept_row,
+    measured_row,
+    not_learned,
+    score_interval,
+    step_times,
+)
 from bench.schema import NAMES, Row, new_row
 
 CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
@@ -26,9 +33,15 @@ def row_of(folder: Path, **columns: object) -> Row:
     )
 
 
-def steps_file(folder: Path, times: list[float]) -> None:
-    lines = [f"{n},{ms},10,2,0.5" for n, ms in enumerate(times, start=1)]
-    (folder / "steps.csv").write_text("\n".join(["step,ms,tokens,examples,loss", *lines]) + "\n")
+def panel_file(folder: Path, passes: list[list[float]], warm: int, settled: int = 1) -> None:
+    """A panel of batches of 100, 300, … tokens and 2 examples."""
+    lines = [
+        f"{number},{batch},{ms},{100 + 200 * batch},2,{int(number >= warm)},{settled}"
+        for number, times in enumerate(passes)
+        for batch, ms in enumerate(times)
+    ]
+    head = "pass,batch,ms,tokens,examples,counts,settled"
+    (folder / "panel.csv").write_text("\n".join([head, *lines]) + "\n")
 
 
 def test_row_has_every_column_and_ignores_strangers(tmp_path: Path) -> None:
@@ -38,12 +51,40 @@ def test_row_has_every_column_and_ignores_strangers(tmp_path: Path) -> None:
     assert row["conditions_id"] == "here"
 
 
-def test_warm_up_steps_are_outside_the_median(tmp_path: Path) -> None:
-    steps_file(tmp_path, [900.0, 800.0, 10.0, 12.0, 11.0])
-    found = step_interval(tmp_path, 3)
-    assert found["step_ms_median"] == 11.0
-    assert 10.0 <= float(found["step_ms_ci_low"]) <= 11.0 <= float(found["step_ms_ci_high"]) <= 12.0  # type: ignore[arg-type]
-    assert step_interval(tmp_path, 0) == {}
+def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
+    panel_file(tmp_path, [[900, 900], [10, 30], [12, 32], [11, 31]], warm=1)
+    row = row_of(tmp_path)
+    assert row["step_ms_median"] == 21.0
+    assert row["ms_per_1k_tokens"] == pytest.approx(42 / 400 * 1000)
+    assert row["steps_timed"] == 6
+    assert row["examples_per_s"] == pytest.approx(4 / 0.042)
+    assert row["step_ms_ci_low"] <= 21.0 <= row["step_ms_ci_high"]
+    assert row["ms_per_1k_tokens_ci_low"] < 105 < row["ms_per_1k_tokens_ci_high"]
+    assert "unstable_timing" not in str(row["flags"])
+
+
+@pytest.mark.parametrize(
+    ("passes", "settled"),
+    [([[10, 30], [10, 30], [10, 30]], 0), ([[10, 30], [20, 60], [10, 30], [20, 60]], 1)],
+)
+def test_times_that_did_not_settle_are_flagged(
+    tmp_path: Path, passes: list[list[float]], settled: int
+) -> None:
+    panel_file(tmp_path, passes, warm=0, settled=settled)
+    assert "unstable_timing" in str(row_of(tmp_path)["flags"])
+
+
+def test_without_a_panel_there_are_no_times(tmp_path: Path) -> None:
+    assert step_times(tmp_path) == ({}, True)
+
+
+def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:
+    row = row_of(tmp_path, dev_metric="accuracy", dev_score=0.6) | {"attempt": 1}
+    keep_row(tmp_path, row)
+    assert kept_row(tmp_path) == row
+    for text in ("{", "[]", '{"mode": "lorra"}', "3"):
+        (tmp_path / "row.json").write_text(text)
+        assert kept_row(tmp_path) is None
 
 
 def test_accuracy_gets_wilson_and_correlation_fisher() -> None:

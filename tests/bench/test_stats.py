@@ -10,13 +10,14 @@ from scipy import stats as scipy_stats
 
 from bench.stats import (
     Interval,
-    bootstrap_median,
     difference,
     fisher,
     mean_t,
     paired_difference,
     paired_ratio,
+    panel_times,
     ratio,
+    spread,
     wilson,
 )
 
@@ -48,32 +49,83 @@ def test_fisher_knows_nothing_of_three_pairs_and_bears_a_perfect_correlation():
     assert 0.99 < low <= high <= 1.0
 
 
-def test_the_bootstrap_of_a_median_is_reproducible_and_holds_it():
-    values = list(np.random.default_rng(0).gamma(9, 2, size=60))
-    found = bootstrap_median(values)
-    assert found == bootstrap_median(values)
-    assert found[0] == pytest.approx(np.median(values))
-    assert found[1] < found[0] < found[2]
+def times(rng: np.random.Generator, passes: int) -> np.ndarray:
+    """Steps of 10, 20, 30 and 40 ms with a tenth of noise."""
+    return np.array([10, 20, 30, 40]) * rng.normal(1, 0.1, size=(passes, 4))
 
 
-def test_the_bootstrap_covers_about_as_often_as_it_says():
-    draw = np.random.default_rng(1)
+def test_panel_times_are_a_median_step_and_a_mean_for_1000_tokens():
+    found = panel_times([[10, 20, 30, 40], [10, 20, 30, 40]], [100, 200, 300, 400])
+    assert found.step_ms == Interval(25, 25, 25)
+    assert found.ms_per_1k_tokens == Interval(100, 100, 100)
+
+
+def test_panel_times_are_reproducible_and_inside_their_intervals():
+    data = times(np.random.default_rng(0), 5)
+    found = panel_times(data, [1, 2, 3, 4])
+    assert found == panel_times(data, [1, 2, 3, 4])
+    for interval in (found.step_ms, found.ms_per_1k_tokens):
+        assert interval.low < interval.value < interval.high
+
+
+@pytest.mark.parametrize("passes", [3, 10])
+def test_intervals_of_panels_cover_about_as_often_as_they_say(passes: int):
+    rng = np.random.default_rng(1)
+    found = [panel_times(times(rng, passes), [1, 2, 3, 4], draws=400) for _ in range(300)]
+    hits = sum(bool(panel.ms_per_1k_tokens.holds(10_000)) for panel in found)
+    assert 0.89 <= hits / 300 <= 0.99
+
+
+def test_one_pass_has_no_interval():
+    found = panel_times([[10.0, 20.0]], [1, 1])
+    assert found.step_ms == Interval(15.0)
+    assert found.ms_per_1k_tokens == Interval(15_000.0)
+
+
+@pytest.mark.parametrize("passes", [[], [[]], [[1.0]]])
+def test_times_that_are_not_of_the_panel_are_refused(passes: list[list[float]]):
+    with pytest.raises(ValueError, match="panel"):
+        panel_times(passes, [1, 1])
+
+
+def test_a_spread_adds_the_variances_of_seeds_and_examples():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 1)) * 0.1 + rng.normal(size=(1, 400)) + 0.5
+    found = spread(values)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.of_seeds == pytest.approx(values.mean(axis=1).var(ddof=1))
+    expected = found.of_seeds / 4 + found.of_examples / 400
+    assert found.half_width() >= 1.96 * math.sqrt(expected)
+    assert found.interval().holds(found.mean)
+
+
+def test_intervals_over_seeds_and_examples_cover_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
     hits = 0
-    for _ in range(300):
-        _, low, high = bootstrap_median(draw.normal(size=40), draws=400)
-        hits += low <= 0.0 <= high
-    assert 0.90 <= hits / 300 <= 0.99
+    for _ in range(400):
+        values = rng.normal(size=(3, 1)) * 0.05 + rng.normal(size=(1, 300)) * 0.7
+        hits += bool(spread(values).interval().holds(0.0))
+    assert 0.92 <= hits / 400 <= 1.0
+
+
+def test_the_number_of_seeds_that_a_claim_needs():
+    rng = np.random.default_rng(3)
+    noisy = spread(rng.normal(size=(3, 1)) * 0.05 + rng.normal(size=(1, 10**4)) * 0.1)
+    needed = noisy.seeds_for(0.02)
+    assert noisy.half_width(needed) < 0.02 <= noisy.half_width(needed - 1)
+    few_examples = spread(rng.normal(size=(3, 1)) * 0.01 + rng.normal(size=(1, 100)))
+    assert few_examples.seeds_for(0.02) is None
+    with pytest.raises(ValueError, match="one seed"):
+        spread(rng.normal(size=(1, 10))).seeds_for(0.02)
 
 
 def test_one_value_has_no_interval():
-    assert bootstrap_median([4.0]) == (4.0, None, None)
     assert mean_t([4.0]) == Interval(4.0)
 
 
-@pytest.mark.parametrize("function", [bootstrap_median, mean_t])
-def test_nothing_has_no_estimate(function):
+def test_nothing_has_no_mean():
     with pytest.raises(ValueError, match="of nothing"):
-        function([])
+        mean_t([])
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-6))

@@ -39,5 +39,5 @@ def batch() -> Batch:
     )
     labels = rng.integers(0, 5, len(lengths))
     device = torch.device("cpu")
-    batches = prepare_epoch(encoded, labels, BATCH_SIZE, rng, pad_id=0, device=device)
+    batches = list(prepare_epoch(encoded, labels, BATCH_SIZE, rng, pad_id=0, device=device))
     return sorted(batches, key=lambda found: found.tokens)[len(batches) // 2]

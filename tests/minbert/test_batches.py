@@ -118,7 +118,8 @@ def test_labels_keep_their_type(given_type: type, kept: torch.dtype) -> None:
 def test_an_epoch_is_prepared_as_planned() -> None:
     lengths = np.random.default_rng(0).integers(2, 9, 100)
     texts, labels = encoded(lengths.tolist()), np.arange(100)
-    batches = prepare_epoch(texts, labels, 16, np.random.default_rng(3), pad_id=PAD, device=CPU)
+    rng = np.random.default_rng(3)
+    batches = list(prepare_epoch(texts, labels, 16, rng, pad_id=PAD, device=CPU))
     plan = plan_training(texts.lengths, 16, np.random.default_rng(3))
     assert [batch.labels.tolist() for batch in batches] == [each.tolist() for each in plan]
     assert sum(batch.tokens for batch in batches) == lengths.sum()

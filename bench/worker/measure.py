@@ -1,0 +1,71 @@
+"""The timed part of a cell: a panel of batches replayed on the trained model."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from bench.probes import panel
+from bench.probes.gpu import Gpu
+from bench.probes.machine import MachineWatch
+from bench.probes.memory import SavedTensors
+from bench.schema import Row
+from bench.worker.record import write_machine, write_panel
+from minbert.batches import Batch
+from minbert.training import Trainer, autocast
+
+PANEL_SHARE: Final = 0.15
+"""Of the training's time: what the panel may take beyond the passes that it needs at least."""
+
+
+def measure_steps(
+    trainer: Trainer,
+    chosen: Sequence[Batch],
+    folder: Path,
+    *,
+    train_s: float,
+    gpu: Gpu | None,
+    on_step: Callable[[int], None],
+) -> list[str]:
+    """Time training steps on a panel of batches; flags for what makes the times doubtful.
+
+    Training is over: the schedule's rate is zero, so that a step does all its work and changes no
+    weight. Times go to the folder, with what the machine did meanwhile.
+
+    Raises:
+        RuntimeError: if the rate is not zero.
+    """
+    if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
+        raise RuntimeError("the steps of a panel would train: the learning rate is not zero")
+    with MachineWatch(gpu) as machine:
+
+        def heard(done: int) -> None:
+            if done % len(chosen) == 0:
+                machine.look()
+            on_step(done)
+
+        found = panel.replay(
+            trainer.step, chosen, trainer.device, budget_s=PANEL_SHARE * train_s, on_step=heard
+        )
+    write_panel(folder, found)
+    write_machine(folder, machine.report)
+    return list(machine.doubts)
+
+
+def measure_activations(trainer: Trainer, largest: Batch) -> Row:
+    """What the forward pass of the largest batch keeps for its backward pass.
+
+    For the figure only: nothing is trained.
+    """
+    saved = SavedTensors(trainer.model)
+    trainer.model.train()
+    devices = [trainer.device] if trainer.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        with saved.counting(), autocast(trainer.amp, trainer.device):
+            logits = trainer.model(
+                largest.input_ids, largest.attention_mask, largest.token_type_ids
+            )
+        mib = saved.mib
+        del logits
+    return {"activations_mib": mib}

@@ -1,0 +1,80 @@
+"""What a cell leaves in its folder beside its result: steps, epochs, the panel, the machine."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.probes.panel import Panel
+from bench.probes.steps import Step
+from bench.protocol import EPOCHS, MACHINE, PANEL, STEPS
+
+
+@dataclass
+class Epoch:
+    """What an epoch of training gave, on its own batches and then on dev."""
+
+    train_loss: float
+    train_score: float | None
+    dev_loss: float
+    dev_score: float | None
+
+
+def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
+    """Every training step: ms, real tokens, examples and loss."""
+    _write_csv(
+        folder / STEPS,
+        ("step", "ms", "tokens", "examples", "loss"),
+        [
+            (number, f"{step.ms:.4f}", step.tokens, step.examples, f"{loss:.9g}")
+            for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
+        ],
+    )
+
+
+def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
+    """Every epoch: loss and score, on its own batches and then on dev."""
+    _write_csv(
+        folder / EPOCHS,
+        ("epoch", "train_loss", "train_score", "dev_loss", "dev_score"),
+        [
+            (number, epoch.train_loss, epoch.train_score, epoch.dev_loss, epoch.dev_score)
+            for number, epoch in enumerate(epochs, start=1)
+        ],
+    )
+
+
+def write_panel(folder: Path, panel: Panel) -> None:
+    """Every step of the panel: its pass and batch, and whether its time counts."""
+    _write_csv(
+        folder / PANEL,
+        ("pass", "batch", "ms", "tokens", "examples", "counts", "settled"),
+        [
+            (
+                number,
+                batch,
+                f"{ms:.4f}",
+                panel.tokens[batch],
+                panel.examples[batch],
+                int(number >= panel.warm),
+                int(panel.settled),
+            )
+            for number, times in enumerate(panel.passes)
+            for batch, ms in enumerate(times)
+        ],
+    )
+
+
+def write_machine(folder: Path, report: dict[str, Any]) -> None:
+    """What the machine did during the timed steps, as JSON."""
+    text = json.dumps(report, indent=2) + "\n"
+    (folder / MACHINE).write_text(text, encoding="utf-8")
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,57 @@
+"""Whether training did what a mode says: what trains has moved, and what is frozen has not."""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from adapters.injection import parameter_groups
+
+_NAMED: Final = 3
+
+
+class Movement:
+    """Remembers a model's parameters by a sum of their bits, and compares them after training.
+
+    A sum is enough against accidents, costs no memory, and stays on the device.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._before = {name: _sum_of_bits(p) for name, p in model.named_parameters()}
+
+    def problem(self) -> str | None:
+        """What is wrong, in a line; None if nothing is.
+
+        Every tensor of the head and every adapter (its B, which begins as zero) must have moved;
+        of an encoder that trains without an adapter, at least one tensor. No frozen tensor may.
+        """
+        moved = {
+            name
+            for name, parameter in self._model.named_parameters()
+            if not torch.equal(self._before[name], _sum_of_bits(parameter))
+        }
+        frozen = {n for n, p in self._model.named_parameters() if not p.requires_grad}
+        if strayed := sorted(frozen & moved):
+            return f"frozen tensors moved: {_told(strayed)}"
+        groups = parameter_groups(self._model)
+        wanted = [*groups["head"], *(name for name in groups["adapter"] if _is_update(name))]
+        if stuck := sorted(set(wanted) - moved):
+            return f"nothing was learned in: {_told(stuck)}"
+        if groups["base"] and not moved & groups["base"].keys():
+            return "the encoder was to train and did not move"
+        return None
+
+
+def _is_update(name: str) -> bool:
+    return "lora_B" in name
+
+
+def _sum_of_bits(parameter: Tensor) -> Tensor:
+    bits = parameter.detach().contiguous().view(torch.int32)
+    return bits.sum(dtype=torch.int64)
+
+
+def _told(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,259 @@
+"""Probes against known quantities: a sleep, an allocation, a spin, a counter."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.probes.energy import energy
+from bench.probes.gpu import Gpu
+from bench.probes.machine import MachineWatch, State, between, read_state
+from bench.probes.memory import SavedTensors, owned_mib, resident_now, resident_peak
+from bench.probes.phases import Phases
+from minbert.optimizer import AdamW, Group
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells these")
+MIB = 2**20
+
+
+def test_a_phase_takes_as_long_as_its_sleeps() -> None:
+    told: list[str] = []
+    phases = Phases(told.append)
+    for _ in range(2):
+        with phases.phase("sleep"):
+            time.sleep(0.05)
+    with phases.phase("nothing"):
+        pass
+    assert told == ["sleep", "sleep", "nothing"]
+    assert 0.1 <= phases.seconds["sleep"] < 2
+    assert phases.seconds["nothing"] < 0.05
+
+
+def test_a_phase_that_fails_is_measured_too() -> None:
+    phases = Phases()
+
+    def fail() -> None:
+        with phases.phase("fails"):
+            time.sleep(0.02)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert phases.seconds["fails"] >= 0.02
+    assert phases.peak.rss_mib is not None
+
+
+@LINUX
+def test_each_phase_has_the_peak_of_its_own_allocations() -> None:
+    phases = Phases()
+    for name, mib in (("large", 300), ("small", 20)):
+        with phases.phase(name):
+            np.ones(mib * MIB, dtype=np.uint8)
+    large, small = phases.peaks["large"], phases.peaks["small"]
+    assert large.anon_mib is not None
+    assert small.anon_mib is not None
+    assert 270 <= large.anon_mib - small.anon_mib <= 290
+    assert phases.peak == large
+
+
+@LINUX
+def test_mapped_files_are_in_the_resident_set_and_not_anonymous(tmp_path: Path) -> None:
+    file = tmp_path / "mapped"
+    file.write_bytes(b"x" * (100 * MIB))
+    before = resident_now()
+    with resident_peak() as peak:
+        mapped = np.memmap(file, dtype=np.uint8, mode="r")
+        assert mapped[::4096].sum() > 0
+    assert peak.rss_mib - before.rss_mib >= 95
+    assert peak.anon_mib - before.anon_mib <= 20
+
+
+def test_memory_is_counted_by_its_owner() -> None:
+    layer = nn.Linear(1024, 1024, bias=False)
+    optimizer = AdamW([Group([layer.weight], 1e-3, 0.0)])
+    layer(torch.ones(2, 1024)).sum().backward()
+    optimizer.step()
+    found = owned_mib(layer, optimizer)
+    assert found["weights_mib"] == found["gradients_mib"] == 4.0
+    assert found["optimizer_mib"] == pytest.approx(8.0, abs=1e-4)
+
+
+def test_saved_tensors_are_those_of_the_backward_pass_without_weights() -> None:
+    layer = nn.Linear(1024, 512)
+    x = torch.ones(256, 1024)
+    saved = SavedTensors(layer)
+    with saved.counting():
+        layer(x)
+    assert saved.mib == 1.0  # x, 256 · 1024 · 4 bytes; the weight is there anyway
+    saved = SavedTensors(layer)
+    with saved.counting():
+        layer(layer(x).expand(2, 256, 512).reshape(512, 512).repeat(1, 2)).exp()
+    assert saved.mib == pytest.approx(1.0 + 2.0 + 1.0)  # x, the second input, what exp keeps
+
+
+def state(**changes: float | None) -> State:
+    usual = {
+        "at_s": 0.0, "load": 0.5, "waited_s": 0.0, "ran_s": 0.0, "busy_s": 0.0, "stolen_s": 0.0,
+        "own_cpu_s": 0.0, "quota_throttled_s": 0.0, "thermal_throttles": 0, "frequency_mhz": 3000.0,
+    }  # fmt: skip
+    return State(**{**usual, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("after", "flags"),
+    [
+        ({}, set()),
+        ({"waited_s": 0.8}, set()),
+        ({"waited_s": 1.2}, {"disturbed"}),
+        ({"stolen_s": 1.5}, {"disturbed"}),
+        ({"quota_throttled_s": 0.3}, {"throttled"}),
+        ({"thermal_throttles": 2}, {"throttled"}),
+        ({"frequency_mhz": 2000.0}, {"throttled"}),
+        ({"frequency_mhz": None, "waited_s": None, "stolen_s": None, "busy_s": None}, set()),
+    ],
+)
+def test_doubts_follow_from_counters(after: dict[str, float | None], flags: set[str]) -> None:
+    end = {"at_s": 10.0, "ran_s": 20.0, "busy_s": 20.0, "own_cpu_s": 20.0, **after}
+    watched = between(state(), state(**end), cores=2)
+    assert set(watched.doubts) == flags
+
+
+def test_cores_that_others_keep_busy_are_told() -> None:
+    watched = between(state(), state(at_s=10.0, busy_s=25.0, own_cpu_s=10.0), cores=4)
+    assert watched.foreign_cores == pytest.approx(1.5)
+
+
+@LINUX
+def test_spinning_neighbours_disturb() -> None:
+    if read_state().ran_s is None:
+        pytest.skip("this kernel does not count the time that processes wait for a core")
+    spin = "while True: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-S", "-c", spin])
+        for _ in range(2 * len(os.sched_getaffinity(0)))
+    ]
+    try:
+        time.sleep(0.3)
+        with MachineWatch() as watch:
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                pass
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert "disturbed" in watch.doubts
+    assert watch.report["cpu"]["foreign_cores"] > 0.5
+
+
+def rapl(folder: Path, number: int, now: int, end: int = 1000) -> None:
+    package = folder / f"intel-rapl:{number}"
+    package.mkdir(exist_ok=True)
+    (package / "energy_uj").write_text(f"{now}\n")
+    (package / "max_energy_range_uj").write_text(f"{end}\n")
+
+
+def test_energy_is_the_rise_of_the_counters_past_their_end_too(tmp_path: Path) -> None:
+    rapl(tmp_path, 0, 100)
+    rapl(tmp_path, 1, 900)
+    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of package 0, counted there
+    with energy(powercap=tmp_path) as drawn:
+        rapl(tmp_path, 0, 350)
+        rapl(tmp_path, 1, 50)
+    assert drawn.joules == pytest.approx((250 + 150) / 1e6)
+    assert drawn.source == "rapl"
+
+
+def test_energy_that_nobody_counts_is_unknown(tmp_path: Path) -> None:
+    with energy(powercap=tmp_path / "none") as drawn:
+        pass
+    assert drawn.joules is None
+    assert drawn.source is None
+
+
+class FakeNvml:
+    """A card as `pynvml` shows it; what it answers can be set."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, **answers: object) -> None:
+        self.answers = {
+            "TotalEnergyConsumption": 5_000,
+            "MemoryInfo": SimpleNamespace(used=1000 * MIB),
+            "CurrentClocksThrottleReasons": 0,
+            "ClockInfo": 1980,
+            "Temperature": 40,
+            "PowerUsage": 300_000,
+            "ComputeRunningProcesses": [],
+            **answers,
+        }
+
+    def __getattr__(self, name: str):
+        def ask(_handle: object, *_more: object) -> object:
+            answer = self.answers[name.removeprefix("nvmlDeviceGet")]
+            if answer is None:
+                raise self.NVMLError
+            return answer
+
+        return ask
+
+
+def process(pid: int, mib: int | None) -> SimpleNamespace:
+    return SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)
+
+
+def test_a_card_tells_memory_of_the_process_and_who_else_is_there() -> None:
+    nvml = FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700), process(1, 50)])
+    gpu = Gpu(nvml, object())
+    gpu.look()
+    assert gpu.memory == {"peak_process_vram_mib": 700.0, "process_vram_source": "nvml-process"}
+    assert gpu.doubts == {"disturbed": "other processes used the card"}
+
+
+def test_in_a_container_memory_is_the_cards_and_says_so() -> None:
+    nvml = FakeNvml(ComputeRunningProcesses=[process(77, None)])
+    gpu = Gpu(nvml, object())
+    nvml.answers["MemoryInfo"] = SimpleNamespace(used=1800 * MIB)
+    gpu.look()
+    nvml.answers["MemoryInfo"] = SimpleNamespace(used=1500 * MIB)
+    gpu.look()
+    assert gpu.memory == {"peak_process_vram_mib": 800.0, "process_vram_source": "nvml-device"}
+    assert gpu.doubts == {}
+
+
+def test_throttle_reasons_are_named_and_idle_is_none() -> None:
+    nvml = FakeNvml(CurrentClocksThrottleReasons=0x1)
+    gpu = Gpu(nvml, object())
+    gpu.look()
+    assert gpu.doubts == {}
+    nvml.answers["CurrentClocksThrottleReasons"] = 0x4 | 0x40
+    gpu.look()
+    assert gpu.doubts == {"throttled": "the card was slowed: heat (hardware), power cap"}
+
+
+def test_a_card_that_does_not_answer_leaves_its_figures_empty() -> None:
+    silent = dict.fromkeys(FakeNvml().answers)
+    gpu = Gpu(FakeNvml(**silent), object())
+    gpu.look()
+    assert gpu.memory == {}
+    assert gpu.doubts == {}
+    assert gpu.energy_j() is None
+
+
+def test_a_cards_energy_comes_before_the_processors(tmp_path: Path) -> None:
+    rapl(tmp_path, 0, 100)
+    nvml = FakeNvml()
+    with energy(Gpu(nvml, object()), tmp_path) as drawn:
+        nvml.answers["TotalEnergyConsumption"] = 7_500
+    assert drawn.joules == pytest.approx(2.5)
+    assert drawn.source == "nvml"

@@ -1,0 +1,65 @@
+"""What trains must have moved, and what is frozen must not."""
+
+import pytest
+import torch
+from torch import nn
+
+from bench.worker.validity import Movement
+from tests.adapters.small import adapted_layers_of, adapted_model, disturb
+
+KINDS = [
+    {"mode": "lora", "layers": "attn-only", "rank": 2},
+    {"mode": "dora", "layers": "all-lin", "rank": 2},
+    {"mode": "full", "layers": None, "rank": None},
+    {"mode": "head", "layers": None, "rank": None},
+]
+
+
+def parameters(model: nn.Module, *, train: bool) -> list[tuple[str, nn.Parameter]]:
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad is train]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["mode"])
+def test_a_model_that_trained_is_in_order(kind: dict[str, object]) -> None:
+    model = adapted_model(**kind)
+    movement = Movement(model)
+    disturb(model)
+    assert movement.problem() is None
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["mode"])
+def test_one_that_did_not_train_is_told(kind: dict[str, object]) -> None:
+    problem = Movement(adapted_model(**kind)).problem()
+    assert problem is not None
+    assert "nothing was learned in: " in problem or "did not move" in problem
+
+
+def test_a_single_adapter_that_did_not_move_is_named() -> None:
+    model = adapted_model(mode="lora", layers="all-lin-only")
+    movement = Movement(model)
+    name, layer = list(adapted_layers_of(model).items())[2]
+    before = layer.lora_B.detach().clone()
+    disturb(model)
+    with torch.no_grad():
+        layer.lora_B.copy_(before)
+    assert movement.problem() == f"nothing was learned in: {name}.lora_B"
+
+
+def test_a_frozen_tensor_that_moved_is_named() -> None:
+    model = adapted_model(mode="lora", layers="attn-only")
+    movement = Movement(model)
+    disturb(model)
+    name, frozen = parameters(model, train=False)[0]
+    with torch.no_grad():
+        frozen.view(-1)[0] += 1e-6
+    assert movement.problem() == f"frozen tensors moved: {name}"
+
+
+def test_an_encoder_that_did_not_move_is_told() -> None:
+    model = adapted_model(mode="full", layers=None, rank=None)
+    movement = Movement(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("classifier"):
+                parameter.add_(0.1)
+    assert movement.problem() == "the encoder was to train and did not move"
