@@ -13,6 +13,7 @@ from bench.gridfile import Axes, Grid, Settings
 from bench.schema import FLAGS, RESUMED, STATUSES, Row, learning_rates
 
 NOT_RUN: Final = "not run yet"
+FRESH: Final = "--fresh"
 AXES: Final = ("mode", "rank", "layers", "amp", "seed")
 
 
@@ -185,7 +186,7 @@ def plan(
 
 def _decide(row: Row | None, rerun: str | None, fresh: bool) -> tuple[str, str]:
     if fresh:
-        return "run", "--fresh"
+        return "run", FRESH
     if row is None:
         return "run", NOT_RUN
     status = str(row["status"])

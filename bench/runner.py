@@ -4,14 +4,17 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import DiskFullError
+from bench.files import remove_unfinished
 from bench.messages import last_error, one_line
 from bench.oom import oom_kills
+from bench.output import Output
 from bench.protocol import RESULT, STDERR, STDOUT, parse_result
 from bench.signals import Signals
 from bench.watch import Watch
@@ -70,17 +73,21 @@ def run_worker(
     if signals.stops:
         return launched.outcome("interrupted", "stopped by the user before it began")
     oom_before = oom_kills()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
-        with (folder / STDOUT).open("wb") as stdout, (folder / STDERR).open("wb") as stderr:
-            watch = Watch(argv, env, stdout.fileno(), stderr.fileno(), signals, on_progress)
-    except OSError as error:
-        raise DiskFullError(f"{folder}: can't be written ({error.strerror})") from error
-    if watch.failure is not None:
-        return launched.outcome("crashed", f"could not be started: {watch.failure}")
-    with watch:
-        watch.until_its_end(timeout_s, grace_s)
+    with ExitStack() as files:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RESULT).unlink(missing_ok=True)
+            remove_unfinished(folder)
+            stdout = files.enter_context(Output(folder / STDOUT))
+            stderr = files.enter_context(Output(folder / STDERR))
+            watch = Watch(argv, env, stdout, stderr, signals, on_progress)
+        except OSError as error:
+            raise DiskFullError(f"{folder}: can't be written ({error.strerror})") from error
+        if watch.failure is not None:
+            return launched.outcome("crashed", f"could not be started: {watch.failure}")
+        with watch:
+            watch.until_its_end(timeout_s, grace_s)
+    remove_unfinished(folder)
     result, problem = _read_result(folder / RESULT)
     if result is not None and (watch.reason is None or result["status"] == "ok"):
         status, message = result["status"], result["message"]

@@ -4,29 +4,33 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import click
 
 from bench import job as jobs
+from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.display import Display
 from bench.errors import DiskFullError, InputError
 from bench.files import write_atomically
 from bench.gridfile import Grid
 from bench.job import Job
+from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
-from bench.plan import NOT_RUN, Planned
-from bench.protocol import RESULT, parse_result
-from bench.results import measured_row
+from bench.plan import FRESH, Planned
+from bench.predictions import kept_values
+from bench.results import keep_row, kept_row, measured_row
+from bench.resume import left_behind, without_repeats
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import RESUMED, Row, latest, new_row
-from bench.store import Store, cell_folder, plan_file, read_rows
-from minbert.tasks import TaskData, majority_score
+from bench.schema import CANDIDATE, RESUMED, Row, latest, new_row, row_key
+from bench.signals import StoppedError
+from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
+from minbert.tasks import TaskData, for_search, majority_score
 
 INTERRUPTED: Final = 130
 
@@ -36,7 +40,10 @@ _NUMERICS: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What the cells of one run share."""
+    """What the cells of one run share.
+
+    `worker` is the command that runs the cell in the folder named behind it.
+    """
 
     grid: Grid
     conditions: Conditions
@@ -48,38 +55,83 @@ class Session:
     keep: bool
     timeout_s: float | None
     arguments: tuple[str, ...]
+    device_name: str
+    worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
 
-    def run(self, planned: list[Planned], as_json: bool = False) -> int:
-        """Run what the plan says, render the report; the exit code."""
-        to_run = [item for item in planned if item.action == "run"]
+    def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
+        """Run what the plans say, render the report; the exit code.
+
+        Args:
+            rounds: plans that are carried out one after the other, each asked for when the one
+                before it is; the last is the grid's own, by whose cells the run is judged.
+        """
+        planned: list[Planned] = []
         ended = "ok"
-        with Signals() as signals, Display(len(planned), len(planned) - len(to_run)) as display:
+        with Signals() as signals:
             try:
-                self._write_plan(planned)
-                for item in to_run:
-                    display.start(item.cell.name)
-                    row = self._run_cell(item, signals, display)
-                    self.store.append(row)
-                    display.finish(row)
-                    if row["status"] == "interrupted":
-                        ended = "interrupted"
+                for planned in rounds:
+                    ended = self._run_round(planned, signals)
+                    if signals.stops > 1:
+                        self._say_how_to_go_on()
+                        return INTERRUPTED
+                    if ended != "ok":
                         break
-            except (DiskFullError, InputError, OSError) as error:
-                display.note(f"stopped: {error}; what is done is kept")
+            except InputError as error:  # of a plan that what has run makes impossible
+                sys.stderr.write(f"stopped: {error}\n")
                 ended = "stopped"
-            if signals.stops > 1:
-                self._say_how_to_go_on()
-                return INTERRUPTED
         return self._close(planned, ended, as_json)
 
-    def _run_cell(self, item: Planned, signals: Signals, display: Display) -> Row:
+    def _run_round(self, planned: list[Planned], signals: Signals) -> str:
+        """Run a plan; `ok`, `interrupted` or `stopped`."""
+        to_run = [item for item in planned if item.action == "run"]
+        with Display(len(planned), len(planned) - len(to_run)) as display:
+            try:
+                self._write_plan(planned)
+                if self._run_cells(to_run, signals, display):
+                    return "interrupted"
+            except StoppedError:
+                return "interrupted"
+            except (DiskFullError, InputError, OSError) as error:
+                display.note(f"stopped: {error}; what is done is kept")
+                return "stopped"
+        return "ok"
+
+    def _run_cells(self, to_run: list[Planned], signals: Signals, display: Display) -> bool:
+        """Run the cells that no other grid has run meanwhile; whether the user stopped that."""
+
+        def waits() -> None:
+            display.progress({"phase": "waits for another grid"})
+
+        cells = cells_folder(self.store.path) / CELL_LOCKS
+        with (
+            Locks(cells, signals, waits) as cell_locks,
+            Locks(device_locks(), signals, waits) as devices,
+        ):
+            for item in cell_locks.each(to_run, lambda item: self._folder(item).name):
+                display.start(item.cell.name)
+                with devices.turn(self.device_name):
+                    row = self.store.last(item.cell.cell_id, self.conditions.conditions_id)
+                    others = row is not None and int(row["attempt"] or 0) >= item.attempt
+                    if row is None or not others:
+                        row = self._run_cell(item, signals, display)
+                        self.store.append(row)
+                if others:
+                    display.note(f"{item.cell.name}: another grid has run it meanwhile")
+                display.finish(row)
+                if row["status"] == "interrupted" and not others:
+                    return True
+        return False
+
+    def _folder(self, item: Planned) -> Path:
         cell, conditions_id = item.cell, self.conditions.conditions_id
-        folder = cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
-        job = self._job(item)
-        if item.reason == NOT_RUN and (left := left_behind(folder, job)) is not None:
-            display.note(f"{cell.name}: taking over the result that a stopped run left")
-            return self._row(item, left, folder)
-        argv = [sys.executable, "-m", "bench.worker", str(folder.resolve())]
+        return cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
+
+    def _run_cell(self, item: Planned, signals: Signals, display: Display) -> Row:
+        folder, job = self._folder(item), self._job(item)
+        if item.reason != FRESH and (row := self._left_behind(item, job, folder)) is not None:
+            display.note(f"{item.cell.name}: taking over the result that a stopped run left")
+            return row
+        argv = [*self.worker, str(folder.resolve())]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / jobs.FILE, job.to_json().encode())
@@ -94,7 +146,26 @@ class Session:
             on_progress=display.progress,
             signals=signals,
         )
-        return self._row(item, outcome, folder)
+        return self._kept(folder, self._row(item, outcome, folder))
+
+    def _left_behind(self, item: Planned, job: Job, folder: Path) -> Row | None:
+        """The row of a cell that ended when its parent died before it could append it."""
+        row = kept_row(folder)
+        ids = (item.cell.cell_id, self.conditions.conditions_id, item.attempt)
+        same = row is not None and row_key(row) == ids and row["status"] == "ok"
+        if row is not None and same and row["code_version"] == self.conditions.code_version:
+            return row
+        left = left_behind(folder, job)
+        return None if left is None else self._kept(folder, self._row(item, left, folder))
+
+    @staticmethod
+    def _kept(folder: Path, row: Row) -> Row:
+        """A row, once it is in its cell's folder too."""
+        try:
+            keep_row(folder, row)
+        except OSError as error:
+            raise DiskFullError(f"{folder}: {error.strerror}") from error
+        return row
 
     def _job(self, item: Planned) -> Job:
         model = self.model
@@ -123,6 +194,7 @@ class Session:
 
     def _row(self, item: Planned, outcome: Outcome, folder: Path) -> Row:
         result = outcome.result or {}
+        data = self._data_of(item.cell)
         columns = {
             "peak_rss_mib": outcome.peak_rss_mib,
             **result.get("columns", {}),
@@ -140,9 +212,17 @@ class Session:
             flags=list(result.get("flags", [])),
             message=outcome.message,
             folder=folder,
-            dev_examples=len(self.data.dev),
-            majority_score=majority_score(self.data),
+            dev_examples=len(data.dev),
+            majority_score=majority_score(data),
         )
+
+    def _data_of(self, cell: Cell) -> TaskData:
+        return self.searched if cell.learning_rate_source == CANDIDATE else self.data
+
+    @cached_property
+    def searched(self) -> TaskData:
+        """The examples that a search for learning rates trains on and is scored on."""
+        return for_search(self.data)
 
     def _planned_rows(self, planned: list[Planned]) -> list[Row]:
         conditions = self.conditions.columns()
@@ -174,6 +254,7 @@ class Session:
                     self.reports,
                     planned=self._planned_rows(planned),
                     sources=[self.store.path.name],
+                    values_of=kept_values(self.store.path),
                 )
             )
         except (DiskFullError, InputError) as error:
@@ -211,47 +292,3 @@ class Session:
         for status in sorted((counts or {}).keys() - {"ok", "not run", *RESUMED}):
             again = shlex.join([*plain, "--rerun", status])
             sys.stderr.write(f"to run again what ended {status}: {again}\n")
-
-
-def without_repeats(arguments: Sequence[str]) -> list[str]:
-    """A grid's arguments without those that make it run again what is done."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip or argument == "--fresh" or argument.startswith("--rerun="):
-            skip = False
-        elif argument == "--rerun":
-            skip = True
-        else:
-            kept.append(argument)
-    return kept
-
-
-def left_behind(folder: Path, job: Job) -> Outcome | None:
-    """What a worker finished whose parent died before it could write the row.
-
-    It counts for the very same job only, the version of the code included. How long the whole took
-    nobody has measured then; the files say when it began and ended.
-    """
-    path = folder / RESULT
-    try:
-        if Job.read(folder) != job:
-            return None
-        result = parse_result(path.read_text(encoding="utf-8"))
-        begun, ended = ((folder / name).stat().st_mtime for name in (jobs.FILE, RESULT))
-    except (OSError, ValueError):
-        return None
-    if result["status"] != "ok":
-        return None
-    started_at, finished_at = (
-        datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for moment in (begun, ended)
-    )
-    return Outcome(
-        status="ok",
-        message="",
-        wall_s=None,
-        started_at=started_at,
-        finished_at=finished_at,
-        result=result,
-    )

@@ -2,11 +2,16 @@
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Final
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(Exception):
+    """The user stopped the run while it waited for something."""
 
 
 class Signals:
@@ -19,6 +24,7 @@ class Signals:
     def __init__(self) -> None:
         self.stops = 0
         self.fd = -1
+        self._raises = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -46,6 +52,19 @@ class Signals:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stops += 1
+        if self._raises:
+            raise StoppedError
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Around a call that sleeps in the kernel: being told to stop raises StoppedError there."""
+        self._raises = True
+        try:
+            if self.stops:
+                raise StoppedError
+            yield
+        finally:
+            self._raises = False
 
     def drain(self) -> None:
         """Forget what woke the runner up."""

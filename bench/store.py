@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from bench.errors import DiskFullError, InputError
 from bench.files import folder_for_now, try_to_write, write_atomically
 from bench.rowfile import Reading, encode, read_rows, record
-from bench.schema import NAMES, Row
+from bench.schema import NAMES, Row, take_latest
 
 __all__ = [
     "Store",
@@ -77,6 +77,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reading = Reading(path)
+        self._indexed: list[Row] = []
+        self._seen = 0
+        self._last: dict[tuple[str, str], Row] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -85,20 +88,31 @@ class Store:
         Raises:
             InputError: as `read_rows`.
         """
-        self._reading.read_on()
+        self._catch_up()
         return self._reading.rows
+
+    def last(self, cell_id: str, conditions_id: str) -> Row | None:
+        """The row that counts for a cell; None if it has none.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        self._catch_up()
+        return self._last.get((cell_id, conditions_id))
 
     def next_attempt(self, cell_id: str, conditions_id: str) -> int:
         """The number of a cell's next row: one more than the highest it has."""
-        ids = (cell_id, conditions_id)
-        return 1 + max(
-            (
-                int(row["attempt"] or 0)
-                for row in self.rows
-                if (row["cell_id"], row["conditions_id"]) == ids
-            ),
-            default=0,
-        )
+        last = self.last(cell_id, conditions_id)
+        return 1 if last is None else int(last["attempt"] or 0) + 1
+
+    def _catch_up(self) -> None:
+        """Read what has come, so that the cost is that of the new rows and not of all."""
+        self._reading.read_on()
+        rows = self._reading.rows
+        if rows is not self._indexed:
+            self._indexed, self._seen, self._last = rows, 0, {}
+        take_latest(self._last, rows[self._seen :])
+        self._seen = len(rows)
 
     def append(self, row: Row) -> None:
         """Add a row; it is durable on return.

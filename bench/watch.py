@@ -1,7 +1,7 @@
 """One worker's process, watched without polling and ended with its whole group.
 
-One select waits for all there is: progress by a pipe of its own, signals by another (the worker's
-end, Ctrl-C), and the time that is left.
+One select waits for all there is: progress by a pipe of its own, what the worker prints, signals by
+another pipe (the worker's end, Ctrl-C), and the time that is left.
 """
 
 import json
@@ -17,6 +17,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
+from bench.guard import Guard
+from bench.output import Output
 from bench.protocol import LAUNCHED_AT, PARENT_PID, PROGRESS_FD
 from bench.signals import Signals
 
@@ -33,8 +35,8 @@ class Watch:
         self,
         argv: Sequence[str],
         env: Mapping[str, str],
-        stdout: int,
-        stderr: int,
+        stdout: Output,
+        stderr: Output,
         signals: Signals,
         on_progress: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -49,8 +51,9 @@ class Watch:
         self._phase = "start"
         self._rest = b""
         self._ended = False
-        self._progress, write = os.pipe()
-        os.set_blocking(self._progress, False)
+        self._takers: dict[int, Callable[[bytes], None]] = {}
+        writes = [self._pipe(taker) for taker in (self._take_progress, stdout.write, stderr.write)]
+        progress, printed, errors = writes
         self._clock = time.monotonic()
         try:
             self._process = subprocess.Popen(
@@ -58,21 +61,35 @@ class Watch:
                 env={
                     **env,
                     PARENT_PID: str(os.getpid()),
-                    PROGRESS_FD: str(write),
+                    PROGRESS_FD: str(progress),
                     LAUNCHED_AT: repr(self._clock),
                 },
                 stdin=subprocess.PIPE,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=(write,),
+                stdout=printed,
+                stderr=errors,
+                pass_fds=(progress,),
                 start_new_session=True,
             )
         except OSError as error:
             self.failure = error.strerror or str(error)
-            os.close(self._progress)
+            self._close_pipes()
         finally:
-            os.close(write)
+            for write in writes:
+                os.close(write)
         self._inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if self.failure is None:
+            self._guard = Guard(self._process.pid)
+
+    def _pipe(self, taker: Callable[[bytes], None]) -> int:
+        """The end to write to of a pipe whose content goes to `taker`."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        self._takers[read] = taker
+        return write
+
+    def _close_pipes(self) -> None:
+        for read in self._takers:
+            os.close(read)
 
     def __enter__(self) -> "Watch":
         return self
@@ -86,7 +103,8 @@ class Watch:
         self._signal_group(signal.SIGKILL)
         if not self._ended:
             self._reap(0)
-        os.close(self._progress)
+        self._guard.release()
+        self._close_pipes()
         if self._process.stdin is not None:
             self._process.stdin.close()
 
@@ -96,7 +114,8 @@ class Watch:
         killed = False
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fd, selectors.EVENT_READ)
-            selector.register(self._progress, selectors.EVENT_READ)
+            for read in self._takers:
+                selector.register(read, selectors.EVENT_READ)
             while not self._reap(os.WNOHANG):
                 late = deadline is not None and time.monotonic() >= deadline
                 if self.reason is None and (self._signals.stops or late):
@@ -108,10 +127,11 @@ class Watch:
                 for key, _ in selector.select(_left(deadline)):
                     if key.fd == self._signals.fd:
                         self._signals.drain()
-                    elif not self._read_progress():
-                        selector.unregister(self._progress)
-        for _ in range(_CHUNKS_AT_THE_END):
-            self._read_progress()
+                    elif not self._read(key.fd):
+                        selector.unregister(key.fd)
+        for read in self._takers:
+            for _ in range(_CHUNKS_AT_THE_END):
+                self._read(read)
 
     def _ask_to_end(self, timeout_s: float | None) -> None:
         if self._signals.stops:
@@ -137,15 +157,20 @@ class Watch:
             self.peak_rss_mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         return True
 
-    def _read_progress(self) -> bool:
-        """Pass on what has come; False when nothing more will.
+    def _read(self, pipe: int) -> bool:
+        """Pass on what has come by a pipe; False when nothing more will."""
+        try:
+            data = os.read(pipe, _CHUNK)
+        except BlockingIOError:
+            return True
+        self._takers[pipe](data)
+        return bool(data)
+
+    def _take_progress(self, data: bytes) -> None:
+        """Pass on what the worker says of itself.
 
         Lines that are no JSON object are noise of a library's; overlong ones are dropped.
         """
-        try:
-            data = os.read(self._progress, _CHUNK)
-        except BlockingIOError:
-            return True
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             try:
@@ -158,7 +183,6 @@ class Watch:
                 self._on_progress(message)
         if len(self._rest) > _LONGEST_LINE:
             self._rest = b"\0"  # so that what is left of the line is no JSON
-        return bool(data)
 
 
 def _left(deadline: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,9 @@ def write_all(folder: Path, pages: Mapping[str, str], figures: Mapping[str, str]
         for name, text in pages.items():
             write_atomically(folder / name, text.encode())
         for path in sorted(place.glob("*.svg")):
-            if path.name not in figures and MARK in path.read_text("utf-8", "replace")[:2000]:
-                path.unlink()
+            with suppress(FileNotFoundError):  # another grid may be rendering, too
+                if path.name not in figures and MARK in path.read_text("utf-8", "replace")[:2000]:
+                    path.unlink()
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFullError(f"{folder}: no space left for the report") from error

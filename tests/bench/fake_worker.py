@@ -73,6 +73,16 @@ def chatter():
         stream.write('{"status": "oom"}\n' * 20_000)
 
 
+def flood():
+    for stream in (sys.stdout, sys.stderr):
+        for _ in range(500):
+            stream.write("tick tock 100%|##########|\n" * 1000)
+
+
+def unfinished():
+    (folder / ".result.json.tmp").write_text('{"status": "ok", "colu')
+
+
 def error():
     with contextlib.suppress(ZeroDivisionError):
         print(1 / 0)

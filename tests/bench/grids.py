@@ -20,6 +20,7 @@ class GridRuns:
         self.model = model
         self.csv = folder / "runs.csv"
         self.reports = folder / "reports"
+        self.locks = folder.with_name(f"{folder.name}-locks")
 
     def argv(self, *extra: str, grid: str = "smoke", quick: Sequence[str] = QUICK) -> list[str]:
         """The command line."""
@@ -27,16 +28,27 @@ class GridRuns:
         command = (sys.executable, "-m", "bench.grid", "--grid", grid)
         return [*command, "--model", str(self.model), *quick, *places, *extra]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Turns on the device are taken among this place's grids alone."""
+        return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
+
     def run(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
         return subprocess.run(
-            self.argv(*extra, **options), capture_output=True, text=True, check=False, timeout=240
+            self.argv(*extra, **options),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
         )
 
     def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
         """Start, in a process group of its own."""
         return subprocess.Popen(
             self.argv(*extra, **options),
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -100,6 +100,25 @@ def test_chatter_goes_to_files_and_touches_no_result(tmp_path):
         assert (tmp_path / name).read_text() == '{"status": "oom"}\n' * 20_000
 
 
+def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
+    outcome = run(tmp_path, "flood", "error")
+    assert outcome.message == "FileNotFoundError: [Errno 2] No such file"
+    for name in ("stdout.txt", "stderr.txt"):
+        assert (tmp_path / name).stat().st_size < 2**20
+        text = (tmp_path / name).read_text()
+        assert text.startswith("tick tock 100%|##########|\n" * 1000)
+        assert " bytes left out ...]\n" in text
+    assert "Traceback" in (tmp_path / "stderr.txt").read_text()[-2000:]
+
+
+def test_what_a_killed_worker_left_unfinished_is_removed(tmp_path):
+    assert run(tmp_path, "unfinished", "kill").status == "crashed"
+    assert not list(tmp_path.glob(".*"))
+    (tmp_path / ".result.json.tmp").touch()  # by a parent and a worker that died together
+    assert run(tmp_path, "result").status == "ok"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_an_error_is_crashed_with_the_exceptions_line_and_no_path(tmp_path):
     outcome = run(tmp_path, "error")
     assert (outcome.status, outcome.exit_code) == ("crashed", 1)
@@ -353,6 +372,8 @@ def test_no_descriptor_is_left_open(tmp_path):
         ("attach", "note_pid", "hang"),
         ("attach", "note_pid", "hang_with_the_lock"),
         ("attach_thread_only", "note_pid", "child", "hang"),
+        ("attach", "note_pid", "child", "hang"),
+        ("note_pid", "child", "hang"),
         ("attach", "ignore_term", "note_pid", "hang"),
     ],
     ids=" ".join,

@@ -1,6 +1,7 @@
 """runs.csv: what is written can be read, and nothing that was written is lost."""
 
 import contextlib
+import fcntl
 import os
 import resource
 import shutil
@@ -143,6 +144,23 @@ def test_the_last_row_of_a_cell_counts_and_attempts_go_up(tmp_path):
     assert found["cell0", "here"]["attempt"] == 2
 
 
+def test_the_last_attempt_of_a_cell_is_found_among_rows_of_other_writers(tmp_path):
+    path = tmp_path / "runs.csv"
+    mine, other = Store(path), Store(path)
+    assert mine.last("cell0", "here") is None
+    mine.append(row(0, status="crashed"))
+    other.append(row(1))
+    assert mine.last("cell1", "here") == row(1)
+    assert mine.last("cell1", "there") is None
+    other.append(row(0, attempt=2))
+    other.append(row(1, attempt=3, status="oom"))
+    assert mine.last("cell0", "here") == row(0, attempt=2)
+    assert mine.last("cell1", "here") == row(1, attempt=3, status="oom")
+    path.write_bytes(record(NAMES) + encode(row(1)))
+    assert mine.last("cell0", "here") is None
+    assert mine.last("cell1", "here") == row(1)
+
+
 def test_rows_of_other_writers_are_seen(tmp_path):
     path = tmp_path / "runs.csv"
     mine, other = Store(path), Store(path)
@@ -262,7 +280,7 @@ def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
         (record(NAMES) + record(["1"] * 5), 2, "5 fields"),
         (record(NAMES) + encode(row()) + b"x\r\n" + encode(row()), 3, "1 fields"),
         (record(NAMES) + encode(row()).replace(b"ok", b"no"), 2, "status"),
-        (record(NAMES) + b"2" + encode(row())[1:], 2, "schema is 2"),
+        (record(NAMES) + b"9" + encode(row())[1:], 2, "schema is 9"),
         (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
         (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
         (record(NAMES) + encode(row(message="a\nb")) + b"x\n", 4, "1 fields"),
@@ -444,6 +462,43 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert contents(tmp_path) == ["result.json"]
     write_atomically(path, b"after")
     assert path.read_bytes() == b"after"
+
+
+def test_what_a_killed_writer_left_is_used_up(tmp_path):
+    (tmp_path / ".result.json.tmp").write_bytes(b"half of what it wanted to wri")
+    write_atomically(tmp_path / "result.json", b"after")
+    assert (tmp_path / "result.json").read_bytes() == b"after"
+    assert contents(tmp_path) == ["result.json"]
+
+
+def test_what_another_is_writing_is_left_alone(tmp_path):
+    with (tmp_path / ".result.json.tmp").open("wb") as others:
+        fcntl.flock(others, fcntl.LOCK_EX)
+        others.write(b"the other's")
+        write_atomically(tmp_path / "result.json", b"mine")
+        assert (tmp_path / "result.json").read_bytes() == b"mine"
+        others.flush()
+        assert (tmp_path / ".result.json.tmp").read_bytes() == b"the other's"
+    assert contents(tmp_path) == [".result.json.tmp", "result.json"]
+
+
+def test_writers_of_one_file_at_once_leave_one_of_theirs(tmp_path):
+    path = tmp_path / "result.json"
+    code = (
+        "import sys; from pathlib import Path; from bench.files import write_atomically\n"
+        "for _ in range(200): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 9999)\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), letter], cwd=ROOT)
+        for letter in "abc"
+    ]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 9999
+            assert len(set(data)) == 1
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert contents(tmp_path) == ["result.json"]
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -1,0 +1,95 @@
+"""What is checked before a run's first cell, so that bad input costs nothing. Each is one line."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.cell import Cell
+from bench.conditions import Conditions
+from bench.errors import InputError
+from bench.files import folder_for_now, try_to_write
+from bench.gridfile import Grid
+from bench.models import Model
+from bench.plan import Planned
+from minbert.check import check_checkpoint
+from minbert.config import count_parameters
+from minbert.files import is_folder
+from minbert.tasks import TaskData
+from minbert.tokenizer import Tokenizer
+
+SPACE_PER_CELL_MIB: Final = 2
+SPACE_AT_LEAST_MIB: Final = 64
+
+
+def check_amp(cells: Sequence[Cell], grid: Grid, conditions: Conditions) -> None:
+    """Refuse fp16 where there is no card to scale gradients for.
+
+    Raises:
+        InputError: naming the grid.
+    """
+    if conditions.device == "cpu" and any(cell.amp == "fp16" for cell in cells):
+        raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
+
+
+def without_idle_caps(grid: Grid, data: TaskData) -> Grid:
+    """Drop caps that are above what there is, so that reports don't tell of them."""
+    sizes = {"max_train": len(data.train), "max_dev": len(data.dev)}
+    caps = {name: getattr(grid.settings, name) for name in sizes}
+    idle = {name: None for name, cap in caps.items() if cap is not None and cap > sizes[name]}
+    return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
+
+
+def check_model(model: Model, init: str) -> None:
+    """Load vocabulary and weights once, before any cell does; the embedded ones are pinned.
+
+    Raises:
+        InputError: as the worker would, for every cell.
+    """
+    if init == "random" and not model.embedded:
+        Tokenizer.from_folder(model.tokenizer)
+    if init == "pretrained" and model.checkpoint is not None and not model.embedded:
+        check_checkpoint(model.checkpoint)
+
+
+def check_reports(reports: Path) -> None:
+    """Try whether a report can be written, and leave nothing behind: it comes hours later.
+
+    Raises:
+        InputError: if not.
+    """
+    figures = reports / "figures"
+    for folder in (reports, figures):
+        if os.path.lexists(folder) and not is_folder(folder):
+            raise InputError(f"--reports: {folder} is a file; name a folder")
+    try:
+        with folder_for_now(figures):
+            try_to_write(figures)
+            try_to_write(reports)
+    except OSError as error:
+        raise InputError(
+            f"--reports: {reports} can't be written ({error.strerror}); name another folder"
+        ) from error
+
+
+def check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) -> None:
+    """Refuse to begin where the disk can't hold what the cells leave.
+
+    Raises:
+        InputError: naming what is free and what is needed.
+    """
+    to_run = sum(item.action == "run" for item in planned)
+    each = SPACE_PER_CELL_MIB
+    if keep:
+        each += 4 * count_parameters(model.config, pooler=True, num_outputs=0) // 2**20
+    needed = SPACE_AT_LEAST_MIB + to_run * each
+    if not to_run:
+        return
+    folder = next(path for path in runs.resolve().parents if path.exists())
+    free = shutil.disk_usage(folder).free // 2**20
+    if free < needed:
+        raise InputError(
+            f"{folder}: {free} MiB are free, and {to_run} cells may need {needed} MiB; "
+            "free some space, or name another place with --runs"
+        )

@@ -1,0 +1,121 @@
+"""Rebuild runs.csv from the folders of its cells, or bring one of an older schema up to date.
+
+Example: python -m bench.rebuild --runs runs.csv
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+from filelock import FileLock
+
+from bench.command import run_command
+from bench.errors import InputError
+from bench.files import write_atomically
+from bench.results import kept_row
+from bench.rowfile import encode, record
+from bench.schema import BY_NAME, NAMES, SCHEMA, Row, new_row, parse_value, row_key
+from bench.store import LOCK_TIMEOUT_S, cells_folder
+
+_EPILOG: Final = """\b
+Examples:
+  python -m bench.rebuild
+  python -m bench.rebuild --runs results/runs.csv --json
+"""
+
+
+@click.command(
+    "python -m bench.rebuild",
+    help="Rebuild runs.csv from the folders of its cells. Rows that have no folder are kept; a "
+    "line that can't be read is left out, told, and kept beside in runs.csv.before.",
+    epilog=_EPILOG,
+)
+@click.option(
+    "--runs",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("runs.csv"),
+    show_default=True,
+    help="The file to rebuild; its cells' folders are beside it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def main(path: Path, as_json: bool) -> int:
+    try:
+        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
+            kept, found, problems = rebuild(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be rebuilt ({error.strerror or error})") from error
+    for problem in problems:
+        click.echo(f"note: {problem}", err=True)
+    counts = {"kept": kept, "from_folders": found, "left_out": len(problems)}
+    told = f"{kept + found} rows in {path}: {kept} kept, {found} from folders"
+    click.echo(json.dumps(counts) if as_json else told)
+    return 0
+
+
+def rebuild(path: Path) -> tuple[int, int, list[str]]:
+    """Write the CSV anew; how many rows it had, how many came from folders, and what was unread.
+
+    Raises:
+        InputError: if there is neither a CSV nor a folder of cells.
+        OSError: if it can't be written. The file is as it was before.
+    """
+    folder = cells_folder(path)
+    if not path.exists() and not folder.exists():
+        raise InputError(f"{path}: is not there, and neither is a folder of its cells, {folder}")
+    problems: list[str] = []
+    rows = _rows(path, problems) if path.exists() else []
+    known = {row_key(row) for row in rows}
+    found = [row for row in _kept(folder) if row_key(row) not in known]
+    found.sort(key=lambda row: (str(row["finished_at"] or row["started_at"] or ""), row_key(row)))
+    if problems:
+        write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
+    write_atomically(path, record(NAMES) + b"".join(map(encode, [*rows, *found])))
+    return len(rows), len(found), problems
+
+
+def _kept(folder: Path) -> Iterator[Row]:
+    places = sorted(folder.iterdir()) if folder.exists() else []
+    return (row for place in places if (row := kept_row(place)) is not None)
+
+
+def _rows(path: Path, problems: list[str]) -> list[Row]:
+    """The rows of a CSV of this schema or an older one, each once; the others are told."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = csv.reader(text.splitlines(keepends=True))
+    names = next(lines, [])
+    if "cell_id" not in names or "schema" not in names:
+        raise InputError(f"{path}, line 1: these are no columns of runs.csv")
+    rows: dict[tuple[str, str, int], Row] = {}
+    while True:
+        try:
+            fields = next(lines)
+        except StopIteration:
+            return list(rows.values())
+        except csv.Error as error:
+            problems.append(f"{path}, line {lines.line_num}: left out: {error}")
+            continue
+        if not fields:
+            continue
+        try:
+            row = _row(names, fields)
+        except ValueError as error:
+            problems.append(f"{path}, line {lines.line_num}: left out: {error}")
+            continue
+        rows[row_key(row)] = row
+
+
+def _row(names: Iterable[str], fields: list[str]) -> Row:
+    pairs = dict(zip(names, fields, strict=True))
+    if int(pairs["schema"]) > SCHEMA:
+        raise ValueError(f"it is of schema {pairs['schema']}, and this version knows {SCHEMA}")
+    row = new_row(**{n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME})
+    encode(row)
+    return row
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,95 @@
+"""runs.csv rebuilt from its cells' folders, and brought up to date from an older schema."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.results import keep_row
+from bench.schema import NAMES, Row
+from bench.store import Store, cell_folder, read_rows
+from tests.bench.synthetic_rows import synthetic_rows
+
+
+def fill(path: Path, rows: list[Row], *, folders: bool = True) -> None:
+    store = Store(path)
+    for row in rows:
+        store.append(row)
+        if folders:
+            name = f"{row['mode']}-cell"
+            ids = (str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0))
+            folder = cell_folder(path, name, *ids)
+            folder.mkdir(parents=True)
+            keep_row(folder, row)
+
+
+def rebuild(path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "bench.rebuild", "--runs", str(path), *more]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def test_a_lost_file_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    fill(path, synthetic_rows(6))
+    before = read_rows(path)
+    path.unlink()
+    done = rebuild(path)
+    assert done.returncode == 0, done.stderr
+    assert "6 rows" in done.stdout
+    assert sorted(read_rows(path), key=str) == sorted(before, key=str)
+
+
+def test_rows_without_a_folder_and_their_order_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    rows = synthetic_rows(6)
+    fill(path, rows[:2], folders=False)
+    fill(path, rows[2:])
+    before = path.read_bytes()
+    assert rebuild(path).returncode == 0
+    assert path.read_bytes() == before
+
+
+def test_a_broken_line_is_told_left_out_and_kept_beside(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    fill(path, synthetic_rows(4))
+    good = read_rows(path)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace(",ok,", ",fine,", 1)
+    path.write_text("".join(lines) + '1,"torn')
+    torn = path.read_bytes()
+    done = rebuild(path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"kept": 3, "from_folders": 1, "left_out": 2}
+    assert "line 3" in done.stderr
+    assert sorted(read_rows(path), key=str) == sorted(good, key=str)
+    assert (tmp_path / "runs.csv.before").read_bytes() == torn
+
+
+def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    rows = synthetic_rows(3)
+    names = [name for name in NAMES if name not in ("imports_anon_mib", "energy_source")]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for row in rows:
+            values = {**row, "schema": 1}
+            writer.writerow("" if values[n] is None else values[n] for n in names)
+    assert rebuild(path).returncode == 0
+    found = read_rows(path)
+    assert len(found) == 3
+    assert {row["schema"] for row in found} == {2}
+    assert {row["cell_id"] for row in found} == {row["cell_id"] for row in rows}
+    assert found[0]["imports_anon_mib"] is None
+
+
+def test_nothing_to_rebuild_is_one_line(tmp_path: Path) -> None:
+    done = rebuild(tmp_path / "runs.csv")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    done = rebuild(tmp_path / "other.csv")
+    assert done.returncode == 2
+    assert "no columns of runs.csv" in done.stderr
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"

@@ -1,0 +1,135 @@
+"""A run of cells: what it takes over from runs that died, and what it leaves to others."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench.plan import Planned, plan
+from bench.schema import Row, latest
+from bench.session import Session
+from bench.store import Store, cells_folder, read_rows
+from tests.faults.notes import Notes
+from tests.faults.parent import stub_report
+from tests.faults.setups import ROOT, setup
+from tests.faults.worker import NOTES, PLACE, RUN
+
+
+class Place:
+    """A runs.csv, and runs on it with a worker without torch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.csv = folder / "place" / "runs.csv"
+        self.notes = Notes(folder / "notes")
+        self.notes.folder.mkdir()
+        self.setup = setup("fake")
+
+    def plan(self, **options) -> list[Planned]:
+        known = latest(read_rows(self.csv))
+        return plan(self.setup.cells, known, self.setup.conditions.conditions_id, **options)
+
+    def run(self, planned: list[Planned]) -> int:
+        return Session(
+            grid=self.setup.grid, conditions=self.setup.conditions, model=self.setup.model,
+            data=self.setup.data, data_folder=None, store=Store(self.csv),
+            reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
+            worker=self.setup.argv, device_name=str(self.csv.parent),
+        ).run([planned])  # fmt: skip
+
+    def rows(self) -> list[Row]:
+        return read_rows(self.csv)
+
+    def folder(self, row: Row) -> Path:
+        end = f"-{row['cell_id']}-{row['conditions_id']}-{row['attempt']}"
+        [folder] = cells_folder(self.csv).glob(f"*{end}")
+        return folder
+
+    def launches(self) -> int:
+        return len(self.notes.launches())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Place:
+    """A place with all cells done."""
+    monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+    made = Place(tmp_path)
+    values = {PLACE: made.csv.parent, NOTES: made.notes.folder, RUN: 1, "PYTHONPATH": ROOT}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    assert made.run(made.plan()) == 0
+    assert [row["status"] for row in made.rows()] == ["ok"] * 3
+    return made
+
+
+def interrupt(place: Place, row: Row) -> Path:
+    """A row that says that the cell was run again and interrupted; the folder of its next try."""
+    Store(place.csv).append(row | {"attempt": 2, "status": "interrupted"})
+    folder = place.folder(row)
+    return folder.with_name(f"{folder.name.removesuffix('1')}3")
+
+
+def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
+    place.csv.unlink()
+    shutil.rmtree(cells_folder(place.csv))
+    old = place.plan()
+    assert place.run(place.plan()) == 0
+    rows, launches = place.rows(), place.launches()
+    capsys.readouterr()
+    assert place.run(old) == 0
+    assert place.rows() == rows
+    assert place.launches() == launches == 6
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert err.count("  ok  ") == 3
+
+
+def test_what_another_grid_interrupted_does_not_stop_this_one(place):
+    row = place.rows()[0]
+    planned = place.plan(fresh=True)
+    interrupt(place, row)
+    assert place.run(planned) == 1
+    assert [row["attempt"] for row in place.rows()] == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
+    row = place.rows()[0]
+    folder = interrupt(place, row)
+    shutil.copytree(place.folder(row), folder)
+    (folder / "row.json").unlink()
+    job = json.loads((folder / "cell.json").read_text())
+    (folder / "cell.json").write_text(json.dumps(job | {"attempt": 3}))
+    assert place.run(place.plan()) == 0
+    again = place.rows()[-1]
+    assert (again["attempt"], again["status"], again["wall_s"]) == (3, "ok", None)
+    assert again["train_s"] == row["train_s"]
+    assert place.launches() == 3
+
+
+def test_fresh_takes_nothing_over(place):
+    row = place.rows()[0]
+    shutil.copytree(place.folder(row), interrupt(place, row))
+    assert place.run(place.plan(fresh=True)) == 0
+    assert place.launches() == 6
+    assert place.rows()[4]["train_s"] != row["train_s"]
+
+
+def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
+    row = place.rows()[0]
+    os.utime(place.folder(row) / "cell.json", (2e9, 2e9))
+    (place.folder(row) / "row.json").unlink()
+    place.csv.unlink()
+    assert place.run(place.plan()) == 0
+    assert place.launches() == 3
+    for row in place.rows():
+        assert row["started_at"] <= row["finished_at"]
+
+
+def test_nothing_is_left_over(place):
+    folder = place.csv.parent
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"runs.csv", "runs.csv.lock", "runs", "reports"}
+    assert not list(folder.rglob(".*"))

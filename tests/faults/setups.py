@@ -1,0 +1,100 @@
+"""What a grid is run on: the embedded movies and bert-tiny, or stubs for a worker without torch."""
+
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.cell import Cell
+from bench.conditions import Conditions, find_conditions
+from bench.gridfile import Axes, Grid, Settings
+from bench.models import Model, find_model
+from bench.plan import Resolved, expand
+from minbert.config import GEOMETRIES
+from minbert.tasks import Examples, TaskData, find_task, load_task
+from tests.faults.kinds import CELLS
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything that a grid's runs share, and the worker's command."""
+
+    grid: Grid
+    conditions: Conditions
+    model: Model
+    data: TaskData
+    argv: tuple[str, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of the grid."""
+        resolved = Resolved(
+            model=self.model.name,
+            model_digest=self.model.digest,
+            pooling=self.model.pooling,
+            data_digest=self.data.digest[:16],
+            amp_on="bf16",
+            learning_rate_source="grid",
+        )
+        return expand(self.grid, resolved)
+
+
+@cache
+def setup(worker: str) -> Setup:
+    """The setup for `fake` or `real` workers."""
+    return _fake() if worker == "fake" else _real()
+
+
+def _fake() -> Setup:
+    one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
+    config = GEOMETRIES["bert-tiny"]
+    return Setup(
+        grid=Grid(
+            name="faults",
+            settings=Settings(model="stub", init="random", seeds=CELLS["fake"]),
+            cells=[Axes(mode=["head"])],
+        ),
+        conditions=Conditions(
+            device="cpu",
+            device_name="none",
+            machine="none",
+            threads=1,
+            torch_version="none",
+            tf32=None,
+            measurement_version=1,
+            code_version="none",
+        ),
+        model=Model("stub", "0" * 16, "pooler", config, None, "bert-tiny", ROOT),
+        data=TaskData(find_task("movies"), one, one),
+        argv=(sys.executable, "-S", "-m", "tests.faults.fake_worker"),
+    )
+
+
+def _real() -> Setup:
+    import scipy.stats  # noqa: F401  used for each row: imported once, before the fork
+
+    settings = Settings(
+        model="bert-tiny",
+        init="random",
+        seeds=CELLS["real"],
+        epochs=1,
+        max_steps=3,
+        max_train=96,
+        max_dev=32,
+        max_length=64,
+        batch_size=32,
+    )
+    adapters = Axes(mode=["lora"], rank=[1], layers=["attn-only"])
+    conditions = find_conditions("cpu").conditions
+    return Setup(
+        grid=Grid(name="faults", settings=settings, cells=[adapters]),
+        conditions=replace(conditions, threads=1),
+        model=find_model(settings.model, settings.init, settings.pooling),
+        data=load_task("movies", max_train=settings.max_train, max_dev=settings.max_dev),
+        argv=(sys.executable, "-m", "tests.faults.real_worker"),
+    )
