@@ -4,10 +4,8 @@ Example: python -m bench.grid --grid smoke
 """
 
 import json
-import os
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,25 +15,25 @@ from rich.table import Table
 
 from bench import gridfile
 from bench.cell import Cell
+from bench.checks import (
+    check_amp,
+    check_model,
+    check_reports,
+    check_space,
+    without_idle_caps,
+)
 from bench.command import run_command
-from bench.conditions import Conditions, find_conditions
+from bench.conditions import find_conditions
 from bench.errors import InputError
-from bench.files import folder_for_now, try_to_write
 from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
-from bench.schema import latest
+from bench.rates import Search
+from bench.schema import GRID, latest
 from bench.session import Session
 from bench.store import Store, read_rows
 from minbert.assets import fetch_visibly
-from minbert.check import check_checkpoint
-from minbert.config import count_parameters
-from minbert.files import is_folder
-from minbert.tasks import TaskData, find_task, load_task
-from minbert.tokenizer import Tokenizer
-
-SPACE_PER_CELL_MIB: Final = 2
-SPACE_AT_LEAST_MIB: Final = 64
+from minbert.tasks import TaskData, find_task, for_search, load_task
 
 _EPILOG: Final = """\b
 Examples:
@@ -85,6 +83,13 @@ Positive = click.IntRange(min=1)
     metavar='"AXIS=V[,V] …"',
     help='Only cells such as "mode=lora rank=1,8".',
 )
+@click.option(
+    "--lr",
+    type=click.Choice(["grid", "auto"]),
+    default="grid",
+    show_default=True,
+    help="Learning rates of the grid file, or the best that a search on training data finds.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan, run and write nothing.")
 @click.option("--fresh", is_flag=True, help="Run cells again that are done.")
 @click.option("--keep", is_flag=True, help="Leave the trained weights in the cells' folders.")
@@ -117,6 +122,7 @@ def command(
     fresh: bool,
     keep: bool,
     rerun: str | None,
+    lr: str,
     timeout: float | None,
     runs: Path,
     reports: Path,
@@ -128,28 +134,41 @@ def command(
     grid = override(gridfile.load(grid_name), overrides)
     wanted = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
-    conditions, amp_on = find_conditions(device)
+    found = find_conditions(device)
+    conditions = found.conditions
     examples = _load_task(grid, data)
-    grid = _without_idle_caps(grid, examples)
+    grid = without_idle_caps(grid, examples)
     settings = grid.settings
     model = find_model(settings.model, settings.init, settings.pooling)
-    cells = select(expand(grid, _resolve(model, examples, amp_on)), wanted)
+    cells = select(expand(grid, _resolve(model, examples, found.amp_on)), wanted)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
-    _check_amp(cells, grid, conditions)
+    check_amp(cells, grid, conditions)
     check_ranks(cells, model.config)
     check_length(settings.max_length, model, pairs=examples.train.text_b is not None)
-    rows = read_rows(runs)
-    planned = plan(cells, latest(rows), conditions.conditions_id, rerun=rerun, fresh=fresh)
-    if dry_run:
-        _print_plan(planned, as_json)
-        return 0
-    if any(item.action == "run" for item in planned):
-        _check_model(model, grid.settings.init)
+    if lr == "auto" and settings.init == "random":
+        raise InputError("--lr auto: random weights have no score to find rates by; leave it out")
+    read_rows(runs)
     store = Store(runs)
+
+    def plan_now(wanted_cells: Sequence[Cell]) -> list[Planned]:
+        return plan(
+            wanted_cells, latest(store.rows), conditions.conditions_id, rerun=rerun, fresh=fresh
+        )
+
+    search = None
+    if lr == "auto":
+        digest = for_search(examples).digest[:16]
+        search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
+    if dry_run:
+        _print_plan(_next_round(cells, plan_now, search), as_json)
+        return 0
+    planned = _next_round(cells, plan_now, search)
+    if any(item.action == "run" for item in planned):
+        check_model(model, grid.settings.init)
     store.check_writable()
-    _check_reports(reports)
-    _check_space(runs, planned, model, keep)
+    check_reports(reports)
+    check_space(runs, planned, model, keep)
     for problem in (*examples.task.notes, *examples.problems):
         sys.stderr.write(f"note: {problem}\n")
     session = Session(
@@ -163,27 +182,45 @@ def command(
         keep=keep,
         timeout_s=timeout,
         arguments=tuple(sys.argv[1:]),
+        device_name=found.device_name,
     )
-    return session.run(planned, as_json)
+    return session.run(_rounds(cells, plan_now, search), as_json)
+
+
+PlanNow = Callable[[Sequence[Cell]], list[Planned]]
+
+
+def _rounds(
+    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
+) -> Iterator[list[Planned]]:
+    """The plans of a run: those of a search for rates, if there is one, and then the grid's."""
+    if search is None:
+        yield plan_now(cells)
+        return
+    for candidates in search.rounds():
+        yield plan_now(candidates)
+    found = [search.found(cell) for cell in cells]
+    if failed := [cell.name for cell, best in zip(cells, found, strict=True) if best is None]:
+        raise InputError(
+            f"--lr auto: all rates that were tried failed for {failed[0]}; see the rows of its "
+            "candidates, or set its rates in a grid file"
+        )
+    yield plan_now([cell for cell in found if cell is not None])
+
+
+def _next_round(cells: Sequence[Cell], plan_now: PlanNow, search: Search | None) -> list[Planned]:
+    """The first of a run's plans that has something to run; else the grid's own."""
+    planned: list[Planned] = []
+    for planned in _rounds(cells, plan_now, search):
+        if any(item.action == "run" for item in planned):
+            break
+    return planned
 
 
 def override(grid: Grid, values: dict[str, Any]) -> Grid:
     """The grid with settings replaced by the flags that were given."""
     given = {name: value for name, value in values.items() if value is not None}
     return gridfile.with_settings(grid, given)
-
-
-def _check_amp(cells: Sequence[Cell], grid: Grid, conditions: Conditions) -> None:
-    if conditions.device == "cpu" and any(cell.amp == "fp16" for cell in cells):
-        raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
-
-
-def _without_idle_caps(grid: Grid, data: TaskData) -> Grid:
-    """Drop caps that are above what there is, so that reports don't tell of them."""
-    sizes = {"max_train": len(data.train), "max_dev": len(data.dev)}
-    caps = {name: getattr(grid.settings, name) for name in sizes}
-    idle = {name: None for name, cap in caps.items() if cap is not None and cap > sizes[name]}
-    return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
 
 
 def _load_task(grid: Grid, data: Path | None) -> TaskData:
@@ -193,14 +230,6 @@ def _load_task(grid: Grid, data: Path | None) -> TaskData:
     return load_task(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
 
 
-def _check_model(model: Model, init: str) -> None:
-    """Load vocabulary and weights once, before any cell does; the embedded ones are pinned."""
-    if init == "random" and not model.embedded:
-        Tokenizer.from_folder(model.tokenizer)
-    if init == "pretrained" and model.checkpoint is not None and not model.embedded:
-        check_checkpoint(model.checkpoint)
-
-
 def _resolve(model: Model, data: TaskData, amp_on: str) -> Resolved:
     return Resolved(
         model=model.name,
@@ -208,41 +237,8 @@ def _resolve(model: Model, data: TaskData, amp_on: str) -> Resolved:
         pooling=model.pooling,
         data_digest=data.digest[:16],
         amp_on=amp_on,
-        learning_rate_source="grid",
+        learning_rate_source=GRID,
     )
-
-
-def _check_reports(reports: Path) -> None:
-    """Try whether a report can be written, and leave nothing behind: it comes hours later."""
-    figures = reports / "figures"
-    for folder in (reports, figures):
-        if os.path.lexists(folder) and not is_folder(folder):
-            raise InputError(f"--reports: {folder} is a file; name a folder")
-    try:
-        with folder_for_now(figures):
-            try_to_write(figures)
-            try_to_write(reports)
-    except OSError as error:
-        raise InputError(
-            f"--reports: {reports} can't be written ({error.strerror}); name another folder"
-        ) from error
-
-
-def _check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) -> None:
-    to_run = sum(item.action == "run" for item in planned)
-    each = SPACE_PER_CELL_MIB
-    if keep:
-        each += 4 * count_parameters(model.config, pooler=True, num_outputs=0) // 2**20
-    needed = SPACE_AT_LEAST_MIB + to_run * each
-    if not to_run:
-        return
-    folder = next(path for path in runs.resolve().parents if path.exists())
-    free = shutil.disk_usage(folder).free // 2**20
-    if free < needed:
-        raise InputError(
-            f"{folder}: {free} MiB are free, and {to_run} cells may need {needed} MiB; "
-            "free some space, or name another place with --runs"
-        )
 
 
 def _print_plan(planned: list[Planned], as_json: bool) -> None:

@@ -1,14 +1,17 @@
 """Which rows may be compared: comparability groups, and in them the settings over their seeds."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adapters.names import LAYER_SETS, MODES
-from bench.schema import BY_NAME, Row, Value, group_names, latest
-from bench.stats import Interval, mean_t
+from bench.schema import BY_NAME, CANDIDATE, Row, Value, group_names, latest
+from bench.stats import Interval, mean_t, spread
 
 _FOLLOW_FROM_MODE: Final = (
     "learning_rate", "learning_rate_base", "learning_rate_head", "alpha", "scale",
@@ -17,6 +20,16 @@ _LABELS: Final = ("model", "task", "max_train", "max_dev", "learning_rate_source
 """Names of what digests hold: they count only where the digest is missing."""
 
 _AMPS: Final = ("off", "bf16", "fp16")
+
+
+Values = NDArray[np.float64]
+ValuesOf = Callable[[Row], Values | None]
+"""Of a row's dev examples a number each [N], whose mean is its score; None where not kept."""
+
+
+def no_values(_row: Row) -> Values | None:
+    """Where nothing is kept."""
+    return None
 
 
 def number(value: Value) -> float | None:
@@ -35,6 +48,13 @@ class Setting:
     rate: float | None
     rows: tuple[Row, ...]
     tells_rate: bool = False
+    values_of: ValuesOf = no_values
+
+    @cached_property
+    def values(self) -> dict[int, Values]:
+        """By seed, the numbers of the dev examples whose mean is the score, where kept."""
+        found = ((row.get("seed"), self.values_of(row)) for row in self.ok)
+        return {int(seed or 0): values for seed, values in found if values is not None}
 
     @property
     def adapted(self) -> bool:
@@ -64,7 +84,10 @@ class Setting:
         return {int(seed or 0): value for seed, value in values if value is not None}
 
     def estimate(self, column: str) -> Interval | None:
-        """Mean and t interval over seeds; of one seed, its row's own interval if there is one."""
+        """Mean and interval over seeds; of one seed, its row's own interval if there is one.
+
+        Scores whose predictions are kept vary by seeds and dev examples; the rest by seeds alone.
+        """
         if column not in self._estimates:
             self._estimates[column] = self._estimate(column)
         return self._estimates[column]
@@ -78,25 +101,25 @@ class Setting:
         if not values:
             return None
         if len(values) > 1:
+            kept = self.values if column == "dev_score" else {}
+            if kept.keys() == values.keys() and len({len(each) for each in kept.values()}) == 1:
+                return spread(np.stack(list(kept.values()))).interval()
             return mean_t(list(values.values()))
         row = next(row for row in self.ok if number(row.get(column)) is not None)
         return _own_interval(row, column)
 
 
-def _own_interval(row: Row, column: str) -> Interval:
-    """A row's value with the interval that the row itself holds.
+_ENDS: Final = {
+    "dev_score": ("dev_ci_low", "dev_ci_high"),
+    "step_ms_median": ("step_ms_ci_low", "step_ms_ci_high"),
+    "ms_per_1k_tokens": ("ms_per_1k_tokens_ci_low", "ms_per_1k_tokens_ci_high"),
+}
 
-    The time for 1,000 tokens has that of the step time behind it, scaled.
-    """
-    value = number(row[column]) or 0.0
-    if column == "dev_score":
-        return Interval(value, number(row.get("dev_ci_low")), number(row.get("dev_ci_high")))
-    ends = number(row.get("step_ms_ci_low")), number(row.get("step_ms_ci_high"))
-    median = number(row.get("step_ms_median"))
-    if column not in ("step_ms_median", "ms_per_1k_tokens") or None in ends or not median:
-        return Interval(value)
-    low, high = (value * (end or 0.0) / median for end in ends)
-    return Interval(value, low, high)
+
+def _own_interval(row: Row, column: str) -> Interval:
+    """A row's value with the interval that the row itself holds."""
+    low, high = (number(row.get(name)) for name in _ENDS.get(column, ("", "")))
+    return Interval(number(row[column]) or 0.0, low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,12 +210,15 @@ def _score(setting: Setting) -> float:
     return score.value if score else float("-inf")
 
 
-def groups(rows: Sequence[Row], planned: Sequence[Row] = ()) -> list[Group]:
+def groups(
+    rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
+) -> list[Group]:
     """Rows, and planned cells that have none, by what may be compared.
 
+    A search's candidates for learning rates are left out: they were scored on other examples.
     The group of the plan comes first, then the newest and, of equals, the largest.
     """
-    done = list(latest(rows).values())
+    done = [row for row in latest(rows).values() if not is_candidate(row)]
     known = {(row.get("cell_id"), row.get("conditions_id")) for row in done}
     waiting = [r for r in planned if (r.get("cell_id"), r.get("conditions_id")) not in known]
     waiting = [{**row, "status": None} for row in waiting]
@@ -206,7 +232,12 @@ def groups(rows: Sequence[Row], planned: Sequence[Row] = ()) -> list[Group]:
         return key in wanted, newest, len(found[key])
 
     ordered = sorted(found, key=order, reverse=True)
-    return [Group(tuple(found[key]), _settings(found[key])) for key in ordered]
+    return [Group(tuple(found[key]), _settings(found[key], values_of)) for key in ordered]
+
+
+def is_candidate(row: Mapping[str, Value]) -> bool:
+    """Whether a row is one of the tries of a search for learning rates."""
+    return row.get("learning_rate_source") == CANDIDATE
 
 
 def key_columns() -> tuple[str, ...]:
@@ -223,7 +254,7 @@ def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
     return tuple(replaced.get(name, row.get(name)) for name in key_columns())
 
 
-def _settings(rows: Sequence[Row]) -> tuple[Setting, ...]:
+def _settings(rows: Sequence[Row], values_of: ValuesOf) -> tuple[Setting, ...]:
     """Rows by everything but the seed, in the order of modes, layer sets, ranks and AMP."""
     axes = ("mode", "rank", "layers", "amp", *_FOLLOW_FROM_MODE)
     found: dict[tuple[Value, ...], list[Row]] = {}
@@ -239,6 +270,7 @@ def _settings(rows: Sequence[Row]) -> tuple[Setting, ...]:
             rate=number(of[0].get("learning_rate") or of[0].get("learning_rate_head")),
             rows=tuple(of),
             tells_rate=alike[key[:4]] > 1,
+            values_of=values_of,
         )
         for key, of in found.items()
     ]

@@ -6,9 +6,19 @@ from itertools import product
 from math import exp, log
 from typing import Final, Literal
 
+import numpy as np
+
 from adapters.names import ADAPTER_MODES, LAYER_SETS
 from bench.groups import Group, Setting
-from bench.stats import Interval, difference, paired_difference, paired_ratio, ratio
+from bench.stats import (
+    Interval,
+    Spread,
+    difference,
+    paired_difference,
+    paired_ratio,
+    ratio,
+    spread,
+)
 
 Aim = Literal["memory", "time", "score"]
 AIMS: Final[tuple[Aim, ...]] = ("memory", "time", "score")
@@ -60,7 +70,8 @@ def column(group: Group, aim: Aim) -> str:
 def compare(group: Group, aim: Aim, a: Setting, b: Setting) -> Interval | None:
     """a against b: a ratio for memory and time, a difference for the score.
 
-    Paired over the seeds that both have, if they are two or more; else from the intervals of
+    Scores are paired over dev examples and seeds where predictions are kept. Else values are
+    paired over the seeds that both have, if they are two or more, or taken from the intervals of
     both. None where either was not measured.
     """
     name = column(group, aim)
@@ -69,8 +80,24 @@ def compare(group: Group, aim: Aim, a: Setting, b: Setting) -> Interval | None:
         return None
     seeds = a.by_seed(name), b.by_seed(name)
     if aim == "score":
+        paired = score_spread(a, b)
+        if paired is not None:
+            return paired.interval()
         return paired_difference(*seeds) or difference(one, two)
     return paired_ratio(*seeds) or ratio(one, two)
+
+
+def score_spread(a: Setting, b: Setting) -> Spread | None:
+    """What the difference of two settings' scores varies by; None without kept predictions.
+
+    Both were scored on the same examples, as all rows of a group are.
+    """
+    seeds = sorted(a.values.keys() & b.values.keys())
+    gaps = [(a.values[seed], b.values[seed]) for seed in seeds]
+    lengths = {len(values) for pair in gaps for values in pair}
+    if len(lengths) != 1:
+        return None
+    return spread(np.stack([one - other for one, other in gaps]))
 
 
 def verdict(

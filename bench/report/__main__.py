@@ -41,6 +41,7 @@ Examples:
 )
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def main(first: tuple[Path, ...], reports: Path, more: tuple[Path, ...]) -> int:
+    from bench.predictions import first_of, kept_values
     from bench.report.render import render  # loads matplotlib, which --help need not wait for
     from bench.store import read_plan, read_rows
 
@@ -51,7 +52,13 @@ def main(first: tuple[Path, ...], reports: Path, more: tuple[Path, ...]) -> int:
     rows = [row for path in paths for row in read_rows(path)]
     planned = [row for path in paths for row in read_plan(path)]
     try:
-        index = render(rows, reports, planned=planned, sources=[str(path) for path in paths])
+        index = render(
+            rows,
+            reports,
+            planned=planned,
+            sources=[str(path) for path in paths],
+            values_of=first_of([kept_values(path) for path in paths]),
+        )
     except DiskFullError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

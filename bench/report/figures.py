@@ -272,6 +272,34 @@ def amp(rows: pd.DataFrame, x_label: str, stem: str, caption: str) -> Drawing:
     return Drawing(stem, _svg(figure, stem), alt, caption)
 
 
+def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str) -> Drawing:
+    """Held-out score by learning rate, a line for each mode, layer set and rank."""
+    with _canvas(3.6) as (figure, axes):
+        said = []
+        for kind, part in rows.groupby("kind", sort=False):
+            mode = str(part["mode"].iloc[0])
+            axes.plot(
+                part["rate"], part["score"], color=COLOURS[mode], linestyle=LINES[mode],
+                linewidth=1.1, alpha=0.8,
+            )  # fmt: skip
+            _points(axes, part, "rate", "score", size=4.0)
+            best = part[part["chosen"]]
+            _points(axes, best, "rate", "score", size=8.5)
+            axes.annotate(
+                str(kind), (part["rate"].iloc[-1], part["score"].iloc[-1]), xytext=(5, 0),
+                textcoords="offset points", va="center", fontsize=7.5, color=INK,
+            )  # fmt: skip
+            said += [f"{kind} {rate:g}" for rate in best["rate"]]
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel(y_label)
+        low, high = rows["rate"].min(), rows["rate"].max()
+        axes.set_xlim(low / 1.5, high * 12)
+        _legend(figure, rows, lines=True)
+    alt = f"{y_label} by learning rate. Chosen: {', '.join(said)}."
+    return Drawing(stem, _svg(figure, stem), alt, caption)
+
+
 def limits(rows: Sequence[pd.Series]) -> tuple[float, float]:
     """A range with some air that holds every value."""
     values = pd.concat([pd.Series(part, dtype=float) for part in rows]).dropna()

@@ -13,11 +13,12 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.groups import Group, groups
+from bench.groups import Group, ValuesOf, groups, no_values
 from bench.report import findings, tables, text, winners
 from bench.report.commands import commands as repeat
 from bench.report.figures import Drawing, inline
 from bench.report.files import write_all
+from bench.report.rates import rates_section
 from bench.report.sections import Card, cards, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
@@ -43,7 +44,12 @@ class Other:
 
 
 def render(
-    rows: Sequence[Row], reports: Path, *, planned: Sequence[Row] = (), sources: Sequence[str] = ()
+    rows: Sequence[Row],
+    reports: Path,
+    *,
+    planned: Sequence[Row] = (),
+    sources: Sequence[str] = (),
+    values_of: ValuesOf = no_values,
 ) -> Path:
     """Write the report of some rows, and return its index.html.
 
@@ -53,12 +59,13 @@ def render(
         planned: axes, settings and ids of cells that were to run; those without a row are shown
             as not run, and their group comes first.
         sources: the files that the rows came from, as a command line would name them.
+        values_of: the kept predictions of a row, as `bench.predictions` has them.
 
     Raises:
         InputError: if the folder can't be written.
         DiskFullError: if there is no space left.
     """
-    facts = report(rows, planned, [Path(source).name for source in sources])
+    facts = report(rows, planned, [Path(source).name for source in sources], values_of)
     drawings = [d for section in facts["sections"] for d in section.drawings]
     drawings += [d for other in facts["others"] for d in other.drawings]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
@@ -66,10 +73,15 @@ def render(
     return reports / "index.html"
 
 
-def report(rows: Sequence[Row], planned: Sequence[Row], sources: Sequence[str]) -> dict[str, Any]:
+def report(
+    rows: Sequence[Row],
+    planned: Sequence[Row],
+    sources: Sequence[str],
+    values_of: ValuesOf = no_values,
+) -> dict[str, Any]:
     """Everything that the pages say, before any markup."""
     clean = [_clean(row) for row in rows]
-    found = groups(clean, [_clean(row) for row in planned])
+    found = groups(clean, [_clean(row) for row in planned], values_of)
     every = [row for group in found for row in group.rows]
     heading, failures = tables.failures_table(every)
     first = found[0] if found else None
@@ -79,7 +91,7 @@ def report(rows: Sequence[Row], planned: Sequence[Row], sources: Sequence[str]) 
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": sections(first) if first else [],
+        "sections": [*sections(first), *rates_section(first, clean)] if first else [],
         "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
         "cells": tables.cells_table(found),
         "failures_heading": heading,

@@ -91,6 +91,7 @@ def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
 
 def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     said = [found] if (found := winners.frugal_sentence(group)) else []
+    said += winners.seeds_sentence(group)
     return Section(
         "tradeoff", "Trade-off", findings.front_heading(group), said,
         tradeoffs(group, rows, prefix), [tables.front_table(group)],

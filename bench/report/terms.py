@@ -15,13 +15,15 @@ TERMS: Final = (
      "with one seed, run in a process of its own."),
     ("dev score", "Accuracy, or Pearson correlation, on the development set after the last epoch."),
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
-     "bootstrap of the median for step times, all for what is drawn within that run. Of several "
-     "seeds: Student's t over the seeds, which shows the spread of seeds and not that of the dev "
-     "examples. Memory of one run has none."),
-    ("proven", "A difference or ratio whose 95% interval leaves out no difference; paired over "
-     "seeds where there are two or more, else from both intervals as if the runs were independent "
-     "(wider than it need be, as all are scored on the same examples). Nothing is corrected for "
-     "the number of comparisons."),
+     "bootstrap over passes of the panel for step times, all for what is drawn within that run. Of "
+     "several seeds: Student's t, for a score over seeds and dev examples where predictions are "
+     "kept, else over the seeds alone. Memory of one run has none."),
+    ("proven", "A difference or ratio whose 95% interval leaves out no difference. Scores are "
+     "paired over dev examples and seeds where predictions are kept, costs over seeds where there "
+     "are two or more; else it is taken from both intervals as if the runs were independent. "
+     "Nothing is corrected for the number of comparisons."),
+    ("panel", "A few batches, short and long, that a cell's timed steps replay when its training "
+     "is over; warm-up ends when two passes over them agree."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
      "point estimates, not their intervals."),
     ("× full fine-tuning", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "

@@ -50,9 +50,9 @@ def span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
     return "" if ends is None else f"{shape(ends[0])} to {shape(ends[1])}"
 
 
-def count(number: int, thing: str) -> str:
+def count(number: int, thing: str, things: str | None = None) -> str:
     """A number with its noun: `1 cell`, `2 cells`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def without_paths(text: str) -> str:

@@ -14,6 +14,7 @@ from bench.verdicts import (
     compare,
     keeps_score,
     not_worse,
+    score_spread,
     verdict,
 )
 
@@ -157,6 +158,32 @@ def frugal_sentence(group: Group) -> str | None:
         return said
     weaker = "The least memory that is not proven to score worse, which is a weaker claim"
     return f"{said} {weaker}: {_bargain(group, loose)}."
+
+
+def seeds_sentence(group: Group) -> list[str]:
+    """How many seeds a claim about scores of the size of `MARGIN` would need, if that is known."""
+    base = group.baseline
+    best = verdict(group, "score", among=lambda setting: setting is not base)
+    if base is None or best is None:
+        return []
+    found = score_spread(best.winner, base)
+    if found is None:
+        return []
+    known = f"±{fixed(found.half_width())}"
+    said = f"The difference of scores between {best.winner.label} and {BASE} is known to {known}"
+    if found.of_seeds is None:
+        return [
+            f"{said}, over {found.examples:,} dev examples and one seed. How much seeds matter one "
+            "seed can't show: run --seeds 3 or more before believing a difference."
+        ]
+    said += f", over {found.examples:,} dev examples and {count(found.seeds, 'seed')}"
+    needed = found.seeds_for(MARGIN)
+    if needed is None:
+        return [f"{said}. No number of seeds shows {MARGIN}: that takes more dev examples."]
+    if needed <= found.seeds:
+        return [f"{said}: enough to show a difference of {MARGIN}."]
+    more = count(needed - found.seeds, "more seed")
+    return [f"{said}. To show a difference of {MARGIN} would take about {more}."]
 
 
 def _how_wide(group: Group) -> str:

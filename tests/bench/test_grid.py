@@ -41,8 +41,14 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
         assert row["status"] == "ok"
         assert row["dev_metric"] == "accuracy"
         for name in (
+            "step_ms_median",
             "ms_per_1k_tokens",
+            "ms_per_1k_tokens_ci_low",
+            "steps_timed",
             "peak_rss_mib",
+            "peak_anon_mib",
+            "imports_anon_mib",
+            "activations_mib",
             "weights_mib",
             "optimizer_mib",
             "gradients_mib",
@@ -63,6 +69,7 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
         assert 0 < float(row["startup_s"]) < float(row["wall_s"])
         assert row["params_trainable"] <= row["params_total"]
         assert row["peak_cuda_allocated_mib"] is None
+        assert row["imports_anon_mib"] < row["peak_anon_mib"] < row["peak_rss_mib"]
         assert str(grid.folder) not in json.dumps(row)
     index = (grid.reports / "index.html").read_text()
     assert "dora" in index
@@ -83,8 +90,11 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> 
         "cell.json",
         "command.txt",
         "epochs.csv",
+        "machine.json",
+        "panel.csv",
         "predictions.safetensors",
         "result.json",
+        "row.json",
         "stderr.txt",
         "stdout.txt",
         "steps.csv",
@@ -96,11 +106,14 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> 
     assert row["dev_score"] == pytest.approx(accuracy)
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     first = json.loads((folder / "result.json").read_text())["columns"]
+    losses = [line.rpartition(",")[2] for line in (folder / "steps.csv").read_text().splitlines()]
     command = (folder / "command.txt").read_text()
     subprocess.run(command, shell=True, check=True, stdin=subprocess.DEVNULL)  # noqa: S602
     second = json.loads((folder / "result.json").read_text())["columns"]
     for name in ("dev_loss", "dev_score", "train_loss", "tokens_total"):
         assert second[name] == first[name], name
+    again = [line.rpartition(",")[2] for line in (folder / "steps.csv").read_text().splitlines()]
+    assert again == losses
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
@@ -160,9 +173,48 @@ def test_a_killed_parent_leaves_no_worker_and_loses_nothing(grid: GridRuns) -> N
     assert len(ids) == len(set(ids)) == 2
 
 
+def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
+    one = ("--lr", "auto", "--select", "mode=head amp=off")
+    plan = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    assert len(plan) == 5
+    assert {item["learning_rate_source"] for item in plan} == {"candidate"}
+    done = grid.run(*one)
+    assert done.returncode == 0, done.stderr
+    rows = grid.rows()
+    tries = [row for row in rows if row["learning_rate_source"] == "candidate"]
+    (row,) = [row for row in rows if row["learning_rate_source"] == "search"]
+    assert len(tries) >= 5
+    assert {each["data_digest"] for each in tries} != {row["data_digest"]}
+    best = max(tries, key=lambda each: (each["dev_score"], -each["dev_loss"]))
+    assert row["learning_rate_head"] == best["learning_rate_head"]
+    text = (grid.reports / "report.md").read_text()
+    assert "Learning rates: 1 search, each at its own best" in text
+    assert "1 of 1 cells ended ok" in text or "1 of 1 cell ended ok" in text
+    again = grid.run(*one)
+    assert again.returncode == 0
+    assert grid.rows() == rows
+
+
+def test_two_grids_at_once_share_the_work_and_the_device(grid: GridRuns) -> None:
+    processes = [grid.start(*TWO) for _ in range(2)]
+    told = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    rows = grid.rows()
+    assert grid.statuses() == ["ok", "ok"]
+    assert len({row["cell_id"] for row in rows}) == 2
+    assert any("another grid" in text for text in told)
+    one, other = sorted((row["started_at"], row["finished_at"]) for row in rows)
+    assert one[1] <= other[0]
+
+
 def test_a_result_whose_row_was_never_written_is_taken_over(grid: GridRuns) -> None:
     assert grid.run("--select", "mode=head amp=off").returncode == 0
     (row,) = grid.rows()
+    grid.csv.unlink()
+    assert grid.run("--select", "mode=head amp=off").returncode == 0
+    assert grid.rows() == [row]
+    (kept,) = (grid.folder / "runs").glob("*/row.json")
+    kept.unlink()
     grid.csv.unlink()
     result = grid.run("--select", "mode=head amp=off")
     assert result.returncode == 0
@@ -181,6 +233,7 @@ def test_a_result_of_another_version_of_the_code_is_not_taken_over(grid: GridRun
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     job = json.loads((folder / "cell.json").read_text())
     (folder / "cell.json").write_text(json.dumps(job | {"code_version": "0.0.1"}))
+    (folder / "row.json").unlink()
     grid.csv.unlink()
     again = grid.run("--select", "mode=head amp=off")
     assert again.returncode == 0

@@ -95,9 +95,9 @@ def test_one_seed_has_its_own_interval_and_several_that_of_their_mean():
     assert both.estimate("dev_score").low == pytest.approx(0.505 - 12.706 * 0.005, abs=1e-4)
 
 
-def test_the_time_for_tokens_has_the_interval_of_its_steps_scaled():
-    group = one([row(ms_per_1k_tokens=20.0, step_ms_median=10.0, step_ms_ci_low=9.0,
-                     step_ms_ci_high=12.0)])  # fmt: skip
+def test_the_time_for_tokens_has_its_own_interval():
+    group = one([row(ms_per_1k_tokens=20.0, ms_per_1k_tokens_ci_low=18.0,
+                     ms_per_1k_tokens_ci_high=24.0)])  # fmt: skip
     assert group.settings[0].estimate("ms_per_1k_tokens").ends() == pytest.approx((18.0, 24.0))
 
 

@@ -1,0 +1,92 @@
+"""Dev predictions that cells have kept, as a number for each example whose mean is the score.
+
+So every comparison of scores can be paired over examples, whatever the metric: of an accuracy the
+number is 1 or 0, right or wrong; of a Pearson correlation it is the correlation plus the example's
+influence on it (Hampel 1974), which is exact to first order.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.cell import Cell
+from bench.groups import Values, ValuesOf, no_values
+from bench.protocol import PREDICTIONS
+from bench.schema import Row
+from bench.store import cell_folder, cells_folder
+
+
+def kept_values(runs: Path) -> ValuesOf:
+    """The numbers of the rows of a CSV, from the folders of its cells beside it."""
+    folder = cells_folder(runs)
+    try:
+        there = {path.name for path in folder.iterdir()}
+    except OSError:
+        return no_values
+
+    @cache
+    def values(name: str, metric: str) -> Values | None:
+        return _read(folder / name / PREDICTIONS, metric)
+
+    def values_of(row: Row) -> Values | None:
+        name = _folder_name(runs, row)
+        if name not in there or row.get("status") != "ok" or row.get("dev_metric") is None:
+            return None
+        return values(name, str(row["dev_metric"]))
+
+    return values_of
+
+
+def first_of(several: Sequence[ValuesOf]) -> ValuesOf:
+    """The numbers from the first place that has them."""
+
+    def values_of(row: Row) -> Values | None:
+        found = (each(row) for each in several)
+        return next((values for values in found if values is not None), None)
+
+    return values_of
+
+
+def _folder_name(runs: Path, row: Row) -> str:
+    ids = (str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0))
+    try:
+        return cell_folder(runs, Cell.from_columns(row).name, *ids).name
+    except ValueError:
+        return ""
+
+
+def _read(path: Path, metric: str) -> Values | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(path)
+        return values_for(metric, found["logits"], found["labels"])
+    except (OSError, SafetensorError, KeyError, ValueError, IndexError):
+        return None
+
+
+def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Values:
+    """A number for each example, with the score as their mean.
+
+    Args:
+        metric: `accuracy` or `pearson`.
+        logits: [N, C], or [N, 1] for a correlation.
+        labels: [N].
+
+    Raises:
+        ValueError: for a correlation of constants.
+    """
+    if metric == "accuracy":
+        right: Values = (logits.argmax(axis=1) == labels).astype(np.float64)
+        return right
+    x, y = logits[:, 0].astype(np.float64), labels.astype(np.float64)
+    if x.std() == 0 or y.std() == 0:
+        raise ValueError("a constant has no correlation")
+    x, y = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
+    correlation = float((x * y).mean())
+    influence: Values = x * y - correlation * (x * x + y * y) / 2
+    return influence + correlation

@@ -1,0 +1,123 @@
+"""The search for learning rates of `--lr auto`: which rates to try next, and which is best. Pure.
+
+Modes differ in the rates that suit them, so a comparison at one rate for all, or at rates that
+somebody chose, compares the choice. Here each mode, layer set and rank gets the best of the same
+ladder of factors on its usual rates, found on a part of the training data and scored on the rest of
+it: dev is never seen.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from bench.cell import Cell
+from bench.schema import CANDIDATE, SEARCHED, Row
+
+FIRST: Final = (-2, -1, 0, 1, 2)
+"""Rungs of the ladder that are tried in any case; a rung up is a rate √10 times as high."""
+LAST_RUNG: Final = 6
+"""How far the ladder is extended while the best rate is at an end of it."""
+SEED: Final = 0
+
+_RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
+
+Lookup = Callable[[Cell], Row | None]
+"""The row that counts for a candidate; None if it has not run."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What has rates of its own."""
+
+    mode: str
+    layers: str | None
+    rank: int | None
+
+
+def kind_of(cell: Cell) -> Kind:
+    """The kind of a cell."""
+    return Kind(cell.mode, cell.layers, cell.rank)
+
+
+def at_rung(cell: Cell, rung: int) -> dict[str, Any]:
+    """A cell's rates at a rung: all of them times √10 to that power, to three digits."""
+    factor = 10 ** (rung / 2)
+    usual = {name: getattr(cell, name) for name in _RATES}
+    return {n: None if r is None else float(f"{r * factor:.3g}") for n, r in usual.items()}
+
+
+def candidate(cell: Cell, rung: int, amp: str, data_digest: str) -> Cell:
+    """The candidate that tries a cell's rates at a rung, on the search's own data."""
+    return replace(
+        cell,
+        seed=SEED,
+        amp=amp,
+        data_digest=data_digest,
+        learning_rate_source=CANDIDATE,
+        **at_rung(cell, rung),
+    )
+
+
+class Search:
+    """A search for the rates of some cells.
+
+    Args:
+        cells: at their usual rates.
+        data_digest: of the examples that candidates train on and are scored on.
+        row_of: tells what has run.
+    """
+
+    def __init__(self, cells: Iterable[Cell], data_digest: str, row_of: Lookup) -> None:
+        self._cells: dict[Kind, Cell] = {}
+        self._amps: dict[Kind, str] = {}
+        for cell in cells:
+            kind = kind_of(cell)
+            self._cells.setdefault(kind, cell)
+            if self._amps.get(kind, "off") == "off":
+                self._amps[kind] = cell.amp
+        self._digest = data_digest
+        self._row_of = row_of
+
+    def rounds(self) -> Iterator[list[Cell]]:
+        """Lists of candidates, each to be run before the next is asked for."""
+        rungs: dict[Kind, tuple[int, ...]] = dict.fromkeys(self._cells, FIRST)
+        while rungs:
+            yield [self._candidate(kind, rung) for kind in rungs for rung in rungs[kind]]
+            ends = {kind: self._beyond(kind) for kind in rungs}
+            rungs = {kind: (rung,) for kind, rung in ends.items() if rung is not None}
+
+    def _candidate(self, kind: Kind, rung: int) -> Cell:
+        return candidate(self._cells[kind], rung, self._amps[kind], self._digest)
+
+    def _beyond(self, kind: Kind) -> int | None:
+        """The rung beyond the end of the ladder at which the best is; None if it is inside."""
+        tried = self._tried(kind)
+        best = self.best(kind)
+        if best is None:
+            return None
+        if best == min(tried) and best > -LAST_RUNG:
+            return best - 1
+        return best + 1 if best == max(tried) and best < LAST_RUNG else None
+
+    def _tried(self, kind: Kind) -> list[int]:
+        """Rungs that have run."""
+        rungs = range(-LAST_RUNG, LAST_RUNG + 1)
+        return [rung for rung in rungs if self._row_of(self._candidate(kind, rung)) is not None]
+
+    def best(self, kind: Kind) -> int | None:
+        """The rung of the highest score, of equals the lowest loss; None if none has a score."""
+        scored = []
+        for rung in self._tried(kind):
+            row = self._row_of(self._candidate(kind, rung))
+            if row is not None and row["status"] == "ok" and isinstance(row["dev_score"], float):
+                loss = row["dev_loss"] if isinstance(row["dev_loss"], float) else math.inf
+                scored.append((-row["dev_score"], loss, rung))
+        return min(scored)[2] if scored else None
+
+    def found(self, cell: Cell) -> Cell | None:
+        """A cell at the rates that the search found; None if all its candidates failed."""
+        rung = self.best(kind_of(cell))
+        if rung is None:
+            return None
+        return replace(cell, learning_rate_source=SEARCHED, **at_rung(cell, rung))
