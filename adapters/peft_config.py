@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from adapters.errors import InputError
 from adapters.layer import Part
+from adapters.patterns import compiled, count_repeats, shown
 
 _READ: Final = {
     "peft_type",
@@ -41,8 +42,21 @@ and two belong to options that are off."""
 _KEEPING_THE_BASE: Final = (True, False, "gaussian", "eva", "orthogonal")
 """The initialisations that leave the base weight as it is; PEFT repeats the others on loading."""
 
+_LARGEST_RANK: Final = 2**24
+_LARGEST_ALPHA: Final = 1e12
+_MOST_REPEATS: Final = 4
+"""In the one expression for the layers' names."""
+_MOST_REPEATS_IN_KEYS: Final = (3, 30)
+"""In a key of a pattern, and in all of its keys."""
+_MOST_MODULES: Final = 100
+_NAME: Final = re.compile(r"[\w.-]{1,200}")
+
 _HEADS: Final = {"SEQ_CLS": ("classifier", "score"), "FEATURE_EXTRACTION": (), None: ()}
 """What PEFT saves by itself for a task type."""
+
+
+Patterns = list[tuple[re.Pattern[str], float]]
+"""What each name's value is: the first that matches gives it."""
 
 
 @dataclass(frozen=True)
@@ -76,32 +90,34 @@ def parse(
     """
     _refuse_unknown(config)
     modules = _strings(config.get("modules_to_save") or [], "modules_to_save")
+    if len(modules) > _MOST_MODULES:
+        raise InputError(f"modules_to_save in the adapter's config holds {len(modules)} names")
+    if strange := [module for module in modules if not _NAME.fullmatch(module)]:
+        raise InputError(f"modules_to_save holds {shown(strange[0])}, which is no module's name")
     modules += _HEADS[config.get("task_type")]
     targets = config.get("target_modules")
-    if not isinstance(targets, str):
-        targets = _strings(targets, "target_modules")
+    wanted = (
+        compiled(targets, _MOST_REPEATS)
+        if isinstance(targets, str)
+        else _strings(targets, "target_modules")
+    )
     rank = _number(config.get("r"), "r", whole=True)
     alpha = _number(config.get("lora_alpha"), "lora_alpha")
     ranks = _pattern(config.get("rank_pattern"), "rank_pattern", whole=True)
     alphas = _pattern(config.get("alpha_pattern"), "alpha_pattern")
     use_rslora = _flag(config, "use_rslora")
-    try:
-        parts = {
-            name: Part(
-                name=name,
-                rank=int(_by_pattern(ranks, name, rank)),
-                alpha=_by_pattern(alphas, name, alpha),
-                rslora=use_rslora,
-            )
-            for name in linear_names
-            if _is_target(name, targets, modules)
-        }
-    except re.error as error:
-        raise InputError(
-            f"a pattern in the adapter's config is no regular expression: {error}"
-        ) from error
+    parts = {
+        name: Part(
+            name=name,
+            rank=int(_by_pattern(ranks, name, rank)),
+            alpha=_by_pattern(alphas, name, alpha),
+            rslora=use_rslora,
+        )
+        for name in linear_names
+        if _is_target(name, wanted, modules)
+    }
     if not parts:
-        raise InputError(f"target_modules {targets!r} names no linear layer of this model")
+        raise InputError(f"target_modules {shown(targets)} names no linear layer of this model")
     saved = [name for name in module_names if any(_ends_with(name, m) for m in modules)]
     return AdapterConfig("dora" if _flag(config, "use_dora") else "lora", parts, saved)
 
@@ -149,15 +165,15 @@ def build(
 def _refuse_unknown(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise InputError(f"peft_type is {kind!r}; only LORA adapters can be loaded")
+        raise InputError(f"peft_type is {shown(kind)}; only LORA adapters can be loaded")
     task = config.get("task_type")
     if not isinstance(task, str | None) or task not in _HEADS:
-        raise InputError(f"task_type is {task!r}; only SEQ_CLS adapters can be loaded")
+        raise InputError(f"task_type is {shown(task)}; only SEQ_CLS adapters can be loaded")
     start = config.get("init_lora_weights", True)
     if start not in _KEEPING_THE_BASE:
         raise InputError(
-            f"init_lora_weights is {start!r}, which changes the base weights; convert the adapter "
-            "to a plain one with PEFT first"
+            f"init_lora_weights is {shown(start)}, which changes the base weights; convert the "
+            "adapter to a plain one with PEFT first"
         )
     for name, value in config.items():
         if name in _READ or name in _WITHOUT_EFFECT:
@@ -165,23 +181,24 @@ def _refuse_unknown(config: Mapping[str, Any]) -> None:
         # 0 is a value: layers_to_transform counts from it
         off = value is None or value is False or value in ([], {}, "none")
         if not off:
-            raise InputError(f"the adapter's config sets {name}, which is not supported here")
+            told = name[:80] if name.isidentifier() else shown(name)
+            raise InputError(f"the adapter's config sets {told}, which is not supported here")
 
 
-def _is_target(name: str, targets: str | Sequence[str], modules: Sequence[str]) -> bool:
+def _is_target(name: str, wanted: re.Pattern[str] | Sequence[str], modules: Sequence[str]) -> bool:
     """PEFT's rule: a string is a regular expression for the whole name, a list holds endings; no
     layer inside a module that is saved whole."""
     if any(re.match(rf"(^|.*\.){module}($|\..*)", name) for module in modules):
         return False
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(_ends_with(name, target) for target in targets)
+    if isinstance(wanted, re.Pattern):
+        return wanted.fullmatch(name) is not None
+    return any(_ends_with(name, target) for target in wanted)
 
 
-def _by_pattern(pattern: Mapping[str, float], name: str, default: float) -> float:
+def _by_pattern(pattern: Patterns, name: str, default: float) -> float:
     """PEFT's rule: the first key that matches the end of the name, from a dot on."""
-    for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", name):
+    for key, value in pattern:
+        if key.match(name):
             return value
     return default
 
@@ -192,29 +209,46 @@ def _ends_with(name: str, ending: str) -> bool:
 
 def _strings(value: Any, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(f"{name} is {value!r} in the adapter's config; it must be a list of names")
+        raise InputError(f"{_told(name, value)}; it must be a list of names")
     return list(value)
 
 
 def _number(value: Any, name: str, *, whole: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise InputError(f"{name} is {value!r} in the adapter's config; it must be a number")
-    return value
+    most = _LARGEST_RANK if whole else _LARGEST_ALPHA
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not is_number or not -most <= value <= most:
+        kind = "whole number" if whole else "number"
+        raise InputError(f"{_told(name, value)}; it must be a {kind}, at most {most:,.0f}")
+    number: float = value
+    return number
 
 
-def _pattern(value: Any, name: str, *, whole: bool = False) -> dict[str, float]:
+def _pattern(value: Any, name: str, *, whole: bool = False) -> Patterns:
     if value is None:
-        return {}
+        return []
     if not isinstance(value, dict):
-        raise InputError(f"{name} is {value!r} in the adapter's config; it must be an object")
-    return {key: _number(item, f"{name}[{key!r}]", whole=whole) for key, item in value.items()}
+        raise InputError(f"{_told(name, value)}; it must be an object")
+    most, most_in_all = _MOST_REPEATS_IN_KEYS
+    if sum(map(count_repeats, value)) > most_in_all:
+        raise InputError(f"{name} in the adapter's config has too many patterns; name the layers")
+    return [
+        (
+            compiled(key, most, (r"(.*\.)?(", ")$")),
+            _number(item, f"{name}[{shown(key)}]", whole=whole),
+        )
+        for key, item in value.items()
+    ]
 
 
 def _flag(config: Mapping[str, Any], name: str) -> bool:
     value = config.get(name, False)
     if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r} in the adapter's config; it must be true or false")
+        raise InputError(f"{_told(name, value)}; it must be true or false")
     return value
+
+
+def _told(name: str, value: Any) -> str:
+    return f"{name} is {shown(value)} in the adapter's config"
 
 
 def _json_number(value: float) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from adapters.injection import (
     training_of,
 )
 from adapters.layer import AdaptedLinear, Part
+from adapters.patterns import shown
 from adapters.peft_config import AdapterConfig, build, parse
 
 CONFIG: Final = "adapter_config.json"
@@ -36,6 +38,9 @@ _PREFIX: Final = "base_model.model."
 _BASE_KEY: Final = "base_weights"
 _HEAD: Final = "classifier"
 _POOLER: Final = "bert.pooler"
+_LARGEST_CONFIG: Final = 2**22
+_LOADED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of numbers that mean something by themselves: fewer bits have a scale beside them."""
 
 
 def save_adapter(
@@ -100,17 +105,8 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         InputError: if a file is missing or broken, the config asks for what can't be done here,
             or the tensors are not those that config and model call for. The model is unchanged.
     """
-    config = parse(
-        _read_config(folder / CONFIG),
-        linear_names=[part for _, _, names in linear_layers(model) for part in names],
-        module_names=[name for name, _ in model.named_modules()],
-    )
+    config = _configured(model, folder / CONFIG)
     base = _base_tensors(model)
-    for name in config.saved:
-        if not f"{name}.".startswith((f"{_HEAD}.", f"{_POOLER}.")):
-            raise InputError(
-                f"modules_to_save takes in {name}; only the head and the pooler can be saved whole"
-            )
     saved = _inside(base, config.saved)
     tensors, metadata = _read_tensors(folder / ADAPTER)
     _check(folder / ADAPTER, tensors, _adapter_shapes(model, config) | _shapes(saved))
@@ -118,13 +114,36 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     if _BASE_KEY in metadata:
         weights, _ = _read_tensors(folder / BASE)
         _check(folder / BASE, weights, _shapes(base))
-    inject_parts(model, config.mode, config.parts)
+    try:
+        inject_parts(model, config.mode, config.parts)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
     for key, value in weights.items():
         base[key].copy_(value)
     for key, tensor in (saved | _adapter_tensors(model)).items():
         tensor.copy_(tensors[key])
     pooler = any(name.startswith(_POOLER) for name in config.saved)
     freeze(model, Training(config.mode, base=_BASE_KEY in metadata, new_pooler=pooler))
+
+
+def _configured(model: nn.Module, path: Path) -> AdapterConfig:
+    """What a folder's configuration says of a model."""
+    values = _read_config(path)
+    try:
+        config = parse(
+            values,
+            linear_names=[part for _, _, names in linear_layers(model) for part in names],
+            module_names=[name for name, _ in model.named_modules()],
+        )
+        for name in config.saved:
+            if not f"{name}.".startswith((f"{_HEAD}.", f"{_POOLER}.")):
+                raise InputError(
+                    f"modules_to_save takes in {name}; only the head and the pooler can be saved "
+                    "whole"
+                )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return config
 
 
 def _keys(part: Part) -> tuple[str, str, str]:
@@ -194,15 +213,17 @@ def _check(
 ) -> None:
     """Raise InputError unless a file's tensors are floating-point and of these keys and shapes."""
     faults = [f"lacks {key}" for key in shapes if key not in tensors]
-    faults += [f"has an unexpected {key}" for key in tensors if key not in shapes]
+    faults += [f"has an unexpected {shown(key)}" for key in tensors if key not in shapes]
     for key, shape in shapes.items():
         tensor = tensors.get(key)
         if tensor is None:
             continue
         if tuple(tensor.shape) != shape:
             faults.append(f"has {key} of {list(tensor.shape)} in place of {list(shape)}")
-        elif not tensor.is_floating_point():
-            faults.append(f"has {key} in {tensor.dtype}, which is no floating-point type")
+        elif tensor.dtype not in _LOADED:
+            faults.append(
+                f"has {key} in {tensor.dtype}, which is no floating-point type of 16 bits or more"
+            )
     if faults:
         more = f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else ""
         raise InputError(f"{path} {faults[0]}{more}; is it of this model and config?")
@@ -210,9 +231,13 @@ def _check(
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
+        if (path.exists() and not path.is_file()) or path.stat().st_size > _LARGEST_CONFIG:
+            raise InputError(f"{path} is no file of at most {_LARGEST_CONFIG:,} bytes")
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
@@ -223,12 +248,17 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a file, and its metadata."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file")
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged: {error}; save or download it again") from error
+    except InputError:
+        raise
+    except Exception as error:  # torch's, too, for shapes and types that it does not have
+        told = shown(str(error)).strip("'\"")
+        raise InputError(f"{path} is damaged: {told}; save or download it again") from error
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

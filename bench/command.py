@@ -1,12 +1,16 @@
 """What all commands share: errors of the user's as one line and exit code 2."""
 
 import sys
+from typing import Final
 
 import click
 
 from adapters.errors import InputError as AdaptersInputError
 from bench.errors import InputError
 from minbert.errors import InputError as MinbertInputError
+
+_LONGEST: Final = 2000
+"""Characters of an error that are printed."""
 
 BAD_INPUT = (InputError, AdaptersInputError, MinbertInputError)
 
@@ -28,5 +32,8 @@ def run_command(command: click.Command) -> None:
 
 
 def _fail(message: str) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    line = " ".join(message.split())[:_LONGEST]
+    # what would move a terminal's cursor, or turn the text around, is made visible
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    sys.stderr.write(f"error: {shown}\n")
     sys.exit(2)

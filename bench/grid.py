@@ -29,9 +29,10 @@ from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
 from bench.rates import Search
+from bench.rowfile import torn_line
 from bench.schema import GRID, latest
 from bench.session import Session
-from bench.store import Store, read_rows
+from bench.store import Store
 from minbert.assets import fetch_visibly
 from minbert.tasks import TaskData, find_task, for_search, load_task
 
@@ -148,8 +149,9 @@ def command(
     check_length(settings.max_length, model, pairs=examples.train.text_b is not None)
     if lr == "auto" and settings.init == "random":
         raise InputError("--lr auto: random weights have no score to find rates by; leave it out")
-    read_rows(runs)
     store = Store(runs)
+    if store.rows is not None and store.torn:  # reading them tells
+        sys.stderr.write(f"note: {torn_line(runs)}\n")
 
     def plan_now(wanted_cells: Sequence[Cell]) -> list[Planned]:
         return plan(
@@ -220,7 +222,7 @@ def _next_round(cells: Sequence[Cell], plan_now: PlanNow, search: Search | None)
 def override(grid: Grid, values: dict[str, Any]) -> Grid:
     """The grid with settings replaced by the flags that were given."""
     given = {name: value for name, value in values.items() if value is not None}
-    return gridfile.with_settings(grid, given)
+    return gridfile.with_settings(grid, given) if given else grid
 
 
 def _load_task(grid: Grid, data: Path | None) -> TaskData:

@@ -1,6 +1,8 @@
 """Grid files: TOML that names settings and, as products of axes, cells."""
 
+import re
 import tomllib
+from math import prod
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -8,9 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from adapters.names import ADAPTER_MODES
 from bench.errors import InputError
+from bench.messages import shown
 
 NAMED: Final = Path(__file__).parent / "grids"
 _LARGEST_FILE: Final = 1 << 20
+_MOST_CELLS: Final = 100_000
+_LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+"""A key of 16 parts, where the grid's own have 3: its reader's time grows with their square."""
 
 Mode = Literal["full", "head", "lora", "dora"]
 LayerSet = Literal["attn-only", "attn", "all-lin-only", "all-lin"]
@@ -70,6 +76,12 @@ class Axes(_Strict):
             raise ValueError(f"rank and layers don't apply to mode {self.mode[0]}")
         return self
 
+    @property
+    def most_cells(self) -> int:
+        """How many cells it can make for each seed, at most."""
+        axes = (self.mode, self.rank, self.layers, self.amp)
+        return prod(max(len(values), 1) for values in axes)
+
 
 class Grid(_Strict):
     """A grid file."""
@@ -78,6 +90,15 @@ class Grid(_Strict):
     about: str = ""
     settings: Settings = Settings()
     cells: Annotated[list[Axes], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_no_larger_than_can_be_kept(self) -> Self:
+        count = self.settings.seeds * sum(axes.most_cells for axes in self.cells)
+        if count > _MOST_CELLS:
+            raise ValueError(
+                f"it makes {count:,} cells with its seeds; {_MOST_CELLS:,} are the most"
+            )
+        return self
 
 
 def names() -> list[str]:
@@ -118,6 +139,8 @@ def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
 
 def _read(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: can't be read (it is no file)")
         if path.stat().st_size > _LARGEST_FILE:
             raise InputError(f"{path}: larger than 1 MiB, which no grid file is")
         return path.read_text(encoding="utf-8")
@@ -133,9 +156,11 @@ def parse(text: str, source: str, name: str) -> Grid:
     Raises:
         InputError: as `load`.
     """
+    if _LONG_KEY.search(text):
+        raise InputError(f"{source}: has a key of 16 parts or more; no grid file nests that deeply")
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # the first for a number too long, too
         raise InputError(f"{source}: is not TOML: {_one_line(str(error))}") from error
     try:
         return Grid.model_validate({"name": name, **table})
@@ -144,7 +169,8 @@ def parse(text: str, source: str, name: str) -> Grid:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    line = " ".join(text.split())[:300]
+    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -153,11 +179,13 @@ def _first_problem(error: ValidationError) -> str:
     for part in first["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; known here: {', '.join(_known_keys(first['loc']))}"
+        known = ", ".join(_known_keys(first["loc"]))
+        return f"unknown key {shown(where)}; known here: {known}"
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float) else ""
-    return _one_line(f"{where}: {message[0].lower()}{message[1:]}{shown}")
+    told = f", not {shown(given)}" if isinstance(given, str | int | float) else ""
+    place = f"{where}: " if where else ""
+    return _one_line(f"{place}{message[0].lower()}{message[1:]}{told}")
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 import numpy as np
@@ -80,8 +80,16 @@ class Setting:
 
     def by_seed(self, column: str) -> dict[int, float]:
         """Values of a column in the rows that ended ok, by seed."""
-        values = ((row.get("seed"), number(row.get(column))) for row in self.ok)
-        return {int(seed or 0): value for seed, value in values if value is not None}
+        if column not in self._by_seed:
+            values = ((row.get("seed"), number(row.get(column))) for row in self.ok)
+            self._by_seed[column] = {
+                int(seed or 0): value for seed, value in values if value is not None
+            }
+        return self._by_seed[column]
+
+    @cached_property
+    def _by_seed(self) -> dict[str, dict[int, float]]:
+        return {}
 
     def estimate(self, column: str) -> Interval | None:
         """Mean and interval over seeds; of one seed, its row's own interval if there is one.
@@ -172,6 +180,11 @@ class Group:
         return max((len(setting.ok) for setting in self.settings), default=0)
 
     @cached_property
+    def compared(self) -> dict[tuple[str, int, int], Interval | None]:
+        """Comparisons made so far, by column and the ids of both settings."""
+        return {}
+
+    @cached_property
     def baseline(self) -> Setting | None:
         """Full fine-tuning in fp32, at its best rate if there are several."""
         return self.full("off")
@@ -240,6 +253,7 @@ def is_candidate(row: Mapping[str, Value]) -> bool:
     return row.get("learning_rate_source") == CANDIDATE
 
 
+@cache
 def key_columns() -> tuple[str, ...]:
     """Columns whose values must be equal for rows to be compared."""
     apart = (*_FOLLOW_FROM_MODE, *_LABELS)
@@ -250,8 +264,12 @@ def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
     """What must be equal for rows to be compared."""
     model = row.get("model_digest") or row.get("model")
     data = row.get("data_digest") or f"{row.get('task')} {row.get('max_train')}"
-    replaced = {"model_digest": model, "data_digest": data}
-    return tuple(replaced.get(name, row.get(name)) for name in key_columns())
+    return (model, data, *map(row.get, _OTHER_KEYS))
+
+
+_OTHER_KEYS: Final = tuple(
+    name for name in key_columns() if name not in ("model_digest", "data_digest")
+)
 
 
 def _settings(rows: Sequence[Row], values_of: ValuesOf) -> tuple[Setting, ...]:

@@ -1,13 +1,18 @@
 """The job of a worker: a cell, where it runs, and the files it reads. Kept as cell.json."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.cell import Cell
+from bench.errors import InputError
+from bench.messages import shown
+from bench.schema import VALUES
 
 FILE: Final = "cell.json"
+_LONGEST: Final = 2**20
+_REMEDY: Final = "start the grid again, which writes it anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +45,65 @@ class Job:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: for a text that is no job.
+            InputError: for anything else.
         """
         try:
             values = json.loads(text)
-            del values["cell_id"]
-            return cls(**{**values, "cell": Cell.from_columns(values["cell"])})
-        except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"it is no job: {error!r}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"is not JSON ({error})") from error
+        if not isinstance(values, dict) or not isinstance(values.get("cell"), dict):
+            raise InputError("holds no cell")
+        cell: Cell = _built(Cell, values["cell"])
+        _check_names(cell)
+        try:
+            identity = cell.cell_id
+        except UnicodeEncodeError as error:
+            raise InputError("holds text that is no Unicode") from error
+        if values.get("cell_id") != identity:
+            raise InputError("has settings that are not those of its cell_id")
+        job: Job = _built(cls, {**values, "cell": cell})
+        return job
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        """The job in a cell's folder."""
-        return cls.from_json((folder / FILE).read_text(encoding="utf-8"))
+        """The job in a cell's folder.
+
+        Raises:
+            InputError: naming the file, if it can't be read or is none.
+        """
+        path = folder / FILE
+        try:
+            if path.exists() and not path.is_file():
+                raise InputError("is no file")
+            if path.stat().st_size > _LONGEST:
+                raise InputError("is too long")
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: can't be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is not UTF-8 text; {_REMEDY}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}; {_REMEDY}") from error
+
+
+def _built(kind: type[Any], values: dict[str, Any]) -> Any:
+    """A dataclass from its fields, each of which has to be there in its type."""
+    found: dict[str, Any] = {}
+    for field in fields(kind):
+        if field.name not in values:
+            raise InputError(f"lacks {field.name}")
+        value: Any = values[field.name]
+        wanted: Any = field.type
+        if type(value) is int and isinstance(0.0, wanted) and abs(value) < 2**53:
+            value = float(value)
+        if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
+            raise InputError(f"has {shown(value)} as {field.name}")
+        found[field.name] = value
+    return kind(**found)
+
+
+def _check_names(cell: Cell) -> None:
+    for name, known in VALUES.items():
+        value = getattr(cell, name, None)
+        if value is not None and value not in known:
+            raise InputError(f"has {shown(value)} as {name}")

@@ -19,6 +19,14 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
+def shown(value: object) -> str:
+    """A value that was given, in at most 60 characters of ASCII, whatever it is."""
+    try:
+        return ascii(value)[:60]
+    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+        return f"a value ({type(value).__name__}) that is too large to show"
+
+
 def last_error(stderr: str) -> str:
     """The line of stderr that says why a program ended: a traceback's exception, else the last."""
     _, found, after = stderr.rpartition(_TRACEBACK)

@@ -1,9 +1,10 @@
 """What a runner and its workers agree on: environment, files, and what a result holds. Pure."""
 
 import json
+import math
 from typing import Any, Final
 
-from bench.schema import BY_NAME, FLAGS, STATUSES, format_value, parse_value
+from bench.schema import BY_NAME, FLAGS, STATUSES, Value, format_value, parse_value
 
 PARENT_PID: Final = "BENCH_PARENT_PID"
 """Environment: the process that the worker must not outlive; stdin is a pipe that it holds."""
@@ -19,12 +20,16 @@ PANEL: Final = "panel.csv"
 EPOCHS: Final = "epochs.csv"
 MACHINE: Final = "machine.json"
 PREDICTIONS: Final = "predictions.safetensors"
+LONGEST_RESULT: Final = 2**24
+"""Bytes of it that are read."""
 STDOUT: Final = "stdout.txt"
 STDERR: Final = "stderr.txt"
 
 
 def parse_result(text: str) -> dict[str, Any]:
     """The content of a result.json: `status`, and `flags`, `message` and `columns` if it has any.
+
+    A number that is not finite stands for none, and makes a result that calls itself ok invalid.
 
     Raises:
         ValueError: if it is none that a row of runs.csv can be made from.
@@ -40,13 +45,39 @@ def parse_result(text: str) -> dict[str, Any]:
     if not isinstance(result.setdefault("message", ""), str):
         raise ValueError("its message is no text")
     flags = result.setdefault("flags", [])
-    if not isinstance(flags, list) or not set(map(str, flags)) <= FLAGS.keys():
+    if not isinstance(flags, list) or not all(flag in FLAGS for flag in map(_text, flags)):
         raise ValueError("it has flags that are not known")
-    if not isinstance(result.setdefault("columns", {}), dict):
+    columns = result.setdefault("columns", {})
+    if not isinstance(columns, dict):
         raise ValueError("its columns are no JSON object")
-    for name in result["columns"].keys() & BY_NAME.keys():
-        value = result["columns"][name]
-        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-            raise ValueError(f"its {name} is no text or number")
-        parse_value(name, format_value(value))
+    for name in sorted(columns.keys() & BY_NAME.keys()):
+        columns[name], problem = _column(name, columns[name])
+        if problem and result["status"] == "ok":
+            result["status"], result["message"] = "invalid", problem
+    _check_score(columns)
     return result
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _column(name: str, value: Any) -> tuple[Value, str]:
+    """A column's value in its kind, and why it is none although a number was given."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError(f"its {name} is no text or number")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, f"its {name} is {value}"
+    try:
+        parsed = parse_value(name, format_value(value))
+    except ValueError as error:
+        raise ValueError(f"its {name}: {error}") from None
+    keeps = parsed is not None and type(value) is BY_NAME[name].kind
+    return value if keeps else parsed, ""
+
+
+def _check_score(columns: dict[str, Any]) -> None:
+    score = columns.get("dev_score")
+    low = 0.0 if columns.get("dev_metric") == "accuracy" else -1.0
+    if score is not None and not low <= score <= 1:
+        raise ValueError(f"its dev_score is {score:g}, which none can be")

@@ -9,11 +9,22 @@ from bench.cell import Cell
 from bench.files import write_atomically
 from bench.protocol import PANEL, ROW
 from bench.rowfile import encode
-from bench.schema import BY_NAME, Row, new_row
+from bench.schema import BY_NAME, LARGEST, Row, new_row
 from bench.stats import fisher, panel_times, wilson
 
 UNSTEADY: Final = 0.1
 """Half an interval of the time for 1,000 tokens, as a share of it, from which it is unstable."""
+
+
+_MEASURED: Final = {
+    name
+    for name, column in BY_NAME.items()
+    if column.group not in ("identity", "axes", "settings", "conditions")
+} | {"grid", "attempt"}
+"""What may come from a run; the rest is the cell's, its conditions' and the outcome's to say."""
+
+_LARGEST_PANEL: Final = 2**24
+"""The last of them; a bootstrap of more takes minutes and says the same."""
 
 
 def measured_row(
@@ -36,9 +47,9 @@ def measured_row(
         dev_examples: the number of examples behind the dev score.
         majority_score: what the training set's majority class scores on dev, if it can.
     """
-    known = {name: value for name, value in columns.items() if name in BY_NAME}
+    known = {name: value for name, value in columns.items() if name in _MEASURED}
     row = new_row(**cell.columns(), **conditions)
-    row |= known | {"status": status, "message": " ".join(message.split())[:500] or None}
+    row |= known
     if status == "ok":
         times, steady = step_times(folder)
         row |= times
@@ -49,7 +60,8 @@ def measured_row(
             row["majority_score"] = majority_score
         if not_learned(row):
             flags = [*flags, "not_learned"]
-    row["flags"] = " ".join(flags) or None
+    row |= {"status": status, "message": " ".join(message.split())[:500] or None}
+    row["flags"] = " ".join(dict.fromkeys(flags)) or None
     return row
 
 
@@ -83,16 +95,33 @@ def step_times(folder: Path) -> tuple[Row, bool]:
     Nothing where there is no panel: the cell did not get that far.
     """
     path = folder / PANEL
-    if not path.exists():
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_PANEL:
+            return {}, True
+        with path.open(newline="", encoding="utf-8") as file:
+            counted = [line for line in csv.DictReader(file, strict=True) if line["counts"] == "1"]
+        return _times(counted)
+    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, csv.Error):
         return {}, True
-    with path.open(newline="", encoding="utf-8") as file:
-        counted = [line for line in csv.DictReader(file) if line["counts"] == "1"]
+
+
+def _times(counted: list[dict[str, str]]) -> tuple[Row, bool]:
+    """As `step_times`, from the lines of the panel that count.
+
+    Raises:
+        ValueError, TypeError, KeyError, ZeroDivisionError: for what is no panel.
+    """
     passes: dict[str, list[dict[str, str]]] = {}
     for line in counted:
         passes.setdefault(line["pass"], []).append(line)
+    if not passes:
+        raise ValueError("no pass counts")
     panel = next(iter(passes.values()))
     tokens = [int(line["tokens"]) for line in panel]
-    found = panel_times([[float(line["ms"]) for line in each] for each in passes.values()], tokens)
+    times = [[float(line["ms"]) for line in each] for each in passes.values()]
+    if not all(0 < ms < LARGEST for each in times for ms in each) or min(tokens) < 1:
+        raise ValueError("a step takes time and has tokens")
+    found = panel_times(times, tokens)
     rate = found.ms_per_1k_tokens
     columns: Row = {
         "step_ms_median": found.step_ms.value,

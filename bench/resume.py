@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench import job as jobs
 from bench.job import Job
-from bench.protocol import RESULT, parse_result
+from bench.protocol import LONGEST_RESULT, RESULT, parse_result
 from bench.runner import Outcome
 
 
@@ -33,6 +33,8 @@ def left_behind(folder: Path, job: Job) -> Outcome | None:
     """
     path = folder / RESULT
     try:
+        if not path.is_file() or path.stat().st_size > LONGEST_RESULT:
+            return None
         if Job.read(folder) != job:
             return None
         result = parse_result(path.read_text(encoding="utf-8"))

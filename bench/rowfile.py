@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from operator import getitem
@@ -10,10 +12,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from bench.errors import InputError
-from bench.schema import BY_NAME, NAMES, SCHEMA, Row, Value, format_value, parse_value
+from bench.schema import BY_NAME, LARGEST, NAMES, SCHEMA, Row, Value, format_value, parse_value
 
 _IDENTITY: Final = ("schema", "cell_id", "conditions_id", "attempt", "status")
 _REMEMBERED: Final = 4096
+_LONGEST_LINE: Final = 2**26
+_TEXTS: Final = {name for name in NAMES if BY_NAME[name].kind is str}
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet would compute: it gets a quote before it in the file."""
 
 csv.field_size_limit(2**27)  # what has been written, a long message too, can be read again
 
@@ -34,8 +40,13 @@ def read_rows(path: Path, note: Callable[[str], None] = _to_stderr) -> list[Row]
     reading = Reading(path)
     reading.read_on()
     if reading.torn:
-        note(f"{path}: the last line is incomplete and is left out; its cell will run again")
+        note(torn_line(path))
     return reading.rows
+
+
+def torn_line(path: Path) -> str:
+    """What there is to say about a CSV with a torn record at its end."""
+    return f"{path}: the last line is incomplete and is left out; its cell will run again"
 
 
 def record(fields: Iterable[str]) -> bytes:
@@ -54,9 +65,17 @@ def encode(row: Row) -> bytes:
     unknown = row.keys() - set(NAMES)
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: no such columns")
-    texts = [format_value(row.get(name)) for name in NAMES]
+    texts = [_written(name, format_value(row.get(name))) for name in NAMES]
     _parse(texts, _parsers())
     return record(texts)
+
+
+def _short(name: str) -> str:
+    return (name if name.isprintable() else ascii(name))[:40]
+
+
+def _written(name: str, text: str) -> str:
+    return f"'{text}" if name in _TEXTS and _FORMULA.match(text) else text
 
 
 class _Parser(dict[str, Value]):
@@ -70,10 +89,12 @@ class _Parser(dict[str, Value]):
     def __missing__(self, text: str) -> Value:
         try:
             if len(self) >= _REMEMBERED and text and self._kind is float:
-                return float(text)
-            value = parse_value(self._name, text)
+                number = float(text)
+                if -LARGEST < number < LARGEST:
+                    return number
+            value = parse_value(self._name, self._meant(text))
         except ValueError as error:
-            raise ValueError(f"{self._name}: {error}") from None
+            raise ValueError(f"{self._name}: {str(error)[:200]}") from None
         if text == "" and self._name in _IDENTITY:
             raise ValueError(f"{self._name} is empty")
         if self._name == "schema" and value != SCHEMA:
@@ -81,6 +102,11 @@ class _Parser(dict[str, Value]):
         if len(self) < _REMEMBERED:
             self[text] = value
         return value
+
+    def _meant(self, text: str) -> str:
+        """The text without the quote that `_written` may have put before it."""
+        quoted = self._kind is str and text[:1] == "'" and _FORMULA.match(text)
+        return text[1:] if quoted else text
 
 
 def _parsers() -> tuple[_Parser, ...]:
@@ -120,6 +146,9 @@ class Reading:
             InputError: for another schema, or a broken row.
         """
         try:
+            kind = stat.S_IFMT(self.path.stat().st_mode)
+            if kind not in (stat.S_IFREG, stat.S_IFDIR):  # a pipe would be waited for
+                raise InputError(f"{self.path}: is no file; name another with --runs")
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
                 if (found.st_dev, found.st_ino) != self._file or found.st_size < self.end:
@@ -142,8 +171,10 @@ class Reading:
 
         def lines() -> Iterator[str]:
             nonlocal consumed, ended
-            for line in file:
+            for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
                 if not line.endswith(b"\n"):
+                    if len(line) == _LONGEST_LINE:
+                        raise ValueError("it is too long")
                     break
                 consumed += len(line)
                 yield line.decode()
@@ -179,7 +210,7 @@ class Reading:
         missing = [name for name in NAMES if name not in fields]
         unknown = [name for name in fields if name not in NAMES]
         told = "; ".join(
-            f"{what} {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+            f"{what} {', '.join(map(_short, names[:3]))}{', …' if len(names) > 3 else ''}"
             for what, names in (("it lacks", missing), ("it also has", unknown))
             if names
         )

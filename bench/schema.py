@@ -7,7 +7,6 @@ History of `SCHEMA`, the number in the column of that name:
    the card come from.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -40,8 +39,17 @@ FLAGS: Final = {
     "disturbed",
 }
 
-CHOICES: Final = {"mode": MODES, "layers": LAYER_SETS, "amp": ("off", "bf16", "fp16")}
-"""The values that these columns can have."""
+VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "mode": MODES,
+    "layers": LAYER_SETS,
+    "amp": ("off", "bf16", "fp16"),
+    "init": ("pretrained", "random"),
+    "dev_metric": ("accuracy", "pearson"),
+}
+"""Columns of text that hold one of a few names."""
+
+LARGEST: Final = 1e30
+"""No quantity comes near it; NaN and infinite are beyond it too."""
 
 GRID: Final = "grid"
 SEARCHED: Final = "search"
@@ -50,6 +58,7 @@ CANDIDATE: Final = "candidate"
 
 Value = str | int | float | None
 Row = dict[str, Value]
+_KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
 
 def _always(_row: Mapping[str, Any]) -> bool:
@@ -301,20 +310,23 @@ def parse_value(name: str, text: str) -> Value:
     """The value of a field of runs.csv.
 
     Raises:
-        ValueError: if the text is not of the column's kind or not finite, or is no status, flag,
-            mode, layer set or kind of AMP that is known.
+        ValueError: if the text is not of the column's kind, or none of those that it can hold.
     """
     if text == "":
         return None
     if name == "status" and text not in STATUSES:
-        raise ValueError(f"{text!r} is no status")
+        raise ValueError(f"{text[:60]!r} is no status")
     if name == "flags" and not set(text.split()) <= FLAGS.keys():
-        raise ValueError(f"{text!r} holds no flag that is known")
-    if text not in CHOICES.get(name, (text,)):
-        raise ValueError(f"{text!r} is none of {', '.join(CHOICES[name])}")
-    value = BY_NAME[name].kind(text)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text[:60]!r} holds no flag that is known")
+    if text not in VALUES.get(name, (text,)):
+        raise ValueError(f"{text[:60]!r} is not one of {', '.join(VALUES[name])}")
+    kind = BY_NAME[name].kind
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(f"{text[:60]!r} is no {_KINDS[kind]}") from None
+    if not isinstance(value, str) and not -LARGEST < value < LARGEST:
+        raise ValueError(f"{text[:60]!r} is beyond any {_KINDS[kind]} that can be")
     return value
 
 

@@ -232,7 +232,7 @@ def paired_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | N
 
 def _log(a: Interval) -> Interval:
     ends = a.ends()
-    if ends is None or ends[0] <= 0:  # an interval that reaches 0 has no logarithm: unknown
+    if ends is None or min(ends) <= 0:  # an interval that reaches 0 has no logarithm: unknown
         return Interval(math.log(a.value))
     return Interval(math.log(a.value), math.log(ends[0]), math.log(ends[1]))
 
@@ -240,5 +240,6 @@ def _log(a: Interval) -> Interval:
 def _exp(a: Interval) -> Interval:
     ends = a.ends()
     if ends is None:
-        return Interval(math.exp(a.value))
-    return Interval(math.exp(a.value), math.exp(min(ends[0], 700)), math.exp(min(ends[1], 700)))
+        return Interval(math.exp(min(a.value, 700)))
+    value, low, high = (math.exp(min(x, 700)) for x in (a.value, *ends))
+    return Interval(value, low, high)

@@ -100,6 +100,11 @@ class Store:
         self._catch_up()
         return self._last.get((cell_id, conditions_id))
 
+    @property
+    def torn(self) -> bool:
+        """Whether a torn record followed the rows when they were last read."""
+        return self._reading.torn
+
     def next_attempt(self, cell_id: str, conditions_id: str) -> int:
         """The number of a cell's next row: one more than the highest it has."""
         last = self.last(cell_id, conditions_id)

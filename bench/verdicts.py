@@ -75,16 +75,22 @@ def compare(group: Group, aim: Aim, a: Setting, b: Setting) -> Interval | None:
     both. None where either was not measured.
     """
     name = column(group, aim)
+    key = (name, id(a), id(b))
+    if key not in group.compared:
+        group.compared[key] = _compare(name, aim, a, b)
+    return group.compared[key]
+
+
+def _compare(name: str, aim: Aim, a: Setting, b: Setting) -> Interval | None:
     one, two = a.estimate(name), b.estimate(name)
     if one is None or two is None or (aim != "score" and min(one.value, two.value) <= 0):
         return None
-    seeds = a.by_seed(name), b.by_seed(name)
     if aim == "score":
         paired = score_spread(a, b)
         if paired is not None:
             return paired.interval()
-        return paired_difference(*seeds) or difference(one, two)
-    return paired_ratio(*seeds) or ratio(one, two)
+        return paired_difference(a.by_seed(name), b.by_seed(name)) or difference(one, two)
+    return paired_ratio(a.by_seed(name), b.by_seed(name)) or ratio(one, two)
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:

@@ -17,6 +17,7 @@ from minbert.encoder import BertEncoder
 from minbert.errors import InputError
 from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, weights_file
 from minbert.model import BertClassifier
+from minbert.pickles import refuse_unsafe
 
 _FUSED: Final = ".self.qkv."
 _PARTS: Final = (".self.query.", ".self.key.", ".self.value.")
@@ -27,6 +28,8 @@ _HEADS: Final = ("cls.", "classifier.", "qa_outputs.", "score.")
 _POOLER: Final = "pooler."
 _NO_WEIGHTS: Final = ("embeddings.position_ids", "embeddings.token_type_ids")
 _OLD_NAMES: Final = {".gamma": ".weight", ".beta": ".bias"}
+_LOADED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of numbers that mean something by themselves: fewer bits have a scale beside them."""
 _MOST_NAMED: Final = 4
 
 _T = TypeVar("_T")
@@ -45,7 +48,8 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
 
     Raises:
         InputError: no such folder or file; a file that is broken, or that would run code; tensors
-            that are missing, unexpected, of another shape or not of floating-point numbers.
+            that are missing, unexpected, of another shape, not of floating-point numbers, or
+            larger than the file.
     """
     path = weights_file(folder)
     given = _encoder_tensors(_read(path), path)
@@ -166,10 +170,21 @@ def _check_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: 
         "not of floating-point numbers": [
             name for name in both if not given[name].is_floating_point()
         ],
+        "of numbers that need a scale": [
+            f"{name} {given[name].dtype}"
+            for name in both
+            if given[name].is_floating_point() and given[name].dtype not in _LOADED
+        ],
     }
     found = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
     if found:
         raise InputError(f"{path}: is not the encoder that {CONFIG} describes; {found}")
+    needed = sum(given[name].numel() * given[name].element_size() for name in both)
+    if needed > (there := path.stat().st_size):  # rows that repeat, at no cost in the file
+        raise InputError(
+            f"{path}: its tensors are {needed:,} bytes of numbers, and it has {there:,}; "
+            f"save it again as {WEIGHTS[0]}"
+        )
 
 
 def _listed(names: list[str]) -> str:
@@ -184,9 +199,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        refuse_unsafe(path)
         mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 is none
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except InputError:
+        raise
     except Exception as error:  # what a broken pickle raises can't be listed
         raise InputError(
             f"{path}: is broken, cut short or no file of plain tensors "

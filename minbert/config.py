@@ -33,6 +33,7 @@ _ONLY: Final = {
 
 _LARGEST_SIZE: Final = 2**24
 _MOST_LAYERS: Final = 1024
+_MOST_PARAMETERS: Final = 10**11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,10 @@ class BertConfig:
                 f"{source}: hidden_size {found['hidden_size']} is no multiple of "
                 f"num_attention_heads {found['num_attention_heads']}"
             )
-        return cls(**found)
+        config = cls(**found)
+        if (count := count_parameters(config, True, 0)) > _MOST_PARAMETERS:
+            raise InputError(f"{source}: with {count:,} parameters in all, which no BERT has")
+        return config
 
 
 def _bert(layers: int, hidden: int, heads: int) -> BertConfig:
@@ -164,4 +168,7 @@ def _fraction(value: Any, may_be_zero: bool, what: str) -> float:
 
 
 def _shown(value: Any) -> str:
-    return ascii(value)[:60]
+    try:
+        return ascii(value)[:60]
+    except RecursionError:
+        return "something nested too deeply"

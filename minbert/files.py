@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,17 +15,25 @@ VOCABULARIES: Final = ("tokenizer.json", "vocab.txt")
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 """May say, beside either, how text is normalised."""
 
-_LARGEST_JSON: Final = 2**26
+LARGEST_VOCABULARY: Final = 2**25
+"""Bytes; half a million tokens, as the largest BERT vocabularies have, take 10 MB."""
+_LARGEST_JSON: Final = 2**23
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether there is a folder; False, too, where that can't be found out."""
-    return os.path.isdir(path)  # noqa: PTH112
+    """Whether a folder is there; not where the path is none that can be."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file; False, too, where that can't be found out."""
-    return os.path.isfile(path)  # noqa: PTH113
+    """Whether a regular file is there; not where the path is none that can be."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def config_file(folder: Path) -> Path:
@@ -75,15 +82,30 @@ def model_digest(folder: Path) -> str:
     return _digest([config_file(folder), *tokenizer_files(folder), weights_file(folder)])
 
 
+def check_size(path: Path, largest: int) -> None:
+    """Refuse a file that is larger than it can be, before any of it is in memory.
+
+    Raises:
+        InputError: if it is, or can't be read.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    if size > largest:
+        raise InputError(
+            f"{path}: has {size:,} bytes, and at most {largest:,} are read; it is another file"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        InputError: unreadable file, broken JSON, or JSON that is no object.
+        InputError: unreadable or overlarge file, broken JSON, or JSON that is no object.
     """
+    check_size(path, _LARGEST_JSON)
     try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise InputError(f"{path}: is larger than any such file should be; download it again")
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error

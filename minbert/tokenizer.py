@@ -1,6 +1,7 @@
 """Text to token ids: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair, cut to a length."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,15 @@ from tokenizers.processors import BertProcessing
 
 from minbert.config import BertConfig
 from minbert.errors import InputError
-from minbert.files import CONFIG, VOCABULARIES, read_json, tokenizer_files
+from minbert.files import (
+    CONFIG,
+    LARGEST_VOCABULARY,
+    VOCABULARIES,
+    check_size,
+    is_file,
+    read_json,
+    tokenizer_files,
+)
 
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _SETTINGS: Final = {
@@ -27,6 +36,18 @@ _SETTINGS: Final = {
 """Keys of a tokenizer_config.json, and what the library calls them."""
 _CHUNK: Final = 1024
 """Texts given to the library at once: what it returns takes ten times the memory of the ids."""
+
+_STEPS: Final = {
+    "BertNormalizer", "BertPreTokenizer", "Digits", "Lowercase", "NFC", "NFD", "NFKC", "NFKD",
+    "Punctuation", "Sequence", "Strip", "StripAccents", "Whitespace", "WhitespaceSplit",
+}  # fmt: skip
+"""Ways to normalise and split text whose cost is known. Others hold patterns and replacements of
+the file's, which can take any time, and make any length of text."""
+_MOST_STEPS: Final = 16
+_LONGEST_WORD: Final = 1000
+"""Characters; the time for a word grows with their square. Longer ones are [UNK], mostly from 100
+on."""
+_HIGHEST_ID: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -61,9 +82,13 @@ class Tokenizer:
         if missing or not isinstance(wordpiece.model, WordPiece):
             lack = f"lacks {', '.join(missing)}" if missing else "is not WordPiece"
             raise InputError(f"{source}: {lack}, so it is no BERT vocabulary")
+        if problem := _problem(wordpiece):
+            raise InputError(f"{source}: {problem}, as no BERT vocabulary does")
+        self.highest_id = max(ids.values())
+        if self.highest_id > _HIGHEST_ID:
+            raise InputError(f"{source}: has a token id {self.highest_id}, above {_HIGHEST_ID}")
         wordpiece.no_padding()
         wordpiece.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-        self.highest_id = max(ids.values())
         self._wordpiece = wordpiece
 
     @classmethod
@@ -80,7 +105,7 @@ class Tokenizer:
         for path in beside:
             _heed_settings(wordpiece, path)
         found = cls(wordpiece, vocabulary)
-        if (folder / CONFIG).is_file():
+        if is_file(folder / CONFIG):
             highest, rows = found.highest_id, BertConfig.from_folder(folder).vocab_size
             if highest >= rows:
                 raise InputError(
@@ -123,17 +148,48 @@ def _joined(lists: list[list[int]], dtype: Any) -> NDArray[Any]:
     return np.fromiter((value for values in lists for value in values), dtype)
 
 
+def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
+    """What in a tokenizer would fail, or take without end, once there is text."""
+    model = wordpiece.model
+    if model.unk_token not in wordpiece.get_vocab(with_added_tokens=False):
+        return f"calls unknown words {ascii(model.unk_token)[:60]}, which it does not hold"
+    if model.max_input_chars_per_word > _LONGEST_WORD:
+        return f"takes words of over {_LONGEST_WORD} characters apart"
+    for part in (wordpiece.normalizer, wordpiece.pre_tokenizer):
+        if part is None or isinstance(part, BertNormalizer | BertPreTokenizer):
+            continue
+        steps = list(_steps(json.loads(part.__getstate__())))
+        if strange := [step for step in steps if step not in _STEPS]:
+            return f"changes or splits text by {ascii(strange[0])[:60]}"
+        if len(steps) > _MOST_STEPS:
+            return f"changes or splits text in {len(steps)} steps"
+    return None
+
+
+def _steps(values: Any) -> Iterator[str]:
+    """The kinds of a normalizer or pre-tokenizer and of those within it."""
+    if isinstance(values, dict) and "type" in values:
+        yield str(values["type"])
+        for inner in values.values():
+            for each in inner if isinstance(inner, list) else [inner]:
+                yield from _steps(each)
+
+
 def _from_json(path: Path) -> tokenizers.Tokenizer:
+    check_size(path, LARGEST_VOCABULARY)
     try:
         return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    except Exception as error:  # the library raises nothing narrower
-        reason = " ".join(str(error).split())[:200]
+    except BaseException as error:  # what the library raises has no narrower name
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = ascii(" ".join(str(error).split()))[1:200]
         raise InputError(f"{path}: is no tokenizer ({reason}); download it again") from error
 
 
 def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
+    check_size(path, LARGEST_VOCABULARY)
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:

@@ -9,6 +9,12 @@
     var value = Number(text.replace(/,/g, "").replace("\u2212", "-"));
     return text === "" || isNaN(value) ? null : value;
   }
+  // Tabulator would take a label as markup.
+  function asText(label) {
+    var item = document.createElement("span");
+    item.textContent = label;
+    return item;
+  }
   // Numbers sort as numbers, and what has none comes last; the shown text is kept beside.
   var data = Array.prototype.map.call(table.tBodies[0].rows, function (row) {
     var item = { failed: row.className === "failed" };
@@ -30,7 +36,9 @@
     if (lists.indexOf(key) >= 0) {
       column.headerFilter = "list";
       column.headerFilterFunc = "=";
-      column.headerFilterParams = { valuesLookup: true, clearable: true, sort: "asc" };
+      column.headerFilterParams = {
+        valuesLookup: true, clearable: true, sort: "asc", itemFormatter: asText
+      };
     } else if (!numeric) {
       column.headerFilter = "input";
     }

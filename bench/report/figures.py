@@ -46,6 +46,8 @@ _STYLE: Final[Any] = {
     "axes.titleweight": "bold", "axes.titlelocation": "left",
 }  # fmt: skip
 _WIDTH: Final = 4.7
+_LARGEST_RATIO: Final = 1e9
+"""On an axis of ratios; a baseline that is nearly nothing has none."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
                label="fp32" if amp == "off" else f"AMP {amp}")
         for amp in AMPS if (rows["amp"] == amp).any()
     ]  # fmt: skip
+    if not handles:
+        return
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 6),
         columnspacing=1.2, handletextpad=0.4 if not lines else 0.6,
@@ -186,7 +190,7 @@ def rank(
 ) -> Drawing:  # fmt: skip
     """Dev score by rank on one layer set, beside bands for full fine-tuning and the head alone."""
     rows = rows.dropna(subset=["score"])
-    of = rows[rows["layers"] == layers]
+    of = rows[(rows["layers"] == layers) & rows["rank"].notna()]
     ranks = sorted({int(value) for value in of["rank"]})
     place = {value: i for i, value in enumerate(ranks)}
     with _canvas(3.5) as (figure, axes):
@@ -241,8 +245,8 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         axes.set_xlim(0, max(float(rows[name].max()) * 1.06, 1e-9))
         axes.set_xlabel(x_label)
         base = rows[rows["baseline"]][name]
-        if len(base):
-            unit = float(base.iloc[0])
+        unit = float(base.iloc[0]) if len(base) else 0.0
+        if rows[name].max() < unit * _LARGEST_RATIO:
             axes.axvline(unit, color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
             top = axes.secondary_xaxis("top", functions=_scale(unit))
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)

@@ -29,7 +29,7 @@ def write_all(folder: Path, pages: Mapping[str, str], figures: Mapping[str, str]
             write_atomically(folder / name, text.encode())
         for path in sorted(place.glob("*.svg")):
             with suppress(FileNotFoundError):  # another grid may be rendering, too
-                if path.name not in figures and MARK in path.read_text("utf-8", "replace")[:2000]:
+                if path.name not in figures and path.is_file() and MARK in _start(path):
                     path.unlink()
     except OSError as error:
         if error.errno in _FULL:
@@ -38,3 +38,8 @@ def write_all(folder: Path, pages: Mapping[str, str], figures: Mapping[str, str]
             f"{folder}: the report can't be written there ({error.strerror or error}); "
             "name another folder with --reports"
         ) from error
+
+
+def _start(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(2000).decode(errors="replace")

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.groups import Group, ValuesOf, groups, no_values
-from bench.report import findings, tables, text, winners
+from bench.report import cells, findings, tables, text, winners
 from bench.report.commands import commands as repeat
 from bench.report.figures import Drawing, inline
 from bench.report.files import write_all
@@ -22,13 +22,18 @@ from bench.report.rates import rates_section
 from bench.report.sections import Card, cards, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
-from bench.schema import Row
+from bench.schema import COLUMNS, Row
 
 _DRAWN: Final = 3
 """Groups after the first that get a picture; the others have their table."""
 _NOTHING: Final = "There are no rows, so there is nothing to show."
 _LISTED: Final = 500
-"""Cells that report.md lists; a web host's view of it ends soon after."""
+"""Rows of a table that report.md lists; a web host's view of it ends soon after."""
+_MOST_OTHERS: Final = 20
+"""Groups after the first that are shown."""
+_TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
+_NAMING: Final = ("model", "task", "grid", "message")
+"""Columns that may hold a path."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def render(
         InputError: if the folder can't be written.
         DiskFullError: if there is no space left.
     """
-    facts = report(rows, planned, [Path(source).name for source in sources], values_of)
+    names = [text.plain(Path(source).name) for source in sources]
+    facts = report(rows, planned, names, values_of)
     drawings = [d for section in facts["sections"] for d in section.drawings]
     drawings += [d for other in facts["others"] for d in other.drawings]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
@@ -80,37 +86,54 @@ def report(
     values_of: ValuesOf = no_values,
 ) -> dict[str, Any]:
     """Everything that the pages say, before any markup."""
-    clean = [_clean(row) for row in rows]
-    found = groups(clean, [_clean(row) for row in planned], values_of)
+    clean = _Cleaner()
+    cleaned = [clean(row) for row in rows]
+    found = groups(cleaned, [clean(row) for row in planned], values_of)
     every = [row for group in found for row in group.rows]
-    heading, failures = tables.failures_table(every)
+    heading, failures = cells.failures_table(every)
     first = found[0] if found else None
+    others = found[1 : 1 + _MOST_OTHERS]
     return {
         "title": findings.title(first) if first else "Nothing was run",
         "lead": findings.lead(first) if first else [_NOTHING],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": [*sections(first), *rates_section(first, clean)] if first else [],
+        "sections": [*sections(first), *rates_section(first, cleaned)] if first else [],
         "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
-        "cells": tables.cells_table(found),
+        "cells": cells.cells_table(found),
         "failures_heading": heading,
         "failures": failures,
-        "others": [_other(group, found[0], i) for i, group in enumerate(found[1:], start=2)],
+        "others": [_other(group, found[0], i) for i, group in enumerate(others, start=2)],
+        "groups_left_out": max(len(found) - 1 - len(others), 0),
+        "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
         "commands": repeat(first, sources) if first else [],
         "terms": TERMS,
     }
 
 
-def _clean(row: Row) -> Row:
-    """A row without absolute paths, which a model's name or a message may hold."""
-    changed = {
-        name: text.without_paths(value)
-        for name in ("model", "task", "grid", "message")
-        if isinstance(value := row.get(name), str) and ("/" in value or "\\" in value)
-    }
-    return {**row, **changed} if changed else row
+class _Cleaner:
+    """Gives rows whose texts can be shown: in one line, and without absolute paths."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+        self._named: dict[str, str] = {}
+
+    def __call__(self, row: Row) -> Row:
+        changed: Row = {}
+        for name in _TEXTS:
+            value = row.get(name)
+            if not isinstance(value, str):
+                continue
+            shown = self._known.get(value)
+            if shown is None:
+                shown = self._known[value] = text.plain(value)
+            if name in _NAMING and ("/" in shown or "\\" in shown):
+                shown = self._named.setdefault(shown, text.without_paths(shown))
+            if shown != value:
+                changed[name] = shown
+        return {**row, **changed} if changed else row
 
 
 def _other(group: Group, first: Group, number: int) -> Other:
@@ -162,7 +185,7 @@ def _markdown(facts: dict[str, Any]) -> str:
 
 
 _MARKDOWN: Final = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;"}
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;", "~": "&#126;"}
     | {mark: f"\\{mark}" for mark in "\\`*_[]#"}
 )
 

@@ -80,13 +80,18 @@ def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
             continue
         caption = (
             f"Up and to the left is better. The line is the Pareto front; its settings are "
-            f"numbered as in the table. Dotted: {text.BASE}."
+            f"numbered as in the table. Dotted: {text.BASE}.{_left_out(group)}"
         )
         drawings.append(figures.tradeoff(
             rows, cost, text.x_label(group, cost), text.y_label(group),
             f"{prefix}tradeoff-{cost}", caption,
         ))  # fmt: skip
     return drawings
+
+
+def _left_out(group: Group) -> str:
+    count, most = len(group.settings), tables.MOST_DRAWN
+    return f" {most} of {count:,} settings are drawn." if count > most else ""
 
 
 def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
@@ -108,10 +113,11 @@ def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     drawings = [
         figures.rank(
             rows, layers, limits, text.y_label(group), f"{prefix}rank-{layers}",
-            f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32.",
+            f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32."
+            f"{_left_out(group)}",
         )
         for layers in LAYER_SETS
-        if not rows[rows["layers"] == layers].dropna(subset=["score"]).empty
+        if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
     ]  # fmt: skip
     return Section("rank", "Rank", heading, [said], drawings)
 
@@ -120,7 +126,7 @@ def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     drawings = [
         figures.cost(
             rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
-            f"{text.x_label(group, cost)}, a dot for each rank; less is better.",
+            f"{text.x_label(group, cost)}, a dot for each rank; less is better.{_left_out(group)}",
         )
         for cost in COSTS
         if rows[cost].notna().any()
@@ -140,7 +146,7 @@ def _amp(group: Group, prefix: str) -> Section:
             drawings.append(figures.amp(
                 rows, f"{cost} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
                 f"Below 1: AMP saves {cost}. Each setting against itself without AMP; a dot for "
-                "each rank.",
+                f"each rank.{_left_out(group)}",
             ))  # fmt: skip
     table = tables.effects_table(group)
     return Section("amp", "AMP", heading, said, drawings, [table] if table else [])

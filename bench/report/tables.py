@@ -2,25 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final
 
 import pandas as pd
 
 from bench.groups import Group, Setting, about, number
-from bench.report.findings import failures_heading, status_meaning
-from bench.report.text import (
-    MEMORY,
-    TIME,
-    fixed,
-    num,
-    span,
-    times,
-    without_paths,
-)
-from bench.schema import BY_NAME, FLAGS, Row, Value, group_names
+from bench.report.text import MEMORY, TIME, fixed, num, span, times
+from bench.schema import BY_NAME, group_names
 from bench.verdicts import AIMS, COSTS, Aim, amp_ratios, column, compare, effects, pareto
 
 DASH: Final = "–"
+MOST_DRAWN: Final = 400
+"""Settings in a figure; each is 0.5 KB in the page, in up to ten figures."""
+MOST_SETTINGS: Final = 500
+"""Settings in a table."""
+_MOST_RATES: Final = 12
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,8 @@ class Head:
 class Table:
     """A table as text, with a caption; `marks` names a class for each row.
 
-    A folded one opens on demand, where the page can do that.
+    A folded one opens on demand, where the page can do that. `total` is the number of rows that
+    there are, where they are more than it has.
     """
 
     heads: Sequence[Head]
@@ -45,6 +43,7 @@ class Table:
     caption: str = ""
     marks: Sequence[str] = field(default=())
     folded: bool = False
+    total: int = 0
 
 
 def kind(setting: Setting) -> str:
@@ -52,14 +51,31 @@ def kind(setting: Setting) -> str:
     return f"{setting.mode} {setting.layers}" if setting.layers else setting.mode
 
 
-def frame(group: Group) -> pd.DataFrame:
-    """A row for each setting: axes, score with its interval, memory, time, place on the fronts."""
-    fronts = {
+def drawn(group: Group) -> Sequence[Setting]:
+    """The settings that figures show: all, or of very many those on a front and some others."""
+    if len(group.settings) <= MOST_DRAWN:
+        return group.settings
+    wanted = {id(setting) for cost in COSTS for setting in pareto(group, cost)[: MOST_DRAWN // 4]}
+    wanted.add(id(group.baseline))
+    others = [setting for setting in group.settings if id(setting) not in wanted]
+    wanted.update(map(id, others[:: ceil(len(others) / (MOST_DRAWN - len(wanted)))]))
+    return [setting for setting in group.settings if id(setting) in wanted]
+
+
+def places(group: Group) -> dict[Aim, dict[int, int]]:
+    """For each cost the numbers of the settings on its Pareto front, by their id."""
+    return {
         cost: {id(setting): i for i, setting in enumerate(pareto(group, cost), start=1)}
         for cost in COSTS
     }
+
+
+def frame(group: Group) -> pd.DataFrame:
+    """A row for each setting drawn: axes, score with its interval, memory, time, place on the
+    fronts."""
+    fronts = places(group)
     records = []
-    for setting in group.settings:
+    for setting in drawn(group):
         memory, time, score = (setting.estimate(column(group, aim)) for aim in AIMS)
         ends = (score.ends() if score else None) or (None, None)
         records.append({
@@ -77,7 +93,7 @@ def frame(group: Group) -> pd.DataFrame:
 
 def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
     """A row for each setting that ran with AMP: its cost against the same without, by rank."""
-    found = amp_ratios(group, cost)
+    found = amp_ratios(group, cost)[:MOST_DRAWN]
     ranks = sorted({setting.rank or 0 for setting, _ in found if setting.rank})
     place = {rank: 0.5 * ((i + 0.5) / len(ranks) - 0.5) for i, rank in enumerate(ranks)}
     return pd.DataFrame([
@@ -93,23 +109,26 @@ def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
 
 def front_table(group: Group) -> Table:
     """The settings on either Pareto front, with their numbers in the figures."""
-    costs = {cost: pareto(group, cost) for cost in COSTS}
-    rows = []
-    for setting in group.settings:
-        places = [
-            str(next((i for i, s in enumerate(costs[cost], 1) if s is setting), "")) or DASH
-            for cost in COSTS
+    fronts = places(group)
+    on_one = [s for s in group.settings if any(id(s) in front for front in fronts.values())]
+    last = len(on_one) + 1
+    on_one.sort(key=lambda s: tuple(fronts[cost].get(id(s), last) for cost in COSTS))
+    rows = [
+        [
+            setting.label,
+            *(str(fronts[cost].get(id(setting), DASH)) for cost in COSTS),
+            *_figures(group, setting),
         ]
-        if any(place != DASH for place in places):
-            rows.append([setting.label, *places, *_figures(group, setting)])
-    rows.sort(key=lambda row: (row[1] == DASH, int(row[1]) if row[1] != DASH else int(row[2])))
+        for setting in on_one[:MOST_SETTINGS]
+    ]
     heads = [
         Head("setting", "setting"),
         Head("by_memory", "no. by memory", "its number in the picture of memory", True),
         Head("by_time", "no. by time", "its number in the picture of time", True),
         *_figure_heads(group),
     ]
-    return Table(heads, rows, "The settings on a Pareto front, from least memory up.")
+    caption = "The settings on a Pareto front, from least memory up."
+    return Table(heads, rows, caption, total=len(on_one))
 
 
 def _figure_heads(group: Group) -> list[Head]:
@@ -150,16 +169,16 @@ def settings_table(group: Group) -> Table:
     if any(setting.tells_rate for setting in group.settings):
         heads.insert(4, Head("rate", "rate", about("learning_rate"), True))
     rows = []
-    for setting in group.settings:
+    for setting in group.settings[:MOST_SETTINGS]:
         rank = DASH if setting.rank is None else str(setting.rank)
         row = [setting.mode, rank, setting.layers or DASH, setting.amp]
         if len(heads) > 5 and heads[4].key == "rate":
             row.append(f"{setting.rate:g}" if setting.rate is not None else DASH)
         row.append(f"{len(setting.ok)}/{len(setting.rows)}")
         rows.append([*row, *_figures(group, setting)])
-    marks = ["baseline" if s is group.baseline else "" for s in group.settings]
+    marks = ["baseline" if s is group.baseline else "" for s in group.settings[:MOST_SETTINGS]]
     caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
-    return Table(heads, rows, caption, marks, folded=True)
+    return Table(heads, rows, caption, marks, folded=True, total=len(group.settings))
 
 
 def effects_table(group: Group) -> Table | None:
@@ -183,94 +202,6 @@ def effects_table(group: Group) -> Table | None:
     ]  # fmt: skip
     caption = "Ratios to full fine-tuning in fp32, the geometric mean over ranks."
     return Table(heads, rows, caption)
-
-
-_CELL_COLUMNS: Final = (
-    "mode", "rank", "layers", "amp", "seed", "status", "flags", "dev_score", "dev_ci_low",
-    "dev_ci_high", "majority_score", "peak_cuda_allocated_mib", "peak_cuda_reserved_mib",
-    "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median", "params_trainable", "learning_rate",
-    "train_s", "wall_s", "attempt", "cell_id",
-)  # fmt: skip
-_CELL_TITLES: Final = {
-    "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
-    "majority_score": "majority", "peak_cuda_allocated_mib": "CUDA allocated, MiB",
-    "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
-    "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
-    "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
-    "wall_s": "wall, s", "cell_id": "cell", "amp": "AMP",
-}  # fmt: skip
-
-
-def cells_table(found: Sequence[Group]) -> Table:
-    """Every cell of every group; columns of a card are left out where there was none."""
-    rows = [row for group in found for row in group.ordered]
-    axes = group_names("axes")
-    names = [n for n in _CELL_COLUMNS if n in axes or any(BY_NAME[n].applies(r) for r in rows)]
-    heads = [Head(n, _CELL_TITLES.get(n, n), about(n), BY_NAME[n].kind is not str) for n in names]
-    if len(found) > 1:
-        heads.insert(0, Head("group", "group", "number of its group, the first being 1", True))
-    body = [
-        [str(i)] * (len(found) > 1) + [shown(row, name) for name in names]
-        for i, group in enumerate(found, 1) for row in group.ordered
-    ]  # fmt: skip
-    return Table(heads, body, marks=["" if r.get("status") == "ok" else "failed" for r in rows])
-
-
-_INPUTS: Final = (*group_names("axes"), *group_names("settings"), *group_names("identity"))
-
-
-def shown(row: Row, name: str) -> str:
-    """A field as the tables show it: what does not apply differs from what was not measured."""
-    value = row.get(name)
-    if name == "status":
-        return str(value or "not run")
-    if value is not None:
-        return _formatted(name, value)
-    if not BY_NAME[name].applies(row) or name in _INPUTS:
-        return DASH
-    return "not run" if row.get("status") is None else "not measured"
-
-
-def _formatted(name: str, value: Value) -> str:
-    if isinstance(value, float):
-        if name in group_names("quality"):
-            return fixed(value)
-        return f"{value:g}" if name in group_names("settings") else num(value)
-    if isinstance(value, int) and name.startswith("params_"):
-        return f"{value:,}"
-    return str(value)
-
-
-def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
-    """A heading, and the cells that ended badly or are flagged, with their messages.
-
-    Cells that were only not run yet are counted in the heading and not listed.
-    """
-    bad = [row for row in rows if row.get("status") not in ("ok", None) or row.get("flags")]
-    heads = [
-        Head("cell", "cell"), Head("status", "status"), Head("why", "message, or what it means"),
-    ]  # fmt: skip
-    body = [[name(row), _status(row), why(row)] for row in bad]
-    return failures_heading(list(rows)), Table(heads, body)
-
-
-def name(row: Row) -> str:
-    """A cell's name for people."""
-    adapter = f" r{row.get('rank')} {row.get('layers')}" if row.get("rank") is not None else ""
-    amp = "fp32" if row.get("amp") in ("off", None) else row.get("amp")
-    return f"{row.get('mode')}{adapter} {amp}, seed {row.get('seed')}"
-
-
-def _status(row: Row) -> str:
-    return " ".join(str(row[key]) for key in ("status", "flags") if row.get(key))
-
-
-def why(row: Row) -> str:
-    """A failed cell's message, and what its status and flags mean."""
-    flags = [FLAGS[flag] for flag in str(row.get("flags") or "").split() if flag in FLAGS]
-    meanings = flags if row.get("status") == "ok" else [status_meaning(str(row["status"])), *flags]
-    message = without_paths(" ".join(str(row.get("message") or "").split()))
-    return f"{message} ({'; '.join(meanings)})" if message else "; ".join(meanings)
 
 
 _UNSET: Final = {"max_train": "all", "max_dev": "all", "max_steps": "no cap"}
@@ -303,5 +234,7 @@ def _rates(group: Group) -> list[tuple[str, str, str]]:
         for column_ in ("learning_rate", "learning_rate_base", "learning_rate_head"):
             values = sorted({v for row in of if (v := number(row.get(column_))) is not None})
             if values:
-                found.append((column_, mode, ", ".join(f"{value:g}" for value in values)))
+                told = ", ".join(f"{value:g}" for value in values[:_MOST_RATES])
+                more = ", …" if len(values) > _MOST_RATES else ""
+                found.append((column_, mode, told + more))
     return found

@@ -17,6 +17,8 @@ TIME: Final = {
     "step_ms_median": "ms for a step",
 }
 BASE: Final = "full fine-tuning in fp32"
+_LONGEST: Final = 500
+"""Characters of a text in a row that are shown."""
 
 
 def num(value: float | None) -> str:
@@ -53,6 +55,16 @@ def span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
 def count(number: int, thing: str, things: str | None = None) -> str:
     """A number with its noun: `1 cell`, `2 cells`."""
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def plain(text: str) -> str:
+    """A text on one line, cut if it is long, with whatever can't be seen or turns the text around
+    it (control characters, those of right-to-left text) shown as its number."""
+    if len(text) <= _LONGEST and text.isprintable():
+        return text
+    line = " ".join(text[: 100 * _LONGEST].split())[: _LONGEST + 1]
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def without_paths(text: str) -> str:

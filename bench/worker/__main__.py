@@ -14,7 +14,6 @@ from typing import Final
 import click
 
 from bench.command import run_command
-from bench.errors import InputError
 from bench.files import write_atomically
 from bench.protocol import RESULT
 from bench.schema import SCHEMA, Row
@@ -43,15 +42,11 @@ def main(folder: Path) -> int:
 
     import torch  # after the lifeline: importing it takes seconds in which the parent may die
 
-    from bench.job import FILE, Job
+    from bench.job import Job
     from bench.worker.progress import Progress
     from bench.worker.run import CellRun, InvalidError
 
-    try:
-        job = Job.read(folder)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / FILE}: can't be read ({error})") from None
-    run = CellRun(job, folder, Progress.from_environment())
+    run = CellRun(Job.read(folder), folder, Progress.from_environment())
     try:
         columns = run.run()
     except InvalidError as error:

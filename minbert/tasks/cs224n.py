@@ -14,10 +14,12 @@ from typing import Final
 import numpy as np
 
 from minbert.errors import InputError
-from minbert.files import is_file, is_folder
+from minbert.files import check_size, is_file, is_folder
 from minbert.tasks.base import Examples, Task
 from minbert.tasks.splitting import DEV, TRAIN
 
+_LARGEST_FILE: Final = 2**28
+"""Bytes; the largest of these sets, with 400,000 pairs of questions, has 60 MB."""
 _SHOWN: Final = 5
 """Rows that can't be read and are told one by one; the others are counted."""
 
@@ -91,40 +93,45 @@ def _read(path: Path, form: _Format, classes: bool) -> tuple[Examples, list[str]
     header, *rows = _lines(path)
     columns = _fields(header)
     wanted = (*form.texts, form.label)
-    lacking = [name for name in wanted if name not in columns]
-    if lacking:
+    unclear = [name for name in wanted if name not in columns]
+    unclear = unclear or [name for name in wanted if columns.count(name) > 1]
+    if unclear:
+        what = "several columns" if unclear[0] in columns else "no column"
         raise InputError(
-            f"{path}: its first line has no column {' or '.join(lacking)}; a header with "
+            f"{path}: its first line has {what} {' or '.join(unclear)}; a header with "
             f"{', '.join(wanted)}, separated by tabs, is expected, not {header[:60]!r:.70}"
         )
     texts: list[tuple[str, ...]] = []
     labels: list[float] = []
-    problems = []
+    problems: list[str] = []
+    broken = 0
     for number, line in enumerate(rows, start=2):
         if not line.strip():
             continue
         try:
             text, label = _row(_fields(line), columns, form, classes)
         except ValueError as error:
-            problems.append(f"{path.name}, line {number}: {error}; left out")
+            broken += 1
+            if broken <= _SHOWN:
+                problems.append(f"{path.name}, line {number}: {error}; left out")
         else:
             texts.append(text)
             labels.append(label)
-    if len(problems) >= len(texts):
+    if broken >= len(texts):
         first = f", first {problems[0].removesuffix('; left out')}" if problems else ""
-        raise InputError(
-            f"{path}: {len(problems)} of its {len(problems) + len(texts)} rows can't be read{first}"
-        )
-    told = problems[:_SHOWN]
-    if len(problems) > _SHOWN:
-        told.append(f"{path.name}: {len(problems)} rows in all can't be read and are left out")
+        total = broken + len(texts)
+        raise InputError(f"{path}: {broken} of its {total} rows can't be read{first}")
+    if broken > _SHOWN:
+        problems.append(f"{path.name}: {broken} rows in all can't be read and are left out")
     a, *b = zip(*texts, strict=True)
     numbers = np.array(labels, dtype=np.float64)
-    return Examples(a, b[0] if b else None, numbers.astype(np.int64) if classes else numbers), told
+    given = numbers.astype(np.int64) if classes else numbers
+    return Examples(a, b[0] if b else None, given), problems
 
 
 def _lines(path: Path) -> list[str]:
     """A text file's lines. Bytes that aren't UTF-8 become surrogates, which `_row` refuses."""
+    check_size(path, _LARGEST_FILE)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -55,6 +55,7 @@ _SOURCES: Final = {
     "tweets": _Source("tweet-like texts", "tweets_GroundTruth.txt", _THREE, False),
 }
 _RATING: Final = "-rating"
+_HIGHEST: Final = 4
 
 
 def _tasks() -> dict[str, Task]:
@@ -111,7 +112,9 @@ def read_rows(path: Path) -> list[tuple[str, Decimal, str]]:
     try:
         for line in path.read_bytes().decode().splitlines():
             identity, rating, text = line.split("\t")
-            rows.append((identity, Decimal(rating), text))
+            if not -_HIGHEST <= (value := Decimal(rating)) <= _HIGHEST:
+                raise ValueError(f"{rating} is no rating")
+            rows.append((identity, value, text))
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
     except (ValueError, InvalidOperation) as error:

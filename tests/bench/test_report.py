@@ -171,6 +171,12 @@ def test_figures_are_the_same_each_time_and_hold_no_date(full, tmp_path):
         assert "<metadata>" not in path.read_text("utf-8")
 
 
+def test_a_report_of_usual_size_leaves_nothing_out(full):
+    for text in full[1:]:
+        assert "the rest is in" not in text
+        assert "more groups" not in text
+
+
 def test_commands_repeat_it_without_naming_a_folder(full):
     for text in (seen(full[1]), full[2]):
         assert "--task movies --epochs 2 --max-train 2000 --seeds 1 --device cpu" in text
@@ -346,7 +352,7 @@ def test_ten_thousand_rows_take_seconds(tmp_path):
     start = time.process_time()  # of this process: a busy machine is no failure
     _, text = pages(tmp_path, rows)
     assert time.process_time() - start < 10
-    assert "The first 500 of 10000 cells" in text
+    assert "500 of 10,000 are shown; the rest is in the CSV." in text
 
 
 def test_vendored_files_are_those_of_their_readme():

@@ -18,7 +18,7 @@ from bench import store as stores
 from bench.errors import DiskFullError, InputError
 from bench.files import write_atomically
 from bench.rowfile import encode, record
-from bench.schema import BY_NAME, CHOICES, FLAGS, NAMES, STATUSES, Row, latest, new_row
+from bench.schema import BY_NAME, FLAGS, NAMES, STATUSES, VALUES, Row, latest, new_row
 from bench.store import Store, cell_folder, cells_folder, read_rows
 from tests.components import need
 
@@ -45,18 +45,20 @@ def no_note(text: str) -> None:
 # What is written can be read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-FLOATS = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: float(f"{value:.7g}"))
+FLOATS = st.floats(-1e29, 1e29).map(lambda value: float(f"{value:.7g}"))
 
 
 def values_of(name: str) -> st.SearchStrategy:
     if name == "status":
         return st.sampled_from(list(STATUSES))
-    if name in CHOICES:
-        return st.none() | st.sampled_from(CHOICES[name])
+    if name in VALUES:
+        return st.none() | st.sampled_from(VALUES[name])
     if name == "flags":
         flags = st.sets(st.sampled_from(list(FLAGS)), min_size=1)
         return st.none() | flags.map(lambda found: " ".join(sorted(found)))
-    kinds = {str: TEXT, int: st.integers(), float: FLOATS}
+    if name in VALUES:
+        return st.none() | st.sampled_from(VALUES[name])
+    kinds = {str: TEXT, int: st.integers(-(10**29), 10**29), float: FLOATS}
     of_kind = kinds[BY_NAME[name].kind]
     return of_kind if name in ("cell_id", "conditions_id", "attempt") else st.none() | of_kind
 

@@ -1,0 +1,58 @@
+"""Values and regular expressions out of a file: shown in one line, and kept to those that end."""
+
+import re
+from typing import Any, Final
+
+from adapters.errors import InputError
+
+_LONGEST: Final = 1000
+_ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
+_REPEATED_GROUP: Final = re.compile(r"\)\s*[*+{]")
+_OTHER_GROUP: Final = re.compile(r"\(\?(?![:=!<])")
+_REPEAT: Final = re.compile(r"(?<!\()[*+?{]")
+
+
+def shown(value: Any) -> str:
+    """A value on one line, cut where it is long."""
+    try:
+        return ascii(value)[:80]
+    except RecursionError:
+        return "something nested too deeply"
+
+
+def count_repeats(pattern: str) -> int:
+    """How often `*`, `+`, `?` or `{` repeats something in a regular expression, at most."""
+    return len(_REPEAT.findall(_ESCAPED.sub("", pattern)))
+
+
+def compiled(pattern: str, most: int, around: tuple[str, str] = ("", "")) -> re.Pattern[str]:
+    """A file's regular expression, between two parts of one's own, if matching it must end soon.
+
+    The time for a name grows with its length to the power of the repeats in the expression, and
+    with repeats of repeats, such as `(a+)+`, two to the power of its length: those are refused.
+
+    Args:
+        most: repeats that it may have.
+
+    Raises:
+        InputError: for such an expression, or one that is none.
+    """
+    bare = _ESCAPED.sub("", pattern)
+    if (
+        len(pattern) > _LONGEST
+        or _REPEATED_GROUP.search(bare)
+        or _OTHER_GROUP.search(bare)
+        or count_repeats(pattern) > most
+    ):
+        raise InputError(
+            f"the pattern {shown(pattern)} in the adapter's config could take too long to match; "
+            f"repeat no groups in it and have at most {most} of *, + and ?"
+        )
+    before, after = around
+    try:
+        return re.compile(f"{before}{pattern}{after}")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"a pattern in the adapter's config, {shown(pattern)}, is no regular expression: "
+            f"{shown(str(error))}"
+        ) from error

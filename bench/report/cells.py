@@ -1,0 +1,109 @@
+"""The tables of single cells: every cell, as far as a page can bear it, and those that failed."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from bench.groups import Group, about
+from bench.report.findings import failures_heading, status_meaning
+from bench.report.tables import DASH, Head, Table
+from bench.report.text import fixed, num, without_paths
+from bench.schema import BY_NAME, FLAGS, Row, Value, group_names
+
+MOST_CELLS: Final = 3000
+"""In a page: about 2 MB, which opens at once."""
+MOST_OF_A_GROUP: Final = 1000
+MOST_FAILURES: Final = 500
+
+_COLUMNS: Final = (
+    "mode", "rank", "layers", "amp", "seed", "status", "flags", "dev_score", "dev_ci_low",
+    "dev_ci_high", "majority_score", "peak_cuda_allocated_mib", "peak_cuda_reserved_mib",
+    "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median", "params_trainable", "learning_rate",
+    "train_s", "wall_s", "attempt", "cell_id",
+)  # fmt: skip
+_TITLES: Final = {
+    "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
+    "majority_score": "majority", "peak_cuda_allocated_mib": "CUDA allocated, MiB",
+    "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
+    "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
+    "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
+    "wall_s": "wall, s", "cell_id": "cell", "amp": "AMP",
+}  # fmt: skip
+_AXES: Final = frozenset(group_names("axes"))
+_SETTINGS: Final = frozenset(group_names("settings"))
+_QUALITY: Final = frozenset(group_names("quality"))
+_INPUTS: Final = _AXES | _SETTINGS | frozenset(group_names("identity"))
+
+
+def cells_table(found: Sequence[Group]) -> Table:
+    """The cells of every group, of large groups and of many the first.
+
+    Columns of a card are left out where there was none.
+    """
+    chosen: list[tuple[int, Row]] = []
+    for number, group in enumerate(found, start=1):
+        room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
+        chosen += [(number, row) for row in group.ordered[:room]]
+    names = [n for n in _COLUMNS if n in _AXES or any(BY_NAME[n].applies(r) for _, r in chosen)]
+    heads = [Head(n, _TITLES.get(n, n), about(n), BY_NAME[n].kind is not str) for n in names]
+    if len(found) > 1:
+        heads.insert(0, Head("group", "group", "number of its group, the first being 1", True))
+    body = [
+        [str(number)] * (len(found) > 1) + [shown(row, name) for name in names]
+        for number, row in chosen
+    ]
+    marks = ["" if row.get("status") == "ok" else "failed" for _, row in chosen]
+    return Table(heads, body, marks=marks, total=sum(len(group.rows) for group in found))
+
+
+def shown(row: Row, name: str) -> str:
+    """A field as the tables show it: what does not apply differs from what was not measured."""
+    value = row.get(name)
+    if name == "status":
+        return str(value or "not run")
+    if value is not None:
+        return _formatted(name, value)
+    if not BY_NAME[name].applies(row) or name in _INPUTS:
+        return DASH
+    return "not run" if row.get("status") is None else "not measured"
+
+
+def _formatted(name: str, value: Value) -> str:
+    if isinstance(value, float):
+        if name in _QUALITY:
+            return fixed(value)
+        return f"{value:g}" if name in _SETTINGS else num(value)
+    if isinstance(value, int) and name.startswith("params_"):
+        return f"{value:,}"
+    return str(value)
+
+
+def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
+    """A heading, and the cells that ended badly or are flagged, with their messages.
+
+    Cells that were only not run yet are counted in the heading and not listed.
+    """
+    bad = [row for row in rows if row.get("status") not in ("ok", None) or row.get("flags")]
+    heads = [
+        Head("cell", "cell"), Head("status", "status"), Head("why", "message, or what it means"),
+    ]  # fmt: skip
+    body = [[name(row), _status(row), why(row)] for row in bad[:MOST_FAILURES]]
+    return failures_heading(list(rows)), Table(heads, body, total=len(bad))
+
+
+def name(row: Row) -> str:
+    """A cell's name for people."""
+    adapter = f" r{row.get('rank')} {row.get('layers')}" if row.get("rank") is not None else ""
+    amp = "fp32" if row.get("amp") in ("off", None) else row.get("amp")
+    return f"{row.get('mode')}{adapter} {amp}, seed {row.get('seed')}"
+
+
+def _status(row: Row) -> str:
+    return " ".join(str(row[key]) for key in ("status", "flags") if row.get(key))
+
+
+def why(row: Row) -> str:
+    """A failed cell's message, and what its status and flags mean."""
+    flags = [FLAGS[flag] for flag in str(row.get("flags") or "").split() if flag in FLAGS]
+    meanings = flags if row.get("status") == "ok" else [status_meaning(str(row["status"])), *flags]
+    message = without_paths(" ".join(str(row.get("message") or "").split()))
+    return f"{message} ({'; '.join(meanings)})" if message else "; ".join(meanings)
