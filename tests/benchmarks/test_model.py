@@ -54,7 +54,7 @@ def test_step(benchmark: BenchmarkFixture, batch: Batch, mode: str, amp: str) ->
     of = cell(*MODES[mode], amp, model="minilm", init="random")
     job = Job(
         cell=of, conditions_id="", attempt=1, device="cpu", threads=torch.get_num_threads(),
-        checkpoint=None, geometry="minilm", tokenizer="", data=None, keep=False,
+        checkpoint=None, geometry="minilm", tokenizer="", data=None, keep=False, code_version="",
     )  # fmt: skip
     model = build_model(job, num_outputs=5)
     trainer = Trainer(
