@@ -45,6 +45,8 @@ class Display:
         self._wall_s: list[float] = []
         self._cell = ""
         self._cell_begun = self._begun
+        self._cell_s: float | None = None
+        self._rest_s: float | None = None
         self._phase = ""
         self._step: dict[str, Any] = {}
         self._console: Console | None = None
@@ -69,8 +71,16 @@ class Display:
             with suppress(OSError, ValueError):
                 self._live.stop()
 
-    def start(self, cell_name: str) -> None:
-        """A cell begins."""
+    def start(
+        self, cell_name: str, cell_s: float | None = None, rest_s: float | None = None
+    ) -> None:
+        """A cell begins.
+
+        Args:
+            cell_s: how long it is expected to take, if that is known.
+            rest_s: how long those after it are.
+        """
+        self._cell_s, self._rest_s = cell_s, rest_s
         self._cell, self._cell_begun = cell_name, self._clock()
         self._phase, self._step = "start", {}
         self._draw()
@@ -144,10 +154,14 @@ class Display:
         return Group(*lines)
 
     def _left_s(self, now: float) -> float | None:
-        """Time until all cells are done, if the rest take as long as this run's have on average.
+        """Time until all cells are done, as expected.
 
-        None before the first has ended.
+        Where nothing is expected, as if the rest took as long as this run's have on average; None
+        before the first has ended.
         """
+        if self._rest_s is not None:
+            elapsed = now - self._cell_begun
+            return self._rest_s + (max(0.0, (self._cell_s or 0.0) - elapsed) if self._cell else 0.0)
         if not self._wall_s:
             return None
         mean = sum(self._wall_s) / len(self._wall_s)

@@ -3,15 +3,12 @@
 Example: python -m bench.grid --grid smoke
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from bench import gridfile
 from bench.cell import Cell
@@ -24,10 +21,13 @@ from bench.checks import (
 )
 from bench.command import run_command
 from bench.conditions import find_conditions
+from bench.dryrun import print_plan
 from bench.errors import InputError
 from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
 from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
+from bench.predict.forecast import Forecast
+from bench.predict.prepare import forecast_plan
 from bench.rates import Search
 from bench.rowfile import torn_line
 from bench.schema import GRID, latest
@@ -158,12 +158,16 @@ def command(
             wanted_cells, latest(store.rows), conditions.conditions_id, rerun=rerun, fresh=fresh
         )
 
+    def forecast(planned: Sequence[Planned]) -> Forecast | None:
+        return forecast_plan(planned, store.rows, model, conditions, data)
+
     search = None
     if lr == "auto":
         digest = for_search(examples).digest[:16]
         search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
     if dry_run:
-        _print_plan(_next_round(cells, plan_now, search), as_json)
+        planned = _next_round(cells, plan_now, search)
+        print_plan(planned, forecast(planned), as_json)
         return 0
     planned = _next_round(cells, plan_now, search)
     if any(item.action == "run" for item in planned):
@@ -185,6 +189,7 @@ def command(
         timeout_s=timeout,
         arguments=tuple(sys.argv[1:]),
         device_name=found.device_name,
+        forecaster=forecast,
     )
     return session.run(_rounds(cells, plan_now, search), as_json)
 
@@ -241,40 +246,6 @@ def _resolve(model: Model, data: TaskData, amp_on: str) -> Resolved:
         amp_on=amp_on,
         learning_rate_source=GRID,
     )
-
-
-def _print_plan(planned: list[Planned], as_json: bool) -> None:
-    if as_json:
-        items = [
-            {
-                **item.cell.columns(),
-                "name": item.cell.name,
-                "action": item.action,
-                "reason": item.reason,
-                "attempt": item.attempt,
-            }
-            for item in planned
-        ]
-        click.echo(json.dumps(items, indent=2))
-        return
-    table = Table("", "cell", "mode", "rank", "layers", "amp", "seed", "plan", box=None)
-    for number, item in enumerate(planned, start=1):
-        cell = item.cell
-        rank = "" if cell.rank is None else str(cell.rank)
-        table.add_row(
-            str(number),
-            cell.cell_id,
-            cell.mode,
-            rank,
-            cell.layers or "",
-            cell.amp,
-            str(cell.seed),
-            "run" if item.action == "run" else item.reason,
-        )
-    console = Console()
-    console.print(table)
-    to_run = sum(item.action == "run" for item in planned)
-    console.print(f"{len(planned)} cells: {to_run} to run, {len(planned) - to_run} not")
 
 
 if __name__ == "__main__":

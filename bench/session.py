@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
 from bench.plan import FRESH, Planned
+from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
 from bench.resume import left_behind, without_repeats
@@ -57,6 +59,7 @@ class Session:
     arguments: tuple[str, ...]
     device_name: str
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
+    forecaster: Forecaster | None = None
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run what the plans say, render the report; the exit code.
@@ -83,11 +86,14 @@ class Session:
 
     def _run_round(self, planned: list[Planned], signals: Signals) -> str:
         """Run a plan; `ok`, `interrupted` or `stopped`."""
-        to_run = [item for item in planned if item.action == "run"]
-        with Display(len(planned), len(planned) - len(to_run)) as display:
+        try:
+            outlook = outlook_on(planned, self.forecaster, signals, self.device_name)
+        except StoppedError:
+            return "interrupted"
+        with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
             try:
                 self._write_plan(planned)
-                if self._run_cells(to_run, signals, display):
+                if self._run_cells(outlook, signals, display):
                     return "interrupted"
             except StoppedError:
                 return "interrupted"
@@ -96,7 +102,7 @@ class Session:
                 return "stopped"
         return "ok"
 
-    def _run_cells(self, to_run: list[Planned], signals: Signals, display: Display) -> bool:
+    def _run_cells(self, outlook: Outlook, signals: Signals, display: Display) -> bool:
         """Run the cells that no other grid has run meanwhile; whether the user stopped that."""
 
         def waits() -> None:
@@ -107,14 +113,15 @@ class Session:
             Locks(cells, signals, waits) as cell_locks,
             Locks(device_locks(), signals, waits) as devices,
         ):
-            for item in cell_locks.each(to_run, lambda item: self._folder(item).name):
-                display.start(item.cell.name)
+            for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
+                display.start(item.cell.name, *outlook.begin(item.cell))
                 with devices.turn(self.device_name):
                     row = self.store.last(item.cell.cell_id, self.conditions.conditions_id)
                     others = row is not None and int(row["attempt"] or 0) >= item.attempt
                     if row is None or not others:
-                        row = self._run_cell(item, signals, display)
+                        row = self._run_cell(item, signals, display, outlook)
                         self.store.append(row)
+                    outlook.learn(row)
                 if others:
                     display.note(f"{item.cell.name}: another grid has run it meanwhile")
                 display.finish(row)
@@ -126,9 +133,9 @@ class Session:
         cell, conditions_id = item.cell, self.conditions.conditions_id
         return cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
 
-    def _run_cell(self, item: Planned, signals: Signals, display: Display) -> Row:
-        folder, job = self._folder(item), self._job(item)
-        if item.reason != FRESH and (row := self._left_behind(item, job, folder)) is not None:
+    def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
+        folder, job, told = self._folder(item), self._job(item), outlook.columns(item.cell)
+        if item.reason != FRESH and (row := self._left_behind(item, job, folder, told)) is not None:
             display.note(f"{item.cell.name}: taking over the result that a stopped run left")
             return row
         argv = [*self.worker, str(folder.resolve())]
@@ -146,9 +153,9 @@ class Session:
             on_progress=display.progress,
             signals=signals,
         )
-        return self._kept(folder, self._row(item, outcome, folder))
+        return self._kept(folder, self._row(item, outcome, folder, told))
 
-    def _left_behind(self, item: Planned, job: Job, folder: Path) -> Row | None:
+    def _left_behind(self, item: Planned, job: Job, folder: Path, told: Row) -> Row | None:
         """The row of a cell that ended when its parent died before it could append it."""
         row = kept_row(folder)
         ids = (item.cell.cell_id, self.conditions.conditions_id, item.attempt)
@@ -156,7 +163,7 @@ class Session:
         if row is not None and same and row["code_version"] == self.conditions.code_version:
             return row
         left = left_behind(folder, job)
-        return None if left is None else self._kept(folder, self._row(item, left, folder))
+        return None if left is None else self._kept(folder, self._row(item, left, folder, told))
 
     @staticmethod
     def _kept(folder: Path, row: Row) -> Row:
@@ -192,11 +199,12 @@ class Session:
             "OMP_NUM_THREADS": threads,
         }
 
-    def _row(self, item: Planned, outcome: Outcome, folder: Path) -> Row:
+    def _row(self, item: Planned, outcome: Outcome, folder: Path, told: Row) -> Row:
         result = outcome.result or {}
         data = self._data_of(item.cell)
         columns = {
             "peak_rss_mib": outcome.peak_rss_mib,
+            **told,
             **result.get("columns", {}),
             "grid": self.grid.name,
             "attempt": item.attempt,
@@ -266,10 +274,7 @@ class Session:
             for (cell_id, where), row in latest(rows).items()
             if cell_id in ids and where == conditions_id
         }
-        counts: dict[str, int] = {}
-        for cell_id in ids:
-            status = last.get(cell_id, "not run")
-            counts[status] = counts.get(status, 0) + 1
+        counts = Counter(last.get(cell_id, "not run") for cell_id in ids)
         if as_json:
             click.echo(json.dumps({"cells": counts, "report": told}))
         else:

@@ -18,8 +18,9 @@ from bench.report import cells, findings, tables, text, winners
 from bench.report.commands import commands as repeat
 from bench.report.figures import Drawing, inline
 from bench.report.files import write_all
+from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
-from bench.report.sections import Card, cards, sections, tradeoffs
+from bench.report.sections import Card, Section, cards, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
 from bench.schema import COLUMNS, Row
@@ -99,7 +100,7 @@ def report(
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": [*sections(first), *rates_section(first, cleaned)] if first else [],
+        "sections": _sections(first, cleaned) if first else [],
         "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
         "cells": cells.cells_table(found),
         "failures_heading": heading,
@@ -111,6 +112,10 @@ def report(
         "commands": repeat(first, sources) if first else [],
         "terms": TERMS,
     }
+
+
+def _sections(first: Group, rows: Sequence[Row]) -> list[Section]:
+    return [*sections(first), *rates_section(first, rows), *predictions_section(first)]
 
 
 class _Cleaner:

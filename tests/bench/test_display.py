@@ -102,6 +102,21 @@ def test_on_a_terminal_everything_is_shown_as_it_happens(terminal):
         assert "about 47:15 left" in terminal.seen()
 
 
+def test_time_left_is_what_is_expected_where_that_is_known(terminal):
+    now = 0.0
+    with Display(3, 0, terminal.stream, lambda: now) as display:
+        display.start(NAME, 100.0, 60.0)
+        assert "about 2:40 left" in terminal.seen()
+        now = 40.0
+        display.progress({"phase": "train"})
+        assert "about 2:00 left" in terminal.seen()
+        now = 150.0  # longer than expected: those after it are still to come
+        display.progress({"phase": "train"})
+        assert "about 1:00 left" in terminal.seen()
+        display.finish(ended(wall_s=150.0))
+        assert "about 1:00 left" in terminal.seen()
+
+
 def test_it_draws_only_when_told_and_starts_no_thread(terminal):
     threads = threading.active_count()
     with Display(3, 0, terminal.stream) as display:

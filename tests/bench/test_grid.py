@@ -64,6 +64,9 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
             "params_total",
             "params_trainable",
             "tokens_total",
+            "flops_per_token",
+            "predicted_s",
+            "predicted_peak_mib",
         ):
             assert row[name] is not None, name
         assert 0 < float(row["startup_s"]) < float(row["wall_s"])
@@ -74,7 +77,7 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     index = (grid.reports / "index.html").read_text()
     assert "dora" in index
     assert str(grid.folder) not in index
-    assert (grid.reports / "report.md").exists()
+    assert "Prediction: " in (grid.reports / "report.md").read_text()
 
     again = grid.run("--select", "mode=full,dora")
     assert again.returncode == 0, again.stderr
@@ -120,9 +123,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     table = grid.run("--dry-run")
     assert table.returncode == 0
     assert "8 cells: 8 to run" in table.stdout
-    items = json.loads(grid.run("--dry-run", "--json").stdout)
+    assert "no basis yet" in table.stdout
+    told = json.loads(grid.run("--dry-run", "--json").stdout)
+    items = told["cells"]
     assert len(items) == 8
     assert {item["action"] for item in items} == {"run"}
+    assert told["total"]["predicted_s"] == pytest.approx(sum(i["predicted_s"] for i in items))
+    assert told["total"]["predicted_peak_mib"] == max(i["predicted_peak_mib"] for i in items)
     assert list(grid.folder.iterdir()) == []
 
 
@@ -175,7 +182,7 @@ def test_a_killed_parent_leaves_no_worker_and_loses_nothing(grid: GridRuns) -> N
 
 def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     one = ("--lr", "auto", "--select", "mode=head amp=off")
-    plan = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    plan = json.loads(grid.run(*one, "--dry-run", "--json").stdout)["cells"]
     assert len(plan) == 5
     assert {item["learning_rate_source"] for item in plan} == {"candidate"}
     done = grid.run(*one)

@@ -1,0 +1,1 @@
+"""Peak memory and time of a cell, predicted before it runs."""

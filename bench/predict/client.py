@@ -1,0 +1,117 @@
+"""Gets costs from the cache, or from a process that counts them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from bench.messages import last_error
+from bench.predict import cache
+from bench.predict.costs import Costs, Counts, Shapes, Variant, fill_ranks, to_count
+from bench.predict.process import ANSWER, REQUEST
+from bench.predict.workload import Workload
+from bench.protocol import PARENT_PID, PROGRESS_FD
+
+_IMPORTS: Final = ("peak_rss_mib", "peak_anon_mib")
+
+OnProgress = Callable[[int, int], None]
+"""Told how many variants are counted, and of how many."""
+
+
+class NoPredictionError(Exception):
+    """Costs could not be counted. The message is one line; cells run all the same."""
+
+
+def find_costs(workload: Workload, variants: Sequence[Variant], on_progress: OnProgress) -> Costs:
+    """What some variants of a workload cost.
+
+    Raises:
+        NoPredictionError: if it can't be told.
+    """
+    wanted = to_count(variants)
+    found = _kept(workload, wanted) or _counted(workload, wanted, on_progress)
+    return Costs(found.shapes, fill_ranks(found.counts, variants), found.imports_mib)
+
+
+def _kept(workload: Workload, wanted: Sequence[Variant]) -> Costs | None:
+    """What the cache holds, if that is all of it."""
+    imports = _imports(cache.read(workload.imports_key()))
+    shapes = Shapes.from_json(cache.read(workload.shapes_key()))
+    if imports is None or shapes is None:
+        return None
+    counts = {}
+    for variant in wanted:
+        kept = Counts.from_json(cache.read(workload.counts_key(shapes, variant)))
+        if kept is None:
+            return None
+        counts[variant] = kept
+    return Costs(shapes, counts, imports)
+
+
+def _counted(workload: Workload, wanted: Sequence[Variant], on_progress: OnProgress) -> Costs:
+    with tempfile.TemporaryDirectory(prefix="bench-predict-") as name:
+        folder = Path(name)
+        request = {"workload": asdict(workload), "variants": wanted}
+        (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        _run(folder, len(wanted), on_progress)
+        answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+    shapes, imports = Shapes.from_json(answer["shapes"]), _imports(answer["imports_mib"])
+    counts = {
+        Variant(*of): found
+        for of, values in answer["counts"]
+        if (found := Counts.from_json(values)) is not None
+    }
+    if shapes is None or imports is None or len(counts) < len(wanted):
+        raise NoPredictionError("the process that counts gave another answer than was asked")
+    return Costs(shapes, counts, imports)
+
+
+def _imports(values: object) -> dict[str, float] | None:
+    if not isinstance(values, dict) or not all(
+        isinstance(values.get(name), int | float) for name in _IMPORTS
+    ):
+        return None
+    return {name: float(values[name]) for name in _IMPORTS}
+
+
+def _run(folder: Path, total: int, on_progress: OnProgress) -> None:
+    """Run the process to its end. It ends too when this one does, however that dies."""
+    read, write = os.pipe()
+    with os.fdopen(read, encoding="utf-8", errors="replace") as told:
+        with (folder / "stderr.txt").open("w+b") as stderr:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "bench.predict.process", str(folder)],
+                    env={**os.environ, PARENT_PID: str(os.getpid()), PROGRESS_FD: str(write)},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    pass_fds=(write,),
+                )
+            except OSError as error:
+                raise NoPredictionError(f"no process to count: {error.strerror}") from error
+            finally:
+                os.close(write)
+        with process:
+            for line in told:
+                _pass_on(line, on_progress)
+            code = process.wait()
+    if code != 0:
+        text = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace")
+        said = last_error(text).removeprefix("error: ")
+        raise NoPredictionError(said or f"counting ended with exit code {code}")
+    on_progress(total, total)
+
+
+def _pass_on(line: str, on_progress: OnProgress) -> None:
+    try:
+        message: Any = json.loads(line)
+    except ValueError:
+        return
+    if isinstance(message, dict) and "step" in message and "steps" in message:
+        on_progress(int(message["step"]), int(message["steps"]))

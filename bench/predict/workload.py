@@ -1,0 +1,129 @@
+"""What all cells of a grid share that decides their costs, and keys under which costs are kept."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from bench.cell import Cell, digest
+from bench.conditions import MEASUREMENT_VERSION, Conditions
+from bench.models import Model
+from bench.predict.costs import Shapes, Variant
+from bench.schema import CANDIDATE
+from minbert.files import vocabulary_digest
+from minbert.tasks import find_task
+
+_SEEDS: Final = 3
+"""Seeds whose batches are planned: others' differ by a token here and there."""
+_ROOT: Final = Path(__file__).parents[2]
+_COUNTED: Final = (
+    *("adapters/*.py", "minbert/*.py"),
+    *(f"bench/predict/{name}.py" for name in ("batches", "counting", "fake")),
+)
+"""Code that decides what is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A model, data and settings.
+
+    `config` has a BertConfig's fields, with the cells' dropout; `searches` tells that the examples
+    are those of a search for learning rates.
+    """
+
+    config: dict[str, Any]
+    pooling: str
+    new_pooler: bool
+    kind: str
+    outputs: int
+    task: str
+    data: str | None
+    data_digest: str
+    max_train: int | None
+    max_dev: int | None
+    searches: bool
+    tokenizer: str
+    vocabulary: str
+    max_length: int
+    batch_size: int
+    epochs: int
+    max_steps: int | None
+    seeds: tuple[int, ...]
+    device: str
+    conditions_id: str
+    torch_version: str
+
+    @classmethod
+    def of(
+        cls, cells: Sequence[Cell], model: Model, conditions: Conditions, data: Path | None
+    ) -> "Workload":
+        """That of the cells of a grid.
+
+        A pooler counts as the checkpoint's own: whether it has one shows when it is loaded.
+        """
+        cell, task = cells[0], find_task(cells[0].task)
+        config = replace(
+            model.config,
+            hidden_dropout_prob=cell.dropout,
+            attention_probs_dropout_prob=cell.dropout,
+        )
+        return cls(
+            config=asdict(config),
+            pooling=cell.pooling,
+            new_pooler=cell.init == "random",
+            kind=task.kind,
+            outputs=task.num_outputs,
+            task=cell.task,
+            data=None if data is None else str(data.resolve()),
+            data_digest=cell.data_digest,
+            max_train=cell.max_train,
+            max_dev=cell.max_dev,
+            searches=cell.learning_rate_source == CANDIDATE,
+            tokenizer=str(model.tokenizer.resolve()),
+            vocabulary=vocabulary_digest(model.tokenizer),
+            max_length=cell.max_length,
+            batch_size=cell.batch_size,
+            epochs=cell.epochs,
+            max_steps=cell.max_steps,
+            seeds=tuple(sorted({cell.seed for cell in cells})[:_SEEDS]),
+            device=conditions.device,
+            conditions_id=conditions.conditions_id,
+            torch_version=conditions.torch_version,
+        )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Workload":
+        """The inverse of `asdict`, through JSON."""
+        return cls(**{**values, "seeds": tuple(values["seeds"])})
+
+    def shapes_key(self) -> str:
+        """Digest of what decides the batches."""
+        names = ("data_digest", "vocabulary", "max_length", "batch_size", "epochs", "max_steps")
+        values = [getattr(self, name) for name in names]
+        return _key("shapes", values, self.seeds)
+
+    def counts_key(self, shapes: Shapes, variant: Variant) -> str:
+        """Digest of what decides the counts of a variant."""
+        names = ("config", "pooling", "new_pooler", "kind", "outputs", "torch_version")
+        values = [getattr(self, name) for name in names]
+        return _key("counts", values, self.device.partition(":")[0], shapes.to_count(), variant)
+
+    def imports_key(self) -> str:
+        """Digest of what decides how much memory the imports take."""
+        return _key("imports", self.conditions_id, platform.python_version())
+
+
+def _key(*values: Any) -> str:
+    return digest([MEASUREMENT_VERSION, _code(), *values], 32)
+
+
+@cache
+def _code() -> str:
+    found = hashlib.sha256()
+    for pattern in _COUNTED:
+        for path in sorted(_ROOT.glob(pattern)):
+            found.update(path.read_bytes())
+    return found.hexdigest()

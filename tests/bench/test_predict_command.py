@@ -1,0 +1,160 @@
+"""Counting in a process of its own, its cache, and the commands that show predictions."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+from bench.conditions import find_conditions
+from bench.gridfile import load
+from bench.models import find_model
+from bench.plan import Resolved, expand, plan
+from bench.predict import client
+from bench.predict.__main__ import main
+from bench.predict.client import NoPredictionError, find_costs
+from bench.predict.costs import Variant
+from bench.predict.features import memory_features, time_features
+from bench.predict.prepare import forecast_plan
+from bench.predict.workload import Workload
+from bench.schema import new_row
+from bench.store import Store
+from minbert.assets import cache_folder
+from minbert.tasks import load_task
+
+EXAMPLES = {"max_train": 64, "max_dev": 32}
+
+
+@pytest.fixture(scope="module")
+def own_cache(minilm: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A cache folder of its own, with the fetched assets of the usual one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINBERT_ASSETS", os.environ.get("MINBERT_ASSETS", str(cache_folder())))
+        patch.setenv("MINBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["MINBERT_CACHE"])
+
+
+class Plan:
+    """The smoke grid on the tiny checkpoint, as the command plans it."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        settings = {"model": str(checkpoint), "max_steps": 2, **EXAMPLES}
+        grid = load("smoke")
+        grid = grid.model_copy(update={"settings": grid.settings.model_copy(update=settings)})
+        self.model = find_model(str(checkpoint), "pretrained", "auto")
+        found = find_conditions("cpu")
+        self.conditions = found.conditions
+        self.data = load_task("movies", **EXAMPLES)
+        resolved = Resolved(
+            self.model.name,
+            self.model.digest,
+            "pooler",
+            self.data.digest[:16],
+            found.amp_on,
+            "grid",
+        )
+        self.cells = expand(grid, resolved)
+        self.planned = plan(self.cells, {}, self.conditions.conditions_id)
+
+    @property
+    def workload(self) -> Workload:
+        return Workload.of(self.cells, self.model, self.conditions, None)
+
+    def forecast(self):
+        return forecast_plan(self.planned, [], self.model, self.conditions, None)
+
+
+@pytest.fixture(scope="module")
+def smoke(own_cache: Path, tiny_checkpoint: Path) -> Plan:
+    return Plan(tiny_checkpoint)
+
+
+def test_a_process_counts_and_the_second_time_none_is_needed(
+    smoke: Plan, monkeypatch: pytest.MonkeyPatch
+):
+    variants = [Variant.of(cell) for cell in smoke.cells]
+    told: list[tuple[int, int]] = []
+    first = find_costs(smoke.workload, variants, lambda done, of: told.append((done, of)))
+    assert set(first.counts) == set(variants)
+    assert told[-1] == (8, 8)
+    assert 30 < first.imports_mib["peak_anon_mib"] < first.imports_mib["peak_rss_mib"] < 2000
+    assert first.shapes.steps == 1  # 64 examples, one epoch
+
+    def none(*_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(client, "_run", none)
+    assert find_costs(smoke.workload, variants, lambda done, of: None) == first
+
+
+def test_a_damaged_cache_is_counted_again(smoke: Plan, own_cache: Path):
+    variants = [Variant.of(cell) for cell in smoke.cells]
+    first = find_costs(smoke.workload, variants, lambda done, of: None)
+    for path in (own_cache / "predictions").iterdir():
+        path.write_text('{"train": ')
+    again = find_costs(smoke.workload, variants, lambda done, of: None)
+    assert again.counts == first.counts
+    assert again.shapes == first.shapes
+
+
+def test_what_can_not_be_counted_is_a_note_and_no_more(
+    smoke: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fails(*_: object) -> None:
+        raise NoPredictionError("there is no such thing")
+
+    monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client, "_run", fails)
+    assert smoke.forecast() is None
+    assert capsys.readouterr().err.endswith(
+        "note: memory and time are not predicted: there is no such thing\n"
+    )
+
+
+def test_a_process_that_fails_says_why_in_a_line(smoke: Plan):
+    changed = smoke.workload.from_json(vars(smoke.workload) | {"data_digest": "other"})
+    with pytest.raises(NoPredictionError, match=r"^the examples of movies are not those"):
+        find_costs(changed, [Variant.of(smoke.cells[0])], lambda done, of: None)
+
+
+def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
+    smoke: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    forecast = smoke.forecast()
+    assert forecast is not None
+    store = Store(tmp_path / "runs.csv")
+    for cell in smoke.cells:
+        variant = Variant.of(cell)
+        of = variant, forecast.costs.counts[variant], forecast.costs.shapes
+        row = new_row(**cell.columns(), **smoke.conditions.columns(), attempt=1, status="ok")
+        row["peak_rss_mib"] = forecast.imports_mib + 80 + 1.1 * sum(memory_features(*of)[2:])
+        row["wall_s"] = 6 + 1e-4 * time_features(*of)[1]
+        store.append(row)
+    arguments = ["--check", str(store.path), "--model", str(smoke.checkpoint)]
+    assert main.main([*arguments, "--json"], standalone_mode=False) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    ways = found["checks"]["peak_rss_mib"]
+    assert list(ways) == [
+        "by the prior",
+        "as they ran",
+        "kind left out",
+        "5 folds",
+        "one left out",
+    ]
+    assert ways["one left out"]["within_10_percent"] == 1.0
+    assert len(ways["one left out"]["settings"]) == 8
+    assert main.main(arguments, standalone_mode=False) == 0
+    assert "one left out" in capsys.readouterr().out
+
+
+def test_the_check_refuses_what_it_can_not_check(smoke: Plan, tmp_path: Path):
+    from bench.errors import InputError
+
+    for arguments, said in (
+        (["--check", str(tmp_path / "none.csv")], "no such file"),
+        (["--check", str(Path(__file__))], "runs.csv|header|column"),
+    ):
+        with pytest.raises((InputError, click.ClickException), match=said):
+            main.main(arguments, standalone_mode=False)

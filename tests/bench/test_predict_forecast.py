@@ -1,0 +1,140 @@
+"""Predictions from synthetic counts and rows."""
+
+import pytest
+
+from bench.predict.costs import Costs, Variant
+from bench.predict.features import memory_features, time_features
+from bench.predict.forecast import Forecast, memory_column, rows_like
+from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
+from tests.bench.workloads import SHAPES, counts
+
+IMPORTS = 250.0
+AXES = full_grid()
+COUNTS = {
+    Variant(*axes): counts(
+        train_peak_mib=300.0 + 40.0 * i, step_gflop=50.0 + i, step_moved_mib=5000.0 + 90.0 * i
+    )
+    for i, axes in enumerate(AXES)
+}
+COSTS = Costs(SHAPES, COUNTS, {"peak_rss_mib": IMPORTS, "peak_anon_mib": 100.0})
+
+
+def peak(variant: Variant) -> float:
+    features = memory_features(variant, COUNTS[variant], SHAPES)
+    return IMPORTS + 40 + 15 * features[1] + 1.02 * features[2] + 1.2 * sum(features[3:])
+
+
+def wall(variant: Variant) -> float:
+    return 9 + 0.003 * sum(time_features(variant, COUNTS[variant], SHAPES)[2:])
+
+
+def rows():
+    return [
+        planned_row(cell(*variant))
+        | {"status": "ok", "device": "cpu", "peak_rss_mib": peak(variant), "wall_s": wall(variant)}
+        for variant in COUNTS
+    ]
+
+
+def forecast(known=()) -> Forecast:
+    found = Forecast(COSTS, "cpu", 2, "peak_rss_mib")
+    found.learn(known)
+    return found
+
+
+def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
+    found = forecast()
+    assert found.basis is None
+    for variant, of in COUNTS.items():
+        told = found.predict(variant)
+        assert told.wall_s > 0
+        assert 1 < (told.peak_mib - IMPORTS) / of.train_peak_mib < 2.2
+
+
+def test_without_rows_memory_on_a_card_is_that_of_its_tensors():
+    found = Forecast(COSTS, "cuda:0", 2, "peak_cuda_allocated_mib")
+    for variant, of in COUNTS.items():
+        assert found.predict(variant).peak_mib == pytest.approx(of.train_peak_mib, rel=0.01)
+
+
+def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
+    known, unseen = rows()[::3], rows()[1::3]
+    found = forecast(known)
+    assert found.seen == len(known)
+    for row in unseen:
+        told = found.predict(Variant.of_row(row))
+        assert told.peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
+        assert told.wall_s == pytest.approx(row["wall_s"], rel=0.1)
+
+
+def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
+    others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
+    found = forecast()
+    assert found.basis is None
+    found.hint(others)
+    assert found.basis == "from the speed of other runs here"
+    told = [found.predict(variant).wall_s for variant in COUNTS]
+    training = 0.12 * SHAPES.real_tokens / 1000
+    assert 4.0 + training < sum(told) / len(told) < 4.0 + 2 * training
+    found.learn(rows()[:1])
+    assert found.basis == "fitted on 1 setting that ran here"
+    assert found.predict(Variant(*AXES[0])).wall_s == pytest.approx(
+        wall(Variant(*AXES[0])), rel=0.1
+    )
+
+
+def test_it_learns_as_rows_come():
+    found = forecast()
+    before = found.predict(Variant(*AXES[-1])).wall_s
+    found.learn(rows()[:10])
+    after = found.predict(Variant(*AXES[-1])).wall_s
+    truth = wall(Variant(*AXES[-1]))
+    assert abs(after - truth) < abs(before - truth)
+
+
+def test_what_failed_or_was_disturbed_teaches_no_time():
+    found = forecast([failed_row(cell(*AXES[0]), "oom", "", peak_rss_mib=9e9, wall_s=9e9)])
+    assert found.seen == 0
+    found.learn([rows()[0] | {"flags": "not_learned disturbed"}])
+    assert found.seen == 0
+    assert len(found.memory_points()) == 1
+    found.learn([rows()[0] | {"flags": "not_learned"}])
+    assert found.seen == 1
+
+
+def test_a_row_whose_time_nobody_measured_teaches_memory_alone():
+    found = forecast([rows()[0] | {"wall_s": None}])
+    assert found.seen == 0
+    assert len(found.memory_points()) == 1
+
+
+def test_what_is_left_is_the_sum_over_cells():
+    found = forecast(rows())
+    one, two = (Variant(*axes) for axes in AXES[:2])
+    left = found.left_s({one: 2, two: 1, Variant(*AXES[2]): 0})
+    assert left == 2 * found.predict(one).wall_s + found.predict(two).wall_s
+
+
+def test_flops_are_for_each_real_token():
+    variant = Variant(*AXES[0])
+    steps = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
+    wanted = COUNTS[variant].step_gflop * 1e9 * steps / SHAPES.real_tokens
+    assert forecast().predict(variant).flops_per_token == pytest.approx(wanted)
+
+
+def test_only_rows_that_may_be_compared_count():
+    mine = synthetic_rows(6, failures=False)
+    others = [
+        *synthetic_rows(2, failures=False, epochs=9),
+        *synthetic_rows(2, failures=False, dropout=0.3),
+        *(row | {"conditions_id": "other"} for row in mine[:2]),
+    ]
+    like = planned_row(cell(*AXES[0], seed=5))
+    assert rows_like([*others, *mine], like) == mine
+
+
+def test_the_headline_of_memory_is_predicted():
+    assert memory_column(synthetic_rows(2)) == "peak_rss_mib"
+    assert memory_column([planned_row(cell(*AXES[0])) | {"device": "cuda:0"}]) == (
+        "peak_cuda_allocated_mib"
+    )
