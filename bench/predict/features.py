@@ -8,8 +8,15 @@ Time: a start, and for each operator, product and byte moved a little, the latte
 that they are computed in.
 """
 
+from typing import Final
+
 from bench.predict.costs import Counts, Shapes, Variant, batches_of
 from bench.predict.fit import Prior
+
+PANEL_STEPS: Final = 16
+"""The fewest steps that a cell's timing takes after its training."""
+PANEL_SHARE: Final = 0.15
+"""Of the time of training: what the timing takes where that is more."""
 
 
 def memory_features(variant: Variant, counts: Counts, _shapes: Shapes) -> tuple[float, ...]:
@@ -40,16 +47,17 @@ def train_features(variant: Variant, counts: Counts, shapes: Shapes) -> tuple[fl
 
 
 def time_features(variant: Variant, counts: Counts, shapes: Shapes) -> tuple[float, ...]:
-    """Features of the wall time, s."""
+    """Features of the wall time, s: of training, of timing it, and of evaluations."""
     batches = shapes.evaluations * batches_of(shapes.evaluate_tokens, shapes.evaluate_largest)
     kernels = shapes.evaluations * shapes.evaluate_batches * counts.evaluate_kernels
     gflop, moved = batches * counts.evaluate_gflop, batches * counts.evaluate_moved_mib
+    steps = 1 + max(PANEL_STEPS / shapes.steps, PANEL_SHARE)
     both = zip(
         train_features(variant, counts, shapes),
         _work(variant, kernels, gflop, moved),
         strict=True,
     )
-    return 1.0, *(train + evaluate for train, evaluate in both)
+    return 1.0, *(steps * train + evaluate for train, evaluate in both)
 
 
 def _work(variant: Variant, kernels: float, gflop: float, moved: float) -> tuple[float, ...]:

@@ -2,9 +2,12 @@
 
 import pytest
 
+from bench.predict import features
 from bench.predict.costs import Costs, Variant
 from bench.predict.features import memory_features, time_features
 from bench.predict.forecast import Forecast, memory_column, rows_like
+from bench.probes import panel
+from bench.worker import measure
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
 from tests.bench.workloads import SHAPES, counts
 
@@ -20,8 +23,8 @@ COSTS = Costs(SHAPES, COUNTS, {"peak_rss_mib": IMPORTS, "peak_anon_mib": 100.0})
 
 
 def peak(variant: Variant) -> float:
-    features = memory_features(variant, COUNTS[variant], SHAPES)
-    return IMPORTS + 40 + 15 * features[1] + 1.02 * features[2] + 1.2 * sum(features[3:])
+    of = memory_features(variant, COUNTS[variant], SHAPES)
+    return IMPORTS + 40 + 15 * of[1] + 1.02 * of[2] + 1.2 * sum(of[3:])
 
 
 def wall(variant: Variant) -> float:
@@ -40,6 +43,11 @@ def forecast(known=()) -> Forecast:
     found = Forecast(COSTS, "cpu", 2, "peak_rss_mib")
     found.learn(known)
     return found
+
+
+def test_the_steps_that_time_a_cell_are_those_that_a_worker_takes():
+    assert features.PANEL_STEPS == panel.PANEL_BATCHES * (panel.TIMED_PASSES + 1)
+    assert features.PANEL_SHARE == measure.PANEL_SHARE
 
 
 def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
