@@ -1,0 +1,64 @@
+"""How fast this machine multiplies matrices of the shapes that a step has."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from bench.peers.limit import Shape
+from minbert.training import HALF
+
+_AT_LEAST: Final = 5
+_SECONDS: Final = 0.08
+"""Time and number of repeats that a shape gets at the least."""
+
+
+def measure_gflops(
+    shapes: Sequence[Shape], amp: str, device: torch.device
+) -> list[tuple[Shape, float]]:
+    """10⁹ floating-point operations a second of each shape, the fastest of its repeats.
+
+    A limit is what can be reached, so what the machine did beside one repeat must not count.
+
+    Args:
+        amp: of the step: the products are in its half type, or in fp32.
+    """
+    dtype = HALF.get(amp, torch.float32)
+    return [(shape, _gflops(shape, dtype, device)) for shape in shapes]
+
+
+def _gflops(shape: Shape, dtype: torch.dtype, device: torch.device) -> float:
+    kind, rows, outputs, inputs = shape
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=generator).to(device, dtype)
+
+    x, weight, gradient = draw(rows, inputs), draw(outputs, inputs), draw(rows, outputs)
+    products: dict[str, Callable[[], Tensor]] = {
+        "forward": lambda: F.linear(x, weight),  # [rows, outputs]
+        "dx": lambda: gradient @ weight,  # [rows, inputs]
+        "dw": lambda: gradient.t() @ x,  # [outputs, inputs]
+    }
+    return 2 * rows * outputs * inputs / _fastest_s(products[kind], device) / 1e9
+
+
+def _fastest_s(run: Callable[[], Any], device: torch.device) -> float:
+    with torch.inference_mode():
+        run()
+        times: list[float] = []
+        while len(times) < _AT_LEAST or sum(times) < _SECONDS:
+            _wait(device)
+            begun = time.perf_counter()
+            run()
+            _wait(device)
+            times.append(time.perf_counter() - begun)
+    return max(min(times), 1e-9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

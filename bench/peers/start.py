@@ -1,0 +1,33 @@
+"""The weights that all sides begin with, written in the formats that the peers read."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from adapters.injection import training_of
+from adapters.peft_format import save_adapter
+from bench.job import Job
+from bench.peers.request import ADAPTER
+from bench.worker.setup import build_model
+from minbert.checkpoint import save_checkpoint
+from minbert.tasks import find_task
+
+
+def write_start(cells: Sequence[Path], checkpoint: Path) -> bool:
+    """Write encoder and head once, and beside each cell that has one its adapter.
+
+    Returns:
+        Whether the pooler, if there is one, is newly initialised.
+    """
+    job = Job.read(cells[0])
+    outputs = find_task(job.cell.task).num_outputs
+    plain = replace(job.cell, mode="full", rank=None, layers=None, alpha=None)
+    model = build_model(replace(job, cell=plain, device="cpu"), outputs)
+    save_checkpoint(model, checkpoint, Path(job.tokenizer))
+    new_pooler = training_of(model).new_pooler
+    for folder in cells:
+        job = Job.read(folder)
+        if job.cell.rank is not None:
+            adapted = build_model(replace(job, device="cpu"), outputs)
+            save_adapter(adapted, folder / ADAPTER, job.cell.model)
+    return new_pooler

@@ -1,0 +1,183 @@
+"""The comparison as tables and sentences, the same for a terminal and for pages. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from bench.cell import Cell
+from bench.conditions import Conditions
+from bench.peers.curves import TOLERANCE
+from bench.peers.names import ABOUT, OURS
+from bench.peers.rows import Row
+from bench.report.tables import DASH, Head, Table
+from bench.report.text import num, span, times
+from bench.stats import Interval
+
+_KEPT: Final = ("setting", "side")
+
+
+def _heads(*columns: tuple[str, str, str]) -> list[Head]:
+    names = [Head(name, name) for name in _KEPT]
+    return [*names, *(Head(key, text, about, numeric=True) for key, text, about in columns)]
+
+
+_TIMES: Final = _heads(
+    ("ms_per_1k_tokens", "ms for 1,000 tokens", "a whole training step's time over real tokens"),
+    ("ms_ci", "95% interval", "over rounds and passes"),
+    ("time_ratio", "ours / theirs", "the ratio of times, rounds paired; below 1 ours is faster"),
+    ("ratio_ci", "95% interval", "over rounds and passes"),
+    ("limit_share", "of the limit", "the time of the products that can't be left out, over this"),
+    ("startup_s", "start-up, s", "from launch to the first step"),
+    ("compile_s", "compiling, s", "in the first round, on an empty cache"),
+)
+_MEMORY: Final = _heads(
+    ("peak_above_imports_mib", "peak, MiB", "resident, above what the imports take"),
+    ("memory_ratio", "ours / theirs", "the ratio of the peaks; below 1 ours is smaller"),
+    ("peak_anon_above_imports_mib", "not of files, MiB", "the same without mapped files"),
+    ("peak_cuda_allocated_mib", "CUDA, MiB", "what torch's tensors had allocated at most"),
+    ("activations_mib", "kept for backward, MiB", "by the forward pass of the largest batch"),
+    ("imports_mib", "imports, MiB", "resident when the libraries were imported"),
+)
+_WORK: Final = _heads(
+    ("panel_tokens", "real tokens", "in the timed batches"),
+    ("panel_padded", "with padding", "in the timed batches"),
+    ("epoch_share", "padding in an epoch", "the share of tokens that is padding"),
+    ("loss_steps", "steps compared", "without dropout, on the same batches"),
+    ("loss_difference", "losses apart", "at most, from ours"),
+    ("agrees", "same work", "whether that is within the tolerance"),
+)
+_LIMIT: Final = _heads(
+    ("gflop_per_1k_tokens", "GFLOP for 1,000 tokens", "that the setting requires"),
+    ("limit_gflops", "GFLOP/s", "measured on products of these shapes"),
+    ("limit_ms_per_1k_tokens", "limit, ms", "for 1,000 tokens"),
+)
+_WHOLE: Final = _heads(
+    ("seconds", "seconds", "from process start to dev score"),
+    ("seconds_ci", "95% interval", "over rounds"),
+    ("time_ratio", "ours / theirs", "the ratio of times, rounds paired"),
+    ("ratio_ci", "95% interval", "over rounds"),
+    ("peak_rss_mib", "peak RSS, MiB", "of the whole process"),
+    ("memory_ratio", "ours / theirs", "the ratio of the peaks"),
+    ("dev_score", "dev score", "after the last step"),
+)
+
+
+def step_tables(rows: Sequence[Row]) -> list[Table]:
+    """Times, memory, what shows that the work is the same, and the limit."""
+    ours = [row for row in rows if row["side"] == OURS]
+    return [
+        _table(_TIMES, rows, "Time of a training step, and the share of the limit that it reaches"),
+        _table(_MEMORY, rows, "Memory, each side above its own imports"),
+        _table(_WORK, rows, "The work: tokens, and losses against ours"),
+        _table(_LIMIT, ours, "The limit: matrix products that no implementation can leave out"),
+    ]
+
+
+def whole_tables(rows: Sequence[Row]) -> list[Table]:
+    """Whole cells."""
+    return [_table(_WHOLE, rows, "A whole cell, from process start to dev score")]
+
+
+def _table(heads: Sequence[Head], rows: Sequence[Row], caption: str) -> Table:
+    """A table of some columns; those that are empty everywhere are left out."""
+    texts = [[_text(head.key, row) for head in heads] for row in rows]
+    shown = [
+        place
+        for place, head in enumerate(heads)
+        if head.key in _KEPT or any(text[place] != DASH for text in texts)
+    ]
+    return Table(
+        [heads[place] for place in shown],
+        [[text[place] for place in shown] for text in texts],
+        caption,
+        marks=["baseline" if row["side"] == OURS else "" for row in rows],
+    )
+
+
+def _text(key: str, row: Row) -> str:
+    if key.endswith("_ci"):
+        name = {"ms_ci": "ms_per_1k_tokens", "ratio_ci": "time_ratio", "seconds_ci": "seconds"}[key]
+        if row[name] is None:
+            return DASH
+        ends = Interval(row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+        return span(ends, times if key == "ratio_ci" else num) or DASH
+    if key == "side" and row["status"] != "ok":
+        return f"{row['side']} ({row['status']})"
+    if key == "epoch_share":
+        padded = row["epoch_padded"]
+        return DASH if not padded else f"{1 - row['epoch_tokens'] / padded:.0%}"
+    value = row[key]
+    if value is None:
+        return DASH
+    if key in _KEPT:
+        return str(value)
+    if key == "agrees":
+        return "yes" if value else "NO"
+    if key == "loss_difference":
+        return f"{value:.1e}"
+    if key in ("panel_tokens", "panel_padded", "loss_steps"):
+        return f"{value:,}"
+    if key == "limit_share":
+        return f"{value:.0%}"
+    if key.endswith("_ratio"):
+        return times(value)
+    return f"{value:.3f}" if key == "dev_score" else num(value)
+
+
+def said(
+    cell: Cell,
+    sides: Sequence[str],
+    conditions: Conditions,
+    versions: Mapping[str, str],
+    rounds: int,
+) -> list[str]:
+    """What was compared, by whom, with which settings: sentences."""
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [
+        *(f"{side}: {ABOUT[side]}." for side in sides),
+        f"All sides: model {cell.model} ({cell.init}), task {cell.task}, pooling {cell.pooling}, "
+        f"batches of {cell.batch_size}, at most {cell.max_length} tokens a text, dropout "
+        f"{cell.dropout:g} and none inside of adapters, AdamW (fused) with weight decay "
+        f"{cell.weight_decay:g} on matrices, gradients clipped to a norm of 1, a linear schedule "
+        f"with a warm-up of {cell.warmup:.0%}, the same first weights and the same rates.",
+        f"Machine: {conditions.machine}; device {conditions.device}, {conditions.threads} threads; "
+        f"torch {conditions.torch_version}, {libraries}; {rounds} rounds of fresh processes that "
+        "alternate.",
+    ]
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """What the ratios come to, a sentence for each peer, and one for the stronger of all."""
+    found = []
+    sides = list(dict.fromkeys(row["side"] for row in rows if row["side"] != OURS))
+    for side in sides:
+        found += _range(f"Against {side}", [row for row in rows if row["side"] == side])
+    if len(sides) > 1:
+        best = {
+            setting: min(of, key=lambda row: row["ms_per_1k_tokens"])
+            for setting in dict.fromkeys(row["setting"] for row in rows)
+            if (of := [r for r in rows if r["setting"] == setting and _has_ratio(r)])
+        }
+        found += _range("Against each setting's fastest peer", list(best.values()))
+    return found
+
+
+def _has_ratio(row: Row) -> bool:
+    return row["time_ratio"] is not None
+
+
+def _range(who: str, rows: Sequence[Row]) -> list[str]:
+    texts = []
+    for name, what in (("time_ratio", "time"), ("memory_ratio", "memory")):
+        values = [row[name] for row in rows if row[name] is not None]
+        if values:
+            low, high = times(min(values)), times(max(values))
+            texts.append(f"{low} times the {what}" if low == high
+                         else f"{low} to {high} times the {what}")  # fmt: skip
+    return [f"{who}, ours takes {' and '.join(texts)}."] if texts else []
+
+
+def tolerances(rows: Sequence[Row]) -> str:
+    """How far losses may be apart, in words."""
+    amps = [amp for amp in TOLERANCE if any(row["amp"] == amp for row in rows)]
+    told = [f"{TOLERANCE[amp]:g} in {'fp32' if amp == 'off' else amp}" for amp in amps]
+    return f"Losses may be apart by {' and '.join(told)}."
