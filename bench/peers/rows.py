@@ -100,10 +100,10 @@ def whole_rows(attempts: Sequence[Attempt]) -> list[Row]:
             row |= {
                 **_with_ends("seconds", time_of([_duration(attempt) for attempt in ok])),
                 "peak_rss_mib": _median(a.peak_rss_mib for a in ok),
-                "dev_metric": ok[0].answer.get("dev_metric"),
-                "dev_score": ok[0].answer.get("dev_score"),
                 "steps": cell.max_steps,
             }
+            if cell.init == "pretrained":
+                row |= {name: ok[0].answer.get(name) for name in ("dev_metric", "dev_score")}
         if ok and ours and side != OURS:
             row |= _against(ours, ok, "peak_rss_mib", _duration)
         rows.append(row)
@@ -206,9 +206,9 @@ def _compile_s(answer: Mapping[str, Any], ms_per_1k: float) -> float:
     """What the steps before the counted ones took beyond their usual time, in the first process:
     the later ones find its code in the compiler's cache."""
     warm = answer["passes"][: answer["warm"]]
-    taken = answer["first_step_ms"] + sum(map(sum, warm))
+    taken = float(answer["first_step_ms"]) + sum(map(sum, warm))
     tokens = answer["first_step_tokens"] + len(warm) * sum(answer["tokens"])
-    return max(0.0, taken - tokens * ms_per_1k / 1000) / 1000
+    return max(0.0, taken - float(tokens) * ms_per_1k / 1000) / 1000
 
 
 def _against(ours: Sequence[Attempt], peers: Sequence[Attempt], memory: str, replay: Any) -> Row:

@@ -64,43 +64,58 @@ class Comparison:
         """How many there will be."""
         return 1 + self.rounds * len(self.cells) * len(self.sides)
 
-    def run(
-        self, folder: Path, signals: Signals, on_process: OnProcess
-    ) -> tuple[bool, list[Attempt]]:
-        """Run all processes; whether the pooler is newly initialised, and what they answered.
-
-        Args:
-            folder: for everything that the processes need and leave.
+    def prepare(self, folder: Path, signals: Signals) -> bool:
+        """Write cells and first weights to a folder; whether the pooler is newly initialised.
 
         Raises:
             StartError: if there is nothing to begin with.
             StoppedError: if the user stopped it.
-            DiskFullError: if a folder or lock can't be written.
+            DiskFullError: if something can't be written.
         """
         for cell in self.cells:
             home = self._home(folder, cell)
             home.mkdir(parents=True)
             (home / jobs.FILE).write_text(self._job(cell).to_json(), encoding="utf-8")
+        request = Request(
+            kind=requests.START,
+            side=OURS,
+            cells=tuple(str(self._home(folder, cell)) for cell in self.cells),
+            checkpoint=str(folder / requests.CHECKPOINT),
+        )
+        outcome, _ = self._run(folder / "processes" / "start", request, signals)
+        if outcome.status == "interrupted":
+            raise StoppedError
+        if outcome.status != "ok":
+            raise StartError(f"the first weights can't be made: {outcome.message}")
+        return bool(_answer(outcome)["new_pooler"])
 
+    def attempts(
+        self, folder: Path, new_pooler: bool, signals: Signals, on_process: OnProcess
+    ) -> Iterator[Attempt]:
+        """Run the processes, one after the other. A side that fails has no further rounds.
+
+        Raises:
+            StoppedError: if the user stopped it; the process that ran then is no attempt.
+            DiskFullError: if a folder or lock can't be written.
+        """
         done = 0
 
         def waits() -> None:
             on_process(done, "waits for another run on this device")
 
+        failed: set[tuple[str, str]] = set()
         with Locks(device_locks(), signals, waits) as devices:
-            on_process(done, "first weights")
-            new_pooler = self._start(folder, signals)
-            found: list[Attempt] = []
             for done, (number, cell, side) in enumerate(self.turns(), start=1):
-                failed = any(a.status != "ok" and (a.cell, a.side) == (cell, side) for a in found)
-                if failed:
+                if (cell.name, side) in failed:
                     continue
                 on_process(done, f"{setting_of(cell)}: {side}, round {number + 1} of {self.rounds}")
                 with devices.turn(self.device_name):
-                    found.append(self._attempt(folder, number, cell, side, new_pooler, signals))
-                if found[-1].status == "interrupted":
+                    attempt = self._attempt(folder, number, cell, side, new_pooler, signals)
+                if attempt.status == "interrupted":
                     raise StoppedError
-        return new_pooler, found
+                if attempt.status != "ok":
+                    failed.add((cell.name, side))
+                yield attempt
 
     def turns(self) -> Iterator[tuple[int, Cell, str]]:
         """Round, cell and side of each process in order.
@@ -113,21 +128,6 @@ class Comparison:
                 first = (number + place) % len(self.sides)
                 for side in (*self.sides[first:], *self.sides[:first]):
                     yield number, cell, side
-
-    def _start(self, folder: Path, signals: Signals) -> bool:
-        homes = tuple(str(self._home(folder, cell)) for cell in self.cells)
-        request = Request(
-            kind=requests.START,
-            side=OURS,
-            cells=homes,
-            checkpoint=str(folder / requests.CHECKPOINT),
-        )
-        outcome, _ = self._run(folder / "processes" / "start", request, signals)
-        if outcome.status == "interrupted":
-            raise StoppedError
-        if outcome.status != "ok":
-            raise StartError(f"the first weights can't be made: {outcome.message}")
-        return bool(_answer(outcome)["new_pooler"])
 
     def _attempt(
         self,
@@ -157,13 +157,16 @@ class Comparison:
             )
             outcome, scored_s = self._run(place, request, signals)
             answer = _answer(outcome)
+        status, message = outcome.status, outcome.message
+        if status == "ok" and self.whole and scored_s is None:
+            status, message = "crashed", "it ended without saying that it had its dev score"
         return Attempt(
             cell=cell,
             side=side,
             round=number,
-            status=outcome.status,
-            message=outcome.message,
-            answer=answer if outcome.status == "ok" else {},
+            status=status,
+            message=message,
+            answer=answer if status == "ok" else {},
             scored_s=scored_s,
             peak_rss_mib=outcome.peak_rss_mib,
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -16,20 +16,27 @@ from bench.files import try_to_write, write_atomically
 from bench.peers.rows import Row
 from bench.report.tables import Table
 
+_WIDTH: Final = 120
+"""Characters of a line where there is no terminal to ask."""
+
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
     """Print tables, each under its caption, and then some lines, to stdout."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
     for table in tables:
         grid = Grid(title=table.caption, title_justify="left", box=None)
         for head in table.heads:
-            grid.add_column(head.text, justify="right" if head.numeric else "left", no_wrap=False)
+            grid.add_column(
+                head.text, justify="right" if head.numeric else "left", no_wrap=not head.numeric
+            )
         for row in table.rows:
             grid.add_row(*row)
         console.print(grid)
         console.print()
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def as_json(rows: Sequence[Row], more: Mapping[str, Any]) -> str:

@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, BertPreTrainedModel
+from transformers import BertConfig as TheirConfig
+from transformers import BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
@@ -24,6 +25,7 @@ from bench.peers import request as requests
 from bench.peers.names import COMPILED
 from bench.peers.request import Request
 from minbert.batches import Batch
+from minbert.config import BertConfig
 from minbert.tasks import Task
 from minbert.training import MAX_GRADIENT_NORM, autocast, linear_schedule, loss_of
 
@@ -79,7 +81,7 @@ def load_model(job: Job, request: Request, task: Task) -> nn.Module:
         RuntimeError: if the first weights are not those that the model has names for.
     """
     cell = job.cell
-    config = BertConfig.from_pretrained(request.checkpoint)
+    config = TheirConfig.from_pretrained(request.checkpoint)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = cell.dropout
     config.classifier_dropout = cell.dropout
     model, info = Classifier.from_pretrained(
@@ -220,4 +222,4 @@ def build(
         device=torch.device(job.device),
         compiled=request.side == COMPILED,
     )
-    return trainer, int(model.config.pad_token_id or 0)  # type: ignore[union-attr, arg-type]
+    return trainer, BertConfig.from_folder(Path(request.checkpoint)).pad_token_id

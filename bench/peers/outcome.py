@@ -1,0 +1,131 @@
+"""Runs a comparison, prints it, and writes what is asked for."""
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.errors import DiskFullError
+from bench.peers.names import versions
+from bench.peers.rows import (
+    STEP_COLUMNS,
+    WHOLE_COLUMNS,
+    Attempt,
+    curves,
+    problems,
+    step_rows,
+    whole_rows,
+)
+from bench.peers.session import Comparison, StartError
+from bench.peers.show import as_json as to_json
+from bench.peers.show import print_tables, write_csv
+from bench.signals import Signals, StoppedError
+from minbert.tasks import TaskData
+
+_INTERRUPTED: Final = 130
+
+
+def compare(
+    comparison: Comparison,
+    examples: TaskData,
+    *,
+    csv_file: Path | None = None,
+    as_json: bool = False,
+    reports: Path | None = None,
+) -> int:
+    """Run a comparison, print it and write what is asked for; the exit code."""
+    attempts: list[Attempt] = []
+    new_pooler = stopped = False
+    try:
+        with (
+            Signals() as signals,
+            tempfile.TemporaryDirectory(prefix="bench-peers-") as name,
+            _progress(comparison.processes) as on_process,
+        ):
+            on_process(0, "first weights")
+            new_pooler = comparison.prepare(Path(name), signals)
+            for attempt in comparison.attempts(Path(name), new_pooler, signals, on_process):
+                attempts.append(attempt)  # noqa: PERF402 (what was done before a stop is shown)
+    except StoppedError:
+        stopped = True
+    except (StartError, DiskFullError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    code = 0
+    if attempts:
+        code = _tell(comparison, examples, new_pooler, attempts, csv_file, as_json, reports)
+    if stopped:
+        sys.stderr.write("stopped: what is shown is what was done until then\n")
+    return _INTERRUPTED if stopped else code
+
+
+def _tell(
+    comparison: Comparison,
+    examples: TaskData,
+    new_pooler: bool,
+    attempts: Sequence[Attempt],
+    csv_file: Path | None,
+    as_json: bool,
+    reports: Path | None,
+) -> int:
+    from bench.peers import tables  # pandas, which no process should have waited for
+
+    config, outputs = comparison.model.config, examples.task.num_outputs
+    whole = comparison.whole
+    rows = whole_rows(attempts) if whole else step_rows(attempts, config, outputs, new_pooler)
+    wrong = problems(rows)
+    said = tables.said(
+        comparison.cells[0], comparison.sides, comparison.conditions, versions(), comparison.rounds
+    )
+    said += [] if whole else [tables.tolerances(rows)]
+    shown = tables.whole_tables(rows) if whole else tables.step_tables(rows)
+    findings = tables.findings(rows)
+    losses = curves(attempts)
+    if csv_file is not None:
+        write_csv(csv_file, WHOLE_COLUMNS if whole else STEP_COLUMNS, rows)
+    if as_json:
+        click.echo(to_json(rows, {"compared": said, "problems": wrong, "losses": losses}))
+    else:
+        print_tables(shown, [*said, *findings])
+    if reports is not None:
+        from bench.peers.page import Facts, drawings, write_pages
+
+        line = shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]])
+        title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
+        facts = Facts(title, said, findings, wrong, shown, line)
+        path = write_pages(reports, facts, drawings(rows, losses, whole))
+        sys.stderr.write(f"report: {path}\n")
+    for problem in wrong:
+        sys.stderr.write(f"error: {problem}\n")
+    return 1 if wrong else 0
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
+    """Gives what is told of each process as it begins: a bar on a terminal, else a line each."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False,
+        disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=total)
+
+        def show(done: int, text: str) -> None:
+            if not console.is_terminal:
+                sys.stderr.write(f"[{done + 1}/{total}] {text}\n")
+            bar.update(task, completed=done, description=text, refresh=True)
+
+        yield show

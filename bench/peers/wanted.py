@@ -1,0 +1,74 @@
+"""What a command line's names stand for: the model, the examples and the cells to compare."""
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from bench import gridfile
+from bench.cell import Cell
+from bench.checks import check_amp, check_model
+from bench.conditions import Found
+from bench.errors import InputError
+from bench.models import Model, check_length, check_ranks, find_model
+from bench.plan import Resolved, expand, parse_selection, select
+from bench.schema import GRID
+from minbert.assets import fetch_visibly
+from minbert.tasks import TaskData, find_task, load_task
+
+_SETTINGS: Final = Path(__file__).with_name("settings.toml")
+
+
+def find(
+    grid_file: str | None,
+    settings: dict[str, Any],
+    data: Path | None,
+    selection: str,
+    found: Found,
+) -> tuple[Model, TaskData, list[Cell]]:
+    """Model, examples and cells that the flags stand for, checked.
+
+    Raises:
+        InputError: for whatever can't be compared.
+    """
+    grid = gridfile.load(grid_file or str(_SETTINGS))
+    wanted = parse_selection(selection)
+    grid = gridfile.with_settings(grid, {"seeds": 1, **settings})
+    task = find_task(grid.settings.task)
+    if not task.files and data is None:
+        fetch_visibly("vader")
+    caps = {"max_train": grid.settings.max_train, "max_dev": grid.settings.max_dev}
+    examples = load_task(grid.settings.task, data, **caps)
+    if (most := grid.settings.max_steps) is not None:
+        epochs = math.ceil(most * grid.settings.batch_size / len(examples.train))
+        grid = gridfile.with_settings(grid, {"epochs": epochs})
+    model = find_model(grid.settings.model, grid.settings.init, grid.settings.pooling)
+    resolved = Resolved(
+        model=model.name,
+        model_digest=model.digest,
+        pooling=model.pooling,
+        data_digest=examples.digest[:16],
+        amp_on=found.amp_on,
+        learning_rate_source=GRID,
+    )
+    cells = select(_in_order(grid, resolved), wanted)
+    if not cells:
+        raise InputError(f"--select: none of the settings that are compared has {selection}")
+    check_amp(cells, grid, found.conditions)
+    check_ranks(cells, model.config)
+    check_length(grid.settings.max_length, model, pairs=examples.train.text_b is not None)
+    check_model(model, grid.settings.init)
+    return model, examples, cells
+
+
+def _in_order(grid: gridfile.Grid, resolved: Resolved) -> list[Cell]:
+    """The cells of a grid, each once, in the order of its file: one table after the other."""
+
+    def place(cell: Cell, axes: gridfile.Axes) -> tuple[int, int, int, bool]:
+        layers = axes.layers.index(cell.layers) if cell.layers else 0  # type: ignore[arg-type]
+        return axes.mode.index(cell.mode), layers, cell.rank or 0, cell.amp != "off"  # type: ignore[arg-type]
+
+    found: dict[str, Cell] = {}
+    for axes in grid.cells:
+        cells = expand(grid.model_copy(update={"cells": [axes]}), resolved)
+        found |= {cell.name: cell for cell in sorted(cells, key=lambda cell: place(cell, axes))}
+    return list(found.values())

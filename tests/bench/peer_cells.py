@@ -1,0 +1,66 @@
+"""Cells of a comparison with peers on the tiny checkpoint, and what its processes are asked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from bench import job as jobs
+from bench.cell import Cell
+from bench.conditions import Conditions, find_conditions
+from bench.job import Job
+from bench.models import find_model
+from bench.peers.names import OURS
+from bench.peers.request import START, Request
+from minbert.tasks import load_task
+
+EXAMPLES = {"max_train": 96, "max_dev": 24}
+
+
+def conditions() -> Conditions:
+    """Those of this machine's CPU, on one thread."""
+    return replace(find_conditions("cpu").conditions, threads=1)
+
+
+def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **changes) -> Cell:
+    """A cell on a few of `movies`' sentences."""
+    adapted = mode in ("lora", "dora")
+    base = adapted and not layers.endswith("-only")
+    model = find_model(str(checkpoint), "pretrained", "auto")
+    values = {
+        "mode": mode, "rank": 4 if adapted else None, "layers": layers if adapted else None,
+        "amp": "off", "seed": 0, "model": model.name, "model_digest": model.digest,
+        "init": "pretrained", "pooling": "pooler", "task": "movies",
+        "data_digest": load_task("movies", **EXAMPLES).digest[:16], "max_length": 32,
+        "batching": "by-length", "batch_size": 8, "epochs": 1, "max_steps": None,
+        "optimizer": "adamw", "learning_rate": None if mode == "head" else 3e-3,
+        "learning_rate_base": 1e-3 if base else None,
+        "learning_rate_head": None if mode == "full" else 1e-3, "learning_rate_source": "grid",
+        "weight_decay": 0.01, "warmup": 0.1, "alpha": 16.0 if adapted else None, "dropout": 0.1,
+        **EXAMPLES,
+    }  # fmt: skip
+    return Cell(**{**values, **changes})
+
+
+def job_of(of: Cell, checkpoint: Path) -> Job:
+    """The job of a cell."""
+    return Job(
+        cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(checkpoint),
+        geometry=None, tokenizer=str(checkpoint), data=None, keep=False, code_version="0",
+    )  # fmt: skip
+
+
+def started(cells: list[Cell], checkpoint: Path, folder: Path) -> dict[str, Request]:
+    """Write the first weights of some cells; by a cell's name, a request for our steps."""
+    from bench.peers.start import write_start
+
+    homes = {of.name: folder / of.name for of in cells}
+    for of in cells:
+        homes[of.name].mkdir()
+        (homes[of.name] / jobs.FILE).write_text(job_of(of, checkpoint).to_json())
+    new_pooler = write_start(list(homes.values()), folder / START)
+    return {
+        name: Request(
+            kind="steps", side=OURS, cells=(str(home),), checkpoint=str(folder / START),
+            loss_steps=50, new_pooler=new_pooler,
+        )
+        for name, home in homes.items()
+    }  # fmt: skip
