@@ -119,18 +119,20 @@ def command(
     effort, whole = _QUICK if quick else _USUAL, vs == "trainer"
     if whole and peers is not None:
         raise InputError("--peers: --vs trainer has one peer, the Trainer; leave --peers out")
-    sides = (OURS, TRAINER) if whole else (OURS, *parse_peers(peers or effort.peers))
-    found = find_conditions(device)
-    settings = {name: value for name, value in overrides.items() if value is not None}
-    settings["max_steps"] = (steps or effort.whole_steps) if whole else None
-    model, examples, cells = find(grid_file, settings, data, selection, found)
+    sides = (
+        (OURS, TRAINER) if whole else (OURS, *parse_peers(effort.peers if peers is None else peers))
+    )
     if csv_file is not None:
         check_csv(csv_file)
     if reports is not None:
         check_reports(reports)
+    found = find_conditions(device)
+    settings = {name: value for name, value in overrides.items() if value is not None}
+    settings["max_steps"] = (steps or effort.whole_steps) if whole else None
+    model, examples, cells = find(grid_file, settings, data, selection, found)
     comparison = Comparison(
         cells=cells,
-        sides=sides,
+        sides=(OURS, *others),
         rounds=rounds or effort.rounds,
         loss_steps=0 if whole else steps or effort.loss_steps,
         budget_s=effort.budget_s,

@@ -7,7 +7,7 @@ from bench import job as jobs
 from bench.cell import Cell
 from bench.conditions import Conditions, find_conditions
 from bench.job import Job
-from bench.models import find_model
+from bench.models import Model, find_model
 from bench.peers.names import OURS
 from bench.peers.request import START, Request
 from minbert.tasks import load_task
@@ -20,11 +20,16 @@ def conditions() -> Conditions:
     return replace(find_conditions("cpu").conditions, threads=1)
 
 
+def find(checkpoint: Path) -> Model:
+    """The model in a folder."""
+    return find_model(str(checkpoint), "pretrained", "auto")
+
+
 def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **changes) -> Cell:
     """A cell on a few of `movies`' sentences."""
     adapted = mode in ("lora", "dora")
     base = adapted and not layers.endswith("-only")
-    model = find_model(str(checkpoint), "pretrained", "auto")
+    model = find(checkpoint)
     values = {
         "mode": mode, "rank": 4 if adapted else None, "layers": layers if adapted else None,
         "amp": "off", "seed": 0, "model": model.name, "model_digest": model.digest,

@@ -1,0 +1,61 @@
+"""A process of a comparison that answers at once, without torch: `fake_peer.py BEHAVIOUR FOLDER`.
+
+Behaviours: `alike` (all sides have the same losses), `parted` (the peers' are others), `crash` (the
+peers end without a result). Ours takes 2 ms where the peers take 4.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+LOSSES = {"ours": [1.5, 1.25], "peer": [1.5, 1.2502]}
+
+
+def main(behaviour: str, folder: Path) -> int:
+    request = json.loads((folder / "request.json").read_text())
+    ours = request["side"] == "ours"
+    if behaviour == "crash" and not ours:
+        sys.stderr.write("ValueError: no such thing\n")
+        return 1
+    answer: dict[str, Any] = {"new_pooler": False}
+    if request["kind"] == "steps":
+        answer = steps(request, behaviour, ours)
+    result = {"status": "ok", "columns": {"peers": answer}}
+    (folder / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+def steps(request: dict[str, Any], behaviour: str, ours: bool) -> dict[str, Any]:
+    ms = 2.0 if ours else 4.0
+    answer = {
+        "startup_s": 1.0, "first_step_ms": ms, "first_step_tokens": 100, "imports_mib": 200.0,
+        "peak_mib": 300.0, "peak_above_imports_mib": 50 * ms, "peak_anon_above_imports_mib": 90.0,
+        "activations_mib": 10.0, "flags": [], "passes": [[ms, ms], [ms, ms], [ms + 0.1, ms]],
+        "warm": 1, "tokens": [90, 110], "texts": [8, 8], "padded": [100, 120],
+        "epoch_tokens": 1000, "epoch_padded": 1100,
+    }  # fmt: skip
+    if ours:
+        answer["gflops"] = Everything.of(request)
+    if request["loss_steps"]:
+        answer["losses"] = LOSSES["peer" if behaviour == "parted" and not ours else "ours"]
+    return answer
+
+
+class Everything:
+    """Speeds of all shapes that the tiny checkpoint's full fine-tuning needs."""
+
+    @staticmethod
+    def of(request: dict[str, Any]) -> list[Any]:
+        from bench.job import Job
+        from bench.peers.limit import required, shapes, work_of
+        from minbert.config import BertConfig
+
+        job = Job.read(Path(request["cells"][0]))
+        config = BertConfig.from_folder(Path(str(job.checkpoint)))
+        work = work_of(job.cell, 5, False, [90, 110], [8, 8])
+        return [[list(shape), 100.0] for shape in shapes(required(config, work))]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,182 @@
+"""`python -m bench.peers`: what it prints and writes, how it fails, and once for real."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from bench.errors import InputError
+from bench.peers import names
+from bench.peers.__main__ import command
+from bench.peers.outcome import compare
+from bench.peers.rows import STEP_COLUMNS
+from bench.peers.session import Comparison
+from minbert.tasks import load_task
+from tests.adapters.small import need_peft
+from tests.bench.peer_cells import EXAMPLES, cell, conditions, find
+
+FAKE = str(Path(__file__).with_name("fake_peer.py"))
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+
+
+def comparison(checkpoint: Path, behaviour: str, **changes) -> Comparison:
+    """One of a cell, whose processes are fakes."""
+    values = {
+        "cells": [cell(checkpoint), cell(checkpoint, "full", amp="bf16")],
+        "sides": ("ours", "default", "grouped"), "rounds": 2, "loss_steps": 2, "budget_s": 0.0,
+        "whole": False, "model": find(checkpoint), "conditions": conditions(),
+        "device_name": "cpu", "data": None, "process": (sys.executable, FAKE, behaviour),
+    }  # fmt: skip
+    return Comparison(**{**values, **changes})
+
+
+def run(of: Comparison, **options) -> int:
+    need_peft()  # whose versions are told
+    return compare(of, load_task("movies", **EXAMPLES), **options)
+
+
+def test_sides_take_turns_to_begin(tiny_checkpoint: Path) -> None:
+    turns = [
+        (number, of.mode, side) for number, of, side in comparison(tiny_checkpoint, "alike").turns()
+    ]
+    assert turns[:3] == [(0, "lora", side) for side in ("ours", "default", "grouped")]
+    assert turns[3:6] == [(0, "full", side) for side in ("default", "grouped", "ours")]
+    assert turns[6:9] == [(1, "lora", side) for side in ("default", "grouped", "ours")]
+    assert len(turns) == 12
+
+
+def test_tables_csv_and_pages(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reports" / "peers").mkdir(parents=True)
+    (tmp_path / "reports" / "peers" / "losses-9.svg").write_text("of an older one")
+    of = comparison(tiny_checkpoint, "alike")
+    assert run(of, csv_file=tmp_path / "x.csv", reports=tmp_path / "reports") == 0
+    shown = capsys.readouterr()
+    assert "Against each setting's fastest peer, ours takes 0.50 times the time" in shown.out
+    assert "[13/13] full-bf16" in shown.err
+    rows = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
+    assert tuple(rows[0]) == STEP_COLUMNS
+    assert [row["side"] for row in rows] == ["ours", "default", "grouped"] * 2
+    assert rows[0]["time_ratio"] == ""
+    assert float(rows[1]["time_ratio"]) == pytest.approx(4.05 / 8.05)
+    assert float(rows[1]["memory_ratio"]) == 0.5
+    assert rows[1]["agrees"] == "True"
+    assert 0 < float(rows[0]["limit_share"]) < 1
+    pages = tmp_path / "reports"
+    assert sorted(path.name for path in (pages / "peers").iterdir()) == [
+        "losses-1.svg", "losses-2.svg", "times.svg",
+    ]  # fmt: skip
+    page, text = (pages / "peers.html").read_text(), (pages / "peers.md").read_text()
+    for part in ("Against default", "GFLOP", "shuffled batches", "dropout"):
+        assert part in page
+        assert part in text
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+
+
+def test_it_fails_if_the_losses_part(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(comparison(tiny_checkpoint, "parted"), as_json=True) == 1
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert [row["agrees"] for row in found["rows"]] == [None, False, None, None, True, None]
+    assert "lora-r4-all-lin-only-fp32, default: the losses part from ours, by 0.0002" in shown.err
+    assert found["losses"]["full-bf16"]["default"][-1] == 1.2502
+
+
+def test_a_peer_that_crashes_is_told_and_the_others_go_on(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(comparison(tiny_checkpoint, "crash"), as_json=True) == 1
+    shown = capsys.readouterr()
+    rows = json.loads(shown.out)["rows"]
+    assert [row["status"] for row in rows] == ["ok", "crashed", "crashed"] * 2
+    assert rows[1]["message"] == "ValueError: no such thing"
+    assert rows[0]["rounds"] == 2
+    assert rows[1]["rounds"] == 0
+    assert shown.err.count("default, round") == 2, "a side that failed has no further rounds"
+
+
+def test_without_first_weights_there_is_nothing_to_compare(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = comparison(tiny_checkpoint, "", process=(sys.executable, "-c", "import no_such"))
+    assert run(of) == 1
+    assert "error: the first weights can't be made: ModuleNotFound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--select", "mode=lorra"], "lorra"),
+        (["--select", "rank=3"], "none of the settings"),
+        (["--peers", "fastest"], "default, grouped, compiled"),
+        (["--peers", ""], "nothing is no peer"),
+        (["--vs", "trainer", "--peers", "grouped"], "leave --peers out"),
+        (["--vs", "nobody"], "nobody"),
+        (["--rounds", "0"], "rounds"),
+        (["--task", "sst"], "--data"),
+        (["--task", "poems"], "poems"),
+        (["--model", "no/such/folder"], "no/such/folder"),
+        (["--device", "cuda:9"], "cuda:9"),
+        (["--csv", "/no/such/folder/x.csv"], "--csv"),
+        (["--csv", "/"], "is a folder"),
+        (["--reports", "/proc/x"], "--reports"),
+        (["--grid", "no.toml"], "no.toml"),
+    ],
+)
+def test_bad_input_is_one_line(tiny_checkpoint: Path, arguments: list[str], told: str) -> None:
+    need_peft()
+    model = [] if "--model" in arguments else ["--model", str(tiny_checkpoint)]
+    quick = ["--max-train", "96", "--max-dev", "24"]
+    with pytest.raises((ValueError, click.ClickException)) as caught:
+        command.main([*quick, *model, *arguments], standalone_mode=False)
+    of_click = isinstance(caught.value, click.ClickException)
+    line = caught.value.format_message() if of_click else str(caught.value)
+    assert told in line
+    assert "\n" not in line
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "find_spec", lambda name: None if name == "peft" else object())
+    with pytest.raises(InputError, match=r"peft can't be imported.*pip install -e '\.\[peers\]'"):
+        names.check_libraries()
+
+
+def test_the_whole_of_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """One setting by real processes."""
+    need_peft()
+    argv = [
+        sys.executable, "-m", "bench.peers", "--quick", "--rounds", "1", "--peers", "default",
+        "--model", str(tiny_checkpoint), "--select", "mode=lora layers=attn-only amp=off",
+        "--max-train", "96", "--max-dev", "24", "--device", "cpu", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=240, check=False, env=os.environ.copy()
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ours, peer = found["rows"]
+    assert peer["agrees"] is True
+    assert peer["loss_difference"] < 1e-5
+    assert len(found["losses"]["lora-r8-attn-only-fp32"]["ours"]) == 10
+    assert ours["epoch_tokens"] == peer["epoch_tokens"]
+    assert ours["epoch_padded"] <= peer["epoch_padded"]
+    for row in (ours, peer):
+        assert row["status"] == "ok"
+        assert row["ms_per_1k_tokens"] > row["limit_ms_per_1k_tokens"] > 0
+        assert row["peak_above_imports_mib"] > 1
+        assert 0.1 < row["startup_s"] < 120
+        assert row["activations_mib"] > 0.1
+    assert peer["imports_mib"] > ours["imports_mib"]
+    assert peer["time_ratio"] > 0
