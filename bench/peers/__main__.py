@@ -119,9 +119,7 @@ def command(
     effort, whole = _QUICK if quick else _USUAL, vs == "trainer"
     if whole and peers is not None:
         raise InputError("--peers: --vs trainer has one peer, the Trainer; leave --peers out")
-    sides = (
-        (OURS, TRAINER) if whole else (OURS, *parse_peers(effort.peers if peers is None else peers))
-    )
+    others = (TRAINER,) if whole else parse_peers(effort.peers if peers is None else peers)
     if csv_file is not None:
         check_csv(csv_file)
     if reports is not None:
