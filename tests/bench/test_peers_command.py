@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -153,19 +151,16 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         names.check_libraries()
 
 
-def test_the_whole_of_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_whole_of_it(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One setting by real processes."""
     need_peft()
-    argv = [
-        sys.executable, "-m", "bench.peers", "--quick", "--rounds", "1", "--peers", "default",
-        "--model", str(tiny_checkpoint), "--select", "mode=lora layers=attn-only amp=off",
-        "--max-train", "96", "--max-dev", "24", "--device", "cpu", "--json",
+    arguments = [
+        "--quick", "--rounds", "1", "--peers", "default", "--model", str(tiny_checkpoint),
+        "--select", "mode=lora layers=attn-only amp=off", "--max-train", "96", "--max-dev", "24",
+        "--device", "cpu", "--json",
     ]  # fmt: skip
-    done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=240, check=False, env=os.environ.copy()
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    assert command.main(arguments, standalone_mode=False) == 0
+    found = json.loads(capsys.readouterr().out)
     ours, peer = found["rows"]
     assert peer["agrees"] is True
     assert peer["loss_difference"] < 1e-5
