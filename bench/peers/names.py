@@ -15,7 +15,7 @@ DEFAULT: Final = "default"
 PEERS: Final = (DEFAULT, "grouped", COMPILED)
 
 ABOUT: Final = {
-    OURS: "this project, as a cell trains: batches of like length, padded to their longest text",
+    OURS: "this project, as a cell trains, on batches of like length",
     DEFAULT: "transformers + PEFT as its Trainer does by default: shuffled batches, padded to "
     "their longest text",
     "grouped": "transformers + PEFT on batches of like length, the very ones of ours",

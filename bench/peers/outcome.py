@@ -82,7 +82,7 @@ def _tell(
     rows = whole_rows(attempts) if whole else step_rows(attempts, config, outputs, new_pooler)
     wrong = problems(rows)
     said = tables.said(
-        comparison.cells[0], comparison.sides, comparison.conditions, versions(), comparison.rounds
+        comparison.cells, comparison.sides, comparison.conditions, versions(), comparison.rounds
     )
     said += [] if whole else [tables.tolerances(rows)]
     shown = tables.whole_tables(rows) if whole else tables.step_tables(rows)
@@ -96,8 +96,9 @@ def _tell(
         print_tables(shown, [*said, *findings])
     if reports is not None:
         from bench.peers.page import Facts, drawings, write_pages
+        from bench.report.text import without_paths
 
-        line = shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]])
+        line = without_paths(shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]))
         title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
         facts = Facts(title, said, findings, wrong, shown, line)
         path = write_pages(reports, facts, drawings(rows, losses, whole))

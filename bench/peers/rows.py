@@ -83,7 +83,7 @@ def step_rows(
                 "limit_share": limit / row["ms_per_1k_tokens"] if ok else None,
             }
         if ok and ours and side != OURS:
-            row |= _against(ours, ok, "peak_above_imports_mib", _replay)
+            row |= _against(ours, ok, _memory_column(ok[0]), _replay)
             row |= _agreement(ours, ok, cell.amp)
         rows.append(row)
     return rows
@@ -222,6 +222,12 @@ def _against(ours: Sequence[Attempt], peers: Sequence[Attempt], memory: str, rep
     own, other = (_median(column) for column in zip(*pairs, strict=True))
     ratio = own / other if own is not None and other else None
     return {**_with_ends("time_ratio", found), "memory_ratio": ratio}
+
+
+def _memory_column(attempt: Attempt) -> str:
+    """What is compared: on a card what tensors had allocated, else the resident set."""
+    card = "peak_cuda_allocated_mib"
+    return card if attempt.answer.get(card) is not None else "peak_above_imports_mib"
 
 
 def _memory(attempt: Attempt, name: str) -> float | None:

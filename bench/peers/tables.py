@@ -124,13 +124,14 @@ def _text(key: str, row: Row) -> str:
 
 
 def said(
-    cell: Cell,
+    cells: Sequence[Cell],
     sides: Sequence[str],
     conditions: Conditions,
     versions: Mapping[str, str],
     rounds: int,
 ) -> list[str]:
     """What was compared, by whom, with which settings: sentences."""
+    cell = cells[0]
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
         *(f"{side}: {ABOUT[side]}." for side in sides),
@@ -138,11 +139,26 @@ def said(
         f"batches of {cell.batch_size}, at most {cell.max_length} tokens a text, dropout "
         f"{cell.dropout:g} and none inside of adapters, AdamW (fused) with weight decay "
         f"{cell.weight_decay:g} on matrices, gradients clipped to a norm of 1, a linear schedule "
-        f"with a warm-up of {cell.warmup:.0%}, the same first weights and the same rates.",
+        f"with a warm-up of {cell.warmup:.0%}, the same first weights, and {_rates(cells)}.",
         f"Machine: {conditions.machine}; device {conditions.device}, {conditions.threads} threads; "
         f"torch {conditions.torch_version}, {libraries}; {rounds} rounds of fresh processes that "
         "alternate.",
     ]
+
+
+def _rates(cells: Sequence[Cell]) -> str:
+    """The learning rates of each mode, and the adapters' alpha."""
+    told = {}
+    for cell in cells:
+        rates = {
+            "": cell.learning_rate,
+            " (base)": cell.learning_rate_base,
+            " (head)": cell.learning_rate_head,
+        }
+        parts = [f"{rate:g}{what}" for what, rate in rates.items() if rate is not None]
+        alpha = "" if cell.alpha is None else f" with alpha {cell.alpha:g}"
+        told[f"{cell.mode} {', '.join(parts)}{alpha}"] = None
+    return f"learning rates {'; '.join(told)}"
 
 
 def findings(rows: Sequence[Row]) -> list[str]:

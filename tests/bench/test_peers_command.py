@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -143,6 +144,13 @@ def test_bad_input_is_one_line(tiny_checkpoint: Path, arguments: list[str], told
     line = caught.value.format_message() if of_click else str(caught.value)
     assert told in line
     assert "\n" not in line
+
+
+def test_the_page_has_each_flag_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "peers.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `--")]
+    told = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
+    assert told == {option for parameter in command.params for option in parameter.opts}
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
