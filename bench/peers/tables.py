@@ -148,7 +148,7 @@ def said(
 
 def _rates(cells: Sequence[Cell]) -> str:
     """The learning rates of each mode, and the adapters' alpha."""
-    told = {}
+    told: dict[str, None] = {}
     for cell in cells:
         rates = {
             "": cell.learning_rate,
