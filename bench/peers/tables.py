@@ -113,7 +113,7 @@ def _text(key: str, row: Row) -> str:
     if key == "agrees":
         return "yes" if value else "NO"
     if key == "loss_difference":
-        return f"{value:.1e}"
+        return f"{value:.1e}" if value else "0"
     if key in ("panel_tokens", "panel_padded", "loss_steps"):
         return f"{value:,}"
     if key == "limit_share":
