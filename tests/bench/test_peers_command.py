@@ -106,6 +106,28 @@ def test_a_peer_that_crashes_is_told_and_the_others_go_on(
     assert shown.err.count("default, round") == 2, "a side that failed has no further rounds"
 
 
+@pytest.mark.parametrize("behaviour", ["alike", "silent"])
+def test_whole_cells_end_when_they_have_their_dev_score(
+    tiny_checkpoint: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = (sys.executable, FAKE, behaviour)
+    of = comparison(
+        tiny_checkpoint, behaviour, whole=True, sides=("ours", "trainer"), rounds=1,
+        cells=[cell(tiny_checkpoint, max_steps=7)], worker=process,
+    )  # fmt: skip
+    code = run(of, as_json=True)
+    ours, trainer = json.loads(capsys.readouterr().out)["rows"]
+    if behaviour == "silent":
+        assert code == 1
+        assert "dev score" in trainer["message"]
+        return
+    assert code == 0
+    assert (ours["dev_score"], trainer["dev_score"]) == (0.5, 0.25)
+    assert 0 < trainer["seconds"] < 60
+    assert trainer["time_ratio"] == pytest.approx(ours["seconds"] / trainer["seconds"])
+    assert trainer["steps"] == 7
+
+
 def test_without_first_weights_there_is_nothing_to_compare(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,18 @@ def test_a_peer_that_does_other_work_is_found(both: Curves, wrong: dict[str, obj
     assert not found.agrees, found
 
 
+def test_the_usual_script_trains_and_scores(both: Curves, tmp_path: Path) -> None:
+    from bench.peers import usual
+
+    of = both.cells["lora", "attn-only"]
+    request = replace(both.requests[of.name], side="trainer")
+    job = job_of(replace(of, max_steps=3, amp="bf16"), both.checkpoint)
+    found = usual.run(job, request, tmp_path)
+    assert found["steps"] == 3
+    assert found["dev_metric"] == "accuracy"
+    assert 0 <= found["dev_score"] <= 1
+
+
 def test_a_peer_without_some_of_the_adapters_is_refused(
     both: Curves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
