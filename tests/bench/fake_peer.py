@@ -1,8 +1,8 @@
 """A process of a comparison that answers at once, without torch: `fake_peer.py BEHAVIOUR FOLDER`.
 
 Behaviours: `alike` (all sides have the same losses), `parted` (the peers' are others), `crash` (the
-peers end without a result), `silent` (no whole cell says that it has its dev score). Ours takes 2 ms
-where the peers take 4.
+peers end without a result), `silent` (no whole cell says that it has its dev score). Ours takes
+2 ms where the peers take 4.
 """
 
 import json
