@@ -14,6 +14,7 @@ from bench.schema import FLAGS, RESUMED, STATUSES, Row, learning_rates
 
 NOT_RUN: Final = "not run yet"
 FRESH: Final = "--fresh"
+RERUN: Final = "--rerun"
 AXES: Final = ("mode", "rank", "layers", "amp", "seed")
 
 
@@ -191,9 +192,9 @@ def _decide(row: Row | None, rerun: str | None, fresh: bool) -> tuple[str, str]:
         return "run", NOT_RUN
     status = str(row["status"])
     if rerun is not None and rerun in [status, *str(row["flags"] or "").split()]:
-        return "run", f"--rerun {rerun}"
+        return "run", f"{RERUN} {rerun}"
     if status in RESUMED:
         return "run", f"was {status}"
     if status == "ok":
         return "done", "done"
-    return "kept", f"{status}; --rerun {status} runs it again"
+    return "kept", f"{status}; {RERUN} {status} runs it again"

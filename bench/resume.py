@@ -1,13 +1,18 @@
 """Going on after a run that was stopped: what it left, and the command that continues it."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from bench import job as jobs
 from bench.job import Job
 from bench.protocol import LONGEST_RESULT, RESULT, parse_result
 from bench.runner import Outcome
+
+_GO_ON: Final = ("not run", "interrupted")
+"""Statuses of cells that run when the same command is given again."""
 
 
 def without_repeats(arguments: Sequence[str]) -> list[str]:
@@ -22,6 +27,26 @@ def without_repeats(arguments: Sequence[str]) -> list[str]:
         else:
             kept.append(argument)
     return kept
+
+
+def how_to_go_on(arguments: Sequence[str], counts: Mapping[str, int] | None = None) -> list[str]:
+    """Lines with the command for cells that have not run, and those for each way of failing.
+
+    Args:
+        arguments: the grid's.
+        counts: cells of each status, `not run` among them; None if nobody has looked.
+    """
+    command = ["python", "-m", "bench.grid", *arguments]
+    plain = ["python", "-m", "bench.grid", *without_repeats(arguments)]
+    lines = []
+    if counts is None or any(counts.get(status) for status in _GO_ON):
+        lines.append(f"to go on: {shlex.join(plain)}\n")
+        if plain != command:
+            lines.append(f"to begin again, older results too: {shlex.join(command)}\n")
+    for status in sorted((counts or {}).keys() - {"ok", *_GO_ON}):
+        again = shlex.join([*plain, "--rerun", status])
+        lines.append(f"to run again what ended {status}: {again}\n")
+    return lines
 
 
 def left_behind(folder: Path, job: Job) -> Outcome | None:

@@ -289,14 +289,19 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
 def take_latest(last: dict[tuple[str, str], Row], rows: Iterable[Row]) -> None:
     """Bring a result of `latest` up to date with further rows."""
     for row in rows:
-        key = (str(row["cell_id"]), str(row["conditions_id"]))
+        key = cell_key(row)
         if key not in last or int(row["attempt"] or 0) >= int(last[key]["attempt"] or 0):
             last[key] = row
 
 
+def cell_key(row: Mapping[str, Value]) -> tuple[str, str]:
+    """What tells a row from those of other cells: cell and conditions."""
+    return str(row["cell_id"]), str(row["conditions_id"])
+
+
 def row_key(row: Mapping[str, Value]) -> tuple[str, str, int]:
     """What tells a row from all others: cell, conditions and attempt."""
-    return str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0)
+    return *cell_key(row), int(row["attempt"] or 0)
 
 
 def format_value(value: Value) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,3 +134,48 @@ def test_nothing_is_left_over(place):
     names = {path.name for path in folder.iterdir()}
     assert names == {"runs.csv", "runs.csv.lock", "runs", "reports"}
     assert not list(folder.rglob(".*"))
+
+
+def bigger(place: Place, **settings) -> Planned:
+    """A cell like the first one, only bigger, planned."""
+    cell = replace(place.setup.cells[0], **settings)
+    conditions_id = place.setup.conditions.conditions_id
+    [planned] = plan([cell], latest(place.rows()), conditions_id)
+    return planned
+
+
+def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(place, capsys):
+    first, launches = place.rows()[0], place.launches()
+    Store(place.csv).append(first | {"attempt": 2, "status": "oom"})
+    for _ in range(2):
+        assert place.run([bigger(place, batch_size=128, seed=7)]) == 1
+    row = place.rows()[-1]
+    assert (row["status"], row["attempt"], row["batch_size"]) == ("skipped", 1, 128)
+    assert "batch size 64, here 128" in row["message"]
+    assert len(place.rows()) == 5  # said once
+    assert place.launches() == launches
+    assert "--rerun skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings", [{"seed": 7}, {"batch_size": 32}, {"batch_size": 128, "amp": "bf16"}]
+)
+def test_what_is_no_bigger_than_an_oom_or_another_setting_runs(place, settings):
+    Store(place.csv).append(place.rows()[0] | {"attempt": 2, "status": "oom"})
+    assert place.run([bigger(place, **settings)]) == 0
+
+
+def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(place):
+    first = place.rows()[0]
+    store = Store(place.csv)
+    store.append(first | {"attempt": 2, "status": "oom"})
+    wanted = bigger(place, batch_size=128)
+    assert place.run([wanted]) == 1
+    again = plan([wanted.cell], latest(place.rows()), wanted_conditions(place), rerun="skipped")
+    assert place.run(again) == 0
+    store.append(first | {"attempt": 3})
+    assert place.run([bigger(place, batch_size=256)]) == 0
+
+
+def wanted_conditions(place: Place) -> str:
+    return place.setup.conditions.conditions_id
