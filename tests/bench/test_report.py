@@ -379,8 +379,9 @@ def test_the_command_renders_several_files(tmp_path):
             store.append(row)
     for given in (["--runs", "a.csv", "b.csv"], ["--runs", "a.csv", "--runs", "b.csv"]):
         arguments = [str(tmp_path / g) if g.endswith(".csv") else g for g in given]
-        done = run(*arguments, "--reports", str(tmp_path / "out"))
+        done = run(*arguments, "--reports", str(tmp_path / "out"), "--json")
         assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"rows": 4, "report": str(tmp_path / "out/index.html")}
         assert "4 of 4 cells ended ok" in (tmp_path / "out" / "report.md").read_text()
 
 
