@@ -73,9 +73,10 @@ def panel_times(
 ) -> PanelTimes:
     """Times of a panel of batches, with bootstrap intervals.
 
-    The batches are fixed and only their times vary: each is drawn again among its own passes, so
-    that how they differ from one another is no part of the interval. Draws from few passes vary
-    too little and are spread by √(P / (P − 1)) (Rao and Wu 1988). One pass has no interval.
+    The batches are fixed and only their times vary, so how they differ from one another is no part
+    of the interval. What disturbs a step often disturbs its whole pass: passes are drawn again
+    whole. Draws from few passes vary too little, and are spread by √(P / (P − 1)) (Rao and Wu 1988)
+    and by Student's t over the normal quantile. One pass has no interval.
 
     Args:
         passes: ms of each batch in each pass, [P, B].
@@ -96,10 +97,13 @@ def panel_times(
     median, rate = (float(value) for value in both(data))
     if len(data) == 1:
         return PanelTimes(Interval(median), Interval(rate))
-    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, *data.shape))
+    from scipy.special import stdtrit
+
+    freedom = len(data) - 1
+    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
     centre = data.mean(axis=0)
-    wider = math.sqrt(len(data) / (len(data) - 1))
-    again = both(centre + wider * (data[drawn, np.arange(data.shape[1])] - centre))
+    wider = math.sqrt(len(data) / freedom) * float(stdtrit(freedom, 0.975)) / _Z
+    again = both(centre + wider * (data[drawn] - centre))
     ends = [tuple(map(float, np.quantile(values, (0.025, 0.975)))) for values in again]
     return PanelTimes(Interval(median, *ends[0]), Interval(rate, *ends[1]))
 
