@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adapters.names import LAYER_SETS, MODES
 from bench.schema import BY_NAME, CANDIDATE, Row, Value, group_names, latest
-from bench.stats import Interval, mean_t, spread
+from bench.stats import Interval, mean_t, spread, widened
 
 _FOLLOW_FROM_MODE: Final = (
     "learning_rate", "learning_rate_base", "learning_rate_head", "alpha", "scale",
@@ -117,6 +117,9 @@ class Setting:
         return _own_interval(row, column)
 
 
+BETWEEN_PROCESSES: Final = 0.03
+"""How far the times of processes that do the same are apart, as a deviation of their logarithms:
+what no process shows of itself, and what its own interval therefore lacks."""
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
     "step_ms_median": ("step_ms_ci_low", "step_ms_ci_high"),
@@ -125,9 +128,11 @@ _ENDS: Final = {
 
 
 def _own_interval(row: Row, column: str) -> Interval:
-    """A row's value with the interval that the row itself holds."""
+    """A row's value with the interval that the row itself holds; of times, wider by how much
+    processes differ."""
     low, high = (number(row.get(name)) for name in _ENDS.get(column, ("", "")))
-    return Interval(number(row[column]) or 0.0, low, high)
+    found = Interval(number(row[column]) or 0.0, low, high)
+    return found if column == "dev_score" else widened(found, BETWEEN_PROCESSES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,6 +96,7 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
         "epochs.csv",
         "machine.json",
         "panel.csv",
+        "phases.csv",
         "predictions.safetensors",
         "result.json",
         "row.json",
@@ -103,6 +104,10 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
         "stdout.txt",
         "steps.csv",
     } <= present
+    phases = (folder / "phases.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in phases] == [
+        *("phase", "load", "tokenise", "train", "evaluate", "measure", "save")
+    ]
     predictions = load_file(folder / "predictions.safetensors")
     assert predictions["logits"].shape == (32, 5)
     accuracy = (predictions["logits"].argmax(1) == predictions["labels"]).mean()
