@@ -42,9 +42,9 @@ python -m tests.reliability_page faults.json > docs/reliability.md
 
 **{injected:,} faults** struck a running grid, {at_real_workers} of them real torch workers that
 train `bert-tiny` on real sentences, the others a worker that speaks the same protocol without
-torch; {missed} more found nothing to strike, since what they were meant for had ended. Grid,
-store, runner, locks and files are the real ones throughout. Kind, phase and moment are drawn from
-seed {seed}.
+torch; {missed} found nothing to strike, since what they were meant for had ended. Grid, store,
+runner, locks and files are the real ones throughout. Kind, phase and moment are drawn from seed
+{seed}.
 
 | | |
 |---|---|
@@ -89,7 +89,7 @@ def page(counts: dict[str, Any]) -> str:
             rows.append(f"| {' | '.join([*told, phase, *numbers])} |")
             told = "", ""
     means = ", ".join(f"{name} {n} times" for name, n in sorted(counts["means"].items()))
-    limits = f"Memory, disk and hangs were limited by what this machine offers: {means}."
+    limits = f"Limits were real where the machine allows it: {means}."
     values = {**counts, "minutes": counts["seconds"] / 60}
     return _PAGE.format(**values, limits=limits if means else "", rows="\n".join(rows))
 

@@ -1,5 +1,6 @@
 """README and docs say what the code does: commands, flags, columns, keys of a grid file, links."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench import gridfile
 from bench.gridfile import Axes, Rates, Settings
 from bench.plan import Resolved, expand
 from minbert.assets import main as assets
+from tests import reliability_page
 from tests.runs_csv_page import page
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +33,14 @@ def keys_and_defaults(text: str) -> dict[str, str]:
 def test_the_page_of_columns_is_the_schema() -> None:
     assert read("docs/runs-csv.md") == page(), (
         "print it anew: python -m tests.runs_csv_page > docs/runs-csv.md"
+    )
+
+
+def test_the_page_on_faults_is_what_the_suite_counted() -> None:
+    counts = json.loads(read("docs/faults.json"))
+    assert counts["lost"] == counts["duplicated"] == counts["left_running"] == counts["wrong"] == 0
+    assert read("docs/reliability.md") == reliability_page.page(counts), (
+        "print it anew: python -m tests.reliability_page docs/faults.json > docs/reliability.md"
     )
 
 
