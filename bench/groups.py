@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.names import LAYER_SETS, MODES
+from bench.rates import still_lacking
 from bench.schema import BY_NAME, CANDIDATE, Row, Value, group_names, latest
 from bench.stats import Interval, mean_t, spread, widened
 
@@ -236,7 +237,8 @@ def groups(
     A search's candidates for learning rates are left out: they were scored on other examples.
     The group of the plan comes first, then the newest and, of equals, the largest.
     """
-    done = [row for row in latest(rows).values() if not is_candidate(row)]
+    done = still_lacking([row for row in latest(rows).values() if not is_candidate(row)])
+    planned = [row for row in planned if not is_candidate(row)]
     known = {(row.get("cell_id"), row.get("conditions_id")) for row in done}
     waiting = [r for r in planned if (r.get("cell_id"), r.get("conditions_id")) not in known]
     waiting = [{**row, "status": None} for row in waiting]

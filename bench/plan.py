@@ -13,6 +13,7 @@ from bench.gridfile import Axes, Grid, Settings
 from bench.schema import FLAGS, RESUMED, STATUSES, Row, learning_rates
 
 NOT_RUN: Final = "not run yet"
+SKIP: Final = "skip"
 FRESH: Final = "--fresh"
 RERUN: Final = "--rerun"
 AXES: Final = ("mode", "rank", "layers", "amp", "seed")
@@ -32,12 +33,16 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, and whether it runs: `action` is `run`, `done` or `kept`, with the reason."""
+    """A cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`, with the reason.
+
+    `tries` tells how the candidates ended that found no rates for a cell that is to be skipped.
+    """
 
     cell: Cell
     action: str
     reason: str
     attempt: int
+    tries: tuple[str, ...] = ()
 
 
 def expand(grid: Grid, resolved: Resolved) -> list[Cell]:

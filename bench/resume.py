@@ -1,6 +1,7 @@
 """Going on after a run that was stopped: what it left, and the command that continues it."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Final
 
 from bench import job as jobs
 from bench.job import Job
+from bench.plan import Planned
 from bench.protocol import LONGEST_RESULT, RESULT, parse_result
 from bench.runner import Outcome
 
@@ -47,6 +49,18 @@ def how_to_go_on(arguments: Sequence[str], counts: Mapping[str, int] | None = No
         again = shlex.join([*plain, "--rerun", status])
         lines.append(f"to run again what ended {status}: {again}\n")
     return lines
+
+
+def to_run_again(counts: Mapping[str, int], planned: Sequence[Planned]) -> Counter[str]:
+    """Counts of statuses, with those of a search's tries for the cells that it left without rates.
+
+    Running such a cell again takes running its tries again.
+    """
+    lacking = [item for item in planned if item.tries]
+    found = Counter(counts)
+    found["skipped"] -= len(lacking)
+    found.update(status for item in lacking for status in item.tries)
+    return +found
 
 
 def left_behind(folder: Path, job: Job) -> Outcome | None:

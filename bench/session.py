@@ -24,11 +24,11 @@ from bench.gridfile import Grid
 from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
-from bench.plan import FRESH, RERUN, Planned
+from bench.plan import FRESH, RERUN, SKIP, Planned
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
-from bench.resume import how_to_go_on, left_behind
+from bench.resume import how_to_go_on, left_behind, to_run_again
 from bench.runner import Outcome, Signals, run_worker
 from bench.schema import CANDIDATE, Row, latest, new_row, row_key
 from bench.signals import StoppedError
@@ -145,7 +145,9 @@ class Session:
         return row
 
     def _why_skipped(self, item: Planned) -> str | None:
-        """Why a cell can't but run out of memory, if that is known and it is not asked for."""
+        """Why a cell can't run or, if it is not asked for, would run out of memory; else None."""
+        if item.action == SKIP:
+            return item.reason
         if item.reason == FRESH or item.reason.startswith(RERUN):
             return None
         cause = dominating(item.cell, self.conditions.conditions_id, self.store.out_of_memory)
@@ -303,7 +305,7 @@ class Session:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{len(ids)} cells: {numbers}")
             click.echo(f"report: {told}")
-        sys.stderr.writelines(how_to_go_on(self.arguments, counts))
+        sys.stderr.writelines(how_to_go_on(self.arguments, to_run_again(counts, planned)))
         if ended == "interrupted":
             return INTERRUPTED
         return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) else 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bench.cell import Cell
 from bench.errors import DiskFullError
 from bench.locks import Locks, device_locks
-from bench.plan import Planned
+from bench.plan import SKIP, Planned
 from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast
 from bench.schema import Row
@@ -18,12 +18,15 @@ Forecaster = Callable[[Sequence[Planned]], Forecast | None]
 
 
 class Outlook:
-    """The cells of a run, and the forecast of it, if there is one."""
+    """The cells of a run, and the forecast of it, if there is one.
+
+    Those that are skipped for want of rates have a row to be written, but none to be foretold.
+    """
 
     def __init__(self, forecast: Forecast | None, to_run: Sequence[Planned]) -> None:
         self.to_run = to_run
         self._forecast = forecast
-        self._left = Counter(Variant.of(item.cell) for item in to_run)
+        self._left = Counter(Variant.of(item.cell) for item in to_run if item.action != SKIP)
 
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
         """Seconds that a cell will take, which begins now, and those after it.
@@ -31,6 +34,8 @@ class Outlook:
         Nothing is said before there is a basis for it.
         """
         variant = Variant.of(cell)
+        if variant not in self._left:
+            return None, None
         self._left[variant] -= 1
         if self._forecast is None or self._forecast.basis is None:
             return None, None
@@ -65,7 +70,7 @@ def outlook_on(
     Raises:
         StoppedError: if the user stops it.
     """
-    to_run = [item for item in planned if item.action == "run"]
+    to_run = [item for item in planned if item.action in ("run", SKIP)]
     if forecaster is None:
         return Outlook(None, to_run)
 

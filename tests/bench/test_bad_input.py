@@ -43,6 +43,7 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
         (("--model", "no/such/folder"), "no/such/folder"),
         (("--model", "bert-base"), "--init random"),
         (("--nonsense",), "--nonsense"),
+        (("--lr", "auto", "--max-train", "1"), "--max-train"),
     ],
 )
 def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], told: str) -> None:

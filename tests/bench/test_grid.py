@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from bench import gridfile
+from bench.dryrun import print_plan
+from bench.plan import Resolved, expand, plan
+from bench.rates import Search
 from tests.bench.grids import GridRuns
 
 
@@ -141,8 +145,11 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
 
 def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     one = ("--lr", "auto", "--select", "mode=head amp=off")
-    plan = json.loads(grid.run(*one, "--dry-run", "--json").stdout)["cells"]
+    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    plan = told["cells"]
     assert len(plan) == 5
+    assert told["total"]["covers"] == "search, round 1"
+    assert [cell["name"] for cell in told["after_search"]] == ["head-fp32-s0"]
     assert {item["learning_rate_source"] for item in plan} == {"candidate"}
     done = grid.run(*one)
     assert done.returncode == 0, done.stderr
@@ -156,9 +163,27 @@ def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     text = (grid.reports / "report.md").read_text()
     assert "Learning rates: 1 search, each at its own best" in text
     assert "1 of 1 cells ended ok" in text or "1 of 1 cell ended ok" in text
+    assert "--lr auto" in text
     again = grid.run(*one)
     assert again.returncode == 0
     assert grid.rows() == rows
+    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    assert told["total"]["covers"] == "the grid"
+    assert [cell["action"] for cell in told["cells"]] == ["done"]
+
+
+def test_a_dry_run_tells_a_search_from_the_grid_after_it(capsys) -> None:
+    grid = gridfile.load("smoke")
+    cells = expand(grid, Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+    cells = [cell for cell in cells if cell.mode == "head"]
+    tries = next(Search(cells, "d2", lambda cell: None).rounds())
+    print_plan(plan(tries, {}, "c"), None, False, 2, cells)
+    first, second = capsys.readouterr().out.split("after the search")
+    assert first.startswith("search, round 2:")
+    assert "5 candidates: 5 to run" in first
+    for rate in ("0.0001", "0.000316", "0.001", "0.00316", "0.01"):
+        assert rate in first.split()
+    assert second.count("head") == 2
 
 
 def test_a_result_whose_row_was_never_written_is_taken_over(one_done: GridRuns) -> None:

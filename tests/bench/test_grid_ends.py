@@ -46,6 +46,19 @@ def test_a_timeout_is_a_row_and_the_grid_goes_on(grid: GridRuns) -> None:
     assert [row["attempt"] for row in grid.rows()] == [1, 1, 2]
 
 
+def test_a_search_that_fails_for_all_modes_skips_their_cells_twice_alike(grid: GridRuns) -> None:
+    quick = ("--max-train", "192", "--max-dev", "32", "--epochs", "1", "--device", "cpu")
+    one = ("--lr", "auto", "--select", "mode=head amp=off", "--timeout", "0.01")
+    for _ in range(2):
+        result = grid.run(*one, quick=quick)
+        assert result.returncode == 1, result.stderr
+        assert "1 cells: 1 skipped" in result.stdout
+        assert "--rerun timeout" in result.stderr
+    assert grid.statuses() == ["timeout"] * 5 + ["skipped"]
+    assert "5 timeout; --rerun timeout tries them again" in str(grid.rows()[-1]["message"])
+    assert "1 search, 0 with a rate that is used" in (grid.reports / "report.md").read_text()
+
+
 def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid: GridRuns) -> None:
     process = grid.start(*TWO)
     wait_for(lambda: len(grid.rows()) == 1 and workers_of(grid.folder))

@@ -177,5 +177,23 @@ def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(plac
     assert place.run([bigger(place, batch_size=256)]) == 0
 
 
+def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, capsys):
+    tries = ("timeout", "timeout", "crashed")
+    wanted = replace(
+        bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries
+    )
+    launches = place.launches()
+    for _ in range(2):
+        assert place.run([wanted]) == 1
+    *_, row = place.rows()
+    assert (row["status"], row["message"]) == ("skipped", "no learning rate")
+    assert len(place.rows()) == 4  # said once
+    assert place.launches() == launches
+    err = capsys.readouterr().err
+    assert "--rerun timeout" in err
+    assert "--rerun crashed" in err
+    assert "--rerun skipped" not in err
+
+
 def wanted_conditions(place: Place) -> str:
     return place.setup.conditions.conditions_id
