@@ -18,8 +18,12 @@ _SAME: Final = (
     "task",
     "data_digest",
     "batching",
+    "epochs",
+    "max_steps",
     "optimizer",
+    "dropout",
 )
+"""Settings on which memory depends otherwise. Steps do so: with fewer, a batch may never come."""
 
 
 def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | None:

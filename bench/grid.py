@@ -3,6 +3,7 @@
 Example: python -m bench.grid --grid smoke
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -29,11 +30,14 @@ from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
 from bench.plan import SKIP, Planned, Resolved, check_rerun, expand, parse_selection, plan, select
 from bench.predict.forecast import Forecast
+from bench.predict.outlook import outlook_on
 from bench.predict.prepare import forecast_plan
+from bench.predict.turn import turn_on
 from bench.rates import Search, why_no_rates, without_rates
 from bench.rowfile import torn_line
-from bench.schema import CANDIDATE, GRID, latest
+from bench.schema import CANDIDATE, GRID
 from bench.session import Session
+from bench.signals import Signals
 from bench.store import Store
 from minbert.assets import fetch_visibly
 from minbert.tasks import TaskData, find_task, for_search, load_task
@@ -47,6 +51,12 @@ Examples:
 """
 
 Positive = click.IntRange(min=1)
+
+
+def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number of seconds; to set no limit, leave it out.")
+    return value
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
@@ -93,13 +103,14 @@ Positive = click.IntRange(min=1)
     show_default=True,
     help="Learning rates of the grid file, or the best that a search on training data finds.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan, run and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, run nothing and write no results.")
 @click.option("--fresh", is_flag=True, help="Run cells again that are done.")
 @click.option("--keep", is_flag=True, help="Leave the trained weights in the cells' folders.")
 @click.option("--rerun", metavar="STATUS|FLAG", help="Run cells again that ended so.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
     metavar="SECONDS",
     help="End a cell that takes longer.",
 )
@@ -157,12 +168,11 @@ def command(
         sys.stderr.write(f"note: {torn_line(runs)}\n")
 
     def plan_now(wanted_cells: Sequence[Cell]) -> list[Planned]:
-        return plan(
-            wanted_cells, latest(store.rows), conditions.conditions_id, rerun=rerun, fresh=fresh
-        )
+        return plan(wanted_cells, store.rows, conditions.conditions_id, rerun=rerun, fresh=fresh)
 
-    def forecast(planned: Sequence[Planned]) -> Forecast | None:
-        return forecast_plan(planned, store.rows, model, conditions, data)
+    def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
+        turn = turn_on(found.device_name, signals)
+        return forecast_plan(planned, store.rows, model, conditions, data, turn)
 
     search = None
     if searched is not None:
@@ -170,7 +180,9 @@ def command(
         search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
     planned, number = _next_round(cells, plan_now, search)
     if dry_run:
-        print_plan(planned, forecast(planned), as_json, number, cells)
+        with Signals() as signals:
+            outlook = outlook_on(planned, forecast, signals)
+        print_plan(planned, outlook.forecast, as_json, number, cells)
         return 0
     if any(item.action == "run" for item in planned):
         check_model(model, grid.settings.init)

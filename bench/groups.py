@@ -118,9 +118,10 @@ class Setting:
         return _own_interval(row, column)
 
 
-BETWEEN_PROCESSES: Final = 0.03
+BETWEEN_PROCESSES: Final = 0.06
 """How far the times of processes that do the same are apart, as a deviation of their logarithms:
-what no process shows of itself, and what its own interval therefore lacks."""
+what no process shows of itself, and what its own interval therefore lacks. docs/measuring.md says
+from what it was taken."""
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
     "step_ms_median": ("step_ms_ci_low", "step_ms_ci_high"),

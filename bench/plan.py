@@ -10,7 +10,15 @@ from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.gridfile import Axes, Grid, Settings
-from bench.schema import FLAGS, RESUMED, STATUSES, Row, learning_rates
+from bench.schema import (
+    FLAGS,
+    RESUMED,
+    STATUSES,
+    Row,
+    latest,
+    learning_rates,
+    take_attempts,
+)
 
 NOT_RUN: Final = "not run yet"
 SKIP: Final = "skip"
@@ -170,23 +178,26 @@ def check_rerun(text: str) -> str:
 
 def plan(
     cells: Sequence[Cell],
-    latest: Mapping[tuple[str, str], Row],
+    rows: Sequence[Row],
     conditions_id: str,
     *,
     rerun: str | None = None,
     fresh: bool = False,
 ) -> list[Planned]:
-    """What to do with each cell, given the latest row of each (cell_id, conditions_id).
+    """What to do with each cell, given all rows there are.
 
     A cell runs if it has no row, was interrupted or skipped, or if `fresh` or `rerun` (a status
-    or flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so).
+    or flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so). What a cell
+    is, the row that counts says; its next attempt is above those of all its rows.
     """
+    counting = latest(rows)
+    highest: dict[tuple[str, str], int] = {}
+    take_attempts(highest, rows)
     found = []
     for cell in cells:
-        row = latest.get((cell.cell_id, conditions_id))
-        attempt = int(row["attempt"] or 0) + 1 if row is not None else 1
-        action, reason = _decide(row, rerun, fresh)
-        found.append(Planned(cell, action, reason, attempt))
+        key = cell.cell_id, conditions_id
+        action, reason = _decide(counting.get(key), rerun, fresh)
+        found.append(Planned(cell, action, reason, highest.get(key, 0) + 1))
     return found
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from bench.job import Job
 from bench.plan import Planned
 from bench.protocol import LONGEST_RESULT, RESULT, parse_result
 from bench.runner import Outcome
+from bench.schema import Row, cell_key, latest, row_key
 
 _GO_ON: Final = ("not run", "interrupted")
 """Statuses of cells that run when the same command is given again."""
@@ -31,12 +32,15 @@ def without_repeats(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def how_to_go_on(arguments: Sequence[str], counts: Mapping[str, int] | None = None) -> list[str]:
+def how_to_go_on(
+    arguments: Sequence[str], counts: Mapping[str, int] | None = None, *, fell_back: int = 0
+) -> list[str]:
     """Lines with the command for cells that have not run, and those for each way of failing.
 
     Args:
         arguments: the grid's.
         counts: cells of each status, `not run` among them; None if nobody has looked.
+        fell_back: cells as of `fallen_back`.
     """
     command = ["python", "-m", "bench.grid", *arguments]
     plain = ["python", "-m", "bench.grid", *without_repeats(arguments)]
@@ -45,6 +49,9 @@ def how_to_go_on(arguments: Sequence[str], counts: Mapping[str, int] | None = No
         lines.append(f"to go on: {shlex.join(plain)}\n")
         if plain != command:
             lines.append(f"to begin again, older results too: {shlex.join(command)}\n")
+    if fell_back:
+        lines.append(f"{fell_back} cells did not end ok this time: their older results count\n")
+        lines.append(f"to begin again, older results too: {shlex.join(command)}\n")
     for status in sorted((counts or {}).keys() - {"ok", *_GO_ON}):
         again = shlex.join([*plain, "--rerun", status])
         lines.append(f"to run again what ended {status}: {again}\n")
@@ -61,6 +68,16 @@ def to_run_again(counts: Mapping[str, int], planned: Sequence[Planned]) -> Count
     found["skipped"] -= len(lacking)
     found.update(status for item in lacking for status in item.tries)
     return +found
+
+
+def fallen_back(planned: Iterable[Planned], conditions_id: str, rows: Sequence[Row]) -> int:
+    """How many cells that a plan runs again failed this time, while an older attempt is ok."""
+    tried = {
+        (item.cell.cell_id, conditions_id, item.attempt) for item in planned if item.action == "run"
+    }
+    counting = latest(rows)
+    failed = [row for row in rows if row["status"] != "ok" and row_key(row) in tried]
+    return sum(counting[cell_key(row)]["status"] == "ok" for row in failed)
 
 
 def left_behind(folder: Path, job: Job) -> Outcome | None:

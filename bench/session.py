@@ -28,7 +28,7 @@ from bench.plan import FRESH, RERUN, SKIP, Planned
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
-from bench.resume import how_to_go_on, left_behind, to_run_again
+from bench.resume import fallen_back, how_to_go_on, left_behind, to_run_again
 from bench.runner import Outcome, Signals, run_worker
 from bench.schema import CANDIDATE, Row, latest, new_row, row_key
 from bench.signals import StoppedError
@@ -88,7 +88,7 @@ class Session:
     def _run_round(self, planned: list[Planned], signals: Signals) -> str:
         """Run a plan; `ok`, `interrupted` or `stopped`."""
         try:
-            outlook = outlook_on(planned, self.forecaster, signals, self.device_name)
+            outlook = outlook_on(planned, self.forecaster, signals)
         except StoppedError:
             return "interrupted"
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
@@ -117,8 +117,9 @@ class Session:
             for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
                 display.start(item.cell.name, *outlook.begin(item.cell))
                 with devices.turn(self.device_name):
-                    row = self.store.last(item.cell.cell_id, self.conditions.conditions_id)
-                    others = row is not None and int(row["attempt"] or 0) >= item.attempt
+                    ids = item.cell.cell_id, self.conditions.conditions_id
+                    row = self.store.last(*ids)
+                    others = self.store.next_attempt(*ids) > item.attempt
                     if row is None or not others:
                         row = self._run_or_skip(item, row, signals, display, outlook)
                     outlook.learn(row)
@@ -305,7 +306,9 @@ class Session:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{len(ids)} cells: {numbers}")
             click.echo(f"report: {told}")
-        sys.stderr.writelines(how_to_go_on(self.arguments, to_run_again(counts, planned)))
+        fell_back = fallen_back(planned, conditions_id, rows)
+        again = to_run_again(counts, planned)
+        sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
         if ended == "interrupted":
             return INTERRUPTED
-        return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) else 1
+        return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) and not fell_back else 1

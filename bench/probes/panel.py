@@ -20,7 +20,7 @@ PANEL_BATCHES: Final = 4
 """Batches of a panel: at evenly spaced quantiles of their tokens."""
 WARMUP_PASSES: Final = 6
 """After so many passes that never agreed the timing begins all the same, and is unstable."""
-TIMED_PASSES: Final = 3
+TIMED_PASSES: Final = 5
 MOST_PASSES: Final = 12
 AGREEMENT: Final = 0.05
 """How far the means of two passes may be apart; their quartiles may be twice as far."""

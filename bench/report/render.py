@@ -61,7 +61,7 @@ def render(
     """Write the report of some rows, and return its index.html.
 
     Args:
-        rows: of runs.csv; of each cell's attempts the last counts.
+        rows: of runs.csv; of each cell's attempts the last `ok` one counts.
         reports: the folder, made where it is missing.
         planned: axes, settings and ids of cells that were to run; those without a row are shown
             as not run, and their group comes first.

@@ -40,6 +40,8 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
         (("--epochs", "0"), "epochs"),
         (("--seeds", "10001"), "--seeds"),
         (("--timeout", "-1"), "timeout"),
+        (("--timeout", "nan"), "timeout"),
+        (("--timeout", "inf"), "timeout"),
         (("--model", "no/such/folder"), "no/such/folder"),
         (("--model", "bert-base"), "--init random"),
         (("--nonsense",), "--nonsense"),

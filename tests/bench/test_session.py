@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.plan import Planned, plan
-from bench.schema import Row, latest
+from bench.schema import Row
 from bench.session import Session
 from bench.store import Store, cells_folder, read_rows
 from tests.faults.notes import Notes
@@ -30,8 +30,7 @@ class Place:
         self.setup = setup("fake")
 
     def plan(self, **options) -> list[Planned]:
-        known = latest(read_rows(self.csv))
-        return plan(self.setup.cells, known, self.setup.conditions.conditions_id, **options)
+        return plan(self.setup.cells, self.rows(), self.setup.conditions.conditions_id, **options)
 
     def run(self, planned: list[Planned]) -> int:
         return Session(
@@ -103,7 +102,7 @@ def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
     (folder / "row.json").unlink()
     job = json.loads((folder / "cell.json").read_text())
     (folder / "cell.json").write_text(json.dumps(job | {"attempt": 3}))
-    assert place.run(place.plan()) == 0
+    assert place.run(place.plan(rerun="ok")[:1]) == 0
     again = place.rows()[-1]
     assert (again["attempt"], again["status"], again["wall_s"]) == (3, "ok", None)
     assert again["train_s"] == row["train_s"]
@@ -116,6 +115,16 @@ def test_fresh_takes_nothing_over(place):
     assert place.run(place.plan(fresh=True)) == 0
     assert place.launches() == 6
     assert place.rows()[4]["train_s"] != row["train_s"]
+
+
+def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    assert place.run(place.plan(fresh=True)) == 1
+    assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert "3 cells did not end ok this time: their older results count" in err
+    assert [(item.action, item.attempt) for item in place.plan()] == [("done", 3)] * 3
 
 
 def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
@@ -136,17 +145,23 @@ def test_nothing_is_left_over(place):
     assert not list(folder.rglob(".*"))
 
 
+def out_of_memory(place: Place) -> Row:
+    """A row of a cell like the first one, only of another seed, that ran out of memory."""
+    cell = replace(place.setup.cells[0], seed=100)
+    return place.rows()[0] | cell.columns() | {"status": "oom"}
+
+
 def bigger(place: Place, **settings) -> Planned:
     """A cell like the first one, only bigger, planned."""
     cell = replace(place.setup.cells[0], **settings)
     conditions_id = place.setup.conditions.conditions_id
-    [planned] = plan([cell], latest(place.rows()), conditions_id)
+    [planned] = plan([cell], place.rows(), conditions_id)
     return planned
 
 
 def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(place, capsys):
-    first, launches = place.rows()[0], place.launches()
-    Store(place.csv).append(first | {"attempt": 2, "status": "oom"})
+    launches = place.launches()
+    Store(place.csv).append(out_of_memory(place))
     for _ in range(2):
         assert place.run([bigger(place, batch_size=128, seed=7)]) == 1
     row = place.rows()[-1]
@@ -158,30 +173,35 @@ def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(pla
 
 
 @pytest.mark.parametrize(
-    "settings", [{"seed": 7}, {"batch_size": 32}, {"batch_size": 128, "amp": "bf16"}]
+    "settings",
+    [
+        {"seed": 7},
+        {"batch_size": 32},
+        {"batch_size": 128, "amp": "bf16"},
+        {"batch_size": 128, "dropout": 0.0},
+        {"batch_size": 128, "max_steps": 1},
+        {"batch_size": 128, "epochs": 1},
+    ],
 )
 def test_what_is_no_bigger_than_an_oom_or_another_setting_runs(place, settings):
-    Store(place.csv).append(place.rows()[0] | {"attempt": 2, "status": "oom"})
+    Store(place.csv).append(out_of_memory(place))
     assert place.run([bigger(place, **settings)]) == 0
 
 
 def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(place):
-    first = place.rows()[0]
-    store = Store(place.csv)
-    store.append(first | {"attempt": 2, "status": "oom"})
+    store, failed = Store(place.csv), out_of_memory(place)
+    store.append(failed)
     wanted = bigger(place, batch_size=128)
     assert place.run([wanted]) == 1
-    again = plan([wanted.cell], latest(place.rows()), wanted_conditions(place), rerun="skipped")
+    again = plan([wanted.cell], place.rows(), wanted_conditions(place), rerun="skipped")
     assert place.run(again) == 0
-    store.append(first | {"attempt": 3})
+    store.append(failed | {"attempt": 2, "status": "ok"})
     assert place.run([bigger(place, batch_size=256)]) == 0
 
 
 def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, capsys):
     tries = ("timeout", "timeout", "crashed")
-    wanted = replace(
-        bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries
-    )
+    wanted = replace(bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries)
     launches = place.launches()
     for _ in range(2):
         assert place.run([wanted]) == 1
