@@ -241,9 +241,12 @@ def paired_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | N
 
 
 def widened(a: Interval, deviation: float) -> Interval:
-    """A positive quantity's interval, with a further deviation of its logarithm in it."""
-    log = _log(a)
-    ends = log.ends()
+    """A positive quantity's interval, with a further deviation of its logarithm in it.
+
+    What is not positive, or has no interval, stays as it is.
+    """
+    log = _log(a) if a.value > 0 else a
+    ends = log.ends() if a.value > 0 else None
     if ends is None:
         return a
     more = _Z * deviation

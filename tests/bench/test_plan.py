@@ -77,7 +77,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
         replace(cell, seed=1),
         replace(cell, model_digest="x"),
         replace(cell, data_digest="x"),
-        replace(cell, batch_size=16),
+        replace(cell, batch_size=48),
         replace(cell, dropout=0.0),
         replace(cell, max_steps=13),
     ):

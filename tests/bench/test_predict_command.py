@@ -84,7 +84,7 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
     assert set(first.counts) == set(variants)
     assert told[-1] == (8, 8)
     assert 30 < first.imports_mib["peak_anon_mib"] < first.imports_mib["peak_rss_mib"] < 2000
-    assert first.shapes.steps == 4  # 64 examples in batches of 16, one epoch
+    assert first.shapes.steps == 2  # as max_steps says
 
     def none(*_: object) -> None:
         raise AssertionError("a process was started")
