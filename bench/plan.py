@@ -190,9 +190,11 @@ def plan(
     or flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so). What a cell
     is, the row that counts says; its next attempt is above those of all its rows.
     """
-    counting = latest(rows)
+    ids = {cell.cell_id for cell in cells}
+    known = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
+    counting = latest(known)
     highest: dict[tuple[str, str], int] = {}
-    take_attempts(highest, rows)
+    take_attempts(highest, known)
     found = []
     for cell in cells:
         key = cell.cell_id, conditions_id
