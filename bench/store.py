@@ -90,7 +90,7 @@ class Store:
         Raises:
             InputError: as `read_rows`.
         """
-        self._catch_up()
+        self._reading.read_on()
         return self._reading.rows
 
     def last(self, cell_id: str, conditions_id: str) -> Row | None:
