@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from adapters.layer import AdaptedLinear, Part
+from adapters.layer import AdaptedLinear, Decomposed, Part
 
 
 class DoraLinear(AdaptedLinear):
@@ -42,14 +42,15 @@ class DoraLinear(AdaptedLinear):
         """Set m to the row norms of the weight as it is, so that c is 1."""
         self.magnitude.copy_(self._norms(self.updated_weight()))
 
-    def adapted_weight(self) -> Tensor:
-        """c ⊙ (W + s B A), [o, i]."""
+    def decomposed(self) -> Decomposed:
+        """V = W + s B A, its row norms n, and c = m / n; c is 1 where there is no adapter."""
         updated = self.updated_weight()
         norms = self._norms(updated).clamp_min(torch.finfo(updated.dtype).tiny)
-        ratios = self.magnitude / norms
-        if not all(part.rank for part in self.parts):
-            ratios = torch.where(self.scaled, ratios, 1.0)
-        return ratios.unsqueeze(1) * updated
+        ratios = self.magnitude.detach() / norms
+        scaled = None if all(part.rank for part in self.parts) else self.scaled
+        if scaled is not None:
+            ratios = torch.where(scaled, ratios, 1.0)
+        return Decomposed(updated, ratios, norms, self.magnitude, scaled)
 
     @staticmethod
     def _norms(weight: Tensor) -> Tensor:

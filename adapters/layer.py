@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+
+from adapters.product import MergedProduct, has_zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,20 @@ class Part:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
+@dataclass(frozen=True)
+class Decomposed:
+    """An adapted weight c ⊙ V: V [o, i], and in DoRA c = m / n, all three [o].
+
+    `scaled` says where c comes from m; None: everywhere.
+    """
+
+    updated: Tensor
+    ratios: Tensor | None = None
+    norms: Tensor | None = None
+    magnitude: Tensor | None = None
+    scaled: Tensor | None = None
+
+
 class AdaptedLinear(nn.Module, ABC):
     """A linear layer whose weight and bias are frozen, with trainable factors A and B.
 
@@ -46,8 +61,8 @@ class AdaptedLinear(nn.Module, ABC):
     number of AdamW steps too, and the layer trains as if it were not there.
 
     The merged weight is built anew in every forward pass, in fp32 or better with autocast off,
-    and nothing is cached. `F.linear` then keeps for the backward pass its input and this weight.
-    A and B are kept in fp32 or better, whatever the type of the frozen weight.
+    and nothing is cached; `adapters.product` multiplies by it. A and B are kept in fp32 or better,
+    whatever the type of the frozen weight.
 
     Args:
         linear: the layer to adapt, weight [o, i].
@@ -99,28 +114,38 @@ class AdaptedLinear(nn.Module, ABC):
             with torch.no_grad():
                 self.lora_A[index, : part.rank] = drawn.to(self.lora_A)
 
+    @torch.no_grad()
     def updated_weight(self) -> Tensor:
-        """W + s B A, [o, i], in the type of A and B. For use with autocast off."""
+        """W + s B A, [o, i], a constant, in the type of A and B. For use with autocast off."""
         stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
         updated = torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A)
         return updated.view(self.out_features, self.in_features)
 
     @abstractmethod
+    def decomposed(self) -> Decomposed:
+        """What the adapted weight is made of, as constants. For use with autocast off."""
+
     def adapted_weight(self) -> Tensor:
         """The weight [o, i] that stands for the layer with its adapter, in the type of A and B.
 
-        For use with autocast off.
+        For use with autocast off. A constant: training goes through `forward`.
         """
+        found = self.decomposed()
+        return found.updated if found.ratios is None else found.ratios[:, None] * found.updated
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., i] to [..., o]; the product is in autocast's type, or without it in x's."""
-        with torch.autocast(x.device.type, enabled=False):
-            weight = self.adapted_weight()
-        bias: Tensor | None = self.bias
-        if not torch.is_autocast_enabled(x.device.type):
-            weight = weight.to(x.dtype)
-            bias = None if bias is None else bias.to(x.dtype)
-        return F.linear(x, weight, bias)
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            found = self.decomposed()
+            magnitude = found.magnitude
+            zeros = magnitude is not None and torch.is_grad_enabled() and has_zero(magnitude)
+            y: Tensor = MergedProduct.apply(
+                x, self.lora_A, self.lora_B, magnitude, found.updated, found.ratios,
+                found.norms, found.scaled, self.bias, self.scales, dtype, zeros,
+            )  # type: ignore[no-untyped-call]  # fmt: skip
+        return y
 
     def extra_repr(self) -> str:
         """Sizes and ranks, for `print(model)`."""

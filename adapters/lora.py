@@ -1,8 +1,6 @@
 """Low-Rank Adaptation of a linear layer (LoRA, Hu et al. 2021, arXiv 2106.09685)."""
 
-from torch import Tensor
-
-from adapters.layer import AdaptedLinear
+from adapters.layer import AdaptedLinear, Decomposed
 
 
 class LoraLinear(AdaptedLinear):
@@ -11,6 +9,6 @@ class LoraLinear(AdaptedLinear):
     s = alpha / r. With B zero at first, the layer equals the base layer exactly before training.
     """
 
-    def adapted_weight(self) -> Tensor:
-        """W + s B A, [o, i]."""
-        return self.updated_weight()
+    def decomposed(self) -> Decomposed:
+        """V = W + s B A."""
+        return Decomposed(self.updated_weight())

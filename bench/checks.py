@@ -41,6 +41,24 @@ def without_idle_caps(grid: Grid, data: TaskData) -> Grid:
     return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
 
 
+def check_search(init: str, data: TaskData, searched: TaskData) -> None:
+    """Refuse a search for learning rates that has nothing to go by.
+
+    Args:
+        searched: the examples that the search is left with.
+
+    Raises:
+        InputError: saying what it lacks.
+    """
+    if init == "random":
+        raise InputError("--lr auto: random weights have no score to find rates by; leave it out")
+    if not len(searched.train):
+        raise InputError(
+            "--lr auto: the search holds out a part of the training examples, and of "
+            f"{len(data.train)} none is left to train on; give it at least 2 (--max-train)"
+        )
+
+
 def check_model(model: Model, init: str) -> None:
     """Load vocabulary and weights once, before any cell does; the embedded ones are pinned.
 

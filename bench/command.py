@@ -7,6 +7,7 @@ import click
 
 from adapters.errors import InputError as AdaptersInputError
 from bench.errors import InputError
+from bench.signals import StoppedError
 from minbert.errors import InputError as MinbertInputError
 
 _LONGEST: Final = 2000
@@ -22,7 +23,7 @@ def run_command(command: click.Command) -> None:
     """
     try:
         code = command.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, StoppedError):
         sys.exit(130)
     except click.ClickException as error:
         _fail(error.format_message())

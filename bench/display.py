@@ -20,7 +20,7 @@ from rich.text import Text
 
 from bench.cell import Cell
 from bench.messages import one_line
-from bench.schema import Row
+from bench.schema import CANDIDATE, Row
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"
@@ -179,12 +179,15 @@ def clock_time(seconds: float) -> str:
 def _figures(row: Row) -> list[str]:
     """What a line says of a cell that has ended: its figures, or why it has none."""
     found = []
+    if tried := row["learning_rate_source"] == CANDIDATE:
+        found.append(f"rate {row['learning_rate'] or row['learning_rate_head']:g}")
     if isinstance(row["wall_s"], float):
         found.append(f"{row['wall_s']:.1f} s")
     if row["status"] != "ok":
         return [*found, one_line(str(row["message"] or ""))]
     if isinstance(row["dev_score"], float):
-        found.append(f"dev {row['dev_metric']} {row['dev_score']:.3f}")
+        where = "held-out" if tried else "dev"
+        found.append(f"{where} {row['dev_metric']} {row['dev_score']:.3f}")
     memory = row["peak_cuda_allocated_mib"]
     memory = row["peak_rss_mib"] if memory is None else memory
     if isinstance(memory, float):

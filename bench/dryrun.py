@@ -8,7 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.plan import Planned
+from bench.cell import Cell
+from bench.plan import AXES, Planned
 from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
@@ -16,42 +17,79 @@ from bench.schema import Row
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
 
 
-def print_plan(planned: Sequence[Planned], forecast: Forecast | None, as_json: bool) -> None:
-    """Print the plan to stdout, with what each cell that would run is expected to take."""
+def print_plan(
+    planned: Sequence[Planned],
+    forecast: Forecast | None,
+    as_json: bool,
+    search_round: int | None = None,
+    cells: Sequence[Cell] = (),
+) -> None:
+    """Print the plan to stdout, with what each cell that would run is expected to take.
+
+    Args:
+        search_round: which round of a search for learning rates the plan is; None if it is the
+            grid's own.
+        cells: the grid's, which run after the search.
+    """
     told = [_prediction(item, forecast) for item in planned]
-    total = _total(told, forecast)
+    covers = "the grid" if search_round is None else f"search, round {search_round}"
+    total = {**_total(told, forecast), "covers": covers}
+    after = [] if search_round is None else cells
     if as_json:
-        cells = [_as_json(item, one) for item, one in zip(planned, told, strict=True)]
-        click.echo(json.dumps({"cells": cells, "total": total}, indent=2))
+        items = [_as_json(item, one) for item, one in zip(planned, told, strict=True)]
+        later = [{"name": cell.name, **{name: getattr(cell, name) for name in AXES}}
+                 for cell in after]  # fmt: skip
+        document = {"cells": items, "total": total}
+        click.echo(json.dumps(document | ({"after_search": later} if after else {}), indent=2))
         return
-    table = Table("", "cell", "mode", "rank", "layers", "amp", "seed", "plan", box=None)
+    console = Console()
+    if after:
+        console.print(f"{covers}:")
+    console.print(_table(planned, told, forecast is not None))
+    to_run = sum(item.action == "run" for item in planned)
+    what = "candidates" if after else "cells"
+    console.print(f"{len(planned)} {what}: {to_run} to run, {len(planned) - to_run} not")
     if forecast is not None:
+        share = f"{covers}, alone" if after else "in all"
+        console.print(
+            f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
+            f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
+            soft_wrap=True,
+        )
+    if after:
+        console.print(
+            f"after the search, which may take more rounds, {len(after)} cells of the grid at the "
+            "rates that it finds; what is done of them shows then:",
+            soft_wrap=True,
+        )
+        table = Table("", *AXES, box=None)
+        for number, cell in enumerate(after, start=1):
+            table.add_row(str(number), *(_field(getattr(cell, name)) for name in AXES))
+        console.print(table)
+
+
+def _table(planned: Sequence[Planned], told: Sequence[Prediction | None], predicted: bool) -> Table:
+    table = Table("", "cell", "mode", "rank", "layers", "amp", "seed", "rate", "plan", box=None)
+    if predicted:
         table.add_column("min", justify="right")
         table.add_column("MiB", justify="right")
     for number, (item, one) in enumerate(zip(planned, told, strict=True), start=1):
         cell = item.cell
+        rate = cell.learning_rate or cell.learning_rate_head
         table.add_row(
             str(number),
             cell.cell_id,
-            cell.mode,
-            "" if cell.rank is None else str(cell.rank),
-            cell.layers or "",
-            cell.amp,
-            str(cell.seed),
+            *(_field(getattr(cell, name)) for name in AXES),
+            "" if rate is None else f"{rate:g}",
             "run" if item.action == "run" else item.reason,
             "" if one is None else f"{one.wall_s / 60:.1f}",
             "" if one is None else f"{one.peak_mib:,.0f}",
         )
-    console = Console()
-    console.print(table)
-    to_run = sum(item.action == "run" for item in planned)
-    console.print(f"{len(planned)} cells: {to_run} to run, {len(planned) - to_run} not")
-    if forecast is not None:
-        console.print(
-            f"predicted: {total['predicted_s'] / 60:,.1f} min in all, at most "
-            f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
-            soft_wrap=True,
-        )
+    return table
+
+
+def _field(value: str | int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _prediction(item: Planned, forecast: Forecast | None) -> Prediction | None:

@@ -66,10 +66,14 @@ def _locked(file: BinaryIO, path: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed writers have left in a folder. Nothing may be writing there."""
+    """Remove what killed writers have left below a folder, safetensors' own files among it.
+
+    Nothing may be writing there.
+    """
     with suppress(OSError):
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for pattern in (".*.tmp", ".tmp*"):
+            for path in folder.rglob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

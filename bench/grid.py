@@ -3,8 +3,10 @@
 Example: python -m bench.grid --grid smoke
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from bench.checks import (
     check_amp,
     check_model,
     check_reports,
+    check_search,
     check_space,
     without_idle_caps,
 )
@@ -25,13 +28,16 @@ from bench.dryrun import print_plan
 from bench.errors import InputError
 from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
-from bench.plan import Planned, Resolved, check_rerun, expand, parse_selection, plan, select
+from bench.plan import SKIP, Planned, Resolved, check_rerun, expand, parse_selection, plan, select
 from bench.predict.forecast import Forecast
+from bench.predict.outlook import outlook_on
 from bench.predict.prepare import forecast_plan
-from bench.rates import Search
+from bench.predict.turn import turn_on
+from bench.rates import Search, why_no_rates, without_rates
 from bench.rowfile import torn_line
-from bench.schema import GRID, latest
+from bench.schema import CANDIDATE, GRID
 from bench.session import Session
+from bench.signals import Signals
 from bench.store import Store
 from minbert.assets import fetch_visibly
 from minbert.tasks import TaskData, find_task, for_search, load_task
@@ -45,6 +51,12 @@ Examples:
 """
 
 Positive = click.IntRange(min=1)
+
+
+def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number of seconds; to set no limit, leave it out.")
+    return value
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
@@ -91,13 +103,14 @@ Positive = click.IntRange(min=1)
     show_default=True,
     help="Learning rates of the grid file, or the best that a search on training data finds.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan, run and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, run nothing and write no results.")
 @click.option("--fresh", is_flag=True, help="Run cells again that are done.")
 @click.option("--keep", is_flag=True, help="Leave the trained weights in the cells' folders.")
 @click.option("--rerun", metavar="STATUS|FLAG", help="Run cells again that ended so.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
     metavar="SECONDS",
     help="End a cell that takes longer.",
 )
@@ -147,29 +160,30 @@ def command(
     check_amp(cells, grid, conditions)
     check_ranks(cells, model.config)
     check_length(settings.max_length, model, pairs=examples.train.text_b is not None)
-    if lr == "auto" and settings.init == "random":
-        raise InputError("--lr auto: random weights have no score to find rates by; leave it out")
+    searched = for_search(examples) if lr == "auto" else None
+    if searched is not None:
+        check_search(settings.init, examples, searched)
     store = Store(runs)
     if store.rows is not None and store.torn:  # reading them tells
         sys.stderr.write(f"note: {torn_line(runs)}\n")
 
     def plan_now(wanted_cells: Sequence[Cell]) -> list[Planned]:
-        return plan(
-            wanted_cells, latest(store.rows), conditions.conditions_id, rerun=rerun, fresh=fresh
-        )
+        return plan(wanted_cells, store.rows, conditions.conditions_id, rerun=rerun, fresh=fresh)
 
-    def forecast(planned: Sequence[Planned]) -> Forecast | None:
-        return forecast_plan(planned, store.rows, model, conditions, data)
+    def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
+        turn = turn_on(found.device_name, signals)
+        return forecast_plan(planned, store.rows, model, conditions, data, turn)
 
     search = None
-    if lr == "auto":
-        digest = for_search(examples).digest[:16]
+    if searched is not None:
+        digest = searched.digest[:16]
         search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
+    planned, number = _next_round(cells, plan_now, search)
     if dry_run:
-        planned = _next_round(cells, plan_now, search)
-        print_plan(planned, forecast(planned), as_json)
+        with Signals() as signals:
+            outlook = outlook_on(planned, forecast, signals)
+        print_plan(planned, outlook.forecast, as_json, number, cells)
         return 0
-    planned = _next_round(cells, plan_now, search)
     if any(item.action == "run" for item in planned):
         check_model(model, grid.settings.init)
     store.check_writable()
@@ -191,13 +205,13 @@ def command(
         device_name=found.device_name,
         forecaster=forecast,
     )
-    return session.run(_rounds(cells, plan_now, search), as_json)
+    return session.run(rounds(cells, plan_now, search), as_json)
 
 
 PlanNow = Callable[[Sequence[Cell]], list[Planned]]
 
 
-def _rounds(
+def rounds(
     cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
 ) -> Iterator[list[Planned]]:
     """The plans of a run: those of a search for rates, if there is one, and then the grid's."""
@@ -207,21 +221,31 @@ def _rounds(
     for candidates in search.rounds():
         yield plan_now(candidates)
     found = [search.found(cell) for cell in cells]
-    if failed := [cell.name for cell, best in zip(cells, found, strict=True) if best is None]:
-        raise InputError(
-            f"--lr auto: all rates that were tried failed for {failed[0]}; see the rows of its "
-            "candidates, or set its rates in a grid file"
-        )
-    yield plan_now([cell for cell in found if cell is not None])
+    planned = plan_now([of or without_rates(c) for c, of in zip(cells, found, strict=True)])
+    yield [
+        item if of is not None else _without_rates(item, search.statuses(item.cell))
+        for item, of in zip(planned, found, strict=True)
+    ]
 
 
-def _next_round(cells: Sequence[Cell], plan_now: PlanNow, search: Search | None) -> list[Planned]:
-    """The first of a run's plans that has something to run; else the grid's own."""
-    planned: list[Planned] = []
-    for planned in _rounds(cells, plan_now, search):
+def _without_rates(item: Planned, tries: tuple[str, ...]) -> Planned:
+    return replace(item, action=SKIP, reason=why_no_rates(tries), tries=tries)
+
+
+def _next_round(
+    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
+) -> tuple[list[Planned], int | None]:
+    """The first of a run's plans that has something to run, else the grid's own.
+
+    With it, which round of a search it is; None for the grid's.
+    """
+    asked: list[list[Planned]] = []
+    for planned in rounds(cells, plan_now, search):
+        asked.append(planned)
         if any(item.action == "run" for item in planned):
             break
-    return planned
+    searches = any(item.cell.learning_rate_source == CANDIDATE for item in asked[-1])
+    return asked[-1], len(asked) if searches else None
 
 
 def override(grid: Grid, values: dict[str, Any]) -> Grid:

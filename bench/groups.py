@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.names import LAYER_SETS, MODES
+from bench.rates import still_lacking
 from bench.schema import BY_NAME, CANDIDATE, Row, Value, group_names, latest
-from bench.stats import Interval, mean_t, spread
+from bench.stats import Interval, mean_t, spread, widened
 
 _FOLLOW_FROM_MODE: Final = (
     "learning_rate", "learning_rate_base", "learning_rate_head", "alpha", "scale",
@@ -117,6 +118,10 @@ class Setting:
         return _own_interval(row, column)
 
 
+BETWEEN_PROCESSES: Final = 0.06
+"""How far the times of processes that do the same are apart, as a deviation of their logarithms:
+what no process shows of itself, and what its own interval therefore lacks. docs/measuring.md says
+from what it was taken."""
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
     "step_ms_median": ("step_ms_ci_low", "step_ms_ci_high"),
@@ -125,9 +130,11 @@ _ENDS: Final = {
 
 
 def _own_interval(row: Row, column: str) -> Interval:
-    """A row's value with the interval that the row itself holds."""
+    """A row's value with the interval that the row itself holds; of times, wider by how much
+    processes differ."""
     low, high = (number(row.get(name)) for name in _ENDS.get(column, ("", "")))
-    return Interval(number(row[column]) or 0.0, low, high)
+    found = Interval(number(row[column]) or 0.0, low, high)
+    return found if column == "dev_score" else widened(found, BETWEEN_PROCESSES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +238,8 @@ def groups(
     A search's candidates for learning rates are left out: they were scored on other examples.
     The group of the plan comes first, then the newest and, of equals, the largest.
     """
-    done = [row for row in latest(rows).values() if not is_candidate(row)]
+    done = still_lacking([row for row in latest(rows).values() if not is_candidate(row)])
+    planned = [row for row in planned if not is_candidate(row)]
     known = {(row.get("cell_id"), row.get("conditions_id")) for row in done}
     waiting = [r for r in planned if (r.get("cell_id"), r.get("conditions_id")) not in known]
     waiting = [{**row, "status": None} for row in waiting]

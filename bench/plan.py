@@ -10,10 +10,20 @@ from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.gridfile import Axes, Grid, Settings
-from bench.schema import FLAGS, RESUMED, STATUSES, Row, learning_rates
+from bench.schema import (
+    FLAGS,
+    RESUMED,
+    STATUSES,
+    Row,
+    latest,
+    learning_rates,
+    take_attempts,
+)
 
 NOT_RUN: Final = "not run yet"
+SKIP: Final = "skip"
 FRESH: Final = "--fresh"
+RERUN: Final = "--rerun"
 AXES: Final = ("mode", "rank", "layers", "amp", "seed")
 
 
@@ -31,12 +41,16 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, and whether it runs: `action` is `run`, `done` or `kept`, with the reason."""
+    """A cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`, with the reason.
+
+    `tries` tells how the candidates ended that found no rates for a cell that is to be skipped.
+    """
 
     cell: Cell
     action: str
     reason: str
     attempt: int
+    tries: tuple[str, ...] = ()
 
 
 def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
@@ -164,23 +178,28 @@ def check_rerun(text: str) -> str:
 
 def plan(
     cells: Sequence[Cell],
-    latest: Mapping[tuple[str, str], Row],
+    rows: Sequence[Row],
     conditions_id: str,
     *,
     rerun: str | None = None,
     fresh: bool = False,
 ) -> list[Planned]:
-    """What to do with each cell, given the latest row of each (cell_id, conditions_id).
+    """What to do with each cell, given all rows there are.
 
     A cell runs if it has no row, was interrupted or skipped, or if `fresh` or `rerun` (a status
-    or flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so).
+    or flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so). What a cell
+    is, the row that counts says; its next attempt is above those of all its rows.
     """
+    ids = {cell.cell_id for cell in cells}
+    known = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
+    counting = latest(known)
+    highest: dict[tuple[str, str], int] = {}
+    take_attempts(highest, known)
     found = []
     for cell in cells:
-        row = latest.get((cell.cell_id, conditions_id))
-        attempt = int(row["attempt"] or 0) + 1 if row is not None else 1
-        action, reason = _decide(row, rerun, fresh)
-        found.append(Planned(cell, action, reason, attempt))
+        key = cell.cell_id, conditions_id
+        action, reason = _decide(counting.get(key), rerun, fresh)
+        found.append(Planned(cell, action, reason, highest.get(key, 0) + 1))
     return found
 
 
@@ -191,9 +210,9 @@ def _decide(row: Row | None, rerun: str | None, fresh: bool) -> tuple[str, str]:
         return "run", NOT_RUN
     status = str(row["status"])
     if rerun is not None and rerun in [status, *str(row["flags"] or "").split()]:
-        return "run", f"--rerun {rerun}"
+        return "run", f"{RERUN} {rerun}"
     if status in RESUMED:
         return "run", f"was {status}"
     if status == "ok":
         return "done", "done"
-    return "kept", f"{status}; --rerun {status} runs it again"
+    return "kept", f"{status}; {RERUN} {status} runs it again"

@@ -19,6 +19,7 @@ STEPS: Final = "steps.csv"
 PANEL: Final = "panel.csv"
 EPOCHS: Final = "epochs.csv"
 MACHINE: Final = "machine.json"
+PHASES: Final = "phases.csv"
 PREDICTIONS: Final = "predictions.safetensors"
 LONGEST_RESULT: Final = 2**24
 """Bytes of it that are read."""

@@ -7,7 +7,8 @@ it: dev is never seen.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -121,3 +122,39 @@ class Search:
         if rung is None:
             return None
         return replace(cell, learning_rate_source=SEARCHED, **at_rung(cell, rung))
+
+    def statuses(self, cell: Cell) -> tuple[str, ...]:
+        """How the candidates for a cell's rates ended, as far as they ran."""
+        kind = kind_of(cell)
+        rows = [self._row_of(self._candidate(kind, rung)) for rung in self._tried(kind)]
+        return tuple(str(row["status"]) for row in rows if row is not None)
+
+
+def without_rates(cell: Cell) -> Cell:
+    """A cell for whose rates a search found nothing: one of its own, as it may run at others."""
+    none: dict[str, Any] = dict.fromkeys(_RATES)
+    return replace(cell, learning_rate_source=SEARCHED, **none)
+
+
+def why_no_rates(statuses: Sequence[str]) -> str:
+    """The message of a cell that is skipped because all candidates for its rates failed."""
+    ended = ", ".join(f"{number} {status}" for status, number in Counter(statuses).items())
+    again = [f"--rerun {status}" for status in dict.fromkeys(statuses) if status != "ok"]
+    hint = f"; {' or '.join(again)} tries them again" if again else ", without a score"
+    return f"the search found no learning rate: its tries ended {ended}{hint}"
+
+
+def still_lacking(rows: Sequence[Row]) -> list[Row]:
+    """Rows without those of cells that lacked rates once, and have since run at found ones."""
+    names = ("conditions_id", "model_digest", "task", "data_digest", "epochs", "max_steps",
+             "batch_size", "max_length", "mode", "layers", "rank", "amp", "seed")  # fmt: skip
+
+    def lacks(row: Row) -> bool:
+        return row.get("learning_rate_source") == SEARCHED and not any(map(row.get, _RATES))
+
+    have = {
+        tuple(map(row.get, names))
+        for row in rows
+        if row.get("learning_rate_source") == SEARCHED and not lacks(row)
+    }
+    return [row for row in rows if not lacks(row) or tuple(map(row.get, names)) not in have]

@@ -5,6 +5,7 @@ Example: python -m bench.rebuild --runs runs.csv
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ from bench.results import kept_row
 from bench.rowfile import encode, record
 from bench.schema import BY_NAME, NAMES, SCHEMA, Row, new_row, parse_value, row_key
 from bench.store import LOCK_TIMEOUT_S, cells_folder
+from minbert.files import is_file, is_folder
+
+_LONGEST_HEADER: Final = 2**16
 
 _EPILOG: Final = """\b
 Examples:
@@ -44,6 +48,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def main(path: Path, as_json: bool) -> int:
     try:
+        _check(path)
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
             kept, found, problems = rebuild(path)
     except OSError as error:
@@ -60,12 +65,10 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
     """Write the CSV anew; how many rows it had, how many came from folders, and what was unread.
 
     Raises:
-        InputError: if there is neither a CSV nor a folder of cells.
+        InputError: if the CSV is another one.
         OSError: if it can't be written. The file is as it was before.
     """
     folder = cells_folder(path)
-    if not path.exists() and not folder.exists():
-        raise InputError(f"{path}: is not there, and neither is a folder of its cells, {folder}")
     problems: list[str] = []
     rows = _rows(path, problems) if path.exists() else []
     known = {row_key(row) for row in rows}
@@ -77,6 +80,40 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
     return len(rows), len(found), problems
 
 
+def _check(path: Path) -> None:
+    """Refuse what is no runs.csv and no place of one, before anything is written.
+
+    Raises:
+        InputError: naming it.
+        OSError: if it can't be read.
+    """
+    if os.path.lexists(path) and not is_file(path):
+        raise InputError(f"{path}: is no file; name a runs.csv with --runs")
+    folder = cells_folder(path)
+    if is_file(path):
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            _columns(path, csv.reader([file.readline(_LONGEST_HEADER)]))
+    elif not folder.exists():
+        raise InputError(f"{path}: is not there, and neither is a folder of its cells, {folder}")
+    if folder.exists() and not is_folder(folder):
+        raise InputError(f"{folder}: is no folder of cells; name another file with --runs")
+
+
+def _columns(path: Path, records: Iterator[list[str]]) -> list[str]:
+    """The first record of a CSV: its columns.
+
+    Raises:
+        InputError: if they are no runs.csv's.
+    """
+    try:
+        names = next(records, [])
+    except csv.Error:
+        names = []
+    if "cell_id" not in names or "schema" not in names:
+        raise InputError(f"{path}, line 1: these are no columns of runs.csv")
+    return names
+
+
 def _kept(folder: Path) -> Iterator[Row]:
     places = sorted(folder.iterdir()) if folder.exists() else []
     return (row for place in places if (row := kept_row(place)) is not None)
@@ -84,11 +121,11 @@ def _kept(folder: Path) -> Iterator[Row]:
 
 def _rows(path: Path, problems: list[str]) -> list[Row]:
     """The rows of a CSV of this schema or an older one, each once; the others are told."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    lines = csv.reader(text.splitlines(keepends=True))
-    names = next(lines, [])
-    if "cell_id" not in names or "schema" not in names:
-        raise InputError(f"{path}, line 1: these are no columns of runs.csv")
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        text = list(file)
+    torn = bool(text) and not text[-1].endswith("\n")
+    lines = csv.reader(text)
+    names = _columns(path, lines)
     rows: dict[tuple[str, str, int], Row] = {}
     while True:
         try:
@@ -101,6 +138,8 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
         if not fields:
             continue
         try:
+            if torn and lines.line_num == len(text):
+                raise ValueError("it has no end")
             row = _row(names, fields)
         except ValueError as error:
             problems.append(f"{path}, line {lines.line_num}: left out: {error}")

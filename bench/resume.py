@@ -1,13 +1,21 @@
 """Going on after a run that was stopped: what it left, and the command that continues it."""
 
-from collections.abc import Sequence
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from bench import job as jobs
 from bench.job import Job
+from bench.plan import Planned
 from bench.protocol import LONGEST_RESULT, RESULT, parse_result
 from bench.runner import Outcome
+from bench.schema import Row, cell_key, latest, row_key
+
+_GO_ON: Final = ("not run", "interrupted")
+"""Statuses of cells that run when the same command is given again."""
 
 
 def without_repeats(arguments: Sequence[str]) -> list[str]:
@@ -22,6 +30,54 @@ def without_repeats(arguments: Sequence[str]) -> list[str]:
         else:
             kept.append(argument)
     return kept
+
+
+def how_to_go_on(
+    arguments: Sequence[str], counts: Mapping[str, int] | None = None, *, fell_back: int = 0
+) -> list[str]:
+    """Lines with the command for cells that have not run, and those for each way of failing.
+
+    Args:
+        arguments: the grid's.
+        counts: cells of each status, `not run` among them; None if nobody has looked.
+        fell_back: cells as of `fallen_back`.
+    """
+    command = ["python", "-m", "bench.grid", *arguments]
+    plain = ["python", "-m", "bench.grid", *without_repeats(arguments)]
+    lines = []
+    if counts is None or any(counts.get(status) for status in _GO_ON):
+        lines.append(f"to go on: {shlex.join(plain)}\n")
+        if plain != command:
+            lines.append(f"to begin again, older results too: {shlex.join(command)}\n")
+    if fell_back:
+        lines.append(f"{fell_back} cells did not end ok this time: their older results count\n")
+        lines.append(f"to begin again, older results too: {shlex.join(command)}\n")
+    for status in sorted((counts or {}).keys() - {"ok", *_GO_ON}):
+        again = shlex.join([*plain, "--rerun", status])
+        lines.append(f"to run again what ended {status}: {again}\n")
+    return lines
+
+
+def to_run_again(counts: Mapping[str, int], planned: Sequence[Planned]) -> Counter[str]:
+    """Counts of statuses, with those of a search's tries for the cells that it left without rates.
+
+    Running such a cell again takes running its tries again.
+    """
+    lacking = [item for item in planned if item.tries]
+    found = Counter(counts)
+    found["skipped"] -= len(lacking)
+    found.update(status for item in lacking for status in item.tries)
+    return +found
+
+
+def fallen_back(planned: Iterable[Planned], conditions_id: str, rows: Sequence[Row]) -> int:
+    """How many cells that a plan runs again failed this time, while an older attempt is ok."""
+    tried = {
+        (item.cell.cell_id, conditions_id, item.attempt) for item in planned if item.action == "run"
+    }
+    counting = latest(rows)
+    failed = [row for row in rows if row["status"] != "ok" and row_key(row) in tried]
+    return sum(counting[cell_key(row)]["status"] == "ok" for row in failed)
 
 
 def left_behind(folder: Path, job: Job) -> Outcome | None:

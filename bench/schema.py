@@ -280,7 +280,10 @@ def new_row(**values: Value) -> Row:
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
-    """Of each (cell_id, conditions_id) the last attempt, in the order of first appearance."""
+    """Of each (cell_id, conditions_id) the row that counts, in the order of first appearance.
+
+    That is the last attempt that ended ok, or the last one if none did.
+    """
     last: dict[tuple[str, str], Row] = {}
     take_latest(last, rows)
     return last
@@ -289,14 +292,30 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
 def take_latest(last: dict[tuple[str, str], Row], rows: Iterable[Row]) -> None:
     """Bring a result of `latest` up to date with further rows."""
     for row in rows:
-        key = (str(row["cell_id"]), str(row["conditions_id"]))
-        if key not in last or int(row["attempt"] or 0) >= int(last[key]["attempt"] or 0):
+        key = cell_key(row)
+        if key not in last or _rank(row) >= _rank(last[key]):
             last[key] = row
+
+
+def _rank(row: Row) -> tuple[bool, int]:
+    return row["status"] == "ok", int(row["attempt"] or 0)
+
+
+def take_attempts(highest: dict[tuple[str, str], int], rows: Iterable[Row]) -> None:
+    """Bring the highest attempt of each (cell_id, conditions_id) up to date with further rows."""
+    for row in rows:
+        key = cell_key(row)
+        highest[key] = max(highest.get(key, 0), int(row["attempt"] or 0))
+
+
+def cell_key(row: Mapping[str, Value]) -> tuple[str, str]:
+    """What tells a row from those of other cells: cell and conditions."""
+    return str(row["cell_id"]), str(row["conditions_id"])
 
 
 def row_key(row: Mapping[str, Value]) -> tuple[str, str, int]:
     """What tells a row from all others: cell, conditions and attempt."""
-    return str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0)
+    return *cell_key(row), int(row["attempt"] or 0)
 
 
 def format_value(value: Value) -> str:

@@ -17,19 +17,20 @@ from bench import job as jobs
 from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.display import Display
+from bench.dominance import dominating, why_skipped
 from bench.errors import DiskFullError, InputError
 from bench.files import write_atomically
 from bench.gridfile import Grid
 from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
-from bench.plan import FRESH, Planned
+from bench.plan import FRESH, RERUN, SKIP, Planned
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
-from bench.resume import left_behind, without_repeats
+from bench.resume import fallen_back, how_to_go_on, left_behind, to_run_again
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import CANDIDATE, RESUMED, Row, latest, new_row, row_key
+from bench.schema import CANDIDATE, Row, latest, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from minbert.tasks import TaskData, for_search, majority_score
@@ -75,7 +76,7 @@ class Session:
                 for planned in rounds:
                     ended = self._run_round(planned, signals)
                     if signals.stops > 1:
-                        self._say_how_to_go_on()
+                        sys.stderr.writelines(how_to_go_on(self.arguments))
                         return INTERRUPTED
                     if ended != "ok":
                         break
@@ -87,7 +88,7 @@ class Session:
     def _run_round(self, planned: list[Planned], signals: Signals) -> str:
         """Run a plan; `ok`, `interrupted` or `stopped`."""
         try:
-            outlook = outlook_on(planned, self.forecaster, signals, self.device_name)
+            outlook = outlook_on(planned, self.forecaster, signals)
         except StoppedError:
             return "interrupted"
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
@@ -116,11 +117,11 @@ class Session:
             for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
                 display.start(item.cell.name, *outlook.begin(item.cell))
                 with devices.turn(self.device_name):
-                    row = self.store.last(item.cell.cell_id, self.conditions.conditions_id)
-                    others = row is not None and int(row["attempt"] or 0) >= item.attempt
+                    ids = item.cell.cell_id, self.conditions.conditions_id
+                    row = self.store.last(*ids)
+                    others = self.store.next_attempt(*ids) > item.attempt
                     if row is None or not others:
-                        row = self._run_cell(item, signals, display, outlook)
-                        self.store.append(row)
+                        row = self._run_or_skip(item, row, signals, display, outlook)
                     outlook.learn(row)
                 if others:
                     display.note(f"{item.cell.name}: another grid has run it meanwhile")
@@ -128,6 +129,30 @@ class Session:
                 if row["status"] == "interrupted" and not others:
                     return True
         return False
+
+    def _run_or_skip(
+        self, item: Planned, last: Row | None, signals: Signals, display: Display, outlook: Outlook
+    ) -> Row:
+        """The row that stands in the results for a cell now, given the one that did so far."""
+        why = self._why_skipped(item)
+        if why is None:
+            row = self._run_cell(item, signals, display, outlook)
+        elif last is not None and (last["status"], last["message"]) == ("skipped", why):
+            return last
+        else:
+            [row] = self._planned_rows([item])
+            row |= {"attempt": item.attempt, "status": "skipped", "message": why}
+        self.store.append(row)
+        return row
+
+    def _why_skipped(self, item: Planned) -> str | None:
+        """Why a cell can't run or, if it is not asked for, would run out of memory; else None."""
+        if item.action == SKIP:
+            return item.reason
+        if item.reason == FRESH or item.reason.startswith(RERUN):
+            return None
+        cause = dominating(item.cell, self.conditions.conditions_id, self.store.out_of_memory)
+        return None if cause is None else why_skipped(item.cell, cause)
 
     def _folder(self, item: Planned) -> Path:
         cell, conditions_id = item.cell, self.conditions.conditions_id
@@ -281,19 +306,9 @@ class Session:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{len(ids)} cells: {numbers}")
             click.echo(f"report: {told}")
-        self._say_how_to_go_on(counts)
+        fell_back = fallen_back(planned, conditions_id, rows)
+        again = to_run_again(counts, planned)
+        sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
         if ended == "interrupted":
             return INTERRUPTED
-        return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) else 1
-
-    def _say_how_to_go_on(self, counts: dict[str, int] | None = None) -> None:
-        """Print the command for the cells that have not run, and those for each way of failing."""
-        command = ["python", "-m", "bench.grid", *self.arguments]
-        plain = ["python", "-m", "bench.grid", *without_repeats(self.arguments)]
-        if counts is None or any(counts.get(status) for status in ("not run", *RESUMED)):
-            sys.stderr.write(f"to go on: {shlex.join(plain)}\n")
-            if plain != command:
-                sys.stderr.write(f"to begin again, older results too: {shlex.join(command)}\n")
-        for status in sorted((counts or {}).keys() - {"ok", "not run", *RESUMED}):
-            again = shlex.join([*plain, "--rerun", status])
-            sys.stderr.write(f"to run again what ended {status}: {again}\n")
+        return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) and not fell_back else 1

@@ -58,13 +58,13 @@ class Signals:
     @contextmanager
     def raising(self) -> Iterator[None]:
         """Around a call that sleeps in the kernel: being told to stop raises StoppedError there."""
-        self._raises = True
+        before, self._raises = self._raises, True
         try:
             if self.stops:
                 raise StoppedError
             yield
         finally:
-            self._raises = False
+            self._raises = before
 
     def drain(self) -> None:
         """Forget what woke the runner up."""

@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 _Z: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
+_POWER_Z: Final = 0.8416212335729143
+"""Its 80% quantile."""
+_UNSEEN: Final = (3 / _Z) ** 2
+"""Over N², the least variance of a mean over N examples. Where none of them differs, a share of
+up to 3/N may (rule of three, Hanley and Lippman-Hand 1983), and that is then half the interval."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,10 @@ def panel_times(
 ) -> PanelTimes:
     """Times of a panel of batches, with bootstrap intervals.
 
-    The batches are fixed and only their times vary: each is drawn again among its own passes, so
-    that how they differ from one another is no part of the interval. Draws from few passes vary
-    too little and are spread by √(P / (P − 1)) (Rao and Wu 1988). One pass has no interval.
+    The batches are fixed and only their times vary, so how they differ from one another is no part
+    of the interval. What disturbs a step often disturbs its whole pass: passes are drawn again
+    whole. Draws from few passes vary too little, and are spread by √(P / (P − 1)) (Rao and Wu 1988)
+    and by Student's t over the normal quantile. One pass has no interval.
 
     Args:
         passes: ms of each batch in each pass, [P, B].
@@ -96,10 +102,13 @@ def panel_times(
     median, rate = (float(value) for value in both(data))
     if len(data) == 1:
         return PanelTimes(Interval(median), Interval(rate))
-    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, *data.shape))
+    from scipy.special import stdtrit
+
+    freedom = len(data) - 1
+    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
     centre = data.mean(axis=0)
-    wider = math.sqrt(len(data) / (len(data) - 1))
-    again = both(centre + wider * (data[drawn, np.arange(data.shape[1])] - centre))
+    wider = math.sqrt(len(data) / freedom) * float(stdtrit(freedom, 0.975)) / _Z
+    again = both(centre + wider * (data[drawn] - centre))
     ends = [tuple(map(float, np.quantile(values, (0.025, 0.975)))) for values in again]
     return PanelTimes(Interval(median, *ends[0]), Interval(rate, *ends[1]))
 
@@ -129,7 +138,8 @@ class Spread:
     Attributes:
         mean: over all S seeds and N examples.
         of_seeds: variance between the seeds' means; None with one seed, which shows none.
-        of_examples: variance between the examples' means over seeds.
+        of_examples: variance between the examples' means over seeds; never less than N examples
+            leave unseen.
         seeds, examples: S and N.
     """
 
@@ -152,8 +162,6 @@ class Spread:
         by_seed = (self.of_seeds or 0.0) / (seeds or self.seeds)
         by_example = self.of_examples / self.examples
         total = by_seed + by_example
-        if total == 0:
-            return 0.0
         freedom = by_example**2 / max(self.examples - 1, 1)
         if by_seed:
             freedom += by_seed**2 / max((seeds or self.seeds) - 1, 1)
@@ -165,14 +173,15 @@ class Spread:
         return Interval(self.mean, self.mean - half, self.mean + half)
 
     def seeds_for(self, size: float, most: int = 1000) -> int | None:
-        """How many seeds make half the interval smaller than `size`; None if `most` don't.
+        """How many seeds show a difference of `size` four times out of five; None if `most` don't.
 
         Raises:
             ValueError: with one seed, from which that can't be known.
         """
         if self.of_seeds is None:
             raise ValueError("one seed does not show how seeds vary")
-        return next((n for n in range(2, most + 1) if self.half_width(n) < size), None)
+        farther = 1 + _POWER_Z / _Z
+        return next((n for n in range(2, most + 1) if farther * self.half_width(n) < size), None)
 
 
 def spread(values: NDArray[np.float64]) -> Spread:
@@ -184,10 +193,11 @@ def spread(values: NDArray[np.float64]) -> Spread:
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
     seeds, examples = values.shape
+    seen = float(values.mean(axis=0).var(ddof=1)) if examples > 1 else 0.0
     return Spread(
         mean=float(values.mean()),
         of_seeds=float(values.mean(axis=1).var(ddof=1)) if seeds > 1 else None,
-        of_examples=float(values.mean(axis=0).var(ddof=1)) if examples > 1 else 0.0,
+        of_examples=max(seen, _UNSEEN / examples),
         seeds=seeds,
         examples=examples,
     )
@@ -228,6 +238,20 @@ def paired_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | N
     logs = [{seed: math.log(value) for seed, value in side.items()} for side in (a, b)]
     found = paired_difference(*logs)
     return None if found is None else _exp(found)
+
+
+def widened(a: Interval, deviation: float) -> Interval:
+    """A positive quantity's interval, with a further deviation of its logarithm in it.
+
+    What is not positive, or has no interval, stays as it is.
+    """
+    log = _log(a) if a.value > 0 else a
+    ends = log.ends() if a.value > 0 else None
+    if ends is None:
+        return a
+    more = _Z * deviation
+    low, high = (math.hypot(end - log.value, more) for end in ends)
+    return _exp(Interval(log.value, log.value - low, log.value + high))
 
 
 def _log(a: Interval) -> Interval:

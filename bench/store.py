@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from bench.errors import DiskFullError, InputError
 from bench.files import folder_for_now, try_to_write, write_atomically
 from bench.rowfile import Reading, encode, read_rows, record
-from bench.schema import NAMES, Row, take_latest
+from bench.schema import NAMES, Row, cell_key, take_attempts, take_latest
 
 __all__ = [
     "Store",
@@ -80,6 +80,8 @@ class Store:
         self._indexed: list[Row] = []
         self._seen = 0
         self._last: dict[tuple[str, str], Row] = {}
+        self._attempts: dict[tuple[str, str], int] = {}
+        self._ooms: dict[tuple[str, str], Row] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -88,7 +90,7 @@ class Store:
         Raises:
             InputError: as `read_rows`.
         """
-        self._catch_up()
+        self._reading.read_on()
         return self._reading.rows
 
     def last(self, cell_id: str, conditions_id: str) -> Row | None:
@@ -101,22 +103,36 @@ class Store:
         return self._last.get((cell_id, conditions_id))
 
     @property
+    def out_of_memory(self) -> list[Row]:
+        """The rows that count for their cells and have the status `oom`.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        self._catch_up()
+        return [row for row in self._ooms.values() if self._last[cell_key(row)] is row]
+
+    @property
     def torn(self) -> bool:
         """Whether a torn record followed the rows when they were last read."""
         return self._reading.torn
 
     def next_attempt(self, cell_id: str, conditions_id: str) -> int:
         """The number of a cell's next row: one more than the highest it has."""
-        last = self.last(cell_id, conditions_id)
-        return 1 if last is None else int(last["attempt"] or 0) + 1
+        self._catch_up()
+        return self._attempts.get((cell_id, conditions_id), 0) + 1
 
     def _catch_up(self) -> None:
         """Read what has come, so that the cost is that of the new rows and not of all."""
         self._reading.read_on()
         rows = self._reading.rows
         if rows is not self._indexed:
-            self._indexed, self._seen, self._last = rows, 0, {}
-        take_latest(self._last, rows[self._seen :])
+            self._indexed, self._seen = rows, 0
+            self._last, self._attempts, self._ooms = {}, {}, {}
+        new = rows[self._seen :]
+        take_latest(self._last, new)
+        take_attempts(self._attempts, new)
+        self._ooms |= {cell_key(row): row for row in new if row["status"] == "oom"}
         self._seen = len(rows)
 
     def append(self, row: Row) -> None:

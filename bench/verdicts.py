@@ -94,11 +94,14 @@ def _compare(name: str, aim: Aim, a: Setting, b: Setting) -> Interval | None:
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:
-    """What the difference of two settings' scores varies by; None without kept predictions.
+    """What the difference of two settings' scores varies by.
 
-    Both were scored on the same examples, as all rows of a group are.
+    None unless the predictions of all seeds are kept that both were scored with. Both were scored
+    on the same examples, as all rows of a group are.
     """
-    seeds = sorted(a.values.keys() & b.values.keys())
+    seeds = sorted(a.by_seed("dev_score").keys() & b.by_seed("dev_score").keys())
+    if not a.values.keys() & b.values.keys() >= set(seeds):
+        return None
     gaps = [(a.values[seed], b.values[seed]) for seed in seeds]
     lengths = {len(values) for pair in gaps for values in pair}
     if len(lengths) != 1:

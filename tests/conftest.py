@@ -23,6 +23,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker for each core, up to four: each holds a torch. Benchmarks run alone."""
+    return 0 if config.getoption("benchmark_only") else min(os.cpu_count() or 1, 4)
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of the embedded default's real checkpoint, fetched on first use."""

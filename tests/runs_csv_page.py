@@ -31,9 +31,10 @@ carries its unit in its name: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An e
 that the column does not apply to the row (see "applies to"; nothing there: to all) or that it was
 not measured; it is never 0 and there is no sentinel. No row holds a path or a host's name.
 
-Rows are only ever appended. When a cell is run again its row has `attempt` + 1, and the last one
-counts. A cell is done when a row with its `cell_id`, the present `conditions_id` and the status
-`ok` is there."""
+Rows are only ever appended. When a cell is run again its row has the highest `attempt` + 1. The
+last row that is `ok` counts, or the last of all if none is: an attempt that fails takes no result
+away. A cell is done when a row with its `cell_id`, the present `conditions_id` and the status `ok`
+is there."""
 
 
 def page() -> str:

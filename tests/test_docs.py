@@ -1,7 +1,9 @@
 """README and docs say what the code does: commands, flags, columns, keys of a grid file, links."""
 
+import json
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ from bench import gridfile
 from bench.gridfile import Axes, Rates, Settings
 from bench.plan import Resolved, expand
 from minbert.assets import main as assets
+from tests import reliability_page
 from tests.runs_csv_page import page
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,14 @@ def keys_and_defaults(text: str) -> dict[str, str]:
 def test_the_page_of_columns_is_the_schema() -> None:
     assert read("docs/runs-csv.md") == page(), (
         "print it anew: python -m tests.runs_csv_page > docs/runs-csv.md"
+    )
+
+
+def test_the_page_on_faults_is_what_the_suite_counted() -> None:
+    counts = json.loads(read("docs/faults.json"))
+    assert counts["lost"] == counts["duplicated"] == counts["left_running"] == counts["wrong"] == 0
+    assert read("docs/reliability.md") == reliability_page.page(counts), (
+        "print it anew: python -m tests.reliability_page docs/faults.json > docs/reliability.md"
     )
 
 
@@ -93,8 +104,36 @@ def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says() -> None:
     assert [sum(cell.mode == mode for cell in cells) for mode in ("full", "lora")] == [3, 24]
 
 
+def prose(path: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def anchors(text: str) -> set[str]:
+    """What a link to a heading of a page may end with, as GitHub makes it from the heading."""
+    found: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(r"^#{1,6} +(.+?)[ #]*$", text, re.MULTILINE):
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w -]", "", shown.lower()).replace(" ", "-")
+        names.add(f"{name}-{found[name]}" if found[name] else name)
+        found[name] += 1
+    return names
+
+
+def leads_nowhere(page: Path, link: str) -> bool:
+    """Whether there is no such file beside a page, or no such heading in it."""
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    return not target.exists() or bool(anchor and anchor not in anchors(prose(target)))
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_links_to_files_lead_somewhere(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
-    assert [target for target in targets if not (path.parent / target).exists()] == []
+def test_links_lead_to_files_and_headings_that_are_there(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)\s]+)", prose(path))
+    assert [link for link in links if leads_nowhere(path, link)] == []
+
+
+def test_anchors_are_those_that_github_makes() -> None:
+    text = "# Rows, of `runs.csv`\n## Cells that can't fit\n## A [link](b.md) – so\n# A\n# A\n"
+    assert anchors(text) == {"rows-of-runscsv", "cells-that-cant-fit", "a-link--so", "a", "a-1"}

@@ -14,17 +14,21 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cell import Cell
-from bench.command import run_command
-from bench.conditions import Conditions, find_conditions
+from bench.command import BAD_INPUT, run_command
+from bench.conditions import Found, find_conditions
 from bench.errors import InputError
 from bench.groups import Group, groups
-from bench.models import find_model
+from bench.models import Model, find_model
 from bench.predict.check import Check, checks
 from bench.predict.client import NoPredictionError
 from bench.predict.forecast import Forecast
 from bench.predict.prepare import make_forecast
+from bench.predict.turn import turn_on
 from bench.schema import Row
+from bench.signals import Signals
 from bench.store import read_rows
+from minbert.config import GEOMETRIES
+from minbert.tasks import find_task
 
 _FEWEST: Final = 5
 """Settings that ended ok, below which there is nothing to check."""
@@ -57,40 +61,53 @@ def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int
     if not found:
         raise InputError(f"{runs}: no group has {_FEWEST} settings that ended ok")
     answers = []
-    for number, group in enumerate(found, start=1):
-        try:
-            answers.append((group, _forecasts(group, model, data)))
-        except NoPredictionError as error:
-            sys.stderr.write(f"error: group {number} can't be predicted: {error}\n")
-            return 1
+    with Signals() as signals, signals.raising():
+        for group in found:
+            try:
+                answers.append((group, _forecasts(group, model, data, signals)))
+            except (NoPredictionError, *BAD_INPUT) as error:
+                sys.stderr.write(f"note: {_name(group)} is left out: {error}\n")
+    code = 0 if len(answers) == len(found) else 1
     if as_json:
         click.echo(json.dumps([_as_json(*answer) for answer in answers], indent=2))
-        return 0
+        return code
     for answer in answers:
         _print(*answer)
-    return 0
+    return code
+
+
+def _name(group: Group) -> str:
+    """A group's name in a sentence."""
+    first = group.first
+    return f"{first['model']} on {first['task']}, {first['device_name']},"
 
 
 def _settings(group: Group) -> int:
     return sum(bool(setting.ok) for setting in group.settings)
 
 
-def _forecasts(group: Group, name: str | None, data: Path | None) -> list[Forecast]:
-    """A forecast of each kind of memory that was measured, the headline first."""
+def _forecasts(
+    group: Group, name: str | None, data: Path | None, signals: Signals
+) -> list[Forecast]:
+    """A forecast of each kind of memory that was measured, the headline first.
+
+    Args:
+        name, data: of the model and the task's files, for a group that needs them.
+
+    Raises:
+        InputError, NoPredictionError: if it can't be predicted here.
+    """
     first = group.first
     rows = sorted(
         (row for row in group.rows if row["status"] == "ok"),
         key=lambda row: str(row["finished_at"] or ""),
     )
-    model = find_model(name or str(first["model"]), str(first["init"]), str(first["pooling"]))
-    if model.digest != first["model_digest"]:
-        raise InputError(
-            f"{model.name} is not the model of these rows ({first['model_digest']}, and it is "
-            f"{model.digest}); name its folder with --model"
-        )
-    conditions = _conditions(first)
+    machine = _machine(first)
+    conditions, turn = machine.conditions, turn_on(machine.device_name, signals)
+    model = _model(first, name)
     cells = [Cell.from_columns(row) for row in rows]
-    headline = make_forecast(cells, rows, model, conditions, data)
+    needed = data if find_task(str(first["task"])).files else None
+    headline = make_forecast(cells, rows, model, conditions, needed, turn)
     others = [name for name in headline.costs.imports_mib if name != headline.memory_column]
     found = [headline]
     for column in others:
@@ -100,10 +117,39 @@ def _forecasts(group: Group, name: str | None, data: Path | None) -> list[Foreca
     return found
 
 
-def _conditions(row: Row) -> Conditions:
-    """Those of this machine, on the device of a row: the imports are measured here."""
-    found = find_conditions(str(row["device"])).conditions
-    if found.conditions_id != row["conditions_id"]:
+def _model(row: Row, name: str | None) -> Model:
+    """The model of a row: an embedded one, or the one that is named.
+
+    Raises:
+        InputError: if it is another.
+    """
+    own, init = str(row["model"]), str(row["init"])
+    embedded = own == "minilm" or (init == "random" and own in GEOMETRIES)
+    names = [*([own] if embedded or name is None else []), *([] if name is None else [name])]
+    for each in names:
+        found = find_model(each, init, str(row["pooling"]))
+        if found.digest == row["model_digest"]:
+            return found
+    raise InputError(
+        f"{found.name} is not the model of these rows ({row['model_digest']}, and it is "
+        f"{found.digest}); name its folder with --model"
+    )
+
+
+def _machine(row: Row) -> Found:
+    """This machine, on the device of a row: the imports are measured here.
+
+    Raises:
+        InputError: if it has no such device.
+    """
+    device = str(row["device"])
+    try:
+        found = find_conditions(device)
+    except InputError as error:
+        if device == "cpu":
+            raise
+        raise InputError(f"they ran on {device}, which is not here") from error
+    if found.conditions.conditions_id != row["conditions_id"]:
         sys.stderr.write("note: these rows ran under other conditions than there are here\n")
     return found
 

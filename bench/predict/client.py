@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -27,14 +28,26 @@ class NoPredictionError(Exception):
     """Costs could not be counted. The message is one line; cells run all the same."""
 
 
-def find_costs(workload: Workload, variants: Sequence[Variant], on_progress: OnProgress) -> Costs:
+def find_costs(
+    workload: Workload,
+    variants: Sequence[Variant],
+    on_progress: OnProgress,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Costs:
     """What some variants of a workload cost.
+
+    Args:
+        turn: makes what is entered before anything is counted, and may wait for others. What they
+            counted meanwhile is taken.
 
     Raises:
         NoPredictionError: if it can't be told.
     """
     wanted = to_count(variants)
-    found = _kept(workload, wanted) or _counted(workload, wanted, on_progress)
+    found = _kept(workload, wanted)
+    if found is None:
+        with turn():
+            found = _kept(workload, wanted) or _counted(workload, wanted, on_progress)
     return Costs(found.shapes, fill_ranks(found.counts, variants), found.imports_mib)
 
 

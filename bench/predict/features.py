@@ -13,7 +13,7 @@ from typing import Final
 from bench.predict.costs import Counts, Shapes, Variant, batches_of
 from bench.predict.fit import Prior
 
-PANEL_STEPS: Final = 16
+PANEL_STEPS: Final = 24
 """The fewest steps that a cell's timing takes after its training."""
 PANEL_SHARE: Final = 0.15
 """Of the time of training: what the timing takes where that is more."""

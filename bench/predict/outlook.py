@@ -1,29 +1,29 @@
 """What a run of cells is told beforehand: columns of each cell, and the time that is left."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from bench.cell import Cell
-from bench.errors import DiskFullError
-from bench.locks import Locks, device_locks
-from bench.plan import Planned
+from bench.plan import SKIP, Planned
 from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast
 from bench.schema import Row
 from bench.signals import Signals
 
-Forecaster = Callable[[Sequence[Planned]], Forecast | None]
-"""Makes the forecast of a plan, if one can be made."""
+Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]
+"""Makes the forecast of a plan, if one can be made. It may wait for other grids to count."""
 
 
 class Outlook:
-    """The cells of a run, and the forecast of it, if there is one."""
+    """The cells of a run, and the forecast of it, if there is one.
+
+    Those that are skipped for want of rates have a row to be written, but none to be foretold.
+    """
 
     def __init__(self, forecast: Forecast | None, to_run: Sequence[Planned]) -> None:
         self.to_run = to_run
-        self._forecast = forecast
-        self._left = Counter(Variant.of(item.cell) for item in to_run)
+        self.forecast = forecast
+        self._left = Counter(Variant.of(item.cell) for item in to_run if item.action != SKIP)
 
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
         """Seconds that a cell will take, which begins now, and those after it.
@@ -31,16 +31,18 @@ class Outlook:
         Nothing is said before there is a basis for it.
         """
         variant = Variant.of(cell)
-        self._left[variant] -= 1
-        if self._forecast is None or self._forecast.basis is None:
+        if variant not in self._left:
             return None, None
-        return self._forecast.predict(variant).wall_s, self._forecast.left_s(self._left)
+        self._left[variant] -= 1
+        if self.forecast is None or self.forecast.basis is None:
+            return None, None
+        return self.forecast.predict(variant).wall_s, self.forecast.left_s(self._left)
 
     def columns(self, cell: Cell) -> Row:
         """Columns that are known before a cell has run."""
-        if self._forecast is None:
+        if self.forecast is None:
             return {}
-        told = self._forecast.predict(Variant.of(cell))
+        told = self.forecast.predict(Variant.of(cell))
         return {
             "flops_per_token": told.flops_per_token,
             "predicted_s": told.wall_s,
@@ -49,35 +51,21 @@ class Outlook:
 
     def learn(self, row: Row) -> None:
         """Take in a cell's row, and fit anew now: not when another may have the device."""
-        if self._forecast is not None:
-            self._forecast.learn([row])
-            self._forecast.left_s(self._left)
+        if self.forecast is not None:
+            self.forecast.learn([row])
+            self.forecast.left_s(self._left)
 
 
 def outlook_on(
-    planned: Sequence[Planned], forecaster: Forecaster | None, signals: Signals, device: str
+    planned: Sequence[Planned], forecaster: Forecaster | None, signals: Signals
 ) -> Outlook:
-    """The outlook on a plan.
-
-    What has to be counted for it is counted in the device's turn: it would disturb another grid's
-    times.
+    """The outlook on a plan. Where nothing is to run, nothing is forecast and nobody waited for.
 
     Raises:
         StoppedError: if the user stops it.
     """
-    to_run = [item for item in planned if item.action == "run"]
-    if forecaster is None:
+    to_run = [item for item in planned if item.action in ("run", SKIP)]
+    if forecaster is None or all(item.action == SKIP for item in to_run):
         return Outlook(None, to_run)
-
-    def waits() -> None:
-        sys.stderr.write("waits for another grid\n")
-
-    try:
-        with (
-            Locks(device_locks(), signals, waits) as devices,
-            devices.turn(device),
-            signals.raising(),
-        ):
-            return Outlook(forecaster(planned), to_run)
-    except DiskFullError:  # a forecast is not worth an error; who locks for the cells will tell it
-        return Outlook(None, to_run)
+    with signals.raising():
+        return Outlook(forecaster(planned, signals), to_run)

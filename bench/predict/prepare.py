@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from bench.plan import Planned
 from bench.predict.client import NoPredictionError, find_costs
 from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, memory_column, rows_like, rows_of_model
+from bench.predict.turn import Turn
 from bench.predict.workload import Workload
 from bench.schema import Row, new_row
 
@@ -25,6 +26,7 @@ def forecast_plan(
     model: Model,
     conditions: Conditions,
     data: Path | None,
+    turn: Turn = nullcontext,
 ) -> Forecast | None:
     """A forecast of the cells that are to run; None without any, or if it can't be made.
 
@@ -32,6 +34,7 @@ def forecast_plan(
         planned: of one grid.
         rows: of which those that may be compared with the plan's are learned from.
         model, conditions, data: as the cells were planned with.
+        turn: as that of `find_costs`.
     """
     cells = [item.cell for item in planned if item.action == "run"]
     if not cells:
@@ -39,7 +42,7 @@ def forecast_plan(
     like = new_row(**cells[0].columns(), **conditions.columns())
     newest = [*rows][::-1]
     try:
-        found = make_forecast(cells, rows_like(newest, like), model, conditions, data)
+        found = make_forecast(cells, rows_like(newest, like), model, conditions, data, turn)
     except NoPredictionError as error:
         sys.stderr.write(f"note: memory and time are not predicted: {error}\n")
         return None
@@ -54,8 +57,12 @@ def make_forecast(
     model: Model,
     conditions: Conditions,
     data: Path | None,
+    turn: Turn = nullcontext,
 ) -> Forecast:
     """A forecast of some cells, learned from rows that may be compared with them.
+
+    Args:
+        turn: as that of `find_costs`.
 
     Raises:
         NoPredictionError: if costs can't be counted.
@@ -64,7 +71,7 @@ def make_forecast(
     wanted = [Variant.of(cell) for cell in cells]
     wanted += [Variant.of_row(row) for row in rows if row["status"] == "ok"]
     with _progress() as on_progress:
-        costs = find_costs(workload, list(dict.fromkeys(wanted)), on_progress)
+        costs = find_costs(workload, list(dict.fromkeys(wanted)), on_progress, turn)
     like = rows or [new_row(**cells[0].columns(), **conditions.columns())]
     found = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
     found.learn(rows)

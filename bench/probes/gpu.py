@@ -5,6 +5,7 @@ By NVML. A driver or card that doesn't answer a question leaves that answer empt
 
 import os
 from collections.abc import Callable
+from statistics import median
 from typing import Any, Final
 
 MIB: Final = 2**20
@@ -18,6 +19,8 @@ _REASONS: Final = {
 }
 """Bits of NVML's throttle reasons that make a time doubtful; idle and set clocks don't."""
 
+SLOWED: Final = 0.85
+"""Share of its highest clock frequency below which a card, or a core, counts as throttled."""
 BY_PROCESS: Final = "nvml-process"
 BY_DEVICE: Final = "nvml-device"
 
@@ -35,11 +38,7 @@ class Gpu:
         self._handle = handle
         self._used_before_mib = self._used_mib()
         self._energy_before = self._ask(nvml.nvmlDeviceGetTotalEnergyConsumption)
-        self._reasons: set[str] = set()
-        self._foreign: set[int] = set()
-        self._clocks: list[int] = []
-        self._watts: list[float] = []
-        self._heat: list[int] = []
+        self.forget()
         self._peak_mib: float | None = None
         self._peak_source: str | None = None
 
@@ -53,6 +52,14 @@ class Gpu:
             return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
         except pynvml.NVMLError:
             return None
+
+    def forget(self) -> None:
+        """Forget what the card did so far; the peak of memory and the energy stay."""
+        self._reasons: set[str] = set()
+        self._foreign: set[int] = set()
+        self._clocks: list[int] = []
+        self._watts: list[float] = []
+        self._heat: list[int] = []
 
     def _ask(self, question: Callable[..., Any], *more: Any) -> Any:
         try:
@@ -120,6 +127,9 @@ class Gpu:
         found = {}
         if self._reasons:
             found["throttled"] = f"the card was slowed: {', '.join(sorted(self._reasons))}"
+        elif self._clocks and median(self._clocks) < SLOWED * max(self._clocks):
+            share = median(self._clocks) / max(self._clocks)
+            found["throttled"] = f"the card's clocks fell to {share:.0%}"
         if self._foreign:
             found["disturbed"] = "other processes used the card"
         return found

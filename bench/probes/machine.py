@@ -11,14 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from bench.probes.gpu import Gpu
+from bench.probes.gpu import SLOWED, Gpu
 
 WAITED: Final = 0.05
 """Share of its running time that a process may wait for a core before it counts as disturbed."""
 STOLEN: Final = 0.05
 """Share of all cores' time that a hypervisor may give to others."""
-SLOWED: Final = 0.85
-"""Share of its first clock frequency below which a core counts as throttled."""
 
 _PROC: Final = Path("/proc")
 _CPUS: Final = Path("/sys/devices/system/cpu")
@@ -135,6 +133,7 @@ class MachineWatch:
 
     def __enter__(self) -> "MachineWatch":
         if self._gpu is not None:
+            self._gpu.forget()  # of what training showed: only timed steps are doubted
             self._gpu.look()
         self._before = read_state()
         return self

@@ -20,7 +20,7 @@ PANEL_BATCHES: Final = 4
 """Batches of a panel: at evenly spaced quantiles of their tokens."""
 WARMUP_PASSES: Final = 6
 """After so many passes that never agreed the timing begins all the same, and is unstable."""
-TIMED_PASSES: Final = 3
+TIMED_PASSES: Final = 5
 MOST_PASSES: Final = 12
 AGREEMENT: Final = 0.05
 """How far the means of two passes may be apart; their quartiles may be twice as far."""
@@ -78,17 +78,18 @@ def warm_from(passes: Passes) -> int | None:
     return None
 
 
-def is_enough(passes: Passes, tokens: Sequence[int], spent_s: float, budget_s: float) -> bool:
+def _begin(passes: Passes) -> tuple[int, bool]:
+    """The first pass that counts, and whether it is the first of a steady state."""
+    warm = warm_from(passes[:WARMUP_PASSES])
+    return (WARMUP_PASSES, False) if warm is None else (warm, True)
+
+
+def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
     """Whether the passes so far will do: steady, enough of them, and precise or out of budget."""
-    warm = warm_from(passes)
-    if warm is None:
-        if len(passes) < WARMUP_PASSES:
-            return False
-        warm = WARMUP_PASSES - 1
-    timed = passes[warm:]
+    timed = passes[_begin(passes)[0] :]
     if len(timed) < TIMED_PASSES:
         return False
-    if len(timed) >= MOST_PASSES or spent_s >= budget_s:
+    if len(timed) >= MOST_PASSES or sum(map(sum, timed)) / 1000 >= budget_s:
         return True
     found = panel_times(timed, tokens).ms_per_1k_tokens
     ends = found.ends()
@@ -107,13 +108,13 @@ def replay(
 
     Args:
         take_step: a training step; it is timed and nothing else is.
-        budget_s: seconds in steps after which no more precision is sought.
+        budget_s: seconds in steps that count after which no more precision is sought.
         on_step: told the number of steps taken, outside of the timed ones.
     """
     tokens = tuple(batch.tokens for batch in batches)
     passes: list[list[float]] = []
-    spent_ms, done = 0.0, 0
-    while not is_enough(passes, tokens, spent_ms / 1000, budget_s):
+    done = 0
+    while not is_enough(passes, tokens, budget_s):
         clock = StepClock(device)
         for batch in batches:
             with clock.step(batch.tokens, len(batch.labels)):
@@ -121,12 +122,11 @@ def replay(
             done += 1
             on_step(done)
         passes.append([step.ms for step in clock.steps()])
-        spent_ms += sum(passes[-1])
-    warm = warm_from(passes)
+    warm, settled = _begin(passes)
     return Panel(
         tokens=tokens,
         examples=tuple(len(batch.labels) for batch in batches),
         passes=passes,
-        warm=WARMUP_PASSES - 1 if warm is None else warm,
-        settled=warm is not None,
+        warm=warm,
+        settled=settled,
     )

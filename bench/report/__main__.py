@@ -3,6 +3,7 @@
 Example: python -m bench.report --runs runs.csv --reports reports/
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -39,8 +40,9 @@ Examples:
     show_default=True,
     help="Folder to write index.html, report.md and figures/ into.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
-def main(first: tuple[Path, ...], reports: Path, more: tuple[Path, ...]) -> int:
+def main(first: tuple[Path, ...], reports: Path, as_json: bool, more: tuple[Path, ...]) -> int:
     from bench.predictions import first_of, kept_values
     from bench.report.render import render  # loads matplotlib, which --help need not wait for
     from bench.store import read_plan, read_rows
@@ -62,7 +64,8 @@ def main(first: tuple[Path, ...], reports: Path, more: tuple[Path, ...]) -> int:
     except DiskFullError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    click.echo(f"{len(rows)} rows in {index}")
+    told = {"rows": len(rows), "report": str(index)}
+    click.echo(json.dumps(told) if as_json else f"{len(rows)} rows in {index}")
     return 0
 
 

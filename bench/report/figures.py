@@ -300,7 +300,7 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str) -> Drawing:
         low, high = rows["rate"].min(), rows["rate"].max()
         axes.set_xlim(low / 1.5, high * 12)
         _legend(figure, rows, lines=True)
-    alt = f"{y_label} by learning rate. Chosen: {', '.join(said)}."
+    alt = f"{y_label} by learning rate. Chosen: {', '.join(said) or 'none'}."
     return Drawing(stem, _svg(figure, stem), alt, caption)
 
 

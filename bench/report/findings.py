@@ -1,10 +1,11 @@
 """A group's first lines and the headings of its sections, which say what was found."""
 
 from collections import Counter
+from statistics import median
 
 from bench.groups import Group, differing
-from bench.report.text import BASE, count, signed, times
-from bench.schema import STATUSES, Row, Value
+from bench.report.text import BASE, count, num, signed, times
+from bench.schema import SEARCHED, STATUSES, Row, Value
 from bench.verdicts import (
     COSTS,
     PAPER_MEMORY,
@@ -36,7 +37,7 @@ def lead(group: Group) -> list[str]:
         f"Compared: {', '.join(modes)} on the model {known(group, 'model')}{init} and the task "
         f"{known(group, 'task')}{scored}. {group.ok:,} of {count(len(group.rows), 'cell')} "
         f"ended ok, {count(group.seeds, 'seed')} for each setting"
-        f"{' (intervals are over seeds)' if group.seeds > 1 else ''}."
+        f"{_spread_over(group)}."
     )
     device = known(group, "device")
     card = f" ({known(group, 'device_name')})" if device.startswith("cuda") else ""
@@ -47,6 +48,18 @@ def lead(group: Group) -> list[str]:
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
     return [first, caps(group), *notes, second]
+
+
+def _spread_over(group: Group) -> str:
+    """What the intervals of several seeds are over, in brackets."""
+    if group.seeds < 2:
+        return ""
+    several = [s for s in group.settings if len(s.by_seed("dev_score")) > 1]
+    kept = [s.values.keys() == s.by_seed("dev_score").keys() for s in several]
+    if not any(kept):
+        return " (intervals are over seeds)"
+    where = "" if all(kept) else " where predictions are kept"
+    return f" (intervals are over seeds, those of scores over dev examples too{where})"
 
 
 def known(group: Group, column: str) -> str:
@@ -92,13 +105,23 @@ def rank_heading(group: Group) -> tuple[str, str]:
         f"in {found.better} of {count(found.pairs, 'pair')}"
     )
     said = (
-        f"Over {count(found.pairs, 'pair')} of settings that differ in nothing but rank, rank "
-        f"{found.high} scores {signed(found.mean)} against rank {found.low} on average; the "
+        f"Over {count(found.pairs, 'pair')} of settings that differ in rank{_with_rank(group)}, "
+        f"rank {found.high} scores {signed(found.mean)} against rank {found.low} on average; the "
         f"interval of the difference is above zero in {found.better} and below in {found.worse}. "
         "Nothing is corrected for the number of pairs. The paper's claim is that rank 1 captures "
         "most of the update."
     )
     return heading, said
+
+
+def _with_rank(group: Group) -> str:
+    """What differs along with the rank."""
+    rows = [row for row in group.rows if row.get("rank") is not None]
+    ranks, scales = (len({row.get(name) for row in rows}) for name in ("rank", "scale"))
+    also = ["in scale (alpha / rank)"] if ranks > 1 and scales > 1 else []
+    if any(row.get("learning_rate_source") == SEARCHED for row in rows):
+        also.append("in the rates that a search found for each")
+    return f", and with it {' and '.join(also)}" if also else ""
 
 
 def cost_heading(group: Group) -> str:
@@ -130,10 +153,17 @@ def memory_note(group: Group) -> str:
             "Memory is the peak that torch's tensors had allocated on the card; what its allocator "
             "reserves and the driver takes comes on top."
         )
+    found = [value for s in group.settings for value in s.by_seed("imports_anon_mib").values()]
+    told = (
+        f"Python and the imported libraries alone take {num(median(found))} MiB of it (the median "
+        "of imports_anon_mib, without mapped files)"
+        if found
+        else "how much Python and the libraries alone take is not recorded here"
+    )
     return (
         "Memory is the worker's peak resident set (RSS). It counts Python and the imported "
-        "libraries too, and the checkpoint's mapped file; how much that is before training starts "
-        "is not recorded, so ratios understate what a mode saves."
+        f"libraries too, and the checkpoint's mapped file; {told}. So ratios understate what a "
+        "mode saves."
     )
 
 
@@ -175,24 +205,30 @@ def _claim(group: Group, cost: Aim, effects: Effects) -> str:
     ]
     ends = [gap.ends() or (gap.value, gap.value) for gap in ratios]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    bare = any(gap.ends() is None for gap in ratios)
+    runs = "one run each" if group.seeds < 2 else "too few runs"
+    alone = f" ({runs}, so without an interval)" if bare else ""
     if cost == "memory":
         rss = group.memory_column == "peak_rss_mib"
         kind = " in RSS, which counts more than a card's memory does" if rss else ""
         return (
-            f" The paper's claim, half the CUDA memory, {_reached(low, high, PAPER_MEMORY)}{kind}."
+            " The paper's claim, half the CUDA memory, "
+            f"{_reached(low, high, PAPER_MEMORY, bare)}{kind}{alone}."
         )
     speed, time = PAPER_TIMES
     return (
-        f" The paper's claim, 60% faster, {_reached(low, high, speed)} if it means 1.6 times the "
-        f"speed (at most {speed:.3f}× the time), and {_reached(low, high, time)} if it means 60% "
-        f"less time ({time}×)."
+        f" The paper's claim, 60% faster, {_reached(low, high, speed, bare)} if it means 1.6 times "
+        f"the speed (at most {speed:.3f}× the time), and {_reached(low, high, time, bare)} if it "
+        f"means 60% less time ({time}×){alone}."
     )
 
 
-def _reached(low: float, high: float, limit: float) -> str:
+def _reached(low: float, high: float, limit: float, bare: bool) -> str:
     if high <= limit:
         return "is reached here"
-    return "is not reached here" if low > limit else "can't be decided from these intervals"
+    if low > limit:
+        return "is not reached here"
+    return "is reached at some ranks" if bare else "can't be decided from these intervals"
 
 
 def failures_heading(rows: list[Row]) -> str:
@@ -203,7 +239,7 @@ def failures_heading(rows: list[Row]) -> str:
     if not failed:
         flagged = sum(bool(row.get("flags")) for row in rows)
         doubts = f", {flagged:,} of them flagged" if flagged else ""
-        return f"Every cell ended ok{doubts}" if rows else "Nothing was run"
+        return f"Every cell ended ok{doubts}" if rows else "No cell was run"
     return f"{total:,} of {count(len(rows), 'cell')} did not end ok: {', '.join(failed)}"
 
 

@@ -1,5 +1,6 @@
 """The report's part on learning rates: what a search tried, and what it chose."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -7,70 +8,121 @@ import pandas as pd
 
 from bench.groups import Group, is_candidate, key_columns
 from bench.report import figures, text
+from bench.report.cells import why
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.schema import SEARCHED, Row, latest
+from bench.schema import SEARCHED, Row, Value, cell_key, latest
 
-_OWN: Final = ("data_digest",)
-"""Columns in which candidates differ from the cells that they are for."""
+_RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
+_KIND: Final = ("mode", "layers", "rank")
+_NAMES: Final = (
+    *(name for name in key_columns() if name != "data_digest"), "task", "max_train", "max_dev",
+)  # fmt: skip
+"""Columns in which candidates are like the cells that they are for; the data is the search's."""
+_COLUMNS: Final = (
+    "here", "task", "kind", "mode", "amp", "rank", "rate", "score", "loss", "status", "why",
+    "data", "metric", "chosen",
+)  # fmt: skip
 
 
-def rates_section(group: Group, rows: Sequence[Row], prefix: str = "") -> list[Section]:
-    """The search behind a group's rates; nothing where there was none."""
-    if not any(row.get("learning_rate_source") == SEARCHED for row in group.rows):
-        return []
-    frame = candidates(group, rows)
+def rates_section(
+    group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = (), prefix: str = ""
+) -> list[Section]:
+    """The searches behind a group's rates, and what was tried in others; nothing without any."""
+    frame = candidates(group, rows, planned)
+    here, others = frame[frame["here"]], frame[~frame["here"]]
     if frame.empty:
         return []
-    kinds = frame["kind"].nunique()
-    edges = [str(kind) for kind, part in frame.groupby("kind", sort=False) if _at_an_edge(part)]
-    said = (
-        f"Each mode, layer set and rank has its own best of a ladder of rates, √10 apart and all "
-        f"of its rates together, found by {text.count(len(frame), 'short run')} on a part of the "
-        f"training data and scored on the rest of it; dev was not seen. The ladder is extended "
-        f"while the best is at its end."
-    )
-    if edges:
-        said += f" At an end all the same, so perhaps not at its best: {', '.join(edges)}."
-    drawing = figures.rates(
-        frame.dropna(subset=["score"]),
-        text.y_label(group).replace("dev", "held-out"),
-        f"{prefix}rates",
-        "Held-out score by learning rate; the larger marker is the rate that was chosen.",
-    )
-    return [
-        Section(
-            "rates", "Learning rates",
-            f"Learning rates: {text.count(kinds, 'search', 'searches')}, each at its own best",
-            [said], [drawing], [_table(frame)],
+    heading = "Learning rates: a search whose rates no cell here has"
+    said: list[str] = []
+    drawings = []
+    tables = []
+    if not here.empty:
+        kinds, chosen = here["kind"].nunique(), here[here["chosen"]]["kind"].nunique()
+        searches = text.count(kinds, "search", "searches")
+        own = "each at its own best" if chosen == kinds else f"{chosen:,} with a rate that is used"
+        heading = f"Learning rates: {searches}, {own}"
+        said.append(_said(here))
+        scored = here.dropna(subset=["score"])
+        if not scored.empty:
+            drawings.append(_drawing(scored, prefix))
+        tables.append(_table(here, "Every rate that was tried."))
+    if not others.empty:
+        said.append(
+            f"{text.count(len(others), 'try', 'tries')} of searches for cells that are not in "
+            f"this group: {_ended(others)}."
         )
-    ]  # fmt: skip
+        tables.append(_table(others, "Tries of searches for other cells.", task=True))
+    return [Section("rates", "Learning rates", heading, said, drawings, tables)]
 
 
-def candidates(group: Group, rows: Sequence[Row]) -> pd.DataFrame:
-    """A row for each try that belongs to a group: kind, mode, rate, score, and the choice."""
-    names = [name for name in key_columns() if name not in _OWN]
-    wanted = {name: group.first.get(name) for name in names}
-    tries = [
-        row
-        for row in latest(rows).values()
-        if is_candidate(row) and all(row.get(name) == wanted[name] for name in names)
-    ]
+def _said(here: pd.DataFrame) -> str:
+    said = (
+        f"Each mode, layer set and rank is given its own best of a ladder of rates, √10 apart and "
+        f"all of its rates together, by {text.count(len(here), 'short run')} ({_ended(here)}) on "
+        f"a part of the training data, scored on the rest of it; dev was not seen. The ladder is "
+        f"extended while the best is at its end."
+    )
+    parts = [(str(kind), part) for kind, part in here.groupby("kind", sort=False)]
+    if edges := [kind for kind, part in parts if _at_an_edge(part)]:
+        said += f" At an end all the same, so perhaps not at its best: {', '.join(edges)}."
+    if without := [kind for kind, part in parts if not part["chosen"].any()]:
+        said += f" No cell here has a rate of these searches: {', '.join(without)}."
+    if (data := here["data"].nunique()) > 1:
+        said += f" They ran on {data:,} states of the task's data, so not all are for these cells."
+    return said
+
+
+def _ended(frame: pd.DataFrame) -> str:
+    """How many tries ended how."""
+    return ", ".join(f"{number:,} {status}" for status, number in Counter(frame["status"]).items())
+
+
+def _drawing(scored: pd.DataFrame, prefix: str) -> figures.Drawing:
+    correlates = scored["metric"].iloc[0] == "pearson"
+    return figures.rates(
+        scored,
+        "held-out Pearson correlation" if correlates else "held-out accuracy",
+        f"{prefix}rates",
+        "Held-out score by learning rate; the larger marker is the rate that the cells have.",
+    )
+
+
+def candidates(
+    group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
+) -> pd.DataFrame:
+    """A row for each try: whether it is for cells of a group, its rate, its end, and the choice.
+
+    Chosen are the rates that the group's cells have.
+    """
+    done = {key: row for key, row in latest(rows).items() if is_candidate(row)}
+    waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
+    of = group.rows if group is not None else ()
+    wanted = {_values(row, _NAMES) for row in of}
+    used = {
+        _values(row, (*_KIND, *_RATES)) for row in of if row.get("learning_rate_source") == SEARCHED
+    }
     records = [
         {
-            "kind": _kind(row), "mode": row["mode"], "amp": row["amp"], "rank": row["rank"] or 0,
+            "here": _values(row, _NAMES) in wanted, "task": str(row["task"]), "kind": _kind(row),
+            "mode": row["mode"], "amp": row["amp"], "rank": row["rank"] or 0,
             "rate": row["learning_rate"] or row["learning_rate_head"],
-            "score": row["dev_score"], "loss": row["dev_loss"], "status": row["status"],
+            "score": row["dev_score"], "loss": row["dev_loss"],
+            "status": row["status"] or "not run",
+            "why": "" if row["status"] in ("ok", None) else why(row),
+            "data": row["data_digest"], "metric": row["dev_metric"],
+            "chosen": _values(row, (*_KIND, *_RATES)) in used,
         }
-        for row in tries
+        for row in [*done.values(), *({**row, "status": None} for row in waiting)]
     ]  # fmt: skip
-    columns = ["kind", "mode", "amp", "rank", "rate", "score", "loss", "status"]
-    frame = pd.DataFrame(records, columns=columns)
-    frame = frame.astype({"rate": "float64", "score": "float64", "loss": "float64"})
-    frame = frame.sort_values(["mode", "kind", "rate"], ignore_index=True)
-    best = frame.dropna(subset=["score"]).sort_values(["score", "loss"], ascending=[False, True])
-    frame["chosen"] = frame.index.isin(best.groupby("kind").head(1).index)
-    return frame
+    frame = pd.DataFrame(records, columns=list(_COLUMNS))
+    frame = frame.astype({"rate": float, "score": float, "loss": float, "here": bool})
+    frame["chosen"] = frame["chosen"].astype(bool) & frame["here"]
+    return frame.sort_values(["task", "mode", "kind", "rate"], ignore_index=True)
+
+
+def _values(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
+    return tuple(row.get(name) for name in names)
 
 
 def _kind(row: Row) -> str:
@@ -79,24 +131,27 @@ def _kind(row: Row) -> str:
 
 
 def _at_an_edge(part: pd.DataFrame) -> bool:
-    scored = part.dropna(subset=["score"])
-    chosen = scored[scored["chosen"]]["rate"]
-    return bool(len(chosen)) and float(chosen.iloc[0]) in (part["rate"].min(), part["rate"].max())
+    ends = (part["rate"].min(), part["rate"].max())
+    return bool(part[part["chosen"]]["rate"].isin(ends).any())
 
 
-def _table(frame: pd.DataFrame) -> Table:
+def _table(frame: pd.DataFrame, caption: str, *, task: bool = False) -> Table:
     heads = [
+        *([Head("task", "task")] if task else []),
         Head("kind", "mode, rank, layers"), Head("rate", "rate", "the mode's main one", True),
         Head("score", "held-out score", "", True), Head("loss", "held-out loss", "", True),
-        Head("status", "status"), Head("chosen", "chosen"),
+        Head("status", "status"), Head("why", "why"),
+        *([] if task else [Head("chosen", "chosen")]),
     ]  # fmt: skip
     rows = [
         [
-            str(row["kind"]), f"{row['rate']:g}",
+            *([row["task"]] if task else []), str(row["kind"]),
+            DASH if pd.isna(row["rate"]) else f"{row['rate']:g}",
             DASH if pd.isna(row["score"]) else text.fixed(row["score"]),
             DASH if pd.isna(row["loss"]) else text.fixed(row["loss"]),
-            str(row["status"]), "yes" if row["chosen"] else "",
+            str(row["status"]), str(row["why"]),
+            *([] if task else ["yes" if row["chosen"] else ""]),
         ]
         for row in frame.to_dict("records")
     ]  # fmt: skip
-    return Table(heads, rows, "Every rate that was tried.", folded=True)
+    return Table(heads, rows, caption, folded=True)

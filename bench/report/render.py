@@ -28,6 +28,7 @@ from bench.schema import COLUMNS, Row
 _DRAWN: Final = 3
 """Groups after the first that get a picture; the others have their table."""
 _NOTHING: Final = "There are no rows, so there is nothing to show."
+_TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _LISTED: Final = 500
 """Rows of a table that report.md lists; a web host's view of it ends soon after."""
 _MOST_OTHERS: Final = 20
@@ -60,7 +61,7 @@ def render(
     """Write the report of some rows, and return its index.html.
 
     Args:
-        rows: of runs.csv; of each cell's attempts the last counts.
+        rows: of runs.csv; of each cell's attempts the last `ok` one counts.
         reports: the folder, made where it is missing.
         planned: axes, settings and ids of cells that were to run; those without a row are shown
             as not run, and their group comes first.
@@ -89,18 +90,20 @@ def report(
     """Everything that the pages say, before any markup."""
     clean = _Cleaner()
     cleaned = [clean(row) for row in rows]
-    found = groups(cleaned, [clean(row) for row in planned], values_of)
+    waiting = [clean(row) for row in planned]
+    found = groups(cleaned, waiting, values_of)
     every = [row for group in found for row in group.rows]
     heading, failures = cells.failures_table(every)
     first = found[0] if found else None
     others = found[1 : 1 + _MOST_OTHERS]
+    searches = rates_section(first, cleaned, waiting)
     return {
-        "title": findings.title(first) if first else "Nothing was run",
-        "lead": findings.lead(first) if first else [_NOTHING],
+        "title": findings.title(first) if first else "No cell was run",
+        "lead": findings.lead(first) if first else [_TRIES if searches else _NOTHING],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": _sections(first, cleaned) if first else [],
+        "sections": _sections(first, searches) if first else searches,
         "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
         "cells": cells.cells_table(found),
         "failures_heading": heading,
@@ -114,8 +117,8 @@ def report(
     }
 
 
-def _sections(first: Group, rows: Sequence[Row]) -> list[Section]:
-    return [*sections(first), *rates_section(first, rows), *predictions_section(first)]
+def _sections(first: Group, searches: Sequence[Section]) -> list[Section]:
+    return [*sections(first), *searches, *predictions_section(first)]
 
 
 class _Cleaner:

@@ -183,7 +183,7 @@ def seeds_sentence(group: Group) -> list[str]:
     if needed <= found.seeds:
         return [f"{said}: enough to show a difference of {MARGIN}."]
     more = count(needed - found.seeds, "more seed")
-    return [f"{said}. To show a difference of {MARGIN} would take about {more}."]
+    return [f"{said}. To show one of {MARGIN}, four times out of five, takes about {more}."]
 
 
 def _how_wide(group: Group) -> str:

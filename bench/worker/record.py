@@ -1,4 +1,4 @@
-"""What a cell leaves in its folder beside its result: steps, epochs, the panel, the machine."""
+"""What a cell leaves in its folder beside its result: steps, epochs, panel, phases, machine."""
 
 import csv
 import json
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.probes.panel import Panel
+from bench.probes.phases import Phases
 from bench.probes.steps import Step
-from bench.protocol import EPOCHS, MACHINE, PANEL, STEPS
+from bench.protocol import EPOCHS, MACHINE, PANEL, PHASES, STEPS
 
 
 @dataclass
@@ -63,6 +64,18 @@ def write_panel(folder: Path, panel: Panel) -> None:
             )
             for number, times in enumerate(panel.passes)
             for batch, ms in enumerate(times)
+        ],
+    )
+
+
+def write_phases(folder: Path, phases: Phases) -> None:
+    """Seconds of each phase, and the memory that the process reached in it."""
+    _write_csv(
+        folder / PHASES,
+        ("phase", "seconds", "peak_rss_mib", "peak_anon_mib"),
+        [
+            (name, f"{seconds:.4f}", phases.peaks[name].rss_mib, phases.peaks[name].anon_mib)
+            for name, seconds in phases.seconds.items()
         ],
     )
 

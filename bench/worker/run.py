@@ -25,7 +25,7 @@ from bench.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.schema import Row
 from bench.worker.measure import measure_activations, measure_steps
 from bench.worker.progress import Progress
-from bench.worker.record import Epoch, write_epochs, write_steps
+from bench.worker.record import Epoch, write_epochs, write_phases, write_steps
 from bench.worker.setup import Split, build_model, load_data, tokenise, trained_groups
 from bench.worker.validity import Movement
 from minbert.batches import Batch, collate, plan_training, prepare_epoch
@@ -100,6 +100,7 @@ class CellRun:
         if self.job.keep:
             with self._phase("save"):
                 self._keep()
+        write_phases(self.folder, self.phases)
         return self.record.columns
 
     def memory(self) -> Row:

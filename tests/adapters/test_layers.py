@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from adapters.dora import DoraLinear
-from adapters.layer import AdaptedLinear, Part
+from adapters.layer import AdaptedLinear, Decomposed, Part
 from adapters.lora import LoraLinear
 from tests.adapters.small import adapted_model, base_model, batch, disturb, need_peft
 
@@ -190,8 +189,11 @@ def test_trap_04_the_norm_is_detached() -> None:
 
 
 @BOTH
-def test_trap_05_gradcheck(kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = moved(kind, linear(6, 8, dtype=torch.float64), rank=2)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_trap_05_gradcheck(
+    kind: type[AdaptedLinear], parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = moved(kind, linear(6, 12, dtype=torch.float64), rank=2, parts=parts)
     x = inputs(6, torch.float64).requires_grad_()
     if isinstance(layer, DoraLinear):
         constant = DoraLinear._norms(layer.updated_weight())
@@ -263,18 +265,38 @@ def test_trap_08_the_weight_is_built_in_fp32(
     kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, used = moved(kind), []
-    product = F.linear
+    build = kind.decomposed
 
-    def spy(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        used.append(weight)
-        return product(x, weight, bias)
+    def spy(self: AdaptedLinear) -> Decomposed:
+        assert not torch.is_autocast_enabled("cpu")
+        used.append(build(self))
+        return used[-1]
 
-    monkeypatch.setattr(F, "linear", spy)
+    monkeypatch.setattr(kind, "decomposed", spy)
     layer(inputs())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer(inputs())
-    assert used[0].dtype == used[1].dtype == torch.float32
-    assert torch.equal(used[0], used[1])
+    assert used[0].updated.dtype == used[1].updated.dtype == torch.float32
+    assert torch.equal(used[0].updated, used[1].updated)
+    if kind is DoraLinear:
+        assert used[1].ratios.dtype == used[1].norms.dtype == torch.float32
+
+
+@BOTH
+@pytest.mark.parametrize("parts", [1, 3])
+def test_trap_08_the_backward_pass_in_half_precision_is_near_the_exact_one(
+    kind: type[AdaptedLinear], parts: int
+) -> None:
+    layer = moved(kind, linear(width_out=36), parts=parts)
+    trained = [getattr(layer, name) for name in layer.adapter_names]
+    x = inputs().requires_grad_()
+    exact = gradients(weighted(layer(x)), [x, *trained])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    found = gradients(weighted(y.float()), [x, *trained])
+    for near, of in zip(found, exact, strict=True):
+        assert near.dtype == of.dtype == torch.float32
+        assert (near - of).norm() < 0.02 * of.norm()
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
@@ -364,7 +386,7 @@ def test_padding_stays_zero_through_training(kind: type[AdaptedLinear]) -> None:
 
 
 @BOTH
-def test_backward_keeps_no_second_activation(kind: type[AdaptedLinear]) -> None:
+def test_backward_keeps_the_input_and_for_dora_the_output(kind: type[AdaptedLinear]) -> None:
     layer, tokens = moved(kind), 1000
     kept: dict[int, int] = {}
 
@@ -376,7 +398,8 @@ def test_backward_keeps_no_second_activation(kind: type[AdaptedLinear]) -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         layer(x)
     of_tokens = [size for size in kept.values() if size >= 4 * tokens]
-    assert of_tokens == [4 * tokens * layer.in_features]
+    widths = [layer.in_features, *([layer.out_features] if kind is DoraLinear else [])]
+    assert of_tokens == [4 * tokens * width for width in widths]
 
 
 def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone() -> None:

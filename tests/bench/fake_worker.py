@@ -81,6 +81,8 @@ def flood():
 
 def unfinished():
     (folder / ".result.json.tmp").write_text('{"status": "ok", "colu')
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / ".tmpovngnW").touch()  # as safetensors calls it
 
 
 def error():

@@ -40,9 +40,12 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
         (("--epochs", "0"), "epochs"),
         (("--seeds", "10001"), "--seeds"),
         (("--timeout", "-1"), "timeout"),
+        (("--timeout", "nan"), "timeout"),
+        (("--timeout", "inf"), "timeout"),
         (("--model", "no/such/folder"), "no/such/folder"),
         (("--model", "bert-base"), "--init random"),
         (("--nonsense",), "--nonsense"),
+        (("--lr", "auto", "--max-train", "1"), "--max-train"),
     ],
 )
 def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], told: str) -> None:

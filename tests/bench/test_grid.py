@@ -1,34 +1,18 @@
 """The grid command, end to end, with real workers."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from tests.bench.grids import GridRuns, workers_of
-from tests.components import need
-
-TWO = ("--select", "mode=head")
-"""Two cells: enough for one to be done while the other is stopped."""
-
-
-def wait_for(condition, seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.05)
-
-
-def fill(descriptor: int) -> None:
-    while True:
-        os.write(descriptor, b"\0" * 4096)
+from bench import gridfile
+from bench.dryrun import print_plan
+from bench.plan import Resolved, expand, plan
+from bench.rates import Search
+from tests.bench.grids import GridRuns
 
 
 def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
@@ -84,8 +68,29 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     assert grid.rows() == rows
 
 
-def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> None:
-    assert grid.run("--select", "mode=lora amp=off", "--keep").returncode == 0
+ONE = ("--select", "mode=lora amp=off", "--keep")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> GridRuns:
+    """A place where one cell has run. Not to be changed."""
+    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", tiny_checkpoint)
+    done = made.run(*ONE)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture
+def one_done(ran: GridRuns, grid: GridRuns) -> GridRuns:
+    """A place of its own that holds the same."""
+    shutil.copytree(ran.folder, grid.folder, dirs_exist_ok=True)
+    return grid
+
+
+def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
+    ran: GridRuns, one_done: GridRuns
+) -> None:
+    grid = one_done
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     present = {path.name for path in folder.iterdir()}
     assert {
@@ -95,6 +100,7 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> 
         "epochs.csv",
         "machine.json",
         "panel.csv",
+        "phases.csv",
         "predictions.safetensors",
         "result.json",
         "row.json",
@@ -102,6 +108,10 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> 
         "stdout.txt",
         "steps.csv",
     } <= present
+    phases = (folder / "phases.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in phases] == [
+        *("phase", "load", "tokenise", "train", "evaluate", "measure", "save")
+    ]
     predictions = load_file(folder / "predictions.safetensors")
     assert predictions["logits"].shape == (32, 5)
     accuracy = (predictions["logits"].argmax(1) == predictions["labels"]).mean()
@@ -110,7 +120,7 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid: GridRuns) -> 
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     first = json.loads((folder / "result.json").read_text())["columns"]
     losses = [line.rpartition(",")[2] for line in (folder / "steps.csv").read_text().splitlines()]
-    command = (folder / "command.txt").read_text()
+    command = (folder / "command.txt").read_text().replace(str(ran.folder), str(grid.folder))
     subprocess.run(command, shell=True, check=True, stdin=subprocess.DEVNULL)  # noqa: S602
     second = json.loads((folder / "result.json").read_text())["columns"]
     for name in ("dev_loss", "dev_score", "train_loss", "tokens_total"):
@@ -133,57 +143,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     assert list(grid.folder.iterdir()) == []
 
 
-def test_a_timeout_is_a_row_and_the_grid_goes_on(grid: GridRuns) -> None:
-    result = grid.run("--select", "mode=head", "--timeout", "0.2")
-    assert result.returncode == 1
-    assert grid.statuses() == ["timeout", "timeout"]
-    assert workers_of(grid.folder) == []
-    kept = grid.run("--select", "mode=head")
-    assert kept.returncode == 1
-    assert "to run again what ended timeout: python -m bench.grid" in kept.stderr
-    assert "--rerun timeout" in kept.stderr
-    assert grid.statuses() == ["timeout", "timeout"]
-    again = grid.run("--select", "mode=head", "--rerun", "timeout")
-    assert again.returncode == 0, again.stderr
-    assert grid.statuses() == ["timeout", "timeout", "ok", "ok"]
-    assert [row["attempt"] for row in grid.rows()] == [1, 1, 2, 2]
-
-
-def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid: GridRuns) -> None:
-    process = grid.start(*TWO)
-    wait_for(lambda: len(grid.rows()) == 1 and workers_of(grid.folder))
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "to go on: python -m bench.grid --grid smoke" in err
-    assert "report:" in out
-    assert workers_of(grid.folder) == []
-    assert grid.statuses()[-1] == "interrupted"
-    done = grid.statuses().count("ok")
-    assert grid.run(*TWO).returncode == 0
-    ids = [row["cell_id"] for row in grid.rows() if row["status"] == "ok"]
-    assert len(ids) == len(set(ids)) == 2
-    assert done >= 1
-
-
-def test_a_killed_parent_leaves_no_worker_and_loses_nothing(grid: GridRuns) -> None:
-    process = grid.start(*TWO)
-    wait_for(lambda: len(grid.rows()) == 1 and workers_of(grid.folder))
-    process.kill()
-    process.wait()
-    before = grid.rows()
-    wait_for(lambda: not workers_of(grid.folder), 5)
-    assert grid.run(*TWO).returncode == 0
-    rows = grid.rows()
-    assert rows[: len(before)] == before
-    ids = [row["cell_id"] for row in rows]
-    assert len(ids) == len(set(ids)) == 2
-
-
 def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     one = ("--lr", "auto", "--select", "mode=head amp=off")
-    plan = json.loads(grid.run(*one, "--dry-run", "--json").stdout)["cells"]
+    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    plan = told["cells"]
     assert len(plan) == 5
+    assert told["total"]["covers"] == "search, round 1"
+    assert [cell["name"] for cell in told["after_search"]] == ["head-fp32-s0"]
     assert {item["learning_rate_source"] for item in plan} == {"candidate"}
     done = grid.run(*one)
     assert done.returncode == 0, done.stderr
@@ -197,52 +163,58 @@ def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     text = (grid.reports / "report.md").read_text()
     assert "Learning rates: 1 search, each at its own best" in text
     assert "1 of 1 cells ended ok" in text or "1 of 1 cell ended ok" in text
+    assert "--lr auto" in text
     again = grid.run(*one)
     assert again.returncode == 0
     assert grid.rows() == rows
+    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    assert told["total"]["covers"] == "the grid"
+    assert [cell["action"] for cell in told["cells"]] == ["done"]
 
 
-def test_two_grids_at_once_share_the_work_and_the_device(grid: GridRuns) -> None:
-    processes = [grid.start(*TWO) for _ in range(2)]
-    told = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    rows = grid.rows()
-    assert grid.statuses() == ["ok", "ok"]
-    assert len({row["cell_id"] for row in rows}) == 2
-    assert any("another grid" in text for text in told)
-    one, other = sorted((row["started_at"], row["finished_at"]) for row in rows)
-    assert one[1] <= other[0]
+def test_a_dry_run_tells_a_search_from_the_grid_after_it(capsys) -> None:
+    grid = gridfile.load("smoke")
+    cells = expand(grid, Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+    cells = [cell for cell in cells if cell.mode == "head"]
+    tries = next(Search(cells, "d2", lambda cell: None).rounds())
+    print_plan(plan(tries, {}, "c"), None, False, 2, cells)
+    first, second = capsys.readouterr().out.split("after the search")
+    assert first.startswith("search, round 2:")
+    assert "5 candidates: 5 to run" in first
+    for rate in ("0.0001", "0.000316", "0.001", "0.00316", "0.01"):
+        assert rate in first.split()
+    assert second.count("head") == 2
 
 
-def test_a_result_whose_row_was_never_written_is_taken_over(grid: GridRuns) -> None:
-    assert grid.run("--select", "mode=head amp=off").returncode == 0
+def test_a_result_whose_row_was_never_written_is_taken_over(one_done: GridRuns) -> None:
+    grid = one_done
     (row,) = grid.rows()
     grid.csv.unlink()
-    assert grid.run("--select", "mode=head amp=off").returncode == 0
+    assert grid.run(*ONE).returncode == 0
     assert grid.rows() == [row]
     (kept,) = (grid.folder / "runs").glob("*/row.json")
     kept.unlink()
     grid.csv.unlink()
-    result = grid.run("--select", "mode=head amp=off")
+    result = grid.run(*ONE)
     assert result.returncode == 0
     (again,) = grid.rows()
     assert "taking over the result" in result.stderr
     assert again["wall_s"] is None
     assert again["started_at"] <= row["finished_at"]
-    unmeasured = ("wall_s", "started_at", "finished_at")
+    unmeasured = ("wall_s", "started_at", "finished_at", "predicted_s", "predicted_peak_mib")
     assert {k: v for k, v in again.items() if k not in unmeasured} == {
         k: v for k, v in row.items() if k not in unmeasured
     }
 
 
-def test_a_result_of_another_version_of_the_code_is_not_taken_over(grid: GridRuns) -> None:
-    assert grid.run("--select", "mode=head amp=off").returncode == 0
+def test_a_result_of_another_version_of_the_code_is_not_taken_over(one_done: GridRuns) -> None:
+    grid = one_done
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     job = json.loads((folder / "cell.json").read_text())
     (folder / "cell.json").write_text(json.dumps(job | {"code_version": "0.0.1"}))
     (folder / "row.json").unlink()
     grid.csv.unlink()
-    again = grid.run("--select", "mode=head amp=off")
+    again = grid.run(*ONE)
     assert again.returncode == 0
     assert "taking over" not in again.stderr
     assert grid.rows()[0]["wall_s"] is not None
@@ -256,49 +228,3 @@ def test_random_weights_measure_cost_and_no_quality(grid: GridRuns) -> None:
     assert row["init"] == "random"
     assert row["dev_score"] is None
     assert row["ms_per_1k_tokens"] is not None
-
-
-def test_a_loss_that_is_not_finite_is_invalid_and_the_grid_goes_on(
-    grid: GridRuns, tmp_path: Path
-) -> None:
-    huge = tmp_path / "huge"
-    shutil.copytree(grid.model, huge)
-    weights = load_file(huge / "model.safetensors")
-    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
-    save_file({**weights, name: np.full_like(weights[name], 3e38)}, huge / "model.safetensors")
-    result = grid.run("--model", str(huge), "--select", "mode=head")
-    assert result.returncode == 1
-    assert grid.statuses() == ["invalid", "invalid"]
-    for row in grid.rows():
-        assert "loss" in str(row["message"])
-        assert row["dev_score"] is None
-        assert row["peak_rss_mib"] is not None
-    assert "not finite" in (grid.reports / "report.md").read_text()
-
-
-def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
-    grid: GridRuns, tmp_path: Path
-) -> None:
-    four = ("--select", "mode=head,lora")  # so that one begins when the disk is full already
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)]
-    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False).returncode == 0
-    need(mounted, "mounting a small disk takes root", component="mounts")
-    try:
-        small = GridRuns(disk, grid.model)
-        process = small.start(*four)
-        wait_for(lambda: len(small.rows()) == 1)
-        with (disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space"):
-            fill(file.fileno())
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 1
-        assert "what is done is kept" in err
-        assert "Traceback" not in err
-        rows = small.rows()
-        assert rows
-        assert {row["status"] for row in rows} <= {"ok", "crashed"}
-        (disk / "filler").unlink()
-        assert small.run(*four, "--rerun", "crashed").returncode == 0
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)  # noqa: S607

@@ -47,7 +47,7 @@ def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before() -> Non
 
 def test_a_steady_panel_takes_the_fewest_passes() -> None:
     passes = [times(1)]
-    while not is_enough(passes, [1, 2, 3, 4], 0, 100):
+    while not is_enough(passes, [1, 2, 3, 4], 100):
         passes.append(times(1))
     assert len(passes) == 1 + panel.TIMED_PASSES
 
@@ -56,15 +56,32 @@ def test_a_noisy_one_goes_on_until_its_budget_is_spent_or_its_passes_are() -> No
     noisy = [times(1), *(times(1 + 0.3 * (n % 2)) for n in range(30))]
     noisy[1] = times(1)
     tokens = [1, 2, 3, 4]
-    assert not is_enough(noisy[:5], tokens, 5, 100)
-    assert is_enough(noisy[:5], tokens, 100, 100)
-    assert is_enough(noisy[: 1 + panel.MOST_PASSES], tokens, 0, 100)
+    fewest = noisy[: 1 + panel.TIMED_PASSES]
+    spent_s = sum(map(sum, fewest[1:])) / 1000
+    assert not is_enough(fewest, tokens, spent_s + 0.001)
+    assert is_enough(fewest, tokens, spent_s - 0.001)
+    assert is_enough(noisy[: 1 + panel.MOST_PASSES], tokens, 100)
 
 
 def test_one_that_never_settles_is_timed_after_the_cap() -> None:
     drifting = [times(1.2**n) for n in range(20)]
-    count = next(n for n in range(1, 20) if is_enough(drifting[:n], [1, 2, 3, 4], 1e9, 1))
-    assert count == panel.WARMUP_PASSES - 1 + panel.TIMED_PASSES
+    count = next(n for n in range(1, 20) if is_enough(drifting[:n], [1, 2, 3, 4], 0))
+    assert count == panel.WARMUP_PASSES + panel.TIMED_PASSES
+
+
+def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
+    slow = iter([*(2.0**n for n in range(panel.WARMUP_PASSES)), *[1.0] * 20])
+
+    def step(one: SimpleNamespace) -> None:
+        if one.first:
+            step.ms = next(slow)
+        time.sleep(step.ms / 1000)
+
+    batches = [SimpleNamespace(tokens=1, labels=[0], first=n == 0) for n in range(2)]
+    found = replay(step, batches, torch.device("cpu"), budget_s=0)
+    assert not found.settled
+    assert found.warm == panel.WARMUP_PASSES
+    assert len(found.passes) == panel.WARMUP_PASSES + panel.TIMED_PASSES
 
 
 def batch(ms: float) -> SimpleNamespace:

@@ -77,7 +77,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
         replace(cell, seed=1),
         replace(cell, model_digest="x"),
         replace(cell, data_digest="x"),
-        replace(cell, batch_size=32),
+        replace(cell, batch_size=48),
         replace(cell, dropout=0.0),
         replace(cell, max_steps=13),
     ):
@@ -130,8 +130,7 @@ def row_of(cell: Cell, status: str, flags: str | None = None, attempt: int = 1) 
 
 
 def actions(rows: list[Row], cells: list[Cell], **options: object) -> list[str]:
-    latest = {(str(r["cell_id"]), str(r["conditions_id"])): r for r in rows}
-    return [item.action for item in plan(cells, latest, "here", **options)]  # type: ignore[arg-type]
+    return [item.action for item in plan(cells, rows, "here", **options)]  # type: ignore[arg-type]
 
 
 def test_plan_resumes_what_is_missing_interrupted_or_skipped() -> None:
@@ -146,8 +145,19 @@ def test_rerun_takes_a_status_or_a_flag_and_raises_the_attempt() -> None:
     rows = [row_of(cells[0], "ok", "not_learned", 4), row_of(cells[1], "crashed")]
     assert actions(rows, cells, rerun="crashed") == ["done", "run", "run"]
     assert actions(rows, cells, rerun="not_learned") == ["run", "kept", "run"]
-    latest = {(str(r["cell_id"]), "here"): r for r in rows}
-    assert [item.attempt for item in plan(cells, latest, "here")] == [5, 2, 1]
+    assert [item.attempt for item in plan(cells, rows, "here")] == [5, 2, 1]
+
+
+def test_a_cell_with_an_ok_row_is_done_whatever_became_of_later_attempts() -> None:
+    [cell] = cells_of("smoke")[:1]
+    for status in ("interrupted", "crashed", "oom", "skipped"):
+        rows = [row_of(cell, "ok"), row_of(cell, status, attempt=2)]
+        [planned] = plan([cell], rows, "here")
+        assert (planned.action, planned.attempt) == ("done", 3)
+        [planned] = plan([cell], rows, "here", fresh=True)
+        assert (planned.action, planned.attempt) == ("run", 3)
+        assert actions(rows, [cell], rerun=status) == ["done"]
+        assert actions(rows, [cell], rerun="ok") == ["run"]
 
 
 def test_fresh_runs_everything_and_other_conditions_count_for_nothing() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,9 +18,11 @@ from bench.predict.__main__ import main
 from bench.predict.client import NoPredictionError, find_costs
 from bench.predict.costs import Variant
 from bench.predict.features import memory_features, time_features
+from bench.predict.outlook import outlook_on
 from bench.predict.prepare import forecast_plan
 from bench.predict.workload import Workload
-from bench.schema import new_row
+from bench.schema import Row, new_row
+from bench.signals import Signals
 from bench.store import Store
 from minbert.assets import cache_folder
 from minbert.tasks import load_task
@@ -56,7 +60,7 @@ class Plan:
             "grid",
         )
         self.cells = expand(grid, resolved)
-        self.planned = plan(self.cells, {}, self.conditions.conditions_id)
+        self.planned = plan(self.cells, [], self.conditions.conditions_id)
 
     @property
     def workload(self) -> Workload:
@@ -80,13 +84,41 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
     assert set(first.counts) == set(variants)
     assert told[-1] == (8, 8)
     assert 30 < first.imports_mib["peak_anon_mib"] < first.imports_mib["peak_rss_mib"] < 2000
-    assert first.shapes.steps == 1  # 64 examples, one epoch
+    assert first.shapes.steps == 2  # as max_steps says
 
     def none(*_: object) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(client, "_run", none)
     assert find_costs(smoke.workload, variants, lambda done, of: None) == first
+
+
+def test_counting_takes_a_turn_and_what_is_cached_does_not(smoke: Plan, own_cache: Path):
+    variants, turns = [Variant.of(cell) for cell in smoke.cells], []
+
+    @contextmanager
+    def turn():
+        turns.append("begins")
+        yield
+        turns.append("ends")
+
+    def ask(workload: Workload) -> None:
+        find_costs(workload, variants, lambda done, of: None, turn)
+
+    ask(smoke.workload)
+    assert turns == []
+    for path in (own_cache / "predictions").iterdir():
+        path.unlink()
+    ask(smoke.workload)
+    assert turns == ["begins", "ends"]
+
+
+def test_a_plan_with_nothing_to_run_is_not_forecast(smoke: Plan):
+    def forecaster(*_: object) -> None:
+        raise AssertionError("it may wait for another grid")
+
+    done = [replace(item, action="done") for item in smoke.planned]
+    assert outlook_on(done, forecaster, Signals()).to_run == []
 
 
 def test_a_damaged_cache_is_counted_again(smoke: Plan, own_cache: Path):
@@ -119,18 +151,49 @@ def test_a_process_that_fails_says_why_in_a_line(smoke: Plan):
         find_costs(changed, [Variant.of(smoke.cells[0])], lambda done, of: None)
 
 
-def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
-    smoke: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def measured(smoke: Plan) -> list[Row]:
+    """A row for each cell, with figures that a forecast can tell."""
     forecast = smoke.forecast()
     assert forecast is not None
-    store = Store(tmp_path / "runs.csv")
+    rows = []
     for cell in smoke.cells:
         variant = Variant.of(cell)
         of = variant, forecast.costs.counts[variant], forecast.costs.shapes
         row = new_row(**cell.columns(), **smoke.conditions.columns(), attempt=1, status="ok")
         row["peak_rss_mib"] = forecast.imports_mib + 80 + 1.1 * sum(memory_features(*of)[2:])
         row["wall_s"] = 6 + 1e-4 * time_features(*of)[1]
+        rows.append(row)
+    return rows
+
+
+def test_the_check_leaves_out_groups_that_it_can_not_predict_and_says_so(
+    smoke: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other_model = {"model_digest": "0" * 16, "model": "other"}
+    other_card = {"device": "cuda:9", "device_name": "Card", "conditions_id": "there"}
+    store = Store(tmp_path / "runs.csv")
+    groups = ({}, {"task": "sst", "data_digest": "0" * 16}, other_model, other_card)
+    for number, values in enumerate(groups):
+        for row in measured(smoke):
+            store.append(row | {"cell_id": f"{number}{row['cell_id']}"} | values)
+    arguments = ["--check", str(store.path), "--model", str(smoke.checkpoint)]
+    code = main.main([*arguments, "--data", str(tmp_path), "--json"], standalone_mode=False)
+    told, err = capsys.readouterr()
+    assert code == 1
+    assert [group["task"] for group in json.loads(told)] == ["movies"]
+    notes = [line for line in err.splitlines() if "is left out: " in line]
+    assert len(notes) == 3
+    assert any("on sst" in note and "ids-sst-train.csv" in note for note in notes)
+    assert any(note.startswith("note: other on movies") and "--model" in note for note in notes)
+    [card] = [note for note in notes if "Card" in note]
+    assert card.endswith("they ran on cuda:9, which is not here")
+
+
+def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
+    smoke: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = Store(tmp_path / "runs.csv")
+    for row in measured(smoke):
         store.append(row)
     arguments = ["--check", str(store.path), "--model", str(smoke.checkpoint)]
     assert main.main([*arguments, "--json"], standalone_mode=False) == 0

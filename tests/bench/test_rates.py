@@ -1,11 +1,16 @@
 """The search for learning rates: its ladder, its end, and its choice."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 from bench import gridfile
 from bench.cell import Cell
-from bench.plan import Resolved, expand
-from bench.rates import FIRST, LAST_RUNG, Search, at_rung, kind_of
+from bench.grid import rounds
+from bench.plan import Resolved, expand, plan
+from bench.predict.costs import Variant
+from bench.predict.forecast import Prediction
+from bench.predict.outlook import Outlook
+from bench.rates import FIRST, LAST_RUNG, Search, at_rung, kind_of, still_lacking, without_rates
 from bench.schema import Row
 
 CELLS = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
@@ -107,6 +112,41 @@ def test_rates_that_fail_are_no_choice_and_if_all_fail_there_is_none() -> None:
     search = Search([LORA], "d2", runs.row_of)
     assert len(runs.run(search)) == 1
     assert search.found(LORA) is None
+
+
+def test_a_kind_without_rates_is_skipped_and_the_others_run() -> None:
+    runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
+    search = Search([LORA, HEAD], "d2", runs.row_of)
+    runs.run(search)
+    *_, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, "c"), search)
+    lora, head = last
+    assert (head.action, head.cell.learning_rate_head) == ("run", 1e-3)
+    assert (lora.action, lora.tries) == ("skip", ("timeout",) * 5)
+    assert lora.reason.endswith("ended 5 timeout; --rerun timeout tries them again")
+    assert lora.cell.learning_rate is lora.cell.learning_rate_head is None
+    assert lora.cell.cell_id != LORA.cell_id, "whose own rates may have run"
+
+
+def test_of_cells_that_are_skipped_without_rates_nothing_is_foretold() -> None:
+    head, lora = plan([HEAD, without_rates(LORA)], {}, "c")
+    lora = replace(lora, action="skip")
+    told = {Variant.of(HEAD): Prediction(100.0, 7.0, 1.0)}
+    forecast = SimpleNamespace(
+        basis="runs",
+        predict=lambda variant: told[variant],
+        left_s=lambda left: sum(n * told[variant].wall_s for variant, n in left.items()),
+    )
+    outlook = Outlook(forecast, [lora, head])
+    assert outlook.begin(lora.cell) == (None, None)
+    assert outlook.begin(head.cell) == (7.0, 0.0)
+
+
+def test_a_cell_that_lacked_rates_is_forgotten_once_it_has_run() -> None:
+    old = {**without_rates(LORA).columns(), "conditions_id": "c", "status": "skipped"}
+    new = {**old, **replace(LORA, learning_rate_source="search").columns(), "status": "ok"}
+    assert still_lacking([old, new]) == [new]
+    other = new | {"seed": 1}
+    assert still_lacking([old, other]) == [old, other]
 
 
 def test_what_has_run_is_asked_for_again_by_the_same_cells() -> None:

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from bench.results import keep_row
 from bench.schema import NAMES, Row
@@ -66,6 +69,17 @@ def test_a_broken_line_is_told_left_out_and_kept_beside(tmp_path: Path) -> None:
     assert (tmp_path / "runs.csv.before").read_bytes() == torn
 
 
+def test_a_last_line_that_was_cut_is_taken_from_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    fill(path, synthetic_rows(3))
+    good = read_rows(path)
+    path.write_bytes(path.read_bytes()[:-5])  # inside finished_at
+    done = rebuild(path, "--json")
+    assert json.loads(done.stdout) == {"kept": 2, "from_folders": 1, "left_out": 1}
+    assert "line 4" in done.stderr
+    assert read_rows(path) == good
+
+
 def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     rows = synthetic_rows(3)
@@ -93,3 +107,19 @@ def test_nothing_to_rebuild_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no columns of runs.csv" in done.stderr
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize("name", ["no/such.csv", ".", "pipe", "other.csv", "results.csv"])
+def test_what_is_no_runs_csv_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "other.csv").write_text("# A page\n\nof text\n")
+    (tmp_path / "results").write_text("no folder\n")
+    before = sorted(tmp_path.rglob("*"))
+    done = rebuild(tmp_path / name)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not tmp_path.with_name(f"{tmp_path.name}.lock").exists()

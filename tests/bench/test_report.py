@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import markdown
+import numpy as np
 import pytest
 
 import bench.report
@@ -270,6 +271,47 @@ def test_several_seeds_are_averaged(tmp_path):
     assert "95% interval of the ratio" in text
 
 
+def test_what_intervals_are_over_follows_from_the_kept_predictions():
+    rows = synthetic_rows(68 * 2, failures=False)
+    kept = report(rows, [], [], lambda row: np.full(4, row["dev_score"]))["lead"][0]
+    assert "over seeds, those of scores over dev examples too)" in kept
+    some = report(rows, [], [], lambda row: np.ones(4) if row["mode"] == "lora" else None)
+    assert "over dev examples too where predictions are kept)" in some["lead"][0]
+
+
+def test_the_claims_of_one_run_each_say_that_they_have_no_interval(tmp_path):
+    for seeds, said in ((1, True), (2, False)):
+        _, text = pages(tmp_path, synthetic_rows(68 * seeds, failures=False))
+        claim = text[text.index("half the CUDA memory") :].partition("\n")[0]
+        assert ("(one run each, so without an interval)" in claim) is said
+
+
+def test_what_differs_along_with_the_rank_is_said(tmp_path):
+    _, text = pages(tmp_path, synthetic_rows(68))
+    assert "differ in rank, and with it in scale (alpha / rank), rank 8" in text
+    _, text = pages(tmp_path, synthetic_rows(68, learning_rate_source="search"))
+    assert "in scale (alpha / rank) and in the rates that a search found for each" in text
+
+
+def test_memory_of_the_imports_is_told_where_it_is_recorded(tmp_path):
+    _, text = pages(tmp_path, synthetic_rows(4))
+    assert "alone take is not recorded here" in text
+    _, text = pages(tmp_path, [row | {"imports_anon_mib": 187.0} for row in synthetic_rows(4)])
+    assert "libraries alone take 187 MiB of it" in text
+
+
+def test_commands_search_rates_again_and_ask_for_a_folder(tmp_path):
+    rows = synthetic_rows(8, task="sst", learning_rate_source="search")
+    run, one, _ = report(rows, [], [])["commands"]
+    assert "--data DIR" in run
+    assert run.endswith("--lr auto")
+    assert "--lr auto --select" in one
+    both = [*rows, *synthetic_rows(8, task="sst", learning_rate=3e-5)]
+    plain, searched, *_ = report(both, [], [])["commands"]
+    assert searched == f"{plain} --lr auto"
+    assert "--data" not in report(synthetic_rows(1), [], [])["commands"][0]
+
+
 HOSTILE = "<script>alert(1)</script> | `x` $y$ </script> ]]> *a* _b_ [c](d) & <!-- #"
 
 
@@ -379,8 +421,9 @@ def test_the_command_renders_several_files(tmp_path):
             store.append(row)
     for given in (["--runs", "a.csv", "b.csv"], ["--runs", "a.csv", "--runs", "b.csv"]):
         arguments = [str(tmp_path / g) if g.endswith(".csv") else g for g in given]
-        done = run(*arguments, "--reports", str(tmp_path / "out"))
+        done = run(*arguments, "--reports", str(tmp_path / "out"), "--json")
         assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"rows": 4, "report": str(tmp_path / "out/index.html")}
         assert "4 of 4 cells ended ok" in (tmp_path / "out" / "report.md").read_text()
 
 

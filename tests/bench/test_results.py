@@ -52,14 +52,14 @@ def test_row_has_every_column_and_ignores_strangers(tmp_path: Path) -> None:
 
 
 def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
-    panel_file(tmp_path, [[900, 900], [10, 30], [12, 32], [11, 31]], warm=1)
+    panel_file(tmp_path, [[900, 900], [10, 30], [10.4, 30.4], [10.2, 30.2]], warm=1)
     row = row_of(tmp_path)
-    assert row["step_ms_median"] == 21.0
-    assert row["ms_per_1k_tokens"] == pytest.approx(42 / 400 * 1000)
+    assert row["step_ms_median"] == 20.2
+    assert row["ms_per_1k_tokens"] == pytest.approx(40.4 / 400 * 1000)
     assert row["steps_timed"] == 6
-    assert row["examples_per_s"] == pytest.approx(4 / 0.042)
-    assert row["step_ms_ci_low"] <= 21.0 <= row["step_ms_ci_high"]
-    assert row["ms_per_1k_tokens_ci_low"] < 105 < row["ms_per_1k_tokens_ci_high"]
+    assert row["examples_per_s"] == pytest.approx(4 / 0.0404)
+    assert row["step_ms_ci_low"] <= 20.2 <= row["step_ms_ci_high"]
+    assert row["ms_per_1k_tokens_ci_low"] < 101 < row["ms_per_1k_tokens_ci_high"]
     assert "unstable_timing" not in str(row["flags"])
 
 

@@ -113,7 +113,7 @@ def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
 
 def test_what_a_killed_worker_left_unfinished_is_removed(tmp_path):
     assert run(tmp_path, "unfinished", "kill").status == "crashed"
-    assert not list(tmp_path.glob(".*"))
+    assert list(tmp_path.rglob(".*")) == []
     (tmp_path / ".result.json.tmp").touch()  # by a parent and a worker that died together
     assert run(tmp_path, "result").status == "ok"
     assert not list(tmp_path.glob(".*"))

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bench.plan import Planned, plan
-from bench.schema import Row, latest
+from bench.schema import Row
 from bench.session import Session
 from bench.store import Store, cells_folder, read_rows
 from tests.faults.notes import Notes
@@ -29,8 +30,7 @@ class Place:
         self.setup = setup("fake")
 
     def plan(self, **options) -> list[Planned]:
-        known = latest(read_rows(self.csv))
-        return plan(self.setup.cells, known, self.setup.conditions.conditions_id, **options)
+        return plan(self.setup.cells, self.rows(), self.setup.conditions.conditions_id, **options)
 
     def run(self, planned: list[Planned]) -> int:
         return Session(
@@ -102,7 +102,7 @@ def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
     (folder / "row.json").unlink()
     job = json.loads((folder / "cell.json").read_text())
     (folder / "cell.json").write_text(json.dumps(job | {"attempt": 3}))
-    assert place.run(place.plan()) == 0
+    assert place.run(place.plan(rerun="ok")[:1]) == 0
     again = place.rows()[-1]
     assert (again["attempt"], again["status"], again["wall_s"]) == (3, "ok", None)
     assert again["train_s"] == row["train_s"]
@@ -115,6 +115,16 @@ def test_fresh_takes_nothing_over(place):
     assert place.run(place.plan(fresh=True)) == 0
     assert place.launches() == 6
     assert place.rows()[4]["train_s"] != row["train_s"]
+
+
+def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    assert place.run(place.plan(fresh=True)) == 1
+    assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert "3 cells did not end ok this time: their older results count" in err
+    assert [(item.action, item.attempt) for item in place.plan()] == [("done", 3)] * 3
 
 
 def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
@@ -133,3 +143,77 @@ def test_nothing_is_left_over(place):
     names = {path.name for path in folder.iterdir()}
     assert names == {"runs.csv", "runs.csv.lock", "runs", "reports"}
     assert not list(folder.rglob(".*"))
+
+
+def out_of_memory(place: Place) -> Row:
+    """A row of a cell like the first one, only of another seed, that ran out of memory."""
+    cell = replace(place.setup.cells[0], seed=100)
+    return place.rows()[0] | cell.columns() | {"status": "oom"}
+
+
+def bigger(place: Place, **settings) -> Planned:
+    """A cell like the first one, only bigger, planned."""
+    cell = replace(place.setup.cells[0], **settings)
+    conditions_id = place.setup.conditions.conditions_id
+    [planned] = plan([cell], place.rows(), conditions_id)
+    return planned
+
+
+def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(place, capsys):
+    launches = place.launches()
+    Store(place.csv).append(out_of_memory(place))
+    for _ in range(2):
+        assert place.run([bigger(place, batch_size=128, seed=7)]) == 1
+    row = place.rows()[-1]
+    assert (row["status"], row["attempt"], row["batch_size"]) == ("skipped", 1, 128)
+    assert "batch size 64, here 128" in row["message"]
+    assert len(place.rows()) == 5  # said once
+    assert place.launches() == launches
+    assert "--rerun skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": 7},
+        {"batch_size": 32},
+        {"batch_size": 128, "amp": "bf16"},
+        {"batch_size": 128, "dropout": 0.0},
+        {"batch_size": 128, "max_steps": 1},
+        {"batch_size": 128, "epochs": 1},
+    ],
+)
+def test_what_is_no_bigger_than_an_oom_or_another_setting_runs(place, settings):
+    Store(place.csv).append(out_of_memory(place))
+    assert place.run([bigger(place, **settings)]) == 0
+
+
+def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(place):
+    store, failed = Store(place.csv), out_of_memory(place)
+    store.append(failed)
+    wanted = bigger(place, batch_size=128)
+    assert place.run([wanted]) == 1
+    again = plan([wanted.cell], place.rows(), wanted_conditions(place), rerun="skipped")
+    assert place.run(again) == 0
+    store.append(failed | {"attempt": 2, "status": "ok"})
+    assert place.run([bigger(place, batch_size=256)]) == 0
+
+
+def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, capsys):
+    tries = ("timeout", "timeout", "crashed")
+    wanted = replace(bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries)
+    launches = place.launches()
+    for _ in range(2):
+        assert place.run([wanted]) == 1
+    *_, row = place.rows()
+    assert (row["status"], row["message"]) == ("skipped", "no learning rate")
+    assert len(place.rows()) == 4  # said once
+    assert place.launches() == launches
+    err = capsys.readouterr().err
+    assert "--rerun timeout" in err
+    assert "--rerun crashed" in err
+    assert "--rerun skipped" not in err
+
+
+def wanted_conditions(place: Place) -> str:
+    return place.setup.conditions.conditions_id

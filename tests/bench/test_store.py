@@ -146,6 +146,19 @@ def test_the_last_row_of_a_cell_counts_and_attempts_go_up(tmp_path):
     assert found["cell0", "here"]["attempt"] == 2
 
 
+def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highest(tmp_path):
+    store = Store(tmp_path / "runs.csv")
+    store.append(row(0))
+    store.append(row(0, attempt=2, status="interrupted"))
+    store.append(row(0, attempt=3, status="oom"))
+    assert store.last("cell0", "here") == row(0)
+    assert latest(store.rows)["cell0", "here"] == row(0)
+    assert store.out_of_memory == []
+    assert store.next_attempt("cell0", "here") == 4
+    store.append(row(0, attempt=4))
+    assert store.last("cell0", "here") == row(0, attempt=4)
+
+
 def test_the_last_attempt_of_a_cell_is_found_among_rows_of_other_writers(tmp_path):
     path = tmp_path / "runs.csv"
     mine, other = Store(path), Store(path)
@@ -155,9 +168,9 @@ def test_the_last_attempt_of_a_cell_is_found_among_rows_of_other_writers(tmp_pat
     assert mine.last("cell1", "here") == row(1)
     assert mine.last("cell1", "there") is None
     other.append(row(0, attempt=2))
-    other.append(row(1, attempt=3, status="oom"))
+    other.append(row(2, attempt=3, status="oom"))
     assert mine.last("cell0", "here") == row(0, attempt=2)
-    assert mine.last("cell1", "here") == row(1, attempt=3, status="oom")
+    assert mine.last("cell2", "here") == row(2, attempt=3, status="oom")
     path.write_bytes(record(NAMES) + encode(row(1)))
     assert mine.last("cell0", "here") is None
     assert mine.last("cell1", "here") == row(1)

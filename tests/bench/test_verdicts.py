@@ -1,10 +1,12 @@
 """Which rows are compared, who wins, and what counts as proven."""
 
+import math
 import random
 
+import numpy as np
 import pytest
 
-from bench.groups import groups
+from bench.groups import BETWEEN_PROCESSES, groups
 from bench.schema import latest
 from bench.verdicts import (
     amp_ratios,
@@ -13,6 +15,7 @@ from bench.verdicts import (
     not_worse,
     pareto,
     rank_effect,
+    score_spread,
     verdict,
 )
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
@@ -38,9 +41,9 @@ def test_the_last_attempt_of_a_cell_counts():
         assert [r["dev_score"] for r in latest(rows).values()] == [0.2]
 
 
-def test_a_rerun_that_failed_replaces_what_was_ok():
+def test_a_rerun_that_failed_leaves_what_was_ok():
     rows = [row(), failed_row(cell("full", None, None, "off"), "oom", "no") | {"attempt": 2}]
-    assert one(rows).ok == 0
+    assert one(rows).ok == 1
 
 
 def test_another_machine_is_another_group():
@@ -98,7 +101,10 @@ def test_one_seed_has_its_own_interval_and_several_that_of_their_mean():
 def test_the_time_for_tokens_has_its_own_interval():
     group = one([row(ms_per_1k_tokens=20.0, ms_per_1k_tokens_ci_low=18.0,
                      ms_per_1k_tokens_ci_high=24.0)])  # fmt: skip
-    assert group.settings[0].estimate("ms_per_1k_tokens").ends() == pytest.approx((18.0, 24.0))
+    low, high = group.settings[0].estimate("ms_per_1k_tokens").ends()
+    between = 1.96 * BETWEEN_PROCESSES  # which no process shows of itself
+    assert math.log(low / 20) == pytest.approx(-math.hypot(math.log(20 / 18), between), abs=1e-4)
+    assert math.log(high / 20) == pytest.approx(math.hypot(math.log(24 / 20), between), abs=1e-4)
 
 
 def test_memory_is_by_tensors_on_a_card_and_by_resident_set_on_a_cpu():
@@ -198,3 +204,18 @@ def test_the_effect_of_amp_is_told_from_that_of_the_adapter():
 
 def test_without_full_fine_tuning_in_fp32_there_is_no_effect_to_tell():
     assert effects(one([row(*LORA), row(*LORA, amp="bf16")]), "time") == []
+
+
+def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept():
+    rows = [
+        row(mode, seed=seed, dev_score=score)
+        for mode, score in (("full", 0.6), ("head", 0.5))
+        for seed in range(3)
+    ]
+
+    def values_of(kept: set[int]):
+        return lambda each: np.ones(50) if each["seed"] in kept else None
+
+    for kept, known in (({0, 1, 2}, True), ({0}, False), (set(), False)):
+        [group] = groups(rows, values_of=values_of(kept))
+        assert (score_spread(*group.settings[:2]) is not None) is known

@@ -1,22 +1,26 @@
 """A report on many rows, and planning what is left to run among them."""
 
 import resource
+from itertools import islice
 from pathlib import Path
 
+import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import gridfile
 from bench.plan import Planned, Resolved, expand, plan
 from bench.report.render import render
 from bench.rowfile import encode, record
-from bench.schema import NAMES, latest
+from bench.schema import NAMES
 from bench.store import Store
 from tests.bench.synthetic_rows import synthetic_rows
 
 
-def written(path: Path, count: int) -> Path:
-    """A runs.csv of so many rows."""
-    path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(count))))
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs.csv of 100,000 rows. Not to be changed."""
+    path = tmp_path_factory.mktemp("many") / "runs.csv"
+    path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(100_000))))
     return path
 
 
@@ -25,23 +29,41 @@ def test_report_on_10_000_rows(benchmark: BenchmarkFixture, tmp_path: Path) -> N
     benchmark.pedantic(render, args=(rows, tmp_path / "reports"), rounds=2)
 
 
-def test_report_on_100_000_rows(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    path, reports = written(tmp_path / "runs.csv", 100_000), tmp_path / "reports"
-
+def test_report_on_100_000_rows(benchmark: BenchmarkFixture, tmp_path: Path, many: Path) -> None:
     def read_and_render() -> Path:
-        return render(Store(path).rows, reports, sources=[path.name])
+        return render(Store(many).rows, tmp_path / "reports", sources=[many.name])
 
     index = benchmark.pedantic(read_and_render, rounds=1)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     benchmark.extra_info |= {"bytes": index.stat().st_size, "peak_rss_mib": round(peak_mib)}
 
 
-def test_plan_among_100_000_rows(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    path = written(tmp_path / "runs.csv", 100_000)
+def test_plan_among_100_000_rows(benchmark: BenchmarkFixture, many: Path) -> None:
     grid = gridfile.load("full")
     resolved = Resolved("minilm", "7c1d0f9a44be", "mean", "3e9ab01c77d2", "bf16", "grid")
 
     def read_and_plan() -> list[Planned]:
-        return plan(expand(grid, resolved), latest(Store(path).rows), "c0ffee123456")
+        return plan(expand(grid, resolved), Store(many).rows, "c0ffee123456")
 
     assert len(benchmark.pedantic(read_and_plan, rounds=3)) == 68
+
+
+@pytest.mark.parametrize("count", [100, 100_000])
+def test_append_to_rows(
+    benchmark: BenchmarkFixture, tmp_path: Path, many: Path, count: int
+) -> None:
+    """What a cell's parent does with the results before and after it."""
+    path = tmp_path / "runs.csv"
+    with many.open("rb") as source, path.open("wb") as copy:
+        copy.writelines(islice(source, count + 1))
+    store = Store(path)
+    row = store.rows[0]
+    numbers = iter(range(2, 1000))
+
+    def look_and_append() -> None:
+        last = store.last(str(row["cell_id"]), str(row["conditions_id"]))
+        assert last is not None
+        assert store.out_of_memory is not None
+        store.append(row | {"attempt": next(numbers)})
+
+    benchmark.pedantic(look_and_append, rounds=20, warmup_rounds=2)

@@ -27,7 +27,7 @@ from bench.files import write_atomically
 from bench.plan import Planned, plan
 from bench.rowfile import encode, record
 from bench.runner import Outcome, run_worker
-from bench.schema import NAMES, Row, latest
+from bench.schema import NAMES, Row
 from bench.session import Session
 from bench.store import Store, read_rows
 from tests.faults.actions import fill_disk
@@ -112,7 +112,7 @@ def _run(order: Order) -> int:
     made, follower = setup(order.worker), Follower(order)
     follower.follow(order.report)
     rows = read_rows(order.runs_csv)
-    planned = plan(made.cells, latest(rows), made.conditions.conditions_id, rerun=order.rerun)
+    planned = plan(made.cells, rows, made.conditions.conditions_id, rerun=order.rerun)
     store = Store(order.runs_csv)
     follower.enter("check")
     store.check_writable()

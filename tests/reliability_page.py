@@ -1,0 +1,100 @@
+"""Prints docs/reliability.md from what the fault suite counted.
+
+`python -m tests.faults --n 1000 --json > faults.json`, then
+`python -m tests.reliability_page faults.json > docs/reliability.md`
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+from tests.faults.kinds import KINDS
+
+_BAD: Final = ("lost", "duplicated", "left_running", "wrong")
+_MEANS: Final = {
+    "worker killed": "SIGKILL of the worker",
+    "parent killed": "SIGKILL of the grid's own process, also half-way through an append",
+    "parent stopped": "SIGINT or SIGTERM, once or twice",
+    "host memory": "the worker allocates until the kernel's limit kills it",
+    "cuda memory": "the allocator's error of a full card, faked where there is none",
+    "hang": "the worker stops answering, with a timeout set",
+    "garbage printed": "what looks like results, on stdout and stderr",
+    "flood printed": "16 MiB to 1 GiB on stdout",
+    "result spoilt": "the result file is garbage or cut off",
+    "disk full": "no space, or a limit on the size of files",
+    "row torn": "the end of runs.csv is cut off within a record",
+    "clock jump": "the wall clock leaps by an hour or ten years",
+    "folder deleted": "the cell's folder goes",
+    "two parents": "two grids on one runs.csv, one of them killed or stopped",
+}
+
+_PAGE: Final = """# What a fault costs
+
+Nothing that was done is lost or done twice, whatever happens and whenever. This page is what one
+run of the fault suite counted, in {minutes:.0f} minutes on two cores:
+
+```sh
+python -m tests.faults --n {faults} --json > faults.json
+python -m tests.reliability_page faults.json > docs/reliability.md
+```
+
+**{injected:,} faults** struck a running grid, {at_real_workers} of them real torch workers that
+train `bert-tiny` on real sentences, the others a worker that speaks the same protocol without
+torch; {missed} found nothing to strike, since what they were meant for had ended. Grid, store,
+runner, locks and files are the real ones throughout. Kind, phase and moment are drawn from seed
+{seed}.
+
+| | |
+|---|---|
+| results lost | **{lost}** |
+| cells done twice | **{duplicated}** |
+| processes left running | **{left_running}** |
+| otherwise wrong | **{wrong}** |
+
+A result is lost if a row that stood in runs.csv is gone or changed, or if a cell has no `ok` row
+once the same command was given again. It is done twice if it has two `ok` rows, or if a worker was
+started for what was done or had left its result. Otherwise wrong: a status other than the fault's,
+a traceback, a file that nobody will use again, more output kept than should be, a row that says
+something else than the result it came from. After each fault the grid is run again to its end.
+
+{limits}
+
+## By kind and phase
+
+| kind | what happens | phase | fake worker | real worker | missed | lost | duplicated |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+A fast part of it runs with the tests (`tests/bench/test_faults.py`).
+"""
+
+
+def page(counts: dict[str, Any]) -> str:
+    """The page from the suite's summary."""
+    of: dict[tuple[str, str], Counter[str]] = {}
+    for each in counts["counts"]:
+        found = of.setdefault((each["kind"], each["phase"]), Counter())
+        found[each["worker"]] += each["injected"]
+        found.update({name: each[name] for name in ("missed", *_BAD)})
+    rows = []
+    for kind in KINDS:
+        told = kind.name, _MEANS[kind.name]
+        for phase in kind.phases:
+            if (found := of.get((kind.name, phase))) is None:
+                continue
+            names = ("fake", "real", "missed", "lost", "duplicated")
+            numbers = [str(found[name]) for name in names]
+            rows.append(f"| {' | '.join([*told, phase, *numbers])} |")
+            told = "", ""
+    means = ", ".join(f"{name} {n} times" for name, n in sorted(counts["means"].items()))
+    limits = f"Limits were real where the machine allows it: {means}."
+    values = {**counts, "minutes": counts["seconds"] / 60}
+    return _PAGE.format(**values, limits=limits if means else "", rows="\n".join(rows))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tests.reliability_page FAULTS.json")
+    sys.stdout.write(page(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
