@@ -1,7 +1,8 @@
 """Times and ratios over alternating processes, with bootstrap intervals over rounds and passes.
 
 Plain numbers in and out. A round is one process of each side; its passes over the panel vary less
-than rounds do, so both are drawn again.
+than rounds do, so both are drawn again. Few draws vary too little, and are spread by √(N / (N − 1))
+and by Student's t over the normal quantile (the expanded percentile interval of Hesterberg 2015).
 """
 
 import math
@@ -73,27 +74,29 @@ def _points(replays: Sequence[Replay]) -> Logs:
 def _redrawn(replay: Replay, rng: np.random.Generator) -> Logs:
     """How far the log of a process's time is from itself when its passes are drawn again, [D].
 
-    Each batch is drawn among its own passes, and the draws are spread by √(P / (P − 1)), as
-    `bench.stats.panel_times` does.
+    Passes are drawn whole, as `bench.stats.panel_times` does.
     """
-    data = np.asarray(replay.passes, dtype=float)
-    count, batches = data.shape
+    totals = np.asarray(replay.passes, dtype=float).sum(axis=1)  # [P]
+    count = len(totals)
     if count == 1:
         return np.zeros(_DRAWS)
-    drawn = rng.integers(count, size=(_DRAWS, count, batches))
-    totals = data[drawn, np.arange(batches)].sum(axis=2).mean(axis=1)
-    wider = math.sqrt(count / (count - 1))
-    logs: Logs = wider * np.log(totals / data.sum(axis=1).mean())
+    drawn = totals[rng.integers(count, size=(_DRAWS, count))].mean(axis=1)
+    logs: Logs = _wider(count) * np.log(drawn / totals.mean())
     return logs
+
+
+def _wider(count: int) -> float:
+    """What draws from a few values are to be spread by."""
+    from scipy.special import stdtrit
+
+    return math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.975)) / _Z
 
 
 def _interval(points: Logs, within: Sequence[Logs], rng: np.random.Generator) -> Interval:
     """The exponential of the mean of `points`, [R], with its interval.
 
-    Rounds are drawn with what their passes vary by. Few rounds vary too little among themselves:
-    their part is spread by √(R / (R − 1)) and by Student's t over z (the expanded percentile
-    interval of Hesterberg 2015), which makes the interval of two rounds as wide as it should be.
-    One round has the interval of its passes alone.
+    Rounds are drawn with what their passes vary by. One round has the interval of its passes
+    alone.
     """
     rounds = len(points)
     if not rounds:
@@ -105,9 +108,6 @@ def _interval(points: Logs, within: Sequence[Logs], rng: np.random.Generator) ->
     noise = np.take_along_axis(spread, drawn, axis=1).mean(axis=1)
     between = (points[drawn] - value).mean(axis=1)
     if rounds > 1:
-        from scipy.special import stdtrit
-
-        wider = float(stdtrit(rounds - 1, 0.975)) / _Z * math.sqrt(rounds / (rounds - 1))
-        between = wider * between
+        between = _wider(rounds) * between
     low, high = np.quantile(value + between + noise, (0.025, 0.975))
     return Interval(math.exp(value), math.exp(float(low)), math.exp(float(high)))
