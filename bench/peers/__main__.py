@@ -25,8 +25,10 @@ Examples:
   python -m bench.peers
   python -m bench.peers --quick --select "mode=lora amp=off" --reports reports/
   python -m bench.peers --vs trainer --select "mode=lora layers=all-lin-only amp=on"
+  python -m bench.peers --runs peers.jsonl --select "mode=dora" --peers compiled
   python -m bench.peers --task sst --data path/to/data --csv peers.csv
 """
+_COMPILE_TIMEOUT_S: Final = 600.0
 Positive = click.IntRange(min=1)
 
 
@@ -94,6 +96,21 @@ _QUICK: Final = Effort(2, 10, 20, 0.0, "default,grouped")
     metavar="SECONDS",
     help="End a process that takes longer.",
 )
+@click.option(
+    "--compile-timeout",
+    "compile_timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_COMPILE_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Leave a peer out that is not compiled by then.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Keep what has run there, and run only what is missing.",
+)
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the rows there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -110,6 +127,8 @@ def command(
     rounds: int | None,
     quick: bool,
     timeout: float | None,
+    compile_timeout: float,
+    runs: Path | None,
     csv_file: Path | None,
     as_json: bool,
     reports: Path | None,
@@ -140,8 +159,11 @@ def command(
         device_name=found.device_name,
         data=data,
         timeout_s=timeout,
+        compile_timeout_s=compile_timeout,
     )
-    return compare(comparison, examples, csv_file=csv_file, as_json=as_json, reports=reports)
+    return compare(
+        comparison, examples, runs=runs, csv_file=csv_file, as_json=as_json, reports=reports
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.job import Job
+from bench.peers.compiling import CompileLimit
 from bench.peers.limit import required, shapes, work_of
 from bench.peers.names import COMPILED, OURS
 from bench.peers.products import measure_gflops
@@ -75,7 +76,11 @@ def use_device(job: Job) -> torch.device:
 
 
 def measure(
-    side: Side, request: Request, on_phase: Callable[[str], None], on_step: Callable[[int], None]
+    side: Side,
+    request: Request,
+    limit: CompileLimit,
+    on_phase: Callable[[str], None],
+    on_step: Callable[[int], None],
 ) -> dict[str, Any]:
     """Measure a cell's training steps, as this process's side takes them.
 
@@ -95,14 +100,22 @@ def measure(
     startup_s = _since_launch()
     on_phase("measure")
     clock = StepClock(device)
+
+    def stepped(done: int) -> None:
+        limit.step()
+        on_step(done)
+
+    limit.begin()
     with clock.step(work.largest.tokens, len(work.largest.labels)):
         trainer.step(work.largest)
+    limit.step()
     if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
         raise RuntimeError("the steps of a panel would train: the learning rate is not zero")
     with MachineWatch(None) as machine:
         found = panel.replay(
-            trainer.step, work.panel, device, budget_s=request.budget_s, on_step=on_step
+            trainer.step, work.panel, device, budget_s=request.budget_s, on_step=stepped
         )
+    limit.end()
     peak = peak_so_far()
     answer = {
         "startup_s": startup_s,
@@ -123,7 +136,9 @@ def measure(
     if request.loss_steps:
         on_phase("losses")
         del trainer
-        answer["losses"] = losses(side.build, request, job, data.task, train, on_step)
+        limit.begin()  # without dropout it is other code
+        answer["losses"] = losses(side.build, request, job, data.task, train, stepped)
+        limit.end()
     return answer
 
 

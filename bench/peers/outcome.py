@@ -3,6 +3,7 @@
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.errors import DiskFullError
+from bench.peers.kept import Kept
 from bench.peers.names import versions
 from bench.peers.rows import (
     STEP_COLUMNS,
@@ -36,23 +38,36 @@ def compare(
     comparison: Comparison,
     examples: TaskData,
     *,
+    runs: Path | None = None,
     csv_file: Path | None = None,
     as_json: bool = False,
     reports: Path | None = None,
 ) -> int:
-    """Run a comparison, print it and write what is asked for; the exit code."""
-    attempts: list[Attempt] = []
+    """Run what of a comparison is missing, print it and write what is asked for; the exit code.
+
+    Args:
+        runs: the file of what has run.
+
+    Raises:
+        InputError: if that can't be used.
+    """
+    kept = Kept(runs, comparison, versions())
+    attempts = kept.attempts(comparison.sides)
+    missing = sum(1 for _ in comparison.turns(attempts))
     new_pooler = stopped = False
     try:
         with (
             Signals() as signals,
             tempfile.TemporaryDirectory(prefix="bench-peers-") as name,
-            _progress(comparison.processes) as on_process,
+            _progress(1 + missing) as on_process,
         ):
             on_process(0, "first weights")
             new_pooler = comparison.prepare(Path(name), signals)
-            for attempt in comparison.attempts(Path(name), new_pooler, signals, on_process):
-                attempts.append(attempt)  # noqa: PERF402 (what was done before a stop is shown)
+            for attempt in comparison.attempts(
+                Path(name), new_pooler, tuple(attempts), signals, on_process
+            ):
+                kept.add(attempt)
+                attempts.append(attempt)
     except StoppedError:
         stopped = True
     except (StartError, DiskFullError) as error:
@@ -60,7 +75,7 @@ def compare(
         return 1
     code = 0
     if attempts:
-        code = _tell(comparison, examples, new_pooler, attempts, csv_file, as_json, reports)
+        code = _tell(comparison, examples, new_pooler, attempts, kept, csv_file, as_json, reports)
     if stopped:
         sys.stderr.write("stopped: what is shown is what was done until then\n")
     return _INTERRUPTED if stopped else code
@@ -71,18 +86,25 @@ def _tell(
     examples: TaskData,
     new_pooler: bool,
     attempts: Sequence[Attempt],
+    kept: Kept,
     csv_file: Path | None,
     as_json: bool,
     reports: Path | None,
 ) -> int:
     from bench.peers import tables  # pandas, which no process should have waited for
 
+    order = [(cell.name, side) for cell in comparison.cells for side in comparison.sides]
+    attempts = sorted(attempts, key=lambda attempt: order.index((attempt.cell.name, attempt.side)))
     config, outputs = comparison.model.config, examples.task.num_outputs
     whole = comparison.whole
     rows = whole_rows(attempts) if whole else step_rows(attempts, config, outputs, new_pooler)
     wrong = problems(rows)
     said = tables.said(
-        comparison.cells, comparison.sides, comparison.conditions, versions(), comparison.rounds
+        comparison.cells,
+        comparison.sides,
+        comparison.conditions,
+        {"this project": ", ".join(kept.code_versions()), **versions()},
+        rows,
     )
     said += [] if whole else [tables.tolerances(rows)]
     shown = tables.whole_tables(rows) if whole else tables.step_tables(rows)
@@ -122,11 +144,12 @@ def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
         *columns, console=console, transient=True, auto_refresh=False,
         disable=not console.is_terminal,
     ) as bar:  # fmt: skip
-        task = bar.add_task("", total=total)
+        task, begun = bar.add_task("", total=total), time.monotonic()
 
         def show(done: int, text: str) -> None:
             if not console.is_terminal:
-                sys.stderr.write(f"[{done + 1}/{total}] {text}\n")
+                minutes = (time.monotonic() - begun) / 60
+                sys.stderr.write(f"[{done + 1}/{total}, {minutes:.0f} min] {text}\n")
             bar.update(task, completed=done, description=text, refresh=True)
 
         yield show

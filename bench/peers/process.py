@@ -45,8 +45,9 @@ def _start(request: Any, _folder: Path, _progress: Any) -> dict[str, Any]:
     return {"new_pooler": write_start(cells, Path(request.checkpoint))}
 
 
-def _steps(request: Any, _folder: Path, progress: Any) -> dict[str, Any]:
-    from bench.peers.names import OURS
+def _steps(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
+    from bench.peers.compiling import CompileLimit
+    from bench.peers.names import COMPILED, OURS
     from bench.probes.memory import resident_now
 
     build: Any
@@ -56,9 +57,9 @@ def _steps(request: Any, _folder: Path, progress: Any) -> dict[str, Any]:
         from bench.peers.theirs import build
     from bench.peers.measure import Side, measure
 
-    return measure(
-        Side(build, resident_now()), request, progress.phase, lambda done: progress.step(done, None)
-    )
+    side = Side(build, resident_now())
+    limit = CompileLimit(folder, request.compile_timeout_s if request.side == COMPILED else None)
+    return measure(side, request, limit, progress.phase, lambda done: progress.step(done, None))
 
 
 def _whole(request: Any, folder: Path, progress: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Final
 FILE: Final = "request.json"
 ANSWER: Final = "peers"
 """The key, among a result's columns, of what the process found."""
+COMPILE_TIMEOUT: Final = "compile_timeout_s"
+"""The key, in that, of the limit within which nothing was compiled; then there is no other."""
 
 START: Final = "start"
 STEPS: Final = "steps"
@@ -31,6 +33,7 @@ class Request:
         checkpoint: the folder of the first weights.
         loss_steps: training steps whose losses are kept, after the measurement.
         budget_s: seconds of timed steps after which no more precision is sought.
+        compile_timeout_s: seconds after which compiling is given up; None: no limit.
         new_pooler: whether the pooler, if the model has one, is newly initialised.
     """
 
@@ -40,6 +43,7 @@ class Request:
     checkpoint: str
     loss_steps: int = 0
     budget_s: float = 0.0
+    compile_timeout_s: float | None = None
     new_pooler: bool = False
 
     def write(self, folder: Path) -> None:

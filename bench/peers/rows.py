@@ -36,22 +36,38 @@ WHOLE_COLUMNS: Final = (
 """Of a comparison of whole cells."""
 
 
+NOT_COMPILED: Final = "not compiled"
+"""The status of a peer that is left out because compiling it takes too long. No failure."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One process: whose, in which round (from 0), how it ended and what it answered.
+    """One process: whose, in which round, how it ended and what it answered.
 
     Attributes:
+        round: what the processes have in common that took turns.
         scored_s: from launch to the dev score, where a whole cell was asked for.
     """
 
     cell: Cell
     side: str
-    round: int
+    round: str
     status: str
     message: str = ""
     answer: Mapping[str, Any] = field(default_factory=dict)
     scored_s: float | None = None
     peak_rss_mib: float | None = None
+
+
+def missing_rounds(attempts: Sequence[Attempt], cell: Cell, peer: str, rounds: int) -> int:
+    """How many rounds a peer still has to take turns with ours. One that is not compiled has had
+    its turn."""
+    own = _of(attempts, cell, peer)
+    if any(attempt.status == NOT_COMPILED for attempt in own):
+        return 0
+    ours = {a.round for a in _of(attempts, cell, OURS) if a.status == "ok"}
+    had = len(ours & {attempt.round for attempt in own if attempt.status == "ok"})
+    return max(0, rounds - had)
 
 
 def setting_of(cell: Cell) -> str:
@@ -62,7 +78,7 @@ def setting_of(cell: Cell) -> str:
 def step_rows(
     attempts: Sequence[Attempt], config: BertConfig, num_outputs: int, new_pooler: bool
 ) -> list[Row]:
-    """Rows with `STEP_COLUMNS`, settings in the order of their first attempts."""
+    """Rows with `STEP_COLUMNS`, settings and sides in the order of their first attempts."""
     speeds = fastest(attempts)
     rows = []
     for cell, side, own in _grouped(attempts):
@@ -135,7 +151,7 @@ def problems(rows: Iterable[Row]) -> list[str]:
     found = []
     for row in rows:
         who = f"{row['setting']}, {row['side']}"
-        if row["status"] != "ok":
+        if row["status"] not in ("ok", NOT_COMPILED):
             found.append(f"{who}: {row['status']}: {row['message']}")
         elif row.get("agrees") is False:
             found.append(
@@ -146,13 +162,11 @@ def problems(rows: Iterable[Row]) -> list[str]:
 
 
 def _grouped(attempts: Sequence[Attempt]) -> list[tuple[Cell, str, list[Attempt]]]:
-    """Attempts by cell and side; ours is the first side of a cell, the others as they came."""
+    """Attempts by cell and side, as they came."""
     found: dict[tuple[str, str], list[Attempt]] = {}
     for attempt in attempts:
         found.setdefault((attempt.cell.name, attempt.side), []).append(attempt)
-    cells = list(dict.fromkeys(name for name, _ in found))
-    order = sorted(found, key=lambda key: (cells.index(key[0]), key[1] != OURS))
-    return [(found[key][0].cell, key[1], found[key]) for key in order]
+    return [(own[0].cell, side, own) for (_, side), own in found.items()]
 
 
 def _of(attempts: Iterable[Attempt], cell: Cell, side: str) -> list[Attempt]:

@@ -1,10 +1,11 @@
 """Runs the processes of a comparison: fresh ones that alternate, one at a time."""
 
 import os
+import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +17,8 @@ from bench.locks import Locks, device_locks
 from bench.models import Model
 from bench.peers import request as requests
 from bench.peers.names import COMPILED, OURS, eager
-from bench.peers.request import ANSWER, Request
-from bench.peers.rows import Attempt, setting_of
+from bench.peers.request import ANSWER, COMPILE_TIMEOUT, Request
+from bench.peers.rows import NOT_COMPILED, Attempt, missing_rounds, setting_of
 from bench.runner import Outcome, Signals, run_worker
 from bench.signals import StoppedError
 
@@ -41,6 +42,8 @@ class Comparison:
         sides: ours and the peers'.
         loss_steps: training steps whose losses are compared; 0 for none.
         whole: compare whole cells, from process start to dev score, and not steps.
+        compile_timeout_s: seconds after which a peer that compiles is left out; None: never.
+        started: what tells its rounds from those of other comparisons.
         process: the command that does what the folder named behind it asks for.
         worker: the command that runs the cell in the folder named behind it.
     """
@@ -56,13 +59,10 @@ class Comparison:
     device_name: str
     data: Path | None
     timeout_s: float | None = None
+    compile_timeout_s: float | None = None
+    started: str = field(default_factory=lambda: secrets.token_hex(4))
     process: tuple[str, ...] = (sys.executable, "-m", "bench.peers.process")
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
-
-    @property
-    def processes(self) -> int:
-        """How many there will be."""
-        return 1 + self.rounds * len(self.cells) * len(self.sides)
 
     def prepare(self, folder: Path, signals: Signals) -> bool:
         """Write cells and first weights to a folder; whether the pooler is newly initialised.
@@ -90,54 +90,89 @@ class Comparison:
         return bool(_answer(outcome)["new_pooler"])
 
     def attempts(
-        self, folder: Path, new_pooler: bool, signals: Signals, on_process: OnProcess
+        self,
+        folder: Path,
+        new_pooler: bool,
+        done: Sequence[Attempt],
+        signals: Signals,
+        on_process: OnProcess,
     ) -> Iterator[Attempt]:
-        """Run the processes, one after the other. A side that fails has no further rounds.
+        """Run the processes that are missing, one after the other.
+
+        A side that fails, or is not compiled in time, has no further rounds.
+
+        Args:
+            done: those that have run.
 
         Raises:
             StoppedError: if the user stopped it; the process that ran then is no attempt.
             DiskFullError: if a folder or lock can't be written.
         """
-        done = 0
+        number = 0
 
         def waits() -> None:
-            on_process(done, "waits for another run on this device")
+            on_process(number, "waits for another run on this device")
 
         failed: set[tuple[str, str]] = set()
+        drawn = {(a.cell.name, a.side) for a in done if a.answer.get("losses")}
         with Locks(device_locks(), signals, waits) as devices:
-            for done, (number, cell, side) in enumerate(self.turns(), start=1):
-                if (cell.name, side) in failed:
-                    continue
-                on_process(done, f"{setting_of(cell)}: {side}, round {number + 1} of {self.rounds}")
+            for number, (turn, cell, side) in enumerate(self.turns(done, failed), start=1):
+                key = cell.name, side
+                on_process(number, f"{setting_of(cell)}: {side}, round {turn + 1} of {self.rounds}")
+                compared = side in (OURS, COMPILED, eager(self.sides)) and key not in drawn
+                request = Request(
+                    kind=requests.WHOLE if self.whole else requests.STEPS,
+                    side=side,
+                    cells=(str(self._home(folder, cell)),),
+                    checkpoint=str(folder / requests.CHECKPOINT),
+                    loss_steps=self.loss_steps if compared else 0,
+                    budget_s=self.budget_s,
+                    compile_timeout_s=self.compile_timeout_s,
+                    new_pooler=new_pooler,
+                )
                 with devices.turn(self.device_name):
-                    attempt = self._attempt(folder, number, cell, side, new_pooler, signals)
+                    attempt = self._attempt(folder, turn, cell, request, signals)
                 if attempt.status == "interrupted":
                     raise StoppedError
                 if attempt.status != "ok":
-                    failed.add((cell.name, side))
+                    failed.add(key)
+                elif compared:
+                    drawn.add(key)
                 yield attempt
 
-    def turns(self) -> Iterator[tuple[int, Cell, str]]:
-        """Round, cell and side of each process in order.
+    def turns(
+        self, done: Sequence[Attempt] = (), failed: Set[tuple[str, str]] = frozenset()
+    ) -> Iterator[tuple[int, Cell, str]]:
+        """Round, cell and side of each process that is missing, in order.
 
         Rounds are outermost, and each begins with another side, so that neither a drift of the
-        machine nor what the process before left behind favours one.
+        machine nor what the process before left behind favours one. Ours takes part in all that a
+        peer is left for.
+
+        Args:
+            done: the processes that have run.
+            failed: names of cells, and their sides, that have no further rounds; looked at when a
+                round begins.
         """
+        missing = {
+            (cell.name, side): missing_rounds(done, cell, side, self.rounds)
+            for cell in self.cells
+            for side in self.sides
+            if side != OURS
+        }
         for number in range(self.rounds):
             for place, cell in enumerate(self.cells):
-                first = (number + place) % len(self.sides)
-                for side in (*self.sides[first:], *self.sides[:first]):
+                left = [side for side in self.sides if (cell.name, side) not in failed]
+                peers = [side for side in left if missing.get((cell.name, side), 0) > number]
+                sides = [side for side in left if side == OURS or side in peers] if peers else []
+                first = (number + place) % len(sides) if sides else 0
+                for side in (*sides[first:], *sides[:first]):
                     yield number, cell, side
 
     def _attempt(
-        self,
-        folder: Path,
-        number: int,
-        cell: Cell,
-        side: str,
-        new_pooler: bool,
-        signals: Signals,
+        self, folder: Path, number: int, cell: Cell, request: Request, signals: Signals
     ) -> Attempt:
+        side = request.side
         place = folder / "processes" / f"{setting_of(cell)}-{side}-{number}"
         if self.whole and side == OURS:
             place.mkdir(parents=True)
@@ -145,28 +180,21 @@ class Comparison:
             outcome, scored_s = self._watched(place, (*self.worker, str(place)), signals)
             answer = (outcome.result or {}).get("columns", {})
         else:
-            keeps = number == 0 and side in (OURS, COMPILED, eager(self.sides))
-            request = Request(
-                kind=requests.WHOLE if self.whole else requests.STEPS,
-                side=side,
-                cells=(str(self._home(folder, cell)),),
-                checkpoint=str(folder / requests.CHECKPOINT),
-                loss_steps=self.loss_steps if keeps else 0,
-                budget_s=self.budget_s,
-                new_pooler=new_pooler,
-            )
             outcome, scored_s = self._run(place, request, signals)
             answer = _answer(outcome)
         status, message = outcome.status, outcome.message
         if status == "ok" and self.whole and scored_s is None:
             status, message = "crashed", "it ended without saying that it had its dev score"
+        if status == "ok" and COMPILE_TIMEOUT in answer:
+            status = NOT_COMPILED
+            message = f"not compiled within {answer[COMPILE_TIMEOUT]:g} s"
         return Attempt(
             cell=cell,
             side=side,
-            round=number,
+            round=f"{self.started}-{number}",
             status=status,
             message=message,
-            answer=answer if status == "ok" else {},
+            answer=answer if status in ("ok", NOT_COMPILED) else {},
             scored_s=scored_s,
             peak_rss_mib=outcome.peak_rss_mib,
         )

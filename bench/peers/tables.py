@@ -7,9 +7,9 @@ from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.peers.curves import TOLERANCE
 from bench.peers.names import ABOUT, OURS
-from bench.peers.rows import Row
+from bench.peers.rows import NOT_COMPILED, Row
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import num, span, times
+from bench.report.text import count, num, span, times
 from bench.stats import Interval
 
 _KEPT: Final = ("setting", "side")
@@ -28,6 +28,7 @@ _TIMES: Final = _heads(
     ("limit_share", "of the limit", "the time of the products that can't be left out, over this"),
     ("startup_s", "start-up, s", "from launch to the first step"),
     ("compile_s", "compiling, s", "in the first round, on an empty cache"),
+    ("flags", "doubts", "what makes the times doubtful, in any round"),
 )
 _MEMORY: Final = _heads(
     ("peak_above_imports_mib", "peak, MiB", "resident, above what the imports take"),
@@ -106,9 +107,9 @@ def _text(key: str, row: Row) -> str:
         padded = row["epoch_padded"]
         return DASH if not padded else f"{1 - row['epoch_tokens'] / padded:.0%}"
     value = row[key]
-    if value is None:
+    if value is None or value == "":
         return DASH
-    if key in _KEPT:
+    if key in _KEPT or key == "flags":
         return str(value)
     if key == "agrees":
         return "yes" if value else "NO"
@@ -128,7 +129,7 @@ def said(
     sides: Sequence[str],
     conditions: Conditions,
     versions: Mapping[str, str],
-    rounds: int,
+    rows: Sequence[Row],
 ) -> list[str]:
     """What was compared, by whom, with which settings: sentences."""
     cell = cells[0]
@@ -141,9 +142,16 @@ def said(
         f"{cell.weight_decay:g} on matrices, gradients clipped to a norm of 1, a linear schedule "
         f"with a warm-up of {cell.warmup:.0%}, the same first weights, and {_rates(cells)}.",
         f"Machine: {conditions.machine}; device {conditions.device}, {conditions.threads} threads; "
-        f"torch {conditions.torch_version}, {libraries}; {rounds} rounds of fresh processes that "
+        f"torch {conditions.torch_version}, {libraries}; {_rounds(rows)} of fresh processes that "
         "alternate.",
     ]
+
+
+def _rounds(rows: Sequence[Row]) -> str:
+    """How many rounds the peers have that have any."""
+    numbers = {row["rounds"] for row in rows if row["side"] != OURS and row["rounds"]} or {0}
+    low, high = min(numbers), max(numbers)
+    return count(high, "round") if low == high else f"{low} to {high} rounds"
 
 
 def _rates(cells: Sequence[Cell]) -> str:
@@ -174,6 +182,8 @@ def findings(rows: Sequence[Row]) -> list[str]:
             if (of := [r for r in rows if r["setting"] == setting and _has_ratio(r)])
         }
         found += _range("Against each setting's fastest peer", list(best.values()))
+    left_out = [row for row in rows if row["status"] == NOT_COMPILED]
+    found += [f"{row['setting']}, {row['side']}: {row['message']}." for row in left_out]
     return found
 
 

@@ -1,8 +1,8 @@
 """A process of a comparison that answers at once, without torch: `fake_peer.py BEHAVIOUR FOLDER`.
 
 Behaviours: `alike` (all sides have the same losses), `parted` (the peers' are others), `crash` (the
-peers end without a result), `silent` (no whole cell says that it has its dev score). Ours takes
-2 ms where the peers take 4.
+peers end without a result), `silent` (no whole cell says that it has its dev score), `slow` (no
+model is compiled in time). Ours takes 2 ms where the peers take 4.
 """
 
 import json
@@ -28,6 +28,8 @@ def main(behaviour: str, folder: Path) -> int:
     answer: dict[str, Any] = {"new_pooler": False}
     if request["kind"] == "steps":
         answer = steps(request, behaviour, ours)
+        if behaviour == "slow" and request["side"] == "compiled":
+            answer = {"compile_timeout_s": request["compile_timeout_s"]}
     result = {"status": "ok", "columns": {"peers": answer}}
     (folder / "result.json").write_text(json.dumps(result))
     return 0

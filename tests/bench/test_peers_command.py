@@ -62,7 +62,7 @@ def test_tables_csv_and_pages(
     assert run(of, csv_file=tmp_path / "x.csv", reports=tmp_path / "reports") == 0
     shown = capsys.readouterr()
     assert "Against each setting's fastest peer, ours takes 0.50 times the time" in shown.out
-    assert "[13/13] full-bf16" in shown.err
+    assert "[13/13, 0 min] full-bf16" in shown.err
     rows = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
     assert tuple(rows[0]) == STEP_COLUMNS
     assert [row["side"] for row in rows] == ["ours", "default", "grouped"] * 2
@@ -101,9 +101,22 @@ def test_a_peer_that_crashes_is_told_and_the_others_go_on(
     rows = json.loads(shown.out)["rows"]
     assert [row["status"] for row in rows] == ["ok", "crashed", "crashed"] * 2
     assert rows[1]["message"] == "ValueError: no such thing"
-    assert rows[0]["rounds"] == 2
+    assert rows[0]["rounds"] == 1, "ours has no further rounds without a peer"
     assert rows[1]["rounds"] == 0
     assert shown.err.count("default, round") == 2, "a side that failed has no further rounds"
+
+
+def test_a_peer_that_is_not_compiled_in_time_is_left_out_and_no_failure(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = comparison(
+        tiny_checkpoint, "slow", sides=("ours", "default", "compiled"), compile_timeout_s=90.0
+    )
+    assert run(of) == 0
+    shown = capsys.readouterr()
+    assert "full-bf16, compiled: not compiled within 90 s." in shown.out
+    assert "compiled (not compiled)" in shown.out
+    assert shown.err.count("compiled, round") == 2, "and has no further rounds"
 
 
 @pytest.mark.parametrize("behaviour", ["alike", "silent"])
@@ -152,6 +165,9 @@ def test_without_first_weights_there_is_nothing_to_compare(
         (["--device", "cuda:9"], "cuda:9"),
         (["--csv", "/no/such/folder/x.csv"], "--csv"),
         (["--csv", "/"], "is a folder"),
+        (["--runs", "/no/such/folder/x.jsonl"], "--runs"),
+        (["--runs", __file__], "no file that bench.peers wrote"),
+        (["--compile-timeout", "0"], "compile-timeout"),
         (["--reports", "/proc/x"], "--reports"),
         (["--grid", "no.toml"], "no.toml"),
     ],
