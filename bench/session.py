@@ -18,6 +18,7 @@ from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.display import Display
 from bench.dominance import dominating, why_skipped
+from bench.environment import worker_environment
 from bench.errors import DiskFullError, InputError
 from bench.files import write_atomically
 from bench.gridfile import Grid
@@ -36,9 +37,6 @@ from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from minbert.tasks import TaskData, for_search, majority_score
 
 INTERRUPTED: Final = 130
-
-_NUMERICS: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
-"""Environment that would change what a cell computes behind its settings' back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +171,7 @@ class Session:
         outcome = run_worker(
             folder,
             argv,
-            env=self._environment(),
+            env=worker_environment(os.environ, self.conditions.threads),
             timeout_s=self.timeout_s,
             on_progress=display.progress,
             signals=signals,
@@ -214,15 +212,6 @@ class Session:
             keep=self.keep,
             code_version=self.conditions.code_version,
         )
-
-    def _environment(self) -> dict[str, str]:
-        threads = str(self.conditions.threads)
-        return {
-            **{name: value for name, value in os.environ.items() if name not in _NUMERICS},
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "MKL_NUM_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-        }
 
     def _row(self, item: Planned, outcome: Outcome, folder: Path, told: Row) -> Row:
         result = outcome.result or {}

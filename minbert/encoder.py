@@ -10,22 +10,16 @@ is never initialised first. `minbert.checkpoint.load_encoder` and `minbert.model
 values to parameters.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Final
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from minbert.config import BertConfig
-
-_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-}
+from minbert.kernels.attention import attention
+from minbert.kernels.dropout import dropout
+from minbert.kernels.linear import Linear
+from minbert.kernels.precision import product_dtype
+from minbert.kernels.reference import is_plain
+from minbert.kernels.residual import add_and_normalise
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
@@ -46,7 +40,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = _table(config.max_position_embeddings, hidden)
         self.token_type_embeddings = _table(config.type_vocab_size, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # [S]
@@ -56,38 +50,8 @@ class Embeddings(nn.Module):
             x = x + self.token_type_embeddings.weight[0]
         else:
             x = x + self.token_type_embeddings(token_type_ids)
-        normed: Tensor = self.dropout(self.LayerNorm(x))  # [B, S, H]
-        return normed
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √D) v by torch's kernel; arguments as `attention`."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √D) v as two products with an fp32 softmax between; as `attention`."""
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)  # [B, N, S, S]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32)
-    weights = F.dropout(weights, dropout)
-    return weights.to(v.dtype) @ v  # [B, N, S, D]
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention of every token to all real tokens of its sentence, [B, N, S, D].
-
-    On a CPU, torch's kernel is the faster one in fp32 and the slower one, by a factor of three and
-    more, in half precision, where the operations are spelled out. Under autocast q is half.
-
-    Args:
-        q, k, v: [B, N, S, D].
-        mask: [B, 1, 1, S], true at real tokens; None where all are real.
-        dropout: the probability that a weight of the softmax is dropped.
-    """
-    half_on_cpu = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
-    return (plain_attention if half_on_cpu else fused_attention)(q, k, v, mask, dropout)
+        x = dropout(self.LayerNorm(x), self.dropout, self.training)  # [B, S, H]
+        return x if is_plain() else x.to(product_dtype(x))
 
 
 class SelfAttention(nn.Module):
@@ -97,30 +61,27 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length, hidden = x.shape
         qkv = self.qkv(x)  # [B, S, 3 H]
-        qkv = qkv.view(batch, length, 3, self.heads, hidden // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, N, S, D]
-        y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        return y.transpose(1, 2).reshape(batch, length, hidden)  # [B, S, H]
+        return attention(qkv, mask, self.heads, self.dropout if self.training else 0.0)
 
 
 class Residual(nn.Module):
-    """A linear layer whose result is added to what its block was given, then normalised."""
+    """A linear layer, on an activation or not, whose result is added to what its block was given,
+    then normalised."""
 
-    def __init__(self, config: BertConfig, width: int) -> None:
+    def __init__(self, config: BertConfig, width: int, activation: str | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
+        self.dense = Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.activation = activation
+        self.dropout = config.hidden_dropout_prob
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        y = self.dropout(self.dense(y))  # [B, S, width] to [B, S, H]
-        normed: Tensor = self.LayerNorm(x + y)  # [B, S, H]
-        return normed
+        y = self.dense(y, self.activation)  # [B, S, width] to [B, S, H]
+        return add_and_normalise(x, y, self.LayerNorm, self.dropout, self.training)
 
 
 class Attention(nn.Module):
@@ -138,15 +99,15 @@ class Attention(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The wide layer and its activation."""
+    """The wide layer, before its activation: the layer after it computes that."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = _ACTIVATIONS[config.hidden_act]
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.dense(x))  # [B, S, I]
+        u: Tensor = self.dense(x)  # [B, S, I]
+        return u
 
 
 class Layer(nn.Module):
@@ -156,12 +117,12 @@ class Layer(nn.Module):
         super().__init__()
         self.attention = Attention(config)
         self.intermediate = Intermediate(config)
-        self.output = Residual(config, config.intermediate_size)
+        self.output = Residual(config, config.intermediate_size, config.hidden_act)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.attention(x, mask)  # [B, S, H]
-        y = self.intermediate(x)  # [B, S, I]
-        out: Tensor = self.output(y, x)  # [B, S, H]
+        u = self.intermediate(x)  # [B, S, I]
+        out: Tensor = self.output(u, x)  # [B, S, H]
         return out
 
 
@@ -219,7 +180,7 @@ class BertEncoder(nn.Module):
             attention_mask: [B, S], 1 or true at real tokens; None where all are real.
             token_type_ids: [B, S], 1 in the second text of a pair; None where there is none.
         """
-        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        mask = None if attention_mask is None else attention_mask.bool()  # [B, S]
         x = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
         hidden: Tensor = self.encoder(x, mask)  # [B, S, H]
         return hidden
