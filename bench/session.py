@@ -34,6 +34,7 @@ from bench.runner import Outcome, Signals, run_worker
 from bench.schema import CANDIDATE, Row, latest, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
+from bench.tokens import share
 from minbert.tasks import TaskData, for_search, majority_score
 
 INTERRUPTED: Final = 130
@@ -162,6 +163,8 @@ class Session:
             display.note(f"{item.cell.name}: taking over the result that a stopped run left")
             return row
         argv = [*self.worker, str(folder.resolve())]
+        # before the first worker starts, so that none differs from the others by making it
+        share(self._data_of(item.cell), item.cell, self.model.tokenizer, self.data_folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / jobs.FILE, job.to_json().encode())
