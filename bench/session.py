@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from bench.gridfile import Grid
 from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
+from bench.overhead import Account
 from bench.plan import FRESH, RERUN, SKIP, Planned
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
@@ -60,6 +61,7 @@ class Session:
     device_name: str
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
     forecaster: Forecaster | None = None
+    account: Account = field(default_factory=Account)
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run what the plans say, render the report; the exit code.
@@ -115,7 +117,9 @@ class Session:
         ):
             for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
                 display.start(item.cell.name, *outlook.begin(item.cell))
+                asked = self.account.now()
                 with devices.turn(self.device_name):
+                    self.account.waited_since(asked)
                     ids = item.cell.cell_id, self.conditions.conditions_id
                     row = self.store.last(*ids)
                     others = self.store.next_attempt(*ids) > item.attempt
@@ -179,7 +183,9 @@ class Session:
             on_progress=display.progress,
             signals=signals,
         )
-        return self._kept(folder, self._row(item, outcome, folder, told))
+        row = self._kept(folder, self._row(item, outcome, folder, told))
+        self.account.add(row)
+        return row
 
     def _left_behind(self, item: Planned, job: Job, folder: Path, told: Row) -> Row | None:
         """The row of a cell that ended when its parent died before it could append it."""
@@ -292,12 +298,16 @@ class Session:
             if cell_id in ids and where == conditions_id
         }
         counts = Counter(last.get(cell_id, "not run") for cell_id in ids)
+        times = self.account.times()
         if as_json:
-            click.echo(json.dumps({"cells": counts, "report": told}))
+            spent = None if times is None else times.to_json()
+            click.echo(json.dumps({"cells": counts, "report": told, "time": spent}))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{len(ids)} cells: {numbers}")
             click.echo(f"report: {told}")
+            if times is not None:
+                click.echo(f"time: {times}")
         fell_back = fallen_back(planned, conditions_id, rows)
         again = to_run_again(counts, planned)
         sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
