@@ -1,9 +1,9 @@
 """Run the cell in a folder: `python -m bench.worker CELL_FOLDER`.
 
 The grid starts this, one process a cell; by hand it repeats a cell. It reads cell.json and leaves
-result.json, steps.csv, epochs.csv, panel.csv, machine.json and predictions.safetensors in the
-folder. An error that is neither a lack of memory nor a training without a result ends it with a
-traceback, and without result.json.
+result.json, steps.csv, epochs.csv, machine.json, predictions.safetensors and, of a short training,
+panel.csv in the folder. An error that is neither a lack of memory nor a training without a result
+ends it with a traceback, and without result.json.
 """
 
 import json
@@ -18,6 +18,7 @@ from bench.files import write_atomically
 from bench.protocol import RESULT
 from bench.schema import SCHEMA, Row
 from bench.worker import lifeline
+from bench.worker.imports import import_all
 
 OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
 
@@ -39,8 +40,9 @@ def write_result(
 def main(folder: Path) -> int:
     """Run the cell in `folder`; the exit code."""
     lifeline.attach()
+    import_all()  # after the lifeline: importing torch takes seconds in which the parent may die
 
-    import torch  # after the lifeline: importing it takes seconds in which the parent may die
+    import torch
 
     from bench.job import Job
     from bench.worker.progress import Progress
