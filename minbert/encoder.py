@@ -63,9 +63,10 @@ class SelfAttention(nn.Module):
         self.dropout = config.attention_probs_dropout_prob
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         qkv = self.qkv(x)  # [B, S, 3 H]
-        return attention(qkv, mask, self.heads, self.dropout if self.training else 0.0)
+        dropped = self.dropout if self.training else 0.0
+        return attention(qkv, mask, self.heads, dropped, first_only)
 
 
 class Residual(nn.Module):
@@ -92,9 +93,10 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = Residual(config, config.hidden_size)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.self(x, mask)  # [B, S, H]
-        out: Tensor = self.output(y, x)  # [B, S, H]
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        y = self.self(x, mask, first_only)  # [B, S or 1, H]
+        x = x[:, :1].contiguous() if first_only else x
+        out: Tensor = self.output(y, x)  # [B, S or 1, H]
         return out
 
 
@@ -119,10 +121,10 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Residual(config, config.intermediate_size, config.hidden_act)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.attention(x, mask)  # [B, S, H]
-        u = self.intermediate(x)  # [B, S, I]
-        out: Tensor = self.output(u, x)  # [B, S, H]
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        x = self.attention(x, mask, first_only)  # [B, S or 1, H]
+        u = self.intermediate(x)  # [B, S or 1, I]
+        out: Tensor = self.output(u, x)  # [B, S or 1, H]
         return out
 
 
@@ -133,9 +135,10 @@ class Stack(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        for layer in self.layer:
-            x = layer(x, mask)  # [B, S, H]
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        last = len(self.layer) - 1
+        for index, layer in enumerate(self.layer):
+            x = layer(x, mask, first_only and index == last)  # [B, S, H], in the end S or 1
         return x
 
 
@@ -172,6 +175,7 @@ class BertEncoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        first_only: bool = False,
     ) -> Tensor:
         """The last layer's hidden states, [B, S, H]; at padding they mean nothing.
 
@@ -179,8 +183,11 @@ class BertEncoder(nn.Module):
             input_ids: token ids [B, S].
             attention_mask: [B, S], 1 or true at real tokens; None where all are real.
             token_type_ids: [B, S], 1 in the second text of a pair; None where there is none.
+            first_only: whether no more is needed than each text's first, [B, 1, H]: the last layer
+                then computes that alone, but for keys and values.
         """
+        first_only = first_only and not is_plain()
         mask = None if attention_mask is None else attention_mask.bool()  # [B, S]
         x = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
-        hidden: Tensor = self.encoder(x, mask)  # [B, S, H]
+        hidden: Tensor = self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]
         return hidden

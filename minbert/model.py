@@ -43,7 +43,8 @@ class BertClassifier(nn.Module):
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, num_outputs]; arguments as the encoder's."""
-        hidden = self.bert(input_ids, attention_mask, token_type_ids)  # [B, S, H]
+        by_first = self.bert.pooler is not None
+        hidden = self.bert(input_ids, attention_mask, token_type_ids, first_only=by_first)
         if self.bert.pooler is not None:
             pooled = self.bert.pooler(hidden)  # [B, H]
         else:

@@ -100,16 +100,17 @@ def test_linear(activation: str | None, bias: bool) -> None:
 
 
 @PADDED
-def test_attention(mask: Tensor | None) -> None:
+@pytest.mark.parametrize("first_only", [False, True])
+def test_attention(mask: Tensor | None, first_only: bool) -> None:
     length, heads = 7, 2
     qkv = drawn(3, length, 24, dtype=torch.float64)
     same_gradients(
-        lambda x: attention(x, mask, heads, 0.0),
-        lambda x: torch_attention(x, mask, heads, 0.0),
+        lambda x: attention(x, mask, heads, 0.0, first_only),
+        lambda x: torch_attention(x, mask, heads, 0.0, first_only),
         qkv,
     )
     assert torch.autograd.gradcheck(
-        lambda x: attention(x, mask, heads, 0.0), [qkv.clone().requires_grad_()]
+        lambda x: attention(x, mask, heads, 0.0, first_only), [qkv.clone().requires_grad_()]
     )
 
 
