@@ -17,9 +17,10 @@ from minbert.checkpoint import load_encoder
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.encoded import Encoded
 from minbert.errors import InputError
+from minbert.kernels.linear import hold_frozen
 from minbert.model import BertClassifier, initialise
 from minbert.tasks import TaskData, find_task, for_search, load_task
-from minbert.training import Group
+from minbert.training import HALF, Group
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
         new_pooler=new_pooler,
         seed=cell.seed,
     )
+    if cell.amp in HALF and not job.keep:  # what is kept is not rounded
+        hold_frozen(model, HALF[cell.amp])
     return model.to(torch.device(job.device))
 
 

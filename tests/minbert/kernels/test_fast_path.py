@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adapters.injection import inject
 from minbert.config import BertConfig
+from minbert.kernels.linear import Linear, hold_frozen
 from minbert.kernels.reference import plain
 from minbert.model import BertClassifier, initialise
 from minbert.training import autocast, loss_of
@@ -92,3 +93,15 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers)
         )
     fast, usual = errors
     assert 0 < fast < 2 * usual
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("head", None), ("lora", "attn-only")])
+def test_frozen_weights_in_half_change_nothing_under_autocast(mode, layers) -> None:
+    model = model_of(mode, layers, "mean")
+    before = dict(step(model, True, "bf16"))
+    hold_frozen(model, torch.bfloat16)
+    half = [m for m in model.modules() if isinstance(m, Linear) and m.weight.dtype != torch.float32]
+    assert half
+    assert not any(module.weight.requires_grad for module in half)
+    for name, value in step(model, True, "bf16"):
+        assert torch.equal(value, before[name]), name
