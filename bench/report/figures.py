@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import matplotlib as mpl
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -44,6 +43,13 @@ _STYLE: Final[Any] = {
     "axes.edgecolor": "#8a959e", "grid.color": GRID, "grid.linewidth": 0.7,
     "axes.facecolor": PAPER, "figure.facecolor": PAPER, "lines.linewidth": 1.4,
     "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.grid": True, "axes.axisbelow": True, "grid.linestyle": "-",
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.spines.left": True, "axes.spines.bottom": True,
+    "xtick.bottom": False, "xtick.top": False, "ytick.left": False, "ytick.right": False,
+    "xtick.direction": "out", "ytick.direction": "out",
+    "patch.edgecolor": "w", "patch.force_edgecolor": True, "lines.solid_capstyle": "round",
+    "figure.autolayout": False, "figure.constrained_layout.use": False,
 }  # fmt: skip
 _WIDTH: Final = 4.7
 _LARGEST_RATIO: Final = 1e9
@@ -63,19 +69,26 @@ class Drawing:
 @contextmanager
 def _canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    style = {**sns.axes_style("whitegrid"), **_STYLE}
-    with mpl.rc_context(style):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         yield figure, axes
-        sns.despine(ax=axes)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Give everything its place, as drawing would."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
 
 
 def _svg(figure: Figure, stem: str) -> str:
     """The figure's SVG, without prolog and metadata, its ids made unique by its stem."""
     buffer = StringIO()
     with mpl.rc_context(_STYLE):
+        _lay_out(figure)
+        figure.set_layout_engine(None)  # saving would else draw twice
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -113,7 +126,7 @@ def _fill(amp: str, colour: str) -> dict[str, Any]:
 
 def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Number points from 1, each beside its point where the other numbers leave room."""
-    figure.draw_without_rendering()
+    _lay_out(figure)
     taken: list[tuple[float, float]] = []
     for i, place in enumerate(places, start=1):
         x, y = axes.transData.transform(place)
