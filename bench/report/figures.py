@@ -43,13 +43,6 @@ _STYLE: Final[Any] = {
     "axes.edgecolor": "#8a959e", "grid.color": GRID, "grid.linewidth": 0.7,
     "axes.facecolor": PAPER, "figure.facecolor": PAPER, "lines.linewidth": 1.4,
     "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.grid": True, "axes.axisbelow": True, "grid.linestyle": "-",
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.spines.left": True, "axes.spines.bottom": True,
-    "xtick.bottom": False, "xtick.top": False, "ytick.left": False, "ytick.right": False,
-    "xtick.direction": "out", "ytick.direction": "out",
-    "patch.edgecolor": "w", "patch.force_edgecolor": True, "lines.solid_capstyle": "round",
-    "figure.autolayout": False, "figure.constrained_layout.use": False,
 }  # fmt: skip
 _WIDTH: Final = 4.7
 _LARGEST_RATIO: Final = 1e9
@@ -68,12 +61,16 @@ class Drawing:
 
 @contextmanager
 def _canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
+    import seaborn as sns  # here, so that who draws nothing does not wait for it
+
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with mpl.rc_context(_STYLE):
+    style = {**sns.axes_style("whitegrid"), **_STYLE}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         yield figure, axes
+        sns.despine(ax=axes)
 
 
 def _lay_out(figure: Figure) -> None:
