@@ -42,7 +42,7 @@ def check_checkpoint(folder: Path, digest: str) -> None:
 def _mark(digest: str) -> Path:
     """The file in the user's cache that is there once a checkpoint could be loaded."""
     found = hashlib.sha256(f"{digest} {version('torch')}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.read_bytes())
     return cache_folder() / "checked" / found.hexdigest()[:32]
 
