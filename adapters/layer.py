@@ -9,8 +9,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from adapters.product import MergedProduct, has_zero
+from minbert.kernels.activations import activate
+from minbert.kernels.precision import product_dtype
+from minbert.kernels.reference import is_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +137,40 @@ class AdaptedLinear(nn.Module, ABC):
         found = self.decomposed()
         return found.updated if found.ratios is None else found.ratios[:, None] * found.updated
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., i] to [..., o]; the product is in autocast's type, or without it in x's."""
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        with torch.autocast(kind, enabled=False):
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Map x [..., i], or an activation of it, to [..., o].
+
+        The product is in autocast's type, or without it in x's. `activation` is one of
+        `minbert.config.ACTIVATIONS`.
+        """
+        if is_plain():
+            return self._plain(x if activation is None else activate(activation, x))
+        with torch.autocast(x.device.type, enabled=False):
             found = self.decomposed()
-            magnitude = found.magnitude
-            zeros = magnitude is not None and torch.is_grad_enabled() and has_zero(magnitude)
+        magnitude = found.magnitude
+        zeros = magnitude is not None and torch.is_grad_enabled() and has_zero(magnitude)
+        dtype = product_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
             y: Tensor = MergedProduct.apply(
                 x, self.lora_A, self.lora_B, magnitude, found.updated, found.ratios,
-                found.norms, found.scaled, self.bias, self.scales, dtype, zeros,
+                found.norms, found.scaled, self.bias, self.scales, dtype, zeros, activation,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return y
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """The definition, under autograd."""
+        dtype = product_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            found = self.decomposed()
+            stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
+            weight = torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A).flatten(0, 1)
+            if found.magnitude is not None and found.norms is not None:
+                ratios = found.magnitude / found.norms
+                if found.scaled is not None:
+                    ratios = torch.where(found.scaled, ratios, 1.0)
+                weight = ratios[:, None] * weight
+            bias = None if self.bias is None else self.bias.to(dtype)
+            return F.linear(x.to(dtype), weight.to(dtype), bias)
 
     def extra_repr(self) -> str:
         """Sizes and ranks, for `print(model)`."""

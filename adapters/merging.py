@@ -5,6 +5,7 @@ from torch import nn
 
 from adapters.errors import InputError
 from adapters.layer import AdaptedLinear, replace
+from minbert.kernels.linear import Linear
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def merge(model: nn.Module) -> dict[str, AdaptedLinear]:
     if not kept:
         raise InputError("the model has no adapters to merge; inject or load some first")
     for name, layer in kept.items():
-        linear = nn.Linear(
+        linear = Linear(
             layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
         )
         with torch.autocast(layer.weight.device.type, enabled=False):

@@ -3,7 +3,7 @@
 Plain autograd would form the gradient of the whole merged weight, a product as large as the forward
 pass, only to reduce it to the gradients of thin factors. Here those come from thin products, and
 what is kept for the backward pass is the input, the merged weight in the type of the product, and
-for DoRA the output.
+for DoRA the output, which what comes after the layer keeps anyway.
 """
 
 from typing import Any
@@ -11,21 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F  # noqa: N812
+
+from minbert.kernels.activations import activate, gradient
+from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 
 
 class MergedProduct(torch.autograd.Function):
     """y = x (c ⊙ V)ᵀ + b with V = W + s B A, c = m / n or 1, and n the row norms of V, constant.
 
-    In backward, with G the gradient of y, and for each of the p parts its own rows of G, B and c:
-    P = s G (c ⊙ B), dx = G (c ⊙ V), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x Aᵀ)), and dm = Σ G ⊙ (y − b) / m
-    over tokens. Where m is 0 that is Σ (Gᵀ x) ⊙ V / n.
+    x is u, or an activation of it. In backward, with G the gradient of y, and for each of the p
+    parts its own rows of G, B and c: P = s G (c ⊙ B), dx = G (c ⊙ V), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x
+    Aᵀ)), and dm = Σ G ⊙ (y − b) / m over tokens. Where m is 0 that is Σ (Gᵀ x) ⊙ V / n.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,  # [..., i]
+        u: Tensor,  # [..., i]
         lora_A: Tensor,  # [p, r, i]  # noqa: N803
         lora_B: Tensor,  # [p, o / p, r]  # noqa: N803
         magnitude: Tensor | None,  # [o]
@@ -37,16 +39,17 @@ class MergedProduct(torch.autograd.Function):
         scales: Tensor,  # [p, 1, 1]
         dtype: torch.dtype,
         zeros: bool,  # whether a magnitude may be 0
+        activation: str | None,  # what makes x of u
     ) -> Tensor:
         """The product in `dtype`, [..., o]."""
         weight = updated if ratios is None else ratios.unsqueeze(1) * updated
-        weight, x = weight.to(dtype), x.to(dtype)
+        weight = weight.to(dtype)
+        x = (u if activation is None else activate(activation, u)).to(dtype)
         bias = None if bias is None else bias.to(dtype)
-        y = F.linear(x, weight, bias)
-        kept_y = y if magnitude is not None else None
-        kept_v = updated if zeros else None
+        y = times(x, weight, bias)
+        ctx.activation, ctx.of_u = activation, u.dtype
         ctx.save_for_backward(
-            x,
+            x if activation is None else u,
             lora_A,
             lora_B,
             magnitude,
@@ -56,48 +59,55 @@ class MergedProduct(torch.autograd.Function):
             scaled,
             bias,
             scales,
-            kept_y,
-            kept_v,
+            y if magnitude is not None else None,
+            updated if zeros else None,
         )
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, A, B and m; of nothing else."""
-        (gradient,) = gradients
-        with torch.autocast(gradient.device.type, enabled=False):
-            return *_backward(ctx, gradient), *[None] * 8
+        """Gradients of u, A, B and m; of nothing else."""
+        (g,) = gradients
+        with torch.autocast(g.device.type, enabled=False):
+            return *_backward(ctx, g), *[None] * 9
 
 
 def _backward(
-    ctx: Any, gradient: Tensor
+    ctx: Any, gradient_of_y: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    x, lora_a, lora_b, magnitude, weight, ratios, norms, scaled, bias, scales, y, v = (
+    u, lora_a, lora_b, magnitude, weight, ratios, norms, scaled, bias, scales, y, v = (
         ctx.saved_tensors
     )
-    wants_x, wants_a, wants_b, wants_m = ctx.needs_input_grad[:4]
+    wants_u, wants_a, wants_b, wants_m = ctx.needs_input_grad[:4]
     parts, rank, width = lora_a.shape
     dtype = weight.dtype
-    g = gradient.reshape(-1, weight.shape[0])  # [T, o]
+    x = u if ctx.activation is None else activate(ctx.activation, u).to(dtype)
+    g = gradient_of_y.reshape(-1, weight.shape[0])  # [T, o]
     flat = x.reshape(-1, width)  # [T, i]
-    by_part = g.view(len(g), parts, -1).transpose(0, 1)  # [p, T, o / p]
+    by_part = g.chunk(parts, dim=1)  # p of [T, o / p]
     factor = scales if ratios is None else scales * ratios.view(parts, -1, 1)  # [p, o / p or 1, 1]
-    dx = da = db = dm = None
-    if wants_x:
-        dx = (g @ weight).view_as(x)
+    du = da = db = dm = None
     if wants_a:
-        thin = torch.bmm(by_part, (factor * lora_b).to(dtype))  # P, [p, T, r]
-        thin = thin.transpose(0, 1).reshape(len(g), -1)  # [T, p r]
-        da = (thin.t() @ flat).to(lora_a.dtype).view(parts, rank, width)
+        scaled_b = (factor * lora_b).to(dtype)
+        thin = [times(of_part, b.t()) for of_part, b in zip(by_part, scaled_b, strict=True)]
+        p = thin[0] if parts == 1 else torch.cat(thin, dim=1)  # P, [T, p r]
+        da = times(p.t(), flat.t()).to(lora_a.dtype).view(parts, rank, width)
     if wants_b:
-        through = flat @ lora_a.reshape(-1, width).to(dtype).t()  # x Aᵀ, [T, p r]
-        through = through.view(len(g), parts, rank).transpose(0, 1)  # [p, T, r]
-        db = factor * torch.bmm(by_part.transpose(1, 2), through).to(lora_b.dtype)
+        through = times(flat, lora_a.reshape(-1, width).to(dtype))  # x Aᵀ, [T, p r]
+        thin = [
+            thin_over_tokens(of_part, of_x.contiguous())
+            for of_part, of_x in zip(by_part, through.chunk(parts, dim=1), strict=True)
+        ]
+        db = factor * torch.stack(thin).to(lora_b.dtype)
     if wants_m:
         dm = _of_magnitude(g, flat, y.reshape_as(g), magnitude, norms, bias, v)
         dm = dm if scaled is None else torch.where(scaled, dm, 0.0)
-    return dx, da, db, dm
+    if wants_u:
+        du = times(g, weight.t()).view_as(u)
+        du = du if ctx.activation is None else gradient(ctx.activation, du, u)
+        du = du.to(ctx.of_u)
+    return du, da, db, dm
 
 
 def _of_magnitude(
@@ -110,9 +120,8 @@ def _of_magnitude(
     updated: Tensor | None,
 ) -> Tensor:
     """dm, [o], as if c came from m everywhere."""
-    along = (g * y).sum(dim=0, dtype=magnitude.dtype)
-    if bias is not None:
-        along = along - bias.to(magnitude.dtype) * g.sum(dim=0, dtype=magnitude.dtype)
+    of_bias = 0.0 if bias is None else bias.to(magnitude.dtype)
+    along = sum_over_tokens((y.to(magnitude.dtype) - of_bias).mul_(g))
     found = torch.where(magnitude == 0, 0.0, along / magnitude)
     if updated is not None:
         rows = (magnitude == 0).nonzero().squeeze(1)

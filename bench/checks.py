@@ -68,7 +68,7 @@ def check_model(model: Model, init: str) -> None:
     if init == "random" and not model.embedded:
         Tokenizer.from_folder(model.tokenizer)
     if init == "pretrained" and model.checkpoint is not None and not model.embedded:
-        check_checkpoint(model.checkpoint)
+        check_checkpoint(model.checkpoint, model.digest)
 
 
 def check_reports(reports: Path) -> None:

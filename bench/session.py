@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -18,12 +18,14 @@ from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.display import Display
 from bench.dominance import dominating, why_skipped
+from bench.environment import worker_environment
 from bench.errors import DiskFullError, InputError
 from bench.files import write_atomically
 from bench.gridfile import Grid
 from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
+from bench.overhead import Account
 from bench.plan import FRESH, RERUN, SKIP, Planned
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
@@ -33,12 +35,10 @@ from bench.runner import Outcome, Signals, run_worker
 from bench.schema import CANDIDATE, Row, latest, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
+from bench.tokens import share
 from minbert.tasks import TaskData, for_search, majority_score
 
 INTERRUPTED: Final = 130
-
-_NUMERICS: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
-"""Environment that would change what a cell computes behind its settings' back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ class Session:
     device_name: str
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
     forecaster: Forecaster | None = None
+    account: Account = field(default_factory=Account)
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run what the plans say, render the report; the exit code.
@@ -116,7 +117,9 @@ class Session:
         ):
             for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
                 display.start(item.cell.name, *outlook.begin(item.cell))
+                asked = self.account.now()
                 with devices.turn(self.device_name):
+                    self.account.waited_since(asked)
                     ids = item.cell.cell_id, self.conditions.conditions_id
                     row = self.store.last(*ids)
                     others = self.store.next_attempt(*ids) > item.attempt
@@ -164,6 +167,8 @@ class Session:
             display.note(f"{item.cell.name}: taking over the result that a stopped run left")
             return row
         argv = [*self.worker, str(folder.resolve())]
+        # before the first worker starts, so that none differs from the others by making it
+        share(self._data_of(item.cell), item.cell, self.model.tokenizer, self.data_folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / jobs.FILE, job.to_json().encode())
@@ -173,12 +178,14 @@ class Session:
         outcome = run_worker(
             folder,
             argv,
-            env=self._environment(),
+            env=worker_environment(os.environ, self.conditions.threads),
             timeout_s=self.timeout_s,
             on_progress=display.progress,
             signals=signals,
         )
-        return self._kept(folder, self._row(item, outcome, folder, told))
+        row = self._kept(folder, self._row(item, outcome, folder, told))
+        self.account.add(row)
+        return row
 
     def _left_behind(self, item: Planned, job: Job, folder: Path, told: Row) -> Row | None:
         """The row of a cell that ended when its parent died before it could append it."""
@@ -214,15 +221,6 @@ class Session:
             keep=self.keep,
             code_version=self.conditions.code_version,
         )
-
-    def _environment(self) -> dict[str, str]:
-        threads = str(self.conditions.threads)
-        return {
-            **{name: value for name, value in os.environ.items() if name not in _NUMERICS},
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "MKL_NUM_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-        }
 
     def _row(self, item: Planned, outcome: Outcome, folder: Path, told: Row) -> Row:
         result = outcome.result or {}
@@ -300,12 +298,16 @@ class Session:
             if cell_id in ids and where == conditions_id
         }
         counts = Counter(last.get(cell_id, "not run") for cell_id in ids)
+        times = self.account.times()
         if as_json:
-            click.echo(json.dumps({"cells": counts, "report": told}))
+            spent = None if times is None else times.to_json()
+            click.echo(json.dumps({"cells": counts, "report": told, "time": spent}))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{len(ids)} cells: {numbers}")
             click.echo(f"report: {told}")
+            if times is not None:
+                click.echo(f"time: {times}")
         fell_back = fallen_back(planned, conditions_id, rows)
         again = to_run_again(counts, planned)
         sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))

@@ -47,10 +47,11 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is no proportion")
-    from scipy.stats import binomtest
-
-    found = binomtest(successes, total).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    share, unseen = successes / total, _Z**2 / total
+    centre = share + unseen / 2
+    half = math.sqrt(unseen * (share * (1 - share) + unseen / 4))
+    low, high = (centre - half) / (1 + unseen), (centre + half) / (1 + unseen)
+    return max(low, 0.0) if successes else 0.0, min(high, 1.0) if successes < total else 1.0
 
 
 def fisher(correlation: float, total: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minbert.tokenizer import Encoded
+from minbert.encoded import Encoded
 
 CHUNK_BATCHES: Final = 50
 """Batches whose texts are sorted by length together.

@@ -4,23 +4,50 @@ A process of its own, so that who asks need not import torch, and that a file ma
 reader busy can be given up.
 """
 
+import hashlib
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from minbert.assets import cache_folder
 from minbert.errors import InputError
+from minbert.files import is_file
 
 PATIENCE_S: Final = 300.0
 """Loading takes seconds; from a slow network's folder, minutes."""
 
 
-def check_checkpoint(folder: Path) -> None:
+def check_checkpoint(folder: Path, digest: str) -> None:
     """Read a checkpoint's configuration, vocabulary and weights in another process.
+
+    What could be loaded once, by this code, is not loaded again.
+
+    Args:
+        digest: of its files, as `minbert.files.model_digest` has it.
 
     Raises:
         InputError: what loading it would raise, or if it takes longer than `PATIENCE_S`.
     """
+    known = _mark(digest)
+    if not is_file(known):
+        _check(folder)
+        with suppress(OSError):
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.touch()
+
+
+def _mark(digest: str) -> Path:
+    """The file in the user's cache that is there once a checkpoint could be loaded."""
+    found = hashlib.sha256(f"{digest} {version('torch')}".encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return cache_folder() / "checked" / found.hexdigest()[:32]
+
+
+def _check(folder: Path) -> None:
     argv = [sys.executable, "-m", "minbert.check", str(folder)]
     try:
         result = subprocess.run(

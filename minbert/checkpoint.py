@@ -110,7 +110,7 @@ def save_checkpoint(model: BertClassifier, folder: Path, tokenizer: Path) -> Non
     values = {
         "model_type": "bert",
         "architectures": ["BertForSequenceClassification" if pooled else "BertModel"],
-        "classifier_dropout": model.dropout.p,
+        "classifier_dropout": model.dropout,
         "id2label": {str(number): f"LABEL_{number}" for number in outputs},
         "label2id": {f"LABEL_{number}": number for number in outputs},
         **asdict(model.bert.config),

@@ -10,22 +10,16 @@ is never initialised first. `minbert.checkpoint.load_encoder` and `minbert.model
 values to parameters.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Final
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from minbert.config import BertConfig
-
-_ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-}
+from minbert.kernels.attention import attention
+from minbert.kernels.dropout import dropout
+from minbert.kernels.linear import Linear
+from minbert.kernels.precision import product_dtype
+from minbert.kernels.reference import is_plain
+from minbert.kernels.residual import add_and_normalise
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
@@ -46,7 +40,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = _table(config.max_position_embeddings, hidden)
         self.token_type_embeddings = _table(config.type_vocab_size, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # [S]
@@ -56,38 +50,8 @@ class Embeddings(nn.Module):
             x = x + self.token_type_embeddings.weight[0]
         else:
             x = x + self.token_type_embeddings(token_type_ids)
-        normed: Tensor = self.dropout(self.LayerNorm(x))  # [B, S, H]
-        return normed
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √D) v by torch's kernel; arguments as `attention`."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √D) v as two products with an fp32 softmax between; as `attention`."""
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)  # [B, N, S, S]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32)
-    weights = F.dropout(weights, dropout)
-    return weights.to(v.dtype) @ v  # [B, N, S, D]
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention of every token to all real tokens of its sentence, [B, N, S, D].
-
-    On a CPU, torch's kernel is the faster one in fp32 and the slower one, by a factor of three and
-    more, in half precision, where the operations are spelled out. Under autocast q is half.
-
-    Args:
-        q, k, v: [B, N, S, D].
-        mask: [B, 1, 1, S], true at real tokens; None where all are real.
-        dropout: the probability that a weight of the softmax is dropped.
-    """
-    half_on_cpu = q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16)
-    return (plain_attention if half_on_cpu else fused_attention)(q, k, v, mask, dropout)
+        x = dropout(self.LayerNorm(x), self.dropout, self.training)  # [B, S, H]
+        return x if is_plain() else x.to(product_dtype(x))
 
 
 class SelfAttention(nn.Module):
@@ -97,30 +61,28 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length, hidden = x.shape
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         qkv = self.qkv(x)  # [B, S, 3 H]
-        qkv = qkv.view(batch, length, 3, self.heads, hidden // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, N, S, D]
-        y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        return y.transpose(1, 2).reshape(batch, length, hidden)  # [B, S, H]
+        dropped = self.dropout if self.training else 0.0
+        return attention(qkv, mask, self.heads, dropped, first_only)
 
 
 class Residual(nn.Module):
-    """A linear layer whose result is added to what its block was given, then normalised."""
+    """A linear layer, on an activation or not, whose result is added to what its block was given,
+    then normalised."""
 
-    def __init__(self, config: BertConfig, width: int) -> None:
+    def __init__(self, config: BertConfig, width: int, activation: str | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
+        self.dense = Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.activation = activation
+        self.dropout = config.hidden_dropout_prob
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        y = self.dropout(self.dense(y))  # [B, S, width] to [B, S, H]
-        normed: Tensor = self.LayerNorm(x + y)  # [B, S, H]
-        return normed
+        y = self.dense(y, self.activation)  # [B, S, width] to [B, S, H]
+        return add_and_normalise(x, y, self.LayerNorm, self.dropout, self.training)
 
 
 class Attention(nn.Module):
@@ -131,22 +93,23 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = Residual(config, config.hidden_size)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.self(x, mask)  # [B, S, H]
-        out: Tensor = self.output(y, x)  # [B, S, H]
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        y = self.self(x, mask, first_only)  # [B, S or 1, H]
+        x = x[:, :1].contiguous() if first_only else x
+        out: Tensor = self.output(y, x)  # [B, S or 1, H]
         return out
 
 
 class Intermediate(nn.Module):
-    """The wide layer and its activation."""
+    """The wide layer, before its activation: the layer after it computes that."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = _ACTIVATIONS[config.hidden_act]
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.dense(x))  # [B, S, I]
+        u: Tensor = self.dense(x)  # [B, S, I]
+        return u
 
 
 class Layer(nn.Module):
@@ -156,12 +119,12 @@ class Layer(nn.Module):
         super().__init__()
         self.attention = Attention(config)
         self.intermediate = Intermediate(config)
-        self.output = Residual(config, config.intermediate_size)
+        self.output = Residual(config, config.intermediate_size, config.hidden_act)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.attention(x, mask)  # [B, S, H]
-        y = self.intermediate(x)  # [B, S, I]
-        out: Tensor = self.output(y, x)  # [B, S, H]
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        x = self.attention(x, mask, first_only)  # [B, S or 1, H]
+        u = self.intermediate(x)  # [B, S or 1, I]
+        out: Tensor = self.output(u, x)  # [B, S or 1, H]
         return out
 
 
@@ -172,9 +135,10 @@ class Stack(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        for layer in self.layer:
-            x = layer(x, mask)  # [B, S, H]
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        last = len(self.layer) - 1
+        for index, layer in enumerate(self.layer):
+            x = layer(x, mask, first_only and index == last)  # [B, S, H], in the end S or 1
         return x
 
 
@@ -211,6 +175,7 @@ class BertEncoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        first_only: bool = False,
     ) -> Tensor:
         """The last layer's hidden states, [B, S, H]; at padding they mean nothing.
 
@@ -218,8 +183,11 @@ class BertEncoder(nn.Module):
             input_ids: token ids [B, S].
             attention_mask: [B, S], 1 or true at real tokens; None where all are real.
             token_type_ids: [B, S], 1 in the second text of a pair; None where there is none.
+            first_only: whether no more is needed than each text's first, [B, 1, H]: the last layer
+                then computes that alone, but for keys and values.
         """
-        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+        first_only = first_only and not is_plain()
+        mask = None if attention_mask is None else attention_mask.bool()  # [B, S]
         x = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
-        hidden: Tensor = self.encoder(x, mask)  # [B, S, H]
+        hidden: Tensor = self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]
         return hidden

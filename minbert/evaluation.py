@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from minbert.batches import collate, plan_evaluation
-from minbert.tokenizer import Encoded
+from minbert.encoded import Encoded
 from minbert.training import autocast
 
 

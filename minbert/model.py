@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from minbert.config import BertConfig
 from minbert.encoder import BertEncoder
+from minbert.kernels.dropout import dropout
 
 POOLINGS: Final = ("pooler", "mean")
 
@@ -32,7 +33,7 @@ class BertClassifier(nn.Module):
             raise ValueError(f"no pooling is called {pooling!r}; there are {', '.join(POOLINGS)}")
         super().__init__()
         self.bert = BertEncoder(config, pooler=pooling == "pooler")
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.classifier = nn.Linear(config.hidden_size, num_outputs, device="meta")
 
     def forward(
@@ -42,17 +43,22 @@ class BertClassifier(nn.Module):
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, num_outputs]; arguments as the encoder's."""
-        hidden = self.bert(input_ids, attention_mask, token_type_ids)  # [B, S, H]
+        by_first = self.bert.pooler is not None
+        hidden = self.bert(input_ids, attention_mask, token_type_ids, first_only=by_first)
         if self.bert.pooler is not None:
             pooled = self.bert.pooler(hidden)  # [B, H]
         else:
             pooled = mean_of_real(hidden, attention_mask)  # [B, H]
-        logits: Tensor = self.classifier(self.dropout(pooled))  # [B, num_outputs]
+        logits: Tensor = self.classifier(
+            dropout(pooled, self.dropout, self.training)
+        )  # [B, num_outputs]
         return logits
 
 
 def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """The mean [B, H] of hidden states [B, S, H] over the tokens where the mask [B, S] is 1."""
+    """The mean [B, H] of hidden states [B, S, H] over the tokens where the mask [B, S] is 1,
+    in fp32 or better."""
+    hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     if attention_mask is None:
         return hidden.mean(dim=1)
     real = attention_mask.to(hidden.dtype)[:, :, None]  # [B, S, 1]

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -16,6 +14,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
 from minbert.config import BertConfig
+from minbert.encoded import Encoded
 from minbert.errors import InputError
 from minbert.files import (
     CONFIG,
@@ -26,6 +25,8 @@ from minbert.files import (
     read_json,
     tokenizer_files,
 )
+
+__all__ = ["Encoded", "Tokenizer"]
 
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _SETTINGS: Final = {
@@ -48,26 +49,6 @@ _LONGEST_WORD: Final = 1000
 """Characters; the time for a word grows with their square. Longer ones are [UNK], mostly from 100
 on."""
 _HIGHEST_ID: Final = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of N texts, or pairs of texts, end to end: T tokens in all.
-
-    Text n has the tokens from `offsets[n]` up to `offsets[n + 1]`; none is padding.
-    """
-
-    input_ids: NDArray[np.int32]  # [T]
-    token_type_ids: NDArray[np.int8]  # [T], 1 in the second text of a pair and its [SEP]
-    offsets: NDArray[np.int64]  # [N + 1]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, [N]."""
-        return np.diff(self.offsets)
 
 
 class Tokenizer:

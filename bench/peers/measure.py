@@ -29,10 +29,10 @@ from bench.probes.memory import (
 )
 from bench.probes.steps import StepClock
 from bench.protocol import LAUNCHED_AT
-from bench.worker.setup import Split, load_data, tokenise
+from bench.worker.setup import Split, examples
 from minbert.batches import Batch
 from minbert.config import BertConfig
-from minbert.tasks import Task
+from minbert.tasks import Task, find_task
 
 
 class Steps(Protocol):
@@ -91,9 +91,9 @@ def measure(
     forget_peak()
     device = use_device(job)
     on_phase("load")
-    data = load_data(job)
-    trainer, pad_id = side.build(job, request, data.task, total_steps=1, warmup=0.0)
-    train, _ = tokenise(job, data)
+    task = find_task(job.cell.task)
+    trainer, pad_id = side.build(job, request, task, total_steps=1, warmup=0.0)
+    train, _ = examples(job)
     work = find_workload(request.side, train, job.cell, pad_id, device)
     torch.manual_seed(job.cell.seed)
     start_cuda_peaks(device)
@@ -132,12 +132,12 @@ def measure(
         **_told(found, work),
     }
     if request.side == OURS:
-        answer["gflops"] = _speeds(job, request, data.task, work, device)
+        answer["gflops"] = _speeds(job, request, task, work, device)
     if request.loss_steps:
         on_phase("losses")
         del trainer
         limit.begin()  # without dropout it is other code
-        answer["losses"] = losses(side.build, request, job, data.task, train, stepped)
+        answer["losses"] = losses(side.build, request, job, task, train, stepped)
         limit.end()
     return answer
 

@@ -13,12 +13,16 @@ TRAINER: Final = "trainer"
 COMPILED: Final = "compiled"
 DEFAULT: Final = "default"
 PEERS: Final = (DEFAULT, "grouped", COMPILED)
+UNTUNED: Final = (DEFAULT, TRAINER)
+"""Those in the environment that a user's script has; the others have that of our workers, where
+the allocator keeps memory for the next step."""
 
 ABOUT: Final = {
     OURS: "this project, as a cell trains, on batches of like length",
     DEFAULT: "transformers + PEFT as its Trainer does by default: shuffled batches, padded to "
     "their longest text",
-    "grouped": "transformers + PEFT on batches of like length, the very ones of ours",
+    "grouped": "transformers + PEFT on batches of like length, the very ones of ours, and with our "
+    "settings of the allocator",
     COMPILED: "as grouped, the model through torch.compile(dynamic=True)",
     TRAINER: "transformers' Trainer with PEFT in its usual script, batches shuffled",
 }

@@ -62,7 +62,7 @@ def compare(
             _progress(1 + missing) as on_process,
         ):
             on_process(0, "first weights")
-            new_pooler = comparison.prepare(Path(name), signals)
+            new_pooler = comparison.prepare(Path(name), examples, signals)
             for attempt in comparison.attempts(
                 Path(name), new_pooler, tuple(attempts), signals, on_process
             ):

@@ -52,6 +52,9 @@ def _steps(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
 
     build: Any
     if request.side == OURS:
+        from bench.worker.imports import import_all
+
+        import_all()  # as a cell's worker does
         from bench.peers.ours import build
     else:
         from bench.peers.theirs import build

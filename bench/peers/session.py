@@ -12,22 +12,27 @@ from typing import Any, Final
 from bench import job as jobs
 from bench.cell import Cell
 from bench.conditions import Conditions
+from bench.environment import worker_environment
 from bench.job import Job
 from bench.locks import Locks, device_locks
 from bench.models import Model
 from bench.peers import request as requests
-from bench.peers.names import COMPILED, OURS, eager
+from bench.peers.names import COMPILED, OURS, UNTUNED, eager
 from bench.peers.request import ANSWER, COMPILE_TIMEOUT, Request
 from bench.peers.rows import NOT_COMPILED, Attempt, missing_rounds, setting_of
 from bench.runner import Outcome, Signals, run_worker
 from bench.signals import StoppedError
+from bench.tokens import share
+from minbert.assets import cache_folder
+from minbert.tasks import TaskData
 
 OnProcess = Callable[[int, str], None]
 """Told how many processes have run, and in words what comes next."""
 
 _PHASE_SCORED: Final = "measure"
 """The phase that a process, a cell's worker too, begins when it has its dev score."""
-_NUMERICS: Final = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+_TOKENS: Final = "tokens"
+"""The folder of token ids in the user's cache."""
 
 
 class StartError(Exception):
@@ -64,14 +69,18 @@ class Comparison:
     process: tuple[str, ...] = (sys.executable, "-m", "bench.peers.process")
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
 
-    def prepare(self, folder: Path, signals: Signals) -> bool:
+    def prepare(self, folder: Path, examples: TaskData, signals: Signals) -> bool:
         """Write cells and first weights to a folder; whether the pooler is newly initialised.
+
+        Examples are tokenised before the steps of any side, so that none is the one to do it.
 
         Raises:
             StartError: if there is nothing to begin with.
             StoppedError: if the user stopped it.
             DiskFullError: if something can't be written.
         """
+        if not self.whole:
+            share(examples, self.cells[0], self.model.tokenizer, self.data)
         for cell in self.cells:
             home = self._home(folder, cell)
             home.mkdir(parents=True)
@@ -177,7 +186,7 @@ class Comparison:
         if self.whole and side == OURS:
             place.mkdir(parents=True)
             (place / jobs.FILE).write_text(self._job(cell).to_json(), encoding="utf-8")
-            outcome, scored_s = self._watched(place, (*self.worker, str(place)), signals)
+            outcome, scored_s = self._watched(place, (*self.worker, str(place)), side, signals)
             answer = (outcome.result or {}).get("columns", {})
         else:
             outcome, scored_s = self._run(place, request, signals)
@@ -202,12 +211,13 @@ class Comparison:
     def _run(self, place: Path, request: Request, signals: Signals) -> tuple[Outcome, float | None]:
         place.mkdir(parents=True)
         request.write(place)
-        return self._watched(place, (*self.process, str(place)), signals)
+        return self._watched(place, (*self.process, str(place)), request.side, signals)
 
     def _watched(
-        self, place: Path, argv: Sequence[str], signals: Signals
+        self, place: Path, argv: Sequence[str], side: str, signals: Signals
     ) -> tuple[Outcome, float | None]:
         """How a process ended, and when it said that it had its dev score."""
+        env = self._environment(place, side)
         launched = time.monotonic()
         scored: list[float] = []
 
@@ -218,26 +228,24 @@ class Comparison:
         outcome = run_worker(
             place,
             argv,
-            env=self._environment(place),
+            env=env,
             timeout_s=self.timeout_s,
             on_progress=heard,
             signals=signals,
         )
         return outcome, scored[0] if scored else None
 
-    def _environment(self, place: Path) -> dict[str, str]:
-        """That of a cell's worker; a compiler's cache for this side of this setting alone, so that
-        what compiling takes does not depend on what ran before; and nothing asks a hub."""
-        threads = str(self.conditions.threads)
-        side, _, _ = place.name.rpartition("-")
-        return {
-            **{name: value for name, value in os.environ.items() if name not in _NUMERICS},
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "HF_HUB_OFFLINE": "1",
-            "MKL_NUM_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-            "TORCHINDUCTOR_CACHE_DIR": str(place.parent / f"compiled-{side}"),
-        }
+    def _environment(self, place: Path, side: str) -> dict[str, str]:
+        """What a side's process gets: a compiler's cache for this side of this setting alone, so
+        that what compiling takes does not depend on what ran before; for whole cells a cache
+        without token ids, so that ours has to make them too; and nothing asks a hub."""
+        threads, setting = self.conditions.threads, place.name.rpartition("-")[0]
+        found = worker_environment(os.environ, threads, tuned=side not in UNTUNED)
+        found["HF_HUB_OFFLINE"] = "1"
+        found["TORCHINDUCTOR_CACHE_DIR"] = str(place.parent / f"compiled-{setting}")
+        if self.whole:
+            found["MINBERT_CACHE"] = str(_without_tokens(place.with_name(f"cache-{place.name}")))
+        return found
 
     def _home(self, folder: Path, cell: Cell) -> Path:
         return folder / "cells" / setting_of(cell)
@@ -263,3 +271,13 @@ def _answer(outcome: Outcome) -> Mapping[str, Any]:
     columns = (outcome.result or {}).get("columns", {})
     found = columns.get(ANSWER, {})
     return found if isinstance(found, dict) else {}
+
+
+def _without_tokens(folder: Path) -> Path:
+    """A folder that stands for the user's cache, but holds no token ids."""
+    folder.mkdir()
+    kept = cache_folder()
+    for path in kept.iterdir() if kept.is_dir() else ():
+        if path.name != _TOKENS:
+            (folder / path.name).symlink_to(path.resolve())
+    return folder

@@ -16,18 +16,21 @@ from minbert.tasks import find_task
 def write_start(cells: Sequence[Path], checkpoint: Path) -> bool:
     """Write encoder and head once, and beside each cell that has one its adapter.
 
+    In fp32, from which each side takes what it holds in another type.
+
     Returns:
         Whether the pooler, if there is one, is newly initialised.
     """
     job = Job.read(cells[0])
     outputs = find_task(job.cell.task).num_outputs
-    plain = replace(job.cell, mode="full", rank=None, layers=None, alpha=None)
+    plain = replace(job.cell, mode="full", rank=None, layers=None, alpha=None, amp="off")
     model = build_model(replace(job, cell=plain, device="cpu"), outputs)
     save_checkpoint(model, checkpoint, Path(job.tokenizer))
     new_pooler = training_of(model).new_pooler
     for folder in cells:
         job = Job.read(folder)
         if job.cell.rank is not None:
-            adapted = build_model(replace(job, device="cpu"), outputs)
+            cell = replace(job.cell, amp="off")
+            adapted = build_model(replace(job, cell=cell, device="cpu"), outputs)
             save_adapter(adapted, folder / ADAPTER, job.cell.model)
     return new_pooler

@@ -15,8 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 _ATEN: Final = torch.ops.aten
+_ONEDNN: Final = "mkldnn"
+
+
+def _linear_flops(x: torch.Tensor, weight: torch.Tensor, *_: Any, **_out: Any) -> int:
+    return 2 * x.numel() * len(weight)
+
+
 _FLOPS: Final[dict[Any, Any]] = {
     **flop_registry,
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None): _linear_flops,
     _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[
         _ATEN._scaled_dot_product_flash_attention
     ],
@@ -79,7 +87,7 @@ class Counter(TorchDispatchMode):
         for tensor in made:
             self._hold(tensor)
         packet = func._overloadpacket
-        if func.namespace == "aten" and not func.is_view and packet not in _NO_WORK:
+        if func.namespace in ("aten", _ONEDNN) and not func.is_view and packet not in _NO_WORK:
             given = _tensors([*args, *kwargs.values()])
             moved = sum(tensor.nbytes for tensor in given) + sum(t.nbytes for t in made)
             formula = _FLOPS.get(packet)

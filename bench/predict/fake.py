@@ -13,8 +13,9 @@ from bench.predict.counting import Counter, Work
 from bench.predict.workload import Workload
 from minbert.batches import Batch
 from minbert.config import BertConfig
+from minbert.kernels.linear import hold_frozen
 from minbert.model import BertClassifier
-from minbert.training import Group, Trainer, autocast
+from minbert.training import HALF, Group, Trainer, autocast
 
 _MIB: Final = 2**20
 _GFLOP: Final = 1e9
@@ -46,6 +47,8 @@ def skeleton(workload: Workload, variant: Variant) -> BertClassifier:
         new_pooler=workload.new_pooler,
         seed=0,
     )
+    if variant.amp in HALF:
+        hold_frozen(model, HALF[variant.amp])
     return model
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.worker import lifeline
+from bench.worker.imports import import_all
 
 REQUEST: Final = "request.json"
 ANSWER: Final = "answer.json"
@@ -43,8 +44,7 @@ def main(folder: Path) -> int:
     """Answer the request in a folder; the exit code."""
     lifeline.attach()
 
-    import bench.worker.run  # noqa: F401 (what a worker imports, torch among it, and no more)
-
+    import_all()  # what a worker imports, as it does, and no more
     imports = resident_mib()
 
     from bench.command import BAD_INPUT

@@ -20,7 +20,7 @@ _SEEDS: Final = 3
 """Seeds whose batches are planned: others' differ by a token here and there."""
 _ROOT: Final = Path(__file__).parents[2]
 _COUNTED: Final = (
-    *("adapters/*.py", "minbert/*.py"),
+    *("adapters/*.py", "minbert/*.py", "minbert/kernels/*.py"),
     *(f"bench/predict/{name}.py" for name in ("batches", "counting", "fake")),
 )
 """Code that decides what is counted."""

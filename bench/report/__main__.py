@@ -44,7 +44,6 @@ Examples:
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def main(first: tuple[Path, ...], reports: Path, as_json: bool, more: tuple[Path, ...]) -> int:
     from bench.predictions import first_of, kept_values
-    from bench.report.render import render  # loads matplotlib, which --help need not wait for
     from bench.store import read_plan, read_rows
 
     paths = [*first, *more] or [Path("runs.csv")]
@@ -53,6 +52,9 @@ def main(first: tuple[Path, ...], reports: Path, as_json: bool, more: tuple[Path
             raise InputError(f"{path}: no such file of results; name one with --runs")
     rows = [row for path in paths for row in read_rows(path)]
     planned = [row for path in paths for row in read_plan(path)]
+
+    from bench.report.render import render  # not before: it loads pandas and matplotlib
+
     try:
         index = render(
             rows,

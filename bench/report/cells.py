@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench.groups import Group, about
+from bench.overhead import overhead_s
 from bench.report.findings import failures_heading, status_meaning
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import fixed, num, without_paths
@@ -14,11 +15,13 @@ MOST_CELLS: Final = 3000
 MOST_OF_A_GROUP: Final = 1000
 MOST_FAILURES: Final = 500
 
+_OVERHEAD: Final = "overhead_s"
+"""No column of runs.csv: it follows from others."""
 _COLUMNS: Final = (
     "mode", "rank", "layers", "amp", "seed", "status", "flags", "dev_score", "dev_ci_low",
     "dev_ci_high", "majority_score", "peak_cuda_allocated_mib", "peak_cuda_reserved_mib",
     "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median", "params_trainable", "learning_rate",
-    "train_s", "wall_s", "attempt", "cell_id",
+    "train_s", "wall_s", _OVERHEAD, "attempt", "cell_id",
 )  # fmt: skip
 _TITLES: Final = {
     "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
@@ -26,7 +29,7 @@ _TITLES: Final = {
     "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
-    "wall_s": "wall, s", "cell_id": "cell", "amp": "AMP",
+    "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
 }  # fmt: skip
 _AXES: Final = frozenset(group_names("axes"))
 _SETTINGS: Final = frozenset(group_names("settings"))
@@ -43,8 +46,11 @@ def cells_table(found: Sequence[Group]) -> Table:
     for number, group in enumerate(found, start=1):
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
-    names = [n for n in _COLUMNS if n in _AXES or any(BY_NAME[n].applies(r) for _, r in chosen)]
-    heads = [Head(n, _TITLES.get(n, n), about(n), BY_NAME[n].kind is not str) for n in names]
+    names = [
+        n for n in _COLUMNS
+        if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies(r) for _, r in chosen)
+    ]  # fmt: skip
+    heads = [_head(name) for name in names]
     if len(found) > 1:
         heads.insert(0, Head("group", "group", "number of its group, the first being 1", True))
     body = [
@@ -55,14 +61,20 @@ def cells_table(found: Sequence[Group]) -> Table:
     return Table(heads, body, marks=marks, total=sum(len(group.rows) for group in found))
 
 
+def _head(name: str) -> Head:
+    if name == _OVERHEAD:
+        return Head(name, _TITLES[name], "wall_s without train_s and eval_s, s", True)
+    return Head(name, _TITLES.get(name, name), about(name), BY_NAME[name].kind is not str)
+
+
 def shown(row: Row, name: str) -> str:
     """A field as the tables show it: what does not apply differs from what was not measured."""
-    value = row.get(name)
+    value = overhead_s(row) if name == _OVERHEAD else row.get(name)
     if name == "status":
         return str(value or "not run")
     if value is not None:
         return _formatted(name, value)
-    if not BY_NAME[name].applies(row) or name in _INPUTS:
+    if name in _INPUTS or (name in BY_NAME and not BY_NAME[name].applies(row)):
         return DASH
     return "not run" if row.get("status") is None else "not measured"
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import matplotlib as mpl
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -62,6 +61,8 @@ class Drawing:
 
 @contextmanager
 def _canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
+    import seaborn as sns  # here, so that who draws nothing does not wait for it
+
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     style = {**sns.axes_style("whitegrid"), **_STYLE}
     with mpl.rc_context(style):
@@ -72,10 +73,19 @@ def _canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
         sns.despine(ax=axes)
 
 
+def _lay_out(figure: Figure) -> None:
+    """Give everything its place, as drawing would."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
 def _svg(figure: Figure, stem: str) -> str:
     """The figure's SVG, without prolog and metadata, its ids made unique by its stem."""
     buffer = StringIO()
     with mpl.rc_context(_STYLE):
+        _lay_out(figure)
+        figure.set_layout_engine(None)  # saving would else draw twice
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -113,7 +123,7 @@ def _fill(amp: str, colour: str) -> dict[str, Any]:
 
 def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Number points from 1, each beside its point where the other numbers leave room."""
-    figure.draw_without_rendering()
+    _lay_out(figure)
     taken: list[tuple[float, float]] = []
     for i, place in enumerate(places, start=1):
         x, y = axes.transData.transform(place)

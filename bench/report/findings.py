@@ -4,6 +4,7 @@ from collections import Counter
 from statistics import median
 
 from bench.groups import Group, differing
+from bench.overhead import times_of
 from bench.report.text import BASE, count, num, signed, times
 from bench.schema import SEARCHED, STATUSES, Row, Value
 from bench.verdicts import (
@@ -165,6 +166,12 @@ def memory_note(group: Group) -> str:
         f"libraries too, and the checkpoint's mapped file; {told}. So ratios understate what a "
         "mode saves."
     )
+
+
+def time_note(group: Group) -> list[str]:
+    """Where the time of the cells went, if it was measured."""
+    found = times_of(group.rows)
+    return [] if found is None else [f"{count(found.cells, 'cell')} took {found}."]
 
 
 def amp_sentences(group: Group) -> tuple[str, list[str]]:

@@ -1,6 +1,7 @@
 """Rows in, a report on disk out: index.html, report.md and figures/*.svg.
 
-Importing this loads seaborn and matplotlib; a command does so when it has something to render.
+Importing this loads pandas and matplotlib, the first figure loads seaborn; a command does so when
+it has something to render.
 """
 
 from collections.abc import Sequence

@@ -132,8 +132,9 @@ def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
         if rows[cost].notna().any()
     ]  # fmt: skip
     return Section(
-        "cost", "Memory and time", findings.cost_heading(group), [findings.memory_note(group)],
-        drawings, [tables.settings_table(group)],
+        "cost", "Memory and time", findings.cost_heading(group),
+        [findings.memory_note(group), *findings.time_note(group)], drawings,
+        [tables.settings_table(group)],
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from bench.files import write_atomically
 from bench.protocol import RESULT
 from bench.schema import SCHEMA, Row
 from bench.worker import lifeline
+from bench.worker.imports import import_all
 
 OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
 
@@ -39,8 +40,9 @@ def write_result(
 def main(folder: Path) -> int:
     """Run the cell in `folder`; the exit code."""
     lifeline.attach()
+    import_all()  # after the lifeline: importing torch takes seconds in which the parent may die
 
-    import torch  # after the lifeline: importing it takes seconds in which the parent may die
+    import torch
 
     from bench.job import Job
     from bench.worker.progress import Progress

@@ -26,11 +26,12 @@ from bench.schema import Row
 from bench.worker.measure import measure_activations, measure_steps
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_phases, write_steps
-from bench.worker.setup import Split, build_model, load_data, tokenise, trained_groups
+from bench.worker.setup import Split, build_model, examples, trained_groups
 from bench.worker.validity import Movement
 from minbert.batches import Batch, collate, plan_training, prepare_epoch
 from minbert.evaluation import predict
 from minbert.scores import mean_loss, score
+from minbert.tasks import find_task
 from minbert.training import Trainer
 
 
@@ -55,6 +56,7 @@ class CellRun:
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
         self.cell = job.cell
+        self.task = find_task(job.cell.task)
         self.folder = folder
         self.progress = progress
         self.phases = Phases(progress.phase)
@@ -76,11 +78,9 @@ class CellRun:
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self._phase("load"):
-            data = load_data(self.job)
-            self.task = data.task
-            self.model = build_model(self.job, data.task.num_outputs)
+            self.model = build_model(self.job, self.task.num_outputs)
         with self._phase("tokenise"):
-            train, dev = tokenise(self.job, data)
+            train, dev = examples(self.job)
         movement = Movement(self.model)
         trainer = self._train(train, dev)
         self._write_curves()

@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from adapters.injection import decays, inject, parameter_groups
+from bench import tokens
 from bench.cell import Cell
 from bench.job import Job
 from bench.schema import CANDIDATE
 from minbert.checkpoint import load_encoder
 from minbert.config import GEOMETRIES, BertConfig
+from minbert.encoded import Encoded
 from minbert.errors import InputError
+from minbert.kernels.linear import hold_frozen
 from minbert.model import BertClassifier, initialise
-from minbert.tasks import TaskData, for_search, load_task
-from minbert.tokenizer import Encoded, Tokenizer
-from minbert.training import Group
+from minbert.tasks import TaskData, find_task, for_search, load_task
+from minbert.training import HALF, Group
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
         new_pooler=new_pooler,
         seed=cell.seed,
     )
+    if cell.amp in HALF and not job.keep:  # what is kept is not rounded
+        hold_frozen(model, HALF[cell.amp])
     return model.to(torch.device(job.device))
 
 
@@ -105,24 +109,28 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
     return found
 
 
-def tokenise(job: Job, data: TaskData) -> tuple[Split, Split]:
-    """Train and dev as token ids.
+def examples(job: Job) -> tuple[Split, Split]:
+    """Train and dev as token ids: mapped from where they are kept, or else made now.
 
     Targets of a regression are standardised by the training set's mean and deviation, which
     changes no correlation and lets one learning rate serve every scale of ratings.
+
+    Raises:
+        InputError: if they are no longer those that were planned.
     """
-    tokenizer = Tokenizer.from_folder(Path(job.tokenizer))
+    cell, tokenizer = job.cell, Path(job.tokenizer)
+    folder = Path(job.data) if job.data is not None else None
+    sides = tokens.read(cell, tokenizer, folder)
+    if sides is None:
+        sides = tokens.make(load_data(job), cell, tokenizer, folder)
+    regression = find_task(cell.task).kind == "regression"
     mean, deviation = 0.0, 1.0
-    if data.task.kind == "regression":
-        mean = float(np.mean(data.train.labels))
-        deviation = float(np.std(data.train.labels)) or 1.0
+    if regression:
+        mean = float(np.mean(sides[0].labels))
+        deviation = float(np.std(sides[0].labels)) or 1.0
     splits = []
-    for examples in (data.train, data.dev):
-        encoded = tokenizer.encode(examples.text_a, examples.text_b, job.cell.max_length)
-        targets = (
-            ((examples.labels - mean) / deviation).astype(np.float32)
-            if data.task.kind == "regression"
-            else examples.labels
-        )
-        splits.append(Split(encoded, targets, examples.labels, mean, deviation))
+    for side in sides:
+        labels = np.array(side.labels)  # a copy: torch takes no array that can't be written to
+        targets = ((labels - mean) / deviation).astype(np.float32) if regression else labels
+        splits.append(Split(side.encoded, targets, labels, mean, deviation))
     return splits[0], splits[1]

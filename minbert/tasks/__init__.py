@@ -20,6 +20,7 @@ __all__ = [
     "load_task",
     "majority_class",
     "majority_score",
+    "source_files",
 ]
 
 TASKS: Final[Mapping[str, Task]] = {**vader.TASKS, **cs224n.TASKS}
@@ -80,16 +81,33 @@ def load_split(name: str, split: str, data: Path | None = None) -> Examples:
     return examples[split]
 
 
+def source_files(name: str, data: Path | None = None) -> list[Path]:
+    """The files that a task's examples are read from; they need not be there.
+
+    Raises:
+        InputError: unknown name, `data` missing, nothing to fetch an embedded task from.
+    """
+    task = find_task(name)
+    folder = _folder(task, data)
+    return [folder / file for file in task.files or (vader.file_of(task),)]
+
+
 def _load(task: Task, data: Path | None) -> tuple[dict[str, Examples], list[str]]:
+    folder = _folder(task, data)
+    return cs224n.load(task, folder) if task.files else (vader.load(task, folder), [])
+
+
+def _folder(task: Task, data: Path | None) -> Path:
+    """Where a task's files are; those of an embedded one are fetched."""
     if task.files:
         if data is None:
             raise InputError(
                 f"task {task.name} needs --data DIR, a folder with {' and '.join(task.files)}"
             )
-        return cs224n.load(task, data)
+        return data
     if data is not None:
         reading = ", ".join(name for name, other in TASKS.items() if other.files)
         raise InputError(f"--data: task {task.name} comes embedded; a folder is for {reading}")
     from minbert.assets import fetch
 
-    return vader.load(task, fetch("vader")), []
+    return fetch("vader")

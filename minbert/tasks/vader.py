@@ -78,6 +78,11 @@ def class_of(rating: Decimal, edges: tuple[Edge, ...]) -> int:
     return sum(rating > edge or (included and rating == edge) for edge, included in edges)
 
 
+def file_of(task: Task) -> str:
+    """The name, in the asset's folder, of the file of one of `TASKS`."""
+    return _SOURCES[task.name.removesuffix(_RATING)].file
+
+
 def load(task: Task, folder: Path) -> dict[str, Examples]:
     """The examples of one of `TASKS` on each side, from the folder of the fetched asset.
 

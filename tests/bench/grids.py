@@ -4,8 +4,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
+from bench.command import run_command
+from bench.grid import command
 from bench.schema import Row
 from bench.store import read_rows
 
@@ -34,7 +39,27 @@ class GridRuns:
         return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
     def run(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """Run to the end."""
+        """Run to the end, as `run_apart` does but in this process, which has imported it all.
+
+        The workers and whatever else the command starts are processes as ever.
+        """
+        argv = self.argv(*extra, **options)
+        out, err = StringIO(), StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment),
+            mock.patch.object(sys, "argv", argv[2:]),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                run_command(command)
+            except SystemExit as end:
+                code = end.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+    def run_apart(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run to the end in a process of its own."""
         return subprocess.run(
             self.argv(*extra, **options),
             env=self.environment,

@@ -17,7 +17,7 @@ from tests.bench.grids import GridRuns
 
 def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     grid.csv = grid.folder / "not" / "there" / "yet" / "runs.csv"
-    first = grid.run("--select", "mode=full,dora")
+    first = grid.run_apart("--select", "mode=full,dora")
     assert first.returncode == 0, first.stderr
     rows = grid.rows()
     assert len(rows) == 4
@@ -130,7 +130,7 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
-    table = grid.run("--dry-run")
+    table = grid.run_apart("--dry-run")
     assert table.returncode == 0
     assert "8 cells: 8 to run" in table.stdout
     assert "no basis yet" in table.stdout

@@ -26,7 +26,7 @@ def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("hub")
 def test_a_grid_runs_on_a_checkpoint_from_the_hub(tmp_path: Path) -> None:
     grid = GridRuns(tmp_path, Path("user/tiny@v1"))
-    done = grid.run("--select", "mode=head amp=off")
+    done = grid.run_apart("--select", "mode=head amp=off")
     assert done.returncode == 0, done.stderr
     assert [(row["model"], row["status"]) for row in grid.rows()] == [("user/tiny@v1", "ok")]
     assert "user/tiny@v1" in (grid.reports / "report.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_a_grid_runs_on_a_checkpoint_from_the_hub(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("hub")
 def test_a_name_that_leads_to_no_checkpoint_is_one_line(tmp_path: Path) -> None:
     grid = GridRuns(tmp_path, Path("user/tiny@v2"))
-    done = grid.run()
+    done = grid.run_apart()
     assert done.returncode == 2
     said = "error: user/tiny on the Hugging Face hub has no branch, tag or commit v2\n"
     assert done.stderr == said

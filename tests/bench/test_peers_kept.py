@@ -11,9 +11,12 @@ import pytest
 
 from bench.peers.compiling import STEPS
 from bench.peers.kept import Kept
+from bench.peers.outcome import compare
 from bench.peers.rows import Attempt, missing_rounds
 from bench.peers.session import Comparison
-from tests.bench.peer_cells import cell
+from minbert.tasks import load_task
+from tests.adapters.small import need_peft
+from tests.bench.peer_cells import EXAMPLES, cell
 from tests.bench.test_peers_command import comparison, run
 
 VERSIONS = {"peft": "1"}
@@ -64,6 +67,37 @@ def test_pieces_come_together_in_one_csv(
         ("full", "ours", "4"), ("full", "default", "2"), ("full", "grouped", "2"),
     ]  # fmt: skip
     assert all(row["time_ratio"] for row in rows if row["side"] != "ours")
+
+
+def test_each_side_has_the_environment_that_it_should(
+    of: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    file = tmp_path / "x.jsonl"
+    sides = ("ours", "default", "grouped", "compiled")
+    assert run(replace(of, cells=of.cells[:1], rounds=1, sides=sides), runs=file) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {line["side"]: line["answer"]["tuned"] for line in lines} == {
+        "ours": True, "default": False, "grouped": True, "compiled": True,
+    }  # fmt: skip
+
+
+def test_whole_cells_have_all_of_the_cache_but_token_ids(
+    of: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("vader", "tokens"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+    file = tmp_path / "x.jsonl"
+    cells = [replace(of.cells[0], max_steps=7)]
+    whole = replace(
+        of, cells=cells, rounds=1, whole=True, sides=("ours", "trainer"), worker=of.process
+    )
+    need_peft()
+    examples = load_task("movies", **EXAMPLES)
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    assert compare(whole, examples, runs=file) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["answer"]["cache"] for line in lines] == ["vader", "vader"]
 
 
 def test_what_failed_runs_again(

@@ -7,6 +7,7 @@ import pytest
 
 from bench.peers.curves import Agreement, compare
 from bench.peers.names import OURS
+from minbert.tasks import find_task
 from tests.adapters.small import need_peft
 from tests.bench.peer_cells import cell, job_of, started
 
@@ -20,14 +21,13 @@ class Curves:
     """Losses of ours and of the peer's, in this process, from the same first weights."""
 
     def __init__(self, checkpoint: Path, folder: Path, pooling: str = "pooler") -> None:
-        from bench.worker.setup import load_data, tokenise
+        from bench.worker.setup import examples
 
         self.checkpoint = checkpoint
         self.cells = {kind: cell(checkpoint, *kind, pooling=pooling) for kind in KINDS}
         self.requests = started(list(self.cells.values()), checkpoint, folder)
         job = job_of(self.cells["full", ""], checkpoint)
-        self.data = load_data(job)
-        self.train, _ = tokenise(job, self.data)
+        self.train, _ = examples(job)
 
     def losses(
         self, kind: tuple[str, str], side: str, steps: int = 50, **changes: object
@@ -38,7 +38,7 @@ class Curves:
         request = replace(self.requests[of.name], side=side, loss_steps=steps)
         job = job_of(replace(of, **changes), self.checkpoint)
         build = ours.build if side == OURS else theirs.build
-        return measure.losses(build, request, job, self.data.task, self.train)
+        return measure.losses(build, request, job, find_task(of.task), self.train)
 
     def compare(self, kind: tuple[str, str], steps: int = 50, **changes: object) -> Agreement:
         amp = str(changes.get("amp", "off"))

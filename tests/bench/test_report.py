@@ -17,7 +17,7 @@ import pytest
 
 import bench.report
 from bench.errors import DiskFullError, InputError
-from bench.report import files
+from bench.report import figures, files
 from bench.report.render import escape_markdown, render, report
 from bench.report.text import num, without_paths
 from bench.schema import new_row
@@ -43,6 +43,12 @@ def seen(html: str) -> str:
     return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
 
 
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Figures are made and not drawn, which takes most of a report's time: for who reads text."""
+    monkeypatch.setattr(figures, "_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory) -> tuple[Path, str, str]:
     folder = tmp_path_factory.mktemp("report")
@@ -62,12 +68,12 @@ def test_the_first_lines_say_what_was_compared_and_the_cap(full):
     ({"max_steps": 3}, "for 3 steps of 32 examples at most"),
     ({"max_dev": 64}, "scored on 64 of its dev examples"),
 ])  # fmt: skip
-def test_caps_are_said(tmp_path, settings, said):
+def test_caps_are_said(tmp_path, undrawn, settings, said):
     _, text = pages(tmp_path, synthetic_rows(8, **settings))
     assert said in text
 
 
-def test_both_pages_hold_the_same_sentences(full):
+def test_both_pages_hold_the_same_sentences(full, undrawn):
     _, html, text = full
     facts = report(synthetic_rows(68), [], ["runs.csv"])
     html, text = seen(html), unescape(text.replace("\\", ""))
@@ -87,7 +93,7 @@ def test_winners_come_with_number_ratio_and_worth(full):
     assert "other settings can't be told from it" in text
 
 
-def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path):
+def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undrawn):
     rows = synthetic_rows(68)
     for row in rows:
         if row["mode"] == "head":
@@ -99,7 +105,7 @@ def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path):
     assert re.search(r"for \d+ of 63 settings that learned no other", text)
 
 
-def test_where_nothing_learned_costs_still_have_a_winner(tmp_path):
+def test_where_nothing_learned_costs_still_have_a_winner(tmp_path, undrawn):
     rows = [{**row, "flags": "not_learned"} for row in synthetic_rows(68)]
     _, text = pages(tmp_path, rows)
     assert "Least memory: head, bf16" in text
@@ -113,7 +119,7 @@ def test_adapters_are_compared_in_the_same_precision(full):
     assert re.search(r"in fp32 [\d.]+ to [\d.]+× the memory and .*; in bf16 [\d.]+ to", heading)
 
 
-def test_a_grid_of_the_users_is_named_as_its_file(tmp_path):
+def test_a_grid_of_the_users_is_named_as_its_file(tmp_path, undrawn):
     rows = [{**row, "grid": "mine", "seed": 2} for row in synthetic_rows(8)]
     _, text = pages(tmp_path, rows)
     assert "--grid mine.toml" in text
@@ -231,7 +237,7 @@ def test_it_bears_grids_of_every_kind(tmp_path, rows):
     assert "None" not in text
 
 
-def test_random_weights_have_no_quality(tmp_path):
+def test_random_weights_have_no_quality(tmp_path, undrawn):
     _, text = pages(tmp_path, synthetic_rows(68, init="random"))
     assert "Not measured: the weights are random" in text
     assert "Trade-off" not in text
@@ -244,7 +250,7 @@ def test_a_rating_is_scored_by_correlation(tmp_path):
     assert "dev Pearson correlation" in html
 
 
-def test_what_does_not_apply_differs_from_what_was_not_measured(tmp_path):
+def test_what_does_not_apply_differs_from_what_was_not_measured(tmp_path, undrawn):
     _, text = pages(tmp_path, [row | {"train_s": None} for row in synthetic_rows(1)])
     line = next(x for x in text[text.index("Every cell") :].splitlines() if x.startswith("| full"))
     fields = [field.strip() for field in line.strip("|").split("|")]
@@ -264,14 +270,14 @@ def test_groups_are_apart_and_say_what_differs(tmp_path):
     assert (tmp_path / "figures" / "group2-tradeoff-memory.svg").exists()
 
 
-def test_several_seeds_are_averaged(tmp_path):
+def test_several_seeds_are_averaged(tmp_path, undrawn):
     _, text = pages(tmp_path, synthetic_rows(68 * 3))
     assert "195 of 204 cells ended ok" in text
     assert "3 seeds for each setting (intervals are over seeds)" in text
     assert "95% interval of the ratio" in text
 
 
-def test_what_intervals_are_over_follows_from_the_kept_predictions():
+def test_what_intervals_are_over_follows_from_the_kept_predictions(undrawn):
     rows = synthetic_rows(68 * 2, failures=False)
     kept = report(rows, [], [], lambda row: np.full(4, row["dev_score"]))["lead"][0]
     assert "over seeds, those of scores over dev examples too)" in kept
@@ -279,28 +285,27 @@ def test_what_intervals_are_over_follows_from_the_kept_predictions():
     assert "over dev examples too where predictions are kept)" in some["lead"][0]
 
 
-def test_the_claims_of_one_run_each_say_that_they_have_no_interval(tmp_path):
+def test_the_claims_of_one_run_each_say_that_they_have_no_interval(tmp_path, undrawn):
     for seeds, said in ((1, True), (2, False)):
         _, text = pages(tmp_path, synthetic_rows(68 * seeds, failures=False))
         claim = text[text.index("half the CUDA memory") :].partition("\n")[0]
         assert ("(one run each, so without an interval)" in claim) is said
 
 
-def test_what_differs_along_with_the_rank_is_said(tmp_path):
-    _, text = pages(tmp_path, synthetic_rows(68))
-    assert "differ in rank, and with it in scale (alpha / rank), rank 8" in text
+def test_what_differs_along_with_the_rank_is_said(full, tmp_path, undrawn):
+    assert "differ in rank, and with it in scale (alpha / rank), rank 8" in full[2]
     _, text = pages(tmp_path, synthetic_rows(68, learning_rate_source="search"))
     assert "in scale (alpha / rank) and in the rates that a search found for each" in text
 
 
-def test_memory_of_the_imports_is_told_where_it_is_recorded(tmp_path):
+def test_memory_of_the_imports_is_told_where_it_is_recorded(tmp_path, undrawn):
     _, text = pages(tmp_path, synthetic_rows(4))
     assert "alone take is not recorded here" in text
     _, text = pages(tmp_path, [row | {"imports_anon_mib": 187.0} for row in synthetic_rows(4)])
     assert "libraries alone take 187 MiB of it" in text
 
 
-def test_commands_search_rates_again_and_ask_for_a_folder(tmp_path):
+def test_commands_search_rates_again_and_ask_for_a_folder(tmp_path, undrawn):
     rows = synthetic_rows(8, task="sst", learning_rate_source="search")
     run, one, _ = report(rows, [], [])["commands"]
     assert "--data DIR" in run
@@ -357,7 +362,8 @@ def test_quantities_are_short(value, shown):
 
 
 def test_what_an_older_report_left_goes_and_a_strangers_file_stays(tmp_path):
-    render(synthetic_rows(68), tmp_path)
+    render([row for row in synthetic_rows(68) if row["layers"] == "attn"], tmp_path)
+    assert (tmp_path / "figures" / "rank-attn.svg").exists()
     stranger = tmp_path / "figures" / "mine.svg"
     stranger.write_text("<svg/>")
     render([row for row in synthetic_rows(68) if row["mode"] == "full"], tmp_path)
@@ -366,7 +372,7 @@ def test_what_an_older_report_left_goes_and_a_strangers_file_stays(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, undrawn):
     taken = tmp_path / "taken"
     taken.write_text("a file")
     for folder in (taken, taken / "below"):
@@ -376,7 +382,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     assert taken.read_text() == "a file"
 
 
-def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_report(tmp_path, undrawn, monkeypatch):
     index = render(synthetic_rows(2), tmp_path)
     before = index.read_bytes()
 

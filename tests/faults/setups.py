@@ -76,8 +76,6 @@ def _fake() -> Setup:
 
 
 def _real() -> Setup:
-    import scipy.stats  # noqa: F401  used for each row: imported once, before the fork
-
     settings = Settings(
         model="bert-tiny",
         init="random",

@@ -1,4 +1,4 @@
-"""The encoder against transformers' BertModel, its two ways to attend, and drawn weights."""
+"""The encoder against transformers' BertModel, and drawn weights."""
 
 import subprocess
 import sys
@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from adapters.names import FUSED, adapted_layers
-from minbert import encoder as module
 from minbert.checkpoint import load_encoder, state_dict_for_export
 from minbert.config import ACTIVATIONS, GEOMETRIES, BertConfig
-from minbert.encoder import BertEncoder, attention, fused_attention, plain_attention
+from minbert.encoder import BertEncoder
 from minbert.model import BertClassifier, initialise
 from tests.minbert import peers
 
@@ -136,72 +135,6 @@ def test_padding_changes_nothing(pooling: str) -> None:
     torch.testing.assert_close(model(*(ids, None, None)), model(ids, None, torch.zeros_like(ids)))
 
 
-def heads(seed: int = 0, length: int = 11, width: int = 8) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    qkv = torch.randn(3, 4, 2, length, width, generator=generator)
-    return qkv[0], qkv[1], qkv[2]
-
-
-MASK = (torch.arange(11) < torch.tensor([11, 1, 7, 4])[:, None])[:, None, None, :]
-
-
-@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
-def test_both_ways_to_attend_agree(mask: Tensor | None) -> None:
-    fused = [t.clone().requires_grad_() for t in heads()]
-    plain = [t.clone().requires_grad_() for t in heads()]
-    one, other = fused_attention(*fused, mask, 0.0), plain_attention(*plain, mask, 0.0)
-    torch.testing.assert_close(one, other)
-    upstream = heads(seed=1)[0]
-    one.backward(upstream)
-    other.backward(upstream)
-    for left, right in zip(fused, plain, strict=True):
-        torch.testing.assert_close(left.grad, right.grad)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
-def test_half_precision_stays_near_fp32(mask: Tensor | None, dtype: torch.dtype) -> None:
-    exact = attention(*heads(), mask, 0.0)
-    half = attention(*(t.to(dtype) for t in heads()), mask, 0.0)
-    assert half.dtype == dtype
-    torch.testing.assert_close(half.float(), exact, rtol=0, atol=0.03)
-
-
-@pytest.mark.parametrize(
-    ("amp", "used"), [(None, "fused_attention"), (torch.bfloat16, "plain_attention")]
-)
-def test_the_way_to_attend_follows_the_dtype(monkeypatch, amp, used: str) -> None:
-    calls: list[str] = []
-    for name in ("fused_attention", "plain_attention"):
-        way = getattr(module, name)
-
-        def told(q, k, v, mask, dropout, name=name, way=way):
-            calls.append(name)
-            return way(q, k, v, mask, dropout)
-
-        monkeypatch.setattr(module, name, told)
-    model = small_model()
-    exact = model(*peers.padded_batch(SMALL))
-    calls.clear()
-    with torch.autocast("cpu", dtype=amp, enabled=amp is not None):
-        logits = model(*peers.padded_batch(SMALL))
-    assert calls == [used] * SMALL.num_hidden_layers
-    torch.testing.assert_close(logits.float(), exact, rtol=0, atol=0.05)
-
-
-@pytest.mark.parametrize("attend", [fused_attention, plain_attention])
-def test_dropout_is_on_the_weights_of_the_softmax(attend) -> None:
-    q, k, _ = heads(length=16, width=16)
-    seeing = torch.eye(16).expand(4, 2, 16, 16)  # with it the result is the weights themselves
-    weights = attend(q, k, seeing, None, 0.0)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 2, 16))
-    torch.manual_seed(0)
-    dropped = attend(q, k, seeing, None, 0.25)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], weights[kept] / 0.75)
-    assert 0.7 < kept.float().mean() < 0.8
-
-
 def test_dropout_is_for_training_alone() -> None:
     model = small_model(replace(SMALL, attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0))
     ids, mask, types = peers.padded_batch(SMALL)
@@ -213,11 +146,11 @@ def test_dropout_is_for_training_alone() -> None:
 def test_every_dropout_has_the_probability_it_was_given() -> None:
     config = replace(SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
     model = BertClassifier(config, 5, pooling="pooler", dropout=0.4)
-    found = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
-    assert found.pop("dropout") == 0.4
-    assert set(found.values()) == {0.3}
-    assert len(found) == 1 + 2 * SMALL.num_hidden_layers
-    assert {layer.attention.self.dropout for layer in model.bert.encoder.layer} == {0.2}
+    assert model.dropout == 0.4
+    assert model.bert.embeddings.dropout == 0.3
+    for layer in model.bert.encoder.layer:
+        assert layer.attention.self.dropout == 0.2
+        assert layer.attention.output.dropout == layer.output.dropout == 0.3
 
 
 def test_adapters_find_the_layers_they_are_for() -> None:

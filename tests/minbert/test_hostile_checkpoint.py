@@ -393,4 +393,30 @@ def test_a_checkpoint_that_never_ends_loading_is_given_up(
 ) -> None:
     monkeypatch.setattr(check, "PATIENCE_S", 0.01)
     with pytest.raises(InputError, match=r"could not be loaded in 0\.01 s"):
-        check.check_checkpoint(folder)
+        check.check_checkpoint(folder, "never seen")
+
+
+def test_a_checkpoint_that_could_be_loaded_is_not_loaded_again_and_another_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    loaded: list[Path] = []
+    monkeypatch.setattr(check, "_check", loaded.append)
+    check.check_checkpoint(folder, "one")
+    check.check_checkpoint(folder, "one")
+    check.check_checkpoint(folder, "another")
+    assert loaded == [folder, folder]
+
+
+def test_a_checkpoint_that_can_not_be_loaded_is_told_each_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+
+    def fails(folder: Path) -> None:
+        raise InputError(f"{folder}: no")
+
+    monkeypatch.setattr(check, "_check", fails)
+    for _ in range(2):
+        with pytest.raises(InputError, match="no"):
+            check.check_checkpoint(folder, "one")

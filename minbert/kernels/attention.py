@@ -1,0 +1,123 @@
+"""Attention of every token to the real tokens of its sentence.
+
+Letters: B sentences, S tokens in the longest, N heads of width D, H = N D.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
+
+from minbert.kernels.dropout import keep_mask
+from minbert.kernels.reference import is_plain
+
+
+def attention(
+    qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool = False
+) -> Tensor:
+    """softmax(q kᵀ / √D) v of every head, side by side, [B, S, H], or [B, 1, H].
+
+    On a CPU it is spelled out, as torch's kernel there is slow with dropout and in half precision;
+    without a gradient in fp32, and on a card, torch's kernel does it.
+
+    Args:
+        qkv: queries, keys and values side by side, [B, S, 3 H].
+        mask: [B, S], true at real tokens; None where all are real.
+        heads: N.
+        p: the probability that a weight of the softmax is dropped.
+        first_only: whether only the first token of each sentence asks.
+    """
+    on_cpu = qkv.device.type == "cpu"
+    differentiated = torch.is_grad_enabled() and qkv.requires_grad
+    if is_plain() or not on_cpu or (qkv.dtype == torch.float32 and not differentiated and p == 0):
+        return torch_attention(qkv, mask, heads, p, first_only)
+    out: Tensor = _Attention.apply(qkv, mask, heads, p, first_only)  # type: ignore[no-untyped-call]
+    return out
+
+
+def torch_attention(
+    qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool = False
+) -> Tensor:
+    """As `attention`, by torch's kernel."""
+    batch, length, width = qkv.shape
+    split = qkv.view(batch, length, 3, heads, width // (3 * heads))
+    q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, N, S, D]
+    q = q[:, :, :1] if first_only else q
+    seen = None if mask is None else mask[:, None, None, :]
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
+    return y.transpose(1, 2).reshape(batch, -1, width // 3)
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps qkv, which the layer before it keeps as well in DoRA, the weights and what was dropped.
+
+    Weights are computed in fp32 and kept in the type of qkv.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            q, k, v = _to_heads(qkv, heads, 3)  # each [B N, S, D]
+            q = q[:, :1] if first_only else q
+            exact = torch.promote_types(q.dtype, torch.float32)
+            scores = torch.bmm(q, k.transpose(1, 2)).to(exact).mul_(1 / math.sqrt(q.shape[-1]))
+            if mask is not None:
+                unseen = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+                scores.view(len(qkv), heads, *scores.shape[1:]).add_(unseen[:, None, None, :])
+            weights = torch.softmax(scores, dim=-1).to(qkv.dtype)  # [B N, S or 1, S]
+            del scores
+            keep = keep_mask(weights, p) if p > 0 else None
+            dropped = weights if keep is None else weights * keep
+            y = torch.bmm(dropped, v if keep is None else v * (1 / (1 - p)))
+        ctx.heads, ctx.p, ctx.first_only = heads, p, first_only
+        ctx.save_for_backward(qkv, weights, keep)
+        return _from_heads(y[None], len(qkv))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        qkv, weights, keep = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            q, k, v = _to_heads(qkv, ctx.heads, 3)
+            (dy,) = _to_heads(g, ctx.heads, 1)
+            if keep is not None:
+                dy = dy * (1 / (1 - ctx.p))
+            found = torch.empty(3, *q.shape, dtype=q.dtype, device=q.device)
+            of_q = found[0]
+            if ctx.first_only:
+                q, of_q = q[:, :1], torch.empty_like(dy)
+            dropped = weights if keep is None else weights * keep
+            torch.bmm(dropped.transpose(1, 2), dy, out=found[2])
+            dweights = torch.bmm(dy, v.transpose(1, 2))
+            if keep is not None:
+                dweights.mul_(keep)
+            exact = torch.promote_types(q.dtype, torch.float32)
+            dscores: Tensor = torch.ops.aten._softmax_backward_data(
+                dweights.to(exact), weights.to(exact), -1, exact
+            ).mul_(1 / math.sqrt(q.shape[-1]))
+            dscores = dscores.to(q.dtype)
+            torch.bmm(dscores, k, out=of_q)
+            if ctx.first_only:
+                found[0].zero_()[:, :1] = of_q
+            torch.bmm(dscores.transpose(1, 2), q, out=found[1])
+            return _from_heads(found, len(qkv)), None, None, None, None
+
+
+def _to_heads(x: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:
+    """The parts of [B, S, P H], each as [B N, S, D]."""
+    batch, length, width = x.shape
+    split = x.view(batch, length, parts, heads, -1).permute(2, 0, 3, 1, 4)
+    return split.reshape(parts, batch * heads, length, width // (parts * heads)).unbind(0)
+
+
+def _from_heads(x: Tensor, batch: int) -> Tensor:
+    """[B, S, P H] of P parts, [P, B N, S, D]."""
+    parts, rows, length, width = x.shape
+    split = x.view(parts, batch, rows // batch, length, width).permute(1, 3, 0, 2, 4)
+    return split.reshape(batch, length, parts * (rows // batch) * width)

@@ -1,0 +1,93 @@
+"""A linear layer on activations that it computes itself.
+
+The activation before a layer is recomputed in the backward pass: it costs a hundredth of a step,
+and keeping it would be a quarter of all that is kept. A layer keeps its input only if its weight
+trains.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
+
+from minbert.kernels.activations import activate, gradient
+from minbert.kernels.precision import product_dtype
+from minbert.kernels.products import over_tokens, sum_over_tokens, times
+from minbert.kernels.reference import is_plain
+
+
+class Linear(nn.Linear):
+    """y = f(x) Wᵀ + b, with x [..., i], W [o, i], b [o], y [..., o], and f an activation or none.
+
+    The product is in autocast's type, or without it in x's.
+    """
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Map x to y; `activation` is one of `minbert.config.ACTIVATIONS`."""
+        if is_plain():
+            return F.linear(x if activation is None else activate(activation, x), *self._both())
+        y: Tensor = _Product.apply(x, *self._both(), activation, product_dtype(x))  # type: ignore[no-untyped-call]
+        return y
+
+    def _both(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight, self.bias
+
+
+@torch.no_grad()
+def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the frozen weights of a model's `Linear` layers in the type of their products, in place.
+
+    They are then cast once, and not in every step. What a step computes stays the same.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(dtype)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        wants_u, wants_weight = ctx.needs_input_grad[:2]
+        ctx.activation, ctx.dtypes = activation, (u.dtype, weight.dtype)
+        with torch.autocast(u.device.type, enabled=False):
+            x = (u if activation is None else activate(activation, u)).to(dtype)
+            used = weight.to(dtype)
+            y = times(x, used, None if bias is None else bias.to(dtype))
+        if activation is None:
+            kept = x if wants_weight else None
+        else:
+            kept = u if wants_u or wants_weight else None
+        ctx.save_for_backward(kept, used if wants_u else None)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        wants_u, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        kept, weight = ctx.saved_tensors
+        of_u, of_weight = ctx.dtypes
+        du = dw = db = None
+        with torch.autocast(g.device.type, enabled=False):
+            flat = g.reshape(-1, g.shape[-1])  # [T, o]
+            if wants_weight:
+                x = kept if ctx.activation is None else activate(ctx.activation, kept).to(g.dtype)
+                dw = over_tokens(flat, x.reshape(-1, x.shape[-1])).to(of_weight)
+            if wants_bias:
+                db = sum_over_tokens(flat).to(of_weight)
+            if wants_u:
+                dx = times(flat, weight.t()).view(*g.shape[:-1], -1)
+                if ctx.activation is None:
+                    du = dx.to(of_u)
+                else:
+                    du = gradient(ctx.activation, dx.to(of_u), kept)
+        return du, dw, db, None, None

@@ -1,0 +1,15 @@
+"""The type that a product is computed in."""
+
+import torch
+from torch import Tensor
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Autocast's type for x's device, or without autocast that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether a tensor is more than a shape; those by which a step is counted are not."""
+    return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta

@@ -1,0 +1,62 @@
+"""Products of a linear layer, by the fastest kernel that torch has for them.
+
+In fp32 on a CPU torch multiplies by MKL. oneDNN, which torch uses in half precision, is a tenth
+faster for the shapes of small encoders and several times so for the thin ones of adapters;
+docs/performance.md has the figures. It is reached by the operator that torch's own compiler uses.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from minbert.kernels.precision import has_values
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _by_onednn(x: Tensor) -> bool:
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and has_values(x)
+        and _has_onednn()
+    )
+
+
+def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b, [..., o], of x [..., i], W [o, i] and b [o]; not differentiable.
+
+    Each of x and W is contiguous, or the transpose of such a matrix.
+    """
+    if _by_onednn(x):
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y
+    return F.linear(x, weight, bias)
+
+
+def over_tokens(g: Tensor, x: Tensor) -> Tensor:
+    """Gᵀ x, [o, i], of G [T, o] and x [T, i], both contiguous: a weight's gradient."""
+    return g.t() @ x
+
+
+def thin_over_tokens(g: Tensor, thin: Tensor) -> Tensor:
+    """Gᵀ x, [o, r], of G [T, o], rows of a larger matrix perhaps, and x [T, r] with r small."""
+    if g.is_contiguous():
+        return times(thin.t(), g.t()).t()
+    return (thin.t() @ g).t()
+
+
+def sum_over_tokens(g: Tensor) -> Tensor:
+    """Column sums [o] of G [T, o], contiguous, in its type; summed in fp32 or better.
+
+    As a product with ones: torch's sum over rows takes ten times as long on a CPU.
+    """
+    if g.device.type != "cpu":
+        return g.sum(dim=0)
+    return times(torch.ones(1, len(g), dtype=g.dtype, device=g.device), g.t())[0]

@@ -1,0 +1,81 @@
+"""Dropout, the residual sum and LayerNorm, as one operation."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
+
+from minbert.kernels.dropout import keep_mask
+from minbert.kernels.precision import product_dtype
+from minbert.kernels.reference import is_plain
+
+
+def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
+    """LayerNorm(x + dropout(y)), of x and y [..., H].
+
+    Under autocast the result is in half precision, the sum and its normalising in fp32. What is
+    kept for the backward pass is x and y, which the layers around it keep as well, and not their
+    sum: that is formed again.
+    """
+    if is_plain():
+        normed: Tensor = norm(x + F.dropout(y, p, training))
+        return normed
+    dropped = p if training else 0.0
+    keep = keep_mask(y, dropped) if dropped > 0 else None
+    out: Tensor = _AddAndNormalise.apply(
+        x, y, norm.weight, norm.bias, norm.eps, keep, 1 / (1 - dropped), product_dtype(x)
+    )  # type: ignore[no-untyped-call]
+    return out
+
+
+class _AddAndNormalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        keep: Tensor | None,
+        factor: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            total = _sum(x, y, keep, factor, weight.dtype)
+            out, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
+        if any(ctx.needs_input_grad[:4]):
+            ctx.factor = factor
+            ctx.save_for_backward(x, y, keep, weight, bias, mean, rstd)
+        return out.to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        wants_x, wants_y, wants_weight, wants_bias = ctx.needs_input_grad[:4]
+        x, y, keep, weight, bias, mean, rstd = ctx.saved_tensors
+        with torch.autocast(g.device.type, enabled=False):
+            total = _sum(x, y, keep, ctx.factor, weight.dtype)
+            wants = [wants_x or wants_y, wants_weight, wants_bias]
+            dtotal, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
+                g.to(weight.dtype), total, weight.shape, mean, rstd, weight, bias, wants
+            )
+            dx = dtotal.to(x.dtype) if wants_x else None
+            dy = None
+            if wants_y:
+                dy = dtotal if keep is None else (dtotal * ctx.factor).to(y.dtype).mul_(keep)
+                dy = dy.to(y.dtype)
+        return dx, dy, dweight, dbias, None, None, None, None
+
+
+def _sum(x: Tensor, y: Tensor, keep: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:
+    """x + factor (keep ⊙ y), in `dtype`."""
+    kept = y if keep is None else y * keep
+    if x.dtype != dtype:
+        return x.to(dtype).add_(kept, alpha=factor)
+    return torch.add(
+        x, kept, alpha=factor, out=None if keep is None or kept.dtype != dtype else kept
+    )

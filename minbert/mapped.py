@@ -1,0 +1,86 @@
+"""Arrays in a file that any number of processes map into memory, checked whole when it is read.
+
+The file is one of safetensors, with a SHA-256 of everything in it among its notes: what a disk, a
+crash or a hand has changed is told before a number of it is used. Free of torch.
+"""
+
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+Notes = dict[str, str]
+
+_DIGEST: Final = "sha256"
+_NOTES: Final = "__metadata__"
+_TYPES: Final = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "F64": np.float64}
+_LONGEST_HEADER: Final = 2**16
+_BEFORE_HEADER: Final = 8
+"""Bytes, little-endian, that say how long the header is."""
+
+
+def to_bytes(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> bytes:
+    """The content of a file that `read` reads.
+
+    Args:
+        arrays: of int8, int32, int64 or float64.
+        notes: any texts beside them, but one called `sha256`.
+    """
+    from safetensors.numpy import save
+
+    kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return bytes(save(kept, {**notes, _DIGEST: _digest(kept, notes)}))
+
+
+def read(path: Path) -> tuple[Arrays, Notes]:
+    """The arrays of a file, which are read-only views of it, and its notes.
+
+    Raises:
+        OSError: if there is no file that can be read.
+        ValueError: if anything in it is not as it was written.
+    """
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    begin = _BEFORE_HEADER + int.from_bytes(data[:_BEFORE_HEADER], "little")
+    if begin > min(_LONGEST_HEADER, len(data)):
+        raise ValueError("its header is longer than it can be")
+    try:
+        header = json.loads(data[_BEFORE_HEADER:begin])
+    except RecursionError as error:
+        raise ValueError("its header is nested too deeply") from error
+    if not isinstance(header, dict) or not isinstance(header.get(_NOTES), dict):
+        raise ValueError("its header has no notes")
+    notes: Notes = {str(name): str(text) for name, text in header.pop(_NOTES).items()}
+    whole = np.frombuffer(data, dtype=np.uint8, offset=begin)
+    arrays = {name: _view(whole, of, begin) for name, of in header.items()}
+    if notes.pop(_DIGEST, None) != _digest(arrays, notes):
+        raise ValueError("its content is not what was written")
+    return arrays, notes
+
+
+def _view(whole: NDArray[np.uint8], of: Any, begin: int) -> NDArray[Any]:
+    """The array that an entry of a header tells of."""
+    try:
+        dtype = np.dtype(_TYPES[of["dtype"]])
+        first, end = map(int, of["data_offsets"])
+        shape = [int(length) for length in of["shape"]]
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise ValueError("its header tells of no array") from error
+    if not 0 <= first <= end <= len(whole) or (begin + first) % dtype.itemsize:
+        raise ValueError("an array of it lies elsewhere")
+    return whole[first:end].view(dtype).reshape(shape)
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> str:
+    """Of names, types, shapes and numbers, and of the notes."""
+    found = hashlib.sha256(json.dumps(sorted(notes.items())).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(array.data)
+    return found.hexdigest()

@@ -1,0 +1,129 @@
+"""Each kernel beside torch's own operators, on a batch of 64 sentences of 29 tokens in minilm.
+
+`pytest --benchmark-only tests/benchmarks/test_kernels.py` prints them in pairs, with their ratio.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor, nn
+
+from bench.job import Job
+from bench.worker.setup import build_model, trained_groups
+from minbert.batches import Batch
+from minbert.kernels.attention import attention
+from minbert.kernels.dropout import dropout
+from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
+from minbert.kernels.reference import plain
+from minbert.kernels.residual import add_and_normalise
+from minbert.training import Trainer
+from tests.bench.synthetic_rows import cell
+
+SENTENCES, LENGTH, HIDDEN, WIDE, HEADS, RANK, DROPPED = 64, 29, 384, 1536, 12, 8, 0.1
+WAYS = pytest.mark.parametrize("way", ["torch", "kernel"])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def in_pairs(benchmark: BenchmarkFixture, what: str, run: Callable[[], object]) -> None:
+    benchmark.group = what
+    benchmark.pedantic(run, rounds=15, warmup_rounds=3)
+
+
+def of(way: str) -> AbstractContextManager[None]:
+    return plain() if way == "torch" else nullcontext()
+
+
+@WAYS
+@DTYPES
+def test_product(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+    x, w = torch.randn(SENTENCES * LENGTH, HIDDEN).to(dtype), torch.randn(WIDE, HIDDEN).to(dtype)
+    run = (lambda: x @ w.t()) if way == "torch" else (lambda: times(x, w))
+    in_pairs(benchmark, f"x Wᵀ, {str(dtype)[6:]}", run)
+
+
+@WAYS
+@DTYPES
+def test_thin_product(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+    g = torch.randn(SENTENCES * LENGTH, WIDE).to(dtype)
+    thin = torch.randn(SENTENCES * LENGTH, RANK).to(dtype)
+    run = (lambda: g.t() @ thin) if way == "torch" else (lambda: thin_over_tokens(g, thin))
+    in_pairs(benchmark, f"Gᵀ (x Aᵀ) of rank {RANK}, {str(dtype)[6:]}", run)
+
+
+@WAYS
+@DTYPES
+def test_sum_over_tokens(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+    g = torch.randn(SENTENCES * LENGTH, WIDE).to(dtype)
+    run = (lambda: g.sum(dim=0)) if way == "torch" else (lambda: sum_over_tokens(g))
+    in_pairs(benchmark, f"Σ G over tokens, {str(dtype)[6:]}", run)
+
+
+@WAYS
+@DTYPES
+def test_dropout(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+    x = torch.randn(SENTENCES * LENGTH, HIDDEN).to(dtype)
+
+    def run() -> None:
+        with of(way):
+            dropout(x, DROPPED, training=True)
+
+    in_pairs(benchmark, f"dropout, {str(dtype)[6:]}", run)
+
+
+@WAYS
+@DTYPES
+def test_attention(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+    qkv = torch.randn(SENTENCES, LENGTH, 3 * HIDDEN).to(dtype).requires_grad_()
+    upstream = torch.randn(SENTENCES, LENGTH, HIDDEN).to(dtype)
+
+    def run() -> None:
+        with of(way):
+            attention(qkv, None, HEADS, DROPPED).backward(upstream)
+
+    in_pairs(benchmark, f"attention and its gradient, {str(dtype)[6:]}", run)
+
+
+@WAYS
+@DTYPES
+def test_add_and_normalise(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+    norm = nn.LayerNorm(HIDDEN).requires_grad_(False)
+    x = torch.randn(SENTENCES, LENGTH, HIDDEN).to(dtype).requires_grad_()
+    y: Tensor = torch.randn(SENTENCES, LENGTH, HIDDEN).to(dtype).requires_grad_()
+
+    def run() -> None:
+        half = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
+        with of(way), half:
+            out = add_and_normalise(x, y, norm, DROPPED, training=True)
+        out.backward(torch.ones_like(out))
+
+    in_pairs(benchmark, f"LayerNorm(x + dropout(y)) and its gradient, {str(dtype)[6:]}", run)
+
+
+@WAYS
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("mode", ["full", "lora", "dora"])
+def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mode: str) -> None:
+    adapted = mode != "full"
+    wanted = cell(
+        mode, 8 if adapted else None, "all-lin-only" if adapted else None, amp,
+        model="minilm", init="random",
+    )  # fmt: skip
+    job = Job(
+        cell=wanted, conditions_id="", attempt=1, device="cpu", threads=torch.get_num_threads(),
+        checkpoint=None, geometry="minilm", tokenizer="", data=None, keep=False, code_version="",
+    )  # fmt: skip
+    model = build_model(job, num_outputs=5)
+    trainer = Trainer(
+        model, trained_groups(model, wanted), kind="classification", total_steps=1000, warmup=0.1,
+        amp=amp, device=torch.device("cpu"),
+    )  # fmt: skip
+
+    def run() -> None:
+        with of(way):
+            trainer.step(batch)
+
+    benchmark.group = f"a step of {mode}, {'fp32' if amp == 'off' else amp}"
+    benchmark.pedantic(run, rounds=7, warmup_rounds=2)

@@ -1,0 +1,107 @@
+"""The fast path of a whole model against plain torch under autograd (trap 16), in every mode."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+
+from adapters.injection import inject
+from minbert.config import BertConfig
+from minbert.kernels.linear import Linear, hold_frozen
+from minbert.kernels.reference import plain
+from minbert.model import BertClassifier, initialise
+from minbert.training import autocast, loss_of
+
+SMALL = BertConfig(
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    intermediate_size=40,
+    vocab_size=50,
+    max_position_embeddings=16,
+    initializer_range=0.1,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+LENGTHS = torch.tensor([9, 4, 1, 7])
+MODES = [
+    ("full", None),
+    ("head", None),
+    *((mode, layers) for mode in ("lora", "dora") for layers in ("all-lin-only", "attn")),
+]
+
+
+def model_of(mode: str, layers: str | None, pooling: str) -> BertClassifier:
+    model = BertClassifier(SMALL, 5, pooling=pooling, dropout=0.0)
+    initialise(model, 0)
+    rank = None if layers is None else 4
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=4, new_pooler=False, seed=0)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():  # B is zero at first, and tells nothing
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += 0.05 * noise
+    return model.train()
+
+
+def step(model: BertClassifier, padded: bool, amp: str) -> Iterator[tuple[str, Tensor]]:
+    """Loss, logits and every gradient, by name."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 50, (4, 9), generator=generator)
+    mask = (torch.arange(9) < LENGTHS[:, None]).long() if padded else None
+    model.zero_grad(set_to_none=True)
+    with autocast(amp, torch.device("cpu")):
+        logits = model(ids, mask, torch.zeros_like(ids)).float()
+    loss = loss_of("classification", logits, torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    yield from (("loss", loss.detach()), ("logits", logits.detach()))
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            yield name, parameter.grad
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("mode", "layers"), MODES)
+def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, pooling) -> None:
+    model = model_of(mode, layers, pooling)
+    fast = dict(step(model, padded, "off"))
+    with plain():
+        exact = dict(step(model, padded, "off"))
+    assert fast.keys() == exact.keys()
+    assert {name for name in fast if "." in name} == {
+        name for name, p in model.named_parameters() if p.requires_grad
+    }
+    for name, value in exact.items():
+        scale = value.abs().max().item()
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5 * max(scale, 1e-3))
+
+
+@pytest.mark.parametrize(("mode", "layers"), MODES)
+def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers) -> None:
+    model = model_of(mode, layers, "mean")
+    exact = dict(step(model, True, "off"))
+    errors = []
+    ways: list[AbstractContextManager[None]] = [nullcontext(), plain()]
+    for way in ways:
+        with way:
+            found = dict(step(model, True, "bf16"))
+        errors.append(
+            sum(float((found[n] - exact[n]).norm() / exact[n].norm()) for n in exact) / len(exact)
+        )
+    fast, usual = errors
+    assert 0 < fast < 2 * usual
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("head", None), ("lora", "attn-only")])
+def test_frozen_weights_in_half_change_nothing_under_autocast(mode, layers) -> None:
+    model = model_of(mode, layers, "mean")
+    before = dict(step(model, True, "bf16"))
+    hold_frozen(model, torch.bfloat16)
+    half = [m for m in model.modules() if isinstance(m, Linear) and m.weight.dtype != torch.float32]
+    assert half
+    assert not any(module.weight.requires_grad for module in half)
+    for name, value in step(model, True, "bf16"):
+        assert torch.equal(value, before[name]), name

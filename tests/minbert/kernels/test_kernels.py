@@ -1,0 +1,240 @@
+"""Each kernel against torch's own operators: results, gradients, random numbers, what is kept."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from minbert.config import ACTIVATIONS
+from minbert.kernels import dropout as dropout_kernel
+from minbert.kernels import products
+from minbert.kernels.activations import activate, gradient
+from minbert.kernels.attention import attention, torch_attention
+from minbert.kernels.dropout import dropout, keep_mask
+from minbert.kernels.linear import Linear
+from minbert.kernels.products import (
+    over_tokens,
+    sum_over_tokens,
+    thin_over_tokens,
+    times,
+)
+from minbert.kernels.reference import is_plain, plain
+from minbert.kernels.residual import add_and_normalise
+
+MASK = torch.arange(7) < torch.tensor([7, 1, 4])[:, None]
+PADDED = pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def same_gradients(one: Callable[..., Tensor], other: Callable[..., Tensor], *given: Tensor):
+    """Results and gradients of two functions agree."""
+    found = []
+    for function in (one, other):
+        inputs = [tensor.clone().requires_grad_() for tensor in given]
+        y = function(*inputs)
+        y.backward(drawn(*y.shape, dtype=y.dtype, seed=9))
+        found.append([y, *(tensor.grad for tensor in inputs)])
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "within"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.05)]
+)
+def test_products_are_those_of_the_definition(dtype: torch.dtype, within: float) -> None:
+    x, w, g = drawn(2, 9, 6, dtype=dtype), drawn(5, 6, dtype=dtype), drawn(18, 5, dtype=dtype)
+    flat, b = x.view(18, 6), w[:, 0].contiguous()
+    exact_x, exact_w, exact_g = flat.double(), w.double(), g.double()
+    for found, exact in [
+        (times(x, w, b).view(18, 5), exact_x @ exact_w.t() + b.double()),
+        (times(g, w.t()), exact_g @ exact_w),
+        (over_tokens(g, flat), exact_g.t() @ exact_x),
+        (thin_over_tokens(g, flat), exact_g.t() @ exact_x),
+        (thin_over_tokens(g[:, 1:3], flat), exact_g[:, 1:3].t() @ exact_x),
+        (sum_over_tokens(g), exact_g.sum(dim=0)),
+    ]:
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), exact, rtol=within, atol=within)
+    assert times(flat[:0], w).shape == (0, 5)
+
+
+def test_products_in_fp32_go_by_onednn_where_torch_has_it(monkeypatch) -> None:
+    if not products._has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(F, "linear", None)
+    assert times(drawn(3, 4), drawn(5, 4)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_gradient_of_an_activation_is_autograds(name: str) -> None:
+    u, g = drawn(5, 6).requires_grad_(), drawn(5, 6, seed=1)
+    activate(name, u).backward(g)
+    torch.testing.assert_close(gradient(name, g, u.detach()), u.grad)
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(activation: str | None, bias: bool) -> None:
+    layer = Linear(6, 5, bias=bias).double()
+    weights = [w.detach() for w in layer.parameters()]
+
+    def run(x: Tensor, *weights: Tensor) -> Tensor:
+        names = ("weight", "bias")
+        given = dict(zip(names, weights, strict=False))
+        return torch.func.functional_call(layer, given, (x, activation))
+
+    def by_torch(*given: Tensor) -> Tensor:
+        with plain():
+            return run(*given)
+
+    x = drawn(2, 3, 6, dtype=torch.float64)
+    same_gradients(run, by_torch, x, *weights)
+    torch.autograd.gradcheck(run, [t.clone().requires_grad_() for t in (x, *weights)])
+
+
+@PADDED
+@pytest.mark.parametrize("first_only", [False, True])
+def test_attention(mask: Tensor | None, first_only: bool) -> None:
+    length, heads = 7, 2
+    qkv = drawn(3, length, 24, dtype=torch.float64)
+    same_gradients(
+        lambda x: attention(x, mask, heads, 0.0, first_only),
+        lambda x: torch_attention(x, mask, heads, 0.0, first_only),
+        qkv,
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: attention(x, mask, heads, 0.0, first_only), [qkv.clone().requires_grad_()]
+    )
+
+
+@PADDED
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_in_half_precision_stays_near_fp32(mask: Tensor | None, dtype) -> None:
+    qkv = drawn(3, 7, 24)
+    exact = qkv.clone().requires_grad_()
+    half = qkv.to(dtype).requires_grad_()
+    one, other = attention(exact, mask, 2, 0.0), attention(half, mask, 2, 0.0)
+    assert other.dtype == dtype
+    torch.testing.assert_close(other.float(), one, rtol=0, atol=0.03)
+    upstream = drawn(3, 7, 8, seed=1)
+    one.backward(upstream)
+    other.backward(upstream.to(dtype))
+    torch.testing.assert_close(half.grad.float(), exact.grad, rtol=0, atol=0.06)
+
+
+def test_dropout_of_attention_is_on_the_weights_of_the_softmax() -> None:
+    length, heads, p = 16, 2, 0.25
+    q, k = drawn(4, length, 32), drawn(4, length, 32, seed=1)
+    seeing = torch.eye(length).repeat(1, heads).expand(4, length, 32)  # the result: the weights
+    qkv = torch.cat([q, k, seeing], dim=2).requires_grad_()
+    weights = attention(qkv, None, heads, 0.0)
+    torch.manual_seed(0)
+    dropped = attention(qkv, None, heads, p)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], weights[kept] / (1 - p))
+    assert 0.7 < kept.float().mean() < 0.8
+
+
+def test_gradients_through_dropout_are_those_of_what_was_kept() -> None:
+    norm, p = nn.LayerNorm(6).double(), 0.5
+    x, y = drawn(2, 5, 6, dtype=torch.float64), drawn(2, 5, 6, dtype=torch.float64, seed=1)
+
+    def seeded(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(*given: Tensor) -> Tensor:
+            torch.manual_seed(3)
+            return function(*given)
+
+        return run
+
+    kernel = seeded(lambda x, y: add_and_normalise(x, y, norm, p, training=True))
+    attend = seeded(lambda x: attention(x.repeat(1, 1, 3), None, 2, p))
+    drop = seeded(lambda x: dropout(x, p, training=True))
+    by_hand = seeded(lambda x, y: norm(x + y * keep_mask(y, p) / (1 - p)))
+    same_gradients(kernel, by_hand, x, y)
+    for function, given in ((kernel, (x, y)), (attend, (x,)), (drop, (x,))):
+        assert torch.autograd.gradcheck(function, [t.clone().requires_grad_() for t in given])
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_add_and_normalise(trains: bool) -> None:
+    norm = nn.LayerNorm(6)
+    nn.init.normal_(norm.weight)
+    norm.requires_grad_(trains)
+    found = []
+    for way in (False, True):
+        norm.zero_grad()
+        x, y = drawn(2, 5, 6).requires_grad_(), drawn(2, 5, 6, seed=1).requires_grad_()
+        if way:
+            with plain():
+                out = add_and_normalise(x, y, norm, 0.1, training=False)
+        else:
+            out = add_and_normalise(x, y, norm, 0.1, training=False)
+        out.backward(drawn(2, 5, 6, seed=2))
+        found.append([out, x.grad, y.grad, norm.weight.grad, norm.bias.grad])
+    for one, other in zip(*found, strict=True):
+        if one is None:
+            assert other is None
+        else:
+            torch.testing.assert_close(one, other)
+
+
+def test_under_autocast_what_follows_a_norm_is_half() -> None:
+    norm = nn.LayerNorm(6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = add_and_normalise(drawn(2, 6), drawn(2, 6).bfloat16(), norm, 0.1, training=True)
+    assert out.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
+def test_a_mask_drops_with_its_probability(p: float) -> None:
+    torch.manual_seed(0)
+    mask = keep_mask(torch.empty(1000, 1001), p)
+    deviation = math.sqrt(p * (1 - p) / mask.numel())
+    assert abs(1 - mask.double().mean() - p) < 5 * deviation
+    assert mask.dtype == torch.uint8
+    assert set(mask.unique().tolist()) == {0, 1}
+    again = keep_mask(torch.empty(1000, 1001), p)
+    both = (1 - mask.double()) * (1 - again.double())  # two masks are independent
+    assert abs(both.mean() - p * p) < 5 * math.sqrt(p * p / mask.numel())
+
+
+def test_masks_follow_torchs_seed_and_leave_numpys_alone(monkeypatch) -> None:
+    torch.manual_seed(7)
+    first, second = keep_mask(torch.empty(50), 0.5), keep_mask(torch.empty(50), 0.5)
+    torch.manual_seed(7)
+    assert torch.equal(first, keep_mask(torch.empty(50), 0.5))
+    assert not torch.equal(first, second)
+    with torch.random.fork_rng([]):
+        keep_mask(torch.empty(50), 0.5)
+    assert torch.equal(second, keep_mask(torch.empty(50), 0.5))
+
+
+def test_masks_of_tensors_without_values_have_none() -> None:
+    assert keep_mask(torch.empty(3, 4, device="meta"), 0.5).is_meta
+
+
+def test_dropout_is_for_training_alone(monkeypatch) -> None:
+    x = drawn(3, 4)
+    assert dropout(x, 0.5, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
+    assert not dropout(x, 1.0, training=True).any()
+    monkeypatch.setattr(dropout_kernel, "keep_mask", lambda like, p: torch.ones_like(like))
+    torch.testing.assert_close(dropout(x, 0.2, training=True), x / 0.8)
+
+
+def test_plain_ends_with_its_block() -> None:
+    with plain():
+        assert is_plain()
+        with plain():
+            pass
+        assert is_plain()
+    with pytest.raises(ZeroDivisionError), plain():
+        raise ZeroDivisionError
+    assert not is_plain()

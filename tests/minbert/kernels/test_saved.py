@@ -1,0 +1,91 @@
+"""What a training step keeps for its backward pass, counted by saved-tensor hooks, is a formula."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from adapters.injection import inject
+from bench.probes.memory import SavedTensors
+from minbert.config import BertConfig
+from minbert.kernels.reference import plain
+from minbert.model import BertClassifier, initialise
+from minbert.training import autocast
+
+B, S = 16, 20
+CONFIG = BertConfig(
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=192,
+    vocab_size=60,
+    max_position_embeddings=32,
+)
+H, WIDE, N, L = 48, 192, 4, 3
+SIZE = {"off": 4, "bf16": 2}
+MODES = [
+    ("full", None),
+    ("head", None),
+    ("lora", "all-lin-only"),
+    ("dora", "all-lin-only"),
+    ("lora", "attn-only"),
+    ("dora", "attn-only"),
+]
+
+
+def saved_bytes(mode: str, layers: str | None, amp: str, dropout: float = 0.1) -> int:
+    config = replace(CONFIG, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    model = BertClassifier(config, 5, pooling="mean", dropout=0.0)
+    initialise(model, 0)
+    rank = None if layers is None else 2
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=2, new_pooler=False, seed=0)
+    saved = SavedTensors(model.train())
+    ids = torch.randint(1, 60, (B, S), generator=torch.Generator().manual_seed(0))
+    with saved.counting(), autocast(amp, torch.device("cpu")):
+        logits = model(ids, None, torch.zeros_like(ids))
+    logits.sum().backward()
+    return round(saved.mib * 2**20)
+
+
+def of_tokens(layers: str | None, amp: str) -> int:
+    """Bytes that grow with the batch, with dropout, in a layer set or in full fine-tuning.
+
+    For every token, in the type of the product: the input of a layer, q, k and v, the attention's
+    result, its projection, the first norm's result, the wide layer before its activation, and the
+    projection of that; for every pair of tokens of a sentence a weight; a byte for whatever dropout
+    may drop; and two fp32 numbers for each norm. DoRA's outputs are among these. The attention's
+    result is kept only if the weight that it is multiplied by is adapted or trains.
+    """
+    tokens, pairs = B * S, B * N * S * S
+    kept = H + 3 * H + (0 if layers == "attn-only" else H) + H + H + WIDE + H
+    layer = tokens * (kept * SIZE[amp] + 2 * H + 2 * 2 * 4) + pairs * (SIZE[amp] + 1)
+    return L * layer
+
+
+@pytest.mark.parametrize("amp", SIZE)
+@pytest.mark.parametrize(("mode", "layers"), [each for each in MODES if each[0] != "head"])
+def test_what_is_kept_is_a_formula(mode: str, layers: str | None, amp: str) -> None:
+    found, expected = saved_bytes(mode, layers, amp), of_tokens(layers, amp)
+    # beside it: weights in the type of the product, of each layer, and what does not grow with
+    # layers: the embeddings' norm, the pooled texts
+    weights = L * (4 * H * H + 2 * H * WIDE)
+    beside = weights * (4 if amp == "off" else 4 + 2) + 8 * B * S * H
+    assert expected <= found <= expected + beside
+
+
+@pytest.mark.parametrize("amp", SIZE)
+@pytest.mark.parametrize("layers", ["all-lin-only", "attn-only"])
+def test_dora_keeps_at_most_a_twentieth_more_than_lora(layers: str, amp: str) -> None:
+    assert saved_bytes("dora", layers, amp) <= 1.05 * saved_bytes("lora", layers, amp)
+
+
+@pytest.mark.parametrize("amp", SIZE)
+@pytest.mark.parametrize(("mode", "layers"), MODES)
+def test_the_fast_path_keeps_less_than_the_plain_one(mode, layers, amp: str) -> None:
+    fast = saved_bytes(mode, layers, amp)
+    with plain():
+        usual = saved_bytes(mode, layers, amp)
+    if mode == "head":
+        assert fast <= usual < 4 * B * S * H
+    else:
+        assert fast < 0.85 * usual
