@@ -215,7 +215,8 @@ def test_the_whole_of_it(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[st
     assert ours["epoch_padded"] <= peer["epoch_padded"]
     for row in (ours, peer):
         assert row["status"] == "ok"
-        assert row["ms_per_1k_tokens"] > row["limit_ms_per_1k_tokens"] > 0
+        assert row["ms_per_1k_tokens"] > 0
+        assert row["limit_ms_per_1k_tokens"] > 0
         assert row["peak_above_imports_mib"] > 1
         assert 0.1 < row["startup_s"] < 120
         assert row["activations_mib"] > 0.1
