@@ -19,8 +19,8 @@ class DoraLinear(AdaptedLinear):
     training.
 
     A row of V that is all zero stays so, its n taken as the smallest normal number; a magnitude
-    that reaches 0 leaves its row at the bias and still gets a gradient. Rows of a part without an
-    adapter are not scaled, and their magnitude gets a gradient of zero.
+    that reaches 0 leaves its row at the bias and, on a CPU, still gets a gradient. Rows of a part
+    without an adapter are not scaled, and their magnitude gets a gradient of zero.
 
     Attributes:
         magnitude: m, [o].

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minbert.kernels.activations import activate, gradient
+from minbert.kernels.precision import has_values
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 
 
@@ -21,7 +22,9 @@ class MergedProduct(torch.autograd.Function):
 
     x is u, or an activation of it. In backward, with G the gradient of y, and for each of the p
     parts its own rows of G, B and c: P = s G (c ⊙ B), dx = G (c ⊙ V), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x
-    Aᵀ)), and dm = Σ G ⊙ (y − b) / m over tokens. Where m is 0 that is Σ (Gᵀ x) ⊙ V / n.
+    Aᵀ)), and dm = Σ G ⊙ (y − b) / m over tokens. Where m is 0 that is Σ (Gᵀ x) ⊙ V / n,
+    on a CPU; on a card, which is not asked for zeros, it is 0. y is in the type of the product:
+    where |b| is many times |y − b|, half precision leaves few digits of dm.
     """
 
     @staticmethod
@@ -137,4 +140,4 @@ def has_zero(magnitude: Tensor) -> bool:
     which a step is counted and not taken.
     """
     values = magnitude.detach()
-    return type(values) is Tensor and not values.is_cuda and bool((values == 0).any())
+    return has_values(values) and not values.is_cuda and bool((values == 0).any())

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cell import Cell, digest
-from bench.errors import InputError
 from bench.files import write_atomically
 from minbert import mapped
 from minbert.assets import cache_folder
@@ -31,7 +30,8 @@ FORMAT: Final = 1
 MOST_FILES: Final = 64
 """Files that are kept; one of 10,000 sentences has 1.5 MB."""
 
-_CODE: Final = Path(__file__).parents[1] / "minbert" / "tokenizer.py"
+_MINBERT: Final = Path(__file__).parents[1] / "minbert"
+_CODE: Final = tuple(_MINBERT / name for name in ("tokenizer.py", "files.py", "config.py"))
 _SIDES: Final = ("train", "dev")
 _TYPES: Final = {"input_ids": np.int32, "token_type_ids": np.int8, "offsets": np.int64}
 _LABELS: Final = "labels"
@@ -66,8 +66,11 @@ def share(data: TaskData, cell: Cell, tokenizer: Path, folder: Path | None) -> N
     """
     path = _path(cell, tokenizer, folder)
     if path is not None and not is_file(path):
-        with suppress(InputError, MinbertInputError, ValueError):
+        try:
             _keep(path, tokenise(data, tokenizer, cell.max_length), data.digest)
+        except BaseException as error:  # what the library raises has no narrower name
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
 
 
 def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Sides | None:
@@ -129,7 +132,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
             cell.data_digest,
             cell.max_length,
             vocabulary_digest(tokenizer),
-            *_digests((_CODE, *source_files(cell.task, folder))),
+            *_digests((*_CODE, *source_files(cell.task, folder))),
         ]
     except (OSError, MinbertInputError, metadata.PackageNotFoundError):
         return None

@@ -86,7 +86,8 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
         new_pooler=new_pooler,
         seed=cell.seed,
     )
-    if cell.amp in HALF and not job.keep:  # what is kept is not rounded
+    rounded_on_disk = job.keep and cell.rank is None  # of adapters alone the adapters are kept
+    if cell.amp in HALF and not rounded_on_disk:
         hold_frozen(model, HALF[cell.amp])
     return model.to(torch.device(job.device))
 

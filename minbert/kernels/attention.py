@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.dropout import keep_mask
+from minbert.kernels.dropout import factor_of, keep_mask
 from minbert.kernels.reference import is_plain
 
 
@@ -48,13 +48,13 @@ def torch_attention(
     q = q[:, :, :1] if first_only else q
     seen = None if mask is None else mask[:, None, None, :]
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
-    return y.transpose(1, 2).reshape(batch, -1, width // 3)
+    return y.transpose(1, 2).reshape(batch, q.shape[2], width // 3)
 
 
 class _Attention(torch.autograd.Function):
     """Keeps qkv, which the layer before it keeps as well in DoRA, the weights and what was dropped.
 
-    Weights are computed in fp32 and kept in the type of qkv.
+    The softmax is computed in fp32, of scores in the type of qkv, which its weights are kept in.
     """
 
     @staticmethod
@@ -73,10 +73,10 @@ class _Attention(torch.autograd.Function):
             del scores
             keep = keep_mask(weights, p) if p > 0 else None
             dropped = weights if keep is None else weights * keep
-            y = torch.bmm(dropped, v if keep is None else v * (1 / (1 - p)))
+            y = torch.bmm(dropped, v if keep is None else v * factor_of(p))
         ctx.heads, ctx.p, ctx.first_only = heads, p, first_only
         ctx.save_for_backward(qkv, weights, keep)
-        return _from_heads(y[None], len(qkv))
+        return _from_heads(y[None], heads)
 
     @staticmethod
     @once_differentiable
@@ -87,7 +87,7 @@ class _Attention(torch.autograd.Function):
             q, k, v = _to_heads(qkv, ctx.heads, 3)
             (dy,) = _to_heads(g, ctx.heads, 1)
             if keep is not None:
-                dy = dy * (1 / (1 - ctx.p))
+                dy = dy * factor_of(ctx.p)
             found = torch.empty(3, *q.shape, dtype=q.dtype, device=q.device)
             of_q = found[0]
             if ctx.first_only:
@@ -106,18 +106,18 @@ class _Attention(torch.autograd.Function):
             if ctx.first_only:
                 found[0].zero_()[:, :1] = of_q
             torch.bmm(dscores.transpose(1, 2), q, out=found[1])
-            return _from_heads(found, len(qkv)), None, None, None, None
+            return _from_heads(found, ctx.heads), None, None, None, None
 
 
 def _to_heads(x: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:
     """The parts of [B, S, P H], each as [B N, S, D]."""
     batch, length, width = x.shape
-    split = x.view(batch, length, parts, heads, -1).permute(2, 0, 3, 1, 4)
+    split = x.view(batch, length, parts, heads, width // (parts * heads)).permute(2, 0, 3, 1, 4)
     return split.reshape(parts, batch * heads, length, width // (parts * heads)).unbind(0)
 
 
-def _from_heads(x: Tensor, batch: int) -> Tensor:
+def _from_heads(x: Tensor, heads: int) -> Tensor:
     """[B, S, P H] of P parts, [P, B N, S, D]."""
     parts, rows, length, width = x.shape
-    split = x.view(parts, batch, rows // batch, length, width).permute(1, 3, 0, 2, 4)
-    return split.reshape(batch, length, parts * (rows // batch) * width)
+    split = x.view(parts, rows // heads, heads, length, width).permute(1, 3, 0, 2, 4)
+    return split.reshape(rows // heads, length, parts * heads * width)

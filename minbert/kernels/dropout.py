@@ -33,10 +33,15 @@ def keep_mask(like: Tensor, p: float) -> Tensor:
     return torch.from_numpy(kept.view(np.uint8)).view(like.shape)
 
 
+def factor_of(p: float) -> float:
+    """What is kept is multiplied by: 1 / (1 − p), or 0 where nothing is."""
+    return 0.0 if p == 1 else 1 / (1 - p)
+
+
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """x with each element 0 with probability p, else divided by 1 − p; x itself in evaluation."""
     if not training or p == 0:
         return x
-    if is_plain() or p == 1:
+    if is_plain():
         return F.dropout(x, p)
-    return x * keep_mask(x, p) * (1 / (1 - p))
+    return x * keep_mask(x, p) * factor_of(p)

@@ -85,7 +85,7 @@ class _Product(torch.autograd.Function):
             if wants_bias:
                 db = sum_over_tokens(flat).to(of_weight)
             if wants_u:
-                dx = times(flat, weight.t()).view(*g.shape[:-1], -1)
+                dx = times(flat, weight.t()).view(*g.shape[:-1], weight.shape[1])
                 if ctx.activation is None:
                     du = dx.to(of_u)
                 else:

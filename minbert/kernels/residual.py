@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.dropout import keep_mask
+from minbert.kernels.dropout import factor_of, keep_mask
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_plain
 
@@ -25,7 +25,7 @@ def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, traini
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
     out: Tensor = _AddAndNormalise.apply(
-        x, y, norm.weight, norm.bias, norm.eps, keep, 1 / (1 - dropped), product_dtype(x)
+        x, y, norm.weight, norm.bias, norm.eps, keep, factor_of(dropped), product_dtype(x)
     )  # type: ignore[no-untyped-call]
     return out
 

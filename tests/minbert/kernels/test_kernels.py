@@ -229,6 +229,21 @@ def test_dropout_is_for_training_alone(monkeypatch) -> None:
     torch.testing.assert_close(dropout(x, 0.2, training=True), x / 0.8)
 
 
+def test_all_dropped() -> None:
+    norm, x, y = nn.LayerNorm(6), drawn(2, 5, 6), drawn(2, 5, 6, seed=1)
+    torch.testing.assert_close(add_and_normalise(x, y, norm, 1.0, training=True), norm(x))
+    assert not attention(drawn(2, 5, 12).requires_grad_(), None, 2, 1.0).any()
+
+
+def test_no_texts_are_no_error() -> None:
+    x = torch.empty(0, 4, 6, requires_grad=True)
+    y = Linear(6, 12)(x, "gelu")
+    out = attention(y, None, 2, 0.1)
+    add_and_normalise(out.repeat(1, 1, 3), y, nn.LayerNorm(12), 0.1, training=True).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+
+
 def test_plain_ends_with_its_block() -> None:
     with plain():
         assert is_plain()
