@@ -36,7 +36,7 @@ def memory_prior(device: str) -> Prior:
     """
     if device.startswith("cuda"):
         return Prior((0.0, 0.0, 1.0, 1.0, 1.0), (30.0, 30.0, 0.2, 0.2, 0.2))
-    return Prior((120.0, 50.0, 1.1, 1.25, 1.7), (100.0, 60.0, 0.3, 0.4, 0.5))
+    return Prior((55.0, 20.0, 1.2, 1.05, 1.0), (100.0, 60.0, 0.3, 0.4, 0.5))
 
 
 def train_features(variant: Variant, counts: Counts, shapes: Shapes) -> tuple[float, ...]:
