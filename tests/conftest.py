@@ -24,8 +24,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker for each core, up to four: each holds a torch. Benchmarks run alone."""
-    return 0 if config.getoption("benchmark_only") else min(os.cpu_count() or 1, 4)
+    """A worker more than there are cores, as many tests wait for processes; up to four, as each
+    holds a torch. Benchmarks run alone."""
+    return 0 if config.getoption("benchmark_only") else min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.fixture(scope="session")
