@@ -2,12 +2,16 @@
 arXiv 2402.09353)."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
 from adapters.layer import AdaptedLinear, Decomposed, Part
+from minbert.kernels.precision import has_values
+
+_CANCELLED: Final = 0.1
+"""n² / |w|² below which a row's norm is not taken from the factored sum."""
 
 
 class DoraLinear(AdaptedLinear):
@@ -42,15 +46,45 @@ class DoraLinear(AdaptedLinear):
         """Set m to the row norms of the weight as it is, so that c is 1."""
         self.magnitude.copy_(self._norms(self.updated_weight()))
 
-    def decomposed(self) -> Decomposed:
-        """V = W + s B A, its row norms n, and c = m / n; c is 1 where there is no adapter."""
-        updated = self.updated_weight()
-        norms = self._norms(updated).clamp_min(torch.finfo(updated.dtype).tiny)
+    def decomposed(self, *, branch: bool = False) -> Decomposed:
+        """V = W + s B A or W, the row norms n of V, and c = m / n; c is 1 without an adapter."""
+        weight = self.weight if branch else self.updated_weight()
+        norms = self.factored_norms() if branch else self._norms(weight)
+        norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)
         ratios = self.magnitude.detach() / norms
         scaled = None if all(part.rank for part in self.parts) else self.scaled
         if scaled is not None:
             ratios = torch.where(scaled, ratios, 1.0)
-        return Decomposed(updated, ratios, norms, self.magnitude, scaled)
+        return Decomposed(weight, ratios, norms, self.magnitude, scaled)
+
+    def takes_branch(self, tokens: int) -> bool:
+        """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
+
+        W Aᵀ for the norms is as much as B A. On a card it is always merged: the norms of a branch
+        have to ask for values.
+        """
+        thin = len(self.parts) * self.in_features + self.out_features
+        few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
+        return few and not self.weight.is_cuda and has_values(self.magnitude)
+
+    @torch.no_grad()
+    def factored_norms(self) -> Tensor:
+        """n, [o], without V: n² = |w|² + 2 s Σ B ⊙ (W Aᵀ) + s² Σ (B A Aᵀ) ⊙ B (arXiv 2603.22276).
+
+        Rows that W and the update nearly cancel in are formed, since the sum has few digits there.
+        """
+        a, b = self.lora_A, self.lora_B * self.scales
+        stacked = self.weight.to(a.dtype).view(len(self.parts), -1, self.in_features)
+        base = torch.linalg.vector_norm(stacked, dim=2)  # [p, o / p]
+        change = ((2 * stacked @ a.mT + b @ (a @ a.mT)) * b).sum(dim=2)  # n² − |w|²
+        share = 1 + change / base.square()
+        norms = base * share.clamp_min(0).sqrt()  # exactly |w| where B is 0, as m is at first
+        if (lost := (base == 0) | ~(share >= _CANCELLED)).any():
+            part, row = lost.nonzero(as_tuple=True)
+            rows = stacked[part, row] + (b[part, row].unsqueeze(1) @ a[part]).squeeze(1)
+            norms[part, row] = torch.linalg.vector_norm(rows, dim=1)
+        flat: Tensor = norms.flatten()
+        return flat
 
     @staticmethod
     def _norms(weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from adapters.product import MergedProduct, has_zero
+from adapters.product import AdaptedProduct, has_zero
 from minbert.kernels.activations import activate
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_plain
@@ -45,10 +45,10 @@ class Part:
 class Decomposed:
     """An adapted weight c ⊙ V: V [o, i], and in DoRA c = m / n, all three [o].
 
-    `scaled` says where c comes from m; None: everywhere.
+    `scaled` says where c comes from m; None: everywhere. As a branch, `weight` is W and not V.
     """
 
-    updated: Tensor
+    weight: Tensor
     ratios: Tensor | None = None
     norms: Tensor | None = None
     magnitude: Tensor | None = None
@@ -65,8 +65,9 @@ class AdaptedLinear(nn.Module, ABC):
     number of AdamW steps too, and the layer trains as if it were not there.
 
     The merged weight is built anew in every forward pass, in fp32 or better with autocast off,
-    and nothing is cached; `adapters.product` multiplies by it. A and B are kept in fp32 or better,
-    whatever the type of the frozen weight.
+    and nothing is cached; `adapters.product` multiplies by it, or for few tokens has the update as
+    a branch beside the frozen weight. A and B are kept in fp32 or better, whatever the type of the
+    frozen weight.
 
     Args:
         linear: the layer to adapt, weight [o, i].
@@ -126,8 +127,12 @@ class AdaptedLinear(nn.Module, ABC):
         return updated.view(self.out_features, self.in_features)
 
     @abstractmethod
-    def decomposed(self) -> Decomposed:
+    def decomposed(self, *, branch: bool = False) -> Decomposed:
         """What the adapted weight is made of, as constants. For use with autocast off."""
+
+    @abstractmethod
+    def takes_branch(self, tokens: int) -> bool:
+        """Whether a branch needs fewer operations than a merge, for so many tokens."""
 
     def adapted_weight(self) -> Tensor:
         """The weight [o, i] that stands for the layer with its adapter, in the type of A and B.
@@ -135,7 +140,7 @@ class AdaptedLinear(nn.Module, ABC):
         For use with autocast off. A constant: training goes through `forward`.
         """
         found = self.decomposed()
-        return found.updated if found.ratios is None else found.ratios[:, None] * found.updated
+        return found.weight if found.ratios is None else found.ratios[:, None] * found.weight
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to [..., o].
@@ -145,15 +150,15 @@ class AdaptedLinear(nn.Module, ABC):
         """
         if is_plain():
             return self._plain(x if activation is None else activate(activation, x))
-        with torch.autocast(x.device.type, enabled=False):
-            found = self.decomposed()
-        magnitude = found.magnitude
+        magnitude: Tensor | None = getattr(self, "magnitude", None)
         zeros = magnitude is not None and torch.is_grad_enabled() and has_zero(magnitude)
+        branch = not zeros and self.takes_branch(x.numel() // self.in_features)
         dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
-            y: Tensor = MergedProduct.apply(
-                x, self.lora_A, self.lora_B, magnitude, found.updated, found.ratios,
-                found.norms, found.scaled, self.bias, self.scales, dtype, zeros, activation,
+            found = self.decomposed(branch=branch)
+            y: Tensor = AdaptedProduct.apply(
+                x, self.lora_A, self.lora_B, magnitude, found.weight, found.ratios,
+                found.norms, found.scaled, self.bias, self.scales, dtype, zeros, activation, branch,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return y
 

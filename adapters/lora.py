@@ -9,6 +9,11 @@ class LoraLinear(AdaptedLinear):
     s = alpha / r. With B zero at first, the layer equals the base layer exactly before training.
     """
 
-    def decomposed(self) -> Decomposed:
-        """V = W + s B A."""
-        return Decomposed(self.updated_weight())
+    def decomposed(self, *, branch: bool = False) -> Decomposed:
+        """V = W + s B A, or as a branch W."""
+        return Decomposed(self.weight if branch else self.updated_weight())
+
+    def takes_branch(self, tokens: int) -> bool:
+        """T r (p i + o) multiply-adds of two thin products against r i o of B A."""
+        thin = len(self.parts) * self.in_features + self.out_features
+        return tokens * thin < self.in_features * self.out_features

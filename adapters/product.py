@@ -1,9 +1,13 @@
-"""The product of an adapted layer in merged form, with a backward pass written by hand.
+"""The product of an adapted layer, with a backward pass written by hand.
 
-Plain autograd would form the gradient of the whole merged weight, a product as large as the forward
-pass, only to reduce it to the gradients of thin factors. Here those come from thin products, and
-what is kept for the backward pass is the input, the merged weight in the type of the product, and
-for DoRA the output, which what comes after the layer keeps anyway.
+Plain autograd would form the gradient of the whole adapted weight, a product as large as the
+forward pass, only to reduce it to the gradients of thin factors. Here those come from thin
+products, and what is kept for the backward pass is the input, the weight in the type of the
+product, and for DoRA the output, which what comes after the layer keeps anyway.
+
+The product has two forms. Merged, the update is added to the weight once, and there is one product;
+that is less work for many tokens. As a branch, two thin products stand beside that of the frozen
+weight; that is less for few. The layer counts which.
 """
 
 from typing import Any
@@ -17,14 +21,15 @@ from minbert.kernels.precision import has_values
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 
 
-class MergedProduct(torch.autograd.Function):
+class AdaptedProduct(torch.autograd.Function):
     """y = x (c ⊙ V)ᵀ + b with V = W + s B A, c = m / n or 1, and n the row norms of V, constant.
 
     x is u, or an activation of it. In backward, with G the gradient of y, and for each of the p
-    parts its own rows of G, B and c: P = s G (c ⊙ B), dx = G (c ⊙ V), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x
-    Aᵀ)), and dm = Σ G ⊙ (y − b) / m over tokens. Where m is 0 that is Σ (Gᵀ x) ⊙ V / n,
-    on a CPU; on a card, which is not asked for zeros, it is 0. y is in the type of the product:
-    where |b| is many times |y − b|, half precision leaves few digits of dm.
+    parts its own rows of G, B and c: P = s G (c ⊙ B), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x Aᵀ)), and dm =
+    Σ G ⊙ (y − b) / m over tokens. Merged, dx = G (c ⊙ V); as a branch, dx = (c ⊙ G) W + P A. Where
+    m is 0, dm is Σ (Gᵀ x) ⊙ V / n, merged and on a CPU; on a card, which is not asked for zeros, it
+    is 0. y is in the type of the product: where |b| is many times |y − b|, half precision leaves
+    few digits of dm.
     """
 
     @staticmethod
@@ -34,23 +39,29 @@ class MergedProduct(torch.autograd.Function):
         lora_A: Tensor,  # [p, r, i]  # noqa: N803
         lora_B: Tensor,  # [p, o / p, r]  # noqa: N803
         magnitude: Tensor | None,  # [o]
-        updated: Tensor,  # V, [o, i], a constant here
+        weight: Tensor,  # V, or as a branch W, [o, i], a constant here
         ratios: Tensor | None,  # c, [o]
         norms: Tensor | None,  # n, [o]
         scaled: Tensor | None,  # where c comes from m, [o]; None: everywhere
         bias: Tensor | None,  # [o]
         scales: Tensor,  # [p, 1, 1]
         dtype: torch.dtype,
-        zeros: bool,  # whether a magnitude may be 0
+        zeros: bool,  # whether a magnitude may be 0; not as a branch
         activation: str | None,  # what makes x of u
+        branch: bool,
     ) -> Tensor:
         """The product in `dtype`, [..., o]."""
-        weight = updated if ratios is None else ratios.unsqueeze(1) * updated
+        updated = weight
+        if ratios is not None and not branch:
+            weight = ratios.unsqueeze(1) * weight
         weight = weight.to(dtype)
         x = (u if activation is None else activate(activation, u)).to(dtype)
         bias = None if bias is None else bias.to(dtype)
-        y = times(x, weight, bias)
-        ctx.activation, ctx.of_u = activation, u.dtype
+        if branch:
+            y = _beside(x, weight, lora_A, lora_B * scales, ratios, bias)
+        else:
+            y = times(x, weight, bias)
+        ctx.activation, ctx.of_u, ctx.branch = activation, u.dtype, branch
         ctx.save_for_backward(
             x if activation is None else u,
             lora_A,
@@ -73,7 +84,7 @@ class MergedProduct(torch.autograd.Function):
         """Gradients of u, A, B and m; of nothing else."""
         (g,) = gradients
         with torch.autocast(g.device.type, enabled=False):
-            return *_backward(ctx, g), *[None] * 9
+            return *_backward(ctx, g), *[None] * 10
 
 
 def _backward(
@@ -91,10 +102,11 @@ def _backward(
     by_part = g.chunk(parts, dim=1)  # p of [T, o / p]
     factor = scales if ratios is None else scales * ratios.view(parts, -1, 1)  # [p, o / p or 1, 1]
     du = da = db = dm = None
-    if wants_a:
+    if wants_a or (wants_u and ctx.branch):
         scaled_b = (factor * lora_b).to(dtype)
         thin = [times(of_part, b.t()) for of_part, b in zip(by_part, scaled_b, strict=True)]
         p = thin[0] if parts == 1 else torch.cat(thin, dim=1)  # P, [T, p r]
+    if wants_a:
         da = times(p.t(), flat.t()).to(lora_a.dtype).view(parts, rank, width)
     if wants_b:
         through = times(flat, lora_a.reshape(-1, width).to(dtype))  # x Aᵀ, [T, p r]
@@ -107,10 +119,37 @@ def _backward(
         dm = _of_magnitude(g, flat, y.reshape_as(g), magnitude, norms, bias, v)
         dm = dm if scaled is None else torch.where(scaled, dm, 0.0)
     if wants_u:
-        du = times(g, weight.t()).view_as(u)
+        if ctx.branch:
+            of_base = g if ratios is None else g * ratios.to(dtype)
+            du = times(of_base, weight.t()).addmm_(p, lora_a.reshape(-1, width).to(dtype))
+        else:
+            du = times(g, weight.t())
+        du = du.view_as(u)
         du = du if ctx.activation is None else gradient(ctx.activation, du, u)
         du = du.to(ctx.of_u)
     return du, da, db, dm
+
+
+def _beside(
+    x: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    scaled_b: Tensor,
+    ratios: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """c ⊙ (x Wᵀ + (x Aᵀ) (s B)ᵀ) + b, [..., o]."""
+    dtype, parts = weight.dtype, len(lora_a)
+    flat = x.reshape(-1, x.shape[-1])
+    through = times(flat, lora_a.flatten(0, 1).to(dtype))  # x Aᵀ, [T, p r]
+    y = times(flat, weight, bias if ratios is None else None)
+    thin = zip(y.chunk(parts, 1), through.chunk(parts, 1), scaled_b.to(dtype), strict=True)
+    for of_part, of_x, b in thin:
+        of_part.addmm_(of_x, b.t())
+    if ratios is not None:
+        y.mul_(ratios.to(dtype))
+        y = y if bias is None else y.add_(bias)
+    return y.view(*x.shape[:-1], y.shape[1])
 
 
 def _of_magnitude(

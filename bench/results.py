@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from bench.cell import Cell
 from bench.files import write_atomically
-from bench.protocol import PANEL, ROW
+from bench.protocol import PANEL, ROW, STEPS
 from bench.rowfile import encode
 from bench.schema import BY_NAME, LARGEST, Row, new_row
-from bench.stats import fisher, panel_times, wilson
+from bench.stats import fisher, wilson
+from bench.steptimes import StepTimes, panel_times, training_times
 
 UNSTEADY: Final = 0.1
 """Half an interval of the time for 1,000 tokens, as a share of it, from which it is unstable."""
@@ -23,8 +24,10 @@ _MEASURED: Final = {
 } | {"grid", "attempt"}
 """What may come from a run; the rest is the cell's, its conditions' and the outcome's to say."""
 
+_LARGEST_FILE: Final = 2**26
+"""Bytes of step times that are read: a million steps."""
 _LARGEST_PANEL: Final = 2**24
-"""The last of them; a bootstrap of more takes minutes and says the same."""
+"""Of a panel's; a bootstrap of more takes minutes and says the same."""
 
 
 def measured_row(
@@ -43,7 +46,7 @@ def measured_row(
 
     Args:
         columns: those that worker and runner measured; names that are no columns are ignored.
-        folder: the cell's folder, for the panel's step times.
+        folder: the cell's folder, for its step times.
         dev_examples: the number of examples behind the dev score.
         majority_score: what the training set's majority class scores on dev, if it can.
     """
@@ -90,38 +93,86 @@ def kept_row(folder: Path) -> Row | None:
 
 
 def step_times(folder: Path) -> tuple[Row, bool]:
-    """The columns of step times from a folder's panel.csv, and whether they are steady.
+    """The columns of step times from a folder's files, and whether they are steady.
 
-    Nothing where there is no panel: the cell did not get that far.
+    From panel.csv where a panel was replayed, else from the steps of training in steps.csv. Nothing
+    where neither can be used: the cell did not get that far, or the file is damaged.
     """
-    path = folder / PANEL
+    panel = folder / PANEL
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST_PANEL:
-            return {}, True
-        with path.open(newline="", encoding="utf-8") as file:
-            counted = [line for line in csv.DictReader(file, strict=True) if line["counts"] == "1"]
-        return _times(counted)
+        if panel.exists():
+            return _of_panel(_lines(panel, _LARGEST_PANEL))
+        return _of_training(_lines(folder / STEPS, _LARGEST_FILE))
     except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, csv.Error):
         return {}, True
 
 
-def _times(counted: list[dict[str, str]]) -> tuple[Row, bool]:
-    """As `step_times`, from the lines of the panel that count.
+def _lines(path: Path, largest: int) -> list[dict[str, str]]:
+    """The lines of a file of steps.
+
+    Raises:
+        OSError, ValueError, csv.Error: if it can't be read, is no file or is too large.
+    """
+    if not path.is_file() or path.stat().st_size > largest:
+        raise ValueError("no file of step times")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def _of_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
+    """As `step_times`, from the lines of a panel.
 
     Raises:
         ValueError, TypeError, KeyError, ZeroDivisionError: for what is no panel.
     """
     passes: dict[str, list[dict[str, str]]] = {}
-    for line in counted:
-        passes.setdefault(line["pass"], []).append(line)
+    for line in lines:
+        if line["counts"] == "1":
+            passes.setdefault(line["pass"], []).append(line)
     if not passes:
         raise ValueError("no pass counts")
     panel = next(iter(passes.values()))
-    tokens = [int(line["tokens"]) for line in panel]
-    times = [[float(line["ms"]) for line in each] for each in passes.values()]
-    if not all(0 < ms < LARGEST for each in times for ms in each) or min(tokens) < 1:
-        raise ValueError("a step takes time and has tokens")
-    found = panel_times(times, tokens)
+    tokens, examples = _sizes(panel)
+    times = [_milliseconds(each) for each in passes.values()]
+    steps = sum(len(each) for each in times)
+    return _columns(
+        panel_times(times, tokens), steps, tokens, examples, settled=panel[0]["settled"] == "1"
+    )
+
+
+def _of_training(lines: list[dict[str, str]]) -> tuple[Row, bool]:
+    """As `step_times`, from the lines of all training steps.
+
+    Raises:
+        ValueError, TypeError, KeyError: for what is none, or too few.
+    """
+    tokens, examples = _sizes(lines)
+    found = training_times(_milliseconds(lines), tokens)
+    begin = found.warm
+    return _columns(
+        found, len(lines) - begin, tokens[begin:], examples[begin:], settled=found.settled
+    )
+
+
+def _sizes(lines: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    """Real tokens and examples of each step."""
+    tokens = [int(line["tokens"]) for line in lines]
+    if not all(0 < size < LARGEST for size in tokens):
+        raise ValueError("a step has tokens")
+    return tokens, [int(line["examples"]) for line in lines]
+
+
+def _milliseconds(lines: list[dict[str, str]]) -> list[float]:
+    times = [float(line["ms"]) for line in lines]
+    if not all(0 < ms < LARGEST for ms in times):
+        raise ValueError("a step takes time")
+    return times
+
+
+def _columns(
+    found: StepTimes, steps: int, tokens: list[int], examples: list[int], *, settled: bool
+) -> tuple[Row, bool]:
+    """The columns of times that `steps` steps gave, on batches of these sizes; whether steady."""
     rate = found.ms_per_1k_tokens
     columns: Row = {
         "step_ms_median": found.step_ms.value,
@@ -130,14 +181,12 @@ def _times(counted: list[dict[str, str]]) -> tuple[Row, bool]:
         "ms_per_1k_tokens": rate.value,
         "ms_per_1k_tokens_ci_low": rate.low,
         "ms_per_1k_tokens_ci_high": rate.high,
-        "steps_timed": len(counted),
-        "examples_per_s": sum(int(line["examples"]) for line in panel)
-        / (rate.value * sum(tokens) / 1000)
-        * 1000,
+        "steps_timed": steps,
+        "examples_per_s": sum(examples) / (rate.value * sum(tokens) / 1000) * 1000,
     }
     ends = rate.ends()
     narrow = ends is None or (ends[1] - ends[0]) / 2 <= UNSTEADY * rate.value
-    return columns, narrow and panel[0]["settled"] == "1"
+    return columns, narrow and settled
 
 
 def score_interval(row: Row, examples: int) -> Row:

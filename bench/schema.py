@@ -190,12 +190,12 @@ def _columns() -> tuple[Column, ...]:
     )
     group(
         "time",
-        ("step_ms_median", float, "median of a training step, over passes of a fixed panel, ms"),
-        ("step_ms_ci_low", float, "bootstrap 95% interval of that median, lower end, ms"),
-        ("step_ms_ci_high", float, "bootstrap 95% interval of that median, upper end, ms"),
-        ("ms_per_1k_tokens", float, "training time for 1,000 real tokens of the panel, ms"),
-        ("ms_per_1k_tokens_ci_low", float, "its bootstrap 95% interval, lower end, ms"),
-        ("ms_per_1k_tokens_ci_high", float, "its bootstrap 95% interval, upper end, ms"),
+        ("step_ms_median", float, "median of a training step, ms"),
+        ("step_ms_ci_low", float, "its 95% interval, lower end, ms"),
+        ("step_ms_ci_high", float, "its 95% interval, upper end, ms"),
+        ("ms_per_1k_tokens", float, "training time for 1,000 real tokens, ms"),
+        ("ms_per_1k_tokens_ci_low", float, "its 95% interval, lower end, ms"),
+        ("ms_per_1k_tokens_ci_high", float, "its 95% interval, upper end, ms"),
         ("steps_timed", int, "steps behind these figures, those of the warm-up not counted"),
         ("examples_per_s", float, "training examples for each second of a step"),
         ("startup_s", float, "from launch to the first training step, s"),

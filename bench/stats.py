@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_Z: Final = 1.959963984540054
+NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
 _POWER_Z: Final = 0.8416212335729143
 """Its 80% quantile."""
-_UNSEEN: Final = (3 / _Z) ** 2
+_UNSEEN: Final = (3 / NORMAL_975) ** 2
 """Over N², the least variance of a mean over N examples. Where none of them differs, a share of
 up to 3/N may (rule of three, Hanley and Lippman-Hand 1983), and that is then half the interval."""
 
@@ -47,7 +47,7 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is no proportion")
-    share, unseen = successes / total, _Z**2 / total
+    share, unseen = successes / total, NORMAL_975**2 / total
     centre = share + unseen / 2
     half = math.sqrt(unseen * (share * (1 - share) + unseen / 4))
     low, high = (centre - half) / (1 + unseen), (centre + half) / (1 + unseen)
@@ -62,56 +62,11 @@ def fisher(correlation: float, total: int) -> tuple[float, float]:
     if total < 4:
         return -1.0, 1.0
     inside = 1 - 1e-12
-    z, spread = math.atanh(max(-inside, min(inside, correlation))), _Z / math.sqrt(total - 3)
+    z, spread = (
+        math.atanh(max(-inside, min(inside, correlation))),
+        NORMAL_975 / math.sqrt(total - 3),
+    )
     return math.tanh(z - spread), math.tanh(z + spread)
-
-
-@dataclass(frozen=True)
-class PanelTimes:
-    """A step's time: the median in ms, and what 1,000 real tokens take on average in ms."""
-
-    step_ms: Interval
-    ms_per_1k_tokens: Interval
-
-
-def panel_times(
-    passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000, seed: int = 0
-) -> PanelTimes:
-    """Times of a panel of batches, with bootstrap intervals.
-
-    The batches are fixed and only their times vary, so how they differ from one another is no part
-    of the interval. What disturbs a step often disturbs its whole pass: passes are drawn again
-    whole. Draws from few passes vary too little, and are spread by √(P / (P − 1)) (Rao and Wu 1988)
-    and by Student's t over the normal quantile. One pass has no interval.
-
-    Args:
-        passes: ms of each batch in each pass, [P, B].
-        tokens: real tokens of each batch, [B].
-
-    Raises:
-        ValueError: without passes, or if they are not of as many batches as there are tokens.
-    """
-    data = np.asarray(passes, dtype=float)
-    if data.ndim != 2 or not data.size or data.shape[1] != len(tokens):
-        raise ValueError("the times of a panel are a row of its batches for each pass")
-    per_1k = 1000 / sum(tokens)
-
-    def both(times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        flat = times.reshape(*times.shape[:-2], -1)
-        return np.median(flat, axis=-1), times.sum(axis=-1).mean(axis=-1) * per_1k
-
-    median, rate = (float(value) for value in both(data))
-    if len(data) == 1:
-        return PanelTimes(Interval(median), Interval(rate))
-    from scipy.special import stdtrit
-
-    freedom = len(data) - 1
-    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
-    centre = data.mean(axis=0)
-    wider = math.sqrt(len(data) / freedom) * float(stdtrit(freedom, 0.975)) / _Z
-    again = both(centre + wider * (data[drawn] - centre))
-    ends = [tuple(map(float, np.quantile(values, (0.025, 0.975)))) for values in again]
-    return PanelTimes(Interval(median, *ends[0]), Interval(rate, *ends[1]))
 
 
 def mean_t(values: Sequence[float]) -> Interval:
@@ -181,7 +136,7 @@ class Spread:
         """
         if self.of_seeds is None:
             raise ValueError("one seed does not show how seeds vary")
-        farther = 1 + _POWER_Z / _Z
+        farther = 1 + _POWER_Z / NORMAL_975
         return next((n for n in range(2, most + 1) if farther * self.half_width(n) < size), None)
 
 
@@ -250,7 +205,7 @@ def widened(a: Interval, deviation: float) -> Interval:
     ends = log.ends() if a.value > 0 else None
     if ends is None:
         return a
-    more = _Z * deviation
+    more = NORMAL_975 * deviation
     low, high = (math.hypot(end - log.value, more) for end in ends)
     return _exp(Interval(log.value, log.value - low, log.value + high))
 

@@ -13,10 +13,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats import Interval
+from bench.stats import NORMAL_975, Interval
 
 _DRAWS: Final = 2000
-_Z: Final = 1.959963984540054
 
 Logs = NDArray[np.float64]
 
@@ -74,7 +73,7 @@ def _points(replays: Sequence[Replay]) -> Logs:
 def _redrawn(replay: Replay, rng: np.random.Generator) -> Logs:
     """How far the log of a process's time is from itself when its passes are drawn again, [D].
 
-    Passes are drawn whole, as `bench.stats.panel_times` does.
+    Passes are drawn whole, as `bench.steptimes.panel_times` does.
     """
     totals = np.asarray(replay.passes, dtype=float).sum(axis=1)  # [P]
     count = len(totals)
@@ -89,7 +88,7 @@ def _wider(count: int) -> float:
     """What draws from a few values are to be spread by."""
     from scipy.special import stdtrit
 
-    return math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.975)) / _Z
+    return math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.975)) / NORMAL_975
 
 
 def _interval(points: Logs, within: Sequence[Logs], rng: np.random.Generator) -> Interval:

@@ -12,11 +12,12 @@ from typing import Final
 
 from bench.predict.costs import Counts, Shapes, Variant, batches_of
 from bench.predict.fit import Prior
+from bench.steptimes import STEPS_ENOUGH
 
 PANEL_STEPS: Final = 24
-"""The fewest steps that a cell's timing takes after its training."""
+"""The fewest steps that the timing of a short training takes after it."""
 PANEL_SHARE: Final = 0.15
-"""Of the time of training: what the timing takes where that is more."""
+"""Of the time of training: what that timing takes where it is more."""
 
 
 def memory_features(variant: Variant, counts: Counts, _shapes: Shapes) -> tuple[float, ...]:
@@ -51,7 +52,8 @@ def time_features(variant: Variant, counts: Counts, shapes: Shapes) -> tuple[flo
     batches = shapes.evaluations * batches_of(shapes.evaluate_tokens, shapes.evaluate_largest)
     kernels = shapes.evaluations * shapes.evaluate_batches * counts.evaluate_kernels
     gflop, moved = batches * counts.evaluate_gflop, batches * counts.evaluate_moved_mib
-    steps = 1 + max(PANEL_STEPS / shapes.steps, PANEL_SHARE)
+    timing = 0.0 if shapes.steps >= STEPS_ENOUGH else max(PANEL_STEPS / shapes.steps, PANEL_SHARE)
+    steps = 1 + timing
     both = zip(
         train_features(variant, counts, shapes),
         _work(variant, kernels, gflop, moved),

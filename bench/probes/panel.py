@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bench.probes.steps import StepClock
-from bench.stats import panel_times
+from bench.steptimes import AGREEMENT, panel_times
 from minbert.batches import Batch
 
 PANEL_BATCHES: Final = 4
@@ -22,8 +22,6 @@ WARMUP_PASSES: Final = 6
 """After so many passes that never agreed the timing begins all the same, and is unstable."""
 TIMED_PASSES: Final = 5
 MOST_PASSES: Final = 12
-AGREEMENT: Final = 0.05
-"""How far the means of two passes may be apart; their quartiles may be twice as far."""
 PRECISION: Final = 0.02
 """Timing ends when half the interval is this share of the time for 1,000 tokens."""
 
@@ -58,7 +56,7 @@ def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
 
 
 def agree(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two passes are alike: in their mean, and in the quartiles of their steps."""
+    """Whether two passes are alike: in their mean, and, twice as far, in their steps' quartiles."""
     a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
 
     def apart(x: float, y: float) -> float:

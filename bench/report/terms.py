@@ -15,15 +15,15 @@ TERMS: Final = (
      "with one seed, run in a process of its own."),
     ("dev score", "Accuracy, or Pearson correlation, on the development set after the last epoch."),
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
-     "bootstrap over passes of the panel for step times, all for what is drawn within that run. Of "
-     "several seeds: Student's t, for a score over seeds and dev examples where predictions are "
-     "kept, else over the seeds alone. Memory of one run has none."),
+     "step time's over blocks of steps or passes of a panel, all for what is drawn within that "
+     "run. Of several seeds: Student's t, for a score over seeds and dev examples where "
+     "predictions are kept, else over the seeds alone. Memory of one run has none."),
     ("proven", "A difference or ratio whose 95% interval leaves out no difference. Scores are "
      "paired over dev examples and seeds where predictions are kept, costs over seeds where there "
      "are two or more; else it is taken from both intervals as if the runs were independent. "
      "Nothing is corrected for the number of comparisons."),
-    ("panel", "A few batches, short and long, that a cell's timed steps replay when its training "
-     "is over; warm-up ends when two passes over them agree."),
+    ("step time", "Of training's own steps after its warm-up; where there are fewer than 96, of a "
+     "panel: a few batches, short and long, that are replayed when training is over."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
      "point estimates, not their intervals."),
     ("× full fine-tuning", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "

@@ -1,4 +1,4 @@
-"""The timed part of a cell: a panel of batches replayed on the trained model."""
+"""What is measured on the trained model: a panel of batches for time, the largest for memory."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ PANEL_SHARE: Final = 0.15
 """Of the training's time: what the panel may take beyond the passes that it needs at least."""
 
 
-def measure_steps(
+def measure_panel(
     trainer: Trainer,
     chosen: Sequence[Batch],
     folder: Path,
@@ -29,6 +29,8 @@ def measure_steps(
     on_step: Callable[[int], None],
 ) -> list[str]:
     """Time training steps on a panel of batches; flags for what makes the times doubtful.
+
+    For a training too short to show its own step times.
 
     Training is over: the schedule's rate is zero, so that a step does all its work and changes no
     weight. Times go to the folder, with what the machine did meanwhile.

@@ -17,15 +17,17 @@ from safetensors.numpy import save_file
 from bench.job import Job
 from bench.probes.energy import energy
 from bench.probes.gpu import Gpu
+from bench.probes.machine import MachineWatch
 from bench.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
 from bench.probes.panel import choose
 from bench.probes.phases import Phases
 from bench.probes.steps import StepClock
 from bench.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.schema import Row
-from bench.worker.measure import measure_activations, measure_steps
+from bench.steptimes import STEPS_ENOUGH, WINDOW
+from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.progress import Progress
-from bench.worker.record import Epoch, write_epochs, write_phases, write_steps
+from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
 from bench.worker.setup import Split, build_model, examples, trained_groups
 from bench.worker.validity import Movement
 from minbert.batches import Batch, collate, plan_training, prepare_epoch
@@ -68,6 +70,7 @@ class CellRun:
             torch.backends.cudnn.allow_tf32 = False
         self.clock = StepClock(self.device)
         self.gpu = _gpu(self.device)
+        self.machine = MachineWatch(self.gpu)
 
     def run(self) -> Row:
         """Train, evaluate and measure the cell; the measured columns.
@@ -82,21 +85,26 @@ class CellRun:
         with self._phase("tokenise"):
             train, dev = examples(self.job)
         movement = Movement(self.model)
-        trainer = self._train(train, dev)
+        with self.machine:
+            trainer = self._train(train, dev)
         self._write_curves()
         if problem := movement.problem():
             raise InvalidError(problem)
         with self._phase("measure"):
             chosen, largest = self._panel(train)
             self.record.columns |= measure_activations(trainer, largest)
-            self.record.flags += measure_steps(
-                trainer,
-                chosen,
-                self.folder,
-                train_s=self.phases.seconds["train"],
-                gpu=self.gpu,
-                on_step=lambda done: self.progress.step(done, None),
-            )
+            if len(self.record.losses) >= STEPS_ENOUGH:
+                self.record.flags += self.machine.doubts
+                write_machine(self.folder, self.machine.report)
+            else:
+                self.record.flags += measure_panel(
+                    trainer,
+                    chosen,
+                    self.folder,
+                    train_s=self.phases.seconds["train"],
+                    gpu=self.gpu,
+                    on_step=lambda done: self.progress.step(done, None),
+                )
         if self.job.keep:
             with self._phase("save"):
                 self._keep()
@@ -209,6 +217,8 @@ class CellRun:
             if len(record.losses) == 1:
                 record.columns |= owned_mib(self.model, trainer.optimizer)
             self.progress.step(len(record.losses), total, self._last_loss)
+            if len(record.losses) % WINDOW == 0:
+                self.machine.look()
         losses = self._finite_losses()[-len(labels) :]
         if self.gpu is not None:
             self.gpu.look()

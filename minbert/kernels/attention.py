@@ -65,7 +65,7 @@ class _Attention(torch.autograd.Function):
             q, k, v = _to_heads(qkv, heads, 3)  # each [B N, S, D]
             q = q[:, :1] if first_only else q
             exact = torch.promote_types(q.dtype, torch.float32)
-            scores = torch.bmm(q, k.transpose(1, 2)).to(exact).mul_(1 / math.sqrt(q.shape[-1]))
+            scores = _scaled(q, k.transpose(1, 2)).to(exact)
             if mask is not None:
                 unseen = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
                 scores.view(len(qkv), heads, *scores.shape[1:]).add_(unseen[:, None, None, :])
@@ -100,13 +100,19 @@ class _Attention(torch.autograd.Function):
             exact = torch.promote_types(q.dtype, torch.float32)
             dscores: Tensor = torch.ops.aten._softmax_backward_data(
                 dweights.to(exact), weights.to(exact), -1, exact
-            ).mul_(1 / math.sqrt(q.shape[-1]))
-            dscores = dscores.to(q.dtype)
-            torch.bmm(dscores, k, out=of_q)
+            ).to(q.dtype)
+            _scaled(dscores, k, q.shape[-1], out=of_q)
             if ctx.first_only:
                 found[0].zero_()[:, :1] = of_q
-            torch.bmm(dscores.transpose(1, 2), q, out=found[1])
+            _scaled(dscores.transpose(1, 2), q, q.shape[-1], out=found[1])
             return _from_heads(found, ctx.heads), None, None, None, None
+
+
+def _scaled(a: Tensor, b: Tensor, width: int | None = None, out: Tensor | None = None) -> Tensor:
+    """a b / √D of batches of matrices; D is the width of `a` unless given."""
+    factor = 1 / math.sqrt(a.shape[-1] if width is None else width)
+    like = a.new_empty(()).expand(*a.shape[:2], b.shape[2]) if out is None else out
+    return torch.baddbmm(like, a, b, beta=0, alpha=factor, out=out)
 
 
 def _to_heads(x: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:

@@ -15,9 +15,9 @@ from minbert.kernels.reference import is_plain
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
     """LayerNorm(x + dropout(y)), of x and y [..., H].
 
-    Under autocast the result is in half precision, the sum and its normalising in fp32. What is
-    kept for the backward pass is x and y, which the layers around it keep as well, and not their
-    sum: that is formed again.
+    Under autocast the sum and the result are in half precision; mean, deviation and what is done
+    with them are in fp32. What is kept for the backward pass is x and y, which the layers around it
+    keep as well, and not their sum: that is formed again.
     """
     if is_plain():
         normed: Tensor = norm(x + F.dropout(y, p, training))
@@ -44,12 +44,12 @@ class _AddAndNormalise(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            total = _sum(x, y, keep, factor, weight.dtype)
+            total = _sum(x, y, keep, factor, dtype)
             out, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
         if any(ctx.needs_input_grad[:4]):
-            ctx.factor = factor
+            ctx.factor, ctx.dtype = factor, dtype
             ctx.save_for_backward(x, y, keep, weight, bias, mean, rstd)
-        return out.to(dtype)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -58,24 +58,20 @@ class _AddAndNormalise(torch.autograd.Function):
         wants_x, wants_y, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         x, y, keep, weight, bias, mean, rstd = ctx.saved_tensors
         with torch.autocast(g.device.type, enabled=False):
-            total = _sum(x, y, keep, ctx.factor, weight.dtype)
+            total = _sum(x, y, keep, ctx.factor, ctx.dtype)
             wants = [wants_x or wants_y, wants_weight, wants_bias]
             dtotal, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-                g.to(weight.dtype), total, weight.shape, mean, rstd, weight, bias, wants
+                g, total, weight.shape, mean, rstd, weight, bias, wants
             )
             dx = dtotal.to(x.dtype) if wants_x else None
             dy = None
             if wants_y:
-                dy = dtotal if keep is None else (dtotal * ctx.factor).to(y.dtype).mul_(keep)
+                dy = dtotal if keep is None else (dtotal * keep).mul_(ctx.factor)
                 dy = dy.to(y.dtype)
         return dx, dy, dweight, dbias, None, None, None, None
 
 
 def _sum(x: Tensor, y: Tensor, keep: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:
     """x + factor (keep ⊙ y), in `dtype`."""
-    kept = y if keep is None else y * keep
-    if x.dtype != dtype:
-        return x.to(dtype).add_(kept, alpha=factor)
-    return torch.add(
-        x, kept, alpha=factor, out=None if keep is None or kept.dtype != dtype else kept
-    )
+    kept = y.to(dtype) if keep is None else y.to(dtype) * keep
+    return torch.add(x.to(dtype), kept, alpha=factor, out=None if keep is None else kept)

@@ -15,6 +15,15 @@ BOTH = pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
 ALPHA = 16.0
 
 
+@pytest.fixture(autouse=True, params=["merged", "branch"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both forms of the product, whatever the number of tokens."""
+    found: str = request.param
+    for kind in (LoraLinear, DoraLinear):
+        monkeypatch.setattr(kind, "takes_branch", lambda self, tokens: found == "branch")
+    return found
+
+
 def linear(
     width_in: int = 12, width_out: int = 20, dtype: torch.dtype = torch.float32
 ) -> nn.Linear:
@@ -198,6 +207,7 @@ def test_trap_05_gradcheck(
     if isinstance(layer, DoraLinear):
         constant = DoraLinear._norms(layer.updated_weight())
         monkeypatch.setattr(DoraLinear, "_norms", staticmethod(lambda weight: constant))
+        monkeypatch.setattr(DoraLinear, "factored_norms", lambda self: constant)
     names = layer.adapter_names
     values = [getattr(layer, name).detach().clone().requires_grad_() for name in names]
 
@@ -207,6 +217,69 @@ def test_trap_05_gradcheck(
         return result
 
     assert torch.autograd.gradcheck(function, (x, *values))
+
+
+def counts(kind: type[AdaptedLinear], tokens: int, rank: int, parts: int, wide: int) -> bool:
+    """Whether a branch needs fewer multiply-adds, counted one by one, for i = 384."""
+    narrow = 384
+    thin = tokens * rank * (parts * narrow + wide)
+    merge, norm_of_v, scaling = rank * narrow * wide, narrow * wide, narrow * wide
+    if kind is LoraLinear:
+        return thin < merge
+    factored = rank * narrow * wide + narrow * wide  # W Aᵀ and |w|², of the norms
+    return thin + factored < merge + norm_of_v + scaling
+
+
+@BOTH
+@pytest.mark.parametrize(("parts", "wide"), [(1, 384), (1, 1536), (3, 1152)])
+@pytest.mark.parametrize("rank", [1, 8, 64])
+def test_the_form_with_fewer_operations_is_taken(
+    kind: type[AdaptedLinear], parts: int, wide: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
+    layer = kind(nn.Linear(384, wide), names)
+    taken = [layer.takes_branch(tokens) for tokens in range(1, 1000, 7)]
+    assert taken == [counts(kind, tokens, rank, parts, wide) for tokens in range(1, 1000, 7)]
+    assert taken[-1] is False
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8, 64])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_trap_06_factored_and_dense_norms_agree(rank: int, parts: int) -> None:
+    layer = moved(DoraLinear, linear(96, 36), rank=rank, parts=parts)
+    assert isinstance(layer, DoraLinear)
+    dense = DoraLinear._norms(layer.updated_weight())
+    torch.testing.assert_close(layer.factored_norms(), dense, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("left", [0.5, 0.1, 1e-3, 1e-6, 0.0])
+def test_trap_06_norms_of_nearly_cancelling_rows_agree(left: float) -> None:
+    layer = moved(DoraLinear, linear(96, 36), rank=2)
+    assert isinstance(layer, DoraLinear)
+    with torch.no_grad():
+        update = layer.updated_weight() - layer.weight
+        layer.weight[::2] = (left - 1) * update[::2]  # W + s B A = left · s B A
+    exact = layer.double().updated_weight().norm(dim=1).float()
+    layer.float()
+    dense = DoraLinear._norms(layer.updated_weight())
+    found = layer.factored_norms()
+    torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5 * float(exact.max()) * 0.1)
+    torch.testing.assert_close(found[1::2], exact[1::2], rtol=1e-5, atol=0)
+
+
+def test_a_row_of_zeros_has_the_norm_of_its_update() -> None:
+    layer = moved(DoraLinear, rank=2)
+    assert isinstance(layer, DoraLinear)
+    with torch.no_grad():
+        layer.weight[3] = 0
+        layer.weight[5] = 0
+        layer.lora_B[0, 5] = 0
+    found = layer.factored_norms()
+    torch.testing.assert_close(found, DoraLinear._norms(layer.updated_weight()))
+    assert found[3] > 0
+    assert found[5] == 0
+    assert layer(inputs()).isfinite().all()
 
 
 @BOTH
@@ -267,17 +340,17 @@ def test_trap_08_the_weight_is_built_in_fp32(
     layer, used = moved(kind), []
     build = kind.decomposed
 
-    def spy(self: AdaptedLinear) -> Decomposed:
+    def spy(self: AdaptedLinear, *, branch: bool) -> Decomposed:
         assert not torch.is_autocast_enabled("cpu")
-        used.append(build(self))
+        used.append(build(self, branch=branch))
         return used[-1]
 
     monkeypatch.setattr(kind, "decomposed", spy)
     layer(inputs())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer(inputs())
-    assert used[0].updated.dtype == used[1].updated.dtype == torch.float32
-    assert torch.equal(used[0].updated, used[1].updated)
+    assert used[0].weight.dtype == used[1].weight.dtype == torch.float32
+    assert torch.equal(used[0].weight, used[1].weight)
     if kind is DoraLinear:
         assert used[1].ratios.dtype == used[1].norms.dtype == torch.float32
 

@@ -47,6 +47,13 @@ PANEL = """pass,batch,ms,tokens,examples,counts,settled
 2,0,11.75,100,2,1,1
 3,0,11.5,100,2,1,1
 """
+STEPS = "\n".join(
+    [
+        "step,ms,tokens,examples,loss",
+        *(f"{n},{40 + n % 3}.5,{300 + n},8,0.5" for n in range(1, 98)),
+        "",
+    ]
+)
 JOB = Job(
     cell=CELL, conditions_id="here", attempt=1, device="cpu", threads=2, checkpoint="/a/b",
     geometry=None, tokenizer="/a/b", data=None, keep=False, code_version="0.1.0",
@@ -228,9 +235,17 @@ def test_a_damaged_panel_gives_times_or_none(tmp_path: Path, content: bytes) -> 
     check_times(step_times(tmp_path)[0])
 
 
+@examples(150)
+@given(content=damaged(STEPS.encode()))
+def test_damaged_steps_give_times_or_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "steps.csv").write_bytes(content)
+    check_times(step_times(tmp_path)[0])
+
+
+@pytest.mark.parametrize("name", ["panel.csv", "steps.csv"])
 @pytest.mark.parametrize("kind", ["none", "pipe", "folder", "huge", "device"])
-def test_what_is_no_panel_gives_no_times(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "panel.csv"
+def test_what_is_no_file_of_steps_gives_no_times(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "folder":

@@ -74,7 +74,31 @@ def test_times_that_did_not_settle_are_flagged(
     assert "unstable_timing" in str(row_of(tmp_path)["flags"])
 
 
-def test_without_a_panel_there_are_no_times(tmp_path: Path) -> None:
+def steps_file(folder: Path, times: list[float]) -> None:
+    """Training steps of 400 tokens and 8 examples."""
+    lines = [f"{number},{ms},400,8,0.5" for number, ms in enumerate(times, start=1)]
+    (folder / "steps.csv").write_text("\n".join(["step,ms,tokens,examples,loss", *lines]) + "\n")
+
+
+def test_a_long_training_shows_its_own_times(tmp_path: Path) -> None:
+    steps_file(tmp_path, [90.0] * 8 + [40.0, 41.0] * 60)
+    row = row_of(tmp_path)
+    assert row["ms_per_1k_tokens"] == pytest.approx(40.5 / 400 * 1000)
+    assert row["steps_timed"] == 128 - 16
+    assert row["examples_per_s"] == pytest.approx(8 / 0.0405)
+    assert row["flags"] is None
+    panel_file(tmp_path, [[10, 30], [10.4, 30.4], [10.2, 30.2]], warm=0)
+    assert row_of(tmp_path)["steps_timed"] == 6, "a panel was replayed because steps were few"
+
+
+def test_a_training_whose_beginning_never_came_to_rest_is_flagged(tmp_path: Path) -> None:
+    steps_file(tmp_path, [40.0 * 2 ** (step // 8 % 2) for step in range(128)])
+    assert "unstable_timing" in str(row_of(tmp_path)["flags"])
+
+
+def test_a_short_training_without_a_panel_has_no_times(tmp_path: Path) -> None:
+    assert step_times(tmp_path) == ({}, True)
+    steps_file(tmp_path, [40.0] * 95)
     assert step_times(tmp_path) == ({}, True)
 
 

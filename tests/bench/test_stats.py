@@ -16,7 +16,6 @@ from bench.stats import (
     mean_t,
     paired_difference,
     paired_ratio,
-    panel_times,
     ratio,
     spread,
     wilson,
@@ -48,51 +47,6 @@ def test_fisher_knows_nothing_of_three_pairs_and_bears_a_perfect_correlation():
     assert fisher(0.9, 3) == (-1.0, 1.0)
     low, high = fisher(1.0, 100)
     assert 0.99 < low <= high <= 1.0
-
-
-def times(rng: np.random.Generator, passes: int) -> np.ndarray:
-    """Steps of 10, 20, 30 and 40 ms with a tenth of noise."""
-    return np.array([10, 20, 30, 40]) * rng.normal(1, 0.1, size=(passes, 4))
-
-
-def test_panel_times_are_a_median_step_and_a_mean_for_1000_tokens():
-    found = panel_times([[10, 20, 30, 40], [10, 20, 30, 40]], [100, 200, 300, 400])
-    assert found.step_ms == Interval(25, 25, 25)
-    assert found.ms_per_1k_tokens == Interval(100, 100, 100)
-
-
-def test_panel_times_are_reproducible_and_inside_their_intervals():
-    data = times(np.random.default_rng(0), 5)
-    found = panel_times(data, [1, 2, 3, 4])
-    assert found == panel_times(data, [1, 2, 3, 4])
-    for interval in (found.step_ms, found.ms_per_1k_tokens):
-        assert interval.low < interval.value < interval.high
-
-
-@pytest.mark.parametrize("passes", [3, 4, 10])
-@pytest.mark.parametrize(("of_pass", "of_step"), [(0, 0.1), (0.03, 0.003), (0.02, 0.01)])
-def test_intervals_of_panels_cover_about_as_often_as_they_say(
-    passes: int, of_pass: float, of_step: float
-):
-    rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(300):
-        noise = rng.normal(1, of_pass, size=(passes, 1)) * rng.normal(1, of_step, size=(passes, 4))
-        panel = panel_times(np.array([10, 20, 30, 40]) * noise, [1, 2, 3, 4], draws=400)
-        hits += bool(panel.ms_per_1k_tokens.holds(10_000))
-    assert 0.91 <= hits / 300 <= 0.99
-
-
-def test_one_pass_has_no_interval():
-    found = panel_times([[10.0, 20.0]], [1, 1])
-    assert found.step_ms == Interval(15.0)
-    assert found.ms_per_1k_tokens == Interval(15_000.0)
-
-
-@pytest.mark.parametrize("passes", [[], [[]], [[1.0]]])
-def test_times_that_are_not_of_the_panel_are_refused(passes: list[list[float]]):
-    with pytest.raises(ValueError, match="panel"):
-        panel_times(passes, [1, 1])
 
 
 def test_a_spread_adds_the_variances_of_seeds_and_examples():
