@@ -51,6 +51,7 @@ class Settings(_Strict):
     max_dev: Count | None = None
     max_length: Annotated[int, Field(ge=3, le=8192)] = 128
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    batching: Literal["by-length", "shuffled"] = "by-length"
     pooling: Literal["auto", "pooler", "mean"] = "auto"
     learning_rates: Rates = Rates()
     weight_decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01

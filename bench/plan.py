@@ -108,7 +108,7 @@ def _cell(
         max_train=settings.max_train,
         max_dev=settings.max_dev,
         max_length=settings.max_length,
-        batching="by-length",
+        batching=settings.batching,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         max_steps=settings.max_steps,

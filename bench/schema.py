@@ -145,7 +145,7 @@ def _columns() -> tuple[Column, ...]:
         ("max_train", int, "cap on training examples; empty: all"),
         ("max_dev", int, "cap on dev examples; empty: all"),
         ("max_length", int, "tokens after which a text is cut"),
-        ("batching", str, "how examples are grouped into batches"),
+        ("batching", str, "how examples are grouped into batches: by-length or shuffled"),
         ("batch_size", int, "examples in a batch"),
         ("epochs", int, "passes over the training examples"),
         ("max_steps", int, "cap on optimizer steps; empty: none"),

@@ -24,6 +24,11 @@ in length, so that a twentieth of the work or less is padding, and who is with w
 """
 
 
+BY_LENGTH: Final = "by-length"
+SHUFFLED: Final = "shuffled"
+BATCHINGS: Final = (BY_LENGTH, SHUFFLED)
+
+
 @dataclass(frozen=True)
 class Batch:
     """B texts padded to the longest of them, S tokens.
@@ -40,13 +45,21 @@ class Batch:
 
 
 def plan_training(
-    lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+    lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator, batching: str = BY_LENGTH
 ) -> list[NDArray[np.int64]]:
-    """Indices of each batch of an epoch: every text once, batches of like length, in random order.
+    """Indices of each batch of an epoch: every text once, in random order.
 
-    Every batch has `batch_size` texts but one, which has the rest.
+    Every batch has `batch_size` texts but one, which has the rest. `batching` is `by-length`, texts
+    of like length together, or `shuffled`, as a sampler without regard to length draws them.
+
+    Raises:
+        ValueError: for another.
     """
+    if batching not in BATCHINGS:
+        raise ValueError(f"no batching is called {batching!r}; there are {', '.join(BATCHINGS)}")
     order = rng.permutation(len(lengths))
+    if batching == SHUFFLED:
+        return _cut(order, batch_size)
     span = batch_size * CHUNK_BATCHES
     batches: list[NDArray[np.int64]] = []
     for start in range(0, len(order), span):
@@ -98,7 +111,8 @@ def prepare_epoch(
     *,
     pad_id: int,
     device: torch.device,
+    batching: str = BY_LENGTH,
 ) -> Iterator[Batch]:
     """The batches of an epoch, each made when it is asked for, so that one is held at a time."""
-    for indices in plan_training(encoded.lengths, batch_size, rng):
+    for indices in plan_training(encoded.lengths, batch_size, rng, batching):
         yield collate(encoded, labels, indices, pad_id, device)

@@ -1,6 +1,7 @@
 """One side's training steps of one cell: times, memory, saved activations, losses."""
 
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from bench.job import Job
 from bench.peers.compiling import CompileLimit
 from bench.peers.limit import required, shapes, work_of
 from bench.peers.names import COMPILED, OURS
+from bench.peers.operators import profile
 from bench.peers.products import measure_gflops
 from bench.peers.request import Request
 from bench.peers.work import Workload, find_workload, training_batches
@@ -131,6 +133,10 @@ def measure(
         "flags": [*machine.doubts, *([] if found.settled else ["unstable_timing"])],
         **_told(found, work),
     }
+    if request.side != COMPILED:  # of compiled code there are no operators to see
+        middle = len(work.panel) // 2
+        step_ms = statistics.median(times[middle] for times in found.passes[found.warm :])
+        answer["operators"] = profile(trainer, work.panel[middle], step_ms)
     if request.side == OURS:
         answer["gflops"] = _speeds(job, request, task, work, device)
     if request.loss_steps:

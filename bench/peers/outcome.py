@@ -21,6 +21,7 @@ from bench.peers.rows import (
     WHOLE_COLUMNS,
     Attempt,
     curves,
+    operators,
     problems,
     step_rows,
     whole_rows,
@@ -109,11 +110,11 @@ def _tell(
     said += [] if whole else [tables.tolerances(rows)]
     shown = tables.whole_tables(rows) if whole else tables.step_tables(rows)
     findings = tables.findings(rows)
-    losses = curves(attempts)
+    losses, spent = curves(attempts), operators(attempts)
     if csv_file is not None:
         write_csv(csv_file, WHOLE_COLUMNS if whole else STEP_COLUMNS, rows)
     if as_json:
-        click.echo(to_json(rows, {"compared": said, "problems": wrong, "losses": losses}))
+        click.echo(to_json(rows, {"compared": said, "problems": wrong, "losses": losses, "operators": spent}))
     else:
         print_tables(shown, [*said, *findings])
     if reports is not None:
@@ -122,7 +123,9 @@ def _tell(
 
         line = without_paths(shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]))
         title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
-        facts = Facts(title, said, findings, wrong, shown, line)
+        facts = Facts(
+            title, said, findings, wrong, [*shown, *tables.operator_tables(spent)], line
+        )
         path = write_pages(reports, facts, drawings(rows, losses, whole))
         sys.stderr.write(f"report: {path}\n")
     for problem in wrong:

@@ -135,6 +135,16 @@ def curves(attempts: Iterable[Attempt]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def operators(attempts: Iterable[Attempt]) -> dict[str, dict[str, list[Any]]]:
+    """Operators of a step with calls and ms, by setting and side, from the first process of each."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for attempt in attempts:
+        if attempt.answer.get("operators"):
+            sides = found.setdefault(setting_of(attempt.cell), {})
+            sides.setdefault(attempt.side, attempt.answer["operators"])
+    return found
+
+
 def fastest(attempts: Iterable[Attempt]) -> dict[str, dict[Shape, float]]:
     """10⁹ operations a second of each shape, by AMP: the fastest that any process saw."""
     found: dict[str, dict[Shape, float]] = {}

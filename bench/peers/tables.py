@@ -1,7 +1,7 @@
 """The comparison as tables and sentences, the same for a terminal and for pages. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from bench.cell import Cell
 from bench.conditions import Conditions
@@ -13,6 +13,8 @@ from bench.report.text import count, num, span, times
 from bench.stats import Interval
 
 _KEPT: Final = ("setting", "side")
+_OPERATORS: Final = 12
+"""Operators that are shown one by one."""
 
 
 def _heads(*columns: tuple[str, str, str]) -> list[Head]:
@@ -76,6 +78,42 @@ def step_tables(rows: Sequence[Row]) -> list[Table]:
 def whole_tables(rows: Sequence[Row]) -> list[Table]:
     """Whole cells."""
     return [_table(_WHOLE, rows, "A whole cell, from process start to dev score")]
+
+
+def operator_tables(found: Mapping[str, Mapping[str, Sequence[Sequence[Any]]]]) -> list[Table]:
+    """For each setting the operators that take longest on any side, in ms a step and calls."""
+    tables = []
+    for setting, sides in found.items():
+        by_side = {side: {row[0]: row for row in of} for side, of in sides.items()}
+        longest = {
+            name: max(of[name][2] for of in by_side.values() if name in of)
+            for name in dict.fromkeys(name for of in by_side.values() for name in of)
+        }
+        shown = sorted(longest, key=lambda name: -longest[name])[:_OPERATORS]
+        heads = [Head("operator", "operator")]
+        for side in sides:
+            heads += [
+                Head(f"{side}_ms", f"{side}, ms", "in a step on a batch of middle size", numeric=True),
+                Head(f"{side}_calls", "calls", "in a step", numeric=True),
+            ]
+        rows = [
+            [name, *(text for of in by_side.values() for text in _operator(of.get(name)))]
+            for name in shown
+        ]
+        others = [name for name in longest if name not in shown]
+        rest = []
+        for of in by_side.values():
+            left = [of[name] for name in others if name in of]
+            rest += _operator(["", sum(row[1] for row in left), sum(row[2] for row in left)])
+        tables.append(Table(heads, [*rows, ["all others", *rest]], f"A step of {setting}"))
+    return tables
+
+
+def _operator(row: Sequence[Any] | None) -> list[str]:
+    """Its ms and its calls."""
+    if row is None:
+        return [DASH, DASH]
+    return [f"{row[2]:.1f}", f"{row[1]:.0f}" if row[1] else DASH]
 
 
 def _table(heads: Sequence[Head], rows: Sequence[Row], caption: str) -> Table:

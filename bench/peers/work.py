@@ -7,13 +7,12 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.peers.names import DEFAULT, OURS, TRAINER
 from bench.probes.panel import choose
 from bench.worker.setup import Split
-from minbert.batches import Batch, collate, plan_training, prepare_epoch
+from minbert.batches import SHUFFLED, Batch, collate, plan_training, prepare_epoch
 
 _SHUFFLED: Final = (DEFAULT, TRAINER)
 
@@ -32,24 +31,14 @@ class Workload:
     padded_tokens: int
 
 
-def plan_shuffled(
-    count_of_texts: int, batch_size: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Indices of each batch of an epoch in random order, as a Trainer's sampler draws them."""
-    order = rng.permutation(count_of_texts)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
 def find_workload(
     side: str, train: Split, cell: Cell, pad_id: int, device: torch.device
 ) -> Workload:
     """A side's batches of the first epoch. All sides but `default` have the same ones."""
     lengths = train.encoded.lengths
     rng = np.random.default_rng([cell.seed, 0])
-    order = (
-        plan_shuffled(len(lengths), cell.batch_size, rng)
-        if side in _SHUFFLED
-        else plan_training(lengths, cell.batch_size, rng)
+    order = plan_training(
+        lengths, cell.batch_size, rng, SHUFFLED if side in _SHUFFLED else cell.batching
     )
     sizes = [len(indices) * int(lengths[indices].max()) for indices in order]
     chosen = [order[index] for index in choose(sizes, [len(indices) for indices in order])]
@@ -63,13 +52,14 @@ def find_workload(
 def training_batches(
     side: str, train: Split, cell: Cell, pad_id: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Batches of like length in the order of a cell, epoch by epoch without end: for losses, which
+    """Batches in the order of a cell, epoch by epoch without end: for losses, which
     are compared on the same batches."""
     for epoch in count():
         rng = np.random.default_rng([cell.seed, epoch])
         for batch in prepare_epoch(
-            train.encoded, train.targets, cell.batch_size, rng, pad_id=pad_id, device=device
-        ):
+            train.encoded, train.targets, cell.batch_size, rng, pad_id=pad_id, device=device,
+            batching=cell.batching,
+        ):  # fmt: skip
             yield as_given(side, batch)
 
 

@@ -46,6 +46,7 @@ def find_shapes(workload: Workload) -> Shapes:
         train,
         dev,
         batch_size=workload.batch_size,
+        batching=workload.batching,
         epochs=workload.epochs,
         max_steps=workload.max_steps,
         seeds=workload.seeds,
@@ -57,6 +58,7 @@ def shapes_of(
     dev: Lengths,
     *,
     batch_size: int,
+    batching: str,
     epochs: int,
     max_steps: int | None,
     seeds: Sequence[int],
@@ -69,7 +71,7 @@ def shapes_of(
     for seed in seeds:
         for epoch in range(min(epochs, _EPOCHS, math.ceil(steps / an_epoch))):
             rng = np.random.default_rng([seed, epoch])
-            plan = plan_training(train, batch_size, rng)
+            plan = plan_training(train, batch_size, rng, batching)
             taken = plan[: steps - epoch * an_epoch]
             found += _shapes(taken, train)
             real += sum(int(train[indices].sum()) for indices in taken)

@@ -49,6 +49,7 @@ class Workload:
     vocabulary: str
     max_length: int
     batch_size: int
+    batching: str
     epochs: int
     max_steps: int | None
     seeds: tuple[int, ...]
@@ -86,6 +87,7 @@ class Workload:
             vocabulary=vocabulary_digest(model.tokenizer),
             max_length=cell.max_length,
             batch_size=cell.batch_size,
+            batching=cell.batching,
             epochs=cell.epochs,
             max_steps=cell.max_steps,
             seeds=tuple(sorted({cell.seed for cell in cells})[:_SEEDS]),
@@ -101,7 +103,10 @@ class Workload:
 
     def shapes_key(self) -> str:
         """Digest of what decides the batches."""
-        names = ("data_digest", "vocabulary", "max_length", "batch_size", "epochs", "max_steps")
+        names = (
+            *("data_digest", "vocabulary", "max_length"),
+            *("batch_size", "batching", "epochs", "max_steps"),
+        )
         values = [getattr(self, name) for name in names]
         return _key("shapes", values, self.seeds)
 

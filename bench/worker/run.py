@@ -183,12 +183,13 @@ class CellRun:
             np.random.default_rng([self.cell.seed, epoch]),
             pad_id=self.model.bert.config.pad_token_id,
             device=self.device,
+            batching=self.cell.batching,
         )
 
     def _panel(self, train: Split) -> tuple[list[Batch], Batch]:
         """Batches of the first epoch: a panel of them, and the largest."""
         rng, lengths = np.random.default_rng([self.cell.seed, 0]), train.encoded.lengths
-        order = plan_training(lengths, self.cell.batch_size, rng)
+        order = plan_training(lengths, self.cell.batch_size, rng, self.cell.batching)
         tokens = [int(lengths[indices].sum()) for indices in order]
         chosen = [order[index] for index in choose(tokens, [len(each) for each in order])]
         largest = max(order, key=lambda indices: len(indices) * int(lengths[indices].max()))

@@ -35,7 +35,7 @@ def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 
     values = {
         "model": "minilm", "model_digest": "7c1d0f9a44be", "init": "pretrained",
         "pooling": "mean", "task": "movies", "data_digest": "3e9ab01c77d2", "max_train": 2000,
-        "max_dev": None, "max_length": 128, "batching": "chunked-length", "batch_size": 32,
+        "max_dev": None, "max_length": 128, "batching": "by-length", "batch_size": 32,
         "epochs": 2, "max_steps": None, "optimizer": "adamw", "learning_rate_source": "default",
         "weight_decay": 0.01, "warmup": 0.1, "dropout": 0.1,
         "alpha": None if rank is None else 16.0,

@@ -76,7 +76,9 @@ def test_tables_csv_and_pages(
         "losses-1.svg", "losses-2.svg", "times.svg",
     ]  # fmt: skip
     page, text = (pages / "peers.html").read_text(), (pages / "peers.md").read_text()
-    for part in ("Against default", "GFLOP", "shuffled batches", "dropout"):
+    assert "| mm | 1.2 | 4 | 2.4 | 4 | 2.4 | 4 |" in text
+    assert "| all others | 0.1 | 5 | 0.2 | 5 | 0.2 | 5 |" in text
+    for part in ("Against default", "GFLOP", "shuffled batches", "dropout", "A step of lora-"):
         assert part in page
         assert part in text
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
@@ -211,6 +213,10 @@ def test_the_whole_of_it(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[st
     assert peer["agrees"] is True
     assert peer["loss_difference"] < 1e-5
     assert len(found["losses"]["lora-r8-attn-only-fp32"]["ours"]) == 10
+    for side, forward in (("ours", "_linear_pointwise"), ("default", "addmm")):
+        spent = found["operators"]["lora-r8-attn-only-fp32"][side]
+        assert spent[-1][0] == "outside of operators"
+        assert any(forward in name and calls > 1 and ms > 0 for name, calls, ms in spent[:-1])
     assert ours["epoch_tokens"] == peer["epoch_tokens"]
     assert ours["epoch_padded"] <= peer["epoch_padded"]
     for row in (ours, peer):

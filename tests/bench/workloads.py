@@ -33,7 +33,8 @@ def workload(**changes: Any) -> Workload:
         "pooling": "mean", "new_pooler": False, "kind": "classification", "outputs": 5,
         "task": "movies", "data": None, "data_digest": "3e9ab01c77d2", "max_train": 64,
         "max_dev": 32, "searches": False, "tokenizer": "", "vocabulary": "7c1d0f9a44be",
-        "max_length": 32, "batch_size": 5, "epochs": 3, "max_steps": None, "seeds": (0,),
+        "max_length": 32, "batch_size": 5, "batching": "by-length", "epochs": 3,
+        "max_steps": None, "seeds": (0,),
         "device": "cpu", "conditions_id": "c0ffee12", "torch_version": "2.13.0",
     }  # fmt: skip
     return Workload(**(values | changes))

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minbert.assets import fetch
-from minbert.batches import CHUNK_BATCHES, collate, plan_evaluation, plan_training, prepare_epoch
+from minbert.batches import (
+    BATCHINGS,
+    CHUNK_BATCHES,
+    collate,
+    plan_evaluation,
+    plan_training,
+    prepare_epoch,
+)
 from minbert.tasks import load_task
 from minbert.tokenizer import Encoded, Tokenizer
 
@@ -32,9 +39,11 @@ def encoded(lengths: Sequence[int]) -> Encoded:
 
 
 @settings(deadline=None)
-@given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5))
-def test_an_epoch_has_every_text_once(lengths: np.ndarray, batch_size: int, seed: int) -> None:
-    plan = plan_training(lengths, batch_size, np.random.default_rng(seed))
+@given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5), st.sampled_from(BATCHINGS))
+def test_an_epoch_has_every_text_once(
+    lengths: np.ndarray, batch_size: int, seed: int, batching: str
+) -> None:
+    plan = plan_training(lengths, batch_size, np.random.default_rng(seed), batching)
     assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
     whole, rest = divmod(len(lengths), batch_size)
     assert sorted(map(len, plan)) == [rest] * (rest > 0) + [batch_size] * whole
@@ -75,8 +84,12 @@ def test_real_texts_are_hardly_padded() -> None:
         return sum(len(batch) * lengths[batch].max() for batch in plan) / lengths.sum()
 
     assert padded(plan_training(lengths, 64, np.random.default_rng(0))) < 1.05
-    order = np.random.default_rng(0).permutation(len(lengths))
-    assert padded(np.split(order, range(64, len(order), 64))) > 1.8
+    assert padded(plan_training(lengths, 64, np.random.default_rng(0), "shuffled")) > 1.8
+
+
+def test_a_batching_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="no batching is called 'sorted'; there are by-length"):
+        plan_training(np.array([3, 4]), 2, np.random.default_rng(0), "sorted")
 
 
 @settings(deadline=None)

@@ -1,0 +1,149 @@
+"""LoRA and DoRA against transformers + PEFT, in processes that alternate: the gates of this project.
+
+It fails on a ratio of times within this run, on what is kept for the backward pass and on memory,
+never on a time. The same command wrote the baseline that it warns by:
+
+    python -m bench.peers --quick --peers grouped --select "mode=lora,dora layers=all-lin-only" \
+        --json > tests/benchmarks/peers.json
+"""
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.minbert.peers import transformers
+
+COMMAND: Final = (
+    *(sys.executable, "-m", "bench.peers", "--quick", "--peers", "grouped"),
+    *("--select", "mode=lora,dora layers=all-lin-only", "--json"),
+)
+BASELINE: Final = Path(__file__).with_name("peers.json")
+WORSE: Final = 1.15
+"""How many times a figure of the baseline leads to a warning."""
+
+TIME: Final = {
+    "lora-r8-all-lin-only-fp32": 1.0,
+    "lora-r8-all-lin-only-bf16": 0.85,
+    "dora-r8-all-lin-only-fp32": 0.85,
+    "dora-r8-all-lin-only-bf16": 0.65,
+}
+"""The most that our time over the peer's may be. Processors differ: where products are fast and
+memory is not, there is less to gain than where products are most of the work."""
+MEMORY: Final = {
+    "lora-r8-all-lin-only-fp32": 0.75,
+    "lora-r8-all-lin-only-bf16": 0.65,
+    "dora-r8-all-lin-only-fp32": 0.6,
+    "dora-r8-all-lin-only-bf16": 0.5,
+}
+"""Likewise of the peak above the imported libraries."""
+KEPT: Final = {
+    "lora-r8-all-lin-only-fp32": 0.66,
+    "lora-r8-all-lin-only-bf16": 0.45,
+    "dora-r8-all-lin-only-fp32": 0.5,
+    "dora-r8-all-lin-only-bf16": 0.4,
+}
+"""Likewise of what the forward pass of the largest batch keeps; a count, which varies little."""
+DORA_KEEPS: Final = 1.05
+"""What DoRA keeps at most, in LoRA's."""
+
+
+def test_against_transformers_and_peft(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    transformers()
+    benchmark.group = "gates"
+
+    def compare() -> dict[str, dict[str, float]]:
+        ran = subprocess.run(COMMAND, cwd=tmp_path, check=False, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr[-2000:]
+        return figures(json.loads(ran.stdout))
+
+    found = benchmark.pedantic(compare, rounds=1, iterations=1)
+    benchmark.extra_info.update(found)
+    if told := worse(found, figures(json.loads(BASELINE.read_text(encoding="utf-8")))):
+        warnings.warn("worse than the baseline: " + "; ".join(told), stacklevel=1)
+    assert not broken(found), found
+
+
+def figures(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The ratios of each setting, ours over the peer's, and what ours keeps, MiB."""
+    sides: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in told["rows"]:
+        sides.setdefault(row["setting"], {})[row["side"]] = row
+    return {
+        setting: {
+            "time": of["grouped"]["time_ratio"],
+            "memory": of["grouped"]["memory_ratio"],
+            "kept": of["ours"]["activations_mib"] / of["grouped"]["activations_mib"],
+            "kept_mib": of["ours"]["activations_mib"],
+        }
+        for setting, of in sides.items()
+    }
+
+
+def broken(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The gates that do not hold."""
+    limits = {"time": TIME, "memory": MEMORY, "kept": KEPT}
+    told = [
+        f"{setting}: {name} {found[setting][name]:.2f}, at most {limit}"
+        for name, of in limits.items()
+        for setting, limit in of.items()
+        if found[setting][name] > limit
+    ]
+    for kind in ("fp32", "bf16"):
+        lora, dora = (found[f"{mode}-r8-all-lin-only-{kind}"]["kept_mib"] for mode in ("lora", "dora"))
+        if dora > DORA_KEEPS * lora:
+            told.append(f"DoRA keeps {dora / lora:.2f} times as much as LoRA in {kind}")
+    return told
+
+
+def worse(
+    found: Mapping[str, Mapping[str, float]], baseline: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """What is clearly more than it was on the machine of the baseline."""
+    return [
+        f"{setting}: {name} {value:.2f}, was {baseline[setting][name]:.2f}"
+        for setting, of in found.items()
+        for name, value in of.items()
+        if name != "kept_mib" and value > WORSE * baseline[setting][name]
+    ]
+
+
+def within() -> dict[str, dict[str, float]]:
+    """Figures that are just inside of every gate."""
+    return {
+        setting: {
+            "time": TIME[setting],
+            "memory": MEMORY[setting],
+            "kept": KEPT[setting],
+            "kept_mib": 105.0 if setting.startswith("dora") else 100.0,
+        }
+        for setting in TIME
+    }
+
+
+def test_figures_within_the_gates_pass() -> None:
+    assert broken(within()) == []
+
+
+@pytest.mark.parametrize("name", ["time", "memory", "kept", "kept_mib"])
+@pytest.mark.parametrize("setting", [name for name in TIME if name.startswith("dora")])
+def test_each_gate_closes(setting: str, name: str) -> None:
+    found = within()
+    found[setting][name] *= 1.01
+    assert len(broken(found)) == 1
+
+
+def test_the_baseline_warns_of_what_is_clearly_worse_and_of_nothing_else() -> None:
+    baseline = figures(json.loads(BASELINE.read_text(encoding="utf-8")))
+    assert broken(baseline) == []
+    assert worse(baseline, baseline) == []
+    found = {setting: dict(of) for setting, of in baseline.items()}
+    found["lora-r8-all-lin-only-fp32"]["time"] *= 1.2
+    (told,) = worse(found, baseline)
+    assert told.startswith("lora-r8-all-lin-only-fp32: time")
