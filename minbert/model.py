@@ -65,15 +65,23 @@ def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (hidden * real).sum(dim=1) / real.sum(dim=1)
 
 
-@torch.no_grad()
 def initialise(model: BertClassifier | BertEncoder, seed: int) -> None:
     """Draw every weight that has no value yet, as BERT does; the rest stays as it is.
 
-    Matrices are normal with the configuration's deviation, biases 0, LayerNorm 1 and 0. So after
-    `load_encoder` this draws the head, and the pooler where the checkpoint had none; without it,
-    the whole model. Draws come from a generator of their own.
+    After `load_encoder` that is the head, and the pooler where the checkpoint had none; without it,
+    the whole model.
     """
     config = model.config if isinstance(model, BertEncoder) else model.bert.config
+    draw(model, config.initializer_range, seed)
+
+
+@torch.no_grad()
+def draw(model: nn.Module, deviation: float, seed: int) -> None:
+    """Draw the weights of a model that are on the meta device.
+
+    Matrices are normal with that deviation, biases 0, LayerNorm 1 and 0. Draws come from a
+    generator of their own.
+    """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -83,5 +91,5 @@ def initialise(model: BertClassifier | BertEncoder, seed: int) -> None:
             if isinstance(module, nn.LayerNorm) and name == "weight":
                 value.fill_(1.0)
             elif value.dim() == 2:
-                value.normal_(0.0, config.initializer_range, generator=generator)
+                value.normal_(0.0, deviation, generator=generator)
             setattr(module, name, nn.Parameter(value))

@@ -1,16 +1,19 @@
-"""AdamW by torch's fused kernels, without torch's Optimizer class.
+"""Optimizers by torch's own functions, without torch's Optimizer class.
 
 That class imports torch's compiler in each process, to exempt itself from being compiled: two
 seconds and 60 MiB in every worker, for nothing where nothing is compiled.
 """
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
+
+_BETAS: Final = (0.9, 0.999)
+_EPS: Final = 1e-8
 
 
 @dataclass(frozen=True)
@@ -22,18 +25,18 @@ class Group:
     weight_decay: float
 
 
-class AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), as `torch.optim.AdamW(fused=True)`.
+class Optimizer(ABC):
+    """What all optimizers here share. Betas are 0.9 and 0.999, ε is 1e-8, torch's own.
 
     Attributes:
         param_groups: dictionaries with `params`, `lr` and `weight_decay`, as torch's optimizers
             have them; `lr` may be changed between steps.
-        state: by parameter, its step [] and the two moments, of the parameter's shape.
+        state: by parameter, its step [] and two averages, of the parameter's shape.
     """
 
-    def __init__(
-        self, groups: Iterable[Group], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-    ) -> None:
+    averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, groups: Iterable[Group]) -> None:
         self.param_groups: list[dict[str, Any]] = [
             {
                 "params": list(group.parameters),
@@ -44,8 +47,6 @@ class AdamW:
             if group.parameters
         ]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
-        self._betas = betas
-        self._eps = eps
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -61,28 +62,111 @@ class AdamW:
             if not params:
                 continue
             states = [self._state_of(parameter) for parameter in params]
-            adamw(
-                params,
-                [parameter.grad for parameter in params],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=True,
-                amsgrad=False,
-                beta1=self._betas[0],
-                beta2=self._betas[1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=self._eps,
-                maximize=False,
-            )
+            one, other = ([state[name] for state in states] for name in self.averages)
+            steps = [state["step"] for state in states]
+            gradients = [parameter.grad for parameter in params]
+            self._take(params, gradients, one, other, steps, group["lr"], group["weight_decay"])
+
+    @abstractmethod
+    def _take(
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor],
+        one: list[Tensor],
+        other: list[Tensor],
+        steps: list[Tensor],
+        lr: float,
+        decay: float,
+    ) -> None:
+        """Take a step for the parameters of a group, in place."""
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
             self.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
+                "step": self._first_step(parameter),
+                **{name: torch.zeros_like(parameter) for name in self.averages},
             }
         return self.state[parameter]
+
+    def _first_step(self, _parameter: Tensor) -> Tensor:
+        return torch.zeros((), dtype=torch.float32)
+
+
+class AdamW(Optimizer):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), as `torch.optim.AdamW(fused=True)`."""
+
+    def _take(
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor],
+        one: list[Tensor],
+        other: list[Tensor],
+        steps: list[Tensor],
+        lr: float,
+        decay: float,
+    ) -> None:
+        from torch.optim.adamw import adamw
+
+        adamw(
+            params, gradients, one, other, [], steps, fused=True, amsgrad=False, beta1=_BETAS[0],
+            beta2=_BETAS[1], lr=lr, weight_decay=decay, eps=_EPS, maximize=False,
+        )  # fmt: skip
+
+    def _first_step(self, parameter: Tensor) -> Tensor:
+        return torch.zeros((), dtype=torch.float32, device=parameter.device)
+
+
+class Adamax(Optimizer):
+    """Adamax (Kingma and Ba 2015, arXiv 1412.6980), as `torch.optim.Adamax`.
+
+    Its weight decay is not decoupled: it is added to the gradient, as L2 regularisation.
+    """
+
+    averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_inf")
+
+    def _take(
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor],
+        one: list[Tensor],
+        other: list[Tensor],
+        steps: list[Tensor],
+        lr: float,
+        decay: float,
+    ) -> None:
+        from torch.optim.adamax import adamax
+
+        adamax(
+            params, gradients, one, other, steps, foreach=params[0].is_cuda, eps=_EPS,
+            beta1=_BETAS[0], beta2=_BETAS[1], lr=lr, weight_decay=decay,
+        )  # fmt: skip
+
+
+class RAdam(Optimizer):
+    """Rectified Adam (Liu et al. 2020, arXiv 1908.03265) with decoupled decay, as
+    `torch.optim.RAdam(decoupled_weight_decay=True)`."""
+
+    def _take(
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor],
+        one: list[Tensor],
+        other: list[Tensor],
+        steps: list[Tensor],
+        lr: float,
+        decay: float,
+    ) -> None:
+        from torch.optim.radam import radam
+
+        radam(
+            params, gradients, one, other, steps, decoupled_weight_decay=True,
+            foreach=params[0].is_cuda, beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
+            weight_decay=decay, eps=_EPS,
+        )  # fmt: skip
+
+
+OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
+    "adamw": AdamW,
+    "adamax": Adamax,
+    "radam": RAdam,
+}

@@ -1,0 +1,63 @@
+"""Losses of a batch, and of a whole set of examples as plain arrays."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+CROSS_ENTROPY, BINARY, MSE, PEARSON = "cross-entropy", "binary", "mse", "pearson"
+LOSSES: Final = (CROSS_ENTROPY, BINARY, MSE, PEARSON)
+REGRESSION: Final = (MSE, PEARSON)
+
+_TINY: Final = 1e-8
+
+
+def loss_of(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss [] of a batch.
+
+    Args:
+        loss: `cross-entropy` of logits [B, C] and classes [B]; `binary`, cross-entropy of one logit
+            [B, 1] and classes 0 and 1 [B]; `mse`, the squared error of [B, 1] and numbers [B]; or
+            `pearson`, 1 − r of the same. Where a batch has no correlation, being constant or of one
+            example, that is 1 and has no gradient.
+
+    Raises:
+        ValueError: for another loss.
+    """
+    if loss == CROSS_ENTROPY:
+        return F.cross_entropy(logits, labels)
+    if loss == BINARY:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
+    if loss == MSE:
+        return F.mse_loss(logits[:, 0], labels)
+    if loss == PEARSON:
+        return 1 - correlation(logits[:, 0], labels.to(logits.dtype))
+    raise ValueError(f"no loss is called {loss!r}; there are {', '.join(LOSSES)}")
+
+
+def correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson's r [] of two batches [B]; 0, without a gradient, where one of them is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    lengths = x.square().sum() * y.square().sum()
+    if_none = torch.zeros_like(lengths)
+    known = lengths > _TINY**2
+    # the root's gradient at 0 is infinite: 1 stands there
+    r = (x * y).sum() / torch.where(known, lengths, 1.0).sqrt()
+    return torch.where(known, r, if_none)
+
+
+def mean_loss(loss: str, logits: NDArray[np.generic], targets: NDArray[np.generic]) -> float:
+    """As `loss_of`, over N examples in double precision."""
+    found = loss_of(
+        loss,
+        torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64)),
+        torch.from_numpy(np.ascontiguousarray(targets, dtype=_LABELS.get(loss, np.float64))),
+    )
+    return float(found)
+
+
+_LABELS: Final[Mapping[str, type[np.generic]]] = {CROSS_ENTROPY: np.int64}

@@ -1,0 +1,65 @@
+"""Gradual unfreezing: which layers train in which epoch (ULMFiT, Howard and Ruder 2018, arXiv
+1801.06146, by quarters of the encoder)."""
+
+import re
+from typing import Final
+
+from torch import nn
+
+ALL: Final = "all"
+ITERATIVE: Final = "iterative"
+UNFREEZINGS: Final = (ALL, ITERATIVE)
+
+QUARTERS: Final = 4
+_ENCODER: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
+
+
+def layers_in(epoch: int, layers: int) -> int:
+    """How many of the top layers train in an epoch, from 0: none, then a quarter more in each."""
+    return round(layers * min(epoch, QUARTERS) / QUARTERS)
+
+
+class Thawing:
+    """Freezes a model, and lets it train again from the top, epoch by epoch.
+
+    What trains when this is made is all that will ever train; the head does from the first epoch.
+    Embeddings, and a pooler that came with the checkpoint, train once all layers do. Adapters thaw
+    with their layer.
+
+    Args:
+        model: its encoders' parameters are named `bert….encoder.layer.N.…`, as a checkpoint's are.
+        always: names of parameters that train from the first epoch although they are named as an
+            encoder's, such as those of a new pooler.
+    """
+
+    def __init__(self, model: nn.Module, always: frozenset[str] = frozenset()) -> None:
+        self._held: list[tuple[nn.Parameter, str, int | None]] = []
+        self._depths: dict[str, int] = {}
+        for name, parameter in model.named_parameters():
+            if not (match := _ENCODER.match(name)) or name in always:
+                continue
+            tower, layer = match.groups()
+            if layer is not None:
+                self._depths[tower] = max(self._depths.get(tower, 0), int(layer) + 1)
+            if parameter.requires_grad:
+                self._held.append((parameter, tower, None if layer is None else int(layer)))
+
+    def begin(self, epoch: int) -> None:
+        """Let train what trains in an epoch, from 0, and freeze the rest."""
+        for parameter, tower, layer in self._held:
+            depth = self._depths.get(tower, 0)
+            if layer is None:
+                trains = epoch >= QUARTERS
+            else:
+                trains = layer >= depth - layers_in(epoch, depth)
+            parameter.requires_grad_(trains)
+
+    def ever(self, epochs: int) -> set[int]:
+        """Ids of the parameters that have trained after so many epochs, of those it holds."""
+        last = epochs - 1
+        return {
+            id(parameter)
+            for parameter, tower, layer in self._held
+            if (last >= QUARTERS if layer is None
+                else layer >= self._depths[tower] - layers_in(last, self._depths[tower]))
+        }  # fmt: skip
