@@ -9,6 +9,13 @@ from bench.schema import Row, Value
 
 _LABELS: Final = {"model", "max_train", "max_dev", "learning_rate_source", "scale"}
 """Fields outside the digest: names of, or derived from, what other fields digest."""
+_LATER: Final[dict[str, Value]] = {
+    "unfreeze": "all",
+    "head": "linear",
+    "schedule": "linear",
+    "regression_loss": "mse",
+}
+"""Fields that came later, with what was so before: they are in the digest where they differ."""
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -48,6 +55,10 @@ class Cell:
     warmup: float
     alpha: float | None
     dropout: float
+    unfreeze: str | None = "all"
+    head: str = "linear"
+    schedule: str = "linear"
+    regression_loss: str | None = None
 
     @property
     def scale(self) -> float | None:
@@ -57,13 +68,22 @@ class Cell:
     @property
     def cell_id(self) -> str:
         """Digest of everything that determines the result."""
-        return digest({k: v for k, v in asdict(self).items() if k not in _LABELS})
+        return digest(
+            {
+                name: value
+                for name, value in asdict(self).items()
+                if name not in _LABELS
+                and not (name in _LATER and value in (None, _LATER[name]))
+            }
+        )
 
     @property
     def name(self) -> str:
         """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`."""
         adapter = f"-r{self.rank}-{self.layers}" if self.rank is not None else ""
-        return f"{self.mode}{adapter}-{'fp32' if self.amp == 'off' else self.amp}-s{self.seed}"
+        thaw = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""
+        precision = "fp32" if self.amp == "off" else self.amp
+        return f"{self.mode}{adapter}{thaw}-{precision}-s{self.seed}"
 
     def columns(self) -> Row:
         """The fields as columns of runs.csv."""

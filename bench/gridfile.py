@@ -21,7 +21,9 @@ _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \
 Mode = Literal["full", "head", "lora", "dora"]
 LayerSet = Literal["attn-only", "attn", "all-lin-only", "all-lin"]
 Amp = Literal["off", "on", "bf16", "fp16"]
+Unfreeze = Literal["all", "iterative"]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -50,23 +52,35 @@ class Settings(_Strict):
     max_train: Count | None = None
     max_dev: Count | None = None
     max_length: Annotated[int, Field(ge=3, le=8192)] = 128
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"
     pooling: Literal["auto", "pooler", "mean"] = "auto"
+    head: Literal["linear", "nonlinear", "conv"] = "linear"
+    optimizer: Literal["adamw", "adamax", "radam"] = "adamw"
+    schedule: Literal["linear", "halving"] = "linear"
+    regression_loss: Literal["mse", "pearson"] = "mse"
     learning_rates: Rates = Rates()
     weight_decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
     warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
+    scale: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
 
 
 class Axes(_Strict):
-    """One table `[[cells]]`: every combination of its values is a cell."""
+    """One table `[[cells]]`: every combination of its values is a cell.
+
+    Without `batch_size` and `learning_rate` those of the settings apply; `learning_rate` is that of
+    the adapter, or of everything in mode full.
+    """
 
     mode: Annotated[list[Mode], Field(min_length=1)]
     rank: list[Count] = []
     layers: list[LayerSet] = []
     amp: Annotated[list[Amp], Field(min_length=1)] = ["off"]
+    unfreeze: Annotated[list[Unfreeze], Field(min_length=1)] = ["all"]
+    batch_size: list[BatchSize] = []
+    learning_rate: list[Rate] = []
 
     @model_validator(mode="after")
     def _adapters_have_axes(self) -> Self:
@@ -80,7 +94,10 @@ class Axes(_Strict):
     @property
     def most_cells(self) -> int:
         """How many cells it can make for each seed, at most."""
-        axes = (self.mode, self.rank, self.layers, self.amp)
+        axes = (
+            *(self.mode, self.rank, self.layers, self.amp),
+            *(self.unfreeze, self.batch_size, self.learning_rate),
+        )
         return prod(max(len(values), 1) for values in axes)
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES
 from bench.cell import Cell
@@ -14,6 +14,7 @@ from bench.schema import (
     FLAGS,
     RESUMED,
     STATUSES,
+    VALUES,
     Row,
     latest,
     learning_rates,
@@ -24,7 +25,7 @@ NOT_RUN: Final = "not run yet"
 SKIP: Final = "skip"
 FRESH: Final = "--fresh"
 RERUN: Final = "--rerun"
-AXES: Final = ("mode", "rank", "layers", "amp", "seed")
+AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", "learning_rate", "seed")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Resolved:
     data_digest: str
     amp_on: str
     learning_rate_source: str
+    regression: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,56 +72,81 @@ def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
 
 def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
     for mode, amp in product(axes.mode, axes.amp):
-        precision = resolved.amp_on if amp == "on" else amp
-        ranks = axes.rank if mode in ADAPTER_MODES else [None]
-        layer_sets = axes.layers if mode in ADAPTER_MODES else [None]
-        for layers, rank in product(layer_sets, ranks):
-            yield _cell(grid.settings, resolved, mode, rank, layers, precision, seed)
+        adapted = mode in ADAPTER_MODES
+        for layers, rank, unfreeze, batch_size, rate in product(
+            axes.layers if adapted else [None],
+            axes.rank if adapted else [None],
+            axes.unfreeze if mode != "head" else [None],
+            axes.batch_size or [grid.settings.batch_size],
+            axes.learning_rate if axes.learning_rate and mode != "head" else [None],
+        ):
+            yield _cell(
+                grid.settings,
+                resolved,
+                rate,
+                mode=mode,
+                rank=rank,
+                layers=layers,
+                amp=resolved.amp_on if amp == "on" else amp,
+                unfreeze=unfreeze,
+                batch_size=batch_size,
+                seed=seed,
+            )
 
 
 def _cell(
     settings: Settings,
     resolved: Resolved,
+    rate: float | None,
+    *,
     mode: str,
     rank: int | None,
     layers: str | None,
-    amp: str,
-    seed: int,
+    **axes: Any,
 ) -> Cell:
+    """A cell; `rate` is its learning rate, where that is an axis."""
     rates = settings.learning_rates
     values = {
-        "learning_rate": rates.full if mode == "full" else rates.adapter,
+        "learning_rate": rate or (rates.full if mode == "full" else rates.adapter),
         "learning_rate_base": rates.base,
         "learning_rate_head": rates.head,
     }
     used = learning_rates(mode, layers)
     return Cell(
+        **axes,
         mode=mode,
         rank=rank,
         layers=layers,
-        amp=amp,
-        seed=seed,
         model=resolved.model,
         model_digest=resolved.model_digest,
         init=settings.init,
         pooling=resolved.pooling,
+        head=settings.head,
         task=settings.task,
         data_digest=resolved.data_digest,
         max_train=settings.max_train,
         max_dev=settings.max_dev,
         max_length=settings.max_length,
         batching=settings.batching,
-        batch_size=settings.batch_size,
         epochs=settings.epochs,
         max_steps=settings.max_steps,
-        optimizer="adamw",
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        regression_loss=settings.regression_loss if resolved.regression else None,
         learning_rate_source=resolved.learning_rate_source,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
-        alpha=settings.alpha if mode in ADAPTER_MODES else None,
+        alpha=_alpha(settings, rank),
         dropout=settings.dropout,
         **{name: value if name in used else None for name, value in values.items()},
     )
+
+
+def _alpha(settings: Settings, rank: int | None) -> float | None:
+    """The numerator of the scale: the setting's, or what gives the scale that was set."""
+    if rank is None:
+        return None
+    return settings.alpha if settings.scale is None else settings.scale * rank
 
 
 def parse_selection(text: str) -> dict[str, set[str]]:
@@ -138,15 +165,31 @@ def parse_selection(text: str) -> dict[str, set[str]]:
         wanted.setdefault(axis, set()).update(values.split(","))
         known = _axis_values(axis)
         for value in values.split(","):
-            if (known and value not in known) or (not known and not value.isdecimal()):
-                allowed = ", ".join(known) if known else "whole numbers"
+            if (known and value not in known) or (not known and not _is_number(axis, value)):
+                allowed = ", ".join(known) or (
+                    "numbers" if axis == "learning_rate" else "whole numbers"
+                )
                 raise InputError(f"--select: {axis} can't be {value!r}; it takes {allowed}")
     return wanted
 
 
 def _axis_values(axis: str) -> tuple[str, ...]:
-    values = {"mode": MODES, "layers": LAYER_SETS, "amp": ("off", "on", "bf16", "fp16")}
+    values = {
+        "mode": MODES,
+        "layers": LAYER_SETS,
+        "amp": ("off", "on", "bf16", "fp16"),
+        "unfreeze": VALUES["unfreeze"],
+    }
     return values.get(axis, ())
+
+
+def _is_number(axis: str, value: str) -> bool:
+    if axis != "learning_rate":
+        return value.isdecimal()
+    try:
+        return 0 < float(value) <= 1
+    except ValueError:
+        return False
 
 
 def select(cells: Iterable[Cell], wanted: Mapping[str, set[str]]) -> list[Cell]:
@@ -155,8 +198,12 @@ def select(cells: Iterable[Cell], wanted: Mapping[str, set[str]]) -> list[Cell]:
     def matches(cell: Cell) -> bool:
         for axis, values in wanted.items():
             value = getattr(cell, axis)
-            names = {str(value)} | ({"on"} if axis == "amp" and value != "off" else set())
-            if value is None or not names & values:
+            if axis == "learning_rate":
+                found = any(value == float(wanted) for wanted in values)
+            else:
+                on = {"on"} if axis == "amp" and value != "off" else set()
+                found = bool(({str(value)} | on) & values)
+            if value is None or not found:
                 return False
         return True
 

@@ -34,11 +34,13 @@ class Kind:
     mode: str
     layers: str | None
     rank: int | None
+    unfreeze: str | None
+    batch_size: int
 
 
 def kind_of(cell: Cell) -> Kind:
     """The kind of a cell."""
-    return Kind(cell.mode, cell.layers, cell.rank)
+    return Kind(cell.mode, cell.layers, cell.rank, cell.unfreeze, cell.batch_size)
 
 
 def at_rung(cell: Cell, rung: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from bench.errors import InputError
 from bench.files import write_atomically
 from bench.results import kept_row
 from bench.rowfile import encode, record
-from bench.schema import BY_NAME, NAMES, SCHEMA, Row, new_row, parse_value, row_key
+from bench.schema import BY_NAME, NAMES, SCHEMA, Row, parse_value, row_key, upgraded
 from bench.store import LOCK_TIMEOUT_S, cells_folder
 from minbert.files import is_file, is_folder
 
@@ -151,7 +151,8 @@ def _row(names: Iterable[str], fields: list[str]) -> Row:
     pairs = dict(zip(names, fields, strict=True))
     if int(pairs["schema"]) > SCHEMA:
         raise ValueError(f"it is of schema {pairs['schema']}, and this version knows {SCHEMA}")
-    row = new_row(**{n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME})
+    values = {n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME}
+    row = upgraded(values)
     encode(row)
     return row
 

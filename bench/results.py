@@ -9,7 +9,7 @@ from bench.cell import Cell
 from bench.files import write_atomically
 from bench.protocol import PANEL, ROW, STEPS
 from bench.rowfile import encode
-from bench.schema import BY_NAME, LARGEST, Row, new_row
+from bench.schema import BY_NAME, LARGEST, Row, new_row, upgraded
 from bench.stats import fisher, wilson
 from bench.steptimes import StepTimes, panel_times, training_times
 
@@ -85,7 +85,7 @@ def kept_row(folder: Path) -> Row | None:
     """
     try:
         found = json.loads((folder / ROW).read_text(encoding="utf-8"))
-        row = new_row(**{name: value for name, value in found.items() if name in BY_NAME})
+        row = upgraded({name: value for name, value in found.items() if name in BY_NAME})
         encode(row)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None

@@ -214,9 +214,13 @@ class Reading:
             for what, names in (("it lacks", missing), ("it also has", unknown))
             if names
         )
+        older = "cell_id" in fields and not unknown and missing
+        do = f"python -m bench.rebuild --runs {self.path} brings it up to date" if older else (
+            "name another file, or move this one away"
+        )
         raise InputError(
             f"{self.path}, line 1: these are not the columns of schema {SCHEMA} "
-            f"({told or 'their order differs'}); name another file, or move this one away"
+            f"({told or 'their order differs'}); {do}"
         )
 
     def _is_torn(self, file: BinaryIO) -> bool:

@@ -5,6 +5,7 @@ History of `SCHEMA`, the number in the column of that name:
 1. The first.
 2. Intervals of the time for 1,000 tokens; `imports_anon_mib`; where energy and process memory on
    the card come from.
+3. `unfreeze`, `head`, `schedule` and `regression_loss`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -45,6 +46,11 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "amp": ("off", "bf16", "fp16"),
     "init": ("pretrained", "random"),
     "dev_metric": ("accuracy", "pearson"),
+    "unfreeze": ("all", "iterative"),
+    "head": ("linear", "nonlinear", "conv"),
+    "optimizer": ("adamw", "adamax", "radam"),
+    "schedule": ("linear", "halving"),
+    "regression_loss": ("mse", "pearson"),
 }
 """Columns of text that hold one of a few names."""
 
@@ -81,6 +87,14 @@ def _has_head_rate(row: Mapping[str, Any]) -> bool:
     return row.get("mode") != "full"
 
 
+def _thaws(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "head"
+
+
+def _is_regression(row: Mapping[str, Any]) -> bool:
+    return row.get("dev_metric") != "accuracy"
+
+
 def _on_cuda(row: Mapping[str, Any]) -> bool:
     return str(row.get("device", "")).startswith("cuda")
 
@@ -108,6 +122,10 @@ class Column:
     applies: Callable[[Mapping[str, Any]], bool] = _always
 
 
+BEFORE: Final[Mapping[str, str]] = {"unfreeze": "all", "head": "linear", "schedule": "linear"}
+"""What was so in rows of a schema that lacked the column."""
+
+
 def _columns() -> tuple[Column, ...]:
     found: list[Column] = []
 
@@ -131,6 +149,13 @@ def _columns() -> tuple[Column, ...]:
         ("mode", str, "what trains: full, head, lora, dora"),
         ("rank", int, "rank of the adapters", _adapted),
         ("layers", str, "layer set that carries adapters", _adapted),
+        (
+            "unfreeze",
+            str,
+            "all: every layer that trains does so from the first epoch; iterative: none in the "
+            "first, then a quarter more in each from the top",
+            _thaws,
+        ),
         ("amp", str, "automatic mixed precision: off, bf16, fp16"),
         ("seed", int, "of initialisation, order of data and dropout"),
     )
@@ -140,6 +165,7 @@ def _columns() -> tuple[Column, ...]:
         ("model_digest", str, "of its configuration, vocabulary and, if pretrained, weights"),
         ("init", str, "pretrained or random"),
         ("pooling", str, "pooler ([CLS], dense, tanh) or mean over real tokens"),
+        ("head", str, "linear, nonlinear or conv (convolutions over tokens)"),
         ("task", str, "what is learned"),
         ("data_digest", str, "of the examples really used, train and dev"),
         ("max_train", int, "cap on training examples; empty: all"),
@@ -149,7 +175,14 @@ def _columns() -> tuple[Column, ...]:
         ("batch_size", int, "examples in a batch"),
         ("epochs", int, "passes over the training examples"),
         ("max_steps", int, "cap on optimizer steps; empty: none"),
-        ("optimizer", str, "its name"),
+        ("optimizer", str, "adamw, adamax or radam"),
+        ("schedule", str, "of the rates after their rise: linear, to zero; or halving each epoch"),
+        (
+            "regression_loss",
+            str,
+            "of a task without classes: mse, or pearson, 1 − r of each batch",
+            _is_regression,
+        ),
         (
             "learning_rate",
             float,
@@ -277,6 +310,17 @@ def new_row(**values: Value) -> Row:
         row[BY_NAME[name].name] = value
     row["schema"] = SCHEMA
     return row
+
+
+def upgraded(values: Mapping[str, Value]) -> Row:
+    """A row from the values of one that may be of an older schema, whose columns it lacks.
+
+    Raises:
+        KeyError: for a name that is no column.
+    """
+    row = new_row(**values)
+    lacking = (name for name in BEFORE if name not in values and BY_NAME[name].applies(row))
+    return row | {name: BEFORE[name] for name in lacking}
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:

@@ -7,34 +7,43 @@ from torch import Tensor, nn
 
 from minbert.config import BertConfig
 from minbert.encoder import BertEncoder
-from minbert.kernels.dropout import dropout
+from minbert.heads import find_head
 
 POOLINGS: Final = ("pooler", "mean")
 
 
 class BertClassifier(nn.Module):
-    """Token ids to logits: the encoder, one vector for each text, dropout and a linear layer.
+    """Token ids to logits: the encoder, one vector for each text, and the head.
 
     Args:
         config: of the encoder.
         num_outputs: classes, or 1 for a regression.
         pooling: `pooler` ([CLS], dense, tanh) or `mean` over the real tokens, [CLS] and [SEP]
             included, as sentence-transformers does.
-        dropout: probability, before the linear layer.
+        dropout: probability, before each linear layer of the head.
+        head: one of `minbert.heads.HEADS`. One that reads tokens does so in place of the pooling,
+            and there is no pooler then.
 
     Raises:
-        ValueError: for another pooling.
+        ValueError: for another pooling or head.
     """
 
     def __init__(
-        self, config: BertConfig, num_outputs: int, *, pooling: str, dropout: float
+        self,
+        config: BertConfig,
+        num_outputs: int,
+        *,
+        pooling: str,
+        dropout: float,
+        head: str = "linear",
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling is called {pooling!r}; there are {', '.join(POOLINGS)}")
         super().__init__()
-        self.bert = BertEncoder(config, pooler=pooling == "pooler")
         self.dropout = dropout
-        self.classifier = nn.Linear(config.hidden_size, num_outputs, device="meta")
+        self.classifier = find_head(head, config.hidden_size, num_outputs, dropout)
+        pooler = pooling == "pooler" and not self.classifier.reads_tokens
+        self.bert = BertEncoder(config, pooler=pooler)
 
     def forward(
         self,
@@ -45,13 +54,15 @@ class BertClassifier(nn.Module):
         """Logits [B, num_outputs]; arguments as the encoder's."""
         by_first = self.bert.pooler is not None
         hidden = self.bert(input_ids, attention_mask, token_type_ids, first_only=by_first)
+        if self.classifier.reads_tokens:
+            exact = torch.promote_types(hidden.dtype, torch.float32)
+            found: Tensor = self.classifier(hidden.to(exact), attention_mask)
+            return found  # [B, num_outputs]
         if self.bert.pooler is not None:
             pooled = self.bert.pooler(hidden)  # [B, H]
         else:
             pooled = mean_of_real(hidden, attention_mask)  # [B, H]
-        logits: Tensor = self.classifier(
-            dropout(pooled, self.dropout, self.training)
-        )  # [B, num_outputs]
+        logits: Tensor = self.classifier(pooled)  # [B, num_outputs]
         return logits
 
 

@@ -30,14 +30,3 @@ def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | N
     if metric == "pearson":
         return pearson(logits[:, 0], labels.astype(np.float64))
     raise ValueError(f"no metric is called {metric!r}")
-
-
-def mean_loss(kind: str, logits: Floats, targets: NDArray[np.generic]) -> float:
-    """Mean cross-entropy (`classification`) or squared error (`regression`) of N examples."""
-    values = logits.astype(np.float64)
-    if kind == "regression":
-        return float(np.mean((values[:, 0] - targets.astype(np.float64)) ** 2))
-    values -= values.max(axis=1, keepdims=True)
-    log_total = np.log(np.exp(values).sum(axis=1))
-    chosen = values[np.arange(len(values)), targets.astype(np.int64)]
-    return float(np.mean(log_total - chosen))

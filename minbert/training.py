@@ -1,4 +1,4 @@
-"""One training step: forward, backward, clipping, AdamW and its schedule, under AMP or not."""
+"""One training step: forward, backward, clipping, optimizer and schedule, under AMP or not."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -6,15 +6,17 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from minbert.batches import Batch
-from minbert.optimizer import AdamW, Group
+from minbert.losses import loss_of
+from minbert.optimizer import OPTIMIZERS, Group
 
-__all__ = ["Group", "Trainer", "autocast", "linear_schedule", "loss_of"]
+__all__ = ["Group", "Trainer", "autocast", "halving_schedule", "linear_schedule", "schedule_of"]
 
 HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRADIENT_NORM: Final = 1.0
+LINEAR, HALVING = "linear", "halving"
+SCHEDULES: Final = (LINEAR, HALVING)
 
 
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -36,11 +38,33 @@ def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
-def loss_of(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss of a batch: cross-entropy of logits [B, C], or squared error of [B, 1]."""
-    if kind == "regression":
-        return F.mse_loss(logits[:, 0], labels)
-    return F.cross_entropy(logits, labels)
+def halving_schedule(
+    total_steps: int, warmup: float, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """The factor on the peak rate at each step (from 0): up over `warmup`, then held, and half of
+    that in each further epoch."""
+    rising = max(1, round(total_steps * warmup))
+
+    def factor(step: int) -> float:
+        risen = min(1.0, (step + 1) / rising)
+        return float(risen * 0.5 ** (step // steps_per_epoch))
+
+    return factor
+
+
+def schedule_of(
+    name: str, total_steps: int, warmup: float, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """The schedule of that name.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == LINEAR:
+        return linear_schedule(total_steps, warmup)
+    if name == HALVING:
+        return halving_schedule(total_steps, warmup, steps_per_epoch)
+    raise ValueError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
 
 
 class Trainer:
@@ -51,12 +75,12 @@ class Trainer:
 
     Args:
         model: maps a batch's tensors to logits [B, num_outputs].
-        groups: what trains, with rates and decays.
-        kind: `classification` or `regression`.
-        total_steps: number of steps that the schedule spans.
-        warmup: share of them in which the rate rises.
+        groups: what trains, or will in some epoch, with rates and decays.
+        loss: one of `minbert.losses.LOSSES`.
+        schedule: the factor on the rates at each step, from 0.
         amp: off, bf16 or fp16.
         device: where the model is.
+        optimizer: one of `minbert.optimizer.OPTIMIZERS`.
     """
 
     def __init__(
@@ -64,33 +88,44 @@ class Trainer:
         model: nn.Module,
         groups: Iterable[Group],
         *,
-        kind: str,
-        total_steps: int,
-        warmup: float,
+        loss: str,
+        schedule: Callable[[int], float],
         amp: str,
         device: torch.device,
+        optimizer: str = "adamw",
     ) -> None:
         kept = [group for group in groups if group.parameters]
         self.model = model
-        self.kind = kind
+        self.loss = loss
         self.amp = amp
         self.device = device
         self.parameters = [p for group in kept for p in group.parameters]
-        self.optimizer = AdamW(kept)
+        self.optimizer = OPTIMIZERS[optimizer](kept)
         self._rates = [group.learning_rate for group in kept]
-        self._factor = linear_schedule(total_steps, warmup)
+        self._decays = [group.weight_decay for group in kept]
+        self._factor = schedule
         self._taken = 0
         self._set_rates()
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one step; loss [] and logits [B, num_outputs], both detached, on the device."""
+        return self.take(
+            lambda: self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids),
+            batch.labels,
+            self.loss,
+        )
+
+    def take(
+        self, forward: Callable[[], Tensor], labels: Tensor, loss_name: str
+    ) -> tuple[Tensor, Tensor]:
+        """As `step`, for logits that `forward` computes."""
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.amp, self.device):
-            logits = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+            logits = forward()
         logits = logits.float()
-        loss = loss_of(self.kind, logits, batch.labels)
+        loss = loss_of(loss_name, logits, labels)
         if self.scaler is None:
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
@@ -105,7 +140,21 @@ class Trainer:
         self._set_rates()
         return loss.detach(), logits.detach()
 
+    def rest(self) -> None:
+        """From now on a step does all its work and changes no weight: the rates are zero."""
+        self._factor = lambda _step: 0.0
+        self._set_rates()
+
+    def scale_groups(self, rate: float, decay: float) -> None:
+        """Until it is called again, rates and decays are so many times those of the groups."""
+        self._by = (rate, decay)
+        self._set_rates()
+
+    _by: tuple[float, float] = (1.0, 1.0)
+
     def _set_rates(self) -> None:
         factor = self._factor(self._taken)
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
+        groups = zip(self.optimizer.param_groups, self._rates, self._decays, strict=True)
+        for group, rate, decay in groups:
+            group["lr"] = rate * factor * self._by[0]
+            group["weight_decay"] = decay * self._by[1]

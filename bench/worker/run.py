@@ -28,13 +28,21 @@ from bench.steptimes import STEPS_ENOUGH, WINDOW
 from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
-from bench.worker.setup import Split, build_model, examples, trained_groups
+from bench.worker.setup import (
+    Split,
+    build_model,
+    examples,
+    loss_name,
+    thawing,
+    trained_groups,
+)
 from bench.worker.validity import Movement
 from minbert.batches import Batch, collate, plan_training, prepare_epoch
 from minbert.evaluation import predict
-from minbert.scores import mean_loss, score
+from minbert.losses import mean_loss
+from minbert.scores import score
 from minbert.tasks import find_task
-from minbert.training import Trainer
+from minbert.training import Trainer, schedule_of
 
 
 class InvalidError(ArithmeticError):
@@ -134,12 +142,13 @@ class CellRun:
         trainer = Trainer(
             self.model,
             trained_groups(self.model, cell),
-            kind=self.task.kind,
-            total_steps=total,
-            warmup=cell.warmup,
+            loss=loss_name(self.job),
+            schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
             amp=cell.amp,
             device=self.device,
+            optimizer=cell.optimizer,
         )
+        thaws = thawing(self.model, cell)
         record.columns |= {
             "params_total": sum(p.numel() for p in self.model.parameters()),
             "params_trainable": sum(p.numel() for p in trainer.parameters),
@@ -148,6 +157,8 @@ class CellRun:
         start_cuda_peaks(self.device)
         logits = np.empty((0, 0), dtype=np.float32)
         for epoch in range(cell.epochs):
+            if thaws is not None:
+                thaws.begin(epoch)
             with self._phase("train"), energy(self.gpu) as drawn:
                 batches = islice(self._batches(train, epoch), total - len(record.losses))
                 loss, fitted = self._train_epoch(trainer, batches, total)
@@ -159,12 +170,13 @@ class CellRun:
                 Epoch(
                     train_loss=loss,
                     train_score=fitted,
-                    dev_loss=mean_loss(self.task.kind, logits, dev.targets),
+                    dev_loss=mean_loss(trainer.loss, logits, dev.targets),
                     dev_score=score(self.task.metric, logits, dev.labels),
                 )
             )
             if len(record.losses) >= total:
                 break
+        trainer.rest()
         record.columns |= self._totals() | self.memory() | self._quality()
         # what brings a regression's logits back to the labels' scale
         self.notes = {"target_mean": f"{dev.mean:.9g}", "target_deviation": f"{dev.deviation:.9g}"}

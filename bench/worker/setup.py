@@ -18,8 +18,10 @@ from minbert.config import GEOMETRIES, BertConfig
 from minbert.encoded import Encoded
 from minbert.errors import InputError
 from minbert.kernels.linear import hold_frozen
+from minbert.losses import CROSS_ENTROPY, MSE
 from minbert.model import BertClassifier, initialise
 from minbert.tasks import TaskData, find_task, for_search, load_task
+from minbert.thawing import ITERATIVE, Thawing
 from minbert.training import HALF, Group
 
 
@@ -72,7 +74,9 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
         hidden_dropout_prob=cell.dropout,
         attention_probs_dropout_prob=cell.dropout,
     )
-    model = BertClassifier(config, num_outputs, pooling=cell.pooling, dropout=cell.dropout)
+    model = BertClassifier(
+        config, num_outputs, pooling=cell.pooling, dropout=cell.dropout, head=cell.head
+    )
     new_pooler = cell.init == "random"
     if cell.init == "pretrained":
         new_pooler = load_encoder(model.bert, Path(job.checkpoint or ""))
@@ -90,6 +94,20 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
     if cell.amp in HALF and not rounded_on_disk:
         hold_frozen(model, HALF[cell.amp])
     return model.to(torch.device(job.device))
+
+
+def loss_name(job: Job) -> str:
+    """The loss of the cell, by its name in `minbert.losses`."""
+    if find_task(job.cell.task).kind == "regression":
+        return job.cell.regression_loss or MSE
+    return CROSS_ENTROPY
+
+
+def thawing(model: BertClassifier, cell: Cell) -> Thawing | None:
+    """What unfreezes the model epoch by epoch; None where all trains from the first."""
+    if cell.unfreeze != ITERATIVE:
+        return None
+    return Thawing(model, always=frozenset(parameter_groups(model)["head"]))
 
 
 def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
