@@ -24,7 +24,7 @@ from bench.probes.phases import Phases
 from bench.probes.steps import StepClock
 from bench.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.schema import Row
-from bench.steptimes import STEPS_ENOUGH, WINDOW
+from bench.steptimes import STEPS_ENOUGH
 from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
@@ -85,8 +85,7 @@ class CellRun:
         with self._phase("tokenise"):
             train, dev = examples(self.job)
         movement = Movement(self.model)
-        with self.machine:
-            trainer = self._train(train, dev)
+        trainer = self._train(train, dev)
         self._write_curves()
         if problem := movement.problem():
             raise InvalidError(problem)
@@ -148,7 +147,7 @@ class CellRun:
         start_cuda_peaks(self.device)
         logits = np.empty((0, 0), dtype=np.float32)
         for epoch in range(cell.epochs):
-            with self._phase("train"), energy(self.gpu) as drawn:
+            with self._phase("train"), self.machine, energy(self.gpu) as drawn:
                 batches = islice(self._batches(train, epoch), total - len(record.losses))
                 loss, fitted = self._train_epoch(trainer, batches, total)
             record.joules.append(drawn.joules)
@@ -210,7 +209,7 @@ class CellRun:
         for batch in batches:
             if not record.losses:
                 record.columns["startup_s"] = _since_launch()
-            with self.clock.step(batch.tokens, len(batch.labels)):
+            with self.clock.step(batch):
                 loss, logits = trainer.step(batch)
             record.losses.append(loss)
             outputs.append(logits)
@@ -218,8 +217,7 @@ class CellRun:
             if len(record.losses) == 1:
                 record.columns |= owned_mib(self.model, trainer.optimizer)
             self.progress.step(len(record.losses), total, self._last_loss)
-            if len(record.losses) % WINDOW == 0:
-                self.machine.look()
+            self.machine.look()
         losses = self._finite_losses()[-len(labels) :]
         if self.gpu is not None:
             self.gpu.look()
