@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adapters.layer import AdaptedLinear, Decomposed, Part
 from minbert.kernels.precision import has_values
+from minbert.kernels.products import times
 
 _CANCELLED: Final = 0.1
 """n² / |w|² below which a row's norm is not taken from the factored sum."""
@@ -19,8 +20,8 @@ class DoraLinear(AdaptedLinear):
 
     The magnitude m [o], one for each output row, trains beside A and B. The norm n follows the
     updates but gets no gradient (section 4.3 of the paper). The bias is not scaled. m starts as
-    n, from the same lines of code, so c is exactly 1 and the layer equals the base layer before
-    training.
+    the norms of W, and n is exactly that while B is zero, so c is 1 and the layer equals the base
+    layer before training.
 
     A row of V that is all zero stays so, its n taken as the smallest normal number; a magnitude
     that reaches 0 leaves its row at the bias and, on a CPU, still gets a gradient. Rows of a part
@@ -60,12 +61,12 @@ class DoraLinear(AdaptedLinear):
     def takes_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
 
-        W Aᵀ for the norms is as much as B A. On a card it is always merged: the norms of a branch
-        have to ask for values.
+        As in LoRA it is the forward pass that is counted. W Aᵀ for the norms is as much as B A. On
+        a card it is always merged: the norms of a branch have to ask for values.
         """
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
-        return few and not self.weight.is_cuda and has_values(self.magnitude)
+        return few and not self.weight.is_cuda
 
     @torch.no_grad()
     def factored_norms(self) -> Tensor:
@@ -76,10 +77,12 @@ class DoraLinear(AdaptedLinear):
         a, b = self.lora_A, self.lora_B * self.scales
         stacked = self.weight.to(a.dtype).view(len(self.parts), -1, self.in_features)
         base = torch.linalg.vector_norm(stacked, dim=2)  # [p, o / p]
-        change = ((2 * stacked @ a.mT + b @ (a @ a.mT)) * b).sum(dim=2)  # n² − |w|²
+        through = torch.stack([times(w, of_part) for w, of_part in zip(stacked, a, strict=True)])
+        change = ((2 * through + b @ (a @ a.mT)) * b).sum(dim=2)  # n² − |w|²
         share = 1 + change / base.square()
         norms = base * share.clamp_min(0).sqrt()  # exactly |w| where B is 0, as m is at first
-        if (lost := (base == 0) | ~(share >= _CANCELLED)).any():
+        lost = (base == 0) | ~(share >= _CANCELLED)
+        if has_values(lost) and lost.any():
             part, row = lost.nonzero(as_tuple=True)
             rows = stacked[part, row] + (b[part, row].unsqueeze(1) @ a[part]).squeeze(1)
             norms[part, row] = torch.linalg.vector_norm(rows, dim=1)

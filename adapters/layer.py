@@ -152,8 +152,10 @@ class AdaptedLinear(nn.Module, ABC):
             return self._plain(x if activation is None else activate(activation, x))
         magnitude: Tensor | None = getattr(self, "magnitude", None)
         zeros = magnitude is not None and torch.is_grad_enabled() and has_zero(magnitude)
-        branch = not zeros and self.takes_branch(x.numel() // self.in_features)
         dtype = product_dtype(x)
+        # in half precision the branch's small results would be lost beside the others' last digits
+        exact = torch.finfo(dtype).bits >= 32
+        branch = exact and not zeros and self.takes_branch(x.numel() // self.in_features)
         with torch.autocast(x.device.type, enabled=False):
             found = self.decomposed(branch=branch)
             y: Tensor = AdaptedProduct.apply(

@@ -7,7 +7,7 @@ product, and for DoRA the output, which what comes after the layer keeps anyway.
 
 The product has two forms. Merged, the update is added to the weight once, and there is one product;
 that is less work for many tokens. As a branch, two thin products stand beside that of the frozen
-weight; that is less for few. The layer counts which.
+weight; that is less for few. The layer counts which. In half precision it is always merged.
 """
 
 from typing import Any
@@ -120,7 +120,7 @@ def _backward(
         dm = dm if scaled is None else torch.where(scaled, dm, 0.0)
     if wants_u:
         if ctx.branch:
-            of_base = g if ratios is None else g * ratios.to(dtype)
+            of_base = g if ratios is None else g * ratios
             du = times(of_base, weight.t()).addmm_(p, lora_a.reshape(-1, width).to(dtype))
         else:
             du = times(g, weight.t())
@@ -147,7 +147,7 @@ def _beside(
     for of_part, of_x, b in thin:
         of_part.addmm_(of_x, b.t())
     if ratios is not None:
-        y.mul_(ratios.to(dtype))
+        y.mul_(ratios)
         y = y if bias is None else y.add_(bias)
     return y.view(*x.shape[:-1], y.shape[1])
 

@@ -72,8 +72,7 @@ class Cell:
             {
                 name: value
                 for name, value in asdict(self).items()
-                if name not in _LABELS
-                and not (name in _LATER and value in (None, _LATER[name]))
+                if name not in _LABELS and not (name in _LATER and value in (None, _LATER[name]))
             }
         )
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench.cell import Cell
 from bench.plan import AXES, Planned
-from bench.predict.costs import Variant
+from bench.predict.costs import Variant, is_foretold
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
 
@@ -93,7 +93,7 @@ def _field(value: str | int | None) -> str:
 
 
 def _prediction(item: Planned, forecast: Forecast | None) -> Prediction | None:
-    if forecast is None or item.action != "run":
+    if forecast is None or item.action != "run" or not is_foretold(item.cell.unfreeze):
         return None
     return forecast.predict(Variant.of(item.cell))
 

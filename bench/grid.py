@@ -263,6 +263,7 @@ def _load_task(grid: Grid, data: Path | None) -> TaskData:
 
 def _resolve(model: Model, data: TaskData, amp_on: str) -> Resolved:
     return Resolved(
+        regression=data.task.kind == "regression",
         model=model.name,
         model_digest=model.digest,
         pooling=model.pooling,

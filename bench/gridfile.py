@@ -70,8 +70,8 @@ class Settings(_Strict):
 class Axes(_Strict):
     """One table `[[cells]]`: every combination of its values is a cell.
 
-    Without `batch_size` and `learning_rate` those of the settings apply; `learning_rate` is that of
-    the adapter, or of everything in mode full.
+    Without `batch_size` and `learning_rate` those of the settings apply; `learning_rate` is one for
+    all that trains.
     """
 
     mode: Annotated[list[Mode], Field(min_length=1)]

@@ -21,6 +21,7 @@ _LABELS: Final = ("model", "task", "max_train", "max_dev", "learning_rate_source
 """Names of what digests hold: they count only where the digest is missing."""
 
 _AMPS: Final = ("off", "bf16", "fp16")
+_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze")
 
 
 Values = NDArray[np.float64]
@@ -46,6 +47,7 @@ class Setting:
     rank: int | None
     layers: str | None
     amp: str
+    unfreeze: str | None
     rate: float | None
     rows: tuple[Row, ...]
     tells_rate: bool = False
@@ -67,7 +69,13 @@ class Setting:
         """Its name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
         adapter = f" rank {self.rank} on {self.layers}" if self.adapted else ""
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
-        return f"{self.mode}{adapter}, {'fp32' if self.amp == 'off' else self.amp}{rate}"
+        thaw = ", unfreezing" if self.unfreezes else ""
+        return f"{self.mode}{adapter}{thaw}, {'fp32' if self.amp == 'off' else self.amp}{rate}"
+
+    @property
+    def unfreezes(self) -> bool:
+        """Whether layers are unfrozen one after the other."""
+        return self.unfreeze not in (None, "all")
 
     @cached_property
     def ok(self) -> tuple[Row, ...]:
@@ -198,7 +206,11 @@ class Group:
 
     def full(self, amp: str) -> Setting | None:
         """Full fine-tuning under a kind of AMP, at its best rate if there are several."""
-        found = [s for s in self.settings if s.mode == "full" and s.amp == amp and s.ok]
+        found = [
+            s
+            for s in self.settings
+            if s.mode == "full" and s.amp == amp and s.ok and not s.unfreezes
+        ]
         return max(found, key=_score, default=None)
 
     @cached_property
@@ -282,20 +294,21 @@ _OTHER_KEYS: Final = tuple(
 
 def _settings(rows: Sequence[Row], values_of: ValuesOf) -> tuple[Setting, ...]:
     """Rows by everything but the seed, in the order of modes, layer sets, ranks and AMP."""
-    axes = ("mode", "rank", "layers", "amp", *_FOLLOW_FROM_MODE)
+    axes = (*_AXES, *_FOLLOW_FROM_MODE)
     found: dict[tuple[Value, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row.get(name) for name in axes), []).append(row)
-    alike = Counter(key[:4] for key in found)
+    alike = Counter(key[: len(_AXES)] for key in found)
     settings = [
         Setting(
             mode=str(of[0].get("mode") or "unknown"),
             rank=None if (rank := number(of[0].get("rank"))) is None else int(rank),
             layers=None if of[0].get("layers") is None else str(of[0]["layers"]),
             amp=str(of[0].get("amp") or "off"),
+            unfreeze=None if of[0].get("unfreeze") is None else str(of[0]["unfreeze"]),
             rate=number(of[0].get("learning_rate") or of[0].get("learning_rate_head")),
             rows=tuple(of),
-            tells_rate=alike[key[:4]] > 1,
+            tells_rate=alike[key[: len(_AXES)]] > 1,
             values_of=values_of,
         )
         for key, of in found.items()
@@ -303,13 +316,13 @@ def _settings(rows: Sequence[Row], values_of: ValuesOf) -> tuple[Setting, ...]:
     return tuple(sorted(settings, key=_place))
 
 
-def _place(setting: Setting) -> tuple[int, int, int, int, float]:
+def _place(setting: Setting) -> tuple[int, int, int, int, bool, float]:
     def index(value: str | None, order: Sequence[str]) -> int:
         return order.index(value) if value in order else -1
 
     return (
         index(setting.mode, MODES), index(setting.layers, LAYER_SETS), setting.rank or 0,
-        index(setting.amp, _AMPS), setting.rate or 0.0,
+        index(setting.amp, _AMPS), setting.unfreezes, setting.rate or 0.0,
     )  # fmt: skip
 
 

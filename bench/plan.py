@@ -78,7 +78,7 @@ def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Ce
             axes.rank if adapted else [None],
             axes.unfreeze if mode != "head" else [None],
             axes.batch_size or [grid.settings.batch_size],
-            axes.learning_rate if axes.learning_rate and mode != "head" else [None],
+            axes.learning_rate or [None],
         ):
             yield _cell(
                 grid.settings,
@@ -104,13 +104,14 @@ def _cell(
     layers: str | None,
     **axes: Any,
 ) -> Cell:
-    """A cell; `rate` is its learning rate, where that is an axis."""
+    """A cell; `rate` is that of all that trains, where it is an axis."""
     rates = settings.learning_rates
     values = {
-        "learning_rate": rate or (rates.full if mode == "full" else rates.adapter),
+        "learning_rate": rates.full if mode == "full" else rates.adapter,
         "learning_rate_base": rates.base,
         "learning_rate_head": rates.head,
     }
+    values = values if rate is None else dict.fromkeys(values, rate)
     used = learning_rates(mode, layers)
     return Cell(
         **axes,

@@ -103,7 +103,7 @@ def step_times(folder: Path) -> tuple[Row, bool]:
         if panel.exists():
             return _of_panel(_lines(panel, _LARGEST_PANEL))
         return _of_training(_lines(folder / STEPS, _LARGEST_FILE))
-    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, csv.Error):
+    except (OSError, ValueError, TypeError, KeyError, ArithmeticError, csv.Error):
         return {}, True
 
 
@@ -123,7 +123,7 @@ def _of_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
     """As `step_times`, from the lines of a panel.
 
     Raises:
-        ValueError, TypeError, KeyError, ZeroDivisionError: for what is no panel.
+        ValueError, TypeError, KeyError, ArithmeticError: for what is no panel.
     """
     passes: dict[str, list[dict[str, str]]] = {}
     for line in lines:
@@ -147,11 +147,11 @@ def _of_training(lines: list[dict[str, str]]) -> tuple[Row, bool]:
         ValueError, TypeError, KeyError: for what is none, or too few.
     """
     tokens, examples = _sizes(lines)
-    found = training_times(_milliseconds(lines), tokens)
-    begin = found.warm
-    return _columns(
-        found, len(lines) - begin, tokens[begin:], examples[begin:], settled=found.settled
-    )
+    padded = [int(line["padded"]) for line in lines]
+    if not all(size >= least for size, least in zip(padded, tokens, strict=True)):
+        raise ValueError("padding makes no batch smaller")
+    found = training_times(_milliseconds(lines), tokens, padded)
+    return _columns(found, len(lines) - found.warm, tokens, examples, settled=found.settled)
 
 
 def _sizes(lines: list[dict[str, str]]) -> tuple[list[int], list[int]]:

@@ -215,8 +215,10 @@ class Reading:
             if names
         )
         older = "cell_id" in fields and not unknown and missing
-        do = f"python -m bench.rebuild --runs {self.path} brings it up to date" if older else (
-            "name another file, or move this one away"
+        do = (
+            f"python -m bench.rebuild --runs {self.path} brings it up to date"
+            if older
+            else ("name another file, or move this one away")
         )
         raise InputError(
             f"{self.path}, line 1: these are not the columns of schema {SCHEMA} "

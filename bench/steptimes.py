@@ -86,60 +86,65 @@ class TrainingTimes(StepTimes):
     settled: bool
 
 
-def training_times(times: Sequence[float], tokens: Sequence[int]) -> TrainingTimes:
+def training_times(
+    times: Sequence[float], tokens: Sequence[int], padded: Sequence[int]
+) -> TrainingTimes:
     """Times of training's own steps, in order.
 
-    Its batches differ, so each step is first compared with what a batch of its tokens takes: a
-    parabola through all steps of the second half. Warm-up ends with the first window of 8 steps
-    that is within 5% of the one before. What disturbs a step often disturbs its neighbours: the
-    steps that count are cut into at most 20 blocks of 16 neighbours or more, and the intervals are
-    Student's t over the blocks. How batches differ is no part of them: a seed fixes the batches.
+    Its batches differ, so each step is compared with what a batch of its size takes: a parabola
+    through the steps, of their tokens with padding, which is what is computed on. Warm-up ends with
+    the first window of 8 steps that is within 5% of the one before. What the steps that count take,
+    over what is expected of them, is then applied to what is expected of all batches, those of the
+    warm-up too: a seed fixes them, for every setting alike. What disturbs a step often disturbs its
+    neighbours: the steps that count are cut into at most 20 blocks of 16 neighbours or more, and
+    the intervals are a jackknife over the blocks, with Student's t.
 
     Args:
         times: ms of each step, [N].
         tokens: real tokens of each step's batch, [N].
+        padded: the same with padding, [N].
 
     Raises:
         ValueError: unless there are as many steps as tokens, and at least `STEPS_ENOUGH`.
     """
-    ms, sizes = np.asarray(times, dtype=float), np.asarray(tokens, dtype=float)
-    if ms.ndim != 1 or ms.shape != sizes.shape or ms.size < STEPS_ENOUGH:
+    ms, sizes = np.asarray(times, dtype=float), np.asarray(padded, dtype=float)
+    if ms.ndim != 1 or not ms.shape == sizes.shape == np.shape(tokens) or ms.size < STEPS_ENOUGH:
         raise ValueError(f"the times of a training are of {STEPS_ENOUGH} steps and more, [N]")
-    relative = ms / _expected(ms, sizes, ms.size // 2)
+    relative = ms / _expected(ms, sizes, np.arange(ms.size // 2, ms.size))
     windows = relative[: ms.size // WINDOW * WINDOW].reshape(-1, WINDOW).mean(axis=1)
     apart = np.abs(np.diff(windows[:WARMUP_WINDOWS])) / windows[: WARMUP_WINDOWS - 1]
     calm = np.flatnonzero(apart <= AGREEMENT)
     warm = WINDOW * (int(calm[0]) + 1 if calm.size else WARMUP_WINDOWS)
 
-    ms, sizes = ms[warm:], sizes[warm:]
-    expected = _expected(ms, sizes, 0)
-    count = min(MOST_BLOCKS, ms.size // BLOCK)
-    blocks = np.array_split(np.arange(ms.size), count)
-    rates = [float(ms[block].sum() / expected[block].sum()) for block in blocks]
-    medians = [float(np.median(ms[block] / expected[block])) for block in blocks]
-    return TrainingTimes(
-        step_ms=_by_blocks(float(np.median(ms)), medians),
-        ms_per_1k_tokens=_by_blocks(float(ms.sum() / sizes.sum()) * 1000, rates),
-        warm=warm,
-        settled=bool(calm.size),
-    )
+    steps = np.arange(warm, ms.size)
+    blocks = np.array_split(steps, min(MOST_BLOCKS, steps.size // BLOCK))
+
+    def estimates(counted: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Median ms, and ms for 1,000 real tokens, as some steps have them."""
+        expected = _expected(ms, sizes, counted)
+        expected *= ms[counted].sum() / expected[counted].sum()
+        return np.array([np.median(expected), 1000 * expected.sum() / np.sum(tokens)])
+
+    without = np.array([estimates(np.setdiff1d(steps, block)) for block in blocks])
+    median, rate = map(_jackknifed, estimates(steps), without.T)
+    return TrainingTimes(median, rate, warm=warm, settled=bool(calm.size))
 
 
 def _expected(
-    ms: NDArray[np.float64], tokens: NDArray[np.float64], begin: int
+    ms: NDArray[np.float64], sizes: NDArray[np.float64], counted: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """What a step of so many tokens takes, by the steps from `begin` on, [N]."""
-    scaled = tokens / tokens.max()
-    degree = min(2, len(np.unique(tokens[begin:])) - 1)
-    found = np.polyval(np.polyfit(scaled[begin:], ms[begin:], degree), scaled)
-    return np.maximum(found, 0.1 * float(np.median(ms[begin:])))
+    """What each step takes by its size, as those that count have it, [N]."""
+    scaled = sizes / sizes.max()
+    degree = min(2, len(np.unique(sizes[counted])) - 1)
+    found = np.polyval(np.polyfit(scaled[counted], ms[counted], degree), scaled)
+    return np.maximum(found, 0.1 * float(np.median(ms[counted])))
 
 
-def _by_blocks(value: float, relative: Sequence[float]) -> Interval:
-    """A value whose blocks were so far from it, with Student's t over them."""
+def _jackknifed(value: float, without: NDArray[np.float64]) -> Interval:
+    """A value and what it is without each block, [K], with Student's t (Tukey 1958)."""
     from scipy.special import stdtrit
 
-    data = np.asarray(relative)
-    deviation = float(data.std(ddof=1) / data.mean()) / math.sqrt(data.size)
-    half = value * deviation * float(stdtrit(data.size - 1, 0.975))
-    return Interval(value, max(0.0, value - half), value + half)
+    freedom = without.size - 1
+    deviation = math.sqrt(freedom / without.size * float(((without - without.mean()) ** 2).sum()))
+    half = deviation * float(stdtrit(freedom, 0.975))
+    return Interval(float(value), max(0.0, float(value) - half), float(value) + half)

@@ -211,8 +211,9 @@ def rank_effect(group: Group) -> RankEffect | None:
     )  # fmt: skip
 
 
-def _without_rank(setting: Setting) -> tuple[str, str | None, str, float | None]:
-    return setting.mode, setting.layers, setting.amp, setting.rate if setting.tells_rate else None
+def _without_rank(setting: Setting) -> tuple[str, str | None, str, bool, float | None]:
+    rate = setting.rate if setting.tells_rate else None
+    return setting.mode, setting.layers, setting.amp, setting.unfreezes, rate
 
 
 @dataclass(frozen=True)
@@ -245,9 +246,10 @@ def effects(group: Group, cost: Aim) -> list[Effects]:
         return []
     found = []
     for amp, mode, layers in product(_amps(group), ADAPTER_MODES, LAYER_SETS):
-        full = [s for s in group.settings if s.mode == "full" and s.amp == amp]
+        whole = [s for s in group.settings if not s.unfreezes]
+        full = [s for s in whole if s.mode == "full" and s.amp == amp]
         alone = next((cost_of for s in full if (cost_of := _cost(s, name))), None)
-        of = [s for s in group.settings if (s.mode, s.layers) == (mode, layers)]
+        of = [s for s in whole if (s.mode, s.layers) == (mode, layers)]
         off = {s.rank: v for s in of if s.amp == "off" and (v := _cost(s, name))}
         on = {s.rank: v for s in of if s.amp == amp and (v := _cost(s, name))}
         ranks = off.keys() & on.keys()
@@ -260,10 +262,14 @@ def effects(group: Group, cost: Aim) -> list[Effects]:
 
 def amp_ratios(group: Group, cost: Aim) -> list[tuple[Setting, Interval]]:
     """Each setting that ran with AMP, and its cost against the same setting without."""
-    off = {(*_without_rank(s)[:2], s.rank, s.rate): s for s in group.settings if s.amp == "off"}
+
+    def without_amp(s: Setting) -> tuple[object, ...]:
+        return s.mode, s.layers, s.rank, s.unfreezes, s.rate
+
+    off = {without_amp(s): s for s in group.settings if s.amp == "off"}
     found = []
     for setting in group.settings:
-        twin = off.get((setting.mode, setting.layers, setting.rank, setting.rate))
+        twin = off.get(without_amp(setting))
         if setting.amp != "off" and twin and (gap := compare(group, cost, setting, twin)):
             found.append((setting, gap))
     return found

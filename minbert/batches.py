@@ -43,6 +43,11 @@ class Batch:
     labels: Tensor  # [B] int64 or float32
     tokens: int
 
+    @property
+    def padded(self) -> int:
+        """Tokens with padding, B · S."""
+        return self.input_ids.numel()
+
 
 def plan_training(
     lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator, batching: str = BY_LENGTH

@@ -16,6 +16,12 @@ REGRESSION: Final = (MSE, PEARSON)
 _TINY: Final = 1e-8
 
 
+def loss_name(kind: str, regression_loss: str | None = None) -> str:
+    """The loss of a kind of task, `classification` or `regression`; of the latter mse, or another
+    that is named."""
+    return (regression_loss or MSE) if kind == "regression" else CROSS_ENTROPY
+
+
 def loss_of(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
     """The mean loss [] of a batch.
 

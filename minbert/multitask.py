@@ -118,8 +118,7 @@ class MultitaskModel(nn.Module):
             if encoder.pooler is None
             else encoder.pooler(hidden)
         )
-        if pairs:
-            assert self.comparison is not None
+        if self.comparison is not None and pairs:
             pooled = self.comparison(*pooled.chunk(2))
         logits: Tensor = head(pooled)
         return logits
@@ -162,9 +161,7 @@ def collate_texts(
     mask = np.concatenate(masks)
     return PairBatch(
         input_ids=torch.from_numpy(np.concatenate(rows)).to(device),
-        attention_mask=None
-        if mask.all()
-        else torch.from_numpy(mask.astype(np.int64)).to(device),
+        attention_mask=None if mask.all() else torch.from_numpy(mask.astype(np.int64)).to(device),
         labels=torch.from_numpy(labels[chosen]).to(device),
         tokens=int(mask.sum()),
         pairs=len(texts) > 1,

@@ -46,20 +46,15 @@ class Thawing:
 
     def begin(self, epoch: int) -> None:
         """Let train what trains in an epoch, from 0, and freeze the rest."""
-        for parameter, tower, layer in self._held:
-            depth = self._depths.get(tower, 0)
-            if layer is None:
-                trains = epoch >= QUARTERS
-            else:
-                trains = layer >= depth - layers_in(epoch, depth)
-            parameter.requires_grad_(trains)
+        for parameter, *of in self._held:
+            parameter.requires_grad_(self._trains(epoch, *of))
 
-    def ever(self, epochs: int) -> set[int]:
-        """Ids of the parameters that have trained after so many epochs, of those it holds."""
-        last = epochs - 1
-        return {
-            id(parameter)
-            for parameter, tower, layer in self._held
-            if (last >= QUARTERS if layer is None
-                else layer >= self._depths[tower] - layers_in(last, self._depths[tower]))
-        }  # fmt: skip
+    def never(self, epochs: int) -> set[nn.Parameter]:
+        """The parameters that have not trained after so many epochs, of those it holds."""
+        return {parameter for parameter, *of in self._held if not self._trains(epochs - 1, *of)}
+
+    def _trains(self, epoch: int, tower: str, layer: int | None) -> bool:
+        if layer is None:
+            return epoch >= QUARTERS
+        depth = self._depths[tower]
+        return layer >= depth - layers_in(epoch, depth)

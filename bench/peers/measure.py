@@ -108,7 +108,7 @@ def measure(
         on_step(done)
 
     limit.begin()
-    with clock.step(work.largest.tokens, len(work.largest.labels)):
+    with clock.step(work.largest):
         trainer.step(work.largest)
     limit.step()
     if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
@@ -188,7 +188,7 @@ def _told(found: panel.Panel, work: Workload) -> dict[str, Any]:
         "warm": found.warm,
         "tokens": list(found.tokens),
         "texts": list(found.examples),
-        "padded": [batch.input_ids.numel() for batch in work.panel],
+        "padded": [batch.padded for batch in work.panel],
         "epoch_tokens": work.real_tokens,
         "epoch_padded": work.padded_tokens,
     }

@@ -14,11 +14,11 @@ OUTSIDE: Final = "outside of operators"
 """Python, numpy's random numbers, and what dispatching takes."""
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the calls of each operator, and their time by the clock."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._cuda = device.type == "cuda"
         self.found: dict[str, list[float]] = {}
 
@@ -47,7 +47,7 @@ def profile(trainer: Any, batch: Batch, step_ms: float) -> list[list[Any]]:
     """Each operator of a training step with its calls and its ms, the longest first.
 
     Operators that only look at a tensor in another way count too. The last row is the rest of the
-    step.
+    step; it has no time where operators took longer alone than the step does, as on a card.
 
     Args:
         trainer: what takes the steps; its learning rate is zero.
@@ -59,4 +59,5 @@ def profile(trainer: Any, batch: Batch, step_ms: float) -> list[list[Any]]:
             trainer.step(batch)
     rows = [[name, calls / _STEPS, 1000 * s / _STEPS] for name, (calls, s) in watch.found.items()]
     rows.sort(key=lambda row: -row[2])
-    return [*rows, [OUTSIDE, 0, max(0.0, step_ms - sum(row[2] for row in rows))]]
+    outside = step_ms - sum(row[2] for row in rows)
+    return [*rows, [OUTSIDE, 0, outside if outside > 0 else None]]

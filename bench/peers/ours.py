@@ -3,8 +3,9 @@
 from bench.job import Job
 from bench.peers.request import Request
 from bench.worker.setup import build_model, trained_groups
+from minbert.losses import loss_name
 from minbert.tasks import Task
-from minbert.training import Trainer
+from minbert.training import Trainer, linear_schedule
 
 
 def build(
@@ -15,9 +16,8 @@ def build(
     trainer = Trainer(
         model,
         trained_groups(model, job.cell),
-        kind=task.kind,
-        total_steps=total_steps,
-        warmup=warmup,
+        loss=loss_name(task.kind),
+        schedule=linear_schedule(total_steps, warmup),
         amp=job.cell.amp,
         device=next(model.parameters()).device,
     )

@@ -114,7 +114,8 @@ def _tell(
     if csv_file is not None:
         write_csv(csv_file, WHOLE_COLUMNS if whole else STEP_COLUMNS, rows)
     if as_json:
-        click.echo(to_json(rows, {"compared": said, "problems": wrong, "losses": losses, "operators": spent}))
+        more = {"compared": said, "problems": wrong, "losses": losses, "operators": spent}
+        click.echo(to_json(rows, more))
     else:
         print_tables(shown, [*said, *findings])
     if reports is not None:
@@ -123,9 +124,7 @@ def _tell(
 
         line = without_paths(shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]))
         title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
-        facts = Facts(
-            title, said, findings, wrong, [*shown, *tables.operator_tables(spent)], line
-        )
+        facts = Facts(title, said, findings, wrong, [*shown, *tables.operator_tables(spent)], line)
         path = write_pages(reports, facts, drawings(rows, losses, whole))
         sys.stderr.write(f"report: {path}\n")
     for problem in wrong:

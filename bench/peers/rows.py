@@ -136,7 +136,7 @@ def curves(attempts: Iterable[Attempt]) -> dict[str, dict[str, list[float]]]:
 
 
 def operators(attempts: Iterable[Attempt]) -> dict[str, dict[str, list[Any]]]:
-    """Operators of a step with calls and ms, by setting and side, from the first process of each."""
+    """Operators of a step with calls and ms, by setting and side, from each one's first process."""
     found: dict[str, dict[str, list[Any]]] = {}
     for attempt in attempts:
         if attempt.answer.get("operators"):

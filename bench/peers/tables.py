@@ -86,15 +86,15 @@ def operator_tables(found: Mapping[str, Mapping[str, Sequence[Sequence[Any]]]]) 
     for setting, sides in found.items():
         by_side = {side: {row[0]: row for row in of} for side, of in sides.items()}
         longest = {
-            name: max(of[name][2] for of in by_side.values() if name in of)
+            name: max(of[name][2] or 0.0 for of in by_side.values() if name in of)
             for name in dict.fromkeys(name for of in by_side.values() for name in of)
         }
         shown = sorted(longest, key=lambda name: -longest[name])[:_OPERATORS]
         heads = [Head("operator", "operator")]
         for side in sides:
             heads += [
-                Head(f"{side}_ms", f"{side}, ms", "in a step on a batch of middle size", numeric=True),
-                Head(f"{side}_calls", "calls", "in a step", numeric=True),
+                Head(f"{side}_ms", f"{side}, ms", "in a step on a batch of middle size", True),
+                Head(f"{side}_calls", "calls", "in a step", True),
             ]
         rows = [
             [name, *(text for of in by_side.values() for text in _operator(of.get(name)))]
@@ -104,7 +104,7 @@ def operator_tables(found: Mapping[str, Mapping[str, Sequence[Sequence[Any]]]]) 
         rest = []
         for of in by_side.values():
             left = [of[name] for name in others if name in of]
-            rest += _operator(["", sum(row[1] for row in left), sum(row[2] for row in left)])
+            rest += _operator(["", sum(row[1] for row in left), sum(row[2] or 0 for row in left)])
         tables.append(Table(heads, [*rows, ["all others", *rest]], f"A step of {setting}"))
     return tables
 
@@ -113,7 +113,7 @@ def _operator(row: Sequence[Any] | None) -> list[str]:
     """Its ms and its calls."""
     if row is None:
         return [DASH, DASH]
-    return [f"{row[2]:.1f}", f"{row[1]:.0f}" if row[1] else DASH]
+    return [DASH if row[2] is None else f"{row[2]:.1f}", f"{row[1]:.0f}" if row[1] else DASH]
 
 
 def _table(heads: Sequence[Head], rows: Sequence[Row], caption: str) -> Table:

@@ -26,8 +26,9 @@ from bench.peers.names import COMPILED
 from bench.peers.request import Request
 from minbert.batches import Batch
 from minbert.config import BertConfig
+from minbert.losses import loss_name, loss_of
 from minbert.tasks import Task
-from minbert.training import MAX_GRADIENT_NORM, autocast, linear_schedule, loss_of
+from minbert.training import MAX_GRADIENT_NORM, autocast, linear_schedule
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -70,7 +71,7 @@ class Classifier(BertPreTrainedModel):  # type: ignore[misc]
             real = attention_mask[:, :, None].to(hidden.dtype)  # [B, S, 1]
             pooled = (hidden * real).sum(dim=1) / real.sum(dim=1)  # [B, H]
         logits = self.classifier(self.dropout(pooled))
-        loss = None if labels is None else loss_of(self.kind, logits, labels)
+        loss = None if labels is None else loss_of(loss_name(self.kind), logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
@@ -197,7 +198,7 @@ class PeerTrainer:
                 token_type_ids=batch.token_type_ids,
             )
         logits = found.logits.float()
-        loss = loss_of(self.kind, logits, batch.labels)
+        loss = loss_of(loss_name(self.kind), logits, batch.labels)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)

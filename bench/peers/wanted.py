@@ -43,6 +43,7 @@ def find(
         grid = gridfile.with_settings(grid, {"epochs": epochs})
     model = find_model(grid.settings.model, grid.settings.init, grid.settings.pooling)
     resolved = Resolved(
+        regression=task.kind == "regression",
         model=model.name,
         model_digest=model.digest,
         pooling=model.pooling,
@@ -51,6 +52,7 @@ def find(
         learning_rate_source=GRID,
     )
     cells = select(_in_order(grid, resolved), wanted)
+    _check_same(grid.settings, cells)
     if not cells:
         raise InputError(f"--select: none of the settings that are compared has {selection}")
     check_amp(cells, grid, found.conditions)
@@ -58,6 +60,19 @@ def find(
     check_length(grid.settings.max_length, model, pairs=examples.train.text_b is not None)
     check_model(model, grid.settings.init)
     return model, examples, cells
+
+
+def _check_same(settings: gridfile.Settings, cells: list[Cell]) -> None:
+    """Raise InputError for what only ours does."""
+    usual = gridfile.Settings()
+    for name in ("head", "optimizer", "schedule", "regression_loss"):
+        if getattr(settings, name) != getattr(usual, name):
+            raise InputError(
+                f"--grid: bench.peers compares {name} {getattr(usual, name)} alone, not "
+                f"{getattr(settings, name)}"
+            )
+    if any(cell.unfreeze == "iterative" for cell in cells):
+        raise InputError("--grid: bench.peers compares training without gradual unfreezing alone")
 
 
 def _in_order(grid: gridfile.Grid, resolved: Resolved) -> list[Cell]:

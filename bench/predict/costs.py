@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
 from bench.cell import Cell
-from bench.schema import Row
+from bench.schema import Row, Value
 
 Shape = tuple[int, int]
 """Texts in a batch, and tokens in its longest."""
@@ -35,6 +35,11 @@ class Variant(NamedTuple):
             None if layers is None else str(layers),
             str(row["amp"]),
         )
+
+
+def is_foretold(unfreeze: Value) -> bool:
+    """Whether a cell is predicted: not where what trains changes from epoch to epoch."""
+    return unfreeze in (None, "all")
 
 
 Points = Mapping[Variant, tuple[tuple[float, ...], float]]

@@ -14,8 +14,9 @@ from bench.predict.workload import Workload
 from minbert.batches import Batch
 from minbert.config import BertConfig
 from minbert.kernels.linear import hold_frozen
+from minbert.losses import CROSS_ENTROPY, REGRESSION
 from minbert.model import BertClassifier
-from minbert.training import HALF, Group, Trainer, autocast
+from minbert.training import HALF, Group, Trainer, autocast, linear_schedule
 
 _MIB: Final = 2**20
 _GFLOP: Final = 1e9
@@ -37,6 +38,7 @@ def skeleton(workload: Workload, variant: Variant) -> BertClassifier:
         workload.outputs,
         pooling=workload.pooling,
         dropout=config.hidden_dropout_prob,
+        head=workload.head,
     )
     inject(
         model,
@@ -73,11 +75,11 @@ def run(model: nn.Module, workload: Workload, shapes: Shapes, amp: str, counter:
     trainer = Trainer(
         model,
         [Group(tuple(of.values()), 1e-3, 0.01) for of in parameter_groups(model).values()],
-        kind=workload.kind,
-        total_steps=2,
-        warmup=0.0,
+        loss=workload.loss,
+        schedule=linear_schedule(2, 0.0),
         amp=amp,
         device=device,
+        optimizer=workload.optimizer,
     )
     trainer.scaler = None  # it asks for values, and holds two numbers
     step = _train(trainer, shapes.train, counter)
@@ -108,7 +110,7 @@ def run(model: nn.Module, workload: Workload, shapes: Shapes, amp: str, counter:
 
 
 def _train(trainer: Trainer, shape: Shape, counter: Counter) -> Work:
-    batch = _batch(shape, trainer.kind, trainer.device)
+    batch = _batch(shape, trainer.loss, trainer.device)
     before = counter.work
     trainer.step(batch)
     return counter.work - before
@@ -119,7 +121,7 @@ def _evaluate(
     model: nn.Module, shape: Shape, amp: str, device: torch.device, counter: Counter
 ) -> Work:
     model.eval()
-    batch = _batch(shape, "classification", device)
+    batch = _batch(shape, CROSS_ENTROPY, device)
     before = counter.work
     with autocast(amp, device):
         logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
@@ -127,8 +129,8 @@ def _evaluate(
     return counter.work - before
 
 
-def _batch(shape: Shape, kind: str, device: torch.device) -> Batch:
-    labels = torch.float32 if kind == "regression" else torch.int64
+def _batch(shape: Shape, loss: str, device: torch.device) -> Batch:
+    labels = torch.float32 if loss in REGRESSION else torch.int64
     return Batch(
         input_ids=torch.zeros(shape, dtype=torch.int64, device=device),
         attention_mask=torch.ones(shape, dtype=torch.int64, device=device),

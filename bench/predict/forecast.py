@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import Final
 
 from bench.groups import Group, group_key, number
-from bench.predict.costs import Costs, Counts, Points, Shapes, Variant
+from bench.predict.costs import Costs, Counts, Points, Shapes, Variant, is_foretold
 from bench.predict.features import (
     flops_per_token,
     memory_features,
@@ -60,7 +60,11 @@ class Forecast:
         """Take in rows of the same group; those that did not end ok or are unknown say nothing."""
         for row in rows:
             variant = Variant.of_row(row)
-            if row["status"] != "ok" or variant not in self.costs.counts:
+            if (
+                row["status"] != "ok"
+                or variant not in self.costs.counts
+                or not is_foretold(row["unfreeze"])
+            ):
                 continue
             peak, wall = number(row[self.memory_column]), number(row["wall_s"])
             if peak is not None and peak > self.imports_mib:

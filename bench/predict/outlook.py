@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from bench.cell import Cell
 from bench.plan import SKIP, Planned
-from bench.predict.costs import Variant
+from bench.predict.costs import Variant, is_foretold
 from bench.predict.forecast import Forecast
 from bench.schema import Row
 from bench.signals import Signals
@@ -23,7 +23,11 @@ class Outlook:
     def __init__(self, forecast: Forecast | None, to_run: Sequence[Planned]) -> None:
         self.to_run = to_run
         self.forecast = forecast
-        self._left = Counter(Variant.of(item.cell) for item in to_run if item.action != SKIP)
+        self._left = Counter(
+            Variant.of(item.cell)
+            for item in to_run
+            if item.action != SKIP and is_foretold(item.cell.unfreeze)
+        )
 
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
         """Seconds that a cell will take, which begins now, and those after it.
@@ -31,7 +35,7 @@ class Outlook:
         Nothing is said before there is a basis for it.
         """
         variant = Variant.of(cell)
-        if variant not in self._left:
+        if not is_foretold(cell.unfreeze) or variant not in self._left:
             return None, None
         self._left[variant] -= 1
         if self.forecast is None or self.forecast.basis is None:
@@ -40,7 +44,7 @@ class Outlook:
 
     def columns(self, cell: Cell) -> Row:
         """Columns that are known before a cell has run."""
-        if self.forecast is None:
+        if self.forecast is None or not is_foretold(cell.unfreeze):
             return {}
         told = self.forecast.predict(Variant.of(cell))
         return {

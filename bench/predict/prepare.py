@@ -13,7 +13,7 @@ from bench.conditions import Conditions
 from bench.models import Model
 from bench.plan import Planned
 from bench.predict.client import NoPredictionError, find_costs
-from bench.predict.costs import Variant
+from bench.predict.costs import Variant, is_foretold
 from bench.predict.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.predict.turn import Turn
 from bench.predict.workload import Workload
@@ -36,8 +36,13 @@ def forecast_plan(
         model, conditions, data: as the cells were planned with.
         turn: as that of `find_costs`.
     """
-    cells = [item.cell for item in planned if item.action == "run"]
+    cells = [
+        item.cell for item in planned if item.action == "run" and is_foretold(item.cell.unfreeze)
+    ]
     if not cells:
+        return None
+    if len({cell.batch_size for cell in cells}) > 1:
+        sys.stderr.write("note: memory and time are not predicted for several batch sizes\n")
         return None
     like = new_row(**cells[0].columns(), **conditions.columns())
     newest = [*rows][::-1]

@@ -14,6 +14,7 @@ from bench.models import Model
 from bench.predict.costs import Shapes, Variant
 from bench.schema import CANDIDATE
 from minbert.files import vocabulary_digest
+from minbert.losses import loss_name
 from minbert.tasks import find_task
 
 _SEEDS: Final = 3
@@ -37,7 +38,9 @@ class Workload:
     config: dict[str, Any]
     pooling: str
     new_pooler: bool
-    kind: str
+    head: str
+    loss: str
+    optimizer: str
     outputs: int
     task: str
     data: str | None
@@ -75,7 +78,9 @@ class Workload:
             config=asdict(config),
             pooling=cell.pooling,
             new_pooler=cell.init == "random",
-            kind=task.kind,
+            head=cell.head,
+            loss=loss_name(task.kind, cell.regression_loss),
+            optimizer=cell.optimizer,
             outputs=task.num_outputs,
             task=cell.task,
             data=None if data is None else str(data.resolve()),
@@ -112,7 +117,10 @@ class Workload:
 
     def counts_key(self, shapes: Shapes, variant: Variant) -> str:
         """Digest of what decides the counts of a variant."""
-        names = ("config", "pooling", "new_pooler", "kind", "outputs", "torch_version")
+        names = (
+            *("config", "pooling", "new_pooler", "head", "loss", "optimizer", "outputs"),
+            "torch_version",
+        )
         values = [getattr(self, name) for name in names]
         return _key("counts", values, self.device.partition(":")[0], shapes.to_count(), variant)
 

@@ -4,7 +4,8 @@ By NVML. A driver or card that doesn't answer a question leaves that answer empt
 """
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ _REASONS: Final = {
 
 SLOWED: Final = 0.85
 """Share of its highest clock frequency below which a card, or a core, counts as throttled."""
+OFTEN: Final = 0.05
+"""Share of the looks at a card in which it has to be slowed, or used by others, to be doubted."""
 BY_PROCESS: Final = "nvml-process"
 BY_DEVICE: Final = "nvml-device"
 
@@ -55,8 +58,9 @@ class Gpu:
 
     def forget(self) -> None:
         """Forget what the card did so far; the peak of memory and the energy stay."""
-        self._reasons: set[str] = set()
-        self._foreign: set[int] = set()
+        self._looks = 0
+        self._reasons: Counter[str] = Counter()
+        self._foreign: Counter[int] = Counter()
         self._clocks: list[int] = []
         self._watts: list[float] = []
         self._heat: list[int] = []
@@ -75,7 +79,8 @@ class Gpu:
         """Take note of what the card does now."""
         nvml = self._nvml
         reasons = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-        self._reasons |= {name for bit, name in _REASONS.items() if (reasons or 0) & bit}
+        self._looks += 1
+        self._reasons.update(name for bit, name in _REASONS.items() if (reasons or 0) & bit)
         clock = self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)
         heat = self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
         power = self._ask(nvml.nvmlDeviceGetPowerUsage)
@@ -90,14 +95,14 @@ class Gpu:
         used = [p.usedGpuMemory for p in own if p.usedGpuMemory is not None]
         if used:
             self._take_peak(sum(used) / MIB, BY_PROCESS)
-            self._foreign |= {process.pid for process in processes} - {os.getpid()}
+            self._foreign.update({process.pid for process in processes} - {os.getpid()})
             return
         # in a container the driver knows this process by another number, or tells of none
         now = self._used_mib()
         if now is not None and self._used_before_mib is not None:
             self._take_peak(now - self._used_before_mib, BY_DEVICE)
         if len(processes) > 1:
-            self._foreign |= {process.pid for process in processes}
+            self._foreign.update({process.pid for process in processes})
 
     def _take_peak(self, mib: float, source: str) -> None:
         if source == self._peak_source or self._peak_source is None:
@@ -125,12 +130,12 @@ class Gpu:
     def doubts(self) -> dict[str, str]:
         """Flags with what led to them."""
         found = {}
-        if self._reasons:
-            found["throttled"] = f"the card was slowed: {', '.join(sorted(self._reasons))}"
+        if often := [name for name, seen in self._reasons.items() if self._is_often(seen)]:
+            found["throttled"] = f"the card was slowed: {', '.join(sorted(often))}"
         elif self._clocks and median(self._clocks) < SLOWED * max(self._clocks):
             share = median(self._clocks) / max(self._clocks)
             found["throttled"] = f"the card's clocks fell to {share:.0%}"
-        if self._foreign:
+        if any(map(self._is_often, self._foreign.values())):
             found["disturbed"] = "other processes used the card"
         return found
 
@@ -138,9 +143,20 @@ class Gpu:
     def report(self) -> dict[str, Any]:
         """Everything seen, for people: clocks in MHz, temperature in °C, power in W."""
         return {
-            "throttle_reasons": sorted(self._reasons),
+            "looks": self._looks,
+            "throttle_reasons": dict(sorted(self._reasons.items())),
             "other_processes": len(self._foreign),
-            "sm_clock_mhz": self._clocks,
-            "temperature_c": self._heat,
-            "power_w": self._watts,
+            "sm_clock_mhz": _range(self._clocks),
+            "temperature_c": _range(self._heat),
+            "power_w": _range(self._watts),
         }
+
+    def _is_often(self, looks: int) -> bool:
+        return looks > OFTEN * self._looks
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    """The least, the usual and the highest of some values; nothing of none."""
+    if not values:
+        return {}
+    return {"least": min(values), "median": median(values), "most": max(values)}

@@ -1,13 +1,16 @@
-"""What else the machine did while a block ran: waiting for a core, throttling, other processes.
+"""What else the machine did while something ran: waiting for a core, throttling, other processes.
 
-Everything is read at the beginning and the end of the block, from counters that the kernel keeps
-anyway, so that watching costs nothing in between. What a system doesn't tell stays empty.
+Counters are read at the beginning and the end of a block; the kernel keeps them anyway. Clocks and
+the card are looked at in between, once a second at most. What a system doesn't tell stays empty.
 """
 
+import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Final
 
@@ -17,6 +20,12 @@ WAITED: Final = 0.05
 """Share of its running time that a process may wait for a core before it counts as disturbed."""
 STOLEN: Final = 0.05
 """Share of all cores' time that a hypervisor may give to others."""
+HELD_BACK: Final = 0.01
+"""Share of the time for which a CPU quota may hold the group's processes back."""
+HEATED: Final = 1.0
+"""How many times in a minute cores may be slowed by heat."""
+LOOK_S: Final = 1.0
+"""Seconds from one look at clocks and card to the next, at least."""
 
 _PROC: Final = Path("/proc")
 _CPUS: Final = Path("/sys/devices/system/cpu")
@@ -36,7 +45,6 @@ class State:
     own_cpu_s: float
     quota_throttled_s: float | None
     thermal_throttles: int | None
-    frequency_mhz: float | None
 
 
 def read_state(proc: Path = _PROC, cpus: Path = _CPUS, cgroups: Path = _CGROUPS) -> State:
@@ -54,16 +62,16 @@ def read_state(proc: Path = _PROC, cpus: Path = _CPUS, cgroups: Path = _CGROUPS)
         own_cpu_s=times.user + times.system,
         quota_throttled_s=_quota_throttled(cgroups),
         thermal_throttles=_sum_of(cpus, "cpu*/thermal_throttle/core_throttle_count"),
-        frequency_mhz=_frequency(cpus),
     )
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What happened between two states, and what of it makes a measurement doubtful.
+    """What happened, and what of it makes a measurement doubtful.
 
     `waited` is the time that this process's threads were ready to run and had no core, as a share
-    of the time they ran; `foreign_cores` is how many cores others kept busy on average.
+    of the time they ran; `foreign_cores` is how many cores others kept busy on average;
+    `frequency` is the usual clock frequency of the cores over their highest.
     """
 
     seconds: float
@@ -83,63 +91,79 @@ class Watched:
             found["disturbed"].append(f"waited for a core for {self.waited:.0%} of its time")
         if self.stolen is not None and self.stolen > STOLEN:
             found["disturbed"].append(f"{self.stolen:.0%} of the cores' time went to other guests")
-        if self.quota_throttled_s:
+        if (self.quota_throttled_s or 0.0) > HELD_BACK * self.seconds:
             found["throttled"].append(
                 f"held back by its group's CPU quota for {self.quota_throttled_s:.1f} s"
             )
-        if self.thermal_throttles:
+        if (self.thermal_throttles or 0) > HEATED * self.seconds / 60:
             found["throttled"].append(f"cores were slowed {self.thermal_throttles} times by heat")
         if self.frequency is not None and self.frequency < SLOWED:
             found["throttled"].append(f"clocks fell to {self.frequency:.0%}")
         return {flag: "; ".join(reasons) for flag, reasons in found.items() if reasons}
 
 
-def between(before: State, after: State, cores: int) -> Watched:
-    """What happened from one state to another on a machine of so many cores."""
-    seconds = max(after.at_s - before.at_s, 1e-9)
-    ran = _rise(before.ran_s, after.ran_s)
-    waited = _rise(before.waited_s, after.waited_s)
-    busy = _rise(before.busy_s, after.busy_s)
-    stolen = _rise(before.stolen_s, after.stolen_s)
-    own = after.own_cpu_s - before.own_cpu_s
-    thermal = _rise(before.thermal_throttles, after.thermal_throttles)
-    clocks = (before.frequency_mhz, after.frequency_mhz)
+def watched(
+    spans: Sequence[tuple[State, State]], cores: int, clocks: Sequence[float] = ()
+) -> Watched:
+    """What happened in some spans of time together, on a machine of so many cores.
+
+    Args:
+        spans: states at the beginning and the end of each.
+        clocks: frequencies of the cores that were seen, MHz.
+    """
+
+    def rise(name: str) -> float | None:
+        found = [(getattr(begin, name), getattr(end, name)) for begin, end in spans]
+        if any(value is None for pair in found for value in pair):
+            return None
+        return float(sum(end - begin for begin, end in found))
+
+    seconds = max(rise("at_s") or 0.0, 1e-9)
+    ran, waited, busy, stolen = map(rise, ("ran_s", "waited_s", "busy_s", "stolen_s"))
+    thermal, own = rise("thermal_throttles"), rise("own_cpu_s") or 0.0
     return Watched(
         seconds=seconds,
-        load=before.load,
+        load=spans[0][0].load if spans else None,
         waited=waited / ran if waited is not None and ran else None,
         foreign_cores=None if busy is None else max(0.0, busy - own) / seconds,
         stolen=None if stolen is None else stolen / seconds / cores,
-        quota_throttled_s=_rise(before.quota_throttled_s, after.quota_throttled_s),
+        quota_throttled_s=rise("quota_throttled_s"),
         thermal_throttles=None if thermal is None else int(thermal),
-        frequency=clocks[1] / clocks[0] if clocks[0] and clocks[1] else None,
+        frequency=median(clocks) / max(clocks) if clocks else None,
     )
-
-
-def _rise(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
 
 
 class MachineWatch:
     """Watches the machine, and the card if there is one, while it is entered.
 
-    `report` is then everything seen, as JSON, and `doubts` the flags with their reasons.
+    It may be entered again, and then tells of all those times together: `report` is everything
+    seen, as JSON, and `doubts` the flags with their reasons.
     """
 
     def __init__(self, gpu: Gpu | None = None) -> None:
         self._gpu = gpu
+        self._spans: list[tuple[State, State]] = []
+        self._clocks: list[float] = []
+        self._looked = -math.inf
         self.doubts: dict[str, str] = {}
         self.report: dict[str, Any] = {}
 
     def __enter__(self) -> "MachineWatch":
-        if self._gpu is not None:
-            self._gpu.forget()  # of what training showed: only timed steps are doubted
-            self._gpu.look()
+        if self._gpu is not None and not self._spans:
+            self._gpu.forget()  # of what was before: only timed steps are doubted
         self._before = read_state()
+        self._looked = -math.inf
+        self.look()
         return self
 
     def look(self) -> None:
-        """See what the card does now; to be called while it works, between timed steps."""
+        """See what clocks and card do now; to be called while they work, between timed steps."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        frequency = _frequency(_CPUS)
+        self._clocks += [frequency] if frequency is not None else []
         if self._gpu is not None:
             self._gpu.look()
 
@@ -149,8 +173,9 @@ class MachineWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        watched = between(self._before, read_state(), os.cpu_count() or 1)
-        self.doubts, self.report = watched.doubts, {"cpu": asdict(watched)}
+        self._spans.append((self._before, read_state()))
+        found = watched(self._spans, os.cpu_count() or 1, self._clocks)
+        self.doubts, self.report = found.doubts, {"cpu": asdict(found)}
         if self._gpu is not None:
             for flag, reason in self._gpu.doubts.items():
                 self.doubts[flag] = "; ".join(filter(None, (self.doubts.get(flag), reason)))

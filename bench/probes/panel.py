@@ -115,7 +115,7 @@ def replay(
     while not is_enough(passes, tokens, budget_s):
         clock = StepClock(device)
         for batch in batches:
-            with clock.step(batch.tokens, len(batch.labels)):
+            with clock.step(batch):
                 take_step(batch)
             done += 1
             on_step(done)

@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 
+from minbert.batches import Batch
+
 
 @dataclass(frozen=True)
 class Step:
-    """One training step: its time in ms, and the real tokens and examples in its batch."""
+    """One training step: its time in ms, and of its batch the real tokens, the tokens with padding
+    and the examples."""
 
     ms: float
     tokens: int
+    padded: int
     examples: int
 
 
@@ -27,14 +31,15 @@ class StepClock:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._marks: list[tuple[Any, Any, int, int]] = []
+        self._marks: list[tuple[Any, Any, int, int, int]] = []
 
     @contextmanager
-    def step(self, tokens: int, examples: int) -> Iterator[None]:
-        """Time the block as one step."""
+    def step(self, batch: Batch) -> Iterator[None]:
+        """Time the block as one step on a batch."""
         begin = self._now()
         yield
-        self._marks.append((begin, self._now(), tokens, examples))
+        end = self._now()
+        self._marks.append((begin, end, batch.tokens, batch.padded, len(batch.labels)))
 
     def _now(self) -> Any:
         if not self._cuda:
@@ -47,10 +52,7 @@ class StepClock:
         """All steps so far, in order. Waits for the device."""
         if self._cuda:
             torch.cuda.synchronize()
-        return [
-            Step(self._elapsed_ms(begin, end), tokens, examples)
-            for begin, end, tokens, examples in self._marks
-        ]
+        return [Step(self._elapsed_ms(begin, end), *sizes) for begin, end, *sizes in self._marks]
 
     def _elapsed_ms(self, begin: Any, end: Any) -> float:
         if self._cuda:

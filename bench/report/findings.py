@@ -208,6 +208,7 @@ def _claim(group: Group, cost: Aim, effects: Effects) -> str:
         if group.baseline
         and (setting.mode, setting.layers, setting.amp)
         == (effects.mode, effects.layers, effects.amp)
+        and not setting.unfreezes
         and (gap := compare(group, cost, setting, group.baseline))
     ]
     ends = [gap.ends() or (gap.value, gap.value) for gap in ratios]

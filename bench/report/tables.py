@@ -47,8 +47,9 @@ class Table:
 
 
 def kind(setting: Setting) -> str:
-    """A setting's mode and layer set, without rank and AMP."""
-    return f"{setting.mode} {setting.layers}" if setting.layers else setting.mode
+    """A setting's mode and layer set, and whether it unfreezes, without rank and AMP."""
+    thaw = " unfreezing" if setting.unfreezes else ""
+    return f"{setting.mode} {setting.layers}{thaw}" if setting.layers else f"{setting.mode}{thaw}"
 
 
 def drawn(group: Group) -> Sequence[Setting]:
@@ -166,13 +167,18 @@ def settings_table(group: Group) -> Table:
         Head("ok", "ok", "seeds that ended ok, of those planned"),
         *_figure_heads(group),
     ]
-    if any(setting.tells_rate for setting in group.settings):
-        heads.insert(4, Head("rate", "rate", about("learning_rate"), True))
+    thaws = any(setting.unfreezes for setting in group.settings)
+    rates = any(setting.tells_rate for setting in group.settings)
+    further = [Head("unfreeze", "unfreezing", about("unfreeze"))] if thaws else []
+    further += [Head("rate", "rate", about("learning_rate"), True)] if rates else []
+    heads[4:4] = further
     rows = []
     for setting in group.settings[:MOST_SETTINGS]:
         rank = DASH if setting.rank is None else str(setting.rank)
         row = [setting.mode, rank, setting.layers or DASH, setting.amp]
-        if len(heads) > 5 and heads[4].key == "rate":
+        if thaws:
+            row.append(setting.unfreeze or DASH)
+        if rates:
             row.append(f"{setting.rate:g}" if setting.rate is not None else DASH)
         row.append(f"{len(setting.ok)}/{len(setting.rows)}")
         rows.append([*row, *_figures(group, setting)])

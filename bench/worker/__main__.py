@@ -1,9 +1,9 @@
 """Run the cell in a folder: `python -m bench.worker CELL_FOLDER`.
 
 The grid starts this, one process a cell; by hand it repeats a cell. It reads cell.json and leaves
-result.json, steps.csv, epochs.csv, panel.csv, machine.json and predictions.safetensors in the
-folder. An error that is neither a lack of memory nor a training without a result ends it with a
-traceback, and without result.json.
+result.json, steps.csv, epochs.csv, machine.json and predictions.safetensors in the folder, and of
+a short training panel.csv. An error that is neither a lack of memory nor a training without a
+result ends it with a traceback, and without result.json.
 """
 
 import json

@@ -24,12 +24,12 @@ class Epoch:
 
 
 def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
-    """Every training step: ms, real tokens, examples and loss."""
+    """Every training step: ms, tokens without and with padding, examples and loss."""
     _write_csv(
         folder / STEPS,
-        ("step", "ms", "tokens", "examples", "loss"),
+        ("step", "ms", "tokens", "padded", "examples", "loss"),
         [
-            (number, f"{step.ms:.4f}", step.tokens, step.examples, f"{loss:.9g}")
+            (number, f"{step.ms:.4f}", step.tokens, step.padded, step.examples, f"{loss:.9g}")
             for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
         ],
     )

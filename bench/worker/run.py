@@ -24,7 +24,7 @@ from bench.probes.phases import Phases
 from bench.probes.steps import StepClock
 from bench.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.schema import Row
-from bench.steptimes import STEPS_ENOUGH, WINDOW
+from bench.steptimes import STEPS_ENOUGH
 from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
@@ -32,14 +32,13 @@ from bench.worker.setup import (
     Split,
     build_model,
     examples,
-    loss_name,
     thawing,
     trained_groups,
 )
 from bench.worker.validity import Movement
 from minbert.batches import Batch, collate, plan_training, prepare_epoch
 from minbert.evaluation import predict
-from minbert.losses import mean_loss
+from minbert.losses import loss_name, mean_loss
 from minbert.scores import score
 from minbert.tasks import find_task
 from minbert.training import Trainer, schedule_of
@@ -93,10 +92,10 @@ class CellRun:
         with self._phase("tokenise"):
             train, dev = examples(self.job)
         movement = Movement(self.model)
-        with self.machine:
-            trainer = self._train(train, dev)
+        trainer = self._train(train, dev)
         self._write_curves()
-        if problem := movement.problem():
+        held = set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
+        if problem := movement.problem(held):
             raise InvalidError(problem)
         with self._phase("measure"):
             chosen, largest = self._panel(train)
@@ -142,13 +141,13 @@ class CellRun:
         trainer = Trainer(
             self.model,
             trained_groups(self.model, cell),
-            loss=loss_name(self.job),
+            loss=loss_name(self.task.kind, cell.regression_loss),
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
             amp=cell.amp,
             device=self.device,
             optimizer=cell.optimizer,
         )
-        thaws = thawing(self.model, cell)
+        self.thaws = thawing(self.model, cell)
         record.columns |= {
             "params_total": sum(p.numel() for p in self.model.parameters()),
             "params_trainable": sum(p.numel() for p in trainer.parameters),
@@ -157,9 +156,9 @@ class CellRun:
         start_cuda_peaks(self.device)
         logits = np.empty((0, 0), dtype=np.float32)
         for epoch in range(cell.epochs):
-            if thaws is not None:
-                thaws.begin(epoch)
-            with self._phase("train"), energy(self.gpu) as drawn:
+            if self.thaws is not None:
+                self.thaws.begin(epoch)
+            with self._phase("train"), self.machine, energy(self.gpu) as drawn:
                 batches = islice(self._batches(train, epoch), total - len(record.losses))
                 loss, fitted = self._train_epoch(trainer, batches, total)
             record.joules.append(drawn.joules)
@@ -222,7 +221,7 @@ class CellRun:
         for batch in batches:
             if not record.losses:
                 record.columns["startup_s"] = _since_launch()
-            with self.clock.step(batch.tokens, len(batch.labels)):
+            with self.clock.step(batch):
                 loss, logits = trainer.step(batch)
             record.losses.append(loss)
             outputs.append(logits)
@@ -230,8 +229,7 @@ class CellRun:
             if len(record.losses) == 1:
                 record.columns |= owned_mib(self.model, trainer.optimizer)
             self.progress.step(len(record.losses), total, self._last_loss)
-            if len(record.losses) % WINDOW == 0:
-                self.machine.look()
+            self.machine.look()
         losses = self._finite_losses()[-len(labels) :]
         if self.gpu is not None:
             self.gpu.look()

@@ -18,7 +18,6 @@ from minbert.config import GEOMETRIES, BertConfig
 from minbert.encoded import Encoded
 from minbert.errors import InputError
 from minbert.kernels.linear import hold_frozen
-from minbert.losses import CROSS_ENTROPY, MSE
 from minbert.model import BertClassifier, initialise
 from minbert.tasks import TaskData, find_task, for_search, load_task
 from minbert.thawing import ITERATIVE, Thawing
@@ -94,13 +93,6 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
     if cell.amp in HALF and not rounded_on_disk:
         hold_frozen(model, HALF[cell.amp])
     return model.to(torch.device(job.device))
-
-
-def loss_name(job: Job) -> str:
-    """The loss of the cell, by its name in `minbert.losses`."""
-    if find_task(job.cell.task).kind == "regression":
-        return job.cell.regression_loss or MSE
-    return CROSS_ENTROPY
 
 
 def thawing(model: BertClassifier, cell: Cell) -> Thawing | None:

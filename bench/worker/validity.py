@@ -1,5 +1,6 @@
 """Whether training did what a mode says: what trains has moved, and what is frozen has not."""
 
+from collections.abc import Set
 from typing import Final
 
 import torch
@@ -20,25 +21,30 @@ class Movement:
         self._model = model
         self._before = {name: _sum_of_bits(p) for name, p in model.named_parameters()}
 
-    def problem(self) -> str | None:
+    def problem(self, held: Set[nn.Parameter] = frozenset()) -> str | None:
         """What is wrong, in a line; None if nothing is.
 
         Every tensor of the head and every adapter (its B, which begins as zero) must have moved;
         of an encoder that trains without an adapter, at least one tensor. No frozen tensor may.
+
+        Args:
+            held: what would train, and was frozen in all epochs there were.
         """
         moved = {
             name
             for name, parameter in self._model.named_parameters()
             if not torch.equal(self._before[name], _sum_of_bits(parameter))
         }
-        frozen = {n for n, p in self._model.named_parameters() if not p.requires_grad}
+        named = dict(self._model.named_parameters())
+        frozen = {name for name, p in named.items() if not p.requires_grad or p in held}
         if strayed := sorted(frozen & moved):
             return f"frozen tensors moved: {_told(strayed)}"
         groups = parameter_groups(self._model)
         wanted = [*groups["head"], *(name for name in groups["adapter"] if _is_update(name))]
-        if stuck := sorted(set(wanted) - moved):
+        if stuck := sorted(set(wanted) - moved - frozen):
             return f"nothing was learned in: {_told(stuck)}"
-        if groups["base"] and not moved & groups["base"].keys():
+        base = groups["base"].keys() - frozen
+        if base and not moved & base:
             return "the encoder was to train and did not move"
         return None
 

@@ -15,9 +15,9 @@ from minbert.kernels.reference import is_plain
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
     """LayerNorm(x + dropout(y)), of x and y [..., H].
 
-    Under autocast the sum and the result are in half precision; mean, deviation and what is done
-    with them are in fp32. What is kept for the backward pass is x and y, which the layers around it
-    keep as well, and not their sum: that is formed again.
+    Under autocast the result is in half precision, and on a CPU the sum too; mean, deviation and
+    what is done with them are in fp32. What is kept for the backward pass is x and y, which the
+    layers around it keep as well, and not their sum: that is formed again.
     """
     if is_plain():
         normed: Tensor = norm(x + F.dropout(y, p, training))
@@ -44,12 +44,13 @@ class _AddAndNormalise(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            total = _sum(x, y, keep, factor, dtype)
+            of_sum = _type_of_sum(x, weight, dtype)
+            total = _sum(x, y, keep, factor, of_sum)
             out, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
         if any(ctx.needs_input_grad[:4]):
-            ctx.factor, ctx.dtype = factor, dtype
+            ctx.factor, ctx.of_sum = factor, of_sum
             ctx.save_for_backward(x, y, keep, weight, bias, mean, rstd)
-        return out
+        return out.to(dtype)
 
     @staticmethod
     @once_differentiable
@@ -58,17 +59,26 @@ class _AddAndNormalise(torch.autograd.Function):
         wants_x, wants_y, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         x, y, keep, weight, bias, mean, rstd = ctx.saved_tensors
         with torch.autocast(g.device.type, enabled=False):
-            total = _sum(x, y, keep, ctx.factor, ctx.dtype)
+            total = _sum(x, y, keep, ctx.factor, ctx.of_sum)
             wants = [wants_x or wants_y, wants_weight, wants_bias]
             dtotal, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-                g, total, weight.shape, mean, rstd, weight, bias, wants
+                g.to(total.dtype), total, weight.shape, mean, rstd, weight, bias, wants
             )
             dx = dtotal.to(x.dtype) if wants_x else None
             dy = None
             if wants_y:
-                dy = dtotal if keep is None else (dtotal * keep).mul_(ctx.factor)
-                dy = dy.to(y.dtype)
+                dy = dtotal.to(y.dtype)
+                dy = dy if keep is None else (dy * keep).mul_(ctx.factor)
         return dx, dy, dweight, dbias, None, None, None, None
+
+
+def _type_of_sum(x: Tensor, weight: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The type that x + y is formed and normalised in, where the result has `dtype`.
+
+    On a CPU torch normalises half precision with weights in fp32. On a card input and weights have
+    to be of one type.
+    """
+    return dtype if x.device.type == "cpu" else weight.dtype
 
 
 def _sum(x: Tensor, y: Tensor, keep: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:

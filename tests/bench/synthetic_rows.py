@@ -38,7 +38,7 @@ def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 
         "max_dev": None, "max_length": 128, "batching": "by-length", "batch_size": 32,
         "epochs": 2, "max_steps": None, "optimizer": "adamw", "learning_rate_source": "default",
         "weight_decay": 0.01, "warmup": 0.1, "dropout": 0.1,
-        "alpha": None if rank is None else 16.0,
+        "alpha": None if rank is None else 16.0, "unfreeze": None if mode == "head" else "all",
     } | rates | other  # fmt: skip
     return Cell(mode=mode, rank=rank, layers=layers, amp=amp, seed=seed, **values)
 

@@ -68,6 +68,25 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     assert grid.rows() == rows
 
 
+def test_a_long_training_shows_its_own_step_times(grid: GridRuns) -> None:
+    quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "50", "--device", "cpu")
+    done = grid.run("--select", "mode=lora amp=off", "--max-steps", "100", quick=quick)
+    assert done.returncode == 0, done.stderr
+    (row,) = grid.rows()
+    (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
+    assert not (folder / "panel.csv").exists()
+    steps = (folder / "steps.csv").read_text().splitlines()
+    assert steps[0] == "step,ms,tokens,padded,examples,loss"
+    assert len(steps) == 1 + 100
+    assert 100 - 48 <= row["steps_timed"] <= 100 - 8
+    assert (
+        row["ms_per_1k_tokens_ci_low"] < row["ms_per_1k_tokens"] < row["ms_per_1k_tokens_ci_high"]
+    )
+    watched = json.loads((folder / "machine.json").read_text())
+    assert 0 < watched["cpu"]["seconds"] < row["train_s"] + 0.1
+    assert set(watched["doubts"]) <= set(str(row["flags"]).split())
+
+
 ONE = ("--select", "mode=lora amp=off", "--keep")
 
 

@@ -77,7 +77,7 @@ def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
             step.ms = next(slow)
         time.sleep(step.ms / 1000)
 
-    batches = [SimpleNamespace(tokens=1, labels=[0], first=n == 0) for n in range(2)]
+    batches = [SimpleNamespace(tokens=1, padded=1, labels=[0], first=n == 0) for n in range(2)]
     found = replay(step, batches, torch.device("cpu"), budget_s=0)
     assert not found.settled
     assert found.warm == panel.WARMUP_PASSES
@@ -85,7 +85,7 @@ def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
 
 
 def batch(ms: float) -> SimpleNamespace:
-    return SimpleNamespace(tokens=int(ms), labels=[0, 1], ms=ms)
+    return SimpleNamespace(tokens=int(ms), padded=int(ms), labels=[0, 1], ms=ms)
 
 
 def test_steps_are_timed_and_nothing_else_is() -> None:

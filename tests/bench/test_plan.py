@@ -34,6 +34,72 @@ def test_full_grid_has_every_mode_rank_layer_set_and_amp_once() -> None:
     assert len(cells) == 68
 
 
+def test_the_papers_grid_has_the_400_cells_that_its_authors_planned() -> None:
+    cells = cells_of("paper")
+    assert len({cell.cell_id for cell in cells}) == 400
+    points = {(c.mode, c.rank, c.layers, c.batch_size, c.learning_rate) for c in cells}
+    adapted = {
+        (mode, rank, layers, batch, rate)
+        for mode in ("lora", "dora")
+        for rank in (1, 5, 10)
+        for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
+        for batch in (64, 128, 256, 384)
+        for rate in (5e-6, 1e-5, 5e-5, 1e-4)
+    }
+    assert {point for point in points if point[1]} == adapted
+    assert {(c.scale, c.dropout, c.amp) for c in cells if c.rank} == {(1.0, 0.3, "off")}
+    assert all(
+        {c.learning_rate, c.learning_rate_base, c.learning_rate_head} <= {c.learning_rate, None}
+        for c in cells
+    ), "one rate for all that trains"
+
+
+def cells_in(text: str) -> list[Cell]:
+    return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
+
+
+def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
+    cells = cells_in(
+        '[[cells]]\nmode = ["full", "head"]\nunfreeze = ["all", "iterative"]\n'
+        '[[cells]]\nmode = ["lora"]\nrank = [1]\nlayers = ["attn"]\nunfreeze = ["iterative"]\n'
+    )
+    assert sorted((c.mode, str(c.unfreeze)) for c in cells) == [
+        ("full", "all"), ("full", "iterative"), ("head", "None"), ("lora", "iterative"),
+    ]  # fmt: skip
+    assert {c.name for c in cells} == {
+        "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0", "lora-r1-attn-iterative-fp32-s0",
+    }  # fmt: skip
+    assert len(select(cells, parse_selection("unfreeze=iterative"))) == 2
+
+
+def test_settings_of_the_papers_final_runs_are_there() -> None:
+    (cell,) = cells_in(
+        '[settings]\nhead = "conv"\noptimizer = "adamax"\nschedule = "halving"\n'
+        '[[cells]]\nmode = ["full"]\n'
+    )
+    assert (cell.head, cell.optimizer, cell.schedule) == ("conv", "adamax", "halving")
+
+
+def test_what_came_later_changes_no_id_of_older_cells() -> None:
+    """The id of a cell of the committed reference run, made before there were these settings."""
+    cell = cells_of("smoke")[0]
+    usual = replace(cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse")
+    assert usual.cell_id == cell.cell_id
+    for change in (
+        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
+        {"regression_loss": "pearson"},
+    ):  # fmt: skip
+        assert replace(cell, **change).cell_id != cell.cell_id
+
+
+def test_selection_by_batch_size_and_rate() -> None:
+    cells = cells_of("paper")
+    assert len(select(cells, parse_selection("batch_size=64,128"))) == 200
+    assert len(select(cells, parse_selection("learning_rate=1e-4,0.00001"))) == 200
+    with pytest.raises(InputError, match="learning_rate can't be '2'; it takes numbers"):
+        parse_selection("learning_rate=2")
+
+
 def test_smoke_grid_has_eight_cells() -> None:
     cells = cells_of("smoke")
     assert len(cells) == 8

@@ -84,7 +84,13 @@ def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | 
         trained += islice(batches, max(0, steps - 10 * epoch))
     shapes = [tuple(batch.input_ids.shape) for batch in trained]
     found = shapes_of(
-        lengths, lengths[:50], batch_size=16, batching="by-length", epochs=2, max_steps=max_steps, seeds=[0]
+        lengths,
+        lengths[:50],
+        batch_size=16,
+        batching="by-length",
+        epochs=2,
+        max_steps=max_steps,
+        seeds=[0],
     )
     assert found.steps == len(shapes) == steps
     assert math.prod(found.train_largest) == max(map(math.prod, shapes))
@@ -98,7 +104,15 @@ def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | 
 def test_many_epochs_and_seeds_take_no_longer_and_scale():
     lengths = np.random.default_rng(0).integers(4, 40, 64)
     one, many = (
-        shapes_of(lengths, lengths, batch_size=16, batching="by-length", epochs=epochs, max_steps=None, seeds=[0])
+        shapes_of(
+            lengths,
+            lengths,
+            batch_size=16,
+            batching="by-length",
+            epochs=epochs,
+            max_steps=None,
+            seeds=[0],
+        )
         for epochs in (3, 10**9)
     )
     assert many.train_tokens / one.train_tokens == pytest.approx(10**9 / 3)

@@ -12,7 +12,8 @@ from bench.predict.fake import count, fill, run, skeleton
 from bench.probes.memory import owned_mib
 from bench.worker.setup import build_model, trained_groups
 from minbert.batches import Batch
-from minbert.training import Trainer
+from minbert.losses import loss_name
+from minbert.training import Trainer, linear_schedule
 from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import SHAPES, VARIANTS, workload
 
@@ -65,7 +66,7 @@ def test_attention_without_dropout_counts_as_two_products_and_five_backwards():
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v)))
 def test_fake_counts_are_those_of_the_same_run_for_real(variant: Variant, kind: str):
-    of = workload(kind=kind, outputs=1 if kind == "regression" else 5)
+    of = workload(loss=loss_name(kind), outputs=1 if kind == "regression" else 5)
     fake = count(of, SHAPES, variant)
     model = skeleton(of, variant)
     gc.collect()
@@ -91,7 +92,7 @@ def test_owners_are_what_a_cell_holds(variant: Variant):
     )  # fmt: skip
     model = build_model(job, 5)
     trainer = Trainer(
-        model, trained_groups(model, of), kind="classification", total_steps=1, warmup=0.0,
+        model, trained_groups(model, of), loss="cross-entropy", schedule=linear_schedule(1, 0.0),
         amp=variant.amp, device=CPU,
     )  # fmt: skip
     ids = torch.ones(2, 6, dtype=torch.int64)

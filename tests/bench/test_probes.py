@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.probes.energy import energy
 from bench.probes.gpu import Gpu
-from bench.probes.machine import MachineWatch, State, between, read_state
+from bench.probes.machine import MachineWatch, State, read_state, watched
 from bench.probes.memory import SavedTensors, owned_mib, resident_now, resident_peak
 from bench.probes.phases import Phases
 from minbert.optimizer import AdamW, Group
@@ -101,7 +101,7 @@ def test_saved_tensors_are_those_of_the_backward_pass_without_weights() -> None:
 def state(**changes: float | None) -> State:
     usual = {
         "at_s": 0.0, "load": 0.5, "waited_s": 0.0, "ran_s": 0.0, "busy_s": 0.0, "stolen_s": 0.0,
-        "own_cpu_s": 0.0, "quota_throttled_s": 0.0, "thermal_throttles": 0, "frequency_mhz": 3000.0,
+        "own_cpu_s": 0.0, "quota_throttled_s": 0.0, "thermal_throttles": 0,
     }  # fmt: skip
     return State(**{**usual, **changes})  # type: ignore[arg-type]
 
@@ -115,19 +115,39 @@ def state(**changes: float | None) -> State:
         ({"stolen_s": 1.5}, {"disturbed"}),
         ({"quota_throttled_s": 0.3}, {"throttled"}),
         ({"thermal_throttles": 2}, {"throttled"}),
-        ({"frequency_mhz": 2000.0}, {"throttled"}),
-        ({"frequency_mhz": None, "waited_s": None, "stolen_s": None, "busy_s": None}, set()),
+        ({"quota_throttled_s": 0.05}, set()),
+        ({"waited_s": None, "stolen_s": None, "busy_s": None}, set()),
     ],
 )
 def test_doubts_follow_from_counters(after: dict[str, float | None], flags: set[str]) -> None:
     end = {"at_s": 10.0, "ran_s": 20.0, "busy_s": 20.0, "own_cpu_s": 20.0, **after}
-    watched = between(state(), state(**end), cores=2)
-    assert set(watched.doubts) == flags
+    assert set(watched([(state(), state(**end))], cores=2).doubts) == flags
+
+
+def test_rare_events_of_a_long_run_are_no_doubt() -> None:
+    end = state(at_s=3600.0, ran_s=7200.0, thermal_throttles=2, quota_throttled_s=3.0)
+    assert watched([(state(), end)], cores=2).doubts == {}
+
+
+def test_what_was_between_two_spans_counts_nothing() -> None:
+    first = state(), state(at_s=10.0, ran_s=20.0)
+    second = (
+        state(at_s=50.0, ran_s=90.0, waited_s=30.0),
+        state(at_s=60.0, ran_s=110.0, waited_s=30.5),
+    )
+    found = watched([first, second], cores=2)
+    assert (found.seconds, found.waited) == (20.0, pytest.approx(0.5 / 40))
+
+
+def test_clocks_that_fell_for_most_of_the_time_are_told() -> None:
+    span = [(state(), state(at_s=10.0))]
+    assert set(watched(span, 2, [3000.0, 2000.0, 2000.0]).doubts) == {"throttled"}
+    assert watched(span, 2, [3000.0, 3000.0, 2000.0]).doubts == {}
 
 
 def test_cores_that_others_keep_busy_are_told() -> None:
-    watched = between(state(), state(at_s=10.0, busy_s=25.0, own_cpu_s=10.0), cores=4)
-    assert watched.foreign_cores == pytest.approx(1.5)
+    end = state(at_s=10.0, busy_s=25.0, own_cpu_s=10.0)
+    assert watched([(state(), end)], cores=4).foreign_cores == pytest.approx(1.5)
 
 
 @LINUX
@@ -239,6 +259,12 @@ def test_throttle_reasons_are_named_and_idle_is_none() -> None:
     nvml.answers["CurrentClocksThrottleReasons"] = 0x4 | 0x40
     gpu.look()
     assert gpu.doubts == {"throttled": "the card was slowed: heat (hardware), power cap"}
+    nvml.answers["CurrentClocksThrottleReasons"] = 0
+    for _ in range(50):
+        gpu.look()
+    assert gpu.doubts == {}
+    assert gpu.report["throttle_reasons"] == {"heat (hardware)": 1, "power cap": 1}
+    assert gpu.report["sm_clock_mhz"] == {"least": 1980, "median": 1980, "most": 1980}
 
 
 def test_a_card_that_does_not_answer_leaves_its_figures_empty() -> None:

@@ -83,7 +83,8 @@ def test_a_last_line_that_was_cut_is_taken_from_its_folder(tmp_path: Path) -> No
 def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     rows = synthetic_rows(3)
-    names = [name for name in NAMES if name not in ("imports_anon_mib", "energy_source")]
+    new = ("imports_anon_mib", "energy_source", "unfreeze", "head", "schedule", "regression_loss")
+    names = [name for name in NAMES if name not in new]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
@@ -93,9 +94,11 @@ def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     assert rebuild(path).returncode == 0
     found = read_rows(path)
     assert len(found) == 3
-    assert {row["schema"] for row in found} == {2}
+    assert {row["schema"] for row in found} == {3}
     assert {row["cell_id"] for row in found} == {row["cell_id"] for row in rows}
     assert found[0]["imports_anon_mib"] is None
+    assert {(row["head"], row["schedule"]) for row in found} == {("linear", "linear")}
+    assert all(row["unfreeze"] == (None if row["mode"] == "head" else "all") for row in found)
 
 
 def test_nothing_to_rebuild_is_one_line(tmp_path: Path) -> None:

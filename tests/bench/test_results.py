@@ -76,8 +76,10 @@ def test_times_that_did_not_settle_are_flagged(
 
 def steps_file(folder: Path, times: list[float]) -> None:
     """Training steps of 400 tokens and 8 examples."""
-    lines = [f"{number},{ms},400,8,0.5" for number, ms in enumerate(times, start=1)]
-    (folder / "steps.csv").write_text("\n".join(["step,ms,tokens,examples,loss", *lines]) + "\n")
+    lines = [f"{number},{ms},400,410,8,0.5" for number, ms in enumerate(times, start=1)]
+    (folder / "steps.csv").write_text(
+        "\n".join(["step,ms,tokens,padded,examples,loss", *lines]) + "\n"
+    )
 
 
 def test_a_long_training_shows_its_own_times(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:
         ("peak_cuda_allocated_mib", {"device": "cpu"}, False),
         ("peak_cuda_allocated_mib", {"device": "cuda:0"}, True),
         ("dev_score", {"init": "random"}, False),
+        ("unfreeze", {"mode": "head"}, False),
+        ("regression_loss", {"dev_metric": "accuracy"}, False),
         ("dev_accuracy", {"init": "pretrained", "dev_metric": "pearson"}, False),
     ],
 )

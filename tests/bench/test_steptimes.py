@@ -79,14 +79,26 @@ def shared_noise(rng: np.random.Generator, steps: int, deviation: float, kept: f
 def test_training_without_noise_gives_its_times_whatever_its_batches():
     tokens = sizes(np.random.default_rng(0), STEPS_ENOUGH)
     ms = true_ms(tokens)
-    found = training_times(ms.tolist(), tokens)
+    found = training_times(ms.tolist(), tokens, tokens)
     assert (found.warm, found.settled) == (WINDOW, True)
-    counted = slice(WINDOW, None)
     rate, median = found.ms_per_1k_tokens, found.step_ms
-    assert rate.value == pytest.approx(ms[counted].sum() / sum(tokens[counted]) * 1000)
-    assert median.value == pytest.approx(np.median(ms[counted]))
+    assert rate.value == pytest.approx(ms.sum() / sum(tokens) * 1000)
+    assert median.value == pytest.approx(np.median(ms))
     for interval in (rate, median):
         assert interval.high - interval.low < 0.002 * interval.value
+
+
+def test_padding_explains_what_real_tokens_do_not():
+    rng = np.random.default_rng(5)
+    padded = sizes(rng, 134)
+    tokens = [
+        round(size * share) for size, share in zip(padded, rng.uniform(0.3, 0.7, 134), strict=True)
+    ]
+    ms = true_ms(padded)
+    found = training_times(ms.tolist(), tokens, padded)
+    assert found.warm == WINDOW
+    assert found.ms_per_1k_tokens.value == pytest.approx(ms.sum() / sum(tokens) * 1000)
+    assert found.ms_per_1k_tokens.high < 1.001 * found.ms_per_1k_tokens.low
 
 
 @pytest.mark.parametrize("steps", [STEPS_ENOUGH, 134, 500])
@@ -97,17 +109,16 @@ def test_intervals_of_training_cover_about_as_often_as_they_say(
     steps: int, of_step: float, shared: float, kept: float
 ):
     rng = np.random.default_rng(2)
-    hits = 0
+    rates = medians = 0
     for _ in range(300):
         tokens = sizes(rng, steps)
         truth = true_ms(tokens)
         ms = truth * shared_noise(rng, steps, shared, kept) * rng.normal(1, of_step, steps)
-        found = training_times(ms.tolist(), tokens)
-        counted = slice(found.warm, None)
-        hits += bool(
-            found.ms_per_1k_tokens.holds(truth[counted].sum() / sum(tokens[counted]) * 1000)
-        )
-    assert 0.9 <= hits / 300 <= 0.99
+        found = training_times(ms.tolist(), tokens, tokens)
+        rates += bool(found.ms_per_1k_tokens.holds(truth.sum() / sum(tokens) * 1000))
+        medians += bool(found.step_ms.holds(float(np.median(truth))))
+    assert 0.9 <= rates / 300 <= 0.99
+    assert 0.9 <= medians / 300 <= 0.99
 
 
 def test_steps_of_a_warm_up_do_not_count():
@@ -115,23 +126,26 @@ def test_steps_of_a_warm_up_do_not_count():
     ms = true_ms(tokens)
     slow = ms.copy()
     slow[: 2 * WINDOW] *= np.repeat([3.0, 1.4], WINDOW)
-    found = training_times(slow.tolist(), tokens)
+    found = training_times(slow.tolist(), tokens, tokens)
     assert (found.warm, found.settled) == (3 * WINDOW, True)
-    assert found.ms_per_1k_tokens.value == pytest.approx(
-        ms[found.warm :].sum() / sum(tokens[found.warm :]) * 1000
-    )
+    same = training_times(ms.tolist(), tokens, tokens)
+    for one, other in (
+        (found.step_ms, same.step_ms),
+        (found.ms_per_1k_tokens, same.ms_per_1k_tokens),
+    ):
+        assert one.value == pytest.approx(other.value), "of the same batches, whatever the warm-up"
 
 
 def test_training_that_never_comes_to_rest_is_unsettled():
     tokens = [1000] * STEPS_ENOUGH
     windows = np.arange(STEPS_ENOUGH) // WINDOW
-    found = training_times((100 * 1.2 ** (windows % 2 + windows // 3)).tolist(), tokens)
+    found = training_times((100 * 1.2 ** (windows % 2 + windows // 3)).tolist(), tokens, tokens)
     assert (found.warm, found.settled) == (WARMUP_WINDOWS * WINDOW, False)
 
 
 def test_batches_of_equal_size_are_compared_as_they_are():
     rng = np.random.default_rng(4)
-    found = training_times((100 * rng.normal(1, 0.02, 200)).tolist(), [1000] * 200)
+    found = training_times((100 * rng.normal(1, 0.02, 200)).tolist(), [1000] * 200, [1000] * 200)
     assert found.ms_per_1k_tokens.holds(100)
     assert found.step_ms.low < 100 < found.step_ms.high
 
@@ -141,4 +155,4 @@ def test_batches_of_equal_size_are_compared_as_they_are():
 )
 def test_times_of_no_such_training_are_refused(times: list[float], tokens: list[int]):
     with pytest.raises(ValueError, match="training"):
-        training_times(times, tokens)
+        training_times(times, tokens, tokens)

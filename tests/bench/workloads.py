@@ -30,7 +30,8 @@ def workload(**changes: Any) -> Workload:
     """The workload, changed."""
     values: dict[str, Any] = {
         "config": asdict(replace(GEOMETRIES["bert-tiny"], vocab_size=1000)),
-        "pooling": "mean", "new_pooler": False, "kind": "classification", "outputs": 5,
+        "pooling": "mean", "new_pooler": False, "head": "linear", "loss": "cross-entropy",
+        "optimizer": "adamw", "outputs": 5,
         "task": "movies", "data": None, "data_digest": "3e9ab01c77d2", "max_train": 64,
         "max_dev": 32, "searches": False, "tokenizer": "", "vocabulary": "7c1d0f9a44be",
         "max_length": 32, "batch_size": 5, "batching": "by-length", "epochs": 3,

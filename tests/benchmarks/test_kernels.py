@@ -19,7 +19,7 @@ from minbert.kernels.dropout import dropout
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.kernels.reference import plain
 from minbert.kernels.residual import add_and_normalise
-from minbert.training import Trainer
+from minbert.training import Trainer, linear_schedule
 from tests.bench.synthetic_rows import cell
 
 SENTENCES, LENGTH, HIDDEN, WIDE, HEADS, RANK, DROPPED = 64, 29, 384, 1536, 12, 8, 0.1
@@ -117,8 +117,8 @@ def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mod
     )  # fmt: skip
     model = build_model(job, num_outputs=5)
     trainer = Trainer(
-        model, trained_groups(model, wanted), kind="classification", total_steps=1000, warmup=0.1,
-        amp=amp, device=torch.device("cpu"),
+        model, trained_groups(model, wanted), loss="cross-entropy",
+        schedule=linear_schedule(1000, 0.1), amp=amp, device=torch.device("cpu"),
     )  # fmt: skip
 
     def run() -> None:

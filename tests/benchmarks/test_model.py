@@ -13,6 +13,7 @@ from minbert.encoder import BertEncoder
 from minbert.model import BertClassifier, initialise
 from minbert.training import autocast
 
+
 def test_load(benchmark: BenchmarkFixture, minilm: Path) -> None:
     config = BertConfig.from_folder(minilm)
 

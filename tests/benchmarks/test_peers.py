@@ -1,7 +1,8 @@
-"""LoRA and DoRA against transformers + PEFT, in processes that alternate: the gates of this project.
+"""LoRA and DoRA against transformers + PEFT, in processes that alternate: the project's gates.
 
-It fails on a ratio of times within this run, on what is kept for the backward pass and on memory,
-never on a time. The same command wrote the baseline that it warns by:
+They close on a ratio of times within this run, on what is kept for the backward pass and on memory,
+never on a time. Where a time's gate would close after two rounds, two more are run before it does.
+The same command wrote the baseline that is warned by:
 
     python -m bench.peers --quick --peers grouped --select "mode=lora,dora layers=all-lin-only" \
         --json > tests/benchmarks/peers.json
@@ -58,16 +59,20 @@ def test_against_transformers_and_peft(benchmark: BenchmarkFixture, tmp_path: Pa
     transformers()
     benchmark.group = "gates"
 
-    def compare() -> dict[str, dict[str, float]]:
-        ran = subprocess.run(COMMAND, cwd=tmp_path, check=False, capture_output=True, text=True)
+    def compare(rounds: int) -> dict[str, dict[str, float]]:
+        more = ("--runs", str(tmp_path / "peers.jsonl"), "--rounds", str(rounds))
+        command = (*COMMAND, *more)
+        ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-2000:]
         return figures(json.loads(ran.stdout))
 
-    found = benchmark.pedantic(compare, rounds=1, iterations=1)
+    found = benchmark.pedantic(compare, args=(2,), rounds=1, iterations=1)
+    if broken(found):
+        found = compare(4)
     benchmark.extra_info.update(found)
+    assert not broken(found), found
     if told := worse(found, figures(json.loads(BASELINE.read_text(encoding="utf-8")))):
         warnings.warn("worse than the baseline: " + "; ".join(told), stacklevel=1)
-    assert not broken(found), found
 
 
 def figures(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -96,7 +101,9 @@ def broken(found: Mapping[str, Mapping[str, float]]) -> list[str]:
         if found[setting][name] > limit
     ]
     for kind in ("fp32", "bf16"):
-        lora, dora = (found[f"{mode}-r8-all-lin-only-{kind}"]["kept_mib"] for mode in ("lora", "dora"))
+        lora, dora = (
+            found[f"{mode}-r8-all-lin-only-{kind}"]["kept_mib"] for mode in ("lora", "dora")
+        )
         if dora > DORA_KEEPS * lora:
             told.append(f"DoRA keeps {dora / lora:.2f} times as much as LoRA in {kind}")
     return told
@@ -131,12 +138,19 @@ def test_figures_within_the_gates_pass() -> None:
     assert broken(within()) == []
 
 
-@pytest.mark.parametrize("name", ["time", "memory", "kept", "kept_mib"])
-@pytest.mark.parametrize("setting", [name for name in TIME if name.startswith("dora")])
+@pytest.mark.parametrize("name", ["time", "memory", "kept"])
+@pytest.mark.parametrize("setting", TIME)
 def test_each_gate_closes(setting: str, name: str) -> None:
     found = within()
     found[setting][name] *= 1.01
     assert len(broken(found)) == 1
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_dora_may_not_keep_much_more_than_lora(kind: str) -> None:
+    found = within()
+    found[f"dora-r8-all-lin-only-{kind}"]["kept_mib"] *= 1.01
+    assert broken(found) == [f"DoRA keeps 1.06 times as much as LoRA in {kind}"]
 
 
 def test_the_baseline_warns_of_what_is_clearly_worse_and_of_nothing_else() -> None:

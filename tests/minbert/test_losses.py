@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
-from minbert.losses import LOSSES, correlation, loss_of, mean_loss
+from minbert.losses import LOSSES, correlation, loss_name, loss_of, mean_loss
 
 RNG = np.random.default_rng(0)
 CLASSES = RNG.integers(0, 2, 30)
@@ -41,13 +42,29 @@ def test_where_there_is_no_correlation_there_is_no_gradient(labels: list[float])
     x.requires_grad_()
     loss = loss_of("pearson", x, torch.tensor(labels))
     loss.backward()
-    assert float(loss) == 1.0
+    assert loss.item() == 1.0
     assert x.grad is not None
     assert torch.equal(x.grad, torch.zeros(3, 1))
 
 
 def test_one_example_has_no_correlation() -> None:
     assert float(loss_of("pearson", torch.tensor([[2.0]]), torch.tensor([1.0]))) == 1.0
+
+
+def test_losses_agree_with_torch() -> None:
+    logits = RNG.normal(size=(50, 5)).astype(np.float32) * 30
+    labels = RNG.integers(0, 5, 50)
+    expected = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+    assert mean_loss("cross-entropy", logits, labels) == pytest.approx(expected, rel=1e-5)
+    targets = RNG.normal(size=50)
+    expected = float(np.mean((logits[:, 0] - targets) ** 2))
+    assert mean_loss("mse", logits[:, :1], targets) == pytest.approx(expected)
+
+
+def test_a_task_has_its_loss() -> None:
+    assert loss_name("classification") == loss_name("classification", "pearson") == "cross-entropy"
+    assert loss_name("regression") == "mse"
+    assert loss_name("regression", "pearson") == "pearson"
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -26,9 +26,7 @@ CONFIG = BertConfig(
 
 
 def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> MultitaskModel:
-    found = MultitaskModel(
-        CONFIG, AIMS, encoders=encoders, head=head, pooling=pooling, dropout=0.1
-    )
+    found = MultitaskModel(CONFIG, AIMS, encoders=encoders, head=head, pooling=pooling, dropout=0.1)
     draw(found, CONFIG.initializer_range, seed=0)
     return found.eval()
 

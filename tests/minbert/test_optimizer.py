@@ -1,25 +1,34 @@
-"""AdamW without torch's Optimizer class: its numbers, and what it spares."""
+"""Optimizers without torch's Optimizer class: their numbers, and what that spares."""
 
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
-from minbert.optimizer import AdamW, Group
+from minbert.optimizer import OPTIMIZERS, AdamW, Group
+
+THEIRS = {
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "adamax": (torch.optim.Adamax, {"foreach": False}),
+    "radam": (torch.optim.RAdam, {"decoupled_weight_decay": True, "foreach": False}),
+}
 
 
-def test_it_is_torchs_adamw_to_the_bit() -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_is_torchs_to_the_bit(name: str) -> None:
     torch.manual_seed(0)
     one, other = nn.Linear(5, 3), nn.Linear(5, 3)
     other.load_state_dict(one.state_dict())
-    ours = AdamW([Group([one.weight], 1e-2, 0.1), Group([one.bias], 1e-3, 0.0)])
-    theirs = torch.optim.AdamW(
+    ours = OPTIMIZERS[name]([Group([one.weight], 1e-2, 0.1), Group([one.bias], 1e-3, 0.0)])
+    kind, options = THEIRS[name]
+    theirs = kind(
         [
             {"params": [other.weight], "lr": 1e-2, "weight_decay": 0.1},
             {"params": [other.bias], "lr": 1e-3, "weight_decay": 0.0},
         ],
-        fused=True,
+        **options,
     )
     for step in range(20):
         x = torch.randn(4, 5)
@@ -51,7 +60,8 @@ def test_a_rate_of_zero_changes_nothing() -> None:
     assert torch.equal(model.weight, before)
 
 
-def test_training_imports_no_compiler() -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_imports_no_compiler(name: str) -> None:
     code = """if True:
         import sys, torch
         from types import SimpleNamespace
@@ -59,8 +69,9 @@ def test_training_imports_no_compiler() -> None:
         model = torch.nn.Bilinear(2, 2, 3)
         model.forward = lambda ids, mask, types: torch.nn.Bilinear.forward(model, ids, ids)
         trainer = Trainer(
-            model, [Group(list(model.parameters()), 1e-3, 0.0)], kind="classification",
-            total_steps=2, warmup=0.1, amp="bf16", device=torch.device("cpu"),
+            model, [Group(list(model.parameters()), 1e-3, 0.0)], loss="cross-entropy",
+            schedule=lambda step: 1.0, amp="bf16", device=torch.device("cpu"),
+            optimizer=sys.argv[1],
         )
         batch = SimpleNamespace(
             input_ids=torch.ones(4, 2), attention_mask=None, token_type_ids=None,
@@ -69,4 +80,4 @@ def test_training_imports_no_compiler() -> None:
         trainer.step(batch)
         sys.exit("torch._dynamo" in sys.modules)
     """
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, name], check=False).returncode == 0

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from minbert import training
-from minbert.training import Group, Trainer, linear_schedule, loss_of
+from minbert.losses import loss_of
+from minbert.training import Group, Trainer, linear_schedule, schedule_of
 
 CPU = torch.device("cpu")
 
@@ -33,8 +34,9 @@ def batch() -> SimpleNamespace:
 def trainer(model: nn.Module, amp: str = "off", steps: int = 10, warmup: float = 0.0) -> Trainer:
     group = Group(list(model.parameters()), 1e-2, 0.1)
     return Trainer(
-        model, [group], kind="classification", total_steps=steps, warmup=warmup, amp=amp, device=CPU
-    )
+        model, [group], loss="cross-entropy", schedule=linear_schedule(steps, warmup), amp=amp,
+        device=CPU,
+    )  # fmt: skip
 
 
 def test_rate_rises_over_the_warmup_and_falls_to_zero() -> None:
@@ -60,7 +62,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
         one.step(batch())
         optimizer.param_groups[0]["lr"] = 1e-2 * linear_schedule(steps, 0.0)(step)
         optimizer.zero_grad()
-        loss = loss_of("classification", plain(batch().input_ids, None, None), batch().labels)
+        loss = loss_of("cross-entropy", plain(batch().input_ids, None, None), batch().labels)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         if step == 0:
@@ -117,9 +119,8 @@ def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
     one = Trainer(
         model,
         [Group(list(model.linear.parameters()), 1e-2, 0.0), Group([], 1.0, 0.0)],
-        kind="classification",
-        total_steps=3,
-        warmup=0.1,
+        loss="cross-entropy",
+        schedule=linear_schedule(3, 0.1),
         amp="off",
         device=CPU,
     )
@@ -129,6 +130,39 @@ def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
     assert not torch.equal(model.linear.weight, head)
 
 
-def test_regression_loss_is_the_squared_error() -> None:
-    logits = torch.tensor([[1.0], [3.0]])
-    assert loss_of("regression", logits, torch.tensor([0.0, 1.0])).item() == pytest.approx(2.5)
+def test_a_rate_that_halves() -> None:
+    factor = schedule_of("halving", 100, 0.05, 20)
+    assert [factor(step) for step in (0, 4, 5, 19, 20, 59, 99)] == [
+        0.2, 1.0, 1.0, 1.0, 0.5, 0.25, 1 / 16,
+    ]  # fmt: skip
+    assert schedule_of("linear", 100, 0.1, 20)(55) == linear_schedule(100, 0.1)(55)
+    with pytest.raises(ValueError, match="no schedule is called 'cosine'"):
+        schedule_of("cosine", 1, 0.1, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax", "radam"])
+def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
+    model = Tiny()
+    group = Group(list(model.parameters()), 1e-2, 0.1)
+    one = Trainer(
+        model, [group], loss="cross-entropy", schedule=lambda _step: 1.0, amp="off", device=CPU,
+        optimizer=optimizer,
+    )  # fmt: skip
+    one.step(batch())
+    before = [parameter.clone() for parameter in model.parameters()]
+    one.rest()
+    for _ in range(3):
+        one.step(batch())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_groups_have_other_rates_and_decays_for_another_task() -> None:
+    model = Tiny()
+    one = trainer(model, steps=10)
+    one.scale_groups(4.0, 0.5)
+    (group,) = one.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (pytest.approx(4e-2), 0.05)
+    one.step(batch())
+    assert group["lr"] == pytest.approx(4e-2 * linear_schedule(10, 0.0)(1))
+    one.scale_groups(1.0, 1.0)
+    assert group["weight_decay"] == 0.1

@@ -11,8 +11,9 @@ from adapters.injection import inject
 from minbert.config import BertConfig
 from minbert.kernels.linear import Linear, hold_frozen
 from minbert.kernels.reference import plain
+from minbert.losses import loss_of
 from minbert.model import BertClassifier, initialise
-from minbert.training import autocast, loss_of
+from minbert.training import autocast
 
 SMALL = BertConfig(
     hidden_size=24,
@@ -54,7 +55,7 @@ def step(model: BertClassifier, padded: bool, amp: str) -> Iterator[tuple[str, T
     model.zero_grad(set_to_none=True)
     with autocast(amp, torch.device("cpu")):
         logits = model(ids, mask, torch.zeros_like(ids)).float()
-    loss = loss_of("classification", logits, torch.tensor([0, 1, 2, 3]))
+    loss = loss_of("cross-entropy", logits, torch.tensor([0, 1, 2, 3]))
     loss.backward()
     yield from (("loss", loss.detach()), ("logits", logits.detach()))
     for name, parameter in model.named_parameters():
