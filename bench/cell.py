@@ -14,6 +14,7 @@ _LATER: Final[dict[str, Value]] = {
     "head": "linear",
     "schedule": "linear",
     "regression_loss": "mse",
+    "held_out": 0.0,
 }
 """Fields that came later, with what was so before: they are in the digest where they differ."""
 
@@ -59,6 +60,7 @@ class Cell:
     head: str = "linear"
     schedule: str = "linear"
     regression_loss: str | None = None
+    held_out: float = 0.0
 
     @property
     def scale(self) -> float | None:

@@ -51,6 +51,7 @@ class Settings(_Strict):
     max_steps: Count | None = None
     max_train: Count | None = None
     max_dev: Count | None = None
+    held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
     max_length: Annotated[int, Field(ge=3, le=8192)] = 128
     batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"

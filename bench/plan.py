@@ -127,6 +127,7 @@ def _cell(
         data_digest=resolved.data_digest,
         max_train=settings.max_train,
         max_dev=settings.max_dev,
+        held_out=settings.held_out,
         max_length=settings.max_length,
         batching=settings.batching,
         epochs=settings.epochs,

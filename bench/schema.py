@@ -5,7 +5,7 @@ History of `SCHEMA`, the number in the column of that name:
 1. The first.
 2. Intervals of the time for 1,000 tokens; `imports_anon_mib`; where energy and process memory on
    the card come from.
-3. `unfreeze`, `head`, `schedule` and `regression_loss`.
+3. `unfreeze`, `head`, `schedule`, `regression_loss` and `held_out`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -122,7 +122,12 @@ class Column:
     applies: Callable[[Mapping[str, Any]], bool] = _always
 
 
-BEFORE: Final[Mapping[str, str]] = {"unfreeze": "all", "head": "linear", "schedule": "linear"}
+BEFORE: Final[Mapping[str, str | float]] = {
+    "unfreeze": "all",
+    "head": "linear",
+    "schedule": "linear",
+    "held_out": 0.0,
+}
 """What was so in rows of a schema that lacked the column."""
 
 
@@ -170,6 +175,11 @@ def _columns() -> tuple[Column, ...]:
         ("data_digest", str, "of the examples really used, train and dev"),
         ("max_train", int, "cap on training examples; empty: all"),
         ("max_dev", int, "cap on dev examples; empty: all"),
+        (
+            "held_out",
+            float,
+            "share of the training examples that are not trained on, by which ensembles are chosen",
+        ),
         ("max_length", int, "tokens after which a text is cut"),
         ("batching", str, "how examples are grouped into batches: by-length or shuffled"),
         ("batch_size", int, "examples in a batch"),

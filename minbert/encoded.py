@@ -21,6 +21,15 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def taken(self, indices: NDArray[np.int64]) -> "Encoded":
+        """The texts at some indices, in their order."""
+        lengths = self.lengths[indices]
+        ends = np.cumsum(lengths)
+        starts = np.repeat(self.offsets[indices] - (ends - lengths), lengths)
+        places = starts + np.arange(int(lengths.sum()))
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends])
+        return Encoded(self.input_ids[places], self.token_type_ids[places], offsets)
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each text, [N]."""

@@ -34,6 +34,7 @@ from bench.worker.setup import (
     examples,
     thawing,
     trained_groups,
+    without_held_out,
 )
 from bench.worker.validity import Movement
 from minbert.batches import Batch, collate, plan_training, prepare_epoch
@@ -91,8 +92,11 @@ class CellRun:
             self.model = build_model(self.job, self.task.num_outputs)
         with self._phase("tokenise"):
             train, dev = examples(self.job)
+            held = None
+            if self.cell.held_out:
+                train, held = without_held_out(train, self.cell.held_out)
         movement = Movement(self.model)
-        trainer = self._train(train, dev)
+        trainer = self._train(train, dev, held)
         self._write_curves()
         held = set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
         if problem := movement.problem(held):
@@ -132,8 +136,8 @@ class CellRun:
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return self.phases.phase(name)
 
-    def _train(self, train: Split, dev: Split) -> Trainer:
-        """Train and evaluate, epoch by epoch."""
+    def _train(self, train: Split, dev: Split, held: Split | None) -> Trainer:
+        """Train and evaluate, epoch by epoch; in the end what was held out is predicted too."""
         cell, record = self.cell, self.record
         steps_per_epoch = math.ceil(len(train) / cell.batch_size)
         total = steps_per_epoch * cell.epochs
@@ -179,11 +183,11 @@ class CellRun:
         record.columns |= self._totals() | self.memory() | self._quality()
         # what brings a regression's logits back to the labels' scale
         self.notes = {"target_mean": f"{dev.mean:.9g}", "target_deviation": f"{dev.deviation:.9g}"}
-        save_file(
-            {"logits": logits, "labels": dev.labels},
-            self.folder / PREDICTIONS,
-            metadata=self.notes,
-        )
+        kept = {"logits": logits, "labels": dev.labels}
+        if held is not None:
+            with self._phase("evaluate"):
+                kept |= {"held_logits": self._predict(held), "held_labels": held.labels}
+        save_file(kept, self.folder / PREDICTIONS, metadata=self.notes)
         return trainer
 
     def _batches(self, train: Split, epoch: int) -> Iterator[Batch]:

@@ -1,5 +1,6 @@
 """From a job to a model, its parameter groups and its data, ready to train."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,32 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def taken(self, indices: NDArray[np.int64]) -> "Split":
+        """The examples at some indices, in their order."""
+        return replace(
+            self,
+            encoded=self.encoded.taken(indices),
+            targets=self.targets[indices],
+            labels=self.labels[indices],
+        )
+
+
+def without_held_out(train: Split, share: float) -> tuple[Split, Split]:
+    """Training examples, and a share of them that is held out, by digest of their tokens.
+
+    So the same ones are held out whatever the seed and the order, and equal texts stand together.
+    """
+    encoded = train.encoded
+    ends = zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True)
+    digests = [
+        hashlib.sha256(np.ascontiguousarray(encoded.input_ids[begin:end]).tobytes()).digest()[:8]
+        for begin, end in ends
+    ]
+    order = np.argsort(np.array([int.from_bytes(of) for of in digests], dtype=np.uint64))
+    count = round(share * len(train))
+    held = np.sort(order[:count])
+    return train.taken(np.sort(order[count:])), train.taken(held)
 
 
 def load_data(job: Job) -> TaskData:

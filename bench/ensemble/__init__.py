@@ -1,0 +1,1 @@
+"""Ensembles of cells that have run: `python -m bench.ensemble`."""
