@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from bench.groups import Group, ValuesOf, groups, no_values
 from bench.report import cells, findings, tables, text, winners
+from bench.report.authors import authors_section
 from bench.report.commands import commands as repeat
 from bench.report.figures import Drawing, inline
 from bench.report.files import write_all
@@ -119,7 +120,12 @@ def report(
 
 
 def _sections(first: Group, searches: Sequence[Section]) -> list[Section]:
-    return [*sections(first), *searches, *predictions_section(first)]
+    return [
+        *sections(first),
+        *searches,
+        *authors_section(first),
+        *predictions_section(first),
+    ]
 
 
 class _Cleaner:
