@@ -1,5 +1,6 @@
 """Texts as token ids. Free of torch and of the tokenizers library."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,3 +35,19 @@ class Encoded:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each text, [N]."""
         return np.diff(self.offsets)
+
+    def held_out(self, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices of the texts to train on, and of a share that is not, chosen by digest of their
+        tokens.
+
+        So the same ones are held out whatever the seed, and equal texts stand together.
+        """
+        ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        digests = [
+            hashlib.sha256(self.input_ids[begin:end].astype("<i4").tobytes()).digest()[:8]
+            for begin, end in ends
+        ]
+        keys = np.array([int.from_bytes(of) for of in digests], dtype=np.uint64)
+        order = np.argsort(keys, kind="stable")
+        count = round(share * len(self))
+        return np.sort(order[count:]), np.sort(order[:count])

@@ -39,12 +39,15 @@ def find_shapes(workload: Workload) -> Shapes:
         raise InputError(f"the examples of {workload.task} are not those that were planned")
     tokenizer = Tokenizer.from_folder(Path(workload.tokenizer))
     train, dev = (
-        tokenizer.encode(of.text_a, of.text_b, workload.max_length).lengths
+        tokenizer.encode(of.text_a, of.text_b, workload.max_length)
         for of in (data.train, data.dev)
     )
+    lengths = train.lengths
+    if workload.held_out:
+        lengths = lengths[train.held_out(workload.held_out)[0]]
     return shapes_of(
-        train,
-        dev,
+        lengths,
+        dev.lengths,
         batch_size=workload.batch_size,
         batching=workload.batching,
         epochs=workload.epochs,

@@ -14,7 +14,7 @@ from bench.predict.workload import Workload
 from minbert.batches import Batch
 from minbert.config import BertConfig
 from minbert.kernels.linear import hold_frozen
-from minbert.losses import CROSS_ENTROPY, REGRESSION
+from minbert.losses import CROSS_ENTROPY, REGRESSION, loss_name
 from minbert.model import BertClassifier
 from minbert.training import HALF, Group, Trainer, autocast, linear_schedule
 
@@ -69,17 +69,17 @@ def run(model: nn.Module, workload: Workload, shapes: Shapes, amp: str, counter:
 
     The first step is of mean length, for the work, and brings the optimizer's state, which is
     there in all later ones; the second is the largest, for the peak. The evaluation comes while
-    the last step's gradients are still there, as in a cell.
+    the last step's gradients are still there, as in a cell. The optimizer is AdamW for all: the
+    others keep as much, and ask for values that there are not.
     """
     device = torch.device(workload.device)
     trainer = Trainer(
         model,
         [Group(tuple(of.values()), 1e-3, 0.01) for of in parameter_groups(model).values()],
-        loss=workload.loss,
+        loss=loss_name(workload.kind, workload.regression_loss),
         schedule=linear_schedule(2, 0.0),
         amp=amp,
         device=device,
-        optimizer=workload.optimizer,
     )
     trainer.scaler = None  # it asks for values, and holds two numbers
     step = _train(trainer, shapes.train, counter)

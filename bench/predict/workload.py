@@ -14,7 +14,6 @@ from bench.models import Model
 from bench.predict.costs import Shapes, Variant
 from bench.schema import CANDIDATE
 from minbert.files import vocabulary_digest
-from minbert.losses import loss_name
 from minbert.tasks import find_task
 
 _SEEDS: Final = 3
@@ -39,14 +38,15 @@ class Workload:
     pooling: str
     new_pooler: bool
     head: str
-    loss: str
-    optimizer: str
+    kind: str
+    regression_loss: str | None
     outputs: int
     task: str
     data: str | None
     data_digest: str
     max_train: int | None
     max_dev: int | None
+    held_out: float
     searches: bool
     tokenizer: str
     vocabulary: str
@@ -79,14 +79,15 @@ class Workload:
             pooling=cell.pooling,
             new_pooler=cell.init == "random",
             head=cell.head,
-            loss=loss_name(task.kind, cell.regression_loss),
-            optimizer=cell.optimizer,
+            kind=task.kind,
+            regression_loss=cell.regression_loss,
             outputs=task.num_outputs,
             task=cell.task,
             data=None if data is None else str(data.resolve()),
             data_digest=cell.data_digest,
             max_train=cell.max_train,
             max_dev=cell.max_dev,
+            held_out=cell.held_out,
             searches=cell.learning_rate_source == CANDIDATE,
             tokenizer=str(model.tokenizer.resolve()),
             vocabulary=vocabulary_digest(model.tokenizer),
@@ -109,7 +110,7 @@ class Workload:
     def shapes_key(self) -> str:
         """Digest of what decides the batches."""
         names = (
-            *("data_digest", "vocabulary", "max_length"),
+            *("data_digest", "vocabulary", "max_length", "held_out"),
             *("batch_size", "batching", "epochs", "max_steps"),
         )
         values = [getattr(self, name) for name in names]
@@ -118,8 +119,8 @@ class Workload:
     def counts_key(self, shapes: Shapes, variant: Variant) -> str:
         """Digest of what decides the counts of a variant."""
         names = (
-            *("config", "pooling", "new_pooler", "head", "loss", "optimizer", "outputs"),
-            "torch_version",
+            *("config", "pooling", "new_pooler", "head", "kind", "regression_loss"),
+            *("outputs", "torch_version"),
         )
         values = [getattr(self, name) for name in names]
         return _key("counts", values, self.device.partition(":")[0], shapes.to_count(), variant)

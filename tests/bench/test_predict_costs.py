@@ -56,12 +56,16 @@ def test_keys_tell_apart_what_decides_the_costs_and_nothing_else():
         workload(pooling="pooler").counts_key(SHAPES, variant),
         workload(config=one.config | {"hidden_size": 64}).counts_key(SHAPES, variant),
         workload(torch_version="2.14.0").counts_key(SHAPES, variant),
+        workload(head="conv").counts_key(SHAPES, variant),
+        workload(kind="regression").counts_key(SHAPES, variant),
+        workload(regression_loss="pearson").counts_key(SHAPES, variant),
         one.counts_key(SHAPES, RANKS[1]),
         one.counts_key(Shapes(**SHAPES.to_json() | {"train_largest": (5, 17)}), variant),
         one.shapes_key(),
         workload(data_digest="0").shapes_key(),
         workload(vocabulary="0").shapes_key(),
         workload(seeds=(0, 1)).shapes_key(),
+        workload(held_out=0.1).shapes_key(),
     ]
     assert len({one.counts_key(SHAPES, variant), *others}) == len(others) + 1
 

@@ -12,7 +12,6 @@ from bench.predict.fake import count, fill, run, skeleton
 from bench.probes.memory import owned_mib
 from bench.worker.setup import build_model, trained_groups
 from minbert.batches import Batch
-from minbert.losses import loss_name
 from minbert.training import Trainer, linear_schedule
 from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import SHAPES, VARIANTS, workload
@@ -66,7 +65,7 @@ def test_attention_without_dropout_counts_as_two_products_and_five_backwards():
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v)))
 def test_fake_counts_are_those_of_the_same_run_for_real(variant: Variant, kind: str):
-    of = workload(loss=loss_name(kind), outputs=1 if kind == "regression" else 5)
+    of = workload(kind=kind, outputs=1 if kind == "regression" else 5)
     fake = count(of, SHAPES, variant)
     model = skeleton(of, variant)
     gc.collect()

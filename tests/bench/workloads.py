@@ -30,10 +30,11 @@ def workload(**changes: Any) -> Workload:
     """The workload, changed."""
     values: dict[str, Any] = {
         "config": asdict(replace(GEOMETRIES["bert-tiny"], vocab_size=1000)),
-        "pooling": "mean", "new_pooler": False, "head": "linear", "loss": "cross-entropy",
-        "optimizer": "adamw", "outputs": 5,
+        "pooling": "mean", "new_pooler": False, "head": "linear",
+        "kind": "classification", "regression_loss": None, "outputs": 5,
         "task": "movies", "data": None, "data_digest": "3e9ab01c77d2", "max_train": 64,
-        "max_dev": 32, "searches": False, "tokenizer": "", "vocabulary": "7c1d0f9a44be",
+        "max_dev": 32, "held_out": 0.0, "searches": False, "tokenizer": "",
+        "vocabulary": "7c1d0f9a44be",
         "max_length": 32, "batch_size": 5, "batching": "by-length", "epochs": 3,
         "max_steps": None, "seeds": (0,),
         "device": "cpu", "conditions_id": "c0ffee12", "torch_version": "2.13.0",
