@@ -39,8 +39,7 @@ def find_shapes(workload: Workload) -> Shapes:
         raise InputError(f"the examples of {workload.task} are not those that were planned")
     tokenizer = Tokenizer.from_folder(Path(workload.tokenizer))
     train, dev = (
-        tokenizer.encode(of.text_a, of.text_b, workload.max_length)
-        for of in (data.train, data.dev)
+        tokenizer.encode(of.text_a, of.text_b, workload.max_length) for of in (data.train, data.dev)
     )
     lengths = train.lengths
     if workload.held_out:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from minbert.optimizer import AdamW
+from minbert.optimizer import Optimizer
 
 MIB: Final = 2**20
 _STATUS: Final = Path("/proc/self/status")
@@ -115,7 +115,7 @@ def _size_mib(tensors: Iterable[Tensor]) -> float:
     return sum(distinct.values()) / MIB
 
 
-def owned_mib(model: nn.Module, optimizer: AdamW) -> dict[str, float]:
+def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
     """Memory of weights (buffers included), of the gradients and of the optimizer's state.
 
     Taken after a step and before the gradients are dropped, so that all three exist.

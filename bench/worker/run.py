@@ -92,14 +92,14 @@ class CellRun:
             self.model = build_model(self.job, self.task.num_outputs)
         with self._phase("tokenise"):
             train, dev = examples(self.job)
-            held = None
+            held: Split | None = None
             if self.cell.held_out:
                 train, held = without_held_out(train, self.cell.held_out)
         movement = Movement(self.model)
         trainer = self._train(train, dev, held)
         self._write_curves()
-        held = set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
-        if problem := movement.problem(held):
+        frozen = set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
+        if problem := movement.problem(frozen):
             raise InvalidError(problem)
         with self._phase("measure"):
             chosen, largest = self._panel(train)
@@ -230,7 +230,7 @@ class CellRun:
             record.losses.append(loss)
             outputs.append(logits)
             labels.append(batch.labels)
-            if len(record.losses) == 1:
+            if len(record.losses) == 1 or (self.thaws is not None and len(outputs) == 1):
                 record.columns |= owned_mib(self.model, trainer.optimizer)
             self.progress.step(len(record.losses), total, self._last_loss)
             self.machine.look()
