@@ -33,6 +33,33 @@ def check_amp(cells: Sequence[Cell], grid: Grid, conditions: Conditions) -> None
         raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
 
 
+def check_head(cells: Sequence[Cell], keep: bool) -> None:
+    """Refuse to keep whole models whose head has no place in a checkpoint.
+
+    Raises:
+        InputError: naming the head.
+    """
+    head = next((cell.head for cell in cells if cell.rank is None and cell.head != "linear"), None)
+    if keep and head is not None:
+        raise InputError(
+            f"--keep: a checkpoint has no place for the head {head}; take head linear, or only "
+            'cells with adapters: --select "mode=lora,dora"'
+        )
+
+
+def check_held_out(share: float, data: TaskData) -> None:
+    """Refuse to hold out a share of so few training examples that it is none.
+
+    Raises:
+        InputError: naming the share.
+    """
+    if share and not round(share * len(data.train)):
+        raise InputError(
+            f"held_out {share:g} of {len(data.train)} training examples is none; hold out more, or "
+            "nothing"
+        )
+
+
 def without_idle_caps(grid: Grid, data: TaskData) -> Grid:
     """Drop caps that are above what there is, so that reports don't tell of them."""
     sizes = {"max_train": len(data.train), "max_dev": len(data.dev)}
@@ -41,8 +68,8 @@ def without_idle_caps(grid: Grid, data: TaskData) -> Grid:
     return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
 
 
-def check_search(init: str, data: TaskData, searched: TaskData) -> None:
-    """Refuse a search for learning rates that has nothing to go by.
+def check_search(grid: Grid, data: TaskData, searched: TaskData) -> None:
+    """Refuse a search for learning rates that has nothing to go by, or that are given.
 
     Args:
         searched: the examples that the search is left with.
@@ -50,7 +77,12 @@ def check_search(init: str, data: TaskData, searched: TaskData) -> None:
     Raises:
         InputError: saying what it lacks.
     """
-    if init == "random":
+    if any(axes.learning_rate for axes in grid.cells):
+        raise InputError(
+            f"--lr auto: grid {grid.name} has learning_rate as an axis, and a search finds one "
+            "for all; leave either out"
+        )
+    if grid.settings.init == "random":
         raise InputError("--lr auto: random weights have no score to find rates by; leave it out")
     if not len(searched.train):
         raise InputError(

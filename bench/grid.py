@@ -16,6 +16,8 @@ from bench import gridfile
 from bench.cell import Cell
 from bench.checks import (
     check_amp,
+    check_head,
+    check_held_out,
     check_model,
     check_reports,
     check_search,
@@ -159,10 +161,12 @@ def command(
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_amp(cells, grid, conditions)
     check_ranks(cells, model.config)
+    check_head(cells, keep)
+    check_held_out(settings.held_out, examples)
     check_length(settings.max_length, model, pairs=examples.train.text_b is not None)
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
-        check_search(settings.init, examples, searched)
+        check_search(grid, examples, searched)
     store = Store(runs)
     if store.rows is not None and store.torn:  # reading them tells
         sys.stderr.write(f"note: {torn_line(runs)}\n")

@@ -77,8 +77,10 @@ def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if the model holds tensors that the format has no names for: adapters, which
-            have to be merged first.
+            have to be merged first, or a head of another kind than one linear layer.
     """
+    if not isinstance(model.classifier, nn.Linear):
+        raise ValueError("the format has no place for a head that is not one linear layer")
     known = {f"bert.{name}" for name, _ in BertEncoder(model.bert.config).named_parameters()}
     known |= {"classifier.weight", "classifier.bias"}
     state = model.state_dict()
@@ -105,7 +107,7 @@ def save_checkpoint(model: BertClassifier, folder: Path, tokenizer: Path) -> Non
     """
     tensors = state_dict_for_export(model)
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = range(model.classifier.out_features)
+    outputs = range(len(tensors["classifier.bias"]))
     pooled = model.bert.pooler is not None
     values = {
         "model_type": "bert",

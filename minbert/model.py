@@ -42,7 +42,8 @@ class BertClassifier(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.classifier = find_head(head, config.hidden_size, num_outputs, dropout)
-        pooler = pooling == "pooler" and not self.classifier.reads_tokens
+        self.reads_tokens = self.classifier.reads_tokens  # an adapter may stand in its place
+        pooler = pooling == "pooler" and not self.reads_tokens
         self.bert = BertEncoder(config, pooler=pooler)
 
     def forward(
@@ -54,7 +55,7 @@ class BertClassifier(nn.Module):
         """Logits [B, num_outputs]; arguments as the encoder's."""
         by_first = self.bert.pooler is not None
         hidden = self.bert(input_ids, attention_mask, token_type_ids, first_only=by_first)
-        if self.classifier.reads_tokens:
+        if self.reads_tokens:
             exact = torch.promote_types(hidden.dtype, torch.float32)
             found: Tensor = self.classifier(hidden.to(exact), attention_mask)
             return found  # [B, num_outputs]

@@ -299,7 +299,7 @@ class CellRun:
         if self.cell.rank is not None:
             from adapters.peft_format import save_adapter
 
-            notes = {"pooling": self.cell.pooling, **self.notes}
+            notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self.notes}
             save_adapter(self.model, self.folder / "adapter", self.cell.model, notes)
         else:
             from minbert.checkpoint import save_checkpoint

@@ -353,6 +353,14 @@ def test_a_model_with_something_in_its_layers_is_not_exported() -> None:
         state_dict_for_export(made)
 
 
+@pytest.mark.parametrize("head", ["nonlinear", "conv"])
+def test_a_head_that_is_not_one_linear_layer_is_not_exported(head: str) -> None:
+    made = BertClassifier(CONFIG, 3, pooling="mean", dropout=0.0, head=head)
+    initialise(made, 0)
+    with pytest.raises(ValueError, match="no place for a head"):
+        state_dict_for_export(made)
+
+
 def test_minilm_exports_what_it_was_loaded_from(minilm: Path) -> None:
     config = BertConfig.from_folder(minilm)
     loaded = BertClassifier(config, 2, pooling="pooler", dropout=0.1)
