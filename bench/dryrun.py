@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cell import Cell
-from bench.plan import AXES, Planned
+from bench.plan import Planned
 from bench.predict.costs import Variant, is_foretold
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
 
+_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", "seed")
+"""Those that a search for rates leaves as they are."""
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
 
 
@@ -37,7 +39,7 @@ def print_plan(
     after = [] if search_round is None else cells
     if as_json:
         items = [_as_json(item, one) for item, one in zip(planned, told, strict=True)]
-        later = [{"name": cell.name, **{name: getattr(cell, name) for name in AXES}}
+        later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
                  for cell in after]  # fmt: skip
         document = {"cells": items, "total": total}
         click.echo(json.dumps(document | ({"after_search": later} if after else {}), indent=2))
@@ -62,14 +64,16 @@ def print_plan(
             "rates that it finds; what is done of them shows then:",
             soft_wrap=True,
         )
-        table = Table("", *AXES, box=None)
+        axes = _told_axes(after)
+        table = Table("", *axes, box=None)
         for number, cell in enumerate(after, start=1):
-            table.add_row(str(number), *(_field(getattr(cell, name)) for name in AXES))
+            table.add_row(str(number), *(_field(getattr(cell, name)) for name in axes))
         console.print(table)
 
 
 def _table(planned: Sequence[Planned], told: Sequence[Prediction | None], predicted: bool) -> Table:
-    table = Table("", "cell", "mode", "rank", "layers", "amp", "seed", "rate", "plan", box=None)
+    axes = _told_axes([item.cell for item in planned])
+    table = Table("", "cell", *axes, "rate", "plan", box=None)
     if predicted:
         table.add_column("min", justify="right")
         table.add_column("MiB", justify="right")
@@ -79,13 +83,22 @@ def _table(planned: Sequence[Planned], told: Sequence[Prediction | None], predic
         table.add_row(
             str(number),
             cell.cell_id,
-            *(_field(getattr(cell, name)) for name in AXES),
+            *(_field(getattr(cell, name)) for name in axes),
             "" if rate is None else f"{rate:g}",
             "run" if item.action == "run" else item.reason,
             "" if one is None else f"{one.wall_s / 60:.1f}",
             "" if one is None else f"{one.peak_mib:,.0f}",
         )
     return table
+
+
+def _told_axes(cells: Sequence[Cell]) -> list[str]:
+    """The axes that a table shows: some of them only where cells differ in them."""
+    rare = {
+        "unfreeze": any(cell.unfreeze not in (None, "all") for cell in cells),
+        "batch_size": len({cell.batch_size for cell in cells}) > 1,
+    }
+    return [name for name in _AXES if rare.get(name, True)]
 
 
 def _field(value: str | int | None) -> str:

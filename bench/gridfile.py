@@ -84,12 +84,14 @@ class Axes(_Strict):
     learning_rate: list[Rate] = []
 
     @model_validator(mode="after")
-    def _adapters_have_axes(self) -> Self:
+    def _axes_fit_the_modes(self) -> Self:
         adapted = [mode for mode in self.mode if mode in ADAPTER_MODES]
         if adapted and not (self.rank and self.layers):
             raise ValueError(f"mode {adapted[0]} needs rank and layers")
         if not adapted and (self.rank or self.layers):
             raise ValueError(f"rank and layers don't apply to mode {self.mode[0]}")
+        if set(self.mode) == {"head"} and "iterative" in self.unfreeze:
+            raise ValueError("unfreeze doesn't apply to mode head")
         return self
 
     @property

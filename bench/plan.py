@@ -1,6 +1,7 @@
 """From a grid to cells, and from cells and what has run to what must run. Pure."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -65,9 +66,17 @@ def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
     found: dict[str, Cell] = {}
     for seed in range(grid.settings.seeds):
         cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed)]
-        cells.sort(key=lambda cell: hashlib.sha256(f"order {cell.name}".encode()).digest())
+        alike = Counter(cell.name for cell in cells)
+        cells.sort(key=lambda cell: _place(cell, alike[cell.name] > 1))
         found.update((cell.cell_id, cell) for cell in cells)
     return list(found.values())
+
+
+def _place(cell: Cell, by_settings: bool) -> bytes:
+    """Where a cell stands in the permutation; with its settings in it if its name isn't enough."""
+    rate = cell.learning_rate or cell.learning_rate_head
+    further = f" {cell.batch_size} {rate}" if by_settings else ""
+    return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
 
 
 def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
@@ -200,8 +209,10 @@ def select(cells: Iterable[Cell], wanted: Mapping[str, set[str]]) -> list[Cell]:
     def matches(cell: Cell) -> bool:
         for axis, values in wanted.items():
             value = getattr(cell, axis)
+            if axis == "learning_rate" and cell.mode == "head":
+                value = cell.learning_rate_head
             if axis == "learning_rate":
-                found = any(value == float(wanted) for wanted in values)
+                found = any(value == float(text) for text in values)
             else:
                 on = {"on"} if axis == "amp" and value != "off" else set()
                 found = bool(({str(value)} | on) & values)

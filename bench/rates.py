@@ -1,9 +1,9 @@
 """The search for learning rates of `--lr auto`: which rates to try next, and which is best. Pure.
 
 Modes differ in the rates that suit them, so a comparison at one rate for all, or at rates that
-somebody chose, compares the choice. Here each mode, layer set and rank gets the best of the same
-ladder of factors on its usual rates, found on a part of the training data and scored on the rest of
-it: dev is never seen.
+somebody chose, compares the choice. Here each mode, layer set, rank, unfreezing and batch size gets
+the best of the same ladder of factors on its usual rates, found on a part of the training data and
+scored on the rest of it: dev is never seen.
 """
 
 import math
@@ -149,7 +149,8 @@ def why_no_rates(statuses: Sequence[str]) -> str:
 def still_lacking(rows: Sequence[Row]) -> list[Row]:
     """Rows without those of cells that lacked rates once, and have since run at found ones."""
     names = ("conditions_id", "model_digest", "task", "data_digest", "epochs", "max_steps",
-             "batch_size", "max_length", "mode", "layers", "rank", "amp", "seed")  # fmt: skip
+             "batch_size", "max_length", "head", "held_out", "optimizer", "schedule", "mode",
+             "layers", "rank", "unfreeze", "amp", "seed")  # fmt: skip
 
     def lacks(row: Row) -> bool:
         return row.get("learning_rate_source") == SEARCHED and not any(map(row.get, _RATES))

@@ -35,7 +35,11 @@ def commands(group: Group, sources: Sequence[str]) -> list[str]:
     runs_of = {searched: f"{run} --lr auto" if searched else run for searched in sorted(found)}
     row = group.first
     one = runs_of[row.get("learning_rate_source") == SEARCHED]
-    axes = [f"{name}={row[name]}" for name in ("mode", "rank", "layers", "amp") if row.get(name)]
+    names = ["mode", "rank", "layers", "amp", "batch_size"]
+    names += ["unfreeze"] * (row.get("unfreeze") not in (None, "all"))
+    rates = any(setting.tells_rate and row in setting.rows for setting in group.settings)
+    names += ["learning_rate"] * (rates and row.get("learning_rate_source") != SEARCHED)
+    axes = [f"{name}={row[name]}" for name in names if row.get(name)]
     select = shlex.quote(_line(" ".join([*axes, f"seed={row.get('seed') or 0}"])))
     runs = " ".join(shlex.quote(_line(name)) for name in sources) or "runs.csv"
     return [
