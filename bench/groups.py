@@ -281,14 +281,17 @@ def key_columns() -> tuple[str, ...]:
 
 
 def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
-    """What must be equal for rows to be compared."""
+    """What must be equal for rows to be compared.
+
+    Older rows of a regression that has no score don't tell its loss, which was mse.
+    """
     model = row.get("model_digest") or row.get("model")
     data = row.get("data_digest") or f"{row.get('task')} {row.get('max_train')}"
-    return (model, data, *map(row.get, _OTHER_KEYS))
+    return (model, data, row.get("regression_loss") or "mse", *map(row.get, _OTHER_KEYS))
 
 
 _OTHER_KEYS: Final = tuple(
-    name for name in key_columns() if name not in ("model_digest", "data_digest")
+    name for name in key_columns() if name not in ("model_digest", "data_digest", "regression_loss")
 )
 
 

@@ -330,7 +330,10 @@ def upgraded(values: Mapping[str, Value]) -> Row:
     """
     row = new_row(**values)
     lacking = (name for name in BEFORE if name not in values and BY_NAME[name].applies(row))
-    return row | {name: BEFORE[name] for name in lacking}
+    row |= {name: BEFORE[name] for name in lacking}
+    if "regression_loss" not in values and row["dev_metric"] == "pearson":
+        row["regression_loss"] = "mse"
+    return row
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:

@@ -18,9 +18,9 @@ MOST_FAILURES: Final = 500
 _OVERHEAD: Final = "overhead_s"
 """No column of runs.csv: it follows from others."""
 _COLUMNS: Final = (
-    "mode", "rank", "layers", "amp", "seed", "status", "flags", "dev_score", "dev_ci_low",
-    "dev_ci_high", "majority_score", "peak_cuda_allocated_mib", "peak_cuda_reserved_mib",
-    "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median", "params_trainable", "learning_rate",
+    "mode", "rank", "layers", "unfreeze", "amp", "seed", "status", "flags", "dev_score",
+    "dev_ci_low", "dev_ci_high", "majority_score", "peak_cuda_allocated_mib",
+    "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median", "params_trainable", "learning_rate",
     "train_s", "wall_s", _OVERHEAD, "attempt", "cell_id",
 )  # fmt: skip
 _TITLES: Final = {
@@ -30,6 +30,7 @@ _TITLES: Final = {
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
+    "unfreeze": "unfreezing",
 }  # fmt: skip
 _AXES: Final = frozenset(group_names("axes"))
 _SETTINGS: Final = frozenset(group_names("settings"))
@@ -40,14 +41,15 @@ _INPUTS: Final = _AXES | _SETTINGS | frozenset(group_names("identity"))
 def cells_table(found: Sequence[Group]) -> Table:
     """The cells of every group, of large groups and of many the first.
 
-    Columns of a card are left out where there was none.
+    Columns of a card are left out where there was none, and unfreezing where nothing did.
     """
     chosen: list[tuple[int, Row]] = []
     for number, group in enumerate(found, start=1):
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
+    thaws = any(row.get("unfreeze") not in (None, "all") for _, row in chosen)
     names = [
-        n for n in _COLUMNS
+        n for n in _COLUMNS if n != "unfreeze" or thaws
         if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies(r) for _, r in chosen)
     ]  # fmt: skip
     heads = [_head(name) for name in names]
@@ -105,8 +107,9 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
 def name(row: Row) -> str:
     """A cell's name for people."""
     adapter = f" r{row.get('rank')} {row.get('layers')}" if row.get("rank") is not None else ""
+    thaw = " unfreezing" if row.get("unfreeze") not in (None, "all") else ""
     amp = "fp32" if row.get("amp") in ("off", None) else row.get("amp")
-    return f"{row.get('mode')}{adapter} {amp}, seed {row.get('seed')}"
+    return f"{row.get('mode')}{adapter}{thaw} {amp}, seed {row.get('seed')}"
 
 
 def _status(row: Row) -> str:

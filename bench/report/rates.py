@@ -14,7 +14,7 @@ from bench.report.tables import DASH, Head, Table
 from bench.schema import SEARCHED, Row, Value, cell_key, latest
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
-_KIND: Final = ("mode", "layers", "rank")
+_KIND: Final = ("mode", "layers", "rank", "unfreeze")
 _NAMES: Final = (
     *(name for name in key_columns() if name != "data_digest"), "task", "max_train", "max_dev",
 )  # fmt: skip
@@ -127,7 +127,8 @@ def _values(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
 
 def _kind(row: Row) -> str:
     adapter = f" rank {row['rank']} on {row['layers']}" if row["rank"] is not None else ""
-    return f"{row['mode']}{adapter}"
+    thaw = ", unfreezing" if row.get("unfreeze") not in (None, "all") else ""
+    return f"{row['mode']}{adapter}{thaw}"
 
 
 def _at_an_edge(part: pd.DataFrame) -> bool:

@@ -105,6 +105,8 @@ def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
 
 def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     heading, said = findings.rank_heading(group)
+    if not rows[rows["rank"].notna()]["unfreezes"].all():
+        rows = rows[~rows["unfreezes"].astype(bool)]
     plain = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
     adapted = rows[rows["rank"].notna()]
     shown = pd.concat([plain, adapted])

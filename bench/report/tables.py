@@ -82,7 +82,7 @@ def frame(group: Group) -> pd.DataFrame:
         records.append({
             "label": setting.label, "kind": kind(setting), "mode": setting.mode,
             "rank": setting.rank, "layers": setting.layers, "amp": setting.amp,
-            "baseline": setting is group.baseline,
+            "unfreezes": setting.unfreezes, "baseline": setting is group.baseline,
             "score": score.value if score else None, "low": ends[0], "high": ends[1],
             "memory": memory.value if memory else None, "time": time.value if time else None,
             "front_memory": fronts["memory"].get(id(setting), 0),
