@@ -12,6 +12,8 @@ APPLIES: Final = {
     "_has_main_rate": "all modes but `head`",
     "_has_base_rate": "`lora`, `dora` on `attn`, `all-lin`",
     "_has_head_rate": "all modes but `full`",
+    "_thaws": "all modes but `head`",
+    "_is_regression": "tasks without classes",
     "_on_cuda": "a GPU",
     "_pretrained": "pretrained weights",
     "_classifies": "pretrained weights, accuracy",

@@ -20,7 +20,8 @@ _OVERHEAD: Final = "overhead_s"
 _COLUMNS: Final = (
     "mode", "rank", "layers", "unfreeze", "amp", "seed", "status", "flags", "dev_score",
     "dev_ci_low", "dev_ci_high", "majority_score", "peak_cuda_allocated_mib",
-    "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median", "params_trainable", "learning_rate",
+    "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median",
+    "params_trainable", "learning_rate",
     "train_s", "wall_s", _OVERHEAD, "attempt", "cell_id",
 )  # fmt: skip
 _TITLES: Final = {
