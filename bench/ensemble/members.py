@@ -14,7 +14,8 @@ from bench.protocol import PREDICTIONS
 from bench.schema import CANDIDATE, Row, latest
 from bench.store import cell_folder
 
-_TENSORS: Final = ("logits", "labels", "held_logits", "held_labels")
+_LOGITS: Final = ("logits", "held_logits")
+_TENSORS: Final = (*_LOGITS, "labels", "held_labels")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find(runs: Path, rows: Iterable[Row], task: str | None) -> Candidates:
         row
         for row in latest(rows).values()
         if row["status"] == "ok"
-        and row["dev_metric"] is not None
+        and row["dev_score"] is not None
         and row["learning_rate_source"] != CANDIDATE
         and (task is None or row["task"] == task)
     ]
@@ -93,7 +94,10 @@ def _read(runs: Path, rows: Sequence[Row]) -> Candidates:
     members, labels = [], None
     for row in rows:
         ids = (str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0))
-        path = cell_folder(runs, Cell.from_columns(row).name, *ids) / PREDICTIONS
+        try:
+            path = cell_folder(runs, Cell.from_columns(row).name, *ids) / PREDICTIONS
+        except ValueError as error:
+            raise InputError(f"{runs}: {error}") from error
         found = _tensors(path)
         own = found["labels"], found["held_labels"]
         if labels is None:
@@ -123,6 +127,8 @@ def _tensors(path: Path) -> Mapping[str, NDArray[Any]]:
         raise InputError(f"{path}: has no {missing[0]}; run the cell again with --fresh")
     sizes = {len(found[name]) for name in ("logits", "labels")}
     held = {len(found[name]) for name in ("held_logits", "held_labels")}
-    if len(sizes) > 1 or len(held) > 1 or found["logits"].ndim != 2:
+    if len(sizes) > 1 or len(held) > 1 or {found[name].ndim for name in _LOGITS} != {2}:
         raise InputError(f"{path}: predictions and labels don't fit together")
+    if 0 in sizes | held:
+        raise InputError(f"{path}: holds predictions of no examples")
     return found

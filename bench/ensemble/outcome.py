@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.ensemble.members import Candidates, Member
+from bench.errors import InputError
 from bench.predictions import values_for
 from bench.stats import Interval, spread
 from minbert.ensemble import Choice, Floats, as_averaged, averaged, choose
@@ -42,10 +42,18 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
     Args:
         average: `logits` or `probabilities`.
         most: how many members there may be at most, each as often as it counts.
+
+    Raises:
+        InputError: for predictions or labels of numbers that are all the same.
     """
     metric, members = candidates.metric, candidates.members
-    held = [as_averaged(member.held_logits, metric, average) for member in members]
-    dev = [as_averaged(member.logits, metric, average) for member in members]
+    if metric == "pearson" and not np.ptp(candidates.held_labels):
+        raise InputError("the labels that were held out are all the same; hold out more")
+    try:
+        held = [as_averaged(member.held_logits, metric, average) for member in members]
+        dev = [as_averaged(member.logits, metric, average) for member in members]
+    except ValueError as error:
+        raise InputError(f"a cell can't be averaged: {error}") from error
     choice = choose(held, candidates.held_labels, metric, most=most)
     alone = choose(held, candidates.held_labels, metric, most=1)
     values = [values_for(metric, averaged(dev, of), candidates.labels) for of in (choice, alone)]
@@ -70,8 +78,3 @@ def parameters_of(members: Sequence[Member]) -> int:
         model = member.row["model_digest"]
         shared[model] = max(shared.get(model, 0), member.shared_parameters)
     return sum(member.own_parameters for member in members) + sum(shared.values())
-
-
-def scores_alone(candidates: Candidates) -> NDArray[np.float64]:
-    """Dev scores of all candidates, for the picture of what was chosen among."""
-    return np.array([float(member.row["dev_score"] or 0.0) for member in candidates.members])

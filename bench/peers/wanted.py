@@ -51,8 +51,8 @@ def find(
         amp_on=found.amp_on,
         learning_rate_source=GRID,
     )
+    _check_same(grid)
     cells = select(_in_order(grid, resolved), wanted)
-    _check_same(grid.settings, cells)
     if not cells:
         raise InputError(f"--select: none of the settings that are compared has {selection}")
     check_amp(cells, grid, found.conditions)
@@ -62,17 +62,22 @@ def find(
     return model, examples, cells
 
 
-def _check_same(settings: gridfile.Settings, cells: list[Cell]) -> None:
-    """Raise InputError for what only ours does."""
-    usual = gridfile.Settings()
-    for name in ("head", "optimizer", "schedule", "regression_loss"):
+def _check_same(grid: gridfile.Grid) -> None:
+    """Raise InputError for what only ours does, and for axes by which cells have no names."""
+    settings, usual = grid.settings, gridfile.Settings()
+    for name in ("head", "optimizer", "schedule", "regression_loss", "held_out"):
         if getattr(settings, name) != getattr(usual, name):
             raise InputError(
                 f"--grid: bench.peers compares {name} {getattr(usual, name)} alone, not "
                 f"{getattr(settings, name)}"
             )
-    if any(cell.unfreeze == "iterative" for cell in cells):
+    if any("iterative" in axes.unfreeze for axes in grid.cells):
         raise InputError("--grid: bench.peers compares training without gradual unfreezing alone")
+    if any(axes.batch_size or axes.learning_rate for axes in grid.cells):
+        raise InputError(
+            "--grid: bench.peers compares at one batch size and the rates of the settings; leave "
+            "the axes batch_size and learning_rate out"
+        )
 
 
 def _in_order(grid: gridfile.Grid, resolved: Resolved) -> list[Cell]:
