@@ -53,6 +53,8 @@ def print_plan(
     console.print(f"{len(planned)} {what}: {to_run} to run, {len(planned) - to_run} not")
     if forecast is not None:
         share = f"{covers}, alone" if after else "in all"
+        if (known := sum(one is not None for one in told)) < to_run:
+            share += f" for {known} of {to_run} {what}, those that don't unfreeze"
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
             f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",

@@ -5,7 +5,6 @@ Letters in shapes: B examples, S tokens in the longest text, H hidden size, C ou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from minbert.model import POOLINGS, mean_of_real
 
 SHARED, APART = 1, 2
 """Numbers of encoders."""
-_FOR_PAIRS: Final = "bert_pairs"
 
 
 @dataclass(frozen=True)
