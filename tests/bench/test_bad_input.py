@@ -57,13 +57,33 @@ def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], told: str) -> None
 
 
 def test_an_unknown_grid(grid: GridRuns) -> None:
-    assert "full, smoke" in refused(grid, grid="huge", apart=True)
+    assert "full, paper, smoke" in refused(grid, grid="huge", apart=True)
 
 
 def test_a_typo_in_a_grid_file(grid: GridRuns) -> None:
     path = grid.folder / "mine.toml"
     path.write_text("[settings]\nepoch = 3\n[[cells]]\nmode = ['full']\n")
     assert "settings.epoch" in refused(grid, grid=str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "extra", "told"),
+    [
+        ("[settings]\nhead='conv'\n[[cells]]\nmode=['full']", ("--keep",), "head conv"),
+        (
+            "[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']",
+            ("--max-train", "4"),
+            "held_out 0.1 of 4 training examples is none",
+        ),
+        ("[[cells]]\nmode=['full']\nlearning_rate=[1e-4]", ("--lr", "auto"), "learning_rate as"),
+    ],
+)
+def test_what_does_not_go_together(
+    grid: GridRuns, text: str, extra: tuple[str, ...], told: str
+) -> None:
+    path = grid.folder / "mine.toml"
+    path.write_text(text)
+    assert told in refused(grid, *extra, grid=str(path))
 
 
 def test_a_rank_above_the_width(grid: GridRuns) -> None:

@@ -53,6 +53,7 @@ def test_named_grids_load() -> None:
         ("[[cells]]\nmode=['lora']\nrank=[0]\nlayers=['attn']", "cells[0].rank[0]"),
         ("[[cells]]\nmode=['lora']", "mode lora needs rank and layers"),
         ("[[cells]]\nmode=['full']\nrank=[1]", "don't apply to mode full"),
+        ("[[cells]]\nmode=['head']\nunfreeze=['iterative']", "doesn't apply to mode head"),
         ("[[cells]]\nmode=['full']\nunfreeze=['top']", "cells[0].unfreeze[0]"),
         ("[[cells]]\nmode=['full']\nbatch_size=[0]", "cells[0].batch_size[0]"),
         ("[settings]\nhead='deep'\n[[cells]]\nmode=['full']", "settings.head"),

@@ -1,6 +1,7 @@
 """Grids become cells, and cells with their rows a plan."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -54,6 +55,11 @@ def test_the_papers_grid_has_the_400_cells_that_its_authors_planned() -> None:
     ), "one rate for all that trains"
 
 
+def test_cells_of_one_name_are_not_neighbours() -> None:
+    names = [cell.name for cell in cells_of("paper")]
+    assert sum(a == b for a, b in pairwise(names)) < 40
+
+
 def cells_in(text: str) -> list[Cell]:
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
 
@@ -96,6 +102,8 @@ def test_selection_by_batch_size_and_rate() -> None:
     cells = cells_of("paper")
     assert len(select(cells, parse_selection("batch_size=64,128"))) == 200
     assert len(select(cells, parse_selection("learning_rate=1e-4,0.00001"))) == 200
+    heads = cells_in('[[cells]]\nmode = ["head"]\nlearning_rate = [1e-4, 1e-3]\n')
+    assert len(select(heads, parse_selection("learning_rate=1e-4"))) == 1
     with pytest.raises(InputError, match="learning_rate can't be '2'; it takes numbers"):
         parse_selection("learning_rate=2")
 
