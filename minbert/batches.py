@@ -97,15 +97,24 @@ def collate(
     places = np.where(real, starts[:, None] + columns, 0)
 
     def padded(values: NDArray[np.generic], fill: int) -> Tensor:
-        return torch.from_numpy(np.where(real, values[places], fill).astype(np.int64)).to(device)
+        return on_device(np.where(real, values[places], fill).astype(np.int64), device)
 
     return Batch(
         input_ids=padded(encoded.input_ids, pad_id),
-        attention_mask=None if real.all() else torch.from_numpy(real.astype(np.int64)).to(device),
+        attention_mask=None if real.all() else on_device(real.astype(np.int64), device),
         token_type_ids=padded(encoded.token_type_ids, 0),
-        labels=torch.from_numpy(labels[chosen]).to(device),
+        labels=on_device(labels[chosen], device),
         tokens=int(lengths.sum()),
     )
+
+
+def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    """An array as a tensor on the device. A copy to a card is from pinned memory, and not waited
+    for: what is computed on it is queued behind it."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def prepare_epoch(

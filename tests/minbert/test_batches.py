@@ -13,6 +13,7 @@ from minbert.batches import (
     BATCHINGS,
     CHUNK_BATCHES,
     collate,
+    on_device,
     plan_evaluation,
     plan_training,
     prepare_epoch,
@@ -136,3 +137,21 @@ def test_an_epoch_is_prepared_as_planned() -> None:
     plan = plan_training(texts.lengths, 16, np.random.default_rng(3))
     assert [batch.labels.tolist() for batch in batches] == [each.tolist() for each in plan]
     assert sum(batch.tokens for batch in batches) == lengths.sum()
+
+
+def test_what_goes_to_a_card_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for pinned memory: there is no card here."""
+    sent: list[tuple[list[int], str, bool]] = []
+
+    class Pinned:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+        def to(self, device: torch.device, *, non_blocking: bool) -> torch.Tensor:
+            sent.append((self.tensor.tolist(), device.type, non_blocking))
+            return self.tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", Pinned)
+    on_device(np.array([3, 4]), torch.device("cuda"))
+    on_device(np.array([5]), CPU)
+    assert sent == [([3, 4], "cuda", True)]
