@@ -19,6 +19,11 @@ from minbert.files import is_folder
 from minbert.tasks import TaskData
 from minbert.tokenizer import Tokenizer
 
+MSE: Final = "mse"
+ITERATIVE: Final = "iterative"
+QUARTERS: Final = 4
+"""As `minbert.losses` and `minbert.thawing` have them, which import torch."""
+
 SPACE_PER_CELL_MIB: Final = 2
 SPACE_AT_LEAST_MIB: Final = 64
 
@@ -58,6 +63,30 @@ def check_held_out(share: float, data: TaskData) -> None:
             f"held_out {share:g} of {len(data.train)} training examples is none; hold out more, or "
             "nothing"
         )
+
+
+def check_loss(regression_loss: str, data: TaskData) -> None:
+    """Refuse a loss of numbers for a task of classes.
+
+    Raises:
+        InputError: naming both.
+    """
+    if data.task.classes and regression_loss != MSE:
+        raise InputError(
+            f"regression_loss {regression_loss}: task {data.task.name} has classes; leave it out"
+        )
+
+
+def unfreezing_notes(cells: Sequence[Cell]) -> list[str]:
+    """What there is to say of cells that end before all of their layers are unfrozen."""
+    short = [cell for cell in cells if cell.unfreeze == ITERATIVE and cell.epochs <= QUARTERS]
+    if not short:
+        return []
+    epochs = short[0].epochs
+    return [
+        f"unfreezing reaches all layers in epoch {QUARTERS + 1}, and there are {epochs}: "
+        f"{(epochs - 1) / QUARTERS:.0%} of the layers train, and no embeddings"
+    ]
 
 
 def without_idle_caps(grid: Grid, data: TaskData) -> Grid:

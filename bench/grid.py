@@ -18,10 +18,12 @@ from bench.checks import (
     check_amp,
     check_head,
     check_held_out,
+    check_loss,
     check_model,
     check_reports,
     check_search,
     check_space,
+    unfreezing_notes,
     without_idle_caps,
 )
 from bench.command import run_command
@@ -163,6 +165,7 @@ def command(
     check_ranks(cells, model.config)
     check_head(cells, keep)
     check_held_out(settings.held_out, examples)
+    check_loss(settings.regression_loss, examples)
     check_length(settings.max_length, model, pairs=examples.train.text_b is not None)
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
@@ -193,7 +196,7 @@ def command(
     store.check_writable()
     check_reports(reports)
     check_space(runs, planned, model, keep)
-    for problem in (*examples.task.notes, *examples.problems):
+    for problem in (*examples.task.notes, *examples.problems, *unfreezing_notes(cells)):
         sys.stderr.write(f"note: {problem}\n")
     session = Session(
         grid=grid,

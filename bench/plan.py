@@ -157,7 +157,9 @@ def _alpha(settings: Settings, rank: int | None) -> float | None:
     """The numerator of the scale: the setting's, or what gives the scale that was set."""
     if rank is None:
         return None
-    return settings.alpha if settings.scale is None else settings.scale * rank
+    if settings.scale is None:
+        return settings.alpha
+    return float(f"{settings.scale * rank:.7g}")  # as the CSV holds it
 
 
 def parse_selection(text: str) -> dict[str, set[str]]:

@@ -26,6 +26,11 @@ class LinearHead(nn.Linear):
         super().__init__(width, outputs, device="meta")
         self.dropped = dropout
 
+    @property
+    def last_bias(self) -> nn.Parameter:
+        """What is added to the logits, [C]."""
+        return self.bias
+
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits [B, C] of pooled vectors [B, H]."""
         return super().forward(dropout(pooled, self.dropped, self.training))
@@ -41,6 +46,11 @@ class NonlinearHead(nn.Module):
         self.dense = nn.Linear(width, width, device="meta")
         self.out = nn.Linear(width, outputs, device="meta")
         self.dropped = dropout
+
+    @property
+    def last_bias(self) -> nn.Parameter:
+        """What is added to the logits, [C]."""
+        return self.out.bias
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits [B, C] of pooled vectors [B, H]."""
@@ -63,6 +73,11 @@ class ConvHead(nn.Module):
         )
         self.out = nn.Linear(channels * len(_WINDOWS), outputs, device="meta")
         self.dropped = dropout
+
+    @property
+    def last_bias(self) -> nn.Parameter:
+        """What is added to the logits, [C]."""
+        return self.out.bias
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, C] of hidden states [B, S, H]; the mask [B, S] is 1 at real tokens.

@@ -64,7 +64,10 @@ def _as_json(task: str, metric: str, found: Outcome) -> dict[str, Any]:
         "task": task, "metric": metric, "average": found.average,
         "ensemble": scored(found.ensemble), "best_member": scored(found.best),
         "gain": {"value": gain.value, "low": gain.low, "high": gain.high},
-        "members": [{"name": member.name, "weight": weight} for member, weight in found.members],
+        "members": [
+            {"name": member.name, "cell_id": member.row["cell_id"], "weight": weight}
+            for member, weight in found.members
+        ],
     }  # fmt: skip
 
 

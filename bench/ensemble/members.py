@@ -72,6 +72,7 @@ def find(runs: Path, rows: Iterable[Row], task: str | None) -> Candidates:
         and row["learning_rate_source"] != CANDIDATE
         and (task is None or row["task"] == task)
     ]
+    ok = list({str(row["cell_id"]): row for row in ok}.values())  # on one machine is enough
     tasks = sorted({str(row["task"]) for row in ok})
     if not ok:
         what = f" of task {task}" if task else ""
@@ -103,7 +104,10 @@ def _read(runs: Path, rows: Sequence[Row]) -> Candidates:
         if labels is None:
             labels = own
         elif not all(np.array_equal(a, b) for a, b in zip(labels, own, strict=True)):
-            raise InputError(f"{path}: was made on other examples than those of the other cells")
+            raise InputError(
+                f"{path}: was made on other examples than those of the other cells; models of "
+                "different vocabularies hold different examples out, and can't be together"
+            )
         members.append(Member(row, found["logits"], found["held_logits"]))
     if labels is None:
         raise InputError(f"{runs}: no cell has predictions")

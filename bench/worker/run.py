@@ -39,7 +39,7 @@ from bench.worker.setup import (
 from bench.worker.validity import Movement
 from minbert.batches import Batch, collate, plan_training, prepare_epoch
 from minbert.evaluation import predict
-from minbert.losses import loss_name, mean_loss
+from minbert.losses import PEARSON, loss_name, mean_loss
 from minbert.scores import score
 from minbert.tasks import find_task
 from minbert.training import Trainer, schedule_of
@@ -99,12 +99,15 @@ class CellRun:
         trainer = self._train(train, dev, held)
         self._write_curves()
         frozen = set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
-        if problem := movement.problem(frozen):
+        # 1 − r does not change with what is added to all predictions
+        idle = {self.model.classifier.last_bias} if trainer.loss == PEARSON else set()
+        if problem := movement.problem(frozen, idle):
             raise InvalidError(problem)
         with self._phase("measure"):
             chosen, largest = self._panel(train)
             self.record.columns |= measure_activations(trainer, largest)
-            if len(self.record.losses) >= STEPS_ENOUGH:
+            # steps of training that unfreezes are of several kinds: the last of them is timed
+            if len(self.record.losses) >= STEPS_ENOUGH and self.thaws is None:
                 self.record.flags += self.machine.doubts
                 write_machine(self.folder, self.machine.report)
             else:

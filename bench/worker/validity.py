@@ -21,7 +21,9 @@ class Movement:
         self._model = model
         self._before = {name: _sum_of_bits(p) for name, p in model.named_parameters()}
 
-    def problem(self, held: Set[nn.Parameter] = frozenset()) -> str | None:
+    def problem(
+        self, held: Set[nn.Parameter] = frozenset(), idle: Set[nn.Parameter] = frozenset()
+    ) -> str | None:
         """What is wrong, in a line; None if nothing is.
 
         Every tensor of the head and every adapter (its B, which begins as zero) must have moved;
@@ -29,6 +31,7 @@ class Movement:
 
         Args:
             held: what would train, and was frozen in all epochs there were.
+            idle: what trains and need not move, as the loss does not depend on it.
         """
         moved = {
             name
@@ -41,7 +44,8 @@ class Movement:
             return f"frozen tensors moved: {_told(strayed)}"
         groups = parameter_groups(self._model)
         wanted = [*groups["head"], *(name for name in groups["adapter"] if _is_update(name))]
-        if stuck := sorted(set(wanted) - moved - frozen):
+        excused = {name for name, parameter in named.items() if parameter in idle}
+        if stuck := sorted(set(wanted) - moved - frozen - excused):
             return f"nothing was learned in: {_told(stuck)}"
         base = groups["base"].keys() - frozen
         if base and not moved & base:

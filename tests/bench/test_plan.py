@@ -98,6 +98,13 @@ def test_what_came_later_changes_no_id_of_older_cells() -> None:
         assert replace(cell, **change).cell_id != cell.cell_id
 
 
+def test_a_scale_for_all_ranks_is_as_the_csv_holds_it() -> None:
+    cells = cells_in(
+        "[settings]\nscale = 0.1\n[[cells]]\nmode = ['lora']\nrank = [3]\nlayers = ['attn']\n"
+    )
+    assert [cell.alpha for cell in cells] == [0.3]
+
+
 def test_selection_by_batch_size_and_rate() -> None:
     cells = cells_of("paper")
     assert len(select(cells, parse_selection("batch_size=64,128"))) == 200

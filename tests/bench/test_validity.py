@@ -63,3 +63,17 @@ def test_an_encoder_that_did_not_move_is_told() -> None:
             if name.startswith("classifier"):
                 parameter.add_(0.1)
     assert movement.problem() == "the encoder was to train and did not move"
+
+
+def test_what_need_not_move_is_excused_and_what_is_held_must_not() -> None:
+    model = adapted_model(mode="head", layers=None, rank=None)
+    movement = Movement(model)
+    bias = model.classifier.bias
+    with torch.no_grad():
+        model.classifier.weight.add_(1)
+    assert "classifier.bias" in str(movement.problem())
+    assert movement.problem(idle={bias}) is None
+    with torch.no_grad():
+        bias.add_(1)
+    assert movement.problem() is None
+    assert "frozen tensors moved: classifier.bias" in str(movement.problem(held={bias}))
