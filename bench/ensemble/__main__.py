@@ -12,19 +12,22 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.command import run_command
-from bench.ensemble.members import find
+from bench.ensemble.members import Candidates, find
 from bench.ensemble.outcome import Outcome, Scored, ensemble_of
 from bench.errors import InputError
+from bench.models import find_model
 from bench.report.text import span
 from bench.stats import Interval
 from bench.store import read_rows
-from minbert.ensemble import AVERAGES
+from minbert.ensemble import AVERAGES, Floats
+from minbert.tasks import load_task
 
 _MOST: Final = 25
 _EPILOG: Final = """\b
 Examples:
   python -m bench.ensemble --runs runs.csv
   python -m bench.ensemble --runs runs.csv --task sst --average logits --json
+  python -m bench.ensemble --runs runs.csv --task sst --baselines --data path/to/data
 """
 
 
@@ -39,17 +42,62 @@ Examples:
     "--most", type=click.IntRange(1, 1000), default=_MOST, show_default=True,
     help="Members at most, each as often as it counts.",
 )  # fmt: skip
+@click.option(
+    "--baselines", is_flag=True,
+    help="Also score TF-IDF with a linear model, and for pairs the cosine of embeddings.",
+)  # fmt: skip
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="With --baselines: the folder of the task's files.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(runs: Path, task: str | None, average: str, most: int, as_json: bool) -> int:
+def command(
+    runs: Path,
+    task: str | None,
+    average: str,
+    most: int,
+    baselines: bool,
+    data: Path | None,
+    as_json: bool,
+) -> int:
     if not runs.is_file():
         raise InputError(f"{runs}: no such file of results; name one with --runs")
+    if data is not None and not baselines:
+        raise InputError("--data: is for --baselines; members are taken from --runs alone")
     candidates = find(runs, read_rows(runs), task)
-    found = ensemble_of(candidates, average, most)
+    others = scored_beside(candidates, data) if baselines else {}
+    found = ensemble_of(candidates, average, most, others)
     if as_json:
         click.echo(json.dumps(_as_json(candidates.task, candidates.metric, found), indent=2))
     else:
         _print(candidates.task, candidates.metric, len(candidates.members), found)
     return 0
+
+
+def scored_beside(candidates: Candidates, data: Path | None) -> dict[str, Floats]:
+    """What baselines predict on the members' dev examples, by name.
+
+    Raises:
+        InputError: if these are not at hand, or scikit-learn is not.
+    """
+    from bench.ensemble.baselines import COSINE, TFIDF, cosine, tfidf
+
+    row = candidates.members[0].row
+    caps = {
+        name: None if row[name] is None else int(row[name]) for name in ("max_train", "max_dev")
+    }
+    found = load_task(candidates.task, data, **caps)
+    if not found.digest.startswith(str(row["data_digest"])):
+        raise InputError(
+            f"the examples of {candidates.task} are not those that the cells were trained on"
+        )
+    predictions = {TFIDF: tfidf(found)}
+    model = find_model(str(row["model"]), "pretrained", "auto")
+    if model.checkpoint is not None:
+        by_cosine = cosine(found, model.checkpoint, int(row["max_length"] or 128))
+        predictions |= {} if by_cosine is None else {COSINE: by_cosine}
+    return predictions
 
 
 def _as_json(task: str, metric: str, found: Outcome) -> dict[str, Any]:
@@ -63,6 +111,7 @@ def _as_json(task: str, metric: str, found: Outcome) -> dict[str, Any]:
     return {
         "task": task, "metric": metric, "average": found.average,
         "ensemble": scored(found.ensemble), "best_member": scored(found.best),
+        "baselines": [scored(of) for of in found.baselines],
         "gain": {"value": gain.value, "low": gain.low, "high": gain.high},
         "members": [
             {"name": member.name, "cell_id": member.row["cell_id"], "weight": weight}
@@ -76,10 +125,10 @@ def _print(task: str, metric: str, count: int, found: Outcome) -> None:
     table = Table(box=None)
     for head in ("", f"dev {metric}", "95% interval", "held out", "parameters"):
         table.add_column(head, justify="right" if head else "left")
-    for of in (found.ensemble, found.best):
-        table.add_row(
-            of.name, f"{of.dev.value:.3f}", _told(of.dev), f"{of.held:.3f}", f"{of.parameters:,}"
-        )
+    for of in (found.ensemble, found.best, *found.baselines):
+        held = "–" if of.held is None else f"{of.held:.3f}"
+        parameters = "–" if of.parameters is None else f"{of.parameters:,}"
+        table.add_row(of.name, f"{of.dev.value:.3f}", _told(of.dev), held, parameters)
     console.print(f"{task}: the average of {found.average}, members chosen among {count} cells")
     console.print(table)
     for member, weight in found.members:

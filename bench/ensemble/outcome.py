@@ -1,6 +1,6 @@
 """What an ensemble gives on dev, beside its best member. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,15 @@ from minbert.ensemble import Choice, Floats, as_averaged, averaged, choose
 
 @dataclass(frozen=True)
 class Scored:
-    """Who is scored, its dev score with its interval, and that on what was held out."""
+    """Who is scored, its dev score with its interval, and that on what was held out.
+
+    What is no member has neither that nor parameters that are told.
+    """
 
     name: str
     dev: Interval
-    held: float
-    parameters: int
+    held: float | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,17 @@ class Outcome:
     ensemble: Scored
     best: Scored
     gain: Interval
+    baselines: Sequence[Scored]
     members: Sequence[tuple[Member, int]]
     average: str
 
 
-def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
+def ensemble_of(
+    candidates: Candidates,
+    average: str,
+    most: int,
+    baselines: Mapping[str, Floats] | None = None,
+) -> Outcome:
     """Choose an ensemble on what was held out, and score it on dev.
 
     The best member is that of the highest score on what was held out: dev chooses nothing.
@@ -42,6 +51,7 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
     Args:
         average: `logits` or `probabilities`.
         most: how many members there may be at most, each as often as it counts.
+        baselines: what others predict on dev, [N, C], by their names.
 
     Raises:
         InputError: for predictions or labels of numbers that are all the same.
@@ -62,6 +72,10 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         ensemble=_scored("ensemble", values[0], choice, [members[i] for i, _ in choice.weights]),
         best=_scored(best.name, values[1], alone, [best]),
         gain=spread((values[0] - values[1])[None]).interval(),
+        baselines=[
+            Scored(name, spread(values_for(metric, logits, candidates.labels)[None]).interval())
+            for name, logits in (baselines or {}).items()
+        ],
         members=[(members[index], weight) for index, weight in choice.weights],
         average=average,
     )
