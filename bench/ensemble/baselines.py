@@ -21,7 +21,7 @@ _BATCH: Final = 64
 
 
 def tfidf(data: TaskData) -> Floats:
-    """Predictions [N, C] on dev of a linear model on the words of the texts, trained on all of train.
+    """Predictions [N, C] on dev of a linear model on the texts' words, trained on all of train.
 
     Words and pairs of words, weighted by TF-IDF. Classes by logistic regression, numbers by ridge
     regression, both with scikit-learn's own regularisation. Of a pair of texts the model sees the
