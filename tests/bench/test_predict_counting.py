@@ -79,6 +79,8 @@ def test_fake_counts_are_those_of_the_same_run_for_real(variant: Variant, kind: 
         if name in ("step_kernels", "step_moved_mib"):
             continue  # fake gradients are clipped one by one, real ones together
         close = 64 / MIB if name.endswith("_mib") else 0.0  # of norms and losses, a few numbers
+        if name == "evaluate_moved_mib":  # fake norms hold means and deviations in half precision,
+            close = 2048 / MIB  # and fake DoRA does not ask for rows that cancel
         assert value == pytest.approx(getattr(real, name), rel=1e-12, abs=close), name
 
 
