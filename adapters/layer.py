@@ -158,9 +158,13 @@ class AdaptedLinear(nn.Module, ABC):
         branch = exact and not zeros and self.takes_branch(x.numel() // self.in_features)
         with torch.autocast(x.device.type, enabled=False):
             found = self.decomposed(branch=branch)
+            weight, updated = found.weight, found.weight if zeros else None
+            if found.ratios is not None and not branch:  # V is this pass's own, so in place
+                scale = found.ratios[:, None]
+                weight = weight * scale if zeros else weight.mul_(scale)
             y: Tensor = AdaptedProduct.apply(
-                x, self.lora_A, self.lora_B, magnitude, found.weight, found.ratios,
-                found.norms, found.scaled, self.bias, self.scales, dtype, zeros, activation, branch,
+                x, self.lora_A, self.lora_B, magnitude, weight, found.ratios, found.norms,
+                found.scaled, self.bias, self.scales, dtype, updated, activation, branch,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return y
 

@@ -39,21 +39,18 @@ class AdaptedProduct(torch.autograd.Function):
         lora_A: Tensor,  # [p, r, i]  # noqa: N803
         lora_B: Tensor,  # [p, o / p, r]  # noqa: N803
         magnitude: Tensor | None,  # [o]
-        weight: Tensor,  # V, or as a branch W, [o, i], a constant here
+        weight: Tensor,  # c ⊙ V, or as a branch W, [o, i], a constant here
         ratios: Tensor | None,  # c, [o]
         norms: Tensor | None,  # n, [o]
         scaled: Tensor | None,  # where c comes from m, [o]; None: everywhere
         bias: Tensor | None,  # [o]
         scales: Tensor,  # [p, 1, 1]
         dtype: torch.dtype,
-        zeros: bool,  # whether a magnitude may be 0; not as a branch
+        updated: Tensor | None,  # V, [o, i], where a magnitude may be 0; not as a branch
         activation: str | None,  # what makes x of u
         branch: bool,
     ) -> Tensor:
         """The product in `dtype`, [..., o]."""
-        updated = weight
-        if ratios is not None and not branch:
-            weight = ratios.unsqueeze(1) * weight
         weight = weight.to(dtype)
         x = (u if activation is None else activate(activation, u)).to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -74,7 +71,7 @@ class AdaptedProduct(torch.autograd.Function):
             bias,
             scales,
             y if magnitude is not None else None,
-            updated if zeros else None,
+            updated,
         )
         return y
 

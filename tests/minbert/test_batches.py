@@ -151,7 +151,7 @@ def test_what_goes_to_a_card_is_pinned_and_not_waited_for(monkeypatch: pytest.Mo
             sent.append((self.tensor.tolist(), device.type, non_blocking))
             return self.tensor
 
-    monkeypatch.setattr(torch.Tensor, "pin_memory", Pinned)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: Pinned(tensor))
     on_device(np.array([3, 4]), torch.device("cuda"))
     on_device(np.array([5]), CPU)
     assert sent == [([3, 4], "cuda", True)]
