@@ -82,12 +82,13 @@ def _place(cell: Cell, by_settings: bool) -> bytes:
 def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
     for mode, amp in product(axes.mode, axes.amp):
         adapted = mode in ADAPTER_MODES
+        rates: Sequence[float | None] = axes.learning_rate or [None]
         for layers, rank, unfreeze, batch_size, rate in product(
             axes.layers if adapted else [None],
             axes.rank if adapted else [None],
             axes.unfreeze if mode != "head" else [None],
             axes.batch_size or [grid.settings.batch_size],
-            axes.learning_rate or [None],
+            rates,
         ):
             yield _cell(
                 grid.settings,
@@ -115,13 +116,14 @@ def _cell(
 ) -> Cell:
     """A cell; `rate` is that of all that trains, where it is an axis."""
     rates = settings.learning_rates
-    values = {
+    values: dict[str, Any] = {
         "learning_rate": rates.full if mode == "full" else rates.adapter,
         "learning_rate_base": rates.base,
         "learning_rate_head": rates.head,
     }
     values = values if rate is None else dict.fromkeys(values, rate)
     used = learning_rates(mode, layers)
+    values = {name: value if name in used else None for name, value in values.items()}
     return Cell(
         **axes,
         mode=mode,
@@ -149,7 +151,7 @@ def _cell(
         warmup=settings.warmup,
         alpha=_alpha(settings, rank),
         dropout=settings.dropout,
-        **{name: value if name in used else None for name, value in values.items()},
+        **values,
     )
 
 

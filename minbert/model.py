@@ -41,10 +41,11 @@ class BertClassifier(nn.Module):
             raise ValueError(f"no pooling is called {pooling!r}; there are {', '.join(POOLINGS)}")
         super().__init__()
         self.dropout = dropout
-        self.classifier = find_head(head, config.hidden_size, num_outputs, dropout)
-        self.reads_tokens = self.classifier.reads_tokens  # an adapter may stand in its place
+        made = find_head(head, config.hidden_size, num_outputs, dropout)
+        self.reads_tokens = made.reads_tokens  # an adapter may stand in the head's place
         pooler = pooling == "pooler" and not self.reads_tokens
         self.bert = BertEncoder(config, pooler=pooler)
+        self.classifier = made  # after the encoder: weights are drawn in this order
 
     def forward(
         self,

@@ -46,12 +46,17 @@ class Thawing:
 
     def begin(self, epoch: int) -> None:
         """Let train what trains in an epoch, from 0, and freeze the rest."""
-        for parameter, *of in self._held:
-            parameter.requires_grad_(self._trains(epoch, *of))
+        for parameter, tower, layer in self._held:
+            parameter.requires_grad_(self._trains(epoch, tower, layer))
 
     def never(self, epochs: int) -> set[nn.Parameter]:
         """The parameters that have not trained after so many epochs, of those it holds."""
-        return {parameter for parameter, *of in self._held if not self._trains(epochs - 1, *of)}
+        last = epochs - 1
+        return {
+            parameter
+            for parameter, tower, layer in self._held
+            if not self._trains(last, tower, layer)
+        }
 
     def _trains(self, epoch: int, tower: str, layer: int | None) -> bool:
         if layer is None:

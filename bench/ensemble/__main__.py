@@ -84,9 +84,8 @@ def scored_beside(candidates: Candidates, data: Path | None) -> dict[str, Floats
     from bench.ensemble.baselines import COSINE, TFIDF, cosine, tfidf
 
     row = candidates.members[0].row
-    caps = {
-        name: None if row[name] is None else int(row[name]) for name in ("max_train", "max_dev")
-    }
+    names = ("max_train", "max_dev")
+    caps = {name: int(cap) for name in names if (cap := row[name]) is not None}
     found = load_task(candidates.task, data, **caps)
     if not found.digest.startswith(str(row["data_digest"])):
         raise InputError(

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from math import exp, log
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -114,10 +114,14 @@ def beside(group: Group) -> list[Beside]:
                 Beside(
                     mode,
                     layers,
-                    {cost: _ratio(theirs, full, f"{task}_{_COSTS[cost]}") for cost in COSTS}
-                    | {"score": max((_number(row[score]) for row in theirs), default=None)},
-                    {cost: _own_ratio(own, base, column(group, cost)) for cost in COSTS}
-                    | {"score": _best(own)},
+                    {
+                        **{cost: _ratio(theirs, full, f"{task}_{_COSTS[cost]}") for cost in COSTS},
+                        "score": max((_number(row[score]) for row in theirs), default=None),
+                    },
+                    {
+                        **{cost: _own_ratio(own, base, column(group, cost)) for cost in COSTS},
+                        "score": _best(own),
+                    },
                 )
             )
     return found if any(one.theirs["time"] is not None for one in found) else []
@@ -131,8 +135,8 @@ def _ratio(rows: Sequence[Row], base: Sequence[Row], name: str) -> float | None:
     """The mean of a column over the mean of full fine-tuning."""
     if not rows:
         return None
-    mean: Callable[[Sequence[Row]], float] = lambda of: fmean(_number(row[name]) for row in of)  # noqa: E731
-    return mean(rows) / mean(base)
+    mine, theirs = (fmean(_number(row[name]) for row in of) for of in (rows, base))
+    return mine / theirs
 
 
 def _own_ratio(settings: Sequence[Setting], base: Setting, name: str) -> float | None:
@@ -169,15 +173,17 @@ def _agreement(found: Sequence[Beside]) -> list[str]:
     for mode in ADAPTER_MODES:
         scored = [one for one in found if one.mode == mode and _scores(one)]
         if len(scored) > 1:
-            order = [
-                [o.layers for o in sorted(scored, key=lambda o: -_number(side(o)["score"]))]
-                for side in (lambda o: o.theirs, lambda o: o.ours)
-            ]
-            same = "the same" if order[0] == order[1] else f"here {', '.join(order[1])}"
+            theirs = sorted(scored, key=lambda one: -_number(one.theirs["score"]))
+            ours = sorted(scored, key=lambda one: -_number(one.ours["score"]))
+            same = "the same" if ours == theirs else f"here {_names(ours)}"
             said.append(
-                f"Scores of {mode} by layer set, best first: theirs {', '.join(order[0])}; {same}."
+                f"Scores of {mode} by layer set, best first: theirs {_names(theirs)}; {same}."
             )
     return said
+
+
+def _names(found: Sequence[Beside]) -> str:
+    return ", ".join(one.layers for one in found)
 
 
 def _scores(one: Beside) -> bool:
@@ -225,10 +231,10 @@ def _drawing(found: Sequence[Beside], cost: str) -> Drawing:
         axes.axvline(1, color=INK, linewidth=1)
         both = rows.dropna(subset=["theirs", "ours"])
         axes.hlines(both.index, both["theirs"], both["ours"], color="#8a959e", linewidth=1.1)
-        for place, row in rows.iterrows():
-            style = {"color": COLOURS[row["mode"]], "marker": MARKERS[row["mode"]]}
-            axes.plot([row["theirs"]], [place], **style, markerfacecolor="none", markersize=6)
-            axes.plot([row["ours"]], [place], **style, markersize=6)
+        for place, row in enumerate(rows.to_dict("records")):
+            style: dict[str, Any] = {"color": COLOURS[row["mode"]], "marker": MARKERS[row["mode"]]}
+            axes.plot(row["theirs"], place, markerfacecolor="none", markersize=6, **style)
+            axes.plot(row["ours"], place, markersize=6, **style)
         axes.set_yticks(range(len(rows)), list(rows["kind"]))
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.grid(visible=False, axis="y")
