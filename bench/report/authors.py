@@ -173,11 +173,11 @@ def _agreement(found: Sequence[Beside]) -> list[str]:
     for mode in ADAPTER_MODES:
         scored = [one for one in found if one.mode == mode and _scores(one)]
         if len(scored) > 1:
-            theirs = sorted(scored, key=lambda one: -_number(one.theirs["score"]))
-            ours = sorted(scored, key=lambda one: -_number(one.ours["score"]))
-            same = "the same" if ours == theirs else f"here {_names(ours)}"
+            first_theirs = sorted(scored, key=lambda one: -_number(one.theirs["score"]))
+            first_here = sorted(scored, key=lambda one: -_number(one.ours["score"]))
+            same = "the same" if first_here == first_theirs else f"here {_names(first_here)}"
             said.append(
-                f"Scores of {mode} by layer set, best first: theirs {_names(theirs)}; {same}."
+                f"Scores of {mode} by layer set, best first: theirs {_names(first_theirs)}; {same}."
             )
     return said
 
