@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.cell import Cell
 from bench.groups import Values, ValuesOf, no_values
 from bench.protocol import PREDICTIONS
-from bench.schema import Row
+from bench.schema import OVERALL, Row
 from bench.store import cell_folder, cells_folder
 
 
@@ -33,7 +33,9 @@ def kept_values(runs: Path) -> ValuesOf:
 
     def values_of(row: Row) -> Values | None:
         name = _folder_name(runs, row)
-        if name not in there or row.get("status") != "ok" or row.get("dev_metric") is None:
+        if name not in there or row.get("status") != "ok":
+            return None
+        if row.get("dev_metric") in (None, OVERALL):
             return None
         return values(name, str(row["dev_metric"]))
 
@@ -71,6 +73,8 @@ def _read(path: Path, metric: str) -> Values | None:
 
 def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Values:
     """A number for each example, with the score as their mean.
+
+    A score over parts, whose sets differ in size, has none: it is compared by its interval.
 
     Args:
         metric: `accuracy` or `pearson`.
