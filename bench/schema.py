@@ -220,13 +220,13 @@ def _columns() -> tuple[Column, ...]:
         (
             "task_order",
             str,
-            "in which the parts' batches come: sequential, round-robin or proportional, at random",
+            "how the parts' batches follow: sequential, round-robin or proportional (at random)",
             _has_parts,
         ),
         (
             "task_rates",
             str,
-            "factors on all rates by part, such as `quora=5 sst=4 sts=3`",
+            "factors on all rates by part, such as quora=5 sst=4 sts=3",
             _has_parts,
         ),
         ("task_decays", str, "weight decay by part, likewise", _has_parts),

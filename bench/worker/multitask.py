@@ -1,7 +1,7 @@
 """A cell of a task with parts, which one model learns together."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class MultitaskRun(CellRun[PartBatch]):
 
     @property
     def _loss(self) -> str:
+        """Steps name their own."""
         return self.train[self.parts[0]].loss
 
     def _steps_per_epoch(self) -> int:
@@ -177,7 +178,7 @@ class MultitaskRun(CellRun[PartBatch]):
         real = sum(int(encoded.lengths[indices].sum()) for encoded in of.texts)
         return real, len(of.texts) * len(indices) * int(of.lengths[indices].max())
 
-    def _untrained(self) -> set[nn.Parameter]:
+    def _untrained(self) -> Set[nn.Parameter]:
         """As ever, and what serves only parts of which no batch came before training ended."""
         came = {part for epoch in range(len(self.record.epochs)) for part in self._came(epoch)}
         apart = self.model.bert_pairs is not None
@@ -189,11 +190,10 @@ class MultitaskRun(CellRun[PartBatch]):
         named = self.model.named_parameters()
         return super()._untrained() | {p for name, p in named if name.startswith(idle)}
 
-    def _came(self, epoch: int) -> Mapping[str, None]:
+    def _came(self, epoch: int) -> set[str]:
         """Parts of which a batch came in an epoch."""
         before = epoch * self._steps_per_epoch()
-        taken = self._order(epoch)[: len(self.record.losses) - before]
-        return dict.fromkeys(part for part, _ in taken)
+        return {part for part, _ in self._order(epoch)[: len(self.record.losses) - before]}
 
     def _keep(self) -> None:
         """Leave the trained weights: adapters in PEFT's format, whole models as plain tensors by
@@ -202,6 +202,7 @@ class MultitaskRun(CellRun[PartBatch]):
             from adapters.peft_format import save_adapter
 
             notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self._notes()}
+            notes["encoders"] = str(self.cell.encoders)
             save_adapter(self.model, self.folder / "adapter", self.cell.model, notes)
             return
         tensors = {name: of.cpu().contiguous() for name, of in self.model.state_dict().items()}

@@ -98,7 +98,8 @@ class CellRun(ABC, Generic[B]):
         """That of the trainer's own steps."""
 
     @abstractmethod
-    def _steps_per_epoch(self) -> int: ...
+    def _steps_per_epoch(self) -> int:
+        """How many batches there are."""
 
     @abstractmethod
     def _batches(self, epoch: int) -> Iterator[B]:

@@ -89,8 +89,8 @@ class SingleRun(CellRun[Batch]):
         return self._finite(logits)
 
     def _scores(self) -> Row:
-        score = self.record.epochs[-1].dev_score
-        return {"dev_accuracy": score if self.task.metric == "accuracy" else None}
+        last = self.record.epochs[-1].dev_score
+        return {"dev_accuracy": last if self.task.metric == "accuracy" else None}
 
     def _predictions(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         kept: dict[str, NDArray[Any]] = {"logits": self.logits, "labels": self.dev.labels}
