@@ -17,5 +17,6 @@ def run_of(job: Job, folder: Path, progress: Progress) -> CellRun[Any]:
     Raises:
         InputError: for an unknown task.
     """
-    kind = MultitaskRun if find_task(job.cell.task).parts else SingleRun
-    return kind(job, folder, progress)
+    if find_task(job.cell.task).parts:
+        return MultitaskRun(job, folder, progress)
+    return SingleRun(job, folder, progress)

@@ -243,7 +243,7 @@ def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
 def test_other_commands_say_that_they_have_no_use_for_it(ran: GridRuns) -> None:
     with pytest.raises(InputError, match="no ensembles are made of task multitask"):
         members.find(ran.csv, ran.rows(), None)
-    with pytest.raises(InputError, match="bench.peers compares tasks without parts"):
+    with pytest.raises(InputError, match="compares tasks without parts"):
         wanted.find(None, {"task": "multitask"}, ran.folder / "data", "", find_conditions("cpu"))
 
 
