@@ -247,10 +247,15 @@ def test_other_commands_say_that_they_have_no_use_for_it(ran: GridRuns) -> None:
         wanted.find(None, {"task": "multitask"}, ran.folder / "data", "", find_conditions("cpu"))
 
 
-def test_settings_are_compared_by_their_intervals(ran: GridRuns) -> None:
+def test_settings_are_compared_example_by_example(ran: GridRuns) -> None:
     (group,) = groups(ran.rows(), (), kept_values(ran.csv))
     one, other = group.settings
-    assert one.values == other.values == {}
+    assert len(one.values[0]) == len(other.values[0]) == 3 * 12
+    assert one.values[0].mean() == pytest.approx(one.by_seed("dev_score")[0], abs=1e-6)
     gap = compare(group, "score", one, other)
+    scores = [setting.by_seed("dev_score")[0] for setting in (one, other)]
     assert gap is not None
-    assert gap.ends() is not None
+    assert gap.value == pytest.approx(scores[0] - scores[1], abs=1e-6)
+    (group,) = groups(ran.rows())
+    assert group.settings[0].values == {}
+    assert compare(group, "score", *group.settings).ends() is not None
