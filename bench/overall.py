@@ -34,7 +34,8 @@ def overall_interval(scores: Mapping[str, float], examples: Mapping[str, int]) -
 
 def _interval(part: str, score: float, examples: int) -> Interval:
     by_r = part in CORRELATED
-    ends = fisher(score, examples) if by_r else wilson(round(score * examples), examples)
+    low, high = fisher(score, examples) if by_r else wilson(round(score * examples), examples)
+    ends = min(low, score), max(high, score)  # Fisher's are a hair inside of a perfect correlation
     return Interval(_counted(part, score), *(_counted(part, end) for end in ends))
 
 

@@ -115,7 +115,9 @@ def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.gene
         ValueError: for a correlation of constants.
     """
     if metric == "accuracy":
-        found = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+        found = (
+            logits[:, 0].astype(np.float64) > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+        )
         right: Values = (found == labels).astype(np.float64)
         return right
     x, y = logits[:, 0].astype(np.float64), labels.astype(np.float64)

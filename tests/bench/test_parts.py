@@ -184,7 +184,7 @@ def test_cells_that_ran_before_there_were_parts_keep_their_ids(name: str) -> Non
     [
         ("encoders = 3", "settings.encoders"),
         ('task_order = "random"', "settings.task_order"),
-        ("task_rates = {qqp = 1.0}", "unknown key settings.task_rates.qqp; known here: sst, quora"),
+        ("task_rates = {qqp = 1.0}", "task_rates.qqp'; known here: sst, quora, sts"),
         ("task_rates = {sst = 0.0}", "settings.task_rates.sst"),
         ("task_decays = {sst = -0.1}", "settings.task_decays.sst"),
     ],
