@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from bench.predictions import kept_values
 from bench.schema import PART_SCORES, Row
 from bench.verdicts import compare
 from bench.worker.parts import aim_of
-from minbert.config import BertConfig
-from minbert.model import draw
+from minbert.checkpoint import save_checkpoint
+from minbert.config import GEOMETRIES, BertConfig
+from minbert.model import BertClassifier, draw, initialise
 from minbert.multitask import MultitaskModel
 from minbert.scores import accuracy, pearson
 from minbert.tasks import TASKS
@@ -81,9 +83,29 @@ def folder_of(grid: GridRuns, row: Row) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> GridRuns:
+def checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint whose weights are drawn large, so that what it says of texts differs."""
+    config = replace(
+        GEOMETRIES["bert-tiny"], num_hidden_layers=1, hidden_size=32, intermediate_size=64,
+        num_attention_heads=2, initializer_range=0.3,
+    )  # fmt: skip
+    model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
+    initialise(model, 0)
+    folder = tmp_path_factory.mktemp("checkpoints") / "lively"
+    save_checkpoint(model, folder, minilm)
+    return folder
+
+
+@pytest.fixture
+def grid(tmp_path: Path, checkpoint: Path) -> GridRuns:
+    """A fresh place for a grid's results."""
+    return GridRuns(tmp_path, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
     """A place where a full and a LoRA cell have run. Not to be changed."""
-    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", tiny_checkpoint)
+    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint)
     made.folder.mkdir(parents=True)
     run(made, FULL + LORA, "--keep")
     return made
