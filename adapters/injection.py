@@ -2,6 +2,7 @@
 
 The model is known by the names of its modules alone, those of BERT checkpoints: `bert.encoder.
 layer.{n}.…`, `bert.pooler.…` and `classifier.…`, with fused layers as `adapters.names` has them.
+A second encoder, `bert_pairs.…`, is treated as the first, and a `comparison.…` as the head.
 """
 
 import math
@@ -20,9 +21,12 @@ from adapters.names import ADAPTER_MODES, FUSED, LAYER_SETS, MODES, adapted_laye
 
 LAYER_OF_MODE: Final[Mapping[str, type[AdaptedLinear]]] = {"lora": LoraLinear, "dora": DoraLinear}
 
-_HEAD: Final = "classifier."
-_POOLER: Final = "bert.pooler."
-_ENCODER_LAYER: Final = re.compile(r"bert\.encoder\.layer\.\d+\.")
+HEADS: Final = ("classifier", "comparison")
+POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")
+"""Names of the modules that are, or may be, part of the head."""
+_HEADS: Final = tuple(f"{name}." for name in HEADS)
+_POOLERS: Final = tuple(f"{name}." for name in POOLERS)
+_ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Training:
     Attributes:
         mode: one of the modes.
         base: whether the encoder's parts without an adapter do.
-        new_pooler: whether the pooler, if there is one, was newly initialised: it then trains
+        new_pooler: whether the poolers, if there are any, were newly initialised: they then train
             always, as part of the head, else as part of the base.
     """
 
@@ -195,8 +199,8 @@ def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """The parameters that train, by name, in the groups that have a learning rate of their own.
 
     Returns:
-        `adapter`; `base`, the rest of the encoder, all of it in mode `full`; and `head`, a newly
-        initialised pooler included. A group may be empty.
+        `adapter`; `base`, the rest of the encoders, all of them in mode `full`; and `head`, newly
+        initialised poolers and a comparison included. A group may be empty.
 
     Raises:
         InputError: as `training_of`.
@@ -216,7 +220,7 @@ def _group(model: nn.Module, name: str, training: Training) -> str | None:
     layer = model.get_submodule(owner)
     if isinstance(layer, AdaptedLinear):
         return "adapter" if own in layer.adapter_names else None
-    if name.startswith(_HEAD) or (training.new_pooler and name.startswith(_POOLER)):
+    if name.startswith(_HEADS) or (training.new_pooler and name.startswith(_POOLERS)):
         return "head"
     return "base"
 

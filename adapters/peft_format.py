@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from adapters.dora import DoraLinear
 from adapters.errors import InputError
 from adapters.injection import (
+    HEADS,
+    POOLERS,
     Training,
     freeze,
     inject_parts,
@@ -36,8 +38,6 @@ BASE: Final = "model.safetensors"
 
 _PREFIX: Final = "base_model.model."
 _BASE_KEY: Final = "base_weights"
-_HEAD: Final = "classifier"
-_POOLER: Final = "bert.pooler"
 _LARGEST_CONFIG: Final = 2**22
 _LOADED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of numbers that mean something by themselves: fewer bits have a scale beside them."""
@@ -69,9 +69,10 @@ def save_adapter(
     if not adapted:
         raise InputError("the model has no adapters to save; unmerge them if they are merged")
     training = training_of(model)
-    whole = [_HEAD]
-    if training.new_pooler and any(name == _POOLER for name, _ in model.named_modules()):
-        whole.append(_POOLER)
+    named = {name for name, _ in model.named_modules()}
+    whole = [name for name in HEADS if name in named]
+    if training.new_pooler:
+        whole += [name for name in POOLERS if name in named]
     config = build(
         mode=training.mode,
         parts=[part for layer in adapted for part in layer.parts if part.rank > 0],
@@ -122,7 +123,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         base[key].copy_(value)
     for key, tensor in (saved | _adapter_tensors(model)).items():
         tensor.copy_(tensors[key])
-    pooler = any(name.startswith(_POOLER) for name in config.saved)
+    pooler = any(name.startswith(POOLERS) for name in config.saved)
     freeze(model, Training(config.mode, base=_BASE_KEY in metadata, new_pooler=pooler))
 
 
@@ -136,7 +137,7 @@ def _configured(model: nn.Module, path: Path) -> AdapterConfig:
             module_names=[name for name, _ in model.named_modules()],
         )
         for name in config.saved:
-            if not f"{name}.".startswith((f"{_HEAD}.", f"{_POOLER}.")):
+            if not f"{name}.".startswith(tuple(f"{of}." for of in (*HEADS, *POOLERS))):
                 raise InputError(
                     f"modules_to_save takes in {name}; only the head and the pooler can be saved "
                     "whole"

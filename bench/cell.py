@@ -15,6 +15,10 @@ _LATER: Final[dict[str, Value]] = {
     "schedule": "linear",
     "regression_loss": "mse",
     "held_out": 0.0,
+    "encoders": None,
+    "task_order": None,
+    "task_rates": None,
+    "task_decays": None,
 }
 """Fields that came later, with what was so before: they are in the digest where they differ."""
 
@@ -61,6 +65,10 @@ class Cell:
     schedule: str = "linear"
     regression_loss: str | None = None
     held_out: float = 0.0
+    encoders: int | None = None
+    task_order: str | None = None
+    task_rates: str | None = None
+    task_decays: str | None = None
 
     @property
     def scale(self) -> float | None:

@@ -16,7 +16,7 @@ from bench.plan import Planned
 from minbert.check import check_checkpoint
 from minbert.config import count_parameters
 from minbert.files import is_folder
-from minbert.tasks import TaskData
+from minbert.tasks import Data, TaskData
 from minbert.tokenizer import Tokenizer
 
 MSE: Final = "mse"
@@ -41,10 +41,13 @@ def check_amp(cells: Sequence[Cell], grid: Grid, conditions: Conditions) -> None
 def check_head(cells: Sequence[Cell], keep: bool) -> None:
     """Refuse to keep whole models whose head has no place in a checkpoint.
 
+    Those of a task with parts are kept as plain tensors, which have a place for all heads.
+
     Raises:
         InputError: naming the head.
     """
-    head = next((cell.head for cell in cells if cell.rank is None and cell.head != "linear"), None)
+    whole = [cell.head for cell in cells if cell.rank is None and cell.encoders is None]
+    head = next((head for head in whole if head != "linear"), None)
     if keep and head is not None:
         raise InputError(
             f"--keep: a checkpoint has no place for the head {head}; take head linear, or only "
@@ -52,20 +55,26 @@ def check_head(cells: Sequence[Cell], keep: bool) -> None:
         )
 
 
-def check_held_out(share: float, data: TaskData) -> None:
-    """Refuse to hold out a share of so few training examples that it is none.
+def check_held_out(share: float, data: Data) -> None:
+    """Refuse to hold out a share of so few training examples that it is none, or for ensembles that
+    nobody can make.
 
     Raises:
         InputError: naming the share.
     """
-    if share and not round(share * len(data.train)):
+    if share and data.task.parts:
         raise InputError(
-            f"held_out {share:g} of {len(data.train)} training examples is none; hold out more, or "
-            "nothing"
+            f"held_out {share:g}: examples are held out for ensembles, which are not made of task "
+            f"{data.task.name}; leave it out"
+        )
+    train = sum(size.train for size in data.sizes.values())
+    if share and not round(share * train):
+        raise InputError(
+            f"held_out {share:g} of {train} training examples is none; hold out more, or nothing"
         )
 
 
-def check_loss(regression_loss: str, data: TaskData) -> None:
+def check_loss(regression_loss: str, data: Data) -> None:
     """Refuse a loss of numbers for a task of classes.
 
     Raises:
@@ -89,19 +98,23 @@ def unfreezing_notes(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def without_idle_caps(grid: Grid, data: TaskData) -> Grid:
+def without_idle_caps(grid: Grid, data: Data) -> Grid:
     """Drop caps that are above what there is, so that reports don't tell of them."""
-    sizes = {"max_train": len(data.train), "max_dev": len(data.dev)}
+    sizes = {
+        "max_train": max(size.train for size in data.sizes.values()),
+        "max_dev": max(size.dev for size in data.sizes.values()),
+    }
     caps = {name: getattr(grid.settings, name) for name in sizes}
     idle = {name: None for name, cap in caps.items() if cap is not None and cap > sizes[name]}
     return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
 
 
-def check_search(grid: Grid, data: TaskData, searched: TaskData) -> None:
+def check_search(grid: Grid, examples: int, searched: TaskData) -> None:
     """Refuse a search for learning rates that has nothing to go by, or that are given.
 
     Args:
-        searched: the examples that the search is left with.
+        examples: how many there are to train on.
+        searched: those that the search is left with.
 
     Raises:
         InputError: saying what it lacks.
@@ -116,7 +129,7 @@ def check_search(grid: Grid, data: TaskData, searched: TaskData) -> None:
     if not len(searched.train):
         raise InputError(
             "--lr auto: the search holds out a part of the training examples, and of "
-            f"{len(data.train)} none is left to train on; give it at least 2 (--max-train)"
+            f"{examples} none is left to train on; give it at least 2 (--max-train)"
         )
 
 
@@ -161,7 +174,8 @@ def check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) ->
     to_run = sum(item.action == "run" for item in planned)
     each = SPACE_PER_CELL_MIB
     if keep:
-        each += 4 * count_parameters(model.config, pooler=True, num_outputs=0) // 2**20
+        encoders = max((item.cell.encoders or 1 for item in planned), default=1)
+        each += encoders * 4 * count_parameters(model.config, pooler=True, num_outputs=0) // 2**20
     needed = SPACE_AT_LEAST_MIB + to_run * each
     if not to_run:
         return

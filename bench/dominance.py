@@ -20,6 +20,8 @@ _SAME: Final = (
     "task",
     "data_digest",
     "held_out",
+    "encoders",
+    "task_order",
     "batching",
     "epochs",
     "max_steps",

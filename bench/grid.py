@@ -44,7 +44,7 @@ from bench.session import Session
 from bench.signals import Signals
 from bench.store import Store
 from minbert.assets import fetch_visibly
-from minbert.tasks import TaskData, find_task, for_search, load_task
+from minbert.tasks import Data, find_task, for_search, load_data
 
 _EPILOG: Final = """\b
 Examples:
@@ -84,7 +84,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @click.option(
     "--task",
     help="What is learned: movies, amazon, nyt, tweets, each also as -rating; "
-    "sst, quora, sts with --data.",
+    "sst, quora, sts, multitask with --data.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the task's files.")
 @click.option("--seeds", type=Positive, help="Seeds 0 to N-1 of every cell.")
@@ -154,7 +154,7 @@ def command(
     rerun = check_rerun(rerun) if rerun is not None else None
     found = find_conditions(device)
     conditions = found.conditions
-    examples = _load_task(grid, data)
+    examples = _load_data(grid, data)
     grid = without_idle_caps(grid, examples)
     settings = grid.settings
     model = find_model(settings.model, settings.init, settings.pooling)
@@ -166,10 +166,10 @@ def command(
     check_head(cells, keep)
     check_held_out(settings.held_out, examples)
     check_loss(settings.regression_loss, examples)
-    check_length(settings.max_length, model, pairs=examples.train.text_b is not None)
+    check_length(settings.max_length, model, pairs=examples.pairs_in_one)
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
-        check_search(grid, examples, searched)
+        check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
     store = Store(runs)
     if store.rows is not None and store.torn:  # reading them tells
         sys.stderr.write(f"note: {torn_line(runs)}\n")
@@ -196,7 +196,7 @@ def command(
     store.check_writable()
     check_reports(reports)
     check_space(runs, planned, model, keep)
-    for problem in (*examples.task.notes, *examples.problems, *unfreezing_notes(cells)):
+    for problem in (*examples.notes, *examples.problems, *unfreezing_notes(cells)):
         sys.stderr.write(f"note: {problem}\n")
     session = Session(
         grid=grid,
@@ -261,16 +261,17 @@ def override(grid: Grid, values: dict[str, Any]) -> Grid:
     return gridfile.with_settings(grid, given) if given else grid
 
 
-def _load_task(grid: Grid, data: Path | None) -> TaskData:
+def _load_data(grid: Grid, data: Path | None) -> Data:
     settings = grid.settings
     if not find_task(settings.task).files and data is None:
         fetch_visibly("vader")
-    return load_task(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
+    return load_data(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
 
 
-def _resolve(model: Model, data: TaskData, amp_on: str) -> Resolved:
+def _resolve(model: Model, data: Data, amp_on: str) -> Resolved:
     return Resolved(
-        regression=data.task.kind == "regression",
+        regression=data.regression,
+        parts=tuple(data.sizes) if data.task.parts else (),
         model=model.name,
         model_digest=model.digest,
         pooling=model.pooling,

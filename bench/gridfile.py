@@ -40,6 +40,26 @@ class Rates(_Strict):
     head: Rate = 1e-3
 
 
+Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class TaskRates(_Strict):
+    """Factors on all learning rates, by part of task `multitask`."""
+
+    sst: Factor = 1.0
+    quora: Factor = 1.0
+    sts: Factor = 1.0
+
+
+class TaskDecays(_Strict):
+    """Weight decay by part of task `multitask`; without one it is that of the settings."""
+
+    sst: Decay | None = None
+    quora: Decay | None = None
+    sts: Decay | None = None
+
+
 class Settings(_Strict):
     """What all cells of a grid share. Flags of the command line replace values here."""
 
@@ -61,11 +81,15 @@ class Settings(_Strict):
     schedule: Literal["linear", "halving"] = "linear"
     regression_loss: Literal["mse", "pearson"] = "mse"
     learning_rates: Rates = Rates()
-    weight_decay: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
+    weight_decay: Decay = 0.01
     warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
     scale: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    encoders: Annotated[int, Field(ge=1, le=2)] = 1
+    task_order: Literal["sequential", "round-robin", "proportional"] = "proportional"
+    task_rates: TaskRates = TaskRates()
+    task_decays: TaskDecays = TaskDecays()
 
 
 class Axes(_Strict):
@@ -214,6 +238,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "settings": Settings,
         "cells": Axes,
         "learning_rates": Rates,
+        "task_rates": TaskRates,
+        "task_decays": TaskDecays,
     }
     named = [part for part in location[:-1] if isinstance(part, str)]
     model = parents[named[-1]] if named else Grid

@@ -205,11 +205,15 @@ class Group:
         return self.full("off")
 
     def full(self, amp: str) -> Setting | None:
-        """Full fine-tuning under a kind of AMP, at its best rate if there are several."""
+        """Full fine-tuning under a kind of AMP, at its best rate if there are several.
+
+        It unfreezes gradually only where all settings with something to unfreeze do.
+        """
+        thaws = all(setting.unfreezes for setting in self.settings if setting.mode != "head")
         found = [
             s
             for s in self.settings
-            if s.mode == "full" and s.amp == amp and s.ok and not s.unfreezes
+            if s.mode == "full" and s.amp == amp and s.ok and s.unfreezes == thaws
         ]
         return max(found, key=_score, default=None)
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.messages import shown
-from bench.schema import VALUES
+from bench.parts import from_text
+from bench.schema import MULTITASK, VALUES
 
 FILE: Final = "cell.json"
 _LONGEST: Final = 2**20
@@ -55,6 +56,7 @@ class Job:
             raise InputError("holds no cell")
         cell: Cell = _built(Cell, values["cell"])
         _check_names(cell)
+        _check_parts(cell)
         try:
             identity = cell.cell_id
         except UnicodeEncodeError as error:
@@ -107,3 +109,17 @@ def _check_names(cell: Cell) -> None:
         value = getattr(cell, name, None)
         if value is not None and value not in known:
             raise InputError(f"has {shown(value)} as {name}")
+
+
+def _check_parts(cell: Cell) -> None:
+    """Refuse settings by part that are none, or that the task does not go with."""
+    for name in ("task_rates", "task_decays"):
+        value = getattr(cell, name)
+        try:
+            if value is not None:
+                from_text(value)
+        except ValueError as error:
+            raise InputError(f"has {shown(value)} as {name}") from error
+    needed = (cell.encoders, cell.task_order, cell.task_rates, cell.task_decays)
+    if (cell.task == MULTITASK) != (None not in needed):
+        raise InputError(f"has settings by part that don't go with task {shown(cell.task)}")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
@@ -11,6 +11,7 @@ from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.gridfile import Axes, Grid, Settings
+from bench.parts import most_encoders, to_text
 from bench.schema import (
     FLAGS,
     RESUMED,
@@ -31,7 +32,11 @@ AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", "learn
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a grid's names stand for on this machine."""
+    """What a grid's names stand for on this machine.
+
+    `regression` tells whether a number is learned; `parts` names those of the task that the data
+    has, if the task has any.
+    """
 
     model: str
     model_digest: str
@@ -40,6 +45,7 @@ class Resolved:
     amp_on: str
     learning_rate_source: str
     regression: bool = False
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,23 @@ def _cell(
         alpha=_alpha(settings, rank),
         dropout=settings.dropout,
         **values,
+        **_of_parts(settings, resolved.parts),
     )
+
+
+def _of_parts(settings: Settings, parts: Collection[str]) -> dict[str, Any]:
+    """The settings of a task with parts, of those that are there; of another task none."""
+    if not parts:
+        return {}
+    rates = {part: getattr(settings.task_rates, part) for part in parts}
+    decays = {part: getattr(settings.task_decays, part) for part in parts}
+    usual = settings.weight_decay
+    return {
+        "encoders": min(settings.encoders, most_encoders(parts)),
+        "task_order": settings.task_order,
+        "task_rates": to_text(rates),
+        "task_decays": to_text({p: usual if d is None else d for p, d in decays.items()}),
+    }
 
 
 def _alpha(settings: Settings, rank: int | None) -> float | None:

@@ -2,10 +2,11 @@
 
 So every comparison of scores can be paired over examples, whatever the metric: of an accuracy the
 number is 1 or 0, right or wrong; of a Pearson correlation it is the correlation plus the example's
-influence on it (Hampel 1974), which is exact to first order.
+influence on it (Hampel 1974), which is exact to first order. Of a mean over a task's parts it is
+made of theirs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from bench.cell import Cell
 from bench.groups import Values, ValuesOf, no_values
 from bench.protocol import PREDICTIONS
-from bench.schema import Row
+from bench.schema import CORRELATED, OVERALL, PART_SCORES, Row
 from bench.store import cell_folder, cells_folder
 
 
@@ -64,9 +65,42 @@ def _read(path: Path, metric: str) -> Values | None:
 
     try:
         found = load_file(path)
-        return values_for(metric, found["logits"], found["labels"])
+        if metric != OVERALL:
+            return values_for(metric, found["logits"], found["labels"])
+        parts = [part for part in PART_SCORES if f"{part}.logits" in found]
+        return mean_of_parts([_of_part(part, found) for part in parts])
     except (OSError, SafetensorError, KeyError, ValueError, IndexError):
         return None
+
+
+def _of_part(part: str, found: Mapping[str, NDArray[np.generic]]) -> Values:
+    """The numbers of a part's examples, whose mean is what its score counts."""
+    logits, labels = found[f"{part}.logits"], found[f"{part}.labels"]
+    if part in CORRELATED:
+        return (1 + values_for("pearson", logits, labels)) / 2
+    return values_for("accuracy", logits, labels)
+
+
+def mean_of_parts(parts: Sequence[Values]) -> Values:
+    """A number for each example of K parts, N in all, with the mean of the parts' means as theirs.
+
+    As the parts' means are of different examples, the variance of that mean is the sum of theirs
+    over K². So that N numbers have it, those of a part with n differ from one another N / (K n)
+    times as much, and the parts' means don't differ. Differences of two settings keep that.
+
+    Raises:
+        ValueError: without parts.
+    """
+    if not parts:
+        raise ValueError("no part is kept")
+    total, means = sum(map(len, parts)), [float(values.mean()) for values in parts]
+    centre = sum(means) / len(parts)
+    return np.concatenate(
+        [
+            centre + (values - mean) * total / (len(parts) * len(values))
+            for values, mean in zip(parts, means, strict=True)
+        ]
+    )
 
 
 def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Values:
@@ -74,14 +108,17 @@ def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.gene
 
     Args:
         metric: `accuracy` or `pearson`.
-        logits: [N, C], or [N, 1] for a correlation.
+        logits: [N, C], or [N, 1] for a correlation, or for two classes by one logit.
         labels: [N].
 
     Raises:
         ValueError: for a correlation of constants.
     """
     if metric == "accuracy":
-        right: Values = (logits.argmax(axis=1) == labels).astype(np.float64)
+        found = (
+            logits[:, 0].astype(np.float64) > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+        )
+        right: Values = (found == labels).astype(np.float64)
         return right
     x, y = logits[:, 0].astype(np.float64), labels.astype(np.float64)
     if x.std() == 0 or y.std() == 0:

@@ -4,7 +4,17 @@ import json
 import math
 from typing import Any, Final
 
-from bench.schema import BY_NAME, FLAGS, STATUSES, Value, format_value, parse_value
+from bench.schema import (
+    BY_NAME,
+    CORRELATED,
+    FLAGS,
+    OVERALL,
+    PART_SCORES,
+    STATUSES,
+    Value,
+    format_value,
+    parse_value,
+)
 
 PARENT_PID: Final = "BENCH_PARENT_PID"
 """Environment: the process that the worker must not outlive; stdin is a pipe that it holds."""
@@ -78,7 +88,10 @@ def _column(name: str, value: Any) -> tuple[Value, str]:
 
 
 def _check_score(columns: dict[str, Any]) -> None:
-    score = columns.get("dev_score")
-    low = 0.0 if columns.get("dev_metric") == "accuracy" else -1.0
-    if score is not None and not low <= score <= 1:
-        raise ValueError(f"its dev_score is {score:g}, which none can be")
+    of_share = columns.get("dev_metric") in ("accuracy", OVERALL)
+    lowest = {"dev_score": 0.0 if of_share else -1.0}
+    lowest |= {name: -1.0 if part in CORRELATED else 0.0 for part, name in PART_SCORES.items()}
+    for name, low in lowest.items():
+        score = columns.get(name)
+        if score is not None and not low <= score <= 1:
+            raise ValueError(f"its {name} is {score:g}, which none can be")

@@ -2,15 +2,18 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from bench.cell import Cell
 from bench.files import write_atomically
+from bench.overall import overall_interval
+from bench.parts import scores_of
 from bench.protocol import PANEL, ROW, STEPS
 from bench.rowfile import encode
-from bench.schema import BY_NAME, LARGEST, Row, new_row, upgraded
-from bench.stats import fisher, wilson
+from bench.schema import BY_NAME, LARGEST, OVERALL, Row, new_row, upgraded
+from bench.stats import Interval, fisher, wilson
 from bench.steptimes import StepTimes, panel_times, training_times
 
 UNSTEADY: Final = 0.1
@@ -39,7 +42,7 @@ def measured_row(
     flags: list[str],
     message: str,
     folder: Path,
-    dev_examples: int,
+    dev_examples: Mapping[str, int],
     majority_score: float | None,
 ) -> Row:
     """A row with the cell, its conditions and what was measured, intervals included.
@@ -47,7 +50,7 @@ def measured_row(
     Args:
         columns: those that worker and runner measured; names that are no columns are ignored.
         folder: the cell's folder, for its step times.
-        dev_examples: the number of examples behind the dev score.
+        dev_examples: the numbers of examples behind the dev score, of each part of the task.
         majority_score: what the training set's majority class scores on dev, if it can.
     """
     known = {name: value for name, value in columns.items() if name in _MEASURED}
@@ -59,7 +62,7 @@ def measured_row(
         if not steady:
             flags = [*flags, "unstable_timing"]
         row |= score_interval(row, dev_examples)
-        if row["dev_metric"] == "accuracy":
+        if row["dev_metric"] in ("accuracy", OVERALL):
             row["majority_score"] = majority_score
         if not_learned(row):
             flags = [*flags, "not_learned"]
@@ -189,16 +192,22 @@ def _columns(
     return columns, narrow and settled
 
 
-def score_interval(row: Row, examples: int) -> Row:
-    """The 95% interval of the dev score: Wilson's for accuracy, Fisher's for a correlation."""
-    score = row["dev_score"]
+def score_interval(row: Row, examples: Mapping[str, int]) -> Row:
+    """The 95% interval of the dev score: Wilson's for accuracy, Fisher's for a correlation, and of
+    a score over parts that of their mean.
+
+    Args:
+        examples: as `dev_examples` of `measured_row`.
+    """
+    score, metric, total = row["dev_score"], row["dev_metric"], sum(examples.values())
     if not isinstance(score, float):
         return {}
-    low, high = (
-        wilson(round(score * examples), examples)
-        if row["dev_metric"] == "accuracy"
-        else fisher(score, examples)
-    )
+    if metric == OVERALL:
+        scores = {part: of for part, of in scores_of(row).items() if part in examples}
+        found = overall_interval(scores, examples) if scores else Interval(score)
+        return {"dev_ci_low": found.low, "dev_ci_high": found.high}
+    by_share = metric == "accuracy"
+    low, high = wilson(round(score * total), total) if by_share else fisher(score, total)
     return {"dev_ci_low": low, "dev_ci_high": high}
 
 

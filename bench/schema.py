@@ -6,6 +6,8 @@ History of `SCHEMA`, the number in the column of that name:
 2. Intervals of the time for 1,000 tokens; `imports_anon_mib`; where energy and process memory on
    the card come from.
 3. `unfreeze`, `head`, `schedule`, `regression_loss` and `held_out`.
+4. Of task `multitask`: `encoders`, `task_order`, `task_rates`, `task_decays`, `dev_sentiment`,
+   `dev_paraphrase` and `dev_similarity`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +16,7 @@ from typing import Any, Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -40,17 +42,26 @@ FLAGS: Final = {
     "disturbed",
 }
 
+MULTITASK: Final = "multitask"
+OVERALL: Final = "overall"
+"""The task of several parts, and its dev score: the mean of the parts'."""
+PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
+"""Its parts, and where the dev score of each stands."""
+CORRELATED: Final = ("sts",)
+"""Those whose score is a correlation r, which counts (1 + r) / 2; the others have an accuracy."""
+
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "mode": MODES,
     "layers": LAYER_SETS,
     "amp": ("off", "bf16", "fp16"),
     "init": ("pretrained", "random"),
-    "dev_metric": ("accuracy", "pearson"),
+    "dev_metric": ("accuracy", "pearson", OVERALL),
     "unfreeze": ("all", "iterative"),
     "head": ("linear", "nonlinear", "conv"),
     "optimizer": ("adamw", "adamax", "radam"),
     "schedule": ("linear", "halving"),
     "regression_loss": ("mse", "pearson"),
+    "task_order": ("sequential", "round-robin", "proportional"),
 }
 """Columns of text that hold one of a few names."""
 
@@ -104,7 +115,19 @@ def _pretrained(row: Mapping[str, Any]) -> bool:
 
 
 def _classifies(row: Mapping[str, Any]) -> bool:
+    return _pretrained(row) and row.get("dev_metric") not in ("pearson", OVERALL)
+
+
+def _has_majority(row: Mapping[str, Any]) -> bool:
     return _pretrained(row) and row.get("dev_metric") != "pearson"
+
+
+def _has_parts(row: Mapping[str, Any]) -> bool:
+    return row.get("task") == MULTITASK
+
+
+def _scores_parts(row: Mapping[str, Any]) -> bool:
+    return _pretrained(row) and _has_parts(row)
 
 
 @dataclass(frozen=True)
@@ -193,6 +216,20 @@ def _columns() -> tuple[Column, ...]:
             "of a task without classes: mse, or pearson, 1 − r of each batch",
             _is_regression,
         ),
+        ("encoders", int, "1, or 2: a second for pairs of texts", _has_parts),
+        (
+            "task_order",
+            str,
+            "how the parts' batches follow: sequential, round-robin or proportional (at random)",
+            _has_parts,
+        ),
+        (
+            "task_rates",
+            str,
+            "factors on all rates by part, such as quora=5 sst=4 sts=3",
+            _has_parts,
+        ),
+        ("task_decays", str, "weight decay by part, likewise", _has_parts),
         (
             "learning_rate",
             float,
@@ -269,12 +306,20 @@ def _columns() -> tuple[Column, ...]:
     )
     group(
         "quality",
-        ("dev_metric", str, "accuracy or pearson", _pretrained),
+        (
+            "dev_metric",
+            str,
+            "accuracy, pearson, or overall: the mean over the parts of accuracy and (1 + r) / 2",
+            _pretrained,
+        ),
         ("dev_score", float, "the metric on dev after the last epoch", _pretrained),
         ("dev_ci_low", float, "its 95% interval, lower end", _pretrained),
         ("dev_ci_high", float, "its 95% interval, upper end", _pretrained),
         ("dev_accuracy", float, "accuracy on dev", _classifies),
-        ("dev_loss", float, "mean loss on dev", _pretrained),
+        ("dev_sentiment", float, "accuracy on dev of the part sst", _scores_parts),
+        ("dev_paraphrase", float, "accuracy on dev of the part quora", _scores_parts),
+        ("dev_similarity", float, "Pearson correlation on dev of the part sts", _scores_parts),
+        ("dev_loss", float, "mean loss on dev; of parts, the mean of theirs", _pretrained),
         ("train_loss", float, "mean loss over the last epoch's steps", _pretrained),
         (
             "train_score",
@@ -285,8 +330,8 @@ def _columns() -> tuple[Column, ...]:
         (
             "majority_score",
             float,
-            "what the training set's majority class scores on dev",
-            _classifies,
+            "what the training set's majority class scores on dev; a correlation counts as 0 then",
+            _has_majority,
         ),
     )
     group(

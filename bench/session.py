@@ -36,7 +36,7 @@ from bench.schema import CANDIDATE, Row, latest, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from bench.tokens import share
-from minbert.tasks import TaskData, for_search, majority_score
+from minbert.tasks import Data, for_search
 
 INTERRUPTED: Final = 130
 
@@ -51,7 +51,7 @@ class Session:
     grid: Grid
     conditions: Conditions
     model: Model
-    data: TaskData
+    data: Data
     data_folder: Path | None
     store: Store
     reports: Path
@@ -243,15 +243,15 @@ class Session:
             flags=list(result.get("flags", [])),
             message=outcome.message,
             folder=folder,
-            dev_examples=len(data.dev),
-            majority_score=majority_score(data),
+            dev_examples={part: size.dev for part, size in data.sizes.items()},
+            majority_score=data.majority,
         )
 
-    def _data_of(self, cell: Cell) -> TaskData:
+    def _data_of(self, cell: Cell) -> Data:
         return self.searched if cell.learning_rate_source == CANDIDATE else self.data
 
     @cached_property
-    def searched(self) -> TaskData:
+    def searched(self) -> Data:
         """The examples that a search for learning rates trains on and is scored on."""
         return for_search(self.data)
 

@@ -173,6 +173,26 @@ def difference(a: Interval, b: Interval) -> Interval:
     return Interval(value, low, high)
 
 
+def mean_of(parts: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates of different things, by MOVER as `difference`.
+
+    Raises:
+        ValueError: without estimates.
+    """
+    if not parts:
+        raise ValueError("the mean of nothing")
+    value = sum(part.value for part in parts) / len(parts)
+    ends = [part.ends() for part in parts]
+    known = [pair for pair in ends if pair is not None]
+    if len(known) < len(parts):
+        return Interval(value)
+    gaps = [
+        math.hypot(*(pair[side] - part.value for pair, part in zip(known, parts, strict=True)))
+        for side in (0, 1)
+    ]
+    return Interval(value, value - gaps[0] / len(parts), value + gaps[1] / len(parts))
+
+
 def ratio(a: Interval, b: Interval) -> Interval:
     """a / b of positive quantities, as the difference of their logarithms."""
     return _exp(difference(_log(a), _log(b)))

@@ -24,7 +24,7 @@ from minbert.config import BertConfig
 from minbert.encoded import Encoded
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import CONFIG, is_file, vocabulary_digest
-from minbert.tasks import Examples, Task, TaskData, find_task, source_files
+from minbert.tasks import Data, Examples, Task, TaskData, source_files, task_of_piece
 
 FORMAT: Final = 1
 MOST_FILES: Final = 64
@@ -53,8 +53,8 @@ Sides = tuple[TokenisedExamples, TokenisedExamples]
 """Those for training, and those for dev."""
 
 
-def share(data: TaskData, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
-    """Leave the file that the workers of cells like this one map, unless it is there.
+def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
+    """Leave the files that the workers of cells like this one map, unless they are there.
 
     Where that can't be done nothing happens: each of them makes its own then, and tells what is
     wrong.
@@ -64,18 +64,23 @@ def share(data: TaskData, cell: Cell, tokenizer: Path, folder: Path | None) -> N
         tokenizer: the folder with the vocabulary.
         folder: that of the task's files, if it is no embedded one.
     """
-    path = _path(cell, tokenizer, folder)
-    if path is not None and not is_file(path):
-        try:
-            _keep(path, tokenise(data, tokenizer, cell.max_length), data.digest)
-        except BaseException as error:  # what the library raises has no narrower name
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
+    for piece, of in data.pieces().items():
+        path = _path(cell, tokenizer, folder, piece)
+        if path is not None and not is_file(path):
+            try:
+                _keep(path, tokenise(of, tokenizer, cell.max_length), data.digest)
+            except BaseException as error:  # what the library raises has no narrower name
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
 
 
-def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Sides | None:
-    """The examples of a cell, mapped from their file; None without one that is whole and right."""
-    path = _path(cell, tokenizer, folder)
+def read(cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> Sides | None:
+    """The examples of a cell, mapped from their file; None without one that is whole and right.
+
+    Args:
+        piece: which of `minbert.tasks.pieces_of` its task.
+    """
+    path = _path(cell, tokenizer, folder, piece)
     if path is None or not is_file(path):
         return None
     rows = None
@@ -85,22 +90,24 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Sides | None:
         arrays, notes = mapped.read(path)
         if not notes.get(_DATA, "").startswith(cell.data_digest):
             raise ValueError("it is of other examples")
-        train, dev = (
-            _checked(arrays, side, find_task(cell.task), cell.max_length, rows) for side in _SIDES
-        )
+        task = task_of_piece(cell.task, piece)
+        train, dev = (_checked(arrays, side, task, cell.max_length, rows) for side in _SIDES)
     except (OSError, ValueError, MinbertInputError):
         return None
     return train, dev
 
 
-def make(data: TaskData, cell: Cell, tokenizer: Path, folder: Path | None) -> Sides:
+def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> Sides:
     """Tokenise the examples of a cell, and leave their file for others if that can be done.
+
+    Args:
+        piece: as of `read`.
 
     Raises:
         InputError: of `minbert`, for a vocabulary that can't be used.
     """
-    made = tokenise(data, tokenizer, cell.max_length)
-    path = _path(cell, tokenizer, folder)
+    made = tokenise(data.pieces()[piece], tokenizer, cell.max_length)
+    path = _path(cell, tokenizer, folder, piece)
     if path is not None:
         _keep(path, made, data.digest)
     return made
@@ -123,8 +130,8 @@ def tokenise(data: TaskData, tokenizer: Path, max_length: int) -> Sides:
     return encoded(data.train), encoded(data.dev)
 
 
-def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
-    """The file of a cell's examples; None where what they are made from can't be read."""
+def _path(cell: Cell, tokenizer: Path, folder: Path | None, piece: str) -> Path | None:
+    """The file of a piece of a cell's examples; None where what it is made from can't be read."""
     try:
         decides = [
             FORMAT,
@@ -133,6 +140,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
             cell.max_length,
             vocabulary_digest(tokenizer),
             *_digests((*_CODE, *source_files(cell.task, folder))),
+            *([piece] if piece else []),
         ]
     except (OSError, MinbertInputError, metadata.PackageNotFoundError):
         return None

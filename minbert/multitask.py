@@ -48,6 +48,11 @@ class PairBatch:
     tokens: int
     pairs: bool
 
+    @property
+    def padded(self) -> int:
+        """Tokens with padding, of all texts."""
+        return self.input_ids.numel()
+
 
 class MultitaskModel(nn.Module):
     """Texts and pairs of texts to the logits of several tasks.
@@ -62,7 +67,7 @@ class MultitaskModel(nn.Module):
         aims: the tasks by name.
         encoders: 1, shared by all tasks, or 2, the second for tasks on pairs alone.
         head: one of `minbert.heads.HEADS`.
-        pooling: as of `BertClassifier`.
+        pooling: as of `BertClassifier`; an encoder whose tokens are all read has no pooler.
         dropout: probability, before heads and comparison.
 
     Raises:
@@ -89,8 +94,9 @@ class MultitaskModel(nn.Module):
         width, by_pooler = config.hidden_size, pooling == "pooler"
         self.aims = dict(aims)
         any_pairs = any(aim.pairs for aim in aims.values())
-        self.bert = BertEncoder(config, pooler=by_pooler)
         two = encoders == APART and any_pairs and not all(aim.pairs for aim in aims.values())
+        pools = (any_pairs and not two) or not (head in HEADS and HEADS[head].reads_tokens)
+        self.bert = BertEncoder(config, pooler=by_pooler and pools)
         self.bert_pairs = BertEncoder(config, pooler=by_pooler) if two else None
         self.comparison = Comparison(width, dropout) if any_pairs else None
         self.classifier = nn.ModuleDict(

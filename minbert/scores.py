@@ -7,8 +7,12 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 
 
 def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """Share of examples whose largest logit [N, C] is at the label [N]."""
-    return float(np.mean(logits.argmax(axis=1) == labels))
+    """Share of examples whose largest logit [N, C] is at the label [N].
+
+    One logit [N, 1] stands for two classes: the second where it is above 0.
+    """
+    found = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return float(np.mean(found == labels))
 
 
 def pearson(predicted: Floats, labels: Floats) -> float | None:
@@ -20,7 +24,7 @@ def pearson(predicted: Floats, labels: Floats) -> float | None:
 
 
 def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | None:
-    """The task's dev score: `accuracy` of logits [N, C], or `pearson` of predictions [N, 1].
+    """A dev score: `accuracy` of logits [N, C], or `pearson` of predictions [N, 1].
 
     Raises:
         ValueError: for another metric.

@@ -17,6 +17,9 @@ APPLIES: Final = {
     "_on_cuda": "a GPU",
     "_pretrained": "pretrained weights",
     "_classifies": "pretrained weights, accuracy",
+    "_has_majority": "pretrained weights, accuracy or overall",
+    "_has_parts": "task `multitask`",
+    "_scores_parts": "pretrained weights, task `multitask`",
 }
 """Where a column applies, by the name of the schema's function."""
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from bench import gridfile
-from bench.gridfile import Axes, Rates, Settings
+from bench.gridfile import Axes, Rates, Settings, TaskDecays, TaskRates
 from bench.plan import Resolved, expand
 from minbert.assets import main as assets
 from tests import reliability_page
@@ -75,12 +75,19 @@ def test_the_page_on_grid_files_has_each_setting_and_its_default(model: type[Bas
     settings, _, rates = text.partition("\nRates in")
     told = keys_and_defaults(settings if model is Settings else rates)
     for name, field in model.model_fields.items():
-        if name == "learning_rates":
-            assert name in told
+        if name in ("learning_rates", "task_rates", "task_decays"):
+            assert told[name] == "see below"
         elif field.default is None:
             assert told[name] == "none"
         else:
             assert tomllib.loads(f"value = {told[name]}")["value"] == field.default
+
+
+def test_the_page_on_grid_files_has_each_part_and_its_defaults() -> None:
+    text = read("docs/grid-files.md").partition("## Several tasks at once")[2]
+    told = dict(re.findall(r"^\| `(\w+)` \| `([\d.]+)` \| none \|", text, re.MULTILINE))
+    assert {part: float(factor) for part, factor in told.items()} == dict(TaskRates())
+    assert dict(TaskDecays()) == dict.fromkeys(told)
 
 
 def test_the_page_on_grid_files_has_each_axis_and_its_values() -> None:

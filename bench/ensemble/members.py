@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.protocol import PREDICTIONS
-from bench.schema import CANDIDATE, Row, latest
+from bench.schema import CANDIDATE, MULTITASK, Row, latest
 from bench.store import cell_folder
 
 _LOGITS: Final = ("logits", "held_logits")
@@ -79,6 +79,11 @@ def find(runs: Path, rows: Iterable[Row], task: str | None) -> Candidates:
         raise InputError(f"{runs}: no cell{what} ended ok with a score; run a grid first")
     if len(tasks) > 1:
         raise InputError(f"{runs}: holds tasks {', '.join(tasks)}; choose one with --task")
+    if tasks == [MULTITASK]:
+        raise InputError(
+            f"{runs}: no ensembles are made of task {tasks[0]}, which has parts; choose another "
+            "with --task"
+        )
     held = [row for row in ok if row["held_out"]]
     if not held:
         raise InputError(

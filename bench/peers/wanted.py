@@ -34,6 +34,10 @@ def find(
     wanted = parse_selection(selection)
     grid = gridfile.with_settings(grid, {"seeds": 1, **settings})
     task = find_task(grid.settings.task)
+    if task.parts:
+        raise InputError(
+            f"--task: bench.peers compares tasks without parts; take one of {', '.join(task.parts)}"
+        )
     if not task.files and data is None:
         fetch_visibly("vader")
     caps = {"max_train": grid.settings.max_train, "max_dev": grid.settings.max_dev}

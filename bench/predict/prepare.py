@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,6 +19,8 @@ from bench.predict.forecast import Forecast, memory_column, rows_like, rows_of_m
 from bench.predict.turn import Turn
 from bench.predict.workload import Workload
 from bench.schema import Row, new_row
+
+_WITH_PARTS: Final = "it is not done for a task with parts"
 
 
 def forecast_plan(
@@ -39,6 +42,9 @@ def forecast_plan(
     cells = [
         item.cell for item in planned if item.action == "run" and is_foretold(item.cell.unfreeze)
     ]
+    if any(item.cell.encoders is not None for item in planned if item.action == "run"):
+        sys.stderr.write(f"note: memory and time are not predicted: {_WITH_PARTS}\n")
+        return None
     if not cells:
         return None
     if len({cell.batch_size for cell in cells}) > 1:
@@ -72,6 +78,8 @@ def make_forecast(
     Raises:
         NoPredictionError: if costs can't be counted.
     """
+    if any(cell.encoders is not None for cell in cells):
+        raise NoPredictionError(_WITH_PARTS)
     workload = Workload.of(cells, model, conditions, data)
     wanted = [Variant.of(cell) for cell in cells]
     wanted += [Variant.of_row(row) for row in rows if row["status"] == "ok"]

@@ -7,14 +7,15 @@ when two passes agree.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 
-from bench.probes.steps import StepClock
+from bench.probes.steps import Sized, StepClock
 from bench.steptimes import AGREEMENT, panel_times
-from minbert.batches import Batch
+
+B = TypeVar("B", bound=Sized)
 
 PANEL_BATCHES: Final = 4
 """Batches of a panel: at evenly spaced quantiles of their tokens."""
@@ -95,8 +96,8 @@ def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
 
 
 def replay(
-    take_step: Callable[[Batch], object],
-    batches: Sequence[Batch],
+    take_step: Callable[[B], object],
+    batches: Sequence[B],
     device: torch.device,
     *,
     budget_s: float,

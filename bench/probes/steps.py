@@ -4,11 +4,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from minbert.batches import Batch
+
+class Sized(Protocol):
+    """A batch, as far as its size goes."""
+
+    @property
+    def labels(self) -> Tensor:
+        """[B]."""
+
+    @property
+    def tokens(self) -> int:
+        """Real ones."""
+
+    @property
+    def padded(self) -> int:
+        """Those with padding."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class StepClock:
         self._marks: list[tuple[Any, Any, int, int, int]] = []
 
     @contextmanager
-    def step(self, batch: Batch) -> Iterator[None]:
+    def step(self, batch: Sized) -> Iterator[None]:
         """Time the block as one step on a batch."""
         begin = self._now()
         yield

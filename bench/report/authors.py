@@ -22,6 +22,7 @@ from bench.report.figures import COLOURS, INK, MARKERS, Drawing, _canvas, _svg
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import fixed, times
+from bench.schema import MULTITASK
 from bench.verdicts import COSTS, column
 
 Row = Mapping[str, float | str | None]
@@ -92,6 +93,8 @@ def authors_section(group: Group) -> list[Section]:
 def beside(group: Group) -> list[Beside]:
     """The modes and layer sets that both have, in the group's batch size; none without a baseline
     of both."""
+    if group.shared("task") == MULTITASK:  # theirs are of single tasks
+        return []
     task, score = _TASKS.get(str(group.shared("task")), _TASKS["sst"])
     batch = group.shared("batch_size")
     rows = [row for row in authors() if row["batch_size"] == batch]

@@ -19,14 +19,17 @@ _OVERHEAD: Final = "overhead_s"
 """No column of runs.csv: it follows from others."""
 _COLUMNS: Final = (
     "mode", "rank", "layers", "unfreeze", "amp", "seed", "status", "flags", "dev_score",
-    "dev_ci_low", "dev_ci_high", "majority_score", "peak_cuda_allocated_mib",
+    "dev_ci_low", "dev_ci_high", "dev_sentiment", "dev_paraphrase", "dev_similarity",
+    "majority_score", "peak_cuda_allocated_mib",
     "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median",
     "params_trainable", "learning_rate",
     "train_s", "wall_s", _OVERHEAD, "attempt", "cell_id",
 )  # fmt: skip
 _TITLES: Final = {
     "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
-    "majority_score": "majority", "peak_cuda_allocated_mib": "CUDA allocated, MiB",
+    "dev_sentiment": "sentiment", "dev_paraphrase": "paraphrase",
+    "dev_similarity": "similarity", "majority_score": "majority",
+    "peak_cuda_allocated_mib": "CUDA allocated, MiB",
     "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",

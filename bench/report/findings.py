@@ -6,7 +6,7 @@ from statistics import median
 from bench.groups import Group, differing
 from bench.overhead import times_of
 from bench.report.text import BASE, count, num, signed, times
-from bench.schema import SEARCHED, STATUSES, Row, Value
+from bench.schema import CORRELATED, PART_SCORES, SEARCHED, STATUSES, Row, Value
 from bench.verdicts import (
     COSTS,
     PAPER_MEMORY,
@@ -48,7 +48,19 @@ def lead(group: Group) -> list[str]:
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    return [first, caps(group), *notes, second]
+    return [first, *_overall(group), caps(group), *notes, second]
+
+
+def _overall(group: Group) -> list[str]:
+    """What a score over parts is the mean of."""
+    counted = [
+        f"(1 + r) / 2 of the correlation r on {part}"
+        if part in CORRELATED
+        else f"the accuracy on {part}"
+        for part, column in PART_SCORES.items()
+        if group.shared(column) is not None
+    ]
+    return [f"Overall is the mean of {', '.join(counted)}."] if counted else []
 
 
 def _spread_over(group: Group) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bench.groups import Group
+from bench.schema import OVERALL
 from bench.stats import Interval
 from bench.verdicts import Aim, column
 
@@ -75,7 +76,8 @@ def without_paths(text: str) -> str:
 
 def y_label(group: Group) -> str:
     """The dev metric as a figure's axis names it."""
-    return "dev Pearson correlation" if group.metric == "pearson" else f"dev {group.metric}"
+    names = {"pearson": "dev Pearson correlation", OVERALL: "dev overall score"}
+    return names.get(group.metric, f"dev {group.metric}")
 
 
 def x_label(group: Group, cost: Aim) -> str:

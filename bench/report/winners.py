@@ -5,6 +5,7 @@ from typing import Final
 
 from bench.groups import Group, Setting
 from bench.report.text import BASE, count, fixed, num, signed, span, times, x_label
+from bench.schema import OVERALL
 from bench.verdicts import (
     AIMS,
     MARGIN,
@@ -81,7 +82,11 @@ def card_title(aim: Aim, metric: str) -> str:
     """What an aim's winner wins."""
     if aim != "score":
         return NAMES[aim]
-    names = {"accuracy": "Best accuracy", "pearson": "Best correlation"}
+    names = {
+        "accuracy": "Best accuracy",
+        "pearson": "Best correlation",
+        OVERALL: "Best overall score",
+    }
     return names.get(metric, NAMES[aim])
 
 

@@ -45,10 +45,11 @@ def main(folder: Path) -> int:
     import torch
 
     from bench.job import Job
+    from bench.worker.kinds import run_of
     from bench.worker.progress import Progress
-    from bench.worker.run import CellRun, InvalidError
+    from bench.worker.run import InvalidError
 
-    run = CellRun(Job.read(folder), folder, Progress.from_environment())
+    run = run_of(Job.read(folder), folder, Progress.from_environment())
     try:
         columns = run.run()
     except InvalidError as error:

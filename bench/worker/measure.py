@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from bench.probes import panel
 from bench.probes.gpu import Gpu
 from bench.probes.machine import MachineWatch
 from bench.probes.memory import SavedTensors
+from bench.probes.panel import B
 from bench.schema import Row
 from bench.worker.record import write_machine, write_panel
-from minbert.batches import Batch
 from minbert.training import Trainer, autocast
 
 PANEL_SHARE: Final = 0.15
@@ -21,7 +22,8 @@ PANEL_SHARE: Final = 0.15
 
 def measure_panel(
     trainer: Trainer,
-    chosen: Sequence[Batch],
+    take_step: Callable[[B], object],
+    chosen: Sequence[B],
     folder: Path,
     *,
     train_s: float,
@@ -34,6 +36,9 @@ def measure_panel(
 
     Training is over: the schedule's rate is zero, so that a step does all its work and changes no
     weight. Times go to the folder, with what the machine did meanwhile.
+
+    Args:
+        take_step: a training step on a batch, by the trainer.
 
     Raises:
         RuntimeError: if the rate is not zero.
@@ -48,26 +53,27 @@ def measure_panel(
             on_step(done)
 
         found = panel.replay(
-            trainer.step, chosen, trainer.device, budget_s=PANEL_SHARE * train_s, on_step=heard
+            take_step, chosen, trainer.device, budget_s=PANEL_SHARE * train_s, on_step=heard
         )
     write_panel(folder, found)
     write_machine(folder, machine.report)
     return list(machine.doubts)
 
 
-def measure_activations(trainer: Trainer, largest: Batch) -> Row:
+def measure_activations(trainer: Trainer, forward: Callable[[], Tensor]) -> Row:
     """What the forward pass of the largest batch keeps for its backward pass.
 
     For the figure only: nothing is trained.
+
+    Args:
+        forward: its logits, by the trainer's model.
     """
     saved = SavedTensors(trainer.model)
     trainer.model.train()
     devices = [trainer.device] if trainer.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         with saved.counting(), autocast(trainer.amp, trainer.device):
-            logits = trainer.model(
-                largest.input_ids, largest.attention_mask, largest.token_type_ids
-            )
+            logits = forward()
         mib = saved.mib
         del logits
     return {"activations_mib": mib}

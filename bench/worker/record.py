@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from bench.protocol import EPOCHS, MACHINE, PANEL, PHASES, STEPS
 
 @dataclass
 class Epoch:
-    """What an epoch of training gave, on its own batches and then on dev."""
+    """What an epoch of training gave, on its own batches and then on dev.
+
+    `parts` has the dev scores of a task's parts by their columns, if it has any.
+    """
 
     train_loss: float
     train_score: float | None
     dev_loss: float
     dev_score: float | None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
@@ -39,9 +43,13 @@ def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
     """Every epoch: loss and score, on its own batches and then on dev."""
     _write_csv(
         folder / EPOCHS,
-        ("epoch", "train_loss", "train_score", "dev_loss", "dev_score"),
+        ("epoch", "train_loss", "train_score", "dev_loss", "dev_score", *epochs[0].parts),
         [
-            (number, epoch.train_loss, epoch.train_score, epoch.dev_loss, epoch.dev_score)
+            (
+                number,
+                *(epoch.train_loss, epoch.train_score, epoch.dev_loss, epoch.dev_score),
+                *epoch.parts.values(),
+            )
             for number, epoch in enumerate(epochs, start=1)
         ],
     )

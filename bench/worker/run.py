@@ -1,25 +1,31 @@
-"""One cell from start to end: load, tokenise, train, evaluate, measure, write what was found."""
+"""One cell from start to end: load, tokenise, train, evaluate, measure, write what was found.
+
+What all cells have in common; `bench.worker.single` and `bench.worker.multitask` have the rest.
+"""
 
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any, Generic
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from torch import Tensor, nn
 
 from bench.job import Job
 from bench.probes.energy import energy
 from bench.probes.gpu import Gpu
 from bench.probes.machine import MachineWatch
 from bench.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
-from bench.probes.panel import choose
+from bench.probes.panel import B
 from bench.probes.phases import Phases
 from bench.probes.steps import StepClock
 from bench.protocol import LAUNCHED_AT, PREDICTIONS
@@ -28,21 +34,13 @@ from bench.steptimes import STEPS_ENOUGH
 from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
-from bench.worker.setup import (
-    Split,
-    build_model,
-    examples,
-    thawing,
-    trained_groups,
-    without_held_out,
-)
+from bench.worker.setup import thawing
 from bench.worker.validity import Movement
-from minbert.batches import Batch, collate, plan_training, prepare_epoch
-from minbert.evaluation import predict
-from minbert.losses import PEARSON, loss_name, mean_loss
-from minbert.scores import score
 from minbert.tasks import find_task
-from minbert.training import Trainer, schedule_of
+from minbert.training import Group, Trainer, schedule_of
+
+Outputs = Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]
+"""By part of the task, "" where it has none, logits [N, C] and targets [N]."""
 
 
 class InvalidError(ArithmeticError):
@@ -60,8 +58,10 @@ class Record:
     joules: list[float | None] = field(default_factory=list)
 
 
-class CellRun:
+class CellRun(ABC, Generic[B]):
     """Runs a job. The columns that it measures are in `record`, as far as it got."""
+
+    model: nn.Module
 
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
@@ -80,6 +80,76 @@ class CellRun:
         self.gpu = _gpu(self.device)
         self.machine = MachineWatch(self.gpu)
 
+    @abstractmethod
+    def _load(self) -> nn.Module:
+        """The model, ready to train."""
+
+    @abstractmethod
+    def _tokenise(self) -> None:
+        """Get the examples."""
+
+    @abstractmethod
+    def _groups(self) -> list[Group]:
+        """What trains, with rates and decays."""
+
+    @property
+    @abstractmethod
+    def _loss(self) -> str:
+        """That of the trainer's own steps."""
+
+    @abstractmethod
+    def _steps_per_epoch(self) -> int:
+        """How many batches there are."""
+
+    @abstractmethod
+    def _batches(self, epoch: int) -> Iterator[B]:
+        """Those of an epoch, from 0, each made when it is asked for."""
+
+    def _part(self, _batch: B) -> str:
+        """The part of the task that a batch is of."""
+        return ""
+
+    @abstractmethod
+    def _forward(self, batch: B) -> Tensor:
+        """The model's logits [B, C]."""
+
+    @abstractmethod
+    def _step(self, trainer: Trainer, batch: B) -> tuple[Tensor, Tensor]:
+        """Take a training step; its loss [] and logits [B, C]."""
+
+    @abstractmethod
+    def _fitted(self, outputs: Outputs) -> float | None:
+        """The score on an epoch's batches as they were trained on."""
+
+    @abstractmethod
+    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+        """Predict dev; with it, what an epoch of that loss and score on its batches gave."""
+
+    @abstractmethod
+    def _scores(self) -> Row:
+        """Columns of the last epoch's dev scores."""
+
+    @abstractmethod
+    def _predictions(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        """What is kept of the last predictions, and notes beside it."""
+
+    @abstractmethod
+    def _panel(self) -> tuple[list[B], B]:
+        """Batches of the first epoch: a panel of them, and the largest."""
+
+    def _untrained(self) -> Set[nn.Parameter]:
+        """What would train and never had the chance."""
+        return set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
+
+    @abstractmethod
+    def _idle(self) -> Set[nn.Parameter]:
+        """What trains and need not move: the last bias where the loss is 1 − r, which does not
+        change with what is added to all predictions."""
+
+    @abstractmethod
+    def _keep(self) -> None:
+        """Leave the trained weights in the cell's folder."""
+
     def run(self) -> Row:
         """Train, evaluate and measure the cell; the measured columns.
 
@@ -89,23 +159,17 @@ class CellRun:
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self._phase("load"):
-            self.model = build_model(self.job, self.task.num_outputs)
+            self.model = self._load()
         with self._phase("tokenise"):
-            train, dev = examples(self.job)
-            held: Split | None = None
-            if self.cell.held_out:
-                train, held = without_held_out(train, self.cell.held_out)
+            self._tokenise()
         movement = Movement(self.model)
-        trainer = self._train(train, dev, held)
+        trainer = self._train()
         self._write_curves()
-        frozen = set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
-        # 1 − r does not change with what is added to all predictions
-        idle = {self.model.classifier.last_bias} if trainer.loss == PEARSON else set()
-        if problem := movement.problem(frozen, idle):
+        if problem := movement.problem(self._untrained(), self._idle()):
             raise InvalidError(problem)
         with self._phase("measure"):
-            chosen, largest = self._panel(train)
-            self.record.columns |= measure_activations(trainer, largest)
+            chosen, largest = self._panel()
+            self.record.columns |= measure_activations(trainer, lambda: self._forward(largest))
             # steps of training that unfreezes are of several kinds: the last of them is timed
             if len(self.record.losses) >= STEPS_ENOUGH and self.thaws is None:
                 self.record.flags += self.machine.doubts
@@ -113,6 +177,7 @@ class CellRun:
             else:
                 self.record.flags += measure_panel(
                     trainer,
+                    lambda batch: self._step(trainer, batch),
                     chosen,
                     self.folder,
                     train_s=self.phases.seconds["train"],
@@ -139,16 +204,16 @@ class CellRun:
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return self.phases.phase(name)
 
-    def _train(self, train: Split, dev: Split, held: Split | None) -> Trainer:
-        """Train and evaluate, epoch by epoch; in the end what was held out is predicted too."""
+    def _train(self) -> Trainer:
+        """Train and evaluate, epoch by epoch, and leave the predictions."""
         cell, record = self.cell, self.record
-        steps_per_epoch = math.ceil(len(train) / cell.batch_size)
+        steps_per_epoch = self._steps_per_epoch()
         total = steps_per_epoch * cell.epochs
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
         trainer = Trainer(
             self.model,
-            trained_groups(self.model, cell),
-            loss=loss_name(self.task.kind, cell.regression_loss),
+            self._groups(),
+            loss=self._loss,
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
             amp=cell.amp,
             device=self.device,
@@ -161,88 +226,62 @@ class CellRun:
         }
         torch.manual_seed(cell.seed)
         start_cuda_peaks(self.device)
-        logits = np.empty((0, 0), dtype=np.float32)
         for epoch in range(cell.epochs):
             if self.thaws is not None:
                 self.thaws.begin(epoch)
             with self._phase("train"), self.machine, energy(self.gpu) as drawn:
-                batches = islice(self._batches(train, epoch), total - len(record.losses))
+                batches = islice(self._batches(epoch), total - len(record.losses))
                 loss, fitted = self._train_epoch(trainer, batches, total)
             record.joules.append(drawn.joules)
             record.columns["energy_source"] = drawn.source
             with self._phase("evaluate"):
-                logits = self._predict(dev)
-            record.epochs.append(
-                Epoch(
-                    train_loss=loss,
-                    train_score=fitted,
-                    dev_loss=mean_loss(trainer.loss, logits, dev.targets),
-                    dev_score=score(self.task.metric, logits, dev.labels),
-                )
-            )
+                record.epochs.append(self._evaluate(loss, fitted))
             if len(record.losses) >= total:
                 break
         trainer.rest()
         record.columns |= self._totals() | self.memory() | self._quality()
-        # what brings a regression's logits back to the labels' scale
-        self.notes = {"target_mean": f"{dev.mean:.9g}", "target_deviation": f"{dev.deviation:.9g}"}
-        kept = {"logits": logits, "labels": dev.labels}
-        if held is not None:
-            with self._phase("evaluate"):
-                kept |= {"held_logits": self._predict(held), "held_labels": held.labels}
-        save_file(kept, self.folder / PREDICTIONS, metadata=self.notes)
+        kept, notes = self._predictions()
+        save_file(kept, self.folder / PREDICTIONS, metadata=notes)
         return trainer
 
-    def _batches(self, train: Split, epoch: int) -> Iterator[Batch]:
-        return prepare_epoch(
-            train.encoded,
-            train.targets,
-            self.cell.batch_size,
-            np.random.default_rng([self.cell.seed, epoch]),
-            pad_id=self.model.bert.config.pad_token_id,
-            device=self.device,
-            batching=self.cell.batching,
-        )
-
-    def _panel(self, train: Split) -> tuple[list[Batch], Batch]:
-        """Batches of the first epoch: a panel of them, and the largest."""
-        rng, lengths = np.random.default_rng([self.cell.seed, 0]), train.encoded.lengths
-        order = plan_training(lengths, self.cell.batch_size, rng, self.cell.batching)
-        tokens = [int(lengths[indices].sum()) for indices in order]
-        chosen = [order[index] for index in choose(tokens, [len(each) for each in order])]
-        largest = max(order, key=lambda indices: len(indices) * int(lengths[indices].max()))
-        pad_id = self.model.bert.config.pad_token_id
-        batches = [
-            collate(train.encoded, train.targets, indices, pad_id, self.device)
-            for indices in (*chosen, largest)
-        ]
-        return batches[:-1], batches[-1]
-
     def _train_epoch(
-        self, trainer: Trainer, batches: Iterable[Batch], total: int
+        self, trainer: Trainer, batches: Iterable[B], total: int
     ) -> tuple[float, float | None]:
-        """Mean loss of an epoch's steps, and the metric on its batches as they were trained on."""
+        """Mean loss of an epoch's steps, and the score on its batches as they were trained on."""
         record = self.record
-        outputs: list[torch.Tensor] = []
-        labels: list[torch.Tensor] = []
+        outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        begun = len(record.losses)
         for batch in batches:
             if not record.losses:
                 record.columns["startup_s"] = _since_launch()
             with self.clock.step(batch):
-                loss, logits = trainer.step(batch)
+                loss, logits = self._step(trainer, batch)
             record.losses.append(loss)
-            outputs.append(logits)
-            labels.append(batch.labels)
-            if len(record.losses) == 1 or (self.thaws is not None and len(outputs) == 1):
-                record.columns |= owned_mib(self.model, trainer.optimizer)
+            of_part = outputs.setdefault(self._part(batch), [])
+            of_part.append((logits, batch.labels))
+            if len(of_part) == 1 and (not begun or self.thaws is not None):
+                self._take_owned(trainer)
             self.progress.step(len(record.losses), total, self._last_loss)
             self.machine.look()
-        losses = self._finite_losses()[-len(labels) :]
+        losses = self._finite_losses()[begun:]
         if self.gpu is not None:
             self.gpu.look()
-        predicted = torch.cat(outputs).cpu().numpy()
-        targets = torch.cat(labels).cpu().numpy()
-        return float(losses.mean()), score(self.task.metric, predicted, targets)
+        return float(losses.mean()), self._fitted(
+            {
+                part: (
+                    torch.cat([logits for logits, _ in steps]).cpu().numpy(),
+                    torch.cat([labels for _, labels in steps]).cpu().numpy(),
+                )
+                for part, steps in outputs.items()
+            }
+        )
+
+    def _take_owned(self, trainer: Trainer) -> None:
+        """Memory by owner after a step, where it is more than after those before: a part trains
+        what others don't, and what unfreezes is added."""
+        for name, mib in owned_mib(self.model, trainer.optimizer).items():
+            before = self.record.columns.get(name)
+            self.record.columns[name] = max(mib, float(before or 0.0))
 
     def _last_loss(self) -> float:
         loss = float(self.record.losses[-1])
@@ -255,16 +294,13 @@ class CellRun:
             raise InvalidError(f"the loss is not finite, first at step {finite.argmin() + 1}")
         return losses
 
-    def _predict(self, dev: Split) -> NDArray[np.float32]:
-        logits = predict(
-            self.model,
-            dev.encoded,
-            batch_size=self.cell.batch_size,
-            amp=self.cell.amp,
-            pad_id=self.model.bert.config.pad_token_id,
-            device=self.device,
-            on_batch=lambda done, of: self.progress.step(done, of, None),
-        )
+    def _told(self, done: int, of: int) -> None:
+        """Tell how many examples are predicted, and of how many."""
+        self.progress.step(done, of, None)
+
+    @staticmethod
+    def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits, if all of them are finite."""
         if not np.isfinite(logits).all():
             raise InvalidError("the dev logits are not finite")
         return logits
@@ -286,7 +322,7 @@ class CellRun:
         return {
             "dev_metric": self.task.metric,
             "dev_score": last.dev_score,
-            "dev_accuracy": last.dev_score if self.task.metric == "accuracy" else None,
+            **self._scores(),
             "dev_loss": last.dev_loss,
             "train_loss": last.train_loss,
             "train_score": last.train_score,
@@ -296,18 +332,6 @@ class CellRun:
         losses = torch.stack(self.record.losses).cpu().tolist()
         write_steps(self.folder, self.clock.steps(), losses)
         write_epochs(self.folder, self.record.epochs)
-
-    def _keep(self) -> None:
-        """Leave the trained weights in the cell's folder, in formats other libraries read."""
-        if self.cell.rank is not None:
-            from adapters.peft_format import save_adapter
-
-            notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self.notes}
-            save_adapter(self.model, self.folder / "adapter", self.cell.model, notes)
-        else:
-            from minbert.checkpoint import save_checkpoint
-
-            save_checkpoint(self.model, self.folder / "checkpoint", Path(self.job.tokenizer))
 
 
 def _gpu(device: torch.device) -> Gpu | None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from minbert.encoded import Encoded
 from minbert.errors import InputError
 from minbert.kernels.linear import hold_frozen
 from minbert.model import BertClassifier, initialise
-from minbert.tasks import TaskData, find_task, for_search, load_task
+from minbert.tasks import Data, TaskData, find_task, for_search, load_task
 from minbert.thawing import ITERATIVE, Thawing
 from minbert.training import HALF, Group
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def without_held_out(train: Split, share: float) -> tuple[Split, Split]:
 
 
 def load_data(job: Job) -> TaskData:
-    """The examples of the cell.
+    """The examples of the cell, whose task has no parts.
 
     Raises:
         InputError: if they are no longer those that were planned.
@@ -67,34 +70,53 @@ def load_data(job: Job) -> TaskData:
     data = load_task(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
+    check_planned(data, cell)
+    return data
+
+
+def check_planned(data: Data, cell: Cell) -> None:
+    """Refuse examples that are no longer those that were planned.
+
+    Raises:
+        InputError: naming the task.
+    """
     if not data.digest.startswith(cell.data_digest):
         raise InputError(
             f"the examples of {cell.task} have changed since the cell was planned; "
             "start the grid again"
         )
-    return data
 
 
-def build_model(job: Job, num_outputs: int) -> BertClassifier:
-    """The encoder with its head, weights loaded or drawn, and the adapters of the cell in it."""
-    cell = job.cell
+def config_of(job: Job) -> BertConfig:
+    """The encoder's configuration, with the cell's dropout."""
     config = (
         GEOMETRIES[job.geometry]
         if job.geometry is not None
         else BertConfig.from_folder(Path(job.checkpoint or ""))
     )
-    config = replace(
+    return replace(
         config,
-        hidden_dropout_prob=cell.dropout,
-        attention_probs_dropout_prob=cell.dropout,
+        hidden_dropout_prob=job.cell.dropout,
+        attention_probs_dropout_prob=job.cell.dropout,
     )
+
+
+def build_model(job: Job, num_outputs: int) -> BertClassifier:
+    """The encoder with its head, weights loaded or drawn, and the adapters of the cell in it."""
+    cell = job.cell
     model = BertClassifier(
-        config, num_outputs, pooling=cell.pooling, dropout=cell.dropout, head=cell.head
+        config_of(job), num_outputs, pooling=cell.pooling, dropout=cell.dropout, head=cell.head
     )
     new_pooler = cell.init == "random"
     if cell.init == "pretrained":
         new_pooler = load_encoder(model.bert, Path(job.checkpoint or ""))
     initialise(model, cell.seed)
+    return make_ready(model, job, new_pooler)
+
+
+def make_ready(model: M, job: Job, new_pooler: bool) -> M:
+    """A model that has its weights, with the adapters of the cell in it, on its device."""
+    cell = job.cell
     inject(
         model,
         mode=cell.mode,
@@ -110,15 +132,20 @@ def build_model(job: Job, num_outputs: int) -> BertClassifier:
     return model.to(torch.device(job.device))
 
 
-def thawing(model: BertClassifier, cell: Cell) -> Thawing | None:
+def thawing(model: nn.Module, cell: Cell) -> Thawing | None:
     """What unfreezes the model epoch by epoch; None where all trains from the first."""
     if cell.unfreeze != ITERATIVE:
         return None
     return Thawing(model, always=frozenset(parameter_groups(model)["head"]))
 
 
-def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
-    """What trains, by rate and decay: matrices are decayed, vectors are not."""
+def trained_groups(model: nn.Module, cell: Cell, weight_decay: float | None = None) -> list[Group]:
+    """What trains, by rate and decay: matrices are decayed, vectors are not.
+
+    Args:
+        weight_decay: in place of the cell's.
+    """
+    decay = cell.weight_decay if weight_decay is None else weight_decay
     rates = {
         "adapter": cell.learning_rate,
         "base": cell.learning_rate if cell.mode == "full" else cell.learning_rate_base,
@@ -131,7 +158,7 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
             continue
         decayed = [p for key, p in parameters.items() if decays(key, p)]
         plain = [p for key, p in parameters.items() if not decays(key, p)]
-        found += [Group(decayed, rate, cell.weight_decay), Group(plain, rate, 0.0)]
+        found += [Group(decayed, rate, decay), Group(plain, rate, 0.0)]
     return found
 
 
@@ -149,14 +176,18 @@ def examples(job: Job) -> tuple[Split, Split]:
     sides = tokens.read(cell, tokenizer, folder)
     if sides is None:
         sides = tokens.make(load_data(job), cell, tokenizer, folder)
-    regression = find_task(cell.task).kind == "regression"
+    return splits(sides, regression=find_task(cell.task).kind == "regression")
+
+
+def splits(sides: tokens.Sides, *, regression: bool) -> tuple[Split, Split]:
+    """Train and dev with their targets."""
     mean, deviation = 0.0, 1.0
     if regression:
         mean = float(np.mean(sides[0].labels))
         deviation = float(np.std(sides[0].labels)) or 1.0
-    splits = []
+    found = []
     for side in sides:
         labels = np.array(side.labels)  # a copy: torch takes no array that can't be written to
         targets = ((labels - mean) / deviation).astype(np.float32) if regression else labels
-        splits.append(Split(side.encoded, targets, labels, mean, deviation))
-    return splits[0], splits[1]
+        found.append(Split(side.encoded, targets, labels, mean, deviation))
+    return found[0], found[1]

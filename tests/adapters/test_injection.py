@@ -11,6 +11,8 @@ from adapters.errors import InputError
 from adapters.injection import decays, inject, inject_parts, parameter_groups
 from adapters.layer import Part
 from adapters.names import LAYER_SETS
+from minbert.model import draw
+from minbert.multitask import Aim, MultitaskModel
 from tests.adapters.small import (
     ADAPTED,
     HIDDEN,
@@ -188,6 +190,31 @@ def test_the_width_of_a_layer_is_its_smaller_side(name: str) -> None:
 def test_the_widest_rank_is_allowed() -> None:
     ids, mask = batch()
     assert torch.equal(adapted_model(rank=HIDDEN)(ids, mask), base_model()(ids, mask))
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+@pytest.mark.parametrize("layers", ["all-lin-only", "all-lin"])
+def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(
+    layers: str, pooling: str
+) -> None:
+    aims = {"one": Aim(outputs=3, pairs=False), "two": Aim(outputs=1, pairs=True)}
+    config = base_model().bert.config
+    model = MultitaskModel(config, aims, encoders=2, head="linear", pooling=pooling, dropout=0.0)
+    draw(model, 0.2, 0)
+    inject(model, **{**ADAPTED, "seed": 0, "layers": layers, "new_pooler": True})
+    found = names(model)
+    second = {n.removeprefix("bert_pairs.") for n in found["adapter"] if n.startswith("bert_p")}
+    assert second == {n.removeprefix("bert.") for n in found["adapter"] if n.startswith("bert.")}
+    assert set(expected_adapters("dora", layers)) == {f"bert.{name}" for name in second}
+    head = {n for n, _ in model.named_parameters() if n.startswith(("classifier.", "comparison."))}
+    poolers = {n for n, _ in model.named_parameters() if ".pooler." in n}
+    assert len(poolers) == (4 if pooling == "pooler" else 0)
+    assert found["head"] == head | poolers
+    assert bool(found["base"]) == (layers == "all-lin")
+    assert all(("bert_pairs" + n[4:]) in found["base"] for n in found["base"] if n[4] == ".")
+    firsts = [layer.lora_A for n, layer in adapted_layers_of(model).items() if "layer.0.out" in n]
+    assert len(firsts) == 2
+    assert not torch.equal(*firsts), "each encoder draws its own factors"
 
 
 def test_double_injection_is_refused() -> None:

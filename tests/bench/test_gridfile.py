@@ -75,7 +75,7 @@ def test_a_typo_is_one_line_that_says_where(text: str, told: str) -> None:
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(InputError, match="full, paper, smoke"):
+    with pytest.raises(InputError, match="full, paper, paper-final, smoke"):
         gridfile.load("huge")
 
 

@@ -70,7 +70,7 @@ def row_of(folder: Path, result: dict[str, Any]) -> Row:
         flags=result["flags"],
         message=result["message"],
         folder=folder,
-        dev_examples=50,
+        dev_examples={"movies": 50},
         majority_score=0.3,
     )
 

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from bench.cell import Cell
 from bench.groups import groups, no_values
-from bench.predictions import first_of, kept_values, values_for
+from bench.predictions import first_of, kept_values, mean_of_parts, values_for
 from bench.store import cell_folder
 from bench.verdicts import compare, score_spread
 from tests.bench.synthetic_rows import cell, result_row
@@ -29,6 +29,27 @@ def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher() -> N
     assert values.mean() == pytest.approx(correlation, abs=1e-12)
     error = values.std() / np.sqrt(len(values))
     assert error == pytest.approx((1 - correlation**2) / np.sqrt(len(values)), rel=0.1)
+
+
+def test_of_a_mean_over_parts_mean_and_variance_are_exact() -> None:
+    parts = [RNG.random(30), (RNG.random(400) < 0.3).astype(float), RNG.normal(2.0, 1.0, 90)]
+    values = mean_of_parts(parts)
+    assert len(values) == 520
+    assert values.mean() == pytest.approx(np.mean([part.mean() for part in parts]))
+    expected = sum(part.var() / len(part) for part in parts) / 9
+    assert values.var() / len(values) == pytest.approx(expected)
+    others = [part + RNG.normal(0.1, 0.1, len(part)) for part in parts]
+    gap = mean_of_parts(others) - values
+    gaps = [other - part for other, part in zip(others, parts, strict=True)]
+    np.testing.assert_allclose(gap, mean_of_parts(gaps), rtol=1e-9, atol=1e-12)
+    assert mean_of_parts(parts[:1]) == pytest.approx(parts[0])
+    with pytest.raises(ValueError, match="no part"):
+        mean_of_parts([])
+
+
+def test_one_logit_tells_two_classes() -> None:
+    logits = np.array([[0.9], [-0.2], [0.0]])
+    assert values_for("accuracy", logits, np.array([1, 1, 0])).tolist() == [1.0, 0.0, 1.0]
 
 
 def keep(runs: Path, of: Cell, right: np.ndarray) -> dict:

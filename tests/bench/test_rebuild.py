@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.results import keep_row
-from bench.schema import NAMES, Row
+from bench.schema import NAMES, SCHEMA, Row
 from bench.store import Store, cell_folder, read_rows
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -94,7 +94,7 @@ def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     assert rebuild(path).returncode == 0
     found = read_rows(path)
     assert len(found) == 3
-    assert {row["schema"] for row in found} == {3}
+    assert {row["schema"] for row in found} == {SCHEMA}
     assert {row["cell_id"] for row in found} == {row["cell_id"] for row in rows}
     assert found[0]["imports_anon_mib"] is None
     assert {(row["head"], row["schedule"]) for row in found} == {("linear", "linear")}

@@ -35,6 +35,15 @@ def one(rows, planned=()):
 LORA = ("lora", 1, "attn-only")
 
 
+def test_the_baseline_unfreezes_only_where_all_do():
+    thawing = {"unfreeze": "iterative"}
+    rows = [row(settings=thawing), row(*LORA, settings=thawing), row("head", None, None)]
+    base = one(rows).baseline
+    assert (base.mode, base.unfreezes) == ("full", True)
+    assert one([*rows, row(*LORA)]).baseline is None
+    assert not one([*rows, row()]).baseline.unfreezes
+
+
 def test_the_last_attempt_of_a_cell_counts():
     first, second = row(attempt=1, dev_score=0.1), row(attempt=2, dev_score=0.2)
     for rows in ([first, second], [second, first]):

@@ -1,0 +1,43 @@
+"""The score that the parts of the task `multitask` have in common, with its interval. Pure."""
+
+from collections.abc import Mapping
+
+from bench.schema import CORRELATED
+from bench.stats import Interval, fisher, mean_of, wilson
+
+Scores = Mapping[str, float | None]
+"""Of each part that is there, None where it has none: predictions that are all the same."""
+
+
+def overall(scores: Scores) -> float | None:
+    """The mean over the parts of accuracy and (1 + r) / 2; None if one of them has no score."""
+    if not scores:
+        return None
+    counted = [_counted(part, score) for part, score in scores.items() if score is not None]
+    return sum(counted) / len(counted) if len(counted) == len(scores) else None
+
+
+def overall_interval(scores: Mapping[str, float], examples: Mapping[str, int]) -> Interval:
+    """The overall score with its 95% interval, from those of the parts.
+
+    Wilson's for an accuracy and Fisher's for a correlation; the parts' examples are independent.
+
+    Args:
+        scores: of each part.
+        examples: dev examples of each part.
+
+    Raises:
+        ValueError: without parts.
+    """
+    return mean_of([_interval(part, score, examples[part]) for part, score in scores.items()])
+
+
+def _interval(part: str, score: float, examples: int) -> Interval:
+    by_r = part in CORRELATED
+    low, high = fisher(score, examples) if by_r else wilson(round(score * examples), examples)
+    ends = min(low, score), max(high, score)  # Fisher's are a hair inside of a perfect correlation
+    return Interval(_counted(part, score), *(_counted(part, end) for end in ends))
+
+
+def _counted(part: str, score: float) -> float:
+    return (1 + score) / 2 if part in CORRELATED else score

@@ -1,0 +1,283 @@
+"""Task multitask by the grid command, end to end, on a tiny encoder and a tiny folder."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from adapters.peft_format import load_adapter
+from bench.conditions import find_conditions
+from bench.ensemble import members
+from bench.errors import InputError
+from bench.groups import groups
+from bench.job import Job
+from bench.overall import overall
+from bench.peers import wanted
+from bench.predictions import kept_values
+from bench.schema import PART_SCORES, Row
+from bench.verdicts import compare
+from bench.worker.parts import aim_of
+from minbert.checkpoint import save_checkpoint
+from minbert.config import GEOMETRIES, BertConfig
+from minbert.model import BertClassifier, draw, initialise
+from minbert.multitask import MultitaskModel
+from minbert.scores import accuracy, pearson
+from minbert.tasks import TASKS
+from minbert.tasks.multitask import PAIRS, PARTS
+from tests.bench.grids import GridRuns
+from tests.cs224n import write_folder
+
+SETTINGS = """
+[settings]
+task = "multitask"
+encoders = 2
+epochs = 2
+batch_size = 8
+max_length = 32
+head = "conv"
+optimizer = "adamax"
+schedule = "halving"
+task_rates = {sst = 4.0, quora = 5.0, sts = 3.0}
+task_decays = {sst = 9e-3, quora = 1e-5}
+"""
+FULL = "[[cells]]\nmode = ['full']\n"
+LORA = """
+[[cells]]
+mode = ["lora"]
+rank = [2]
+layers = ["all-lin-only"]
+amp = ["on"]
+"""
+ITERATIVE = LORA.replace("all-lin-only", "all-lin") + 'unfreeze = ["iterative"]\n'
+CPU = ("--device", "cpu")
+
+
+def run(
+    grid: GridRuns,
+    cells: str,
+    *extra: str,
+    parts: tuple[str, ...] = PARTS,
+    settings: str = SETTINGS,
+) -> list[Row]:
+    """Run a grid of such cells, which must end ok; their rows."""
+    done = command(grid, cells, *extra, parts=parts, settings=settings)
+    assert done.returncode == 0, done.stderr
+    return grid.rows()
+
+
+def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
+    path = grid.folder / "mine.toml"
+    path.write_text(settings + cells)
+    data = write_folder(grid.folder / "data", parts)
+    return grid.run("--data", str(data), *extra, grid=str(path), quick=CPU)
+
+
+def folder_of(grid: GridRuns, row: Row) -> Path:
+    (found,) = [p for p in (grid.folder / "runs").iterdir() if str(row["cell_id"]) in p.name]
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint whose weights are drawn large, so that what it says of texts differs."""
+    config = replace(
+        GEOMETRIES["bert-tiny"], num_hidden_layers=1, hidden_size=32, intermediate_size=64,
+        num_attention_heads=2, initializer_range=0.3,
+    )  # fmt: skip
+    model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
+    initialise(model, 0)
+    folder = tmp_path_factory.mktemp("checkpoints") / "lively"
+    save_checkpoint(model, folder, minilm)
+    return folder
+
+
+@pytest.fixture
+def grid(tmp_path: Path, checkpoint: Path) -> GridRuns:
+    """A fresh place for a grid's results."""
+    return GridRuns(tmp_path, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
+    """A place where a full and a LoRA cell have run. Not to be changed."""
+    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint)
+    made.folder.mkdir(parents=True)
+    run(made, FULL + LORA, "--keep")
+    return made
+
+
+def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
+    rows = ran.rows()
+    assert [row["status"] for row in rows] == ["ok", "ok"], [row["message"] for row in rows]
+    for row in rows:
+        assert (row["task"], row["dev_metric"], row["encoders"]) == ("multitask", "overall", 2)
+        assert row["task_rates"] == "quora=5 sst=4 sts=3"
+        assert row["task_decays"] == "quora=1e-05 sst=0.009 sts=0.01"
+        for name in (
+            *("step_ms_median", "ms_per_1k_tokens", "steps_timed", "startup_s", "train_s"),
+            *("eval_s", "peak_rss_mib", "activations_mib", "weights_mib", "optimizer_mib"),
+            *("gradients_mib", "params_total", "params_trainable", "tokens_total"),
+            *("dev_sentiment", "dev_paraphrase", "dev_similarity", "dev_loss", "train_loss"),
+            *("train_score", "majority_score"),
+        ):
+            assert row[name] is not None, name
+        assert row["dev_ci_low"] < row["dev_score"] < row["dev_ci_high"]
+        assert row["dev_accuracy"] is None
+        assert row["predicted_s"] is None
+    full, lora = sorted(rows, key=lambda row: row["mode"])
+    assert lora["params_trainable"] < full["params_trainable"] == full["params_total"]
+    assert full["optimizer_mib"] == pytest.approx(2 * full["weights_mib"], rel=0.01)
+    assert (ran.reports / "index.html").exists()
+    report = (ran.reports / "report.md").read_text()
+    assert "Overall is the mean of the accuracy on sst" in report
+
+
+def test_what_is_kept_gives_the_scores_again(ran: GridRuns) -> None:
+    for row in ran.rows():
+        folder = folder_of(ran, row)
+        kept = load_file(folder / "predictions.safetensors")
+        assert set(kept) == {f"{part}.{name}" for part in PARTS for name in ("logits", "labels")}
+        assert kept["sst.logits"].shape == (12, 5)
+        scores = {
+            "sst": accuracy(kept["sst.logits"], kept["sst.labels"]),
+            "quora": accuracy(kept["quora.logits"], kept["quora.labels"]),
+            "sts": pearson(kept["sts.logits"][:, 0], kept["sts.labels"]),
+        }
+        for part, score in scores.items():
+            assert row[PART_SCORES[part]] == pytest.approx(score, abs=1e-6)
+        assert row["dev_score"] == pytest.approx(overall(scores), abs=1e-6)
+        with (folder / "epochs.csv").open() as file:
+            epochs = list(csv.DictReader(file))
+        assert len(epochs) == 2
+        assert float(epochs[-1]["dev_similarity"]) == pytest.approx(scores["sts"], abs=1e-6)
+        steps = (folder / "steps.csv").read_text().splitlines()
+        assert len(steps) == 1 + 2 * 3 * 3
+
+
+def rebuilt(folder: Path) -> MultitaskModel:
+    """A model of a cell's shape, without adapters and with other weights."""
+    cell = Job.read(folder).cell
+    found = MultitaskModel(
+        BertConfig.from_folder(Path(Job.read(folder).checkpoint or "")),
+        {part: aim_of(TASKS[part], pairs=part in PAIRS) for part in PARTS},
+        encoders=cell.encoders or 1, head=cell.head, pooling=cell.pooling, dropout=0.0,
+    )  # fmt: skip
+    draw(found, 0.02, 7)
+    return found
+
+
+def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
+    full, lora = sorted(ran.rows(), key=lambda row: row["mode"])
+    folder = folder_of(ran, full)
+    model = rebuilt(folder)
+    kept = load_file(folder / "checkpoint" / "model.safetensors")
+    assert kept.keys() == model.state_dict().keys()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in kept.items()})
+    folder = folder_of(ran, lora)
+    model = rebuilt(folder)
+    load_adapter(model, folder / "adapter")
+    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    for name in ("comparison.wide.weight", "classifier.sts.out.weight"):
+        np.testing.assert_array_equal(
+            model.state_dict()[name].numpy(), saved[f"base_model.model.{name}"]
+        )
+    assert any("bert_pairs.encoder" in name and "lora_B" in name for name in saved)
+
+
+def test_done_is_done_and_a_plan_says_what_is_not_predicted(ran: GridRuns) -> None:
+    before = ran.rows()
+    assert run(ran, FULL + LORA) == before
+    planned = command(ran, FULL, "--dry-run", "--json", "--fresh")
+    assert planned.returncode == 0, planned.stderr
+    assert "memory and time are not predicted: it is not done for a task with parts" in (
+        planned.stderr
+    )
+    assert json.loads(planned.stdout)["cells"][0]["encoders"] == 2
+
+
+def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None:
+    done = command(grid, FULL, parts=("sts",))
+    assert done.returncode == 0, done.stderr
+    assert "note: multitask without sst, as ids-sst-train.csv and ids-sst-dev.csv" in done.stderr
+    assert "note: multitask without quora" in done.stderr
+    (row,) = grid.rows()
+    assert row["status"] == "ok"
+    assert (row["encoders"], row["task_rates"]) == (1, "sts=3")
+    assert row["dev_sentiment"] is row["dev_paraphrase"] is None
+    assert row["dev_score"] == pytest.approx((1 + row["dev_similarity"]) / 2, abs=1e-6)
+
+
+def test_both_encoders_thaw_epoch_by_epoch(grid: GridRuns) -> None:
+    (row,) = run(grid, ITERATIVE, settings=SETTINGS.replace("epochs = 2", "epochs = 5"))
+    assert row["unfreeze"] == "iterative"
+    assert row["optimizer_mib"] > 0
+    with (folder_of(grid, row) / "epochs.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 5
+
+
+@pytest.mark.parametrize("order", ["sequential", "round-robin"])
+def test_what_serves_a_part_that_never_came_need_not_have_moved(grid: GridRuns, order: str) -> None:
+    settings = SETTINGS + f'task_order = "{order}"\n'
+    (row,) = run(grid, FULL, "--max-steps", "1", settings=settings)
+    assert row["status"] == "ok"
+    assert row["dev_sentiment"] is not None
+
+
+def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
+    losses = []
+    for extra in ((), ("--fresh",)):
+        run(grid, FULL, *extra)
+        folders = sorted((grid.folder / "runs").glob("*/steps.csv"))
+        with folders[-1].open() as file:
+            losses.append([line["loss"] for line in csv.DictReader(file)])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra", "told"),
+    [
+        (SETTINGS, ("--lr", "auto"), "--lr auto: no rates are searched for task multitask"),
+        (SETTINGS + "held_out = 0.1\n", (), "held_out 0.1: examples are held out for ensembles"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_line(
+    grid: GridRuns, settings: str, extra: tuple[str, ...], told: str
+) -> None:
+    done = command(grid, FULL, *extra, settings=settings)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+    assert not grid.csv.exists()
+
+
+def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
+    done = command(grid, FULL, parts=())
+    assert done.returncode == 2
+    assert "needs both files of at least one of sst, quora, sts" in done.stderr
+
+
+def test_other_commands_say_that_they_have_no_use_for_it(ran: GridRuns) -> None:
+    with pytest.raises(InputError, match="no ensembles are made of task multitask"):
+        members.find(ran.csv, ran.rows(), None)
+    with pytest.raises(InputError, match="compares tasks without parts"):
+        wanted.find(None, {"task": "multitask"}, ran.folder / "data", "", find_conditions("cpu"))
+
+
+def test_settings_are_compared_example_by_example(ran: GridRuns) -> None:
+    (group,) = groups(ran.rows(), (), kept_values(ran.csv))
+    one, other = group.settings
+    assert len(one.values[0]) == len(other.values[0]) == 3 * 12
+    assert one.values[0].mean() == pytest.approx(one.by_seed("dev_score")[0], abs=1e-6)
+    gap = compare(group, "score", one, other)
+    scores = [setting.by_seed("dev_score")[0] for setting in (one, other)]
+    assert gap is not None
+    assert gap.value == pytest.approx(scores[0] - scores[1], abs=1e-6)
+    (group,) = groups(ran.rows())
+    assert group.settings[0].values == {}
+    assert compare(group, "score", *group.settings).ends() is not None
