@@ -6,7 +6,7 @@ from statistics import median
 from bench.groups import Group, differing
 from bench.overhead import times_of
 from bench.report.text import BASE, count, num, signed, times
-from bench.schema import CORRELATED, PART_SCORES, SEARCHED, STATUSES, Row, Value
+from bench.schema import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
 from bench.verdicts import (
     COSTS,
     PAPER_MEMORY,
@@ -84,7 +84,9 @@ def known(group: Group, column: str) -> str:
 def caps(group: Group) -> str:
     """How much data and how many steps each cell had."""
     train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
-    share = f"{train:,} of the task's examples" if train else "all of the task's training examples"
+    has_parts = group.shared("task") == MULTITASK
+    whose, its = ("each part's", "each part's") if has_parts else ("the task's", "its")
+    share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
     epochs = group.shared("epochs")
     said = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
     if steps:
@@ -92,7 +94,7 @@ def caps(group: Group) -> str:
         seen = f" of {batch} examples" if batch else ""
         said += f", and for {count(int(steps), 'step')}{seen} at most"
     if dev:
-        said += f"; scored on {dev:,} of its dev examples"
+        said += f"; scored on {dev:,} of {its} dev examples"
     if group.has_quality and (steps or train):
         said += ". Capped, so scores may be lower than full training gives"
     return said + "."
