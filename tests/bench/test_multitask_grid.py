@@ -201,13 +201,16 @@ def test_done_is_done_and_a_plan_says_what_is_not_predicted(ran: GridRuns) -> No
 
 
 def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None:
-    done = command(grid, FULL, parts=("sts",))
+    settings = SETTINGS + 'regression_loss = "pearson"\n'
+    done = command(grid, FULL, parts=("sts",), settings=settings)
     assert done.returncode == 0, done.stderr
     assert "note: multitask without sst, as ids-sst-train.csv and ids-sst-dev.csv" in done.stderr
     assert "note: multitask without quora" in done.stderr
     (row,) = grid.rows()
     assert row["status"] == "ok"
     assert (row["encoders"], row["task_rates"]) == (1, "sts=3")
+    assert row["regression_loss"] == "pearson"
+    assert 0 < row["dev_loss"] == pytest.approx(1 - row["dev_similarity"], abs=1e-5)
     assert row["dev_sentiment"] is row["dev_paraphrase"] is None
     assert row["dev_score"] == pytest.approx((1 + row["dev_similarity"]) / 2, abs=1e-6)
 
@@ -226,6 +229,33 @@ def test_what_serves_a_part_that_never_came_need_not_have_moved(grid: GridRuns, 
     (row,) = run(grid, FULL, "--max-steps", "1", settings=settings)
     assert row["status"] == "ok"
     assert row["dev_sentiment"] is not None
+
+
+def test_random_weights_on_one_encoder_measure_cost_alone(grid: GridRuns) -> None:
+    settings = SETTINGS.replace("encoders = 2", "encoders = 1").replace("conv", "linear")
+    cells = LORA.replace("lora", "dora") + "[[cells]]\nmode = ['head']\n"
+    rows = run(grid, cells, "--init", "random", settings=settings)
+    for row in rows:
+        assert (row["status"], row["encoders"]) == ("ok", 1)
+        assert row["dev_metric"] is row["dev_score"] is row["dev_sentiment"] is None
+        assert row["step_ms_median"] > 0
+    assert rows[0]["params_total"] < 2e6, "the second encoder alone would have a million more"
+
+
+def test_a_step_has_the_rate_and_the_decay_of_its_part(grid: GridRuns) -> None:
+    """After one step of sst. AdamW's first moves a bias, which begins at 0, by the rate, and where
+    there is no gradient, at positions that no text has, decay alone changes a weight."""
+    settings = SETTINGS.replace("adamax", "adamw").replace("sst = 9e-3", "sst = 0.5")
+    settings += 'task_order = "sequential"\n'
+    (row,) = run(grid, FULL, "--max-steps", "1", "--keep", settings=settings)
+    kept = load_file(folder_of(grid, row) / "checkpoint" / "model.safetensors")
+    rate = 4 * 1e-4
+    np.testing.assert_allclose(np.abs(kept["classifier.sst.out.bias"]), rate, rtol=1e-3)
+    name = "embeddings.position_embeddings.weight"
+    before = load_file(grid.model / "model.safetensors")[f"bert.{name}"][100:]
+    np.testing.assert_allclose(kept[f"bert.{name}"][100:] / before, 1 - rate * 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(kept[f"bert_pairs.{name}"][100:], before)
+    assert not kept["classifier.quora.out.bias"].any()
 
 
 def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
