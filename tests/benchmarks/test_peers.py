@@ -31,24 +31,24 @@ WORSE: Final = 1.15
 
 TIME: Final = {
     "lora-r8-all-lin-only-fp32": 1.0,
-    "lora-r8-all-lin-only-bf16": 0.85,
+    "lora-r8-all-lin-only-bf16": 0.8,
     "dora-r8-all-lin-only-fp32": 0.85,
     "dora-r8-all-lin-only-bf16": 0.65,
 }
 """The most that our time over the peer's may be. Processors differ: where products are fast and
 memory is not, there is less to gain than where products are most of the work."""
 MEMORY: Final = {
-    "lora-r8-all-lin-only-fp32": 0.75,
-    "lora-r8-all-lin-only-bf16": 0.65,
-    "dora-r8-all-lin-only-fp32": 0.6,
-    "dora-r8-all-lin-only-bf16": 0.5,
+    "lora-r8-all-lin-only-fp32": 0.68,
+    "lora-r8-all-lin-only-bf16": 0.57,
+    "dora-r8-all-lin-only-fp32": 0.45,
+    "dora-r8-all-lin-only-bf16": 0.42,
 }
 """Likewise of the peak above the imported libraries."""
 KEPT: Final = {
     "lora-r8-all-lin-only-fp32": 0.66,
     "lora-r8-all-lin-only-bf16": 0.45,
-    "dora-r8-all-lin-only-fp32": 0.5,
-    "dora-r8-all-lin-only-bf16": 0.4,
+    "dora-r8-all-lin-only-fp32": 0.38,
+    "dora-r8-all-lin-only-bf16": 0.27,
 }
 """Likewise of what the forward pass of the largest batch keeps; a count, which varies little."""
 DORA_KEEPS: Final = 1.05
