@@ -15,6 +15,8 @@ from torch import Tensor, nn
 _BETAS: Final = (0.9, 0.999)
 _EPS: Final = 1e-8
 
+Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+
 
 @dataclass(frozen=True)
 class Group:
@@ -65,20 +67,15 @@ class Optimizer(ABC):
             one, other = ([state[name] for state in states] for name in self.averages)
             steps = [state["step"] for state in states]
             gradients = [parameter.grad for parameter in params]
-            self._take(params, gradients, one, other, steps, group["lr"], group["weight_decay"])
+            self._take((params, gradients, one, other), steps, group["lr"], group["weight_decay"])
 
     @abstractmethod
-    def _take(
-        self,
-        params: list[Tensor],
-        gradients: list[Tensor],
-        one: list[Tensor],
-        other: list[Tensor],
-        steps: list[Tensor],
-        lr: float,
-        decay: float,
-    ) -> None:
-        """Take a step for the parameters of a group, in place."""
+    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
+        """Take a step for the parameters of a group, in place.
+
+        Args:
+            of: its parameters, their gradients and the two averages of each.
+        """
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
@@ -95,20 +92,11 @@ class Optimizer(ABC):
 class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), as `torch.optim.AdamW(fused=True)`."""
 
-    def _take(
-        self,
-        params: list[Tensor],
-        gradients: list[Tensor],
-        one: list[Tensor],
-        other: list[Tensor],
-        steps: list[Tensor],
-        lr: float,
-        decay: float,
-    ) -> None:
+    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         from torch.optim.adamw import adamw
 
         adamw(
-            params, gradients, one, other, [], steps, fused=True, amsgrad=False, beta1=_BETAS[0],
+            *of, [], steps, fused=True, amsgrad=False, beta1=_BETAS[0],
             beta2=_BETAS[1], lr=lr, weight_decay=decay, eps=_EPS, maximize=False,
         )  # fmt: skip
 
@@ -124,20 +112,11 @@ class Adamax(Optimizer):
 
     averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_inf")
 
-    def _take(
-        self,
-        params: list[Tensor],
-        gradients: list[Tensor],
-        one: list[Tensor],
-        other: list[Tensor],
-        steps: list[Tensor],
-        lr: float,
-        decay: float,
-    ) -> None:
+    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         from torch.optim.adamax import adamax
 
         adamax(
-            params, gradients, one, other, steps, foreach=params[0].is_cuda, eps=_EPS,
+            *of, steps, foreach=of[0][0].is_cuda, eps=_EPS,
             beta1=_BETAS[0], beta2=_BETAS[1], lr=lr, weight_decay=decay,
         )  # fmt: skip
 
@@ -146,21 +125,12 @@ class RAdam(Optimizer):
     """Rectified Adam (Liu et al. 2020, arXiv 1908.03265) with decoupled decay, as
     `torch.optim.RAdam(decoupled_weight_decay=True)`."""
 
-    def _take(
-        self,
-        params: list[Tensor],
-        gradients: list[Tensor],
-        one: list[Tensor],
-        other: list[Tensor],
-        steps: list[Tensor],
-        lr: float,
-        decay: float,
-    ) -> None:
+    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         from torch.optim.radam import radam
 
         radam(
-            params, gradients, one, other, steps, decoupled_weight_decay=True,
-            foreach=params[0].is_cuda, beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
+            *of, steps, decoupled_weight_decay=True,
+            foreach=of[0][0].is_cuda, beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
             weight_decay=decay, eps=_EPS,
         )  # fmt: skip
 

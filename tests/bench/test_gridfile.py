@@ -6,8 +6,14 @@ from typing import get_args
 import pytest
 
 from adapters.names import LAYER_SETS, MODES
-from bench import gridfile
+from bench import checks, gridfile
 from bench.errors import InputError
+from minbert.batches import BATCHINGS
+from minbert.heads import HEADS
+from minbert.losses import MSE, REGRESSION
+from minbert.optimizer import OPTIMIZERS
+from minbert.thawing import ITERATIVE, QUARTERS, UNFREEZINGS
+from minbert.training import SCHEDULES
 
 GOOD = """
 about = "two cells"
@@ -23,6 +29,17 @@ amp = ["off", "on"]
 def test_modes_and_layer_sets_are_those_of_the_adapters() -> None:
     assert get_args(gridfile.Mode) == MODES
     assert get_args(gridfile.LayerSet) == LAYER_SETS
+
+
+def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
+    settings = gridfile.Settings.model_fields
+    for name, known in (
+        ("batching", BATCHINGS), ("head", HEADS), ("optimizer", OPTIMIZERS),
+        ("schedule", SCHEDULES), ("regression_loss", REGRESSION),
+    ):  # fmt: skip
+        assert get_args(settings[name].annotation) == tuple(known), name
+    assert get_args(gridfile.Unfreeze) == UNFREEZINGS
+    assert (checks.MSE, checks.ITERATIVE, checks.QUARTERS) == (MSE, ITERATIVE, QUARTERS)
 
 
 def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:
