@@ -139,6 +139,15 @@ def test_what_was_between_two_spans_counts_nothing() -> None:
     assert (found.seconds, found.waited) == (20.0, pytest.approx(0.5 / 40))
 
 
+def test_a_watch_that_is_entered_again_tells_of_both_times() -> None:
+    watch = MachineWatch()
+    for _ in range(2):
+        with watch:
+            time.sleep(0.05)
+        time.sleep(0.2)
+    assert 0.1 <= watch.report["cpu"]["seconds"] < 0.3
+
+
 def test_clocks_that_fell_for_most_of_the_time_are_told() -> None:
     span = [(state(), state(at_s=10.0))]
     assert set(watched(span, 2, [3000.0, 2000.0, 2000.0]).doubts) == {"throttled"}
