@@ -21,12 +21,10 @@ from bench.worker.progress import Progress
 from bench.worker.record import Epoch
 from bench.worker.run import CellRun, Outputs
 from bench.worker.setup import trained_groups
-from minbert.batches import plan_training
 from minbert.evaluation import predict_by
 from minbert.files import WEIGHTS
 from minbert.losses import PEARSON, mean_loss
-from minbert.mixing import mix
-from minbert.multitask import MultitaskModel, PairBatch, collate_texts
+from minbert.multitask import MultitaskModel, PairBatch, collate_texts, plan_tasks
 from minbert.scores import score
 from minbert.training import Group, Trainer
 
@@ -87,14 +85,9 @@ class MultitaskRun(CellRun[PartBatch]):
 
     def _order(self, epoch: int) -> list[tuple[str, NDArray[np.int64]]]:
         """The part and the examples of each batch of an epoch."""
-        rng = np.random.default_rng([self.cell.seed, epoch])
-        plans = {
-            part: plan_training(of.lengths, self.cell.batch_size, rng, self.cell.batching)
-            for part, of in self.train.items()
-        }
-        counts = {part: len(plan) for part, plan in plans.items()}
-        turns = {part: iter(plan) for part, plan in plans.items()}
-        return [(part, next(turns[part])) for part in mix(self.cell.task_order or "", counts, rng)]
+        cell, rng = self.cell, np.random.default_rng([self.cell.seed, epoch])
+        lengths = {part: of.lengths for part, of in self.train.items()}
+        return plan_tasks(lengths, cell.batch_size, rng, cell.batching, cell.task_order or "")
 
     def _batches(self, epoch: int) -> Iterator[PartBatch]:
         return (self._batch(part, indices) for part, indices in self._order(epoch))
