@@ -13,6 +13,7 @@ from bench.files import folder_for_now, try_to_write
 from bench.gridfile import Grid
 from bench.models import Model
 from bench.plan import Planned
+from bench.schema import ITERATIVE, QUARTERS
 from minbert.check import check_checkpoint
 from minbert.config import count_parameters
 from minbert.files import is_folder
@@ -20,9 +21,7 @@ from minbert.tasks import Data, TaskData
 from minbert.tokenizer import Tokenizer
 
 MSE: Final = "mse"
-ITERATIVE: Final = "iterative"
-QUARTERS: Final = 4
-"""As `minbert.losses` and `minbert.thawing` have them, which import torch."""
+"""As `minbert.losses` has it, which imports torch."""
 
 SPACE_PER_CELL_MIB: Final = 2
 SPACE_AT_LEAST_MIB: Final = 64

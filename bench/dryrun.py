@@ -12,7 +12,7 @@ from rich.table import Table
 from bench.budget import minutes, that_fit
 from bench.cell import Cell
 from bench.plan import Planned
-from bench.predict.costs import Variant, is_foretold
+from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
 
@@ -62,8 +62,6 @@ def print_plan(
     console.print(f"{len(planned)} {what}: {to_run} to run, {len(planned) - to_run} not")
     if forecast is not None:
         share = f"{covers}, alone" if after else "in all"
-        if (known := sum(one is not None for one in told)) < to_run:
-            share += f" for {known} of {to_run} {what}, those that don't unfreeze"
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
             f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
@@ -134,7 +132,7 @@ def _field(value: str | int | None) -> str:
 
 
 def _prediction(item: Planned, forecast: Forecast | None) -> Prediction | None:
-    if forecast is None or item.action != "run" or not is_foretold(item.cell.unfreeze):
+    if forecast is None or item.action != "run":
         return None
     return forecast.predict(Variant.of(item.cell))
 

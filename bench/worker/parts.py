@@ -53,6 +53,11 @@ def aim_of(task: Task, *, pairs: bool) -> Aim:
     return Aim(outputs=classes if classes > _TWO else 1, pairs=pairs)
 
 
+def aims_of(parts: Sequence[str]) -> dict[str, Aim]:
+    """What a model gives for each of some parts."""
+    return {part: aim_of(find_task(part), pairs=part not in SINGLE) for part in parts}
+
+
 def loss_of(task: Task, regression_loss: str | None) -> str:
     """What a part is learned by."""
     return BINARY if len(task.classes) == _TWO else loss_name(task.kind, regression_loss)
@@ -68,7 +73,7 @@ def build_multitask(job: Job, parts: Sequence[str]) -> MultitaskModel:
     cell = job.cell
     model = MultitaskModel(
         config_of(job),
-        {part: aim_of(find_task(part), pairs=part not in SINGLE) for part in parts},
+        aims_of(parts),
         encoders=cell.encoders or 1,
         head=cell.head,
         pooling=cell.pooling,

@@ -182,6 +182,30 @@ def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(
     assert list(grid.folder.iterdir()) == []
 
 
+def test_cells_of_several_batch_sizes_and_that_unfreeze_are_predicted(grid: GridRuns) -> None:
+    path = grid.folder / "mine.toml"
+    path.write_text(
+        "[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['attn-only']\n"
+        "batch_size = [8, 32]\nunfreeze = ['all', 'iterative']\n"
+    )
+    quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "5", "--device", "cpu")
+    planned = grid.run("--dry-run", "--json", grid=str(path), quick=quick)
+    assert planned.returncode == 0, planned.stderr
+    assert "not predicted" not in planned.stderr
+    told = json.loads(planned.stdout)
+    cells = {(cell["batch_size"], cell["unfreeze"]): cell for cell in told["cells"]}
+    assert len(cells) == 4
+    assert told["total"]["predicted_s"] == pytest.approx(
+        sum(cell["predicted_s"] for cell in cells.values())
+    )
+    for unfreeze in ("all", "iterative"):
+        small, large = (cells[size, unfreeze] for size in (8, 32))
+        assert small["predicted_peak_mib"] < large["predicted_peak_mib"]
+    for size in (8, 32):
+        whole, thawing = (cells[size, unfreeze] for unfreeze in ("all", "iterative"))
+        assert thawing["predicted_peak_mib"] == pytest.approx(whole["predicted_peak_mib"], rel=0.02)
+
+
 def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:
     cells = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
     print_plan(plan(cells, {}, "c"), None, False, budget_s=5400.0)

@@ -123,12 +123,12 @@ def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
             *("eval_s", "peak_rss_mib", "activations_mib", "weights_mib", "optimizer_mib"),
             *("gradients_mib", "params_total", "params_trainable", "tokens_total"),
             *("dev_sentiment", "dev_paraphrase", "dev_similarity", "dev_loss", "train_loss"),
-            *("train_score", "majority_score"),
+            *("train_score", "majority_score", "predicted_s", "predicted_peak_mib"),
+            "flops_per_token",
         ):
             assert row[name] is not None, name
         assert row["dev_ci_low"] < row["dev_score"] < row["dev_ci_high"]
         assert row["dev_accuracy"] is None
-        assert row["predicted_s"] is None
     full, lora = sorted(rows, key=lambda row: row["mode"])
     assert lora["params_trainable"] < full["params_trainable"] == full["params_total"]
     assert full["optimizer_mib"] == pytest.approx(2 * full["weights_mib"], rel=0.01)
@@ -189,15 +189,22 @@ def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
     assert any("bert_pairs.encoder" in name and "lora_B" in name for name in saved)
 
 
-def test_done_is_done_and_a_plan_says_what_is_not_predicted(ran: GridRuns) -> None:
+def test_done_is_done_and_a_plan_tells_memory_and_time(ran: GridRuns) -> None:
     before = ran.rows()
     assert run(ran, FULL + LORA) == before
-    planned = command(ran, FULL, "--dry-run", "--json", "--fresh")
+    planned = command(ran, FULL + ITERATIVE, "--dry-run", "--json", "--fresh")
     assert planned.returncode == 0, planned.stderr
-    assert "memory and time are not predicted: it is not done for a task with parts" in (
-        planned.stderr
-    )
-    assert json.loads(planned.stdout)["cells"][0]["encoders"] == 2
+    assert "not predicted" not in planned.stderr
+    told = json.loads(planned.stdout)
+    assert len(told["cells"]) == 2
+    for cell in told["cells"]:
+        assert cell["encoders"] == 2
+        assert cell["predicted_s"] > 0
+        assert cell["predicted_peak_mib"] > 0
+    assert "here" in told["total"]["basis"]
+    full = next(cell for cell in told["cells"] if cell["mode"] == "full")
+    (row,) = [row for row in before if row["mode"] == "full"]
+    assert full["predicted_peak_mib"] == pytest.approx(row["peak_rss_mib"], rel=0.2)
 
 
 def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None:
@@ -219,6 +226,8 @@ def test_both_encoders_thaw_epoch_by_epoch(grid: GridRuns) -> None:
     (row,) = run(grid, ITERATIVE, settings=SETTINGS.replace("epochs = 2", "epochs = 5"))
     assert row["unfreeze"] == "iterative"
     assert row["optimizer_mib"] > 0
+    assert row["predicted_s"] > 0
+    assert row["predicted_peak_mib"] > row["weights_mib"] + row["optimizer_mib"]
     with (folder_of(grid, row) / "epochs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 5
 
