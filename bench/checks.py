@@ -55,22 +55,18 @@ def check_head(cells: Sequence[Cell], keep: bool) -> None:
 
 
 def check_held_out(share: float, data: Data) -> None:
-    """Refuse to hold out a share of so few training examples that it is none, or for ensembles that
-    nobody can make.
+    """Refuse to hold out a share of so few training examples, of any part, that it is none.
 
     Raises:
         InputError: naming the share.
     """
-    if share and data.task.parts:
-        raise InputError(
-            f"held_out {share:g}: examples are held out for ensembles, which are not made of task "
-            f"{data.task.name}; leave it out"
-        )
-    train = sum(size.train for size in data.sizes.values())
-    if share and not round(share * train):
-        raise InputError(
-            f"held_out {share:g} of {train} training examples is none; hold out more, or nothing"
-        )
+    for name, size in data.sizes.items():
+        if share and not round(share * size.train):
+            of = f" of {name}" if data.task.parts else ""
+            raise InputError(
+                f"held_out {share:g} of {size.train} training examples{of} is none; hold out more, "
+                "or nothing"
+            )
 
 
 def check_loss(regression_loss: str, data: Data) -> None:

@@ -16,7 +16,13 @@ from bench.overall import overall
 from bench.parts import from_text
 from bench.probes.panel import choose
 from bench.schema import PART_SCORES, Row
-from bench.worker.parts import Texts, build_multitask, examples_of_parts, metric_of
+from bench.worker.parts import (
+    Texts,
+    build_multitask,
+    examples_of_parts,
+    metric_of,
+    part_without_held_out,
+)
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch
 from bench.worker.run import CellRun, Outputs
@@ -62,6 +68,7 @@ class MultitaskRun(CellRun[PartBatch]):
         self.rates = from_text(self.cell.task_rates or "")
         self.decays = from_text(self.cell.task_decays or "")
         self.parts = [part for part in self.task.parts if part in self.rates]
+        self.held: dict[str, Texts] = {}
 
     def _load(self) -> MultitaskModel:
         return build_multitask(self.job, self.parts)
@@ -70,6 +77,10 @@ class MultitaskRun(CellRun[PartBatch]):
         found = examples_of_parts(self.job, self.parts)
         self.train = {part: train for part, (train, _) in found.items()}
         self.dev = {part: dev for part, (_, dev) in found.items()}
+        if share := self.cell.held_out:
+            for part, of in self.train.items():
+                apart = part_without_held_out(of, share, self.cell.max_length)
+                self.train[part], self.held[part] = apart
 
     def _groups(self) -> list[Group]:
         """Matrices decay by 1, which every step multiplies by the decay of its part."""
@@ -146,6 +157,12 @@ class MultitaskRun(CellRun[PartBatch]):
         kept: dict[str, NDArray[Any]] = {}
         for part, of in self.dev.items():
             kept |= {f"{part}.logits": self.logits[part], f"{part}.labels": of.labels}
+        if self.held:
+            with self._phase("evaluate"):
+                logits = {part: self._predict(part, of) for part, of in self.held.items()}
+            for part, of in self.held.items():
+                kept[f"{part}.held_logits"] = logits[part]
+                kept[f"{part}.held_labels"] = of.labels
         return kept, self._notes()
 
     def _notes(self) -> dict[str, str]:
