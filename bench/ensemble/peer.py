@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from bench.cell import Cell
-from bench.checks import ITERATIVE
 from bench.conditions import Found
 from bench.display import Display
 from bench.errors import DiskFullError
@@ -24,7 +23,7 @@ from bench.peers.names import TRAINER
 from bench.peers.session import Comparison, StartError, process_folder
 from bench.peers.wanted import SAME
 from bench.protocol import PREDICTIONS
-from bench.schema import MULTITASK
+from bench.schema import ITERATIVE, MULTITASK
 from bench.signals import Signals
 from minbert.ensemble import Floats
 from minbert.tasks import TaskData

@@ -112,7 +112,11 @@ class Workload:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Workload":
         """The inverse of `asdict`, through JSON."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        kept: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**kept)
 
     def shapes_key(self, batch_size: int) -> str:
         """Digest of what decides the batches."""
