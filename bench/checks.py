@@ -13,6 +13,7 @@ from bench.files import folder_for_now, try_to_write
 from bench.gridfile import Grid
 from bench.models import Model
 from bench.plan import Planned
+from bench.schema import ITERATIVE, QUARTERS
 from minbert.check import check_checkpoint
 from minbert.config import count_parameters
 from minbert.files import is_folder
@@ -20,9 +21,7 @@ from minbert.tasks import Data, TaskData
 from minbert.tokenizer import Tokenizer
 
 MSE: Final = "mse"
-ITERATIVE: Final = "iterative"
-QUARTERS: Final = 4
-"""As `minbert.losses` and `minbert.thawing` have them, which import torch."""
+"""As `minbert.losses` has it, which imports torch."""
 
 SPACE_PER_CELL_MIB: Final = 2
 SPACE_AT_LEAST_MIB: Final = 64
@@ -56,22 +55,18 @@ def check_head(cells: Sequence[Cell], keep: bool) -> None:
 
 
 def check_held_out(share: float, data: Data) -> None:
-    """Refuse to hold out a share of so few training examples that it is none, or for ensembles that
-    nobody can make.
+    """Refuse to hold out a share of so few training examples, of any part, that it is none.
 
     Raises:
         InputError: naming the share.
     """
-    if share and data.task.parts:
-        raise InputError(
-            f"held_out {share:g}: examples are held out for ensembles, which are not made of task "
-            f"{data.task.name}; leave it out"
-        )
-    train = sum(size.train for size in data.sizes.values())
-    if share and not round(share * train):
-        raise InputError(
-            f"held_out {share:g} of {train} training examples is none; hold out more, or nothing"
-        )
+    for name, size in data.sizes.items():
+        if share and not round(share * size.train):
+            of = f" of {name}" if data.task.parts else ""
+            raise InputError(
+                f"held_out {share:g} of {size.train} training examples{of} is none; hold out more, "
+                "or nothing"
+            )
 
 
 def check_loss(regression_loss: str, data: Data) -> None:

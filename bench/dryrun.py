@@ -1,6 +1,7 @@
 """What a plan would do, without doing it: as a table or as JSON."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,9 +9,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.budget import minutes, that_fit
 from bench.cell import Cell
 from bench.plan import Planned
-from bench.predict.costs import Variant, is_foretold
+from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
 
@@ -25,6 +27,7 @@ def print_plan(
     as_json: bool,
     search_round: int | None = None,
     cells: Sequence[Cell] = (),
+    budget_s: float = math.inf,
 ) -> None:
     """Print the plan to stdout, with what each cell that would run is expected to take.
 
@@ -32,13 +35,19 @@ def print_plan(
         search_round: which round of a search for learning rates the plan is; None if it is the
             grid's own.
         cells: the grid's, which run after the search.
+        budget_s: the time that the command may take; cells that don't fit are marked and counted.
     """
     told = [_prediction(item, forecast) for item in planned]
+    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in told])
     covers = "the grid" if search_round is None else f"search, round {search_round}"
     total = {**_total(told, forecast), "covers": covers}
+    if limited := math.isfinite(budget_s):
+        total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
     after = [] if search_round is None else cells
     if as_json:
         items = [_as_json(item, one) for item, one in zip(planned, told, strict=True)]
+        if limited:
+            items = [item | {"fits": fits} for item, fits in zip(items, fit, strict=True)]
         later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
                  for cell in after]  # fmt: skip
         document = {"cells": items, "total": total}
@@ -47,19 +56,19 @@ def print_plan(
     console = Console()
     if after:
         console.print(f"{covers}:")
-    console.print(_table(planned, told, forecast is not None))
+    console.print(_table(planned, told, fit, forecast is not None))
     to_run = sum(item.action == "run" for item in planned)
     what = "candidates" if after else "cells"
     console.print(f"{len(planned)} {what}: {to_run} to run, {len(planned) - to_run} not")
     if forecast is not None:
         share = f"{covers}, alone" if after else "in all"
-        if (known := sum(one is not None for one in told)) < to_run:
-            share += f" for {known} of {to_run} {what}, those that don't unfreeze"
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
             f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
             soft_wrap=True,
         )
+    if limited and to_run:
+        console.print(_fitting(fit, to_run, budget_s, what), soft_wrap=True)
     if after:
         console.print(
             f"after the search, which may take more rounds, {len(after)} cells of the grid at the "
@@ -73,21 +82,36 @@ def print_plan(
         console.print(table)
 
 
-def _table(planned: Sequence[Planned], told: Sequence[Prediction | None], predicted: bool) -> Table:
+def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, what: str) -> str:
+    """How many cells fit into a budget, in a sentence."""
+    whole = f"the budget of {minutes(budget_s)} min"
+    if all(fits is None for fits in fit):
+        return f"time is not predicted: {what} run while any of {whole} is left"
+    return f"{fit.count(True)} of {to_run} {what} fit into {whole}, if they take what is predicted"
+
+
+def _table(
+    planned: Sequence[Planned],
+    told: Sequence[Prediction | None],
+    fit: Sequence[bool | None],
+    predicted: bool,
+) -> Table:
     axes = _told_axes([item.cell for item in planned])
     table = Table("", "cell", *axes, "rate", "plan", box=None)
     if predicted:
         table.add_column("min", justify="right")
         table.add_column("MiB", justify="right")
-    for number, (item, one) in enumerate(zip(planned, told, strict=True), start=1):
+    of_all = zip(planned, told, fit, strict=True)
+    for number, (item, one, fits) in enumerate(of_all, start=1):
         cell = item.cell
         rate = cell.learning_rate or cell.learning_rate_head
+        runs = "left out" if fits is False else "run"
         table.add_row(
             str(number),
             cell.cell_id,
             *(_field(getattr(cell, name)) for name in axes),
             "" if rate is None else f"{rate:g}",
-            "run" if item.action == "run" else item.reason,
+            runs if item.action == "run" else item.reason,
             "" if one is None else f"{one.wall_s / 60:.1f}",
             "" if one is None else f"{one.peak_mib:,.0f}",
         )
@@ -108,7 +132,7 @@ def _field(value: str | int | None) -> str:
 
 
 def _prediction(item: Planned, forecast: Forecast | None) -> Prediction | None:
-    if forecast is None or item.action != "run" or not is_foretold(item.cell.unfreeze):
+    if forecast is None or item.action != "run":
         return None
     return forecast.predict(Variant.of(item.cell))
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from bench import gridfile
+from bench.budget import Budget
 from bench.cell import Cell
 from bench.checks import (
     check_amp,
@@ -51,15 +52,17 @@ Examples:
   python -m bench.grid --grid smoke
   python -m bench.grid --grid full --max-train 2000 --seeds 3
   python -m bench.grid --grid full --select "mode=lora,dora rank=1,8 amp=on" --dry-run
+  python -m bench.grid --grid paper --task sst --data path/to/data --budget 90
   python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
 """
 
 Positive = click.IntRange(min=1)
 
 
-def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no number of seconds; to set no limit, leave it out.")
+        unit = str(option.metavar).lower()
+        raise click.BadParameter(f"{value} is no number of {unit}; to set no limit, leave it out.")
     return value
 
 
@@ -119,6 +122,15 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
     help="End a cell that takes longer.",
 )
 @click.option(
+    "--budget",
+    "budget_min",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    metavar="MINUTES",
+    help="Leave out cells that are predicted to take longer than what is left of it; the same "
+    "command goes on with them.",
+)
+@click.option(
     "--runs",
     type=click.Path(path_type=Path),
     default=Path("runs.csv"),
@@ -142,6 +154,7 @@ def command(
     rerun: str | None,
     lr: str,
     timeout: float | None,
+    budget_min: float | None,
     runs: Path,
     reports: Path,
     as_json: bool,
@@ -149,6 +162,7 @@ def command(
     data: Path | None,
     **overrides: Any,
 ) -> int:
+    budget = Budget(math.inf if budget_min is None else 60 * budget_min)
     grid = override(gridfile.load(grid_name), overrides)
     wanted = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
@@ -189,7 +203,7 @@ def command(
     if dry_run:
         with Signals() as signals:
             outlook = outlook_on(planned, forecast, signals)
-        print_plan(planned, outlook.forecast, as_json, number, cells)
+        print_plan(planned, outlook.forecast, as_json, number, cells, budget.seconds)
         return 0
     if any(item.action == "run" for item in planned):
         check_model(model, grid.settings.init)
@@ -211,6 +225,7 @@ def command(
         arguments=tuple(sys.argv[1:]),
         device_name=found.device_name,
         forecaster=forecast,
+        budget=budget,
     )
     return session.run(rounds(cells, plan_now, search), as_json)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.groups import Values, ValuesOf, no_values
+from bench.overall import counted
 from bench.protocol import PREDICTIONS
 from bench.schema import CORRELATED, OVERALL, PART_SCORES, Row
 from bench.store import cell_folder, cells_folder
@@ -75,10 +76,8 @@ def _read(path: Path, metric: str) -> Values | None:
 
 def _of_part(part: str, found: Mapping[str, NDArray[np.generic]]) -> Values:
     """The numbers of a part's examples, whose mean is what its score counts."""
-    logits, labels = found[f"{part}.logits"], found[f"{part}.labels"]
-    if part in CORRELATED:
-        return (1 + values_for("pearson", logits, labels)) / 2
-    return values_for("accuracy", logits, labels)
+    metric = "pearson" if part in CORRELATED else "accuracy"
+    return counted(part, values_for(metric, found[f"{part}.logits"], found[f"{part}.labels"]))
 
 
 def mean_of_parts(parts: Sequence[Values]) -> Values:

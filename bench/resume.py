@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,9 @@ from bench.protocol import LONGEST_RESULT, RESULT, parse_result
 from bench.runner import Outcome
 from bench.schema import Row, cell_key, latest, row_key
 
-_GO_ON: Final = ("not run", "interrupted")
+LEFT_OUT: Final = "left out"
+"""Stands for `skipped` where that was for a budget."""
+_GO_ON: Final = ("not run", "interrupted", LEFT_OUT)
 """Statuses of cells that run when the same command is given again."""
 
 
@@ -39,7 +41,7 @@ def how_to_go_on(
 
     Args:
         arguments: the grid's.
-        counts: cells of each status, `not run` among them; None if nobody has looked.
+        counts: cells of each status, `not run` and `LEFT_OUT` too; None if nobody has looked.
         fell_back: cells as of `fallen_back`.
     """
     command = ["python", "-m", "bench.grid", *arguments]
@@ -58,16 +60,31 @@ def how_to_go_on(
     return lines
 
 
-def to_run_again(counts: Mapping[str, int], planned: Sequence[Planned]) -> Counter[str]:
+def to_run_again(
+    counts: Mapping[str, int], planned: Sequence[Planned], left_out: int = 0
+) -> Counter[str]:
     """Counts of statuses, with those of a search's tries for the cells that it left without rates.
 
     Running such a cell again takes running its tries again.
+
+    Args:
+        left_out: how many of those that were skipped were left out for a budget.
     """
     lacking = [item for item in planned if item.tries]
     found = Counter(counts)
-    found["skipped"] -= len(lacking)
+    found["skipped"] -= len(lacking) + left_out
+    found[LEFT_OUT] += left_out
     found.update(status for item in lacking for status in item.tries)
     return +found
+
+
+def standing(cell_ids: Collection[str], conditions_id: str, rows: Iterable[Row]) -> dict[str, Row]:
+    """The row that counts for each of some cells that has one, by its id."""
+    return {
+        cell_id: row
+        for (cell_id, where), row in latest(rows).items()
+        if cell_id in cell_ids and where == conditions_id
+    }
 
 
 def fallen_back(planned: Iterable[Planned], conditions_id: str, rows: Sequence[Row]) -> int:

@@ -50,13 +50,18 @@ PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": 
 CORRELATED: Final = ("sts",)
 """Those whose score is a correlation r, which counts (1 + r) / 2; the others have an accuracy."""
 
+ITERATIVE: Final = "iterative"
+QUARTERS: Final = 4
+"""Gradual unfreezing, and after how many epochs all layers train, as `minbert.thawing` has them,
+which imports torch."""
+
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "mode": MODES,
     "layers": LAYER_SETS,
     "amp": ("off", "bf16", "fp16"),
     "init": ("pretrained", "random"),
     "dev_metric": ("accuracy", "pearson", OVERALL),
-    "unfreeze": ("all", "iterative"),
+    "unfreeze": ("all", ITERATIVE),
     "head": ("linear", "nonlinear", "conv"),
     "optimizer": ("adamw", "adamax", "radam"),
     "schedule": ("linear", "halving"),

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 import click
 
 from bench import job as jobs
+from bench.budget import Budget, needs_no_row, was_left_out
 from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.display import Display
@@ -30,9 +32,9 @@ from bench.plan import FRESH, RERUN, SKIP, Planned
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
-from bench.resume import fallen_back, how_to_go_on, left_behind, to_run_again
+from bench.resume import fallen_back, how_to_go_on, left_behind, standing, to_run_again
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import CANDIDATE, Row, latest, new_row, row_key
+from bench.schema import CANDIDATE, Row, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from bench.tokens import share
@@ -61,6 +63,7 @@ class Session:
     device_name: str
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
     forecaster: Forecaster | None = None
+    budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
@@ -79,12 +82,20 @@ class Session:
                     if signals.stops > 1:
                         sys.stderr.writelines(how_to_go_on(self.arguments))
                         return INTERRUPTED
-                    if ended != "ok":
+                    if ended != "ok" or self._lacks_tries(planned):
                         break
             except InputError as error:  # of a plan that what has run makes impossible
                 sys.stderr.write(f"stopped: {error}\n")
                 ended = "stopped"
         return self._close(planned, ended, as_json)
+
+    def _lacks_tries(self, planned: list[Planned]) -> bool:
+        """Whether tries of a search were left out: the others alone don't tell the best rates."""
+        return any(
+            item.cell.learning_rate_source == CANDIDATE
+            and item.cell.cell_id in self.budget.left_out
+            for item in planned
+        )
 
     def _run_round(self, planned: list[Planned], signals: Signals) -> str:
         """Run a plan; `ok`, `interrupted` or `stopped`."""
@@ -116,9 +127,11 @@ class Session:
             Locks(device_locks(), signals, waits) as devices,
         ):
             for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
-                display.start(item.cell.name, *outlook.begin(item.cell))
+                cell_s, rest_s = outlook.begin(item.cell)
+                rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
+                display.start(item.cell.name, cell_s, rest_s)
                 asked = self.account.now()
-                with devices.turn(self.device_name):
+                with self._turn(item, devices, outlook):
                     self.account.waited_since(asked)
                     ids = item.cell.cell_id, self.conditions.conditions_id
                     row = self.store.last(*ids)
@@ -133,18 +146,28 @@ class Session:
                     return True
         return False
 
+    def _turn(
+        self, item: Planned, devices: Locks, outlook: Outlook
+    ) -> AbstractContextManager[None]:
+        """A turn on the device, if the cell may need it: one that is left out waits for nobody."""
+        fits = self.budget.fits(outlook.time_s(item.cell))
+        return devices.turn(self.device_name) if fits else nullcontext()
+
     def _run_or_skip(
         self, item: Planned, last: Row | None, signals: Signals, display: Display, outlook: Outlook
     ) -> Row:
-        """The row that stands in the results for a cell now, given the one that did so far."""
+        """What came of a cell, given the row that stands for it in the results so far."""
         why = self._why_skipped(item)
-        if why is None:
-            row = self._run_cell(item, signals, display, outlook)
-        elif last is not None and (last["status"], last["message"]) == ("skipped", why):
-            return last
-        else:
-            [row] = self._planned_rows([item])
-            row |= {"attempt": item.attempt, "status": "skipped", "message": why}
+        row = self._left_behind(item, display, outlook) if why is None else None
+        if row is None:
+            why = why or self.budget.leave_out(item.cell.cell_id, outlook.time_s(item.cell))
+            if why is None:
+                row = self._run_cell(item, signals, display, outlook)
+            else:
+                [row] = self._planned_rows([item])
+                row |= {"attempt": item.attempt, "status": "skipped", "message": why}
+                if needs_no_row(last, why):
+                    return row
         self.store.append(row)
         return row
 
@@ -163,9 +186,6 @@ class Session:
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
         folder, job, told = self._folder(item), self._job(item), outlook.columns(item.cell)
-        if item.reason != FRESH and (row := self._left_behind(item, job, folder, told)) is not None:
-            display.note(f"{item.cell.name}: taking over the result that a stopped run left")
-            return row
         argv = [*self.worker, str(folder.resolve())]
         # before the first worker starts, so that none differs from the others by making it
         share(self._data_of(item.cell), item.cell, self.model.tokenizer, self.data_folder)
@@ -187,15 +207,21 @@ class Session:
         self.account.add(row)
         return row
 
-    def _left_behind(self, item: Planned, job: Job, folder: Path, told: Row) -> Row | None:
+    def _left_behind(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
         """The row of a cell that ended when its parent died before it could append it."""
+        if item.reason == FRESH:
+            return None
+        folder = self._folder(item)
         row = kept_row(folder)
         ids = (item.cell.cell_id, self.conditions.conditions_id, item.attempt)
         same = row is not None and row_key(row) == ids and row["status"] == "ok"
-        if row is not None and same and row["code_version"] == self.conditions.code_version:
-            return row
-        left = left_behind(folder, job)
-        return None if left is None else self._kept(folder, self._row(item, left, folder, told))
+        if row is None or not same or row["code_version"] != self.conditions.code_version:
+            left = left_behind(folder, self._job(item))
+            if left is None:
+                return None
+            row = self._kept(folder, self._row(item, left, folder, outlook.columns(item.cell)))
+        display.note(f"{item.cell.name}: taking over the result that a stopped run left")
+        return row
 
     @staticmethod
     def _kept(folder: Path, row: Row) -> Row:
@@ -292,12 +318,8 @@ class Session:
             ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
         ids = {item.cell.cell_id for item in planned}
         conditions_id = self.conditions.conditions_id
-        last = {
-            cell_id: str(row["status"])
-            for (cell_id, where), row in latest(rows).items()
-            if cell_id in ids and where == conditions_id
-        }
-        counts = Counter(last.get(cell_id, "not run") for cell_id in ids)
+        last = standing(ids, conditions_id, rows)
+        counts = Counter(str(last[i]["status"]) if i in last else "not run" for i in ids)
         times = self.account.times()
         if as_json:
             spent = None if times is None else times.to_json()
@@ -309,7 +331,9 @@ class Session:
             if times is not None:
                 click.echo(f"time: {times}")
         fell_back = fallen_back(planned, conditions_id, rows)
-        again = to_run_again(counts, planned)
+        fell_back += sum(last[i]["status"] == "ok" for i in self.budget.left_out if i in last)
+        again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
+        sys.stderr.writelines(self.budget.told())
         sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
         if ended == "interrupted":
             return INTERRUPTED

@@ -51,3 +51,43 @@ class Encoded:
         order = np.argsort(keys, kind="stable")
         count = round(share * len(self))
         return np.sort(order[count:]), np.sort(order[:count])
+
+
+def in_one(first: Encoded, second: Encoded, max_length: int) -> Encoded:
+    """N pairs as `[CLS] a [SEP] b [SEP]`, of texts that stand alone as `[CLS] a [SEP]` and
+    `[CLS] b [SEP]`.
+
+    They are cut as the tokenizer cuts pairs. Only where both texts were cut before, it may be the
+    other one that keeps an odd token.
+
+    Args:
+        max_length: tokens of a pair at most, the special ones included, as of the texts.
+    """
+    room = max_length - 3
+    ids: list[NDArray[np.int32]] = []
+    lengths: list[tuple[int, int]] = []
+    for n in range(len(first)):
+        a = first.input_ids[first.offsets[n] : first.offsets[n + 1]]
+        b = second.input_ids[second.offsets[n] : second.offsets[n + 1]]
+        kept_a, kept_b = _kept_of_pair(len(a) - 2, len(b) - 2, room)
+        ids += [a[: kept_a + 1], a[-1:], b[1 : kept_b + 1], b[-1:]]
+        lengths.append((kept_a + 2, kept_b + 1))
+    sizes = np.array(lengths, dtype=np.int64).reshape(-1, 2)  # [N, 2]
+    kinds = np.tile(np.array([0, 1], dtype=np.int8), len(sizes))
+    return Encoded(
+        np.concatenate([*ids, np.empty(0, dtype=np.int32)]),
+        np.repeat(kinds, sizes.ravel()),
+        np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes.sum(axis=1))]),
+    )
+
+
+def _kept_of_pair(a: int, b: int, room: int) -> tuple[int, int]:
+    """How many tokens each of two texts keeps: the longer one loses first, then both alike."""
+    if a + b <= room:
+        return a, b
+    shorter = min(a, b)
+    longer = max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter = room // 2
+        longer = room - shorter
+    return (shorter, longer) if a <= b else (longer, shorter)

@@ -35,6 +35,9 @@ class Choice:
 def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Floats:
     """What is averaged of a model's logits [N, C]: those, or the probabilities of its classes.
 
+    One logit z [N, 1] that tells two classes stands for two, −z / 2 and z / 2, so that models with
+    either kind of head go together.
+
     Predictions of a number [N, 1] are brought to a mean of 0 and a deviation of 1 instead: models
     that learned a correlation have no common scale.
 
@@ -49,6 +52,8 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
         if not deviation > 0:
             raise ValueError("its predictions are all the same, so they have no correlation")
         return np.asarray((values - values.mean()) / deviation)
+    if values.shape[1] == 1:
+        values = np.concatenate([-values / 2, values / 2], axis=1)
     if average == LOGITS:
         return values
     powers = np.exp(values - values.max(axis=1, keepdims=True))

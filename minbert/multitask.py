@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from minbert.batches import plan_training
 from minbert.comparison import Comparison
 from minbert.config import BertConfig
 from minbert.encoded import Encoded
 from minbert.encoder import BertEncoder
 from minbert.heads import HEADS, find_head
+from minbert.mixing import mix
 from minbert.model import POOLINGS, mean_of_real
 
 SHARED, APART = 1, 2
@@ -131,6 +133,29 @@ class MultitaskModel(nn.Module):
 def _head_for(head: str, aim: Aim) -> str:
     """The head that a task gets; `find_head` refuses what is none."""
     return "nonlinear" if aim.pairs and head in HEADS and HEADS[head].reads_tokens else head
+
+
+def plan_tasks(
+    lengths: Mapping[str, NDArray[np.int64]],
+    batch_size: int,
+    rng: np.random.Generator,
+    batching: str,
+    order: str,
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """Task and indices of each batch of an epoch, which has every example of every task once.
+
+    Args:
+        lengths: of the examples of each task, as `lengths_of` has them, [N].
+        batch_size, batching: as of `minbert.batches.plan_training`.
+        order: one of `minbert.mixing.MIXINGS`.
+
+    Raises:
+        ValueError: for another batching or order.
+    """
+    plans = {task: plan_training(of, batch_size, rng, batching) for task, of in lengths.items()}
+    turns = {task: iter(plan) for task, plan in plans.items()}
+    counts = {task: len(plan) for task, plan in plans.items()}
+    return [(task, next(turns[task])) for task in mix(order, counts, rng)]
 
 
 def lengths_of(texts: Sequence[Encoded]) -> NDArray[np.int64]:

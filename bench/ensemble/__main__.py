@@ -4,23 +4,23 @@ Example: python -m bench.ensemble --runs runs.csv --task movies
 """
 
 import json
+import sys
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from bench.command import run_command
-from bench.ensemble.members import Candidates, find
-from bench.ensemble.outcome import Outcome, Scored, ensemble_of
+from bench.ensemble.beside import with_baselines, with_peer
+from bench.ensemble.members import find
+from bench.ensemble.outcome import ensemble_of
+from bench.ensemble.show import Printer, outcomes_as_json
+from bench.ensemble.together import together
 from bench.errors import InputError
-from bench.models import find_model
-from bench.report.text import span
-from bench.stats import Interval
-from bench.store import read_rows
-from minbert.ensemble import AVERAGES, Floats
-from minbert.tasks import load_task
+from bench.schema import MULTITASK, PART_SCORES
+from minbert.ensemble import AVERAGES
 
 _MOST: Final = 25
 _EPILOG: Final = """\b
@@ -28,15 +28,24 @@ Examples:
   python -m bench.ensemble --runs runs.csv
   python -m bench.ensemble --runs runs.csv --task sst --average logits --json
   python -m bench.ensemble --runs runs.csv --task sst --baselines --data path/to/data
+  python -m bench.ensemble --runs sst.csv quora.csv sts.csv --task sst,quora,sts
 """
 
 
 @click.command("python -m bench.ensemble", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.option(
-    "--runs", default="runs.csv", show_default=True, type=click.Path(path_type=Path),
-    help="Results whose cells are members.",
-)  # fmt: skip
-@click.option("--task", help="Which of the tasks in it.")
+    "--runs",
+    "first",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE...",
+    help="Results whose cells are members, of one or several files.  [default: runs.csv]",
+)
+@click.option(
+    "--task",
+    metavar="NAME[,NAME]",
+    help="Which of the tasks in it; of sst, quora and sts several, multitask for all of them.",
+)
 @click.option("--average", type=click.Choice(AVERAGES), default="probabilities", show_default=True)
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=_MOST, show_default=True,
@@ -44,100 +53,86 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--baselines", is_flag=True,
-    help="Also score TF-IDF with a linear model, and for pairs the cosine of embeddings.",
+    help="Also score TF-IDF with a linear model, for pairs the cosine of embeddings, and the best "
+    "member of each other encoder; show published scores.",
+)  # fmt: skip
+@click.option(
+    "--peer", is_flag=True,
+    help="Also train the best member's setting by transformers and PEFT, here and now.",
 )  # fmt: skip
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="With --baselines: the folder of the task's files.",
+    help="With --baselines or --peer: the folder of the tasks' files.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
 def command(
-    runs: Path,
+    first: tuple[Path, ...],
+    more: tuple[Path, ...],
     task: str | None,
     average: str,
     most: int,
     baselines: bool,
+    peer: bool,
     data: Path | None,
     as_json: bool,
 ) -> int:
-    if not runs.is_file():
-        raise InputError(f"{runs}: no such file of results; name one with --runs")
-    if data is not None and not baselines:
-        raise InputError("--data: is for --baselines; members are taken from --runs alone")
-    candidates = find(runs, read_rows(runs), task)
-    others = scored_beside(candidates, data) if baselines else {}
-    found = ensemble_of(candidates, average, most, others)
+    runs = [*first, *more] or [Path("runs.csv")]
+    for path in runs:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file of results; name one with --runs")
+    if data is not None and not (baselines or peer):
+        raise InputError(
+            "--data: is for --baselines and --peer; members are taken from --runs alone"
+        )
+    if peer:
+        from bench.peers.names import check_libraries
+
+        check_libraries()
+    asked = parse_tasks(task)
+    outcomes = [ensemble_of(of, average, most) for of in find(runs, asked)]
+    lacking = missing(asked, [of.candidates.task for of in outcomes])
+    if lacking and len(outcomes) == 1:
+        note = f"no cells of {', '.join(lacking)}, so there is no overall score"
+        outcomes = [replace(outcomes[0], notes=(*outcomes[0].notes, note))]
+    if baselines:
+        outcomes = [with_baselines(of, data) for of in outcomes]
+    if peer:
+        outcomes = [with_peer(of, data) for of in outcomes]
+    overall = together(outcomes)
     if as_json:
-        click.echo(json.dumps(_as_json(candidates.task, candidates.metric, found), indent=2))
+        click.echo(json.dumps(outcomes_as_json(outcomes, overall, beside=baselines), indent=2))
     else:
-        _print(candidates.task, candidates.metric, len(candidates.members), found)
-    return 0
+        printer = Printer(beside=baselines)
+        for outcome in outcomes:
+            printer.task(outcome)
+        if overall is not None:
+            printer.together(overall)
+    problems = [problem for outcome in outcomes for problem in outcome.problems]
+    for problem in problems:
+        sys.stderr.write(f"error: {problem}\n")
+    return 1 if problems else 0
 
 
-def scored_beside(candidates: Candidates, data: Path | None) -> dict[str, Floats]:
-    """What baselines predict on the members' dev examples, by name.
+def parse_tasks(text: str | None) -> tuple[str, ...]:
+    """`"sst,quora"` as tasks, each once; none where nothing is asked.
 
     Raises:
-        InputError: if these are not at hand, or scikit-learn is not.
+        InputError: for a text that names none.
     """
-    from bench.ensemble.baselines import COSINE, TFIDF, cosine, tfidf
-
-    row = candidates.members[0].row
-    names = ("max_train", "max_dev")
-    caps = {name: int(cap) for name in names if (cap := row[name]) is not None}
-    found = load_task(candidates.task, data, **caps)
-    if not found.digest.startswith(str(row["data_digest"])):
-        raise InputError(
-            f"the examples of {candidates.task} are not those that the cells were trained on"
-        )
-    predictions = {TFIDF: tfidf(found)}
-    model = find_model(str(row["model"]), "pretrained", "auto")
-    if model.checkpoint is not None:
-        by_cosine = cosine(found, model.checkpoint, int(row["max_length"] or 128))
-        predictions |= {} if by_cosine is None else {COSINE: by_cosine}
-    return predictions
+    if text is None:
+        return ()
+    names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    if not names:
+        raise InputError("--task: names no task; name one, or several with commas between")
+    return names
 
 
-def _as_json(task: str, metric: str, found: Outcome) -> dict[str, Any]:
-    def scored(of: Scored) -> dict[str, Any]:
-        return {
-            "name": of.name, "dev_score": of.dev.value, "dev_ci_low": of.dev.low,
-            "dev_ci_high": of.dev.high, "held_score": of.held, "parameters": of.parameters,
-        }  # fmt: skip
-
-    gain = found.gain
-    return {
-        "task": task, "metric": metric, "average": found.average,
-        "ensemble": scored(found.ensemble), "best_member": scored(found.best),
-        "baselines": [scored(of) for of in found.baselines],
-        "gain": {"value": gain.value, "low": gain.low, "high": gain.high},
-        "members": [
-            {"name": member.name, "cell_id": member.row["cell_id"], "weight": weight}
-            for member, weight in found.members
-        ],
-    }  # fmt: skip
-
-
-def _print(task: str, metric: str, count: int, found: Outcome) -> None:
-    console = Console(highlight=False)
-    table = Table(box=None)
-    for head in ("", f"dev {metric}", "95% interval", "held out", "parameters"):
-        table.add_column(head, justify="right" if head else "left")
-    for of in (found.ensemble, found.best, *found.baselines):
-        held = "–" if of.held is None else f"{of.held:.3f}"
-        parameters = "–" if of.parameters is None else f"{of.parameters:,}"
-        table.add_row(of.name, f"{of.dev.value:.3f}", _told(of.dev), held, parameters)
-    console.print(f"{task}: the average of {found.average}, members chosen among {count} cells")
-    console.print(table)
-    for member, weight in found.members:
-        console.print(f"  {weight} × {member.name}")
-    gain = found.gain
-    console.print(f"against the best member alone: {gain.value:+.3f} ({_told(gain)})")
-
-
-def _told(interval: Interval) -> str:
-    return span(interval, lambda value: f"{value:.3f}") or "no interval"
+def missing(asked: Collection[str], found: Collection[str]) -> list[str]:
+    """Tasks that were asked for and are not found; `multitask` asks for all of its parts."""
+    wanted = [*(PART_SCORES if MULTITASK in asked else ()), *asked]
+    return [task for task in dict.fromkeys(wanted) if task not in (MULTITASK, *found)]
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ def tfidf(data: TaskData) -> Floats:
     return scores
 
 
+def compares(data: TaskData) -> bool:
+    """Whether a cosine can tell: of pairs of texts, a number or one of two classes."""
+    return data.train.text_b is not None and len(data.task.classes) <= 2
+
+
 def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats | None:
     """Predictions [N, C] on dev by the cosine of both texts' embeddings; None for single texts.
 
@@ -69,7 +74,7 @@ def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats | None:
     Args:
         checkpoint: the encoder's folder, vocabulary included.
     """
-    if data.train.text_b is None or len(data.task.classes) > 2:
+    if not compares(data):
         return None
     embed = _embedder(checkpoint, max_length)
     dev = _cosines(data.dev, embed)

@@ -1,6 +1,6 @@
 """The cells that can be members of an ensemble, with what they predicted."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,21 +10,32 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.errors import InputError
+from bench.parts import from_text
 from bench.protocol import PREDICTIONS
-from bench.schema import CANDIDATE, MULTITASK, Row, latest
-from bench.store import cell_folder
+from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, latest
+from bench.store import cell_folder, read_rows
+from minbert.files import is_file
+from minbert.tasks import find_task
 
 _LOGITS: Final = ("logits", "held_logits")
-_TENSORS: Final = (*_LOGITS, "labels", "held_labels")
+_LABELS: Final = ("labels", "held_labels")
+
+Arrays = Mapping[str, NDArray[Any]]
+Labels = tuple[NDArray[Any], NDArray[Any]]
+"""Of dev, and of what was held out."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A cell that ended ok, its logits [N, C] on dev and on what was held out of training."""
+    """A cell that ended ok, its logits [N, C] on dev and on what was held out of training.
+
+    Of a cell that learned several tasks they are those of one. `folder` is the cell's.
+    """
 
     row: Row
     logits: NDArray[np.float32]
     held_logits: NDArray[np.float32]
+    folder: Path
 
     @property
     def name(self) -> str:
@@ -46,94 +57,186 @@ class Member:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Members of one task, with the labels [N] of the examples that all of them predicted."""
+    """Members of one task, with the labels [N] of the examples that all of them predicted.
+
+    `left_out` counts the cells that predicted other examples than these and could do without.
+    """
 
     task: str
     metric: str
     members: Sequence[Member]
     labels: NDArray[Any]
     held_labels: NDArray[Any]
+    left_out: int = 0
 
 
-def find(runs: Path, rows: Iterable[Row], task: str | None) -> Candidates:
-    """The cells of a CSV that can be members.
+@dataclass(frozen=True)
+class _Kept:
+    """The row of a cell, and the folder that it left."""
+
+    row: Row
+    folder: Path
+
+    @property
+    def task(self) -> str:
+        return str(self.row["task"])
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / PREDICTIONS
+
+
+def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
+    """The cells of some CSVs that can be members, by task. A cell that several have counts once.
+
+    A part of task `multitask` has the cells that learned it alone and those that learned all parts
+    together, as far as they predicted the same examples. Where they did not, one kind is left out:
+    the cells of the part alone, or, if tasks are asked for and `multitask` is not, the others.
 
     Args:
-        task: which; None if there is only one.
+        asked: tasks; none for the only one that there is, or for all parts of `multitask`. Several
+            have to be such parts, of which those count that are there.
 
     Raises:
-        InputError: for none, several tasks or data sets, or predictions that are gone.
+        InputError: for none, tasks without a score in common, several data sets, or predictions
+            that are gone.
     """
-    ok = [
-        row
-        for row in latest(rows).values()
-        if row["status"] == "ok"
+    told = ", ".join(map(str, runs))
+    rows = [(path, row) for path in runs for row in latest(read_rows(path)).values()]
+    rows = [(path, row) for path, row in rows if _has_score(row)]
+    tasks = _wanted(told, [row for _, row in rows], asked)
+    whole = not asked or MULTITASK in asked
+    return [_candidates(told, task, rows, whole=whole) for task in tasks]
+
+
+def _has_score(row: Row) -> bool:
+    return (
+        row["status"] == "ok"
         and row["dev_score"] is not None
         and row["learning_rate_source"] != CANDIDATE
-        and (task is None or row["task"] == task)
-    ]
-    ok = list({str(row["cell_id"]): row for row in ok}.values())  # on one machine is enough
-    tasks = sorted({str(row["task"]) for row in ok})
-    if not ok:
-        what = f" of task {task}" if task else ""
-        raise InputError(f"{runs}: no cell{what} ended ok with a score; run a grid first")
-    if len(tasks) > 1:
-        raise InputError(f"{runs}: holds tasks {', '.join(tasks)}; choose one with --task")
-    if tasks == [MULTITASK]:
-        raise InputError(
-            f"{runs}: no ensembles are made of task {tasks[0]}, which has parts; choose another "
-            "with --task"
-        )
-    held = [row for row in ok if row["held_out"]]
+    )
+
+
+def _learned(row: Row) -> Collection[str]:
+    """The tasks that a row's cell learned: of `multitask` its parts."""
+    if row["task"] != MULTITASK:
+        return (str(row["task"]),)
+    try:
+        return from_text(str(row["task_rates"] or ""))
+    except ValueError:
+        return ()
+
+
+def _wanted(told: str, rows: Sequence[Row], asked: Collection[str]) -> list[str]:
+    """The tasks to make ensembles of, parts of `multitask` in their order."""
+    there = sorted({str(row["task"]) for row in rows})
+    learned = {task for row in rows for task in _learned(row)}
+    named = {task for task in asked if task != MULTITASK}
+    if MULTITASK in asked:
+        named |= learned & PART_SCORES.keys()
+    wanted = named if asked else learned
+    if len(wanted) > 1 and not wanted <= PART_SCORES.keys():
+        if asked:
+            raise InputError(
+                f"--task: {', '.join(asked)} have no score in common; name one task, or some of "
+                f"{', '.join(PART_SCORES)}"
+            )
+        raise InputError(f"{told}: holds tasks {', '.join(there)}; choose one with --task")
+    found = wanted & learned
+    if not found:
+        what = f" of task {', '.join(asked)}" if asked else ""
+        raise InputError(f"{told}: no cell{what} ended ok with a score; run a grid first")
+    return [part for part in PART_SCORES if part in found] or sorted(found)
+
+
+def _candidates(
+    told: str, task: str, rows: Sequence[tuple[Path, Row]], *, whole: bool
+) -> Candidates:
+    """Those of one task.
+
+    Args:
+        whole: whether cells that learned all parts together go before those of the part alone.
+    """
+    cells = _once((path, row) for path, row in rows if task in _learned(row))
+    held = [cell for cell in cells if cell.row["held_out"]]
     if not held:
         raise InputError(
-            f"{runs}: no cell of {tasks[0]} held training examples out, by which members are "
+            f"{told}: no cell of {cells[0].task} held training examples out, by which members are "
             "chosen; run a grid with held_out = 0.1 in its settings"
         )
+    kinds = {cell.task for cell in held}
+    kind = MULTITASK if MULTITASK in kinds and (whole or len(kinds) == 1) else task
+    first = [cell for cell in held if cell.task == kind]
     for name, what in (("data_digest", "examples"), ("held_out", "shares held out")):
-        if len({row[name] for row in held}) > 1:
-            raise InputError(f"{runs}: cells of {tasks[0]} have different {what}; keep them apart")
-    return _read(runs, held)
-
-
-def _read(runs: Path, rows: Sequence[Row]) -> Candidates:
-    members, labels = [], None
-    for row in rows:
-        ids = (str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0))
-        try:
-            path = cell_folder(runs, Cell.from_columns(row).name, *ids) / PREDICTIONS
-        except ValueError as error:
-            raise InputError(f"{runs}: {error}") from error
-        found = _tensors(path)
-        own = found["labels"], found["held_labels"]
-        if labels is None:
-            labels = own
-        elif not all(np.array_equal(a, b) for a, b in zip(labels, own, strict=True)):
+        if len({cell.row[name] for cell in first}) > 1:
+            raise InputError(f"{told}: cells of {kind} have different {what}; keep them apart")
+    read = [_read(cell, task) for cell in first]
+    labels = read[0][1]
+    for cell, (_, own) in zip(first, read, strict=True):
+        if not _same(labels, own):
             raise InputError(
-                f"{path}: was made on other examples than those of the other cells; models of "
-                "different vocabularies hold different examples out, and can't be together"
+                f"{cell.predictions}: was made on other examples than those of the other cells; "
+                "models of different vocabularies hold different examples out, and can't be "
+                "together"
             )
-        members.append(Member(row, found["logits"], found["held_logits"]))
-    if labels is None:
-        raise InputError(f"{runs}: no cell has predictions")
-    first = rows[0]
-    return Candidates(str(first["task"]), str(first["dev_metric"]), members, *labels)
+    others = [_read(cell, task) for cell in held if cell.task != kind]
+    joining = [member for member, own in others if _same(labels, own)]
+    return Candidates(
+        task=task,
+        metric=find_task(task).metric if kind == MULTITASK else str(first[0].row["dev_metric"]),
+        members=[*(member for member, _ in read), *joining],
+        labels=labels[0],
+        held_labels=labels[1],
+        left_out=len(others) - len(joining),
+    )
 
 
-def _tensors(path: Path) -> Mapping[str, NDArray[Any]]:
+def _once(rows: Iterable[tuple[Path, Row]]) -> list[_Kept]:
+    """Each cell once, of several places the first one that still has its predictions."""
+    found: dict[str, _Kept] = {}
+    for path, row in rows:
+        name, cell_id = Cell.from_columns(row).name, str(row["cell_id"])
+        try:
+            folder = cell_folder(
+                path, name, cell_id, str(row["conditions_id"]), int(row["attempt"] or 0)
+            )
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
+        if cell_id not in found or not is_file(found[cell_id].predictions):
+            found[cell_id] = _Kept(row, folder)
+    return list(found.values())
+
+
+def _same(labels: Labels, others: Labels) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(labels, others, strict=True))
+
+
+def _read(cell: _Kept, task: str) -> tuple[Member, Labels]:
+    """A cell as a member for a task, and the labels of the task's examples."""
+    prefix = f"{task}." if cell.task == MULTITASK else ""
+    found = _tensors(cell.predictions, prefix)
+    logits, held_logits = (found[name] for name in _LOGITS)
+    labels, held_labels = (found[name] for name in _LABELS)
+    return Member(cell.row, logits, held_logits, cell.folder), (labels, held_labels)
+
+
+def _tensors(path: Path, prefix: str) -> Arrays:
+    """Logits and labels in a file, whose names there begin with a prefix."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: is gone; run the cell again with --fresh, or take its row out"
         ) from error
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: can't be read ({error})") from error
-    if missing := [name for name in _TENSORS if name not in found]:
+    names = {name: f"{prefix}{name}" for name in (*_LOGITS, *_LABELS)}
+    if missing := [there for there in names.values() if there not in tensors]:
         raise InputError(f"{path}: has no {missing[0]}; run the cell again with --fresh")
+    found = {name: tensors[there] for name, there in names.items()}
     sizes = {len(found[name]) for name in ("logits", "labels")}
     held = {len(found[name]) for name in ("held_logits", "held_labels")}
     if len(sizes) > 1 or len(held) > 1 or {found[name].ndim for name in _LOGITS} != {2}:

@@ -1,49 +1,89 @@
-"""What an ensemble gives on dev, beside its best member. Pure."""
+"""What an ensemble gives on dev, and what is scored beside it on the same examples. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from bench.ensemble.members import Candidates, Member
 from bench.errors import InputError
+from bench.groups import Values
 from bench.predictions import values_for
+from bench.report.text import count
 from bench.stats import Interval, spread
 from minbert.ensemble import Choice, Floats, as_averaged, averaged, choose
+
+ENSEMBLE: Final = "ensemble"
+BEST: Final = "best member"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Who is scored, its dev score with its interval, and that on what was held out.
+    """Who is scored on dev, and how.
 
-    What is no member has neither that nor parameters that are told.
+    Attributes:
+        kind: what it is, the same for every task: an ensemble, a best member, a baseline.
+        name: who it is, such as a cell's name; of what has none, its kind.
+        dev: the score with its interval.
+        values: a number for each dev example, [N], whose mean is the score.
+        held: the score on what was held out; None for what is no member.
+        members: the cells that hold its parameters, or as many; none where they are not told.
     """
 
+    kind: str
     name: str
     dev: Interval
+    values: Values
     held: float | None = None
-    parameters: int | None = None
+    members: tuple[Member, ...] = ()
+
+    @property
+    def parameters(self) -> int | None:
+        """Those of all members together; None where they are not told."""
+        return parameters_of(self.members) if self.members else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An ensemble, its best member, and how much better it is, example by example."""
+    """An ensemble of one task, its best member, and what is scored beside them.
 
+    Attributes:
+        average: what is averaged, `logits` or `probabilities`.
+        members: who is in the ensemble, and how many times each counts.
+        encoders: the best member of each encoder but that of the best of all.
+        others: what is shown beside: baselines, a peer, those of other encoders.
+        notes: what there is to say, a line each; `problems`: what went wrong.
+    """
+
+    candidates: Candidates
+    average: str
     ensemble: Scored
     best: Scored
-    gain: Interval
-    baselines: Sequence[Scored]
     members: Sequence[tuple[Member, int]]
-    average: str
+    encoders: Sequence[Scored]
+    others: Sequence[Scored] = ()
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def best_member(self) -> Member:
+        """The cell of the highest score on what was held out."""
+        return self.best.members[0]
+
+    @property
+    def gain(self) -> Interval:
+        """How much better the ensemble is than the best member, example by example."""
+        return gain_of(self.ensemble, self.best)
 
 
-def ensemble_of(
-    candidates: Candidates,
-    average: str,
-    most: int,
-    baselines: Mapping[str, Floats] | None = None,
-) -> Outcome:
+def gain_of(one: Scored, other: Scored) -> Interval:
+    """The difference of two scores on the same examples, with its interval."""
+    return spread((one.values - other.values)[None]).interval()
+
+
+def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
     """Choose an ensemble on what was held out, and score it on dev.
 
     The best member is that of the highest score on what was held out: dev chooses nothing.
@@ -51,44 +91,98 @@ def ensemble_of(
     Args:
         average: `logits` or `probabilities`.
         most: how many members there may be at most, each as often as it counts.
-        baselines: what others predict on dev, [N, C], by their names.
 
     Raises:
-        InputError: for predictions or labels of numbers that are all the same.
+        InputError: for predictions or labels of numbers that are all the same, or members with
+            different classes.
     """
-    metric, members = candidates.metric, candidates.members
+    task, metric, members = candidates.task, candidates.metric, candidates.members
     if metric == "pearson" and not np.ptp(candidates.held_labels):
-        raise InputError("the labels that were held out are all the same; hold out more")
-    try:
-        held = [as_averaged(member.held_logits, metric, average) for member in members]
-        dev = [as_averaged(member.logits, metric, average) for member in members]
-    except ValueError as error:
-        raise InputError(f"a cell can't be averaged: {error}") from error
-    choice = choose(held, candidates.held_labels, metric, most=most)
-    alone = choose(held, candidates.held_labels, metric, most=1)
-    values = [values_for(metric, averaged(dev, of), candidates.labels) for of in (choice, alone)]
+        raise InputError(f"{task}: the labels that were held out are all the same; hold out more")
+    if metric == "pearson" and not np.ptp(candidates.labels):
+        raise InputError(f"{task}: the dev labels are all the same; run cells on more of them")
+    held = [_averaged(of, of.held_logits, metric, average) for of in members]
+    dev = [_averaged(of, of.logits, metric, average) for of in members]
+    if len({of.shape[1] for of in (*held, *dev)}) > 1:
+        raise InputError(f"{task}: cells tell different numbers of classes; keep them apart")
+
+    def chosen(indices: Sequence[int], at_most: int) -> Choice:
+        found = choose([held[i] for i in indices], candidates.held_labels, metric, most=at_most)
+        return Choice(tuple((indices[i], n) for i, n in found.weights), found.held_score)
+
+    def scored(kind: str, choice: Choice, name: str = "") -> Scored:
+        cells = tuple(members[index] for index, _ in choice.weights)
+        try:
+            return scored_on(
+                candidates, kind, averaged(dev, choice), name, choice.held_score, cells
+            )
+        except ValueError as error:
+            raise InputError(f"{task}: the {kind} can't be scored: {error}") from error
+
+    choice, alone = chosen(range(len(members)), most), chosen(range(len(members)), 1)
     best = members[alone.weights[0][0]]
+    own = str(best.row["model_digest"])
+    encoders = []
+    for digest, label in _encoders(members).items():
+        if digest != own:
+            indices = [i for i, of in enumerate(members) if str(of.row["model_digest"]) == digest]
+            first = chosen(indices, 1)
+            name = members[first.weights[0][0]].name
+            encoders.append(scored(f"best of {label}", first, name))
+    left = candidates.left_out
+    note = f"{count(left, 'cell')} of {task} left out: made on other examples than the others"
     return Outcome(
-        ensemble=_scored("ensemble", values[0], choice, [members[i] for i, _ in choice.weights]),
-        best=_scored(best.name, values[1], alone, [best]),
-        gain=spread((values[0] - values[1])[None]).interval(),
-        baselines=[
-            Scored(name, spread(values_for(metric, logits, candidates.labels)[None]).interval())
-            for name, logits in (baselines or {}).items()
-        ],
-        members=[(members[index], weight) for index, weight in choice.weights],
+        candidates=candidates,
         average=average,
+        ensemble=scored(ENSEMBLE, choice),
+        best=scored(BEST, alone, best.name),
+        members=[(members[index], weight) for index, weight in choice.weights],
+        encoders=encoders,
+        notes=(note,) if left else (),
     )
 
 
-def _scored(name: str, values: Floats, choice: Choice, members: Sequence[Member]) -> Scored:
-    return Scored(name, spread(values[None]).interval(), choice.held_score, parameters_of(members))
+def scored_on(
+    candidates: Candidates,
+    kind: str,
+    predictions: Floats,
+    name: str = "",
+    held: float | None = None,
+    members: tuple[Member, ...] = (),
+) -> Scored:
+    """Predictions [N, C] on the candidates' dev examples, scored.
+
+    Raises:
+        ValueError: for predictions of a number that are all the same.
+    """
+    values = values_for(candidates.metric, predictions, candidates.labels)
+    return Scored(kind, name or kind, spread(values[None]).interval(), values, held, members)
+
+
+def _averaged(member: Member, logits: Any, metric: str, average: str) -> Floats:
+    try:
+        return as_averaged(logits, metric, average)
+    except ValueError as error:
+        raise InputError(f"{member.name} can't be averaged: {error}; take its row out") from error
+
+
+def _encoders(members: Sequence[Member]) -> Mapping[str, str]:
+    """The members' encoders by digest, with names that differ."""
+    models = {str(of.row["model_digest"]): str(of.row["model"]) for of in members}
+    often = Counter(models.values())
+    return {
+        digest: name if often[name] == 1 else f"{name} {digest[:6]}"
+        for digest, name in models.items()
+    }
 
 
 def parameters_of(members: Sequence[Member]) -> int:
-    """Parameters of all members together; a frozen encoder that several share counts once."""
+    """Parameters of all members together: a cell that is in several times counts once, and so does
+    a frozen encoder that several share."""
+    own: dict[Any, int] = {}
     shared: dict[Any, int] = {}
     for member in members:
+        own[member.row["cell_id"]] = member.own_parameters
         model = member.row["model_digest"]
         shared[model] = max(shared.get(model, 0), member.shared_parameters)
-    return sum(member.own_parameters for member in members) + sum(shared.values())
+    return sum(own.values()) + sum(shared.values())

@@ -72,7 +72,7 @@ def _whole(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
 
     job = Job.read(Path(request.cells[0]))
     use_device(job)
-    answer = run(job, request, folder / "trainer")
+    answer = run(job, request, folder, progress.step)
     progress.phase(PHASE_MEASURE)  # as a cell's worker says when it has its dev score
     return answer
 

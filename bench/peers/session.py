@@ -48,6 +48,7 @@ class Comparison:
         loss_steps: training steps whose losses are compared; 0 for none.
         whole: compare whole cells, from process start to dev score, and not steps.
         compile_timeout_s: seconds after which a peer that compiles is left out; None: never.
+        on_progress: takes what a running process says of itself, as it comes.
         started: what tells its rounds from those of other comparisons.
         process: the command that does what the folder named behind it asks for.
         worker: the command that runs the cell in the folder named behind it.
@@ -65,6 +66,7 @@ class Comparison:
     data: Path | None
     timeout_s: float | None = None
     compile_timeout_s: float | None = None
+    on_progress: Callable[[dict[str, Any]], None] | None = None
     started: str = field(default_factory=lambda: secrets.token_hex(4))
     process: tuple[str, ...] = (sys.executable, "-m", "bench.peers.process")
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
@@ -182,7 +184,7 @@ class Comparison:
         self, folder: Path, number: int, cell: Cell, request: Request, signals: Signals
     ) -> Attempt:
         side = request.side
-        place = folder / "processes" / f"{setting_of(cell)}-{side}-{number}"
+        place = process_folder(folder, cell, side, number)
         if self.whole and side == OURS:
             place.mkdir(parents=True)
             (place / jobs.FILE).write_text(self._job(cell).to_json(), encoding="utf-8")
@@ -224,6 +226,8 @@ class Comparison:
         def heard(message: dict[str, Any]) -> None:
             if message.get("phase") == _PHASE_SCORED:
                 scored.append(time.monotonic() - launched)
+            if self.on_progress is not None:
+                self.on_progress(message)
 
         outcome = run_worker(
             place,
@@ -265,6 +269,11 @@ class Comparison:
             keep=False,
             code_version=self.conditions.code_version,
         )
+
+
+def process_folder(folder: Path, cell: Cell, side: str, number: int) -> Path:
+    """The folder, in that of a comparison, of a side's process in a round."""
+    return folder / "processes" / f"{setting_of(cell)}-{side}-{number}"
 
 
 def _answer(outcome: Outcome) -> Mapping[str, Any]:

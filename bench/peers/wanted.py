@@ -16,6 +16,8 @@ from minbert.assets import fetch_visibly
 from minbert.tasks import TaskData, find_task, load_task
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
+SAME: Final = ("head", "optimizer", "schedule", "regression_loss")
+"""Settings that the peers have at our defaults alone."""
 
 
 def find(
@@ -69,7 +71,7 @@ def find(
 def _check_same(grid: gridfile.Grid) -> None:
     """Raise InputError for what only ours does, and for axes by which cells have no names."""
     settings, usual = grid.settings, gridfile.Settings()
-    for name in ("head", "optimizer", "schedule", "regression_loss", "held_out"):
+    for name in (*SAME, "held_out"):
         if getattr(settings, name) != getattr(usual, name):
             raise InputError(
                 f"--grid: bench.peers compares {name} {getattr(usual, name)} alone, not "

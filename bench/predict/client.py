@@ -13,7 +13,17 @@ from typing import Any, Final
 
 from bench.messages import last_error
 from bench.predict import cache
-from bench.predict.costs import Costs, Counts, Shapes, Variant, fill_ranks, to_count
+from bench.predict.costs import (
+    Costs,
+    CountsOf,
+    ShapesOf,
+    Variant,
+    counts_from_json,
+    fill_ranks,
+    shapes_from_json,
+    stages_of,
+    to_count,
+)
 from bench.predict.process import ANSWER, REQUEST
 from bench.predict.workload import Workload
 from bench.protocol import PARENT_PID, PROGRESS_FD
@@ -54,16 +64,27 @@ def find_costs(
 def _kept(workload: Workload, wanted: Sequence[Variant]) -> Costs | None:
     """What the cache holds, if that is all of it."""
     imports = _imports(cache.read(workload.imports_key()))
-    shapes = Shapes.from_json(cache.read(workload.shapes_key()))
-    if imports is None or shapes is None:
+    if imports is None:
         return None
-    counts = {}
+    shapes: dict[int, ShapesOf] = {}
+    counts: dict[Variant, CountsOf] = {}
     for variant in wanted:
-        kept = Counts.from_json(cache.read(workload.counts_key(shapes, variant)))
-        if kept is None:
+        size = variant.batch_size
+        of = shapes.get(size) or shapes_from_json(cache.read(workload.shapes_key(size)))
+        if of is None:
+            return None
+        shapes[size] = of
+        kept = counts_from_json(cache.read(workload.counts_key(of, variant)))
+        if kept is None or not _is_all(kept, of, variant):
             return None
         counts[variant] = kept
     return Costs(shapes, counts, imports)
+
+
+def _is_all(counts: CountsOf, shapes: ShapesOf, variant: Variant) -> bool:
+    """Whether counts are of every part and stage."""
+    stages = stages_of(variant, shapes)
+    return counts.keys() == shapes.keys() and all(len(of) == stages for of in counts.values())
 
 
 def _counted(workload: Workload, wanted: Sequence[Variant], on_progress: OnProgress) -> Costs:
@@ -73,13 +94,20 @@ def _counted(workload: Workload, wanted: Sequence[Variant], on_progress: OnProgr
         (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
         _run(folder, len(wanted), on_progress)
         answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
-    shapes, imports = Shapes.from_json(answer["shapes"]), _imports(answer["imports_mib"])
-    counts = {
-        Variant(*of): found
-        for of, values in answer["counts"]
-        if (found := Counts.from_json(values)) is not None
+    imports = _imports(answer["imports_mib"])
+    shapes = {
+        int(size): of
+        for size, values in answer["shapes"]
+        if (of := shapes_from_json(values)) is not None
     }
-    if shapes is None or imports is None or len(counts) < len(wanted):
+    counts = {
+        variant: counted
+        for variant, values in zip(wanted, answer["counts"], strict=False)
+        if (counted := counts_from_json(values)) is not None
+        and variant.batch_size in shapes
+        and _is_all(counted, shapes[variant.batch_size], variant)
+    }
+    if imports is None or len(counts) < len(wanted):
         raise NoPredictionError("the process that counts gave another answer than was asked")
     return Costs(shapes, counts, imports)
 

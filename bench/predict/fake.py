@@ -1,45 +1,64 @@
-"""Runs a step and an evaluation of a variant without memory or values, and counts."""
+"""Runs steps and evaluations of a variant without memory or values, and counts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.injection import inject, parameter_groups
-from bench.predict.costs import Counts, Shape, Shapes, Variant
+from bench.predict.costs import Counts, Shape, Shapes, ShapesOf, Variant, stages_of
 from bench.predict.counting import Counter, Work
 from bench.predict.workload import Workload
+from bench.worker.parts import aims_of, loss_of
 from minbert.batches import Batch
 from minbert.config import BertConfig
 from minbert.kernels.linear import hold_frozen
 from minbert.losses import CROSS_ENTROPY, REGRESSION, loss_name
 from minbert.model import BertClassifier
+from minbert.multitask import MultitaskModel, PairBatch
+from minbert.tasks import find_task
+from minbert.thawing import Thawing
 from minbert.training import HALF, Group, Trainer, autocast, linear_schedule
 
 _MIB: Final = 2**20
 _GFLOP: Final = 1e9
 
 
-def count(workload: Workload, shapes: Shapes, variant: Variant) -> Counts:
-    """What a variant costs, from the code that trains it, on tensors that hold nothing."""
+def count(workload: Workload, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
+    """What a variant costs, from the code that trains it, on tensors that hold nothing.
+
+    Returns:
+        Of each part of the task a stage of unfreezing after the other.
+    """
     model = skeleton(workload, variant)
     with FakeTensorMode(), Counter() as counter:
         fill(model, torch.device(workload.device))
-        return run(model, workload, shapes, variant.amp, counter)
+        return run(model, workload, shapes, variant, counter)
 
 
-def skeleton(workload: Workload, variant: Variant) -> BertClassifier:
+def skeleton(workload: Workload, variant: Variant) -> nn.Module:
     """The model with its adapters, on the meta device."""
     config = BertConfig(**workload.config)
-    model = BertClassifier(
-        config,
-        workload.outputs,
-        pooling=workload.pooling,
-        dropout=config.hidden_dropout_prob,
-        head=workload.head,
-    )
+    model: nn.Module
+    if workload.parts:
+        model = MultitaskModel(
+            config,
+            aims_of(workload.parts),
+            encoders=workload.encoders or 1,
+            head=workload.head,
+            pooling=workload.pooling,
+            dropout=config.hidden_dropout_prob,
+        )
+    else:
+        model = BertClassifier(
+            config,
+            workload.outputs,
+            pooling=workload.pooling,
+            dropout=config.hidden_dropout_prob,
+            head=workload.head,
+        )
     inject(
         model,
         mode=variant.mode,
@@ -64,81 +83,137 @@ def fill(model: nn.Module, device: torch.device) -> None:
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
-def run(model: nn.Module, workload: Workload, shapes: Shapes, amp: str, counter: Counter) -> Counts:
-    """Two steps and an evaluation's batch, on a model that was filled under the counter.
+def run(
+    model: nn.Module, workload: Workload, shapes: ShapesOf, variant: Variant, counter: Counter
+) -> dict[str, list[Counts]]:
+    """Steps and evaluations of each part in each stage, on a model that was filled under the
+    counter.
 
-    The first step is of mean length, for the work, and brings the optimizer's state, which is
-    there in all later ones; the second is the largest, for the peak. The evaluation comes while
-    the last step's gradients are still there, as in a cell. The optimizer is AdamW for all: the
+    A part of which no batch comes is evaluated all the same. The optimizer is AdamW for all: the
     others keep as much, and ask for values that there are not.
     """
-    device = torch.device(workload.device)
+    losses = losses_of(workload)
+    groups = parameter_groups(model)
     trainer = Trainer(
         model,
-        [Group(tuple(of.values()), 1e-3, 0.01) for of in parameter_groups(model).values()],
-        loss=loss_name(workload.kind, workload.regression_loss),
+        [Group(tuple(of.values()), 1e-3, 0.01) for of in groups.values()],
+        loss=next(iter(losses.values())),
         schedule=linear_schedule(2, 0.0),
-        amp=amp,
-        device=device,
+        amp=variant.amp,
+        device=torch.device(workload.device),
     )
     trainer.scaler = None  # it asks for values, and holds two numbers
-    step = _train(trainer, shapes.train, counter)
-    counter.restart_peak()
-    _train(trainer, shapes.train_largest, counter)
-    train_peak = counter.peak
-    counter.restart_peak()
-    evaluation = _evaluate(model, shapes.evaluate_largest, amp, device, counter)
-    state = [
+    thaws = Thawing(model, always=frozenset(groups["head"])) if variant.thaws else None
+    found: dict[str, list[Counts]] = {part: [] for part in shapes}
+    for stage in range(stages_of(variant, shapes)):
+        if thaws is not None:
+            thaws.begin(stage)
+        for part, counts in _count_stage(trainer, losses, shapes, counter).items():
+            found[part].append(counts)
+    return found
+
+
+def losses_of(workload: Workload) -> dict[str, str]:
+    """What each part of the task is learned by; "" is the task itself, where it has no parts."""
+    if not workload.parts:
+        return {"": loss_name(workload.kind, workload.regression_loss)}
+    regression_loss = workload.regression_loss
+    return {part: loss_of(find_task(part), regression_loss) for part in workload.parts}
+
+
+def _count_stage(
+    trainer: Trainer, losses: Mapping[str, str], shapes: ShapesOf, counter: Counter
+) -> dict[str, Counts]:
+    """Two steps and an evaluation's batch of each part.
+
+    The first step of each is of mean length, for the work, and brings the optimizer's state, which
+    is there in all later ones; the second is the largest, for the peak. The evaluation comes while
+    the last step's gradients are still there, as in a cell.
+    """
+    trained = {part: of for part, of in shapes.items() if of.steps}
+    steps = {part: _train(trainer, part, losses[part], of.train, counter)
+             for part, of in trained.items()}  # fmt: skip
+    peaks: dict[str, int] = {}
+    gradients: dict[str, float] = {}
+    for part, of in trained.items():
+        counter.restart_peak()
+        _train(trainer, part, losses[part], of.train_largest, counter)
+        peaks[part] = counter.peak
+        gradients[part] = _mib(p.grad for p in trainer.parameters if p.grad is not None)
+    weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()])
+    state = _mib(
         value
         for values in trainer.optimizer.state.values()
         for value in values.values()
-        if isinstance(value, torch.Tensor)
-    ]
-    return Counts(
-        weights_mib=_mib([*model.parameters(), *model.buffers()]),
-        gradients_mib=_mib(p.grad for p in trainer.parameters if p.grad is not None),
-        optimizer_mib=_mib(state),
-        train_peak_mib=train_peak / _MIB,
-        evaluate_peak_mib=counter.peak / _MIB,
-        step_gflop=step.flops / _GFLOP,
-        step_moved_mib=step.moved / _MIB,
-        step_kernels=step.kernels,
-        evaluate_gflop=evaluation.flops / _GFLOP,
-        evaluate_moved_mib=evaluation.moved / _MIB,
-        evaluate_kernels=evaluation.kernels,
+        if isinstance(value, Tensor)
     )
+    found = {}
+    for part, of in shapes.items():
+        counter.restart_peak()
+        step, evaluation = steps.get(part, Work()), _evaluate(trainer, part, of, counter)
+        found[part] = Counts(
+            weights_mib=weights,
+            gradients_mib=gradients.get(part, 0.0),
+            optimizer_mib=state,
+            train_peak_mib=peaks.get(part, 0) / _MIB,
+            evaluate_peak_mib=counter.peak / _MIB,
+            step_gflop=step.flops / _GFLOP,
+            step_moved_mib=step.moved / _MIB,
+            step_kernels=step.kernels,
+            evaluate_gflop=evaluation.flops / _GFLOP,
+            evaluate_moved_mib=evaluation.moved / _MIB,
+            evaluate_kernels=evaluation.kernels,
+        )
+    return found
 
 
-def _train(trainer: Trainer, shape: Shape, counter: Counter) -> Work:
-    batch = _batch(shape, trainer.loss, trainer.device)
+def _train(trainer: Trainer, part: str, loss: str, shape: Shape, counter: Counter) -> Work:
+    batch = _batch(trainer.model, part, shape, loss, trainer.device)
     before = counter.work
-    trainer.step(batch)
+    trainer.take(lambda: _logits(trainer.model, part, batch), batch.labels, loss)
     return counter.work - before
 
 
 @torch.no_grad()
-def _evaluate(
-    model: nn.Module, shape: Shape, amp: str, device: torch.device, counter: Counter
-) -> Work:
-    model.eval()
-    batch = _batch(shape, CROSS_ENTROPY, device)
+def _evaluate(trainer: Trainer, part: str, of: Shapes, counter: Counter) -> Work:
+    trainer.model.eval()
+    batch = _batch(trainer.model, part, of.evaluate_largest, CROSS_ENTROPY, trainer.device)
     before = counter.work
-    with autocast(amp, device):
-        logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    with autocast(trainer.amp, trainer.device):
+        logits = _logits(trainer.model, part, batch)
     logits.float()
     return counter.work - before
 
 
-def _batch(shape: Shape, loss: str, device: torch.device) -> Batch:
-    labels = torch.float32 if loss in REGRESSION else torch.int64
+def _logits(model: nn.Module, part: str, batch: Batch | PairBatch) -> Tensor:
+    found: Tensor
+    if isinstance(batch, PairBatch):
+        found = model(part, batch)
+    else:
+        found = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    return found
+
+
+def _batch(
+    model: nn.Module, part: str, shape: Shape, loss: str, device: torch.device
+) -> Batch | PairBatch:
+    """A batch of a shape; of pairs, whose texts stand by themselves, half as many have a label."""
+    pairs = isinstance(model, MultitaskModel) and model.aims[part].pairs
+    examples = shape[0] // 2 if pairs else shape[0]
+    kind = torch.float32 if loss in REGRESSION else torch.int64
+    ids = torch.zeros(shape, dtype=torch.int64, device=device)
+    mask = torch.ones(shape, dtype=torch.int64, device=device)
+    if isinstance(model, MultitaskModel):
+        labels = torch.zeros(examples, dtype=kind, device=device)
+        return PairBatch(ids, mask, labels, tokens=ids.numel(), pairs=pairs)
     return Batch(
-        input_ids=torch.zeros(shape, dtype=torch.int64, device=device),
-        attention_mask=torch.ones(shape, dtype=torch.int64, device=device),
+        input_ids=ids,
+        attention_mask=mask,
         token_type_ids=torch.zeros(shape, dtype=torch.int64, device=device),
-        labels=torch.zeros(shape[0], dtype=labels, device=device),
-        tokens=shape[0] * shape[1],
+        labels=torch.zeros(examples, dtype=kind, device=device),
+        tokens=ids.numel(),
     )
 
 
-def _mib(tensors: Iterable[torch.Tensor]) -> float:
+def _mib(tensors: Iterable[Tensor]) -> float:
     return sum(tensor.nbytes for tensor in tensors) / _MIB

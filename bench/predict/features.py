@@ -10,22 +10,23 @@ that they are computed in.
 
 from typing import Final
 
-from bench.predict.costs import Counts, Shapes, Variant, batches_of
+from bench.predict.costs import Variant
 from bench.predict.fit import Prior
+from bench.predict.totals import Load, Totals
 from bench.steptimes import STEPS_ENOUGH
 
 PANEL_STEPS: Final = 24
-"""The fewest steps that the timing of a short training takes after it."""
+"""The fewest steps that a timing after training takes."""
+MOST_PANEL_STEPS: Final = 52
+"""And the most, with one pass to warm up."""
 PANEL_SHARE: Final = 0.15
-"""Of the time of training: what that timing takes where it is more."""
+"""Of the time of training: what that timing takes between the two."""
 
 
-def memory_features(variant: Variant, counts: Counts, _shapes: Shapes) -> tuple[float, ...]:
+def memory_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
     """Features of the peak above imports, MiB."""
-    half = variant.amp != "off"
-    lasting = counts.weights_mib + counts.optimizer_mib
-    passing = counts.peak_mib - lasting
-    return 1.0, float(half), lasting, passing * (not half), passing * half
+    half, passing = variant.amp != "off", totals.passing_mib
+    return 1.0, float(half), totals.lasting_mib, passing * (not half), passing * half
 
 
 def memory_prior(device: str) -> Prior:
@@ -40,31 +41,30 @@ def memory_prior(device: str) -> Prior:
     return Prior((55.0, 20.0, 1.2, 1.05, 1.0), (100.0, 60.0, 0.3, 0.4, 0.5))
 
 
-def train_features(variant: Variant, counts: Counts, shapes: Shapes) -> tuple[float, ...]:
-    """Features of the time of all training steps, s."""
-    steps = batches_of(shapes.train_tokens, shapes.train)
-    kernels = shapes.steps * counts.step_kernels
-    return _work(variant, kernels, steps * counts.step_gflop, steps * counts.step_moved_mib)
-
-
-def time_features(variant: Variant, counts: Counts, shapes: Shapes) -> tuple[float, ...]:
-    """Features of the wall time, s: of training, of timing it, and of evaluations."""
-    batches = shapes.evaluations * batches_of(shapes.evaluate_tokens, shapes.evaluate_largest)
-    kernels = shapes.evaluations * shapes.evaluate_batches * counts.evaluate_kernels
-    gflop, moved = batches * counts.evaluate_gflop, batches * counts.evaluate_moved_mib
-    timing = 0.0 if shapes.steps >= STEPS_ENOUGH else max(PANEL_STEPS / shapes.steps, PANEL_SHARE)
-    steps = 1 + timing
-    both = zip(
-        train_features(variant, counts, shapes),
-        _work(variant, kernels, gflop, moved),
-        strict=True,
-    )
-    return 1.0, *(steps * train + evaluate for train, evaluate in both)
-
-
-def _work(variant: Variant, kernels: float, gflop: float, moved: float) -> tuple[float, ...]:
+def load_features(variant: Variant, load: Load) -> tuple[float, ...]:
+    """Features of the time that some work takes, s."""
     half = variant.amp != "off"
+    kernels, gflop, moved = load
     return kernels, gflop * (not half), gflop * half, moved * (not half), moved * half
+
+
+def time_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
+    """Features of the wall time, s: of training, of timing it, and of evaluations."""
+    timing = panel_steps(variant, totals.steps) / totals.steps
+    loads = (totals.train, totals.timed, totals.evaluate)
+    of_loads = zip(*(load_features(variant, load) for load in loads), strict=True)
+    return 1.0, *(train + timing * step + evaluate for train, step, evaluate in of_loads)
+
+
+def panel_steps(variant: Variant, steps: float) -> float:
+    """How many steps are taken after a training of so many, to time them.
+
+    None after a training that shows its own step times. One that unfreezes does not: its steps are
+    of several kinds.
+    """
+    if steps >= STEPS_ENOUGH and not variant.thaws:
+        return 0.0
+    return min(max(PANEL_STEPS, PANEL_SHARE * steps), MOST_PANEL_STEPS)
 
 
 def time_prior(device: str, threads: int) -> Prior:
@@ -76,7 +76,6 @@ def time_prior(device: str, threads: int) -> Prior:
     return Prior(values, values, rates=True)
 
 
-def flops_per_token(counts: Counts, shapes: Shapes) -> float:
+def flops_per_token(totals: Totals) -> float:
     """Floating-point operations of training for each real token."""
-    steps = batches_of(shapes.train_tokens, shapes.train)
-    return 1e9 * counts.step_gflop * steps / shapes.real_tokens
+    return 1e9 * totals.train.gflop / totals.real_tokens

@@ -7,19 +7,20 @@ from statistics import fmean, median
 from typing import Final
 
 from bench.groups import Group, group_key, number
-from bench.predict.costs import Costs, Counts, Points, Shapes, Variant, is_foretold
+from bench.predict.costs import Costs, Points, Variant
 from bench.predict.features import (
     flops_per_token,
+    load_features,
     memory_features,
     memory_prior,
     time_features,
     time_prior,
-    train_features,
 )
 from bench.predict.fit import Prior, apply, fit
+from bench.predict.totals import Totals, totals_of
 from bench.schema import Row
 
-Features = Callable[[Variant, Counts, Shapes], tuple[float, ...]]
+Features = Callable[[Variant, Totals], tuple[float, ...]]
 
 _MOST_ROWS: Final = 1000
 """Rows that a fit is made on: the newest."""
@@ -43,10 +44,17 @@ class Forecast:
         device: as in the column of that name.
         threads: likewise.
         memory_column: the column whose value is predicted.
+
+    Attributes:
+        totals: what each variant costs by count.
     """
 
     def __init__(self, costs: Costs, device: str, threads: int, memory_column: str) -> None:
         self.costs = costs
+        self.totals = {
+            variant: totals_of(costs.shapes[variant.batch_size], counts)
+            for variant, counts in costs.counts.items()
+        }
         self.memory_column = memory_column
         self.imports_mib = costs.imports_mib.get(memory_column, 0.0)
         self.memory_prior: Prior = memory_prior(device)
@@ -57,14 +65,11 @@ class Forecast:
         self._fitted: dict[Variant, Prediction] = {}
 
     def learn(self, rows: Iterable[Row]) -> None:
-        """Take in rows of the same group; those that did not end ok or are unknown say nothing."""
+        """Take in rows that may be compared, batch sizes aside; those that did not end ok or are
+        unknown say nothing."""
         for row in rows:
             variant = Variant.of_row(row)
-            if (
-                row["status"] != "ok"
-                or variant not in self.costs.counts
-                or not is_foretold(row["unfreeze"])
-            ):
+            if row["status"] != "ok" or variant not in self.totals:
                 continue
             peak, wall = number(row[self.memory_column]), number(row["wall_s"])
             if peak is not None and peak > self.imports_mib:
@@ -80,14 +85,13 @@ class Forecast:
         once there are any, overrule it.
         """
         ratios, starts = [], []
-        shapes, prior = self.costs.shapes, self.time_prior
+        prior = self.time_prior
         for row in rows:
-            variant = Variant.of_row(row)
+            totals = self.totals.get(variant := Variant.of_row(row))
             told, start = number(row["ms_per_1k_tokens"]), number(row["startup_s"])
-            if row["status"] == "ok" and told and start and variant in self.costs.counts:
-                features = train_features(variant, self.costs.counts[variant], shapes)
-                s = apply(prior.values[1:], features)
-                ratios.append(told / (1e6 * s / shapes.real_tokens))
+            if row["status"] == "ok" and told and start and totals is not None:
+                s = apply(prior.values[1:], load_features(variant, totals.timed))
+                ratios.append(told / (1e6 * s / totals.real_tokens))
                 starts.append(start)
         if not ratios:
             return
@@ -127,23 +131,21 @@ class Forecast:
         return self._points(self._times, time_features)
 
     def _points(self, measured: Mapping[Variant, Sequence[float]], features: Features) -> Points:
-        costs = self.costs
         return {
-            variant: (features(variant, costs.counts[variant], costs.shapes), fmean(values))
+            variant: (features(variant, self.totals[variant]), fmean(values))
             for variant, values in measured.items()
         }
 
     def _fit(self) -> None:
         memory = _fitted(self.memory_points(), self.memory_prior)
         time = _fitted(self.time_points(), self.time_prior)
-        shapes = self.costs.shapes
         self._fitted = {
             variant: Prediction(
-                self.imports_mib + apply(memory, memory_features(variant, counts, shapes)),
-                apply(time, time_features(variant, counts, shapes)),
-                flops_per_token(counts, shapes),
+                self.imports_mib + apply(memory, memory_features(variant, totals)),
+                apply(time, time_features(variant, totals)),
+                flops_per_token(totals),
             )
-            for variant, counts in self.costs.counts.items()
+            for variant, totals in self.totals.items()
         }
 
 
@@ -151,16 +153,20 @@ def _fitted(points: Points, prior: Prior) -> tuple[float, ...]:
     return fit([x for x, _ in points.values()], [y for _, y in points.values()], prior)
 
 
-def rows_like(rows: Iterable[Row], like: Row) -> list[Row]:
-    """Rows that may be compared with one, the newest first where `rows` has them so."""
-    key = group_key(like)
-    conditions_id, data = like["conditions_id"], like["data_digest"]
+def rows_like(rows: Iterable[Row], likes: Sequence[Row]) -> list[Row]:
+    """Rows that may be compared with one of some, the newest first where `rows` has them so.
+
+    Args:
+        likes: of the same conditions and data.
+    """
+    keys = {group_key(like) for like in likes}
+    conditions_id, data = likes[0]["conditions_id"], likes[0]["data_digest"]
     found = (
         row
         for row in rows
         if row["conditions_id"] == conditions_id
         and row["data_digest"] == data
-        and group_key(row) == key
+        and group_key(row) in keys
     )
     return list(islice(found, _MOST_ROWS))
 
@@ -171,7 +177,7 @@ def memory_column(rows: Iterable[Row]) -> str:
 
 
 def rows_of_model(rows: Iterable[Row], like: Row) -> list[Row]:
-    """Rows of the same machine and model, whatever the data, as `rows_like`."""
-    names = ("conditions_id", "model_digest", "pooling", "batch_size", "encoders")
+    """Rows of the same machine and model, whatever the data and the batch size, as `rows_like`."""
+    names = ("conditions_id", "model_digest", "pooling", "encoders")
     found = (row for row in rows if all(row[name] == like[name] for name in names))
     return list(islice(found, _MOST_ROWS))

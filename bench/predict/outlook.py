@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from bench.cell import Cell
 from bench.plan import SKIP, Planned
-from bench.predict.costs import Variant, is_foretold
+from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast
 from bench.schema import Row
 from bench.signals import Signals
@@ -23,28 +23,28 @@ class Outlook:
     def __init__(self, forecast: Forecast | None, to_run: Sequence[Planned]) -> None:
         self.to_run = to_run
         self.forecast = forecast
-        self._left = Counter(
-            Variant.of(item.cell)
-            for item in to_run
-            if item.action != SKIP and is_foretold(item.cell.unfreeze)
-        )
+        self._left = Counter(Variant.of(item.cell) for item in to_run if item.action != SKIP)
 
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
-        """Seconds that a cell will take, which begins now, and those after it.
-
-        Nothing is said before there is a basis for it.
-        """
+        """Seconds that a cell will take, which begins now, and those after it; None as `time_s`."""
         variant = Variant.of(cell)
-        if not is_foretold(cell.unfreeze) or variant not in self._left:
+        if variant in self._left:
+            self._left[variant] -= 1
+        cell_s = self.time_s(cell)
+        if self.forecast is None or cell_s is None:
             return None, None
-        self._left[variant] -= 1
-        if self.forecast is None or self.forecast.basis is None:
-            return None, None
-        return self.forecast.predict(variant).wall_s, self.forecast.left_s(self._left)
+        return cell_s, self.forecast.left_s(self._left)
+
+    def time_s(self, cell: Cell) -> float | None:
+        """Seconds that a cell is expected to take; None before there is a basis for it."""
+        variant = Variant.of(cell)
+        if self.forecast is None or self.forecast.basis is None or variant not in self._left:
+            return None
+        return self.forecast.predict(variant).wall_s
 
     def columns(self, cell: Cell) -> Row:
         """Columns that are known before a cell has run."""
-        if self.forecast is None or not is_foretold(cell.unfreeze):
+        if self.forecast is None:
             return {}
         told = self.forecast.predict(Variant.of(cell))
         return {

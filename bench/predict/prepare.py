@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,13 +13,11 @@ from bench.conditions import Conditions
 from bench.models import Model
 from bench.plan import Planned
 from bench.predict.client import NoPredictionError, find_costs
-from bench.predict.costs import Variant, is_foretold
+from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.predict.turn import Turn
 from bench.predict.workload import Workload
 from bench.schema import Row, new_row
-
-_WITH_PARTS: Final = "it is not done for a task with parts"
 
 
 def forecast_plan(
@@ -35,30 +32,24 @@ def forecast_plan(
 
     Args:
         planned: of one grid.
-        rows: of which those that may be compared with the plan's are learned from.
+        rows: of which those that may be compared with the plan's, batch sizes aside, are learned
+            from.
         model, conditions, data: as the cells were planned with.
         turn: as that of `find_costs`.
     """
-    cells = [
-        item.cell for item in planned if item.action == "run" and is_foretold(item.cell.unfreeze)
-    ]
-    if any(item.cell.encoders is not None for item in planned if item.action == "run"):
-        sys.stderr.write(f"note: memory and time are not predicted: {_WITH_PARTS}\n")
-        return None
+    cells = [item.cell for item in planned if item.action == "run"]
     if not cells:
         return None
-    if len({cell.batch_size for cell in cells}) > 1:
-        sys.stderr.write("note: memory and time are not predicted for several batch sizes\n")
-        return None
-    like = new_row(**cells[0].columns(), **conditions.columns())
+    of_each_size = {item.cell.batch_size: item.cell for item in planned}.values()
+    likes = [new_row(**cell.columns(), **conditions.columns()) for cell in of_each_size]
     newest = [*rows][::-1]
     try:
-        found = make_forecast(cells, rows_like(newest, like), model, conditions, data, turn)
+        found = make_forecast(cells, rows_like(newest, likes), model, conditions, data, turn)
     except NoPredictionError as error:
         sys.stderr.write(f"note: memory and time are not predicted: {error}\n")
         return None
     if found.basis is None:
-        found.hint(rows_of_model(newest, like))
+        found.hint(rows_of_model(newest, likes[0]))
     return found
 
 
@@ -70,7 +61,7 @@ def make_forecast(
     data: Path | None,
     turn: Turn = nullcontext,
 ) -> Forecast:
-    """A forecast of some cells, learned from rows that may be compared with them.
+    """A forecast of some cells of a grid, learned from rows that may be compared with them.
 
     Args:
         turn: as that of `find_costs`.
@@ -78,8 +69,6 @@ def make_forecast(
     Raises:
         NoPredictionError: if costs can't be counted.
     """
-    if any(cell.encoders is not None for cell in cells):
-        raise NoPredictionError(_WITH_PARTS)
     workload = Workload.of(cells, model, conditions, data)
     wanted = [Variant.of(cell) for cell in cells]
     wanted += [Variant.of_row(row) for row in rows if row["status"] == "ok"]

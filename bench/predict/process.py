@@ -8,10 +8,14 @@ folder as it comes.
 import json
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.worker import lifeline
 from bench.worker.imports import import_all
+
+if TYPE_CHECKING:
+    from bench.predict.costs import ShapesOf
+    from bench.predict.workload import Workload
 
 REQUEST: Final = "request.json"
 ANSWER: Final = "answer.json"
@@ -62,8 +66,13 @@ def main(folder: Path) -> int:
 
 def _answer(request: dict[str, Any], imports: dict[str, float]) -> dict[str, Any]:
     from bench.predict import cache
-    from bench.predict.batches import find_shapes
-    from bench.predict.costs import Counts, Shapes, Variant
+    from bench.predict.costs import (
+        CountsOf,
+        Variant,
+        counts_from_json,
+        counts_to_json,
+        shapes_to_json,
+    )
     from bench.predict.fake import count
     from bench.predict.workload import Workload
     from bench.worker.progress import Progress
@@ -71,21 +80,39 @@ def _answer(request: dict[str, Any], imports: dict[str, float]) -> dict[str, Any
     progress = Progress.from_environment()
     workload = Workload.from_json(request["workload"])
     cache.write(workload.imports_key(), imports)
-    shapes = Shapes.from_json(cache.read(workload.shapes_key()))
-    if shapes is None:
-        shapes = find_shapes(workload)
-        cache.write(workload.shapes_key(), shapes.to_json())
-    found = []
     variants = [Variant(*values) for values in request["variants"]]
+    shapes = _shapes(workload, {variant.batch_size for variant in variants})
+    found = []
     for number, variant in enumerate(variants):
         progress.step(number, len(variants))
-        key = workload.counts_key(shapes, variant)
-        counts = Counts.from_json(cache.read(key))
+        of = shapes[variant.batch_size]
+        key = workload.counts_key(of, variant)
+        counts: CountsOf | None = counts_from_json(cache.read(key))
         if counts is None:
-            counts = count(workload, shapes, variant)
-            cache.write(key, counts.to_json())
-        found.append([variant, counts.to_json()])
-    return {"imports_mib": imports, "shapes": shapes.to_json(), "counts": found}
+            counts = count(workload, of, variant)
+            cache.write(key, counts_to_json(counts))
+        found.append(counts_to_json(counts))
+    sizes = [[size, shapes_to_json(of)] for size, of in shapes.items()]
+    return {"imports_mib": imports, "shapes": sizes, "counts": found}
+
+
+def _shapes(workload: "Workload", batch_sizes: set[int]) -> dict[int, "ShapesOf"]:
+    """Shapes of the batches of some sizes, from the cache or made now, in one go."""
+    from bench.predict import cache
+    from bench.predict.batches import find_shapes
+    from bench.predict.costs import shapes_from_json, shapes_to_json
+
+    found: dict[int, ShapesOf] = {}
+    for size in sorted(batch_sizes):
+        kept = shapes_from_json(cache.read(workload.shapes_key(size)))
+        if kept is not None:
+            found[size] = kept
+    lacking = sorted(batch_sizes - found.keys())
+    made = find_shapes(workload, lacking) if lacking else {}
+    for size, of in made.items():
+        cache.write(workload.shapes_key(size), shapes_to_json(of))
+        found[size] = of
+    return found
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any, Final
 from bench.cell import Cell, digest
 from bench.conditions import MEASUREMENT_VERSION, Conditions
 from bench.models import Model
-from bench.predict.costs import Shapes, Variant
+from bench.parts import from_text
+from bench.predict.costs import ShapesOf, Variant, stages_of
 from bench.schema import CANDIDATE
 from minbert.files import vocabulary_digest
 from minbert.tasks import find_task
@@ -20,7 +21,7 @@ _SEEDS: Final = 3
 """Seeds whose batches are planned: others' differ by a token here and there."""
 _ROOT: Final = Path(__file__).parents[2]
 _COUNTED: Final = (
-    *("adapters/*.py", "minbert/*.py", "minbert/kernels/*.py"),
+    *("adapters/*.py", "minbert/*.py", "minbert/kernels/*.py", "bench/worker/parts.py"),
     *(f"bench/predict/{name}.py" for name in ("batches", "counting", "fake")),
 )
 """Code that decides what is counted."""
@@ -31,7 +32,8 @@ class Workload:
     """A model, data and settings.
 
     `config` has a BertConfig's fields, with the cells' dropout; `searches` tells that the examples
-    are those of a search for learning rates.
+    are those of a search for learning rates; `parts` names those of the task that the data has, and
+    `encoders` and `task_order` are None where it has none.
     """
 
     config: dict[str, Any]
@@ -41,6 +43,9 @@ class Workload:
     kind: str
     regression_loss: str | None
     outputs: int
+    parts: tuple[str, ...]
+    encoders: int | None
+    task_order: str | None
     task: str
     data: str | None
     data_digest: str
@@ -51,7 +56,6 @@ class Workload:
     tokenizer: str
     vocabulary: str
     max_length: int
-    batch_size: int
     batching: str
     epochs: int
     max_steps: int | None
@@ -69,6 +73,7 @@ class Workload:
         A pooler counts as the checkpoint's own: whether it has one shows when it is loaded.
         """
         cell, task = cells[0], find_task(cells[0].task)
+        there = from_text(cell.task_rates) if cell.task_rates is not None else {}
         config = replace(
             model.config,
             hidden_dropout_prob=cell.dropout,
@@ -82,6 +87,9 @@ class Workload:
             kind=task.kind,
             regression_loss=cell.regression_loss,
             outputs=task.num_outputs,
+            parts=tuple(part for part in task.parts if part in there),
+            encoders=cell.encoders,
+            task_order=cell.task_order,
             task=cell.task,
             data=None if data is None else str(data.resolve()),
             data_digest=cell.data_digest,
@@ -92,7 +100,6 @@ class Workload:
             tokenizer=str(model.tokenizer.resolve()),
             vocabulary=vocabulary_digest(model.tokenizer),
             max_length=cell.max_length,
-            batch_size=cell.batch_size,
             batching=cell.batching,
             epochs=cell.epochs,
             max_steps=cell.max_steps,
@@ -105,25 +112,31 @@ class Workload:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Workload":
         """The inverse of `asdict`, through JSON."""
-        return cls(**{**values, "seeds": tuple(values["seeds"])})
+        kept: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**kept)
 
-    def shapes_key(self) -> str:
+    def shapes_key(self, batch_size: int) -> str:
         """Digest of what decides the batches."""
         names = (
             *("data_digest", "vocabulary", "max_length", "held_out"),
-            *("batch_size", "batching", "epochs", "max_steps"),
+            *("batching", "epochs", "max_steps", "task_order"),
         )
         values = [getattr(self, name) for name in names]
-        return _key("shapes", values, self.seeds)
+        return _key("shapes", values, batch_size, self.seeds)
 
-    def counts_key(self, shapes: Shapes, variant: Variant) -> str:
+    def counts_key(self, shapes: ShapesOf, variant: Variant) -> str:
         """Digest of what decides the counts of a variant."""
         names = (
             *("config", "pooling", "new_pooler", "head", "kind", "regression_loss"),
-            *("outputs", "torch_version"),
+            *("outputs", "parts", "encoders", "torch_version"),
         )
         values = [getattr(self, name) for name in names]
-        return _key("counts", values, self.device.partition(":")[0], shapes.to_count(), variant)
+        batches = {part: of.to_count() for part, of in shapes.items()}
+        device = self.device.partition(":")[0]
+        return _key("counts", values, device, batches, stages_of(variant, shapes), variant)
 
     def imports_key(self) -> str:
         """Digest of what decides how much memory the imports take."""

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from bench.budget import was_left_out
 from bench.groups import Group, about
 from bench.overhead import overhead_s
 from bench.report.findings import failures_heading, status_meaning
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import fixed, num, without_paths
+from bench.report.text import count, fixed, num, without_paths
 from bench.schema import BY_NAME, FLAGS, Row, Value, group_names
 
 MOST_CELLS: Final = 3000
@@ -98,14 +99,25 @@ def _formatted(name: str, value: Value) -> str:
 def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
     """A heading, and the cells that ended badly or are flagged, with their messages.
 
-    Cells that were only not run yet are counted in the heading and not listed.
+    Cells that were only not run yet are counted in the heading and not listed; of those that were
+    left out for a budget one stands for all.
     """
     bad = [row for row in rows if row.get("status") not in ("ok", None) or row.get("flags")]
+    waiting = [row for row in bad if was_left_out(row)]
+    listed = [row for row in bad if not was_left_out(row)]
     heads = [
         Head("cell", "cell"), Head("status", "status"), Head("why", "message, or what it means"),
     ]  # fmt: skip
-    body = [[name(row), _status(row), why(row)] for row in bad[:MOST_FAILURES]]
-    return failures_heading(list(rows)), Table(heads, body, total=len(bad))
+    first = [[_named(waiting), _status(waiting[0]), why(waiting[0])]] if waiting else []
+    body = [[name(row), _status(row), why(row)] for row in listed[:MOST_FAILURES]]
+    total = len(first) + len(listed)
+    return failures_heading(list(rows)), Table(heads, first + body, total=total)
+
+
+def _named(waiting: Sequence[Row]) -> str:
+    """Cells that were left out, of which the first is named."""
+    others = len(waiting) - 1
+    return name(waiting[0]) + (f", and {count(others, 'other cell')} left out" if others else "")
 
 
 def name(row: Row) -> str:

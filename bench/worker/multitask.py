@@ -16,17 +16,21 @@ from bench.overall import overall
 from bench.parts import from_text
 from bench.probes.panel import choose
 from bench.schema import PART_SCORES, Row
-from bench.worker.parts import Texts, build_multitask, examples_of_parts, metric_of
+from bench.worker.parts import (
+    Texts,
+    build_multitask,
+    examples_of_parts,
+    metric_of,
+    part_without_held_out,
+)
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch
 from bench.worker.run import CellRun, Outputs
 from bench.worker.setup import trained_groups
-from minbert.batches import plan_training
 from minbert.evaluation import predict_by
 from minbert.files import WEIGHTS
 from minbert.losses import PEARSON, mean_loss
-from minbert.mixing import mix
-from minbert.multitask import MultitaskModel, PairBatch, collate_texts
+from minbert.multitask import MultitaskModel, PairBatch, collate_texts, plan_tasks
 from minbert.scores import score
 from minbert.training import Group, Trainer
 
@@ -64,6 +68,7 @@ class MultitaskRun(CellRun[PartBatch]):
         self.rates = from_text(self.cell.task_rates or "")
         self.decays = from_text(self.cell.task_decays or "")
         self.parts = [part for part in self.task.parts if part in self.rates]
+        self.held: dict[str, Texts] = {}
 
     def _load(self) -> MultitaskModel:
         return build_multitask(self.job, self.parts)
@@ -72,6 +77,10 @@ class MultitaskRun(CellRun[PartBatch]):
         found = examples_of_parts(self.job, self.parts)
         self.train = {part: train for part, (train, _) in found.items()}
         self.dev = {part: dev for part, (_, dev) in found.items()}
+        if share := self.cell.held_out:
+            for part, of in self.train.items():
+                apart = part_without_held_out(of, share, self.cell.max_length)
+                self.train[part], self.held[part] = apart
 
     def _groups(self) -> list[Group]:
         """Matrices decay by 1, which every step multiplies by the decay of its part."""
@@ -87,14 +96,9 @@ class MultitaskRun(CellRun[PartBatch]):
 
     def _order(self, epoch: int) -> list[tuple[str, NDArray[np.int64]]]:
         """The part and the examples of each batch of an epoch."""
-        rng = np.random.default_rng([self.cell.seed, epoch])
-        plans = {
-            part: plan_training(of.lengths, self.cell.batch_size, rng, self.cell.batching)
-            for part, of in self.train.items()
-        }
-        counts = {part: len(plan) for part, plan in plans.items()}
-        turns = {part: iter(plan) for part, plan in plans.items()}
-        return [(part, next(turns[part])) for part in mix(self.cell.task_order or "", counts, rng)]
+        cell, rng = self.cell, np.random.default_rng([self.cell.seed, epoch])
+        lengths = {part: of.lengths for part, of in self.train.items()}
+        return plan_tasks(lengths, cell.batch_size, rng, cell.batching, cell.task_order or "")
 
     def _batches(self, epoch: int) -> Iterator[PartBatch]:
         return (self._batch(part, indices) for part, indices in self._order(epoch))
@@ -153,6 +157,12 @@ class MultitaskRun(CellRun[PartBatch]):
         kept: dict[str, NDArray[Any]] = {}
         for part, of in self.dev.items():
             kept |= {f"{part}.logits": self.logits[part], f"{part}.labels": of.labels}
+        if self.held:
+            with self._phase("evaluate"):
+                logits = {part: self._predict(part, of) for part, of in self.held.items()}
+            for part, of in self.held.items():
+                kept[f"{part}.held_logits"] = logits[part]
+                kept[f"{part}.held_labels"] = of.labels
         return kept, self._notes()
 
     def _notes(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """From a job whose task has parts to a model and its data, ready to train."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from bench.job import Job
 from bench.parts import SINGLE
 from bench.worker.setup import Split, check_planned, config_of, make_ready, splits
 from minbert.checkpoint import load_encoder
-from minbert.encoded import Encoded
+from minbert.encoded import Encoded, in_one
 from minbert.losses import BINARY, loss_name
 from minbert.model import draw
 from minbert.multitask import Aim, MultitaskModel, lengths_of
@@ -46,11 +46,39 @@ class Texts:
         """Tokens of the longer text of each example, [N]."""
         return lengths_of(self.texts)
 
+    def taken(self, indices: NDArray[np.int64]) -> "Texts":
+        """The examples at some indices, in their order."""
+        return replace(
+            self,
+            texts=tuple(encoded.taken(indices) for encoded in self.texts),
+            targets=self.targets[indices],
+            labels=self.labels[indices],
+        )
+
+
+def part_without_held_out(train: Texts, share: float, max_length: int) -> tuple[Texts, Texts]:
+    """Examples of a part to train on, and a share of them that is held out.
+
+    Held out are those that a cell of the part alone holds out, which sees both texts of a pair in
+    one sequence.
+
+    Args:
+        max_length: tokens after which a text, or a pair, is cut.
+    """
+    first, *second = train.texts
+    kept, held = (in_one(first, second[0], max_length) if second else first).held_out(share)
+    return train.taken(kept), train.taken(held)
+
 
 def aim_of(task: Task, *, pairs: bool) -> Aim:
     """What a model gives for a part: a logit for each class, or one for two classes or a number."""
     classes = len(task.classes)
     return Aim(outputs=classes if classes > _TWO else 1, pairs=pairs)
+
+
+def aims_of(parts: Sequence[str]) -> dict[str, Aim]:
+    """What a model gives for each of some parts."""
+    return {part: aim_of(find_task(part), pairs=part not in SINGLE) for part in parts}
 
 
 def loss_of(task: Task, regression_loss: str | None) -> str:
@@ -68,7 +96,7 @@ def build_multitask(job: Job, parts: Sequence[str]) -> MultitaskModel:
     cell = job.cell
     model = MultitaskModel(
         config_of(job),
-        {part: aim_of(find_task(part), pairs=part not in SINGLE) for part in parts},
+        aims_of(parts),
         encoders=cell.encoders or 1,
         head=cell.head,
         pooling=cell.pooling,

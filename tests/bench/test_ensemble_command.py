@@ -1,72 +1,15 @@
 """`python -m bench.ensemble` on cells whose predictions are made up."""
 
 import json
-import random
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from bench.ensemble.__main__ import command
-from bench.errors import InputError
-from bench.rowfile import encode, record
-from bench.schema import NAMES, Row
-from bench.store import cell_folder
-from tests.bench.synthetic_rows import cell, result_row
-
-LABELS = np.random.default_rng(0).integers(0, 3, 500)
-HELD = np.random.default_rng(1).integers(0, 3, 300)
-
-
-class Place:
-    """A runs.csv with the folders of its cells."""
-
-    def __init__(self, folder: Path) -> None:
-        self.csv = folder / "runs.csv"
-        self.rows: list[Row] = []
-
-    def add(self, seed: int, *, strength: float = 1.0, mode: str = "lora", **settings: Any) -> Path:
-        """A cell whose predictions are right more or less often; its file of predictions."""
-        adapted = mode == "lora"
-        settings = {"held_out": 0.1, **settings}
-        of = cell(
-            mode, 8 if adapted else None, "attn" if adapted else None, "off", seed, **settings
-        )
-        noise = random.Random(seed)  # noqa: S311
-        row = result_row(of, noise, params_trainable=1000 if adapted else 22_715_141)
-        self.rows.append(row)
-        ids = (str(row["cell_id"]), str(row["conditions_id"]), 1)
-        path = cell_folder(self.csv, of.name, *ids) / "predictions.safetensors"
-        path.parent.mkdir(parents=True)
-        rng = np.random.default_rng(seed)
-
-        def logits(labels: np.ndarray) -> np.ndarray:
-            noise = rng.normal(size=(len(labels), 3))
-            return (noise + strength * np.eye(3)[labels]).astype(np.float32)
-
-        save_file(
-            {"logits": logits(LABELS), "labels": LABELS,
-             "held_logits": logits(HELD), "held_labels": HELD},
-            path,
-        )  # fmt: skip
-        self.csv.write_bytes(record(NAMES) + b"".join(map(encode, self.rows)))
-        return path
-
-    def run(self, *arguments: str) -> int:
-        """The command's exit code."""
-        line = ["--runs", str(self.csv), *arguments]
-        code: int = command.main(line, standalone_mode=False)
-        return code
-
-    def refused(self, *arguments: str) -> str:
-        """What the command says of bad input."""
-        with pytest.raises(InputError) as caught:
-            self.run(*arguments)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+from tests.bench.ensembles import ADAPTER, DEV, ENCODER, Place, labels_of
 
 
 @pytest.fixture
@@ -88,8 +31,8 @@ def test_several_are_better_than_the_best_alone(
     assert found["gain"]["value"] == pytest.approx(ensemble["dev_score"] - best["dev_score"])
     assert len(found["members"]) >= 3
     # adapters of 1,000 parameters each on one encoder that they share
-    assert ensemble["parameters"] == 22_715_141 - 1000 + 1000 * len(found["members"])
-    assert best["parameters"] == 22_715_141
+    assert ensemble["parameters"] == ENCODER + ADAPTER * len(found["members"])
+    assert best["parameters"] == ENCODER + ADAPTER
 
 
 def test_models_that_trained_whole_share_nothing(
@@ -99,17 +42,15 @@ def test_models_that_trained_whole_share_nothing(
         place.add(seed, mode="full")
     assert place.run("--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["ensemble"]["parameters"] == 22_715_141 * len(found["members"])
+    assert found["ensemble"]["parameters"] == (ENCODER + ADAPTER) * len(found["members"])
 
 
 def test_dev_chooses_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """The best member is that of held-out examples, even where dev would have another."""
     place.add(0, strength=2.0)
     path = place.add(1, strength=1.0)
-    from safetensors.numpy import load_file
-
     kept = load_file(path)
-    save_file({**kept, "logits": 9 * np.eye(3, dtype=np.float32)[LABELS]}, path)
+    save_file({**kept, "logits": 9 * np.eye(3, dtype=np.float32)[labels_of("movies", DEV)]}, path)
     assert place.run("--json", "--most", "1") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["best_member"]["name"] == "lora-r8-attn-fp32-s0"
@@ -153,8 +94,6 @@ def test_bad_input_is_one_line(place: Place) -> None:
 def test_other_examples_under_the_same_digest_are_found(place: Place) -> None:
     place.add(0)
     path = place.add(1)
-    from safetensors.numpy import load_file
-
     kept = load_file(path)
     save_file({**kept, "labels": (kept["labels"] + 1) % 3}, path)
     assert "was made on other examples" in place.refused()

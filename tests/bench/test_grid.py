@@ -159,7 +159,59 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     assert {item["action"] for item in items} == {"run"}
     assert told["total"]["predicted_s"] == pytest.approx(sum(i["predicted_s"] for i in items))
     assert told["total"]["predicted_peak_mib"] == max(i["predicted_peak_mib"] for i in items)
+    assert "cells_that_fit" not in told["total"]
     assert list(grid.folder.iterdir()) == []
+
+
+def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(
+    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    all_of_it = grid.run("--dry-run", "--budget", "10000")
+    assert "8 of 8 cells fit into the budget of 10,000 min" in all_of_it.stdout
+    assert "left out" not in all_of_it.stdout
+    told = json.loads(grid.run("--dry-run", "--json").stdout)
+    half = told["total"]["predicted_s"] / 60 / 2
+    table = grid.run("--dry-run", "--budget", f"{half}").stdout
+    told = json.loads(grid.run("--dry-run", "--json", "--budget", f"{half}").stdout)
+    fitting = [item["predicted_s"] for item in told["cells"] if item["fits"]]
+    assert 1 <= len(fitting) == told["total"]["cells_that_fit"] < 8
+    assert sum(fitting) <= told["total"]["budget_s"] == pytest.approx(60 * half)
+    assert f"{len(fitting)} of 8 cells fit into the budget of" in table
+    assert table.count("left out") == 8 - len(fitting)
+    assert list(grid.folder.iterdir()) == []
+
+
+def test_cells_of_several_batch_sizes_and_that_unfreeze_are_predicted(grid: GridRuns) -> None:
+    path = grid.folder / "mine.toml"
+    path.write_text(
+        "[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['attn-only']\n"
+        "batch_size = [8, 32]\nunfreeze = ['all', 'iterative']\n"
+    )
+    quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "5", "--device", "cpu")
+    planned = grid.run("--dry-run", "--json", grid=str(path), quick=quick)
+    assert planned.returncode == 0, planned.stderr
+    assert "not predicted" not in planned.stderr
+    told = json.loads(planned.stdout)
+    cells = {(cell["batch_size"], cell["unfreeze"]): cell for cell in told["cells"]}
+    assert len(cells) == 4
+    assert told["total"]["predicted_s"] == pytest.approx(
+        sum(cell["predicted_s"] for cell in cells.values())
+    )
+    for unfreeze in ("all", "iterative"):
+        small, large = (cells[size, unfreeze] for size in (8, 32))
+        assert small["predicted_peak_mib"] < large["predicted_peak_mib"]
+    for size in (8, 32):
+        whole, thawing = (cells[size, unfreeze] for unfreeze in ("all", "iterative"))
+        assert thawing["predicted_peak_mib"] == pytest.approx(whole["predicted_peak_mib"], rel=0.02)
+
+
+def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:
+    cells = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+    print_plan(plan(cells, {}, "c"), None, False, budget_s=5400.0)
+    out = capsys.readouterr().out
+    assert "time is not predicted: cells run while any of the budget of 90 min is left" in out
+    assert "left out" not in out
 
 
 def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:

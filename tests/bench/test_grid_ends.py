@@ -46,6 +46,24 @@ def test_a_timeout_is_a_row_and_the_grid_goes_on(grid: GridRuns) -> None:
     assert [row["attempt"] for row in grid.rows()] == [1, 1, 2]
 
 
+def test_cells_left_out_for_a_budget_run_by_the_same_command_with_more(grid: GridRuns) -> None:
+    for _ in range(2):
+        result = grid.run(*TWO, "--budget", "0.0001")
+        assert result.returncode == 1, result.stderr
+        assert "2 cells: 2 skipped" in result.stdout
+        assert "2 cells were left out for the budget of 0 min" in result.stderr
+        assert "to go on: python -m bench.grid --grid smoke" in result.stderr
+        assert "--rerun" not in result.stderr
+        assert grid.statuses() == ["skipped", "skipped"]
+    assert "used up" in str(grid.rows()[0]["message"])
+    assert "1 other cell left out" in (grid.reports / "report.md").read_text()
+    again = grid.run(*TWO, "--budget", "60")
+    assert again.returncode == 0, again.stderr
+    assert grid.statuses() == ["skipped", "skipped", "ok", "ok"]
+    assert [row["attempt"] for row in grid.rows()] == [1, 1, 2, 2]
+    assert grid.run(*TWO, "--budget", "0.0001").returncode == 0, "nothing is left to do"
+
+
 def test_a_search_that_fails_for_all_modes_skips_their_cells_twice_alike(grid: GridRuns) -> None:
     quick = ("--max-train", "192", "--max-dev", "32", "--epochs", "1", "--device", "cpu")
     one = ("--lr", "auto", "--select", "mode=head amp=off", "--timeout", "0.01")

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from adapters.names import LAYER_SETS, MODES
-from bench import checks, gridfile
+from bench import checks, gridfile, schema
 from bench.errors import InputError
 from minbert.batches import BATCHINGS
 from minbert.heads import HEADS
@@ -39,7 +39,8 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
     ):  # fmt: skip
         assert get_args(settings[name].annotation) == tuple(known), name
     assert get_args(gridfile.Unfreeze) == UNFREEZINGS
-    assert (checks.MSE, checks.ITERATIVE, checks.QUARTERS) == (MSE, ITERATIVE, QUARTERS)
+    assert checks.MSE == MSE
+    assert (schema.ITERATIVE, schema.QUARTERS) == (ITERATIVE, QUARTERS)
 
 
 def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from adapters.peft_format import load_adapter
 from bench.conditions import find_conditions
 from bench.ensemble import members
+from bench.ensemble.__main__ import command as ensemble
 from bench.errors import InputError
 from bench.groups import groups
 from bench.job import Job
@@ -123,12 +124,12 @@ def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
             *("eval_s", "peak_rss_mib", "activations_mib", "weights_mib", "optimizer_mib"),
             *("gradients_mib", "params_total", "params_trainable", "tokens_total"),
             *("dev_sentiment", "dev_paraphrase", "dev_similarity", "dev_loss", "train_loss"),
-            *("train_score", "majority_score"),
+            *("train_score", "majority_score", "predicted_s", "predicted_peak_mib"),
+            "flops_per_token",
         ):
             assert row[name] is not None, name
         assert row["dev_ci_low"] < row["dev_score"] < row["dev_ci_high"]
         assert row["dev_accuracy"] is None
-        assert row["predicted_s"] is None
     full, lora = sorted(rows, key=lambda row: row["mode"])
     assert lora["params_trainable"] < full["params_trainable"] == full["params_total"]
     assert full["optimizer_mib"] == pytest.approx(2 * full["weights_mib"], rel=0.01)
@@ -189,15 +190,22 @@ def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
     assert any("bert_pairs.encoder" in name and "lora_B" in name for name in saved)
 
 
-def test_done_is_done_and_a_plan_says_what_is_not_predicted(ran: GridRuns) -> None:
+def test_done_is_done_and_a_plan_tells_memory_and_time(ran: GridRuns) -> None:
     before = ran.rows()
     assert run(ran, FULL + LORA) == before
-    planned = command(ran, FULL, "--dry-run", "--json", "--fresh")
+    planned = command(ran, FULL + ITERATIVE, "--dry-run", "--json", "--fresh")
     assert planned.returncode == 0, planned.stderr
-    assert "memory and time are not predicted: it is not done for a task with parts" in (
-        planned.stderr
-    )
-    assert json.loads(planned.stdout)["cells"][0]["encoders"] == 2
+    assert "not predicted" not in planned.stderr
+    told = json.loads(planned.stdout)
+    assert len(told["cells"]) == 2
+    for cell in told["cells"]:
+        assert cell["encoders"] == 2
+        assert cell["predicted_s"] > 0
+        assert cell["predicted_peak_mib"] > 0
+    assert "here" in told["total"]["basis"]
+    full = next(cell for cell in told["cells"] if cell["mode"] == "full")
+    (row,) = [row for row in before if row["mode"] == "full"]
+    assert full["predicted_peak_mib"] == pytest.approx(row["peak_rss_mib"], rel=0.2)
 
 
 def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None:
@@ -219,6 +227,8 @@ def test_both_encoders_thaw_epoch_by_epoch(grid: GridRuns) -> None:
     (row,) = run(grid, ITERATIVE, settings=SETTINGS.replace("epochs = 2", "epochs = 5"))
     assert row["unfreeze"] == "iterative"
     assert row["optimizer_mib"] > 0
+    assert row["predicted_s"] > 0
+    assert row["predicted_peak_mib"] > row["weights_mib"] + row["optimizer_mib"]
     with (folder_of(grid, row) / "epochs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 5
 
@@ -272,7 +282,7 @@ def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
     ("settings", "extra", "told"),
     [
         (SETTINGS, ("--lr", "auto"), "--lr auto: no rates are searched for task multitask"),
-        (SETTINGS + "held_out = 0.1\n", (), "held_out 0.1: examples are held out for ensembles"),
+        (SETTINGS + "held_out = 0.01\n", (), "of 24 training examples of sst is none"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(
@@ -292,11 +302,56 @@ def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
     assert "needs both files of at least one of sst, quora, sts" in done.stderr
 
 
-def test_other_commands_say_that_they_have_no_use_for_it(ran: GridRuns) -> None:
-    with pytest.raises(InputError, match="no ensembles are made of task multitask"):
-        members.find(ran.csv, ran.rows(), None)
+def test_other_commands_say_what_they_lack(ran: GridRuns) -> None:
+    with pytest.raises(InputError, match="no cell of multitask held training examples out"):
+        members.find([ran.csv])
     with pytest.raises(InputError, match="compares tasks without parts"):
         wanted.find(None, {"task": "multitask"}, ran.folder / "data", "", find_conditions("cpu"))
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
+    """A place where a cell of all parts, and one of sts alone, held examples out. Not to be
+    changed."""
+    made = GridRuns(tmp_path_factory.mktemp("held") / "place", checkpoint)
+    made.folder.mkdir(parents=True)
+    run(made, FULL, settings=SETTINGS + "held_out = 0.4\n")
+    alone = "[settings]\ntask = 'sts'\nbatch_size = 8\nmax_length = 32\nheld_out = 0.4\n"
+    run(made, FULL, settings=alone)
+    return made
+
+
+def test_a_share_of_each_part_is_held_out_and_predicted(held: GridRuns) -> None:
+    together, alone = held.rows()
+    assert (together["task"], alone["task"]) == ("multitask", "sts")
+    folder = folder_of(held, together)
+    kept = load_file(folder / "predictions.safetensors")
+    for part in PARTS:
+        assert kept[f"{part}.held_logits"].shape == (10, 5 if part == "sst" else 1)
+        assert kept[f"{part}.held_labels"].shape == (10,)
+    steps = (folder / "steps.csv").read_text().splitlines()
+    assert len(steps) == 1 + 2 * 3 * 2, "of 24 examples 14 are left, two batches"
+    of_pairs = load_file(folder_of(held, alone) / "predictions.safetensors")
+    np.testing.assert_array_equal(kept["sts.held_labels"], of_pairs["held_labels"])
+
+
+def test_members_are_chosen_for_each_part(
+    held: GridRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ensemble.main(["--runs", str(held.csv), "--json"], standalone_mode=False) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [task["task"] for task in found["tasks"]] == list(PARTS)
+    assert [task["candidates"] for task in found["tasks"]] == [1, 1, 2]
+    together, alone = held.rows()
+    scores = {task["task"]: task["best_member"]["dev_score"] for task in found["tasks"]}
+    assert scores["sst"] == pytest.approx(together["dev_sentiment"], abs=1e-6)
+    assert scores["quora"] == pytest.approx(together["dev_paraphrase"], abs=1e-6)
+    either = (together["dev_similarity"], alone["dev_score"])
+    assert any(scores["sts"] == pytest.approx(score, abs=1e-6) for score in either)
+    assert found["overall"]["best_members"]["dev_score"] == pytest.approx(overall(scores))
+    once = {row["cell_id"]: row["params_total"] for row in held.rows()}
+    used = {member["cell_id"] for task in found["tasks"] for member in task["members"]}
+    assert found["overall"]["ensemble"]["parameters"] == sum(once[cell_id] for cell_id in used)
 
 
 def test_settings_are_compared_example_by_example(ran: GridRuns) -> None:

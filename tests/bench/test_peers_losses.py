@@ -3,13 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from bench.peers.curves import Agreement, compare
 from bench.peers.names import OURS
-from minbert.tasks import find_task
+from minbert.scores import score
+from minbert.tasks import find_task, load_task
 from tests.adapters.small import need_peft
-from tests.bench.peer_cells import cell, job_of, started
+from tests.bench.peer_cells import EXAMPLES, cell, job_of, started
 
 KINDS = [
     ("full", ""), ("lora", "attn-only"), ("lora", "all-lin"), ("dora", "all-lin-only"),
@@ -86,6 +89,25 @@ def test_the_usual_script_trains_and_scores(both: Curves, tmp_path: Path) -> Non
     assert found["steps"] == 3
     assert found["dev_metric"] == "accuracy"
     assert 0 <= found["dev_score"] <= 1
+
+
+def test_the_usual_script_leaves_out_what_is_held_out_and_keeps_its_predictions(
+    both: Curves, tmp_path: Path
+) -> None:
+    from bench.peers import usual
+
+    of = both.cells["lora", "attn-only"]
+    request = replace(both.requests[of.name], side="trainer")
+    job = job_of(replace(of, held_out=0.25), both.checkpoint)
+    told: list[tuple[int, int]] = []
+    found = usual.run(job, request, tmp_path, lambda *step: told.append(step))
+    assert told == [(step, 9) for step in range(1, 10)], "of 96 examples 72, in batches of 8"
+    assert found["steps"] == 9
+    kept = load_file(tmp_path / "predictions.safetensors")
+    labels = load_task("movies", **EXAMPLES).dev.labels
+    np.testing.assert_array_equal(kept["labels"], labels)
+    assert kept["logits"].shape == (24, 5)
+    assert score("accuracy", kept["logits"], labels) == pytest.approx(found["dev_score"])
 
 
 def test_a_peer_without_some_of_the_adapters_is_refused(

@@ -21,6 +21,7 @@ from bench.predict.costs import Variant
 from bench.predict.features import memory_features, time_features
 from bench.predict.outlook import outlook_on
 from bench.predict.prepare import forecast_plan
+from bench.predict.totals import totals_of
 from bench.predict.workload import Workload
 from bench.schema import Row, new_row
 from bench.signals import Signals
@@ -85,13 +86,34 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
     assert set(first.counts) == set(variants)
     assert told[-1] == (8, 8)
     assert 30 < first.imports_mib["peak_anon_mib"] < first.imports_mib["peak_rss_mib"] < 2000
-    assert first.shapes.steps == 2  # as max_steps says
+    assert first.shapes[16][""].steps == 2  # as max_steps says
 
     def none(*_: object) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(client, "_run", none)
     assert find_costs(smoke.workload, variants, lambda done, of: None) == first
+
+
+def test_each_batch_size_and_unfreezing_is_counted_with_its_own_batches(smoke: Plan):
+    variants = [
+        Variant.of(cell)._replace(batch_size=size, unfreeze=unfreeze)
+        for cell in smoke.cells
+        if cell.mode == "lora" and cell.amp == "off"
+        for size in (8, 16)
+        for unfreeze in ("all", "iterative")
+    ]
+    workload = replace(smoke.workload, epochs=6, max_steps=None)
+    found = find_costs(workload, variants, lambda done, of: None)
+    assert set(found.counts) == set(variants)
+    assert {size: of[""].steps for size, of in found.shapes.items()} == {8: 48, 16: 24}
+    for variant, counts in found.counts.items():
+        assert len(counts[""]) == (5 if variant.thaws else 1)
+        totals = totals_of(found.shapes[variant.batch_size], counts)
+        assert totals.lasting_mib > 0
+    small, large = (found.counts[v][""][0] for v in variants if not v.thaws)
+    assert small.step_gflop < large.step_gflop
+    assert find_costs(workload, variants, lambda done, of: pytest.fail("counted again")) == found
 
 
 def test_counting_takes_a_turn_and_what_is_cached_does_not(
@@ -165,7 +187,7 @@ def measured(smoke: Plan) -> list[Row]:
     rows = []
     for cell in smoke.cells:
         variant = Variant.of(cell)
-        of = variant, forecast.costs.counts[variant], forecast.costs.shapes
+        of = variant, forecast.totals[variant]
         row = new_row(**cell.columns(), **smoke.conditions.columns(), attempt=1, status="ok")
         row["peak_rss_mib"] = forecast.imports_mib + 80 + 1.1 * sum(memory_features(*of)[2:])
         row["wall_s"] = 6 + 1e-4 * time_features(*of)[1]

@@ -1,20 +1,33 @@
 """What is counted on fake tensors is what real ones take."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
 
 from bench.job import Job
-from bench.predict.costs import Variant
+from bench.predict.costs import Counts, ShapesOf, Variant
 from bench.predict.counting import Counter, Work
 from bench.predict.fake import count, fill, run, skeleton
+from bench.predict.workload import Workload
 from bench.probes.memory import owned_mib
-from bench.worker.setup import build_model, trained_groups
+from bench.worker.parts import build_multitask
+from bench.worker.setup import build_model, thawing, trained_groups
 from minbert.batches import Batch
+from minbert.multitask import PairBatch
 from minbert.training import Trainer, linear_schedule
 from tests.bench.synthetic_rows import cell
-from tests.bench.workloads import SHAPES, VARIANTS, workload
+from tests.bench.workloads import (
+    ONE,
+    SHAPES,
+    THREE,
+    VARIANTS,
+    of_parts,
+    told,
+    variant,
+    workload,
+)
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -66,72 +79,190 @@ LAYERS_ADAPTED = 2 * 4
 """Of bert-tiny: in each of its layers queries, keys and values as one, and three more."""
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v)))
-def test_fake_counts_are_those_of_the_same_run_for_real(variant: Variant, kind: str):
-    of = workload(kind=kind, outputs=1 if kind == "regression" else 5)
-    fake = count(of, SHAPES, variant)
-    model = skeleton(of, variant)
+def counted_for_real(of: Workload, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
+    """As `count`, on tensors with values."""
+    model = skeleton(of, which)
     gc.collect()
     with Counter() as counter:
         fill(model, CPU)
         with torch.no_grad():
             for parameter in model.parameters():  # a magnitude of zero takes more work
                 parameter.fill_(0.5)
-        real = run(model, of, SHAPES, variant.amp, counter)
+        return run(model, of, shapes, which, counter)
+
+
+def check_alike(fake: Counts, real: Counts, which: Variant) -> None:
+    """Fail unless counts of fake tensors are those of real ones."""
     for name, value in fake.to_json().items():
         if name in ("step_kernels", "step_moved_mib"):
             continue  # fake gradients are clipped one by one, real ones together
         # fake norms hold means and deviations in half precision, and fake DoRA does not ask whether
         # rows of a layer cancel: a few numbers, and in an evaluation a few operators
         close = 2048 / MIB if name.endswith("_mib") else 0.0
-        if name == "evaluate_kernels" and variant.mode == "dora":
+        if name == "evaluate_kernels" and which.mode == "dora":
             close = 2 * LAYERS_ADAPTED
         assert value == pytest.approx(getattr(real, name), rel=1e-12, abs=close), name
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v)))
-def test_owners_are_what_a_cell_holds(variant: Variant):
-    of = cell(*variant, model="bert-tiny", init="random")
-    job = Job(
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("which", VARIANTS, ids=told)
+def test_fake_counts_are_those_of_the_same_run_for_real(which: Variant, kind: str):
+    of = workload(kind=kind, outputs=1 if kind == "regression" else 5)
+    [fake], [real] = count(of, ONE, which)[""], counted_for_real(of, ONE, which)[""]
+    check_alike(fake, real, which)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "dora"])
+def test_fake_counts_of_each_stage_of_unfreezing_are_those_of_real_tensors(mode: str):
+    axes = () if mode == "full" else (2, "all-lin", "bf16")
+    which = variant(mode, *axes, unfreeze="iterative")
+    fake, real = count(workload(), ONE, which)[""], counted_for_real(workload(), ONE, which)[""]
+    assert len(fake) == len(real) == 3
+    for one, other in zip(fake, real, strict=True):
+        check_alike(one, other, which)
+
+
+@pytest.mark.parametrize("encoders", [1, 2])
+@pytest.mark.parametrize("head", ["linear", "conv"])
+@pytest.mark.parametrize("regression_loss", ["mse", "pearson"])
+@pytest.mark.parametrize("which", [VARIANTS[0], VARIANTS[5]], ids=told)
+def test_fake_counts_of_each_part_are_those_of_real_tensors(
+    which: Variant, regression_loss: str, head: str, encoders: int
+):
+    of = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
+    fake, real = count(of, THREE, which), counted_for_real(of, THREE, which)
+    assert list(fake) == list(real) == list(THREE)
+    for part in THREE:
+        [one], [other] = fake[part], real[part]
+        check_alike(one, other, which)
+
+
+def job_of(which: Variant, **settings: object) -> Job:
+    """The job of a cell of a variant, with random weights."""
+    of = cell(*which[:4], unfreeze=which.unfreeze, model="bert-tiny", init="random", **settings)
+    return Job(
         cell=of, conditions_id="", attempt=1, device="cpu", threads=1, checkpoint=None,
         geometry="bert-tiny", tokenizer="", data=None, keep=False, code_version="",
     )  # fmt: skip
-    model = build_model(job, 5)
-    trainer = Trainer(
-        model, trained_groups(model, of), loss="cross-entropy", schedule=linear_schedule(1, 0.0),
-        amp=variant.amp, device=CPU,
+
+
+def trainer_of(model: torch.nn.Module, job: Job) -> Trainer:
+    return Trainer(
+        model, trained_groups(model, job.cell), loss="cross-entropy",
+        schedule=linear_schedule(1, 0.0), amp=job.cell.amp, device=CPU,
     )  # fmt: skip
-    ids = torch.ones(2, 6, dtype=torch.int64)
-    trainer.step(Batch(ids, None, torch.zeros_like(ids), torch.tensor([0, 1]), 12))
+
+
+BERT_TINY = workload().config | {"vocab_size": 30522}
+IDS = torch.ones(2, 6, dtype=torch.int64)
+BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
+
+
+@pytest.mark.parametrize("which", VARIANTS, ids=told)
+def test_owners_are_what_a_cell_holds(which: Variant):
+    job = job_of(which)
+    model = build_model(job, 5)
+    trainer = trainer_of(model, job)
+    trainer.step(BATCH)
     held = owned_mib(model, trainer.optimizer)
-    geometry = workload().config | {"vocab_size": 30522}
-    counted = count(workload(config=geometry, new_pooler=True), SHAPES, variant)
+    [counted] = count(workload(config=BERT_TINY, new_pooler=True), ONE, which)[""]
     for name in ("weights_mib", "gradients_mib", "optimizer_mib"):
         assert getattr(counted, name) == pytest.approx(held[name], rel=1e-6), name
 
 
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_owners_in_each_stage_are_what_a_cell_holds_that_unfreezes(mode: str):
+    axes = () if mode == "full" else (2, "all-lin")
+    which = variant(mode, *axes, unfreeze="iterative")
+    job = job_of(which)
+    model = build_model(job, 5)
+    trainer, thaws = trainer_of(model, job), thawing(model, job.cell)
+    shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
+    stages = count(workload(config=BERT_TINY, new_pooler=True), shapes, which)[""]
+    assert len(stages) == 5
+    for epoch, counted in enumerate(stages):
+        thaws.begin(epoch)
+        trainer.step(BATCH)
+        held = owned_mib(model, trainer.optimizer)
+        for name in ("weights_mib", "gradients_mib", "optimizer_mib"):
+            assert getattr(counted, name) == pytest.approx(held[name], rel=1e-6), (epoch, name)
+    assert stages[0].optimizer_mib < 0.1 * stages[-1].optimizer_mib
+
+
+@pytest.mark.parametrize("encoders", [1, 2])
+def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
+    which = variant("lora", 2, "all-lin")
+    job = job_of(which, task="multitask", encoders=encoders, head="conv")
+    model = build_multitask(job, list(THREE))
+    trainer = trainer_of(model, job)
+    of = of_parts(config=BERT_TINY, new_pooler=True, encoders=encoders)
+    counted = count(of, THREE, which)
+    for part, loss in (("sst", "cross-entropy"), ("quora", "binary"), ("sts", "mse")):
+        pairs = part != "sst"
+        ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
+        labels = torch.zeros(2, dtype=torch.float32 if part == "sts" else torch.int64)
+        batch = PairBatch(ids, None, labels, ids.numel(), pairs)
+        trainer.take(lambda part=part, batch=batch: model(part, batch), labels, loss)
+        gradients = owned_mib(model, trainer.optimizer)["gradients_mib"]
+        [of_part] = counted[part]
+        assert of_part.gradients_mib == pytest.approx(gradients, rel=1e-6), part
+    held = owned_mib(model, trainer.optimizer)
+    for name in ("weights_mib", "optimizer_mib"):
+        assert getattr(counted["sst"][0], name) == pytest.approx(held[name], rel=1e-6), name
+
+
+def count_one(shapes: ShapesOf, which: Variant) -> Counts:
+    [found] = count(workload(), shapes, which)[""]
+    return found
+
+
 def test_peaks_hold_their_parts_and_grow_with_the_batch():
-    variant = Variant("full", None, None, "off")
-    small = count(workload(), SHAPES, variant)
+    small = count_one(ONE, variant("full"))
     assert small.train_peak_mib > small.weights_mib + small.gradients_mib + small.optimizer_mib
     assert small.evaluate_peak_mib >= (
         small.weights_mib + small.gradients_mib + small.optimizer_mib
     )
-    wide = SHAPES.to_json() | {"train_largest": (50, 16)}
-    large = count(workload(), type(SHAPES)(**wide), variant)
+    large = count_one({"": replace(SHAPES, train_largest=(50, 16))}, variant("full"))
     assert large.train_peak_mib > small.train_peak_mib
     assert large.step_gflop == small.step_gflop
 
 
 def test_a_step_takes_three_times_the_products_of_a_forward_pass_when_everything_trains():
-    shapes = type(SHAPES)(**SHAPES.to_json() | {"evaluate_largest": SHAPES.train})
-    found = count(workload(), shapes, Variant("full", None, None, "off"))
+    found = count_one({"": replace(SHAPES, evaluate_largest=SHAPES.train)}, variant("full"))
     assert found.step_gflop == pytest.approx(3 * found.evaluate_gflop, rel=0.02)
 
 
 def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass():
-    head = count(workload(), SHAPES, Variant("head", None, None, "off"))
-    full = count(workload(), SHAPES, Variant("full", None, None, "off"))
+    head, full = (count_one(ONE, variant(mode)) for mode in ("head", "full"))
     passing = [c.train_peak_mib - c.weights_mib - c.optimizer_mib for c in (head, full)]
     assert passing[0] < 0.3 * passing[1]
+
+
+def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
+    shapes = {"": replace(SHAPES, evaluations=7, steps=28)}
+    stages = count(workload(), shapes, variant("full", unfreeze="iterative"))[""]
+    head, full = (count_one(ONE, variant(mode)) for mode in ("head", "full"))
+    assert [stage.step_gflop for stage in stages] == sorted(stage.step_gflop for stage in stages)
+    assert stages[0].step_gflop == pytest.approx(head.step_gflop, rel=1e-9)
+    assert stages[-1].step_gflop == pytest.approx(full.step_gflop, rel=1e-9)
+    assert stages[-1].train_peak_mib == pytest.approx(full.train_peak_mib, rel=0.01)
+    assert max(stages, key=lambda stage: stage.peak_mib) is stages[-1]
+    assert stages[0].train_peak_mib < 0.5 * stages[-1].train_peak_mib
+
+
+def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
+    never = replace(THREE["sts"], train=(0, 0), train_largest=(0, 0), steps=0)
+    found = count(of_parts(), {**THREE, "sts": never}, variant("full"))
+    whole = count(of_parts(), THREE, variant("full"))
+    [counted] = found["sts"]
+    assert counted.step_gflop == counted.train_peak_mib == counted.gradients_mib == 0
+    assert counted.evaluate_gflop == whole["sts"][0].evaluate_gflop > 0
+    assert found["sst"][0].step_gflop == whole["sst"][0].step_gflop
+
+
+def test_a_second_encoder_is_more_memory_and_no_more_work():
+    [one], [two] = (
+        count(of_parts(encoders=encoders), THREE, variant("full"))["quora"] for encoders in (1, 2)
+    )
+    assert two.weights_mib > 1.5 * one.weights_mib
+    assert two.step_gflop == one.step_gflop

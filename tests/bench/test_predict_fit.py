@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bench.predict.check import checks
-from bench.predict.costs import Variant
 from bench.predict.fit import NOISE, Prior, apply, fit, held_out, one_by_one
+from tests.bench.workloads import variant
 
 PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
 TRUE = (60.0, 1.1, 1.35)
@@ -78,7 +78,7 @@ def test_one_by_one_sees_only_what_was_before():
 
 def test_checks_tell_errors_within_a_tenth():
     design, measured = cells(30, noise=NOISE)
-    variants = [Variant("lora", rank, "attn", "off") for rank in range(1, 31)]
+    variants = [variant("lora", rank, "attn") for rank in range(1, 31)]
     points = dict(zip(variants, zip(design, measured, strict=True), strict=True))
     ways = {check.way: check for check in checks(points, PRIOR)}
     assert ways["by the prior"].within < 0.5

@@ -10,7 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench.budget import Budget
+from bench.locks import Locks
 from bench.plan import Planned, plan
+from bench.predict.forecast import Prediction
 from bench.schema import Row
 from bench.session import Session
 from bench.store import Store, cells_folder, read_rows
@@ -32,13 +35,13 @@ class Place:
     def plan(self, **options) -> list[Planned]:
         return plan(self.setup.cells, self.rows(), self.setup.conditions.conditions_id, **options)
 
-    def run(self, planned: list[Planned]) -> int:
+    def run(self, *rounds: list[Planned], **options) -> int:
         return Session(
             grid=self.setup.grid, conditions=self.setup.conditions, model=self.setup.model,
             data=self.setup.data, data_folder=None, store=Store(self.csv),
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
-            worker=self.setup.argv, device_name=str(self.csv.parent),
-        ).run([planned])  # fmt: skip
+            worker=self.setup.argv, device_name=str(self.csv.parent), **options,
+        ).run(rounds)  # fmt: skip
 
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
@@ -217,3 +220,87 @@ def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, c
 
 def wanted_conditions(place: Place) -> str:
     return place.setup.conditions.conditions_id
+
+
+def foretold(seconds_by_amp: dict[str, float]):
+    """Makes a forecast that tells a cell's time by its AMP."""
+
+    def seconds(variant) -> float:
+        return seconds_by_amp[variant.amp]
+
+    forecast = SimpleNamespace(
+        basis="runs", learn=lambda rows: None,
+        predict=lambda variant: Prediction(100.0, seconds(variant), 1.0),
+        left_s=lambda left: sum(n * seconds(variant) for variant, n in left.items()),
+    )  # fmt: skip
+    return lambda planned, signals: forecast
+
+
+def test_what_does_not_fit_into_the_budget_is_skipped_once_and_smaller_cells_run(place, capsys):
+    launches = place.launches()
+    forecaster = foretold({"off": 60.0, "bf16": 6000.0})
+    for minutes in (20, 30):
+        planned = [bigger(place, seed=7, amp="bf16"), bigger(place, seed=8)]
+        assert place.run(planned, budget=Budget(60 * minutes), forecaster=forecaster) == 1
+        out, err = capsys.readouterr()
+        assert "2 cells: 1 ok, 1 skipped" in out
+        assert "left out: predicted to take 100 min, and" in err
+        assert f"1 cells were left out for the budget of {minutes} min" in err
+        assert "longer than all of it, up to 100 min" in err
+        assert "to go on: python -m bench.grid" in err
+        assert "--rerun skipped" not in err
+    skipped, small = place.rows()[3:]
+    assert (skipped["status"], skipped["attempt"], skipped["amp"]) == ("skipped", 1, "bf16")
+    assert "of the budget of 20 min are left" in skipped["message"], "as it was said first"
+    assert (small["status"], small["seed"]) == ("ok", 8)
+    assert place.launches() == launches + 1
+    again = bigger(place, seed=7, amp="bf16")
+    assert (again.action, again.reason, again.attempt) == ("run", "was skipped", 2)
+    assert place.run([again], budget=Budget(6600.0), forecaster=forecaster) == 0
+    assert [row["status"] for row in place.rows()[3:]] == ["skipped", "ok", "ok"]
+
+
+def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, capsys):
+    launches = place.launches()
+    guess = foretold({"off": 1e9})([], None)
+    guess.basis = None  # a guess before anything has run here is no prediction
+    forecaster = lambda planned, signals: guess  # noqa: E731
+    assert place.run([bigger(place, seed=7)], budget=Budget(600.0), forecaster=forecaster) == 0
+    assert place.launches() == launches + 1
+    assert place.run([bigger(place, seed=8)], budget=Budget(0.0)) == 1
+    assert place.rows()[-1]["message"] == (
+        "left out: its time is not predicted, and the budget of 0 min is used up"
+    )
+    assert place.launches() == launches + 1
+    assert "longer than all of it" not in capsys.readouterr().err
+
+
+def test_a_rerun_that_does_not_fit_leaves_the_result_and_its_row(place, capsys):
+    rows = place.rows()
+    assert place.run(place.plan(fresh=True), budget=Budget(0.0)) == 1
+    assert place.rows() == rows
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert "3 cells did not end ok this time: their older results count" in err
+
+
+def test_a_result_that_a_stopped_run_left_is_taken_over_whatever_the_budget(place):
+    rows = place.rows()
+    place.csv.unlink()
+    assert place.run(place.plan(), budget=Budget(0.0)) == 0
+    assert place.rows() == rows
+
+
+def test_a_cell_that_is_left_out_waits_for_no_other_grid(place, monkeypatch):
+    monkeypatch.setattr(Locks, "turn", lambda *_: pytest.fail("it waits"))
+    assert place.run([bigger(place, seed=7)], budget=Budget(0.0)) == 1
+
+
+def test_a_search_of_which_a_try_is_left_out_goes_no_further(place):
+    attempt = bigger(place, seed=7, amp="bf16", learning_rate_source="candidate")
+    other, after = bigger(place, seed=8, amp="bf16"), bigger(place, seed=9)
+    forecaster = foretold({"off": 60.0, "bf16": 6000.0})
+    assert place.run([attempt], [after], budget=Budget(600.0), forecaster=forecaster) == 1
+    assert [row["status"] for row in place.rows()[3:]] == ["skipped"]
+    assert place.run([other], [after], budget=Budget(600.0), forecaster=forecaster) == 0
+    assert [row["status"] for row in place.rows()[3:]] == ["skipped", "skipped", "ok"]

@@ -7,23 +7,54 @@ from bench.predict.costs import Counts, Shapes, Variant
 from bench.predict.workload import Workload
 from minbert.config import GEOMETRIES
 
+BATCH_SIZE = 5
+
 SHAPES = Shapes(
-    train=(4, 7), train_largest=(5, 16), evaluate_largest=(4, 9), steps=12,
+    train=(4, 7), train_largest=(5, 16), evaluate_largest=(4, 9), steps=12, steps_in_epoch=4,
     train_tokens=336, real_tokens=300, evaluations=3, evaluate_batches=2,
     evaluate_tokens=36,
 )  # fmt: skip
+ONE = {"": SHAPES}
+"""Of a task without parts."""
+THREE = {
+    "sst": SHAPES,
+    "quora": replace(SHAPES, train=(8, 6), train_largest=(10, 8), steps=24, steps_in_epoch=8,
+                     train_tokens=960, real_tokens=700, evaluate_largest=(8, 9),
+                     evaluate_tokens=144),
+    "sts": replace(SHAPES, train=(6, 5), train_largest=(6, 9), evaluate_largest=(8, 7),
+                   evaluate_tokens=112),
+}  # fmt: skip
+"""Of one with three, of which two are on pairs."""
+
+
+def variant(
+    mode: str,
+    rank: int | None = None,
+    layers: str | None = None,
+    amp: str = "off",
+    unfreeze: str | None = "all",
+    batch_size: int = BATCH_SIZE,
+) -> Variant:
+    """A variant; the head alone has nothing to unfreeze."""
+    return Variant(mode, rank, layers, amp, None if mode == "head" else unfreeze, batch_size)
+
 
 VARIANTS = [
-    Variant("full", None, None, "off"),
-    Variant("full", None, None, "bf16"),
-    Variant("head", None, None, "off"),
-    Variant("head", None, None, "bf16"),
-    Variant("lora", 2, "attn-only", "off"),
-    Variant("lora", 2, "all-lin", "bf16"),
-    Variant("dora", 2, "all-lin-only", "off"),
-    Variant("dora", 2, "all-lin-only", "bf16"),
-    Variant("dora", 2, "attn", "bf16"),
+    variant("full"),
+    variant("full", amp="bf16"),
+    variant("head"),
+    variant("head", amp="bf16"),
+    variant("lora", 2, "attn-only"),
+    variant("lora", 2, "all-lin", "bf16"),
+    variant("dora", 2, "all-lin-only"),
+    variant("dora", 2, "all-lin-only", "bf16"),
+    variant("dora", 2, "attn", "bf16"),
 ]
+
+
+def told(of: Variant) -> str:
+    """A variant's axes, as the id of a test."""
+    return "-".join(map(str, of))
 
 
 def workload(**changes: Any) -> Workload:
@@ -32,14 +63,24 @@ def workload(**changes: Any) -> Workload:
         "config": asdict(replace(GEOMETRIES["bert-tiny"], vocab_size=1000)),
         "pooling": "mean", "new_pooler": False, "head": "linear",
         "kind": "classification", "regression_loss": None, "outputs": 5,
+        "parts": (), "encoders": None, "task_order": None,
         "task": "movies", "data": None, "data_digest": "3e9ab01c77d2", "max_train": 64,
         "max_dev": 32, "held_out": 0.0, "searches": False, "tokenizer": "",
         "vocabulary": "7c1d0f9a44be",
-        "max_length": 32, "batch_size": 5, "batching": "by-length", "epochs": 3,
+        "max_length": 32, "batching": "by-length", "epochs": 3,
         "max_steps": None, "seeds": (0,),
         "device": "cpu", "conditions_id": "c0ffee12", "torch_version": "2.13.0",
     }  # fmt: skip
     return Workload(**(values | changes))
+
+
+def of_parts(**changes: Any) -> Workload:
+    """One of a task with three parts, changed."""
+    values: dict[str, Any] = {
+        "kind": "multitask", "outputs": 0, "task": "multitask", "parts": tuple(THREE),
+        "encoders": 2, "task_order": "proportional", "regression_loss": "mse", "head": "conv",
+    }  # fmt: skip
+    return workload(**(values | changes))
 
 
 def counts(**changes: float) -> Counts:

@@ -1,8 +1,11 @@
 """Texts as token ids, and some of them."""
 
+from pathlib import Path
+
 import numpy as np
 
-from minbert.encoded import Encoded
+from minbert.encoded import Encoded, in_one
+from minbert.tokenizer import Tokenizer
 
 
 def test_some_texts_are_as_they_were() -> None:
@@ -38,3 +41,28 @@ def test_who_is_held_out_depends_on_the_tokens_alone() -> None:
         return {order[index] for index in out}
 
     assert held(list(range(40))) == held(list(range(40))[::-1])
+
+
+def test_texts_of_a_pair_in_one_sequence_are_what_the_tokenizer_makes_of_the_pair(
+    minilm: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    words = ("a", "good", "film", "about", "nothing", "unbelievably", "tokenisation")
+    texts = [" ".join(rng.choice(words, count)) for count in (1, 3, 5, 8, 9, 10, 11, 12, 13)]
+    pairs = [(a, b) for a in texts for b in texts]
+    tokenizer = Tokenizer.from_folder(minilm)
+    for max_length in (16, 17, 128):
+        first, second = (
+            tokenizer.encode([pair[side] for pair in pairs], None, max_length) for side in (0, 1)
+        )
+        found = in_one(first, second, max_length)
+        expected = tokenizer.encode(*map(list, zip(*pairs, strict=True)), max_length)
+        assert found.lengths.max() <= max_length
+        cut = np.minimum(first.lengths, second.lengths) == max_length
+        assert cut.any() == (max_length < 128)
+        for index in np.flatnonzero(~cut):
+            ours, theirs = (of.taken(np.array([index])) for of in (found, expected))
+            assert ours.input_ids.tolist() == theirs.input_ids.tolist()
+            assert ours.token_type_ids.tolist() == theirs.token_type_ids.tolist()
+        assert found.input_ids.dtype == expected.input_ids.dtype
+        assert found.token_type_ids.dtype == expected.token_type_ids.dtype

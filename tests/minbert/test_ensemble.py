@@ -59,6 +59,18 @@ def test_probabilities_are_those_of_the_classes_and_of_any_size() -> None:
     np.testing.assert_allclose(found, [[0.5, 0.5, 0.0]])
 
 
+@pytest.mark.parametrize("average", AVERAGES)
+def test_one_logit_of_two_classes_is_averaged_as_two(average: str) -> None:
+    one = np.array([[-3.0], [0.0], [0.5], [800.0]])
+    two = np.concatenate([np.zeros_like(one), one], axis=1)
+    found, expected = (as_averaged(logits, "accuracy", average) for logits in (one, two))
+    assert found.shape == (4, 2)
+    np.testing.assert_allclose(found[:, 1] - found[:, 0], expected[:, 1] - expected[:, 0])
+    assert found.argmax(axis=1).tolist() == [0, 0, 1, 1]
+    if average == "probabilities":
+        np.testing.assert_allclose(found.sum(axis=1), 1.0)
+
+
 def test_numbers_of_any_scale_are_averaged_alike() -> None:
     labels = np.random.default_rng(1).normal(size=500)
     noise = np.random.default_rng(2).normal(size=(2, 500))

@@ -11,7 +11,7 @@ from minbert.comparison import pair_features
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.encoded import Encoded
 from minbert.model import draw
-from minbert.multitask import Aim, MultitaskModel, collate_texts
+from minbert.multitask import Aim, MultitaskModel, collate_texts, plan_tasks
 
 AIMS = {
     "sst": Aim(outputs=5, pairs=False),
@@ -153,3 +153,16 @@ def test_bad_arguments_are_refused(changes: dict[str, object], told: str) -> Non
     }  # fmt: skip
     with pytest.raises(ValueError, match=told):
         MultitaskModel(replace(CONFIG), values.pop("aims"), **values)
+
+
+@pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
+def test_an_epoch_has_every_example_of_every_task_once(order: str) -> None:
+    lengths = {"sst": np.arange(3, 13), "sts": np.arange(4, 27)}
+    plan = plan_tasks(lengths, 4, np.random.default_rng(0), "by-length", order)
+    for task, of in lengths.items():
+        found = [indices for name, indices in plan if name == task]
+        assert sorted(np.concatenate(found)) == list(range(len(of)))
+        assert sorted(map(len, found), reverse=True)[:-1] == [4] * (len(found) - 1)
+    assert len(plan) == 3 + 6
+    if order == "sequential":
+        assert [name for name, _ in plan] == ["sst"] * 3 + ["sts"] * 6

@@ -1,0 +1,49 @@
+"""Published scores of leading models, to be shown below an ensemble's.
+
+`published.csv` has a row for each: the task as it is called here, the model with its parameters
+where they are known, the score and its metric, what it was scored on, and the paper.
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+CAVEAT: Final = (
+    "published scores, of other examples than these (SST-5 test; QQP and STS-B as in GLUE dev): "
+    "what can be reached, not what was compared"
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A score from a paper; `parameters` are the model's, None where the row has none."""
+
+    task: str
+    model: str
+    parameters: int | None
+    score: float
+    metric: str
+    split: str
+    source: str
+
+
+@cache
+def published(task: str) -> tuple[Published, ...]:
+    """Those of a task, lowest first; none of a task that the file lacks."""
+    text = files("bench.ensemble").joinpath("published.csv").read_text("utf-8")
+    found = [
+        Published(
+            task=row["task"],
+            model=row["model"],
+            parameters=int(row["parameters"]) if row["parameters"] else None,
+            score=float(row["score"]),
+            metric=row["metric"],
+            split=row["split"],
+            source=row["source"],
+        )
+        for row in csv.DictReader(text.splitlines())
+        if row["task"] == task
+    ]
+    return tuple(sorted(found, key=lambda of: of.score))

@@ -1,0 +1,73 @@
+"""The overall score of ensembles of several tasks, and of what stands beside all of them. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.ensemble.outcome import BEST, ENSEMBLE, Outcome, Scored, gain_of
+from bench.overall import counted, overall, overall_interval
+from bench.predictions import mean_of_parts
+from bench.schema import PART_SCORES
+from bench.stats import Interval
+
+_SEVERAL: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
+
+
+@dataclass(frozen=True)
+class Together:
+    """Overall scores over some parts of task `multitask`.
+
+    Attributes:
+        parts: those that are counted; `missing`: those that are not there.
+        ensembles: the ensembles of all parts.
+        best: the best members of all parts, each alone on its own.
+        others: what is scored beside the ensembles of all parts.
+    """
+
+    parts: tuple[str, ...]
+    missing: tuple[str, ...]
+    ensembles: Scored
+    best: Scored
+    others: Sequence[Scored]
+
+    @property
+    def gain(self) -> Interval:
+        """How much better the ensembles are than the best members, example by example."""
+        return gain_of(self.ensembles, self.best)
+
+
+def together(outcomes: Sequence[Outcome]) -> Together | None:
+    """The overall scores of several parts of task `multitask`; None for one task."""
+    if len(outcomes) < 2:
+        return None
+    by_part = {outcome.candidates.task: outcome for outcome in outcomes}
+    beside = [{of.kind: of for of in outcome.others} for outcome in outcomes]
+    shared = [kind for kind in beside[0] if all(kind in others for others in beside)]
+    return Together(
+        parts=tuple(by_part),
+        missing=tuple(part for part in PART_SCORES if part not in by_part),
+        ensembles=_overall({part: of.ensemble for part, of in by_part.items()}),
+        best=_overall({part: of.best for part, of in by_part.items()}),
+        others=[
+            _overall({part: others[kind] for part, others in zip(by_part, beside, strict=True)})
+            for kind in shared
+        ],
+    )
+
+
+def _overall(parts: Mapping[str, Scored]) -> Scored:
+    """What was scored on several parts, scored over them."""
+    kind = next(iter(parts.values())).kind
+    name = _SEVERAL.get(kind, kind)
+    told = all(of.members for of in parts.values())
+    return Scored(
+        kind=name,
+        name=name,
+        dev=overall_interval(
+            {part: of.dev.value for part, of in parts.items()},
+            {part: len(of.values) for part, of in parts.items()},
+        ),
+        values=mean_of_parts([counted(part, of.values) for part, of in parts.items()]),
+        held=overall({part: of.held for part, of in parts.items()}),
+        members=tuple(m for of in parts.values() for m in of.members) if told else (),
+    )

@@ -1,0 +1,153 @@
+"""The peer that stands beside an ensemble: a member's setting by transformers + PEFT."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.cell import Cell
+from bench.ensemble import peer
+from bench.ensemble.peer import PEER, why_not
+from bench.errors import InputError
+from bench.job import FILE
+from bench.peers import names
+from bench.peers.session import Comparison
+from bench.schema import MULTITASK
+from minbert.tasks import load_task
+from tests.adapters.small import need_peft
+from tests.bench import peer_cells
+from tests.bench.ensembles import Place
+from tests.bench.synthetic_rows import cell
+
+FAKE = str(Path(__file__).with_name("fake_peer.py"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def usual(**changes: Any) -> Cell:
+    return cell("lora", 8, "attn", "off", **changes)
+
+
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        (usual(), None),
+        (usual(regression_loss="mse"), None),
+        (usual(task=MULTITASK), "learns one task alone"),
+        (usual(unfreeze="iterative"), "no gradual unfreezing"),
+        (usual(head="conv"), "has head linear alone"),
+        (usual(optimizer="adamax"), "has optimizer adamw alone"),
+        (usual(schedule="halving"), "has schedule linear alone"),
+        (usual(regression_loss="pearson"), "has regression_loss mse alone"),
+        (replace(usual(), amp="fp16"), "fp16 needs a GPU"),
+    ],
+)
+def test_settings_that_only_ours_has_are_told(of: Cell, told: str | None) -> None:
+    found = why_not(of, "cpu")
+    assert found is None if told is None else told in str(found)
+
+
+def test_on_a_card_the_peer_has_fp16() -> None:
+    assert why_not(replace(usual(), amp="fp16"), "cuda:0") is None
+
+
+def test_a_missing_library_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.add(0)
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
+    assert "pip install -e '.[peers]'" in place.refused("--peer")
+
+
+def test_a_setting_that_only_ours_has_leaves_the_peer_out(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_peft()
+    place.add(0, head="conv")
+    assert place.run("--peer") == 0
+    told = capsys.readouterr().out
+    assert f"note: {PEER} left out for lora-r8-attn-fp32-s0: the peer's script has head" in told
+
+
+def add_trainable(place: Place, checkpoint: Path, **changes: Any) -> Cell:
+    """A cell on a few real sentences, which the peer can train; its predictions are made up."""
+    of = peer_cells.cell(checkpoint, held_out=0.25, **changes)
+    rng = np.random.default_rng(0)
+    kept = {
+        "logits": rng.normal(size=(24, 5)).astype(np.float32),
+        "labels": load_task("movies", **peer_cells.EXAMPLES).dev.labels,
+        "held_logits": rng.normal(size=(24, 5)).astype(np.float32),
+        "held_labels": rng.integers(0, 5, 24),
+    }
+    path = place.keep(of, kept)
+    (path.parent / FILE).write_text(peer_cells.job_of(of, checkpoint).to_json())
+    return of
+
+
+@pytest.fixture
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+
+
+@pytest.mark.usefixtures("locks")
+def test_the_peer_trains_the_best_members_setting(
+    place: Place, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_peft()
+    of = add_trainable(place, tiny_checkpoint)
+    assert place.run("--peer", "--json") == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    (scored,) = told["baselines"]
+    assert (scored["kind"], scored["held_score"]) == (PEER, None)
+    assert scored["parameters"] == told["best_member"]["parameters"]
+    right = scored["dev_score"] * 24
+    assert right == pytest.approx(round(right))
+    assert scored["dev_ci_low"] < scored["dev_score"] < scored["dev_ci_high"]
+    assert f"{of.mode}-r4-all-lin-only-fp32: trainer" in shown.err
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_peer_that_fails_is_told_and_the_rest_is_shown(
+    place: Place,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need_peft()
+    crashing = partial(Comparison, process=(sys.executable, FAKE, "crash"))
+    monkeypatch.setattr(peer, "Comparison", crashing)
+    add_trainable(place, tiny_checkpoint)
+    assert place.run("--peer", "--json") == 1
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert told["baselines"] == []
+    assert told["ensemble"]["dev_score"] >= 0
+    assert "error: movies: transformers + PEFT: crashed: ValueError: no such thing\n" in shown.err
+
+
+@pytest.mark.usefixtures("locks")
+def test_predictions_that_the_peer_did_not_leave_are_a_failure(
+    place: Place, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_peft()
+    monkeypatch.setattr(
+        peer, "Comparison", partial(Comparison, process=(sys.executable, FAKE, "alike"))
+    )
+    add_trainable(place, tiny_checkpoint)
+    assert place.run("--peer") == 1
+
+
+def test_the_examples_of_the_peer_are_those_of_the_cell(
+    place: Place, tiny_checkpoint: Path
+) -> None:
+    need_peft()
+    add_trainable(place, tiny_checkpoint, data_digest="beef")
+    with pytest.raises(InputError, match="are not those that lora"):
+        place.run("--peer")
