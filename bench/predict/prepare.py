@@ -21,6 +21,7 @@ from bench.predict.workload import Workload
 from bench.schema import Row, new_row
 
 _WITH_PARTS: Final = "it is not done for a task with parts"
+_COMPILED: Final = "it is not done for training that is compiled"
 
 
 def forecast_plan(
@@ -42,8 +43,8 @@ def forecast_plan(
     cells = [
         item.cell for item in planned if item.action == "run" and is_foretold(item.cell.unfreeze)
     ]
-    if any(item.cell.encoders is not None for item in planned if item.action == "run"):
-        sys.stderr.write(f"note: memory and time are not predicted: {_WITH_PARTS}\n")
+    if why := _why_not(item.cell for item in planned if item.action == "run"):
+        sys.stderr.write(f"note: memory and time are not predicted: {why}\n")
         return None
     if not cells:
         return None
@@ -78,8 +79,8 @@ def make_forecast(
     Raises:
         NoPredictionError: if costs can't be counted.
     """
-    if any(cell.encoders is not None for cell in cells):
-        raise NoPredictionError(_WITH_PARTS)
+    if why := _why_not(cells):
+        raise NoPredictionError(why)
     workload = Workload.of(cells, model, conditions, data)
     wanted = [Variant.of(cell) for cell in cells]
     wanted += [Variant.of_row(row) for row in rows if row["status"] == "ok"]
@@ -89,6 +90,16 @@ def make_forecast(
     found = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
     found.learn(rows)
     return found
+
+
+def _why_not(cells: Iterable[Cell]) -> str | None:
+    """Why costs of these cells can't be counted; None if they can."""
+    for cell in cells:
+        if cell.encoders is not None:
+            return _WITH_PARTS
+        if cell.is_compiled:
+            return _COMPILED
+    return None
 
 
 @contextmanager
