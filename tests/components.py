@@ -57,6 +57,6 @@ def chromium() -> str | None:
 
 
 def need_compiler() -> None:
-    """Skip the test, or fail it where it is required, without the compiler that torch would take."""
+    """Skip, or fail where it is required, without the compiler that torch would take."""
     found = shutil.which(os.environ.get("CXX", "g++")) is not None
     need(found, COMPONENTS["compiler"], component="compiler")

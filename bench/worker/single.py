@@ -119,9 +119,7 @@ class SingleRun(CellRun[Batch]):
         largest = max(order, key=lambda indices: len(indices) * int(lengths[indices].max()))
         pad_id, buckets = self.model.bert.config.pad_token_id, buckets_of(self.cell)
         batches = [
-            collate(
-                self.train.encoded, self.train.targets, indices, pad_id, self.device, buckets
-            )
+            collate(self.train.encoded, self.train.targets, indices, pad_id, self.device, buckets)
             for indices in (*chosen, largest)
         ]
         return batches[:-1], batches[-1]

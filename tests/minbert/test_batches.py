@@ -169,9 +169,7 @@ def test_an_epoch_is_prepared_as_planned() -> None:
     assert sum(batch.tokens for batch in batches) == lengths.sum()
 
     rng = np.random.default_rng(3)
-    padded = prepare_epoch(
-        texts, labels, 16, rng, pad_id=PAD, device=CPU, buckets=Buckets(20)
-    )
+    padded = prepare_epoch(texts, labels, 16, rng, pad_id=PAD, device=CPU, buckets=Buckets(20))
     assert [batch.input_ids.shape[1] for batch in padded] == [8] * len(plan)
 
 
