@@ -62,11 +62,11 @@ class DoraLinear(AdaptedLinear):
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
 
         As in LoRA it is the forward pass that is counted. W Aᵀ for the norms is as much as B A. On
-        a card it is always merged: the norms of a branch have to ask for values.
+        a card, and compiled, it is always merged: the norms of a branch have to ask for values.
         """
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
-        return few and not self.weight.is_cuda
+        return few and not self.weight.is_cuda and not torch.compiler.is_compiling()
 
     @torch.no_grad()
     def factored_norms(self) -> Tensor:

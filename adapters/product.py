@@ -173,7 +173,7 @@ def has_zero(magnitude: Tensor) -> bool:
     """Whether a magnitude is 0.
 
     Not asked on a card, where it would wait for the answer, nor of a tensor without values, by
-    which a step is counted and not taken.
+    which a step is counted or compiled and not taken.
     """
     values = magnitude.detach()
     return has_values(values) and not values.is_cuda and bool((values == 0).any())

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from bench.schema import Row, Value
+from bench.schema import OFF, ON, Row, Value
 
 _LABELS: Final = {"model", "max_train", "max_dev", "learning_rate_source", "scale"}
 """Fields outside the digest: names of, or derived from, what other fields digest."""
@@ -19,6 +19,7 @@ _LATER: Final[dict[str, Value]] = {
     "task_order": None,
     "task_rates": None,
     "task_decays": None,
+    "compile": OFF,
 }
 """Fields that came later, with what was so before: they are in the digest where they differ."""
 
@@ -69,11 +70,17 @@ class Cell:
     task_order: str | None = None
     task_rates: str | None = None
     task_decays: str | None = None
+    compile: str = OFF
 
     @property
     def scale(self) -> float | None:
         """The factor of the adapter's update, alpha / rank."""
         return None if self.alpha is None or self.rank is None else self.alpha / self.rank
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether its training steps go through torch.compile."""
+        return self.compile == ON
 
     @property
     def cell_id(self) -> str:

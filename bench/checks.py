@@ -81,6 +81,25 @@ def check_loss(regression_loss: str, data: Data) -> None:
         )
 
 
+def check_compile(cells: Sequence[Cell]) -> None:
+    """Refuse to compile training steps that are of several kinds: each would be other code.
+
+    Raises:
+        InputError: naming what makes them so.
+    """
+    compiled = [cell for cell in cells if cell.is_compiled]
+    if any(cell.encoders is not None for cell in compiled):
+        raise InputError(
+            f"compile: steps of task {compiled[0].task} are of several parts, which are not "
+            "compiled; leave it out"
+        )
+    if any(cell.unfreeze == ITERATIVE for cell in compiled):
+        raise InputError(
+            f"compile: with unfreeze {ITERATIVE} other layers train in each epoch, in other code; "
+            "leave either out"
+        )
+
+
 def unfreezing_notes(cells: Sequence[Cell]) -> list[str]:
     """What there is to say of cells that end before all of their layers are unfrozen."""
     short = [cell for cell in cells if cell.unfreeze == ITERATIVE and cell.epochs <= QUARTERS]

@@ -23,6 +23,7 @@ _SAME: Final = (
     "encoders",
     "task_order",
     "batching",
+    "compile",
     "epochs",
     "max_steps",
     "optimizer",

@@ -17,6 +17,7 @@ from bench.budget import Budget
 from bench.cell import Cell
 from bench.checks import (
     check_amp,
+    check_compile,
     check_head,
     check_held_out,
     check_loss,
@@ -176,6 +177,7 @@ def command(
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_amp(cells, grid, conditions)
+    check_compile(cells)
     check_ranks(cells, model.config)
     check_head(cells, keep)
     check_held_out(settings.held_out, examples)

@@ -75,6 +75,7 @@ class Settings(_Strict):
     max_length: Annotated[int, Field(ge=3, le=8192)] = 128
     batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"
+    compile: bool = False
     pooling: Literal["auto", "pooler", "mean"] = "auto"
     head: Literal["linear", "nonlinear", "conv"] = "linear"
     optimizer: Literal["adamw", "adamax", "radam"] = "adamw"

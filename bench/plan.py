@@ -14,6 +14,8 @@ from bench.gridfile import Axes, Grid, Settings
 from bench.parts import most_encoders, to_text
 from bench.schema import (
     FLAGS,
+    OFF,
+    ON,
     RESUMED,
     STATUSES,
     VALUES,
@@ -147,6 +149,7 @@ def _cell(
         held_out=settings.held_out,
         max_length=settings.max_length,
         batching=settings.batching,
+        compile=ON if settings.compile else OFF,
         epochs=settings.epochs,
         max_steps=settings.max_steps,
         optimizer=settings.optimizer,

@@ -8,6 +8,7 @@ History of `SCHEMA`, the number in the column of that name:
 3. `unfreeze`, `head`, `schedule`, `regression_loss` and `held_out`.
 4. Of task `multitask`: `encoders`, `task_order`, `task_rates`, `task_decays`, `dev_sentiment`,
    `dev_paraphrase` and `dev_similarity`.
+5. `compile` and `compile_s`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -55,6 +56,10 @@ QUARTERS: Final = 4
 """Gradual unfreezing, and after how many epochs all layers train, as `minbert.thawing` has them,
 which imports torch."""
 
+OFF: Final = "off"
+ON: Final = "on"
+"""Values of `compile`."""
+
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "mode": MODES,
     "layers": LAYER_SETS,
@@ -67,6 +72,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "schedule": ("linear", "halving"),
     "regression_loss": ("mse", "pearson"),
     "task_order": ("sequential", "round-robin", "proportional"),
+    "compile": (OFF, ON),
 }
 """Columns of text that hold one of a few names."""
 
@@ -105,6 +111,10 @@ def _has_head_rate(row: Mapping[str, Any]) -> bool:
 
 def _thaws(row: Mapping[str, Any]) -> bool:
     return row.get("mode") != "head"
+
+
+def _compiles(row: Mapping[str, Any]) -> bool:
+    return row.get("compile") == ON
 
 
 def _is_regression(row: Mapping[str, Any]) -> bool:
@@ -155,6 +165,7 @@ BEFORE: Final[Mapping[str, str | float]] = {
     "head": "linear",
     "schedule": "linear",
     "held_out": 0.0,
+    "compile": OFF,
 }
 """What was so in rows of a schema that lacked the column."""
 
@@ -211,6 +222,11 @@ def _columns() -> tuple[Column, ...]:
         ("max_length", int, "tokens after which a text is cut"),
         ("batching", str, "how examples are grouped into batches: by-length or shuffled"),
         ("batch_size", int, "examples in a batch"),
+        (
+            "compile",
+            str,
+            "on: whole batches train through torch.compile, padded to buckets of length; or off",
+        ),
         ("epochs", int, "passes over the training examples"),
         ("max_steps", int, "cap on optimizer steps; empty: none"),
         ("optimizer", str, "adamw, adamax or radam"),
@@ -283,7 +299,8 @@ def _columns() -> tuple[Column, ...]:
         ("ms_per_1k_tokens_ci_high", float, "its 95% interval, upper end, ms"),
         ("steps_timed", int, "steps behind these figures, those of the warm-up not counted"),
         ("examples_per_s", float, "training examples for each second of a step"),
-        ("startup_s", float, "from launch to the first training step, s"),
+        ("startup_s", float, "from launch to the first training step, compiling included, s"),
+        ("compile_s", float, "compiling for every bucket, before the first step, s", _compiles),
         ("train_s", float, "all training steps, data preparation included, s"),
         ("eval_s", float, "all evaluations on dev, s"),
         ("wall_s", float, "from launch to the worker's end, s"),

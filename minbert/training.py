@@ -81,6 +81,7 @@ class Trainer:
         amp: off, bf16 or fp16.
         device: where the model is.
         optimizer: one of `minbert.optimizer.OPTIMIZERS`.
+        forward: maps a batch to logits in the trainer's own steps; None: the model.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class Trainer:
         amp: str,
         device: torch.device,
         optimizer: str = "adamw",
+        forward: Callable[[Batch], Tensor] | None = None,
     ) -> None:
         kept = [group for group in groups if group.parameters]
         self.model = model
+        self._forward = forward
         self.loss = loss
         self.amp = amp
         self.device = device
@@ -110,11 +113,13 @@ class Trainer:
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one step; loss [] and logits [B, num_outputs], both detached, on the device."""
-        return self.take(
-            lambda: self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids),
-            batch.labels,
-            self.loss,
-        )
+        return self.take(lambda: self._logits(batch), batch.labels, self.loss)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if self._forward is not None:
+            return self._forward(batch)
+        logits: Tensor = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        return logits
 
     def take(
         self, forward: Callable[[], Tensor], labels: Tensor, loss_name: str

@@ -13,6 +13,7 @@ import pytest
 
 COMPONENTS: Final = {
     "chromium": "a Chromium or Chrome to look at reports with",
+    "compiler": "a C++ compiler, which torch.compile takes on a CPU",
     "cuda": "a GPU",
     "mounts": "the right to mount a small disk, which root mostly has",
     "peers": "transformers and peft, the extra of that name",
@@ -53,3 +54,9 @@ def chromium() -> str | None:
     """The path of a Chromium or Chrome on this machine."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def need_compiler() -> None:
+    """Skip, or fail where it is required, without the compiler that torch would take."""
+    found = shutil.which(os.environ.get("CXX", "g++")) is not None
+    need(found, COMPONENTS["compiler"], component="compiler")

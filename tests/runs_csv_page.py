@@ -9,6 +9,7 @@ from bench.schema import COLUMNS, FLAGS, STATUSES, Column
 APPLIES: Final = {
     "_always": "",
     "_adapted": "`lora`, `dora`",
+    "_compiles": "`compile` on",
     "_has_main_rate": "all modes but `head`",
     "_has_base_rate": "`lora`, `dora` on `attn`, `all-lin`",
     "_has_head_rate": "all modes but `full`",

@@ -119,6 +119,7 @@ def measure(
         )
     limit.end()
     peak = peak_so_far()
+    compiled = request.side == COMPILED or (request.side == OURS and job.cell.is_compiled)
     answer = {
         "startup_s": startup_s,
         "first_step_ms": clock.steps()[0].ms,
@@ -129,11 +130,11 @@ def measure(
         "peak_anon_above_imports_mib": _above(peak.anon_mib, side.imports.anon_mib),
         **cuda_peaks_mib(device),
         # after the peak: counting keeps alive what it counts; compiled code does not say
-        "activations_mib": None if request.side == COMPILED else saved_mib(trainer, work.largest),
+        "activations_mib": None if compiled else saved_mib(trainer, work.largest),
         "flags": [*machine.doubts, *([] if found.settled else ["unstable_timing"])],
         **_told(found, work),
     }
-    if request.side != COMPILED:  # of compiled code there are no operators to see
+    if not compiled:  # of compiled code there are no operators to see
         middle = len(work.panel) // 2
         step_ms = statistics.median(times[middle] for times in found.passes[found.warm :])
         answer["operators"] = profile(trainer, work.panel[middle], step_ms)

@@ -1,9 +1,14 @@
 """Our side: model, adapters and training step exactly as a cell has them."""
 
+import math
+
 from bench.job import Job
 from bench.peers.request import Request
-from bench.worker.setup import build_model, trained_groups
+from bench.worker.compiling import compile_for
+from bench.worker.setup import build_model, examples, trained_groups
+from minbert.compiled import CompiledModel
 from minbert.losses import loss_name
+from minbert.model import BertClassifier
 from minbert.tasks import Task
 from minbert.training import Trainer, linear_schedule
 
@@ -20,5 +25,12 @@ def build(
         schedule=linear_schedule(total_steps, warmup),
         amp=job.cell.amp,
         device=next(model.parameters()).device,
+        forward=_compiled(job, model, total_steps) if job.cell.is_compiled else None,
     )
     return trainer, model.bert.config.pad_token_id
+
+
+def _compiled(job: Job, model: BertClassifier, total_steps: int) -> CompiledModel:
+    train, _ = examples(job)
+    steps_per_epoch = math.ceil(len(train) / job.cell.batch_size)
+    return compile_for(model, train, job.cell, math.ceil(total_steps / steps_per_epoch))

@@ -171,6 +171,7 @@ def said(
 ) -> list[str]:
     """What was compared, by whom, with which settings: sentences."""
     cell = cells[0]
+    compiled = "; our training step through torch.compile" if cell.is_compiled else ""
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
         *(f"{side}: {ABOUT[side]}." for side in sides),
@@ -178,7 +179,8 @@ def said(
         f"batches of {cell.batch_size}, at most {cell.max_length} tokens a text, dropout "
         f"{cell.dropout:g} and none inside of adapters, AdamW (fused) with weight decay "
         f"{cell.weight_decay:g} on matrices, gradients clipped to a norm of 1, a linear schedule "
-        f"with a warm-up of {cell.warmup:.0%}, the same first weights, and {_rates(cells)}.",
+        f"with a warm-up of {cell.warmup:.0%}, the same first weights, and {_rates(cells)}"
+        f"{compiled}.",
         f"Machine: {conditions.machine}; device {conditions.device}, {conditions.threads} threads; "
         f"torch {conditions.torch_version}, {libraries}; {_rounds(rows)} of fresh processes that "
         "alternate.",

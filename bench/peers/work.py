@@ -11,8 +11,9 @@ import torch
 from bench.cell import Cell
 from bench.peers.names import DEFAULT, OURS, TRAINER
 from bench.probes.panel import choose
+from bench.worker.compiling import buckets_of
 from bench.worker.setup import Split
-from minbert.batches import SHUFFLED, Batch, collate, plan_training, prepare_epoch
+from minbert.batches import SHUFFLED, Batch, Buckets, collate, plan_training, prepare_epoch
 
 _SHUFFLED: Final = (DEFAULT, TRAINER)
 
@@ -40,12 +41,16 @@ def find_workload(
     order = plan_training(
         lengths, cell.batch_size, rng, SHUFFLED if side in _SHUFFLED else cell.batching
     )
-    sizes = [len(indices) * int(lengths[indices].max()) for indices in order]
+    longest = [int(lengths[indices].max()) for indices in order]
+    sizes = [len(indices) * length for indices, length in zip(order, longest, strict=True)]
     chosen = [order[index] for index in choose(sizes, [len(indices) for indices in order])]
+    buckets = _buckets(side, cell)
     *panel, largest = (
-        as_given(side, collate(train.encoded, train.targets, indices, pad_id, device))
+        as_given(side, collate(train.encoded, train.targets, indices, pad_id, device, buckets))
         for indices in (*chosen, order[int(np.argmax(sizes))])
     )
+    if buckets is not None:
+        sizes = [len(of) * buckets.of(length) for of, length in zip(order, longest, strict=True)]
     return Workload(panel, largest, int(lengths.sum()), sum(sizes))
 
 
@@ -58,9 +63,14 @@ def training_batches(
         rng = np.random.default_rng([cell.seed, epoch])
         for batch in prepare_epoch(
             train.encoded, train.targets, cell.batch_size, rng, pad_id=pad_id, device=device,
-            batching=cell.batching,
+            batching=cell.batching, buckets=_buckets(side, cell),
         ):  # fmt: skip
             yield as_given(side, batch)
+
+
+def _buckets(side: str, cell: Cell) -> Buckets | None:
+    """What a side's batches are padded to: of a setting that is compiled, ours are."""
+    return buckets_of(cell) if side == OURS else None
 
 
 def as_given(side: str, batch: Batch) -> Batch:

@@ -178,6 +178,6 @@ def memory_column(rows: Iterable[Row]) -> str:
 
 def rows_of_model(rows: Iterable[Row], like: Row) -> list[Row]:
     """Rows of the same machine and model, whatever the data and the batch size, as `rows_like`."""
-    names = ("conditions_id", "model_digest", "pooling", "encoders")
+    names = ("conditions_id", "model_digest", "pooling", "encoders", "compile")
     found = (row for row in rows if all(row[name] == like[name] for name in names))
     return list(islice(found, _MOST_ROWS))

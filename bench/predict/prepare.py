@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,6 +19,8 @@ from bench.predict.forecast import Forecast, memory_column, rows_like, rows_of_m
 from bench.predict.turn import Turn
 from bench.predict.workload import Workload
 from bench.schema import Row, new_row
+
+_COMPILED: Final = "it is not done for training that is compiled"
 
 
 def forecast_plan(
@@ -69,6 +72,8 @@ def make_forecast(
     Raises:
         NoPredictionError: if costs can't be counted.
     """
+    if any(cell.is_compiled for cell in cells):
+        raise NoPredictionError(_COMPILED)
     workload = Workload.of(cells, model, conditions, data)
     wanted = [Variant.of(cell) for cell in cells]
     wanted += [Variant.of_row(row) for row in rows if row["status"] == "ok"]

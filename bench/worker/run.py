@@ -7,7 +7,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -36,6 +36,7 @@ from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
 from bench.worker.setup import thawing
 from bench.worker.validity import Movement
+from minbert.errors import InputError
 from minbert.tasks import find_task
 from minbert.training import Group, Trainer, schedule_of
 
@@ -62,6 +63,8 @@ class CellRun(ABC, Generic[B]):
     """Runs a job. The columns that it measures are in `record`, as far as it got."""
 
     model: nn.Module
+    compiled: Callable[[Any], Tensor] | None = None
+    """Maps a batch to logits in training steps, if not the model itself does."""
 
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
@@ -112,6 +115,14 @@ class CellRun(ABC, Generic[B]):
     @abstractmethod
     def _forward(self, batch: B) -> Tensor:
         """The model's logits [B, C]."""
+
+    def _compile(self, _epochs: int) -> Callable[[Any], Tensor]:
+        """The model's forward and backward pass, compiled for the batches of so many epochs.
+
+        Raises:
+            InputError: where steps are of several kinds, or if it can't be done.
+        """
+        raise InputError(f"compile: steps of task {self.task.name} are not compiled; leave it out")
 
     @abstractmethod
     def _step(self, trainer: Trainer, batch: B) -> tuple[Tensor, Tensor]:
@@ -169,7 +180,9 @@ class CellRun(ABC, Generic[B]):
             raise InvalidError(problem)
         with self._phase("measure"):
             chosen, largest = self._panel()
-            self.record.columns |= measure_activations(trainer, lambda: self._forward(largest))
+            if not self.cell.is_compiled:  # compiled code does not say what it keeps
+                found = measure_activations(trainer, lambda: self._forward(largest))
+                self.record.columns |= found
             # steps of training that unfreezes are of several kinds: the last of them is timed
             if len(self.record.losses) >= STEPS_ENOUGH and self.thaws is None:
                 self.record.flags += self.machine.doubts
@@ -210,6 +223,10 @@ class CellRun(ABC, Generic[B]):
         steps_per_epoch = self._steps_per_epoch()
         total = steps_per_epoch * cell.epochs
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
+        if cell.is_compiled:
+            with self._phase("compile"):
+                self.compiled = self._compile(math.ceil(total / steps_per_epoch))
+            record.columns["compile_s"] = self.phases.seconds["compile"]
         trainer = Trainer(
             self.model,
             self._groups(),
@@ -218,6 +235,7 @@ class CellRun(ABC, Generic[B]):
             amp=cell.amp,
             device=self.device,
             optimizer=cell.optimizer,
+            forward=self.compiled,
         )
         self.thaws = thawing(self.model, cell)
         record.columns |= {

@@ -1,7 +1,7 @@
 """A cell of a task without parts."""
 
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.probes.panel import choose
 from bench.schema import Row
+from bench.worker.compiling import buckets_of, compile_for, empty_cache
 from bench.worker.record import Epoch
 from bench.worker.run import CellRun, Outputs
 from bench.worker.setup import Split, build_model, examples, trained_groups, without_held_out
@@ -55,11 +56,16 @@ class SingleRun(CellRun[Batch]):
             pad_id=self.model.bert.config.pad_token_id,
             device=self.device,
             batching=self.cell.batching,
+            buckets=buckets_of(self.cell),
         )
 
     def _forward(self, batch: Batch) -> Tensor:
         logits: Tensor = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
         return logits
+
+    def _compile(self, epochs: int) -> Callable[[Batch], Tensor]:
+        with empty_cache(self.folder):
+            return compile_for(self.model, self.train, self.cell, epochs)
 
     def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
         return trainer.step(batch)
@@ -111,9 +117,9 @@ class SingleRun(CellRun[Batch]):
         tokens = [int(lengths[indices].sum()) for indices in order]
         chosen = [order[index] for index in choose(tokens, [len(each) for each in order])]
         largest = max(order, key=lambda indices: len(indices) * int(lengths[indices].max()))
-        pad_id = self.model.bert.config.pad_token_id
+        pad_id, buckets = self.model.bert.config.pad_token_id, buckets_of(self.cell)
         batches = [
-            collate(self.train.encoded, self.train.targets, indices, pad_id, self.device)
+            collate(self.train.encoded, self.train.targets, indices, pad_id, self.device, buckets)
             for indices in (*chosen, largest)
         ]
         return batches[:-1], batches[-1]

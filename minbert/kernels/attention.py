@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
-from minbert.kernels.reference import is_plain
+from minbert.kernels.reference import is_spelled_out
 
 
 def attention(
@@ -21,7 +21,7 @@ def attention(
     """softmax(q kᵀ / √D) v of every head, side by side, [B, S, H], or [B, 1, H].
 
     On a CPU it is spelled out, as torch's kernel there is slow with dropout and in half precision;
-    without a gradient in fp32, and on a card, torch's kernel does it.
+    without a gradient in fp32, on a card, and in code that is compiled, torch's kernel does it.
 
     Args:
         qkv: queries, keys and values side by side, [B, S, 3 H].
@@ -32,7 +32,8 @@ def attention(
     """
     on_cpu = qkv.device.type == "cpu"
     differentiated = torch.is_grad_enabled() and qkv.requires_grad
-    if is_plain() or not on_cpu or (qkv.dtype == torch.float32 and not differentiated and p == 0):
+    is_exact = qkv.dtype == torch.float32 and not differentiated and p == 0
+    if is_spelled_out() or not on_cpu or is_exact:
         return torch_attention(qkv, mask, heads, p, first_only)
     out: Tensor = _Attention.apply(qkv, mask, heads, p, first_only)  # type: ignore[no-untyped-call]
     return out

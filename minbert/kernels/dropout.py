@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.precision import has_values
-from minbert.kernels.reference import is_plain
+from minbert.kernels.reference import is_spelled_out
 
 _STEPS: Final = 1 << 16
 _DRAWS_IN_WORD: Final = 4
@@ -42,6 +42,6 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """x with each element 0 with probability p, else divided by 1 − p; x itself in evaluation."""
     if not training or p == 0:
         return x
-    if is_plain():
+    if is_spelled_out():
         return F.dropout(x, p)
     return x * keep_mask(x, p) * factor_of(p)

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from minbert.kernels.activations import activate, gradient
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.products import over_tokens, sum_over_tokens, times
-from minbert.kernels.reference import is_plain
+from minbert.kernels.reference import is_spelled_out
 
 
 class Linear(nn.Linear):
@@ -26,7 +26,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x to y; `activation` is one of `minbert.config.ACTIVATIONS`."""
-        if is_plain():
+        if is_spelled_out():
             return F.linear(x if activation is None else activate(activation, x), *self._both())
         y: Tensor = _Product.apply(x, *self._both(), activation, product_dtype(x))  # type: ignore[no-untyped-call]
         return y

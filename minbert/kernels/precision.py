@@ -11,5 +11,8 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether a tensor is more than a shape; those by which a step is counted are not."""
+    """Whether a tensor is more than a shape; those by which a step is counted are not, nor those
+    that torch.compile traces with."""
+    if torch.compiler.is_compiling():
+        return False
     return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta

@@ -47,7 +47,7 @@ def over_tokens(g: Tensor, x: Tensor) -> Tensor:
 
 def thin_over_tokens(g: Tensor, thin: Tensor) -> Tensor:
     """Gᵀ x, [o, r], of G [T, o], rows of a larger matrix perhaps, and x [T, r] with r small."""
-    if g.is_contiguous():
+    if not torch.compiler.is_compiling() and g.is_contiguous():
         return times(thin.t(), g.t()).t()
     return (thin.t() @ g).t()
 
@@ -55,8 +55,9 @@ def thin_over_tokens(g: Tensor, thin: Tensor) -> Tensor:
 def sum_over_tokens(g: Tensor) -> Tensor:
     """Column sums [o] of G [T, o], contiguous, in its type; summed in fp32 or better.
 
-    As a product with ones: torch's sum over rows takes ten times as long on a CPU.
+    As a product with ones: torch's sum over rows takes ten times as long on a CPU. The compiler
+    fuses that sum with what it is over.
     """
-    if g.device.type != "cpu":
+    if g.device.type != "cpu" or torch.compiler.is_compiling():
         return g.sum(dim=0)
     return times(torch.ones(1, len(g), dtype=g.dtype, device=g.device), g.t())[0]

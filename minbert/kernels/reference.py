@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 _plain = False
 
 
@@ -23,3 +25,9 @@ def plain() -> Iterator[None]:
 def is_plain() -> bool:
     """Whether `plain` is entered."""
     return _plain
+
+
+def is_spelled_out() -> bool:
+    """Whether a kernel is spelled out in torch's own operators: while `plain` is entered, and in
+    code that torch.compile traces, since the compiler fuses operators by itself."""
+    return _plain or torch.compiler.is_compiling()

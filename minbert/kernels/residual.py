@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
 from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_plain
+from minbert.kernels.reference import is_plain, is_spelled_out
 
 
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
@@ -19,9 +19,9 @@ def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, traini
     what is done with them are in fp32. What is kept for the backward pass is x and y, which the
     layers around it keep as well, and not their sum: that is formed again.
     """
-    if is_plain():
+    if is_spelled_out():
         normed: Tensor = norm(x + F.dropout(y, p, training))
-        return normed
+        return normed if is_plain() else normed.to(product_dtype(x))
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
     out: Tensor = _AddAndNormalise.apply(

@@ -62,7 +62,8 @@ def test_another_machine_is_another_group():
 @pytest.mark.parametrize(
     "settings",
     [{"batch_size": 8}, {"data_digest": "x"}, {"model_digest": "x"}, {"epochs": 9},
-     {"max_steps": 3}, {"init": "random"}, {"pooling": "pooler"}, {"dropout": 0.0}],
+     {"max_steps": 3}, {"init": "random"}, {"pooling": "pooler"}, {"dropout": 0.0},
+     {"compile": "on"}],
 )  # fmt: skip
 def test_another_setting_is_another_group(settings):
     assert len(groups([row(), row(settings=settings)])) == 2

@@ -12,6 +12,8 @@ from minbert.assets import fetch
 from minbert.batches import (
     BATCHINGS,
     CHUNK_BATCHES,
+    LENGTH_MULTIPLE,
+    Buckets,
     collate,
     on_device,
     plan_evaluation,
@@ -120,6 +122,34 @@ def test_a_batch_holds_its_texts_and_padding_after_them(
             assert batch.attention_mask[row].tolist() == mask
 
 
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200))
+def test_a_bucket_is_the_next_multiple_as_far_as_texts_may_be_long(a: int, b: int) -> None:
+    length, longest = sorted((a, b))
+    bucket = Buckets(longest).of(length)
+    assert length <= bucket <= longest
+    assert bucket < length + LENGTH_MULTIPLE
+    assert bucket % LENGTH_MULTIPLE == 0 or bucket == longest
+    assert Buckets(longest).of(bucket) == bucket
+
+
+@pytest.mark.parametrize("lengths", [[3, 7, 5], [8, 8, 8], [9, 1, 1], [18, 18, 18]])
+def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths: list[int]) -> None:
+    texts, labels = encoded(lengths), np.array([2, 0, 1])
+    plain = collate(texts, labels, [2, 0, 1], PAD, CPU)
+    batch = collate(texts, labels, [2, 0, 1], PAD, CPU, Buckets(18))
+    longest, width = max(lengths), batch.input_ids.shape[1]
+    assert width == {7: 8, 8: 8, 9: 16, 18: 18}[longest]
+    assert batch.padded == 3 * width
+    assert (batch.tokens, batch.labels.tolist()) == (plain.tokens, plain.labels.tolist())
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.sum(dim=1).tolist() == [lengths[index] for index in (2, 0, 1)]
+    assert torch.equal(batch.input_ids[:, :longest], plain.input_ids)
+    assert torch.equal(batch.token_type_ids[:, :longest], plain.token_type_ids)
+    assert (batch.input_ids[:, longest:] == PAD).all()
+    assert not batch.attention_mask[:, longest:].any()
+
+
 @pytest.mark.parametrize(
     ("given_type", "kept"), [(np.int64, torch.int64), (np.float32, torch.float32)]
 )
@@ -137,6 +167,10 @@ def test_an_epoch_is_prepared_as_planned() -> None:
     plan = plan_training(texts.lengths, 16, np.random.default_rng(3))
     assert [batch.labels.tolist() for batch in batches] == [each.tolist() for each in plan]
     assert sum(batch.tokens for batch in batches) == lengths.sum()
+
+    rng = np.random.default_rng(3)
+    padded = prepare_epoch(texts, labels, 16, rng, pad_id=PAD, device=CPU, buckets=Buckets(20))
+    assert [batch.input_ids.shape[1] for batch in padded] == [8] * len(plan)
 
 
 def test_what_goes_to_a_card_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
