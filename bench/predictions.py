@@ -19,6 +19,7 @@ from bench.overall import counted
 from bench.protocol import PREDICTIONS
 from bench.schema import CORRELATED, OVERALL, PART_SCORES, Row
 from bench.store import cell_folder, cells_folder
+from minbert.scores import constant
 
 
 def kept_values(runs: Path) -> ValuesOf:
@@ -120,7 +121,7 @@ def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.gene
         right: Values = (found == labels).astype(np.float64)
         return right
     x, y = logits[:, 0].astype(np.float64), labels.astype(np.float64)
-    if x.std() == 0 or y.std() == 0:
+    if constant(x) or constant(y) or x.std() == 0 or y.std() == 0:
         raise ValueError("a constant has no correlation")
     x, y = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
     correlation = float((x * y).mean())

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.scores import score
+from minbert.scores import constant, score
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 AVERAGES: Final = (LOGITS, PROBABILITIES)
@@ -49,7 +49,7 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
     values = logits.astype(np.float64)
     if metric == "pearson":
         deviation = values.std()
-        if not deviation > 0:
+        if constant(values) or not deviation > 0:
             raise ValueError("its predictions are all the same, so they have no correlation")
         return np.asarray((values - values.mean()) / deviation)
     if values.shape[1] == 1:

@@ -14,6 +14,8 @@ LOSSES: Final = (CROSS_ENTROPY, BINARY, MSE, PEARSON)
 REGRESSION: Final = (MSE, PEARSON)
 
 _TINY: Final = 1e-8
+_ROUNDING: Final = 4
+"""Units in the last place by which numbers may differ and count as the same."""
 
 
 def loss_name(kind: str, regression_loss: str | None = None) -> str:
@@ -46,14 +48,26 @@ def loss_of(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's r [] of two batches [B]; 0, without a gradient, where one of them is constant."""
+    """Pearson's r [] of two batches [B]; 0, without a gradient, where one of them is constant.
+
+    Numbers that differ by rounding alone are constant too: what they have in common is noise, and
+    its gradient would be as long as any. What is not finite has an r that is none either.
+    """
+    constant = _constant(x) | _constant(y)
     x, y = x - x.mean(), y - y.mean()
     lengths = x.square().sum() * y.square().sum()
     if_none = torch.zeros_like(lengths)
-    known = lengths > _TINY**2
+    unknown = constant | (lengths <= _TINY**2)
     # the root's gradient at 0 is infinite: 1 stands there
-    r = (x * y).sum() / torch.where(known, lengths, 1.0).sqrt()
-    return torch.where(known, r, if_none)
+    r = (x * y).sum() / torch.where(unknown, 1.0, lengths).sqrt()
+    return torch.where(unknown, if_none, r)
+
+
+def _constant(values: Tensor) -> Tensor:
+    """Whether numbers [B] are the same up to rounding, []; those that are not finite are not."""
+    values = values.detach()
+    spread = values.max() - values.min()
+    return spread < _ROUNDING * torch.finfo(values.dtype).eps * values.abs().max()
 
 
 def mean_loss(loss: str, logits: NDArray[np.generic], targets: NDArray[np.generic]) -> float:

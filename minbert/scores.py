@@ -15,8 +15,18 @@ def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
     return float(np.mean(found == labels))
 
 
+def constant(values: NDArray[np.generic]) -> bool:
+    """Whether numbers are all the same, or there are none: then nothing correlates with them.
+
+    They are compared: less their mean, equal numbers need not be 0, as that is rounded.
+    """
+    return not values.size or bool(np.max(values) == np.min(values))
+
+
 def pearson(predicted: Floats, labels: Floats) -> float | None:
     """Pearson's correlation of two arrays [N]; None where one of them is constant."""
+    if constant(predicted) or constant(labels):
+        return None
     x = predicted.astype(np.float64) - predicted.mean(dtype=np.float64)
     y = labels.astype(np.float64) - labels.mean(dtype=np.float64)
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))

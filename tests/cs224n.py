@@ -25,6 +25,15 @@ def write_folder(folder: Path, parts: Sequence[str] = tuple(PREFIXES), count: in
     return folder
 
 
+def relabel(path: Path, label: str, line: int | None = None) -> None:
+    """Give an example of a file another label, the one on that line, from 1; or all of them."""
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    for place, row in enumerate(rows):
+        if line is None or place == line - 2:
+            rows[place] = "\t".join([*row.split("\t")[:-1], label])
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
 def _row(part: str, side: str, number: int) -> list[str]:
     words = [WORDS[(number * 3 + place) % len(WORDS)] for place in range(2 + number % 7)]
     text = f"{side} {number} {' '.join(words)}"

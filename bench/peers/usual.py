@@ -22,7 +22,7 @@ from bench.job import Job
 from bench.peers.request import Request
 from bench.peers.theirs import adamw, load_model, parameter_groups
 from bench.protocol import PREDICTIONS
-from bench.worker.setup import examples, load_data
+from bench.worker.setup import examples, load_data, standard
 from minbert.scores import score
 from minbert.tasks import Examples, TaskData
 from minbert.training import MAX_GRADIENT_NORM
@@ -147,5 +147,5 @@ def _targets(data: TaskData) -> tuple[Any, Any]:
     train, dev = data.train.labels, data.dev.labels
     if data.task.kind != "regression":
         return train.tolist(), dev.tolist()
-    mean, deviation = float(np.mean(train)), float(np.std(train)) or 1.0
+    mean, deviation = standard(train)
     return ((train - mean) / deviation).tolist(), ((dev - mean) / deviation).tolist()

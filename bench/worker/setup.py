@@ -20,6 +20,7 @@ from minbert.encoded import Encoded
 from minbert.errors import InputError
 from minbert.kernels.linear import hold_frozen
 from minbert.model import BertClassifier, initialise
+from minbert.scores import constant
 from minbert.tasks import Data, TaskData, find_task, for_search, load_task
 from minbert.thawing import ITERATIVE, Thawing
 from minbert.training import HALF, Group
@@ -179,12 +180,23 @@ def examples(job: Job) -> tuple[Split, Split]:
     return splits(sides, regression=find_task(cell.task).kind == "regression")
 
 
+def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
+    """The mean and the deviation by which a regression's targets are standardised.
+
+    Of labels that are all the same it is their value and 1, so that their targets are 0: what
+    their mean is rounded by is no deviation to divide by.
+    """
+    numbers = np.asarray(labels, dtype=np.float64)
+    if constant(numbers):
+        return float(numbers[0]), 1.0
+    return float(np.mean(numbers)), float(np.std(numbers))
+
+
 def splits(sides: tokens.Sides, *, regression: bool) -> tuple[Split, Split]:
     """Train and dev with their targets."""
     mean, deviation = 0.0, 1.0
     if regression:
-        mean = float(np.mean(sides[0].labels))
-        deviation = float(np.std(sides[0].labels)) or 1.0
+        mean, deviation = standard(sides[0].labels)
     found = []
     for side in sides:
         labels = np.array(side.labels)  # a copy: torch takes no array that can't be written to

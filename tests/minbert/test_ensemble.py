@@ -82,9 +82,10 @@ def test_numbers_of_any_scale_are_averaged_alike() -> None:
     assert choice.held_score > max(alone) + 0.05
 
 
-def test_constant_numbers_have_no_correlation() -> None:
+@pytest.mark.parametrize("value", [1.0, 0.1, 3.8])
+def test_constant_numbers_have_no_correlation(value: float) -> None:
     with pytest.raises(ValueError, match="all the same"):
-        as_averaged(np.ones((4, 1)), "pearson", "logits")
+        as_averaged(np.full((3, 1), value), "pearson", "logits")
 
 
 def test_bad_arguments_are_refused() -> None:

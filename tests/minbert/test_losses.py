@@ -47,6 +47,43 @@ def test_where_there_is_no_correlation_there_is_no_gradient(labels: list[float])
     assert torch.equal(x.grad, torch.zeros(3, 1))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8, 64])
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1.1, -2.3, 3.8, 1e4])
+def test_equal_numbers_are_constant_whatever_their_mean_is_rounded_to(
+    count: int, value: float
+) -> None:
+    different, equal = torch.linspace(-1, 1, count), torch.full((count,), value)
+    for logits, labels in ((different, equal), (equal, different)):
+        x = logits[:, None].clone().requires_grad_()
+        loss = loss_of("pearson", x, labels)
+        loss.backward()
+        assert loss.item() == 1.0
+        assert torch.equal(x.grad, torch.zeros_like(x))
+    assert mean_loss("pearson", different[:, None].numpy(), np.full(count, value)) == 1.0
+
+
+def test_numbers_that_differ_by_rounding_alone_have_no_correlation() -> None:
+    x = torch.full((8, 1), 0.3)
+    x[::3] = torch.nextafter(x[0], torch.ones(1))
+    x.requires_grad_()
+    loss = loss_of("pearson", x, torch.arange(8.0))
+    loss.backward()
+    assert loss.item() == 1.0
+    assert torch.equal(x.grad, torch.zeros(8, 1))
+
+
+def test_numbers_that_differ_a_little_more_have_one() -> None:
+    x = 0.3 + 1e-4 * torch.arange(8.0)[:, None]
+    assert loss_of("pearson", x, torch.arange(8.0)).item() == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_of_what_is_not_finite_is_not_either(value: float) -> None:
+    x = torch.arange(5.0)[:, None]
+    x[2] = value
+    assert not torch.isfinite(loss_of("pearson", x, torch.arange(5.0)))
+
+
 def test_one_example_has_no_correlation() -> None:
     assert float(loss_of("pearson", torch.tensor([[2.0]]), torch.tensor([1.0]))) == 1.0
 

@@ -1,5 +1,6 @@
 """Task multitask: the parts that a folder holds, and what is said of them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from minbert.tasks import (
     source_files,
 )
 from minbert.tasks.multitask import PARTS, MultitaskData
-from tests.cs224n import write_folder
+from tests.cs224n import HEADERS, relabel, write_folder
+
+FILES = [file for part in PARTS for file in TASKS[part].files]
 
 
 def loaded(folder: Path, **caps: int) -> MultitaskData:
@@ -51,14 +54,85 @@ def test_what_is_missing_is_told_and_the_rest_is_there(tmp_path: Path, part: str
     assert not any(note.startswith(f"{part}: ") for note in data.notes)
 
 
-def test_a_part_with_one_file_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_a_part_with_one_file_is_missing(tmp_path: Path, name: str) -> None:
     write_folder(tmp_path)
-    (tmp_path / "sts-dev.csv").unlink()
+    (tmp_path / name).unlink()
+    (part,) = [part for part in PARTS if name in TASKS[part].files]
     data = loaded(tmp_path)
-    assert data.missing == ("multitask without sts, as sts-dev.csv is not there",)
+    assert data.missing == (f"multitask without {part}, as {name} is not there",)
+    assert data.notes[-1] == data.missing[0]
+    assert list(data.parts) == [other for other in PARTS if other != part]
     assert [path.name for path in source_files("multitask", tmp_path)] == [
-        file for part in ("sst", "quora") for file in TASKS[part].files
+        file for other in PARTS if other != part for file in TASKS[other].files
     ]
+    with pytest.raises(InputError, match=f"task {part} needs {re.escape(name)} there"):
+        load_task(part, tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(0, "its first line has no column"), (1, "0 of its 0 rows can't be read")],
+)
+def test_a_file_without_an_example_is_refused(
+    tmp_path: Path, name: str, rows: int, told: str
+) -> None:
+    path = write_folder(tmp_path) / name
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:rows]), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_data("multitask", tmp_path)
+    assert str(caught.value).startswith(f"{path}: {told}")
+    assert "\n" not in str(caught.value)
+
+
+BAD_LABELS = {
+    "sst": ("5", "-1", "2.5", "4.0001", "nan", "inf", "", "good"),
+    "quora": ("2", "-1", "0.5", "nan", "inf", "", "yes"),
+    "sts": ("5.1", "-0.1", "nan", "inf", "-inf", "", "alike"),
+}
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["train", "dev"])
+@pytest.mark.parametrize(
+    ("part", "label"), [(part, label) for part, labels in BAD_LABELS.items() for label in labels]
+)
+def test_a_label_that_a_part_can_not_have_is_told_and_left_out(
+    tmp_path: Path, part: str, label: str, side: int
+) -> None:
+    path = write_folder(tmp_path) / TASKS[part].files[side]
+    relabel(path, label, line=4)
+    data = loaded(tmp_path)
+    kind, highest = {"sst": ("a class", 4), "quora": ("a class", 1), "sts": ("a number", 5)}[part]
+    assert data.problems == (
+        f"{path.name}, line 4: {HEADERS[part][-1]} is {label!r}, not {kind} from 0 to {highest}; "
+        "left out",
+    )
+    sizes = {other: list(size) for other, size in data.sizes.items()}
+    expected = {other: [24, 12] for other in PARTS}
+    expected[part][side] -= 1
+    assert sizes == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "label"),
+    [("sst", "0"), ("sst", "4.0"), ("quora", "1.0"), ("sts", "0"), ("sts", "5"), ("sts", "3.8")],
+)
+def test_a_label_at_the_edge_is_one(tmp_path: Path, part: str, label: str) -> None:
+    path = write_folder(tmp_path) / TASKS[part].files[0]
+    relabel(path, label)
+    data = loaded(tmp_path)
+    assert data.problems == ()
+    assert set(data.parts[part].train.labels.tolist()) == {float(label)}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_file_whose_labels_are_all_wrong_is_refused(tmp_path: Path, part: str) -> None:
+    path = write_folder(tmp_path) / TASKS[part].files[1]
+    relabel(path, "7")
+    with pytest.raises(InputError, match=r"12 of its 12 rows can't be read, first .* is '7', not"):
+        load_data("multitask", tmp_path)
 
 
 def test_a_folder_without_any_part_is_refused(tmp_path: Path) -> None:

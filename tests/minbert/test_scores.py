@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from minbert.scores import accuracy, pearson, score
+from minbert.scores import accuracy, constant, pearson, score
 
 RANDOM = np.random.default_rng(0)
 
@@ -23,6 +23,24 @@ def test_pearson_agrees_with_scipy() -> None:
 
 def test_pearson_of_a_constant_is_none() -> None:
     assert pearson(np.ones(5, dtype=np.float32), np.arange(5.0)) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 60, 863])
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1.1, 3.8])
+def test_it_is_whatever_the_mean_is_rounded_to(count: int, value: float) -> None:
+    """0.1 three times over has a mean of 0.10000000000000002."""
+    same, others = np.full(count, value), np.arange(float(count))
+    assert pearson(same, others) is None
+    assert pearson(others, same) is None
+    assert pearson(others.astype(np.float32), same) is None
+    assert constant(same)
+
+
+def test_what_is_constant() -> None:
+    assert constant(np.array([]))
+    assert constant(np.array([2, 2]))
+    assert not constant(np.array([2.0, np.nextafter(2.0, 3.0)]))
+    assert not constant(np.array([2.0, np.nan]))
 
 
 def test_unknown_metric_is_an_error() -> None:

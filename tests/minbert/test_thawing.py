@@ -37,7 +37,30 @@ def layers_training(of: nn.Module) -> set[int]:
 def test_twelve_layers_thaw_by_threes_as_in_the_paper() -> None:
     assert [layers_in(epoch, 12) for epoch in range(7)] == [0, 3, 6, 9, 12, 12, 12]
     assert [layers_in(epoch, 6) for epoch in range(5)] == [0, 2, 3, 4, 6]
+    assert [layers_in(epoch, 3) for epoch in range(5)] == [0, 1, 2, 2, 3]
     assert [layers_in(epoch, 2) for epoch in range(5)] == [0, 0, 1, 2, 2]
+    assert [layers_in(epoch, 1) for epoch in range(5)] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("layers", range(1, 25))
+def test_no_layer_freezes_again_and_all_train_in_the_end(layers: int) -> None:
+    counts = [layers_in(epoch, layers) for epoch in range(7)]
+    assert counts[0] == 0
+    assert counts == sorted(counts)
+    assert counts[4:] == [layers] * 3
+    assert all(abs(count - layers * n / 4) <= 0.5 for n, count in enumerate(counts[:5]))
+
+
+@pytest.mark.parametrize("mode", ["full", "dora"])
+@pytest.mark.parametrize("layers", [1, 2, 3, 6])
+def test_models_of_few_layers_thaw_from_the_top(layers: int, mode: str) -> None:
+    of = model(layers, mode=mode)
+    thawing = Thawing(of)
+    for epoch in range(6):
+        thawing.begin(epoch)
+        assert layers_training(of) == set(range(layers - layers_in(epoch, layers), layers))
+    assert thawing.never(5) == set()
+    assert bool(thawing.never(4)) == (mode == "full" or layers_in(3, layers) < layers)
 
 
 @pytest.mark.parametrize("mode", ["full", "lora", "dora"])
