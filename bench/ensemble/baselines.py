@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import InputError
+from minbert.scores import constant
 from minbert.tasks import Examples, TaskData
 
 Floats = NDArray[np.float64]
@@ -18,6 +19,10 @@ Floats = NDArray[np.float64]
 TFIDF, COSINE = "tf-idf and a linear model", "cosine of sentence embeddings"
 _EXTRA: Final = "pip install -e '.[baselines]'"
 _BATCH: Final = 64
+
+
+class NothingToLearnError(Exception):
+    """There is nothing in the training examples that a baseline could learn. One line."""
 
 
 def tfidf(data: TaskData) -> Floats:
@@ -29,6 +34,7 @@ def tfidf(data: TaskData) -> Floats:
 
     Raises:
         InputError: without scikit-learn.
+        NothingToLearnError: of labels that are all the same, or of texts that share no word.
     """
     try:
         from scipy.sparse import csr_matrix, hstack
@@ -39,7 +45,12 @@ def tfidf(data: TaskData) -> Floats:
             f"scikit-learn can't be imported ({error}); install the extra: {_EXTRA}"
         ) from error
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-    words.fit([*data.train.text_a, *(data.train.text_b or ())])
+    if constant(data.train.labels):
+        raise NothingToLearnError("the training labels are all the same")
+    try:
+        words.fit([*data.train.text_a, *(data.train.text_b or ())])
+    except ValueError as error:  # it has a vocabulary of nothing
+        raise NothingToLearnError("no word is in two of the training texts") from error
 
     def features(of: Examples) -> Any:
         a = words.transform(of.text_a)

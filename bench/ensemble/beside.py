@@ -23,7 +23,8 @@ _WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     """An outcome with the best members of other encoders, and what needs no fine-tuning.
 
-    A baseline that predicts one number for all examples is left out, with a note.
+    A baseline that predicts one number for all examples, or has nothing to learn from, is left
+    out, with a note.
 
     Args:
         data: the folder of the task's files; none for an embedded task.
@@ -33,11 +34,15 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     """
     task, member = outcome.candidates.task, outcome.best_member
     examples = examples_of(member, task, data)
-    found: dict[str, Floats | None] = {baselines.TFIDF: baselines.tfidf(examples)}
+    found: dict[str, Floats | None] = {}
+    others, notes = [*outcome.others, *outcome.encoders], list(outcome.notes)
+    try:
+        found[baselines.TFIDF] = baselines.tfidf(examples)
+    except baselines.NothingToLearnError as error:
+        notes.append(f"{baselines.TFIDF} left out: {error}")
     if baselines.compares(examples) and (checkpoint := model_of(member).checkpoint) is not None:
         length = int(member.row["max_length"] or 128)
         found[baselines.COSINE] = baselines.cosine(examples, checkpoint, length)
-    others, notes = [*outcome.others, *outcome.encoders], list(outcome.notes)
     for kind, predictions in found.items():
         if predictions is None:
             continue

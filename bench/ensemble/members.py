@@ -176,8 +176,7 @@ def _candidates(
         if not _same(labels, own):
             raise InputError(
                 f"{cell.predictions}: was made on other examples than those of the other cells; "
-                "models of different vocabularies hold different examples out, and can't be "
-                "together"
+                f"{_why_others(cell.row, first[0].row)}"
             )
     others = [_read(cell, task) for cell in held if cell.task != kind]
     joining = [member for member, own in others if _same(labels, own)]
@@ -207,6 +206,17 @@ def _once(rows: Iterable[tuple[Path, Row]]) -> list[_Kept]:
     return list(found.values())
 
 
+def _why_others(row: Row, other: Row) -> str:
+    """Why two cells of the same data hold different examples out, which goes by their tokens."""
+    lengths = row["max_length"], other["max_length"]
+    if lengths[0] != lengths[1]:
+        return (
+            f"with max_length {lengths[0]} and {lengths[1]} different ones are held out; keep them "
+            "apart"
+        )
+    return "models of different vocabularies hold different examples out, and can't be together"
+
+
 def _same(labels: Labels, others: Labels) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(labels, others, strict=True))
 
@@ -231,16 +241,22 @@ def _tensors(path: Path, prefix: str) -> Arrays:
         raise InputError(
             f"{path}: is gone; run the cell again with --fresh, or take its row out"
         ) from error
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from error
     names = {name: f"{prefix}{name}" for name in (*_LOGITS, *_LABELS)}
     if missing := [there for there in names.values() if there not in tensors]:
         raise InputError(f"{path}: has no {missing[0]}; run the cell again with --fresh")
     found = {name: tensors[there] for name, there in names.items()}
-    sizes = {len(found[name]) for name in ("logits", "labels")}
-    held = {len(found[name]) for name in ("held_logits", "held_labels")}
-    if len(sizes) > 1 or len(held) > 1 or {found[name].ndim for name in _LOGITS} != {2}:
+    shaped = all(found[name].ndim == 2 and found[name].shape[1] for name in _LOGITS)
+    shaped = shaped and all(found[name].ndim == 1 for name in _LABELS)
+    sizes = {len(found[name]) for name in ("logits", "labels")} if shaped else set()
+    held = {len(found[name]) for name in ("held_logits", "held_labels")} if shaped else set()
+    if len(sizes) != 1 or len(held) != 1:
         raise InputError(f"{path}: predictions and labels don't fit together")
     if 0 in sizes | held:
         raise InputError(f"{path}: holds predictions of no examples")
+    if not all(np.isfinite(array).all() for array in found.values()):
+        raise InputError(
+            f"{path}: holds predictions that are no numbers; run the cell again with --fresh"
+        )
     return found

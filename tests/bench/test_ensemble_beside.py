@@ -20,12 +20,12 @@ from bench.job import FILE
 from bench.parts import to_text
 from bench.schema import MULTITASK, PART_SCORES
 from minbert.errors import InputError as MinbertInputError
-from minbert.tasks import load_data, load_task
+from minbert.tasks import TASKS, load_data, load_task
 from tests.adapters.small import need_peft
 from tests.bench import peer_cells
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place, labels_of
 from tests.components import need
-from tests.cs224n import write_folder
+from tests.cs224n import relabel, write_folder
 
 
 @pytest.fixture
@@ -161,6 +161,36 @@ def test_a_baseline_of_constants_is_left_out_with_a_note(
     told = found()
     assert [of["kind"] for of in told["baselines"]] == [baselines.COSINE]
     assert told["notes"] == [f"{baselines.TFIDF} left out: a constant has no correlation"]
+
+
+@pytest.mark.usefixtures("sklearn")
+@pytest.mark.parametrize(("task", "label"), [("sst", "3"), ("quora", "1"), ("sts", "3.8")])
+def test_a_baseline_with_one_label_to_learn_is_left_out_with_a_note(
+    place: Place, data: Path, tiny_checkpoint: Path, found: Any, task: str, label: str
+) -> None:
+    relabel(data / TASKS[task].files[0], label)
+    add_real(place, task, data, tiny_checkpoint)
+    assert place.run("--baselines", "--data", str(data), "--json") == 0
+    told = found()
+    assert told["notes"][-1] == f"{baselines.TFIDF} left out: the training labels are all the same"
+    cosines = [] if task == "sst" else [baselines.COSINE]
+    assert [of["kind"] for of in told["baselines"]] == cosines
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_a_baseline_of_words_that_no_text_shares_is_left_out_with_a_note(
+    place: Place, data: Path, tiny_checkpoint: Path, found: Any
+) -> None:
+    rows = [f"{n}\tid{n}\tword{n}\t{n % 5}" for n in range(30)]
+    path = data / TASKS["sst"].files[0]
+    path.write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
+    add_real(place, "sst", data, tiny_checkpoint)
+    assert place.run("--baselines", "--data", str(data), "--json") == 0
+    told = found()
+    assert told["notes"][-1] == (
+        f"{baselines.TFIDF} left out: no word is in two of the training texts"
+    )
+    assert told["baselines"] == []
 
 
 @pytest.mark.usefixtures("sklearn")

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.ensemble.__main__ import command
+from minbert.encoded import Encoded
 from tests.bench.ensembles import ADAPTER, DEV, ENCODER, Place, labels_of
 
 
@@ -97,6 +98,79 @@ def test_other_examples_under_the_same_digest_are_found(place: Place) -> None:
     kept = load_file(path)
     save_file({**kept, "labels": (kept["labels"] + 1) % 3}, path)
     assert "was made on other examples" in place.refused()
+
+
+def keep_held(path: Path, texts: Encoded) -> None:
+    """Give a cell the labels of those examples that it holds out of 200 texts."""
+    kept, (_, held) = load_file(path), texts.held_out(0.1)
+    logits = kept["held_logits"][: len(held)].copy()
+    save_file(
+        {**kept, "held_logits": logits, "held_labels": labels_of("movies", 200)[held]}, path
+    )
+
+
+def texts(first_token: int = 0, longest: int = 9) -> Encoded:
+    """200 texts as the tokens of a vocabulary, each cut."""
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, 50, 9)[:longest] + first_token for _ in range(200)]
+    offsets = np.concatenate([[0], np.cumsum([len(of) for of in ids])])
+    joined = np.concatenate(ids).astype(np.int32)
+    return Encoded(joined, np.zeros(len(joined), dtype=np.int8), offsets)
+
+
+def test_models_of_different_vocabularies_are_kept_apart(place: Place) -> None:
+    for seed in (0, 1):
+        keep_held(place.add(seed), texts())
+    assert place.run() == 0
+    keep_held(place.add(2, model_digest="beef"), texts(first_token=1))
+    told = place.refused()
+    assert "was made on other examples than those of the other cells" in told
+    assert "models of different vocabularies hold different examples out" in told
+
+
+def test_cells_of_different_max_length_that_hold_others_out_are_kept_apart(place: Place) -> None:
+    keep_held(place.add(0), texts())
+    path = place.add(1, max_length=8)
+    keep_held(path, texts())  # as if none were cut
+    assert place.run() == 0
+    keep_held(path, texts(longest=8))
+    assert "with max_length 8 and 128 different ones are held out" in place.refused()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"held_logits": np.zeros((7, 3), np.float32)}, "predictions and labels don't fit"),
+        ({"labels": np.zeros(7)}, "predictions and labels don't fit"),
+        ({"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
+        ({"logits": np.zeros(DEV, np.float32)}, "predictions and labels don't fit"),
+        ({"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
+        ({"logits": np.array(0.5, np.float32)}, "predictions and labels don't fit"),
+        (
+            {"held_logits": np.zeros((0, 3), np.float32), "held_labels": np.zeros(0)},
+            "holds predictions of no examples",
+        ),
+        ({"logits": np.full((DEV, 3), np.nan, np.float32)}, "holds predictions that are no numbe"),
+        ({"logits": np.full((DEV, 3), np.inf, np.float32)}, "holds predictions that are no numbe"),
+    ],
+)
+def test_damaged_predictions_are_one_line(place: Place, change: dict, told: str) -> None:
+    place.add(0)
+    path = place.add(1)
+    save_file({**load_file(path), **change}, path)
+    assert place.refused().startswith(f"{path}: {told}")
+
+
+def test_a_file_cut_short_or_a_folder_in_its_place_is_one_line(place: Place) -> None:
+    path = place.add(0)
+    path.write_bytes(path.read_bytes()[:-8])
+    assert place.refused().startswith(f"{path}: can't be read")
+    path.unlink()
+    path.mkdir()
+    assert place.refused().startswith(f"{path}: can't be read")
+    path.rmdir()
+    path.parent.rmdir()
+    assert place.refused().startswith(f"{path}: is gone")
 
 
 def test_bad_usage() -> None:

@@ -1,6 +1,7 @@
 """The peer that stands beside an ensemble: a member's setting by transformers + PEFT."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -142,6 +143,24 @@ def test_predictions_that_the_peer_did_not_leave_are_a_failure(
     )
     add_trainable(place, tiny_checkpoint)
     assert place.run("--peer") == 1
+
+
+def test_a_checkpoint_that_is_gone_or_another_is_a_line(
+    place: Place, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    need_peft()
+    checkpoint = tmp_path / "mine"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    of = add_trainable(place, checkpoint)
+    assert place.run() == 0, "without the peer it is not needed"
+    config = checkpoint / "config.json"
+    config.write_text(config.read_text() + "\n")
+    told = place.refused("--peer")
+    assert f"is another checkpoint than the one that {of.name} was trained from" in told
+    shutil.rmtree(checkpoint)
+    told = place.refused("--peer")
+    assert told.startswith(f"{checkpoint}: the checkpoint of {of.name} is gone; put it back, or")
+    assert place.run() == 0
 
 
 def test_the_examples_of_the_peer_are_those_of_the_cell(

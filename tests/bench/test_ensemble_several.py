@@ -258,8 +258,9 @@ def test_of_a_cell_in_several_files_what_is_kept_is_taken(tmp_path: Path, found:
 def test_a_correlation_of_constants_is_refused(place: Place, name: str, told: str) -> None:
     path = place.add(0, task="sts")
     kept = load_file(path)
-    save_file({**kept, name: np.ones_like(kept[name])}, path)
-    assert told in place.refused()
+    for value in (1.0, 0.1, 3.8):
+        save_file({**kept, name: np.full_like(kept[name], value)}, path)
+        assert told in place.refused()
 
 
 def test_cells_with_other_classes_are_refused(place: Place) -> None:
