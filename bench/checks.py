@@ -1,22 +1,27 @@
 """What is checked before a run's first cell, so that bad input costs nothing. Each is one line."""
 
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.errors import InputError
 from bench.files import folder_for_now, try_to_write
-from bench.gridfile import Grid
+from bench.gridfile import Grid, Settings
 from bench.models import Model
+from bench.parts import most_encoders
 from bench.plan import Planned
 from bench.schema import ITERATIVE, QUARTERS
 from minbert.check import check_checkpoint
 from minbert.config import count_parameters
 from minbert.files import is_folder
+from minbert.scores import constant
 from minbert.tasks import Data, TaskData
 from minbert.tokenizer import Tokenizer
 
@@ -25,6 +30,8 @@ MSE: Final = "mse"
 
 SPACE_PER_CELL_MIB: Final = 2
 SPACE_AT_LEAST_MIB: Final = 64
+_OF_PARTS: Final = ("encoders", "task_order", "task_rates", "task_decays")
+"""Settings of a task with parts alone."""
 
 
 def check_amp(cells: Sequence[Cell], grid: Grid, conditions: Conditions) -> None:
@@ -69,16 +76,69 @@ def check_held_out(share: float, data: Data) -> None:
             )
 
 
-def check_loss(regression_loss: str, data: Data) -> None:
-    """Refuse a loss of numbers for a task of classes.
+def check_loss(cells: Sequence[Cell], regression_loss: str, data: Data) -> None:
+    """Refuse a loss of numbers for a task of classes, and a correlation where no batch has one.
 
     Raises:
-        InputError: naming both.
+        InputError: naming the loss, and what it does not go with.
     """
-    if data.task.classes and regression_loss != MSE:
+    if regression_loss == MSE:
+        return
+    told = f"regression_loss {regression_loss}: "
+    if data.task.classes:
+        raise InputError(f"{told}task {data.task.name} has classes; leave it out")
+    if data.regression and any(cell.batch_size == 1 for cell in cells):
         raise InputError(
-            f"regression_loss {regression_loss}: task {data.task.name} has classes; leave it out"
+            f"{told}a batch of 1 example has no correlation; take batches of at least 2, or {MSE}"
         )
+    for name, of in _examples(data).items():
+        if not of.task.classes and constant(of.train.labels):
+            raise InputError(
+                f"{told}{_alike(name, of, of.train.labels, 'training')}, which have no "
+                f"correlation; take other data, or {MSE}"
+            )
+
+
+def label_notes(data: Data) -> list[str]:
+    """What there is to say of labels that are all the same, of any part: of those to train on,
+    that nothing can be learned, and of those of dev, what that does to the score."""
+    found = []
+    for name, of in _examples(data).items():
+        if constant(of.train.labels):
+            alike = _alike(name, of, of.train.labels, "training")
+            found.append(f"{alike}, so there is nothing to learn")
+        if constant(of.dev.labels):
+            alike = _alike(name, of, of.dev.labels, "dev")
+            by_class = ", so its accuracy is of one class alone"
+            by_number = ", which have no correlation, so there is no score"
+            found.append(alike + (by_class if of.task.classes else by_number))
+    return found
+
+
+def _examples(data: Data) -> Mapping[str, TaskData]:
+    """The examples of each part, or of the task itself; of pairs the second texts stand for both,
+    with the same labels."""
+    return {of.task.name: of for of in data.pieces().values()}
+
+
+def _alike(name: str, of: TaskData, labels: NDArray[Any], side: str) -> str:
+    """`sts: all 12 dev labels are 3.8`, of labels that are all the same."""
+    label = float(labels[0])
+    meant = f" ({of.task.classes[int(label)]})" if of.task.classes else ""
+    return f"{name}: all {len(labels)} {side} labels are {label:g}{meant}"
+
+
+def idle_notes(settings: Settings, data: Data) -> list[str]:
+    """What there is to say of settings that are given and that the data has no use for."""
+    usual, found = Settings(), []
+    given = [name for name in _OF_PARTS if getattr(settings, name) != getattr(usual, name)]
+    if given and not data.task.parts:
+        found.append(f"without effect on task {data.task.name}: {', '.join(given)}")
+    if data.task.parts and settings.encoders > most_encoders(data.sizes):
+        found.append(f"encoders {settings.encoders}: there is one, as of {', '.join(data.sizes)}")
+    if settings.regression_loss != usual.regression_loss and not data.regression:
+        found.append(f"regression_loss {settings.regression_loss}: no part that is there has it")
+    return found
 
 
 def check_compile(cells: Sequence[Cell]) -> None:
@@ -100,16 +160,25 @@ def check_compile(cells: Sequence[Cell]) -> None:
         )
 
 
-def unfreezing_notes(cells: Sequence[Cell]) -> list[str]:
-    """What there is to say of cells that end before all of their layers are unfrozen."""
-    short = [cell for cell in cells if cell.unfreeze == ITERATIVE and cell.epochs <= QUARTERS]
-    if not short:
+def unfreezing_notes(cells: Sequence[Cell], data: Data) -> list[str]:
+    """What there is to say of cells that end before all of their layers are unfrozen, by their
+    epochs or by their steps: of that which ends first."""
+    epochs = min((_epochs(c, data) for c in cells if c.unfreeze == ITERATIVE), default=QUARTERS + 1)
+    if epochs > QUARTERS:
         return []
-    epochs = short[0].epochs
     return [
-        f"unfreezing reaches all layers in epoch {QUARTERS + 1}, and there are {epochs}: "
-        f"{(epochs - 1) / QUARTERS:.0%} of the layers train, and no embeddings"
+        f"unfreezing reaches all layers in epoch {QUARTERS + 1}, and training ends in epoch "
+        f"{epochs}: {(epochs - 1) / QUARTERS:.0%} of the layers train, and no embeddings"
     ]
+
+
+def _epochs(cell: Cell, data: Data) -> int:
+    """In which epoch, from 1, a cell's training ends."""
+    if cell.max_steps is None:
+        return cell.epochs
+    kept = (size.train - round(cell.held_out * size.train) for size in data.sizes.values())
+    steps = sum(math.ceil(count / cell.batch_size) for count in kept)
+    return min(cell.epochs, math.ceil(cell.max_steps / steps))
 
 
 def without_idle_caps(grid: Grid, data: Data) -> Grid:

@@ -25,6 +25,8 @@ from bench.checks import (
     check_reports,
     check_search,
     check_space,
+    idle_notes,
+    label_notes,
     unfreezing_notes,
     without_idle_caps,
 )
@@ -181,7 +183,7 @@ def command(
     check_ranks(cells, model.config)
     check_head(cells, keep)
     check_held_out(settings.held_out, examples)
-    check_loss(settings.regression_loss, examples)
+    check_loss(cells, settings.regression_loss, examples)
     check_length(settings.max_length, model, pairs=examples.pairs_in_one)
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
@@ -202,7 +204,12 @@ def command(
         digest = searched.digest[:16]
         search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
     planned, number = _next_round(cells, plan_now, search)
+    notes = (
+        *(*examples.notes, *examples.problems, *label_notes(examples)),
+        *(*idle_notes(settings, examples), *unfreezing_notes(cells, examples)),
+    )
     if dry_run:
+        _tell(notes)
         with Signals() as signals:
             outlook = outlook_on(planned, forecast, signals)
         print_plan(planned, outlook.forecast, as_json, number, cells, budget.seconds)
@@ -212,8 +219,7 @@ def command(
     store.check_writable()
     check_reports(reports)
     check_space(runs, planned, model, keep)
-    for problem in (*examples.notes, *examples.problems, *unfreezing_notes(cells)):
-        sys.stderr.write(f"note: {problem}\n")
+    _tell(notes)
     session = Session(
         grid=grid,
         conditions=conditions,
@@ -230,6 +236,11 @@ def command(
         budget=budget,
     )
     return session.run(rounds(cells, plan_now, search), as_json)
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
 
 
 PlanNow = Callable[[Sequence[Cell]], list[Planned]]

@@ -22,7 +22,7 @@ from bench.peers import wanted
 from bench.predictions import kept_values
 from bench.schema import PART_SCORES, Row
 from bench.verdicts import compare
-from bench.worker.parts import aim_of
+from bench.worker.parts import aim_of, aims_of, loss_of
 from minbert.checkpoint import save_checkpoint
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.model import BertClassifier, draw, initialise
@@ -31,7 +31,7 @@ from minbert.scores import accuracy, pearson
 from minbert.tasks import TASKS
 from minbert.tasks.multitask import PAIRS, PARTS
 from tests.bench.grids import GridRuns
-from tests.cs224n import write_folder
+from tests.cs224n import relabel, write_folder
 
 SETTINGS = """
 [settings]
@@ -233,6 +233,34 @@ def test_both_encoders_thaw_epoch_by_epoch(grid: GridRuns) -> None:
         assert len(list(csv.DictReader(file))) == 5
 
 
+@pytest.mark.parametrize(
+    ("epochs", "trained"), [(1, set()), (4, {"layer"}), (5, {"layer", "rest"})]
+)
+def test_an_encoder_trains_from_the_epoch_in_which_it_thaws(
+    grid: GridRuns, epochs: int, trained: set[str]
+) -> None:
+    """Its one layer is the top three quarters, rounded; embeddings come with all of it."""
+    settings = SETTINGS.replace("epochs = 2", f"epochs = {epochs}")
+    cells = FULL + 'unfreeze = ["iterative"]\n'
+    done = command(grid, cells, "--keep", settings=settings)
+    assert done.returncode == 0, done.stderr
+    told = f"note: unfreezing reaches all layers in epoch 5, and training ends in epoch {epochs}: "
+    assert (told in done.stderr) == (epochs < 5)
+    (row,) = grid.rows()
+    kept = load_file(folder_of(grid, row) / "checkpoint" / "model.safetensors")
+    before = load_file(grid.model / "model.safetensors")
+    names = {"layer": "encoder.layer.0.output.dense.weight",
+             "rest": "embeddings.word_embeddings.weight"}  # fmt: skip
+    for tower in ("bert", "bert_pairs"):
+        moved = {
+            what
+            for what, name in names.items()
+            if not np.array_equal(kept[f"{tower}.{name}"], before[f"bert.{name}"])
+        }
+        assert moved == trained
+    assert kept["classifier.sst.out.bias"].any(), "a head trains from the first epoch"
+
+
 @pytest.mark.parametrize("order", ["sequential", "round-robin"])
 def test_what_serves_a_part_that_never_came_need_not_have_moved(grid: GridRuns, order: str) -> None:
     settings = SETTINGS + f'task_order = "{order}"\n'
@@ -283,6 +311,11 @@ def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
     [
         (SETTINGS, ("--lr", "auto"), "--lr auto: no rates are searched for task multitask"),
         (SETTINGS + "held_out = 0.01\n", (), "of 24 training examples of sst is none"),
+        (
+            SETTINGS.replace("batch_size = 8", "batch_size = 1") + 'regression_loss = "pearson"\n',
+            (),
+            "regression_loss pearson: a batch of 1 example has no correlation",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(
@@ -294,6 +327,36 @@ def test_what_cannot_be_done_is_refused_in_a_line(
     assert done.stderr.count("\n") == 1
     assert told in done.stderr
     assert not grid.csv.exists()
+
+
+def test_each_part_has_its_loss_and_its_outputs() -> None:
+    losses = {part: loss_of(TASKS[part], None) for part in PARTS}
+    assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
+    losses = {part: loss_of(TASKS[part], "pearson") for part in PARTS}
+    assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "pearson"}
+    aims = {part: (aim.outputs, aim.pairs) for part, aim in aims_of(PARTS).items()}
+    assert aims == {"sst": (5, False), "quora": (1, True), "sts": (1, True)}
+
+
+def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) -> None:
+    data = write_folder(grid.folder / "data", ("sst", "sts"))
+    relabel(data / "sts-dev.csv", "3.8")
+    path = grid.folder / "mine.toml"
+    path.write_text(SETTINGS + FULL)
+    asked = ("--data", str(data))
+    planned = grid.run(*asked, "--dry-run", "--json", grid=str(path), quick=CPU)
+    done = grid.run(*asked, grid=str(path), quick=CPU)
+    for of in (planned, done):
+        assert of.returncode == 0, of.stderr
+        assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in of.stderr
+        assert "note: sts: all 12 dev labels are 3.8, which have no correlation" in of.stderr
+    (row,) = grid.rows()
+    assert row["status"] == "ok"
+    assert "not_learned" in str(row["flags"]).split()
+    assert row["dev_score"] is row["dev_similarity"] is row["dev_paraphrase"] is None
+    assert row["dev_sentiment"] is not None
+    with pytest.raises(InputError, match="no cell ended ok with a score; run a grid first"):
+        members.find([grid.csv])
 
 
 def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:

@@ -133,7 +133,10 @@ def test_a_mean_of_nothing_is_refused_and_of_no_interval_has_none() -> None:
 def test_the_papers_final_grid_has_its_settings() -> None:
     cells = cells_of(PARTS)
     assert len({cell.cell_id for cell in cells}) == len(cells) == 9
-    assert {(c.mode, c.amp) for c in cells} == {("full", "off"), ("lora", "bf16"), ("dora", "bf16")}
+    adapted = {("lora", 1, "all-lin", "bf16"), ("dora", 1, "all-lin", "bf16")}
+    points = {(c.mode, c.rank, c.layers, c.amp) for c in cells}
+    assert points == {("full", None, None, "off"), *adapted}
+    assert {cell.seed for cell in cells} == {0, 1, 2}
     for cell in cells:
         assert (cell.task, cell.encoders, cell.task_order) == ("multitask", 2, "proportional")
         assert cell.task_rates == "quora=5 sst=4 sts=3"

@@ -109,6 +109,9 @@ def test_selection_by_batch_size_and_rate() -> None:
     cells = cells_of("paper")
     assert len(select(cells, parse_selection("batch_size=64,128"))) == 200
     assert len(select(cells, parse_selection("learning_rate=1e-4,0.00001"))) == 200
+    both = "mode=full,dora batch_size=384 learning_rate=5e-6"
+    assert len(select(cells, parse_selection(both))) == 1 + 12
+    assert select(cells, parse_selection("unfreeze=iterative")) == []
     heads = cells_in('[[cells]]\nmode = ["head"]\nlearning_rate = [1e-4, 1e-3]\n')
     assert len(select(heads, parse_selection("learning_rate=1e-4"))) == 1
     with pytest.raises(InputError, match="learning_rate can't be '2'; it takes numbers"):

@@ -1,10 +1,15 @@
 """The authors' figures: what they say, and what stands beside them."""
 
+import csv
+
 import pytest
 
+from bench import gridfile
 from bench.groups import groups
+from bench.plan import Resolved, expand
 from bench.report.authors import authors, authors_section, beside
 from tests.bench.synthetic_rows import synthetic_rows
+from tests.components import SHARED, need
 
 
 def group(**settings):
@@ -25,6 +30,52 @@ def test_there_are_220_rows_with_known_settings() -> None:
     assert not any(row["mode"] == "dora" and "all-lin" in str(row["layers"]) for row in rows)
     best = max(row["sst_accuracy"] for row in rows if row["mode"] == "full")
     assert best == pytest.approx(0.475, abs=5e-4)
+
+
+COLUMNS = {
+    "epochs": "Epochs", "dropout": "Dropout Probability", "sst_accuracy": "SST Dev Accuracy",
+    "sts_pearson": "STS Dev Correlation", "sst_epoch_s": "SST Time", "sts_epoch_s": "STS Time",
+    "sst_peak_gib": "SST Memory", "sts_peak_gib": "STS Memory",
+}  # fmt: skip
+"""Ours, and what the authors' file calls them."""
+
+
+def test_they_are_those_of_the_authors_file_value_by_value() -> None:
+    path = SHARED / "reference" / "authors-benchmark.csv"
+    need(path.is_file(), f"the file {path}", component="shared")
+    with path.open(newline="", encoding="utf-8") as file:
+        given = list(csv.DictReader(file))
+    expected = {}
+    for row in given:
+        adapted = row["LoRA Mode"] != "none"
+        mode = ("dora" if row["DoRA"] == "1" else "lora") if adapted else "full"
+        rank, layers = (float(row["LoRA R"]), row["LoRA Mode"]) if adapted else (None, None)
+        size, rate = float(row["Batch Size"]), float(row["Learning Rate"])
+        expected[mode, rank, layers, size, rate] = [float(row[name]) for name in COLUMNS.values()]
+    found = {
+        tuple(row[name] for name in ("mode", "rank", "layers", "batch_size", "learning_rate")): [
+            row[name] for name in COLUMNS
+        ]
+        for row in authors()
+    }
+    assert len(given) == len(expected) == len(authors()) == len(found)
+    assert found.keys() == expected.keys()
+    for key, values in found.items():
+        assert values == pytest.approx(expected[key], rel=1e-5), key
+
+
+def test_each_of_them_is_a_cell_of_the_grid_paper() -> None:
+    resolved = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
+    planned = {
+        (c.mode, c.rank, c.layers, c.batch_size, c.learning_rate, c.epochs, c.dropout)
+        for c in expand(gridfile.load("paper"), resolved)
+    }
+    names = ("mode", "rank", "layers", "batch_size", "learning_rate", "epochs", "dropout")
+    theirs = {tuple(row[name] for name in names) for row in authors()}
+    assert len(theirs) == 220
+    assert theirs < planned
+    for place, name in enumerate(names):
+        assert {row[place] for row in theirs} == {row[place] for row in planned}, name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,173 @@
+"""What is said of data and settings before the first cell runs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import gridfile
+from bench.cell import Cell
+from bench.checks import check_loss, idle_notes, label_notes, unfreezing_notes
+from bench.errors import InputError
+from bench.gridfile import Settings, TaskRates
+from bench.worker.setup import standard
+from minbert.tasks import TASKS, Data, load_data
+from tests.bench.synthetic_rows import cell
+from tests.cs224n import relabel, write_folder
+
+
+def data_of(folder: Path, task: str = "multitask", **labels: str) -> Data:
+    """Made-up examples, of which some files have one label alone: `sts_dev="3.8"`."""
+    for name, label in labels.items():
+        part, side = name.split("_")
+        write_folder(folder)
+        relabel(folder / TASKS[part].files[side == "dev"], label)
+    return load_data(task, folder if labels else write_folder(folder))
+
+
+def full(**settings: Any) -> Cell:
+    return cell("full", None, None, "off", **settings)
+
+
+# Labels
+
+
+def test_of_labels_that_differ_there_is_nothing_to_say(tmp_path: Path) -> None:
+    assert label_notes(data_of(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "told"),
+    [
+        ("sst_train", "3", "sst: all 24 training labels are 3 (positive), so there is nothing to"),
+        ("sst_dev", "0", "sst: all 12 dev labels are 0 (very negative), so its accuracy is of one"),
+        ("quora_train", "1", "quora: all 24 training labels are 1 (duplicate), so there is no"),
+        ("quora_dev", "0", "quora: all 12 dev labels are 0 (different), so its accuracy is of one"),
+        ("sts_train", "3.8", "sts: all 24 training labels are 3.8, so there is nothing to learn"),
+        ("sts_dev", "3.8", "sts: all 12 dev labels are 3.8, which have no correlation, so there"),
+    ],
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_labels_that_are_all_the_same_are_told(
+    tmp_path: Path, name: str, label: str, told: str, alone: bool
+) -> None:
+    task = name.partition("_")[0] if alone else "multitask"
+    (line,) = label_notes(data_of(tmp_path, task, **{name: label}))
+    assert line.startswith(told)
+
+
+def test_one_example_is_no_correlation(tmp_path: Path) -> None:
+    (line,) = label_notes(load_data("sts", write_folder(tmp_path), max_dev=1))
+    assert line.startswith("sts: all 1 dev labels are ")
+
+
+# 1 − r as a loss
+
+
+def test_a_loss_of_numbers_goes_with_numbers(tmp_path: Path) -> None:
+    data = data_of(tmp_path)
+    check_loss([full(batch_size=1)], "mse", data)
+    check_loss([full(batch_size=2)], "pearson", data)
+    with pytest.raises(InputError, match="regression_loss pearson: task sst has classes; leave it"):
+        check_loss([full()], "pearson", load_data("sst", tmp_path))
+
+
+@pytest.mark.parametrize("task", ["sts", "multitask"])
+def test_a_batch_of_one_has_no_correlation(tmp_path: Path, task: str) -> None:
+    cells = [full(batch_size=64), full(batch_size=1)]
+    with pytest.raises(InputError, match="a batch of 1 example has no correlation; take batches"):
+        check_loss(cells, "pearson", data_of(tmp_path, task))
+
+
+def test_of_parts_of_classes_a_batch_of_one_is_a_batch(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("sst", "quora"))
+    check_loss([full(batch_size=1)], "pearson", load_data("multitask", tmp_path))
+
+
+@pytest.mark.parametrize("task", ["sts", "multitask"])
+def test_training_labels_that_are_all_the_same_have_no_correlation(
+    tmp_path: Path, task: str
+) -> None:
+    data = data_of(tmp_path, task, sts_train="3.8")
+    check_loss([full()], "mse", data)
+    told = "regression_loss pearson: sts: all 24 training labels are 3.8, which have no correlation"
+    with pytest.raises(InputError, match=told):
+        check_loss([full()], "pearson", data)
+
+
+def test_one_class_hinders_no_correlation_of_another_part(tmp_path: Path) -> None:
+    check_loss([full()], "pearson", data_of(tmp_path, sst_train="3"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 24])
+@pytest.mark.parametrize("value", [0.1, 0.7, 3.8])
+def test_equal_targets_are_0(count: int, value: float) -> None:
+    """The deviation of 0.1 three times over is 1e-17, and nothing to divide by."""
+    assert standard(np.full(count, value)) == (value, 1.0)
+
+
+def test_others_have_their_mean_and_deviation() -> None:
+    labels = np.array([1.0, 2.0, 6.0])
+    assert standard(labels) == (labels.mean(), labels.std())
+
+
+# Settings without effect
+
+
+def test_settings_of_parts_are_told_where_there_are_none(tmp_path: Path) -> None:
+    data = data_of(tmp_path, "sst")
+    assert idle_notes(Settings(), data) == []
+    settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0))
+    assert idle_notes(settings, data) == ["without effect on task sst: encoders, task_rates"]
+    final = gridfile.load("paper-final").settings
+    assert idle_notes(final, data_of(tmp_path)) == []
+
+
+def test_a_second_encoder_or_a_loss_that_no_part_needs_is_told(tmp_path: Path) -> None:
+    pairs = load_data("multitask", write_folder(tmp_path / "pairs", ("quora", "sts")))
+    (line,) = idle_notes(Settings(encoders=2), pairs)
+    assert line == "encoders 2: there is one, as of quora, sts"
+    classes = load_data("multitask", write_folder(tmp_path / "classes", ("sst", "quora")))
+    (line,) = idle_notes(Settings(encoders=2, regression_loss="pearson"), classes)
+    assert line == "regression_loss pearson: no part that is there has it"
+
+
+# Unfreezing
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "ends"),
+    [
+        (1, None, "epoch 1: 0%"), (3, None, "epoch 3: 50%"), (4, None, "epoch 4: 75%"),
+        (5, None, None), (7, None, None),
+        # 24 examples in batches of 8: 3 steps an epoch
+        (7, 3, "epoch 1: 0%"), (7, 4, "epoch 2: 25%"), (7, 12, "epoch 4: 75%"), (7, 13, None),
+        (2, 100, "epoch 2: 25%"),
+    ],
+)  # fmt: skip
+def test_training_that_ends_before_all_layers_train_is_told(
+    tmp_path: Path, epochs: int, max_steps: int | None, ends: str | None
+) -> None:
+    data = data_of(tmp_path, "sst")
+    settings = {"epochs": epochs, "max_steps": max_steps, "batch_size": 8}
+    notes = unfreezing_notes([full(unfreeze="iterative", **settings)], data)
+    assert unfreezing_notes([full(**settings)], data) == []
+    if ends is None:
+        assert notes == []
+    else:
+        (line,) = notes
+        assert f"in epoch 5, and training ends in {ends} of the layers train" in line
+
+
+def test_steps_are_those_of_all_parts_without_what_is_held_out(tmp_path: Path) -> None:
+    """Of 24 examples of each part 12 are trained on, in two batches of 8: 6 steps an epoch."""
+    of = full(unfreeze="iterative", epochs=7, batch_size=8, held_out=0.5, max_steps=24)
+    (line,) = unfreezing_notes([of], data_of(tmp_path))
+    assert "training ends in epoch 4" in line
+
+
+def test_of_several_cells_the_one_that_ends_first_is_told(tmp_path: Path) -> None:
+    sizes = [full(unfreeze="iterative", epochs=7, max_steps=6, batch_size=n) for n in (1, 8)]
+    (line,) = unfreezing_notes(sizes, data_of(tmp_path, "sst"))
+    assert "training ends in epoch 1" in line
