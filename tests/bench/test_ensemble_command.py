@@ -104,9 +104,7 @@ def keep_held(path: Path, texts: Encoded) -> None:
     """Give a cell the labels of those examples that it holds out of 200 texts."""
     kept, (_, held) = load_file(path), texts.held_out(0.1)
     logits = kept["held_logits"][: len(held)].copy()
-    save_file(
-        {**kept, "held_logits": logits, "held_labels": labels_of("movies", 200)[held]}, path
-    )
+    save_file({**kept, "held_logits": logits, "held_labels": labels_of("movies", 200)[held]}, path)
 
 
 def texts(first_token: int = 0, longest: int = 9) -> Encoded:
