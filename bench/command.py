@@ -1,4 +1,4 @@
-"""What commands share: errors of the user's as one line and exit code 2, and the option `--runs`."""
+"""What commands share: a user's errors as one line and exit code 2, and the option `--runs`."""
 
 import sys
 from collections.abc import Callable
