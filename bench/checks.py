@@ -228,13 +228,16 @@ def check_model(model: Model, init: str) -> None:
         check_checkpoint(model.checkpoint, model.digest)
 
 
-def check_reports(reports: Path) -> None:
+def check_reports(reports: Path, place: str = "figures") -> None:
     """Try whether a report can be written, and leave nothing behind: it comes hours later.
+
+    Args:
+        place: the folder of its figures, in that of its pages.
 
     Raises:
         InputError: if not.
     """
-    figures = reports / "figures"
+    figures = reports / place
     for folder in (reports, figures):
         if os.path.lexists(folder) and not is_folder(folder):
             raise InputError(f"--reports: {folder} is a file; name a folder")

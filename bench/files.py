@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What is raised where the disk, or a share of it, is full."""
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
 """What filesystems answer that have no fsync of folders."""
 

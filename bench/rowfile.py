@@ -75,7 +75,12 @@ def _short(name: str) -> str:
 
 
 def _written(name: str, text: str) -> str:
-    return f"'{text}" if name in _TEXTS and _FORMULA.match(text) else text
+    return harmless(text) if name in _TEXTS else text
+
+
+def harmless(text: str) -> str:
+    """A text as a spreadsheet takes it for one, and computes nothing."""
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 class _Parser(dict[str, Value]):

@@ -20,11 +20,28 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Addition:
+    """One stage of a greedy choice: the number of the model that it adds, and what all that are in
+    by then score together on held-out examples; −∞ where that is no score."""
+
+    index: int
+    held_score: float
+
+
+@dataclass(frozen=True)
 class Choice:
-    """Who is in an ensemble: a model's number and how many times it counts, most often first."""
+    """Who is in an ensemble.
+
+    Attributes:
+        weights: a model's number and how many times it counts, most often first.
+        held_score: what they score together on held-out examples.
+        additions: the stages of the greedy choice, one for each addition, those after the stage
+            that was taken too; none where nobody chose.
+    """
 
     weights: tuple[tuple[int, int], ...]
     held_score: float
+    additions: tuple[Addition, ...] = ()
 
     @property
     def size(self) -> int:
@@ -96,14 +113,14 @@ def choose(
 
     alone = [scored(values) for values in predictions]
     order = sorted(range(len(predictions)), key=lambda index: -alone[index])
-    stages: list[tuple[float, list[int]]] = [(alone[order[0]], [order[0]])]
+    additions = [Addition(order[0], alone[order[0]])]
     total = predictions[order[0]].copy()
-    for _ in range(1, most):
-        members = stages[-1][1]
-        tried = [scored((total + predictions[index]) / (len(members) + 1)) for index in order]
+    for size in range(2, most + 1):
+        tried = [scored((total + predictions[index]) / size) for index in order]
         best = int(np.argmax(tried))  # the first of equals
         total += predictions[order[best]]
-        stages.append((tried[best], [*members, order[best]]))
-    highest, members = max(stages, key=lambda stage: (stage[0], -len(stage[1])))
-    weights = sorted(Counter(members).items(), key=lambda item: (-item[1], item[0]))
-    return Choice(tuple(weights), highest)
+        additions.append(Addition(order[best], tried[best]))
+    stage = max(range(len(additions)), key=lambda n: (additions[n].held_score, -n))
+    members = Counter(addition.index for addition in additions[: stage + 1])
+    weights = sorted(members.items(), key=lambda item: (-item[1], item[0]))
+    return Choice(tuple(weights), additions[stage].held_score, tuple(additions))

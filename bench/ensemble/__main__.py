@@ -5,17 +5,20 @@ Example: python -m bench.ensemble --runs runs.csv --task movies
 
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
 
-from bench.command import run_command
+from bench.checks import check_reports
+from bench.command import run_command, with_runs
+from bench.csvfile import check_csv, write_csv
 from bench.ensemble.beside import with_baselines, with_peer
 from bench.ensemble.members import find
 from bench.ensemble.outcome import ensemble_of
+from bench.ensemble.rows import COLUMNS, csv_rows
 from bench.ensemble.show import Printer, outcomes_as_json
 from bench.ensemble.together import together
 from bench.errors import InputError
@@ -23,24 +26,20 @@ from bench.schema import MULTITASK, PART_SCORES
 from minbert.ensemble import AVERAGES
 
 _MOST: Final = 25
+_PAGES: Final = "ensemble"
+"""The name of the pages and of the folder of their figures."""
 _EPILOG: Final = """\b
 Examples:
   python -m bench.ensemble --runs runs.csv
   python -m bench.ensemble --runs runs.csv --task sst --average logits --json
   python -m bench.ensemble --runs runs.csv --task sst --baselines --data path/to/data
   python -m bench.ensemble --runs sst.csv quora.csv sts.csv --task sst,quora,sts
+  python -m bench.ensemble --runs runs.csv --csv ensemble.csv --reports reports/
 """
 
 
 @click.command("python -m bench.ensemble", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
-@click.option(
-    "--runs",
-    "first",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE...",
-    help="Results whose cells are members, of one or several files.  [default: runs.csv]",
-)
+@with_runs("Results whose cells are members, of one or several files.")
 @click.option(
     "--task",
     metavar="NAME[,NAME]",
@@ -65,27 +64,36 @@ Examples:
     type=click.Path(path_type=Path),
     help="With --baselines or --peer: the folder of the tasks' files.",
 )
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path),
+    help="Write a row for each that is scored there, cells alone among them.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
+@click.option(
+    "--reports", type=click.Path(path_type=Path), help="Write ensemble.md and ensemble.html there."
+)
 def command(
-    first: tuple[Path, ...],
-    more: tuple[Path, ...],
+    runs: Sequence[Path],
     task: str | None,
     average: str,
     most: int,
     baselines: bool,
     peer: bool,
     data: Path | None,
+    csv_file: Path | None,
     as_json: bool,
+    reports: Path | None,
 ) -> int:
-    runs = [*first, *more] or [Path("runs.csv")]
-    for path in runs:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file of results; name one with --runs")
     if data is not None and not (baselines or peer):
         raise InputError(
             "--data: is for --baselines and --peer; members are taken from --runs alone"
         )
+    if csv_file is not None:
+        check_csv(csv_file)
+        if any(csv_file.exists() and csv_file.samefile(path) for path in runs):
+            raise InputError(f"--csv: {csv_file} is a file of results; name another")
+    if reports is not None:
+        check_reports(reports, _PAGES)
     if peer:
         from bench.peers.names import check_libraries
 
@@ -109,6 +117,22 @@ def command(
             printer.task(outcome)
         if overall is not None:
             printer.together(overall)
+    if csv_file is not None:
+        write_csv(csv_file, COLUMNS, csv_rows(outcomes, overall))
+    if reports is not None:
+        from bench.ensemble.page import facts_of  # not before: it loads pandas and matplotlib
+        from bench.report.pages import write_pages
+
+        flags = [name for name, on in (("--baselines", baselines), ("--peer", peer)) if on]
+        words = [
+            *("python", "-m", "bench.ensemble", "--runs", *map(str, runs)),
+            *(("--task", ",".join(asked)) if asked else ()),
+            *("--average", average, "--most", str(most), *flags),
+            *(("--data", str(data)) if data is not None else ()),
+            *("--reports", "reports/"),
+        ]
+        facts = facts_of(outcomes, overall, words, beside=baselines)
+        sys.stderr.write(f"report: {write_pages(reports, _PAGES, facts)}\n")
     problems = [problem for outcome in outcomes for problem in outcome.problems]
     for problem in problems:
         sys.stderr.write(f"error: {problem}\n")

@@ -69,6 +69,16 @@ class Candidates:
     held_labels: NDArray[Any]
     left_out: int = 0
 
+    def name_of(self, member: Member) -> str:
+        """A member's name, with what its cell learned if more than the task, and with its model
+        where there are several."""
+        learned = str(member.row["task"])
+        models = {of.row["model_digest"] for of in self.members}
+        told = [member.name]
+        told += [learned] if learned != self.task else []
+        told += [str(member.row["model"])] if len(models) > 1 else []
+        return ", ".join(told)
+
 
 @dataclass(frozen=True)
 class _Kept:

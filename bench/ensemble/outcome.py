@@ -13,10 +13,13 @@ from bench.groups import Values
 from bench.predictions import values_for
 from bench.report.text import count
 from bench.stats import Interval, spread
-from minbert.ensemble import Choice, Floats, as_averaged, averaged, choose
+from minbert.ensemble import Addition, Choice, Floats, as_averaged, averaged, choose
+from minbert.scores import score
+from minbert.tasks import TASKS
 
 ENSEMBLE: Final = "ensemble"
 BEST: Final = "best member"
+CELL: Final = "cell alone"
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,29 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """An ensemble as it was at one stage of the choice.
+
+    Attributes:
+        added: the member that came in.
+        held, dev: what all that were in by then score together, on what was held out and on dev;
+            None where they predict the same for all examples.
+    """
+
+    added: Member
+    held: float | None
+    dev: float | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """An ensemble of one task, its best member, and what is scored beside them.
 
     Attributes:
         average: what is averaged, `logits` or `probabilities`.
         members: who is in the ensemble, and how many times each counts.
+        alone: each candidate by itself, in their order.
+        stages: the ensemble as it was chosen, addition by addition, those that were not taken too.
         encoders: the best member of each encoder but that of the best of all.
         others: what is shown beside: baselines, a peer, those of other encoders.
         notes: what there is to say, a line each; `problems`: what went wrong.
@@ -62,6 +82,8 @@ class Outcome:
     ensemble: Scored
     best: Scored
     members: Sequence[tuple[Member, int]]
+    alone: Sequence[Scored]
+    stages: Sequence[Stage]
     encoders: Sequence[Scored]
     others: Sequence[Scored] = ()
     notes: tuple[str, ...] = ()
@@ -77,10 +99,25 @@ class Outcome:
         """How much better the ensemble is than the best member, example by example."""
         return gain_of(self.ensemble, self.best)
 
+    @property
+    def size(self) -> int:
+        """How many are averaged, each member as often as it counts."""
+        return sum(weight for _, weight in self.members)
+
+    def alone_of(self, member: Member) -> Scored:
+        """A candidate by itself."""
+        return next(of for of in self.alone if of.members[0] is member)
+
 
 def gain_of(one: Scored, other: Scored) -> Interval:
     """The difference of two scores on the same examples, with its interval."""
     return spread((one.values - other.values)[None]).interval()
+
+
+def notes_of(outcome: Outcome) -> list[str]:
+    """What there is to say beside scores of a task: of its data, and of what is left out."""
+    task = TASKS.get(outcome.candidates.task)
+    return [*(task.notes if task else ()), *outcome.notes]
 
 
 def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
@@ -108,7 +145,11 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
 
     def chosen(indices: Sequence[int], at_most: int) -> Choice:
         found = choose([held[i] for i in indices], candidates.held_labels, metric, most=at_most)
-        return Choice(tuple((indices[i], n) for i, n in found.weights), found.held_score)
+        return Choice(
+            tuple((indices[i], n) for i, n in found.weights),
+            found.held_score,
+            tuple(Addition(indices[of.index], of.held_score) for of in found.additions),
+        )
 
     def scored(kind: str, choice: Choice, name: str = "") -> Scored:
         cells = tuple(members[index] for index, _ in choice.weights)
@@ -137,6 +178,11 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         ensemble=scored(ENSEMBLE, choice),
         best=scored(BEST, alone, best.name),
         members=[(members[index], weight) for index, weight in choice.weights],
+        alone=[
+            scored(CELL, chosen([index], 1), candidates.name_of(member))
+            for index, member in enumerate(members)
+        ],
+        stages=_stages(candidates, choice, dev),
         encoders=encoders,
         notes=(note,) if left else (),
     )
@@ -157,6 +203,17 @@ def scored_on(
     """
     values = values_for(candidates.metric, predictions, candidates.labels)
     return Scored(kind, name or kind, spread(values[None]).interval(), values, held, members)
+
+
+def _stages(candidates: Candidates, choice: Choice, dev: Sequence[Floats]) -> list[Stage]:
+    """The stages of a choice, scored on dev, too."""
+    found, total = [], np.zeros_like(dev[0])
+    for size, addition in enumerate(choice.additions, start=1):
+        total = total + dev[addition.index]
+        held = addition.held_score if np.isfinite(addition.held_score) else None
+        reached = score(candidates.metric, total / size, candidates.labels)
+        found.append(Stage(candidates.members[addition.index], held, reached))
+    return found
 
 
 def _averaged(member: Member, logits: Any, metric: str, average: str) -> Floats:

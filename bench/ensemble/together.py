@@ -7,7 +7,7 @@ from typing import Final
 from bench.ensemble.outcome import BEST, ENSEMBLE, Outcome, Scored, gain_of
 from bench.overall import counted, overall, overall_interval
 from bench.predictions import mean_of_parts
-from bench.schema import PART_SCORES
+from bench.schema import CORRELATED, PART_SCORES
 from bench.stats import Interval
 
 _SEVERAL: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
@@ -34,6 +34,24 @@ class Together:
     def gain(self) -> Interval:
         """How much better the ensembles are than the best members, example by example."""
         return gain_of(self.ensembles, self.best)
+
+    @property
+    def counted(self) -> str:
+        """What the score is the mean of, and what it lacks."""
+        parts = [
+            f"(1 + r) / 2 on {part}" if part in CORRELATED else f"accuracy on {part}"
+            for part in self.parts
+        ]
+        lacking = "".join(f", without {part}" for part in self.missing)
+        return f"the mean of {', '.join(parts)}{lacking}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to say beside it."""
+        if not self.missing:
+            return []
+        missing = " and ".join(self.missing)
+        return [f"no ensemble of {missing} is in it, so it is no score of all three"]
 
 
 def together(outcomes: Sequence[Outcome]) -> Together | None:

@@ -13,11 +13,11 @@ import click
 from bench.checks import check_reports
 from bench.command import run_command
 from bench.conditions import find_conditions
+from bench.csvfile import check_csv
 from bench.errors import InputError
-from bench.peers.names import OURS, TRAINER, check_libraries, parse_peers
+from bench.peers.names import OURS, PAGES, TRAINER, check_libraries, parse_peers
 from bench.peers.outcome import compare
 from bench.peers.session import Comparison
-from bench.peers.show import check_csv
 from bench.peers.wanted import find
 
 _EPILOG: Final = """\b
@@ -142,7 +142,7 @@ def command(
     if csv_file is not None:
         check_csv(csv_file)
     if reports is not None:
-        check_reports(reports)
+        check_reports(reports, PAGES)
     found = find_conditions(device)
     settings = {name: value for name, value in overrides.items() if value is not None}
     settings["max_steps"] = (steps or effort.whole_steps) if whole else None

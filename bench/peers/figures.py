@@ -5,12 +5,12 @@ from typing import Any, Final
 
 from bench.peers.names import OURS
 from bench.peers.rows import Row
-from bench.report.figures import INK, PAPER, Drawing, _canvas, _svg
+from bench.report.drawing import BLUE, INK, ORANGE, PAPER, PURPLE, Drawing, canvas, to_svg
 from bench.report.text import num
 
 COLOURS: Final = {
-    OURS: "#0072b2", "default": "#d55e00", "grouped": "#cc79a7", "compiled": INK,
-    "trainer": "#d55e00",
+    OURS: BLUE, "default": ORANGE, "grouped": PURPLE, "compiled": INK,
+    "trainer": ORANGE,
 }  # fmt: skip
 MARKERS: Final = {OURS: "o", "default": "s", "grouped": "D", "compiled": "^", "trainer": "s"}
 _LIMIT: Final = "limit"
@@ -21,7 +21,7 @@ def times(rows: Sequence[Row], name: str, x_label: str, stem: str, caption: str)
     known = [row for row in rows if row[name] is not None]
     settings = list(dict.fromkeys(row["setting"] for row in known))
     sides = list(dict.fromkeys(row["side"] for row in known))
-    with _canvas(1.2 + 0.42 * max(len(settings), 2)) as (figure, axes):
+    with canvas(1.2 + 0.42 * max(len(settings), 2)) as (figure, axes):
         for row in known:
             y = settings.index(row["setting"]) + 0.16 * (
                 sides.index(row["side"]) - (len(sides) - 1) / 2
@@ -43,12 +43,12 @@ def times(rows: Sequence[Row], name: str, x_label: str, stem: str, caption: str)
         axes.set_xlabel(x_label)
         _legend(figure, sides)
     told = "; ".join(f"{row['setting']} {row['side']} {num(row[name])}" for row in known)
-    return Drawing(stem, _svg(figure, stem), f"{x_label}, by setting and side: {told}.", caption)
+    return Drawing(stem, to_svg(figure, stem), f"{x_label}, by setting and side: {told}.", caption)
 
 
 def losses(setting: str, curves: Mapping[str, Sequence[float]], stem: str) -> Drawing:
     """A setting's losses step by step: ours as a line, each peer's as marks on top of it."""
-    with _canvas(2.6) as (figure, axes):
+    with canvas(2.6) as (figure, axes):
         for side, values in curves.items():
             steps = range(1, len(values) + 1)
             if side == OURS:
@@ -64,7 +64,7 @@ def losses(setting: str, curves: Mapping[str, Sequence[float]], stem: str) -> Dr
         _legend(figure, list(curves))
     ends = ", ".join(f"{side} ends at {values[-1]:.4f}" for side, values in curves.items())
     return Drawing(
-        stem, _svg(figure, stem), f"Training loss by step of {setting}: {ends}.",
+        stem, to_svg(figure, stem), f"Training loss by step of {setting}: {ends}.",
         f"{setting}: the same batches in the same order, without dropout.",
     )  # fmt: skip
 

@@ -27,6 +27,8 @@ ABOUT: Final = {
     TRAINER: "transformers' Trainer with PEFT in its usual script, batches shuffled",
 }
 LIBRARIES: Final = ("transformers", "peft")
+PAGES: Final = "peers"
+"""The name of the pages and of the folder of their figures."""
 
 
 def check_libraries() -> None:

@@ -13,9 +13,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.csvfile import write_csv
 from bench.errors import DiskFullError
 from bench.peers.kept import Kept
-from bench.peers.names import versions
+from bench.peers.names import PAGES, versions
 from bench.peers.rows import (
     STEP_COLUMNS,
     WHOLE_COLUMNS,
@@ -28,7 +29,7 @@ from bench.peers.rows import (
 )
 from bench.peers.session import Comparison, StartError
 from bench.peers.show import as_json as to_json
-from bench.peers.show import print_tables, write_csv
+from bench.peers.show import print_tables
 from bench.signals import Signals, StoppedError
 from minbert.tasks import TaskData
 
@@ -119,13 +120,15 @@ def _tell(
     else:
         print_tables(shown, [*said, *findings])
     if reports is not None:
-        from bench.peers.page import Facts, drawings, write_pages
+        from bench.peers.page import Facts, drawings
+        from bench.report.pages import write_pages
         from bench.report.text import without_paths
 
         line = without_paths(shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]))
         title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
-        facts = Facts(title, said, findings, wrong, [*shown, *tables.operator_tables(spent)], line)
-        path = write_pages(reports, facts, drawings(rows, losses, whole))
+        every, drawn = [*shown, *tables.operator_tables(spent)], drawings(rows, losses, whole)
+        facts = Facts(title, said, findings, wrong, every, drawn, line)
+        path = write_pages(reports, PAGES, facts)
         sys.stderr.write(f"report: {path}\n")
     for problem in wrong:
         sys.stderr.write(f"error: {problem}\n")

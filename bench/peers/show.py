@@ -1,18 +1,13 @@
-"""What a comparison prints and leaves: tables on a terminal, JSON, a CSV."""
+"""What a comparison prints: tables on a terminal, or JSON."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from io import StringIO
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table as Grid
 
-from bench.errors import InputError
-from bench.files import try_to_write, write_atomically
 from bench.peers.rows import Row
 from bench.report.tables import Table
 
@@ -50,30 +45,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def check_csv(path: Path) -> None:
-    """Try whether a CSV can be written at a path, before anything runs.
-
-    Raises:
-        InputError: if not.
-    """
-    try:
-        if path.is_dir():
-            raise InputError(f"--csv: {path} is a folder; name a file")
-        try_to_write(path.parent)
-    except OSError as error:
-        raise InputError(
-            f"--csv: {path} can't be written ({error.strerror}); name a file in a folder that is "
-            "there"
-        ) from error
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write rows as a CSV file; empty fields are what does not apply or was not measured."""
-    text = StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(["" if row[name] is None else row[name] for name in columns])
-    write_atomically(path, text.getvalue().encode())

@@ -4,14 +4,12 @@ Example: python -m bench.report --runs runs.csv --reports reports/
 """
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from bench.command import run_command
-from bench.errors import DiskFullError, InputError
-from minbert.files import is_file
+from bench.command import run_command, with_runs
 
 _EPILOG = """\b
 Examples:
@@ -25,14 +23,7 @@ Examples:
     help=__doc__.partition("\n")[0] if __doc__ else None,
     epilog=_EPILOG,
 )
-@click.option(
-    "--runs",
-    "first",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE...",
-    help="Results to show; several are shown together.  [default: runs.csv]",
-)
+@with_runs("Results to show; several are shown together.")
 @click.option(
     "--reports",
     type=click.Path(path_type=Path),
@@ -41,31 +32,22 @@ Examples:
     help="Folder to write index.html, report.md and figures/ into.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
-def main(first: tuple[Path, ...], reports: Path, as_json: bool, more: tuple[Path, ...]) -> int:
+def main(runs: Sequence[Path], reports: Path, as_json: bool) -> int:
     from bench.predictions import first_of, kept_values
     from bench.store import read_plan, read_rows
 
-    paths = [*first, *more] or [Path("runs.csv")]
-    for path in paths:
-        if not is_file(path):
-            raise InputError(f"{path}: no such file of results; name one with --runs")
-    rows = [row for path in paths for row in read_rows(path)]
-    planned = [row for path in paths for row in read_plan(path)]
+    rows = [row for path in runs for row in read_rows(path)]
+    planned = [row for path in runs for row in read_plan(path)]
 
     from bench.report.render import render  # not before: it loads pandas and matplotlib
 
-    try:
-        index = render(
-            rows,
-            reports,
-            planned=planned,
-            sources=[str(path) for path in paths],
-            values_of=first_of([kept_values(path) for path in paths]),
-        )
-    except DiskFullError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    index = render(
+        rows,
+        reports,
+        planned=planned,
+        sources=[str(path) for path in runs],
+        values_of=first_of([kept_values(path) for path in runs]),
+    )
     told = {"rows": len(rows), "report": str(index)}
     click.echo(json.dumps(told) if as_json else f"{len(rows)} rows in {index}")
     return 0

@@ -19,7 +19,8 @@ import pandas as pd
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS
 from bench.groups import Group, Setting
-from bench.report.figures import COLOURS, INK, MARKERS, Drawing, _canvas, _svg
+from bench.report.drawing import GREY, INK, Drawing, canvas, to_svg
+from bench.report.figures import COLOURS, MARKERS
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import fixed, times
@@ -231,10 +232,10 @@ def _drawing(found: Sequence[Beside], cost: str) -> Drawing:
             for one in found
         ]
     ).astype({"theirs": float, "ours": float})  # fmt: skip
-    with _canvas(0.9 + 0.3 * max(len(rows), 2)) as (figure, axes):
+    with canvas(0.9 + 0.3 * max(len(rows), 2)) as (figure, axes):
         axes.axvline(1, color=INK, linewidth=1)
         both = rows.dropna(subset=["theirs", "ours"])
-        axes.hlines(both.index, both["theirs"], both["ours"], color="#8a959e", linewidth=1.1)
+        axes.hlines(both.index, both["theirs"], both["ours"], color=GREY, linewidth=1.1)
         for place, row in enumerate(rows.to_dict("records")):
             style: dict[str, Any] = {"color": COLOURS[row["mode"]], "marker": MARKERS[row["mode"]]}
             axes.plot(row["theirs"], place, markerfacecolor="none", markersize=6, **style)
@@ -251,4 +252,4 @@ def _drawing(found: Sequence[Beside], cost: str) -> Drawing:
     caption = (
         "Hollow: the authors' figures. Full: this report's. Left of the line is less than full."
     )
-    return Drawing(stem, _svg(figure, stem), alt, caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)

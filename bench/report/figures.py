@@ -1,106 +1,40 @@
-"""Figures as SVG text, from the frames of `tables`: no rows, no files.
+"""Figures of a grid's report as SVG text, from the frames of `tables`: no rows, no files.
 
-Modes differ in colour (Okabe and Ito's, for colour-blind readers), marker and line, AMP in the
-marker's fill, so that nothing is lost in black and white. Text stays text; the ink and the paper
-are single colours, which `inline` turns into the page's own.
+Modes differ in colour, marker and line, AMP in the marker's fill, so that nothing is lost in black
+and white.
 """
 
-import logging
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import StringIO
+from collections.abc import Sequence
 from typing import Any, Final
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from adapters.names import MODES
+from bench.report.drawing import (
+    BLUE,
+    GREY,
+    GRID,
+    INK,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    Drawing,
+    canvas,
+    lay_out,
+    to_svg,
+)
 from bench.report.text import num
 
-INK: Final = "#1f2a33"
-PAPER: Final = "#fefefe"
-GRID: Final = "#d9dfe4"
-COLOURS: Final = {"full": INK, "head": "#cc79a7", "lora": "#0072b2", "dora": "#d55e00"}
+COLOURS: Final = {"full": INK, "head": PURPLE, "lora": BLUE, "dora": ORANGE}
 MARKERS: Final = {"full": "s", "head": "D", "lora": "o", "dora": "^"}
 LINES: Final[dict[str, Any]] = {"full": "-", "head": ":", "lora": "-", "dora": "--"}
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
-MARK: Final = "<!-- drawn by bench.report -->"
-"""Stands in each figure, so that a stale one can be told from a stranger's file."""
-
-_STYLE: Final[Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "bench.report", "text.parse_math": False,
-    "font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
-    "font.size": 10.0, "axes.labelsize": 10.0, "axes.titlesize": 10.0, "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0, "legend.fontsize": 9.0, "legend.frameon": False,
-    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.edgecolor": "#8a959e", "grid.color": GRID, "grid.linewidth": 0.7,
-    "axes.facecolor": PAPER, "figure.facecolor": PAPER, "lines.linewidth": 1.4,
-    "axes.titleweight": "bold", "axes.titlelocation": "left",
-}  # fmt: skip
-_WIDTH: Final = 4.7
 _LARGEST_RATIO: Final = 1e9
 """On an axis of ratios; a baseline that is nearly nothing has none."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure: its file's stem, the SVG, what it shows in words, and its caption."""
-
-    stem: str
-    svg: str
-    alt: str
-    caption: str
-
-
-@contextmanager
-def _canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
-    import seaborn as sns  # here, so that who draws nothing does not wait for it
-
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    style = {**sns.axes_style("whitegrid"), **_STYLE}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        yield figure, axes
-        sns.despine(ax=axes)
-
-
-def _lay_out(figure: Figure) -> None:
-    """Give everything its place, as drawing would."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
-
-
-def _svg(figure: Figure, stem: str) -> str:
-    """The figure's SVG, without prolog and metadata, its ids made unique by its stem."""
-    buffer = StringIO()
-    with mpl.rc_context(_STYLE):
-        _lay_out(figure)
-        figure.set_layout_engine(None)  # saving would else draw twice
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{stem}-", text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 'DejaVu Sans', Verdana, sans-serif", text)
-    return text.replace(">", f">\n{MARK}", 1)
-
-
-def inline(drawing: Drawing) -> str:
-    """The SVG for a page: its size free, ink and paper the page's own, named for screen readers."""
-    text = re.sub(r'<svg ([^>]*?)\s*width="[^"]*"', r"<svg \1", drawing.svg, count=1)
-    text = re.sub(r'\s*height="[\d.]+pt"', "", text, count=1)
-    text = text.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
-    text = text.replace(GRID, "var(--grid)").replace(COLOURS["lora"], "var(--lora)")
-    return text.replace("<svg ", f'<svg role="img" aria-labelledby="{drawing.stem}-alt" ', 1)
 
 
 def _scale(unit: float) -> tuple[Any, Any]:
@@ -123,7 +57,7 @@ def _fill(amp: str, colour: str) -> dict[str, Any]:
 
 def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Number points from 1, each beside its point where the other numbers leave room."""
-    _lay_out(figure)
+    lay_out(figure)
     taken: list[tuple[float, float]] = []
     for i, place in enumerate(places, start=1):
         x, y = axes.transData.transform(place)
@@ -175,7 +109,7 @@ def tradeoff(
     """Dev score against a cost; those on the Pareto front are joined and numbered."""
     rows = rows.dropna(subset=[cost, "score"])
     front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
-    with _canvas(4.3) as (figure, axes):
+    with canvas(4.3) as (figure, axes):
         base = rows[rows["baseline"]]
         for _, row in base.iterrows():
             axes.axvline(row[cost], color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
@@ -191,7 +125,7 @@ def tradeoff(
         _number(figure, axes, list(zip(front[cost], front["score"], strict=True)))
     said = ", ".join(f"{row['label']} ({row['score']:.3f})" for _, row in front.iterrows())
     alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {said or 'nothing'}."
-    return Drawing(stem, _svg(figure, stem), alt, caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def rank(
@@ -203,7 +137,7 @@ def rank(
     of = rows[(rows["layers"] == layers) & rows["rank"].notna()]
     ranks = sorted({int(value) for value in of["rank"]})
     place = {value: i for i, value in enumerate(ranks)}
-    with _canvas(3.5) as (figure, axes):
+    with canvas(3.5) as (figure, axes):
         bands = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
         for _, row in bands.iterrows():
             colour = COLOURS[row["mode"]]
@@ -235,7 +169,7 @@ def rank(
         f"{part['score'].max():.3f}" for mode, kind, part in lines
     )  # fmt: skip
     alt = f"{y_label} by rank on {layers}: {said}."
-    return Drawing(stem, _svg(figure, stem), alt, caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -> Drawing:
@@ -244,7 +178,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
     kinds = list(dict.fromkeys(rows["kind"]))
     amps = [amp for amp in AMPS if (rows["amp"] == amp).any()]
     lane = {amp: 0.3 * (i - (len(amps) - 1) / 2) for i, amp in enumerate(amps)}
-    with _canvas(0.9 + 0.36 * max(len(kinds), 2)) as (figure, axes):
+    with canvas(0.9 + 0.36 * max(len(kinds), 2)) as (figure, axes):
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["amp"].map(lane)
         spans = rows.assign(y=y).groupby("y")[name].max()
         axes.hlines(spans.index, 0, spans, color=GRID, linewidth=3, zorder=1)
@@ -265,16 +199,16 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         f"{kind} {num(part[name].min())} to {num(part[name].max())}"
         for kind, part in rows.groupby("kind", sort=False)
     )
-    return Drawing(stem, _svg(figure, stem), f"{x_label} by mode and layer set: {said}.", caption)
+    return Drawing(stem, to_svg(figure, stem), f"{x_label} by mode and layer set: {said}.", caption)
 
 
 def amp(rows: pd.DataFrame, x_label: str, stem: str, caption: str) -> Drawing:
     """The ratio of a cost with AMP to without, by mode and layer set, a dot for each rank."""
     kinds = list(dict.fromkeys(rows["kind"]))
-    with _canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
+    with canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
         axes.axvline(1, color=INK, linewidth=1)
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["offset"]
-        axes.hlines(y, rows["low"], rows["high"], color="#8a959e", linewidth=1.1)
+        axes.hlines(y, rows["low"], rows["high"], color=GREY, linewidth=1.1)
         _points(axes, rows.assign(y=y), "ratio", "y", size=5.5)
         axes.set_yticks(range(len(kinds)), kinds)
         axes.set_ylim(len(kinds) - 0.45, -0.55)
@@ -283,12 +217,12 @@ def amp(rows: pd.DataFrame, x_label: str, stem: str, caption: str) -> Drawing:
         _legend(figure, rows)
     low, high = rows["ratio"].min(), rows["ratio"].max()
     alt = f"{x_label}, by mode and layer set: from {low:.2f} to {high:.2f}."
-    return Drawing(stem, _svg(figure, stem), alt, caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str) -> Drawing:
     """Held-out score by learning rate, a line for each mode, layer set and rank."""
-    with _canvas(3.6) as (figure, axes):
+    with canvas(3.6) as (figure, axes):
         said = []
         for kind, part in rows.groupby("kind", sort=False):
             mode = str(part["mode"].iloc[0])
@@ -311,7 +245,7 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str) -> Drawing:
         axes.set_xlim(low / 1.5, high * 12)
         _legend(figure, rows, lines=True)
     alt = f"{y_label} by learning rate. Chosen: {', '.join(said) or 'none'}."
-    return Drawing(stem, _svg(figure, stem), alt, caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def limits(rows: Sequence[pd.Series]) -> tuple[float, float]:

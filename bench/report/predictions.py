@@ -6,7 +6,8 @@ from typing import Final
 import pandas as pd
 
 from bench.groups import Group, number
-from bench.report.figures import GRID, INK, Drawing, _canvas, _legend, _points, _svg
+from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
+from bench.report.figures import _legend, _points
 from bench.report.sections import Section
 from bench.report.text import MEMORY, count
 from bench.schema import Row
@@ -68,7 +69,7 @@ def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:
     """Predicted against measured, beside a band of a tenth either way."""
     ends = (0.0, 1.08 * float(rows[["measured", "predicted"]].to_numpy().max()))
     low, high = ([(1 + side * _CLOSE) * end for end in ends] for side in (-1, 1))
-    with _canvas(4.3) as (figure, axes):
+    with canvas(4.3) as (figure, axes):
         axes.fill_between(ends, low, high, color=GRID, linewidth=0)
         axes.plot(ends, ends, color=INK, linewidth=0.7)
         _points(axes, rows, "measured", "predicted")
@@ -77,4 +78,4 @@ def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:
     close = int(((rows["predicted"] / rows["measured"] - 1).abs() <= _CLOSE).sum())
     alt = f"Predicted against measured {label}: {close} of {len(rows)} points in the band."
     caption = "A dot for each setting, its seeds averaged; the band is 10% either way."
-    return Drawing(stem, _svg(figure, stem), alt, caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)

@@ -9,6 +9,7 @@ import pandas as pd
 from bench.groups import Group, is_candidate, key_columns
 from bench.report import figures, text
 from bench.report.cells import why
+from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.schema import SEARCHED, Row, Value, cell_key, latest
@@ -78,7 +79,7 @@ def _ended(frame: pd.DataFrame) -> str:
     return ", ".join(f"{number:,} {status}" for status, number in Counter(frame["status"]).items())
 
 
-def _drawing(scored: pd.DataFrame, prefix: str) -> figures.Drawing:
+def _drawing(scored: pd.DataFrame, prefix: str) -> Drawing:
     correlates = scored["metric"].iloc[0] == "pearson"
     return figures.rates(
         scored,

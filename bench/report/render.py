@@ -11,15 +11,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.groups import Group, ValuesOf, groups, no_values
 from bench.report import cells, findings, tables, text, winners
 from bench.report.authors import authors_section
 from bench.report.commands import commands as repeat
-from bench.report.figures import Drawing, inline
+from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
+from bench.report.markup import html_environment, markdown_environment, style
 from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
 from bench.report.sections import Card, Section, cards, sections, tradeoffs
@@ -79,7 +79,7 @@ def render(
     drawings = [d for section in facts["sections"] for d in section.drawings]
     drawings += [d for other in facts["others"] for d in other.drawings]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
-    write_all(reports, pages, {f"{drawing.stem}.svg": _file(drawing) for drawing in drawings})
+    write_all(reports, pages, {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings})
     return reports / "index.html"
 
 
@@ -162,10 +162,6 @@ def _other(group: Group, first: Group, number: int) -> Other:
     )  # fmt: skip
 
 
-def _file(drawing: Drawing) -> str:
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{drawing.svg}'
-
-
 @cache
 def _text(name: str) -> str:
     return files("bench.report").joinpath(name).read_text("utf-8")
@@ -178,40 +174,13 @@ def _vendored(name: str) -> str:
 
 
 def _html(facts: dict[str, Any]) -> str:
-    environment = Environment(
-        loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
     parts = {
-        "style": Markup(_vendored("tabulator_simple.min.css") + _text("style.css")),  # noqa: S704
+        "style": Markup(_vendored("tabulator_simple.min.css") + style()),  # noqa: S704
         "script": Markup(_vendored("tabulator.min.js") + "\n" + _text("cells.js")),  # noqa: S704
     }
-    return environment.get_template("index.html.jinja").render(**facts, **parts)
+    return html_environment().get_template("index.html.jinja").render(**facts, **parts)
 
 
 def _markdown(facts: dict[str, Any]) -> str:
-    environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
-        loader=PackageLoader("bench.report"), undefined=StrictUndefined, finalize=escape_markdown,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["code"] = _code
-    return environment.get_template("report.md.jinja").render(**facts, listed=_LISTED)
-
-
-_MARKDOWN: Final = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;", "~": "&#126;"}
-    | {mark: f"\\{mark}" for mark in "\\`*_[]#"}
-)
-
-
-def escape_markdown(value: object) -> object:
-    """A printed value so that Markdown shows it as it is, on one line; Markup stays."""
-    if isinstance(value, Markup):
-        return value
-    return " ".join(str(value).split()).translate(_MARKDOWN)
-
-
-def _code(lines: Sequence[str]) -> Markup:
-    """Lines for an indented code block, in which nothing has a meaning."""
-    return Markup("\n".join(f"    {line}" for line in lines))  # noqa: S704
+    template = markdown_environment().get_template("report.md.jinja")
+    return template.render(**facts, listed=_LISTED)

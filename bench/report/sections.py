@@ -11,7 +11,7 @@ import pandas as pd
 from adapters.names import LAYER_SETS
 from bench.groups import Group
 from bench.report import figures, findings, tables, text, winners
-from bench.report.figures import Drawing
+from bench.report.drawing import Drawing
 from bench.report.tables import Table
 from bench.verdicts import AIMS, COSTS, verdict
 

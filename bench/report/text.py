@@ -74,10 +74,15 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<!\w)[A-Za-z]:\\(?:[^\s\\'\":]+\\)+(?=[^\s\\])", "…/", text)
 
 
+def dev_label(metric: str) -> str:
+    """A dev metric as sentences and axes name it."""
+    names = {"pearson": "dev Pearson correlation", OVERALL: "dev overall score"}
+    return names.get(metric, f"dev {metric}")
+
+
 def y_label(group: Group) -> str:
     """The dev metric as a figure's axis names it."""
-    names = {"pearson": "dev Pearson correlation", OVERALL: "dev overall score"}
-    return names.get(group.metric, f"dev {group.metric}")
+    return dev_label(group.metric)
 
 
 def x_label(group: Group, cost: Aim) -> str:

@@ -1,11 +1,19 @@
-"""A tiny checkpoint, and places to run grids in."""
+"""A tiny checkpoint, places to run grids in, and a browser to look at pages with."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 from tests.bench.grids import GridRuns
+from tests.components import chromium, need
+
+ARGS: Final = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +41,14 @@ def tiny_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def grid(tmp_path: Path, tiny_checkpoint: Path) -> GridRuns:
     """A fresh place for a grid's results."""
     return GridRuns(tmp_path, tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser, without a network."""
+    need(chromium() is not None, "Chromium or Chrome", component="chromium")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=ARGS)
+        yield running
+        running.close()

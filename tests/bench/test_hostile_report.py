@@ -21,8 +21,7 @@ from bench.report.text import plain
 from bench.schema import BY_NAME, NAMES, VALUES, Row
 from bench.verdicts import COSTS, effects, rank_effect
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row, synthetic_rows
-from tests.bench.test_report_browser import ARGS, WIDE
-from tests.components import chromium, need
+from tests.bench.test_report_browser import WIDE
 from tests.hostile import NUMBERS, TEXTS, examples
 
 TEXT_COLUMNS = [
@@ -115,16 +114,6 @@ def test_commands_take_texts_as_words(folder: Path) -> None:
             joined = " ".join(text.split())
             assert joined in words
             assert not {";", "|", "&"} & {*words}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    need(chromium() is not None, "Chromium or Chrome", component="chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=ARGS)
-        yield running
-        running.close()
 
 
 def watched(browser, path: Path):

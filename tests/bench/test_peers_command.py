@@ -15,6 +15,7 @@ from bench.peers.__main__ import command
 from bench.peers.outcome import compare
 from bench.peers.rows import STEP_COLUMNS
 from bench.peers.session import Comparison
+from bench.report.drawing import MARK
 from minbert.tasks import load_task
 from tests.adapters.small import need_peft
 from tests.bench.peer_cells import EXAMPLES, cell, conditions, find
@@ -57,7 +58,7 @@ def test_tables_csv_and_pages(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "reports" / "peers").mkdir(parents=True)
-    (tmp_path / "reports" / "peers" / "losses-9.svg").write_text("of an older one")
+    (tmp_path / "reports" / "peers" / "losses-9.svg").write_text(f"{MARK} of an older one")
     of = comparison(tiny_checkpoint, "alike")
     assert run(of, csv_file=tmp_path / "x.csv", reports=tmp_path / "reports") == 0
     shown = capsys.readouterr()

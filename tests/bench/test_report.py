@@ -18,7 +18,8 @@ import pytest
 import bench.report
 from bench.errors import DiskFullError, InputError
 from bench.report import figures, files
-from bench.report.render import escape_markdown, render, report
+from bench.report.markup import escape_markdown
+from bench.report.render import render, report
 from bench.report.text import num, without_paths
 from bench.schema import new_row
 from tests.bench.synthetic_rows import (
@@ -46,7 +47,7 @@ def seen(html: str) -> str:
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Figures are made and not drawn, which takes most of a report's time: for who reads text."""
-    monkeypatch.setattr(figures, "_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
 
 
 @pytest.fixture(scope="module")

@@ -5,23 +5,8 @@ import pytest
 
 from bench.report.render import render
 from tests.bench.synthetic_rows import synthetic_rows
-from tests.components import chromium, need
 
-ARGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    need(chromium() is not None, "Chromium or Chrome", component="chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=ARGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

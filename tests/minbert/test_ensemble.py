@@ -54,6 +54,21 @@ def test_one_model_is_an_ensemble_of_itself() -> None:
     assert choose([model(1.0, 0)], LABELS, "accuracy").weights == ((0, 1),)
 
 
+def test_the_stages_of_a_choice_are_told() -> None:
+    models = [as_averaged(model(1.0, seed), "accuracy", "logits") for seed in range(4)]
+    choice = choose(models, LABELS, "accuracy", most=9)
+    assert len(choice.additions) == 9
+    for size, addition in enumerate(choice.additions, start=1):
+        members = [of.index for of in choice.additions[:size]]
+        together = Choice(tuple((index, members.count(index)) for index in {*members}), 0.0)
+        assert accuracy(averaged(models, together)) == pytest.approx(addition.held_score)
+    taken = choice.additions[: choice.size]
+    highest = max(of.held_score for of in choice.additions)
+    assert taken[-1].held_score == choice.held_score == highest
+    assert all(of.held_score < choice.held_score for of in taken[:-1])
+    assert choose(models, LABELS, "accuracy", most=1).additions == choice.additions[:1]
+
+
 def test_probabilities_are_those_of_the_classes_and_of_any_size() -> None:
     found = as_averaged(np.array([[1000.0, 1000.0, -1000.0]]), "accuracy", "probabilities")
     np.testing.assert_allclose(found, [[0.5, 0.5, 0.0]])

@@ -1,0 +1,100 @@
+"""What all figures share: a canvas, its SVG as a file and in a page, and the colours.
+
+Text stays text; the ink and the paper are single colours, which `inline` turns into the page's own.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+INK: Final = "#1f2a33"
+PAPER: Final = "#fefefe"
+GRID: Final = "#d9dfe4"
+GREY: Final = "#8a959e"
+BLUE: Final = "#0072b2"
+ORANGE: Final = "#d55e00"
+PURPLE: Final = "#cc79a7"
+"""Okabe and Ito's, for colour-blind readers."""
+MARK: Final = "<!-- drawn by bench.report -->"
+"""Stands in each figure, so that a stale one can be told from a stranger's file."""
+
+_STYLE: Final[Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "bench.report", "text.parse_math": False,
+    "font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "font.size": 10.0, "axes.labelsize": 10.0, "axes.titlesize": 10.0, "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0, "legend.fontsize": 9.0, "legend.frameon": False,
+    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.edgecolor": GREY, "grid.color": GRID, "grid.linewidth": 0.7,
+    "axes.facecolor": PAPER, "figure.facecolor": PAPER, "lines.linewidth": 1.4,
+    "axes.titleweight": "bold", "axes.titlelocation": "left",
+}  # fmt: skip
+_WIDTH: Final = 4.7
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: its file's stem, the SVG, what it shows in words, and its caption."""
+
+    stem: str
+    svg: str
+    alt: str
+    caption: str
+
+
+@contextmanager
+def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure so many inches high, and its axes."""
+    import seaborn as sns  # here, so that who draws nothing does not wait for it
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    style = {**sns.axes_style("whitegrid"), **_STYLE}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        yield figure, axes
+        sns.despine(ax=axes)
+
+
+def lay_out(figure: Figure) -> None:
+    """Give everything its place, as drawing would."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
+def to_svg(figure: Figure, stem: str) -> str:
+    """The figure's SVG, without prolog and metadata, its ids made unique by its stem."""
+    buffer = StringIO()
+    with mpl.rc_context(_STYLE):
+        lay_out(figure)
+        figure.set_layout_engine(None)  # saving would else draw twice
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{stem}-", text)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 'DejaVu Sans', Verdana, sans-serif", text)
+    return text.replace(">", f">\n{MARK}", 1)
+
+
+def as_file(drawing: Drawing) -> str:
+    """The SVG as a file of its own."""
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{drawing.svg}'
+
+
+def inline(drawing: Drawing) -> str:
+    """The SVG for a page: its size free, ink and paper the page's own, named for screen readers."""
+    text = re.sub(r'<svg ([^>]*?)\s*width="[^"]*"', r"<svg \1", drawing.svg, count=1)
+    text = re.sub(r'\s*height="[\d.]+pt"', "", text, count=1)
+    text = text.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
+    text = text.replace(GRID, "var(--grid)").replace(BLUE, "var(--lora)")
+    return text.replace("<svg ", f'<svg role="img" aria-labelledby="{drawing.stem}-alt" ', 1)

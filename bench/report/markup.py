@@ -1,0 +1,65 @@
+"""Templates as HTML and as Markdown. What is printed into either is text, and is shown as it is."""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench.report.drawing import Drawing
+from bench.report.drawing import inline as to_inline
+
+_REPORT: Final = "bench.report"
+_MARKDOWN: Final = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;", "~": "&#126;"}
+    | {mark: f"\\{mark}" for mark in "\\`*_[]#"}
+)
+
+
+def html_environment(package: str = _REPORT) -> Environment:
+    """For the templates of a package that are pages, and those of the report."""
+    environment = Environment(
+        loader=_loader(package), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals["inline"] = _inline
+    return environment
+
+
+def markdown_environment(package: str = _REPORT) -> Environment:
+    """For the templates of a package that are Markdown, and those of the report."""
+    environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
+        loader=_loader(package), undefined=StrictUndefined, finalize=escape_markdown,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["code"] = _code
+    return environment
+
+
+@cache
+def style() -> str:
+    """The style sheet of all pages."""
+    return files(_REPORT).joinpath("style.css").read_text("utf-8")
+
+
+def escape_markdown(value: object) -> object:
+    """A printed value so that Markdown shows it as it is, on one line; Markup stays."""
+    if isinstance(value, Markup):
+        return value
+    return " ".join(str(value).split()).translate(_MARKDOWN)
+
+
+def _loader(package: str) -> BaseLoader:
+    packages = dict.fromkeys([package, _REPORT])
+    return ChoiceLoader([PackageLoader(name) for name in packages])
+
+
+def _inline(drawing: Drawing) -> Markup:
+    return Markup(to_inline(drawing))  # noqa: S704
+
+
+def _code(lines: Sequence[str]) -> Markup:
+    """Lines for an indented code block, in which nothing has a meaning."""
+    return Markup("\n".join(f"    {line}" for line in lines))  # noqa: S704
