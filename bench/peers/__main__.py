@@ -17,8 +17,8 @@ from bench.errors import InputError
 from bench.peers.names import OURS, TRAINER, check_libraries, parse_peers
 from bench.peers.outcome import compare
 from bench.peers.session import Comparison
-from bench.peers.show import check_csv
 from bench.peers.wanted import find
+from bench.report.show import check_csv
 
 _EPILOG: Final = """\b
 Examples:

@@ -1,4 +1,4 @@
-"""What a comparison prints and leaves: tables on a terminal, JSON, a CSV."""
+"""What a command prints and leaves of its rows: tables on a terminal, JSON, a CSV."""
 
 import csv
 import json
@@ -13,8 +13,9 @@ from rich.table import Table as Grid
 
 from bench.errors import InputError
 from bench.files import try_to_write, write_atomically
-from bench.peers.rows import Row
 from bench.report.tables import Table
+
+Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH: Final = 120
 """Characters of a line where there is no terminal to ask."""
@@ -39,7 +40,7 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def as_json(rows: Sequence[Row], more: Mapping[str, Any]) -> str:
+def as_json(rows: Rows, more: Mapping[str, Any]) -> str:
     """Rows, and what belongs to them, as JSON; a number that is not finite as null."""
     return json.dumps(_finite({**more, "rows": rows}), indent=2, allow_nan=False)
 
@@ -69,7 +70,7 @@ def check_csv(path: Path) -> None:
         ) from error
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Rows) -> None:
     """Write rows as a CSV file; empty fields are what does not apply or was not measured."""
     text = StringIO(newline="")
     writer = csv.writer(text)
