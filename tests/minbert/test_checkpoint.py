@@ -429,8 +429,8 @@ def test_a_model_without_its_head_or_pooler_is_not_read_back(folder: Path) -> No
     with pytest.raises(InputError, match="has no pooler, and the model has one"):
         load_classifier(read, folder)
     other = BertClassifier(CONFIG, 4, pooling="mean", dropout=0.2)
-    with pytest.raises(InputError, match="is not the head that .*of another shape: classifier"):
+    with pytest.raises(InputError, match=r"is not the head that .*of another shape: classifier"):
         load_classifier(other, folder)
     save_file(tensors(), folder / "model.safetensors")
-    with pytest.raises(InputError, match="is not the head that .*missing: classifier"):
+    with pytest.raises(InputError, match=r"is not the head that .*missing: classifier"):
         load_classifier(BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.2), folder)
