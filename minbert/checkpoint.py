@@ -24,7 +24,8 @@ _PARTS: Final = (".self.query.", ".self.key.", ".self.value.")
 """Layers of the format that are one here, its output rows in this order."""
 
 _FIRST: Final = "embeddings.word_embeddings.weight"
-_HEADS: Final = ("cls.", "classifier.", "qa_outputs.", "score.")
+_HEAD: Final = "classifier."
+_HEADS: Final = ("cls.", _HEAD, "qa_outputs.", "score.")
 _POOLER: Final = "pooler."
 _NO_WEIGHTS: Final = ("embeddings.position_ids", "embeddings.token_type_ids")
 _OLD_NAMES: Final = {".gamma": ".weight", ".beta": ".bias"}
@@ -70,6 +71,27 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
             owner, _, own = name.rpartition(".")
             setattr(encoder.get_submodule(owner), own, nn.Parameter(values))
     return new_pooler
+
+
+@torch.no_grad()
+def load_classifier(model: BertClassifier, folder: Path) -> None:
+    """Give a model all weights of a checkpoint that has its head too, as `save_checkpoint` writes.
+
+    The encoder may change where the head does not fit.
+
+    Raises:
+        InputError: as `load_encoder`, of the head and the pooler too.
+    """
+    path = weights_file(folder)
+    if load_encoder(model.bert, folder):
+        raise InputError(f"{path}: has no pooler, and the model has one")
+    given = {key: of for key, of in _read(path).items() if key.startswith(_HEAD)}
+    wanted = {f"{_HEAD}{name}": of for name, of in model.classifier.named_parameters()}
+    _check_fit(wanted, given, path, "head")
+    for key in wanted:
+        owner, _, own = key.rpartition(".")
+        values = given[key].to(torch.float32, copy=True)
+        setattr(model.get_submodule(owner), own, nn.Parameter(values))
 
 
 def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
@@ -158,7 +180,12 @@ def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
     return found
 
 
-def _check_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:
+def _check_fit(
+    wanted: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    path: Path,
+    what: str = "encoder",
+) -> None:
     """Raise InputError unless the given tensors are the wanted ones."""
     both = [name for name in wanted if name in given]
     problems = {
@@ -180,7 +207,7 @@ def _check_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: 
     }
     found = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
     if found:
-        raise InputError(f"{path}: is not the encoder that {CONFIG} describes; {found}")
+        raise InputError(f"{path}: is not the {what} that {CONFIG} describes; {found}")
     needed = sum(given[name].numel() * given[name].element_size() for name in both)
     if needed > (there := path.stat().st_size):  # rows that repeat, at no cost in the file
         raise InputError(

@@ -8,15 +8,12 @@ from bench.cell import Cell
 from bench.ensemble import baselines
 from bench.ensemble.members import Member
 from bench.ensemble.outcome import Outcome, scored_on
-from bench.errors import InputError
-from bench.job import Job
-from bench.models import Model, find_model
+from bench.models import Model
+from bench.origins import examples_of, model_of
 from minbert.ensemble import Floats
-from minbert.files import is_folder
-from minbert.tasks import TaskData, load_data
+from minbert.tasks import TaskData
 from minbert.tasks.multitask import MultitaskData
 
-_CAPS: Final = ("max_train", "max_dev")
 _WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
@@ -33,14 +30,14 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
         InputError: if the examples or the checkpoint are not at hand, or scikit-learn is not.
     """
     task, member = outcome.candidates.task, outcome.best_member
-    examples = examples_of(member, task, data)
+    examples = _examples(member, task, data)
     found: dict[str, Floats | None] = {}
     others, notes = [*outcome.others, *outcome.encoders], list(outcome.notes)
     try:
         found[baselines.TFIDF] = baselines.tfidf(examples)
     except baselines.NothingToLearnError as error:
         notes.append(f"{baselines.TFIDF} left out: {error}")
-    if baselines.compares(examples) and (checkpoint := model_of(member).checkpoint) is not None:
+    if baselines.compares(examples) and (checkpoint := _model(member).checkpoint) is not None:
         length = int(member.row["max_length"] or 128)
         found[baselines.COSINE] = baselines.cosine(examples, checkpoint, length)
     for kind, predictions in found.items():
@@ -74,7 +71,7 @@ def with_peer(outcome: Outcome, data: Path | None) -> Outcome:
     if reason := why_not(cell, found.conditions.device):
         note = f"{PEER} left out for {cell.name}: {reason}"
         return replace(outcome, notes=(*outcome.notes, note))
-    examples, model = examples_of(member, task, data), model_of(member)
+    examples, model = _examples(member, task, data), _model(member)
     try:
         logits = train_peer(cell, examples, model, data, found)
         scored = scored_on(outcome.candidates, PEER, logits, members=(member,))
@@ -83,43 +80,20 @@ def with_peer(outcome: Outcome, data: Path | None) -> Outcome:
     return replace(outcome, others=[*outcome.others, scored])
 
 
-def examples_of(member: Member, task: str, data: Path | None) -> TaskData:
+def _examples(member: Member, task: str, data: Path | None) -> TaskData:
     """The examples of a task that a member was trained and scored on.
 
     Raises:
         InputError: if they are not at hand, or others are.
     """
-    row = member.row
-    caps = {name: None if row[name] is None else int(row[name] or 0) for name in _CAPS}
-    found = load_data(str(row["task"]), data, **caps)
-    if not found.digest.startswith(str(row["data_digest"])):
-        raise InputError(
-            f"the examples of {row['task']} are not those that {member.name} was trained on; name "
-            "the folder that the grid had with --data"
-        )
+    found = examples_of(member.row, data)
     return found.parts[task] if isinstance(found, MultitaskData) else found.pieces()[""]
 
 
-def model_of(member: Member) -> Model:
-    """The checkpoint that a member was trained from: where its job found it, or by its name.
+def _model(member: Member) -> Model:
+    """The checkpoint that a member was trained from.
 
     Raises:
         InputError: if it is gone, or another by now.
     """
-    name = str(member.row["model"])
-    try:
-        place = Job.read(member.folder).checkpoint
-    except InputError:
-        place = None
-    there = place is not None and is_folder(place)
-    if place is not None and not there and Path(place).name == name:
-        raise InputError(
-            f"{place}: the checkpoint of {member.name} is gone; put it back, or {_WITHOUT}"
-        )
-    found = find_model(place if place is not None and there else name, "pretrained", "auto")
-    if found.digest != member.row["model_digest"]:
-        raise InputError(
-            f"{found.checkpoint}: is another checkpoint than the one that {member.name} was "
-            f"trained from; put that back, or {_WITHOUT}"
-        )
-    return found
+    return model_of(member.row, member.folder, _WITHOUT)

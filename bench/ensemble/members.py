@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell
 from bench.errors import InputError
+from bench.origins import folder_of
 from bench.parts import from_text
 from bench.protocol import PREDICTIONS
 from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, latest
-from bench.store import cell_folder, read_rows
+from bench.store import read_rows
 from minbert.files import is_file
 from minbert.tasks import find_task
 
@@ -204,13 +205,7 @@ def _once(rows: Iterable[tuple[Path, Row]]) -> list[_Kept]:
     """Each cell once, of several places the first one that still has its predictions."""
     found: dict[str, _Kept] = {}
     for path, row in rows:
-        name, cell_id = Cell.from_columns(row).name, str(row["cell_id"])
-        try:
-            folder = cell_folder(
-                path, name, cell_id, str(row["conditions_id"]), int(row["attempt"] or 0)
-            )
-        except ValueError as error:
-            raise InputError(f"{path}: {error}") from error
+        cell_id, folder = str(row["cell_id"]), folder_of(path, row)
         if cell_id not in found or not is_file(found[cell_id].predictions):
             found[cell_id] = _Kept(row, folder)
     return list(found.values())

@@ -3,16 +3,13 @@
 import shlex
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.bar import progress_bar
 from bench.csvfile import write_csv
 from bench.errors import DiskFullError
 from bench.peers.kept import Kept
@@ -28,8 +25,8 @@ from bench.peers.rows import (
     whole_rows,
 )
 from bench.peers.session import Comparison, StartError
-from bench.peers.show import as_json as to_json
-from bench.peers.show import print_tables
+from bench.report.show import as_json as to_json
+from bench.report.show import print_tables
 from bench.signals import Signals, StoppedError
 from minbert.tasks import TaskData
 
@@ -61,7 +58,7 @@ def compare(
         with (
             Signals() as signals,
             tempfile.TemporaryDirectory(prefix="bench-peers-") as name,
-            _progress(1 + missing) as on_process,
+            progress_bar(1 + missing) as on_process,
         ):
             on_process(0, "first weights")
             new_pooler = comparison.prepare(Path(name), examples, signals)
@@ -120,41 +117,24 @@ def _tell(
     else:
         print_tables(shown, [*said, *findings])
     if reports is not None:
-        from bench.peers.page import Facts, drawings
-        from bench.report.pages import write_pages
+        from bench.peers.page import drawings
+        from bench.report.pages import TableFacts, write_pages
         from bench.report.text import without_paths
 
         line = without_paths(shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]))
         title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
-        every, drawn = [*shown, *tables.operator_tables(spent)], drawings(rows, losses, whole)
-        facts = Facts(title, said, findings, wrong, every, drawn, line)
+        facts = TableFacts(
+            title=title,
+            findings=findings,
+            problems=wrong,
+            tables=[*shown, *tables.operator_tables(spent)],
+            drawings=drawings(rows, losses, whole),
+            how="What was compared",
+            said=said,
+            command=line,
+        )
         path = write_pages(reports, PAGES, facts)
         sys.stderr.write(f"report: {path}\n")
     for problem in wrong:
         sys.stderr.write(f"error: {problem}\n")
     return 1 if wrong else 0
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, str], None]]:
-    """Gives what is told of each process as it begins: a bar on a terminal, else a line each."""
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, auto_refresh=False,
-        disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
-        task, begun = bar.add_task("", total=total), time.monotonic()
-
-        def show(done: int, text: str) -> None:
-            if not console.is_terminal:
-                minutes = (time.monotonic() - begun) / 60
-                sys.stderr.write(f"[{done + 1}/{total}, {minutes:.0f} min] {text}\n")
-            bar.update(task, completed=done, description=text, refresh=True)
-
-        yield show

@@ -1,25 +1,10 @@
-"""What the pages of a comparison say. Importing this loads matplotlib."""
+"""What a comparison's page draws. Importing this loads matplotlib."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from bench.peers import figures
 from bench.peers.rows import Row
 from bench.report.drawing import Drawing
-from bench.report.tables import Table
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Everything that the pages say."""
-
-    title: str
-    said: Sequence[str]
-    findings: Sequence[str]
-    problems: Sequence[str]
-    tables: Sequence[Table]
-    drawings: Sequence[Drawing]
-    command: str
 
 
 def drawings(

@@ -11,14 +11,14 @@ from markupsafe import Markup
 from bench.report.drawing import Drawing
 from bench.report.drawing import inline as to_inline
 
-_REPORT: Final = "bench.report"
+REPORT: Final = "bench.report"
 _MARKDOWN: Final = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;", "~": "&#126;"}
     | {mark: f"\\{mark}" for mark in "\\`*_[]#"}
 )
 
 
-def html_environment(package: str = _REPORT) -> Environment:
+def html_environment(package: str = REPORT) -> Environment:
     """For the templates of a package that are pages, and those of the report."""
     environment = Environment(
         loader=_loader(package), autoescape=True, undefined=StrictUndefined,
@@ -28,7 +28,7 @@ def html_environment(package: str = _REPORT) -> Environment:
     return environment
 
 
-def markdown_environment(package: str = _REPORT) -> Environment:
+def markdown_environment(package: str = REPORT) -> Environment:
     """For the templates of a package that are Markdown, and those of the report."""
     environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
         loader=_loader(package), undefined=StrictUndefined, finalize=escape_markdown,
@@ -41,7 +41,7 @@ def markdown_environment(package: str = _REPORT) -> Environment:
 @cache
 def style() -> str:
     """The style sheet of all pages."""
-    return files(_REPORT).joinpath("style.css").read_text("utf-8")
+    return files(REPORT).joinpath("style.css").read_text("utf-8")
 
 
 def escape_markdown(value: object) -> object:
@@ -52,7 +52,7 @@ def escape_markdown(value: object) -> object:
 
 
 def _loader(package: str) -> BaseLoader:
-    packages = dict.fromkeys([package, _REPORT])
+    packages = dict.fromkeys([package, REPORT])
     return ChoiceLoader([PackageLoader(name) for name in packages])
 
 

@@ -6,6 +6,7 @@ matplotlib.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -13,7 +14,8 @@ from markupsafe import Markup
 
 from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
-from bench.report.markup import html_environment, markdown_environment, style
+from bench.report.markup import REPORT, html_environment, markdown_environment, style
+from bench.report.tables import Table
 
 _LISTED: Final = 500
 """Rows of a table that the Markdown lists."""
@@ -39,11 +41,30 @@ class Facts(Protocol):
         """The line that makes them again."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableFacts:
+    """What pages say that are figures and tables, one after the other.
+
+    Attributes:
+        how: heading of what is said of how they were made, `said`, above the command.
+    """
+
+    title: str
+    findings: Sequence[str]
+    problems: Sequence[str]
+    tables: Sequence[Table]
+    drawings: Sequence[Drawing]
+    how: str
+    said: Sequence[str]
+    command: str
+
+
 def write_pages(folder: Path, name: str, facts: Facts) -> Path:
     """Write the pages and their figures, and drop figures that they had before; the HTML page.
 
     Args:
-        name: theirs, and that of the package in `bench` whose templates they are made from.
+        name: theirs. Facts that are not `TableFacts` need templates of that name, in the package
+            of that name in `bench`.
 
     Raises:
         InputError: if the folder can't be written.
@@ -57,11 +78,18 @@ def write_pages(folder: Path, name: str, facts: Facts) -> Path:
 
 def html(name: str, facts: Facts) -> str:
     """The page, with everything that it needs inside."""
-    template = html_environment(f"bench.{name}").get_template(f"{name}.html.jinja")
-    return template.render(facts=facts, generator=f"bench.{name}", style=Markup(style()))  # noqa: S704
+    package, template = _templates(name, facts)
+    page = html_environment(package).get_template(f"{template}.html.jinja")
+    return page.render(facts=facts, generator=f"bench.{name}", style=Markup(style()))  # noqa: S704
 
 
 def markdown(name: str, facts: Facts) -> str:
     """The page as Markdown, its figures as files beside it."""
-    template = markdown_environment(f"bench.{name}").get_template(f"{name}.md.jinja")
-    return template.render(facts=facts, listed=_LISTED, where="the HTML page")
+    package, template = _templates(name, facts)
+    page = markdown_environment(package).get_template(f"{template}.md.jinja")
+    return page.render(facts=facts, name=name, listed=_LISTED, where="the HTML page")
+
+
+def _templates(name: str, facts: Facts) -> tuple[str, str]:
+    """The package of the templates, and their name."""
+    return (REPORT, "tables") if isinstance(facts, TableFacts) else (f"bench.{name}", name)

@@ -1,4 +1,4 @@
-"""What a comparison prints: tables on a terminal, or JSON."""
+"""What a command prints and tells of its rows: tables on a terminal, or JSON."""
 
 import json
 import math
@@ -8,8 +8,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table as Grid
 
-from bench.peers.rows import Row
 from bench.report.tables import Table
+
+Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH: Final = 120
 """Characters of a line where there is no terminal to ask."""
@@ -34,7 +35,7 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def as_json(rows: Sequence[Row], more: Mapping[str, Any]) -> str:
+def as_json(rows: Rows, more: Mapping[str, Any]) -> str:
     """Rows, and what belongs to them, as JSON; a number that is not finite as null."""
     return json.dumps(_finite({**more, "rows": rows}), indent=2, allow_nan=False)
 

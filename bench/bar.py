@@ -1,0 +1,37 @@
+"""Progress of a command that does one thing after the other, on stderr."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
+    """Gives what is told of each thing as it begins: a bar on a terminal, else a line each.
+
+    It is told how many are done, and what comes now.
+    """
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False,
+        disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task, begun = bar.add_task("", total=total), time.monotonic()
+
+        def show(done: int, text: str) -> None:
+            if not console.is_terminal:
+                minutes = (time.monotonic() - begun) / 60
+                sys.stderr.write(f"[{done + 1}/{total}, {minutes:.0f} min] {text}\n")
+            bar.update(task, completed=done, description=text, refresh=True)
+
+        yield show

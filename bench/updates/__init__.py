@@ -1,0 +1,1 @@
+"""What training changed in a model's weights: `python -m bench.updates`."""

@@ -1,0 +1,138 @@
+"""Updates cut to rank k, and the dev scores of what is left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.errors import InputError
+from bench.origins import examples_of
+from bench.updates import truncate as module
+from bench.updates.__main__ import command
+from bench.updates.cells import find
+from bench.updates.truncate import truncate
+from bench.updates.weights import base_weights, linear_weights, load_trained
+from minbert.tasks import load_task
+from tests.adapters.small import disturb
+from tests.bench import peer_cells
+from tests.bench.grids import GridRuns
+from tests.bench.updates import Place, base_model
+from tests.cs224n import write_folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
+    return Place(tmp_path, tiny_checkpoint)
+
+
+def test_the_model_as_kept_scores_as_its_cell_did(
+    grid: GridRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid for real: with and without AMP, what was kept predicts what its cell did."""
+    done = grid.run("--select", "mode=full,lora", "--keep")
+    assert done.returncode == 0, done.stderr
+    reports = tmp_path / "pages"
+    line = ["--runs", str(grid.csv), "--truncate", "0,4,full", "--json", "--reports", str(reports)]
+    assert command.main(line, standalone_mode=False) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert told["problems"] == []
+    scores = {str(row["cell_id"]): row["dev_score"] for row in grid.rows()}
+    assert {of["cell"] for of in told["truncated"]} == {"full-fp32-s0", "full-bf16-s0"}
+    for of in told["truncated"]:
+        assert of["reproduced"]
+        assert [each["rank"] for each in of["scores"]] == [0, 4, "full"]
+        assert of["scores"][-1]["dev"]["value"] == pytest.approx(scores[of["cell_id"]], abs=1e-6)
+        assert of["scores"][-1]["change"] is None
+        for each in of["scores"][:-1]:
+            gap = each["dev"]["value"] - of["scores"][-1]["dev"]["value"]
+            assert each["change"]["value"] == pytest.approx(gap, abs=1e-9)
+            assert each["change"]["low"] <= gap <= each["change"]["high"]
+    assert {row["nonzero"] for row in told["rows"] if row["mode"] == "lora"} == {1}
+    assert "full-bf16-s0, updates of rank 4" in shown.err
+    assert any("movies and sst share" in note for note in told["notes"])
+    assert (reports / "updates" / "truncated-accuracy.svg").is_file()
+    assert "Dev score with each update cut" in (reports / "updates.md").read_text()
+
+
+def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    ((cell,), _) = find([place.csv])
+    base = peer_cells.find(place.checkpoint)
+    before = base_weights(base)
+    trained = load_trained(cell, base).state_dict()
+    seen = []
+
+    def predicted(of: Any, encoded: Any, **_: Any) -> np.ndarray:
+        gaps = [rows.numpy() - before[at] for at, rows in linear_weights(of.bert).items()]
+        seen.append({int(np.linalg.matrix_rank(gap, tol=1e-5)) for gap in gaps})
+        cut = [f"{name}.weight" for name in ("qkv", "output.dense", "intermediate.dense")]
+        for name, tensor in of.state_dict().items():
+            if not name.endswith(tuple(cut)):
+                assert torch.equal(tensor, trained[name]), name
+        return np.zeros((len(encoded), 3), dtype=np.float32)
+
+    monkeypatch.setattr(module, "predict", predicted)
+    examples = examples_of(cell.row, None)
+    truncate(cell, base, (0, 1, 5), examples, None, peer_cells.conditions(), lambda _: None)
+    assert seen == [{32}, {0}, {1}, {5}]
+
+
+def test_all_directions_are_the_model_as_trained(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    place.run("--truncate", "32,100", "--json")
+    (told,) = json.loads(capsys.readouterr().out)["truncated"]
+    assert len({each["dev"]["value"] for each in told["scores"]}) == 1
+    assert told["examples"] == peer_cells.EXAMPLES["max_dev"]
+
+
+def test_a_score_that_is_not_the_cells_is_told(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, columns={"dev_score": 0.123})
+    assert place.run("--truncate", "0") == 1
+    shown = capsys.readouterr()
+    assert "error: full-fp32-s0: as kept it scores" in shown.err
+    assert "and its cell has 0.123 (it ran with " in shown.err
+    assert "torch_version 2.13.0+cpu, here" in shown.err or "machine" in shown.err
+    assert "full-fp32-s0: dev accuracy is" in shown.out
+
+
+def test_a_correlation(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_folder(tmp_path / "data", count=60)
+    model = base_model(place.checkpoint, "sts")
+    disturb(model)
+    digest = load_task("sts", data).digest[:16]
+    changes = {"task": "sts", "data_digest": digest, "max_train": None, "max_dev": None}
+    place.add(model, regression_loss="mse", **changes)
+    assert "--data DIR" in place.refused("--truncate", "1")
+    other = write_folder(tmp_path / "other", count=61)
+    told = place.refused("--truncate", "1", "--data", str(other))
+    assert "are not those that full-fp32-s0 was trained on" in told
+    place.run("--truncate", "0,1", "--data", str(data), "--json")
+    (told,) = json.loads(capsys.readouterr().out)["truncated"]
+    assert told["metric"] == "pearson"
+    assert told["examples"] == 30
+    for each in told["scores"]:
+        assert -1 <= each["dev"]["value"] <= 1
+
+
+def test_fp16_needs_a_card(place: Place) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, amp="fp16")
+    ((cell,), _) = find([place.csv])
+    base, examples = peer_cells.find(place.checkpoint), examples_of(cell.row, None)
+    with pytest.raises(InputError, match="fp16, which needs a GPU"):
+        truncate(cell, base, (0,), examples, None, peer_cells.conditions(), lambda _: None)

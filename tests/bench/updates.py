@@ -1,0 +1,99 @@
+"""Cells with kept weights on a tiny checkpoint, and the command that reads their updates."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adapters.injection import inject, linear_layers
+from adapters.peft_format import save_adapter
+from bench.command import BAD_INPUT
+from bench.job import FILE
+from bench.rowfile import encode, record
+from bench.schema import NAMES, Row
+from bench.store import cell_folder
+from bench.updates.__main__ import command
+from minbert.checkpoint import load_encoder, save_checkpoint
+from minbert.config import BertConfig
+from minbert.model import BertClassifier, initialise
+from minbert.tasks import find_task
+from tests.bench import peer_cells
+from tests.bench.synthetic_rows import result_row
+
+
+def base_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
+    """A checkpoint's encoder with a new head, before training."""
+    model = BertClassifier(
+        BertConfig.from_folder(checkpoint), find_task(task).num_outputs, pooling="pooler",
+        dropout=0.1,
+    )  # fmt: skip
+    load_encoder(model.bert, checkpoint)
+    initialise(model, 0)
+    return model
+
+
+def adapted_model(checkpoint: Path, mode: str, layers: str, rank: int = 4) -> BertClassifier:
+    """The same with adapters, which do nothing yet."""
+    model = base_model(checkpoint)
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=False, seed=0)
+    return model
+
+
+@torch.no_grad()
+def move(model: BertClassifier, ending: str, update: np.ndarray) -> None:
+    """Add to the weight of the linear layers whose names in the format end so."""
+    for _, linear, names in linear_layers(model.bert):
+        for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True):
+            if name.endswith(ending):
+                rows.copy_(rows + torch.from_numpy(update).float())
+
+
+class Place:
+    """A runs.csv with the folders of its cells, all trained from one checkpoint."""
+
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.csv = folder / "runs.csv"
+        self.checkpoint = checkpoint
+        self.rows: list[Row] = []
+
+    def add(
+        self, model: BertClassifier | None, mode: str = "full", layers: str = "all-lin-only",
+        columns: Row | None = None, **changes: Any,
+    ) -> Path:  # fmt: skip
+        """A cell that left a model; its folder.
+
+        Args:
+            model: None: it kept none.
+            columns: that its row has.
+            changes: to the cell's settings.
+        """
+        of = peer_cells.cell(self.checkpoint, mode, layers, **changes)
+        own = {"threads": 1, **(columns or {})}
+        row = result_row(of, random.Random(0), **own)  # noqa: S311
+        ids = (str(row["cell_id"]), str(row["conditions_id"]), 1)
+        folder = cell_folder(self.csv, of.name, *ids)
+        folder.mkdir(parents=True)
+        (folder / FILE).write_text(peer_cells.job_of(of, self.checkpoint).to_json())
+        if model is not None and of.rank is None:
+            save_checkpoint(model, folder / "checkpoint", self.checkpoint)
+        elif model is not None:
+            save_adapter(model, folder / "adapter", of.model)
+        self.rows.append(row)
+        self.csv.write_bytes(record(NAMES) + b"".join(map(encode, self.rows)))
+        return folder
+
+    def run(self, *arguments: str) -> int:
+        """The command's exit code."""
+        line = ["--runs", str(self.csv), *arguments]
+        code: int = command.main(line, standalone_mode=False)
+        return code
+
+    def refused(self, *arguments: str) -> str:
+        """What the command says of bad input."""
+        with pytest.raises(BAD_INPUT) as caught:
+            self.run(*arguments)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
