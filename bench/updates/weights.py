@@ -136,8 +136,8 @@ def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
     magnitude = layer.magnitude.detach()[rows].double().numpy()
     updated = weight + change
     norms = np.maximum(np.linalg.norm(updated, axis=1), np.finfo(np.float32).tiny)
-    change = (magnitude / norms)[:, None] * updated - weight
-    return change
+    difference: Floats = (magnitude / norms)[:, None] * updated - weight
+    return difference
 
 
 def place_of(name: str) -> Place | None:
