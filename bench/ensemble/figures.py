@@ -11,7 +11,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bench.ensemble.outcome import BEST, CELL, ENSEMBLE
-from bench.report.drawing import BLUE, GREY, INK, ORANGE, PAPER, PURPLE, Drawing, canvas, to_svg
+from bench.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    Drawing,
+    canvas,
+    log_ticks,
+    to_svg,
+)
 from bench.report.tables import DASH
 from bench.report.text import count, fixed, span
 from bench.stats import Interval
@@ -38,7 +49,6 @@ _SHAPES: Final = {
 _LONGEST: Final = 44
 """Characters of a label."""
 _DASHED: Final = (0, (2, 3))
-_MOST_TICKS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing
         low, high = min(sizes_) / 1.5, max(sizes_) * 8
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-        ticks = _ticks(low, high)
+        ticks = log_ticks(low, high)
         axes.set_xticks(ticks, [f"{tick / 1e6:g}M" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("parameters of all members together")
@@ -177,14 +187,6 @@ def _legend(figure: Figure, marks: Sequence[Mark]) -> None:
         handles=handles, loc="outside lower center", ncols=min(len(handles), 3),
         columnspacing=1.2, handletextpad=0.4,
     )  # fmt: skip
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a range: 1, 2 and 5 of each power of ten, or of many powers 1 alone."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [[f * 10.0**p for p in powers for f in of if low <= f * 10.0**p <= high]
-             for of in ((1, 2, 5), (1,))]  # fmt: skip
-    return found[0] if len(found[0]) <= _MOST_TICKS else found[1]
 
 
 def _said(marks: Sequence[Mark]) -> str:

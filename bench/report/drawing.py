@@ -4,6 +4,7 @@ Text stays text; the ink and the paper are single colours, which `inline` turns 
 """
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ _STYLE: Final[Any] = {
     "axes.titleweight": "bold", "axes.titlelocation": "left",
 }  # fmt: skip
 _WIDTH: Final = 4.7
+_MOST_TICKS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ def lay_out(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in a range: 1, 2 and 5 of each power of ten, or of many powers 1 alone."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [[f * 10.0**p for p in powers for f in of if low <= f * 10.0**p <= high]
+             for of in ((1, 2, 5), (1,))]  # fmt: skip
+    return found[0] if len(found[0]) <= _MOST_TICKS else found[1]
 
 
 def to_svg(figure: Figure, stem: str) -> str:

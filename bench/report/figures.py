@@ -24,6 +24,7 @@ from bench.report.drawing import (
     Drawing,
     canvas,
     lay_out,
+    log_ticks,
     to_svg,
 )
 from bench.report.text import num
@@ -242,7 +243,11 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str) -> Drawing:
         axes.set_xlabel("learning rate")
         axes.set_ylabel(y_label)
         low, high = rows["rate"].min(), rows["rate"].max()
-        axes.set_xlim(low / 1.5, high * 12)
+        low, high = low / 1.5, high * 12
+        axes.set_xlim(low, high)
+        ticks = log_ticks(low, high)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         _legend(figure, rows, lines=True)
     alt = f"{y_label} by learning rate. Chosen: {', '.join(said) or 'none'}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
