@@ -43,7 +43,7 @@ Examples:
 @click.option(
     "--task",
     metavar="NAME[,NAME]",
-    help="Which of the tasks in it; of sst, quora and sts several, multitask for all of them.",
+    help="Which of the tasks in it; multitask for sst, quora and sts, which have an overall score.",
 )
 @click.option("--average", type=click.Choice(AVERAGES), default="probabilities", show_default=True)
 @click.option(
@@ -101,9 +101,9 @@ def command(
     asked = parse_tasks(task)
     outcomes = [ensemble_of(of, average, most) for of in find(runs, asked)]
     lacking = missing(asked, [of.candidates.task for of in outcomes])
-    if lacking and len(outcomes) == 1:
+    if lacking and together(outcomes) is None:
         note = f"no cells of {', '.join(lacking)}, so there is no overall score"
-        outcomes = [replace(outcomes[0], notes=(*outcomes[0].notes, note))]
+        outcomes[0] = replace(outcomes[0], notes=(*outcomes[0].notes, note))
     if baselines:
         outcomes = [with_baselines(of, data) for of in outcomes]
     if peer:

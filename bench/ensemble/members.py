@@ -105,12 +105,12 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
     the cells of the part alone, or, if tasks are asked for and `multitask` is not, the others.
 
     Args:
-        asked: tasks; none for the only one that there is, or for all parts of `multitask`. Several
-            have to be such parts, of which those count that are there.
+        asked: tasks, of which those count that are there; none for the only one that there is, or
+            for all parts of `multitask`.
 
     Raises:
-        InputError: for none, tasks without a score in common, several data sets, or predictions
-            that are gone.
+        InputError: for none, several tasks of which none is asked for, several data sets, or
+            predictions that are gone.
     """
     told = ", ".join(map(str, runs))
     rows = [(path, row) for path in runs for row in latest(read_rows(path)).values()]
@@ -146,18 +146,14 @@ def _wanted(told: str, rows: Sequence[Row], asked: Collection[str]) -> list[str]
     if MULTITASK in asked:
         named |= learned & PART_SCORES.keys()
     wanted = named if asked else learned
-    if len(wanted) > 1 and not wanted <= PART_SCORES.keys():
-        if asked:
-            raise InputError(
-                f"--task: {', '.join(asked)} have no score in common; name one task, or some of "
-                f"{', '.join(PART_SCORES)}"
-            )
-        raise InputError(f"{told}: holds tasks {', '.join(there)}; choose one with --task")
+    if not asked and len(wanted) > 1 and not wanted <= PART_SCORES.keys():
+        raise InputError(f"{told}: holds tasks {', '.join(there)}; choose with --task")
     found = wanted & learned
     if not found:
         what = f" of task {', '.join(asked)}" if asked else ""
         raise InputError(f"{told}: no cell{what} ended ok with a score; run a grid first")
-    return [part for part in PART_SCORES if part in found] or sorted(found)
+    in_order = [*PART_SCORES, *asked, *sorted(found)]
+    return [task for task in dict.fromkeys(in_order) if task in found]
 
 
 def _candidates(

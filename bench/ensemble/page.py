@@ -73,7 +73,7 @@ def facts_of(
         sections.insert(0, _together(overall, beside))
     which = " and ".join([*filter(None, [", ".join(tasks[:-1])]), tasks[-1]])
     return Facts(
-        title=f"{'An ensemble' if overall is None else 'Ensembles'} on {which}",
+        title=f"{'An ensemble' if len(outcomes) == 1 else 'Ensembles'} on {which}",
         findings=findings,
         sections=sections,
         said=_SAID,

@@ -29,6 +29,8 @@ def outcomes_as_json(
         beside: whether published scores are told too.
     """
     tasks = [_task_as_json(outcome, beside=beside) for outcome in outcomes]
+    if len(tasks) > 1 and overall is None:
+        return {"tasks": tasks, "overall": None}
     if overall is None:
         return tasks[0]
     ensembles, best, *others = rows.all_beside(overall)

@@ -55,10 +55,11 @@ class Together:
 
 
 def together(outcomes: Sequence[Outcome]) -> Together | None:
-    """The overall scores of several parts of task `multitask`; None for one task."""
-    if len(outcomes) < 2:
-        return None
+    """The overall scores of several parts of task `multitask`; None for one task, and for tasks
+    that are no such parts: they have no score in common."""
     by_part = {outcome.candidates.task: outcome for outcome in outcomes}
+    if len(by_part) < 2 or not by_part.keys() <= PART_SCORES.keys():
+        return None
     beside = [{of.kind: of for of in outcome.others} for outcome in outcomes]
     shared = [kind for kind in beside[0] if all(kind in others for others in beside)]
     return Together(

@@ -70,7 +70,7 @@ def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
 def test_different_tasks_are_kept_apart(place: Place) -> None:
     place.add(0)
     place.add(1, task="nyt", data_digest="beef")
-    assert "holds tasks movies, nyt; choose one with --task" in place.refused()
+    assert "holds tasks movies, nyt; choose with --task" in place.refused()
     assert place.run("--task", "nyt") == 0
 
 

@@ -136,11 +136,20 @@ def test_one_of_several_tasks_has_no_overall_score(place: Place, found: Any) -> 
     assert "overall" not in told
 
 
-def test_tasks_without_a_score_in_common_are_refused(place: Place) -> None:
+def test_tasks_without_a_score_in_common_have_ensembles_alone(place: Place, found: Any) -> None:
     place.add(0)
     place.add(0, task="sst")
-    assert "holds tasks movies, sst; choose one with --task" in place.refused()
-    assert "movies, sst have no score in common" in place.refused("--task", "movies,sst")
+    assert place.run("--task", "tweets,movies,sst", "--json") == 0
+    told = found()
+    assert [of["task"] for of in told["tasks"]] == ["sst", "movies"]
+    assert told["overall"] is None
+    assert "no cells of tweets, so there is no overall score" in told["tasks"][0]["notes"]
+
+
+def test_which_of_several_tasks_has_to_be_said(place: Place) -> None:
+    place.add(0)
+    place.add(0, task="sst")
+    assert "holds tasks movies, sst; choose with --task" in place.refused()
     assert "no cell of task quora, sts ended ok" in place.refused("--task", "quora,sts")
     assert "names no task" in place.refused("--task", " , ")
 
