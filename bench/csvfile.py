@@ -11,8 +11,11 @@ from bench.files import NO_SPACE, try_to_write, write_atomically
 from bench.rowfile import harmless
 
 
-def check_csv(path: Path) -> None:
+def check_csv(path: Path, results: Sequence[Path] = ()) -> None:
     """Try whether a CSV can be written at a path, before anything runs.
+
+    Args:
+        results: files that are read, which it may not replace.
 
     Raises:
         InputError: if not.
@@ -20,6 +23,8 @@ def check_csv(path: Path) -> None:
     try:
         if path.is_dir():
             raise InputError(f"--csv: {path} is a folder; name a file")
+        if path.exists() and any(path.samefile(other) for other in results):
+            raise InputError(f"--csv: {path} is a file of results; name another")
         try_to_write(path.parent)
     except OSError as error:
         raise _refusal(path, error) from error

@@ -89,9 +89,7 @@ def command(
             "--data: is for --baselines and --peer; members are taken from --runs alone"
         )
     if csv_file is not None:
-        check_csv(csv_file)
-        if any(csv_file.exists() and csv_file.samefile(path) for path in runs):
-            raise InputError(f"--csv: {csv_file} is a file of results; name another")
+        check_csv(csv_file, runs)
     if reports is not None:
         check_reports(reports, _PAGES)
     if peer:
@@ -102,7 +100,9 @@ def command(
     outcomes = [ensemble_of(of, average, most) for of in find(runs, asked)]
     lacking = missing(asked, [of.candidates.task for of in outcomes])
     if lacking and together(outcomes) is None:
-        note = f"no cells of {', '.join(lacking)}, so there is no overall score"
+        tasks = {*lacking, *(of.candidates.task for of in outcomes)}
+        so = ", so there is no overall score" if tasks <= PART_SCORES.keys() else ""
+        note = f"no cells of {', '.join(lacking)}{so}"
         outcomes[0] = replace(outcomes[0], notes=(*outcomes[0].notes, note))
     if baselines:
         outcomes = [with_baselines(of, data) for of in outcomes]

@@ -134,10 +134,11 @@ def _together(overall: Together, beside: bool) -> Section:
 def _finding(outcome: Outcome, label: str) -> str:
     ensemble, best = outcome.ensemble.dev, outcome.best.dev
     if len(outcome.members) == 1 and outcome.members[0][0] is outcome.best_member:
+        tried = len(outcome.stages) > 1
+        better = "no addition made it better on what was held out"
         return (
             f"The ensemble is its best member alone, {_shown(outcome.best.name)}, with a {label} "
-            f"of {fixed(best.value)} ({span(best)}): no addition made it better on what was held "
-            "out."
+            f"of {fixed(best.value)} ({span(best)}): {better if tried else 'no more were allowed'}."
         )
     return (
         f"The ensemble of {count(len(outcome.members), 'cell')} has a {label} of "

@@ -119,9 +119,10 @@ def _tell(
     if reports is not None:
         from bench.peers.page import drawings
         from bench.report.pages import TableFacts, write_pages
-        from bench.report.text import without_paths
+        from bench.report.text import plain, without_paths
 
-        line = without_paths(shlex.join(["python", "-m", "bench.peers", *sys.argv[1:]]))
+        words = ["python", "-m", "bench.peers", *map(plain, sys.argv[1:])]
+        line = without_paths(shlex.join(words))
         title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
         facts = TableFacts(
             title=title,

@@ -62,4 +62,5 @@ def _inline(drawing: Drawing) -> Markup:
 
 def _code(lines: Sequence[str]) -> Markup:
     """Lines for an indented code block, in which nothing has a meaning."""
-    return Markup("\n".join(f"    {line}" for line in lines))  # noqa: S704
+    whole = [part for line in lines for part in line.splitlines() or [""]]
+    return Markup("\n".join(f"    {line}" for line in whole))  # noqa: S704

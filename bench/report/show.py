@@ -18,9 +18,9 @@ _WIDTH: Final = 120
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
     """Print tables, each under its caption, and then some lines, to stdout."""
-    console = Console(highlight=False)
+    console = _console()
     if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH)
+        console = _console(width=_WIDTH)
     for table in tables:
         grid = Grid(title=table.caption, title_justify="left", box=None)
         for head in table.heads:
@@ -32,7 +32,12 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
         console.print(grid)
         console.print()
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+
+
+def _console(width: int | None = None) -> Console:
+    """One that prints texts as they are: in none of them anything is markup."""
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def as_json(rows: Rows, more: Mapping[str, Any]) -> str:

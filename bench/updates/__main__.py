@@ -13,7 +13,7 @@ from bench.checks import check_reports
 from bench.command import run_command, with_runs
 from bench.csvfile import check_csv
 from bench.errors import InputError
-from bench.updates.outcome import updates_of
+from bench.updates.outcome import PAGES, updates_of
 from bench.updates.truncation import parse_ranks
 
 _EPILOG: Final = """\b
@@ -52,9 +52,9 @@ def command(
         raise InputError("--data: is for --truncate, which scores on dev; leave it out")
     ranks = None if truncate is None else parse_ranks(truncate)
     if csv_file is not None:
-        check_csv(csv_file)
+        check_csv(csv_file, runs)
     if reports is not None:
-        check_reports(reports)
+        check_reports(reports, PAGES)
     return updates_of(runs, ranks, data, csv_file=csv_file, as_json=as_json, reports=reports)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.origins import folder_of
-from bench.report.text import count
+from bench.report.text import count, plain
 from bench.schema import CANDIDATE, MULTITASK, Row, latest
 from bench.store import read_rows
 from minbert.files import is_folder
@@ -95,8 +95,8 @@ def _named(cells: Sequence[Trained]) -> list[Trained]:
         ", ".join(
             [
                 of.name,
-                *([str(of.row["task"])] if len(tasks) > 1 else []),
-                *([str(of.row["model"])] if len(models) > 1 else []),
+                *([plain(str(of.row["task"]))] if len(tasks) > 1 else []),
+                *([plain(str(of.row["model"]))] if len(models) > 1 else []),
             ]
         )
         for of in cells

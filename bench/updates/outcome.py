@@ -14,7 +14,7 @@ from bench.csvfile import write_csv
 from bench.errors import DiskFullError, InputError
 from bench.models import Model
 from bench.origins import examples_of, model_of
-from bench.report.text import without_paths
+from bench.report.text import plain, without_paths
 from bench.updates import modules, truncation
 from bench.updates.cells import Trained, find
 from bench.updates.modules import COLUMNS, Update
@@ -22,7 +22,7 @@ from bench.updates.truncation import Truncation, problems
 from minbert.tasks import Data, find_task
 
 PAGES: Final = "updates"
-"""The name of its pages."""
+"""The name of its pages and of the folder of their figures."""
 _WITHOUT: Final = "name other results with --runs"
 
 
@@ -46,12 +46,16 @@ def updates_of(
     """
     cells, notes = find(runs)
     whole = [of for of in cells if of.whole]
-    if ranks is not None and not whole:
+    scored = [of for of in whole if of.row["dev_score"] is not None]
+    if ranks is not None and not scored:
         raise InputError(
-            "--truncate: no cell of full fine-tuning has kept its weights; run some with --keep "
-            '--fresh --select "mode=full", or leave it out'
+            "--truncate: no cell of full fine-tuning has kept its weights and has a dev score; run "
+            'some with --keep --fresh --select "mode=full", or leave it out'
         )
-    cut = [] if ranks is None else whole
+    cut = [] if ranks is None else scored
+    if cut:
+        names = [of.name for of in whole if of not in scored]
+        notes += [f"not cut: {name}, which has no dev score" for name in names]
     folders = {of.name: data if find_task(of.cell.task).files else None for of in cut}
     if data is not None and not any(folders.values()):
         raise InputError("--data: no task of these cells is read from a folder; leave it out")
@@ -72,7 +76,8 @@ def updates_of(
         from bench.report.pages import write_pages
         from bench.updates.page import facts
 
-        line = without_paths(shlex.join(["python", "-m", "bench.updates", *sys.argv[1:]]))
+        words = ["python", "-m", "bench.updates", *map(plain, sys.argv[1:])]
+        line = without_paths(shlex.join(words))
         said = facts(updates, truncations, notes, line)
         try:
             path = write_pages(reports, PAGES, said)
@@ -108,10 +113,12 @@ def _measured(
     """
     from bench.conditions import find_conditions
     from bench.updates.measure import Known, measure  # torch, which bad input need not wait for
-    from bench.updates.truncate import truncate
+    from bench.updates.truncate import check_precision, truncate
 
     bases, cut = _bases(cells), [of for of in cells if of.name in examples]
     conditions = find_conditions("auto").conditions
+    for of in cut:
+        check_precision(of, conditions)
     known: Known = {}
     with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
         done = count()

@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.report.drawing import Drawing
 from bench.report.pages import TableFacts
-from bench.report.text import count
+from bench.report.text import count, plain
 from bench.updates import figures, tables
 from bench.updates.modules import Update
 from bench.updates.truncation import Truncation, problems
@@ -40,8 +40,8 @@ def facts(
         notes: what else there is to say: what was left out, and of the tasks.
         command: that made it.
     """
-    models = " and ".join(dict.fromkeys(str(of.cell.row["model"]) for of in updates))
-    tasks = " and ".join(dict.fromkeys(str(of.cell.row["task"]) for of in updates))
+    models = " and ".join(dict.fromkeys(plain(str(of.cell.row["model"])) for of in updates))
+    tasks = " and ".join(dict.fromkeys(plain(str(of.cell.row["task"])) for of in updates))
     left = len(updates) - figures.MOST
     more = [f"Figures show the first {figures.MOST} cells, tables all."] if left > 0 else []
     return TableFacts(

@@ -49,6 +49,16 @@ class _Layer:
         self.weight.copy_(torch.from_numpy(cut))
 
 
+def check_precision(cell: Trained, conditions: Conditions) -> None:
+    """Refuse to predict in fp16 without a card, before anything is read.
+
+    Raises:
+        InputError: naming the cell.
+    """
+    if cell.cell.amp == "fp16" and conditions.device == "cpu":
+        raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
+
+
 def truncate(
     cell: Trained,
     base: Model,
@@ -72,8 +82,7 @@ def truncate(
         InputError: if the weights can't be read, or fp16 is asked of a CPU.
     """
     of = cell.cell
-    if of.amp == "fp16" and conditions.device == "cpu":
-        raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
+    check_precision(cell, conditions)
     # as many threads as the cell had: they decide the order in which sums are rounded
     threads = min(int(cell.row["threads"] or conditions.threads), conditions.threads)
     torch.set_num_threads(threads)
@@ -138,7 +147,7 @@ def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
         left, values, right = np.linalg.svd(
             weight.cpu().numpy().astype(np.float64) - first, full_matrices=False
         )
-        found.append(_Layer(weight, first, left[:, :most] * values[:most], right[:most]))
+        found.append(_Layer(weight, first, left[:, :most] * values[:most], right[:most].copy()))
     return found
 
 

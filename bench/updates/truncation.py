@@ -93,4 +93,4 @@ def as_json(truncation: Truncation) -> dict[str, Any]:
 
 def problems(truncations: Sequence[Truncation]) -> list[str]:
     """What is wrong, a line each."""
-    return [of.problem for of in truncations if of.problem is not None]
+    return [plain(of.problem) for of in truncations if of.problem is not None]

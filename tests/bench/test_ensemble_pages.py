@@ -256,6 +256,14 @@ def test_a_best_member_that_nobody_joins_is_told(place: Place) -> None:
     assert "no addition made it better on what was held out" in told.sections[0].said[0]
 
 
+def test_where_nobody_may_join_no_addition_was_tried(place: Place) -> None:
+    (candidates,) = find([fill(place, "movies").csv])
+    told = facts_of([ensemble_of(candidates, "probabilities", 1)], None, ["python"], beside=False)
+    (section,) = told.sections
+    assert section.said[0].endswith("no more were allowed.")
+    assert "no addition" not in section.said[0]
+
+
 def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place: Place) -> None:
     for seed in range(45):
         place.add(seed)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.layer import AdaptedLinear
 from adapters.names import adapted_layers
+from bench.updates import __main__ as main
 from bench.updates.__main__ import command
 from bench.updates.cells import find
 from bench.updates.kinds import KINDS
@@ -141,6 +142,13 @@ def test_a_cell_in_two_files_counts_once_and_names_differ(
     names = [cell["cell"] for cell in found()["cells"]]
     ids = [str(row["cell_id"])[:6] for row in place.rows]
     assert names == [f"full-fp32-s0 {cell_id}" for cell_id in ids]
+
+
+def test_a_name_of_another_is_told_as_text(place: Place) -> None:
+    place.add(base_model(place.checkpoint))
+    place.add(base_model(place.checkpoint), model="a\u202eb", model_digest="beef", seed=1)
+    cells, _ = find([place.csv])
+    assert cells[1].name == r"full-fp32-s1, a\u202eb"
 
 
 # What is printed and written
@@ -273,7 +281,9 @@ def test_ranks() -> None:
     assert parse_ranks("full") == ()
 
 
-def test_flags_that_go_with_others(place: Place, tmp_path: Path) -> None:
+def test_flags_that_go_with_others(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = adapted_model(place.checkpoint, "lora", "attn-only")
     disturb(model)
     place.add(model, "lora", "attn-only")
@@ -281,6 +291,15 @@ def test_flags_that_go_with_others(place: Place, tmp_path: Path) -> None:
     told = place.refused("--truncate", "0")
     assert "no cell of full fine-tuning has kept its weights" in told
     assert "--csv" in place.refused("--csv", str(tmp_path))
+    before = place.csv.read_bytes()
+    assert "is a file of results; name another" in place.refused("--csv", str(place.csv))
+    assert place.csv.read_bytes() == before
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "updates").write_text("a file")
+    with monkeypatch.context() as patched:
+        patched.setattr(main, "updates_of", None)  # it is found before anything is read
+        told = place.refused("--reports", str(tmp_path / "reports"))
+    assert told.endswith("updates is a file; name a folder")
     whole = base_model(place.checkpoint)
     disturb(whole)
     place.add(whole)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from bench import conditions
 from bench.errors import InputError
 from bench.origins import examples_of
+from bench.updates import measure
 from bench.updates import truncate as module
 from bench.updates.__main__ import command
 from bench.updates.cells import find
@@ -136,3 +138,31 @@ def test_fp16_needs_a_card(place: Place) -> None:
     base, examples = peer_cells.find(place.checkpoint), examples_of(cell.row, None)
     with pytest.raises(InputError, match="fp16, which needs a GPU"):
         truncate(cell, base, (0,), examples, None, peer_cells.conditions(), lambda _: None)
+
+
+def test_fp16_is_refused_before_anything_is_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, amp="fp16")
+    cpu = conditions.find_conditions("cpu")
+    monkeypatch.setattr(conditions, "find_conditions", lambda _: cpu)
+    monkeypatch.setattr(measure, "measure", None)
+    assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
+
+
+def test_a_cell_without_a_score_is_not_cut(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, columns={"dev_score": None})
+    told = place.refused("--truncate", "0")
+    assert "no cell of full fine-tuning has kept its weights and has a dev score" in told
+    place.add(model, seed=1)
+    place.run("--truncate", "0", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert [of["cell"] for of in told["truncated"]] == ["full-fp32-s1"]
+    assert "not cut: full-fp32-s0, which has no dev score" in told["notes"]
+    assert len(told["cells"]) == 2

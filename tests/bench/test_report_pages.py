@@ -1,0 +1,43 @@
+"""What commands print as tables, and their pages of figures and tables."""
+
+import markdown
+import pytest
+
+from bench.report.pages import TableFacts
+from bench.report.pages import markdown as as_markdown
+from bench.report.show import print_tables
+from bench.report.tables import Head, Table
+
+TEXT = "[red]a[/red] [/b] :smile:"
+
+
+def test_a_text_on_a_terminal_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_tables([Table([Head("h", "[i]h")], [[TEXT]], "[b]caption")], [f"line {TEXT}"])
+    shown = capsys.readouterr().out
+    assert shown.count(TEXT) == 2
+    assert "[i]h" in shown
+    assert "[b]caption" in shown
+
+
+def facts(rows: int, command: str = "python") -> TableFacts:
+    table = Table([Head("h", "h")], [[f"row {row}"] for row in range(rows)], "All of them")
+    return TableFacts(
+        title="title", findings=[], problems=[], tables=[table], drawings=[], how="How", said=[],
+        command=command,
+    )  # fmt: skip
+
+
+def test_markdown_lists_the_first_of_very_many_rows() -> None:
+    text = as_markdown("updates", facts(501))
+    assert "row 499" in text
+    assert "row 500" not in text
+    assert "500 of 501 are shown; the rest is in the HTML page." in text
+    assert "are shown" not in as_markdown("updates", facts(500))
+
+
+def test_a_command_of_several_lines_is_code() -> None:
+    text = as_markdown("updates", facts(1, "python 'a\n\n# b' <b>c</b>"))
+    html = markdown.markdown(text, extensions=["tables"])
+    assert "# b" in html
+    assert "<b>" not in html
+    assert html.count("<h1>") == 1
