@@ -104,10 +104,6 @@ class Outcome:
         """How many are averaged, each member as often as it counts."""
         return sum(weight for _, weight in self.members)
 
-    def alone_of(self, member: Member) -> Scored:
-        """A candidate by itself."""
-        return next(of for of in self.alone if of.members[0] is member)
-
 
 def gain_of(one: Scored, other: Scored) -> Interval:
     """The difference of two scores on the same examples, with its interval."""

@@ -140,7 +140,7 @@ def command(
         raise InputError("--peers: --vs trainer has one peer, the Trainer; leave --peers out")
     others = (TRAINER,) if whole else parse_peers(effort.peers if peers is None else peers)
     if csv_file is not None:
-        check_csv(csv_file)
+        check_csv(csv_file, [runs] if runs is not None and runs.exists() else [])
     if reports is not None:
         check_reports(reports, PAGES)
     found = find_conditions(device)

@@ -84,7 +84,7 @@ def test_each_candidate_is_scored_alone(place: Place) -> None:
     assert [of.name for of in outcome.alone] == [
         "lora-r8-attn-fp32-s0, minilm", "lora-r8-attn-fp32-s1, other",
     ]  # fmt: skip
-    best = outcome.alone_of(outcome.best_member)
+    best = next(of for of in outcome.alone if of.members[0] is outcome.best_member)
     assert (best.dev, best.held) == (outcome.best.dev, outcome.best.held)
     assert best.parameters == ENCODER + ADAPTER
 
