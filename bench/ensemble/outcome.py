@@ -172,7 +172,7 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         candidates=candidates,
         average=average,
         ensemble=scored(ENSEMBLE, choice),
-        best=scored(BEST, alone, best.name),
+        best=scored(BEST, alone, candidates.name_of(best)),
         members=[(members[index], weight) for index, weight in choice.weights],
         alone=[
             scored(CELL, chosen([index], 1), candidates.name_of(member))

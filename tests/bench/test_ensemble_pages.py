@@ -85,7 +85,9 @@ def test_each_candidate_is_scored_alone(place: Place) -> None:
         "lora-r8-attn-fp32-s0, minilm", "lora-r8-attn-fp32-s1, other",
     ]  # fmt: skip
     best = next(of for of in outcome.alone if of.members[0] is outcome.best_member)
-    assert (best.dev, best.held) == (outcome.best.dev, outcome.best.held)
+    assert (best.name, best.dev, best.held) == (
+        outcome.best.name, outcome.best.dev, outcome.best.held,
+    )  # fmt: skip
     assert best.parameters == ENCODER + ADAPTER
 
 
