@@ -20,10 +20,22 @@ from minbert.tasks import find_task
 
 _LOGITS: Final = ("logits", "held_logits")
 _LABELS: Final = ("labels", "held_labels")
+_INDICES: Final = "held_indices"
 
 Arrays = Mapping[str, NDArray[Any]]
-Labels = tuple[NDArray[Any], NDArray[Any]]
-"""Of dev, and of what was held out."""
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """What tells the examples that a cell predicted: labels of dev and of what was held out.
+
+    `held_indices` tells which training examples were held out; None in files from before these
+    were kept.
+    """
+
+    labels: NDArray[Any]
+    held_labels: NDArray[Any]
+    held_indices: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -178,21 +190,27 @@ def _candidates(
         if len({cell.row[name] for cell in first}) > 1:
             raise InputError(f"{told}: cells of {kind} have different {what}; keep them apart")
     read = [_read(cell, task) for cell in first]
-    labels = read[0][1]
+    # one with indices, if there is any: one without them may be like several that differ
+    known = next((i for i, (_, own) in enumerate(read) if own.held_indices is not None), 0)
+    examples = read[known][1]
     for cell, (_, own) in zip(first, read, strict=True):
-        if not _same(labels, own):
+        if not _same(examples, own):
             raise InputError(
                 f"{cell.predictions}: was made on other examples than those of the other cells; "
-                f"{_why_others(cell.row, first[0].row)}"
+                f"{_why_others(cell.row, first[known].row)}"
             )
     others = [_read(cell, task) for cell in held if cell.task != kind]
-    joining = [member for member, own in others if _same(labels, own)]
+    joining = []
+    for member, own in others:
+        if _same(examples, own):
+            joining.append(member)
+            examples = own if examples.held_indices is None else examples
     return Candidates(
         task=task,
         metric=find_task(task).metric if kind == MULTITASK else str(first[0].row["dev_metric"]),
         members=[*(member for member, _ in read), *joining],
-        labels=labels[0],
-        held_labels=labels[1],
+        labels=read[0][1].labels,
+        held_labels=read[0][1].held_labels,
         left_out=len(others) - len(joining),
     )
 
@@ -218,21 +236,26 @@ def _why_others(row: Row, other: Row) -> str:
     return "models of different vocabularies hold different examples out, and can't be together"
 
 
-def _same(labels: Labels, others: Labels) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(labels, others, strict=True))
+def _same(one: _Examples, other: _Examples) -> bool:
+    """Whether examples are the same, by their labels alone where one has no indices."""
+    pairs = [(one.labels, other.labels), (one.held_labels, other.held_labels)]
+    if one.held_indices is not None and other.held_indices is not None:
+        pairs.append((one.held_indices, other.held_indices))
+    return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def _read(cell: _Kept, task: str) -> tuple[Member, Labels]:
-    """A cell as a member for a task, and the labels of the task's examples."""
+def _read(cell: _Kept, task: str) -> tuple[Member, _Examples]:
+    """A cell as a member for a task, and what tells the task's examples."""
     prefix = f"{task}." if cell.task == MULTITASK else ""
     found = _tensors(cell.predictions, prefix)
     logits, held_logits = (found[name] for name in _LOGITS)
     labels, held_labels = (found[name] for name in _LABELS)
-    return Member(cell.row, logits, held_logits, cell.folder), (labels, held_labels)
+    examples = _Examples(labels, held_labels, found.get(_INDICES))
+    return Member(cell.row, logits, held_logits, cell.folder), examples
 
 
 def _tensors(path: Path, prefix: str) -> Arrays:
-    """Logits and labels in a file, whose names there begin with a prefix."""
+    """Logits, labels and, if there, indices in a file, whose names there begin with a prefix."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -247,11 +270,12 @@ def _tensors(path: Path, prefix: str) -> Arrays:
     names = {name: f"{prefix}{name}" for name in (*_LOGITS, *_LABELS)}
     if missing := [there for there in names.values() if there not in tensors]:
         raise InputError(f"{path}: has no {missing[0]}; run the cell again with --fresh")
-    found = {name: tensors[there] for name, there in names.items()}
+    names[_INDICES] = f"{prefix}{_INDICES}"
+    found = {name: tensors[there] for name, there in names.items() if there in tensors}
     shaped = all(found[name].ndim == 2 and found[name].shape[1] for name in _LOGITS)
-    shaped = shaped and all(found[name].ndim == 1 for name in _LABELS)
+    shaped = shaped and all(of.ndim == 1 for name, of in found.items() if name not in _LOGITS)
     sizes = {len(found[name]) for name in ("logits", "labels")} if shaped else set()
-    held = {len(found[name]) for name in ("held_logits", "held_labels")} if shaped else set()
+    held = {len(of) for name, of in found.items() if name.startswith("held_")} if shaped else set()
     if len(sizes) != 1 or len(held) != 1:
         raise InputError(f"{path}: predictions and labels don't fit together")
     if 0 in sizes | held:
@@ -260,4 +284,17 @@ def _tensors(path: Path, prefix: str) -> Arrays:
         raise InputError(
             f"{path}: holds predictions that are no numbers; run the cell again with --fresh"
         )
+    if _INDICES in found and not _are_indices(found[_INDICES]):
+        raise InputError(
+            f"{path}: {names[_INDICES]} are no indices; run the cell again with --fresh"
+        )
     return found
+
+
+def _are_indices(array: NDArray[Any]) -> bool:
+    """Whether numbers [N] can be indices of examples, each once and in order, as cells keep them.
+
+    They are only compared, so the number of training examples, which no file has, is not needed.
+    """
+    ascending = (array[1:] > array[:-1]).all()
+    return bool(array.dtype == np.int64 and array[0] >= 0 and ascending)

@@ -69,6 +69,7 @@ class MultitaskRun(CellRun[PartBatch]):
         self.decays = from_text(self.cell.task_decays or "")
         self.parts = [part for part in self.task.parts if part in self.rates]
         self.held: dict[str, Texts] = {}
+        self.held_indices: dict[str, NDArray[np.int64]] = {}
 
     def _load(self) -> MultitaskModel:
         return build_multitask(self.job, self.parts)
@@ -80,7 +81,7 @@ class MultitaskRun(CellRun[PartBatch]):
         if share := self.cell.held_out:
             for part, of in self.train.items():
                 apart = part_without_held_out(of, share, self.cell.max_length)
-                self.train[part], self.held[part] = apart
+                self.train[part], self.held[part], self.held_indices[part] = apart
 
     def _groups(self) -> list[Group]:
         """Matrices decay by 1, which every step multiplies by the decay of its part."""
@@ -163,6 +164,7 @@ class MultitaskRun(CellRun[PartBatch]):
             for part, of in self.held.items():
                 kept[f"{part}.held_logits"] = logits[part]
                 kept[f"{part}.held_labels"] = of.labels
+                kept[f"{part}.held_indices"] = self.held_indices[part]
         return kept, self._notes()
 
     def _notes(self) -> dict[str, str]:

@@ -56,8 +56,10 @@ class Texts:
         )
 
 
-def part_without_held_out(train: Texts, share: float, max_length: int) -> tuple[Texts, Texts]:
-    """Examples of a part to train on, and a share of them that is held out.
+def part_without_held_out(
+    train: Texts, share: float, max_length: int
+) -> tuple[Texts, Texts, NDArray[np.int64]]:
+    """Examples of a part to train on, a share of them that is held out, and the indices of that.
 
     Held out are those that a cell of the part alone holds out, which sees both texts of a pair in
     one sequence.
@@ -67,7 +69,7 @@ def part_without_held_out(train: Texts, share: float, max_length: int) -> tuple[
     """
     first, *second = train.texts
     kept, held = (in_one(first, second[0], max_length) if second else first).held_out(share)
-    return train.taken(kept), train.taken(held)
+    return train.taken(kept), train.taken(held), held
 
 
 def aim_of(task: Task, *, pairs: bool) -> Aim:

@@ -54,10 +54,11 @@ class Split:
         )
 
 
-def without_held_out(train: Split, share: float) -> tuple[Split, Split]:
-    """Examples to train on, and a share of them that is held out, as `Encoded.held_out` has it."""
+def without_held_out(train: Split, share: float) -> tuple[Split, Split, NDArray[np.int64]]:
+    """Examples to train on, a share of them that is held out, as `Encoded.held_out` has it, and
+    the indices of that."""
     kept, held = train.encoded.held_out(share)
-    return train.taken(kept), train.taken(held)
+    return train.taken(kept), train.taken(held), held
 
 
 def load_data(job: Job) -> TaskData:

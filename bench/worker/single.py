@@ -28,6 +28,7 @@ class SingleRun(CellRun[Batch]):
 
     model: BertClassifier
     held: Split | None = None
+    held_indices: NDArray[np.int64]
 
     def _load(self) -> BertClassifier:
         return build_model(self.job, self.task.num_outputs)
@@ -35,7 +36,8 @@ class SingleRun(CellRun[Batch]):
     def _tokenise(self) -> None:
         self.train, self.dev = examples(self.job)
         if self.cell.held_out:
-            self.train, self.held = without_held_out(self.train, self.cell.held_out)
+            apart = without_held_out(self.train, self.cell.held_out)
+            self.train, self.held, self.held_indices = apart
 
     def _groups(self) -> list[Group]:
         return trained_groups(self.model, self.cell)
@@ -104,6 +106,7 @@ class SingleRun(CellRun[Batch]):
             with self._phase("evaluate"):
                 logits = self._predict(self.held)
             kept |= {"held_logits": logits, "held_labels": self.held.labels}
+            kept["held_indices"] = self.held_indices
         return kept, self._notes()
 
     def _notes(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from bench.cell import Cell
 from bench.ensemble.__main__ import command
@@ -32,6 +32,11 @@ def labels_of(task: str, count: int) -> np.ndarray:
     rng = np.random.default_rng([count, *task.encode()])
     classes = {"sst": 5, "quora": 2}.get(task, 3)
     return rng.normal(size=count) if task == "sts" else rng.integers(0, classes, count)
+
+
+def indices_of(count: int, first: int = 0) -> np.ndarray:
+    """Indices of the training examples that were held out, from a first one on."""
+    return np.arange(first, first + 10 * count, 10, dtype=np.int64)
 
 
 def logits_of(
@@ -60,7 +65,16 @@ def predictions(
     return {
         "logits": logits_of(task, dev, rng, strength, whole=whole), "labels": dev,
         "held_logits": logits_of(task, held, rng, strength, whole=whole), "held_labels": held,
+        "held_indices": indices_of(HELD),
     }  # fmt: skip
+
+
+def keep_indices(path: Path, indices: np.ndarray | None, prefix: str = "") -> None:
+    """Give a cell's file indices of what was held out; with None, make it one without any."""
+    name = f"{prefix}held_indices"
+    kept = {of: array for of, array in load_file(path).items() if of != name}
+    new = {} if indices is None else {name: indices}
+    save_file({**kept, **new}, path)
 
 
 def _cell(mode: str, seed: int, **settings: Any) -> Cell:

@@ -23,7 +23,7 @@ from minbert.errors import InputError as MinbertInputError
 from minbert.tasks import TASKS, load_data, load_task
 from tests.adapters.small import need_peft
 from tests.bench import peer_cells
-from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place, labels_of
+from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place, indices_of, labels_of
 from tests.components import need
 from tests.cs224n import relabel, write_folder
 
@@ -237,6 +237,7 @@ def test_baselines_of_cells_that_learned_all_tasks(
             f"{part}.labels": pieces.dev.labels,
             f"{part}.held_logits": rng.normal(size=(20, outputs[part])).astype(np.float32),
             f"{part}.held_labels": held,
+            f"{part}.held_indices": indices_of(20),
         }
     path = place.keep(of, kept)
     (path.parent / FILE).write_text(peer_cells.job_of(of, tiny_checkpoint).to_json())

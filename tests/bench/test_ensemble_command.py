@@ -10,7 +10,16 @@ from safetensors.numpy import load_file, save_file
 
 from bench.ensemble.__main__ import command
 from minbert.encoded import Encoded
-from tests.bench.ensembles import ADAPTER, DEV, ENCODER, Place, labels_of
+from tests.bench.ensembles import (
+    ADAPTER,
+    DEV,
+    ENCODER,
+    HELD,
+    Place,
+    indices_of,
+    keep_indices,
+    labels_of,
+)
 
 
 @pytest.fixture
@@ -101,10 +110,11 @@ def test_other_examples_under_the_same_digest_are_found(place: Place) -> None:
 
 
 def keep_held(path: Path, texts: Encoded) -> None:
-    """Give a cell the labels of those examples that it holds out of 200 texts."""
+    """Give a cell the labels and indices of those examples that it holds out of 200 texts."""
     kept, (_, held) = load_file(path), texts.held_out(0.1)
     logits = kept["held_logits"][: len(held)].copy()
-    save_file({**kept, "held_logits": logits, "held_labels": labels_of("movies", 200)[held]}, path)
+    own = {"held_labels": labels_of("movies", 200)[held], "held_indices": held}
+    save_file({**kept, "held_logits": logits, **own}, path)
 
 
 def texts(first_token: int = 0, longest: int = 9) -> Encoded:
@@ -136,6 +146,49 @@ def test_cells_of_different_max_length_that_hold_others_out_are_kept_apart(place
 
 
 @pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"model_digest": "beef"}, "models of different vocabularies hold different examples out"),
+        ({"max_length": 8}, "with max_length 8 and 128 different ones are held out"),
+    ],
+)
+def test_other_examples_whose_labels_are_the_same_are_found(
+    place: Place, settings: dict, why: str
+) -> None:
+    place.add(0)
+    path = place.add(1, **settings)
+    assert place.run() == 0
+    keep_indices(path, indices_of(HELD, first=1))
+    assert place.refused().startswith(
+        f"{path}: was made on other examples than those of the other cells; {why}"
+    )
+
+
+@pytest.mark.parametrize("of_before", [0, 1])
+def test_a_file_without_indices_is_compared_by_labels(
+    place: Place, capsys: pytest.CaptureFixture[str], of_before: int
+) -> None:
+    paths = [place.add(0), place.add(1)]
+    keep_indices(paths[of_before], None)
+    assert place.run("--json") == 0
+    assert json.loads(capsys.readouterr().out)["candidates"] == 2
+    kept = load_file(paths[of_before])
+    save_file({**kept, "held_labels": (kept["held_labels"] + 1) % 3}, paths[of_before])
+    assert "was made on other examples" in place.refused()
+
+
+@pytest.mark.parametrize("of_before", [0, 1])
+def test_a_file_without_indices_hides_no_difference_of_the_others(
+    place: Place, of_before: int
+) -> None:
+    paths = [place.add(seed) for seed in range(3)]
+    keep_indices(paths[of_before], None)
+    assert place.run() == 0
+    keep_indices(paths[2], indices_of(HELD, first=1))
+    assert place.refused().startswith(f"{paths[2]}: was made on other examples")
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"held_logits": np.zeros((7, 3), np.float32)}, "predictions and labels don't fit"),
@@ -145,11 +198,17 @@ def test_cells_of_different_max_length_that_hold_others_out_are_kept_apart(place
         ({"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
         ({"logits": np.array(0.5, np.float32)}, "predictions and labels don't fit"),
         (
-            {"held_logits": np.zeros((0, 3), np.float32), "held_labels": np.zeros(0)},
+            {"held_logits": np.zeros((0, 3), np.float32), "held_labels": np.zeros(0),
+             "held_indices": np.zeros(0, np.int64)},
             "holds predictions of no examples",
-        ),
+        ),  # fmt: skip
         ({"logits": np.full((DEV, 3), np.nan, np.float32)}, "holds predictions that are no numbe"),
         ({"logits": np.full((DEV, 3), np.inf, np.float32)}, "holds predictions that are no numbe"),
+        ({"held_indices": indices_of(7)}, "predictions and labels don't fit"),
+        ({"held_indices": indices_of(HELD)[:, None]}, "predictions and labels don't fit"),
+        ({"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
+        ({"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
+        ({"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
     ],
 )
 def test_damaged_predictions_are_one_line(place: Place, change: dict, told: str) -> None:

@@ -22,7 +22,7 @@ from bench.schema import MULTITASK
 from minbert.tasks import load_task
 from tests.adapters.small import need_peft
 from tests.bench import peer_cells
-from tests.bench.ensembles import Place
+from tests.bench.ensembles import Place, indices_of
 from tests.bench.synthetic_rows import cell
 
 FAKE = str(Path(__file__).with_name("fake_peer.py"))
@@ -85,6 +85,7 @@ def add_trainable(place: Place, checkpoint: Path, **changes: Any) -> Cell:
         "labels": load_task("movies", **peer_cells.EXAMPLES).dev.labels,
         "held_logits": rng.normal(size=(24, 5)).astype(np.float32),
         "held_labels": rng.integers(0, 5, 24),
+        "held_indices": indices_of(24),
     }
     path = place.keep(of, kept)
     (path.parent / FILE).write_text(peer_cells.job_of(of, checkpoint).to_json())

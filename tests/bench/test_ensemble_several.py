@@ -12,7 +12,16 @@ from bench.ensemble.__main__ import command, parse_tasks
 from bench.errors import InputError
 from bench.overall import overall, overall_interval
 from minbert.tasks import TASKS
-from tests.bench.ensembles import ADAPTER, DEV, ENCODER, PARTS, Place
+from tests.bench.ensembles import (
+    ADAPTER,
+    DEV,
+    ENCODER,
+    HELD,
+    PARTS,
+    Place,
+    indices_of,
+    keep_indices,
+)
 
 
 @pytest.fixture
@@ -180,7 +189,7 @@ def without_an_example(path: Path, prefix: str) -> None:
     """Take a held-out example of a cell away."""
     kept = load_file(path)
     shorter = {f"{prefix}{name}": kept[f"{prefix}{name}"][1:].copy()
-               for name in ("held_logits", "held_labels")}  # fmt: skip
+               for name in ("held_logits", "held_labels", "held_indices")}  # fmt: skip
     save_file({**kept, **shorter}, path)
 
 
@@ -198,6 +207,36 @@ def test_cells_on_other_examples_are_left_out_with_a_note(place: Place, found: A
     assert (sts["task"], sts["candidates"]) == ("sts", 1)
     assert sts["members"][0]["task"] == "multitask"
     assert sts["notes"] == ["2 cells of sts left out: made on other examples than the others"]
+
+
+def test_cells_on_other_examples_with_the_same_labels_are_left_out(
+    place: Place, found: Any
+) -> None:
+    place.add(0, task="sts")
+    place.add(1, task="sts")
+    path = place.add_whole(2, parts=("sst", "sts"))
+    keep_indices(path, indices_of(HELD, first=1), "sts.")
+    assert place.run("--task", "sts", "--json") == 0
+    told = found()
+    assert told["candidates"] == 2
+    assert told["notes"] == ["1 cell of sts left out: made on other examples than the others"]
+    keep_indices(path, None, "sts.")
+    assert place.run("--task", "sts", "--json") == 0
+    assert found()["candidates"] == 3
+
+
+def test_cells_that_join_those_without_indices_have_the_same_examples(
+    place: Place, found: Any
+) -> None:
+    keep_indices(place.add(0, task="sts"), None)
+    place.add_whole(1, parts=("sst", "sts"))
+    place.add_whole(2, parts=("sst", "sts"))
+    path = place.add_whole(3, parts=("sst", "sts"))
+    keep_indices(path, indices_of(HELD, first=1), "sts.")
+    assert place.run("--task", "sts", "--json") == 0
+    told = found()
+    assert told["candidates"] == 3
+    assert told["notes"] == ["1 cell of sts left out: made on other examples than the others"]
 
 
 def test_cells_of_all_parts_on_different_examples_are_refused(place: Place) -> None:

@@ -28,7 +28,7 @@ from minbert.config import GEOMETRIES, BertConfig
 from minbert.model import BertClassifier, draw, initialise
 from minbert.multitask import MultitaskModel
 from minbert.scores import accuracy, pearson
-from minbert.tasks import TASKS
+from minbert.tasks import TASKS, load_task
 from minbert.tasks.multitask import PAIRS, PARTS
 from tests.bench.grids import GridRuns
 from tests.cs224n import relabel, write_folder
@@ -392,10 +392,15 @@ def test_a_share_of_each_part_is_held_out_and_predicted(held: GridRuns) -> None:
     for part in PARTS:
         assert kept[f"{part}.held_logits"].shape == (10, 5 if part == "sst" else 1)
         assert kept[f"{part}.held_labels"].shape == (10,)
+        indices = kept[f"{part}.held_indices"]
+        assert indices.dtype == np.int64
+        labels = load_task(part, held.folder / "data").train.labels
+        np.testing.assert_array_equal(kept[f"{part}.held_labels"], labels[indices])
     steps = (folder / "steps.csv").read_text().splitlines()
     assert len(steps) == 1 + 2 * 3 * 2, "of 24 examples 14 are left, two batches"
     of_pairs = load_file(folder_of(held, alone) / "predictions.safetensors")
-    np.testing.assert_array_equal(kept["sts.held_labels"], of_pairs["held_labels"])
+    for name in ("held_labels", "held_indices"):
+        np.testing.assert_array_equal(kept[f"sts.{name}"], of_pairs[name])
 
 
 def test_members_are_chosen_for_each_part(
