@@ -198,10 +198,13 @@ def test_a_file_without_indices_hides_no_difference_of_the_others(
         ({"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
         ({"logits": np.array(0.5, np.float32)}, "predictions and labels don't fit"),
         (
-            {"held_logits": np.zeros((0, 3), np.float32), "held_labels": np.zeros(0),
-             "held_indices": np.zeros(0, np.int64)},
+            {
+                "held_logits": np.zeros((0, 3), np.float32),
+                "held_labels": np.zeros(0),
+                "held_indices": np.zeros(0, np.int64),
+            },
             "holds predictions of no examples",
-        ),  # fmt: skip
+        ),
         ({"logits": np.full((DEV, 3), np.nan, np.float32)}, "holds predictions that are no numbe"),
         ({"logits": np.full((DEV, 3), np.inf, np.float32)}, "holds predictions that are no numbe"),
         ({"held_indices": indices_of(7)}, "predictions and labels don't fit"),
