@@ -58,7 +58,7 @@ def test_each_other_encoder_has_its_best_member(place: Place) -> None:
     place.add(4, strength=0.5, model="other", model_digest="0123456789")
     (candidates,) = find([place.csv])
     outcome = ensemble_of(candidates, "probabilities", 25)
-    assert outcome.best.name == "lora-r8-attn-fp32-s0"
+    assert outcome.best.name == "lora-r8-attn-fp32-s0, minilm"
     first, second = outcome.encoders
     assert (first.kind, first.name) == ("best of other feed", "lora-r8-attn-fp32-s3")
     assert (second.kind, second.name) == ("best of other 012345", "lora-r8-attn-fp32-s4")

@@ -60,7 +60,7 @@ class Place:
         self.rows: list[Row] = []
 
     def add(
-        self, model: BertClassifier | None, mode: str = "full", layers: str = "all-lin-only",
+        self, model: BertClassifier | None, /, mode: str = "full", layers: str = "all-lin-only",
         columns: Row | None = None, **changes: Any,
     ) -> Path:  # fmt: skip
         """A cell that left a model; its folder.
