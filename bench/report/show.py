@@ -12,7 +12,7 @@ from bench.report.tables import Table
 
 Rows = Sequence[Mapping[str, Any]]
 
-_WIDTH: Final = 120
+_WIDTH: Final = 200
 """Characters of a line where there is no terminal to ask."""
 
 

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from bench.report.drawing import INK, Drawing, canvas, to_svg
+from bench.report.drawing import INK, Drawing, canvas, log_ticks, to_svg
 from bench.updates.kinds import KINDS
 from bench.updates.modules import Module, Update, held
 from bench.updates.spectrum import Floats
@@ -16,6 +17,8 @@ COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 MOST: Final = len(COLOURS)
 """Cells in a figure; the tables have them all."""
+_HALF_A_LINE: Final = 26
+"""Characters of a name, with two beside each other."""
 _RANDOM: Final[Any] = {"color": "#8a959e", "linestyle": (0, (2, 2)), "linewidth": 1.4}
 _BEFORE: Final[Any] = {"color": "#8a959e", "linestyle": (0, (6, 2)), "linewidth": 1.4}
 
@@ -44,11 +47,15 @@ def _energy(
         _curve(axes, held(modules, "random"), label="random matrix", **_RANDOM)
         _curve(axes, held(modules, "before"), label="weight before", **_BEFORE)
         axes.set_xscale("log")
-        axes.set_xlim(left=1)
+        most = max(map(len, lines.values()))
+        ticks = log_ticks(1, most)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(1, most)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("directions k, largest first")
         axes.set_ylabel("share of the energy")
-        figure.legend(loc="outside lower center", ncols=2)
+        _legend(figure)
     said = "; ".join(f"{name} {_at(curve)}" for name, curve in lines.items())
     alt = (
         f"Share of the energy of updates in the top k directions. {said}; "
@@ -112,7 +119,7 @@ def scores(truncations: Sequence[Truncation]) -> Drawing:
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("rank of updates")
         axes.set_ylabel(f"dev {shown[0].metric}")
-        figure.legend(loc="outside lower center", ncols=2)
+        _legend(figure)
     said = "; ".join(
         f"{of.cell.name} "
         + ", ".join(
@@ -126,6 +133,13 @@ def scores(truncations: Sequence[Truncation]) -> Drawing:
         "Each update cut to its largest directions, all else as trained; with 95% intervals over "
         "dev examples.",
     )  # fmt: skip
+
+
+def _legend(figure: Figure) -> None:
+    """Below the axes, in as many columns as its longest name leaves room for."""
+    names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
+    columns = 2 if max(map(len, names)) <= _HALF_A_LINE else 1
+    figure.legend(loc="outside lower center", ncols=columns)
 
 
 def _curve(axes: Axes, curve: Floats, **style: Any) -> None:

@@ -7,7 +7,7 @@ from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, fixed, signed, span
 from bench.updates.modules import OF, SIZE, Module, Range, Update, over
 from bench.updates.spectrum import PERCENTS, TOPS
-from bench.updates.truncation import Truncation
+from bench.updates.truncation import Truncated, Truncation
 
 _TOLD: Final = {"update": "update", "random": "random, its shape", "before": "weight before"}
 _RANKS: Final = (
@@ -63,7 +63,7 @@ def module_table(updates: Sequence[Update]) -> Table:
 
 def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[str]:
     """What the numbers say, a sentence for each cell."""
-    return [*map(_found, updates), *(_kept(of) for of in truncations if len(of.scores) > 1)]
+    return [*(_kept(of) for of in truncations if len(of.scores) > 1), *map(_found, updates)]
 
 
 def said(updates: Sequence[Update]) -> list[str]:
@@ -164,17 +164,33 @@ def _found(update: Update) -> str:
 
 
 def _kept(of: Truncation) -> str:
-    """What each rank keeps of a score."""
-    parts = []
-    for score in of.scores[:-1]:
-        if score.change is None or score.dev is None:
-            parts.append(f"at rank {score.told_rank} it predicts a constant")
-            continue
-        told = ", ".join(filter(None, [signed(score.change.value), span(score.change, signed)]))
-        parts.append(f"{fixed(score.dev.value)} at rank {score.told_rank} ({told})")
+    """From which rank on the updates keep the score, as far as that can be told."""
     full = of.scores[-1].dev
     trained = DASH if full is None else fixed(full.value)
-    return f"{of.cell.name}: dev {of.metric} is {trained} as trained; {'; '.join(parts)}."
+    cuts = of.scores[:-1]
+    least = len(cuts)
+    while least > 0 and not _loses(cuts[least - 1]):
+        least -= 1
+    parts = [f"{of.cell.name}: dev {of.metric} is {trained} as trained"]
+    if least < len(cuts):
+        parts.append(f"cut to rank {cuts[least].told_rank} {_change(cuts[least])}")
+        parts.append("of that rank and those above no loss is proven")
+    if least > 0:
+        parts.append(f"cut to rank {cuts[least - 1].told_rank} {_change(cuts[least - 1])}")
+    return f"{'; '.join(parts)}."
+
+
+def _loses(score: Truncated) -> bool:
+    """Whether it is proven that a cut costs score; one that leaves constants does."""
+    change = score.change
+    return change is None or (change.holds(0.0) is False and change.value < 0)
+
+
+def _change(score: Truncated) -> str:
+    if score.change is None or score.dev is None:
+        return "it predicts a constant"
+    told = ", ".join(filter(None, [signed(score.change.value), span(score.change, signed)]))
+    return f"{fixed(score.dev.value)} ({told})"
 
 
 def _few(of: Range) -> str:

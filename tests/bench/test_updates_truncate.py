@@ -11,11 +11,14 @@ import torch
 from bench import conditions
 from bench.errors import InputError
 from bench.origins import examples_of
+from bench.stats import Interval
 from bench.updates import measure
 from bench.updates import truncate as module
 from bench.updates.__main__ import command
 from bench.updates.cells import find
+from bench.updates.tables import findings
 from bench.updates.truncate import truncate
+from bench.updates.truncation import Truncated, Truncation
 from bench.updates.weights import base_weights, linear_weights, load_trained
 from minbert.tasks import load_task
 from tests.adapters.small import disturb
@@ -166,3 +169,40 @@ def test_a_cell_without_a_score_is_not_cut(
     assert [of["cell"] for of in told["truncated"]] == ["full-fp32-s1"]
     assert "not cut: full-fp32-s0, which has no dev score" in told["notes"]
     assert len(told["cells"]) == 2
+
+
+def cut(rank: int, low: float | None, high: float | None) -> Truncated:
+    """A score with updates cut to a rank, and the interval of its change; None: of constants."""
+    if low is None or high is None:
+        return Truncated(rank, None)
+    return Truncated(rank, Interval(0.4), Interval((low + high) / 2, low, high))
+
+
+@pytest.mark.parametrize(
+    ("cuts", "said"),
+    [
+        (
+            [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
+            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); of that rank and those above no "
+            "loss is proven; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
+        ),
+        (
+            [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
+            "; cut to rank 2 0.400 (−0.150, −0.200 to −0.100).",
+        ),
+        ([cut(0, None, None)], "; cut to rank 0 it predicts a constant."),
+        (
+            [cut(0, -0.1, 0.1)],
+            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); of that rank and those above no "
+            "loss is proven.",
+        ),
+    ],
+)
+def test_from_which_rank_on_no_loss_is_proven(
+    place: Place, cuts: list[Truncated], said: str
+) -> None:
+    place.add(base_model(place.checkpoint))
+    ((cell,), _) = find([place.csv])
+    scores = (*cuts, Truncated(None, Interval(0.45)))
+    (found,) = findings([], [Truncation(cell, "accuracy", 10, scores)])
+    assert found == f"full-fp32-s0: dev accuracy is 0.450 as trained{said}"
