@@ -70,7 +70,7 @@ def panel_times(
     drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
     centre = data.mean(axis=0)
     wider = math.sqrt(len(data) / freedom) * float(stdtrit(freedom, 0.975)) / NORMAL_975
-    again = both(centre + wider * (data[drawn] - centre))
+    again = (np.maximum(values, 0.0) for values in both(centre + wider * (data[drawn] - centre)))
     ends = [tuple(map(float, np.quantile(values, (0.025, 0.975)))) for values in again]
     return StepTimes(Interval(median, *ends[0]), Interval(rate, *ends[1]))
 

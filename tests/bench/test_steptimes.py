@@ -49,6 +49,12 @@ def test_one_pass_has_no_interval():
     assert found.ms_per_1k_tokens == Interval(15_000.0)
 
 
+def test_no_end_of_an_interval_is_below_zero():
+    found = panel_times([[10.0, 20.0]] * 5 + [[60_000.0, 20.0]], [1, 2])
+    for interval in (found.step_ms, found.ms_per_1k_tokens):
+        assert 0 <= interval.low <= interval.value <= interval.high
+
+
 @pytest.mark.parametrize("passes", [[], [[]], [[1.0]]])
 def test_times_that_are_not_of_the_panel_are_refused(passes: list[list[float]]):
     with pytest.raises(ValueError, match="panel"):
