@@ -52,8 +52,8 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--baselines", is_flag=True,
-    help="Also score TF-IDF with a linear model, for pairs the cosine of embeddings, and the best "
-    "member of each other encoder; show published scores.",
+    help="Also score the average of all cells, TF-IDF with a linear model, for pairs the cosine of "
+    "embeddings, and the best member of each other encoder; show published scores.",
 )  # fmt: skip
 @click.option(
     "--peer", is_flag=True,

@@ -7,7 +7,7 @@ from typing import Final
 from bench.cell import Cell
 from bench.ensemble import baselines
 from bench.ensemble.members import Member
-from bench.ensemble.outcome import Outcome, scored_on
+from bench.ensemble.outcome import Outcome, all_alike, scored_on
 from bench.models import Model
 from bench.origins import examples_of, model_of
 from minbert.ensemble import Floats
@@ -18,7 +18,8 @@ _WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
 def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
-    """An outcome with the best members of other encoders, and what needs no fine-tuning.
+    """An outcome with the average of all cells, the best members of other encoders, and what needs
+    no fine-tuning.
 
     A baseline that predicts one number for all examples, or has nothing to learn from, is left
     out, with a note.
@@ -33,6 +34,8 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     examples = _examples(member, task, data)
     found: dict[str, Floats | None] = {}
     others, notes = [*outcome.others, *outcome.encoders], list(outcome.notes)
+    if len(outcome.candidates.members) > 1:
+        others.insert(0, all_alike(outcome.candidates, outcome.average))
     try:
         found[baselines.TFIDF] = baselines.tfidf(examples)
     except baselines.NothingToLearnError as error:

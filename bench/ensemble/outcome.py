@@ -19,6 +19,7 @@ from minbert.tasks import TASKS
 
 ENSEMBLE: Final = "ensemble"
 BEST: Final = "best member"
+ALL: Final = "average of all cells"
 CELL: Final = "cell alone"
 
 
@@ -182,6 +183,23 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         encoders=encoders,
         notes=(note,) if left else (),
     )
+
+
+def all_alike(candidates: Candidates, average: str) -> Scored:
+    """The average of all candidates, each once: what choosing them has to beat.
+
+    Raises:
+        InputError: for predictions that can't be averaged, or that are all the same together.
+    """
+    metric, members = candidates.metric, candidates.members
+    every = Choice(tuple((index, 1) for index in range(len(members))), held_score=0.0)
+    held = averaged([_averaged(of, of.held_logits, metric, average) for of in members], every)
+    dev = averaged([_averaged(of, of.logits, metric, average) for of in members], every)
+    own = score(metric, held, candidates.held_labels)
+    try:
+        return scored_on(candidates, ALL, dev, held=own, members=tuple(members))
+    except ValueError as error:
+        raise InputError(f"{candidates.task}: the {ALL} can't be scored: {error}") from error
 
 
 def scored_on(

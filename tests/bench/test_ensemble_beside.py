@@ -13,7 +13,7 @@ import pytest
 from bench.cell import Cell
 from bench.ensemble import baselines
 from bench.ensemble.members import find
-from bench.ensemble.outcome import ensemble_of
+from bench.ensemble.outcome import ALL, all_alike, ensemble_of
 from bench.ensemble.peer import PEER
 from bench.ensemble.published import published
 from bench.job import FILE
@@ -95,16 +95,18 @@ def test_baselines_of_all_tasks_have_an_overall_score(
     place: Place, data: Path, tiny_checkpoint: Path, found: Any
 ) -> None:
     for task in PARTS:
-        add_real(place, task, data, tiny_checkpoint)
+        for seed in (0, 1):
+            add_real(place, task, data, tiny_checkpoint, seed)
     assert place.run("--baselines", "--data", str(data), "--json") == 0
     told = found()
     kinds = [[of["kind"] for of in task["baselines"]] for task in told["tasks"]]
-    pairs = [baselines.TFIDF, baselines.COSINE]
-    assert kinds == [[baselines.TFIDF], pairs, pairs]
-    (overall,) = told["overall"]["baselines"]
+    pairs = [ALL, baselines.TFIDF, baselines.COSINE]
+    assert kinds == [[ALL, baselines.TFIDF], pairs, pairs]
+    every, overall = told["overall"]["baselines"]
+    assert (every["kind"], every["members"]) == (ALL, 6)
     assert overall["kind"] == baselines.TFIDF
     assert (overall["held_score"], overall["parameters"]) == (None, None)
-    scores = [task["baselines"][0]["dev_score"] for task in told["tasks"]]
+    scores = [task["baselines"][1]["dev_score"] for task in told["tasks"]]
     expected = (scores[0] + scores[1] + (1 + scores[2]) / 2) / 3
     assert overall["dev_score"] == pytest.approx(expected)
     assert overall["dev_ci_low"] < overall["dev_score"] < overall["dev_ci_high"]
@@ -248,3 +250,16 @@ def test_baselines_of_cells_that_learned_all_tasks(
         assert task["notes"][-1] == (
             f"{PEER} left out for lora-r8-attn-fp32-s0: the peer's script learns one task alone"
         )
+
+
+def test_the_average_of_all_cells_has_each_of_them_once(place: Place) -> None:
+    for seed, strength in ((0, 2.0), (1, 1.0), (2, 0.5)):
+        place.add(seed, strength=strength)
+    (candidates,) = find([place.csv])
+    found = all_alike(candidates, "logits")
+    mean = np.mean([of.logits.astype(float) for of in candidates.members], axis=0)
+    right = mean.argmax(axis=1) == candidates.labels
+    assert found.dev.value == pytest.approx(right.mean())
+    held = np.mean([of.held_logits.astype(float) for of in candidates.members], axis=0)
+    assert found.held == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
+    assert found.parameters == ENCODER + 3 * ADAPTER
