@@ -7,20 +7,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.report.drawing import INK, Drawing, canvas, log_ticks, to_svg
+from bench.report.drawing import BLUE, GREY, INK, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
 from bench.updates.kinds import KINDS
 from bench.updates.modules import Module, Update, held
 from bench.updates.spectrum import Floats
 from bench.updates.truncation import Truncation
 
-COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 MOST: Final = len(COLOURS)
 """Cells in a figure; the tables have them all."""
 _HALF_A_LINE: Final = 26
 """Characters of a name, with two beside each other."""
-_RANDOM: Final[Any] = {"color": "#8a959e", "linestyle": (0, (2, 2)), "linewidth": 1.4}
-_BEFORE: Final[Any] = {"color": "#8a959e", "linestyle": (0, (6, 2)), "linewidth": 1.4}
+_RANDOM: Final[Any] = {"color": GREY, "linestyle": (0, (2, 2)), "linewidth": 1.4}
+_BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4}
 
 
 def energy(updates: Sequence[Update]) -> Drawing:

@@ -168,6 +168,7 @@ def test_without_first_weights_there_is_nothing_to_compare(
         (["--device", "cuda:9"], "cuda:9"),
         (["--csv", "/no/such/folder/x.csv"], "--csv"),
         (["--csv", "/"], "is a folder"),
+        (["--runs", __file__, "--csv", __file__], "is a file of results"),
         (["--runs", "/no/such/folder/x.jsonl"], "--runs"),
         (["--runs", __file__], "no file that bench.peers wrote"),
         (["--compile-timeout", "0"], "compile-timeout"),
