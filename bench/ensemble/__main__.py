@@ -15,7 +15,7 @@ import click
 from bench.checks import check_reports
 from bench.command import run_command, with_runs
 from bench.csvfile import check_csv, write_csv
-from bench.ensemble.beside import with_baselines, with_peer
+from bench.ensemble.beside import with_baselines, with_peers
 from bench.ensemble.members import find
 from bench.ensemble.outcome import ensemble_of
 from bench.ensemble.rows import COLUMNS, csv_rows
@@ -57,7 +57,8 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--peer", is_flag=True,
-    help="Also train the best member's setting by transformers and PEFT, here and now.",
+    help="Also train the best member's setting, or the best that they can, by transformers and "
+    "PEFT, here and now.",
 )  # fmt: skip
 @click.option(
     "--data",
@@ -107,7 +108,7 @@ def command(
     if baselines:
         outcomes = [with_baselines(of, data) for of in outcomes]
     if peer:
-        outcomes = [with_peer(of, data) for of in outcomes]
+        outcomes = with_peers(outcomes, data)
     overall = together(outcomes)
     if as_json:
         click.echo(json.dumps(outcomes_as_json(outcomes, overall, beside=baselines), indent=2))

@@ -1,13 +1,17 @@
 """What is scored beside an ensemble: baselines, best members of other encoders, and a peer."""
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from bench.cell import Cell
+from bench.conditions import Found
 from bench.ensemble import baselines
 from bench.ensemble.members import Member
-from bench.ensemble.outcome import Outcome, all_alike, scored_on
+from bench.ensemble.outcome import Outcome, Scored, all_alike, scored_on
 from bench.models import Model
 from bench.origins import examples_of, model_of
 from minbert.ensemble import Floats
@@ -53,34 +57,68 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     return replace(outcome, others=others, notes=tuple(notes))
 
 
-def with_peer(outcome: Outcome, data: Path | None) -> Outcome:
-    """An outcome with what transformers and PEFT reach in the best member's setting.
+def with_peers(outcomes: Sequence[Outcome], data: Path | None) -> list[Outcome]:
+    """Outcomes with what transformers and PEFT reach in the setting of each task's best member.
 
-    With a setting that only this project has, it has a note instead; with a training that failed, a
-    problem.
+    Where only this project has that setting, they train the best one, by what was held out, that
+    they can; where they can train none, there is a note instead. With a training that failed, there
+    is a problem. What was trained before is not trained again.
 
     Args:
         data: as of `with_baselines`.
 
     Raises:
-        InputError: as `with_baselines`.
-        StoppedError: if the user stopped the training.
+        InputError: as `with_baselines`, before anything is trained.
+        StoppedError: if the user stopped a training.
     """
     from bench.conditions import find_conditions
-    from bench.ensemble.peer import PEER, PeerError, train_peer, why_not
 
-    task, member = outcome.candidates.task, outcome.best_member
-    cell, found = Cell.from_columns(member.row), find_conditions("auto")
-    if reason := why_not(cell, found.conditions.device):
-        note = f"{PEER} left out for {cell.name}: {reason}"
-        return replace(outcome, notes=(*outcome.notes, note))
-    examples, model = _examples(member, task, data), _model(member)
-    try:
-        logits = train_peer(cell, examples, model, data, found)
-        scored = scored_on(outcome.candidates, PEER, logits, members=(member,))
-    except (PeerError, ValueError) as error:
-        return replace(outcome, problems=(*outcome.problems, f"{task}: {PEER}: {error}"))
-    return replace(outcome, others=[*outcome.others, scored])
+    found = find_conditions("auto")
+    ready = [_peer_of(outcome, data, found) for outcome in outcomes]
+    return [train() for train in ready]
+
+
+def _peer_of(outcome: Outcome, data: Path | None, found: Found) -> Callable[[], Outcome]:
+    """What trains the peer of an outcome, if there is something to train, and scores it.
+
+    Raises:
+        InputError: if the examples or the checkpoint are not at hand.
+    """
+    from bench.ensemble.peer import PEER, KeptPeer, PeerError, train_peer, why_not
+
+    def unable(member: Member) -> str | None:
+        return why_not(Cell.from_columns(member.row), found.conditions.device)
+
+    candidates, best = outcome.candidates, outcome.best_member
+    able = [of for of in (outcome.best, *outcome.alone) if unable(of.members[0]) is None]
+    if not able:
+        note = f"{PEER} left out for {best.name}: {unable(best)}"
+        note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
+        return partial(replace, outcome, notes=(*outcome.notes, note))
+    (member,) = max(able, key=_held).members
+    cell = Cell.from_columns(member.row)
+    kept = KeptPeer(member.folder, cell, candidates.labels, found)
+    known = kept.read()
+    if known is None:
+        examples, model = _examples(member, candidates.task, data), _model(member)
+
+    def scored() -> Outcome:
+        try:
+            predicted = known or kept.write(train_peer(cell, examples, model, data, found))
+            peer = scored_on(candidates, PEER, predicted.logits, cell.name, members=(member,))
+        except (PeerError, ValueError) as error:
+            problem = f"{candidates.task}: {PEER}: {error}"
+            return replace(outcome, problems=(*outcome.problems, problem))
+        note = f"{PEER} trained the setting of {cell.name} ({predicted.libraries})"
+        if member is not best:
+            note += f", the best that they can: for {candidates.name_of(best)} {unable(best)}"
+        return replace(outcome, others=[*outcome.others, peer], notes=(*outcome.notes, note))
+
+    return scored
+
+
+def _held(of: Scored) -> float:
+    return -math.inf if of.held is None else of.held
 
 
 def _examples(member: Member, task: str, data: Path | None) -> TaskData:

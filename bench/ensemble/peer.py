@@ -2,24 +2,28 @@
 
 It is what `python -m bench.peers --vs trainer` runs: in a process of its own, from the weights that
 the member began with, on the examples that it trained on, for as many steps, by the script that
-users write.
+users write. What it predicts is kept in the member's folder, since a training takes minutes.
 """
 
+import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
-from bench.cell import Cell
+from bench.cell import Cell, digest
 from bench.conditions import Found
 from bench.display import Display
 from bench.errors import DiskFullError
+from bench.files import write_atomically
 from bench.gridfile import Settings
 from bench.models import Model
-from bench.peers.names import TRAINER
+from bench.peers.names import TRAINER, versions
 from bench.peers.session import Comparison, StartError, process_folder
 from bench.peers.wanted import SAME
 from bench.protocol import PREDICTIONS
@@ -29,6 +33,9 @@ from minbert.ensemble import Floats
 from minbert.tasks import TaskData
 
 PEER: Final = "transformers + PEFT"
+FILE: Final = "peer.safetensors"
+"""What the peer predicted, in the folder of the cell whose setting it trained."""
+_KEY, _LIBRARIES = "key", "libraries"
 
 
 class PeerError(Exception):
@@ -48,6 +55,66 @@ def why_not(cell: Cell, device: str) -> str | None:
     if cell.amp == "fp16" and device == "cpu":
         return "amp fp16 needs a GPU"
     return None
+
+
+@dataclass(frozen=True)
+class PeerPredictions:
+    """What the peer predicted on dev, and by which libraries.
+
+    Attributes:
+        logits: [N, C].
+        libraries: their names and versions, as they are told.
+    """
+
+    logits: Floats
+    libraries: str
+
+
+class KeptPeer:
+    """The peer's predictions in a setting, in a cell's folder.
+
+    They count while the cell's attempt, the machine, the libraries and the dev labels are those
+    that they were made with.
+
+    Args:
+        folder: the cell's.
+        labels: [N] of dev.
+        found: where the peer is trained.
+    """
+
+    def __init__(self, folder: Path, cell: Cell, labels: NDArray[np.generic], found: Found) -> None:
+        self.path = folder / FILE
+        self._labels = np.asarray(labels)
+        self._libraries = ", ".join(f"{name} {of}" for name, of in versions().items())
+        self._key = digest([cell.cell_id, found.conditions.conditions_id, self._libraries])
+
+    def read(self) -> PeerPredictions | None:
+        """The predictions; None where there are none that count."""
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                notes = file.metadata() or {}
+                if notes.get(_KEY) != self._key:
+                    return None
+                logits, labels = (file.get_tensor(name) for name in ("logits", "labels"))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        fits = logits.ndim == 2 and len(logits) == len(labels)
+        if not fits or not np.isfinite(logits).all() or not np.array_equal(labels, self._labels):
+            return None
+        return self._told(logits)
+
+    def write(self, logits: Floats) -> PeerPredictions:
+        """Keep predictions. Where they can't be, that is told, and the next time trains again."""
+        tensors = {"logits": logits.astype(np.float32), "labels": self._labels}
+        notes = {_KEY: self._key, _LIBRARIES: self._libraries}
+        try:
+            write_atomically(self.path, save(tensors, metadata=notes))
+        except OSError as error:
+            sys.stderr.write(f"note: {self.path}: can't be written ({error.strerror})\n")
+        return self._told(tensors["logits"])
+
+    def _told(self, logits: NDArray[np.generic]) -> PeerPredictions:
+        return PeerPredictions(np.asarray(logits, dtype=np.float64), self._libraries)
 
 
 def train_peer(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from bench.cell import Cell
 from bench.ensemble import peer
@@ -76,15 +78,32 @@ def test_a_setting_that_only_ours_has_leaves_the_peer_out(
     assert f"note: {PEER} left out for lora-r8-attn-fp32-s0: the peer's script has head" in told
 
 
-def add_trainable(place: Place, checkpoint: Path, **changes: Any) -> Cell:
-    """A cell on a few real sentences, which the peer can train; its predictions are made up."""
+def test_where_no_setting_can_be_trained_the_best_one_says_why(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_peft()
+    place.add(0, head="conv", strength=2.0)
+    place.add(1, unfreeze="iterative")
+    assert place.run("--peer") == 0
+    told = capsys.readouterr().out
+    assert "left out for lora-r8-attn-fp32-s0: the peer's script has head linear alone; nor" in told
+
+
+def add_trainable(place: Place, checkpoint: Path, *, right: float = 0.0, **changes: Any) -> Cell:
+    """A cell on a few real sentences, which the peer can train; its predictions are made up.
+
+    Args:
+        right: how much those of what was held out point to the labels.
+    """
     of = peer_cells.cell(checkpoint, held_out=0.25, **changes)
     rng = np.random.default_rng(0)
+    held_labels = rng.integers(0, 5, 24)
     kept = {
         "logits": rng.normal(size=(24, 5)).astype(np.float32),
         "labels": load_task("movies", **peer_cells.EXAMPLES).dev.labels,
-        "held_logits": rng.normal(size=(24, 5)).astype(np.float32),
-        "held_labels": rng.integers(0, 5, 24),
+        "held_logits": right * np.eye(5, dtype=np.float32)[held_labels]
+        + rng.normal(size=(24, 5)).astype(np.float32),
+        "held_labels": held_labels,
         "held_indices": indices_of(24),
     }
     path = place.keep(of, kept)
@@ -112,7 +131,103 @@ def test_the_peer_trains_the_best_members_setting(
     right = scored["dev_score"] * 24
     assert right == pytest.approx(round(right))
     assert scored["dev_ci_low"] < scored["dev_score"] < scored["dev_ci_high"]
+    assert scored["name"] == of.name
     assert f"{of.mode}-r4-all-lin-only-fp32: trainer" in shown.err
+    assert told["notes"][-1].startswith(f"{PEER} trained the setting of {of.name} (transformers ")
+
+    assert place.run("--peer", "--json") == 0, "what was trained is taken as it is"
+    again = capsys.readouterr()
+    assert json.loads(again.out) == told
+    assert "trainer" not in again.err
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the cells whose settings the peer was asked to train; it trains nothing."""
+    names: list[str] = []
+
+    def train(of: Cell, examples: Any, *_: Any) -> np.ndarray:
+        names.append(of.name)
+        return np.eye(5)[examples.dev.labels]
+
+    monkeypatch.setattr(peer, "train_peer", train)
+    return names
+
+
+def test_where_the_best_setting_is_only_ours_the_peer_trains_the_best_that_it_can(
+    place: Place, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], trained: list[str]
+) -> None:
+    need_peft()
+    add_trainable(place, tiny_checkpoint, seed=0)
+    other = add_trainable(place, tiny_checkpoint, seed=1, right=2.0)
+    add_trainable(place, tiny_checkpoint, seed=2)
+    best = add_trainable(place, tiny_checkpoint, seed=3, right=9.0, head="conv")
+    assert place.run("--peer", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["best_member"]["name"] == best.name
+    assert trained == [other.name]
+    (scored,) = told["baselines"]
+    assert (scored["name"], scored["dev_score"]) == (other.name, 1.0)
+    assert told["notes"][-1].endswith(
+        f", the best that they can: for {best.name} the peer's script has head linear alone"
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "new"),
+    [
+        ("other libraries", {"transformers": "0.1", "peft": "0.1"}),
+        ("other labels", None),
+        ("no predictions", None),
+        ("damaged", None),
+    ],
+)
+def test_what_the_peer_predicted_counts_only_where_all_is_the_same(
+    place: Place,
+    tiny_checkpoint: Path,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    new: dict[str, str] | None,
+) -> None:
+    need_peft()
+    of = add_trainable(place, tiny_checkpoint)
+    place.run("--peer")
+    place.run("--peer")
+    assert trained == [of.name]
+    (path,) = place.csv.parent.rglob(peer.FILE)
+    with safe_open(path, framework="numpy") as file:
+        notes = file.metadata()
+    kept = load_file(path)
+    if new is not None:
+        monkeypatch.setattr(peer, "versions", lambda: new)
+    elif what == "other labels":
+        save_file({**kept, "labels": kept["labels"][::-1].copy()}, path, metadata=notes)
+    elif what == "no predictions":
+        save_file({**kept, "logits": kept["logits"] * np.nan}, path, metadata=notes)
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert place.run("--peer") == 0
+    assert trained == [of.name, of.name]
+    place.run("--peer")
+    assert trained == [of.name, of.name], "what it wrote anew is good"
+
+
+def test_predictions_that_cannot_be_kept_are_told_and_count(
+    place: Place,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    trained: list[str],
+) -> None:
+    need_peft()
+    of = add_trainable(place, tiny_checkpoint)
+    (path,) = (row.parent / peer.FILE for row in place.csv.parent.rglob("predictions.safetensors"))
+    path.mkdir()
+    assert place.run("--peer", "--json") == 0
+    shown = capsys.readouterr()
+    assert f"note: {path}: can't be written (" in shown.err
+    assert len(json.loads(shown.out)["baselines"]) == 1
+    assert trained == [of.name]
 
 
 @pytest.mark.usefixtures("locks")
@@ -171,3 +286,13 @@ def test_the_examples_of_the_peer_are_those_of_the_cell(
     add_trainable(place, tiny_checkpoint, data_digest="beef")
     with pytest.raises(InputError, match="are not those that lora"):
         place.run("--peer")
+
+
+def test_nothing_is_trained_before_the_examples_of_all_tasks_are_there(
+    place: Place, tiny_checkpoint: Path, trained: list[str]
+) -> None:
+    need_peft()
+    add_trainable(place, tiny_checkpoint)
+    place.add(0, task="nyt")
+    assert "are not those that lora" in place.refused("--task", "movies,nyt", "--peer")
+    assert trained == []
