@@ -1,6 +1,6 @@
 """The tables of single cells: every cell, as far as a page can bear it, and those that failed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bench.budget import was_left_out
@@ -35,8 +35,12 @@ _TITLES: Final = {
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
-    "unfreeze": "unfreezing",
+    "unfreeze": "unfreezing", "batch_size": "batch",
 }  # fmt: skip
+_APART: Final = {
+    "task": "{}", "model": "{}", "batch_size": "batch {}", "learning_rate": "rate {:g}",
+}  # fmt: skip
+"""What tells cells of the same name apart, and how that is said."""
 _AXES: Final = frozenset(group_names("axes"))
 _SETTINGS: Final = frozenset(group_names("settings"))
 _QUALITY: Final = frozenset(group_names("quality"))
@@ -53,8 +57,9 @@ def cells_table(found: Sequence[Group]) -> Table:
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
     thaws = any(row.get("unfreeze") not in (None, "all") for _, row in chosen)
+    columns = _told_early(found)
     names = [
-        n for n in _COLUMNS if n != "unfreeze" or thaws
+        n for n in columns if n != "unfreeze" or thaws
         if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies(r) for _, r in chosen)
     ]  # fmt: skip
     heads = [_head(name) for name in names]
@@ -66,6 +71,17 @@ def cells_table(found: Sequence[Group]) -> Table:
     ]
     marks = ["" if row.get("status") == "ok" else "failed" for _, row in chosen]
     return Table(heads, body, marks=marks, total=sum(len(group.rows) for group in found))
+
+
+def _told_early(found: Sequence[Group]) -> list[str]:
+    """The columns, with batch sizes and rates that tell cells apart beside the axes."""
+    early = [
+        *(["batch_size"] if len({group.shared("batch_size") for group in found}) > 1 else []),
+        *(["learning_rate"] if any(s.tells_rate for g in found for s in g.settings) else []),
+    ]
+    names = [name for name in _COLUMNS if name not in early]
+    at = names.index("seed")
+    return [*names[:at], *early, *names[at:]]
 
 
 def _head(name: str) -> Head:
@@ -108,20 +124,39 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
     heads = [
         Head("cell", "cell"), Head("status", "status"), Head("why", "message, or what it means"),
     ]  # fmt: skip
-    first = [[_named(waiting), _status(waiting[0]), why(waiting[0])]] if waiting else []
-    body = [[name(row), _status(row), why(row)] for row in listed[:MOST_FAILURES]]
+    named = names(rows)
+    first = [[_named(waiting, named), _status(waiting[0]), why(waiting[0])]] if waiting else []
+    body = [[named(row), _status(row), why(row)] for row in listed[:MOST_FAILURES]]
     total = len(first) + len(listed)
     return failures_heading(list(rows)), Table(heads, first + body, total=total)
 
 
-def _named(waiting: Sequence[Row]) -> str:
+def _named(waiting: Sequence[Row], named: Callable[[Row], str]) -> str:
     """Cells that were left out, of which the first is named."""
     others = len(waiting) - 1
-    return name(waiting[0]) + (f", and {count(others, 'other cell')} left out" if others else "")
+    return named(waiting[0]) + (f", and {count(others, 'other cell')} left out" if others else "")
 
 
-def name(row: Row) -> str:
-    """A cell's name for people."""
+def names(rows: Sequence[Row]) -> Callable[[Row], str]:
+    """What names cells for people, so that it tells them apart among some rows."""
+    values: dict[tuple[str, str], set[Value]] = {}
+    for row in rows:
+        for column in _APART:
+            values.setdefault((_name(row), column), set()).add(row.get(column))
+
+    def named(row: Row) -> str:
+        short = _name(row)
+        told = [
+            form.format(row[column])
+            for column, form in _APART.items()
+            if len(values[short, column]) > 1 and row.get(column) is not None
+        ]
+        return ", ".join((short, *told))
+
+    return named
+
+
+def _name(row: Row) -> str:
     adapter = f" r{row.get('rank')} {row.get('layers')}" if row.get("rank") is not None else ""
     thaw = " unfreezing" if row.get("unfreeze") not in (None, "all") else ""
     amp = "fp32" if row.get("amp") in ("off", None) else row.get("amp")

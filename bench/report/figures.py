@@ -34,6 +34,8 @@ MARKERS: Final = {"full": "s", "head": "D", "lora": "o", "dora": "^"}
 LINES: Final[dict[str, Any]] = {"full": "-", "head": ":", "lora": "-", "dora": "--"}
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
+_LABEL: Final = 10.0
+"""Pixels that the name of a line needs."""
 _LARGEST_RATIO: Final = 1e9
 """On an axis of ratios; a baseline that is nearly nothing has none."""
 
@@ -73,6 +75,24 @@ def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -
         )  # fmt: skip
 
 
+def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, float]]) -> None:
+    """Name the lines that end at some places, to the right of these and below one another."""
+    lay_out(figure)
+    upwards = sorted(ends, key=lambda end: end[2])
+    moved: list[float] = []
+    least = float("-inf")
+    for _, x, y in upwards:
+        height = float(axes.transData.transform((x, y))[1])
+        moved.append(max(least - height, 0.0))
+        least = height + moved[-1] + _LABEL
+    down = sum(moved) / max(len(moved), 1)
+    for (name, x, y), up in zip(upwards, moved, strict=True):
+        axes.annotate(
+            name, (x, y), xytext=(8, up - down), textcoords="offset pixels",
+            va="center", fontsize=7.5, color=INK,
+        )  # fmt: skip
+
+
 def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, **more: Any) -> None:
     for row in rows.to_dict("records"):
         mode, amp = str(row["mode"]), str(row["amp"])
@@ -81,6 +101,7 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, **more: Any) -> None
             [row[x]], [row[y]], marker=MARKERS.get(mode, "o"), linestyle="none", color=colour,
             **_fill(amp, colour),
             markersize=more.get("size", 6.5), markeredgewidth=1.2, zorder=3,
+            alpha=more.get("alpha", 1.0),
         )  # fmt: skip
 
 
@@ -133,13 +154,16 @@ def rank(
     rows: pd.DataFrame, layers: str, limits: tuple[float, float], y_label: str, stem: str,
     caption: str,
 ) -> Drawing:  # fmt: skip
-    """Dev score by rank on one layer set, beside bands for full fine-tuning and the head alone."""
+    """Dev score by rank on one layer set, beside bands for full fine-tuning and the head alone.
+
+    Of several rates the best has the line, the interval and the band; the others are paler.
+    """
     rows = rows.dropna(subset=["score"])
     of = rows[(rows["layers"] == layers) & rows["rank"].notna()]
     ranks = sorted({int(value) for value in of["rank"]})
     place = {value: i for i, value in enumerate(ranks)}
     with canvas(3.5) as (figure, axes):
-        bands = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
+        bands = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off") & rows["best"]]
         for _, row in bands.iterrows():
             colour = COLOURS[row["mode"]]
             axes.axhspan(row["low"], row["high"], color=colour, alpha=0.13, linewidth=0)
@@ -154,9 +178,12 @@ def rank(
         ]
         for i, (mode, _, part) in enumerate(lines):
             x = part["rank"].map(place) + 0.11 * (i - (len(lines) - 1) / 2)
+            part, best = part.assign(x=x), part["best"]
+            _points(axes, part[~best], "x", "score", size=4.0, alpha=0.35)
+            part, x = part[best], x[best]
             axes.vlines(x, part["low"], part["high"], color=COLOURS[mode], linewidth=1.1, alpha=0.7)
             axes.plot(x, part["score"], color=COLOURS[mode], linestyle=LINES[mode], linewidth=1.1)
-            _points(axes, part.assign(x=x), "x", "score", size=5.5)
+            _points(axes, part, "x", "score", size=5.5)
         axes.set_xticks(range(len(ranks)), [str(value) for value in ranks])
         axes.set_xlim(-0.45, max(len(ranks) - 0.55, 0.45))
         axes.set_ylim(*limits)
@@ -167,8 +194,9 @@ def rank(
         _legend(figure, of, lines=True)
     said = "; ".join(
         f"{mode} {'fp32' if kind == 'off' else kind} from {part['score'].min():.3f} to "
-        f"{part['score'].max():.3f}" for mode, kind, part in lines
-    )  # fmt: skip
+        f"{part['score'].max():.3f}"
+        for mode, kind, part in ((mode, kind, part[part["best"]]) for mode, kind, part in lines)
+    )
     alt = f"{y_label} by rank on {layers}: {said}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
@@ -221,10 +249,11 @@ def amp(rows: pd.DataFrame, x_label: str, stem: str, caption: str) -> Drawing:
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str) -> Drawing:
-    """Held-out score by learning rate, a line for each mode, layer set and rank."""
+def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str = "") -> Drawing:
+    """A score by learning rate, a line for each kind of setting, what is chosen in larger."""
     with canvas(3.6) as (figure, axes):
-        said = []
+        said: list[str] = []
+        ends: list[tuple[str, float, float]] = []
         for kind, part in rows.groupby("kind", sort=False):
             mode = str(part["mode"].iloc[0])
             axes.plot(
@@ -234,22 +263,22 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str) -> Drawing:
             _points(axes, part, "rate", "score", size=4.0)
             best = part[part["chosen"]]
             _points(axes, best, "rate", "score", size=8.5)
-            axes.annotate(
-                str(kind), (part["rate"].iloc[-1], part["score"].iloc[-1]), xytext=(5, 0),
-                textcoords="offset points", va="center", fontsize=7.5, color=INK,
-            )  # fmt: skip
+            ends.append((str(kind), part["rate"].iloc[-1], part["score"].iloc[-1]))
             said += [f"{kind} {rate:g}" for rate in best["rate"]]
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_ylabel(y_label)
         low, high = rows["rate"].min(), rows["rate"].max()
-        low, high = low / 1.5, high * 12
+        low, high = low / 1.5, high * 10 ** (0.045 * max(len(name) for name, _, _ in ends))
         axes.set_xlim(low, high)
         ticks = log_ticks(low, high)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+        axes.set_title(title)
         _legend(figure, rows, lines=True)
-    alt = f"{y_label} by learning rate. Chosen: {', '.join(said) or 'none'}."
+        _name_ends(figure, axes, ends)
+    where = f" on {title}" if title else ""
+    alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(said) or 'none'}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 

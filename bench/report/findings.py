@@ -3,6 +3,8 @@
 from collections import Counter
 from statistics import median
 
+import pandas as pd
+
 from bench.groups import Group, differing
 from bench.overhead import times_of
 from bench.report.text import BASE, count, num, signed, times
@@ -137,6 +139,32 @@ def _with_rank(group: Group) -> str:
     if any(row.get("learning_rate_source") == SEARCHED for row in rows):
         also.append("in the rates that a search found for each")
     return f", and with it {' and '.join(also)}" if also else ""
+
+
+def rate_heading(rows: pd.DataFrame) -> tuple[str, str]:
+    """Which learning rate scores best, as a heading and a sentence.
+
+    Args:
+        rows: settings that were scored, as in `tables.frame`.
+    """
+    best = rows[rows["best"]]["rate"]
+    rate, often = Counter(best).most_common(1)[0]
+    heading = (
+        f"Of {rows['rate'].nunique()} rates {rate:g} scores best, "
+        f"in {often} of {count(len(best), 'setting')}"
+    )
+    said = (
+        "Each mode, layer set and rank has a rate of its own at which it scores best, so a "
+        "comparison at one rate for all is one of rates, too."
+    )
+    ends = {"highest": rows["rate"].max(), "lowest": rows["rate"].min()}
+    beyond = [f"the {name} in {n}" for name, end in ends.items() if (n := int((best == end).sum()))]
+    if beyond:
+        said += (
+            f" The best is an outermost of the rates that were tried, {' and '.join(beyond)}: "
+            "there it may lie beyond."
+        )
+    return heading, said
 
 
 def cost_heading(group: Group) -> str:

@@ -67,6 +67,8 @@ def sections(group: Group, prefix: str = "") -> list[Section]:
         found += [_tradeoff(group, rows, prefix)]
         if rows["rank"].notna().any() and rows.dropna(subset=["rank"])["score"].notna().any():
             found.append(_rank(group, rows, prefix))
+        if (rows["tells_rate"] & rows["score"].notna()).any():
+            found.append(_rate(group, rows, prefix))
     found.append(_cost(group, rows, prefix))
     found.append(_amp(group, prefix))
     return found
@@ -116,7 +118,7 @@ def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
         figures.rank(
             rows, layers, limits, text.y_label(group), f"{prefix}rank-{layers}",
             f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32."
-            f"{_left_out(group)}",
+            f"{_of_rates(rows)}{_left_out(group)}",
         )
         for layers in LAYER_SETS
         if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
@@ -124,11 +126,36 @@ def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     return Section("rank", "Rank", heading, [said], drawings)
 
 
+def _of_rates(rows: pd.DataFrame) -> str:
+    """What is drawn of several learning rates."""
+    if not rows["tells_rate"].any():
+        return ""
+    return " Of several rates the best by dev is joined, which flatters it; the others are paler."
+
+
+def _rate(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
+    """The score by learning rate, where the grid has several for the same setting."""
+    rows = rows[rows["tells_rate"] & rows["score"].notna()].sort_values("rate")
+    heading, said = findings.rate_heading(rows)
+    rows = rows.assign(chosen=rows["best"], kind=rows["line"])
+    note = f"the larger marker is the best rate by dev.{_left_out(group)}"
+    drawings = [
+        figures.rates(
+            rows[(rows["layers"] == layers) | rows["layers"].isna()],
+            text.y_label(group), f"{prefix}rate-{layers}", f"{layers}: {note}", title=layers,
+        )
+        for layers in LAYER_SETS
+        if (rows["layers"] == layers).any()
+    ]  # fmt: skip
+    return Section("rate", "Rate", heading, [said], drawings)
+
+
 def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
+    each = "a dot for each rank and rate" if rows["tells_rate"].any() else "a dot for each rank"
     drawings = [
         figures.cost(
             rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
-            f"{text.x_label(group, cost)}, a dot for each rank; less is better.{_left_out(group)}",
+            f"{text.x_label(group, cost)}, {each}; less is better.{_left_out(group)}",
         )
         for cost in COSTS
         if rows[cost].notna().any()

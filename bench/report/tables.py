@@ -52,6 +52,14 @@ def kind(setting: Setting) -> str:
     return f"{setting.mode} {setting.layers}{thaw}" if setting.layers else f"{setting.mode}{thaw}"
 
 
+def line(setting: Setting) -> str:
+    """What settings share that differ in layer set and rate alone."""
+    rank = "" if setting.rank is None else f" r{setting.rank}"
+    thaw = " unfreezing" if setting.unfreezes else ""
+    amp = "" if setting.amp == "off" else f" {setting.amp}"
+    return f"{setting.mode}{rank}{thaw}{amp}"
+
+
 def drawn(group: Group) -> Sequence[Setting]:
     """The settings that figures show: all, or of very many those on a front and some others."""
     if len(group.settings) <= MOST_DRAWN:
@@ -73,23 +81,28 @@ def places(group: Group) -> dict[Aim, dict[int, int]]:
 
 def frame(group: Group) -> pd.DataFrame:
     """A row for each setting drawn: axes, score with its interval, memory, time, place on the
-    fronts."""
+    fronts, and whether no other rate of the same setting scores higher (`best`)."""
     fronts = places(group)
     records = []
     for setting in drawn(group):
         memory, time, score = (setting.estimate(column(group, aim)) for aim in AIMS)
         ends = (score.ends() if score else None) or (None, None)
         records.append({
-            "label": setting.label, "kind": kind(setting), "mode": setting.mode,
+            "label": setting.label, "kind": kind(setting), "line": line(setting),
+            "mode": setting.mode,
             "rank": setting.rank, "layers": setting.layers, "amp": setting.amp,
             "unfreezes": setting.unfreezes, "baseline": setting is group.baseline,
+            "rate": setting.rate, "tells_rate": setting.tells_rate,
             "score": score.value if score else None, "low": ends[0], "high": ends[1],
             "memory": memory.value if memory else None, "time": time.value if time else None,
             "front_memory": fronts["memory"].get(id(setting), 0),
             "front_time": fronts["time"].get(id(setting), 0),
         })  # fmt: skip
-    floats = ("score", "low", "high", "memory", "time")
-    return pd.DataFrame(records).astype(dict.fromkeys(floats, "float64"))
+    floats = ("score", "low", "high", "memory", "time", "rate")
+    found = pd.DataFrame(records).astype(dict.fromkeys(floats, "float64"))
+    alike = found.groupby(["mode", "rank", "layers", "amp", "unfreezes"], dropna=False)
+    highest = alike["score"].transform(lambda part: part.rank(method="first", ascending=False))
+    return found.assign(best=highest == 1)
 
 
 def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
