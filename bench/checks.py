@@ -76,22 +76,27 @@ def check_held_out(share: float, data: Data) -> None:
             )
 
 
-def check_loss(cells: Sequence[Cell], regression_loss: str, data: Data) -> None:
+def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
     """Refuse a loss of numbers for a task of classes, and a correlation where no batch has one.
+
+    Args:
+        variants: the settings of the cells' grid.
 
     Raises:
         InputError: naming the loss, and what it does not go with.
     """
-    if regression_loss == MSE:
+    losses = {settings.regression_loss for settings in variants} - {MSE}
+    if not losses:
         return
-    told = f"regression_loss {regression_loss}: "
+    told = f"regression_loss {min(losses)}: "
     if data.task.classes:
         raise InputError(f"{told}task {data.task.name} has classes; leave it out")
+    cells = [cell for cell in cells if cell.regression_loss in losses]
     if data.regression and any(cell.batch_size == 1 for cell in cells):
         raise InputError(
             f"{told}a batch of 1 example has no correlation; take batches of at least 2, or {MSE}"
         )
-    for name, of in _examples(data).items():
+    for name, of in _examples(data).items() if cells else ():
         if not of.task.classes and constant(of.train.labels):
             raise InputError(
                 f"{told}{_alike(name, of, of.train.labels, 'training')}, which have no "
@@ -128,8 +133,16 @@ def _alike(name: str, of: TaskData, labels: NDArray[Any], side: str) -> str:
     return f"{name}: all {len(labels)} {side} labels are {label:g}{meant}"
 
 
-def idle_notes(settings: Settings, data: Data) -> list[str]:
-    """What there is to say of settings that are given and that the data has no use for."""
+def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
+    """What there is to say of settings that are given and that the data has no use for.
+
+    Args:
+        variants: the settings of a grid's cells.
+    """
+    return list(dict.fromkeys(note for settings in variants for note in _idle(settings, data)))
+
+
+def _idle(settings: Settings, data: Data) -> list[str]:
     usual, found = Settings(), []
     given = [name for name in _OF_PARTS if getattr(settings, name) != getattr(usual, name)]
     if given and not data.task.parts:

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench import gridfile
 from bench.budget import minutes, that_fit
 from bench.cell import Cell
 from bench.plan import Planned
@@ -16,7 +17,8 @@ from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
 
-_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", "seed")
+_VARIED: Final = tuple(gridfile.Varied.model_fields)
+_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", *_VARIED, "seed")
 """Those that a search for rates leaves as they are."""
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
 
@@ -122,7 +124,10 @@ def _told_axes(cells: Sequence[Cell]) -> list[str]:
     """The axes that a table shows: some of them only where cells differ in them."""
     rare = {
         "unfreeze": any(cell.unfreeze not in (None, "all") for cell in cells),
-        "batch_size": len({cell.batch_size for cell in cells}) > 1,
+        **{
+            name: len({getattr(cell, name) for cell in cells}) > 1
+            for name in ("batch_size", *_VARIED)
+        },
     }
     return [name for name in _AXES if rare.get(name, True)]
 

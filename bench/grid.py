@@ -183,7 +183,7 @@ def command(
     check_ranks(cells, model.config)
     check_head(cells, keep)
     check_held_out(settings.held_out, examples)
-    check_loss(cells, settings.regression_loss, examples)
+    check_loss(grid.variants, cells, examples)
     check_length(settings.max_length, model, pairs=examples.pairs_in_one)
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
@@ -206,7 +206,7 @@ def command(
     planned, number = _next_round(cells, plan_now, search)
     notes = (
         *(*examples.notes, *examples.problems, *label_notes(examples)),
-        *(*idle_notes(settings, examples), *unfreezing_notes(cells, examples)),
+        *(*idle_notes(grid.variants, examples), *unfreezing_notes(cells, examples)),
     )
     if dry_run:
         _tell(notes)

@@ -60,6 +60,16 @@ class TaskDecays(_Strict):
     sts: Decay | None = None
 
 
+Head = Literal["linear", "nonlinear", "conv"]
+Optimizer = Literal["adamw", "adamax", "radam"]
+Schedule = Literal["linear", "halving"]
+RegressionLoss = Literal["mse", "pearson"]
+TaskOrder = Literal["sequential", "round-robin", "proportional"]
+Encoders = Annotated[int, Field(ge=1, le=2)]
+Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
 class Settings(_Strict):
     """What all cells of a grid share. Flags of the command line replace values here."""
 
@@ -77,20 +87,37 @@ class Settings(_Strict):
     batching: Literal["by-length", "shuffled"] = "by-length"
     compile: bool = False
     pooling: Literal["auto", "pooler", "mean"] = "auto"
-    head: Literal["linear", "nonlinear", "conv"] = "linear"
-    optimizer: Literal["adamw", "adamax", "radam"] = "adamw"
-    schedule: Literal["linear", "halving"] = "linear"
-    regression_loss: Literal["mse", "pearson"] = "mse"
+    head: Head = "linear"
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "linear"
+    regression_loss: RegressionLoss = "mse"
     learning_rates: Rates = Rates()
     weight_decay: Decay = 0.01
-    warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
+    warmup: Share = 0.1
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
     scale: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
-    encoders: Annotated[int, Field(ge=1, le=2)] = 1
-    task_order: Literal["sequential", "round-robin", "proportional"] = "proportional"
+    dropout: Dropout = 0.1
+    encoders: Encoders = 1
+    task_order: TaskOrder = "proportional"
     task_rates: TaskRates = TaskRates()
     task_decays: TaskDecays = TaskDecays()
+
+
+class Varied(_Strict):
+    """Settings that the cells of one table have otherwise than the grid: those that change neither
+    data nor model, and that no flag of the command line has."""
+
+    head: Head | None = None
+    optimizer: Optimizer | None = None
+    schedule: Schedule | None = None
+    regression_loss: RegressionLoss | None = None
+    weight_decay: Decay | None = None
+    warmup: Share | None = None
+    dropout: Dropout | None = None
+    encoders: Encoders | None = None
+    task_order: TaskOrder | None = None
+    task_rates: TaskRates | None = None
+    task_decays: TaskDecays | None = None
 
 
 class Axes(_Strict):
@@ -107,6 +134,7 @@ class Axes(_Strict):
     unfreeze: Annotated[list[Unfreeze], Field(min_length=1)] = ["all"]
     batch_size: list[BatchSize] = []
     learning_rate: list[Rate] = []
+    settings: Varied = Varied()
 
     @model_validator(mode="after")
     def _axes_fit_the_modes(self) -> Self:
@@ -145,6 +173,17 @@ class Grid(_Strict):
                 f"it makes {count:,} cells with its seeds; {_MOST_CELLS:,} are the most"
             )
         return self
+
+    def settings_of(self, axes: Axes) -> Settings:
+        """The settings of one table's cells."""
+        own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
+        return self.settings.model_copy(update=own)
+
+    @property
+    def variants(self) -> list[Settings]:
+        """The settings that cells have, each once."""
+        found = [self.settings_of(axes) for axes in self.cells]
+        return [one for i, one in enumerate(found) if one not in found[:i]]
 
 
 def names() -> list[str]:
@@ -243,5 +282,5 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "task_decays": TaskDecays,
     }
     named = [part for part in location[:-1] if isinstance(part, str)]
-    model = parents[named[-1]] if named else Grid
+    model = Varied if named == ["cells", "settings"] else parents[named[-1]] if named else Grid
     return [key for key in model.model_fields if not (model is Grid and key == "name")]

@@ -88,6 +88,7 @@ def _place(cell: Cell, by_settings: bool) -> bytes:
 
 
 def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
+    settings = grid.settings_of(axes)
     for mode, amp in product(axes.mode, axes.amp):
         adapted = mode in ADAPTER_MODES
         rates: Sequence[float | None] = axes.learning_rate or [None]
@@ -95,11 +96,11 @@ def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Ce
             axes.layers if adapted else [None],
             axes.rank if adapted else [None],
             axes.unfreeze if mode != "head" else [None],
-            axes.batch_size or [grid.settings.batch_size],
+            axes.batch_size or [settings.batch_size],
             rates,
         ):
             yield _cell(
-                grid.settings,
+                settings,
                 resolved,
                 rate,
                 mode=mode,

@@ -1,6 +1,7 @@
 """What a command line's names stand for: the model, the examples and the cells to compare."""
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,8 +71,8 @@ def find(
 
 def _check_same(grid: gridfile.Grid) -> None:
     """Raise InputError for what only ours does, and for axes by which cells have no names."""
-    settings, usual = grid.settings, gridfile.Settings()
-    for name in (*SAME, "held_out"):
+    usual = gridfile.Settings()
+    for settings, name in product(grid.variants, (*SAME, "held_out")):
         if getattr(settings, name) != getattr(usual, name):
             raise InputError(
                 f"--grid: bench.peers compares {name} {getattr(usual, name)} alone, not "

@@ -37,8 +37,14 @@ _TITLES: Final = {
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
     "unfreeze": "unfreezing", "batch_size": "batch",
 }  # fmt: skip
+_TOLD: Final = (
+    "batch_size", "head", "optimizer", "schedule", "regression_loss", "encoders", "task_order",
+)  # fmt: skip
+"""Settings that are columns where groups differ in them."""
 _APART: Final = {
     "task": "{}", "model": "{}", "batch_size": "batch {}", "learning_rate": "rate {:g}",
+    "head": "{} head", "optimizer": "{}", "schedule": "{} rate", "regression_loss": "{}",
+    "encoders": "encoders {}", "task_order": "{}",
 }  # fmt: skip
 """What tells cells of the same name apart, and how that is said."""
 _AXES: Final = frozenset(group_names("axes"))
@@ -74,11 +80,10 @@ def cells_table(found: Sequence[Group]) -> Table:
 
 
 def _told_early(found: Sequence[Group]) -> list[str]:
-    """The columns, with batch sizes and rates that tell cells apart beside the axes."""
-    early = [
-        *(["batch_size"] if len({group.shared("batch_size") for group in found}) > 1 else []),
-        *(["learning_rate"] if any(s.tells_rate for g in found for s in g.settings) else []),
-    ]
+    """The columns, with settings and rates that tell cells apart beside the axes."""
+    early = [name for name in _TOLD if len({group.shared(name) for group in found}) > 1]
+    if any(setting.tells_rate for group in found for setting in group.settings):
+        early.append("learning_rate")
     names = [name for name in _COLUMNS if name not in early]
     at = names.index("seed")
     return [*names[:at], *early, *names[at:]]

@@ -65,24 +65,38 @@ def test_one_example_is_no_correlation(tmp_path: Path) -> None:
 # 1 − r as a loss
 
 
+PEARSON = Settings(regression_loss="pearson")
+
+
+def learning(*sizes: int, loss: str | None = "pearson") -> list[Cell]:
+    """Cells with some batch sizes that learn numbers, or with loss None classes alone."""
+    return [full(batch_size=size, regression_loss=loss) for size in sizes]
+
+
 def test_a_loss_of_numbers_goes_with_numbers(tmp_path: Path) -> None:
     data = data_of(tmp_path)
-    check_loss([full(batch_size=1)], "mse", data)
-    check_loss([full(batch_size=2)], "pearson", data)
+    check_loss([Settings()], learning(1, loss="mse"), data)
+    check_loss([PEARSON], learning(2), data)
     with pytest.raises(InputError, match="regression_loss pearson: task sst has classes; leave it"):
-        check_loss([full()], "pearson", load_data("sst", tmp_path))
+        check_loss([PEARSON], learning(64, loss=None), load_data("sst", tmp_path))
 
 
 @pytest.mark.parametrize("task", ["sts", "multitask"])
 def test_a_batch_of_one_has_no_correlation(tmp_path: Path, task: str) -> None:
-    cells = [full(batch_size=64), full(batch_size=1)]
     with pytest.raises(InputError, match="a batch of 1 example has no correlation; take batches"):
-        check_loss(cells, "pearson", data_of(tmp_path, task))
+        check_loss([PEARSON], learning(64, 1), data_of(tmp_path, task))
+
+
+def test_of_several_losses_each_is_held_to_its_own_cells(tmp_path: Path) -> None:
+    data, several = data_of(tmp_path), [Settings(), PEARSON]
+    check_loss(several, [*learning(1, loss="mse"), *learning(64)], data)
+    with pytest.raises(InputError, match="a batch of 1 example"):
+        check_loss(several, [*learning(64, loss="mse"), *learning(1)], data)
 
 
 def test_of_parts_of_classes_a_batch_of_one_is_a_batch(tmp_path: Path) -> None:
     write_folder(tmp_path, ("sst", "quora"))
-    check_loss([full(batch_size=1)], "pearson", load_data("multitask", tmp_path))
+    check_loss([PEARSON], learning(1, loss=None), load_data("multitask", tmp_path))
 
 
 @pytest.mark.parametrize("task", ["sts", "multitask"])
@@ -90,14 +104,14 @@ def test_training_labels_that_are_all_the_same_have_no_correlation(
     tmp_path: Path, task: str
 ) -> None:
     data = data_of(tmp_path, task, sts_train="3.8")
-    check_loss([full()], "mse", data)
+    check_loss([Settings()], learning(64, loss="mse"), data)
     told = "regression_loss pearson: sts: all 24 training labels are 3.8, which have no correlation"
     with pytest.raises(InputError, match=told):
-        check_loss([full()], "pearson", data)
+        check_loss([PEARSON], learning(64), data)
 
 
 def test_one_class_hinders_no_correlation_of_another_part(tmp_path: Path) -> None:
-    check_loss([full()], "pearson", data_of(tmp_path, sst_train="3"))
+    check_loss([PEARSON], learning(64), data_of(tmp_path, sst_train="3"))
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 24])
@@ -117,19 +131,21 @@ def test_others_have_their_mean_and_deviation() -> None:
 
 def test_settings_of_parts_are_told_where_there_are_none(tmp_path: Path) -> None:
     data = data_of(tmp_path, "sst")
-    assert idle_notes(Settings(), data) == []
+    assert idle_notes([Settings()], data) == []
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0))
-    assert idle_notes(settings, data) == ["without effect on task sst: encoders, task_rates"]
-    final = gridfile.load("paper-final").settings
+    assert idle_notes([Settings(), settings, settings], data) == [
+        "without effect on task sst: encoders, task_rates"
+    ]
+    final = gridfile.load("paper-final").variants
     assert idle_notes(final, data_of(tmp_path)) == []
 
 
 def test_a_second_encoder_or_a_loss_that_no_part_needs_is_told(tmp_path: Path) -> None:
     pairs = load_data("multitask", write_folder(tmp_path / "pairs", ("quora", "sts")))
-    (line,) = idle_notes(Settings(encoders=2), pairs)
+    (line,) = idle_notes([Settings(encoders=2)], pairs)
     assert line == "encoders 2: there is one, as of quora, sts"
     classes = load_data("multitask", write_folder(tmp_path / "classes", ("sst", "quora")))
-    (line,) = idle_notes(Settings(encoders=2, regression_loss="pearson"), classes)
+    (line,) = idle_notes([Settings(encoders=2, regression_loss="pearson")], classes)
     assert line == "regression_loss pearson: no part that is there has it"
 
 
