@@ -162,6 +162,15 @@ class Group:
         values = (row.get(column) for row in (self.first, *self.rows))
         return next((value for value in values if value is not None), None)
 
+    @cached_property
+    def told(self) -> Mapping[str, Value]:
+        """What its rows share, by the columns that tell groups apart.
+
+        Older rows of a regression that has no score don't tell its loss, which was mse.
+        """
+        found = {name: self.shared(name) for name in _told()}
+        return {**found, "regression_loss": found.get("regression_loss") or "mse"}
+
     @property
     def ok(self) -> int:
         """How many cells ended ok."""
@@ -333,11 +342,16 @@ def _place(setting: Setting) -> tuple[int, int, int, int, bool, float]:
     )  # fmt: skip
 
 
+@cache
+def _told() -> tuple[str, ...]:
+    """Columns that tell groups apart."""
+    names = [name for name in group_names("conditions") if name != "code_version"]
+    return (*names, *(n for n in group_names("settings") if n not in _FOLLOW_FROM_MODE))
+
+
 def differing(group: Group, other: Group) -> list[str]:
     """Columns outside the axes in which two groups differ, labels before digests."""
-    names = [name for name in group_names("conditions") if name != "code_version"]
-    names += [name for name in group_names("settings") if name not in _FOLLOW_FROM_MODE]
-    found = [name for name in names if group.shared(name) != other.shared(name)]
+    found = [name for name in _told() if group.told[name] != other.told[name]]
     named = {"model_digest": "model" in found, "data_digest": {"task", "max_train"} & set(found)}
     found = [name for name in found if not named.get(name)]
     return found or ["conditions_id"]

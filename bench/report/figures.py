@@ -27,7 +27,7 @@ from bench.report.drawing import (
     log_ticks,
     to_svg,
 )
-from bench.report.text import num
+from bench.report.text import fixed, num
 
 COLOURS: Final = {"full": INK, "head": PURPLE, "lora": BLUE, "dora": ORANGE}
 MARKERS: Final = {"full": "s", "head": "D", "lora": "o", "dora": "^"}
@@ -231,22 +231,34 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
     return Drawing(stem, to_svg(figure, stem), f"{x_label} by mode and layer set: {said}.", caption)
 
 
-def amp(rows: pd.DataFrame, x_label: str, stem: str, caption: str) -> Drawing:
-    """The ratio of a cost with AMP to without, by mode and layer set, a dot for each rank."""
+def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
+    """Ratios or differences with their intervals, a line for each kind, several on it apart.
+
+    Args:
+        rows: `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the kind's line.
+        at: where there is no difference.
+    """
     kinds = list(dict.fromkeys(rows["kind"]))
     with canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
-        axes.axvline(1, color=INK, linewidth=1)
+        axes.axvline(at, color=INK, linewidth=1)
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["offset"]
         axes.hlines(y, rows["low"], rows["high"], color=GREY, linewidth=1.1)
-        _points(axes, rows.assign(y=y), "ratio", "y", size=5.5)
+        _points(axes, rows.assign(y=y), "value", "y", size=5.5)
         axes.set_yticks(range(len(kinds)), kinds)
         axes.set_ylim(len(kinds) - 0.45, -0.55)
         axes.grid(visible=False, axis="y")
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(x_label)
         _legend(figure, rows)
-    low, high = rows["ratio"].min(), rows["ratio"].max()
-    alt = f"{x_label}, by mode and layer set: from {low:.2f} to {high:.2f}."
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    said = "; ".join(
+        f"{kind} {_from_to(part['value'])}" for kind, part in rows.groupby("kind", sort=False)
+    )
+    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {said}.", caption)
+
+
+def _from_to(values: pd.Series) -> str:
+    ends = [fixed(float(value), 3) for value in (values.min(), values.max())]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str = "") -> Drawing:

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.groups import Group, ValuesOf, groups, no_values
+from bench.groups import Group, ValuesOf, group_key, groups, no_values
 from bench.report import cells, findings, tables, text, winners
 from bench.report.authors import authors_section
+from bench.report.changes import changes_section, hub_first
 from bench.report.commands import commands as repeat
 from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
@@ -93,7 +94,7 @@ def report(
     clean = _Cleaner()
     cleaned = [clean(row) for row in rows]
     waiting = [clean(row) for row in planned]
-    found = groups(cleaned, waiting, values_of)
+    found = hub_first(groups(cleaned, waiting, values_of), {group_key(row) for row in waiting})
     every = [row for group in found for row in group.rows]
     heading, failures = cells.failures_table(every)
     first = found[0] if found else None
@@ -105,7 +106,7 @@ def report(
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": _sections(first, searches) if first else searches,
+        "sections": _sections(found, searches) if found else searches,
         "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
         "cells": cells.cells_table(found),
         "failures_heading": heading,
@@ -119,9 +120,11 @@ def report(
     }
 
 
-def _sections(first: Group, searches: Sequence[Section]) -> list[Section]:
+def _sections(found: Sequence[Group], searches: Sequence[Section]) -> list[Section]:
+    first = found[0]
     return [
         *sections(first),
+        *changes_section(found),
         *searches,
         *authors_section(first),
         *predictions_section(first),

@@ -173,7 +173,7 @@ def _amp(group: Group, prefix: str) -> Section:
     for cost in COSTS:
         rows = tables.amp_frame(group, cost)
         if not rows.empty:
-            drawings.append(figures.amp(
+            drawings.append(figures.gaps(
                 rows, f"{cost} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
                 f"Below 1: AMP saves {cost}. Each setting against itself without AMP; a dot for "
                 f"each rank.{_left_out(group)}",

@@ -112,7 +112,7 @@ def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
     place = {rank: 0.5 * ((i + 0.5) / len(ranks) - 0.5) for i, rank in enumerate(ranks)}
     return pd.DataFrame([
         {
-            "kind": kind(setting), "mode": setting.mode, "amp": setting.amp, "ratio": gap.value,
+            "kind": kind(setting), "mode": setting.mode, "amp": setting.amp, "value": gap.value,
             "low": gap.low if gap.low is not None else gap.value,
             "high": gap.high if gap.high is not None else gap.value,
             "offset": place.get(setting.rank or 0, 0.0),

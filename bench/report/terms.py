@@ -29,7 +29,8 @@ TERMS: Final = (
     ("× full fine-tuning", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "
      "half."),
     ("group", "Cells under equal conditions and with equal settings, but for what a mode "
-     "brings with it (learning rates, alpha). Nothing is compared across groups."),
+     "brings with it (learning rates, alpha). Nothing is compared across groups, but those that "
+     "differ in one setting alone have a section of their own."),
     ("– and not measured", "– stands where a column does not apply; not measured where it does "
      "and has no value."),
 )  # fmt: skip

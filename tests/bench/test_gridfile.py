@@ -92,6 +92,28 @@ def test_a_typo_is_one_line_that_says_where(text: str, told: str) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("{ heads = 'conv' }", "key 'cells[1].settings.heads'; known here: head, optimizer,"),
+        ("{ epochs = 2 }", "key 'cells[1].settings.epochs'; known here: head, optimizer,"),
+        ("{ head = 'deep' }", "cells[1].settings.head: "),
+        ("{ encoders = 3 }", "cells[1].settings.encoders: "),
+        (
+            "{ task_rates = { movies = 1.0 } }",
+            "key 'cells[1].settings.task_rates.movies'; known here: sst",
+        ),
+        ("3", "cells[1].settings: "),
+    ],
+)
+def test_a_typo_in_the_settings_of_some_cells_is_one_line(own: str, told: str) -> None:
+    text = f"{GOOD}[[cells]]\nmode = ['full']\nsettings = {own}\n"
+    with pytest.raises(InputError) as caught:
+        gridfile.parse(text, "mine.toml", "mine")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(InputError, match="full, paper, paper-final, smoke"):
         gridfile.load("huge")
@@ -108,3 +130,43 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     large.write_bytes(b"#" * (2 << 20))
     with pytest.raises(InputError, match="larger than 1 MiB"):
         gridfile.load(str(large))
+
+
+VARIED = """
+[settings]
+batch_size = 32
+dropout = 0.2
+[[cells]]
+mode = ["full"]
+[[cells]]
+mode = ["full"]
+settings = { head = "conv", task_rates = { sst = 2.0 } }
+[[cells]]
+mode = ["head"]
+"""
+
+
+def test_a_table_of_cells_can_have_settings_of_its_own() -> None:
+    grid = gridfile.parse(VARIED, "mine.toml", "mine")
+    plain, own, same = (grid.settings_of(axes) for axes in grid.cells)
+    assert plain == same == grid.settings
+    assert (own.head, own.task_rates.sst, own.task_rates.quora) == ("conv", 2.0, 1.0)
+    assert (own.batch_size, own.dropout) == (32, 0.2)
+    assert grid.variants == [plain, own]
+
+
+def test_flags_replace_what_cells_share_and_leave_what_is_their_own() -> None:
+    grid = gridfile.with_settings(gridfile.parse(VARIED, "mine.toml", "mine"), {"epochs": 7})
+    assert {settings.epochs for settings in grid.variants} == {7}
+    assert [settings.head for settings in grid.variants] == ["linear", "conv"]
+
+
+def test_what_cells_can_vary_is_no_flag_and_changes_no_data() -> None:
+    from bench.grid import command
+
+    flags = {parameter.name for parameter in command.params}
+    assert not flags & gridfile.Varied.model_fields.keys()
+    settings = gridfile.Settings.model_fields
+    for name, field in gridfile.Varied.model_fields.items():
+        assert type(None) in get_args(field.annotation), name
+        assert name in settings

@@ -8,6 +8,7 @@ import pytest
 from bench import gridfile
 from bench.cell import Cell
 from bench.errors import InputError
+from bench.parts import to_text
 from bench.plan import Resolved, check_rerun, expand, parse_selection, plan, select
 from bench.schema import BY_NAME, Row, new_row
 
@@ -103,6 +104,29 @@ def test_a_scale_for_all_ranks_is_as_the_csv_holds_it() -> None:
         "[settings]\nscale = 0.1\n[[cells]]\nmode = ['lora']\nrank = [3]\nlayers = ['attn']\n"
     )
     assert [cell.alpha for cell in cells] == [0.3]
+
+
+def test_cells_have_the_settings_of_their_table() -> None:
+    text = """
+    [settings]
+    task = "multitask"
+    [[cells]]
+    mode = ["full", "lora"]
+    rank = [1]
+    layers = ["attn"]
+    [[cells]]
+    mode = ["full"]
+    batch_size = [32]
+    settings = { head = "conv", encoders = 2, task_order = "sequential", weight_decay = 0.5 }
+    """
+    parts = replace(RESOLVED, regression=True, parts=("sst", "quora", "sts"))
+    cells = expand(gridfile.parse(text, "mine.toml", "mine"), parts)
+    plain = [c for c in cells if c.batch_size == 64]
+    (own,) = (c for c in cells if c.batch_size == 32)
+    assert {(c.head, c.encoders, c.task_order) for c in plain} == {("linear", 1, "proportional")}
+    assert (own.head, own.encoders, own.task_order) == ("conv", 2, "sequential")
+    assert own.task_decays == to_text(dict.fromkeys(parts.parts, 0.5))
+    assert len({c.cell_id for c in cells}) == 3
 
 
 def test_selection_by_batch_size_and_rate() -> None:
