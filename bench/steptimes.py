@@ -42,8 +42,9 @@ def panel_times(
 
     The batches are fixed and only their times vary, so how they differ from one another is no part
     of the interval. What disturbs a step often disturbs its whole pass: passes are drawn again
-    whole. Draws from few passes vary too little, and are spread by √(P / (P − 1)) (Rao and Wu 1988)
-    and by Student's t over the normal quantile. One pass has no interval.
+    whole. Draws from few passes vary too little: how far their ends are from the estimate is spread
+    by √(P / (P − 1)) (Rao and Wu 1988) and by Student's t over the normal quantile. So the estimate
+    is always inside. One pass has no interval.
 
     Args:
         passes: ms of each batch in each pass, [P, B].
@@ -68,11 +69,15 @@ def panel_times(
 
     freedom = len(data) - 1
     drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
-    centre = data.mean(axis=0)
     wider = math.sqrt(len(data) / freedom) * float(stdtrit(freedom, 0.975)) / NORMAL_975
-    again = (np.maximum(values, 0.0) for values in both(centre + wider * (data[drawn] - centre)))
-    ends = [tuple(map(float, np.quantile(values, (0.025, 0.975)))) for values in again]
-    return StepTimes(Interval(median, *ends[0]), Interval(rate, *ends[1]))
+
+    def interval(value: float, again: NDArray[np.float64]) -> Interval:
+        low, high = (float(end) for end in np.quantile(again, (0.025, 0.975)))
+        low, high = value + wider * min(low - value, 0.0), value + wider * max(high - value, 0.0)
+        return Interval(value, max(low, 0.0), high)
+
+    medians, rates = both(data[drawn])
+    return StepTimes(interval(median, medians), interval(rate, rates))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def choose(
 
     It begins with the best model alone, goes on to `most` additions and ends, of all its stages,
     with the smallest of the highest score. Of equal additions the one whose model is better alone
-    is taken, so that the outcome depends on nothing else.
+    is taken, and of models that are equally good alone the first.
 
     Args:
         predictions: of each model on held-out examples, [N, C], as `as_averaged` gives them.

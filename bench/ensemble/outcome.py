@@ -120,7 +120,8 @@ def notes_of(outcome: Outcome) -> list[str]:
 def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
     """Choose an ensemble on what was held out, and score it on dev.
 
-    The best member is that of the highest score on what was held out: dev chooses nothing.
+    The best member is that of the highest score on what was held out: dev chooses nothing. Of cells
+    that score the same the first by its id is taken, so that the order of rows doesn't matter.
 
     Args:
         average: `logits` or `probabilities`.
@@ -157,13 +158,14 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         except ValueError as error:
             raise InputError(f"{task}: the {kind} can't be scored: {error}") from error
 
-    choice, alone = chosen(range(len(members)), most), chosen(range(len(members)), 1)
+    by_id = sorted(range(len(members)), key=lambda index: str(members[index].row["cell_id"]))
+    choice, alone = chosen(by_id, most), chosen(by_id, 1)
     best = members[alone.weights[0][0]]
     own = str(best.row["model_digest"])
     encoders = []
     for digest, label in _encoders(members).items():
         if digest != own:
-            indices = [i for i, of in enumerate(members) if str(of.row["model_digest"]) == digest]
+            indices = [i for i in by_id if str(members[i].row["model_digest"]) == digest]
             first = chosen(indices, 1)
             name = members[first.weights[0][0]].name
             encoders.append(scored(f"best of {label}", first, name))

@@ -8,7 +8,7 @@ from typing import Final
 from bench.ensemble import figures, rows
 from bench.ensemble.figures import BESIDE, PUBLISHED, Mark
 from bench.ensemble.outcome import BEST, CELL, ENSEMBLE, Outcome, Scored, notes_of
-from bench.ensemble.published import CAVEAT, Published, published
+from bench.ensemble.published import Published, caveat, published
 from bench.ensemble.rows import Row
 from bench.ensemble.together import Together
 from bench.report.drawing import Drawing
@@ -226,11 +226,15 @@ def _scored_table(label: str, found: Sequence[Row]) -> Table:
     heads = [
         Head("who", "who"), Head("dev_score", label, numeric=True), *_SCORES,
         Head("members", "cells", "how many different ones it is made of", numeric=True),
+        Head("to_ensemble", "to the ensemble", "its score less the ensemble's, with the interval"),
     ]  # fmt: skip
     told = [
-        [_shown(_who(row["kind"], row["name"])), *_figures(row), _number(row["members"])]
+        [
+            _shown(_who(row["kind"], row["name"])), *_figures(row), _number(row["members"]),
+            _to_ensemble(row),
+        ]
         for row in found
-    ]
+    ]  # fmt: skip
     marks = ["baseline" if row["difference"] is None else "" for row in found]
     return Table(heads, told, "Who is scored, on the same dev examples.", marks)
 
@@ -261,7 +265,7 @@ def _published_table(papers: Sequence[Published]) -> list[Table]:
         [of.model, _number(of.parameters), fixed(of.score), of.metric, of.split, of.source]
         for of in papers
     ]
-    return [Table(heads, told, _sentence(CAVEAT))] if told else []
+    return [Table(heads, told, _sentence(caveat(papers[0].task)))] if told else []
 
 
 def _figures(row: Row) -> list[str]:
@@ -279,6 +283,14 @@ def _figures(row: Row) -> list[str]:
         DASH if held is None else fixed(held),
         _number(row["parameters"]),
     ]
+
+
+def _to_ensemble(row: Row) -> str:
+    if row["to_ensemble"] is None:
+        return DASH
+    gap = Interval(row["to_ensemble"], row["to_ensemble_ci_low"], row["to_ensemble_ci_high"])
+    ends = span(gap, signed)
+    return signed(gap.value) + (f" ({ends})" if ends else "")
 
 
 # Text

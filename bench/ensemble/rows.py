@@ -13,20 +13,22 @@ Row = dict[str, Any]
 COLUMNS: Final = (
     *("task", "metric", "kind", "name", "model", "cell_id", "weight", "members", "parameters"),
     *("dev_score", "dev_ci_low", "dev_ci_high"),
-    *("difference", "difference_ci_low", "difference_ci_high", "held_score"),
+    *("difference", "difference_ci_low", "difference_ci_high"),
+    *("to_ensemble", "to_ensemble_ci_low", "to_ensemble_ci_high", "held_score"),
 )
 """Of the CSV. A row's difference is its dev score less that of the best member, example by example;
-the best member has none."""
+the best member has none. `to_ensemble` is the same to the ensemble."""
 
 
-def scored_row(of: Scored, best: Scored) -> Row:
-    """Who is scored, beside the best member on the same examples.
+def scored_row(of: Scored, best: Scored, ensemble: Scored) -> Row:
+    """Who is scored, beside the best member and the ensemble on the same examples.
 
     `members` counts cells, each once; it and `parameters` are None where they are not told.
     """
     models = {str(member.row["model"]) for member in of.members}
     ids = {member.row["cell_id"] for member in of.members}
     difference = None if _same(of, best) else gain_of(of, best)
+    behind = None if of is ensemble else gain_of(of, ensemble)
     return {
         "kind": of.kind,
         "name": of.name,
@@ -35,6 +37,7 @@ def scored_row(of: Scored, best: Scored) -> Row:
         "parameters": of.parameters,
         **_with_ends("dev_score", "dev", of.dev),
         **_with_ends("difference", "difference", difference),
+        **_with_ends("to_ensemble", "to_ensemble", behind),
         "held_score": of.held,
     }
 
@@ -42,13 +45,13 @@ def scored_row(of: Scored, best: Scored) -> Row:
 def beside(outcome: Outcome) -> list[Row]:
     """An ensemble, its best member, and what is scored beside them."""
     scored = (outcome.ensemble, outcome.best, *outcome.others)
-    return [scored_row(of, outcome.best) for of in scored]
+    return [scored_row(of, outcome.best, outcome.ensemble) for of in scored]
 
 
 def all_beside(overall: Together) -> list[Row]:
     """The same of all tasks together."""
     scored = (overall.ensembles, overall.best, *overall.others)
-    return [scored_row(of, overall.best) for of in scored]
+    return [scored_row(of, overall.best, overall.ensembles) for of in scored]
 
 
 def cells(outcome: Outcome) -> list[Row]:
@@ -57,7 +60,7 @@ def cells(outcome: Outcome) -> list[Row]:
     found: list[Row] = []
     for of in outcome.alone:
         cell_id = of.members[0].row["cell_id"]
-        row = scored_row(of, outcome.best)
+        row = scored_row(of, outcome.best, outcome.ensemble)
         found.append({**row, "cell_id": cell_id, "weight": weights.get(cell_id, 0)})
     return found
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from bench.ensemble import rows
 from bench.ensemble.outcome import Outcome, Scored, notes_of
-from bench.ensemble.published import CAVEAT, published
+from bench.ensemble.published import caveat, published
 from bench.ensemble.together import Together
 from bench.report.text import count, plain, span
 from bench.schema import MULTITASK, OVERALL
@@ -42,6 +42,7 @@ def outcomes_as_json(
         "best_members": best,
         "baselines": others,
         "gain": vars(overall.gain),
+        "notes": overall.notes,
         **_published_as_json(MULTITASK, beside=beside),
     }
     return {"tasks": tasks, "overall": told}
@@ -87,7 +88,7 @@ def _task_as_json(outcome: Outcome, *, beside: bool) -> dict[str, Any]:
 def _published_as_json(task: str, *, beside: bool) -> dict[str, Any]:
     if not beside:
         return {}
-    return {"published": [asdict(of) for of in published(task)], "published_caveat": CAVEAT}
+    return {"published": [asdict(of) for of in published(task)], "published_caveat": caveat(task)}
 
 
 class Printer:
@@ -147,7 +148,7 @@ class Printer:
         for of in found:
             parameters = "–" if of.parameters is None else f"{of.parameters:,}"
             table.add_row(of.model, parameters, f"{of.score:.3f}", of.metric, of.split, of.source)
-        self._say(CAVEAT)
+        self._say(caveat(task))
         self._console.print(table)
 
     def _say(self, line: str) -> None:

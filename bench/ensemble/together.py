@@ -9,6 +9,7 @@ from bench.overall import counted, overall, overall_interval
 from bench.predictions import mean_of_parts
 from bench.schema import CORRELATED, PART_SCORES
 from bench.stats import Interval
+from minbert.tasks import TASKS
 
 _SEVERAL: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
 
@@ -47,11 +48,11 @@ class Together:
 
     @property
     def notes(self) -> list[str]:
-        """What there is to say beside it."""
-        if not self.missing:
-            return []
+        """What there is to say beside it: of the parts that it lacks, and of the others' data."""
         missing = " and ".join(self.missing)
-        return [f"no ensemble of {missing} is in it, so it is no score of all three"]
+        lacking = [f"no ensemble of {missing} is in it, so it is no score of all three"]
+        data = [f"{part}: {note}" for part in self.parts for note in TASKS[part].notes]
+        return [*(lacking if self.missing else []), *data]
 
 
 def together(outcomes: Sequence[Outcome]) -> Together | None:

@@ -122,7 +122,7 @@ def test_published_scores_are_shown_with_what_they_are_of(
     add_real(place, "sst", data, tiny_checkpoint)
     assert place.run("--baselines", "--data", str(data)) == 0
     text = capsys.readouterr().out
-    assert "published scores, of other examples than these (SST-5 test;" in text
+    assert "published scores, of SST-5's test sentences: what can be reached, not what" in text
     (line,) = [line for line in text.splitlines() if "RoBERTa-large + Heinsen routing" in line]
     assert "0.598" in line
     assert "SST-5 test" in line

@@ -55,6 +55,23 @@ def test_models_that_trained_whole_share_nothing(
     assert found["ensemble"]["parameters"] == (ENCODER + ADAPTER) * len(found["members"])
 
 
+def test_of_equal_cells_the_order_of_rows_chooses_none(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two cells that are equally right on what was held out, and not on dev."""
+    paths = [place.add(seed) for seed in range(2)]
+    first, second = (load_file(path) for path in paths)
+    save_file({**second, "held_logits": first["held_logits"]}, paths[1])
+    found = []
+    for _ in range(2):
+        assert place.run("--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        found.append([told[name] for name in ("ensemble", "best_member", "members", "choice")])
+        place.rows.reverse()
+        place.write()
+    assert found[0] == found[1]
+
+
 def test_dev_chooses_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """The best member is that of held-out examples, even where dev would have another."""
     place.add(0, strength=2.0)

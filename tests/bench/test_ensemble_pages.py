@@ -142,6 +142,23 @@ def test_differences_are_to_the_best_member(
             assert cell["difference"] == pytest.approx(cell["dev_score"] - best["dev_score"])
 
 
+def test_differences_are_to_the_ensemble_too(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(place, *PARTS)
+    assert place.run("--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    for of in (*told["tasks"], told["overall"]):
+        ensemble, best = of["ensemble"], of.get("best_member") or of["best_members"]
+        assert ensemble["to_ensemble"] is None
+        assert best["to_ensemble"] == pytest.approx(-of["gain"]["value"])
+        assert best["to_ensemble_ci_low"] == pytest.approx(-of["gain"]["high"])
+        for cell in of.get("cells", ()):
+            gap = cell["dev_score"] - ensemble["dev_score"]
+            assert cell["to_ensemble"] == pytest.approx(gap)
+            assert cell["to_ensemble_ci_low"] <= gap <= cell["to_ensemble_ci_high"]
+
+
 def test_a_text_in_the_csv_is_no_formula(place: Place, tmp_path: Path) -> None:
     place.add(0, model="=1+1")
     path = tmp_path / "ensemble.csv"
