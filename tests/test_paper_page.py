@@ -1,0 +1,173 @@
+"""docs/paper.md has the figures of the rows that are committed beside it."""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+INTERVAL = re.compile(r"([−+]?\d\.\d+) \(([−+]?\d\.\d+) to ([−+]?\d\.\d+)\)")
+Row = Mapping[str, str]
+
+
+def rows(name: str) -> list[Row]:
+    with (DOCS / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def latest(name: str) -> Iterator[Row]:
+    """Of each cell that ended ok the last attempt."""
+    found = {row["cell_id"]: row for row in rows(name) if row["status"] == "ok"}
+    yield from found.values()
+
+
+def table(*heads: str) -> dict[str, list[str]]:
+    """The page's table whose headings begin so, its rows by their first column."""
+    blocks = re.findall(r"(?:^\|.*\n)+", (DOCS / "paper.md").read_text(encoding="utf-8"), re.M)
+    for block in blocks:
+        lines = [[cell.strip() for cell in line.strip("|\n").split(" | ")]
+                 for line in block.splitlines()]  # fmt: skip
+        lines = [[cell.strip(" |") for cell in line] for line in lines]
+        if tuple(lines[0][1 : 1 + len(heads)]) == heads:
+            return {line[0]: line[1:] for line in lines[2:]}
+    raise AssertionError(f"docs/paper.md has no table with {heads}")
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").replace(",", ""))
+
+
+def shows(text: str, value: str, *ends: str) -> None:
+    """Whether a text is a value, and in brackets its interval, as rounded."""
+    told = INTERVAL.fullmatch(text)
+    figures = [text] if told is None else list(told.groups())
+    digits = len(figures[0].partition(".")[2])
+    wanted = [value, *ends] if told is not None else [value]
+    assert [number(of) for of in figures] == [round(float(of), digits) for of in wanted], text
+
+
+# Ensembles
+
+SCORED = {
+    "ensemble": ("ensemble", "ensembles"),
+    "its best member alone": ("best member", "best members"),
+    "TF-IDF and a linear model": ("tf-idf and a linear model",),
+    "cosine of untrained embeddings": ("cosine of sentence embeddings",),
+    "average of all cells": ("average of all cells",),
+    "transformers + PEFT": ("transformers + PEFT",),
+    "best of lower-half": ("best of lower-half",),
+}
+"""Names of the page, and kinds of the CSV, for a task and for all together."""
+
+
+def check_ensembles(told: dict[str, list[str]], name: str, tasks: list[str]) -> int:
+    """Compare each row of a table with the CSV's, and return how many figures were compared."""
+    found = {(row["task"], row["kind"]): row for row in rows(name) if row["kind"] != "cell alone"}
+    count = 0
+    for who, kinds in SCORED.items():
+        for task, text in zip(tasks, told.get(who, []), strict=False):
+            row = next((found[task, kind] for kind in kinds if (task, kind) in found), None)
+            if text == "–":
+                assert row is None, (who, task)
+                continue
+            assert row is not None, (who, task)
+            shows(text, row["dev_score"], row["dev_ci_low"], row["dev_ci_high"])
+            count += 1
+    return count
+
+
+def test_the_ensemble_of_the_papers_tasks() -> None:
+    told = table("SST accuracy", "Quora (16k train) accuracy", "STS Pearson r", "overall")
+    tasks = ["sst", "quora", "sts", "sst+quora+sts"]
+    assert check_ensembles(told, "ensemble.csv", tasks) >= 16
+    found = {row["task"]: row for row in rows("ensemble.csv") if row["kind"].startswith("ensemble")}
+    for task, gap, parameters in zip(
+        tasks, told["better by, example by example"], told["parameters of all members"], strict=True
+    ):
+        row = found[task]
+        shows(gap, row["difference"], row["difference_ci_low"], row["difference_ci_high"])
+        assert number(parameters.removesuffix("M")) == round(int(row["parameters"]) / 1e6, 1)
+
+
+def test_the_ensembles_of_the_embedded_tasks() -> None:
+    tasks = ["movies", "amazon", "nyt", "tweets"]
+    told = table(*tasks)
+    assert check_ensembles(told, "embedded-ensembles.csv", tasks) == 16
+
+
+# Grids
+
+
+def of_modes(where: Mapping[str, str]) -> dict[tuple[str, str], Row]:
+    """The cells of docs/paper.csv with some values, by mode and layer set."""
+    return {
+        (row["mode"], row["layers"]): row
+        for row in latest("paper.csv")
+        if all(row[name] == value for name, value in where.items())
+    }
+
+
+def test_the_final_comparison() -> None:
+    heads = ("overall", "SST", "Quora (16k train)", "STS r")
+    told = table(*heads)
+    found = of_modes({"task": "multitask", "max_train": FINAL})
+    full = found["full", ""]
+    assert len(told) == len(found) == 3
+    names = {"full": "full, fp32", "lora": "LoRA r1, bf16", "dora": "DoRA r1, bf16"}
+    for (mode, _), row in found.items():
+        overall, sst, quora, sts, memory, time, *_ = told[names[mode]]
+        shows(overall, row["dev_score"], row["dev_ci_low"], row["dev_ci_high"])
+        for text, column in (
+            (sst, "dev_sentiment"), (quora, "dev_paraphrase"), (sts, "dev_similarity"),
+        ):  # fmt: skip
+            shows(text, row[column])
+        check_cost(memory, row, full, "peak_rss_mib")
+        check_cost(time, row, full, "ms_per_1k_tokens")
+
+
+FINAL = "1000"
+"""What caps the training examples of the final comparison that the page shows."""
+
+
+def check_cost(text: str, row: Row, full: Row, column: str) -> None:
+    """`2,282 MiB (1.00)`: a cost, and its ratio to full fine-tuning."""
+    told = re.fullmatch(r"([\d,]+)(?: MiB)? \((\d\.\d\d)\)", text)
+    assert told is not None, text
+    assert number(told[1]) == round(float(row[column])), text
+    assert number(told[2]) == round(float(row[column]) / float(full[column]), 2), text
+
+
+@pytest.mark.parametrize(("place", "task"), [(0, "sst"), (1, "sts")])
+def test_the_part_of_the_papers_grid(place: int, task: str) -> None:
+    told = table("memory, theirs", "memory, here", "time, theirs", "time, here", "score, theirs")
+    cap = {"sst": "2000", "sts": "1000"}[task]
+    where = {"task": task, "max_train": cap, "batch_size": "64", "rank": "1"}
+    found = of_modes(where) | of_modes({**where, "rank": ""})
+    full = found["full", ""]
+    names = {"lora": "LoRA", "dora": "DoRA"}
+    assert len(found) == len(told) == 9
+    for (mode, layers), row in found.items():
+        who = f"{names[mode]}, {layers}" if layers else mode
+        memory, time, score = (told[who][at].split(" / ")[place] for at in (1, 3, 5))
+        for text, column in ((memory, "peak_rss_mib"), (time, "ms_per_1k_tokens")):
+            assert number(text) == round(float(row[column]) / float(full[column]), 2), (who, column)
+        shows(score, row["dev_score"])
+
+
+def test_a_table_that_is_not_there_is_a_failure() -> None:
+    with pytest.raises(AssertionError, match="has no table"):
+        table("no such heading")
+
+
+def test_a_figure_that_differs_is_a_failure() -> None:
+    shows("0.505 (0.475 to 0.535)", "0.50499", "0.47542", "0.5346")
+    for text in ("0.506 (0.475 to 0.535)", "0.505 (0.475 to 0.536)", "0.51"):
+        with pytest.raises(AssertionError):
+            shows(text, "0.50499", "0.47542", "0.5346")
+    row: dict[str, Any] = {"peak_rss_mib": "100"}
+    check_cost("100 MiB (0.50)", row, {"peak_rss_mib": "200"}, "peak_rss_mib")
+    with pytest.raises(AssertionError):
+        check_cost("100 MiB (0.51)", row, {"peak_rss_mib": "200"}, "peak_rss_mib")
