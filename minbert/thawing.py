@@ -49,13 +49,12 @@ class Thawing:
         for parameter, tower, layer in self._held:
             parameter.requires_grad_(self._trains(epoch, tower, layer))
 
-    def never(self, epochs: int) -> set[nn.Parameter]:
-        """The parameters that have not trained after so many epochs, of those it holds."""
-        last = epochs - 1
+    def frozen(self, epoch: int) -> set[nn.Parameter]:
+        """The parameters that do not train in an epoch, from 0, of those it holds."""
         return {
             parameter
             for parameter, tower, layer in self._held
-            if not self._trains(last, tower, layer)
+            if not self._trains(epoch, tower, layer)
         }
 
     def _trains(self, epoch: int, tower: str, layer: int | None) -> bool:
