@@ -6,17 +6,13 @@ from typing import Final
 
 from torch import nn
 
+from minbert.quarters import QUARTERS, layers_in
+
 ALL: Final = "all"
 ITERATIVE: Final = "iterative"
 UNFREEZINGS: Final = (ALL, ITERATIVE)
 
-QUARTERS: Final = 4
 _ENCODER: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
-
-
-def layers_in(epoch: int, layers: int) -> int:
-    """How many of the top layers train in an epoch, from 0: none, then a quarter more in each."""
-    return round(layers * min(epoch, QUARTERS) / QUARTERS)
 
 
 class Thawing:

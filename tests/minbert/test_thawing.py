@@ -8,7 +8,8 @@ from torch import nn
 from adapters.injection import inject
 from minbert.config import BertConfig
 from minbert.model import BertClassifier, initialise
-from minbert.thawing import Thawing, layers_in
+from minbert.quarters import layers_in
+from minbert.thawing import Thawing
 
 
 def model(layers: int = 12, mode: str = "full", pooling: str = "pooler") -> BertClassifier:
