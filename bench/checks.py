@@ -17,10 +17,11 @@ from bench.gridfile import Grid, Settings
 from bench.models import Model
 from bench.parts import most_encoders
 from bench.plan import Planned
-from bench.schema import ITERATIVE, QUARTERS
+from bench.schema import ITERATIVE
 from minbert.check import check_checkpoint
 from minbert.config import count_parameters
 from minbert.files import is_folder
+from minbert.quarters import QUARTERS, layers_in
 from minbert.scores import constant
 from minbert.tasks import Data, TaskData
 from minbert.tokenizer import Tokenizer
@@ -173,15 +174,19 @@ def check_compile(cells: Sequence[Cell]) -> None:
         )
 
 
-def unfreezing_notes(cells: Sequence[Cell], data: Data) -> list[str]:
-    """What there is to say of cells that end before all of their layers are unfrozen, by their
-    epochs or by their steps: of that which ends first."""
+def unfreezing_notes(cells: Sequence[Cell], data: Data, layers: int) -> list[str]:
+    """What there is to say of cells that end before all of their model is unfrozen, by their
+    epochs or by their steps: of that which ends first.
+
+    Args:
+        layers: of the encoder.
+    """
     epochs = min((_epochs(c, data) for c in cells if c.unfreeze == ITERATIVE), default=QUARTERS + 1)
     if epochs > QUARTERS:
         return []
     return [
-        f"unfreezing reaches all layers in epoch {QUARTERS + 1}, and training ends in epoch "
-        f"{epochs}: {(epochs - 1) / QUARTERS:.0%} of the layers train, and no embeddings"
+        f"unfreezing ends in epoch {QUARTERS + 1}, and training in epoch {epochs}: "
+        f"{layers_in(epochs - 1, layers)} of {layers} layers train, and no embeddings"
     ]
 
 

@@ -52,9 +52,7 @@ CORRELATED: Final = ("sts",)
 """Those whose score is a correlation r, which counts (1 + r) / 2; the others have an accuracy."""
 
 ITERATIVE: Final = "iterative"
-QUARTERS: Final = 4
-"""Gradual unfreezing, and after how many epochs all layers train, as `minbert.thawing` has them,
-which imports torch."""
+"""Gradual unfreezing, as `minbert.thawing` has it, which imports torch."""
 
 OFF: Final = "off"
 ON: Final = "on"

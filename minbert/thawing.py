@@ -6,17 +6,13 @@ from typing import Final
 
 from torch import nn
 
+from minbert.quarters import QUARTERS, layers_in
+
 ALL: Final = "all"
 ITERATIVE: Final = "iterative"
 UNFREEZINGS: Final = (ALL, ITERATIVE)
 
-QUARTERS: Final = 4
 _ENCODER: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
-
-
-def layers_in(epoch: int, layers: int) -> int:
-    """How many of the top layers train in an epoch, from 0: none, then a quarter more in each."""
-    return round(layers * min(epoch, QUARTERS) / QUARTERS)
 
 
 class Thawing:
@@ -49,13 +45,12 @@ class Thawing:
         for parameter, tower, layer in self._held:
             parameter.requires_grad_(self._trains(epoch, tower, layer))
 
-    def never(self, epochs: int) -> set[nn.Parameter]:
-        """The parameters that have not trained after so many epochs, of those it holds."""
-        last = epochs - 1
+    def frozen(self, epoch: int) -> set[nn.Parameter]:
+        """The parameters that do not train in an epoch, from 0, of those it holds."""
         return {
             parameter
             for parameter, tower, layer in self._held
-            if not self._trains(last, tower, layer)
+            if not self._trains(epoch, tower, layer)
         }
 
     def _trains(self, epoch: int, tower: str, layer: int | None) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
 from bench.cell import Cell
-from bench.schema import ITERATIVE, QUARTERS, Row
+from bench.schema import ITERATIVE, Row
+from minbert.quarters import QUARTERS
 
 Shape = tuple[int, int]
 """Texts in a batch, each text of a pair that stands by itself as one, and tokens in the longest."""

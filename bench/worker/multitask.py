@@ -190,17 +190,16 @@ class MultitaskRun(CellRun[PartBatch]):
         real = sum(int(encoded.lengths[indices].sum()) for encoded in of.texts)
         return real, len(of.texts) * len(indices) * int(of.lengths[indices].max())
 
-    def _untrained(self) -> Set[nn.Parameter]:
-        """As ever, and what serves only parts of which no batch came before training ended."""
-        came = {part for epoch in range(len(self.record.epochs)) for part in self._came(epoch)}
+    def _unused(self, epoch: int) -> Set[nn.Parameter]:
+        """What serves only parts of which no batch came."""
+        came = self._came(epoch)
         apart = self.model.bert_pairs is not None
         used = {f"classifier.{part}.": part in came for part in self.parts}
         pairs = any(self.model.aims[part].pairs for part in came)
         used |= {"comparison.": pairs, "bert_pairs.": pairs}
         used["bert."] = not apart or any(not self.model.aims[part].pairs for part in came)
         idle = tuple(prefix for prefix, is_used in used.items() if not is_used)
-        named = self.model.named_parameters()
-        return super()._untrained() | {p for name, p in named if name.startswith(idle)}
+        return {p for name, p in self.model.named_parameters() if name.startswith(idle)}
 
     def _came(self, epoch: int) -> set[str]:
         """Parts of which a batch came in an epoch."""

@@ -148,9 +148,17 @@ class CellRun(ABC, Generic[B]):
     def _panel(self) -> tuple[list[B], B]:
         """Batches of the first epoch: a panel of them, and the largest."""
 
+    def _unused(self, _epoch: int) -> Set[nn.Parameter]:
+        """What no batch that came in an epoch, from 0, goes through."""
+        return frozenset()
+
     def _untrained(self) -> Set[nn.Parameter]:
-        """What would train and never had the chance."""
-        return set() if self.thaws is None else self.thaws.never(len(self.record.epochs))
+        """What would train and never had the chance: in each epoch it was frozen, or not used."""
+        each = []
+        for epoch in range(len(self.record.epochs)):
+            frozen = set() if self.thaws is None else self.thaws.frozen(epoch)
+            each.append(frozen | self._unused(epoch))
+        return set.intersection(*each)
 
     @abstractmethod
     def _idle(self) -> Set[nn.Parameter]:

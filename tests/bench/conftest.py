@@ -19,21 +19,31 @@ ARGS: Final = [
 @pytest.fixture(scope="session")
 def tiny_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of one narrow layer with random weights and the real vocabulary."""
+    return narrow(1, tmp_path_factory.mktemp("checkpoints") / "tiny", minilm)
+
+
+@pytest.fixture(scope="session")
+def deep_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of four layers, of which each epoch of gradual unfreezing thaws one."""
+    return narrow(4, tmp_path_factory.mktemp("checkpoints") / "deep", minilm)
+
+
+def narrow(layers: int, folder: Path, vocabulary: Path) -> Path:
+    """Save a checkpoint of so many narrow layers in a folder."""
     from minbert.checkpoint import save_checkpoint
     from minbert.config import GEOMETRIES
     from minbert.model import BertClassifier, initialise
 
     config = replace(
         GEOMETRIES["bert-tiny"],
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         hidden_size=32,
         intermediate_size=64,
         num_attention_heads=2,
     )
     model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
     initialise(model, 0)
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    save_checkpoint(model, folder, minilm)
+    save_checkpoint(model, folder, vocabulary)
     return folder
 
 

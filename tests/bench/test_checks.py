@@ -155,11 +155,11 @@ def test_a_second_encoder_or_a_loss_that_no_part_needs_is_told(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("epochs", "max_steps", "ends"),
     [
-        (1, None, "epoch 1: 0%"), (3, None, "epoch 3: 50%"), (4, None, "epoch 4: 75%"),
+        (1, None, "epoch 1: 0"), (2, None, "epoch 2: 3"), (4, None, "epoch 4: 9"),
         (5, None, None), (7, None, None),
         # 24 examples in batches of 8: 3 steps an epoch
-        (7, 3, "epoch 1: 0%"), (7, 4, "epoch 2: 25%"), (7, 12, "epoch 4: 75%"), (7, 13, None),
-        (2, 100, "epoch 2: 25%"),
+        (7, 3, "epoch 1: 0"), (7, 4, "epoch 2: 3"), (7, 12, "epoch 4: 9"), (7, 13, None),
+        (2, 100, "epoch 2: 3"),
     ],
 )  # fmt: skip
 def test_training_that_ends_before_all_layers_train_is_told(
@@ -167,23 +167,34 @@ def test_training_that_ends_before_all_layers_train_is_told(
 ) -> None:
     data = data_of(tmp_path, "sst")
     settings = {"epochs": epochs, "max_steps": max_steps, "batch_size": 8}
-    notes = unfreezing_notes([full(unfreeze="iterative", **settings)], data)
-    assert unfreezing_notes([full(**settings)], data) == []
-    if ends is None:
-        assert notes == []
-    else:
-        (line,) = notes
-        assert f"in epoch 5, and training ends in {ends} of the layers train" in line
+    notes = unfreezing_notes([full(unfreeze="iterative", **settings)], data, 12)
+    assert unfreezing_notes([full(**settings)], data, 12) == []
+    told = f"unfreezing ends in epoch 5, and training in {ends} of 12 layers train, and no "
+    told += "embeddings"
+    assert notes == ([] if ends is None else [told])
+
+
+@pytest.mark.parametrize(
+    ("layers", "epochs", "trained"),
+    [(6, 2, 2), (6, 3, 3), (6, 4, 4), (2, 2, 0), (2, 3, 1), (2, 4, 2), (1, 4, 1)],
+)
+def test_the_layers_told_are_those_that_train(
+    tmp_path: Path, layers: int, epochs: int, trained: int
+) -> None:
+    """Where the number of layers is not a multiple of 4: of the six of minilm 2, 3 and 4."""
+    cells = [full(unfreeze="iterative", epochs=epochs)]
+    (line,) = unfreezing_notes(cells, data_of(tmp_path, "sst"), layers)
+    assert f"training in epoch {epochs}: {trained} of {layers} layers train" in line
 
 
 def test_steps_are_those_of_all_parts_without_what_is_held_out(tmp_path: Path) -> None:
     """Of 24 examples of each part 12 are trained on, in two batches of 8: 6 steps an epoch."""
     of = full(unfreeze="iterative", epochs=7, batch_size=8, held_out=0.5, max_steps=24)
-    (line,) = unfreezing_notes([of], data_of(tmp_path))
-    assert "training ends in epoch 4" in line
+    (line,) = unfreezing_notes([of], data_of(tmp_path), 6)
+    assert "training in epoch 4: 4 of 6 layers" in line
 
 
 def test_of_several_cells_the_one_that_ends_first_is_told(tmp_path: Path) -> None:
     sizes = [full(unfreeze="iterative", epochs=7, max_steps=6, batch_size=n) for n in (1, 8)]
-    (line,) = unfreezing_notes(sizes, data_of(tmp_path, "sst"))
-    assert "training ends in epoch 1" in line
+    (line,) = unfreezing_notes(sizes, data_of(tmp_path, "sst"), 6)
+    assert "training in epoch 1: 0 of 6 layers" in line

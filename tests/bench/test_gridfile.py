@@ -12,7 +12,7 @@ from minbert.batches import BATCHINGS
 from minbert.heads import HEADS
 from minbert.losses import MSE, REGRESSION
 from minbert.optimizer import OPTIMIZERS
-from minbert.thawing import ITERATIVE, QUARTERS, UNFREEZINGS
+from minbert.thawing import ITERATIVE, UNFREEZINGS
 from minbert.training import SCHEDULES
 
 GOOD = """
@@ -40,7 +40,7 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
         assert get_args(settings[name].annotation) == tuple(known), name
     assert get_args(gridfile.Unfreeze) == UNFREEZINGS
     assert checks.MSE == MSE
-    assert (schema.ITERATIVE, schema.QUARTERS) == (ITERATIVE, QUARTERS)
+    assert schema.ITERATIVE == ITERATIVE
 
 
 def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from minbert.config import GEOMETRIES, BertConfig
 from minbert.encoded import Encoded
 from minbert.model import draw
 from minbert.multitask import Aim, MultitaskModel, collate_texts, plan_tasks
+from minbert.training import Group, Trainer
 
 AIMS = {
     "sst": Aim(outputs=5, pairs=False),
@@ -136,6 +137,38 @@ def test_a_batch_of_pairs_holds_first_texts_then_second_ones() -> None:
         assert found.input_ids[row, len(ids) :].eq(0).all()
     assert isinstance(found.attention_mask, Tensor)
     assert found.tokens == int(found.attention_mask.sum())
+
+
+def step_of_pearson(amp: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, logits and the gradient of everything, in a row, of a step of sts."""
+    config = replace(CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    of = MultitaskModel(config, AIMS, encoders=2, head="linear", pooling="mean", dropout=0.0)
+    draw(of, 0.3, seed=0)  # lively, so that logits differ by more than bf16 rounds
+    parameters = list(of.parameters())
+    trainer = Trainer(
+        of, [Group(parameters, 1e-3, 0.0)], loss="mse", schedule=lambda _step: 1.0, amp=amp,
+        device=CPU,
+    )  # fmt: skip
+    loss, logits = trainer.take(lambda: of("sts", PAIRS), LABELS, "pearson")
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    return loss, logits, torch.cat([gradient.flatten() for gradient in gradients])
+
+
+PAIRS = collate_texts([texts(24, 1), texts(24, 2)], np.arange(24), np.arange(24), 0, CPU)
+LABELS = torch.from_numpy(np.random.default_rng(3).normal(size=24).astype(np.float32))
+
+
+def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
+    """Of logits that have the digits of bf16; its gradient is as in fp32 but for their rounding."""
+    usual, _, expected = step_of_pearson("off")
+    loss, logits, gradient = step_of_pearson("bf16")
+    assert loss.dtype == logits.dtype == torch.float32
+    assert torch.equal(logits, logits.bfloat16().float())
+    r = np.corrcoef(logits[:, 0].double().numpy(), LABELS.double().numpy())[0, 1]
+    assert loss.item() == pytest.approx(1 - r, abs=1e-6)
+    assert loss.item() == pytest.approx(usual.item(), abs=0.02)
+    assert torch.cosine_similarity(gradient, expected, dim=0) > 0.99
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from torch import nn
 from adapters.injection import inject
 from minbert.config import BertConfig
 from minbert.model import BertClassifier, initialise
-from minbert.thawing import Thawing, layers_in
+from minbert.quarters import layers_in
+from minbert.thawing import Thawing
 
 
 def model(layers: int = 12, mode: str = "full", pooling: str = "pooler") -> BertClassifier:
@@ -59,8 +60,8 @@ def test_models_of_few_layers_thaw_from_the_top(layers: int, mode: str) -> None:
     for epoch in range(6):
         thawing.begin(epoch)
         assert layers_training(of) == set(range(layers - layers_in(epoch, layers), layers))
-    assert thawing.never(5) == set()
-    assert bool(thawing.never(4)) == (mode == "full" or layers_in(3, layers) < layers)
+    assert thawing.frozen(4) == set()
+    assert bool(thawing.frozen(3)) == (mode == "full" or layers_in(3, layers) < layers)
 
 
 @pytest.mark.parametrize("mode", ["full", "lora", "dora"])
@@ -95,11 +96,11 @@ def test_a_new_pooler_trains_from_the_first_epoch() -> None:
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 7])
-def test_it_knows_what_has_never_trained(mode: str, epochs: int) -> None:
+def test_what_is_frozen_in_an_epoch_has_not_trained_before(mode: str, epochs: int) -> None:
     of = model(mode=mode)
     thawing = Thawing(of)
     left = {p for name, p in of.named_parameters() if p.requires_grad and "bert" in name}
     for epoch in range(epochs):
         thawing.begin(epoch)
         left -= {parameter for parameter in of.parameters() if parameter.requires_grad}
-    assert thawing.never(epochs) == left
+    assert thawing.frozen(epochs - 1) == left
