@@ -16,6 +16,7 @@ from markupsafe import Markup
 from bench.groups import Group, ValuesOf, groups, no_values
 from bench.report import cells, findings, tables, text, winners
 from bench.report.authors import authors_section
+from bench.report.commands import Repeat
 from bench.report.commands import commands as repeat
 from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
@@ -99,6 +100,7 @@ def report(
     first = found[0] if found else None
     others = found[1 : 1 + _MOST_OTHERS]
     searches = rates_section(first, cleaned, waiting)
+    again = repeat(first, sources, alone=not others) if first else Repeat([], [])
     return {
         "title": findings.title(first) if first else "No cell was run",
         "lead": findings.lead(first) if first else [_TRIES if searches else _NOTHING],
@@ -114,7 +116,8 @@ def report(
         "groups_left_out": max(len(found) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": repeat(first, sources) if first else [],
+        "commands": again.lines,
+        "commands_said": again.said,
         "terms": TERMS,
     }
 
