@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bench.groups import Group, ValuesOf, groups, no_values
 from bench.report import cells, findings, tables, text, winners
-from bench.report.authors import authors_section
+from bench.report.authors_sections import authors_section, group_section
 from bench.report.commands import Repeat
 from bench.report.commands import commands as repeat
 from bench.report.drawing import Drawing, as_file
@@ -51,6 +51,7 @@ class Other:
     cards: Sequence[Card]
     drawings: Sequence[Drawing]
     table: Table
+    sections: Sequence[Section] = ()
 
 
 def render(
@@ -78,7 +79,8 @@ def render(
     names = [text.plain(Path(source).name) for source in sources]
     facts = report(rows, planned, names, values_of)
     drawings = [d for section in facts["sections"] for d in section.drawings]
-    drawings += [d for other in facts["others"] for d in other.drawings]
+    for other in facts["others"]:
+        drawings += [*other.drawings, *(d for of in other.sections for d in of.drawings)]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
     write_all(reports, pages, {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings})
     return reports / "index.html"
@@ -107,7 +109,7 @@ def report(
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": _sections(first, searches) if first else searches,
+        "sections": _sections([first, *others], searches) if first else searches,
         "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
         "cells": cells.cells_table(found),
         "failures_heading": heading,
@@ -122,12 +124,13 @@ def report(
     }
 
 
-def _sections(first: Group, searches: Sequence[Section]) -> list[Section]:
+def _sections(shown: Sequence[Group], searches: Sequence[Section]) -> list[Section]:
+    """Those of the first group, and what is said of the authors' figures for all that are shown."""
     return [
-        *sections(first),
+        *sections(shown[0]),
         *searches,
-        *authors_section(first),
-        *predictions_section(first),
+        *authors_section(shown),
+        *predictions_section(shown[0]),
     ]
 
 
@@ -156,12 +159,14 @@ class _Cleaner:
 
 def _other(group: Group, first: Group, number: int) -> Other:
     drawings: list[Drawing] = []
-    if number - 1 <= _DRAWN and group.has_quality:
+    drawn = number - 1 <= _DRAWN
+    if drawn and group.has_quality:
         drawings = tradeoffs(group, tables.frame(group), f"group{number}-")
     return Other(
         number, findings.title(group),
         [findings.differs(group, first), *findings.lead(group), *winners.left_out(group)],
         cards(group), drawings, tables.settings_table(group),
+        group_section(group, f"group{number}-", drawn=drawn),
     )  # fmt: skip
 
 
