@@ -8,7 +8,7 @@ import pandas as pd
 from adapters.names import ADAPTER_MODES
 from bench.groups import Group
 from bench.report.authors import Beside, beside, theirs_of
-from bench.report.drawing import GREY, INK, Drawing, canvas, to_svg
+from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, to_svg
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
@@ -178,10 +178,10 @@ def _drawing(found: Sequence[Beside], cost: str, prefix: str) -> Drawing:
     with canvas(0.9 + 0.3 * max(len(rows), 2)) as (figure, axes):
         axes.axvline(1, color=INK, linewidth=1)
         both = rows.dropna(subset=["theirs", "ours"])
-        axes.hlines(both.index, both["theirs"], both["ours"], color=GREY, linewidth=1.1)
+        axes.hlines(both.index, both["theirs"], both["ours"], color=GREY, linewidth=1.1, zorder=1.5)
         for place, row in enumerate(rows.to_dict("records")):
             style: dict[str, Any] = {"color": COLOURS[row["mode"]], "marker": MARKERS[row["mode"]]}
-            axes.plot(row["theirs"], place, markerfacecolor="none", markersize=6, **style)
+            axes.plot(row["theirs"], place, markerfacecolor=PAPER, markersize=6, **style)
             axes.plot(row["ours"], place, markersize=6, **style)
         axes.set_yticks(range(len(rows)), list(rows["kind"]))
         axes.set_ylim(len(rows) - 0.45, -0.55)
