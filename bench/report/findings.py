@@ -304,7 +304,7 @@ def differs(group: Group, first: Group) -> str:
         f"{name} ({_said(group.shared(name))} instead of {_said(first.shared(name))})"
         for name in differing(group, first)
     ]
-    return f"Not comparable with the group above, from which it differs in {', '.join(parts)}."
+    return f"Not comparable with the first group, from which it differs in {', '.join(parts)}."
 
 
 def _said(value: Value) -> str:

@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from bench.groups import Group, ValuesOf, group_key, groups, no_values
 from bench.report import cells, findings, tables, text, winners
-from bench.report.authors import authors_section
+from bench.report.authors_sections import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
+from bench.report.commands import Repeat
 from bench.report.commands import commands as repeat
 from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
@@ -51,6 +52,7 @@ class Other:
     cards: Sequence[Card]
     drawings: Sequence[Drawing]
     table: Table
+    sections: Sequence[Section] = ()
 
 
 def render(
@@ -78,7 +80,8 @@ def render(
     names = [text.plain(Path(source).name) for source in sources]
     facts = report(rows, planned, names, values_of)
     drawings = [d for section in facts["sections"] for d in section.drawings]
-    drawings += [d for other in facts["others"] for d in other.drawings]
+    for other in facts["others"]:
+        drawings += [*other.drawings, *(d for of in other.sections for d in of.drawings)]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
     write_all(reports, pages, {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings})
     return reports / "index.html"
@@ -100,6 +103,7 @@ def report(
     first = found[0] if found else None
     others = found[1 : 1 + _MOST_OTHERS]
     searches = rates_section(first, cleaned, waiting)
+    again = repeat(first, sources, alone=not others) if first else Repeat([], [])
     return {
         "title": findings.title(first) if first else "No cell was run",
         "lead": findings.lead(first) if first else [_TRIES if searches else _NOTHING],
@@ -115,18 +119,21 @@ def report(
         "groups_left_out": max(len(found) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": repeat(first, sources) if first else [],
+        "commands": again.lines,
+        "commands_said": again.said,
         "terms": TERMS,
     }
 
 
 def _sections(found: Sequence[Group], searches: Sequence[Section]) -> list[Section]:
-    first = found[0]
+    """Those of the first group, and what is said of several: of settings that differ, and of the
+    authors' figures for all that are shown."""
+    first, shown = found[0], found[: 1 + _MOST_OTHERS]
     return [
         *sections(first),
         *changes_section(found),
         *searches,
-        *authors_section(first),
+        *authors_section(shown),
         *predictions_section(first),
     ]
 
@@ -156,12 +163,14 @@ class _Cleaner:
 
 def _other(group: Group, first: Group, number: int) -> Other:
     drawings: list[Drawing] = []
-    if number - 1 <= _DRAWN and group.has_quality:
+    drawn = number - 1 <= _DRAWN
+    if drawn and group.has_quality:
         drawings = tradeoffs(group, tables.frame(group), f"group{number}-")
     return Other(
         number, findings.title(group),
         [findings.differs(group, first), *findings.lead(group), *winners.left_out(group)],
         cards(group), drawings, tables.settings_table(group),
+        group_section(group, f"group{number}-", drawn=drawn),
     )  # fmt: skip
 
 

@@ -76,11 +76,12 @@ def test_caps_are_said(tmp_path, undrawn, settings, said):
 
 def test_both_pages_hold_the_same_sentences(full, undrawn):
     _, html, text = full
-    facts = report(synthetic_rows(68), [], ["runs.csv"])
+    facts = report(synthetic_rows(68), [], ["my runs.csv"])
     html, text = seen(html), unescape(text.replace("\\", ""))
     for said in [
         *facts["lead"], *(card.said for card in facts["cards"]), facts["failures_heading"],
         *(line for section in facts["sections"] for line in (section.heading, *section.said)),
+        *facts["commands_said"], *facts["commands"],
     ]:  # fmt: skip
         assert said in html
         assert said in text
