@@ -157,6 +157,38 @@ def test_the_part_of_the_papers_grid(place: int, task: str) -> None:
         shows(score, row["dev_score"])
 
 
+def test_the_parts_one_at_a_time() -> None:
+    told = table("overall", "difference", "SST", "Quora (16k train)", "STS r", "memory", "time")
+    found = {changed(row): row for row in latest("parts.csv")}
+    base = found[""]
+    assert len(told) == len(found) == 11
+    for who, (overall, gap, sst, quora, sts, memory, time) in told.items():
+        row = base if who.startswith("nothing") else found[who]
+        shows(overall, row["dev_score"], row["dev_ci_low"], row["dev_ci_high"])
+        for text, column in (
+            (sst, "dev_sentiment"), (quora, "dev_paraphrase"), (sts, "dev_similarity"),
+        ):  # fmt: skip
+            shows(text, row[column])
+        for text, column in ((memory, "peak_rss_mib"), (time, "ms_per_1k_tokens")):
+            assert number(text) == round(float(row[column]) / float(base[column]), 2), (who, column)
+        if row is not base:
+            mean = number(gap.partition(" (")[0])
+            assert mean == round(float(row["dev_score"]) - float(base["dev_score"]), 3), who
+
+
+USUAL = {
+    "unfreeze": "all", "head": "linear", "optimizer": "adamw", "schedule": "linear",
+    "regression_loss": "mse", "encoders": "1", "task_order": "proportional",
+}  # fmt: skip
+
+
+def changed(row: Row) -> str:
+    """What a row has otherwise than usual, as the page says it."""
+    return "".join(
+        f"{name.replace('_', ' ')} {row[name]}" for name in USUAL if row[name] != USUAL[name]
+    )
+
+
 def test_a_table_that_is_not_there_is_a_failure() -> None:
     with pytest.raises(AssertionError, match="has no table"):
         table("no such heading")
