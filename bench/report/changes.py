@@ -21,6 +21,8 @@ CHANGED: Final = (
 )  # fmt: skip
 """Settings that may differ between cells that are compared: not those of the model, of the data, or
 of the machine."""
+_PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_steps"}
+"""Those of them in which a grid's cells differ from one of them that is meant as usual."""
 _UNFREEZING: Final = "unfreeze"
 _MOST_GROUPS: Final = 60
 _MOST_ROWS: Final = 200
@@ -50,14 +52,19 @@ class Change:
         return f"{self.name.replace('_', ' ')} {self.value}"
 
 
-def hub(groups: Sequence[Group]) -> tuple[Group, list[tuple[Group, str]]] | None:
+def hub(
+    groups: Sequence[Group], names: Collection[str] = CHANGED
+) -> tuple[Group, list[tuple[Group, str]]] | None:
     """The group from which most others differ in one setting, and these with the setting's name.
 
     None where there is no such group, or where groups are too many to be looked through.
+
+    Args:
+        names: the settings that count.
     """
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
-    found = [(base, [*_neighbours(base, groups)]) for base in groups]
+    found = [(base, [*_neighbours(base, groups, names)]) for base in groups]
     base, others = max(found, key=lambda one: len(one[1]))
     return (base, others) if others else None
 
@@ -68,7 +75,7 @@ def hub_first(groups: Sequence[Group], wanted: Collection[object]) -> list[Group
     Args:
         wanted: keys of the groups that were planned, which stay first; of none, none.
     """
-    found = hub(groups)
+    found = hub(groups, _PLANNED)
     base = found[0] if found else None
     if base is None or found is None or groups[0] not in [group for group, _ in found[1]]:
         return list(groups)
@@ -91,12 +98,14 @@ def changes(base: Group, others: Sequence[tuple[Group, str]]) -> list[Change]:
     return found
 
 
-def _neighbours(base: Group, groups: Sequence[Group]) -> Iterator[tuple[Group, str]]:
-    """The groups that differ from one in one setting, with its name."""
+def _neighbours(
+    base: Group, groups: Sequence[Group], names: Collection[str]
+) -> Iterator[tuple[Group, str]]:
+    """The groups that differ from one in one setting that counts, with its name."""
     for group in groups:
-        names = [] if group is base else differing(group, base)
-        if len(names) == 1 and names[0] in CHANGED:
-            yield group, names[0]
+        found = [] if group is base else differing(group, base)
+        if len(found) == 1 and found[0] in names:
+            yield group, found[0]
 
 
 def _same(setting: Setting, base: Group) -> Setting | None:

@@ -122,6 +122,13 @@ def test_what_was_planned_stays_first_unless_all_of_it_was() -> None:
     assert hub_first(of(rows), {*map(group_key, rows)})[0].shared("optimizer") == "adamw"
 
 
+def test_batch_sizes_change_no_order() -> None:
+    rows = [row(batch_size=64, at=1), row(at=2), row(batch_size=128, head="conv", at=3),
+            row(batch_size=128, at=4)]  # fmt: skip
+    first, *_ = hub_first(of([*rows, row(batch_size=16, at=5)]), ())
+    assert first.shared("batch_size") == 16
+
+
 def test_groups_that_are_no_neighbours_stay_in_order() -> None:
     rows = [row(at=1), row(head="conv", at=2), row(task="nyt", data_digest="ef" * 6, at=3)]
     assert [g.shared("task") for g in hub_first(of(rows), ())] == ["nyt", "movies", "movies"]
