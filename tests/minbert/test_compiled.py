@@ -1,7 +1,9 @@
 """Training steps through torch.compile: they are plain torch's, one graph a bucket, or one line."""
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from minbert.kernels.reference import plain
 from minbert.training import Group, Trainer
 from tests.adapters.small import CLASSES, base_model, disturb
 from tests.components import need_compiler
+
+with suppress(ImportError):  # torch.compile loads it, which fails once a test imported distutils
+    importlib.import_module("setuptools")
 
 CPU = torch.device("cpu")
 BUCKETS = Buckets(20)
