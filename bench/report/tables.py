@@ -8,7 +8,7 @@ from typing import Final
 import pandas as pd
 
 from bench.groups import Group, Setting, about, number
-from bench.report.text import MEMORY, TIME, fixed, num, span, times
+from bench.report.text import MEMORY, TIME, fixed, num, signed, span, times
 from bench.schema import BY_NAME, group_names
 from bench.verdicts import AIMS, COSTS, Aim, amp_ratios, column, compare, effects, pareto
 
@@ -18,6 +18,8 @@ MOST_DRAWN: Final = 400
 MOST_SETTINGS: Final = 500
 """Settings in a table."""
 _MOST_RATES: Final = 12
+_OF_SCORES: Final = 3
+"""Figures of a setting that are of its score, before those of its costs."""
 
 
 @dataclass(frozen=True)
@@ -150,24 +152,39 @@ def _figure_heads(group: Group) -> list[Head]:
     heads = [
         Head("dev_score", "dev score", about("dev_score"), True),
         Head("dev_interval", "95% interval", "of the dev score"),
+        Head("to_full", "to full", "dev score less that of full fine-tuning in fp32, its interval"),
         Head("memory", MEMORY[memory], about(memory), True),
         Head("memory_ratio", "× full", "memory against full fine-tuning in fp32", True),
         Head("time", TIME[time], about(time), True),
         Head("time_ratio", "× full", "time against full fine-tuning in fp32", True),
     ]
-    return heads if group.has_quality else heads[2:]
+    return heads if group.has_quality else heads[_OF_SCORES:]
 
 
 def _figures(group: Group, setting: Setting) -> list[str]:
     score = setting.estimate("dev_score")
-    fields = [fixed(score.value) if score else "not measured", span(score) if score else ""]
-    fields[1] = fields[1] or DASH
+    ends = span(score) if score else ""
+    fields = [
+        fixed(score.value) if score else "not measured",
+        ends or DASH,
+        _to_full(group, setting),
+    ]
     for cost in COSTS:
         value = setting.estimate(column(group, cost))
         fields.append(num(value.value if value else None))
         against = compare(group, cost, setting, group.baseline) if group.baseline else None
         fields.append(times(against.value) if against else DASH)
-    return fields if group.has_quality else fields[2:]
+    return fields if group.has_quality else fields[_OF_SCORES:]
+
+
+def _to_full(group: Group, setting: Setting) -> str:
+    """The difference of scores to the baseline, with its interval."""
+    base = group.baseline
+    gap = None if base in (None, setting) else compare(group, "score", setting, base)
+    if gap is None:
+        return DASH
+    ends = span(gap, signed)
+    return signed(gap.value) + (f" ({ends})" if ends else "")
 
 
 def settings_table(group: Group) -> Table:

@@ -17,11 +17,13 @@ import pytest
 
 import bench.report
 from bench.errors import DiskFullError, InputError
-from bench.report import figures, files
+from bench.groups import groups
+from bench.report import figures, files, tables
 from bench.report.markup import escape_markdown
 from bench.report.render import render, report
-from bench.report.text import num, without_paths
+from bench.report.text import num, signed, without_paths
 from bench.schema import new_row
+from bench.verdicts import compare
 from tests.bench.synthetic_rows import (
     cell,
     failed_row,
@@ -463,3 +465,17 @@ def test_help_has_an_example_and_loads_no_matplotlib():
     assert "--runs laptop.csv server.csv" in done.stdout
     code = "import bench.report.__main__, sys; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_scores_stand_against_full_fine_tuning_with_an_interval():
+    rows = synthetic_rows(68, failures=False)
+    [group] = groups(rows)
+    base = group.baseline
+    lora = next(setting for setting in group.settings if setting.mode == "lora")
+    gap = compare(group, "score", lora, base)
+    place = group.settings.index(lora)
+    table = tables.settings_table(group)
+    at = [head.key for head in table.heads].index("to_full")
+    low, high = gap.ends()
+    assert table.rows[place][at] == f"{signed(gap.value)} ({signed(low)} to {signed(high)})"
+    assert table.rows[group.settings.index(base)][at] == "–"
