@@ -20,6 +20,14 @@ _FOLLOW_FROM_MODE: Final = (
 _LABELS: Final = ("model", "task", "max_train", "max_dev", "learning_rate_source")
 """Names of what digests hold: they count only where the digest is missing."""
 
+CHANGED: Final = (
+    "batch_size", "epochs", "max_steps", "batching", "compile", "pooling", "head", "optimizer",
+    "schedule", "regression_loss", "weight_decay", "warmup", "dropout", "encoders", "task_order",
+    "task_rates", "task_decays",
+)  # fmt: skip
+"""Settings in which groups may differ and be compared all the same: not those of the model, of the
+data, or of the machine."""
+
 _AMPS: Final = ("off", "bf16", "fp16")
 _AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bench.budget import was_left_out
-from bench.groups import Group, about
+from bench.groups import CHANGED, Group, about
 from bench.overhead import overhead_s
 from bench.report.findings import failures_heading, status_meaning
 from bench.report.tables import DASH, Head, Table
@@ -37,10 +37,6 @@ _TITLES: Final = {
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
     "unfreeze": "unfreezing", "batch_size": "batch",
 }  # fmt: skip
-_TOLD: Final = (
-    "batch_size", "head", "optimizer", "schedule", "regression_loss", "encoders", "task_order",
-)  # fmt: skip
-"""Settings that are columns where groups differ in them."""
 _APART: Final = {
     "task": "{}", "model": "{}", "batch_size": "batch {}", "learning_rate": "rate {:g}",
     "head": "{} head", "optimizer": "{}", "schedule": "{} rate", "regression_loss": "{}",
@@ -81,7 +77,7 @@ def cells_table(found: Sequence[Group]) -> Table:
 
 def _told_early(found: Sequence[Group]) -> list[str]:
     """The columns, with settings and rates that tell cells apart beside the axes."""
-    early = [name for name in _TOLD if len({group.shared(name) for group in found}) > 1]
+    early = [name for name in CHANGED if len({group.shared(name) for group in found}) > 1]
     if any(setting.tells_rate for group in found for setting in group.settings):
         early.append("learning_rate")
     names = [name for name in _COLUMNS if name not in early]

@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from bench.groups import Group, Setting, differing, group_key
+from bench.groups import CHANGED, Group, Setting, differing, group_key
 from bench.report import figures, text
 from bench.report.drawing import Drawing
 from bench.report.sections import Section
@@ -14,13 +14,6 @@ from bench.report.tables import DASH, Head, Table
 from bench.stats import Interval
 from bench.verdicts import AIMS, COSTS, Aim, column, compare
 
-CHANGED: Final = (
-    "batch_size", "epochs", "max_steps", "batching", "compile", "pooling", "head", "optimizer",
-    "schedule", "regression_loss", "weight_decay", "warmup", "dropout", "encoders", "task_order",
-    "task_rates", "task_decays",
-)  # fmt: skip
-"""Settings that may differ between cells that are compared: not those of the model, of the data, or
-of the machine."""
 _PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_steps"}
 """Those of them in which a grid's cells differ from one of them that is meant as usual."""
 _UNFREEZING: Final = "unfreeze"
