@@ -103,6 +103,21 @@ def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
     assert "saw Quora's duplicate questions" in text
 
 
+def test_notes_of_the_data_stand_beside_the_overall_score(
+    place: Place, found: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.add(0, task="sst")
+    place.add(0, task="quora")
+    assert place.run("--json") == 0
+    notes = [f"{task}: {note}" for task in ("sst", "quora") for note in TASKS[task].notes]
+    assert found()["overall"]["notes"] == [
+        "no ensemble of sts is in it, so it is no score of all three", *notes,
+    ]  # fmt: skip
+    assert place.run() == 0
+    below = capsys.readouterr().out.partition("all together")[2]
+    assert all(f"note: {note}" in below for note in notes)
+
+
 def test_notes_of_the_data_are_in_the_json(place: Place, found: Any) -> None:
     place.add(0, task="quora")
     assert place.run("--json") == 0
