@@ -88,6 +88,8 @@ def counted_for_real(of: Workload, shapes: ShapesOf, which: Variant) -> dict[str
         with torch.no_grad():
             for parameter in model.parameters():  # a magnitude of zero takes more work
                 parameter.fill_(0.5)
+            for buffer in model.buffers():  # as do scales that are no numbers, as memory may hold
+                buffer.fill_(1)
         return run(model, of, shapes, which, counter)
 
 
