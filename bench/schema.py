@@ -9,6 +9,7 @@ History of `SCHEMA`, the number in the column of that name:
 4. Of task `multitask`: `encoders`, `task_order`, `task_rates`, `task_decays`, `dev_sentiment`,
    `dev_paraphrase` and `dev_similarity`.
 5. `compile` and `compile_s`.
+6. `repeat`, `frozen_dtype`, `cuda_version`, `environment`, `texts_cut` and `tokens_cut`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
 
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -41,6 +42,8 @@ FLAGS: Final = {
     "--rerun throttled",
     "disturbed": "something else took the machine while steps were timed; stop it, then --rerun "
     "disturbed",
+    "emulated_bf16": "the GPU has no bf16 units: torch emulates them, and times say nothing about "
+    "a GPU that has them",
 }
 
 MULTITASK: Final = "multitask"
@@ -58,6 +61,10 @@ OFF: Final = "off"
 ON: Final = "on"
 """Values of `compile`."""
 
+FP32: Final = "fp32"
+MIXED: Final = "mixed"
+"""Values of `frozen_dtype` beside the half types; rows older than the column are `mixed`."""
+
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "mode": MODES,
     "layers": LAYER_SETS,
@@ -71,6 +78,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "regression_loss": ("mse", "pearson"),
     "task_order": ("sequential", "round-robin", "proportional"),
     "compile": (OFF, ON),
+    "frozen_dtype": (FP32, "bf16", "fp16", MIXED),
 }
 """Columns of text that hold one of a few names."""
 
@@ -109,6 +117,10 @@ def _has_head_rate(row: Mapping[str, Any]) -> bool:
 
 def _thaws(row: Mapping[str, Any]) -> bool:
     return row.get("mode") != "head"
+
+
+def _holds_frozen(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "full" and row.get("amp") != "off"
 
 
 def _compiles(row: Mapping[str, Any]) -> bool:
@@ -164,6 +176,8 @@ BEFORE: Final[Mapping[str, str | float]] = {
     "schedule": "linear",
     "held_out": 0.0,
     "compile": OFF,
+    "repeat": 1,
+    "frozen_dtype": MIXED,
 }
 """What was so in rows of a schema that lacked the column."""
 
@@ -181,6 +195,11 @@ def _columns() -> tuple[Column, ...]:
         ("cell_id", str, "digest of everything that determines the result"),
         ("conditions_id", str, "digest of the machine and software it ran on"),
         ("attempt", int, "1, and one more for each time the cell was run again"),
+        (
+            "repeat",
+            int,
+            "1, 2, …: measurements of the same cell, each by a process of its own, that all count",
+        ),
         ("grid", str, "name of the grid that planned it; a label"),
         ("status", str, "how it ended: " + ", ".join(STATUSES)),
         ("flags", str, "space-separated doubts beside the status: " + ", ".join(FLAGS)),
@@ -224,6 +243,13 @@ def _columns() -> tuple[Column, ...]:
             "compile",
             str,
             "on: whole batches train through torch.compile, padded to buckets of length; or off",
+        ),
+        (
+            "frozen_dtype",
+            str,
+            "how frozen weights of linear layers are held under AMP: fp32, bf16 or fp16; mixed: "
+            "before schema 6, half where a layer has no adapter and fp32 where it has one",
+            _holds_frozen,
         ),
         ("epochs", int, "passes over the training examples"),
         ("max_steps", int, "cap on optimizer steps; empty: none"),
@@ -275,7 +301,13 @@ def _columns() -> tuple[Column, ...]:
         ("device_name", str, "the card's, or the processor's"),
         ("machine", str, "processor, cores and memory"),
         ("threads", int, "of torch's CPU operators"),
-        ("torch_version", str, ""),
+        ("torch_version", str, "of torch, as installed"),
+        ("cuda_version", str, "that torch was built with", _on_cuda),
+        (
+            "environment",
+            str,
+            "inherited variables that change numbers, as NAME=value; empty: none was set",
+        ),
         ("tf32", str, "on or off: fp32 products on the card's tensor cores", _on_cuda),
         ("measurement_version", int, "raised when measuring or numerics change"),
         ("code_version", str, "of this project"),
@@ -286,6 +318,8 @@ def _columns() -> tuple[Column, ...]:
         ("params_trainable", int, "those of them that train"),
         ("tokens_total", int, "real tokens trained on, all epochs"),
         ("flops_per_token", float, "of a training step; 2 for each multiply-add"),
+        ("texts_cut", int, "texts of train and dev that are longer than max_length"),
+        ("tokens_cut", float, "share of the tokens of train and dev that were cut off with them"),
     )
     group(
         "time",

@@ -10,6 +10,7 @@ APPLIES: Final = {
     "_always": "",
     "_adapted": "`lora`, `dora`",
     "_compiles": "`compile` on",
+    "_holds_frozen": "AMP, all modes but `full`",
     "_has_main_rate": "all modes but `head`",
     "_has_base_rate": "`lora`, `dora` on `attn`, `all-lin`",
     "_has_head_rate": "all modes but `full`",
