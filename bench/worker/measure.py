@@ -70,7 +70,8 @@ def measure_panel(
 
 
 def measure_activations(trainer: Trainer, forward: Callable[[], Tensor]) -> Row:
-    """What the forward pass of the largest batch keeps for its backward pass.
+    """What the forward pass of the largest batch keeps for its backward pass; nothing where there
+    is no memory for it: a cell that has trained has not run out of memory.
 
     For the figure only: nothing is trained. Gradients are dropped before, since a training step's
     forward pass has none of them beside what it keeps.
@@ -82,9 +83,14 @@ def measure_activations(trainer: Trainer, forward: Callable[[], Tensor]) -> Row:
     saved = SavedTensors(trainer.model)
     trainer.model.train()
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        with saved.counting(), autocast(trainer.amp, trainer.device):
-            logits = forward()
-        mib = saved.mib
-        del logits
+    try:
+        with torch.random.fork_rng(devices):
+            with saved.counting(), autocast(trainer.amp, trainer.device):
+                logits = forward()
+            mib = saved.mib
+            del logits
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}
     return {"activations_mib": mib}

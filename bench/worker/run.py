@@ -32,7 +32,7 @@ from bench.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.schema import Row
 from bench.steptimes import STEPS_ENOUGH
 from bench.worker.hostcopies import HostCopies
-from bench.worker.measure import is_out_of_memory, measure_activations, measure_panel
+from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
 from bench.worker.setup import thawing
@@ -193,7 +193,7 @@ class CellRun(ABC, Generic[B]):
         with self._phase("measure"):
             chosen, largest = self._panel()
             if not self.cell.is_compiled:  # compiled code does not say what it keeps
-                self.record.columns |= self._activations(trainer, largest)
+                self.record.columns |= measure_activations(trainer, lambda: self._forward(largest))
             # steps of training that unfreezes are of several kinds: the last of them is timed
             if len(self.record.losses) >= STEPS_ENOUGH and self.thaws is None:
                 self.record.flags += self.machine.doubts
@@ -213,15 +213,6 @@ class CellRun(ABC, Generic[B]):
                 self._keep()
         write_phases(self.folder, self.phases)
         return self.record.columns
-
-    def _activations(self, trainer: Trainer, largest: B) -> Row:
-        """`activations_mib`, or nothing: a cell that has trained has not run out of memory."""
-        try:
-            return measure_activations(trainer, lambda: self._forward(largest))
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return {}
 
     def memory(self) -> Row:
         """Peaks so far, of the process and on the card."""
