@@ -3,14 +3,17 @@
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from bench.job import Job
+from bench.predict.counting import Counter
 from bench.probes.memory import SavedTensors
 from bench.worker import hostcopies
+from bench.worker import run as worker
 from bench.worker.progress import Progress
 from bench.worker.single import SingleRun
 from minbert.optimizer import Optimizer
@@ -149,3 +152,25 @@ def test_the_optimizers_memory_is_found_though_first_steps_overflow(
     weights = sum(p.nbytes for p in run.model.parameters() if isinstance(p, nn.Parameter)) / 2**20
     assert columns["optimizer_mib"] == pytest.approx(2 * weights, rel=0.01)
     assert owned == overflows + 1
+
+
+def test_measuring_takes_no_more_memory_than_a_step_of_training(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks: dict[str, list[int]] = {"take": [], "measure": []}
+
+    def peak_of(name: str, function: Any) -> Any:
+        def counted(*args: Any) -> Any:
+            counter.restart_peak()
+            result = function(*args)
+            peaks[name].append(counter.peak)
+            return result
+
+        return counted
+
+    monkeypatch.setattr(Trainer, "take", peak_of("take", Trainer.take))
+    measure = peak_of("measure", worker.measure_activations)
+    monkeypatch.setattr(worker, "measure_activations", measure)
+    with Counter() as counter:
+        SingleRun(job, tmp_path / "cell", Progress(None)).run()
+    assert 0 < peaks["measure"][0] <= max(peaks["take"][:6])
