@@ -62,16 +62,23 @@ def predict_by(
         logits_of: the logits [B, num_outputs] of the examples at some indices, by the model.
     """
     model.eval()
-    found: NDArray[np.float32] | None = None
+    plan = plan_evaluation(lengths, batch_size)
+    on_gpu = device.type == "cuda"
+    kept: Tensor | None = None  # in the plan's order; a GPU copies to it and is not waited for
     done = 0
-    for indices in plan_evaluation(lengths, batch_size):
+    for indices in plan:
         with autocast(amp, device):
             logits = logits_of(indices)
-        values = logits.float().cpu().numpy()
-        if found is None:
-            found = np.empty((len(lengths), values.shape[1]), dtype=np.float32)
-        found[indices] = values
+        if kept is None:
+            kept = torch.empty((len(lengths), logits.shape[1]), pin_memory=on_gpu)
+        kept[done : done + len(indices)].copy_(logits.float(), non_blocking=on_gpu)
         done += len(indices)
         if on_batch is not None:
             on_batch(done, len(lengths))
-    return np.empty((0, 0), dtype=np.float32) if found is None else found
+    if kept is None:
+        return np.empty((0, 0), dtype=np.float32)
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    found: NDArray[np.float32] = np.empty(kept.shape, dtype=np.float32)
+    found[np.concatenate(plan)] = kept.numpy()
+    return found

@@ -20,6 +20,7 @@ from bench.peers.products import measure_gflops
 from bench.peers.request import Request
 from bench.peers.work import Workload, find_workload, training_batches
 from bench.probes import panel
+from bench.probes.gpu import Gpu
 from bench.probes.machine import MachineWatch
 from bench.probes.memory import (
     Resident,
@@ -113,7 +114,8 @@ def measure(
     limit.step()
     if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
         raise RuntimeError("the steps of a panel would train: the learning rate is not zero")
-    with MachineWatch(None) as machine:
+    # a silent GPU: the other side's process is on it too, which is no disturbance
+    with MachineWatch(Gpu() if device.type == "cuda" else None) as machine:
         found = panel.replay(
             trainer.step, work.panel, device, budget_s=request.budget_s, on_step=stepped
         )

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,13 @@ _COUNTED: Final = (
     *(f"bench/predict/{name}.py" for name in ("batches", "counting", "fake")),
 )
 """Code that decides what is counted."""
+_IMPORTED: Final = (
+    *("adapters/*.py", "minbert/**/*.py"),
+    *(f"{folder}/*.py" for folder in ("bench", "bench/probes", "bench/worker")),
+)
+"""Code that a worker imports, and more of the same folders."""
+_LIBRARIES: Final = ("numpy", "safetensors")
+"""What it imports beside torch, whose version is one of the conditions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,17 +148,18 @@ class Workload:
 
     def imports_key(self) -> str:
         """Digest of what decides how much memory the imports take."""
-        return _key("imports", self.conditions_id, platform.python_version())
+        versions = [platform.python_version(), *map(version, _LIBRARIES)]
+        return _key("imports", self.conditions_id, versions, _code(_IMPORTED))
 
 
 def _key(*values: Any) -> str:
-    return digest([MEASUREMENT_VERSION, _code(), *values], 32)
+    return digest([MEASUREMENT_VERSION, _code(_COUNTED), *values], 32)
 
 
 @cache
-def _code() -> str:
+def _code(patterns: tuple[str, ...]) -> str:
     found = hashlib.sha256()
-    for pattern in _COUNTED:
+    for pattern in patterns:
         for path in sorted(_ROOT.glob(pattern)):
             found.update(path.read_bytes())
     return found.hexdigest()

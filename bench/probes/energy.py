@@ -1,4 +1,4 @@
-"""Energy drawn while a block runs: of the card by NVML, else of the processor by RAPL."""
+"""Energy drawn while a block runs: of the card by NVML, of the processor by RAPL."""
 
 import re
 from collections.abc import Iterator
@@ -23,16 +23,20 @@ class Energy:
 
 @contextmanager
 def energy(gpu: Gpu | None = None, powercap: Path = _POWERCAP) -> Iterator[Energy]:
-    """What the block draws; by RAPL that is the whole processor, other processes included."""
+    """What the block draws: on a card what that draws, if it says so, and never the processor's.
+
+    By RAPL it is the whole processor, other processes included.
+    """
     found = Energy()
-    card_before = gpu.energy_j() if gpu is not None else None
-    before = _packages(powercap) if card_before is None else {}
-    yield found
-    if gpu is not None and card_before is not None:
-        after_card = gpu.energy_j()
-        if after_card is not None:
-            found.joules, found.source = after_card - card_before, "nvml"
+    if gpu is not None:
+        card_before = gpu.energy_j()
+        yield found
+        card_after = gpu.energy_j()
+        if card_before is not None and card_after is not None:
+            found.joules, found.source = card_after - card_before, "nvml"
         return
+    before = _packages(powercap)
+    yield found
     after = _packages(powercap)
     if before and before.keys() == after.keys():
         found.joules = sum(_rise(before[key], after[key]) for key in before) / 1e6

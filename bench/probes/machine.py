@@ -71,7 +71,8 @@ class Watched:
 
     `waited` is the time that this process's threads were ready to run and had no core, as a share
     of the time they ran; `foreign_cores` is how many cores others kept busy on average;
-    `frequency` is the usual clock frequency of the cores over their highest.
+    `frequency` is the usual clock frequency of the cores over their highest; None where a card
+    does the work.
     """
 
     seconds: float
@@ -162,10 +163,12 @@ class MachineWatch:
         if now - self._looked < LOOK_S:
             return
         self._looked = now
+        if self._gpu is not None:
+            # one core feeds the card and the others rest: their mean frequency says nothing
+            self._gpu.look()
+            return
         frequency = _frequency(_CPUS)
         self._clocks += [frequency] if frequency is not None else []
-        if self._gpu is not None:
-            self._gpu.look()
 
     def __exit__(
         self,

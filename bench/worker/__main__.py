@@ -9,7 +9,6 @@ result ends it with a traceback, and without result.json.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import click
 
@@ -19,8 +18,6 @@ from bench.protocol import RESULT
 from bench.schema import SCHEMA, Row
 from bench.worker import lifeline
 from bench.worker.imports import import_all
-
-OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 def write_result(
@@ -42,10 +39,9 @@ def main(folder: Path) -> int:
     lifeline.attach()
     import_all()  # after the lifeline: importing torch takes seconds in which the parent may die
 
-    import torch
-
     from bench.job import Job
     from bench.worker.kinds import run_of
+    from bench.worker.measure import is_out_of_memory
     from bench.worker.progress import Progress
     from bench.worker.run import InvalidError
 
@@ -54,11 +50,8 @@ def main(folder: Path) -> int:
         columns = run.run()
     except InvalidError as error:
         status, message = "invalid", str(error)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        status, message = "oom", f"out of memory: {_first_line(error)}"
-    except RuntimeError as error:
-        # torch has no exception type of its own where the host or a CUDA library has no memory
-        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         status, message = "oom", f"out of memory: {_first_line(error)}"
     else:

@@ -16,8 +16,17 @@ from bench.schema import Row
 from bench.worker.record import write_machine, write_panel
 from minbert.training import Trainer, autocast
 
+_OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
 PANEL_SHARE: Final = 0.15
 """Of the training's time: what the panel may take beyond the passes that it needs at least."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is a lack of memory, of the host or on a GPU."""
+    # torch has no exception type of its own where the host or a CUDA library has no memory
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    )
 
 
 def measure_panel(
@@ -61,19 +70,27 @@ def measure_panel(
 
 
 def measure_activations(trainer: Trainer, forward: Callable[[], Tensor]) -> Row:
-    """What the forward pass of the largest batch keeps for its backward pass.
+    """What the forward pass of the largest batch keeps for its backward pass; nothing where there
+    is no memory for it: a cell that has trained has not run out of memory.
 
-    For the figure only: nothing is trained.
+    For the figure only: nothing is trained. Gradients are dropped before, since a training step's
+    forward pass has none of them beside what it keeps.
 
     Args:
         forward: its logits, by the trainer's model.
     """
+    trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)
     trainer.model.train()
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        with saved.counting(), autocast(trainer.amp, trainer.device):
-            logits = forward()
-        mib = saved.mib
-        del logits
+    try:
+        with torch.random.fork_rng(devices):
+            with saved.counting(), autocast(trainer.amp, trainer.device):
+                logits = forward()
+            mib = saved.mib
+            del logits
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}
     return {"activations_mib": mib}

@@ -31,6 +31,7 @@ from bench.probes.steps import StepClock
 from bench.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.schema import Row
 from bench.steptimes import STEPS_ENOUGH
+from bench.worker.hostcopies import HostCopies
 from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
@@ -50,7 +51,7 @@ class InvalidError(ArithmeticError):
 
 @dataclass
 class Record:
-    """What is gathered while a cell runs."""
+    """What is gathered while a cell runs; losses are on the host."""
 
     losses: list[torch.Tensor] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
@@ -75,13 +76,16 @@ class CellRun(ABC, Generic[B]):
         self.phases = Phases(progress.phase)
         self.record = Record()
         self.device = torch.device(job.device)
+        self.gpu = Gpu.of(self.device)  # before torch makes a context, which is memory of the cell
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         self.clock = StepClock(self.device)
-        self.gpu = _gpu(self.device)
         self.machine = MachineWatch(self.gpu)
+        self.losses_kept = HostCopies(self.device)
+        self.owned_later = False
+        """Whether something that trains has no optimizer's state yet: its first step overflowed."""
 
     @abstractmethod
     def _load(self) -> nn.Module:
@@ -189,8 +193,7 @@ class CellRun(ABC, Generic[B]):
         with self._phase("measure"):
             chosen, largest = self._panel()
             if not self.cell.is_compiled:  # compiled code does not say what it keeps
-                found = measure_activations(trainer, lambda: self._forward(largest))
-                self.record.columns |= found
+                self.record.columns |= measure_activations(trainer, lambda: self._forward(largest))
             # steps of training that unfreezes are of several kinds: the last of them is timed
             if len(self.record.losses) >= STEPS_ENOUGH and self.thaws is None:
                 self.record.flags += self.machine.doubts
@@ -276,16 +279,18 @@ class CellRun(ABC, Generic[B]):
         """Mean loss of an epoch's steps, and the score on its batches as they were trained on."""
         record = self.record
         outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        outputs_kept = HostCopies(self.device)
         begun = len(record.losses)
         for batch in batches:
             if not record.losses:
                 record.columns["startup_s"] = _since_launch()
             with self.clock.step(batch):
                 loss, logits = self._step(trainer, batch)
-            record.losses.append(loss)
+            record.losses.append(self.losses_kept.keep(loss))
             of_part = outputs.setdefault(self._part(batch), [])
-            of_part.append((logits, batch.labels))
-            if len(of_part) == 1 and (not begun or self.thaws is not None):
+            of_part.append((outputs_kept.keep(logits), outputs_kept.keep(batch.labels)))
+            first = len(of_part) == 1 and (not begun or self.thaws is not None)
+            if first or self.owned_later:
                 self._take_owned(trainer)
             self.progress.step(len(record.losses), total, self._last_loss)
             self.machine.look()
@@ -295,8 +300,8 @@ class CellRun(ABC, Generic[B]):
         return float(losses.mean()), self._fitted(
             {
                 part: (
-                    torch.cat([logits for logits, _ in steps]).cpu().numpy(),
-                    torch.cat([labels for _, labels in steps]).cpu().numpy(),
+                    torch.cat([logits for logits, _ in steps]).numpy(),
+                    torch.cat([labels for _, labels in steps]).numpy(),
                 )
                 for part, steps in outputs.items()
             }
@@ -308,13 +313,17 @@ class CellRun(ABC, Generic[B]):
         for name, mib in owned_mib(self.model, trainer.optimizer).items():
             before = self.record.columns.get(name)
             self.record.columns[name] = max(mib, float(before or 0.0))
+        stepped, state = trainer.parameters, trainer.optimizer.state
+        self.owned_later = any(p.grad is not None and p not in state for p in stepped)
 
     def _last_loss(self) -> float:
+        self.losses_kept.wait()
         loss = float(self.record.losses[-1])
         return loss if math.isfinite(loss) else float(self._finite_losses()[-1])
 
     def _finite_losses(self) -> NDArray[np.float32]:
-        losses: NDArray[np.float32] = torch.stack(self.record.losses).cpu().numpy()
+        self.losses_kept.wait()
+        losses: NDArray[np.float32] = torch.stack(self.record.losses).numpy()
         finite = np.isfinite(losses)
         if not finite.all():
             raise InvalidError(f"the loss is not finite, first at step {finite.argmin() + 1}")
@@ -355,16 +364,9 @@ class CellRun(ABC, Generic[B]):
         }
 
     def _write_curves(self) -> None:
-        losses = torch.stack(self.record.losses).cpu().tolist()
+        losses = torch.stack(self.record.losses).tolist()
         write_steps(self.folder, self.clock.steps(), losses)
         write_epochs(self.folder, self.record.epochs)
-
-
-def _gpu(device: torch.device) -> Gpu | None:
-    if device.type != "cuda":
-        return None
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return None if uuid is None else Gpu.of(str(uuid))
 
 
 def _since_launch() -> float | None:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from bench.probes.energy import energy
-from bench.probes.gpu import Gpu
 from bench.probes.machine import MachineWatch, State, read_state, watched
 from bench.probes.memory import SavedTensors, owned_mib, resident_now, resident_peak
 from bench.probes.phases import Phases
@@ -205,90 +203,3 @@ def test_energy_that_nobody_counts_is_unknown(tmp_path: Path) -> None:
         pass
     assert drawn.joules is None
     assert drawn.source is None
-
-
-class FakeNvml:
-    """A card as `pynvml` shows it; what it answers can be set."""
-
-    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, **answers: object) -> None:
-        self.answers = {
-            "TotalEnergyConsumption": 5_000,
-            "MemoryInfo": SimpleNamespace(used=1000 * MIB),
-            "CurrentClocksThrottleReasons": 0,
-            "ClockInfo": 1980,
-            "Temperature": 40,
-            "PowerUsage": 300_000,
-            "ComputeRunningProcesses": [],
-            **answers,
-        }
-
-    def __getattr__(self, name: str):
-        def ask(_handle: object, *_more: object) -> object:
-            answer = self.answers[name.removeprefix("nvmlDeviceGet")]
-            if answer is None:
-                raise self.NVMLError
-            return answer
-
-        return ask
-
-
-def process(pid: int, mib: int | None) -> SimpleNamespace:
-    return SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)
-
-
-def test_a_card_tells_memory_of_the_process_and_who_else_is_there() -> None:
-    nvml = FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700), process(1, 50)])
-    gpu = Gpu(nvml, object())
-    gpu.look()
-    assert gpu.memory == {"peak_process_vram_mib": 700.0, "process_vram_source": "nvml-process"}
-    assert gpu.doubts == {"disturbed": "other processes used the card"}
-
-
-def test_in_a_container_memory_is_the_cards_and_says_so() -> None:
-    nvml = FakeNvml(ComputeRunningProcesses=[process(77, None)])
-    gpu = Gpu(nvml, object())
-    nvml.answers["MemoryInfo"] = SimpleNamespace(used=1800 * MIB)
-    gpu.look()
-    nvml.answers["MemoryInfo"] = SimpleNamespace(used=1500 * MIB)
-    gpu.look()
-    assert gpu.memory == {"peak_process_vram_mib": 800.0, "process_vram_source": "nvml-device"}
-    assert gpu.doubts == {}
-
-
-def test_throttle_reasons_are_named_and_idle_is_none() -> None:
-    nvml = FakeNvml(CurrentClocksThrottleReasons=0x1)
-    gpu = Gpu(nvml, object())
-    gpu.look()
-    assert gpu.doubts == {}
-    nvml.answers["CurrentClocksThrottleReasons"] = 0x4 | 0x40
-    gpu.look()
-    assert gpu.doubts == {"throttled": "the card was slowed: heat (hardware), power cap"}
-    nvml.answers["CurrentClocksThrottleReasons"] = 0
-    for _ in range(50):
-        gpu.look()
-    assert gpu.doubts == {}
-    assert gpu.report["throttle_reasons"] == {"heat (hardware)": 1, "power cap": 1}
-    assert gpu.report["sm_clock_mhz"] == {"least": 1980, "median": 1980, "most": 1980}
-
-
-def test_a_card_that_does_not_answer_leaves_its_figures_empty() -> None:
-    silent = dict.fromkeys(FakeNvml().answers)
-    gpu = Gpu(FakeNvml(**silent), object())
-    gpu.look()
-    assert gpu.memory == {}
-    assert gpu.doubts == {}
-    assert gpu.energy_j() is None
-
-
-def test_a_cards_energy_comes_before_the_processors(tmp_path: Path) -> None:
-    rapl(tmp_path, 0, 100)
-    nvml = FakeNvml()
-    with energy(Gpu(nvml, object()), tmp_path) as drawn:
-        nvml.answers["TotalEnergyConsumption"] = 7_500
-    assert drawn.joules == pytest.approx(2.5)
-    assert drawn.source == "nvml"

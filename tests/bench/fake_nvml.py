@@ -1,0 +1,61 @@
+"""A GPU's driver as `pynvml` shows it."""
+
+from types import SimpleNamespace
+from typing import Any, Final
+
+MIB: Final = 2**20
+
+ANSWERS: Final = {
+    "TotalEnergyConsumption": 5_000,
+    "MemoryInfo": SimpleNamespace(used=1000 * MIB),
+    "CurrentClocksEventReasons": 0,
+    "ClockInfo": 1980,
+    "Temperature": 40,
+    "PowerUsage": 300_000,
+    "ComputeRunningProcesses": [],
+}
+
+
+class FakeNvml:
+    """Knows GPUs by their names; what it answers can be set.
+
+    Attributes:
+        answers: by question, without `nvmlDeviceGet`: what makes it, or it; None is an error.
+        names: of GPUs and MIG instances.
+    """
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *names: str, **answers: Any) -> None:
+        self.names = names
+        self.answers: dict[str, Any] = {**ANSWERS, **answers}
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(handle: str, *_more: object) -> Any:
+            question = name.removeprefix("nvmlDeviceGet")
+            if question == "HandleByUUID":
+                answer = handle if handle in self.names else None
+            else:
+                answer = self.answers.get(question)
+            if answer is None:
+                raise self.NVMLError
+            return answer() if callable(answer) else answer
+
+        if name == "nvmlInit":
+            return lambda: None
+        if not name.startswith("nvmlDeviceGet"):
+            raise AttributeError(name)
+        return ask
+
+
+def used(mib: int) -> SimpleNamespace:
+    """Memory of the whole GPU."""
+    return SimpleNamespace(used=mib * MIB)
+
+
+def process(pid: int, mib: int | None) -> SimpleNamespace:
+    """A process that the driver sees."""
+    return SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)
