@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from torch import nn
 
 from adapters.dora import DoraLinear
@@ -181,6 +182,17 @@ def freeze(model: nn.Module, training: Training) -> None:
         group = _group(model, name, training)
         trains = group != "base" or training.base
         parameter.requires_grad_(trains and group is not None)
+
+
+@torch.no_grad()
+def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the weight matrix of every frozen linear layer, adapted or not, in a type, in place.
+
+    DoRA's magnitude stays as it is: that of a new layer has to be reset to the rounded weight's.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | AdaptedLinear) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(dtype)
 
 
 def training_of(model: nn.Module) -> Training:

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from bench.schema import OFF, ON, Row, Value
+from bench.schema import FP32, MIXED, OFF, ON, Row, Value
 
 _LABELS: Final = {"model", "max_train", "max_dev", "learning_rate_source", "scale"}
 """Fields outside the digest: names of, or derived from, what other fields digest."""
@@ -20,6 +20,7 @@ _LATER: Final[dict[str, Value]] = {
     "task_rates": None,
     "task_decays": None,
     "compile": OFF,
+    "frozen_dtype": MIXED,
 }
 """Fields that came later, with what was so before: they are in the digest where they differ."""
 
@@ -71,6 +72,7 @@ class Cell:
     task_rates: str | None = None
     task_decays: str | None = None
     compile: str = OFF
+    frozen_dtype: str | None = None
 
     @property
     def scale(self) -> float | None:
@@ -99,6 +101,8 @@ class Cell:
         adapter = f"-r{self.rank}-{self.layers}" if self.rank is not None else ""
         thaw = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""
         precision = "fp32" if self.amp == "off" else self.amp
+        if self.frozen_dtype not in (None, FP32, MIXED):
+            precision += f"-frozen-{self.frozen_dtype}"
         return f"{self.mode}{adapter}{thaw}-{precision}-s{self.seed}"
 
     def columns(self) -> Row:

@@ -17,7 +17,7 @@ from bench.gridfile import Grid, Settings
 from bench.models import Model
 from bench.parts import most_encoders
 from bench.plan import Planned
-from bench.schema import ITERATIVE
+from bench.schema import FP32, ITERATIVE
 from minbert.check import check_checkpoint
 from minbert.config import count_parameters
 from minbert.files import is_folder
@@ -134,13 +134,17 @@ def _alike(name: str, of: TaskData, labels: NDArray[Any], side: str) -> str:
     return f"{name}: all {len(labels)} {side} labels are {label:g}{meant}"
 
 
-def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
-    """What there is to say of settings that are given and that the data has no use for.
+def idle_notes(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> list[str]:
+    """What there is to say of settings that are given and that data or cells have no use for.
 
     Args:
-        variants: the settings of a grid's cells.
+        variants: the settings of the cells' grid.
     """
-    return list(dict.fromkeys(note for settings in variants for note in _idle(settings, data)))
+    found = [note for settings in variants for note in _idle(settings, data)]
+    wanted = {settings.frozen_dtype for settings in variants} - {FP32}
+    if wanted and all(cell.frozen_dtype in (None, FP32) for cell in cells):
+        found.append(f"frozen_dtype {min(wanted)}: no cell with it has frozen weights under AMP")
+    return list(dict.fromkeys(found))
 
 
 def _idle(settings: Settings, data: Data) -> list[str]:

@@ -16,7 +16,7 @@ from bench.cell import digest
 from bench.errors import InputError
 from bench.schema import Row
 
-MEASUREMENT_VERSION: Final = 5
+MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
 
 _BF16_CAPABILITY: Final = (8, 0)

@@ -12,6 +12,7 @@ _SAME: Final = (
     "mode",
     "layers",
     "amp",
+    "frozen_dtype",
     "unfreeze",
     "model_digest",
     "init",

@@ -125,7 +125,7 @@ def _told_axes(cells: Sequence[Cell]) -> list[str]:
     rare = {
         "unfreeze": any(cell.unfreeze not in (None, "all") for cell in cells),
         **{
-            name: len({getattr(cell, name) for cell in cells}) > 1
+            name: len({getattr(cell, name) for cell in cells} - {None}) > 1
             for name in ("batch_size", *_VARIED)
         },
     }

@@ -206,7 +206,7 @@ def command(
     planned, number = _next_round(cells, plan_now, search)
     notes = (
         *(*examples.notes, *examples.problems, *label_notes(examples)),
-        *idle_notes(grid.variants, examples),
+        *idle_notes(grid.variants, cells, examples),
         *unfreezing_notes(cells, examples, model.config.num_hidden_layers),
     )
     if dry_run:

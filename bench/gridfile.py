@@ -66,6 +66,7 @@ Schedule = Literal["linear", "halving"]
 RegressionLoss = Literal["mse", "pearson"]
 TaskOrder = Literal["sequential", "round-robin", "proportional"]
 Encoders = Annotated[int, Field(ge=1, le=2)]
+FrozenDtype = Literal["fp32", "amp"]
 Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -97,6 +98,7 @@ class Settings(_Strict):
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
     scale: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dropout: Dropout = 0.1
+    frozen_dtype: FrozenDtype = "fp32"
     encoders: Encoders = 1
     task_order: TaskOrder = "proportional"
     task_rates: TaskRates = TaskRates()
@@ -114,6 +116,7 @@ class Varied(_Strict):
     weight_decay: Decay | None = None
     warmup: Share | None = None
     dropout: Dropout | None = None
+    frozen_dtype: FrozenDtype | None = None
     encoders: Encoders | None = None
     task_order: TaskOrder | None = None
     task_rates: TaskRates | None = None

@@ -9,7 +9,7 @@ from bench.cell import Cell
 from bench.errors import InputError
 from bench.messages import shown
 from bench.parts import from_text
-from bench.schema import MULTITASK, VALUES
+from bench.schema import BY_NAME, FP32, MULTITASK, VALUES
 
 FILE: Final = "cell.json"
 _LONGEST: Final = 2**20
@@ -57,6 +57,7 @@ class Job:
         cell: Cell = _built(Cell, values["cell"])
         _check_names(cell)
         _check_parts(cell)
+        _check_frozen_dtype(cell)
         try:
             identity = cell.cell_id
         except UnicodeEncodeError as error:
@@ -109,6 +110,13 @@ def _check_names(cell: Cell) -> None:
         value = getattr(cell, name, None)
         if value is not None and value not in known:
             raise InputError(f"has {shown(value)} as {name}")
+
+
+def _check_frozen_dtype(cell: Cell) -> None:
+    """Refuse a type of frozen weights that does not go with mode and AMP."""
+    applies = BY_NAME["frozen_dtype"].applies(vars(cell))
+    if cell.frozen_dtype not in ((FP32, cell.amp) if applies else (None,)):
+        raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
 
 
 def _check_parts(cell: Cell) -> None:

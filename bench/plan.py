@@ -13,7 +13,9 @@ from bench.errors import InputError
 from bench.gridfile import Axes, Grid, Settings
 from bench.parts import most_encoders, to_text
 from bench.schema import (
+    BY_NAME,
     FLAGS,
+    FP32,
     OFF,
     ON,
     RESUMED,
@@ -161,6 +163,7 @@ def _cell(
         warmup=settings.warmup,
         alpha=_alpha(settings, rank),
         dropout=settings.dropout,
+        frozen_dtype=_frozen_dtype(settings, mode, axes["amp"]),
         **values,
         **_of_parts(settings, resolved.parts),
     )
@@ -179,6 +182,13 @@ def _of_parts(settings: Settings, parts: Collection[str]) -> dict[str, Any]:
         "task_rates": to_text(rates),
         "task_decays": to_text({p: usual if d is None else d for p, d in decays.items()}),
     }
+
+
+def _frozen_dtype(settings: Settings, mode: str, amp: str) -> str | None:
+    """The type of frozen weights; None where nothing is frozen, or all is fp32 anyway."""
+    if not BY_NAME["frozen_dtype"].applies({"mode": mode, "amp": amp}):
+        return None
+    return FP32 if settings.frozen_dtype == FP32 else amp
 
 
 def _alpha(settings: Settings, rank: int | None) -> float | None:

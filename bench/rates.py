@@ -50,12 +50,11 @@ def at_rung(cell: Cell, rung: int) -> dict[str, Any]:
     return {n: None if r is None else float(f"{r * factor:.3g}") for n, r in usual.items()}
 
 
-def candidate(cell: Cell, rung: int, amp: str, data_digest: str) -> Cell:
+def candidate(cell: Cell, rung: int, data_digest: str) -> Cell:
     """The candidate that tries a cell's rates at a rung, on the search's own data."""
     return replace(
         cell,
         seed=SEED,
-        amp=amp,
         data_digest=data_digest,
         learning_rate_source=CANDIDATE,
         **at_rung(cell, rung),
@@ -73,12 +72,11 @@ class Search:
 
     def __init__(self, cells: Iterable[Cell], data_digest: str, row_of: Lookup) -> None:
         self._cells: dict[Kind, Cell] = {}
-        self._amps: dict[Kind, str] = {}
         for cell in cells:
             kind = kind_of(cell)
-            self._cells.setdefault(kind, cell)
-            if self._amps.get(kind, "off") == "off":
-                self._amps[kind] = cell.amp
+            known = self._cells.setdefault(kind, cell)
+            if known.amp == "off" != cell.amp:  # what is tried under AMP holds without it
+                self._cells[kind] = cell
         self._digest = data_digest
         self._row_of = row_of
 
@@ -91,7 +89,7 @@ class Search:
             rungs = {kind: (rung,) for kind, rung in ends.items() if rung is not None}
 
     def _candidate(self, kind: Kind, rung: int) -> Cell:
-        return candidate(self._cells[kind], rung, self._amps[kind], self._digest)
+        return candidate(self._cells[kind], rung, self._digest)
 
     def _beyond(self, kind: Kind) -> int | None:
         """The rung beyond the end of the ladder at which the best is; None if it is inside."""
@@ -150,7 +148,7 @@ def still_lacking(rows: Sequence[Row]) -> list[Row]:
     """Rows without those of cells that lacked rates once, and have since run at found ones."""
     names = ("conditions_id", "model_digest", "task", "data_digest", "epochs", "max_steps",
              "batch_size", "max_length", "head", "held_out", "optimizer", "schedule", "mode",
-             "layers", "rank", "unfreeze", "amp", "seed")  # fmt: skip
+             "layers", "rank", "unfreeze", "amp", "frozen_dtype", "seed")  # fmt: skip
 
     def lacks(row: Row) -> bool:
         return row.get("learning_rate_source") == SEARCHED and not any(map(row.get, _RATES))

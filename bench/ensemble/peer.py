@@ -7,7 +7,7 @@ users write. What it predicts is kept in the member's folder, since a training t
 
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from bench.peers.names import TRAINER, versions
 from bench.peers.session import Comparison, StartError, process_folder
 from bench.peers.wanted import SAME
 from bench.protocol import PREDICTIONS
-from bench.schema import ITERATIVE, MULTITASK
+from bench.schema import FP32, ITERATIVE, MULTITASK
 from bench.signals import Signals
 from minbert.ensemble import Floats
 from minbert.tasks import TaskData
@@ -132,6 +132,8 @@ def train_peer(
         PeerError: if it failed.
         StoppedError: if the user stopped it.
     """
+    if cell.frozen_dtype is not None:
+        cell = replace(cell, frozen_dtype=FP32)  # as the peer holds them, whatever the member did
     with (
         Signals() as signals,
         tempfile.TemporaryDirectory(prefix="bench-ensemble-") as name,

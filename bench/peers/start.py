@@ -23,14 +23,15 @@ def write_start(cells: Sequence[Path], checkpoint: Path) -> bool:
     """
     job = Job.read(cells[0])
     outputs = find_task(job.cell.task).num_outputs
-    plain = replace(job.cell, mode="full", rank=None, layers=None, alpha=None, amp="off")
+    exact = replace(job.cell, amp="off", frozen_dtype=None)
+    plain = replace(exact, mode="full", rank=None, layers=None, alpha=None)
     model = build_model(replace(job, cell=plain, device="cpu"), outputs)
     save_checkpoint(model, checkpoint, Path(job.tokenizer))
     new_pooler = training_of(model).new_pooler
     for folder in cells:
         job = Job.read(folder)
         if job.cell.rank is not None:
-            cell = replace(job.cell, amp="off")
+            cell = replace(job.cell, amp="off", frozen_dtype=None)
             adapted = build_model(replace(job, cell=cell, device="cpu"), outputs)
             save_adapter(adapted, folder / ADAPTER, job.cell.model)
     return new_pooler

@@ -72,7 +72,7 @@ def find(
 def _check_same(grid: gridfile.Grid) -> None:
     """Raise InputError for what only ours does, and for axes by which cells have no names."""
     usual = gridfile.Settings()
-    for settings, name in product(grid.variants, (*SAME, "held_out")):
+    for settings, name in product(grid.variants, (*SAME, "held_out", "frozen_dtype")):
         if getattr(settings, name) != getattr(usual, name):
             raise InputError(
                 f"--grid: bench.peers compares {name} {getattr(usual, name)} alone, not "

@@ -22,16 +22,18 @@ class Variant(NamedTuple):
     amp: str
     unfreeze: str | None
     batch_size: int
+    frozen_dtype: str | None
 
     @classmethod
     def of(cls, cell: Cell) -> Self:
         """That of a cell."""
-        return cls(cell.mode, cell.rank, cell.layers, cell.amp, cell.unfreeze, cell.batch_size)
+        return cls(*(getattr(cell, name) for name in cls._fields))
 
     @classmethod
     def of_row(cls, row: Row) -> Self:
         """That of a row."""
         rank, layers, unfreeze = row["rank"], row["layers"], row["unfreeze"]
+        frozen_dtype = row["frozen_dtype"]
         return cls(
             str(row["mode"]),
             None if rank is None else int(rank),
@@ -39,6 +41,7 @@ class Variant(NamedTuple):
             str(row["amp"]),
             None if unfreeze is None else str(unfreeze),
             int(row["batch_size"] or 0),
+            None if frozen_dtype is None else str(frozen_dtype),
         )
 
     @property

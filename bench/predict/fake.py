@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapters.injection import inject, parameter_groups
+from adapters.injection import hold_frozen, inject, parameter_groups
 from bench.predict.costs import Counts, Shape, Shapes, ShapesOf, Variant, stages_of
 from bench.predict.counting import Counter, Work
 from bench.predict.workload import Workload
 from bench.worker.parts import aims_of, loss_of
 from minbert.batches import Batch
 from minbert.config import BertConfig
-from minbert.kernels.linear import hold_frozen
 from minbert.losses import CROSS_ENTROPY, REGRESSION, loss_name
 from minbert.model import BertClassifier
 from minbert.multitask import MultitaskModel, PairBatch
@@ -68,8 +67,8 @@ def skeleton(workload: Workload, variant: Variant) -> nn.Module:
         new_pooler=workload.new_pooler,
         seed=0,
     )
-    if variant.amp in HALF:
-        hold_frozen(model, HALF[variant.amp])
+    if variant.frozen_dtype in HALF:
+        hold_frozen(model, HALF[variant.frozen_dtype])
     return model
 
 

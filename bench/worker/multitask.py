@@ -71,8 +71,8 @@ class MultitaskRun(CellRun[PartBatch]):
         self.held: dict[str, Texts] = {}
         self.held_indices: dict[str, NDArray[np.int64]] = {}
 
-    def _load(self) -> MultitaskModel:
-        return build_multitask(self.job, self.parts)
+    def _load(self, job: Job) -> MultitaskModel:
+        return build_multitask(job, self.parts)
 
     def _tokenise(self) -> None:
         found = examples_of_parts(self.job, self.parts)

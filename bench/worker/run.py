@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
@@ -29,7 +29,7 @@ from bench.probes.panel import B
 from bench.probes.phases import Phases
 from bench.probes.steps import StepClock
 from bench.protocol import LAUNCHED_AT, PREDICTIONS
-from bench.schema import Row
+from bench.schema import FP32, Row
 from bench.steptimes import STEPS_ENOUGH
 from bench.worker.hostcopies import HostCopies
 from bench.worker.measure import measure_activations, measure_panel
@@ -88,8 +88,8 @@ class CellRun(ABC, Generic[B]):
         """Whether something that trains has no optimizer's state yet: its first step overflowed."""
 
     @abstractmethod
-    def _load(self) -> nn.Module:
-        """The model, ready to train."""
+    def _load(self, job: Job) -> nn.Module:
+        """The model of a job, ready to train."""
 
     @abstractmethod
     def _tokenise(self) -> None:
@@ -182,7 +182,7 @@ class CellRun(ABC, Generic[B]):
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self._phase("load"):
-            self.model = self._load()
+            self.model = self._load(self.job)
         with self._phase("tokenise"):
             self._tokenise()
         movement = Movement(self.model)
@@ -210,9 +210,20 @@ class CellRun(ABC, Generic[B]):
                 )
         if self.job.keep:
             with self._phase("save"):
+                self._restore_frozen()
                 self._keep()
         write_phases(self.folder, self.phases)
         return self.record.columns
+
+    def _restore_frozen(self) -> None:
+        """Give frozen weights that were held in AMP's type the values of before, in fp32."""
+        if self.cell.frozen_dtype in (None, FP32):
+            return
+        exact = replace(self.job, device="cpu", cell=replace(self.cell, frozen_dtype=FP32))
+        before = dict(self._load(exact).named_parameters())
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != before[name].dtype:
+                parameter.data = before[name].data
 
     def memory(self) -> Row:
         """Peaks so far, of the process and on the card."""

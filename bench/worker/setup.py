@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from adapters.injection import decays, inject, parameter_groups
+from adapters.dora import DoraLinear
+from adapters.injection import decays, hold_frozen, inject, parameter_groups
 from bench import tokens
 from bench.cell import Cell
 from bench.job import Job
@@ -18,7 +19,6 @@ from minbert.checkpoint import load_encoder
 from minbert.config import GEOMETRIES, BertConfig
 from minbert.encoded import Encoded
 from minbert.errors import InputError
-from minbert.kernels.linear import hold_frozen
 from minbert.model import BertClassifier, initialise
 from minbert.scores import constant
 from minbert.tasks import Data, TaskData, find_task, for_search, load_task
@@ -128,9 +128,11 @@ def make_ready(model: M, job: Job, new_pooler: bool) -> M:
         new_pooler=new_pooler,
         seed=cell.seed,
     )
-    rounded_on_disk = job.keep and cell.rank is None  # of adapters alone the adapters are kept
-    if cell.amp in HALF and not rounded_on_disk:
-        hold_frozen(model, HALF[cell.amp])
+    if cell.frozen_dtype in HALF:
+        hold_frozen(model, HALF[cell.frozen_dtype])
+        for layer in model.modules():
+            if isinstance(layer, DoraLinear):
+                layer.reset_magnitude()
     return model.to(torch.device(job.device))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.job import Job
 from bench.probes.panel import choose
 from bench.schema import Row
 from bench.worker.compiling import buckets_of, compile_for, empty_cache
@@ -30,8 +31,8 @@ class SingleRun(CellRun[Batch]):
     held: Split | None = None
     held_indices: NDArray[np.int64]
 
-    def _load(self) -> BertClassifier:
-        return build_model(self.job, self.task.num_outputs)
+    def _load(self, job: Job) -> BertClassifier:
+        return build_model(job, self.task.num_outputs)
 
     def _tokenise(self) -> None:
         self.train, self.dev = examples(self.job)

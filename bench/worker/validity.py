@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from adapters.injection import parameter_groups
 
 _NAMED: Final = 3
+_BITS: Final = {2: torch.int16, 4: torch.int32}
+"""By the bytes of a number, integers of the same width."""
 
 
 class Movement:
@@ -58,7 +60,7 @@ def _is_update(name: str) -> bool:
 
 
 def _sum_of_bits(parameter: Tensor) -> Tensor:
-    bits = parameter.detach().contiguous().view(torch.int32)
+    bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
     return bits.sum(dtype=torch.int64)
 
 

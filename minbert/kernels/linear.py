@@ -35,17 +35,6 @@ class Linear(nn.Linear):
         return self.weight, self.bias
 
 
-@torch.no_grad()
-def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold the frozen weights of a model's `Linear` layers in the type of their products, in place.
-
-    They are then cast once, and not in every step. What a step computes stays the same.
-    """
-    for module in model.modules():
-        if isinstance(module, Linear) and not module.weight.requires_grad:
-            module.weight.data = module.weight.data.to(dtype)
-
-
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(

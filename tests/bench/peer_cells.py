@@ -42,7 +42,9 @@ def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **c
         "weight_decay": 0.01, "warmup": 0.1, "alpha": 16.0 if adapted else None, "dropout": 0.1,
         **EXAMPLES,
     }  # fmt: skip
-    return Cell(**{**values, **changes})
+    of = Cell(**{**values, **changes})
+    held = mode != "full" and of.amp != "off" and of.frozen_dtype is None
+    return replace(of, frozen_dtype="fp32") if held else of
 
 
 def job_of(of: Cell, checkpoint: Path) -> Job:

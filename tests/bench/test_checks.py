@@ -131,21 +131,21 @@ def test_others_have_their_mean_and_deviation() -> None:
 
 def test_settings_of_parts_are_told_where_there_are_none(tmp_path: Path) -> None:
     data = data_of(tmp_path, "sst")
-    assert idle_notes([Settings()], data) == []
+    assert idle_notes([Settings()], [], data) == []
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0))
-    assert idle_notes([Settings(), settings, settings], data) == [
+    assert idle_notes([Settings(), settings, settings], [], data) == [
         "without effect on task sst: encoders, task_rates"
     ]
     final = gridfile.load("paper-final").variants
-    assert idle_notes(final, data_of(tmp_path)) == []
+    assert idle_notes(final, [], data_of(tmp_path)) == []
 
 
 def test_a_second_encoder_or_a_loss_that_no_part_needs_is_told(tmp_path: Path) -> None:
     pairs = load_data("multitask", write_folder(tmp_path / "pairs", ("quora", "sts")))
-    (line,) = idle_notes([Settings(encoders=2)], pairs)
+    (line,) = idle_notes([Settings(encoders=2)], [], pairs)
     assert line == "encoders 2: there is one, as of quora, sts"
     classes = load_data("multitask", write_folder(tmp_path / "classes", ("sst", "quora")))
-    (line,) = idle_notes([Settings(encoders=2, regression_loss="pearson")], classes)
+    (line,) = idle_notes([Settings(encoders=2, regression_loss="pearson")], [], classes)
     assert line == "regression_loss pearson: no part that is there has it"
 
 

@@ -141,7 +141,8 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(
 
 def job_of(which: Variant, **settings: object) -> Job:
     """The job of a cell of a variant, with random weights."""
-    of = cell(*which[:4], unfreeze=which.unfreeze, model="bert-tiny", init="random", **settings)
+    settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
+    of = cell(*which[:4], model="bert-tiny", init="random", **settings)
     return Job(
         cell=of, conditions_id="", attempt=1, device="cpu", threads=1, checkpoint=None,
         geometry="bert-tiny", tokenizer="", data=None, keep=False, code_version="",

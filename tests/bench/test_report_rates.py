@@ -21,7 +21,7 @@ def tries(of, *failed: int) -> list[Row]:
     """Five candidates of a cell, of which some ran out of time."""
     rows = []
     for rung in (-2, -1, 0, 1, 2):
-        tried = candidate(of, rung, "off", f"part of {of.data_digest}")
+        tried = candidate(of, rung, f"part of {of.data_digest}")
         timeout = failed_row(tried, "timeout", "still training after 9 s")
         rows.append(timeout if rung in failed else result_row(tried, NOISE))
     return rows
@@ -65,7 +65,7 @@ def test_a_search_that_failed_for_one_mode_says_so():
 
 def test_after_a_stopped_search_its_tries_are_counted_as_what_they_are():
     rows = tries(LORA, 2)
-    waiting = planned_row(candidate(FULL, 0, "off", "part"))
+    waiting = planned_row(candidate(FULL, 0, "part"))
     facts = report(rows, [*rows, waiting], ["runs.csv"])
     assert facts["lead"] == [
         "There are only tries of a search for learning rates, and no cell at its rates."
@@ -78,5 +78,5 @@ def test_after_a_stopped_search_its_tries_are_counted_as_what_they_are():
 
 def test_tries_that_are_planned_are_no_cells_of_a_group():
     rows = [*tries(LORA), searched(LORA)]
-    [group] = groups(rows, [planned_row(candidate(FULL, 0, "off", "part"))])
+    [group] = groups(rows, [planned_row(candidate(FULL, 0, "part"))])
     assert len(group.rows) == 1

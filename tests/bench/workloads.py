@@ -34,9 +34,13 @@ def variant(
     amp: str = "off",
     unfreeze: str | None = "all",
     batch_size: int = BATCH_SIZE,
+    frozen_dtype: str | None = None,
 ) -> Variant:
-    """A variant; the head alone has nothing to unfreeze."""
-    return Variant(mode, rank, layers, amp, None if mode == "head" else unfreeze, batch_size)
+    """A variant; the head alone has nothing to unfreeze, and frozen weights are fp32."""
+    if frozen_dtype is None and mode != "full" and amp != "off":
+        frozen_dtype = "fp32"
+    unfreeze = None if mode == "head" else unfreeze
+    return Variant(mode, rank, layers, amp, unfreeze, batch_size, frozen_dtype)
 
 
 VARIANTS = [
@@ -49,6 +53,8 @@ VARIANTS = [
     variant("dora", 2, "all-lin-only"),
     variant("dora", 2, "all-lin-only", "bf16"),
     variant("dora", 2, "attn", "bf16"),
+    variant("dora", 2, "attn-only", "bf16", frozen_dtype="bf16"),
+    variant("head", amp="bf16", frozen_dtype="bf16"),
 ]
 
 

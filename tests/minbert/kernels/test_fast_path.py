@@ -1,15 +1,16 @@
 """The fast path of a whole model against plain torch under autograd (trap 16), in every mode."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from adapters.injection import inject
+from adapters.injection import hold_frozen, inject
 from minbert.config import BertConfig
-from minbert.kernels.linear import Linear, hold_frozen
 from minbert.kernels.reference import plain
 from minbert.losses import loss_of
 from minbert.model import BertClassifier, initialise
@@ -96,13 +97,54 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers)
     assert 0 < fast < 2 * usual
 
 
-@pytest.mark.parametrize(("mode", "layers"), [("head", None), ("lora", "attn-only")])
-def test_frozen_weights_in_half_change_nothing_under_autocast(mode, layers) -> None:
-    model = model_of(mode, layers, "mean")
+def test_frozen_weights_in_half_change_nothing_under_autocast_where_they_have_no_adapter() -> None:
+    model = model_of("head", None, "pooler")
     before = dict(step(model, True, "bf16"))
     hold_frozen(model, torch.bfloat16)
-    half = [m for m in model.modules() if isinstance(m, Linear) and m.weight.dtype != torch.float32]
-    assert half
-    assert not any(module.weight.requires_grad for module in half)
     for name, value in step(model, True, "bf16"):
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("layers", ["attn-only", "attn", "all-lin-only", "all-lin"])
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode, layers) -> None:
+    """In fp32, of the type of what trains, against the same model of rounded weights in fp32."""
+    half, rounded = model_of(mode, layers, "pooler"), model_of(mode, layers, "pooler")
+    for model in (half, rounded):
+        hold_frozen(model, torch.bfloat16)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.float()
+    expected = dict(step(rounded, True, "bf16"))
+    found = dict(step(half, True, "bf16"))
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value.dtype == torch.float32, name
+        assert torch.equal(value, expected[name]), name
+
+
+class Casts(TorchDispatchMode):
+    """Counts by shape how many tensors of fp32 are cast to bf16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16:
+            self.shapes[tuple(made.shape)] += args[0].dtype == torch.float32
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("mode", "layers"), [("head", None), ("lora", "all-lin-only")])
+def test_a_frozen_weight_is_cast_once_a_step_or_not_at_all(mode, layers, dtype) -> None:
+    """Merged with an adapter it is formed anew, and cast once, however it is held."""
+    model = model_of(mode, layers, "mean")
+    hold_frozen(model, dtype)
+    with Casts() as casts:
+        dict(step(model, True, "bf16"))
+    once = 3 if mode == "lora" or dtype == torch.float32 else 0  # of three layers
+    assert {shape: casts.shapes[shape] for shape in ((72, 24), (40, 24), (24, 40))} == {
+        (72, 24): once, (40, 24): once, (24, 40): once,
+    }  # fmt: skip
