@@ -5,8 +5,9 @@ Example: python -m bench.grid --grid smoke
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ from bench.schema import CANDIDATE, GRID
 from bench.session import Session
 from bench.signals import Signals
 from bench.store import Store
+from bench.tokens import cut_notes
 from minbert.assets import fetch_visibly
 from minbert.tasks import Data, find_task, for_search, load_data
 
@@ -204,10 +206,13 @@ def command(
         digest = searched.digest[:16]
         search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
     planned, number = _next_round(cells, plan_now, search)
-    notes = (
-        *(*examples.notes, *examples.problems, *label_notes(examples)),
-        *idle_notes(grid.variants, cells, examples),
-        *unfreezing_notes(cells, examples, model.config.num_hidden_layers),
+    some_run = any(item.action == "run" for item in planned)
+    notes = chain(
+        (*examples.notes, *examples.problems, *label_notes(examples)),
+        idle_notes(grid.variants, cells, examples),
+        unfreezing_notes(cells, examples, model.config.num_hidden_layers),
+        # the last, and made when the others are printed: examples are tokenised for it
+        cut_notes(examples, cells[0], model.tokenizer, data) if some_run else (),
     )
     if dry_run:
         _tell(notes)
@@ -215,7 +220,7 @@ def command(
             outlook = outlook_on(planned, forecast, signals)
         print_plan(planned, outlook.forecast, as_json, number, cells, budget.seconds)
         return 0
-    if any(item.action == "run" for item in planned):
+    if some_run:
         check_model(model, grid.settings.init)
     store.check_writable()
     check_reports(reports)
@@ -239,7 +244,7 @@ def command(
     return session.run(rounds(cells, plan_now, search), as_json)
 
 
-def _tell(notes: Sequence[str]) -> None:
+def _tell(notes: Iterable[str]) -> None:
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
 

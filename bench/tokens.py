@@ -6,7 +6,7 @@ changed, no file is found, and who needs one has to look at the examples again.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench.cell import Cell, digest
 from bench.files import write_atomically
+from bench.schema import Row
 from minbert import mapped
 from minbert.assets import cache_folder
 from minbert.config import BertConfig
@@ -26,16 +27,22 @@ from minbert.errors import InputError as MinbertInputError
 from minbert.files import CONFIG, is_file, vocabulary_digest
 from minbert.tasks import Data, Examples, Task, TaskData, source_files, task_of_piece
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MOST_FILES: Final = 64
 """Files that are kept; one of 10,000 sentences has 1.5 MB."""
 
 _MINBERT: Final = Path(__file__).parents[1] / "minbert"
 _CODE: Final = tuple(_MINBERT / name for name in ("tokenizer.py", "files.py", "config.py"))
 _SIDES: Final = ("train", "dev")
-_TYPES: Final = {"input_ids": np.int32, "token_type_ids": np.int8, "offsets": np.int64}
+_TYPES: Final = {
+    "input_ids": np.int32,
+    "token_type_ids": np.int8,
+    "offsets": np.int64,
+    "cut": np.int64,
+}
 _LABELS: Final = "labels"
 _DATA: Final = "data_digest"
+_LEAST_SHARE: Final = 0.001
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,61 @@ def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
         if path is not None and not is_file(path):
             try:
                 _keep(path, tokenise(of, tokenizer, cell.max_length), data.digest)
-            except BaseException as error:  # what the library raises has no narrower name
-                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            except BaseException as error:
+                if not _comes_of_tokenising(error):
                     raise
+
+
+def _comes_of_tokenising(error: BaseException) -> bool:
+    """Whether an error may be the library's; what that raises has no narrower name."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def cut_columns(encoded: Iterable[Encoded]) -> Row:
+    """The columns on the texts that are cut."""
+    texts, share = _cut(encoded)
+    return {"texts_cut": texts, "tokens_cut": share}
+
+
+def _cut(encoded: Iterable[Encoded]) -> tuple[int, float]:
+    """How many texts are cut, and the share of all tokens that they lose.
+
+    A pair in one sequence is one text, and special tokens count, as in `tokens_total`.
+    """
+    texts = lost = kept = 0
+    for of in encoded:
+        if of.cut is not None:
+            texts += int(np.count_nonzero(of.cut))
+            lost += int(of.cut.sum())
+        kept += len(of.input_ids)
+    return texts, lost / max(1, lost + kept)
+
+
+def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Iterator[str]:
+    """A note on the texts that are cut, if there are any, and nothing where that can't be found
+    out. The files are made, as by `share`, when the note is asked for.
+
+    Args:
+        data, cell, tokenizer, folder: as of `share`.
+    """
+    try:
+        sides = [
+            side.encoded
+            for piece in data.pieces()
+            for side in read(cell, tokenizer, folder, piece)
+            or make(data, cell, tokenizer, folder, piece)
+        ]
+    except BaseException as error:
+        if not _comes_of_tokenising(error):
+            raise
+        return
+    texts, lost = _cut(sides)
+    if texts:
+        shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
+        yield (
+            f"max_length {cell.max_length} cuts {texts:,} of {sum(map(len, sides)):,} texts, and "
+            f"{shown} of all tokens with them"
+        )
 
 
 def read(cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> Sides | None:
@@ -196,11 +255,11 @@ def _checked(
     for name, array in found.items():
         if array is None or array.ndim != 1 or array.dtype != types[name] or not len(array):
             raise ValueError(f"its {side}_{name} is missing or of another kind")
-    ids, kinds, offsets, labels = (array for array in found.values() if array is not None)
+    ids, kinds, offsets, cut, labels = (array for array in found.values() if array is not None)
     lengths = np.diff(offsets)
     fits = (
         len(ids) == len(kinds) == offsets[-1]
-        and len(labels) == len(lengths)
+        and len(labels) == len(lengths) == len(cut)
         and offsets[0] == 0
         and lengths.min() >= 1
         and lengths.max() <= max_length
@@ -208,10 +267,12 @@ def _checked(
         and (rows is None or ids.max() < rows)
         and kinds.min() >= 0
         and kinds.max() <= 1
+        and cut.min() >= 0
+        and (lengths[cut > 0] == max_length).all()
     )
     known = np.isfinite(labels).all() and (
         not task.classes or (labels.min() >= 0 and labels.max() < len(task.classes))
     )
     if not fits or not known:
         raise ValueError(f"its {side} examples are none of {task.name}")
-    return TokenisedExamples(Encoded(ids, kinds, offsets), labels)
+    return TokenisedExamples(Encoded(ids, kinds, offsets, cut), labels)

@@ -18,6 +18,7 @@ class Encoded:
     input_ids: NDArray[np.int32]  # [T]
     token_type_ids: NDArray[np.int8]  # [T], 1 in the second text of a pair and its [SEP]
     offsets: NDArray[np.int64]  # [N + 1]
+    cut: NDArray[np.int64] | None = None  # [N], tokens that each text lost; None: not counted
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -29,7 +30,8 @@ class Encoded:
         starts = np.repeat(self.offsets[indices] - (ends - lengths), lengths)
         places = starts + np.arange(int(lengths.sum()))
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends])
-        return Encoded(self.input_ids[places], self.token_type_ids[places], offsets)
+        cut = None if self.cut is None else self.cut[indices]
+        return Encoded(self.input_ids[places], self.token_type_ids[places], offsets, cut)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -69,7 +71,7 @@ def in_one(first: Encoded, second: Encoded, max_length: int) -> Encoded:
     for n in range(len(first)):
         a = first.input_ids[first.offsets[n] : first.offsets[n + 1]]
         b = second.input_ids[second.offsets[n] : second.offsets[n + 1]]
-        kept_a, kept_b = _kept_of_pair(len(a) - 2, len(b) - 2, room)
+        kept_a, kept_b = kept_of_pair(len(a) - 2, len(b) - 2, room)
         ids += [a[: kept_a + 1], a[-1:], b[1 : kept_b + 1], b[-1:]]
         lengths.append((kept_a + 2, kept_b + 1))
     sizes = np.array(lengths, dtype=np.int64).reshape(-1, 2)  # [N, 2]
@@ -81,7 +83,7 @@ def in_one(first: Encoded, second: Encoded, max_length: int) -> Encoded:
     )
 
 
-def _kept_of_pair(a: int, b: int, room: int) -> tuple[int, int]:
+def kept_of_pair(a: int, b: int, room: int) -> tuple[int, int]:
     """How many tokens each of two texts keeps: the longer one loses first, then both alike."""
     if a + b <= room:
         return a, b

@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
 from minbert.config import BertConfig
-from minbert.encoded import Encoded
+from minbert.encoded import Encoded, kept_of_pair
 from minbert.errors import InputError
 from minbert.files import (
     CONFIG,
@@ -69,6 +69,7 @@ class Tokenizer:
         if self.highest_id > _HIGHEST_ID:
             raise InputError(f"{source}: has a token id {self.highest_id}, above {_HIGHEST_ID}")
         wordpiece.no_padding()
+        wordpiece.no_truncation()  # `encode` cuts, and counts what it cuts
         wordpiece.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
         self._wordpiece = wordpiece
 
@@ -110,19 +111,36 @@ class Tokenizer:
         special = 2 if text_b is None else 3
         if max_length <= special:
             raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
-        self._wordpiece.enable_truncation(max_length, strategy="longest_first")
         texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
-        ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]
+        ids, types, whole = [], [], [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(texts), _CHUNK):
             found = self._wordpiece.encode_batch(texts[start : start + _CHUNK])
-            lengths.append(np.array([len(text) for text in found], dtype=np.int64))
-            ids.append(_joined([text.ids for text in found], np.int32))
-            types.append(_joined([text.type_ids for text in found], np.int8))
+            lengths = [len(text) for text in found]
+            kept = [(text.ids, text.type_ids) for text in found]
+            for place in [place for place, length in enumerate(lengths) if length > max_length]:
+                kept[place] = _cut(*kept[place], max_length)
+            whole.append(np.array(lengths, dtype=np.int64))
+            ids.append(_joined([of for of, _ in kept], np.int32))
+            types.append(_joined([of for _, of in kept], np.int8))
+        tokens = np.concatenate(whole)
+        left = np.minimum(tokens, max_length)
         return Encoded(
             np.concatenate([*ids, np.empty(0, dtype=np.int32)]),
             np.concatenate([*types, np.empty(0, dtype=np.int8)]),
-            np.cumsum(np.concatenate(lengths)),
+            np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)]),
+            tokens - left,
         )
+
+
+def _cut(ids: list[int], types: list[int], max_length: int) -> tuple[list[int], list[int]]:
+    """Token ids and types of a text, or of a pair, that is too long, cut to a length."""
+    if types[-1] == 0:
+        places = [*range(max_length - 1), len(ids) - 1]
+    else:
+        second = types.index(1)
+        a, b = kept_of_pair(second - 2, len(ids) - second - 1, max_length - 3)
+        places = [*range(a + 1), second - 1, *range(second, second + b), len(ids) - 1]
+    return [ids[place] for place in places], [types[place] for place in places]
 
 
 def _joined(lists: list[list[int]], dtype: Any) -> NDArray[Any]:

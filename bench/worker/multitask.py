@@ -16,6 +16,7 @@ from bench.overall import overall
 from bench.parts import from_text
 from bench.probes.panel import choose
 from bench.schema import PART_SCORES, Row
+from bench.tokens import cut_columns
 from bench.worker.parts import (
     Texts,
     build_multitask,
@@ -78,6 +79,8 @@ class MultitaskRun(CellRun[PartBatch]):
         found = examples_of_parts(self.job, self.parts)
         self.train = {part: train for part, (train, _) in found.items()}
         self.dev = {part: dev for part, (_, dev) in found.items()}
+        every = (*self.train.values(), *self.dev.values())
+        self.record.columns |= cut_columns(encoded for of in every for encoded in of.texts)
         if share := self.cell.held_out:
             for part, of in self.train.items():
                 apart = part_without_held_out(of, share, self.cell.max_length)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bench.job import Job
 from bench.probes.panel import choose
 from bench.schema import Row
+from bench.tokens import cut_columns
 from bench.worker.compiling import buckets_of, compile_for, empty_cache
 from bench.worker.record import Epoch
 from bench.worker.run import CellRun, Outputs
@@ -36,6 +37,7 @@ class SingleRun(CellRun[Batch]):
 
     def _tokenise(self) -> None:
         self.train, self.dev = examples(self.job)
+        self.record.columns |= cut_columns([self.train.encoded, self.dev.encoded])
         if self.cell.held_out:
             apart = without_held_out(self.train, self.cell.held_out)
             self.train, self.held, self.held_indices = apart

@@ -5,6 +5,7 @@ of Social Media Text", ICWSM 2014 (MIT). Each sentence has the mean of at least 
 ratings from -4 to 4.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -115,16 +116,27 @@ def read_rows(path: Path) -> list[tuple[str, Decimal, str]]:
     """
     rows: list[tuple[str, Decimal, str]] = []
     try:
-        for line in path.read_bytes().decode().splitlines():
-            identity, rating, text = line.split("\t")
-            if not -_HIGHEST <= (value := Decimal(rating)) <= _HIGHEST:
-                raise ValueError(f"{rating} is no rating")
-            rows.append((identity, value, text))
+        content = path.read_bytes().replace(b"\r\n", b"\n").removesuffix(b"\n")
+        for line in content.split(b"\n"):
+            identity, rating, text = line.decode().split("\t")
+            rows.append((identity, _rating(rating), text))
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    except (ValueError, InvalidOperation) as error:
+    except ValueError as error:
+        why = f" ({error})" if isinstance(error, _NoRatingError) else ""
         raise InputError(
-            f"{path}: is damaged at line {len(rows) + 1}; `python -m minbert.assets fetch vader` "
-            "gets it again"
+            f"{path}: is damaged at line {len(rows) + 1}{why}; `python -m minbert.assets fetch "
+            "vader` gets it again"
         ) from error
     return rows
+
+
+class _NoRatingError(ValueError):
+    """A field that holds no rating, and what it could hold."""
+
+
+def _rating(text: str) -> Decimal:
+    with suppress(InvalidOperation):
+        if -_HIGHEST <= (rating := Decimal(text)) <= _HIGHEST:
+            return rating
+    raise _NoRatingError(f"{text[:20]!r} is no rating from -{_HIGHEST} to {_HIGHEST}")

@@ -124,7 +124,7 @@ def check_same(sides: Sides | None, data: TaskData, tokenizer: Path, max_length:
     of = Tokenizer.from_folder(tokenizer)
     for side, examples in zip(sides, (data.train, data.dev), strict=True):
         wanted = of.encode(examples.text_a, examples.text_b, max_length)
-        for name in ("input_ids", "token_type_ids", "offsets"):
+        for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             found = getattr(side.encoded, name)
             assert found.dtype == getattr(wanted, name).dtype
             np.testing.assert_array_equal(found, getattr(wanted, name))
@@ -223,6 +223,12 @@ def hostile(arrays: mapped.Arrays, kind: str) -> mapped.Arrays:
     elif kind == "a text too long":
         found["train_offsets"] = np.concatenate([offsets[:1], offsets[-1:]])
         found["train_labels"] = labels[:1]
+    elif kind == "a text that lost less than nothing":
+        found["train_cut"][0] = -1
+    elif kind == "a short text that lost tokens":
+        found["train_cut"][0] = 1
+    elif kind == "a loss more":
+        found["train_cut"] = np.append(found["train_cut"], 0)
     elif kind == "a label more":
         found["train_labels"] = np.append(labels, 0)
     elif kind == "a label of no class":
@@ -237,7 +243,9 @@ def hostile(arrays: mapped.Arrays, kind: str) -> mapped.Arrays:
 KINDS = (
     "an array missing", "an array of another type", "an array of another shape",
     "an id below zero", "an id without an embedding", "offsets beyond the end",
-    "offsets that go back", "an empty text", "a text too long", "a label more",
+    "offsets that go back", "an empty text", "a text too long",
+    "a text that lost less than nothing", "a short text that lost tokens", "a loss more",
+    "a label more",
     "a label of no class", "a token type of no text", "nothing",
 )  # fmt: skip
 
@@ -250,6 +258,16 @@ def test_arrays_that_are_no_examples_are_not_taken(place, kind):
     assert place.read() is not None
     file.write_bytes(mapped.to_bytes(hostile(arrays, kind), notes))
     assert place.read() is None
+
+
+def test_a_file_of_an_older_format_is_made_anew(place, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(tokens, "FORMAT", tokens.FORMAT - 1)
+        old = place.share()
+    assert place.read() is None
+    tokens.share(place.data, place.cell, place.tokenizer, place.folder)
+    check_same(place.read(), place.data, place.tokenizer)
+    assert old.exists()
 
 
 def test_a_file_of_other_examples_is_not_taken(place):

@@ -17,10 +17,14 @@ def test_some_texts_are_as_they_were() -> None:
         rng.integers(0, 99, total, dtype=np.int32),
         rng.integers(0, 2, total, dtype=np.int8),
         offsets,
+        rng.integers(0, 3, 20),
     )
     indices = np.array([7, 0, 19, 7])
     found = of.taken(indices)
     assert found.lengths.tolist() == lengths[indices].tolist()
+    assert found.cut is not None
+    assert of.cut is not None
+    assert found.cut.tolist() == of.cut[indices].tolist()
     for place, index in enumerate(indices):
         for name in ("input_ids", "token_type_ids"):
             ours = getattr(found, name)[found.offsets[place] : found.offsets[place + 1]]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minbert.errors import InputError
 from minbert.tasks import TaskData, load_task
 from minbert.tasks.vader import read_rows
-from tests.hostile import TEXTS, answer, damaged, examples, sparse
+from tests.hostile import TEXTS, answer, check_line, damaged, examples, sparse
 
 FILES = {
     "sst": ("ids-sst-train.csv", "ids-sst-dev.csv", ("sentence",), "sentiment", 4),
@@ -74,13 +74,16 @@ def test_a_damaged_file_gives_its_rows_or_is_refused(
 
 
 GOOD = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(str.strip)
-BAD_LABELS = ("", "nan", "inf", "-inf", "1e999", "-1", "six", "9" * 5000, "0x1", "2 3", "1,0")
+WRONG_LABELS = (
+    "nan", "inf", "-inf", "1e999", "-1", "six", "9" * 5000, "0x1", "2 3", "1,0", "0_1", "\u0661",
+    "\u202e1", "1\x1b[2J", "NA", "?", "7", "6.1",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("task", FILES)
 @examples(30)
 @given(data=st.data())
-def test_good_rows_come_through_among_bad_ones(
+def test_good_rows_come_through_among_those_without_a_label(
     tmp_path: Path, task: str, data: st.DataObject
 ) -> None:
     width, highest = len(FILES[task][2]), FILES[task][4]
@@ -92,9 +95,10 @@ def test_good_rows_come_through_among_bad_ones(
         )
     )
     rows = [["", "id", *texts, str(label)] for texts, label in good]
-    for _ in range(data.draw(st.integers(0, 3))):
+    missing = data.draw(st.integers(0, 3))
+    for _ in range(missing):
         place = data.draw(st.integers(0, len(rows)))
-        label = data.draw(st.sampled_from(BAD_LABELS))
+        label = data.draw(st.sampled_from(["", " ", "\u2003"]))
         rows.insert(place, ["", "id", *["text"] * width, label])
     given_files(tmp_path, task, table(task, rows).encode())
     found = load_task(task, tmp_path)
@@ -104,6 +108,21 @@ def test_good_rows_come_through_among_bad_ones(
     if found.train.text_b is not None:
         assert found.train.text_b == tuple(text.strip() for text in columns[1])
     assert [float(label) for label in found.train.labels] == [float(label) for _, label in good]
+    said = f"{missing} of {len(rows)} examples left out for a missing {FILES[task][3]}"
+    assert [said in problem for problem in found.problems] == [True] * bool(missing)
+
+
+@pytest.mark.parametrize("label", WRONG_LABELS)
+@pytest.mark.parametrize("task", FILES)
+def test_a_wrong_label_is_refused_with_its_line(tmp_path: Path, task: str, label: str) -> None:
+    rows = [row(task, number) for number in range(40)]
+    rows[17][-1] = label
+    path = given_files(tmp_path, task, table(task, rows).encode())
+    with pytest.raises(InputError, match=f"line 19: {FILES[task][3]} is ") as caught:
+        load_task(task, tmp_path)
+    check_line(str(caught.value), path)
+    assert len(str(caught.value)) < len(str(path)) + 200
+    assert f"from 0 to {FILES[task][4]}; correct it, or empty the field" in str(caught.value)
 
 
 @examples(40)
@@ -179,5 +198,14 @@ def test_damaged_ratings_are_right_or_refused(tmp_path: Path, content: bytes) ->
 def test_a_rating_that_none_can_give_is_refused(tmp_path: Path, rating: str) -> None:
     path = tmp_path / "ratings.txt"
     path.write_text(f"1\t1\tfine\n2\t{rating}\tbad\n")
-    with pytest.raises(InputError, match="is damaged at line 2"):
+    with pytest.raises(
+        InputError, match=r"is damaged at line 2 \('.*' is no rating from -4 to 4\)"
+    ):
+        read_rows(path)
+
+
+def test_bytes_that_are_no_text_are_found_at_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.txt"
+    path.write_bytes("1\t1\tfine\u2028still the first\r\n2\t1\tfine\r\n".encode() + b"3\t1\tb\xffd")
+    with pytest.raises(InputError, match="is damaged at line 3;"):
         read_rows(path)

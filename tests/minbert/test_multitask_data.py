@@ -88,9 +88,9 @@ def test_a_file_without_an_example_is_refused(
 
 
 BAD_LABELS = {
-    "sst": ("5", "-1", "2.5", "4.0001", "nan", "inf", "", "good"),
-    "quora": ("2", "-1", "0.5", "nan", "inf", "", "yes"),
-    "sts": ("5.1", "-0.1", "nan", "inf", "-inf", "", "alike"),
+    "sst": ("5", "-1", "2.5", "4.0001", "nan", "inf", "good"),
+    "quora": ("2", "-1", "0.5", "nan", "inf", "yes"),
+    "sts": ("5.1", "-0.1", "nan", "inf", "-inf", "alike"),
 }
 
 
@@ -98,20 +98,36 @@ BAD_LABELS = {
 @pytest.mark.parametrize(
     ("part", "label"), [(part, label) for part, labels in BAD_LABELS.items() for label in labels]
 )
-def test_a_label_that_a_part_can_not_have_is_told_and_left_out(
+def test_a_label_that_a_part_can_not_have_is_refused(
     tmp_path: Path, part: str, label: str, side: int
 ) -> None:
     path = write_folder(tmp_path) / TASKS[part].files[side]
     relabel(path, label, line=4)
-    data = loaded(tmp_path)
     kind, highest = {"sst": ("a class", 4), "quora": ("a class", 1), "sts": ("a number", 5)}[part]
+    with pytest.raises(InputError) as caught:
+        loaded(tmp_path)
+    assert str(caught.value) == (
+        f"{path}, line 4: {HEADERS[part][-1]} is {label!r}, not {kind} from 0 to {highest}; "
+        "correct it, or empty the field to leave the example out"
+    )
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["train", "dev"])
+@pytest.mark.parametrize("part", PARTS)
+def test_an_example_without_a_label_is_counted_and_left_out(
+    tmp_path: Path, part: str, side: int
+) -> None:
+    path = write_folder(tmp_path) / TASKS[part].files[side]
+    relabel(path, "", line=4)
+    relabel(path, "  ", line=6)
+    data = loaded(tmp_path)
     assert data.problems == (
-        f"{path.name}, line 4: {HEADERS[part][-1]} is {label!r}, not {kind} from 0 to {highest}; "
-        "left out",
+        f"{path.name}: 2 of {(24, 12)[side]} examples left out for a missing "
+        f"{HEADERS[part][-1]}, first line 4",
     )
     sizes = {other: list(size) for other, size in data.sizes.items()}
     expected = {other: [24, 12] for other in PARTS}
-    expected[part][side] -= 1
+    expected[part][side] -= 2
     assert sizes == expected
 
 
@@ -131,7 +147,9 @@ def test_a_label_at_the_edge_is_one(tmp_path: Path, part: str, label: str) -> No
 def test_a_file_whose_labels_are_all_wrong_is_refused(tmp_path: Path, part: str) -> None:
     path = write_folder(tmp_path) / TASKS[part].files[1]
     relabel(path, "7")
-    with pytest.raises(InputError, match=r"12 of its 12 rows can't be read, first .* is '7', not"):
+    with pytest.raises(
+        InputError, match=r"line 2: .* is '7', not .* \(11 more labels of this file"
+    ):
         load_data("multitask", tmp_path)
 
 

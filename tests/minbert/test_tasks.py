@@ -330,8 +330,8 @@ def test_the_shared_files_have_the_known_rows(name: str, train: int, dev: int) -
 
 def test_the_two_broken_rows_of_quora_are_told() -> None:
     assert load_task("quora", shared("quora")).problems == (
-        "quora-train.csv, line 2577: is_duplicate is '', not a class from 0 to 1; left out",
         "quora-train.csv, line 14222: sentence2 is empty; left out",
+        "quora-train.csv: 1 of 16214 examples left out for a missing is_duplicate, first line 2577",
     )
 
 
@@ -375,11 +375,7 @@ def test_columns_are_found_by_name(folder: Path, tmp_path: Path) -> None:
         ("1\tx\tgood", "has 3 fields, and the header 4"),
         ("1\tx\tgood\t3\t4", "has 5 fields, and the header 4"),
         ("1\tx\t  \t3", "sentence is empty"),
-        ("1\tx\tgood\tfine", "sentiment is 'fine', not a class from 0 to 4"),
-        ("1\tx\tgood\t5", "sentiment is '5', not a class from 0 to 4"),
-        ("1\tx\tgood\t-1", "sentiment is '-1', not a class from 0 to 4"),
-        ("1\tx\tgood\t2.5", "sentiment is '2.5', not a class from 0 to 4"),
-        ("1\tx\tgood\tnan", "sentiment is 'nan', not a class from 0 to 4"),
+        ("1\tx\t  \t", "sentence is empty"),
         ('1\tx\t"good\t3', "has 3 fields, and the header 4"),
         (b"1\tx\tgo\xffd\t3", "sentence is not UTF-8"),
         ("1\tx\t" + "a" * 200_000 + "\t3", "has 1 fields, and the header 4"),
@@ -393,6 +389,50 @@ def test_a_broken_row_is_told_and_left_out(
     data = load_task("sst", changed(folder, tmp_path, b"\n".join(lines)))
     assert data.problems == (f"ids-sst-train.csv, line 3: {why}; left out",)
     assert len(data.train) == 19
+
+
+WRONG = ("fine", "5", "-1", "2.5", "nan", "3.00000000000000000001", "1e0", "+1", "0_1", b"3\xff")
+
+
+@pytest.mark.parametrize("label", WRONG)
+def test_a_wrong_label_is_refused(folder: Path, tmp_path: Path, label: str | bytes) -> None:
+    lines = (folder / "ids-sst-train.csv").read_bytes().splitlines()
+    lines[2] = b"1\tx\tgood\t" + (label.encode() if isinstance(label, str) else label)
+    with pytest.raises(InputError) as caught:
+        load_task("sst", changed(folder, tmp_path, b"\n".join(lines)))
+    shown = repr(label) if isinstance(label, str) else "'3\\udcff'"
+    shown = "'3.000000000000000000' and more" if len(shown) > 22 else shown
+    assert str(caught.value) == (
+        f"{tmp_path / 'ids-sst-train.csv'}, line 3: sentiment is {shown}, not a class from 0 to 4; "
+        "correct it, or empty the field to leave the example out"
+    )
+
+
+def test_a_wrong_label_is_refused_though_its_text_is_empty(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "ids-sst-train.csv").read_text()
+    with pytest.raises(InputError, match="line 22: sentiment is '7'"):
+        load_task("sst", changed(folder, tmp_path, text + "1\tx\t \t7\n"))
+
+
+def test_a_wrong_label_has_the_line_that_an_editor_shows(folder: Path, tmp_path: Path) -> None:
+    """Whatever stands before it: a quoted text over several lines, which no example has, empty
+    lines, and characters at which Python ends lines and editors don't."""
+    head, *rows = (folder / "ids-sst-train.csv").read_text().splitlines()
+    before = ['1\tx\t"a text', "that goes", 'on"\t3', "", "1\tx\ta\u2028b\x0cc\x85d\t3"]
+    for end in ("\n", "\r\n"):
+        content = end.join([head, *before, "1\tx\tgood\t7", *rows, "1\tx\tgood\t8"])
+        with pytest.raises(InputError, match=r"line 7: sentiment is '7'.* \(1 more labels of"):
+            load_task("sst", changed(folder, tmp_path, content))
+
+
+def test_a_class_may_be_written_as_a_table_of_floats_has_it(folder: Path, tmp_path: Path) -> None:
+    labels = ("3", "3.0", "3.", " 3.00 ", '"3"', "03")
+    rows = [f"1\tx\tgood\t{label}" for label in labels]
+    data = load_task(
+        "sst", changed(folder, tmp_path, "\tid\tsentence\tsentiment\n" + "\n".join(rows))
+    )
+    assert data.train.labels.tolist() == [3] * len(labels)
+    assert data.problems == ()
 
 
 def test_many_broken_rows_are_counted(folder: Path, tmp_path: Path) -> None:
@@ -417,6 +457,10 @@ def test_many_broken_rows_are_counted(folder: Path, tmp_path: Path) -> None:
         (
             "\tid\tsentence\tsentiment\n" + "nothing here\n" * 9,
             "9 of its 9 rows can't be read, first ids-sst-train.csv, line 2: has 1 fields",
+        ),
+        (
+            "sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
+            "0 of its 6 rows can't be read and 3 have no sentiment",
         ),
         (
             "sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,

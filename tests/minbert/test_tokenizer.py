@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
 
 from minbert.errors import InputError
 from minbert.tokenizer import Encoded, Tokenizer
 from tests.components import CS224N, need
 from tests.minbert import peers
 
+SENTENCE = ("unbelievably", "good", "tokenisation", "of", "a", "film") * 4
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "caf", "##e", "##é", "中"]
 
 
@@ -106,6 +108,28 @@ def test_padding_and_truncation_of_the_file_are_off(minilm: Path) -> None:
     assert written["truncation"]["max_length"] == written["padding"]["strategy"]["Fixed"] == 128
     encoded = Tokenizer.from_folder(minilm).encode(["good", "good " * 300], None, 200)
     assert encoded.lengths.tolist() == [3, 200]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_what_is_too_long_is_cut_as_the_library_cuts_it_and_counted(
+    minilm: Path, pairs: bool
+) -> None:
+    texts = [" ".join(SENTENCE[:size]) for size in range(9)]
+    first, second = zip(*((a, b) for a in texts for b in texts), strict=True)
+    given_texts = list(zip(first, second, strict=True)) if pairs else list(first)
+    tokenizer = Tokenizer.from_folder(minilm)
+    library = Library.from_file(str(minilm / "tokenizer.json"))
+    library.no_padding()
+    library.no_truncation()
+    whole = [len(found) for found in library.encode_batch(given_texts)]
+    for max_length in range(4, 20):
+        library.enable_truncation(max_length, strategy="longest_first")
+        expected = library.encode_batch(given_texts)
+        found = tokenizer.encode(first, second if pairs else None, max_length)
+        assert texts_of(found) == [of.ids for of in expected]
+        assert types_of(found) == [of.type_ids for of in expected]
+        assert found.cut is not None
+        assert found.cut.tolist() == [max(0, length - max_length) for length in whole]
 
 
 def test_the_settings_beside_a_vocabulary_are_heeded(folder: Path) -> None:
@@ -200,7 +224,6 @@ def test_broken_settings_are_one_line(folder: Path, content: str) -> None:
 
 
 def test_another_kind_of_tokenizer_is_refused(folder: Path) -> None:
-    from tokenizers import Tokenizer as Library
     from tokenizers.models import WordLevel
 
     ids = {word: number for number, word in enumerate(WORDS)}
