@@ -27,6 +27,7 @@ from bench.schema import SCHEMA, Row
 from minbert.tasks import load_task
 from minbert.tokenizer import Tokenizer
 from tests.bench.column_checks import held_by, refuses_wrong_values
+from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.cs224n import relabel, write_folder
 from tests.faults.parent import stub_report
@@ -87,20 +88,23 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, deep_checkpoint: Path) -> Ran:
+def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
     """One cell by the grid command. What is slow beside the worker is stubbed: the processes that
     count and the report."""
-    place = GridRuns(tmp_path_factory.mktemp("columns") / "place", deep_checkpoint)
+    checkpoint = narrow(4, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
+    place = GridRuns(tmp_path_factory.mktemp("columns") / "place", checkpoint)
     data = write_folder(place.folder / "data", ("sst",), count=70)
     for line in range(2, 30):
         relabel(data / "ids-sst-train.csv", "3", line)
+    for line in range(2, 15):
+        relabel(data / "ids-sst-dev.csv", "1", line)
     (place.folder / "mine.toml").write_text(GRID)
     forecast = SimpleNamespace(
         basis=None, predict=lambda _: FORETOLD, learn=lambda _: None, left_s=lambda _: 0.0
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
-        patch.setattr(grid, "forecast_plan", lambda *_: forecast)
+        patch.setattr(grid, "forecast_plan", lambda *_, **__: forecast)
         patch.setattr(conditions, "usable_threads", lambda: 1)
         clock = iter([1000.0, 1000.0 + WALL_S])
         patch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
@@ -113,7 +117,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, deep_checkpoint: Path) -> Ran:
     assert done.returncode == 0, done.stderr
     (row,) = place.rows()
     (folder,) = (place.folder / "runs").glob("*/steps.csv")
-    return Ran(row, folder.parent, data, deep_checkpoint, (begun, datetime.now(UTC)))
+    return Ran(row, folder.parent, data, checkpoint, (begun, datetime.now(UTC)))
 
 
 def test_a_row_says_how_it_was_planned(ran: Ran) -> None:
@@ -234,14 +238,16 @@ def utc(moment: datetime) -> str:
 
 def test_scores_are_those_of_the_predictions(ran: Ran) -> None:
     row, kept = ran.row, ran.predictions()
+    first, *_, last = (epoch["dev_score"] for epoch in ran.lines("epochs.csv"))
+    assert first != last
     examples = load_task("sst", ran.data, max_train=60, max_dev=25)
     np.testing.assert_array_equal(kept["labels"], examples.dev.labels)
     assert row["dev_metric"] == "accuracy"
     right = (kept["logits"].argmax(axis=1) == kept["labels"]).mean()
     assert row["dev_score"] == row["dev_accuracy"] == pytest.approx(right)
-    counts = Counter(examples.train.labels.tolist())
-    ((most, _),) = counts.most_common(1)
-    assert most == 3
+    trained, kept_for_dev = (Counter(of.labels.tolist()) for of in (examples.train, examples.dev))
+    ((most, _),) = trained.most_common(1)
+    assert most == 3 != kept_for_dev.most_common(1)[0][0]
     assert row["majority_score"] == pytest.approx((kept["labels"] == most).mean())
 
 

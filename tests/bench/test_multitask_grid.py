@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,13 @@ from bench.predictions import kept_values
 from bench.schema import Row
 from bench.verdicts import compare
 from bench.worker.parts import aim_of, aims_of, loss_of
-from minbert.checkpoint import save_checkpoint
-from minbert.config import GEOMETRIES, BertConfig
-from minbert.model import BertClassifier, draw, initialise
+from minbert.config import BertConfig
+from minbert.model import draw
 from minbert.multitask import MultitaskModel
 from minbert.scores import accuracy, pearson
 from minbert.tasks import TASKS, load_task
 from minbert.tasks.multitask import PAIRS, PARTS
+from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.cs224n import relabel, write_folder
 
@@ -86,15 +85,7 @@ def folder_of(grid: GridRuns, row: Row) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint whose weights are drawn large, so that what it says of texts differs."""
-    config = replace(
-        GEOMETRIES["bert-tiny"], num_hidden_layers=1, hidden_size=32, intermediate_size=64,
-        num_attention_heads=2, initializer_range=0.3,
-    )  # fmt: skip
-    model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
-    initialise(model, 0)
-    folder = tmp_path_factory.mktemp("checkpoints") / "lively"
-    save_checkpoint(model, folder, minilm)
-    return folder
+    return narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
 
 
 @pytest.fixture
