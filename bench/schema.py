@@ -160,13 +160,15 @@ class Column:
     """A column of runs.csv.
 
     `applies` tells, from a row, whether the column can have a value there: an empty field where
-    it does not apply differs from one that was not measured.
+    it does not apply differs from one that was not measured. `check` is the test, as pytest names
+    it, that fails when the value is another than `about` says.
     """
 
     name: str
     kind: type[str] | type[int] | type[float]
     group: str
     about: str
+    check: str
     applies: Callable[[Mapping[str, Any]], bool] = _always
 
 
@@ -185,28 +187,44 @@ BEFORE: Final[Mapping[str, str | float]] = {
 def _columns() -> tuple[Column, ...]:
     found: list[Column] = []
 
-    def group(name: str, *columns: tuple[Any, ...]) -> None:
-        for column, kind, about, *applies in columns:
-            found.append(Column(column, kind, name, about, *applies))
+    def group(name: str, *columns: str | tuple[Any, ...]) -> None:
+        """The columns of a group. A text is the check of those that follow it."""
+        check = ""
+        for each in columns:
+            if isinstance(each, str):
+                check = each
+            else:
+                column, kind, about, *applies = each
+                found.append(Column(column, kind, name, about, check, *applies))
 
     group(
         "identity",
+        "tests/bench/test_columns.py::test_a_row_says_how_it_was_planned",
         ("schema", int, "version of this list of columns"),
+        "tests/bench/test_plan.py::test_cell_id_follows_what_determines_a_result_and_not_labels",
         ("cell_id", str, "digest of everything that determines the result"),
+        "tests/bench/test_conditions.py::test_identity_leaves_out_commit_and_card_number",
         ("conditions_id", str, "digest of the machine and software it ran on"),
+        "tests/bench/test_session.py::test_what_another_grid_interrupted_does_not_stop_this_one",
         ("attempt", int, "1, and one more for each time the cell was run again"),
+        "",
         (
             "repeat",
             int,
             "1, 2, …: measurements of the same cell, each by a process of its own, that all count",
         ),
+        "tests/bench/test_columns.py::test_a_row_says_how_it_was_planned",
         ("grid", str, "name of the grid that planned it; a label"),
+        "tests/bench/test_results.py::test_a_failed_cell_keeps_its_message_on_one_line",
         ("status", str, "how it ended: " + ", ".join(STATUSES)),
+        "tests/bench/test_results.py::test_not_learned_is_flagged_by_the_interval",
         ("flags", str, "space-separated doubts beside the status: " + ", ".join(FLAGS)),
+        "tests/bench/test_results.py::test_a_failed_cell_keeps_its_message_on_one_line",
         ("message", str, "one line on why it did not end ok"),
     )
     group(
         "axes",
+        "tests/bench/test_columns.py::test_settings_are_those_of_the_grid_file",
         ("mode", str, "what trains: full, head, lora, dora"),
         ("rank", int, "rank of the adapters", _adapted),
         ("layers", str, "layer set that carries adapters", _adapted),
@@ -222,6 +240,7 @@ def _columns() -> tuple[Column, ...]:
     )
     group(
         "settings",
+        "tests/bench/test_columns.py::test_settings_are_those_of_the_grid_file",
         ("model", str, "named geometry or checkpoint"),
         ("model_digest", str, "of its configuration, vocabulary and, if pretrained, weights"),
         ("init", str, "pretrained or random"),
@@ -239,11 +258,13 @@ def _columns() -> tuple[Column, ...]:
         ("max_length", int, "tokens after which a text is cut"),
         ("batching", str, "how examples are grouped into batches: by-length or shuffled"),
         ("batch_size", int, "examples in a batch"),
+        "tests/bench/test_compile.py::test_a_cell_without_a_compiler_ends_in_a_line",
         (
             "compile",
             str,
             "on: whole batches train through torch.compile, padded to buckets of length; or off",
         ),
+        "",
         (
             "frozen_dtype",
             str,
@@ -251,23 +272,28 @@ def _columns() -> tuple[Column, ...]:
             "before schema 6, half where a layer has no adapter and fp32 where it has one",
             _holds_frozen,
         ),
+        "tests/bench/test_columns.py::test_settings_are_those_of_the_grid_file",
         ("epochs", int, "passes over the training examples"),
         ("max_steps", int, "cap on optimizer steps; empty: none"),
         ("optimizer", str, "adamw, adamax or radam"),
         ("schedule", str, "of the rates after their rise: linear, to zero; or halving each epoch"),
+        "tests/bench/test_multitask_grid.py::test_with_one_part_of_the_files_that_part_is_learned",
         (
             "regression_loss",
             str,
             "of a task without classes: mse, or pearson, 1 − r of each batch",
             _is_regression,
         ),
+        "tests/bench/test_multitask_grid.py::test_cells_end_ok_with_all_figures",
         ("encoders", int, "1, or 2: a second for pairs of texts", _has_parts),
+        "tests/bench/test_multitask_grid.py::test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move",
         (
             "task_order",
             str,
             "how the parts' batches follow: sequential, round-robin or proportional (at random)",
             _has_parts,
         ),
+        "tests/bench/test_multitask_grid.py::test_cells_end_ok_with_all_figures",
         (
             "task_rates",
             str,
@@ -275,6 +301,7 @@ def _columns() -> tuple[Column, ...]:
             _has_parts,
         ),
         ("task_decays", str, "weight decay by part, likewise", _has_parts),
+        "tests/bench/test_columns.py::test_settings_are_those_of_the_grid_file",
         (
             "learning_rate",
             float,
@@ -283,12 +310,14 @@ def _columns() -> tuple[Column, ...]:
         ),
         ("learning_rate_base", float, "peak rate of the rest of the encoder", _has_base_rate),
         ("learning_rate_head", float, "peak rate of the task head", _has_head_rate),
+        "tests/bench/test_grid.py::test_rates_are_searched_on_training_data_and_used",
         (
             "learning_rate_source",
             str,
             f"where the rates came from: {GRID} (the grid file), {SEARCHED} (--lr auto), or "
             f"{CANDIDATE}: the row is one of that search's tries, scored on held-out training data",
         ),
+        "tests/bench/test_columns.py::test_settings_are_those_of_the_grid_file",
         ("weight_decay", float, "of weight matrices; vectors are not decayed"),
         ("warmup", float, "share of the steps in which the rate rises"),
         ("alpha", float, "adapter scale is alpha / rank", _adapted),
@@ -297,32 +326,41 @@ def _columns() -> tuple[Column, ...]:
     )
     group(
         "conditions",
+        "tests/bench/test_columns.py::test_conditions_are_those_of_this_machine",
         ("device", str, "cpu or cuda:i"),
         ("device_name", str, "the card's, or the processor's"),
         ("machine", str, "processor, cores and memory"),
         ("threads", int, "of torch's CPU operators"),
         ("torch_version", str, "of torch, as installed"),
+        "",
         ("cuda_version", str, "that torch was built with", _on_cuda),
         (
             "environment",
             str,
             "inherited variables that change numbers, as NAME=value; empty: none was set",
         ),
+        "tests/bench/test_column_stages.py::test_products_of_a_gpu_are_not_in_tf32",
         ("tf32", str, "on or off: fp32 products on the card's tensor cores", _on_cuda),
+        "tests/bench/test_columns.py::test_conditions_are_those_of_this_machine",
         ("measurement_version", int, "raised when measuring or numerics change"),
         ("code_version", str, "of this project"),
     )
     group(
         "size",
+        "tests/bench/test_columns.py::test_sizes_are_counted",
         ("params_total", int, "parameters of encoder, adapters and head"),
-        ("params_trainable", int, "those of them that train"),
+        ("params_trainable", int, "those of them that train; of unfreezing, once all layers do"),
+        "tests/bench/test_columns.py::test_tokens_are_the_real_ones_of_each_epochs_examples",
         ("tokens_total", int, "real tokens trained on, all epochs"),
+        "tests/bench/test_predict_forecast.py::test_flops_are_for_each_real_token",
         ("flops_per_token", float, "of a training step; 2 for each multiply-add"),
+        "",
         ("texts_cut", int, "texts of train and dev that are longer than max_length"),
         ("tokens_cut", float, "share of the tokens of train and dev that were cut off with them"),
     )
     group(
         "time",
+        "tests/bench/test_results.py::test_times_are_those_of_the_passes_that_count",
         ("step_ms_median", float, "median of a training step, ms"),
         ("step_ms_ci_low", float, "its 95% interval, lower end, ms"),
         ("step_ms_ci_high", float, "its 95% interval, upper end, ms"),
@@ -331,17 +369,24 @@ def _columns() -> tuple[Column, ...]:
         ("ms_per_1k_tokens_ci_high", float, "its 95% interval, upper end, ms"),
         ("steps_timed", int, "steps behind these figures, those of the warm-up not counted"),
         ("examples_per_s", float, "training examples for each second of a step"),
+        "tests/bench/test_column_stages.py::test_times_are_those_of_their_stages",
         ("startup_s", float, "from launch to the first training step, compiling included, s"),
+        "tests/bench/test_compile.py::test_a_compiled_cell_trains_as_another",
         ("compile_s", float, "compiling for every bucket, before the first step, s", _compiles),
+        "tests/bench/test_column_stages.py::test_times_are_those_of_their_stages",
         ("train_s", float, "all training steps, data preparation included, s"),
         ("eval_s", float, "all evaluations on dev, s"),
+        "tests/bench/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
         ("wall_s", float, "from launch to the worker's end, s"),
+        "tests/bench/test_columns.py::test_what_was_foretold_is_in_the_row",
         ("predicted_s", float, "wall_s as foretold before the run, s"),
     )
     group(
         "memory",
+        "tests/bench/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
         ("peak_cuda_allocated_mib", float, "by tensors, MiB", _on_cuda),
         ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", _on_cuda),
+        "tests/bench/test_probes.py::test_a_card_tells_memory_of_the_process_and_who_else_is_there",
         ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", _on_cuda),
         (
             "process_vram_source",
@@ -349,17 +394,31 @@ def _columns() -> tuple[Column, ...]:
             "nvml-process, or nvml-device where the driver can't tell the process from others",
             _on_cuda,
         ),
-        ("peak_rss_mib", float, "resident set of the worker, mapped files included, MiB"),
-        ("peak_anon_mib", float, "resident set without mapped files, MiB"),
-        ("imports_anon_mib", float, "the same once torch is imported, and nothing else done, MiB"),
+        "tests/bench/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
+        (
+            "peak_rss_mib",
+            float,
+            "peak resident set of the worker, mapped files included, up to its last evaluation "
+            "(of one that failed: up to its end), MiB",
+        ),
+        ("peak_anon_mib", float, "the same peak without mapped files, MiB"),
+        (
+            "imports_anon_mib",
+            float,
+            "resident set without mapped files once torch is imported, and nothing else done, MiB",
+        ),
+        "tests/bench/test_columns.py::test_memory_is_that_of_parameters_gradients_and_state",
         ("weights_mib", float, "parameters and buffers, MiB"),
         ("gradients_mib", float, "gradients of what trains, MiB"),
         ("optimizer_mib", float, "optimizer state, MiB"),
+        "tests/bench/test_column_stages.py::test_activations_are_those_of_the_largest_batch",
         ("activations_mib", float, "tensors kept for the backward pass of the largest batch, MiB"),
+        "tests/bench/test_columns.py::test_what_was_foretold_is_in_the_row",
         ("predicted_peak_mib", float, "peak as foretold before the run, MiB"),
     )
     group(
         "quality",
+        "tests/bench/test_columns.py::test_scores_are_those_of_the_predictions",
         (
             "dev_metric",
             str,
@@ -367,20 +426,26 @@ def _columns() -> tuple[Column, ...]:
             _pretrained,
         ),
         ("dev_score", float, "the metric on dev after the last epoch", _pretrained),
+        "tests/bench/test_results.py::test_accuracy_gets_wilson_and_correlation_fisher",
         ("dev_ci_low", float, "its 95% interval, lower end", _pretrained),
         ("dev_ci_high", float, "its 95% interval, upper end", _pretrained),
+        "tests/bench/test_columns.py::test_scores_are_those_of_the_predictions",
         ("dev_accuracy", float, "accuracy on dev", _classifies),
+        "tests/bench/test_multitask_grid.py::test_what_is_kept_gives_the_scores_again",
         ("dev_sentiment", float, "accuracy on dev of the part sst", _scores_parts),
         ("dev_paraphrase", float, "accuracy on dev of the part quora", _scores_parts),
         ("dev_similarity", float, "Pearson correlation on dev of the part sts", _scores_parts),
+        "tests/bench/test_columns.py::test_losses_are_those_of_the_last_epoch",
         ("dev_loss", float, "mean loss on dev; of parts, the mean of theirs", _pretrained),
         ("train_loss", float, "mean loss over the last epoch's steps", _pretrained),
+        "tests/bench/test_column_stages.py::test_the_training_score_is_that_of_the_batches_as_trained",
         (
             "train_score",
             float,
             "the metric on the batches of the last epoch, as they were trained on (dropout on)",
             _pretrained,
         ),
+        "tests/bench/test_columns.py::test_scores_are_those_of_the_predictions",
         (
             "majority_score",
             float,
@@ -390,8 +455,10 @@ def _columns() -> tuple[Column, ...]:
     )
     group(
         "other",
+        "tests/bench/test_column_stages.py::test_energy_is_drawn_while_training",
         ("energy_j", float, "drawn while training, J"),
         ("energy_source", str, "nvml (the card) or rapl (the processor, others' work included)"),
+        "tests/bench/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
         ("started_at", str, "UTC, ISO 8601"),
         ("finished_at", str, "UTC, ISO 8601"),
     )

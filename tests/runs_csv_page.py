@@ -38,6 +38,8 @@ carries its unit in its name: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An e
 that the column does not apply to the row (see "applies to"; nothing there: to all) or that it was
 not measured; it is never 0 and there is no sentinel. No row holds a path or a host's name.
 
+Each column is held by a test, which fails when the value is another than its meaning says.
+
 Rows are only ever appended. When a cell is run again its row has the highest `attempt` + 1. The
 last row that is `ok` counts, or the last of all if none is: an attempt that fails takes no result
 away. A cell is done when a row with its `cell_id`, the present `conditions_id` and the status `ok`
@@ -61,11 +63,17 @@ def _named(title: str, what: str, meanings: dict[str, str]) -> str:
 def _table(title: str, columns: Iterable[Column]) -> str:
     lines = [
         f"| `{column.name}` | {_KINDS[column.kind]} | {column.about} "
-        f"| {APPLIES[column.applies.__name__]} |"
+        f"| {APPLIES[column.applies.__name__]} | {_held_by(column.check)} |"
         for column in columns
     ]
-    head = ["| column | kind | meaning | applies to |", "|---|---|---|---|"]
+    head = ["| column | kind | meaning | applies to | held by |", "|---|---|---|---|---|"]
     return "\n".join([f"## {title}", "", *head, *lines, ""])
+
+
+def _held_by(check: str) -> str:
+    """A test's name as a sentence, which leads to its file."""
+    file, _, name = check.partition("::")
+    return f"[{name.removeprefix('test_').replace('_', ' ')}](../{file})" if name else ""
 
 
 if __name__ == "__main__":

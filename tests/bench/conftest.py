@@ -28,8 +28,12 @@ def deep_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return narrow(4, tmp_path_factory.mktemp("checkpoints") / "deep", minilm)
 
 
-def narrow(layers: int, folder: Path, vocabulary: Path) -> Path:
-    """Save a checkpoint of so many narrow layers in a folder."""
+def narrow(layers: int, folder: Path, vocabulary: Path, spread: float = 0.02) -> Path:
+    """Save a checkpoint of so many narrow layers in a folder.
+
+    Args:
+        spread: of the weights; with a large one what the model says of texts differs.
+    """
     from minbert.checkpoint import save_checkpoint
     from minbert.config import GEOMETRIES
     from minbert.model import BertClassifier, initialise
@@ -40,6 +44,7 @@ def narrow(layers: int, folder: Path, vocabulary: Path) -> Path:
         hidden_size=32,
         intermediate_size=64,
         num_attention_heads=2,
+        initializer_range=spread,
     )
     model = BertClassifier(config, 5, pooling="pooler", dropout=0.1)
     initialise(model, 0)

@@ -15,6 +15,7 @@ from bench.results import (
     step_times,
 )
 from bench.schema import NAMES, Row, new_row
+from bench.steptimes import panel_times
 
 CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
 
@@ -58,8 +59,11 @@ def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
     assert row["ms_per_1k_tokens"] == pytest.approx(40.4 / 400 * 1000)
     assert row["steps_timed"] == 6
     assert row["examples_per_s"] == pytest.approx(4 / 0.0404)
-    assert row["step_ms_ci_low"] <= 20.2 <= row["step_ms_ci_high"]
-    assert row["ms_per_1k_tokens_ci_low"] < 101 < row["ms_per_1k_tokens_ci_high"]
+    found = panel_times([[10, 30], [10.4, 30.4], [10.2, 30.2]], [100, 300])
+    assert (row["step_ms_ci_low"], row["step_ms_ci_high"]) == found.step_ms.ends()
+    low, high = row["ms_per_1k_tokens_ci_low"], row["ms_per_1k_tokens_ci_high"]
+    assert low < 101 < high
+    assert (low, high) == found.ms_per_1k_tokens.ends()
     assert "unstable_timing" not in str(row["flags"])
 
 
@@ -132,6 +136,6 @@ def test_not_learned_is_flagged_by_the_interval(tmp_path: Path) -> None:
 
 def test_a_failed_cell_keeps_its_message_on_one_line(tmp_path: Path) -> None:
     row = row_of(tmp_path, status="oom", message="no\nmemory", peak_rss_mib=5.0)
-    assert row["message"] == "no memory"
+    assert (row["status"], row["message"]) == ("oom", "no memory")
     assert row["peak_rss_mib"] == 5.0
     assert row["dev_ci_low"] is None

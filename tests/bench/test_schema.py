@@ -1,8 +1,16 @@
 """runs.csv's columns are those of the design, and fields survive their text."""
 
+from dataclasses import replace
+
 import pytest
 
-from bench.schema import BY_NAME, COLUMNS, NAMES, format_value, new_row, parse_value
+from bench.schema import BY_NAME, COLUMNS, NAMES, Column, format_value, new_row, parse_value
+from tests.bench.column_checks import problem_of
+
+TO_COME = {
+    *("repeat", "frozen_dtype", "cuda_version", "environment", "texts_cut", "tokens_cut"),
+}
+"""Columns that nothing fills yet."""
 
 
 def test_names_are_unique_and_explained() -> None:
@@ -68,3 +76,23 @@ def test_a_row_takes_columns_only() -> None:
     with pytest.raises(KeyError):
         new_row(colour="red")
     assert new_row(mode="full")["mode"] == "full"
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
+def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
+    problem = problem_of(column)
+    assert (problem is not None) == (column.name in TO_COME), problem
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        ("", "name the test that holds it"),
+        ("tests/bench/test_schema.py", "name the test that holds it"),
+        ("tests/bench/test_none.py::test_names_are_unique_and_explained", "there is no test"),
+        ("tests/bench/test_schema.py::test_names", "there is no test"),
+        ("tests/bench/test_schema.py::test_names_are_unique_and_explained", "does not look at it"),
+    ],
+)
+def test_a_check_that_holds_nothing_is_a_problem(check: str, told: str) -> None:
+    assert told in str(problem_of(replace(BY_NAME["rank"], check=check)))

@@ -1,0 +1,88 @@
+"""What holds a column: whether its check is there, and values that the check has to refuse."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.schema import BY_NAME, COLUMNS, VALUES, Column, Value
+
+ROOT = Path(__file__).parents[2]
+
+
+def problem_of(column: Column) -> str | None:
+    """What is wrong with a column's check, in a line; None if it is a test that looks at it."""
+    file, _, name = column.check.partition("::")
+    if not name:
+        return f"{column.name}: name the test that holds it, in its definition"
+    test = tests_in(file).get(name)
+    if test is None:
+        return f"{column.name}: there is no test {column.check}"
+    if column.name not in words_of(test):
+        return f"{column.name}: {column.check} does not look at it"
+    return None
+
+
+@cache
+def tests_in(file: str) -> dict[str, ast.FunctionDef]:
+    """The tests of a file, by name, that stand in no class."""
+    path = ROOT / file
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    return {
+        node.name: node
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def words_of(test: ast.FunctionDef) -> set[str]:
+    """What a test names as text, keyword or attribute; docstring and comments don't count."""
+
+    def words() -> Iterator[str]:
+        documented = ast.get_docstring(test, clean=False)
+        for node in ast.walk(test):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if node.value != documented:
+                    yield from re.findall(r"\w+", node.value)
+            elif isinstance(node, ast.keyword) and node.arg is not None:
+                yield node.arg
+            elif isinstance(node, ast.Attribute):
+                yield node.attr
+
+    return set(words())
+
+
+def held_by(file: str) -> list[str]:
+    """Names of the columns whose check is a test of a file."""
+    here = Path(file).relative_to(ROOT).as_posix()
+    return [column.name for column in COLUMNS if column.check.partition("::")[0] == here]
+
+
+def refuses_wrong_values(name: str, tests: dict[str, Any], ran: Any) -> None:
+    """Fail unless a column's check fails for a row that has another value there, or none.
+
+    Args:
+        tests: of the module that the check is of, by name. They take `ran` alone.
+        ran: a dataclass with the row in which the check holds, as `row`.
+    """
+    check: Callable[[Any], None] = tests[BY_NAME[name].check.partition("::")[2]]
+    check(ran)
+    for value in wrong_values(BY_NAME[name], ran.row[name]):
+        wrong = replace(ran, row=ran.row | {name: value})
+        with pytest.raises(AssertionError):
+            check(wrong)
+
+
+def wrong_values(column: Column, value: Value) -> list[Value]:
+    """Other values of a column than its right one, of numbers one near it; and none at all."""
+    if isinstance(value, int):
+        return [None, value + 1]
+    if isinstance(value, float):
+        return [None, value * 1.01 if value else 0.01]
+    others = [other for other in VALUES.get(column.name, ("other",)) if other != value]
+    return [*others, *([None] if value is not None else [])]
