@@ -71,7 +71,9 @@ class Trainer:
     """Holds what a training step needs and changes: model, optimizer, schedule, scaler.
 
     Gradients are clipped to a norm of 1. Under fp16 a GradScaler scales the loss, and gradients
-    are unscaled before they are clipped; bf16 has the range of fp32 and needs none.
+    are unscaled before they are clipped; bf16 has the range of fp32 and needs none. A step whose
+    gradients overflow changes no weight and no state of the optimizer; AdamW skips it on the
+    device, Adamax and RAdam wait for the device in every step to know.
 
     Args:
         model: maps a batch's tensors to logits [B, num_outputs].
