@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
+from minbert.kernels.precision import on_cpu
+
 _BETAS: Final = (0.9, 0.999)
 _EPS: Final = 1e-8
 
@@ -135,7 +137,7 @@ class Adamax(Optimizer):
         from torch.optim.adamax import adamax
 
         adamax(
-            *of, steps, foreach=of[0][0].is_cuda, eps=_EPS,
+            *of, steps, foreach=not on_cpu(of[0][0]), eps=_EPS,
             beta1=_BETAS[0], beta2=_BETAS[1], lr=lr, weight_decay=decay,
         )  # fmt: skip
 
@@ -149,7 +151,7 @@ class RAdam(Optimizer):
 
         radam(
             *of, steps, decoupled_weight_decay=True,
-            foreach=of[0][0].is_cuda, beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
+            foreach=not on_cpu(of[0][0]), beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
             weight_decay=decay, eps=_EPS,
         )  # fmt: skip
 

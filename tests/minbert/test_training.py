@@ -104,9 +104,9 @@ def test_trap_09_scaler_for_fp16_only_and_unscaled_before_clipping(monkeypatch) 
         order.append("unscale")
         return unscale(optimizer)
 
-    def told_clip(parameters, limit):
+    def told_clip(parameters, limit, **options):
         order.append("clip")
-        norm = clip(parameters, limit)
+        norm = clip(parameters, limit, **options)
         assert norm < 100, "clipped while still scaled by 65,536"
         return norm
 

@@ -19,17 +19,16 @@ _WAITS: Final = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 
 
 def stand_in(patch: pytest.MonkeyPatch) -> None:
-    """Let code that this build of torch lacks, or asks a GPU's driver in, run on fake tensors."""
+    """Let code that this build of torch lacks run on fake tensors."""
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
-    patch.setattr(torch.cuda, "get_rng_state", lambda _device: torch.empty(16))
-    patch.setattr(torch.cuda, "set_rng_state", lambda _state, _device: None)
     patch.setattr(F, "scaled_dot_product_attention", _attention)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float):
-    """As torch's C++ does it on a GPU: by its kernel flash in half precision without a mask, else by
-    the one called efficient, with a mask as a bias that is padded to 16."""
+    """As torch's C++ does it on a GPU: without a mask in half precision by its kernel flash, else
+    by the one called efficient, with a mask as a bias that is padded to 16.
+    """
     if torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")
         q, k, v = q.to(half), k.to(half), v.to(half)
