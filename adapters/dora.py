@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.layer import AdaptedLinear, Decomposed, Part
-from minbert.kernels.precision import has_values
+from minbert.kernels.precision import has_values, on_cpu
 from minbert.kernels.products import times
 
 _CANCELLED: Final = 0.1
@@ -66,7 +66,7 @@ class DoraLinear(AdaptedLinear):
         """
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
-        return few and not self.weight.is_cuda and not torch.compiler.is_compiling()
+        return few and on_cpu(self.weight) and not torch.compiler.is_compiling()
 
     @torch.no_grad()
     def factored_norms(self) -> Tensor:

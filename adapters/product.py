@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minbert.kernels.activations import activate, gradient
-from minbert.kernels.precision import has_values
+from minbert.kernels.precision import has_values, on_cpu
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 
 
@@ -176,4 +176,4 @@ def has_zero(magnitude: Tensor) -> bool:
     which a step is counted or compiled and not taken.
     """
     values = magnitude.detach()
-    return has_values(values) and not values.is_cuda and bool((values == 0).any())
+    return on_cpu(values) and has_values(values) and bool((values == 0).any())

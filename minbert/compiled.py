@@ -9,6 +9,8 @@ written by hand.
 """
 
 import inspect
+import logging
+import subprocess
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -28,6 +30,10 @@ _ISOLATED: Final = "isolate_recompiles"
 """The argument of torch.compile by which one model's graphs don't count against another's limit,
 and a release that has it."""
 _NEEDED: Final = "2.13"
+_SKIPS: Final = "torch._inductor.cudagraph_utils.__cudagraphs"
+"""Where torch logs why it makes no CUDA graph."""
+_NO_COMPILER: Final = "C compiler"
+"""In the message of triton's RuntimeError where it finds none."""
 
 
 def mode_of(device: torch.device) -> str:
@@ -102,7 +108,7 @@ def compile_model(
         amp: off, bf16 or fp16.
 
     Raises:
-        InputError: if there is no compiler, or if it fails, or makes no CUDA graphs on a card.
+        InputError: if there is no compiler, or if it fails, or makes no CUDA graph of a part.
     """
     if _ISOLATED not in inspect.signature(torch.compile).parameters:
         raise InputError(
@@ -112,23 +118,55 @@ def compile_model(
     from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
     from torch._dynamo.utils import counters
 
-    skipped = counters["inductor"]["cudagraph_skips"]
+    skipped, reasons = counters["inductor"]["cudagraph_skips"], _Messages()
+    logging.getLogger(_SKIPS).addHandler(reasons)
     try:
         found = CompiledModel(model, texts, lengths)
         found.rehearse(amp)
-    except TorchDynamoException as error:
+    except (
+        TorchDynamoException,
+        # triton builds what launches its kernels when the first of them is
+        subprocess.CalledProcessError,
+        FileNotFoundError,
+        RuntimeError,
+    ) as error:
+        is_compilers = not isinstance(error, RuntimeError) or isinstance(
+            error, TorchDynamoException
+        )
+        if not is_compilers and _NO_COMPILER not in str(error):
+            raise
         raise InputError(
-            f"compile: torch can't compile the model ({_first_line(error)}); it needs a C++ "
-            "compiler, and on a GPU triton: install them, or leave compile out"
+            f"compile: torch can't compile the model ({_reason(error)}); it needs a C++ compiler, "
+            "and on a GPU triton, a C compiler and Python.h: install them, or leave compile out"
         ) from error
+    finally:
+        logging.getLogger(_SKIPS).removeHandler(reasons)
     if counters["inductor"]["cudagraph_skips"] > skipped:
+        why = next(iter(reasons.first_lines), "TORCH_LOGS=cudagraphs in the environment says why")
         raise InputError(
-            "compile: torch made no CUDA graphs of the model; TORCH_LOGS=perf_hints in the "
-            "environment says why, or leave compile out"
+            f"compile: torch made no CUDA graph of a part of the model ({why}); leave compile out"
         )
     return found
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line), type(error).__name__)
+class _Messages(logging.Handler):
+    """Keeps the first line of each message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first_lines.append(record.getMessage().partition("\n")[0])
+
+
+def _reason(error: BaseException) -> str:
+    """Why it failed, in a line: of a traceback, as another process hands it on, the last."""
+    inner = getattr(error, "inner_exception", error)
+    if isinstance(inner, subprocess.CalledProcessError):
+        command = inner.cmd if isinstance(inner.cmd, str) else inner.cmd[0]
+        return f"{command} ended with exit status {inner.returncode}"
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    if not lines:
+        return type(inner).__name__
+    return lines[-1] if "Traceback (most recent call last):" in lines else lines[0]

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
+from minbert.kernels.precision import on_cpu
+
 _BETAS: Final = (0.9, 0.999)
 _EPS: Final = 1e-8
 
@@ -34,9 +36,17 @@ class Optimizer(ABC):
         param_groups: dictionaries with `params`, `lr` and `weight_decay`, as torch's optimizers
             have them; `lr` may be changed between steps.
         state: by parameter, its step [] and two averages, of the parameter's shape.
+        found_inf: [], 1 if a gradient is not finite; set by a GradScaler while it steps, after
+            gradients were unscaled.
     """
 
     averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_avg_sq")
+    skips_on_device: ClassVar[bool] = False
+    """Whether `_take` itself leaves everything as it is on overflow, so that nobody waits for the
+    device to know."""
+    found_inf: Tensor | None = None
+    _step_supports_amp_scaling: ClassVar[bool] = True
+    """For GradScaler: it calls `step` even on overflow, and does not ask the device itself."""
 
     def __init__(self, groups: Iterable[Group]) -> None:
         self.param_groups: list[dict[str, Any]] = [
@@ -58,12 +68,20 @@ class Optimizer(ABC):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take a step for every parameter that has a gradient."""
+        """Take a step for every parameter that has a gradient.
+
+        On overflow (`found_inf`) parameters, averages and the count of steps stay as they are; the
+        state is made all the same.
+        """
+        waits = self.found_inf is not None and not self.skips_on_device
+        skips = waits and bool(self.found_inf)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
             states = [self._state_of(parameter) for parameter in params]
+            if skips:
+                continue
             one, other = ([state[name] for state in states] for name in self.averages)
             steps = [state["step"] for state in states]
             gradients = [parameter.grad for parameter in params]
@@ -92,12 +110,15 @@ class Optimizer(ABC):
 class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), as `torch.optim.AdamW(fused=True)`."""
 
+    skips_on_device: ClassVar[bool] = True
+
     def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         from torch.optim.adamw import adamw
 
         adamw(
             *of, [], steps, fused=True, amsgrad=False, beta1=_BETAS[0],
             beta2=_BETAS[1], lr=lr, weight_decay=decay, eps=_EPS, maximize=False,
+            found_inf=self.found_inf,
         )  # fmt: skip
 
     def _first_step(self, parameter: Tensor) -> Tensor:
@@ -116,7 +137,7 @@ class Adamax(Optimizer):
         from torch.optim.adamax import adamax
 
         adamax(
-            *of, steps, foreach=of[0][0].is_cuda, eps=_EPS,
+            *of, steps, foreach=not on_cpu(of[0][0]), eps=_EPS,
             beta1=_BETAS[0], beta2=_BETAS[1], lr=lr, weight_decay=decay,
         )  # fmt: skip
 
@@ -130,7 +151,7 @@ class RAdam(Optimizer):
 
         radam(
             *of, steps, decoupled_weight_decay=True,
-            foreach=of[0][0].is_cuda, beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
+            foreach=not on_cpu(of[0][0]), beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
             weight_decay=decay, eps=_EPS,
         )  # fmt: skip
 

@@ -71,7 +71,9 @@ class Trainer:
     """Holds what a training step needs and changes: model, optimizer, schedule, scaler.
 
     Gradients are clipped to a norm of 1. Under fp16 a GradScaler scales the loss, and gradients
-    are unscaled before they are clipped; bf16 has the range of fp32 and needs none.
+    are unscaled before they are clipped; bf16 has the range of fp32 and needs none. A step whose
+    gradients overflow changes no weight and no state of the optimizer; AdamW skips it on the
+    device, Adamax and RAdam wait for the device in every step to know.
 
     Args:
         model: maps a batch's tensors to logits [B, num_outputs].
@@ -133,17 +135,21 @@ class Trainer:
         loss = loss_of(loss_name, logits, labels)
         if self.scaler is None:
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+            self._clip()
             self.optimizer.step()
         else:
             torch.autograd.backward(self.scaler.scale(loss))
             self.scaler.unscale_(cast(Any, self.optimizer))
-            nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+            self._clip()
             self.scaler.step(cast(Any, self.optimizer))
             self.scaler.update()
         self._taken += 1
         self._set_rates()
         return loss.detach(), logits.detach()
+
+    def _clip(self) -> None:
+        # foreach is torch's choice on a CPU and a GPU anyway, but not for fake tensors of them
+        nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM, foreach=True)
 
     def rest(self) -> None:
         """From now on a step does all its work and changes no weight: the rates are zero."""

@@ -13,7 +13,7 @@ import pytest
 
 COMPONENTS: Final = {
     "chromium": "a Chromium or Chrome to look at reports with",
-    "compiler": "a C++ compiler, which torch.compile takes on a CPU",
+    "compiler": "a C++ compiler, for torch.compile on a CPU and for fake tensors of a GPU",
     "cuda": "a GPU",
     "mounts": "the right to mount a small disk, which root mostly has",
     "peers": "transformers and peft, the extra of that name",

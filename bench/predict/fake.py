@@ -101,7 +101,6 @@ def run(
         amp=variant.amp,
         device=torch.device(workload.device),
     )
-    trainer.scaler = None  # it asks for values, and holds two numbers
     thaws = Thawing(model, always=frozenset(groups["head"])) if variant.thaws else None
     found: dict[str, list[Counts]] = {part: [] for part in shapes}
     for stage in range(stages_of(variant, shapes)):

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
+from minbert.kernels.precision import on_cpu
 from minbert.kernels.reference import is_spelled_out
 
 
@@ -30,10 +31,9 @@ def attention(
         p: the probability that a weight of the softmax is dropped.
         first_only: whether only the first token of each sentence asks.
     """
-    on_cpu = qkv.device.type == "cpu"
     differentiated = torch.is_grad_enabled() and qkv.requires_grad
     is_exact = qkv.dtype == torch.float32 and not differentiated and p == 0
-    if is_spelled_out() or not on_cpu or is_exact:
+    if is_spelled_out() or not on_cpu(qkv) or is_exact:
         return torch_attention(qkv, mask, heads, p, first_only)
     out: Tensor = _Attention.apply(qkv, mask, heads, p, first_only)  # type: ignore[no-untyped-call]
     return out

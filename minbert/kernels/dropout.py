@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.precision import has_values
+from minbert.kernels.precision import has_values, on_cpu
 from minbert.kernels.reference import is_spelled_out
 
 _STEPS: Final = 1 << 16
@@ -22,10 +22,10 @@ _DRAWS_IN_WORD: Final = 4
 
 def keep_mask(like: Tensor, p: float) -> Tensor:
     """A mask of a tensor's shape, uint8: 0 with probability p, to 1/65536, else 1."""
+    if not on_cpu(like):
+        return (torch.rand_like(like, dtype=torch.float32) >= p).view(torch.uint8)
     if not has_values(like):
         return torch.empty_like(like, dtype=torch.uint8)
-    if like.device.type != "cpu":
-        return (torch.rand_like(like, dtype=torch.float32) >= p).view(torch.uint8)
     count = like.numel()
     seed = int(torch.randint(1 << 62, ()).item())
     words = np.random.SFC64(seed).random_raw(-(-count // _DRAWS_IN_WORD))

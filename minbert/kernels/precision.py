@@ -1,4 +1,4 @@
-"""The type that a product is computed in."""
+"""What decides how something is computed: a tensor's type, its device, whether it has values."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,11 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """Autocast's type for x's device, or without autocast that of x."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether a tensor is on the CPU, for whose kernels some things are done otherwise."""
+    return x.device.type == "cpu"
 
 
 def has_values(x: Tensor) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.precision import has_values
+from minbert.kernels.precision import has_values, on_cpu
 
 
 @cache
@@ -21,11 +21,7 @@ def _has_onednn() -> bool:
 
 def _by_onednn(x: Tensor) -> bool:
     return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and has_values(x)
-        and _has_onednn()
+        x.dtype == torch.float32 and on_cpu(x) and x.numel() > 0 and has_values(x) and _has_onednn()
     )
 
 
@@ -58,6 +54,6 @@ def sum_over_tokens(g: Tensor) -> Tensor:
     As a product with ones: torch's sum over rows takes ten times as long on a CPU. The compiler
     fuses that sum with what it is over.
     """
-    if g.device.type != "cpu" or torch.compiler.is_compiling():
+    if not on_cpu(g) or torch.compiler.is_compiling():
         return g.sum(dim=0)
     return times(torch.ones(1, len(g), dtype=g.dtype, device=g.device), g.t())[0]

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
-from minbert.kernels.precision import product_dtype
+from minbert.kernels.precision import on_cpu, product_dtype
 from minbert.kernels.reference import is_plain, is_spelled_out
 
 
@@ -78,7 +78,7 @@ def _type_of_sum(x: Tensor, weight: Tensor, dtype: torch.dtype) -> torch.dtype:
     On a CPU torch normalises half precision with weights in fp32. On a card input and weights have
     to be of one type.
     """
-    return dtype if x.device.type == "cpu" else weight.dtype
+    return dtype if on_cpu(x) else weight.dtype
 
 
 def _sum(x: Tensor, y: Tensor, keep: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:

@@ -1,9 +1,11 @@
-"""The FLOPs of the limit, against computations by hand."""
+"""The FLOPs of the limit, against computations by hand, and the speed of its products."""
 
 from dataclasses import replace
 
 import pytest
+import torch
 
+from bench.peers import products
 from bench.peers.limit import (
     Product,
     Work,
@@ -98,3 +100,46 @@ def test_the_limit_is_the_time_at_the_speed_of_each_shape() -> None:
     assert gflop(products) == pytest.approx(42_000 / 1e9)
     assert mean_gflops(products, speeds) == pytest.approx(40_000 / own_ms * 1000 / 1e9)
     assert shapes(products) == list(speeds)
+
+
+class Gpu:
+    """A GPU that takes 10 µs for a product, whose launch takes the CPU 5 µs; to wait for it takes 15 µs
+    more. Its events and the CPU's clock are of one time."""
+
+    def __init__(self) -> None:
+        self.cpu_s = self.busy_until_s = 0.0
+
+    def product(self) -> None:
+        self.cpu_s += 5e-6
+        self.busy_until_s = max(self.busy_until_s, self.cpu_s) + 10e-6
+
+    def synchronize(self, _device: object = None) -> None:
+        self.cpu_s = max(self.busy_until_s, self.cpu_s) + 15e-6
+
+    def event(self, *, enable_timing: bool) -> "Event":
+        assert enable_timing
+        return Event(self)
+
+
+class Event:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.at_s = gpu, 0.0
+
+    def record(self) -> None:
+        self.at_s = max(self.gpu.busy_until_s, self.gpu.cpu_s)
+
+    def synchronize(self) -> None:
+        self.gpu.synchronize()
+
+    def elapsed_time(self, other: "Event") -> float:
+        return (other.at_s - self.at_s) * 1000
+
+
+def test_a_gpus_product_is_timed_without_the_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu()
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
+    monkeypatch.setattr(products.time, "perf_counter", lambda: gpu.cpu_s)
+    fastest_s = products._fastest_s(gpu.product, torch.device("cuda"))
+    assert fastest_s == pytest.approx(10e-6, rel=0.01)
+    assert 0.08 < gpu.cpu_s < 0.1, "not much longer than it has to"

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -229,21 +230,28 @@ def test_what_a_cuda_graph_overwrites_is_copied(
     torch.testing.assert_close(found(batch), kept)
 
 
-def test_a_card_without_cuda_graphs_is_refused(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_part_without_a_cuda_graph_is_refused_and_the_reason_given(
+    logged: bool, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._dynamo.utils import counters
+    from torch._inductor.cudagraph_utils import log_cudagraph_skip_and_bump_counter
 
     run = Recorder.__call__
 
     def skipping(self: Recorder, *given: Tensor) -> Tensor:
-        counters["inductor"]["cudagraph_skips"] += 1
+        if logged:
+            log_cudagraph_skip_and_bump_counter("skipping cudagraphs due to cpu device\n here")
+        else:
+            counters["inductor"]["cudagraph_skips"] += 1
         return run(self, *given)
 
     counters["inductor"]["cudagraph_skips"] += 1  # another's, before
     compile_model(recorder.model, texts=2, lengths=[8], amp="off")
     monkeypatch.setattr(Recorder, "__call__", skipping)
-    with pytest.raises(InputError, match=r"^compile: torch made no CUDA graphs .*perf_hints"):
+    why = "skipping cudagraphs due to cpu device" if logged else "TORCH_LOGS=cudagraphs .* says why"
+    message = rf"^compile: torch made no CUDA graph of a part of the model \({why}\); leave compile"
+    with pytest.raises(InputError, match=message):
         compile_model(recorder.model, texts=2, lengths=[8], amp="off")
 
 
@@ -268,6 +276,41 @@ def test_a_missing_compiler_is_one_line() -> None:
     assert message.endswith("leave compile out")
 
 
+def in_a_worker() -> Exception:
+    """As torch has it where triton compiles in another process, and gcc fails there."""
+    from torch._inductor.compile_worker.subproc_pool import SubprocException
+    from torch._inductor.exc import InductorError
+
+    lines = "Traceback (most recent call last):\n  File x\nRuntimeError: Failed to find C compiler."
+    return InductorError(SubprocException(lines, "kernel"), None)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]),
+         "/usr/bin/gcc ended with exit status 1"),
+        (RuntimeError("Failed to find C compiler. Please specify via CC"),
+         "Failed to find C compiler. Please specify via CC"),
+        (FileNotFoundError(2, "No such file or directory", "/nowhere/gcc"),
+         "[Errno 2] No such file or directory: '/nowhere/gcc'"),
+        (in_a_worker, "RuntimeError: Failed to find C compiler."),
+    ],
+)  # fmt: skip
+def test_what_triton_lacks_is_one_line(
+    error: Any, reason: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised = error if isinstance(error, Exception) else error()
+
+    def lacking(*_: object) -> Tensor:
+        raise raised
+
+    monkeypatch.setattr(Recorder, "__call__", lacking)
+    message = refusal(recorder.model)
+    assert message.startswith(f"compile: torch can't compile the model ({reason}); it needs")
+    assert "on a GPU triton, a C compiler and Python.h: install them" in message
+
+
 def test_code_that_cannot_be_traced_is_one_line(traced) -> None:
     class Asking(nn.Linear):
         def forward(self, ids: Tensor, *_: Tensor) -> Tensor:
@@ -278,12 +321,15 @@ def test_code_that_cannot_be_traced_is_one_line(traced) -> None:
     assert "compile: torch can't compile the model (" in refusal(Asking(8, 3))
 
 
-def test_a_lack_of_memory_stays_one(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_a_lack_of_memory_stays_one(
+    kind: type[RuntimeError], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> Tensor:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        raise kind("can't allocate memory")
 
     monkeypatch.setattr(Recorder, "__call__", full)
-    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+    with pytest.raises(kind, match="can't allocate memory"):
         compile_model(recorder.model, texts=2, lengths=[8], amp="off")
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from minbert import training
 from minbert.losses import loss_of
+from minbert.optimizer import OPTIMIZERS
 from minbert.training import Group, Trainer, linear_schedule, schedule_of
 
 CPU = torch.device("cpu")
@@ -31,11 +32,17 @@ def batch() -> SimpleNamespace:
     )
 
 
-def trainer(model: nn.Module, amp: str = "off", steps: int = 10, warmup: float = 0.0) -> Trainer:
+def trainer(
+    model: nn.Module,
+    amp: str = "off",
+    steps: int = 10,
+    warmup: float = 0.0,
+    optimizer: str = "adamw",
+) -> Trainer:
     group = Group(list(model.parameters()), 1e-2, 0.1)
     return Trainer(
         model, [group], loss="cross-entropy", schedule=linear_schedule(steps, warmup), amp=amp,
-        device=CPU,
+        device=CPU, optimizer=optimizer,
     )  # fmt: skip
 
 
@@ -97,9 +104,9 @@ def test_trap_09_scaler_for_fp16_only_and_unscaled_before_clipping(monkeypatch) 
         order.append("unscale")
         return unscale(optimizer)
 
-    def told_clip(parameters, limit):
+    def told_clip(parameters, limit, **options):
         order.append("clip")
-        norm = clip(parameters, limit)
+        norm = clip(parameters, limit, **options)
         assert norm < 100, "clipped while still scaled by 65,536"
         return norm
 
@@ -109,6 +116,33 @@ def test_trap_09_scaler_for_fp16_only_and_unscaled_before_clipping(monkeypatch) 
     one.step(batch())
     assert order == ["unscale", "clip"]
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_first_step_that_overflows_under_fp16_leaves_state_and_changes_nothing(
+    optimizer: str,
+) -> None:
+    model = Tiny()
+    one = trainer(model, amp="fp16", optimizer=optimizer)
+    one.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = [p.clone() for p in model.parameters()]
+    one.step(batch())
+    assert not all(p.grad.isfinite().all() for p in model.parameters())
+    assert one.scaler.get_scale() == 2.0**39
+    state = one.optimizer.state
+    assert state.keys() == set(model.parameters()), "what memory by owner is counted from"
+    assert all(not value.any() for values in state.values() for value in values.values())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+    clean = trainer(Tiny(), amp="fp16", optimizer=optimizer)
+    for each in (one, clean):
+        each.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        each.optimizer.param_groups[0]["lr"] = 1e-2
+        each.step(batch())
+    assert all(values["step"] == 1 for values in state.values())
+    for after, without, first in zip(one.parameters, clean.parameters, before, strict=True):
+        assert torch.equal(after, without)
+        assert not torch.equal(after, first)
 
 
 def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
@@ -140,7 +174,7 @@ def test_a_rate_that_halves() -> None:
         schedule_of("cosine", 1, 0.1, 1)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamax", "radam"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
     model = Tiny()
     group = Group(list(model.parameters()), 1e-2, 0.1)

@@ -1,0 +1,23 @@
+"""A GPU for the tests here, which `tests/gpu/test_fake.py` starts in a process of their own."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import pytest
+
+if GUARD := os.environ.get("MINBERT_BENCH_FAKE_GPU"):
+    ctypes.CDLL(
+        GUARD, mode=ctypes.RTLD_GLOBAL
+    )  # before torch looks for its devices, which it does once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gpu() -> Iterator[None]:
+    """A GPU to torch, where it has none."""
+    from tests.gpu.fake.gpu import stand_in
+
+    with pytest.MonkeyPatch.context() as patch:
+        if GUARD:
+            stand_in(patch)
+        yield

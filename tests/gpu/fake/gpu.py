@@ -1,0 +1,99 @@
+"""A GPU for fake tensors: what a build without CUDA lacks, and what a step does that a GPU waits
+for."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+GPU: Final = torch.device("cuda", 0)
+_ATEN: Final = torch.ops.aten
+_DEVICE: Final = torch.ops.prim.device.default
+_HALF: Final = (torch.float16, torch.bfloat16)
+_WAITS: Final = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+"""Tags of operators whose result, or its shape, the CPU has to know."""
+
+
+def stand_in(patch: pytest.MonkeyPatch) -> None:
+    """Let code that this build of torch lacks run on fake tensors."""
+    patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    patch.setattr(F, "scaled_dot_product_attention", _attention)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float):
+    """As torch's C++ does it on a GPU: without a mask in half precision by its kernel flash, else
+    by the one called efficient, with a mask as a bias that is padded to 16.
+    """
+    if torch.is_autocast_enabled("cuda"):
+        half = torch.get_autocast_dtype("cuda")
+        q, k, v = q.to(half), k.to(half), v.to(half)
+    if attn_mask is None and q.dtype in _HALF:
+        return _ATEN._scaled_dot_product_flash_attention(q, k, v, dropout_p)[0]
+    bias = None
+    if attn_mask is not None:
+        bias = torch.zeros_like(attn_mask, dtype=q.dtype)
+        bias.masked_fill_(attn_mask.logical_not(), -torch.inf)
+        length = bias.shape[-1]
+        bias = F.pad(bias, (0, -length % 16))[..., :length]
+        bias = bias.expand(*q.shape[:3], length)
+    differentiated = torch.is_grad_enabled() and q.requires_grad
+    return _ATEN._scaled_dot_product_efficient_attention(q, k, v, bias, differentiated, dropout_p)[
+        0
+    ]
+
+
+class Watch(TorchDispatchMode):
+    """While it is entered, notes operators, and those among them that a GPU's step must not have.
+
+    That is one that the CPU waits for, and one that reads or makes a tensor on the CPU: it copies,
+    or is computed there. Numbers [] that only the CPU computes with are allowed where `counts` is
+    set: Adamax and RAdam count their steps on it.
+
+    Attributes:
+        names: of the operators, in their order.
+        problems: as lines, each once.
+    """
+
+    def __init__(self, *, counts: bool = False) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.problems: dict[str, None] = {}
+        self._counts = counts
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: the wrapper that torch asks here takes a tenth of the time."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE:
+            return args[0].fake_device  # sooner than by asking
+        kwargs = kwargs or {}
+        given = list(_tensors([*args, *kwargs.values()]))
+        by_mask = func is _ATEN.index.Tensor and any(t.dtype is torch.bool for t in given[1:])
+        waits = any(tag in func.tags for tag in _WAITS) and func is not _ATEN.index.Tensor
+        if (waits or by_mask) and any(t.device.type != "cpu" for t in given):
+            self.problems[f"{func} is waited for"] = None
+        out = func(*args, **kwargs)
+        if func.namespace == "prim":
+            return out
+        self.names.append(str(func))
+        tensors = [*given, *_tensors([out])]
+        if self._counts and all(t.device.type == "cpu" and t.dim() == 0 for t in tensors):
+            return out
+        if elsewhere := {str(t.device) for t in tensors if t.device != GPU}:
+            self.problems[f"{func} with a tensor on {', '.join(elsewhere)}"] = None
+        return out
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)

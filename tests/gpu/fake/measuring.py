@@ -1,0 +1,37 @@
+"""What is measured after training, on fake tensors of a GPU."""
+
+import warnings
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.predict.counting import Counter
+from bench.predict.fake import fill
+from bench.worker.measure import measure_activations
+from minbert.training import HALF
+from tests.gpu.fake.gpu import GPU
+from tests.gpu.fake.models import batch_of, model_of, trainer_of
+
+
+@pytest.mark.parametrize("amp", ["off", *HALF])
+@pytest.mark.parametrize(("mode", "layers"), [("full", None), ("head", None), ("dora", "all-lin")])
+def test_measuring_activations_takes_at_most_a_steps_peak(
+    mode: str, layers: str | None, amp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.random, "fork_rng", lambda _devices: nullcontext()
+    )  # no state to keep
+    model = model_of(mode, layers, amp)
+    with FakeTensorMode(), Counter() as counter, warnings.catch_warnings(action="ignore"):
+        fill(model, GPU)
+        trainer, batch = trainer_of(model, amp), batch_of(texts=16, longest=48)
+        trainer.step(batch)
+        counter.restart_peak()
+        trainer.step(batch)
+        of_step = counter.peak
+        counter.restart_peak()
+        given = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        measure_activations(trainer, lambda: model(*given))
+    assert counter.peak <= of_step

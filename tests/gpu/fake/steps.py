@@ -1,0 +1,141 @@
+"""Training steps and evaluations on fake tensors of a GPU: of every mode, layer set and AMP."""
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+from adapters.names import ADAPTER_MODES, LAYER_SETS
+from minbert.batches import Batch
+from minbert.losses import BINARY, CROSS_ENTROPY, REGRESSION
+from minbert.multitask import Aim, MultitaskModel, PairBatch
+from minbert.optimizer import OPTIMIZERS
+from minbert.quarters import QUARTERS
+from minbert.thawing import Thawing
+from minbert.training import HALF, Trainer, autocast
+from tests.gpu.fake.gpu import GPU, Watch
+from tests.gpu.fake.models import CLASSES, CONFIG, batch_of, faked, model_of, trainer_of
+
+SETTINGS = [
+    ("full", None),
+    ("head", None),
+    *((mode, layers) for mode in ADAPTER_MODES for layers in LAYER_SETS),
+]
+VARIANTS = [
+    {"pooling": "pooler", "head": "linear"},
+    {"pooling": "mean", "head": "linear"},
+    {"pooling": "mean", "head": "conv"},
+]
+
+
+@pytest.mark.parametrize("amp", ["off", *HALF])
+@pytest.mark.parametrize(("mode", "layers"), SETTINGS)
+def test_steps_and_an_evaluation_stay_on_the_gpu(mode: str, layers: str | None, amp: str) -> None:
+    number = SETTINGS.index((mode, layers))
+    model = model_of(mode, layers, amp, **VARIANTS[number % len(VARIANTS)])
+    with faked(model):
+        trainer, batch = trainer_of(model, amp), batch_of(masked=number % 4 != 1)
+        assert "aten._fused_adamw_.default" in check_steps(trainer, batch)
+        model.eval()
+        with Watch() as watch, torch.inference_mode(), autocast(amp, GPU):
+            logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    assert not watch.problems
+    assert logits.device == GPU
+
+
+def check_steps(trainer: Trainer, batch: Batch, *, counts: bool = False) -> set[str]:
+    """Fail unless two steps stay on the GPU, and give what they have to; their operators."""
+    with Watch(counts=counts) as watch:
+        trainer.step(batch)
+        loss, logits = trainer.step(batch)
+    assert not watch.problems
+    assert (loss.device, loss.dtype, loss.shape) == (GPU, torch.float32, ())
+    assert (logits.device, logits.dtype, len(logits)) == (GPU, torch.float32, len(batch.labels))
+    check_gradients(trainer)
+    return set(watch.names)
+
+
+def check_gradients(trainer: Trainer) -> None:
+    """Fail unless all that trains has a gradient and state as fused AdamW takes them."""
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert set(trained.values()) == set(trainer.parameters) == trainer.optimizer.state.keys()
+    for name, parameter in trained.items():
+        assert parameter.grad is not None, name
+        assert parameter.dtype == torch.float32, name
+        placed = [(t.device, t.dtype, t.stride()) for t in (parameter, parameter.grad)]
+        assert placed[0] == placed[1], name
+        averages = [trainer.optimizer.state[parameter][of] for of in trainer.optimizer.averages]
+        assert {(t.device, t.dtype) for t in averages} == {(GPU, torch.float32)}, name
+
+
+@pytest.mark.parametrize("optimizer", ["adamax", "radam"])
+def test_other_optimizers_count_their_steps_on_the_cpu_and_do_all_else_on_the_gpu(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a number that is given keeps its value in a fake tensor, and is counted up with it
+    monkeypatch.setattr(OPTIMIZERS[optimizer], "_first_step", lambda *_: torch.tensor(0.0))
+    model = model_of("head")
+    with faked(model):
+        names = check_steps(trainer_of(model, optimizer=optimizer), batch_of(), counts=True)
+    assert "aten._foreach_lerp_.Scalar" in names
+
+
+@pytest.mark.parametrize("loss", REGRESSION)
+def test_regressions_stay_on_the_gpu(loss: str) -> None:
+    model = model_of("head", outputs=1)
+    with faked(model):
+        batch = batch_of()
+        check_steps(trainer_of(model, loss=loss), replace(batch, labels=batch.labels.float()))
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_steps_of_several_parts_stay_on_the_gpu(amp: str) -> None:
+    aims = {"sst": Aim(CLASSES, pairs=False), "quora": Aim(1, pairs=True)}
+    model = model_of("lora", "attn-only", amp, model=MultitaskModel(
+        CONFIG, aims, encoders=2, head="conv", pooling="pooler", dropout=0.1
+    ))  # fmt: skip
+    with faked(model):
+        trainer, ids = trainer_of(model, amp), batch_of().input_ids
+        for part, aim, loss in zip(aims, aims.values(), (CROSS_ENTROPY, BINARY), strict=True):
+            labels = ids[: len(ids) // 2 if aim.pairs else len(ids), 0]
+            batch = PairBatch(ids, torch.ones_like(ids), labels, ids.numel(), aim.pairs)
+            with Watch() as watch:
+                for _ in range(2):
+                    trainer.take(partial(model, part, batch), labels, loss)
+            assert not watch.problems, part
+
+
+def test_what_unfreezes_stays_on_the_gpu() -> None:
+    model = model_of("full", amp="fp16")
+    with faked(model):
+        trainer, batch = trainer_of(model, "fp16"), batch_of()
+        thaws = Thawing(model)
+        for epoch in (0, QUARTERS):
+            thaws.begin(epoch)
+            with Watch() as watch:
+                trainer.step(batch)
+            assert not watch.problems, epoch
+        check_gradients(trainer)
+
+
+def test_what_a_gpu_waits_for_is_seen() -> None:
+    with FakeTensorMode():
+        x, one = torch.ones(3, device=GPU), torch.ones(())
+        with Watch() as watch:
+            x.cpu()
+            x + one
+            x.masked_fill(x > 0, 1.0)
+            for wait in (x.sum().item, x.nonzero, lambda: torch.equal(x, x), lambda: x[x > 0]):
+                with suppress(DataDependentOutputException, DynamicOutputShapeException):
+                    wait()
+    assert [problem.partition(" ")[0] for problem in watch.problems] == [
+        "aten._to_copy.default", "aten.add.Tensor", "aten._local_scalar_dense.default",
+        "aten.nonzero.default", "aten.equal.default", "aten.index.Tensor",
+    ]  # fmt: skip

@@ -1,0 +1,184 @@
+"""What is done otherwise on a GPU, forced on the CPU, is what plain torch does."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import adapters.dora
+import adapters.product
+import minbert.optimizer
+from adapters.dora import DoraLinear
+from adapters.layer import Part
+from minbert.kernels import attention, dropout, products, residual
+from minbert.kernels.reference import plain
+from minbert.optimizer import OPTIMIZERS, Group
+from tests.minbert.kernels.test_fast_path import MODES, model_of, step
+
+ROOT = Path(__file__).parents[2]
+ASKING = (
+    *(attention, dropout, products, residual),
+    *(adapters.dora, adapters.product, minbert.optimizer),
+)
+"""Modules that ask whether a tensor is on the CPU."""
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ASKING:
+        monkeypatch.setattr(module, "on_cpu", lambda _x: False)
+
+
+class Names(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func._overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("mode", "layers"), MODES)
+def test_a_step_is_plain_torchs(mode, layers, padded: bool, pooling: str, as_on_gpu) -> None:
+    model = model_of(mode, layers, pooling)
+    with Names() as names:
+        here = dict(step(model, padded, "off"))
+    assert "_linear_pointwise" not in names.seen, "oneDNN is for the CPU"
+    assert any(name.startswith("_scaled_dot_product") for name in names.seen)
+    with plain():
+        exact = dict(step(model, padded, "off"))
+    assert here.keys() == exact.keys()
+    for name, value in exact.items():
+        scale = value.abs().max().item()
+        torch.testing.assert_close(here[name], value, rtol=1e-6, atol=1e-6 * max(scale, 1e-3))
+
+
+@pytest.mark.parametrize(("mode", "layers"), MODES)
+def test_in_half_precision_a_step_is_as_near_to_fp32_as_plain_torchs(
+    mode, layers, as_on_gpu
+) -> None:
+    model = model_of(mode, layers, "mean")
+    here = dict(step(model, True, "bf16"))
+    with plain():
+        exact, usual = (dict(step(model, True, amp)) for amp in ("off", "bf16"))
+
+    def error(of: dict[str, torch.Tensor]) -> float:
+        return sum(float((of[n] - exact[n]).norm() / exact[n].norm()) for n in exact) / len(exact)
+
+    assert 0 < error(here) < 2 * error(usual)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3)
+        optimizer = OPTIMIZERS[name]([Group(list(model.parameters()), 1e-2, 0.1)])
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(torch.randn(4, 5)).square().sum().backward()
+            with Names() as names:
+                optimizer.step()
+        assert ("_foreach_lerp_" in names.seen) == (forced and name != "adamw")
+        return [*model.parameters()]
+
+    forced = False
+    usual = train()
+    forced = True
+    monkeypatch.setattr(minbert.optimizer, "on_cpu", lambda _x: False)
+    torch.testing.assert_close(train(), usual, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_a_mask_of_dropout_follows_the_seed_and_its_probability(p: float, as_on_gpu) -> None:
+    like = torch.empty(200, 500, dtype=torch.bfloat16)
+    torch.manual_seed(3)
+    mask = dropout.keep_mask(like, p)
+    assert (mask.dtype, mask.shape) == (torch.uint8, like.shape)
+    assert set(mask.unique().tolist()) == {0, 1}
+    assert mask.float().mean().item() == pytest.approx(1 - p, abs=0.006)  # 4 deviations
+    torch.manual_seed(3)
+    assert torch.equal(dropout.keep_mask(like, p), mask)
+    assert not torch.equal(dropout.keep_mask(like, p), mask)
+
+
+def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_look_for_zeros(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layer = DoraLinear(nn.Linear(64, 64), [Part(name="x", rank=1, alpha=1.0)])
+    layer.draw(0)
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(1, 64)
+    assert layer.takes_branch(1)
+    usual = layer(x)
+    for module in ASKING:
+        monkeypatch.setattr(module, "on_cpu", lambda _x: False)
+    assert not layer.takes_branch(1)
+    torch.testing.assert_close(layer(x), usual, rtol=1e-5, atol=1e-6)
+
+    layer.magnitude.data[5] = 0.0
+    with Names() as names:
+        y = layer(x)
+        y.sum().backward()
+    assert not {"_local_scalar_dense", "nonzero"} & names.seen
+    assert y[0, 5] == layer.bias[5]
+    assert layer.magnitude.grad[5] == 0
+    assert (layer.magnitude.grad[:5] != 0).all()
+
+
+def branches() -> Iterator[str]:
+    """Functions that ask for a device, as file:function."""
+    for path in [*ROOT.glob("minbert/**/*.py"), *ROOT.glob("adapters/*.py")]:
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef) and any(map(asks, ast.walk(function))):
+                yield f"{path.relative_to(ROOT).with_suffix('').as_posix()}:{function.name}"
+
+
+def asks(node: ast.AST) -> bool:
+    """Whether an expression depends on the kind of a device."""
+    if isinstance(node, ast.Call):
+        name = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
+        return name == "on_cpu" or (name == "get" and any(map(is_kind, node.args)))
+    if isinstance(node, ast.Compare):
+        return any(map(is_kind, (node.left, *node.comparators)))
+    return isinstance(node, ast.Attribute) and node.attr in ("is_cuda", "is_cpu")
+
+
+def is_kind(node: ast.AST) -> bool:
+    """Whether an expression is `….type` of a device."""
+    return isinstance(node, ast.Attribute) and node.attr == "type"
+
+
+STEP = "tests/gpu/test_branches.py::test_a_step_is_plain_torchs"
+COVERED = {
+    "adapters/dora:takes_branch": "tests/gpu/test_branches.py::test_dora_merges_where",
+    "adapters/product:has_zero": "tests/gpu/test_branches.py::test_dora_merges_where",
+    "minbert/batches:on_device": "tests/minbert/test_batches.py::test_what_goes_to_a_card",
+    "minbert/compiled:__call__": "tests/minbert/test_compiled.py::test_what_a_cuda_graph",
+    "minbert/compiled:mode_of": "tests/minbert/test_compiled.py::test_the_mode_is_that",
+    "minbert/compiled:rehearse": "tests/minbert/test_compiled.py::test_all_buckets_are_rehearsed",
+    "minbert/kernels/attention:attention": STEP,
+    "minbert/kernels/dropout:keep_mask": "tests/gpu/test_branches.py::test_a_mask_of_dropout",
+    "minbert/kernels/precision:on_cpu": STEP,
+    "minbert/kernels/products:_by_onednn": STEP,
+    "minbert/kernels/products:sum_over_tokens": STEP,
+    "minbert/kernels/residual:_type_of_sum": "tests/gpu/test_branches.py::test_in_half_precision",
+    "minbert/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
+}
+"""What asks for a device, and the test of what it does on a GPU."""
+
+
+def test_whatever_asks_for_a_device_has_a_test() -> None:
+    assert set(branches()) == COVERED.keys()
+    for test in COVERED.values():
+        path, _, name = test.partition("::")
+        assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), test
