@@ -16,6 +16,7 @@ from bench import gridfile
 from bench.budget import Budget
 from bench.cell import Cell
 from bench.checks import (
+    amp_notes,
     check_amp,
     check_compile,
     check_head,
@@ -178,7 +179,7 @@ def command(
     cells = select(expand(grid, _resolve(model, examples, found.amp_on)), wanted)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
-    check_amp(cells, grid, conditions)
+    check_amp(cells, grid, found.device)
     check_compile(cells)
     check_ranks(cells, model.config)
     check_head(cells, keep)
@@ -208,6 +209,7 @@ def command(
         *(*examples.notes, *examples.problems, *label_notes(examples)),
         *idle_notes(grid.variants, examples),
         *unfreezing_notes(cells, examples, model.config.num_hidden_layers),
+        *(*found.device.notes, *amp_notes(cells, found.device)),
     )
     if dry_run:
         _tell(notes)
@@ -233,6 +235,7 @@ def command(
         timeout_s=timeout,
         arguments=tuple(sys.argv[1:]),
         device_name=found.device_name,
+        has_bf16=found.device.has_bf16,
         forecaster=forecast,
         budget=budget,
     )
