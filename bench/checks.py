@@ -10,7 +10,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from bench.cell import Cell
-from bench.conditions import Conditions
+from bench.devices import Device
 from bench.errors import InputError
 from bench.files import folder_for_now, try_to_write
 from bench.gridfile import Grid, Settings
@@ -35,14 +35,32 @@ _OF_PARTS: Final = ("encoders", "task_order", "task_rates", "task_decays")
 """Settings of a task with parts alone."""
 
 
-def check_amp(cells: Sequence[Cell], grid: Grid, conditions: Conditions) -> None:
-    """Refuse fp16 where there is no card to scale gradients for.
+def check_amp(cells: Sequence[Cell], grid: Grid, device: Device) -> None:
+    """Refuse fp16 where there is no GPU to scale gradients for, and what a GPU can't compute in.
 
     Raises:
         InputError: naming the grid.
     """
-    if conditions.device == "cpu" and any(cell.amp == "fp16" for cell in cells):
-        raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
+    wanted = {cell.amp for cell in cells}
+    if device.gpu is None:
+        if "fp16" in wanted:
+            raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
+        return
+    if failing := min(wanted & device.failures.keys(), default=None):
+        raise InputError(
+            f"grid {grid.name}: {device.gpu.name} can't compute in amp {failing} "
+            f"({device.failures[failing]}); leave those cells out with --select"
+        )
+
+
+def amp_notes(cells: Sequence[Cell], device: Device) -> list[str]:
+    """A line on bf16 that the GPU emulates, if cells train in it."""
+    if device.gpu is None or device.has_bf16 or all(cell.amp != "bf16" for cell in cells):
+        return []
+    return [
+        f"amp bf16: {device.gpu.name} has no bf16 units, so torch emulates them, and times say "
+        "nothing about a GPU that has them; amp on is fp16 here"
+    ]
 
 
 def check_head(cells: Sequence[Cell], keep: bool) -> None:

@@ -4,22 +4,22 @@ import ast
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import psutil
 
 from bench.cell import digest
+from bench.devices import Check, Device, resolve_device
+from bench.environment import recorded
 from bench.errors import InputError
 from bench.schema import Row
 
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
-
-_BF16_CAPABILITY: Final = (8, 0)
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
@@ -27,22 +27,6 @@ _ROOT: Final = Path(__file__).parents[1]
 
 _MEASURING: Final = ("bench", "minbert", "adapters", "pyproject.toml")
 """What of the checkout makes the figures; results, reports and tests don't."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU as its driver describes it."""
-
-    name: str
-    driver: str
-    capability: tuple[int, int]
-    uuid: str = ""
-
-
-class Cards(Protocol):
-    """What asks the driver for its cards."""
-
-    def __call__(self) -> list[Card]: ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +41,13 @@ class Conditions:
     tf32: str | None
     measurement_version: int
     code_version: str
+    cuda_version: str | None = None
+    environment: str | None = None
+
+    @property
+    def worker_device(self) -> str:
+        """The device by the name that it has in a worker, which sees no other GPU."""
+        return "cpu" if self.device == "cpu" else "cuda:0"
 
     @property
     def conditions_id(self) -> str:
@@ -70,46 +61,11 @@ class Conditions:
         return {**asdict(self), "conditions_id": self.conditions_id}
 
 
-def nvml_cards() -> list[Card]:
-    """The cards that torch will see, in PCI order; none where there is no driver.
-
-    `CUDA_VISIBLE_DEVICES`, which NVML ignores and CUDA obeys, chooses and orders them.
-    """
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is None:
-            visible = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
-        handles = []
-        for name in filter(None, map(str.strip, visible.split(","))):
-            find = pynvml.nvmlDeviceGetHandleByUUID
-            if name.isdecimal():
-                find = pynvml.nvmlDeviceGetHandleByIndex
-            try:
-                handles.append(find(int(name) if name.isdecimal() else name))
-            except pynvml.NVMLError:  # as CUDA does: what follows is not seen either
-                break
-        return [
-            Card(
-                str(pynvml.nvmlDeviceGetName(handle)),
-                driver,
-                tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
-                str(pynvml.nvmlDeviceGetUUID(handle)),
-            )
-            for handle in handles
-        ]
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def torch_build() -> tuple[str, str | None]:
     """The installed torch's version, and the CUDA version it was built with, if any.
+
+    The version is `torch.__version__`, such as 2.9.0+cu130: that of the package's metadata lacks
+    what follows the + in some indexes and has it in others, for the same build.
 
     Raises:
         InputError: if torch is not installed.
@@ -117,7 +73,7 @@ def torch_build() -> tuple[str, str | None]:
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         raise InputError("torch is not installed; install this project with pip, which brings it")
-    cuda = None
+    names: dict[str, str] = {}
     module = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
     for node in module.body:
         targets: list[ast.expr] = []
@@ -125,43 +81,11 @@ def torch_build() -> tuple[str, str | None]:
             targets = [node.target]
         elif isinstance(node, ast.Assign):
             targets = node.targets
-        named = [target.id for target in targets if isinstance(target, ast.Name)]
         value = getattr(node, "value", None)
-        if "cuda" in named and isinstance(value, ast.Constant) and value.value:
-            cuda = str(value.value)
-    return metadata.version("torch"), cuda
-
-
-def resolve_device(
-    wanted: str, cuda: str | None, cards: Cards = nvml_cards
-) -> tuple[str, Card | None]:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for, and its card.
-
-    Raises:
-        InputError: for another name, or a card that is not there.
-    """
-    kind, _, index = wanted.partition(":")
-    if wanted == "cpu":
-        return "cpu", None
-    if wanted != "auto" and (kind != "cuda" or not (index or "0").isdecimal()):
-        raise InputError(f"--device: {wanted!r} is not auto, cpu, cuda or cuda:i")
-    found = cards() if cuda is not None else []
-    if wanted == "auto" and not found:
-        return "cpu", None
-    number = int(index or 0)
-    if number >= len(found):
-        why = (
-            "the installed torch was built without CUDA"
-            if cuda is None
-            else f"the driver shows {len(found)} cards"
-        )
-        raise InputError(f"--device: {wanted} is not there: {why}; --device cpu runs on the CPU")
-    return f"cuda:{number}", found[number]
-
-
-def amp_on(card: Card | None) -> str:
-    """What `amp = on` means: bf16 on the CPU and on cards that have it, fp16 on older ones."""
-    return "bf16" if card is None or card.capability >= _BF16_CAPABILITY else "fp16"
+        if isinstance(value, ast.Constant) and value.value:
+            found = (target.id for target in targets if isinstance(target, ast.Name))
+            names |= dict.fromkeys(found, str(value.value))
+    return names.get("__version__") or metadata.version("torch"), names.get("cuda")
 
 
 def processor_name() -> str:
@@ -233,33 +157,42 @@ def _git(root: Path, *arguments: str) -> str:
 class Found:
     """The conditions of a run, what `amp = on` means there, and the device's own name.
 
-    The name tells a device from all others of this machine, whatever numbers they have.
+    The name tells a device from all others of this machine, whatever numbers they have: of a GPU it
+    is the UUID, by which a worker sees it.
     """
 
     conditions: Conditions
     amp_on: str
     device_name: str
+    device: Device = field(default_factory=Device)
 
 
-def find_conditions(wanted_device: str, cards: Cards = nvml_cards) -> Found:
+def find_conditions(wanted_device: str, check: Check | None = None) -> Found:
     """The conditions of a run on the wanted device.
+
+    Args:
+        check: as of `resolve_device`.
 
     Raises:
         InputError: as `resolve_device` and `torch_build`.
     """
     version, cuda = torch_build()
-    device, card = resolve_device(wanted_device, cuda, cards)
+    device = resolve_device(wanted_device, cuda, check)
+    gpu = device.gpu
     processor = processor_name()
     memory_gib = round(psutil.virtual_memory().total / 2**30)
     threads = usable_threads()
     conditions = Conditions(
-        device=device,
-        device_name=processor if card is None else f"{card.name}, driver {card.driver}",
+        device=device.name,
+        device_name=processor if gpu is None else f"{gpu.name}, driver {gpu.driver}",
         machine=f"{processor}, {os.cpu_count()} cores, {memory_gib} GiB",
         threads=threads,
         torch_version=version,
-        tf32=None if card is None else "off",
+        cuda_version=None if gpu is None else cuda,
+        environment=recorded(os.environ, on_gpu=gpu is not None),
+        tf32=None if gpu is None else "off",
         measurement_version=MEASUREMENT_VERSION,
         code_version=code_version(),
     )
-    return Found(conditions, amp_on(card), device if card is None else card.uuid or device)
+    amp_on = "bf16" if device.has_bf16 else "fp16"
+    return Found(conditions, amp_on, device.name if gpu is None else gpu.uuid, device)

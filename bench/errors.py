@@ -9,6 +9,13 @@ class InputError(ValueError):
     """
 
 
+class DeviceError(Exception):
+    """The device of a run is broken or can't be used, so that no further cell would end otherwise.
+
+    The message is one line; the run has to stop, with exit code 1.
+    """
+
+
 class DiskFullError(Exception):
     """A result can't be written any more, most often because the disk is full.
 

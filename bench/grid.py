@@ -17,6 +17,7 @@ from bench import gridfile
 from bench.budget import Budget
 from bench.cell import Cell
 from bench.checks import (
+    amp_notes,
     check_amp,
     check_compile,
     check_head,
@@ -180,7 +181,7 @@ def command(
     cells = select(expand(grid, _resolve(model, examples, found.amp_on)), wanted)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
-    check_amp(cells, grid, conditions)
+    check_amp(cells, grid, found.device)
     check_compile(cells)
     check_ranks(cells, model.config)
     check_head(cells, keep)
@@ -211,6 +212,7 @@ def command(
         (*examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, cells, examples),
         unfreezing_notes(cells, examples, model.config.num_hidden_layers),
+        (*found.device.notes, *amp_notes(cells, found.device)),
         # the last, and made when the others are printed: examples are tokenised for it
         cut_notes(examples, cells[0], model.tokenizer, data) if some_run else (),
     )
@@ -238,6 +240,7 @@ def command(
         timeout_s=timeout,
         arguments=tuple(sys.argv[1:]),
         device_name=found.device_name,
+        has_bf16=found.device.has_bf16,
         forecaster=forecast,
         budget=budget,
     )

@@ -24,6 +24,8 @@ LAUNCHED_AT: Final = "BENCH_LAUNCHED_AT"
 """Environment: the monotonic clock, which all processes share, at launch."""
 
 RESULT: Final = "result.json"
+DEVICE_FAILED: Final = "device_failed"
+"""Key of a result: true where the device itself failed, and not what the cell did on it."""
 ROW: Final = "row.json"
 STEPS: Final = "steps.csv"
 PANEL: Final = "panel.csv"
@@ -58,6 +60,8 @@ def parse_result(text: str) -> dict[str, Any]:
     flags = result.setdefault("flags", [])
     if not isinstance(flags, list) or not all(flag in FLAGS for flag in map(_text, flags)):
         raise ValueError("it has flags that are not known")
+    if not isinstance(result.setdefault(DEVICE_FAILED, False), bool):
+        raise ValueError(f"its {DEVICE_FAILED} is not true or false")
     columns = result.setdefault("columns", {})
     if not isinstance(columns, dict):
         raise ValueError("its columns are no JSON object")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -20,8 +19,8 @@ from bench.cell import Cell
 from bench.conditions import Conditions
 from bench.display import Display
 from bench.dominance import dominating, why_skipped
-from bench.environment import worker_environment
-from bench.errors import DiskFullError, InputError
+from bench.environment import command_line, worker_environment
+from bench.errors import DeviceError, DiskFullError, InputError
 from bench.files import write_atomically
 from bench.gridfile import Grid
 from bench.job import Job
@@ -31,6 +30,7 @@ from bench.overhead import Account
 from bench.plan import FRESH, RERUN, SKIP, Planned
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
+from bench.protocol import DEVICE_FAILED
 from bench.results import keep_row, kept_row, measured_row
 from bench.resume import fallen_back, how_to_go_on, left_behind, standing, to_run_again
 from bench.runner import Outcome, Signals, run_worker
@@ -47,7 +47,9 @@ INTERRUPTED: Final = 130
 class Session:
     """What the cells of one run share.
 
-    `worker` is the command that runs the cell in the folder named behind it.
+    `device_name` is that of `bench.conditions.Found`; `has_bf16` says whether the device computes
+    in bf16, and does not emulate it. `worker` is the command that runs the cell in the folder named
+    behind it.
     """
 
     grid: Grid
@@ -61,6 +63,7 @@ class Session:
     timeout_s: float | None
     arguments: tuple[str, ...]
     device_name: str
+    has_bf16: bool = True
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
     forecaster: Forecaster | None = None
     budget: Budget = field(default_factory=Budget)
@@ -110,7 +113,7 @@ class Session:
                     return "interrupted"
             except StoppedError:
                 return "interrupted"
-            except (DiskFullError, InputError, OSError) as error:
+            except (DeviceError, DiskFullError, InputError, OSError) as error:
                 display.note(f"stopped: {error}; what is done is kept")
                 return "stopped"
         return "ok"
@@ -187,24 +190,33 @@ class Session:
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
         folder, job, told = self._folder(item), self._job(item), outlook.columns(item.cell)
         argv = [*self.worker, str(folder.resolve())]
+        gpu = "" if self.conditions.device == "cpu" else self.device_name
+        env = worker_environment(os.environ, self.conditions.threads, gpu)
         # before the first worker starts, so that none differs from the others by making it
         share(self._data_of(item.cell), item.cell, self.model.tokenizer, self.data_folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / jobs.FILE, job.to_json().encode())
-            write_atomically(folder / "command.txt", f"{shlex.join(argv)}\n".encode())
+            write_atomically(folder / "command.txt", f"{command_line(env, argv)}\n".encode())
         except OSError as error:
             raise DiskFullError(f"{folder}: {error.strerror}") from error
         outcome = run_worker(
             folder,
             argv,
-            env=worker_environment(os.environ, self.conditions.threads),
+            env=env,
             timeout_s=self.timeout_s,
             on_progress=display.progress,
             signals=signals,
         )
         row = self._kept(folder, self._row(item, outcome, folder, told))
         self.account.add(row)
+        if outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
+            self.store.append(row)
+            display.finish(row)
+            raise DeviceError(
+                f"{outcome.message} ({self.conditions.device}); look at it with nvidia-smi and "
+                "dmesg"
+            )
         return row
 
     def _left_behind(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
@@ -238,7 +250,7 @@ class Session:
             cell=item.cell,
             conditions_id=self.conditions.conditions_id,
             attempt=item.attempt,
-            device=self.conditions.device,
+            device=self.conditions.worker_device,
             threads=self.conditions.threads,
             checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
             geometry=model.geometry,
@@ -251,6 +263,7 @@ class Session:
     def _row(self, item: Planned, outcome: Outcome, folder: Path, told: Row) -> Row:
         result = outcome.result or {}
         data = self._data_of(item.cell)
+        emulated = ["emulated_bf16"] if item.cell.amp == "bf16" and not self.has_bf16 else []
         columns = {
             "peak_rss_mib": outcome.peak_rss_mib,
             **told,
@@ -266,7 +279,7 @@ class Session:
             self.conditions.columns(),
             columns=columns,
             status=outcome.status,
-            flags=list(result.get("flags", [])),
+            flags=[*result.get("flags", []), *emulated],
             message=outcome.message,
             folder=folder,
             dev_examples={part: size.dev for part, size in data.sizes.items()},

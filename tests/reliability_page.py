@@ -1,4 +1,4 @@
-"""Prints docs/reliability.md from what the fault suite counted.
+"""Prints docs/reliability.md from what the fault suite counted, and what GPU faults give now.
 
 `python -m tests.faults --n 1000 --json > faults.json`, then
 `python -m tests.reliability_page faults.json > docs/reliability.md`
@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from tests.faults import gpu
 from tests.faults.kinds import KINDS
 
 _BAD: Final = ("lost", "duplicated", "left_running", "wrong")
@@ -68,6 +69,17 @@ something else than the result it came from. After each fault the grid is run ag
 {rows}
 
 A fast part of it runs with the tests (`tests/bench/test_faults.py`).
+
+## GPU faults
+
+What a command makes of a GPU that is not right, before it runs anything. Drivers and GPUs are
+tables here (`tests/faults/gpu.py`), and the code that asks them is the real one. There are three
+GPUs, the last in MIG mode with two instances, torch is built with CUDA 13.0 and `--device` is
+`auto`, unless the fault says otherwise. The tests run all of them.
+
+| fault | what it gives |
+|---|---|
+{gpu_faults}
 """
 
 
@@ -91,7 +103,8 @@ def page(counts: dict[str, Any]) -> str:
     means = ", ".join(f"{name} {n} times" for name, n in sorted(counts["means"].items()))
     limits = f"Limits were real where the machine allows it: {means}."
     values = {**counts, "minutes": counts["seconds"] / 60}
-    return _PAGE.format(**values, limits=limits if means else "", rows="\n".join(rows))
+    tables = {"rows": "\n".join(rows), "gpu_faults": gpu.table()}
+    return _PAGE.format(**values, limits=limits if means else "", **tables)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ OWN_PROCESS: Final = (
     "bench.worker",
     "bench.predict.process",
     "bench.peers.process",
+    "bench.gpu_check",
 )
 """A command starts these: what they import within functions, its own process doesn't."""
 

@@ -4,13 +4,14 @@ alternate.
 Example: python -m bench.peers --quick
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from bench.checks import check_reports
+from bench.checks import amp_notes, check_reports
 from bench.command import run_command
 from bench.conditions import find_conditions
 from bench.csvfile import check_csv
@@ -147,6 +148,8 @@ def command(
     settings = {name: value for name, value in overrides.items() if value is not None}
     settings["max_steps"] = (steps or effort.whole_steps) if whole else None
     model, examples, cells = find(grid_file, settings, data, selection, found)
+    for note in (*found.device.notes, *amp_notes(cells, found.device)):
+        sys.stderr.write(f"note: {note}\n")
     comparison = Comparison(
         cells=cells,
         sides=(OURS, *others),

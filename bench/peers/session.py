@@ -242,9 +242,11 @@ class Comparison:
     def _environment(self, place: Path, side: str) -> dict[str, str]:
         """What a side's process gets: a compiler's cache for this side of this setting alone, so
         that what compiling takes does not depend on what ran before; for whole cells a cache
-        without token ids, so that ours has to make them too; and nothing asks a hub."""
+        without token ids, so that ours has to make them too; of the GPUs only its own, as
+        the Trainer takes all that it sees; and nothing asks a hub."""
         threads, setting = self.conditions.threads, place.name.rpartition("-")[0]
-        found = worker_environment(os.environ, threads, tuned=side not in UNTUNED)
+        gpu = "" if self.conditions.device == "cpu" else self.device_name
+        found = worker_environment(os.environ, threads, gpu, tuned=side not in UNTUNED)
         found["HF_HUB_OFFLINE"] = "1"
         found["TORCHINDUCTOR_CACHE_DIR"] = str(place.parent / f"compiled-{setting}")
         if self.whole:
@@ -260,7 +262,7 @@ class Comparison:
             cell=cell,
             conditions_id=self.conditions.conditions_id,
             attempt=1,
-            device=self.conditions.device,
+            device=self.conditions.worker_device,
             threads=self.conditions.threads,
             checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
             geometry=model.geometry,

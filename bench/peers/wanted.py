@@ -62,7 +62,7 @@ def find(
     cells = select(_in_order(grid, resolved), wanted)
     if not cells:
         raise InputError(f"--select: none of the settings that are compared has {selection}")
-    check_amp(cells, grid, found.conditions)
+    check_amp(cells, grid, found.device)
     check_ranks(cells, model.config)
     check_length(grid.settings.max_length, model, pairs=examples.train.text_b is not None)
     check_model(model, grid.settings.init)

@@ -112,7 +112,7 @@ class Workload:
             epochs=cell.epochs,
             max_steps=cell.max_steps,
             seeds=tuple(sorted({cell.seed for cell in cells})[:_SEEDS]),
-            device=conditions.device,
+            device=conditions.worker_device,
             conditions_id=conditions.conditions_id,
             torch_version=conditions.torch_version,
         )

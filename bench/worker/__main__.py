@@ -2,26 +2,34 @@
 
 The grid starts this, one process a cell; by hand it repeats a cell. It reads cell.json and leaves
 result.json, steps.csv, epochs.csv, machine.json and predictions.safetensors in the folder, and of
-a short training panel.csv. An error that is neither a lack of memory nor a training without a
-result ends it with a traceback, and without result.json.
+a short training panel.csv. An error that is neither a lack of memory, nor the device's, nor a
+training without a result ends it with a traceback, and without result.json.
 """
 
 import json
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bench.command import run_command
 from bench.files import write_atomically
-from bench.protocol import RESULT
+from bench.protocol import DEVICE_FAILED, RESULT
 from bench.schema import SCHEMA, Row
 from bench.worker import lifeline
 from bench.worker.imports import import_all
 
 
 def write_result(
-    folder: Path, status: str, message: str, columns: Row, flags: Sequence[str] = ()
+    folder: Path,
+    status: str,
+    message: str,
+    columns: Row,
+    flags: Sequence[str] = (),
+    *,
+    device_failed: bool = False,
 ) -> None:
     """Leave result.json, whole or not at all."""
     result = {
@@ -30,6 +38,7 @@ def write_result(
         "flags": list(flags),
         "message": message,
         "columns": columns,
+        DEVICE_FAILED: device_failed,
     }
     write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
@@ -40,24 +49,35 @@ def main(folder: Path) -> int:
     import_all()  # after the lifeline: importing torch takes seconds in which the parent may die
 
     from bench.job import Job
+    from bench.worker.failures import is_of_device, is_out_of_memory
     from bench.worker.kinds import run_of
-    from bench.worker.measure import is_out_of_memory
     from bench.worker.progress import Progress
-    from bench.worker.run import InvalidError
+    from bench.worker.run import CellRun, InvalidError
 
-    run = run_of(Job.read(folder), folder, Progress.from_environment())
+    job = Job.read(folder)
+    run: CellRun[Any] | None = None
     try:
+        run = run_of(job, folder, Progress.from_environment())
         columns = run.run()
     except InvalidError as error:
-        status, message = "invalid", str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        status, message, device_failed = "invalid", str(error), False
+    except (MemoryError, RuntimeError, AssertionError) as error:
+        line = str(error).partition("\n")[0]
+        if is_out_of_memory(error):
+            status, message = "oom", f"out of memory: {line or 'no memory left'}"
+        elif is_of_device(error) or (run is None and job.device != "cpu"):  # as a run begins
+            traceback.print_exc()
+            status, message = "crashed", f"the device failed: {line or type(error).__name__}"
+        else:
             raise
-        status, message = "oom", f"out of memory: {_first_line(error)}"
+        device_failed = status == "crashed"
     else:
         write_result(folder, "ok", "", columns, run.record.flags)
         return 0
-    write_result(folder, status, message, run.record.columns | run.memory())
+    found: Row = {} if run is None else run.record.columns
+    if run is not None and not device_failed:
+        found = found | run.memory()
+    write_result(folder, status, message, found, device_failed=device_failed)
     return 1
 
 
@@ -65,10 +85,6 @@ def main(folder: Path) -> int:
 @click.argument("folder", metavar="CELL_FOLDER", type=click.Path(path_type=Path))
 def command(folder: Path) -> int:
     return main(folder)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or "no memory left"
 
 
 if __name__ == "__main__":

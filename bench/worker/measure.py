@@ -13,20 +13,12 @@ from bench.probes.machine import MachineWatch
 from bench.probes.memory import SavedTensors
 from bench.probes.panel import B
 from bench.schema import Row
+from bench.worker.failures import is_out_of_memory
 from bench.worker.record import write_machine, write_panel
 from minbert.training import Trainer, autocast
 
-_OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
 PANEL_SHARE: Final = 0.15
 """Of the training's time: what the panel may take beyond the passes that it needs at least."""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is a lack of memory, of the host or on a GPU."""
-    # torch has no exception type of its own where the host or a CUDA library has no memory
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
-    )
 
 
 def measure_panel(

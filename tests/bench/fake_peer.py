@@ -55,6 +55,8 @@ def steps(request: dict[str, Any], behaviour: str, ours: bool) -> dict[str, Any]
         "operators": [["mm", 4.0, 0.6 * ms], *([f"op{n}", 1.0, 0.01 * ms] for n in range(15)),
                       ["outside of operators", 0, 0.25 * ms]],
     }  # fmt: skip
+    job = json.loads((Path(request["cells"][0]) / "cell.json").read_text())
+    answer["gpu"] = [os.environ["CUDA_VISIBLE_DEVICES"], job["device"]]
     if ours:
         answer["gflops"] = Everything.of(request)
     if request["loss_steps"]:

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bench import conditions
+from bench.environment import VISIBLE
 from tests.bench.grids import QUICK, GridRuns
+from tests.faults.fake_driver import FakeGpu, FakeNvml
 
 
 def refused(runs: GridRuns, /, *extra: str, apart: bool = False, **options: object) -> str:
@@ -101,6 +105,15 @@ def test_texts_longer_than_the_encoder_has_positions(grid: GridRuns) -> None:
     path = grid.folder / "long.toml"
     path.write_text("[settings]\nmax_length = 8000\n[[cells]]\nmode=['full']\n")
     assert "512 positions" in refused(grid, grid=str(path))
+
+
+def test_a_gpu_that_is_not_there(grid: GridRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(FakeGpu("GPU-0")))
+    monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
+    monkeypatch.setenv(VISIBLE, "7")
+    assert f"{VISIBLE}='7': there is no 7; the GPUs are 0 (GPU-0)" in refused(
+        grid, "--device", "auto"
+    )
 
 
 def test_fp16_on_the_cpu(grid: GridRuns) -> None:

@@ -1,5 +1,6 @@
 """What is said of data and settings before the first cell runs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,18 @@ import pytest
 
 from bench import gridfile
 from bench.cell import Cell
-from bench.checks import check_loss, idle_notes, label_notes, unfreezing_notes
+from bench.checks import (
+    amp_notes,
+    check_amp,
+    check_loss,
+    idle_notes,
+    label_notes,
+    unfreezing_notes,
+)
+from bench.devices import Device
 from bench.errors import InputError
 from bench.gridfile import Settings, TaskRates
+from bench.nvml import GpuInfo
 from bench.worker.setup import standard
 from minbert.tasks import TASKS, Data, load_data
 from tests.bench.synthetic_rows import cell
@@ -147,6 +157,47 @@ def test_a_second_encoder_or_a_loss_that_no_part_needs_is_told(tmp_path: Path) -
     classes = load_data("multitask", write_folder(tmp_path / "classes", ("sst", "quora")))
     (line,) = idle_notes([Settings(encoders=2, regression_loss="pearson")], [], classes)
     assert line == "regression_loss pearson: no part that is there has it"
+
+
+# AMP
+
+
+A100 = Device("cuda:0", GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-0"))
+T4 = Device("cuda:0", GpuInfo("Tesla T4", "580", (7, 5), "GPU-1"))
+
+
+@pytest.mark.parametrize(
+    ("device", "amp", "told"),
+    [
+        (Device(), "fp16", "amp fp16 needs a GPU; on the CPU take bf16 or on"),
+        (Device(), "bf16", None),
+        (T4, "bf16", None),
+        (replace(T4, failures={"bf16": "not supported"}), "fp16", None),
+        (
+            replace(T4, failures={"bf16": "not supported"}),
+            "bf16",
+            "Tesla T4 can't compute",
+        ),
+    ],
+)
+def test_amp_that_a_device_has_not_is_refused(device: Device, amp: str, told: str | None) -> None:
+    cells = [cell("full", None, None, "off"), cell("full", None, None, amp)]
+    grid = gridfile.load("smoke")
+    if told is None:
+        check_amp(cells, grid, device)
+        return
+    with pytest.raises(InputError, match=f"grid smoke: {told}"):
+        check_amp(cells, grid, device)
+
+
+@pytest.mark.parametrize(
+    ("device", "amp", "notes"),
+    [(T4, "bf16", 1), (T4, "fp16", 0), (T4, "off", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
+)
+def test_bf16_that_is_emulated_is_told(device: Device, amp: str, notes: int) -> None:
+    found = amp_notes([cell("full", None, None, amp)], device)
+    assert len(found) == notes
+    assert all("Tesla T4 has no bf16 units" in note for note in found)
 
 
 # Unfreezing

@@ -1,56 +1,17 @@
-"""Conditions are found without torch; devices are resolved from what the driver shows."""
+"""Conditions are found without torch."""
 
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from bench.conditions import (
-    Card,
-    amp_on,
-    code_version,
-    cpu_quota,
-    find_conditions,
-    nvml_cards,
-    resolve_device,
-    torch_build,
-)
-from bench.errors import InputError
-
-A100 = Card("NVIDIA A100", "550.1", (8, 0))
-T4 = Card("Tesla T4", "550.1", (7, 5))
-
-
-def test_auto_takes_the_first_card_else_the_cpu() -> None:
-    assert resolve_device("auto", "12.8", lambda: [A100]) == ("cuda:0", A100)
-    assert resolve_device("auto", "12.8", list) == ("cpu", None)
-    assert resolve_device("auto", None, lambda: [A100]) == ("cpu", None)
-    assert resolve_device("cpu", "12.8", lambda: [A100]) == ("cpu", None)
-    assert resolve_device("cuda:1", "12.8", lambda: [A100, T4]) == ("cuda:1", T4)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "cuda", "told"),
-    [
-        ("cuda", None, "without CUDA"),
-        ("cuda:2", "12.8", "shows 1 cards"),
-        ("tpu", "12.8", "'tpu' is not"),
-        ("cuda:x", "12.8", "'cuda:x' is not"),
-        ("cpu:1", "12.8", "'cpu:1' is not"),
-    ],
-)
-def test_a_device_that_is_not_there_is_one_line(wanted: str, cuda: str | None, told: str) -> None:
-    with pytest.raises(InputError, match="--device") as caught:
-        resolve_device(wanted, cuda, lambda: [A100])
-    assert told in str(caught.value)
-
-
-def test_amp_on_is_bf16_where_the_card_has_it() -> None:
-    assert amp_on(None) == "bf16"
-    assert amp_on(A100) == "bf16"
-    assert amp_on(T4) == "fp16"
+from bench import conditions
+from bench.conditions import Found, code_version, cpu_quota, find_conditions, torch_build
+from bench.environment import VISIBLE
+from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
 
 def test_identity_leaves_out_commit_and_card_number() -> None:
@@ -60,6 +21,41 @@ def test_identity_leaves_out_commit_and_card_number() -> None:
     first = replace(here, device="cuda:0")
     assert replace(first, device="cuda:1").conditions_id == first.conditions_id
     assert first.conditions_id != here.conditions_id
+    assert replace(first, cuda_version="12.8").conditions_id != first.conditions_id
+    assert replace(here, environment="KMP_BLOCKTIME=0").conditions_id != here.conditions_id
+
+
+def found_on(monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu) -> Found:
+    """The conditions on a machine with some GPUs and torch for CUDA 13.0."""
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
+    monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
+    monkeypatch.delenv(VISIBLE, raising=False)
+    return find_conditions(device, FakeCuda(gpus))
+
+
+def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = FakeGpu("GPU-0"), FakeGpu("GPU-1", "Tesla T4", (7, 5))
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX"):
+        monkeypatch.setenv(name, "of:1")
+    found = found_on(monkeypatch, "cuda:1", *gpus)
+    assert found.conditions.columns() | {
+        "device": "cuda:1", "device_name": "Tesla T4, driver 580.65", "tf32": "off",
+        "torch_version": "2.9.0+cu130", "cuda_version": "13.0",
+        "environment": "MALLOC_ARENA_MAX=of:1 PYTORCH_CUDA_ALLOC_CONF=of:1",
+    } == found.conditions.columns()  # fmt: skip
+    assert (found.device_name, found.conditions.worker_device) == ("GPU-1", "cuda:0")
+    assert (found.amp_on, found.device.has_bf16) == ("fp16", False)
+    assert found_on(monkeypatch, "cuda:0", *gpus).amp_on == "bf16"
+
+
+def test_on_the_cpu_cuda_is_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "of:1")
+    found = found_on(monkeypatch, "cpu", FakeGpu("GPU-0"))
+    assert (found.conditions.cuda_version, found.conditions.environment) == (None, None)
+    assert found.conditions.worker_device == found.device_name == "cpu"
+    assert found.amp_on == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -80,60 +76,31 @@ def test_a_quota_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: 
     assert cpu_quota(tmp_path) == cores
 
 
-class FakeNvml:
-    """A driver with two cards, as the module `pynvml` shows it."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self) -> None:
-        self.nvmlInit = self.nvmlShutdown = lambda: None
-        self.nvmlSystemGetDriverVersion = lambda: "550.1"
-        self.nvmlDeviceGetCount = lambda: 2
-        self.nvmlDeviceGetName = lambda handle: f"card {handle}"
-        self.nvmlDeviceGetUUID = lambda handle: f"GPU-{handle}"
-        self.nvmlDeviceGetCudaComputeCapability = lambda handle: (8, 0)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        if index > 1:
-            raise self.NVMLError
-        return index
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:  # noqa: N802
-        if uuid != "GPU-one":
-            raise self.NVMLError
-        return 1
-
-
-@pytest.mark.parametrize(
-    ("visible", "names"),
-    [
-        (None, ["card 0", "card 1"]),
-        ("1", ["card 1"]),
-        ("1, 0", ["card 1", "card 0"]),
-        ("GPU-one", ["card 1"]),
-        ("", []),
-        ("-1", []),
-        ("0,7,1", ["card 0"]),
-        ("GPU-other", []),
-    ],
-)
-def test_cards_are_those_that_cuda_will_see(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [card.name for card in nvml_cards()] == names
-
-
 def test_build_read_from_files_agrees_with_torch() -> None:
     import torch
 
     version, cuda = torch_build()
     assert version == torch.__version__
     assert cuda == torch.version.cuda
+
+
+@pytest.mark.parametrize(
+    ("lines", "build"),
+    [
+        ("__version__ = '2.9.0+cu130'\ncuda: Optional[str] = '13.0'", ("2.9.0+cu130", "13.0")),
+        ("__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None", ("2.9.0+cpu", None)),
+        ("cuda = '12.8'", ("2.9.0", "12.8")),
+    ],
+)
+def test_the_build_is_that_of_torch_and_not_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, build: tuple[str, str | None]
+) -> None:
+    """The metadata of a wheel can lack what follows the +, as those of PyPI do."""
+    (tmp_path / "version.py").write_text(f"from typing import Optional\n{lines}\n")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(conditions, "find_spec", lambda _: spec)
+    monkeypatch.setattr(conditions.metadata, "version", lambda _: "2.9.0")
+    assert torch_build() == build
 
 
 def test_planning_imports_no_torch() -> None:

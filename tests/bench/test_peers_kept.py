@@ -82,6 +82,16 @@ def test_each_side_has_the_environment_that_it_should(
     }  # fmt: skip
 
 
+def test_each_side_sees_exactly_the_gpu(of: Comparison, tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    there = replace(of.conditions, device="cuda:1")
+    on_gpu = replace(of, conditions=there, device_name="GPU-1", cells=of.cells[:1], rounds=1)
+    assert run(on_gpu, runs=file) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {line["side"] for line in lines} == {"ours", "default", "grouped"}
+    assert all(line["answer"]["gpu"] == ["GPU-1", "cuda:0"] for line in lines)
+
+
 def test_whole_cells_have_all_of_the_cache_but_token_ids(
     of: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

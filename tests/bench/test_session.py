@@ -75,6 +75,35 @@ def interrupt(place: Place, row: Row) -> Path:
     return folder.with_name(f"{folder.name.removesuffix('1')}3")
 
 
+def on_gpu(place: Place) -> None:
+    """Let the cells of a place be for a GPU, of which its worker needs none."""
+    conditions = replace(place.setup.conditions, device="cuda:1")
+    grid = place.setup.grid
+    axes = [of.model_copy(update={"amp": ["off", "bf16"]}) for of in grid.cells]
+    grid = grid.model_copy(update={"cells": axes})
+    place.setup = replace(place.setup, conditions=conditions, grid=grid)
+
+
+@pytest.mark.parametrize(("has_bf16", "flags"), [(False, "emulated_bf16"), (True, None)])
+def test_bf16_that_the_gpu_emulates_is_a_flag(place, has_bf16, flags):
+    on_gpu(place)
+    place.run(place.plan(), has_bf16=has_bf16)
+    rows = [row for row in place.rows() if row["device"] == "cuda:1"]
+    assert {(row["amp"], row["flags"]) for row in rows} == {("off", None), ("bf16", flags)}
+
+
+def test_a_worker_runs_on_the_only_gpu_that_it_sees(place):
+    on_gpu(place)
+    place.run(place.plan()[:1])
+    row = place.rows()[-1]
+    assert row["device"] == "cuda:1"
+    assert json.loads((place.folder(row) / "cell.json").read_text())["device"] == "cuda:0"
+    command = (place.folder(row) / "command.txt").read_text()
+    assert command.startswith(f"env CUDA_VISIBLE_DEVICES={place.csv.parent} ")
+    on_cpu = (place.folder(place.rows()[0]) / "command.txt").read_text()
+    assert on_cpu.startswith("env CUDA_VISIBLE_DEVICES= ")
+
+
 def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
     place.csv.unlink()
     shutil.rmtree(cells_folder(place.csv))

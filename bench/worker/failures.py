@@ -1,0 +1,60 @@
+"""Why a cell's error ended it: no memory left, the device itself, or what the cell did."""
+
+from typing import Final
+
+import torch
+
+OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+"""torch has no exception type of its own where the host or a CUDA library has no memory."""
+
+_DEVICE_CODES: Final = frozenset(
+    (
+        *(3, 35, 36, 46, 100, 101, 127, 201),  # not initialised, old driver, busy, no device
+        *(209, 214, 220, 222),  # no kernel image, ECC, NVLink, PTX for a newer driver
+        *(700, 714, 715, 719),  # illegal address, hardware stack, illegal instruction, launch
+        *(802, 803, 804, 805, 806, 807, 808, 809, 810, 999),  # system, MPS, unknown
+    )
+)
+"""Of cudaError_t: after these no process's work on the device can be expected to end otherwise."""
+
+_DEVICE_TEXTS: Final = (
+    *("no kernel image is available", "unspecified launch failure", "illegal memory access"),
+    *("uncorrectable ECC", "uncorrectable NVLink", "devices unavailable", "busy or unavailable"),
+    *("no CUDA-capable device", "No CUDA GPUs are available", "Found no NVIDIA driver"),
+    *("driver version is insufficient", "NVIDIA driver on your system is too old"),
+    *("CUDA unknown error", "CUDA driver initialization failed", "cudaGetDeviceCount"),
+    *("CUDA error: initialization error", "system not yet initialized"),
+    *("unsupported display driver", "Torch not compiled with CUDA"),
+)
+"""The same in the errors that torch raises without a code: before 2.8, and as it initialises."""
+
+_NOT_INITIALISED: Final = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
+"""What cuBLAS and cuDNN say for want of memory too."""
+_LIBRARY_MIB: Final = 256
+"""With less of it free, that was the reason."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host or the device had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    if any(sign in text for sign in _NOT_INITIALISED):
+        free_mib = _free_mib()
+        return free_mib is not None and free_mib < _LIBRARY_MIB
+    return isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY)
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Whether the device itself failed, so that the next cell would fail too."""
+    if getattr(error, "error_code", None) in _DEVICE_CODES:
+        return True
+    return any(sign in str(error) for sign in (*_DEVICE_TEXTS, *_NOT_INITIALISED))
+
+
+def _free_mib() -> float | None:
+    """What is free on the current GPU; None if it does not answer."""
+    try:
+        return torch.cuda.mem_get_info()[0] / 2**20
+    except (RuntimeError, AssertionError):
+        return None
