@@ -28,13 +28,13 @@ from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
 from bench.overhead import Account
-from bench.plan import FRESH, RERUN, SKIP, Planned
+from bench.plan import FRESH, RERUN, SKIP, Planned, count_cells
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
-from bench.resume import fallen_back, how_to_go_on, left_behind, standing, to_run_again
+from bench.resume import fallen_back, how_to_go_on, left_behind, to_run_again
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import CANDIDATE, Row, new_row, row_key
+from bench.schema import CANDIDATE, CellKey, Row, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from bench.tokens import share
@@ -92,8 +92,7 @@ class Session:
     def _lacks_tries(self, planned: list[Planned]) -> bool:
         """Whether tries of a search were left out: the others alone don't tell the best rates."""
         return any(
-            item.cell.learning_rate_source == CANDIDATE
-            and item.cell.cell_id in self.budget.left_out
+            item.cell.learning_rate_source == CANDIDATE and item.key in self.budget.left_out
             for item in planned
         )
 
@@ -129,18 +128,18 @@ class Session:
             for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
                 cell_s, rest_s = outlook.begin(item.cell)
                 rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
-                display.start(item.cell.name, cell_s, rest_s)
+                display.start(item.name, cell_s, rest_s)
                 asked = self.account.now()
                 with self._turn(item, devices, outlook):
                     self.account.waited_since(asked)
-                    ids = item.cell.cell_id, self.conditions.conditions_id
-                    row = self.store.last(*ids)
-                    others = self.store.next_attempt(*ids) > item.attempt
+                    key = self._key(item)
+                    row = self.store.last(*key)
+                    others = self.store.next_attempt(*key) > item.attempt
                     if row is None or not others:
                         row = self._run_or_skip(item, row, signals, display, outlook)
                     outlook.learn(row)
                 if others:
-                    display.note(f"{item.cell.name}: another grid has run it meanwhile")
+                    display.note(f"{item.name}: another grid has run it meanwhile")
                 display.finish(row)
                 if row["status"] == "interrupted" and not others:
                     return True
@@ -160,7 +159,7 @@ class Session:
         why = self._why_skipped(item)
         row = self._left_behind(item, display, outlook) if why is None else None
         if row is None:
-            why = why or self.budget.leave_out(item.cell.cell_id, outlook.time_s(item.cell))
+            why = why or self.budget.leave_out(item.key, outlook.time_s(item.cell))
             if why is None:
                 row = self._run_cell(item, signals, display, outlook)
             else:
@@ -180,9 +179,11 @@ class Session:
         cause = dominating(item.cell, self.conditions.conditions_id, self.store.out_of_memory)
         return None if cause is None else why_skipped(item.cell, cause)
 
+    def _key(self, item: Planned) -> CellKey:
+        return item.cell.cell_id, self.conditions.conditions_id, item.repeat
+
     def _folder(self, item: Planned) -> Path:
-        cell, conditions_id = item.cell, self.conditions.conditions_id
-        return cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
+        return cell_folder(self.store.path, item.cell.name, *self._key(item), item.attempt)
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
         folder, job, told = self._folder(item), self._job(item), outlook.columns(item.cell)
@@ -213,14 +214,14 @@ class Session:
             return None
         folder = self._folder(item)
         row = kept_row(folder)
-        ids = (item.cell.cell_id, self.conditions.conditions_id, item.attempt)
-        same = row is not None and row_key(row) == ids and row["status"] == "ok"
+        key = (*self._key(item), item.attempt)
+        same = row is not None and row_key(row) == key and row["status"] == "ok"
         if row is None or not same or row["code_version"] != self.conditions.code_version:
             left = left_behind(folder, self._job(item))
             if left is None:
                 return None
             row = self._kept(folder, self._row(item, left, folder, outlook.columns(item.cell)))
-        display.note(f"{item.cell.name}: taking over the result that a stopped run left")
+        display.note(f"{item.name}: taking over the result that a stopped run left")
         return row
 
     @staticmethod
@@ -237,6 +238,7 @@ class Session:
         return Job(
             cell=item.cell,
             conditions_id=self.conditions.conditions_id,
+            repeat=item.repeat,
             attempt=item.attempt,
             device=self.conditions.device,
             threads=self.conditions.threads,
@@ -256,6 +258,7 @@ class Session:
             **told,
             **result.get("columns", {}),
             "grid": self.grid.name,
+            "repeat": item.repeat,
             "attempt": item.attempt,
             "wall_s": outcome.wall_s,
             "started_at": outcome.started_at,
@@ -284,7 +287,8 @@ class Session:
     def _planned_rows(self, planned: list[Planned]) -> list[Row]:
         conditions = self.conditions.columns()
         return [
-            new_row(**item.cell.columns(), **conditions, grid=self.grid.name) for item in planned
+            new_row(**item.cell.columns(), **conditions, grid=self.grid.name, repeat=item.repeat)
+            for item in planned
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
@@ -302,9 +306,12 @@ class Session:
             render,
         )  # not before: matplotlib stays out of the cells' time
 
-        rows: list[Row] = []
+        last: dict[tuple[str, int], Row] = {}
         try:
             rows = read_rows(self.store.path)
+            for item in planned:
+                if (row := self.store.last(*self._key(item))) is not None:
+                    last[item.key] = row
             told = str(
                 render(
                     rows,
@@ -316,25 +323,22 @@ class Session:
             )
         except (DiskFullError, InputError) as error:
             ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
-        ids = {item.cell.cell_id for item in planned}
-        conditions_id = self.conditions.conditions_id
-        last = standing(ids, conditions_id, rows)
-        counts = Counter(str(last[i]["status"]) if i in last else "not run" for i in ids)
+        keys = {item.key for item in planned}
+        counts = Counter(str(last[key]["status"]) if key in last else "not run" for key in keys)
         times = self.account.times()
         if as_json:
             spent = None if times is None else times.to_json()
             click.echo(json.dumps({"cells": counts, "report": told, "time": spent}))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-            click.echo(f"{len(ids)} cells: {numbers}")
+            click.echo(f"{count_cells(planned)}: {numbers}")
             click.echo(f"report: {told}")
             if times is not None:
                 click.echo(f"time: {times}")
-        fell_back = fallen_back(planned, conditions_id, rows)
-        fell_back += sum(last[i]["status"] == "ok" for i in self.budget.left_out if i in last)
+        fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         sys.stderr.writelines(self.budget.told())
         sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
         if ended == "interrupted":
             return INTERRUPTED
-        return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) and not fell_back else 1
+        return 0 if ended == "ok" and counts.get("ok", 0) == len(keys) and not fell_back else 1

@@ -13,7 +13,7 @@ from bench.errors import InputError
 from bench.origins import folder_of
 from bench.parts import from_text
 from bench.protocol import PREDICTIONS
-from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, latest
+from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, standing
 from bench.store import read_rows
 from minbert.files import is_file
 from minbert.tasks import find_task
@@ -125,7 +125,7 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
             predictions that are gone.
     """
     told = ", ".join(map(str, runs))
-    rows = [(path, row) for path in runs for row in latest(read_rows(path)).values()]
+    rows = [(path, row) for path in runs for row in standing(read_rows(path)).values()]
     rows = [(path, row) for path, row in rows if _has_score(row)]
     tasks = _wanted(told, [row for _, row in rows], asked)
     whole = not asked or MULTITASK in asked

@@ -163,6 +163,20 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     assert list(grid.folder.iterdir()) == []
 
 
+def test_repeats_are_planned_after_all_cells(grid: GridRuns, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    heads = ("--select", "mode=head", "--dry-run", "--repeats", "2")
+    table = grid.run(*heads).stdout
+    assert "4 repeats of 2 cells: 4 to run" in table
+    assert " repeat " in table
+    told = json.loads(grid.run(*heads, "--json").stdout)["cells"]
+    assert [cell["repeat"] for cell in told] == [1, 1, 2, 2]
+    assert [cell["name"] for cell in told[:2]] == [cell["name"] for cell in told[2:]]
+    refused = grid.run("--repeats", "0")
+    assert refused.returncode == 2
+    assert "--repeats" in refused.stderr
+
+
 def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(
     grid: GridRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +222,7 @@ def test_cells_of_several_batch_sizes_and_that_unfreeze_are_predicted(grid: Grid
 
 def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:
     cells = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
-    print_plan(plan(cells, {}, "c"), None, False, budget_s=5400.0)
+    print_plan(plan(cells, {}, {"conditions_id": "c"}), None, False, budget_s=5400.0)
     out = capsys.readouterr().out
     assert "time is not predicted: cells run while any of the budget of 90 min is left" in out
     assert "left out" not in out
@@ -248,7 +262,7 @@ def test_a_dry_run_tells_a_search_from_the_grid_after_it(capsys) -> None:
     cells = expand(grid, Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
     cells = [cell for cell in cells if cell.mode == "head"]
     tries = next(Search(cells, "d2", lambda cell: None).rounds())
-    print_plan(plan(tries, {}, "c"), None, False, 2, cells)
+    print_plan(plan(tries, {}, {"conditions_id": "c"}), None, False, 2, cells)
     first, second = capsys.readouterr().out.split("after the search")
     assert first.startswith("search, round 2:")
     assert "5 candidates: 5 to run" in first

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -9,9 +10,11 @@ from bench import gridfile
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.parts import to_text
-from bench.plan import Resolved, check_rerun, expand, parse_selection, plan, select
-from bench.schema import BY_NAME, Row, new_row
+from bench.plan import Resolved, check_rerun, expand, plan
+from bench.schema import BY_NAME, CANDIDATE, Row, Value, new_row
+from bench.selection import parse_selection, select
 
+HERE: Row = {"conditions_id": "here"}
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
@@ -231,14 +234,15 @@ def test_bad_selection_is_one_line(text: str, named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def row_of(cell: Cell, status: str, flags: str | None = None, attempt: int = 1) -> Row:
-    return new_row(
-        **cell.columns(), conditions_id="here", status=status, flags=flags, attempt=attempt
-    )
+def row_of(
+    cell: Cell, status: str, flags: str | None = None, attempt: int = 1, **columns: Value
+) -> Row:
+    ids: Row = {"conditions_id": "here", "status": status, "flags": flags, "attempt": attempt}
+    return new_row(**{**cell.columns(), **ids, **columns})
 
 
 def actions(rows: list[Row], cells: list[Cell], **options: object) -> list[str]:
-    return [item.action for item in plan(cells, rows, "here", **options)]  # type: ignore[arg-type]
+    return [item.action for item in plan(cells, rows, HERE, **options)]  # type: ignore[arg-type]
 
 
 def test_plan_resumes_what_is_missing_interrupted_or_skipped() -> None:
@@ -253,16 +257,16 @@ def test_rerun_takes_a_status_or_a_flag_and_raises_the_attempt() -> None:
     rows = [row_of(cells[0], "ok", "not_learned", 4), row_of(cells[1], "crashed")]
     assert actions(rows, cells, rerun="crashed") == ["done", "run", "run"]
     assert actions(rows, cells, rerun="not_learned") == ["run", "kept", "run"]
-    assert [item.attempt for item in plan(cells, rows, "here")] == [5, 2, 1]
+    assert [item.attempt for item in plan(cells, rows, HERE)] == [5, 2, 1]
 
 
 def test_a_cell_with_an_ok_row_is_done_whatever_became_of_later_attempts() -> None:
     [cell] = cells_of("smoke")[:1]
     for status in ("interrupted", "crashed", "oom", "skipped"):
         rows = [row_of(cell, "ok"), row_of(cell, status, attempt=2)]
-        [planned] = plan([cell], rows, "here")
+        [planned] = plan([cell], rows, HERE)
         assert (planned.action, planned.attempt) == ("done", 3)
-        [planned] = plan([cell], rows, "here", fresh=True)
+        [planned] = plan([cell], rows, HERE, fresh=True)
         assert (planned.action, planned.attempt) == ("run", 3)
         assert actions(rows, [cell], rerun=status) == ["done"]
         assert actions(rows, [cell], rerun="ok") == ["run"]
@@ -274,6 +278,44 @@ def test_fresh_runs_everything_and_other_conditions_count_for_nothing() -> None:
     assert actions(rows, cells, fresh=True) == ["run"] * 8
     elsewhere = [{**row, "conditions_id": "there"} for row in rows]
     assert actions(elsewhere, cells) == ["run"] * 8
+
+
+def test_repeats_are_outermost_then_seeds_then_the_shuffled_order() -> None:
+    cells = cells_of("smoke", seeds=2)
+    planned = plan(cells, [], HERE, repeats=3)
+    assert [item.cell for item in planned] == cells * 3
+    assert [item.repeat for item in planned] == [1] * 16 + [2] * 16 + [3] * 16
+    assert [item.cell.seed for item in planned] == ([0] * 8 + [1] * 8) * 3
+
+
+def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
+    [cell] = cells_of("smoke")[:1]
+    rows = [
+        row_of(cell, "ok"),  # without a repeat: the first
+        row_of(cell, "crashed", repeat=2),
+        row_of(cell, "interrupted", repeat=3),
+        row_of(cell, "ok", "disturbed", repeat=4),
+    ]
+
+    def planned(**options: Any) -> list[tuple[str, int]]:
+        return [(item.action, item.attempt) for item in plan([cell], rows, HERE, **options)]
+
+    assert planned() == [("done", 2)]
+    ends = [("done", 2), ("kept", 2), ("run", 2), ("done", 2), ("run", 1)]
+    assert planned(repeats=5) == ends
+    ends[1] = ("run", 2)
+    assert planned(repeats=5, rerun="crashed") == ends
+    ends[1], ends[3] = ("kept", 2), ("run", 2)
+    assert planned(repeats=5, rerun="disturbed") == ends
+
+
+def test_a_try_of_a_search_is_not_repeated() -> None:
+    cell = cells_of("smoke")[0]
+    cells = [cell, replace(cell, learning_rate_source=CANDIDATE)]
+    planned = plan(cells, [], HERE, repeats=2)
+    assert [(item.cell, item.repeat) for item in planned] == [
+        (cells[0], 1), (cells[1], 1), (cells[0], 2),
+    ]  # fmt: skip
 
 
 def test_unknown_rerun_is_refused() -> None:

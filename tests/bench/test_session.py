@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from bench.budget import Budget
+from bench.job import Job
 from bench.locks import Locks
 from bench.plan import Planned, plan
 from bench.predict.forecast import Prediction
 from bench.schema import Row
 from bench.session import Session
-from bench.store import Store, cells_folder, read_rows
+from bench.store import Store, cells_folder, read_plan, read_rows
 from tests.faults.notes import Notes
 from tests.faults.parent import stub_report
 from tests.faults.setups import ROOT, setup
@@ -33,7 +34,7 @@ class Place:
         self.setup = setup("fake")
 
     def plan(self, **options) -> list[Planned]:
-        return plan(self.setup.cells, self.rows(), self.setup.conditions.conditions_id, **options)
+        return plan(self.setup.cells, self.rows(), self.setup.conditions.columns(), **options)
 
     def run(self, *rounds: list[Planned], **options) -> int:
         return Session(
@@ -47,7 +48,8 @@ class Place:
         return read_rows(self.csv)
 
     def folder(self, row: Row) -> Path:
-        end = f"-{row['cell_id']}-{row['conditions_id']}-{row['attempt']}"
+        repeat = "" if row["repeat"] == 1 else f"-r{row['repeat']}"
+        end = f"-{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
         [folder] = cells_folder(self.csv).glob(f"*{end}")
         return folder
 
@@ -66,6 +68,38 @@ def place(tmp_path, monkeypatch) -> Place:
     assert made.run(made.plan()) == 0
     assert [row["status"] for row in made.rows()] == ["ok"] * 3
     return made
+
+
+def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
+    planned = place.plan(repeats=3)
+    assert [item.action for item in planned] == ["done"] * 3 + ["run"] * 6
+    assert place.run(planned) == 0
+    out, err = capsys.readouterr()
+    assert "9 repeats of 3 cells: 9 ok" in out
+    assert "[9/9] head-fp32-s2, repeat 3  ok" in err
+    rows = place.rows()
+    assert [row["repeat"] for row in rows] == [1] * 3 + [2] * 3 + [3] * 3
+    assert {row["attempt"] for row in rows} == {1}
+    assert place.launches() == 9
+    folders = {path for path in cells_folder(place.csv).iterdir() if path.is_dir()}
+    assert folders == {place.folder(row) for row in rows}
+    assert len(folders) == 9
+    assert {Job.read(place.folder(row)).repeat for row in rows[6:]} == {3}
+    assert [row["repeat"] for row in read_plan(place.csv)] == [row["repeat"] for row in rows]
+    place.csv.unlink()
+    assert place.run(place.plan(repeats=3)) == 0, "taken over from the folders"
+    assert (place.rows(), place.launches()) == (rows, 9)
+
+
+def test_a_repeat_that_fails_takes_nothing_from_the_others(place, capsys):
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    capsys.readouterr()
+    assert place.run(place.plan(repeats=2)) == 1
+    out, err = capsys.readouterr()
+    assert "6 repeats of 3 cells: 3 crashed, 3 ok" in out
+    assert "--rerun crashed" in err
+    assert "older results" not in err
+    assert [item.action for item in place.plan(repeats=2)] == ["done"] * 3 + ["kept"] * 3
 
 
 def interrupt(place: Place, row: Row) -> Path:
@@ -157,8 +191,7 @@ def out_of_memory(place: Place) -> Row:
 def bigger(place: Place, **settings) -> Planned:
     """A cell like the first one, only bigger, planned."""
     cell = replace(place.setup.cells[0], **settings)
-    conditions_id = place.setup.conditions.conditions_id
-    [planned] = plan([cell], place.rows(), conditions_id)
+    [planned] = plan([cell], place.rows(), place.setup.conditions.columns())
     return planned
 
 
@@ -196,7 +229,7 @@ def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(plac
     store.append(failed)
     wanted = bigger(place, batch_size=128)
     assert place.run([wanted]) == 1
-    again = plan([wanted.cell], place.rows(), wanted_conditions(place), rerun="skipped")
+    again = plan([wanted.cell], place.rows(), place.setup.conditions.columns(), rerun="skipped")
     assert place.run(again) == 0
     store.append(failed | {"attempt": 2, "status": "ok"})
     assert place.run([bigger(place, batch_size=256)]) == 0
@@ -216,10 +249,6 @@ def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, c
     assert "--rerun timeout" in err
     assert "--rerun crashed" in err
     assert "--rerun skipped" not in err
-
-
-def wanted_conditions(place: Place) -> str:
-    return place.setup.conditions.conditions_id
 
 
 def foretold(seconds_by_amp: dict[str, float]):

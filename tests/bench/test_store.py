@@ -142,8 +142,8 @@ def test_the_last_row_of_a_cell_counts_and_attempts_go_up(tmp_path):
     assert store.next_attempt("cell0", "there") == 2
     found = latest(store.rows)
     assert len(found) == 3
-    assert found["cell0", "here"]["status"] == "ok"
-    assert found["cell0", "here"]["attempt"] == 2
+    assert found["cell0", "here", 1, ""]["status"] == "ok"
+    assert found["cell0", "here", 1, ""]["attempt"] == 2
 
 
 def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highest(tmp_path):
@@ -152,11 +152,24 @@ def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highe
     store.append(row(0, attempt=2, status="interrupted"))
     store.append(row(0, attempt=3, status="oom"))
     assert store.last("cell0", "here") == row(0)
-    assert latest(store.rows)["cell0", "here"] == row(0)
+    assert latest(store.rows)["cell0", "here", 1, ""] == row(0)
     assert store.out_of_memory == []
     assert store.next_attempt("cell0", "here") == 4
     store.append(row(0, attempt=4))
     assert store.last("cell0", "here") == row(0, attempt=4)
+
+
+def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
+    store = Store(tmp_path / "runs.csv")
+    store.append(row(0))
+    store.append(row(0, repeat=2, status="oom"))
+    store.append(row(0, repeat=1, attempt=2, status="crashed"))
+    assert store.last("cell0", "here") == row(0), "without a repeat it is the first"
+    assert store.last("cell0", "here", 2)["status"] == "oom"
+    assert store.last("cell0", "here", 3) is None
+    assert [store.next_attempt("cell0", "here", repeat) for repeat in (1, 2, 3)] == [3, 2, 1]
+    assert [each["repeat"] for each in store.out_of_memory] == [2]
+    assert [each["repeat"] for each in latest(store.rows).values()] == [None, 2]
 
 
 def test_the_last_attempt_of_a_cell_is_found_among_rows_of_other_writers(tmp_path):
@@ -526,11 +539,11 @@ def test_a_link_stays_a_link(tmp_path):
 def test_cells_have_folders_beside_the_csv():
     assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
     assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
-    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 2)
+    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
     assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
     for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
         with pytest.raises(ValueError, match="folder"):
-            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1)
+            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
 
 
 def test_reading_100_000_rows(benchmark, tmp_path):

@@ -131,6 +131,15 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, found:
     ]
 
 
+def test_repeats_of_a_cell_count_once(place: Place, found: Any) -> None:
+    for repeat in (1, 2):
+        model = base_model(place.checkpoint)
+        disturb(model)
+        place.add(model, columns={"repeat": repeat})
+    assert place.run("--json") == 0
+    assert [cell["cell"] for cell in found()["cells"]] == ["full-fp32-s0"]
+
+
 def test_a_cell_in_two_files_counts_once_and_names_differ(
     place: Place, tmp_path: Path, found: Any
 ) -> None:
