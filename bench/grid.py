@@ -120,7 +120,11 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
     help="Learning rates of the grid file, or the best that a search on training data finds.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan, run nothing and write no results.")
-@click.option("--fresh", is_flag=True, help="Run cells again that are done.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Run what the present version of the code has no result of; results of others stay.",
+)
 @click.option("--keep", is_flag=True, help="Leave the trained weights in the cells' folders.")
 @click.option("--rerun", metavar="STATUS|FLAG", help="Run cells again that ended so.")
 @click.option(
@@ -194,7 +198,7 @@ def command(
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
-    store = Store(runs)
+    store = Store(runs, conditions.code_version if fresh else None)
     if store.rows is not None and store.torn:  # reading them tells
         sys.stderr.write(f"note: {torn_line(runs)}\n")
 

@@ -29,7 +29,6 @@ from bench.schema import (
 
 NOT_RUN: Final = "not run yet"
 SKIP: Final = "skip"
-FRESH: Final = "--fresh"
 RERUN: Final = "--rerun"
 
 
@@ -233,18 +232,20 @@ def plan(
 ) -> list[Planned]:
     """What to do with each repeat of each cell, given all rows there are; repeats outermost.
 
-    It runs if it has no row, was interrupted or skipped, or if `fresh` or `rerun` (a status or
-    flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so), as the row
-    says that the repeat stands at; the next attempt is above those of all its rows. A try of a
-    search is not repeated.
+    It runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag) asks for
+    it. Others are `done` (status ok) or `kept` (failed, and left so), as the row says that the
+    repeat stands at; the next attempt is above those of all its rows. A try of a search is not
+    repeated.
 
     Args:
         here: the columns of the conditions under which cells run.
+        fresh: only rows of the present code_version count.
     """
     conditions_id = str(here["conditions_id"])
     ids = {cell.cell_id for cell in cells}
     known = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
-    at = standing(known)
+    version = here["code_version"] if fresh else None
+    at = standing(row for row in known if version in (None, row["code_version"]))
     highest: dict[CellKey, int] = {}
     take_attempts(highest, known)
     found = []
@@ -252,14 +253,12 @@ def plan(
         if repeat > 1 and cell.learning_rate_source == CANDIDATE:
             continue
         key = cell.cell_id, conditions_id, repeat
-        action, reason = _decide(at.get(key), rerun, fresh)
+        action, reason = _decide(at.get(key), rerun)
         found.append(Planned(cell, action, reason, highest.get(key, 0) + 1, repeat))
     return found
 
 
-def _decide(row: Row | None, rerun: str | None, fresh: bool) -> tuple[str, str]:
-    if fresh:
-        return "run", FRESH
+def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
     if row is None:
         return "run", NOT_RUN
     status = str(row["status"])

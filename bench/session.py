@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,7 @@ from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
 from bench.overhead import Account
-from bench.plan import FRESH, RERUN, SKIP, Planned, count_cells
+from bench.plan import RERUN, SKIP, Planned, count_cells
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
@@ -125,7 +125,7 @@ class Session:
             Locks(cells, signals, waits) as cell_locks,
             Locks(device_locks(), signals, waits) as devices,
         ):
-            for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
+            for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
                 cell_s, rest_s = outlook.begin(item.cell)
                 rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
                 display.start(item.name, cell_s, rest_s)
@@ -133,10 +133,11 @@ class Session:
                 with self._turn(item, devices, outlook):
                     self.account.waited_since(asked)
                     key = self._key(item)
-                    row = self.store.last(*key)
-                    others = self.store.next_attempt(*key) > item.attempt
+                    row, attempt = self.store.last(*key), self.store.next_attempt(*key)
+                    others = row is not None and attempt > item.attempt
                     if row is None or not others:
-                        row = self._run_or_skip(item, row, signals, display, outlook)
+                        now = replace(item, attempt=max(attempt, item.attempt))
+                        row = self._run_or_skip(now, row, signals, display, outlook)
                     outlook.learn(row)
                 if others:
                     display.note(f"{item.name}: another grid has run it meanwhile")
@@ -174,7 +175,7 @@ class Session:
         """Why a cell can't run or, if it is not asked for, would run out of memory; else None."""
         if item.action == SKIP:
             return item.reason
-        if item.reason == FRESH or item.reason.startswith(RERUN):
+        if item.reason.startswith(RERUN):
             return None
         cause = dominating(item.cell, self.conditions.conditions_id, self.store.out_of_memory)
         return None if cause is None else why_skipped(item.cell, cause)
@@ -210,8 +211,6 @@ class Session:
 
     def _left_behind(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
         """The row of a cell that ended when its parent died before it could append it."""
-        if item.reason == FRESH:
-            return None
         folder = self._folder(item)
         row = kept_row(folder)
         key = (*self._key(item), item.attempt)

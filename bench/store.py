@@ -75,10 +75,15 @@ def read_plan(path: Path) -> list[Row]:
 
 
 class Store:
-    """A runs.csv to append to. Reads only what has come since it last looked."""
+    """A runs.csv to append to. Reads only what has come since it last looked.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        version: the code_version whose rows alone count for what is done; None: those of all.
+    """
+
+    def __init__(self, path: Path, version: str | None = None) -> None:
         self.path = path
+        self._version = version
         self._reading = Reading(path)
         self._indexed: list[Row] = []
         self._seen = 0
@@ -133,8 +138,9 @@ class Store:
             self._indexed, self._seen = rows, 0
             self._last, self._attempts, self._ooms = {}, {}, {}
         new = rows[self._seen :]
-        take_standing(self._last, new)
         take_attempts(self._attempts, new)
+        new = [row for row in new if self._version in (None, row["code_version"])]
+        take_standing(self._last, new)
         self._ooms |= {cell_key(row): row for row in new if row["status"] == "oom"}
         self._seen = len(rows)
 

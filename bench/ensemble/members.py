@@ -263,13 +263,13 @@ def _tensors(path: Path, prefix: str) -> Arrays:
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: is gone; run the cell again with --fresh, or take its row out"
+            f"{path}: is gone; run the cell again with --rerun ok, or take its row out"
         ) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from error
     names = {name: f"{prefix}{name}" for name in (*_LOGITS, *_LABELS)}
     if missing := [there for there in names.values() if there not in tensors]:
-        raise InputError(f"{path}: has no {missing[0]}; run the cell again with --fresh")
+        raise InputError(f"{path}: has no {missing[0]}; run the cell again with --rerun ok")
     names[_INDICES] = f"{prefix}{_INDICES}"
     found = {name: tensors[there] for name, there in names.items() if there in tensors}
     shaped = all(found[name].ndim == 2 and found[name].shape[1] for name in _LOGITS)
@@ -282,11 +282,11 @@ def _tensors(path: Path, prefix: str) -> Arrays:
         raise InputError(f"{path}: holds predictions of no examples")
     if not all(np.isfinite(array).all() for array in found.values()):
         raise InputError(
-            f"{path}: holds predictions that are no numbers; run the cell again with --fresh"
+            f"{path}: holds predictions that are no numbers; run the cell again with --rerun ok"
         )
     if _INDICES in found and not _are_indices(found[_INDICES]):
         raise InputError(
-            f"{path}: {names[_INDICES]} are no indices; run the cell again with --fresh"
+            f"{path}: {names[_INDICES]} are no indices; run the cell again with --rerun ok"
         )
     return found
 

@@ -14,7 +14,7 @@ from bench.schema import CANDIDATE, MULTITASK, Row, standing
 from bench.store import read_rows
 from minbert.files import is_folder
 
-_NOT_KEPT: Final = "that kept no weights; run the grid again with --keep --fresh"
+_NOT_KEPT: Final = "that kept no weights; run the grid again with --keep --rerun ok"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from bench.plan import Resolved, check_rerun, expand, plan
 from bench.schema import BY_NAME, CANDIDATE, Row, Value, new_row
 from bench.selection import parse_selection, select
 
-HERE: Row = {"conditions_id": "here"}
+HERE: Row = {"conditions_id": "here", "code_version": "v2"}
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
@@ -266,16 +266,26 @@ def test_a_cell_with_an_ok_row_is_done_whatever_became_of_later_attempts() -> No
         rows = [row_of(cell, "ok"), row_of(cell, status, attempt=2)]
         [planned] = plan([cell], rows, HERE)
         assert (planned.action, planned.attempt) == ("done", 3)
-        [planned] = plan([cell], rows, HERE, fresh=True)
-        assert (planned.action, planned.attempt) == ("run", 3)
         assert actions(rows, [cell], rerun=status) == ["done"]
         assert actions(rows, [cell], rerun="ok") == ["run"]
 
 
-def test_fresh_runs_everything_and_other_conditions_count_for_nothing() -> None:
+def test_fresh_runs_what_the_present_version_lacks() -> None:
+    cells = cells_of("smoke")[:4]
+    rows = [row_of(c, "ok", code_version="v1") for c in cells]
+    rows += [
+        row_of(c, s, attempt=2, code_version="v2")
+        for c, s in zip(cells, ("ok", "crashed", "interrupted"), strict=False)
+    ]
+    assert actions(rows, cells) == ["done"] * 4, "a row of any version will do"
+    assert actions(rows, cells, fresh=True) == ["done", "kept", "run", "run"]
+    assert actions(rows, cells, fresh=True, rerun="crashed") == ["done", "run", "run", "run"]
+    assert [item.attempt for item in plan(cells, rows, HERE, fresh=True)] == [3, 3, 3, 2]
+
+
+def test_other_conditions_count_for_nothing() -> None:
     cells = cells_of("smoke")
     rows = [row_of(c, "ok") for c in cells]
-    assert actions(rows, cells, fresh=True) == ["run"] * 8
     elsewhere = [{**row, "conditions_id": "there"} for row in rows]
     assert actions(elsewhere, cells) == ["run"] * 8
 

@@ -15,7 +15,8 @@ from bench.job import Job
 from bench.locks import Locks
 from bench.plan import Planned, plan
 from bench.predict.forecast import Prediction
-from bench.schema import Row
+from bench.rowfile import encode, record
+from bench.schema import NAMES, Row, latest, row_key
 from bench.session import Session
 from bench.store import Store, cells_folder, read_plan, read_rows
 from tests.faults.notes import Notes
@@ -36,10 +37,16 @@ class Place:
     def plan(self, **options) -> list[Planned]:
         return plan(self.setup.cells, self.rows(), self.setup.conditions.columns(), **options)
 
-    def run(self, *rounds: list[Planned], **options) -> int:
+    def version(self, name: str) -> None:
+        """From now on the code is of another version."""
+        conditions = replace(self.setup.conditions, code_version=name)
+        self.setup = replace(self.setup, conditions=conditions)
+
+    def run(self, *rounds: list[Planned], fresh: bool = False, **options) -> int:
+        store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         return Session(
             grid=self.setup.grid, conditions=self.setup.conditions, model=self.setup.model,
-            data=self.setup.data, data_folder=None, store=Store(self.csv),
+            data=self.setup.data, data_folder=None, store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
             worker=self.setup.argv, device_name=str(self.csv.parent), **options,
         ).run(rounds)  # fmt: skip
@@ -126,7 +133,7 @@ def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
 
 def test_what_another_grid_interrupted_does_not_stop_this_one(place):
     row = place.rows()[0]
-    planned = place.plan(fresh=True)
+    planned = place.plan(rerun="ok")
     interrupt(place, row)
     assert place.run(planned) == 1
     assert [row["attempt"] for row in place.rows()] == [1, 1, 1, 2, 2, 2]
@@ -146,17 +153,71 @@ def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
     assert place.launches() == 3
 
 
-def test_fresh_takes_nothing_over(place):
-    row = place.rows()[0]
-    shutil.copytree(place.folder(row), interrupt(place, row))
-    assert place.run(place.plan(fresh=True)) == 0
+def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
+    place.version("newer")
+    assert [item.action for item in place.plan()] == ["done"] * 3, "of whatever version"
+    assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
+    planned = place.plan(fresh=True)
+    assert [(item.action, item.attempt) for item in planned] == [
+        ("done", 3),
+        ("run", 2),
+        ("run", 2),
+    ]
+    capsys.readouterr()
+    assert place.run(planned, fresh=True) == 0
+    assert "3 cells: 3 ok" in capsys.readouterr().out
+    rows = place.rows()
+    assert [row["code_version"] for row in rows] == ["none"] * 3 + ["newer"] * 3
+    assert list(latest(rows).values()) == rows, "none replaces another"
+    assert {item.action for item in place.plan(fresh=True)} == {"done"}
     assert place.launches() == 6
-    assert place.rows()[4]["train_s"] != row["train_s"]
+
+
+def test_fresh_that_fails_is_told_and_waits_for_rerun(place, capsys):
+    place.version("newer")
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    assert place.run(place.plan(fresh=True), fresh=True) == 1
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 crashed" in out
+    assert "to run again what ended crashed" in err
+    assert "older results" not in err
+    assert [item.action for item in place.plan(fresh=True)] == ["kept"] * 3
+    assert [item.action for item in place.plan(fresh=True, rerun="crashed")] == ["run"] * 3
+    assert [item.action for item in place.plan()] == ["done"] * 3
+    assert [row["status"] for row in latest(place.rows()).values()] == ["ok"] * 3
+
+
+def test_fresh_takes_over_what_the_present_version_left(place):
+    place.version("newer")
+    assert place.run(place.plan(fresh=True), fresh=True) == 0
+    rows = place.rows()
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows[:3])))
+    assert place.run(place.plan(fresh=True), fresh=True) == 0
+    assert (place.rows(), place.launches()) == (rows, 6)
+
+
+def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
+    row = place.rows()[0]
+    place.version("newer")
+    planned = place.plan(fresh=True)
+    Store(place.csv).append(row | {"attempt": 2, "code_version": "other"})
+    assert place.run(planned, fresh=True) == 0
+    rows = place.rows()
+    assert len({row_key(row) for row in rows}) == len(rows) == 7
+    assert [(row["code_version"], row["attempt"]) for row in rows[4:]] == [
+        ("newer", 3), ("newer", 2), ("newer", 2),
+    ]  # fmt: skip
+
+
+def test_an_older_version_that_ran_out_of_memory_skips_nothing_of_a_fresh_run(place):
+    Store(place.csv).append(out_of_memory(place))
+    place.version("newer")
+    assert place.run([bigger(place, batch_size=128)], fresh=True) == 0
 
 
 def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
     place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
-    assert place.run(place.plan(fresh=True)) == 1
+    assert place.run(place.plan(rerun="ok")) == 1
     assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
     out, err = capsys.readouterr()
     assert "3 cells: 3 ok" in out
@@ -306,7 +367,7 @@ def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, c
 
 def test_a_rerun_that_does_not_fit_leaves_the_result_and_its_row(place, capsys):
     rows = place.rows()
-    assert place.run(place.plan(fresh=True), budget=Budget(0.0)) == 1
+    assert place.run(place.plan(rerun="ok"), budget=Budget(0.0)) == 1
     assert place.rows() == rows
     out, err = capsys.readouterr()
     assert "3 cells: 3 ok" in out

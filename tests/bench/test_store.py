@@ -159,6 +159,25 @@ def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highe
     assert store.last("cell0", "here") == row(0, attempt=4)
 
 
+def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_any(tmp_path):
+    first, second = row(0, code_version="a"), row(0, code_version="b", attempt=2)
+    failed = row(0, code_version="c", attempt=3, status="crashed")
+    again = row(0, code_version="b", attempt=4, dev_score=0.5)
+    assert list(latest([first, second]).values()) == [first, second]
+    assert list(latest([first, second, failed, again]).values()) == [first, again]
+    assert list(latest([failed, first]).values()) == [first], "a failure is replaced by any"
+    later = row(0, code_version="d", attempt=4, status="oom")
+    assert list(latest([failed, later]).values()) == [later]
+    path = tmp_path / "runs.csv"
+    for each in (first, second, failed):
+        Store(path).append(each)
+    assert Store(path).last("cell0", "here") == second
+    assert Store(path, "a").last("cell0", "here") == first
+    assert Store(path, "c").last("cell0", "here") == failed
+    assert Store(path, "d").last("cell0", "here") is None
+    assert Store(path, "d").next_attempt("cell0", "here") == 4
+
+
 def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
     store = Store(tmp_path / "runs.csv")
     store.append(row(0))
