@@ -12,7 +12,7 @@ from rich.table import Table
 from bench import gridfile
 from bench.budget import minutes, that_fit
 from bench.cell import Cell
-from bench.plan import Planned, count_cells
+from bench.plan import Planned, count_cells, scores_sentence
 from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
@@ -42,7 +42,8 @@ def print_plan(
     told = [_prediction(item, forecast) for item in planned]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in told])
     covers = "the grid" if search_round is None else f"search, round {search_round}"
-    total = {**_total(told, forecast), "covers": covers}
+    elsewhere = sum(item.elsewhere for item in planned)
+    total = {**_total(told, forecast), "covers": covers, "scores_from_other_machines": elsewhere}
     if limited := math.isfinite(budget_s):
         total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
     after = [] if search_round is None else cells
@@ -63,6 +64,8 @@ def print_plan(
     what = "candidates" if after else "cells"
     some = count_cells(planned, what)
     console.print(f"{some}: {to_run} to run, {len(planned) - to_run} not")
+    if elsewhere:
+        console.print(scores_sentence(elsewhere, what))
     if forecast is not None:
         share = f"{covers}, alone" if after else "in all"
         console.print(

@@ -219,7 +219,8 @@ def command(
     search = None
     if searched is not None:
         digest = searched.digest[:16]
-        search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
+        here = conditions.columns()
+        search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
     planned, number = _next_round(cells, plan_now, search)
     notes = (
         *(*examples.notes, *examples.problems, *label_notes(examples)),

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Final
 
@@ -21,14 +21,17 @@ from bench.schema import (
     STATUSES,
     CellKey,
     Row,
+    has_score,
     learning_rates,
     repeat_suffix,
+    software_key,
     standing,
     take_attempts,
 )
 
 NOT_RUN: Final = "not run yet"
 SKIP: Final = "skip"
+ELSEWHERE: Final = "score from another machine"
 RERUN: Final = "--rerun"
 
 
@@ -63,6 +66,11 @@ class Planned:
     attempt: int
     repeat: int = 1
     tries: tuple[str, ...] = ()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it does not run because another machine has its score."""
+        return self.reason == ELSEWHERE
 
     @property
     def name(self) -> str:
@@ -221,6 +229,11 @@ def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
     return f"{cells} {what}" if repeats == cells else f"{repeats} repeats of {cells} {what}"
 
 
+def scores_sentence(number: int, what: str = "cells") -> str:
+    """How many cells don't run because other machines have their scores."""
+    return f"{number} {what} take their scores from other machines"
+
+
 def plan(
     cells: Sequence[Cell],
     rows: Sequence[Row],
@@ -237,6 +250,10 @@ def plan(
     repeat stands at; the next attempt is above those of all its rows. A try of a search is not
     repeated.
 
+    `done` is also what has a score from another machine of the same software, if costs of its
+    setting have been measured here, or are by another seed of the plan: the first, if need be. Of
+    tries only scores are wanted, and of further repeats only costs.
+
     Args:
         here: the columns of the conditions under which cells run.
         fresh: only rows of the present code_version count.
@@ -244,8 +261,9 @@ def plan(
     conditions_id = str(here["conditions_id"])
     ids = {cell.cell_id for cell in cells}
     known = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
-    version = here["code_version"] if fresh else None
-    at = standing(row for row in known if version in (None, row["code_version"]))
+    if fresh:
+        rows = [row for row in rows if row["code_version"] == here["code_version"]]
+    at = standing(r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids)
     highest: dict[CellKey, int] = {}
     take_attempts(highest, known)
     found = []
@@ -255,6 +273,47 @@ def plan(
         key = cell.cell_id, conditions_id, repeat
         action, reason = _decide(at.get(key), rerun)
         found.append(Planned(cell, action, reason, highest.get(key, 0) + 1, repeat))
+    others = _scored_elsewhere(rows, here) & ids
+    return _with_scores(found, others, _measured(rows, conditions_id)) if others else found
+
+
+def _scored_elsewhere(rows: Iterable[Row], here: Row) -> set[str]:
+    """Ids of the cells whose score a machine of other conditions and the same software has."""
+    own, software = here["conditions_id"], software_key(here)
+    scored = (row for row in rows if row["conditions_id"] != own and has_score(row))
+    return {str(row["cell_id"]) for row in scored if software_key(row) == software}
+
+
+def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
+    """The settings whose costs have been measured under some conditions."""
+    ok = (r for r in rows if r["conditions_id"] == conditions_id and r["status"] == "ok")
+    return {_setting(Cell.from_columns(row)) for row in ok}
+
+
+def _setting(cell: Cell) -> str:
+    return replace(cell, seed=0).cell_id
+
+
+def _with_scores(planned: list[Planned], others: set[str], measured: set[str]) -> list[Planned]:
+    """A plan in which cells don't run whose scores others have, and whose costs are known."""
+
+    def can_do_without(item: Planned) -> bool:
+        asked = item.action != "run" or item.reason.startswith(RERUN)
+        return not asked and item.repeat == 1 and item.cell.cell_id in others
+
+    measured |= {
+        _setting(item.cell)
+        for item in planned
+        if item.action == "run" and item.repeat == 1 and not can_do_without(item)
+    }
+    found = []
+    for item in planned:
+        if can_do_without(item):
+            setting = _setting(item.cell)
+            if item.cell.learning_rate_source == CANDIDATE or setting in measured:
+                item = replace(item, action="done", reason=ELSEWHERE)
+            measured.add(setting)
+        found.append(item)
     return found
 
 

@@ -74,6 +74,19 @@ def to_run_again(
     return +found
 
 
+def statuses(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> Counter[str]:
+    """How many cells of a plan have ended in each way, or `not run`.
+
+    Args:
+        last: as that of `fallen_back`.
+    """
+    found = {item.key: item.elsewhere for item in planned}
+    return Counter(
+        "ok" if elsewhere else str(last[key]["status"]) if key in last else "not run"
+        for key, elsewhere in found.items()
+    )
+
+
 def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> int:
     """How many cells that are ok were to run again and did not end ok this time.
 

@@ -449,6 +449,20 @@ def row_key(row: Mapping[str, Value]) -> tuple[str, str, int, int]:
     return *cell_key(row), int(row["attempt"] or 0)
 
 
+def software_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """What a score depends on beside the cell: the type of device and the software, no machine."""
+    device = str(row.get("device") or "").partition(":")[0]
+    return device, *(row.get(name) or None for name in _SOFTWARE)
+
+
+_SOFTWARE: Final = ("torch_version", "cuda_version", "tf32", "environment", "measurement_version")
+
+
+def has_score(row: Mapping[str, Value]) -> bool:
+    """Whether a row ended ok with a dev score."""
+    return row["status"] == "ok" and isinstance(row["dev_score"], float)
+
+
 def repeat_suffix(repeat: Value) -> str:
     """What names of cells end in for a repeat: nothing for the first."""
     return f", repeat {repeat}" if isinstance(repeat, int) and repeat > 1 else ""

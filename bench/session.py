@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -28,11 +27,11 @@ from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
 from bench.overhead import Account
-from bench.plan import RERUN, SKIP, Planned, count_cells
+from bench.plan import RERUN, SKIP, Planned, count_cells, scores_sentence
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.results import keep_row, kept_row, measured_row
-from bench.resume import fallen_back, how_to_go_on, left_behind, to_run_again
+from bench.resume import fallen_back, how_to_go_on, left_behind, statuses, to_run_again
 from bench.runner import Outcome, Signals, run_worker
 from bench.schema import CANDIDATE, CellKey, Row, new_row, row_key
 from bench.signals import StoppedError
@@ -105,6 +104,8 @@ class Session:
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
             try:
                 self._write_plan(planned)
+                if elsewhere := sum(item.elsewhere for item in planned):
+                    display.note(scores_sentence(elsewhere))
                 if self._run_cells(outlook, signals, display):
                     return "interrupted"
             except StoppedError:
@@ -288,6 +289,7 @@ class Session:
         return [
             new_row(**item.cell.columns(), **conditions, grid=self.grid.name, repeat=item.repeat)
             for item in planned
+            if not item.elsewhere
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
@@ -322,15 +324,18 @@ class Session:
             )
         except (DiskFullError, InputError) as error:
             ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
-        keys = {item.key for item in planned}
-        counts = Counter(str(last[key]["status"]) if key in last else "not run" for key in keys)
+        counts = statuses(planned, last)
+        elsewhere = sum(item.elsewhere for item in planned)
         times = self.account.times()
         if as_json:
             spent = None if times is None else times.to_json()
-            click.echo(json.dumps({"cells": counts, "report": told, "time": spent}))
+            scores = {"scores_from_other_machines": elsewhere}
+            click.echo(json.dumps({"cells": counts, **scores, "report": told, "time": spent}))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{count_cells(planned)}: {numbers}")
+            if elsewhere:
+                click.echo(scores_sentence(elsewhere))
             click.echo(f"report: {told}")
             if times is not None:
                 click.echo(f"time: {times}")
@@ -340,4 +345,4 @@ class Session:
         sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
         if ended == "interrupted":
             return INTERRUPTED
-        return 0 if ended == "ok" and counts.get("ok", 0) == len(keys) and not fell_back else 1
+        return 0 if ended == "ok" and counts["ok"] == counts.total() and not fell_back else 1

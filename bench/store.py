@@ -17,7 +17,17 @@ from filelock import FileLock, Timeout
 from bench.errors import DiskFullError, InputError
 from bench.files import folder_for_now, try_to_write, write_atomically
 from bench.rowfile import Reading, encode, read_rows, record
-from bench.schema import NAMES, CellKey, Row, cell_key, take_attempts, take_standing
+from bench.schema import (
+    NAMES,
+    CellKey,
+    Row,
+    Value,
+    cell_key,
+    has_score,
+    software_key,
+    take_attempts,
+    take_standing,
+)
 
 __all__ = [
     "Store",
@@ -90,6 +100,7 @@ class Store:
         self._last: dict[CellKey, Row] = {}
         self._attempts: dict[CellKey, int] = {}
         self._ooms: dict[CellKey, Row] = {}
+        self._scores: dict[tuple[Value, ...], Row] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -109,6 +120,20 @@ class Store:
         """
         self._catch_up()
         return self._last.get((cell_id, conditions_id, repeat))
+
+    def scored(self, cell_id: str, here: Row) -> Row | None:
+        """The row that a cell stands at, or, if that has no score, one of another machine that has.
+
+        Args:
+            here: the columns of the conditions: the other's software is the same.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        own = self.last(cell_id, str(here["conditions_id"]))
+        if own is not None and has_score(own):
+            return own
+        return self._scores.get((cell_id, *software_key(here)), own)
 
     @property
     def out_of_memory(self) -> list[Row]:
@@ -136,12 +161,14 @@ class Store:
         rows = self._reading.rows
         if rows is not self._indexed:
             self._indexed, self._seen = rows, 0
-            self._last, self._attempts, self._ooms = {}, {}, {}
+            self._last, self._attempts, self._ooms, self._scores = {}, {}, {}, {}
         new = rows[self._seen :]
         take_attempts(self._attempts, new)
         new = [row for row in new if self._version in (None, row["code_version"])]
         take_standing(self._last, new)
         self._ooms |= {cell_key(row): row for row in new if row["status"] == "oom"}
+        scored = filter(has_score, new)
+        self._scores |= {(row["cell_id"], *software_key(row)): row for row in scored}
         self._seen = len(rows)
 
     def append(self, row: Row) -> None:

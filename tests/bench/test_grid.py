@@ -12,6 +12,8 @@ from bench import gridfile
 from bench.dryrun import print_plan
 from bench.plan import Resolved, expand, plan
 from bench.rates import Search
+from bench.rowfile import encode, record
+from bench.schema import NAMES
 from tests.bench.grids import GridRuns
 
 
@@ -255,6 +257,18 @@ def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
     assert told["total"]["covers"] == "the grid"
     assert [cell["action"] for cell in told["cells"]] == ["done"]
+
+    elsewhere = {"conditions_id": "there", "machine": "another", "threads": 99}
+    others = [each | elsewhere for each in rows]
+    grid.csv.write_bytes(record(NAMES) + b"".join(map(encode, others)))
+    told = json.loads(grid.run(*one, "--seeds", "2", "--dry-run", "--json").stdout)
+    assert told["total"]["covers"] == "the grid", "no try is trained again"
+    assert [cell["action"] for cell in told["cells"]] == ["done", "run"]
+    assert told["cells"][0]["reason"] == "score from another machine"
+    assert {cell["learning_rate_head"] for cell in told["cells"]} == {best["learning_rate_head"]}
+    assert told["total"]["scores_from_other_machines"] == 1
+    table = grid.run(*one, "--seeds", "2", "--dry-run").stdout
+    assert "1 cells take their scores from other machines" in table
 
 
 def test_a_dry_run_tells_a_search_from_the_grid_after_it(capsys) -> None:

@@ -328,6 +328,82 @@ def test_a_try_of_a_search_is_not_repeated() -> None:
     ]  # fmt: skip
 
 
+THERE: Row = {
+    "conditions_id": "there", "device": "cuda:1", "device_name": "H100", "machine": "other",
+    "threads": 64, "torch_version": "2.13", "cuda_version": "12.8", "tf32": "off",
+    "environment": None, "measurement_version": 5, "code_version": "v1", "dev_score": 0.5,
+}  # fmt: skip
+MINE: Row = {
+    **THERE, "conditions_id": "here", "device": "cuda:0", "device_name": "T4", "machine": "mine",
+    "threads": 2, "environment": "", "code_version": "v2", "dev_score": None,
+}  # fmt: skip
+"""Conditions of the same software as those."""
+
+
+def seeds_of(count: int = 3) -> list[Cell]:
+    """One setting over its seeds."""
+    return select(cells_of("smoke", seeds=count), parse_selection("mode=lora amp=on"))
+
+
+def here_and_elsewhere(
+    rows: list[Row], cells: list[Cell], here: Row = MINE, **options: Any
+) -> list[str]:
+    """Actions of a plan; `elsewhere` in place of `done` for a score of another machine."""
+    planned = plan(cells, rows, here, **options)
+    assert all(item.action == "done" for item in planned if item.elsewhere)
+    return ["elsewhere" if item.elsewhere else item.action for item in planned]
+
+
+def test_a_score_of_another_machine_will_do_once_costs_are_measured_here() -> None:
+    cells = seeds_of(3)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    first_runs = ["run", "elsewhere", "elsewhere"]
+    assert here_and_elsewhere(others, cells) == first_runs
+    planned = plan(cells, others, MINE)
+    assert [item.reason for item in planned[1:]] == ["score from another machine"] * 2
+    assert here_and_elsewhere(others[:1] + others[2:], cells) == ["elsewhere", "run", "elsewhere"]
+    assert here_and_elsewhere(others[1:2], cells) == ["run", "elsewhere", "run"]
+    seventh = row_of(replace(cells[0], seed=7), "ok", **MINE)
+    assert here_and_elsewhere([*others, seventh], cells) == ["elsewhere"] * 3
+    failed = seventh | {"status": "oom"}
+    assert here_and_elsewhere([*others, failed], cells) == first_runs
+    setting = row_of(replace(cells[0], rank=64, seed=7), "ok", **MINE)
+    assert here_and_elsewhere([*others, setting], cells) == first_runs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"}, {"tf32": "on"},
+        {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
+        {"dev_score": None}, {"status": "invalid"},
+    ],
+)  # fmt: skip
+def test_other_software_or_a_row_without_a_score_does_not_count(other: Row) -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) | other for cell in cells]
+    assert here_and_elsewhere(others, cells) == ["run", "run"]
+
+
+def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
+    cells = seeds_of(2)
+    cells[1] = replace(cells[1], learning_rate_source=CANDIDATE)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere", "run"]
+
+
+def test_what_failed_here_or_is_asked_for_or_lacks_a_fresh_result_stays_so() -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    crashed = row_of(cells[0], "crashed", **MINE)
+    assert here_and_elsewhere([*others, crashed], cells) == ["kept", "run"]
+    again = here_and_elsewhere([*others, crashed], cells, rerun="crashed")
+    assert again == ["run", "elsewhere"], "whose costs are those of the first"
+    assert here_and_elsewhere(others, cells, fresh=True) == ["run", "run"]
+    new = [row | {"code_version": "v2"} for row in others]
+    assert here_and_elsewhere(new, cells, fresh=True) == ["run", "elsewhere"]
+
+
 def test_unknown_rerun_is_refused() -> None:
     assert check_rerun("disturbed") == "disturbed"
     with pytest.raises(InputError, match="broken"):

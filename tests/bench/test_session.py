@@ -42,14 +42,16 @@ class Place:
         conditions = replace(self.setup.conditions, code_version=name)
         self.setup = replace(self.setup, conditions=conditions)
 
-    def run(self, *rounds: list[Planned], fresh: bool = False, **options) -> int:
+    def run(
+        self, *rounds: list[Planned], fresh: bool = False, as_json: bool = False, **options
+    ) -> int:
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         return Session(
             grid=self.setup.grid, conditions=self.setup.conditions, model=self.setup.model,
             data=self.setup.data, data_folder=None, store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
             worker=self.setup.argv, device_name=str(self.csv.parent), **options,
-        ).run(rounds)  # fmt: skip
+        ).run(rounds, as_json)  # fmt: skip
 
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
@@ -107,6 +109,29 @@ def test_a_repeat_that_fails_takes_nothing_from_the_others(place, capsys):
     assert "--rerun crashed" in err
     assert "older results" not in err
     assert [item.action for item in place.plan(repeats=2)] == ["done"] * 3 + ["kept"] * 3
+
+
+def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(place, capsys):
+    rows = [
+        row | {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
+        for row in place.rows()
+    ]
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    shutil.rmtree(cells_folder(place.csv))
+    capsys.readouterr()
+    for launches, as_json in ((4, False), (4, True)):
+        assert place.run(place.plan(), as_json=as_json) == 0
+        assert place.launches() == launches
+        out, err = capsys.readouterr()
+        if as_json:
+            told = json.loads(out)
+            assert (told["cells"], told["scores_from_other_machines"]) == ({"ok": 3}, 2)
+        else:
+            assert "3 cells: 3 ok\n2 cells take their scores from other machines\n" in out
+        assert "2 cells take their scores from other machines\n" in err
+        assert [row["seed"] for row in read_plan(place.csv)] == [0], "the others lack nothing"
+    [mine] = [row for row in place.rows() if row["conditions_id"] != "there"]
+    assert (mine["seed"], mine["status"]) == (0, "ok")
 
 
 def interrupt(place: Place, row: Row) -> Path:

@@ -178,6 +178,24 @@ def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_a
     assert Store(path, "d").next_attempt("cell0", "here") == 4
 
 
+def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tmp_path):
+    here = {"conditions_id": "here", "device": "cpu", "torch_version": "2.13"}
+    there = here | {"conditions_id": "there", "dev_score": 0.5}
+    path = tmp_path / "runs.csv"
+    store = Store(path)
+    assert store.scored("cell0", here) is None
+    store.append(row(0, **here, status="oom"))
+    assert store.scored("cell0", here)["status"] == "oom"
+    other = row(0, **there | {"torch_version": "2.12"})
+    store.append(other)
+    assert store.scored("cell0", here)["status"] == "oom"
+    store.append(row(0, **there, code_version="a"))
+    assert store.scored("cell0", here)["conditions_id"] == "there"
+    assert Store(path, "b").scored("cell0", here) is None
+    store.append(row(0, **here, attempt=2, dev_score=0.4))
+    assert store.scored("cell0", here)["dev_score"] == 0.4
+
+
 def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
     store = Store(tmp_path / "runs.csv")
     store.append(row(0))
