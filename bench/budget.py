@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final
 
 from bench.schema import RESUMED, Value
@@ -19,7 +19,7 @@ class Budget:
 
     Attributes:
         seconds: all of it.
-        left_out: ids of the cells that were left out, and how long each was predicted to take, s;
+        left_out: keys of the cells that were left out, and how long each was predicted to take, s;
             None where that was not predicted.
     """
 
@@ -27,7 +27,7 @@ class Budget:
         self, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.seconds = seconds
-        self.left_out: dict[str, float | None] = {}
+        self.left_out: dict[Hashable, float | None] = {}
         self._clock = clock
         self._end = clock() + seconds
 
@@ -40,12 +40,12 @@ class Budget:
         left_s = self.left_s()
         return left_s > 0 and (predicted_s is None or predicted_s <= left_s)
 
-    def leave_out(self, cell_id: str, predicted_s: float | None) -> str | None:
+    def leave_out(self, key: Hashable, predicted_s: float | None) -> str | None:
         """The message of a cell that does not fit, which is noted; None if it does."""
         left_s = self.left_s()
         if self.fits(predicted_s):
             return None
-        self.left_out[cell_id] = predicted_s
+        self.left_out[key] = predicted_s
         whole = f"the budget of {minutes(self.seconds)} min"
         rest = f"{minutes(left_s)} of {whole} are left" if left_s else f"{whole} is used up"
         if predicted_s is None:

@@ -25,8 +25,20 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 _ROOT: Final = Path(__file__).parents[1]
 
-_MEASURING: Final = ("bench", "minbert", "adapters", "pyproject.toml")
-"""What of the checkout makes the figures; results, reports and tests don't."""
+RUN_BY_WORKERS: Final = (
+    "adapters", "minbert", "bench/probes", "bench/worker", "bench/__init__.py", "bench/cell.py",
+    "bench/command.py", "bench/errors.py", "bench/files.py", "bench/job.py", "bench/messages.py",
+    "bench/overall.py", "bench/parts.py", "bench/protocol.py", "bench/schema.py",
+    "bench/signals.py", "bench/stats.py", "bench/steptimes.py", "bench/tokens.py",
+)  # fmt: skip
+"""What workers import of the checkout."""
+MEASURING: Final = (
+    *RUN_BY_WORKERS, "bench/environment.py", "bench/results.py", "bench/runner.py",
+    "bench/watch.py", "pyproject.toml",
+)  # fmt: skip
+"""That, and what else makes a row's figures: the environment of workers, what the parent measures
+and computes, and the versions of libraries."""
+_DIGITS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -125,20 +137,23 @@ def cpu_quota(groups: Path = _CGROUPS) -> int | None:
 
 
 def code_version(root: Path = _ROOT) -> str:
-    """This project's version, with the commit where it runs from a checkout.
+    """This project's version, in a checkout with the last commit that touched what measures.
 
-    `-dirty` says that what measures differs from that commit; results and reports, which a run
-    writes into the checkout, don't count.
+    So commits to reports, tests and docs leave it as it is. `-dirty` and a digest of the changes
+    say that what measures differs from that commit.
     """
     version = metadata.version("minbert-bench")
     if not (root / ".git").exists():
         return version
     try:
-        commit = _git(root, "rev-parse", "--short", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", *_MEASURING)
+        commit = _git(root, "log", "-1", "--format=%H", "--", *MEASURING)
+        changes = _git(root, "diff", "--no-ext-diff", "--binary", "HEAD", "--", *MEASURING)
+        new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *MEASURING)
+        texts = [(root / name).read_text("utf-8", "replace") for name in new.split("\0") if name]
     except (OSError, subprocess.SubprocessError):
         return version
-    return f"{version}+g{commit}" + ("-dirty" if changed else "")
+    changed = f"-dirty.{digest([changes, new, texts], 8)}" if changes or new else ""
+    return f"{version}+g{commit[:_DIGITS]}{changed}"
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -146,7 +161,8 @@ def _git(root: Path, *arguments: str) -> str:
         ["git", *arguments],  # noqa: S607
         cwd=root,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=10,
         check=True,
     )

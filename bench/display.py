@@ -20,7 +20,7 @@ from rich.text import Text
 
 from bench.cell import Cell
 from bench.messages import one_line
-from bench.schema import CANDIDATE, Row
+from bench.schema import CANDIDATE, Row, repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"
@@ -103,8 +103,9 @@ class Display:
         self._cell = ""
         width = len(str(self._total))
         status = str(row["status"])
+        name = Cell.from_columns(row).name + repeat_suffix(row.get("repeat"))
         self._say(
-            f"[{self._done:>{width}}/{self._total}] {Cell.from_columns(row).name}  ",
+            f"[{self._done:>{width}}/{self._total}] {name}  ",
             (status, _COLOURS.get(status, _FAILED)),
             "".join(f"  {part}" for part in _figures(row)),
         )

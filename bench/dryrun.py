@@ -12,7 +12,7 @@ from rich.table import Table
 from bench import gridfile
 from bench.budget import minutes, that_fit
 from bench.cell import Cell
-from bench.plan import Planned
+from bench.plan import Planned, count_cells, scores_sentence
 from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
@@ -42,7 +42,8 @@ def print_plan(
     told = [_prediction(item, forecast) for item in planned]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in told])
     covers = "the grid" if search_round is None else f"search, round {search_round}"
-    total = {**_total(told, forecast), "covers": covers}
+    elsewhere = sum(item.elsewhere for item in planned)
+    total = {**_total(told, forecast), "covers": covers, "scores_from_other_machines": elsewhere}
     if limited := math.isfinite(budget_s):
         total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
     after = [] if search_round is None else cells
@@ -61,7 +62,10 @@ def print_plan(
     console.print(_table(planned, told, fit, forecast is not None))
     to_run = sum(item.action == "run" for item in planned)
     what = "candidates" if after else "cells"
-    console.print(f"{len(planned)} {what}: {to_run} to run, {len(planned) - to_run} not")
+    some = count_cells(planned, what)
+    console.print(f"{some}: {to_run} to run, {len(planned) - to_run} not")
+    if elsewhere:
+        console.print(scores_sentence(elsewhere, what))
     if forecast is not None:
         share = f"{covers}, alone" if after else "in all"
         console.print(
@@ -99,7 +103,8 @@ def _table(
     predicted: bool,
 ) -> Table:
     axes = _told_axes([item.cell for item in planned])
-    table = Table("", "cell", *axes, "rate", "plan", box=None)
+    repeat = ["repeat"] if any(item.repeat > 1 for item in planned) else []
+    table = Table("", "cell", *axes, *repeat, "rate", "plan", box=None)
     if predicted:
         table.add_column("min", justify="right")
         table.add_column("MiB", justify="right")
@@ -112,6 +117,7 @@ def _table(
             str(number),
             cell.cell_id,
             *(_field(getattr(cell, name)) for name in axes),
+            *(str(item.repeat) for _ in repeat),
             "" if rate is None else f"{rate:g}",
             runs if item.action == "run" else item.reason,
             "" if one is None else f"{one.wall_s / 60:.1f}",
@@ -159,6 +165,7 @@ def _as_json(item: Planned, one: Prediction | None) -> Row:
         "name": item.cell.name,
         "action": item.action,
         "reason": item.reason,
+        "repeat": item.repeat,
         "attempt": item.attempt,
         "predicted_s": None if one is None else one.wall_s,
         "predicted_peak_mib": None if one is None else one.peak_mib,

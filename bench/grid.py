@@ -38,14 +38,15 @@ from bench.dryrun import print_plan
 from bench.errors import InputError
 from bench.gridfile import Grid
 from bench.models import Model, check_length, check_ranks, find_model
-from bench.plan import SKIP, Planned, Resolved, check_rerun, expand, parse_selection, plan, select
+from bench.plan import SKIP, Planned, Resolved, check_rerun, expand, plan
 from bench.predict.forecast import Forecast
 from bench.predict.outlook import outlook_on
 from bench.predict.prepare import forecast_plan
 from bench.predict.turn import turn_on
-from bench.rates import Search, why_no_rates, without_rates
+from bench.rates import Search, lacks_rates, why_no_rates, without_rates
 from bench.rowfile import torn_line
 from bench.schema import CANDIDATE, GRID
+from bench.selection import parse_selection, select
 from bench.session import Session
 from bench.signals import Signals
 from bench.store import Store
@@ -97,6 +98,11 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the task's files.")
 @click.option("--seeds", type=Positive, help="Seeds 0 to N-1 of every cell.")
+@click.option(
+    "--repeats",
+    type=Positive,
+    help="Run every cell N times, each in a process of its own: what times and memory vary by.",
+)
 @click.option("--epochs", type=Positive, help="Passes over the training examples.")
 @click.option("--max-steps", type=Positive, help="Stop a cell's training after N steps.")
 @click.option("--max-train", type=Positive, help="Train on N examples only.")
@@ -117,7 +123,11 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
     help="Learning rates of the grid file, or the best that a search on training data finds.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan, run nothing and write no results.")
-@click.option("--fresh", is_flag=True, help="Run cells again that are done.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Run what the present version of the code has no result of; results of others stay.",
+)
 @click.option("--keep", is_flag=True, help="Leave the trained weights in the cells' folders.")
 @click.option("--rerun", metavar="STATUS|FLAG", help="Run cells again that ended so.")
 @click.option(
@@ -191,12 +201,19 @@ def command(
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
-    store = Store(runs)
+    store = Store(runs, conditions.code_version if fresh else None)
     if store.rows is not None and store.torn:  # reading them tells
         sys.stderr.write(f"note: {torn_line(runs)}\n")
 
     def plan_now(wanted_cells: Sequence[Cell]) -> list[Planned]:
-        return plan(wanted_cells, store.rows, conditions.conditions_id, rerun=rerun, fresh=fresh)
+        return plan(
+            wanted_cells,
+            store.rows,
+            conditions.columns(),
+            repeats=settings.repeats,
+            rerun=rerun,
+            fresh=fresh,
+        )
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
         turn = turn_on(found.device_name, signals)
@@ -205,7 +222,8 @@ def command(
     search = None
     if searched is not None:
         digest = searched.digest[:16]
-        search = Search(cells, digest, lambda c: store.last(c.cell_id, conditions.conditions_id))
+        here = conditions.columns()
+        search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
     notes = chain(
@@ -264,11 +282,11 @@ def rounds(
         return
     for candidates in search.rounds():
         yield plan_now(candidates)
-    found = [search.found(cell) for cell in cells]
-    planned = plan_now([of or without_rates(c) for c, of in zip(cells, found, strict=True)])
+    found = [search.found(cell) or without_rates(cell) for cell in cells]
     yield [
-        item if of is not None else _without_rates(item, search.statuses(item.cell))
-        for item, of in zip(planned, found, strict=True)
+        _without_rates(item, search.statuses(item.cell)) if lacks_rates(item.cell) else item
+        for item in plan_now(found)
+        if item.repeat == 1 or not lacks_rates(item.cell)
     ]
 
 

@@ -78,6 +78,7 @@ class Settings(_Strict):
     init: Literal["pretrained", "random"] = "pretrained"
     task: str = "movies"
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
     epochs: Count = 3
     max_steps: Count | None = None
     max_train: Count | None = None
@@ -170,10 +171,12 @@ class Grid(_Strict):
 
     @model_validator(mode="after")
     def _is_no_larger_than_can_be_kept(self) -> Self:
-        count = self.settings.seeds * sum(axes.most_cells for axes in self.cells)
+        settings = self.settings
+        count = settings.repeats * settings.seeds * sum(axes.most_cells for axes in self.cells)
         if count > _MOST_CELLS:
+            also = "seeds and repeats" if settings.repeats > 1 else "seeds"
             raise ValueError(
-                f"it makes {count:,} cells with its seeds; {_MOST_CELLS:,} are the most"
+                f"it makes {count:,} cells with its {also}; {_MOST_CELLS:,} are the most"
             )
         return self
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adapters.names import LAYER_SETS, MODES
 from bench.rates import still_lacking
-from bench.schema import BY_NAME, CANDIDATE, Row, Value, group_names, latest
+from bench.schema import BY_NAME, CANDIDATE, Row, Value, cell_key, group_names, latest
 from bench.stats import Interval, mean_t, spread, widened
 
 _FOLLOW_FROM_MODE: Final = (
@@ -273,9 +273,8 @@ def groups(
     """
     done = still_lacking([row for row in latest(rows).values() if not is_candidate(row)])
     planned = [row for row in planned if not is_candidate(row)]
-    known = {(row.get("cell_id"), row.get("conditions_id")) for row in done}
-    waiting = [r for r in planned if (r.get("cell_id"), r.get("conditions_id")) not in known]
-    waiting = [{**row, "status": None} for row in waiting]
+    known = set(map(cell_key, done))
+    waiting = [{**row, "status": None} for row in planned if cell_key(row) not in known]
     wanted = {group_key(row) for row in planned}
     found: dict[tuple[Value, ...], list[Row]] = {}
     for row in [*done, *waiting]:

@@ -36,6 +36,7 @@ class Job:
     data: str | None
     keep: bool
     code_version: str
+    repeat: int = 1
 
     def to_json(self) -> str:
         """The text of cell.json."""
@@ -64,7 +65,7 @@ class Job:
             raise InputError("holds text that is no Unicode") from error
         if values.get("cell_id") != identity:
             raise InputError("has settings that are not those of its cell_id")
-        job: Job = _built(cls, {**values, "cell": cell})
+        job: Job = _built(cls, {"repeat": 1, **values, "cell": cell})
         return job
 
     @classmethod

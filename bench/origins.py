@@ -8,7 +8,7 @@ from bench.cell import Cell
 from bench.errors import InputError
 from bench.job import Job
 from bench.models import Model, find_model
-from bench.schema import Row
+from bench.schema import Row, row_key
 from bench.store import cell_folder
 from minbert.files import is_folder
 from minbert.tasks import Data, load_data
@@ -22,10 +22,8 @@ def folder_of(runs: Path, row: Row) -> Path:
     Raises:
         InputError: if the row's ids could lead out of the folder of all cells.
     """
-    cell_id, conditions_id = str(row["cell_id"]), str(row["conditions_id"])
-    name, attempt = Cell.from_columns(row).name, int(row["attempt"] or 0)
     try:
-        return cell_folder(runs, name, cell_id, conditions_id, attempt)
+        return cell_folder(runs, Cell.from_columns(row).name, *row_key(row))
     except ValueError as error:
         raise InputError(f"{runs}: {error}") from error
 

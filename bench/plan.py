@@ -2,36 +2,39 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Final
 
-from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES
+from adapters.names import ADAPTER_MODES
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.gridfile import Axes, Grid, Settings
 from bench.parts import most_encoders, to_text
 from bench.schema import (
     BY_NAME,
+    CANDIDATE,
     FLAGS,
     FP32,
     OFF,
     ON,
     RESUMED,
     STATUSES,
-    VALUES,
+    CellKey,
     Row,
-    latest,
+    has_score,
     learning_rates,
+    repeat_suffix,
+    software_key,
+    standing,
     take_attempts,
 )
 
 NOT_RUN: Final = "not run yet"
 SKIP: Final = "skip"
-FRESH: Final = "--fresh"
+ELSEWHERE: Final = "score from another machine"
 RERUN: Final = "--rerun"
-AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", "learning_rate", "seed")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`, with the reason.
+    """A repeat of a cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`.
 
     `tries` tells how the candidates ended that found no rates for a cell that is to be skipped.
     """
@@ -63,7 +66,23 @@ class Planned:
     action: str
     reason: str
     attempt: int
+    repeat: int = 1
     tries: tuple[str, ...] = ()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it does not run because another machine has its score."""
+        return self.reason == ELSEWHERE
+
+    @property
+    def name(self) -> str:
+        """The cell's name, with the repeat if it is not the first."""
+        return self.cell.name + repeat_suffix(self.repeat)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The cell's id and the repeat."""
+        return self.cell.cell_id, self.repeat
 
 
 def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
@@ -200,69 +219,6 @@ def _alpha(settings: Settings, rank: int | None) -> float | None:
     return float(f"{settings.scale * rank:.7g}")  # as the CSV holds it
 
 
-def parse_selection(text: str) -> dict[str, set[str]]:
-    """`"mode=lora rank=1,8"` as values wanted of each axis.
-
-    Raises:
-        InputError: for a key that is no axis, or a value that the axis can't have.
-    """
-    wanted: dict[str, set[str]] = {}
-    for term in text.split():
-        axis, equals, values = term.partition("=")
-        if axis not in AXES or not equals or not values:
-            raise InputError(
-                f"--select: {term!r} is not AXIS=VALUE[,VALUE]; the axes are {', '.join(AXES)}"
-            )
-        wanted.setdefault(axis, set()).update(values.split(","))
-        known = _axis_values(axis)
-        for value in values.split(","):
-            if (known and value not in known) or (not known and not _is_number(axis, value)):
-                allowed = ", ".join(known) or (
-                    "numbers" if axis == "learning_rate" else "whole numbers"
-                )
-                raise InputError(f"--select: {axis} can't be {value!r}; it takes {allowed}")
-    return wanted
-
-
-def _axis_values(axis: str) -> tuple[str, ...]:
-    values = {
-        "mode": MODES,
-        "layers": LAYER_SETS,
-        "amp": ("off", "on", "bf16", "fp16"),
-        "unfreeze": VALUES["unfreeze"],
-    }
-    return values.get(axis, ())
-
-
-def _is_number(axis: str, value: str) -> bool:
-    if axis != "learning_rate":
-        return value.isdecimal()
-    try:
-        return 0 < float(value) <= 1
-    except ValueError:
-        return False
-
-
-def select(cells: Iterable[Cell], wanted: Mapping[str, set[str]]) -> list[Cell]:
-    """The cells whose axes all have a wanted value; `amp=on` stands for bf16 and fp16."""
-
-    def matches(cell: Cell) -> bool:
-        for axis, values in wanted.items():
-            value = getattr(cell, axis)
-            if axis == "learning_rate" and cell.mode == "head":
-                value = cell.learning_rate_head
-            if axis == "learning_rate":
-                found = any(value == float(text) for text in values)
-            else:
-                on = {"on"} if axis == "amp" and value != "off" else set()
-                found = bool(({str(value)} | on) & values)
-            if value is None or not found:
-                return False
-        return True
-
-    return [cell for cell in cells if matches(cell)]
-
-
 def check_rerun(text: str) -> str:
     """A status or flag for --rerun.
 
@@ -276,36 +232,102 @@ def check_rerun(text: str) -> str:
     return text
 
 
+def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
+    """How many cells a plan has, and how many repeats of them if not one of each."""
+    cells = len({item.cell.cell_id for item in planned})
+    repeats = len({item.key for item in planned})
+    return f"{cells} {what}" if repeats == cells else f"{repeats} repeats of {cells} {what}"
+
+
+def scores_sentence(number: int, what: str = "cells") -> str:
+    """How many cells don't run because other machines have their scores."""
+    return f"{number} {what} take their scores from other machines"
+
+
 def plan(
     cells: Sequence[Cell],
     rows: Sequence[Row],
-    conditions_id: str,
+    here: Row,
     *,
+    repeats: int = 1,
     rerun: str | None = None,
     fresh: bool = False,
 ) -> list[Planned]:
-    """What to do with each cell, given all rows there are.
+    """What to do with each repeat of each cell, given all rows there are; repeats outermost.
 
-    A cell runs if it has no row, was interrupted or skipped, or if `fresh` or `rerun` (a status
-    or flag) asks for it. Others are `done` (status ok) or `kept` (failed, and left so). What a cell
-    is, the row that counts says; its next attempt is above those of all its rows.
+    It runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag) asks for
+    it. Others are `done` (status ok) or `kept` (failed, and left so), as the row says that the
+    repeat stands at; the next attempt is above those of all its rows. A try of a search is not
+    repeated.
+
+    `done` is also what has a score from another machine of the same software, if costs of its
+    setting have been measured here, or are by another seed of the plan: the first, if need be. Of
+    tries only scores are wanted, and of further repeats only costs.
+
+    Args:
+        here: the columns of the conditions under which cells run.
+        fresh: only rows of the present code_version count.
     """
+    conditions_id = str(here["conditions_id"])
     ids = {cell.cell_id for cell in cells}
     known = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
-    counting = latest(known)
-    highest: dict[tuple[str, str], int] = {}
+    if fresh:
+        rows = [row for row in rows if row["code_version"] == here["code_version"]]
+    at = standing(r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids)
+    highest: dict[CellKey, int] = {}
     take_attempts(highest, known)
     found = []
-    for cell in cells:
-        key = cell.cell_id, conditions_id
-        action, reason = _decide(counting.get(key), rerun, fresh)
-        found.append(Planned(cell, action, reason, highest.get(key, 0) + 1))
+    for repeat, cell in product(range(1, repeats + 1), cells):
+        if repeat > 1 and cell.learning_rate_source == CANDIDATE:
+            continue
+        key = cell.cell_id, conditions_id, repeat
+        action, reason = _decide(at.get(key), rerun)
+        found.append(Planned(cell, action, reason, highest.get(key, 0) + 1, repeat))
+    others = _scored_elsewhere(rows, here) & ids
+    return _with_scores(found, others, _measured(rows, conditions_id)) if others else found
+
+
+def _scored_elsewhere(rows: Iterable[Row], here: Row) -> set[str]:
+    """Ids of the cells whose score a machine of other conditions and the same software has."""
+    own, software = here["conditions_id"], software_key(here)
+    scored = (row for row in rows if row["conditions_id"] != own and has_score(row))
+    return {str(row["cell_id"]) for row in scored if software_key(row) == software}
+
+
+def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
+    """The settings whose costs have been measured under some conditions."""
+    ok = (r for r in rows if r["conditions_id"] == conditions_id and r["status"] == "ok")
+    return {_setting(Cell.from_columns(row)) for row in ok}
+
+
+def _setting(cell: Cell) -> str:
+    return replace(cell, seed=0).cell_id
+
+
+def _with_scores(planned: list[Planned], others: set[str], measured: set[str]) -> list[Planned]:
+    """A plan in which cells don't run whose scores others have, and whose costs are known."""
+
+    def can_do_without(item: Planned) -> bool:
+        asked = item.action != "run" or item.reason.startswith(RERUN)
+        return not asked and item.repeat == 1 and item.cell.cell_id in others
+
+    measured |= {
+        _setting(item.cell)
+        for item in planned
+        if item.action == "run" and item.repeat == 1 and not can_do_without(item)
+    }
+    found = []
+    for item in planned:
+        if can_do_without(item):
+            setting = _setting(item.cell)
+            if item.cell.learning_rate_source == CANDIDATE or setting in measured:
+                item = replace(item, action="done", reason=ELSEWHERE)
+            measured.add(setting)
+        found.append(item)
     return found
 
 
-def _decide(row: Row | None, rerun: str | None, fresh: bool) -> tuple[str, str]:
-    if fresh:
-        return "run", FRESH
+def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
     if row is None:
         return "run", NOT_RUN
     status = str(row["status"])

@@ -17,7 +17,7 @@ from bench.cell import Cell
 from bench.groups import Values, ValuesOf, no_values
 from bench.overall import counted
 from bench.protocol import PREDICTIONS
-from bench.schema import CORRELATED, OVERALL, PART_SCORES, Row
+from bench.schema import CORRELATED, OVERALL, PART_SCORES, Row, row_key
 from bench.store import cell_folder, cells_folder
 from minbert.scores import constant
 
@@ -54,9 +54,8 @@ def first_of(several: Sequence[ValuesOf]) -> ValuesOf:
 
 
 def _folder_name(runs: Path, row: Row) -> str:
-    ids = (str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0))
     try:
-        return cell_folder(runs, Cell.from_columns(row).name, *ids).name
+        return cell_folder(runs, Cell.from_columns(row).name, *row_key(row)).name
     except ValueError:
         return ""
 

@@ -136,6 +136,11 @@ def without_rates(cell: Cell) -> Cell:
     return replace(cell, learning_rate_source=SEARCHED, **none)
 
 
+def lacks_rates(cell: Cell) -> bool:
+    """Whether a cell is one that `without_rates` made."""
+    return cell == without_rates(cell)
+
+
 def why_no_rates(statuses: Sequence[str]) -> str:
     """The message of a cell that is skipped because all candidates for its rates failed."""
     ended = ", ".join(f"{number} {status}" for status, number in Counter(statuses).items())

@@ -126,7 +126,7 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
     torn = bool(text) and not text[-1].endswith("\n")
     lines = csv.reader(text)
     names = _columns(path, lines)
-    rows: dict[tuple[str, str, int], Row] = {}
+    rows: dict[tuple[str, str, int, int], Row] = {}
     while True:
         try:
             fields = next(lines)

@@ -24,7 +24,7 @@ _MEASURED: Final = {
     name
     for name, column in BY_NAME.items()
     if column.group not in ("identity", "axes", "settings", "conditions")
-} | {"grid", "attempt"}
+} | {"grid", "attempt", "repeat"}
 """What may come from a run; the rest is the cell's, its conditions' and the outcome's to say."""
 
 _LARGEST_FILE: Final = 2**26

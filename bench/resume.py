@@ -2,36 +2,22 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from bench import job as jobs
 from bench.job import Job
-from bench.plan import Planned
+from bench.plan import RERUN, Planned
 from bench.protocol import LONGEST_RESULT, RESULT, parse_result
 from bench.runner import Outcome
-from bench.schema import Row, cell_key, latest, row_key
+from bench.schema import Row
 
 LEFT_OUT: Final = "left out"
 """Stands for `skipped` where that was for a budget."""
 _GO_ON: Final = ("not run", "interrupted", LEFT_OUT)
 """Statuses of cells that run when the same command is given again."""
-
-
-def without_repeats(arguments: Sequence[str]) -> list[str]:
-    """A grid's arguments without those that make it run again what is done."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip or argument == "--fresh" or argument.startswith("--rerun="):
-            skip = False
-        elif argument == "--rerun":
-            skip = True
-        else:
-            kept.append(argument)
-    return kept
 
 
 def how_to_go_on(
@@ -44,20 +30,30 @@ def how_to_go_on(
         counts: cells of each status, `not run` and `LEFT_OUT` too; None if nobody has looked.
         fell_back: cells as of `fallen_back`.
     """
-    command = ["python", "-m", "bench.grid", *arguments]
-    plain = ["python", "-m", "bench.grid", *without_repeats(arguments)]
     lines = []
-    if counts is None or any(counts.get(status) for status in _GO_ON):
-        lines.append(f"to go on: {shlex.join(plain)}\n")
-        if plain != command:
-            lines.append(f"to begin again, older results too: {shlex.join(command)}\n")
     if fell_back:
         lines.append(f"{fell_back} cells did not end ok this time: their older results count\n")
-        lines.append(f"to begin again, older results too: {shlex.join(command)}\n")
+    if fell_back or counts is None or any(counts.get(status) for status in _GO_ON):
+        lines.append(f"to go on: {_command(arguments)}\n")
     for status in sorted((counts or {}).keys() - {"ok", *_GO_ON}):
-        again = shlex.join([*plain, "--rerun", status])
+        again = _command([*_without_rerun(arguments), RERUN, status])
         lines.append(f"to run again what ended {status}: {again}\n")
     return lines
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "bench.grid", *arguments])
+
+
+def _without_rerun(arguments: Sequence[str]) -> list[str]:
+    """A grid's arguments without --rerun and what it names."""
+    kept: list[str] = []
+    for argument in arguments:
+        if kept and kept[-1] == RERUN:
+            kept.pop()
+        elif not argument.startswith(f"{RERUN}="):
+            kept.append(argument)
+    return kept
 
 
 def to_run_again(
@@ -78,23 +74,30 @@ def to_run_again(
     return +found
 
 
-def standing(cell_ids: Collection[str], conditions_id: str, rows: Iterable[Row]) -> dict[str, Row]:
-    """The row that counts for each of some cells that has one, by its id."""
-    return {
-        cell_id: row
-        for (cell_id, where), row in latest(rows).items()
-        if cell_id in cell_ids and where == conditions_id
-    }
+def statuses(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> Counter[str]:
+    """How many cells of a plan have ended in each way, or `not run`.
+
+    Args:
+        last: as that of `fallen_back`.
+    """
+    found = {item.key: item.elsewhere for item in planned}
+    return Counter(
+        "ok" if elsewhere else str(last[key]["status"]) if key in last else "not run"
+        for key, elsewhere in found.items()
+    )
 
 
-def fallen_back(planned: Iterable[Planned], conditions_id: str, rows: Sequence[Row]) -> int:
-    """How many cells that a plan runs again failed this time, while an older attempt is ok."""
-    tried = {
-        (item.cell.cell_id, conditions_id, item.attempt) for item in planned if item.action == "run"
-    }
-    counting = latest(rows)
-    failed = [row for row in rows if row["status"] != "ok" and row_key(row) in tried]
-    return sum(counting[cell_key(row)]["status"] == "ok" for row in failed)
+def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> int:
+    """How many cells that are ok were to run again and did not end ok this time.
+
+    Args:
+        last: the row that each stands at, by `Planned.key`.
+    """
+    return sum(
+        last[item.key]["status"] == "ok" and int(last[item.key]["attempt"] or 0) < item.attempt
+        for item in planned
+        if item.action == "run" and item.key in last
+    )
 
 
 def left_behind(folder: Path, job: Job) -> Outcome | None:

@@ -502,18 +502,51 @@ def upgraded(values: Mapping[str, Value]) -> Row:
     return row
 
 
-def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
-    """Of each (cell_id, conditions_id) the row that counts, in the order of first appearance.
+CellKey = tuple[str, str, int]
+"""A measurement: cell_id, conditions_id and repeat."""
+
+
+def cell_key(row: Mapping[str, Value]) -> CellKey:
+    """The measurement that a row is an attempt at; a row without a repeat is of the first."""
+    return str(row["cell_id"]), str(row["conditions_id"]), int(row.get("repeat") or 1)
+
+
+def row_key(row: Mapping[str, Value]) -> tuple[str, str, int, int]:
+    """The key of a row, which no other has: its measurement and attempt."""
+    return *cell_key(row), int(row["attempt"] or 0)
+
+
+def software_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """What a score depends on beside the cell: the type of device and the software, no machine."""
+    device = str(row.get("device") or "").partition(":")[0]
+    return device, *(row.get(name) or None for name in _SOFTWARE)
+
+
+_SOFTWARE: Final = ("torch_version", "cuda_version", "tf32", "environment", "measurement_version")
+
+
+def has_score(row: Mapping[str, Value]) -> bool:
+    """Whether a row ended ok with a dev score."""
+    return row["status"] == "ok" and isinstance(row["dev_score"], float)
+
+
+def repeat_suffix(repeat: Value) -> str:
+    """What names of cells end in for a repeat: nothing for the first."""
+    return f", repeat {repeat}" if isinstance(repeat, int) and repeat > 1 else ""
+
+
+def standing(rows: Iterable[Row]) -> dict[CellKey, Row]:
+    """Of each measurement the row that it stands at, in the order of first appearance.
 
     That is the last attempt that ended ok, or the last one if none did.
     """
-    last: dict[tuple[str, str], Row] = {}
-    take_latest(last, rows)
+    last: dict[CellKey, Row] = {}
+    take_standing(last, rows)
     return last
 
 
-def take_latest(last: dict[tuple[str, str], Row], rows: Iterable[Row]) -> None:
-    """Bring a result of `latest` up to date with further rows."""
+def take_standing(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
+    """Bring a result of `standing` up to date with further rows."""
     for row in rows:
         key = cell_key(row)
         if key not in last or _rank(row) >= _rank(last[key]):
@@ -524,21 +557,29 @@ def _rank(row: Row) -> tuple[bool, int]:
     return row["status"] == "ok", int(row["attempt"] or 0)
 
 
-def take_attempts(highest: dict[tuple[str, str], int], rows: Iterable[Row]) -> None:
-    """Bring the highest attempt of each (cell_id, conditions_id) up to date with further rows."""
+def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
+    """The rows that count, by measurement and code_version, in the order of first appearance.
+
+    Those are of each version the last attempt that ended ok, or, where no version has one, the
+    row that the measurement stands at.
+    """
+    rows = list(rows)
+    at = standing(rows)
+    last: dict[tuple[str, str, int, str], Row] = {}
+    for row in rows:
+        key = (*cell_key(row), str(row.get("code_version") or ""))
+        if row["status"] != "ok" and at[cell_key(row)] is not row:
+            continue
+        if key not in last or _rank(row) >= _rank(last[key]):
+            last[key] = row
+    return last
+
+
+def take_attempts(highest: dict[CellKey, int], rows: Iterable[Row]) -> None:
+    """Bring the highest attempt at each measurement up to date with further rows."""
     for row in rows:
         key = cell_key(row)
         highest[key] = max(highest.get(key, 0), int(row["attempt"] or 0))
-
-
-def cell_key(row: Mapping[str, Value]) -> tuple[str, str]:
-    """What tells a row from those of other cells: cell and conditions."""
-    return str(row["cell_id"]), str(row["conditions_id"])
-
-
-def row_key(row: Mapping[str, Value]) -> tuple[str, str, int]:
-    """What tells a row from all others: cell, conditions and attempt."""
-    return *cell_key(row), int(row["attempt"] or 0)
 
 
 def format_value(value: Value) -> str:

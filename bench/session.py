@@ -3,10 +3,9 @@
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -27,14 +26,14 @@ from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
 from bench.overhead import Account
-from bench.plan import FRESH, RERUN, SKIP, Planned
+from bench.plan import RERUN, SKIP, Planned, count_cells, scores_sentence
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.protocol import DEVICE_FAILED
 from bench.results import keep_row, kept_row, measured_row
-from bench.resume import fallen_back, how_to_go_on, left_behind, standing, to_run_again
+from bench.resume import fallen_back, how_to_go_on, left_behind, statuses, to_run_again
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import CANDIDATE, Row, new_row, row_key
+from bench.schema import CANDIDATE, CellKey, Row, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from bench.tokens import share
@@ -95,8 +94,7 @@ class Session:
     def _lacks_tries(self, planned: list[Planned]) -> bool:
         """Whether tries of a search were left out: the others alone don't tell the best rates."""
         return any(
-            item.cell.learning_rate_source == CANDIDATE
-            and item.cell.cell_id in self.budget.left_out
+            item.cell.learning_rate_source == CANDIDATE and item.key in self.budget.left_out
             for item in planned
         )
 
@@ -109,6 +107,8 @@ class Session:
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
             try:
                 self._write_plan(planned)
+                if elsewhere := sum(item.elsewhere for item in planned):
+                    display.note(scores_sentence(elsewhere))
                 if self._run_cells(outlook, signals, display):
                     return "interrupted"
             except StoppedError:
@@ -129,21 +129,22 @@ class Session:
             Locks(cells, signals, waits) as cell_locks,
             Locks(device_locks(), signals, waits) as devices,
         ):
-            for item in cell_locks.each(outlook.to_run, lambda item: self._folder(item).name):
+            for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
                 cell_s, rest_s = outlook.begin(item.cell)
                 rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
-                display.start(item.cell.name, cell_s, rest_s)
+                display.start(item.name, cell_s, rest_s)
                 asked = self.account.now()
                 with self._turn(item, devices, outlook):
                     self.account.waited_since(asked)
-                    ids = item.cell.cell_id, self.conditions.conditions_id
-                    row = self.store.last(*ids)
-                    others = self.store.next_attempt(*ids) > item.attempt
+                    key = self._key(item)
+                    row, attempt = self.store.last(*key), self.store.next_attempt(*key)
+                    others = row is not None and attempt > item.attempt
                     if row is None or not others:
-                        row = self._run_or_skip(item, row, signals, display, outlook)
+                        now = replace(item, attempt=max(attempt, item.attempt))
+                        row = self._run_or_skip(now, row, signals, display, outlook)
                     outlook.learn(row)
                 if others:
-                    display.note(f"{item.cell.name}: another grid has run it meanwhile")
+                    display.note(f"{item.name}: another grid has run it meanwhile")
                 display.finish(row)
                 if row["status"] == "interrupted" and not others:
                     return True
@@ -163,7 +164,7 @@ class Session:
         why = self._why_skipped(item)
         row = self._left_behind(item, display, outlook) if why is None else None
         if row is None:
-            why = why or self.budget.leave_out(item.cell.cell_id, outlook.time_s(item.cell))
+            why = why or self.budget.leave_out(item.key, outlook.time_s(item.cell))
             if why is None:
                 row = self._run_cell(item, signals, display, outlook)
             else:
@@ -178,14 +179,16 @@ class Session:
         """Why a cell can't run or, if it is not asked for, would run out of memory; else None."""
         if item.action == SKIP:
             return item.reason
-        if item.reason == FRESH or item.reason.startswith(RERUN):
+        if item.reason.startswith(RERUN):
             return None
         cause = dominating(item.cell, self.conditions.conditions_id, self.store.out_of_memory)
         return None if cause is None else why_skipped(item.cell, cause)
 
+    def _key(self, item: Planned) -> CellKey:
+        return item.cell.cell_id, self.conditions.conditions_id, item.repeat
+
     def _folder(self, item: Planned) -> Path:
-        cell, conditions_id = item.cell, self.conditions.conditions_id
-        return cell_folder(self.store.path, cell.name, cell.cell_id, conditions_id, item.attempt)
+        return cell_folder(self.store.path, item.cell.name, *self._key(item), item.attempt)
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
         folder, job, told = self._folder(item), self._job(item), outlook.columns(item.cell)
@@ -221,18 +224,16 @@ class Session:
 
     def _left_behind(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
         """The row of a cell that ended when its parent died before it could append it."""
-        if item.reason == FRESH:
-            return None
         folder = self._folder(item)
         row = kept_row(folder)
-        ids = (item.cell.cell_id, self.conditions.conditions_id, item.attempt)
-        same = row is not None and row_key(row) == ids and row["status"] == "ok"
+        key = (*self._key(item), item.attempt)
+        same = row is not None and row_key(row) == key and row["status"] == "ok"
         if row is None or not same or row["code_version"] != self.conditions.code_version:
             left = left_behind(folder, self._job(item))
             if left is None:
                 return None
             row = self._kept(folder, self._row(item, left, folder, outlook.columns(item.cell)))
-        display.note(f"{item.cell.name}: taking over the result that a stopped run left")
+        display.note(f"{item.name}: taking over the result that a stopped run left")
         return row
 
     @staticmethod
@@ -249,6 +250,7 @@ class Session:
         return Job(
             cell=item.cell,
             conditions_id=self.conditions.conditions_id,
+            repeat=item.repeat,
             attempt=item.attempt,
             device=self.conditions.worker_device,
             threads=self.conditions.threads,
@@ -269,6 +271,7 @@ class Session:
             **told,
             **result.get("columns", {}),
             "grid": self.grid.name,
+            "repeat": item.repeat,
             "attempt": item.attempt,
             "wall_s": outcome.wall_s,
             "started_at": outcome.started_at,
@@ -297,7 +300,9 @@ class Session:
     def _planned_rows(self, planned: list[Planned]) -> list[Row]:
         conditions = self.conditions.columns()
         return [
-            new_row(**item.cell.columns(), **conditions, grid=self.grid.name) for item in planned
+            new_row(**item.cell.columns(), **conditions, grid=self.grid.name, repeat=item.repeat)
+            for item in planned
+            if not item.elsewhere
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
@@ -315,9 +320,12 @@ class Session:
             render,
         )  # not before: matplotlib stays out of the cells' time
 
-        rows: list[Row] = []
+        last: dict[tuple[str, int], Row] = {}
         try:
             rows = read_rows(self.store.path)
+            for item in planned:
+                if (row := self.store.last(*self._key(item))) is not None:
+                    last[item.key] = row
             told = str(
                 render(
                     rows,
@@ -329,25 +337,25 @@ class Session:
             )
         except (DiskFullError, InputError) as error:
             ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
-        ids = {item.cell.cell_id for item in planned}
-        conditions_id = self.conditions.conditions_id
-        last = standing(ids, conditions_id, rows)
-        counts = Counter(str(last[i]["status"]) if i in last else "not run" for i in ids)
+        counts = statuses(planned, last)
+        elsewhere = sum(item.elsewhere for item in planned)
         times = self.account.times()
         if as_json:
             spent = None if times is None else times.to_json()
-            click.echo(json.dumps({"cells": counts, "report": told, "time": spent}))
+            scores = {"scores_from_other_machines": elsewhere}
+            click.echo(json.dumps({"cells": counts, **scores, "report": told, "time": spent}))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-            click.echo(f"{len(ids)} cells: {numbers}")
+            click.echo(f"{count_cells(planned)}: {numbers}")
+            if elsewhere:
+                click.echo(scores_sentence(elsewhere))
             click.echo(f"report: {told}")
             if times is not None:
                 click.echo(f"time: {times}")
-        fell_back = fallen_back(planned, conditions_id, rows)
-        fell_back += sum(last[i]["status"] == "ok" for i in self.budget.left_out if i in last)
+        fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         sys.stderr.writelines(self.budget.told())
         sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
         if ended == "interrupted":
             return INTERRUPTED
-        return 0 if ended == "ok" and counts.get("ok", 0) == len(ids) and not fell_back else 1
+        return 0 if ended == "ok" and counts["ok"] == counts.total() and not fell_back else 1

@@ -17,7 +17,17 @@ from filelock import FileLock, Timeout
 from bench.errors import DiskFullError, InputError
 from bench.files import folder_for_now, try_to_write, write_atomically
 from bench.rowfile import Reading, encode, read_rows, record
-from bench.schema import NAMES, Row, cell_key, take_attempts, take_latest
+from bench.schema import (
+    NAMES,
+    CellKey,
+    Row,
+    Value,
+    cell_key,
+    has_score,
+    software_key,
+    take_attempts,
+    take_standing,
+)
 
 __all__ = [
     "Store",
@@ -39,8 +49,10 @@ def cells_folder(path: Path) -> Path:
     return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-cells")
 
 
-def cell_folder(path: Path, name: str, cell_id: str, conditions_id: str, attempt: int) -> Path:
-    """The folder of one attempt at a cell.
+def cell_folder(
+    path: Path, name: str, cell_id: str, conditions_id: str, repeat: int, attempt: int
+) -> Path:
+    """The folder of one attempt at a repeat of a cell; that of the first repeat doesn't name it.
 
     Raises:
         ValueError: if a part of its name could lead out of the folder of all cells.
@@ -48,7 +60,8 @@ def cell_folder(path: Path, name: str, cell_id: str, conditions_id: str, attempt
     for part in (name, cell_id, conditions_id):
         if not _FOLDER_PART.fullmatch(part):
             raise ValueError(f"{part!r} can't be part of a folder's name")
-    return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}-{attempt}"
+    of_repeat = f"-r{repeat}" if repeat > 1 else ""
+    return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}{of_repeat}-{attempt}"
 
 
 def plan_file(path: Path) -> Path:
@@ -72,16 +85,22 @@ def read_plan(path: Path) -> list[Row]:
 
 
 class Store:
-    """A runs.csv to append to. Reads only what has come since it last looked."""
+    """A runs.csv to append to. Reads only what has come since it last looked.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        version: the code_version whose rows alone count for what is done; None: those of all.
+    """
+
+    def __init__(self, path: Path, version: str | None = None) -> None:
         self.path = path
+        self._version = version
         self._reading = Reading(path)
         self._indexed: list[Row] = []
         self._seen = 0
-        self._last: dict[tuple[str, str], Row] = {}
-        self._attempts: dict[tuple[str, str], int] = {}
-        self._ooms: dict[tuple[str, str], Row] = {}
+        self._last: dict[CellKey, Row] = {}
+        self._attempts: dict[CellKey, int] = {}
+        self._ooms: dict[CellKey, Row] = {}
+        self._scores: dict[tuple[Value, ...], Row] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -93,18 +112,32 @@ class Store:
         self._reading.read_on()
         return self._reading.rows
 
-    def last(self, cell_id: str, conditions_id: str) -> Row | None:
-        """The row that counts for a cell; None if it has none.
+    def last(self, cell_id: str, conditions_id: str, repeat: int = 1) -> Row | None:
+        """The row that a repeat of a cell stands at; None if it has none.
 
         Raises:
             InputError: as `read_rows`.
         """
         self._catch_up()
-        return self._last.get((cell_id, conditions_id))
+        return self._last.get((cell_id, conditions_id, repeat))
+
+    def scored(self, cell_id: str, here: Row) -> Row | None:
+        """The row that a cell stands at, or, if that has no score, one of another machine that has.
+
+        Args:
+            here: the columns of the conditions: the other's software is the same.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        own = self.last(cell_id, str(here["conditions_id"]))
+        if own is not None and has_score(own):
+            return own
+        return self._scores.get((cell_id, *software_key(here)), own)
 
     @property
     def out_of_memory(self) -> list[Row]:
-        """The rows that count for their cells and have the status `oom`.
+        """The rows that repeats of cells stand at and that have the status `oom`.
 
         Raises:
             InputError: as `read_rows`.
@@ -117,10 +150,10 @@ class Store:
         """Whether a torn record followed the rows when they were last read."""
         return self._reading.torn
 
-    def next_attempt(self, cell_id: str, conditions_id: str) -> int:
-        """The number of a cell's next row: one more than the highest it has."""
+    def next_attempt(self, cell_id: str, conditions_id: str, repeat: int = 1) -> int:
+        """The attempt of a repeat's next row: one more than the highest it has."""
         self._catch_up()
-        return self._attempts.get((cell_id, conditions_id), 0) + 1
+        return self._attempts.get((cell_id, conditions_id, repeat), 0) + 1
 
     def _catch_up(self) -> None:
         """Read what has come, so that the cost is that of the new rows and not of all."""
@@ -128,11 +161,14 @@ class Store:
         rows = self._reading.rows
         if rows is not self._indexed:
             self._indexed, self._seen = rows, 0
-            self._last, self._attempts, self._ooms = {}, {}, {}
+            self._last, self._attempts, self._ooms, self._scores = {}, {}, {}, {}
         new = rows[self._seen :]
-        take_latest(self._last, new)
         take_attempts(self._attempts, new)
+        new = [row for row in new if self._version in (None, row["code_version"])]
+        take_standing(self._last, new)
         self._ooms |= {cell_key(row): row for row in new if row["status"] == "oom"}
+        scored = filter(has_score, new)
+        self._scores |= {(row["cell_id"], *software_key(row)): row for row in scored}
         self._seen = len(rows)
 
     def append(self, row: Row) -> None:

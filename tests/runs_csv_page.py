@@ -40,10 +40,11 @@ not measured; it is never 0 and there is no sentinel. No row holds a path or a h
 
 Each column is held by a test, which fails when the value is another than its meaning says.
 
-Rows are only ever appended. When a cell is run again its row has the highest `attempt` + 1. The
-last row that is `ok` counts, or the last of all if none is: an attempt that fails takes no result
-away. A cell is done when a row with its `cell_id`, the present `conditions_id` and the status `ok`
-is there."""
+Rows are only ever appended. A repeat of a cell is done when a row with its `cell_id`, the present
+`conditions_id`, its `repeat` (empty: 1) and the status `ok` is there; it is run again after a
+failure, or if that is asked for, and its next row has the highest `attempt` + 1. Of each repeat and
+`code_version` the last row that is `ok` counts: rows of several versions stand side by side, and an
+attempt that fails takes no result away. Where no version has one, the last row of all counts."""
 
 
 def page() -> str:

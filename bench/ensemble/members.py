@@ -13,7 +13,7 @@ from bench.errors import InputError
 from bench.origins import folder_of
 from bench.parts import from_text
 from bench.protocol import PREDICTIONS
-from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, latest
+from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, standing
 from bench.store import read_rows
 from minbert.files import is_file
 from minbert.tasks import find_task
@@ -125,7 +125,7 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
             predictions that are gone.
     """
     told = ", ".join(map(str, runs))
-    rows = [(path, row) for path in runs for row in latest(read_rows(path)).values()]
+    rows = [(path, row) for path in runs for row in standing(read_rows(path)).values()]
     rows = [(path, row) for path, row in rows if _has_score(row)]
     tasks = _wanted(told, [row for _, row in rows], asked)
     whole = not asked or MULTITASK in asked
@@ -263,13 +263,13 @@ def _tensors(path: Path, prefix: str) -> Arrays:
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: is gone; run the cell again with --fresh, or take its row out"
+            f"{path}: is gone; run the cell again with --rerun ok, or take its row out"
         ) from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from error
     names = {name: f"{prefix}{name}" for name in (*_LOGITS, *_LABELS)}
     if missing := [there for there in names.values() if there not in tensors]:
-        raise InputError(f"{path}: has no {missing[0]}; run the cell again with --fresh")
+        raise InputError(f"{path}: has no {missing[0]}; run the cell again with --rerun ok")
     names[_INDICES] = f"{prefix}{_INDICES}"
     found = {name: tensors[there] for name, there in names.items() if there in tensors}
     shaped = all(found[name].ndim == 2 and found[name].shape[1] for name in _LOGITS)
@@ -282,11 +282,11 @@ def _tensors(path: Path, prefix: str) -> Arrays:
         raise InputError(f"{path}: holds predictions of no examples")
     if not all(np.isfinite(array).all() for array in found.values()):
         raise InputError(
-            f"{path}: holds predictions that are no numbers; run the cell again with --fresh"
+            f"{path}: holds predictions that are no numbers; run the cell again with --rerun ok"
         )
     if _INDICES in found and not _are_indices(found[_INDICES]):
         raise InputError(
-            f"{path}: {names[_INDICES]} are no indices; run the cell again with --fresh"
+            f"{path}: {names[_INDICES]} are no indices; run the cell again with --rerun ok"
         )
     return found
 

@@ -11,8 +11,9 @@ from bench.checks import check_amp, check_model
 from bench.conditions import Found
 from bench.errors import InputError
 from bench.models import Model, check_length, check_ranks, find_model
-from bench.plan import Resolved, expand, parse_selection, select
+from bench.plan import Resolved, expand
 from bench.schema import GRID
+from bench.selection import parse_selection, select
 from minbert.assets import fetch_visibly
 from minbert.tasks import TaskData, find_task, load_task
 

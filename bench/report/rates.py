@@ -12,7 +12,7 @@ from bench.report.cells import why
 from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.schema import SEARCHED, Row, Value, cell_key, latest
+from bench.schema import SEARCHED, Row, Value, cell_key, standing
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _KIND: Final = ("mode", "layers", "rank", "unfreeze")
@@ -96,7 +96,7 @@ def candidates(
 
     Chosen are the rates that the group's cells have.
     """
-    done = {key: row for key, row in latest(rows).items() if is_candidate(row)}
+    done = {key: row for key, row in standing(rows).items() if is_candidate(row)}
     waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
     of = group.rows if group is not None else ()
     wanted = {_values(row, _NAMES) for row in of}

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from bench.cell import Cell
-from bench.plan import AXES
 from bench.schema import Row, Value, format_value
+from bench.selection import AXES
 
 Point = tuple[str | None, ...]
 """What `--select` can say of a cell: the text of each of `bench.plan.AXES`; None: not there."""

@@ -10,11 +10,11 @@ from bench.cell import Cell
 from bench.errors import InputError
 from bench.origins import folder_of
 from bench.report.text import count, plain
-from bench.schema import CANDIDATE, MULTITASK, Row, latest
+from bench.schema import CANDIDATE, MULTITASK, Row, standing
 from bench.store import read_rows
 from minbert.files import is_folder
 
-_NOT_KEPT: Final = "that kept no weights; run the grid again with --keep --fresh"
+_NOT_KEPT: Final = "that kept no weights; run the grid again with --keep --rerun ok"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
         InputError: if there is none.
     """
     told = ", ".join(map(str, runs))
-    rows = [(path, row) for path in runs for row in latest(read_rows(path)).values()]
+    rows = [(path, row) for path in runs for row in standing(read_rows(path)).values()]
     ended = [
         (path, row)
         for path, row in rows

@@ -50,7 +50,7 @@ def updates_of(
     if ranks is not None and not scored:
         raise InputError(
             "--truncate: no cell of full fine-tuning has kept its weights and has a dev score; run "
-            'some with --keep --fresh --select "mode=full", or leave it out'
+            'some with --keep --rerun ok --select "mode=full", or leave it out'
         )
     cut = [] if ranks is None else scored
     if cut:

@@ -14,7 +14,7 @@ from bench.ensemble.__main__ import command
 from bench.errors import InputError
 from bench.parts import to_text
 from bench.rowfile import encode, record
-from bench.schema import MULTITASK, NAMES, OVERALL, PART_SCORES, Row
+from bench.schema import MULTITASK, NAMES, OVERALL, PART_SCORES, Row, row_key
 from bench.store import cell_folder
 from minbert.tasks import find_task
 from tests.bench.synthetic_rows import cell, result_row
@@ -138,8 +138,7 @@ class Place:
 
     def folder(self, of: Cell, row: Row) -> Path:
         """A cell's."""
-        ids = (str(row["cell_id"]), str(row["conditions_id"]), 1)
-        return cell_folder(self.csv, of.name, *ids)
+        return cell_folder(self.csv, of.name, *row_key(row))
 
     def write(self) -> None:
         """The rows, into the CSV."""

@@ -122,6 +122,21 @@ def test_what_was_left_out_goes_on_by_the_same_command():
     assert len(how_to_go_on([], counts)) == 1
 
 
+def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_asked_for():
+    for rerun in (["--rerun", "crashed"], ["--rerun=crashed"]):
+        arguments = ["--grid", "paper", "--fresh", *rerun, "--seeds", "3"]
+        command = f"python -m bench.grid --grid paper --fresh {' '.join(rerun)} --seeds 3"
+        plain = "python -m bench.grid --grid paper --fresh --seeds 3"
+        assert how_to_go_on(arguments, {"not run": 1, "timeout": 2}) == [
+            f"to go on: {command}\n",
+            f"to run again what ended timeout: {plain} --rerun timeout\n",
+        ]
+        assert how_to_go_on(arguments, {"ok": 3}, fell_back=2) == [
+            "2 cells did not end ok this time: their older results count\n",
+            f"to go on: {command}\n",
+        ]
+
+
 def test_cells_that_were_left_out_are_one_line_of_the_failures():
     rows = synthetic_rows(68)
     many = [left_out() | {"seed": seed} for seed in range(1, 301)]

@@ -1,17 +1,31 @@
 """Conditions are found without torch."""
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bench import conditions
-from bench.conditions import Found, code_version, cpu_quota, find_conditions, torch_build
+from bench.conditions import (
+    MEASURING,
+    RUN_BY_WORKERS,
+    Found,
+    code_version,
+    cpu_quota,
+    find_conditions,
+    torch_build,
+)
 from bench.environment import VISIBLE
 from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
+from tests.test_rooms import FOR_TYPES, files, imports
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_identity_leaves_out_commit_and_card_number() -> None:
@@ -108,27 +122,108 @@ def test_planning_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_dirty_means_that_the_code_differs_not_the_results(tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
+class Checkout:
+    """A temporary git repository with the files whose version is asked for, and others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in (*MEASURING, "README.md", "bench/report/x.py", "tests/x.py"):
+            self.write(f"{name}/x.py" if "." not in Path(name).name else name, "1\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def git(self, *arguments: str) -> str:
         who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-        subprocess.run(
+        done = subprocess.run(
             ["git", *who, *arguments],  # noqa: S607
-            cwd=tmp_path,
+            cwd=self.folder,
             check=True,
             capture_output=True,
+            text=True,
         )
+        return done.stdout.strip()
 
-    assert "+g" not in code_version(tmp_path)
-    for name in ("bench", "minbert", "adapters"):
-        (tmp_path / name).mkdir()
-    code, results = tmp_path / "bench" / "x.py", tmp_path / "runs.csv"
-    for file in (code, results, tmp_path / "pyproject.toml"):
-        file.write_text("1\n")
-    git("init", "--quiet")
-    git("add", ".")
-    git("commit", "--quiet", "--message", "first")
-    results.write_text("1\n2\n")
-    assert "+g" in code_version(tmp_path)
-    assert not code_version(tmp_path).endswith("-dirty")
-    code.write_text("2\n")
-    assert code_version(tmp_path).endswith("-dirty")
+    def commit(self) -> str:
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--message", "a change")
+        return self.git("rev-parse", "HEAD")[:10]
+
+    @property
+    def version(self) -> str:
+        return code_version(self.folder)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    made = Checkout(tmp_path)
+    made.git("init", "--quiet")
+    return made
+
+
+def test_outside_a_checkout_it_is_the_packages_version(tmp_path: Path, checkout: Checkout) -> None:
+    assert checkout.version == metadata.version("minbert-bench"), "nothing is committed"
+    shutil.rmtree(tmp_path / ".git")
+    assert checkout.version == metadata.version("minbert-bench")
+
+
+@pytest.mark.parametrize("name", ["README.md", "bench/report/x.py", "tests/x.py", "runs.csv"])
+def test_a_commit_to_what_measures_nothing_is_no_other_version(
+    checkout: Checkout, name: str
+) -> None:
+    first = checkout.commit()
+    version = checkout.version
+    assert version == f"{metadata.version('minbert-bench')}+g{first}"
+    checkout.write(name, "2\n")
+    assert checkout.version == version
+    checkout.commit()
+    assert checkout.version == version
+    checkout.git("config", "core.abbrev", "40")
+    assert checkout.version == version, "whatever git abbreviates to"
+
+
+@pytest.mark.parametrize("name", ["bench/worker/x.py", "minbert/new.py", "bench/results.py"])
+def test_a_change_of_what_measures_is_another_version(checkout: Checkout, name: str) -> None:
+    first = checkout.commit()
+    clean = checkout.version
+    dirty = []
+    for text in ("2\n", "3\n"):
+        checkout.write(name, text)
+        dirty.append(checkout.version)
+        assert dirty[-1].startswith(f"{clean}-dirty.")
+        assert checkout.version == dirty[-1]
+    assert len(set(dirty)) == 2, "other changes are another version"
+    second = checkout.commit()
+    assert checkout.version == clean.replace(first, second)
+
+
+_IMPORTED = """
+import json, pkgutil, sys
+import adapters, bench.probes, bench.worker, minbert
+import bench.worker.__main__
+from bench.worker.imports import import_all
+import_all()
+for package in (bench.probes, bench.worker):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        __import__(module.name)
+ours = {"adapters", "bench", "minbert"}
+print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ours]))
+"""
+
+
+def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True
+    )
+    imported = {Path(name).relative_to(ROOT) for name in json.loads(done.stdout)}
+    for module, path in files().items():
+        if path.relative_to(ROOT) in imported:  # what it imports within functions, too
+            used = (one for one in imports()[module] if one.when != FOR_TYPES)
+            imported |= {files()[one.name].relative_to(ROOT) for one in used if one.name in files()}
+    listed = set(map(Path, RUN_BY_WORKERS))
+    covered = {path: {path, *path.parents} & listed for path in imported}
+    assert {path for path, by in covered.items() if not by} == set(), "add it to RUN_BY_WORKERS"
+    assert listed == set().union(*covered.values()), "it is imported no more"
+    assert all((ROOT / name).exists() for name in MEASURING)

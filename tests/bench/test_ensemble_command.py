@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from bench.cell import Cell
 from bench.ensemble.__main__ import command
+from bench.ensemble.members import find
 from minbert.encoded import Encoded
 from tests.bench.ensembles import (
     ADAPTER,
@@ -19,6 +21,7 @@ from tests.bench.ensembles import (
     indices_of,
     keep_indices,
     labels_of,
+    predictions,
 )
 
 
@@ -70,6 +73,18 @@ def test_of_equal_cells_the_order_of_rows_chooses_none(
         place.rows.reverse()
         place.write()
     assert found[0] == found[1]
+
+
+def test_repeats_and_versions_of_a_cell_are_one_member(place: Place) -> None:
+    for seed in range(2):
+        place.add(seed)
+    of, kept = Cell.from_columns(place.rows[0]), predictions("movies", 0, 1.0)
+    place.keep(of, kept, repeat=2)
+    place.keep(of, kept, attempt=2, code_version="newer")
+    [candidates] = find([place.csv])
+    assert [member.row["seed"] for member in candidates.members] == [0, 1]
+    newest = candidates.members[0].row
+    assert (newest["repeat"], newest["code_version"]) == (None, "newer")
 
 
 def test_dev_chooses_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from bench import gridfile
 from bench.dryrun import print_plan
 from bench.plan import Resolved, expand, plan
 from bench.rates import Search
+from bench.rowfile import encode, record
+from bench.schema import NAMES
 from tests.bench.grids import GridRuns
 
 
@@ -163,6 +165,20 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     assert list(grid.folder.iterdir()) == []
 
 
+def test_repeats_are_planned_after_all_cells(grid: GridRuns, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    heads = ("--select", "mode=head", "--dry-run", "--repeats", "2")
+    table = grid.run(*heads).stdout
+    assert "4 repeats of 2 cells: 4 to run" in table
+    assert " repeat " in table
+    told = json.loads(grid.run(*heads, "--json").stdout)["cells"]
+    assert [cell["repeat"] for cell in told] == [1, 1, 2, 2]
+    assert [cell["name"] for cell in told[:2]] == [cell["name"] for cell in told[2:]]
+    refused = grid.run("--repeats", "0")
+    assert refused.returncode == 2
+    assert "--repeats" in refused.stderr
+
+
 def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(
     grid: GridRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +224,7 @@ def test_cells_of_several_batch_sizes_and_that_unfreeze_are_predicted(grid: Grid
 
 def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:
     cells = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
-    print_plan(plan(cells, {}, "c"), None, False, budget_s=5400.0)
+    print_plan(plan(cells, {}, {"conditions_id": "c"}), None, False, budget_s=5400.0)
     out = capsys.readouterr().out
     assert "time is not predicted: cells run while any of the budget of 90 min is left" in out
     assert "left out" not in out
@@ -242,13 +258,25 @@ def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     assert told["total"]["covers"] == "the grid"
     assert [cell["action"] for cell in told["cells"]] == ["done"]
 
+    elsewhere = {"conditions_id": "there", "machine": "another", "threads": 99}
+    others = [each | elsewhere for each in rows]
+    grid.csv.write_bytes(record(NAMES) + b"".join(map(encode, others)))
+    told = json.loads(grid.run(*one, "--seeds", "2", "--dry-run", "--json").stdout)
+    assert told["total"]["covers"] == "the grid", "no try is trained again"
+    assert [cell["action"] for cell in told["cells"]] == ["done", "run"]
+    assert told["cells"][0]["reason"] == "score from another machine"
+    assert {cell["learning_rate_head"] for cell in told["cells"]} == {best["learning_rate_head"]}
+    assert told["total"]["scores_from_other_machines"] == 1
+    table = grid.run(*one, "--seeds", "2", "--dry-run").stdout
+    assert "1 cells take their scores from other machines" in table
+
 
 def test_a_dry_run_tells_a_search_from_the_grid_after_it(capsys) -> None:
     grid = gridfile.load("smoke")
     cells = expand(grid, Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
     cells = [cell for cell in cells if cell.mode == "head"]
     tries = next(Search(cells, "d2", lambda cell: None).rounds())
-    print_plan(plan(tries, {}, "c"), None, False, 2, cells)
+    print_plan(plan(tries, {}, {"conditions_id": "c"}), None, False, 2, cells)
     first, second = capsys.readouterr().out.split("after the search")
     assert first.startswith("search, round 2:")
     assert "5 candidates: 5 to run" in first

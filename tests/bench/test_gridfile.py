@@ -54,6 +54,16 @@ def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:
     assert [axes.amp for axes in grid.cells] == [["off", "on"]]
 
 
+def test_repeats_are_a_setting_that_counts_among_the_cells() -> None:
+    grid = gridfile.parse(GOOD.replace("epochs = 2", "repeats = 3"), "f.toml", "f")
+    assert grid.settings.repeats == 3
+    for wrong in ("0", "-1", "1.5", "true"):
+        with pytest.raises(InputError, match=r"settings\.repeats"):
+            gridfile.parse(GOOD.replace("epochs = 2", f"repeats = {wrong}"), "f.toml", "f")
+    with pytest.raises(InputError, match="120,000 cells with its seeds and repeats"):
+        gridfile.parse(GOOD.replace("epochs = 2", "repeats = 6\nseeds = 10000"), "f.toml", "f")
+
+
 def test_named_grids_load() -> None:
     for name in gridfile.names():
         assert gridfile.load(name).name == name

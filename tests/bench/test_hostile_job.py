@@ -111,7 +111,7 @@ def test_a_folder_is_beside_the_others_or_refused(
 ) -> None:
     path = Path("/data/runs.csv")
     try:
-        folder = cell_folder(path, name, cell_id, conditions_id, 1)
+        folder = cell_folder(path, name, cell_id, conditions_id, 1, 1)
     except ValueError:
         return
     assert folder.parent == cells_folder(path)
@@ -126,4 +126,4 @@ def test_a_name_of_a_cell_can_not_lead_out_of_its_folder() -> None:
         for change in ({"mode": text}, {"layers": text}, {"amp": text}, {"mode": ".."}):
             of = replace(CELL, **change)
             with pytest.raises(ValueError, match="folder's name"):
-                cell_folder(Path("runs.csv"), of.name, of.cell_id, "here", 1)
+                cell_folder(Path("runs.csv"), of.name, of.cell_id, "here", 1, 1)

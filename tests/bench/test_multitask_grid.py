@@ -185,7 +185,7 @@ def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
 def test_done_is_done_and_a_plan_tells_memory_and_time(ran: GridRuns) -> None:
     before = ran.rows()
     assert run(ran, FULL + LORA) == before
-    planned = command(ran, FULL + ITERATIVE, "--dry-run", "--json", "--fresh")
+    planned = command(ran, FULL + ITERATIVE, "--dry-run", "--json", "--rerun", "ok")
     assert planned.returncode == 0, planned.stderr
     assert "not predicted" not in planned.stderr
     told = json.loads(planned.stdout)
@@ -309,7 +309,7 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid: GridRuns) -> None:
 
 def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
     losses = []
-    for extra in ((), ("--fresh",)):
+    for extra in ((), ("--rerun", "ok")):
         run(grid, FULL, *extra)
         folders = sorted((grid.folder / "runs").glob("*/steps.csv"))
         with folders[-1].open() as file:

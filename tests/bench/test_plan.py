@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -9,9 +10,11 @@ from bench import gridfile
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.parts import to_text
-from bench.plan import Resolved, check_rerun, expand, parse_selection, plan, select
-from bench.schema import BY_NAME, Row, new_row
+from bench.plan import Resolved, check_rerun, expand, plan
+from bench.schema import BY_NAME, CANDIDATE, Row, Value, new_row
+from bench.selection import parse_selection, select
 
+HERE: Row = {"conditions_id": "here", "code_version": "v2"}
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
@@ -231,14 +234,15 @@ def test_bad_selection_is_one_line(text: str, named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def row_of(cell: Cell, status: str, flags: str | None = None, attempt: int = 1) -> Row:
-    return new_row(
-        **cell.columns(), conditions_id="here", status=status, flags=flags, attempt=attempt
-    )
+def row_of(
+    cell: Cell, status: str, flags: str | None = None, attempt: int = 1, **columns: Value
+) -> Row:
+    ids: Row = {"conditions_id": "here", "status": status, "flags": flags, "attempt": attempt}
+    return new_row(**{**cell.columns(), **ids, **columns})
 
 
 def actions(rows: list[Row], cells: list[Cell], **options: object) -> list[str]:
-    return [item.action for item in plan(cells, rows, "here", **options)]  # type: ignore[arg-type]
+    return [item.action for item in plan(cells, rows, HERE, **options)]  # type: ignore[arg-type]
 
 
 def test_plan_resumes_what_is_missing_interrupted_or_skipped() -> None:
@@ -253,27 +257,151 @@ def test_rerun_takes_a_status_or_a_flag_and_raises_the_attempt() -> None:
     rows = [row_of(cells[0], "ok", "not_learned", 4), row_of(cells[1], "crashed")]
     assert actions(rows, cells, rerun="crashed") == ["done", "run", "run"]
     assert actions(rows, cells, rerun="not_learned") == ["run", "kept", "run"]
-    assert [item.attempt for item in plan(cells, rows, "here")] == [5, 2, 1]
+    assert [item.attempt for item in plan(cells, rows, HERE)] == [5, 2, 1]
 
 
 def test_a_cell_with_an_ok_row_is_done_whatever_became_of_later_attempts() -> None:
     [cell] = cells_of("smoke")[:1]
     for status in ("interrupted", "crashed", "oom", "skipped"):
         rows = [row_of(cell, "ok"), row_of(cell, status, attempt=2)]
-        [planned] = plan([cell], rows, "here")
+        [planned] = plan([cell], rows, HERE)
         assert (planned.action, planned.attempt) == ("done", 3)
-        [planned] = plan([cell], rows, "here", fresh=True)
-        assert (planned.action, planned.attempt) == ("run", 3)
         assert actions(rows, [cell], rerun=status) == ["done"]
         assert actions(rows, [cell], rerun="ok") == ["run"]
 
 
-def test_fresh_runs_everything_and_other_conditions_count_for_nothing() -> None:
+def test_fresh_runs_what_the_present_version_lacks() -> None:
+    cells = cells_of("smoke")[:4]
+    rows = [row_of(c, "ok", code_version="v1") for c in cells]
+    rows += [
+        row_of(c, s, attempt=2, code_version="v2")
+        for c, s in zip(cells, ("ok", "crashed", "interrupted"), strict=False)
+    ]
+    assert actions(rows, cells) == ["done"] * 4, "a row of any version will do"
+    assert actions(rows, cells, fresh=True) == ["done", "kept", "run", "run"]
+    assert actions(rows, cells, fresh=True, rerun="crashed") == ["done", "run", "run", "run"]
+    assert [item.attempt for item in plan(cells, rows, HERE, fresh=True)] == [3, 3, 3, 2]
+
+
+def test_other_conditions_count_for_nothing() -> None:
     cells = cells_of("smoke")
     rows = [row_of(c, "ok") for c in cells]
-    assert actions(rows, cells, fresh=True) == ["run"] * 8
     elsewhere = [{**row, "conditions_id": "there"} for row in rows]
     assert actions(elsewhere, cells) == ["run"] * 8
+
+
+def test_repeats_are_outermost_then_seeds_then_the_shuffled_order() -> None:
+    cells = cells_of("smoke", seeds=2)
+    planned = plan(cells, [], HERE, repeats=3)
+    assert [item.cell for item in planned] == cells * 3
+    assert [item.repeat for item in planned] == [1] * 16 + [2] * 16 + [3] * 16
+    assert [item.cell.seed for item in planned] == ([0] * 8 + [1] * 8) * 3
+
+
+def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
+    [cell] = cells_of("smoke")[:1]
+    rows = [
+        row_of(cell, "ok"),  # without a repeat: the first
+        row_of(cell, "crashed", repeat=2),
+        row_of(cell, "interrupted", repeat=3),
+        row_of(cell, "ok", "disturbed", repeat=4),
+    ]
+
+    def planned(**options: Any) -> list[tuple[str, int]]:
+        return [(item.action, item.attempt) for item in plan([cell], rows, HERE, **options)]
+
+    assert planned() == [("done", 2)]
+    ends = [("done", 2), ("kept", 2), ("run", 2), ("done", 2), ("run", 1)]
+    assert planned(repeats=5) == ends
+    ends[1] = ("run", 2)
+    assert planned(repeats=5, rerun="crashed") == ends
+    ends[1], ends[3] = ("kept", 2), ("run", 2)
+    assert planned(repeats=5, rerun="disturbed") == ends
+
+
+def test_a_try_of_a_search_is_not_repeated() -> None:
+    cell = cells_of("smoke")[0]
+    cells = [cell, replace(cell, learning_rate_source=CANDIDATE)]
+    planned = plan(cells, [], HERE, repeats=2)
+    assert [(item.cell, item.repeat) for item in planned] == [
+        (cells[0], 1), (cells[1], 1), (cells[0], 2),
+    ]  # fmt: skip
+
+
+THERE: Row = {
+    "conditions_id": "there", "device": "cuda:1", "device_name": "H100", "machine": "other",
+    "threads": 64, "torch_version": "2.13", "cuda_version": "12.8", "tf32": "off",
+    "environment": None, "measurement_version": 5, "code_version": "v1", "dev_score": 0.5,
+}  # fmt: skip
+MINE: Row = {
+    **THERE, "conditions_id": "here", "device": "cuda:0", "device_name": "T4", "machine": "mine",
+    "threads": 2, "environment": "", "code_version": "v2", "dev_score": None,
+}  # fmt: skip
+"""Conditions of the same software as those."""
+
+
+def seeds_of(count: int = 3) -> list[Cell]:
+    """One setting over its seeds."""
+    return select(cells_of("smoke", seeds=count), parse_selection("mode=lora amp=on"))
+
+
+def here_and_elsewhere(
+    rows: list[Row], cells: list[Cell], here: Row = MINE, **options: Any
+) -> list[str]:
+    """Actions of a plan; `elsewhere` in place of `done` for a score of another machine."""
+    planned = plan(cells, rows, here, **options)
+    assert all(item.action == "done" for item in planned if item.elsewhere)
+    return ["elsewhere" if item.elsewhere else item.action for item in planned]
+
+
+def test_a_score_of_another_machine_will_do_once_costs_are_measured_here() -> None:
+    cells = seeds_of(3)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    first_runs = ["run", "elsewhere", "elsewhere"]
+    assert here_and_elsewhere(others, cells) == first_runs
+    planned = plan(cells, others, MINE)
+    assert [item.reason for item in planned[1:]] == ["score from another machine"] * 2
+    assert here_and_elsewhere(others[:1] + others[2:], cells) == ["elsewhere", "run", "elsewhere"]
+    assert here_and_elsewhere(others[1:2], cells) == ["run", "elsewhere", "run"]
+    seventh = row_of(replace(cells[0], seed=7), "ok", **MINE)
+    assert here_and_elsewhere([*others, seventh], cells) == ["elsewhere"] * 3
+    failed = seventh | {"status": "oom"}
+    assert here_and_elsewhere([*others, failed], cells) == first_runs
+    setting = row_of(replace(cells[0], rank=64, seed=7), "ok", **MINE)
+    assert here_and_elsewhere([*others, setting], cells) == first_runs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"}, {"tf32": "on"},
+        {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
+        {"dev_score": None}, {"status": "invalid"},
+    ],
+)  # fmt: skip
+def test_other_software_or_a_row_without_a_score_does_not_count(other: Row) -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) | other for cell in cells]
+    assert here_and_elsewhere(others, cells) == ["run", "run"]
+
+
+def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
+    cells = seeds_of(2)
+    cells[1] = replace(cells[1], learning_rate_source=CANDIDATE)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere", "run"]
+
+
+def test_what_failed_here_or_is_asked_for_or_lacks_a_fresh_result_stays_so() -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    crashed = row_of(cells[0], "crashed", **MINE)
+    assert here_and_elsewhere([*others, crashed], cells) == ["kept", "run"]
+    again = here_and_elsewhere([*others, crashed], cells, rerun="crashed")
+    assert again == ["run", "elsewhere"], "whose costs are those of the first"
+    assert here_and_elsewhere(others, cells, fresh=True) == ["run", "run"]
+    new = [row | {"code_version": "v2"} for row in others]
+    assert here_and_elsewhere(new, cells, fresh=True) == ["run", "elsewhere"]
 
 
 def test_unknown_rerun_is_refused() -> None:

@@ -62,7 +62,7 @@ class Plan:
             "grid",
         )
         self.cells = expand(grid, resolved)
-        self.planned = plan(self.cells, [], self.conditions.conditions_id)
+        self.planned = plan(self.cells, [], self.conditions.columns())
 
     @property
     def workload(self) -> Workload:

@@ -118,7 +118,7 @@ def test_a_kind_without_rates_is_skipped_and_the_others_run() -> None:
     runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
     search = Search([LORA, HEAD], "d2", runs.row_of)
     runs.run(search)
-    *_, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, "c"), search)
+    *_, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, {"conditions_id": "c"}), search)
     lora, head = last
     assert (head.action, head.cell.learning_rate_head) == ("run", 1e-3)
     assert (lora.action, lora.tries) == ("skip", ("timeout",) * 5)
@@ -127,8 +127,20 @@ def test_a_kind_without_rates_is_skipped_and_the_others_run() -> None:
     assert lora.cell.cell_id != LORA.cell_id, "whose own rates may have run"
 
 
+def test_a_search_is_not_repeated_and_neither_is_a_kind_without_rates() -> None:
+    runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
+    search = Search([LORA, HEAD], "d2", runs.row_of)
+    runs.run(search)
+    here = {"conditions_id": "c"}
+    *tries, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, here, repeats=2), search)
+    assert {item.repeat for planned in tries for item in planned} == {1}
+    assert [(item.cell.mode, item.action, item.repeat) for item in last] == [
+        ("lora", "skip", 1), ("head", "run", 1), ("head", "run", 2),
+    ]  # fmt: skip
+
+
 def test_of_cells_that_are_skipped_without_rates_nothing_is_foretold() -> None:
-    head, lora = plan([HEAD, without_rates(LORA)], {}, "c")
+    head, lora = plan([HEAD, without_rates(LORA)], {}, {"conditions_id": "c"})
     lora = replace(lora, action="skip")
     told = {Variant.of(HEAD): Prediction(100.0, 7.0, 1.0)}
     forecast = SimpleNamespace(

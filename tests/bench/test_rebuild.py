@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.results import keep_row
-from bench.schema import NAMES, SCHEMA, Row
+from bench.schema import NAMES, SCHEMA, Row, row_key
 from bench.store import Store, cell_folder, read_rows
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -21,8 +21,7 @@ def fill(path: Path, rows: list[Row], *, folders: bool = True) -> None:
         store.append(row)
         if folders:
             name = f"{row['mode']}-cell"
-            ids = (str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"] or 0))
-            folder = cell_folder(path, name, *ids)
+            folder = cell_folder(path, name, *row_key(row))
             folder.mkdir(parents=True)
             keep_row(folder, row)
 
@@ -41,6 +40,19 @@ def test_a_lost_file_comes_back(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "6 rows" in done.stdout
     assert sorted(read_rows(path), key=str) == sorted(before, key=str)
+
+
+def test_attempts_and_repeats_of_a_cell_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    [row] = synthetic_rows(1)
+    fill(path, [row | {"repeat": n, "attempt": m} for n in (1, 2) for m in (1, 2)])
+    rows = read_rows(path)
+    assert len([each for each in (tmp_path / "runs").iterdir() if each.is_dir()]) == 4
+    path.unlink()
+    assert rebuild(path).returncode == 0
+    assert sorted(read_rows(path), key=row_key) == rows
+    assert rebuild(path).returncode == 0
+    assert len(read_rows(path)) == 4
 
 
 def test_rows_without_a_folder_and_their_order_are_kept(tmp_path: Path) -> None:

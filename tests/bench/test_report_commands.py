@@ -12,11 +12,12 @@ from bench import gridfile
 from bench.cell import Cell
 from bench.grid import command, override
 from bench.groups import Group, groups
-from bench.plan import AXES, Resolved, expand, parse_selection, select
+from bench.plan import Resolved, expand
 from bench.report.commands import Repeat, commands
 from bench.report.render import report
 from bench.report.selections import point
 from bench.schema import NAMES, Row, format_value, new_row, parse_value
+from bench.selection import AXES, parse_selection, select
 from bench.store import read_rows
 from tests.bench.synthetic_rows import synthetic_rows
 

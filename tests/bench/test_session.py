@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from bench.budget import Budget
+from bench.job import Job
 from bench.locks import Locks
 from bench.plan import Planned, plan
 from bench.predict.forecast import Prediction
-from bench.schema import Row
+from bench.rowfile import encode, record
+from bench.schema import NAMES, Row, latest, row_key
 from bench.session import Session
-from bench.store import Store, cells_folder, read_rows
+from bench.store import Store, cells_folder, read_plan, read_rows
 from tests.faults.notes import Notes
 from tests.faults.parent import stub_report
 from tests.faults.setups import ROOT, setup
@@ -33,21 +35,30 @@ class Place:
         self.setup = setup("fake")
 
     def plan(self, **options) -> list[Planned]:
-        return plan(self.setup.cells, self.rows(), self.setup.conditions.conditions_id, **options)
+        return plan(self.setup.cells, self.rows(), self.setup.conditions.columns(), **options)
 
-    def run(self, *rounds: list[Planned], **options) -> int:
+    def version(self, name: str) -> None:
+        """From now on the code is of another version."""
+        conditions = replace(self.setup.conditions, code_version=name)
+        self.setup = replace(self.setup, conditions=conditions)
+
+    def run(
+        self, *rounds: list[Planned], fresh: bool = False, as_json: bool = False, **options
+    ) -> int:
+        store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         return Session(
             grid=self.setup.grid, conditions=self.setup.conditions, model=self.setup.model,
-            data=self.setup.data, data_folder=None, store=Store(self.csv),
+            data=self.setup.data, data_folder=None, store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
             worker=self.setup.argv, device_name=str(self.csv.parent), **options,
-        ).run(rounds)  # fmt: skip
+        ).run(rounds, as_json)  # fmt: skip
 
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
 
     def folder(self, row: Row) -> Path:
-        end = f"-{row['cell_id']}-{row['conditions_id']}-{row['attempt']}"
+        repeat = "" if row["repeat"] == 1 else f"-r{row['repeat']}"
+        end = f"-{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
         [folder] = cells_folder(self.csv).glob(f"*{end}")
         return folder
 
@@ -66,6 +77,61 @@ def place(tmp_path, monkeypatch) -> Place:
     assert made.run(made.plan()) == 0
     assert [row["status"] for row in made.rows()] == ["ok"] * 3
     return made
+
+
+def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
+    planned = place.plan(repeats=3)
+    assert [item.action for item in planned] == ["done"] * 3 + ["run"] * 6
+    assert place.run(planned) == 0
+    out, err = capsys.readouterr()
+    assert "9 repeats of 3 cells: 9 ok" in out
+    assert "[9/9] head-fp32-s2, repeat 3  ok" in err
+    rows = place.rows()
+    assert [row["repeat"] for row in rows] == [1] * 3 + [2] * 3 + [3] * 3
+    assert {row["attempt"] for row in rows} == {1}
+    assert place.launches() == 9
+    folders = {path for path in cells_folder(place.csv).iterdir() if path.is_dir()}
+    assert folders == {place.folder(row) for row in rows}
+    assert len(folders) == 9
+    assert {Job.read(place.folder(row)).repeat for row in rows[6:]} == {3}
+    assert [row["repeat"] for row in read_plan(place.csv)] == [row["repeat"] for row in rows]
+    place.csv.unlink()
+    assert place.run(place.plan(repeats=3)) == 0, "taken over from the folders"
+    assert (place.rows(), place.launches()) == (rows, 9)
+
+
+def test_a_repeat_that_fails_takes_nothing_from_the_others(place, capsys):
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    capsys.readouterr()
+    assert place.run(place.plan(repeats=2)) == 1
+    out, err = capsys.readouterr()
+    assert "6 repeats of 3 cells: 3 crashed, 3 ok" in out
+    assert "--rerun crashed" in err
+    assert "older results" not in err
+    assert [item.action for item in place.plan(repeats=2)] == ["done"] * 3 + ["kept"] * 3
+
+
+def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(place, capsys):
+    rows = [
+        row | {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
+        for row in place.rows()
+    ]
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    shutil.rmtree(cells_folder(place.csv))
+    capsys.readouterr()
+    for launches, as_json in ((4, False), (4, True)):
+        assert place.run(place.plan(), as_json=as_json) == 0
+        assert place.launches() == launches
+        out, err = capsys.readouterr()
+        if as_json:
+            told = json.loads(out)
+            assert (told["cells"], told["scores_from_other_machines"]) == ({"ok": 3}, 2)
+        else:
+            assert "3 cells: 3 ok\n2 cells take their scores from other machines\n" in out
+        assert "2 cells take their scores from other machines\n" in err
+        assert [row["seed"] for row in read_plan(place.csv)] == [0], "the others lack nothing"
+    [mine] = [row for row in place.rows() if row["conditions_id"] != "there"]
+    assert (mine["seed"], mine["status"]) == (0, "ok")
 
 
 def interrupt(place: Place, row: Row) -> Path:
@@ -121,7 +187,7 @@ def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
 
 def test_what_another_grid_interrupted_does_not_stop_this_one(place):
     row = place.rows()[0]
-    planned = place.plan(fresh=True)
+    planned = place.plan(rerun="ok")
     interrupt(place, row)
     assert place.run(planned) == 1
     assert [row["attempt"] for row in place.rows()] == [1, 1, 1, 2, 2, 2]
@@ -141,17 +207,71 @@ def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
     assert place.launches() == 3
 
 
-def test_fresh_takes_nothing_over(place):
-    row = place.rows()[0]
-    shutil.copytree(place.folder(row), interrupt(place, row))
-    assert place.run(place.plan(fresh=True)) == 0
+def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
+    place.version("newer")
+    assert [item.action for item in place.plan()] == ["done"] * 3, "of whatever version"
+    assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
+    planned = place.plan(fresh=True)
+    assert [(item.action, item.attempt) for item in planned] == [
+        ("done", 3),
+        ("run", 2),
+        ("run", 2),
+    ]
+    capsys.readouterr()
+    assert place.run(planned, fresh=True) == 0
+    assert "3 cells: 3 ok" in capsys.readouterr().out
+    rows = place.rows()
+    assert [row["code_version"] for row in rows] == ["none"] * 3 + ["newer"] * 3
+    assert list(latest(rows).values()) == rows, "none replaces another"
+    assert {item.action for item in place.plan(fresh=True)} == {"done"}
     assert place.launches() == 6
-    assert place.rows()[4]["train_s"] != row["train_s"]
+
+
+def test_fresh_that_fails_is_told_and_waits_for_rerun(place, capsys):
+    place.version("newer")
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    assert place.run(place.plan(fresh=True), fresh=True) == 1
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 crashed" in out
+    assert "to run again what ended crashed" in err
+    assert "older results" not in err
+    assert [item.action for item in place.plan(fresh=True)] == ["kept"] * 3
+    assert [item.action for item in place.plan(fresh=True, rerun="crashed")] == ["run"] * 3
+    assert [item.action for item in place.plan()] == ["done"] * 3
+    assert [row["status"] for row in latest(place.rows()).values()] == ["ok"] * 3
+
+
+def test_fresh_takes_over_what_the_present_version_left(place):
+    place.version("newer")
+    assert place.run(place.plan(fresh=True), fresh=True) == 0
+    rows = place.rows()
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows[:3])))
+    assert place.run(place.plan(fresh=True), fresh=True) == 0
+    assert (place.rows(), place.launches()) == (rows, 6)
+
+
+def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
+    row = place.rows()[0]
+    place.version("newer")
+    planned = place.plan(fresh=True)
+    Store(place.csv).append(row | {"attempt": 2, "code_version": "other"})
+    assert place.run(planned, fresh=True) == 0
+    rows = place.rows()
+    assert len({row_key(row) for row in rows}) == len(rows) == 7
+    assert [(row["code_version"], row["attempt"]) for row in rows[4:]] == [
+        ("newer", 3), ("newer", 2), ("newer", 2),
+    ]  # fmt: skip
+
+
+def test_an_older_version_that_ran_out_of_memory_skips_nothing_of_a_fresh_run(place):
+    Store(place.csv).append(out_of_memory(place))
+    place.version("newer")
+    assert place.run([bigger(place, batch_size=128)], fresh=True) == 0
 
 
 def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
     place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
-    assert place.run(place.plan(fresh=True)) == 1
+    assert place.run(place.plan(rerun="ok")) == 1
     assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
     out, err = capsys.readouterr()
     assert "3 cells: 3 ok" in out
@@ -186,8 +306,7 @@ def out_of_memory(place: Place) -> Row:
 def bigger(place: Place, **settings) -> Planned:
     """A cell like the first one, only bigger, planned."""
     cell = replace(place.setup.cells[0], **settings)
-    conditions_id = place.setup.conditions.conditions_id
-    [planned] = plan([cell], place.rows(), conditions_id)
+    [planned] = plan([cell], place.rows(), place.setup.conditions.columns())
     return planned
 
 
@@ -225,7 +344,7 @@ def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(plac
     store.append(failed)
     wanted = bigger(place, batch_size=128)
     assert place.run([wanted]) == 1
-    again = plan([wanted.cell], place.rows(), wanted_conditions(place), rerun="skipped")
+    again = plan([wanted.cell], place.rows(), place.setup.conditions.columns(), rerun="skipped")
     assert place.run(again) == 0
     store.append(failed | {"attempt": 2, "status": "ok"})
     assert place.run([bigger(place, batch_size=256)]) == 0
@@ -245,10 +364,6 @@ def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, c
     assert "--rerun timeout" in err
     assert "--rerun crashed" in err
     assert "--rerun skipped" not in err
-
-
-def wanted_conditions(place: Place) -> str:
-    return place.setup.conditions.conditions_id
 
 
 def foretold(seconds_by_amp: dict[str, float]):
@@ -306,7 +421,7 @@ def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, c
 
 def test_a_rerun_that_does_not_fit_leaves_the_result_and_its_row(place, capsys):
     rows = place.rows()
-    assert place.run(place.plan(fresh=True), budget=Budget(0.0)) == 1
+    assert place.run(place.plan(rerun="ok"), budget=Budget(0.0)) == 1
     assert place.rows() == rows
     out, err = capsys.readouterr()
     assert "3 cells: 3 ok" in out

@@ -142,8 +142,8 @@ def test_the_last_row_of_a_cell_counts_and_attempts_go_up(tmp_path):
     assert store.next_attempt("cell0", "there") == 2
     found = latest(store.rows)
     assert len(found) == 3
-    assert found["cell0", "here"]["status"] == "ok"
-    assert found["cell0", "here"]["attempt"] == 2
+    assert found["cell0", "here", 1, ""]["status"] == "ok"
+    assert found["cell0", "here", 1, ""]["attempt"] == 2
 
 
 def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highest(tmp_path):
@@ -152,11 +152,61 @@ def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highe
     store.append(row(0, attempt=2, status="interrupted"))
     store.append(row(0, attempt=3, status="oom"))
     assert store.last("cell0", "here") == row(0)
-    assert latest(store.rows)["cell0", "here"] == row(0)
+    assert latest(store.rows)["cell0", "here", 1, ""] == row(0)
     assert store.out_of_memory == []
     assert store.next_attempt("cell0", "here") == 4
     store.append(row(0, attempt=4))
     assert store.last("cell0", "here") == row(0, attempt=4)
+
+
+def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_any(tmp_path):
+    first, second = row(0, code_version="a"), row(0, code_version="b", attempt=2)
+    failed = row(0, code_version="c", attempt=3, status="crashed")
+    again = row(0, code_version="b", attempt=4, dev_score=0.5)
+    assert list(latest([first, second]).values()) == [first, second]
+    assert list(latest([first, second, failed, again]).values()) == [first, again]
+    assert list(latest([failed, first]).values()) == [first], "a failure is replaced by any"
+    later = row(0, code_version="d", attempt=4, status="oom")
+    assert list(latest([failed, later]).values()) == [later]
+    path = tmp_path / "runs.csv"
+    for each in (first, second, failed):
+        Store(path).append(each)
+    assert Store(path).last("cell0", "here") == second
+    assert Store(path, "a").last("cell0", "here") == first
+    assert Store(path, "c").last("cell0", "here") == failed
+    assert Store(path, "d").last("cell0", "here") is None
+    assert Store(path, "d").next_attempt("cell0", "here") == 4
+
+
+def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tmp_path):
+    here = {"conditions_id": "here", "device": "cpu", "torch_version": "2.13"}
+    there = here | {"conditions_id": "there", "dev_score": 0.5}
+    path = tmp_path / "runs.csv"
+    store = Store(path)
+    assert store.scored("cell0", here) is None
+    store.append(row(0, **here, status="oom"))
+    assert store.scored("cell0", here)["status"] == "oom"
+    other = row(0, **there | {"torch_version": "2.12"})
+    store.append(other)
+    assert store.scored("cell0", here)["status"] == "oom"
+    store.append(row(0, **there, code_version="a"))
+    assert store.scored("cell0", here)["conditions_id"] == "there"
+    assert Store(path, "b").scored("cell0", here) is None
+    store.append(row(0, **here, attempt=2, dev_score=0.4))
+    assert store.scored("cell0", here)["dev_score"] == 0.4
+
+
+def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
+    store = Store(tmp_path / "runs.csv")
+    store.append(row(0))
+    store.append(row(0, repeat=2, status="oom"))
+    store.append(row(0, repeat=1, attempt=2, status="crashed"))
+    assert store.last("cell0", "here") == row(0), "without a repeat it is the first"
+    assert store.last("cell0", "here", 2)["status"] == "oom"
+    assert store.last("cell0", "here", 3) is None
+    assert [store.next_attempt("cell0", "here", repeat) for repeat in (1, 2, 3)] == [3, 2, 1]
+    assert [each["repeat"] for each in store.out_of_memory] == [2]
+    assert [each["repeat"] for each in latest(store.rows).values()] == [None, 2]
 
 
 def test_the_last_attempt_of_a_cell_is_found_among_rows_of_other_writers(tmp_path):
@@ -526,11 +576,11 @@ def test_a_link_stays_a_link(tmp_path):
 def test_cells_have_folders_beside_the_csv():
     assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
     assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
-    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 2)
+    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
     assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
     for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
         with pytest.raises(ValueError, match="folder"):
-            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1)
+            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
 
 
 def test_reading_100_000_rows(benchmark, tmp_path):

@@ -397,7 +397,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
         arguments=(),
         device_name="cpu",
         worker=(sys.executable, "-S", "-c", code),
-    ).run([plan([place.cell], [], stub.conditions.conditions_id)])
+    ).run([plan([place.cell], [], stub.conditions.columns())])
     assert [row["status"] for row in read_rows(csv)] == ["crashed"]
     [told] = tmp_path.glob("runs/*/stdout.txt")
     assert told.read_text(encoding="utf-8") == "1\n"

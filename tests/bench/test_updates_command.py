@@ -125,10 +125,19 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, found:
     assert [cell["cell"] for cell in told["cells"]] == ["full-fp32-s0"]
     assert sorted(told["notes"][:4]) == [
         "left out: 1 cell that began with random weights",
-        "left out: 1 cell that kept no weights; run the grid again with --keep --fresh",
+        "left out: 1 cell that kept no weights; run the grid again with --keep --rerun ok",
         "left out: 1 cell whose head alone trained",
         "left out: full-fp32-s1, of which no linear layer trained",
     ]
+
+
+def test_repeats_of_a_cell_count_once(place: Place, found: Any) -> None:
+    for repeat in (1, 2):
+        model = base_model(place.checkpoint)
+        disturb(model)
+        place.add(model, columns={"repeat": repeat})
+    assert place.run("--json") == 0
+    assert [cell["cell"] for cell in found()["cells"]] == ["full-fp32-s0"]
 
 
 def test_a_cell_in_two_files_counts_once_and_names_differ(
@@ -203,7 +212,7 @@ def test_cells_without_weights(place: Place) -> None:
     place.add(None)
     told = place.refused()
     assert "no weights to read: 1 cell that kept no weights; run the grid again" in told
-    assert "--keep --fresh" in told
+    assert "--keep --rerun ok" in told
 
 
 def test_cells_that_did_not_end_ok(place: Place) -> None:

@@ -13,7 +13,7 @@ from adapters.peft_format import save_adapter
 from bench.command import BAD_INPUT
 from bench.job import FILE
 from bench.rowfile import encode, record
-from bench.schema import NAMES, Row
+from bench.schema import NAMES, Row, row_key
 from bench.store import cell_folder
 from bench.updates.__main__ import command
 from minbert.checkpoint import load_encoder, save_checkpoint
@@ -73,8 +73,7 @@ class Place:
         of = peer_cells.cell(self.checkpoint, mode, layers, **changes)
         own = {"threads": 1, **(columns or {})}
         row = result_row(of, random.Random(0), **own)  # noqa: S311
-        ids = (str(row["cell_id"]), str(row["conditions_id"]), 1)
-        folder = cell_folder(self.csv, of.name, *ids)
+        folder = cell_folder(self.csv, of.name, *row_key(row))
         folder.mkdir(parents=True)
         (folder / FILE).write_text(peer_cells.job_of(of, self.checkpoint).to_json())
         if model is not None and of.rank is None:

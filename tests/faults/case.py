@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.protocol import RESULT
-from bench.schema import RESUMED, latest, new_row
+from bench.schema import RESUMED, new_row, standing
 from bench.store import Store, read_rows
 from tests.faults import checks
 from tests.faults.kinds import BUSY, MEMORY, Fault, codes_of, statuses_of, strike_of
@@ -239,8 +239,8 @@ class Case:
         verdict, conditions_id = self.verdict, self.setup.conditions.conditions_id
         self._finished = checks.finished(self.place, self._data())
         for number in range(1, _MOST_RUNS + 1):
-            last = latest(read_rows(self.place / "runs.csv", lambda _: None))
-            rows = [last.get((cell_id, conditions_id)) for cell_id in self.cell_ids]
+            last = standing(read_rows(self.place / "runs.csv", lambda _: None))
+            rows = [last.get((cell_id, conditions_id, 1)) for cell_id in self.cell_ids]
             statuses = {None if row is None else str(row["status"]) for row in rows}
             failed = sorted(statuses - {None, "ok", *RESUMED}, key=str)
             order = Order(

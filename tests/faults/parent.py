@@ -112,7 +112,7 @@ def _run(order: Order) -> int:
     made, follower = setup(order.worker), Follower(order)
     follower.follow(order.report)
     rows = read_rows(order.runs_csv)
-    planned = plan(made.cells, rows, made.conditions.conditions_id, rerun=order.rerun)
+    planned = plan(made.cells, rows, made.conditions.columns(), rerun=order.rerun)
     store = Store(order.runs_csv)
     follower.enter("check")
     store.check_writable()
