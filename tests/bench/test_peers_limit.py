@@ -103,8 +103,8 @@ def test_the_limit_is_the_time_at_the_speed_of_each_shape() -> None:
 
 
 class Gpu:
-    """A GPU that takes 10 µs for a product, whose launch takes the CPU 5 µs; to wait for it takes 15 µs
-    more. Its events and the CPU's clock are of one time."""
+    """A GPU that takes 10 µs for a product, whose launch takes the CPU 5 µs; to wait for it takes
+    15 µs more. Its events and the CPU's clock are of one time."""
 
     def __init__(self) -> None:
         self.cpu_s = self.busy_until_s = 0.0
