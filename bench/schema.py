@@ -339,7 +339,6 @@ def _columns() -> tuple[Column, ...]:
             str,
             "inherited variables that change numbers, as NAME=value; empty: none was set",
         ),
-        "tests/bench/test_column_stages.py::test_products_of_a_gpu_are_not_in_tf32",
         ("tf32", str, "on or off: fp32 products on the card's tensor cores", _on_cuda),
         "tests/bench/test_columns.py::test_conditions_are_those_of_this_machine",
         ("measurement_version", int, "raised when measuring or numerics change"),

@@ -31,14 +31,13 @@ _HEAD: Final = """\
 # runs.csv
 
 The results of this project, one row for each attempt at a cell. This page is printed from
-[bench/schema.py](../bench/schema.py), the one definition of the columns.
+[bench/schema.py](../bench/schema.py), the one definition of the columns, which names for each the
+test that fails when its value is another than its meaning says.
 
 The file is UTF-8, RFC 4180, with a header. Numbers have up to seven significant digits. A column
 carries its unit in its name: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An empty field means
 that the column does not apply to the row (see "applies to"; nothing there: to all) or that it was
 not measured; it is never 0 and there is no sentinel. No row holds a path or a host's name.
-
-Each column is held by a test, which fails when the value is another than its meaning says.
 
 Rows are only ever appended. A repeat of a cell is done when a row with its `cell_id`, the present
 `conditions_id`, its `repeat` (empty: 1) and the status `ok` is there; it is run again after a

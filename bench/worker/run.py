@@ -84,8 +84,6 @@ class CellRun(ABC, Generic[B]):
         self.clock = StepClock(self.device)
         self.machine = MachineWatch(self.gpu)
         self.losses_kept = HostCopies(self.device)
-        self.owned_later = False
-        """Whether something that trains has no optimizer's state yet: its first step overflowed."""
 
     @abstractmethod
     def _load(self, job: Job) -> nn.Module:
@@ -300,8 +298,7 @@ class CellRun(ABC, Generic[B]):
             record.losses.append(self.losses_kept.keep(loss))
             of_part = outputs.setdefault(self._part(batch), [])
             of_part.append((outputs_kept.keep(logits), outputs_kept.keep(batch.labels)))
-            first = len(of_part) == 1 and (not begun or self.thaws is not None)
-            if first or self.owned_later:
+            if len(of_part) == 1 and (not begun or self.thaws is not None):
                 self._take_owned(trainer)
             self.progress.step(len(record.losses), total, self._last_loss)
             self.machine.look()
@@ -324,8 +321,6 @@ class CellRun(ABC, Generic[B]):
         for name, mib in owned_mib(self.model, trainer.optimizer).items():
             before = self.record.columns.get(name)
             self.record.columns[name] = max(mib, float(before or 0.0))
-        stepped, state = trainer.parameters, trainer.optimizer.state
-        self.owned_later = any(p.grad is not None and p not in state for p in stepped)
 
     def _last_loss(self) -> float:
         self.losses_kept.wait()

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bench import conditions
 from bench.probes import phases
 from bench.probes.energy import Energy
 from bench.probes.memory import Resident, SavedTensors
@@ -28,7 +27,6 @@ from bench.worker.single import SingleRun
 from minbert.batches import Batch
 from minbert.training import Trainer
 from tests.bench.column_checks import held_by, refuses_wrong_values
-from tests.bench.test_conditions import T4
 from tests.bench.test_worker import job_on
 
 MIB = 2**20
@@ -141,9 +139,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
         run.device = torch.device("cuda:0")
         row |= {name: of for name, of in run.memory().items() if "cuda" in name}
         run.device = torch.device("cpu")
-        patch.setattr(conditions, "torch_build", lambda: ("2.13.0", "12.8"))
-        gpu = conditions.find_conditions("cuda", lambda: [T4]).conditions.columns()
-    return Ran(row | {"tf32": gpu["tf32"]}, run)
+    return Ran(row, run)
 
 
 def test_times_are_those_of_their_stages(ran: Ran) -> None:
@@ -160,10 +156,6 @@ def test_peaks_are_those_of_training_and_evaluation(ran: Ran) -> None:
     assert (row["peak_rss_mib"], row["peak_anon_mib"]) == (150.0, 112.5)
     assert row["imports_anon_mib"] == IMPORTS_MIB
     assert (row["peak_cuda_allocated_mib"], row["peak_cuda_reserved_mib"]) == (300.0, 500.0)
-
-
-def test_products_of_a_gpu_are_not_in_tf32(ran: Ran) -> None:
-    assert ran.row["tf32"] == "off"
 
 
 def test_energy_is_drawn_while_training(ran: Ran) -> None:

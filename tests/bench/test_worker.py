@@ -214,7 +214,8 @@ def test_a_rate_halves_where_an_epoch_of_one_task_ends(
 def test_a_head_of_several_parts_is_kept_with_frozen_weights_in_fp32(
     deep_checkpoint: Path, tmp_path: Path
 ) -> None:
-    held = {"amp": "bf16", "frozen_dtype": "bf16", "unfreeze": None, "max_steps": 6, "batch_size": 7}
+    amp = {"amp": "bf16", "frozen_dtype": "bf16"}
+    held = amp | {"unfreeze": None, "max_steps": 6, "batch_size": 7}
     run = watched(deep_checkpoint, tmp_path, "head", **held)
     run.job = replace(run.job, keep=True)
     run.run()
