@@ -324,7 +324,8 @@ class Session:
         try:
             rows = read_rows(self.store.path)
             for item in planned:
-                if (row := self.store.last(*self._key(item))) is not None:
+                row = self.store.last(*self._key(item))
+                if row is not None and not item.elsewhere:
                     last[item.key] = row
             told = str(
                 render(

@@ -67,6 +67,15 @@ def test_a_damaged_job_is_refused_or_of_the_same_cell(tmp_path: Path, content: b
     assert job is None or job.cell.cell_id == CELL.cell_id
 
 
+def test_a_job_from_before_repeats_is_the_first() -> None:
+    lines = JOB.to_json().replace('"code_version": "0.1.0",', '"code_version": "0.1.0"')
+    old = lines.replace('"repeat": 1', "")
+    assert "repeat" not in old
+    assert Job.from_json(old) == JOB
+    with pytest.raises(InputError, match="repeat"):
+        Job.from_json(JOB.to_json().replace('"repeat": 1', '"repeat": "1"'))
+
+
 def test_a_job_nested_to_any_depth_is_refused(tmp_path: Path) -> None:
     for depth in (*NEAR_THE_LIMIT, 50_000):
         text = JOB.to_json().replace('"rank": 8', f'"rank": {nested(depth)}')

@@ -390,6 +390,7 @@ def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
     cells[1] = replace(cells[1], learning_rate_source=CANDIDATE)
     others = [row_of(cell, "ok", **THERE) for cell in cells]
     assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere", "run"]
+    assert here_and_elsewhere(others, cells[1:]) == ["elsewhere"], "without costs measured here"
 
 
 def test_what_failed_here_or_is_asked_for_or_lacks_a_fresh_result_stays_so() -> None:
