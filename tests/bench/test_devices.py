@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from bench import gpu_check
 from bench.devices import Answer, check_by, resolve_device, run_check
 from bench.environment import VISIBLE
 from bench.errors import InputError
+from bench.job import Job
 from bench.nvml import read_driver, visible
 from bench.schema import Row
 from bench.worker import __main__ as worker
-from bench.worker import failures, kinds
+from bench.worker import failures, kinds, lifeline
 from bench.worker.failures import is_of_device, is_out_of_memory
 from bench.worker.run import Record
 from tests.faults.fake_driver import FakeNvml, torch_shows
@@ -219,41 +221,51 @@ class Running:
         return {"peak_rss_mib": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "failed", "columns"),
-    [
-        (CodedError(719), "crashed", True, {"startup_s": 2.5}),
-        (torch.OutOfMemoryError("CUDA out of memory."), "oom", False,
-         {"startup_s": 2.5, "peak_rss_mib": 1.0}),
-    ],
-)  # fmt: skip
-def test_a_worker_marks_a_failure_of_the_device(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: BaseException,
-    status: str,
-    failed: bool,
-    columns: dict[str, Any],
-) -> None:
-    monkeypatch.setattr("bench.job.Job.read", lambda _: None)
-    monkeypatch.setattr("bench.worker.lifeline.attach", lambda: None)
+@pytest.fixture
+def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs a worker whose cell begins, or begins to run, with an error; its result."""
+    monkeypatch.setattr(lifeline, "attach", lambda: None)
     monkeypatch.setattr(worker, "import_all", lambda: None)
-    monkeypatch.setattr(kinds, "run_of", lambda *_: Running(error))
-    assert worker.main(tmp_path) == 1
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["status"], result["device_failed"]) == (status, failed)
-    assert result["columns"] == columns
+
+    def ends(
+        error: BaseException, *, begins: bool = True, device: str = "cuda:0"
+    ) -> dict[str, Any]:
+        monkeypatch.setattr(Job, "read", lambda _: SimpleNamespace(device=device))
+        run_of = (lambda *_: Running(error)) if begins else raising(error)
+        monkeypatch.setattr(kinds, "run_of", run_of)
+        assert worker.main(tmp_path) == 1
+        result: dict[str, Any] = json.loads((tmp_path / "result.json").read_text())
+        return result
+
+    return ends
 
 
-def test_an_error_of_the_cell_is_left_to_end_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_marks_a_failure_of_the_device(ends: Callable[..., dict[str, Any]]) -> None:
+    result = ends(CodedError(719))
+    assert (result["status"], result["device_failed"]) == ("crashed", True)
+    assert result["columns"] == {"startup_s": 2.5}
+    result = ends(torch.OutOfMemoryError("CUDA out of memory."))
+    assert (result["status"], result["device_failed"]) == ("oom", False)
+    assert result["columns"] == {"startup_s": 2.5, "peak_rss_mib": 1.0}
+
+
+def test_whatever_is_raised_as_a_gpu_is_taken_is_its_failure(
+    ends: Callable[..., dict[str, Any]],
 ) -> None:
-    monkeypatch.setattr("bench.job.Job.read", lambda _: None)
-    monkeypatch.setattr("bench.worker.lifeline.attach", lambda: None)
-    monkeypatch.setattr(worker, "import_all", lambda: None)
-    monkeypatch.setattr(kinds, "run_of", lambda *_: Running(RuntimeError("a bug")))
+    result = ends(AssertionError("anything"), begins=False)
+    assert (result["status"], result["device_failed"]) == ("crashed", True)
+    assert (result["message"], result["columns"]) == ("the device failed: anything", {})
+    result = ends(torch.OutOfMemoryError("CUDA out of memory."), begins=False)
+    assert (result["status"], result["device_failed"]) == ("oom", False)
+    with pytest.raises(AssertionError, match="anything"):
+        ends(AssertionError("anything"), begins=False, device="cpu")
+
+
+def test_an_error_of_the_cell_ends_the_worker_without_a_result(
+    tmp_path: Path, ends: Callable[..., dict[str, Any]]
+) -> None:
     with pytest.raises(RuntimeError, match="a bug"):
-        worker.main(tmp_path)
+        ends(RuntimeError("a bug"))
     assert not (tmp_path / "result.json").exists()
 
 

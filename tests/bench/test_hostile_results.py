@@ -165,6 +165,13 @@ def test_a_value_that_can_not_be_is_named(columns: dict[str, Any]) -> None:
         parse_result(text)
 
 
+@pytest.mark.parametrize("mark", ["yes", 1, None, []])
+def test_a_mark_of_a_failed_device_is_true_or_false(mark: object) -> None:
+    with pytest.raises(ValueError, match="device_failed"):
+        parse_result(json.dumps({**RESULT, "device_failed": mark}))
+    assert parse_result(json.dumps(RESULT))["device_failed"] is False
+
+
 def test_nesting_of_any_depth_is_refused() -> None:
     for depth in (*NEAR_THE_LIMIT, 200_000):
         for text in (
