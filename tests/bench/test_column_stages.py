@@ -79,9 +79,9 @@ class Staged(SingleRun):
         self.world = world
         self.trained: list[tuple[Tensor, Tensor]] = []
 
-    def _load(self) -> Any:
+    def _load(self, *of: Any) -> Any:
         self.world.seconds += LOAD_S
-        return super()._load()
+        return super()._load(*of)
 
     def _tokenise(self) -> None:
         self.world.seconds += TOKENISE_S
@@ -136,6 +136,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
         row = run.run()
         patch.setattr(torch.cuda, "max_memory_allocated", lambda device: 300 * MIB)
         patch.setattr(torch.cuda, "max_memory_reserved", lambda device: 500 * MIB)
+        patch.setattr(torch.cuda, "memory_snapshot", list)
         run.device = torch.device("cuda:0")
         row |= {name: of for name, of in run.memory().items() if "cuda" in name}
         run.device = torch.device("cpu")
