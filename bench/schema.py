@@ -207,7 +207,7 @@ def _columns() -> tuple[Column, ...]:
         ("conditions_id", str, "digest of the machine and software it ran on"),
         "tests/bench/test_session.py::test_what_another_grid_interrupted_does_not_stop_this_one",
         ("attempt", int, "1, and one more for each time the cell was run again"),
-        "",
+        "tests/bench/test_session.py::test_repeats_run_in_processes_and_folders_of_their_own",
         (
             "repeat",
             int,
@@ -264,7 +264,7 @@ def _columns() -> tuple[Column, ...]:
             str,
             "on: whole batches train through torch.compile, padded to buckets of length; or off",
         ),
-        "",
+        "tests/bench/test_frozen_dtype.py::test_every_parameter_has_the_type_of_the_rule",
         (
             "frozen_dtype",
             str,
@@ -332,7 +332,7 @@ def _columns() -> tuple[Column, ...]:
         ("machine", str, "processor, cores and memory"),
         ("threads", int, "of torch's CPU operators"),
         ("torch_version", str, "of torch, as installed"),
-        "",
+        "tests/bench/test_conditions.py::test_on_a_gpu_cuda_and_inherited_variables_are_conditions",
         ("cuda_version", str, "that torch was built with", _on_cuda),
         (
             "environment",
@@ -353,7 +353,7 @@ def _columns() -> tuple[Column, ...]:
         ("tokens_total", int, "real tokens trained on, all epochs"),
         "tests/bench/test_predict_forecast.py::test_flops_are_for_each_real_token",
         ("flops_per_token", float, "of a training step; 2 for each multiply-add"),
-        "",
+        "tests/bench/test_cut.py::test_a_worker_counts_what_is_cut",
         ("texts_cut", int, "texts of train and dev that are longer than max_length"),
         ("tokens_cut", float, "share of the tokens of train and dev that were cut off with them"),
     )
@@ -385,7 +385,7 @@ def _columns() -> tuple[Column, ...]:
         "tests/bench/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
         ("peak_cuda_allocated_mib", float, "by tensors, MiB", _on_cuda),
         ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", _on_cuda),
-        "tests/bench/test_probes.py::test_a_card_tells_memory_of_the_process_and_who_else_is_there",
+        "tests/bench/test_gpu_probe.py::test_memory_is_the_processs_and_others_on_the_gpu_disturb",
         ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", _on_cuda),
         (
             "process_vram_source",

@@ -352,7 +352,7 @@ class CellRun(ABC, Generic[B]):
             "tokens_total": sum(step.tokens for step in self.clock.steps()),
             "train_s": self.phases.seconds["train"],
             "eval_s": self.phases.seconds["evaluate"],
-            "energy_j": sum(joules) if joules else None,
+            "energy_j": sum(joules) if len(joules) == len(self.record.joules) else None,
         }
 
     def _quality(self) -> Row:

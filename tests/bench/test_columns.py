@@ -140,6 +140,7 @@ def test_settings_are_those_of_the_grid_file(ran: Ran) -> None:
         "epochs": 5, "max_steps": 28, "optimizer": "adamax", "schedule": "halving",
         "learning_rate": 2e-3, "learning_rate_base": 1e-4, "learning_rate_head": 5e-3,
         "weight_decay": 0.05, "warmup": 0.25, "alpha": 1.0, "scale": 0.5, "dropout": 0.2,
+        "frozen_dtype": "fp32",
     }  # fmt: skip
     assert {name: ran.row[name] for name in expected} == expected
 

@@ -16,6 +16,7 @@ from bench.worker import hostcopies
 from bench.worker import run as worker
 from bench.worker.progress import Progress
 from bench.worker.single import SingleRun
+from minbert.model import BertClassifier
 from minbert.optimizer import Optimizer
 from minbert.training import Trainer
 from tests.bench.pretended_gpu import DEVICE, pretended_gpu
@@ -37,9 +38,9 @@ def on_gpu(
             events.append(event)
 
     class Noted(SingleRun):
-        def _load(self):
+        def _load(self, job: Job) -> BertClassifier:
             note("load")
-            return super()._load()
+            return super()._load(job)
 
     take, count = Trainer.take, SavedTensors.counting
 

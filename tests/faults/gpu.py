@@ -244,7 +244,7 @@ def grid_on_broken_device(folder: Path) -> Ended:
             data_folder=None, store=Store(csv), reports=folder / "reports", keep=False,
             timeout_s=None, arguments=(), device_name=FIRST.uuid,
             worker=(sys.executable, "-c", _WORKER),
-        ).run([plan(made.cells, [], conditions.conditions_id)])  # fmt: skip
+        ).run([plan(made.cells, [], conditions.columns())])  # fmt: skip
         rows = tuple((str(row["status"]), str(row["message"])) for row in read_rows(csv))
     return Ended(code, tuple(err.getvalue().splitlines()), rows)
 

@@ -166,6 +166,7 @@ COVERED = {
     "minbert/compiled:__call__": "tests/minbert/test_compiled.py::test_what_a_cuda_graph",
     "minbert/compiled:mode_of": "tests/minbert/test_compiled.py::test_the_mode_is_that",
     "minbert/compiled:rehearse": "tests/minbert/test_compiled.py::test_all_buckets_are_rehearsed",
+    "minbert/evaluation:predict_by": "tests/bench/test_worker_gpu.py::test_a_gpu_gives_the_numbers",
     "minbert/kernels/attention:attention": STEP,
     "minbert/kernels/dropout:keep_mask": "tests/gpu/test_branches.py::test_a_mask_of_dropout",
     "minbert/kernels/precision:on_cpu": STEP,

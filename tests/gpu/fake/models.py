@@ -8,11 +8,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapters.injection import inject, parameter_groups
+from adapters.injection import hold_frozen, inject, parameter_groups
 from bench.predict.fake import fill
 from minbert.batches import Batch
 from minbert.config import GEOMETRIES
-from minbert.kernels.linear import hold_frozen
 from minbert.model import BertClassifier
 from minbert.training import HALF, Group, Trainer, linear_schedule
 from tests.gpu.fake.gpu import GPU
@@ -30,17 +29,19 @@ def model_of(
     pooling: str = "mean",
     head: str = "linear",
     outputs: int = CLASSES,
+    held: bool = False,
 ) -> nn.Module:
     """A model with its adapters, on the meta device; a classifier unless it is given.
 
     It has two layers where they differ, since a pooler reads the first token of the last, else one.
+    Frozen weights are in AMP's type if `held`.
     """
     if model is None:
         config = CONFIG if pooling == "pooler" else replace(CONFIG, num_hidden_layers=1)
         model = BertClassifier(config, outputs, pooling=pooling, dropout=0.1, head=head)
     rank = None if layers is None else 4
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
-    if amp in HALF:
+    if held:
         hold_frozen(model, HALF[amp])
     return model
 

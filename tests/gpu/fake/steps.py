@@ -35,11 +35,15 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("amp", ["off", *HALF])
+@pytest.mark.parametrize(
+    ("amp", "held"), [("off", False), *((amp, held) for amp in HALF for held in (False, True))]
+)
 @pytest.mark.parametrize(("mode", "layers"), SETTINGS)
-def test_steps_and_an_evaluation_stay_on_the_gpu(mode: str, layers: str | None, amp: str) -> None:
+def test_steps_and_an_evaluation_stay_on_the_gpu(
+    mode: str, layers: str | None, amp: str, held: bool
+) -> None:
     number = SETTINGS.index((mode, layers))
-    model = model_of(mode, layers, amp, **VARIANTS[number % len(VARIANTS)])
+    model = model_of(mode, layers, amp, held=held, **VARIANTS[number % len(VARIANTS)])
     with faked(model):
         trainer, batch = trainer_of(model, amp), batch_of(masked=number % 4 != 1)
         assert "aten._fused_adamw_.default" in check_steps(trainer, batch)
