@@ -282,7 +282,7 @@ def plan(
     """
     ids = {cell.cell_id for cell in cells}
     known = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
-    counting = latest(known)
+    counting = {key[:2]: row for key, row in latest(known).items()}
     highest: dict[tuple[str, str], int] = {}
     take_attempts(highest, known)
     found = []

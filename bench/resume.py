@@ -82,7 +82,7 @@ def standing(cell_ids: Collection[str], conditions_id: str, rows: Iterable[Row])
     """The row that counts for each of some cells that has one, by its id."""
     return {
         cell_id: row
-        for (cell_id, where), row in latest(rows).items()
+        for (cell_id, where, *_), row in latest(rows).items()
         if cell_id in cell_ids and where == conditions_id
     }
 
@@ -92,7 +92,7 @@ def fallen_back(planned: Iterable[Planned], conditions_id: str, rows: Sequence[R
     tried = {
         (item.cell.cell_id, conditions_id, item.attempt) for item in planned if item.action == "run"
     }
-    counting = latest(rows)
+    counting = {key[:2]: row for key, row in latest(rows).items()}
     failed = [row for row in rows if row["status"] != "ok" and row_key(row) in tried]
     return sum(counting[cell_key(row)]["status"] == "ok" for row in failed)
 

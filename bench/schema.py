@@ -435,14 +435,34 @@ def upgraded(values: Mapping[str, Value]) -> Row:
     return row
 
 
-def latest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
-    """Of each (cell_id, conditions_id) the row that counts, in the order of first appearance.
+def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
+    """The rows that count, by cell_id, conditions_id, repeat and code_version, in the order of
+    first appearance.
 
-    That is the last attempt that ended ok, or the last one if none did.
+    Those are of each version the last attempt that ended ok, or, where no version has one, the
+    last attempt.
     """
-    last: dict[tuple[str, str], Row] = {}
-    take_latest(last, rows)
+    rows = list(rows)
+    last: dict[tuple[str, str, int, str], Row] = {}
+    at: dict[tuple[str, str, int], Row] = {}
+    for row in rows:
+        key = (*cell_key(row), int(row.get("repeat") or 1))
+        if key not in at or _rank(row) >= _rank(at[key]):
+            at[key] = row
+    for row in rows:
+        measured = (*cell_key(row), int(row.get("repeat") or 1))
+        if row["status"] != "ok" and at[measured] is not row:
+            continue
+        key_ = (*measured, str(row.get("code_version") or ""))
+        if key_ not in last or _rank(row) >= _rank(last[key_]):
+            last[key_] = row
     return last
+
+
+def software_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """What scores depend on of the conditions: the kind of device and the software."""
+    names = ("torch_version", "cuda_version", "tf32", "environment", "measurement_version")
+    return str(row.get("device") or "").partition(":")[0], *map(row.get, names)
 
 
 def take_latest(last: dict[tuple[str, str], Row], rows: Iterable[Row]) -> None:

@@ -96,8 +96,9 @@ def candidates(
 
     Chosen are the rates that the group's cells have.
     """
-    done = {key: row for key, row in latest(rows).items() if is_candidate(row)}
-    waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
+    done = [row for row in latest(rows).values() if is_candidate(row)]
+    known = set(map(cell_key, done))
+    waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in known]
     of = group.rows if group is not None else ()
     wanted = {_values(row, _NAMES) for row in of}
     used = {
@@ -114,7 +115,7 @@ def candidates(
             "data": row["data_digest"], "metric": row["dev_metric"],
             "chosen": _values(row, (*_KIND, *_RATES)) in used,
         }
-        for row in [*done.values(), *({**row, "status": None} for row in waiting)]
+        for row in [*done, *({**row, "status": None} for row in waiting)]
     ]  # fmt: skip
     frame = pd.DataFrame(records, columns=list(_COLUMNS))
     frame = frame.astype({"rate": float, "score": float, "loss": float, "here": bool})
