@@ -1,18 +1,17 @@
 """Which rows may be compared: comparability groups, and in them the settings over their seeds."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from adapters.names import LAYER_SETS, MODES
+from bench.metrics import Metric, metric_of
 from bench.rates import still_lacking
-from bench.schema import BY_NAME, CANDIDATE, Row, Value, cell_key, group_names, latest
-from bench.stats import Interval, mean_t, spread, widened
+from bench.schema import BY_NAME, CANDIDATE, VALUES, Row, Value, cell_key, group_names, latest
+from bench.setting import Setting, ValuesOf, between_processes, no_values, number
+from bench.stats import Deviation, Interval
 
 _FOLLOW_FROM_MODE: Final = (
     "learning_rate", "learning_rate_base", "learning_rate_head", "alpha", "scale",
@@ -30,127 +29,8 @@ data, or of the machine."""
 
 _AMPS: Final = ("off", "bf16", "fp16")
 _AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze")
-
-
-Values = NDArray[np.float64]
-ValuesOf = Callable[[Row], Values | None]
-"""Of a row's dev examples a number each [N], whose mean is its score; None where not kept."""
-
-
-def no_values(_row: Row) -> Values | None:
-    """Where nothing is kept."""
-    return None
-
-
-def number(value: Value) -> float | None:
-    """A value as a float, or None if it is empty or no number."""
-    return float(value) if isinstance(value, int | float) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """A point of the grid without its seed, and the rows of its seeds, whatever their status."""
-
-    mode: str
-    rank: int | None
-    layers: str | None
-    amp: str
-    unfreeze: str | None
-    rate: float | None
-    rows: tuple[Row, ...]
-    tells_rate: bool = False
-    values_of: ValuesOf = no_values
-
-    @cached_property
-    def values(self) -> dict[int, Values]:
-        """By seed, the numbers of the dev examples whose mean is the score, where kept."""
-        found = ((row.get("seed"), self.values_of(row)) for row in self.ok)
-        return {int(seed or 0): values for seed, values in found if values is not None}
-
-    @property
-    def adapted(self) -> bool:
-        """Whether it carries adapters."""
-        return self.rank is not None
-
-    @property
-    def label(self) -> str:
-        """Its name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
-        adapter = f" rank {self.rank} on {self.layers}" if self.adapted else ""
-        rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
-        thaw = ", unfreezing" if self.unfreezes else ""
-        return f"{self.mode}{adapter}{thaw}, {'fp32' if self.amp == 'off' else self.amp}{rate}"
-
-    @property
-    def unfreezes(self) -> bool:
-        """Whether layers are unfrozen one after the other."""
-        return self.unfreeze not in (None, "all")
-
-    @cached_property
-    def ok(self) -> tuple[Row, ...]:
-        """The rows that ended ok."""
-        return tuple(row for row in self.rows if row.get("status") == "ok")
-
-    @cached_property
-    def learned(self) -> bool:
-        """False if any of its seeds was flagged as having learned nothing."""
-        return not any("not_learned" in str(row.get("flags") or "").split() for row in self.ok)
-
-    def by_seed(self, column: str) -> dict[int, float]:
-        """Values of a column in the rows that ended ok, by seed."""
-        if column not in self._by_seed:
-            values = ((row.get("seed"), number(row.get(column))) for row in self.ok)
-            self._by_seed[column] = {
-                int(seed or 0): value for seed, value in values if value is not None
-            }
-        return self._by_seed[column]
-
-    @cached_property
-    def _by_seed(self) -> dict[str, dict[int, float]]:
-        return {}
-
-    def estimate(self, column: str) -> Interval | None:
-        """Mean and interval over seeds; of one seed, its row's own interval if there is one.
-
-        Scores whose predictions are kept vary by seeds and dev examples; the rest by seeds alone.
-        """
-        if column not in self._estimates:
-            self._estimates[column] = self._estimate(column)
-        return self._estimates[column]
-
-    @cached_property
-    def _estimates(self) -> dict[str, Interval | None]:
-        return {}
-
-    def _estimate(self, column: str) -> Interval | None:
-        values = self.by_seed(column)
-        if not values:
-            return None
-        if len(values) > 1:
-            kept = self.values if column == "dev_score" else {}
-            if kept.keys() == values.keys() and len({len(each) for each in kept.values()}) == 1:
-                return spread(np.stack(list(kept.values()))).interval()
-            return mean_t(list(values.values()))
-        row = next(row for row in self.ok if number(row.get(column)) is not None)
-        return _own_interval(row, column)
-
-
-BETWEEN_PROCESSES: Final = 0.06
-"""How far the times of processes that do the same are apart, as a deviation of their logarithms:
-what no process shows of itself, and what its own interval therefore lacks. docs/measuring.md says
-from what it was taken."""
-_ENDS: Final = {
-    "dev_score": ("dev_ci_low", "dev_ci_high"),
-    "step_ms_median": ("step_ms_ci_low", "step_ms_ci_high"),
-    "ms_per_1k_tokens": ("ms_per_1k_tokens_ci_low", "ms_per_1k_tokens_ci_high"),
-}
-
-
-def _own_interval(row: Row, column: str) -> Interval:
-    """A row's value with the interval that the row itself holds; of times, wider by how much
-    processes differ."""
-    low, high = (number(row.get(name)) for name in _ENDS.get(column, ("", "")))
-    found = Interval(number(row[column]) or 0.0, low, high)
-    return found if column == "dev_score" else widened(found, BETWEEN_PROCESSES)
+_FROZEN: Final = "frozen_dtype"
+"""A setting in which the settings of a group may differ, like the axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,13 +61,43 @@ class Group:
 
     @property
     def ok(self) -> int:
-        """How many cells ended ok."""
+        """How many rows ended ok."""
         return sum(row.get("status") == "ok" for row in self.rows)
 
     @property
     def metric(self) -> str:
         """The dev metric's name; empty where quality was not measured."""
         return str(self.shared("dev_metric") or "")
+
+    @property
+    def scoring(self) -> Metric:
+        """The dev metric."""
+        return metric_of(self.metric)
+
+    @cached_property
+    def usual(self) -> tuple[Setting, ...]:
+        """Its settings, where some differ in how frozen weights are held alone, as most hold them.
+
+        That is told for each kind of AMP by itself; of equals the first of the schema's values.
+        """
+        held: dict[str, Counter[str | None]] = {}
+        for setting in self.settings:
+            if setting.tells_frozen:
+                held.setdefault(setting.amp, Counter())[setting.frozen] += 1
+        order = VALUES[_FROZEN]
+        most = {
+            amp: max(counts, key=lambda one: (counts[one], -_index(one, order)))
+            for amp, counts in held.items()
+        }
+        return tuple(
+            setting
+            for setting in self.settings
+            if not setting.tells_frozen or setting.frozen == most[setting.amp]
+        )
+
+    def between(self, column: str) -> Deviation | None:
+        """How far processes that do the same are apart in a column."""
+        return between_processes(self.rows, column)
 
     @property
     def has_quality(self) -> bool:
@@ -209,6 +119,13 @@ class Group:
     @property
     def seeds(self) -> int:
         """The most seeds that ended ok in any setting."""
+        return max(
+            (len({r.get("seed") for r in setting.ok}) for setting in self.settings), default=0
+        )
+
+    @property
+    def runs(self) -> int:
+        """The most runs that ended ok in any setting: of all seeds, repeats and versions."""
         return max((len(setting.ok) for setting in self.settings), default=0)
 
     @cached_property
@@ -232,16 +149,30 @@ class Group:
             for s in self.settings
             if s.mode == "full" and s.amp == amp and s.ok and s.unfreezes == thaws
         ]
-        return max(found, key=_score, default=None)
+        return max(found, key=self._gain, default=None)
+
+    def _gain(self, setting: Setting) -> float:
+        score = setting.estimate("dev_score")
+        return self.scoring.gain(score.value) if score else float("-inf")
+
+    @cached_property
+    def learned(self) -> bool:
+        """Whether scores can be weighed against costs: some setting is not flagged as having
+        learned nothing, and it is not full fine-tuning alone beside others that are."""
+        ok = [setting for setting in self.settings if setting.ok]
+        others = [setting for setting in ok if setting.mode != "full"]
+        return any(setting.learned for setting in others or ok)
 
     @cached_property
     def judged(self) -> tuple[Setting, ...]:
         """The settings that can win: those not flagged as having learned nothing.
 
-        Where all are flagged it is all of them: their costs mean something, their scores don't.
+        Where nothing can be weighed it is all of them: their costs mean something, their scores
+        don't.
         """
-        learned = tuple(setting for setting in self.settings if setting.ok and setting.learned)
-        return learned or self.settings
+        if not self.learned:
+            return self.settings
+        return tuple(setting for setting in self.settings if setting.ok and setting.learned)
 
     @cached_property
     def unlearned(self) -> tuple[Setting, ...]:
@@ -250,17 +181,15 @@ class Group:
 
     @property
     def ordered(self) -> tuple[Row, ...]:
-        """Its rows, by setting and seed."""
+        """Its rows, by setting, seed and repeat."""
         return tuple(
             row
             for setting in self.settings
-            for row in sorted(setting.rows, key=lambda row: int(row.get("seed") or 0))
+            for row in sorted(
+                setting.rows,
+                key=lambda row: (int(row.get("seed") or 0), int(row.get("repeat") or 1)),
+            )
         )
-
-
-def _score(setting: Setting) -> float:
-    score = setting.estimate("dev_score")
-    return score.value if score else float("-inf")
 
 
 def groups(
@@ -296,7 +225,7 @@ def is_candidate(row: Mapping[str, Value]) -> bool:
 @cache
 def key_columns() -> tuple[str, ...]:
     """Columns whose values must be equal for rows to be compared."""
-    apart = (*_FOLLOW_FROM_MODE, *_LABELS)
+    apart = (*_FOLLOW_FROM_MODE, *_LABELS, _FROZEN)
     return ("conditions_id", *(name for name in group_names("settings") if name not in apart))
 
 
@@ -317,43 +246,59 @@ _OTHER_KEYS: Final = tuple(
 
 def _settings(rows: Sequence[Row], values_of: ValuesOf) -> tuple[Setting, ...]:
     """Rows by everything but the seed, in the order of modes, layer sets, ranks and AMP."""
-    axes = (*_AXES, *_FOLLOW_FROM_MODE)
     found: dict[tuple[Value, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row.get(name) for name in axes), []).append(row)
-    alike = Counter(key[: len(_AXES)] for key in found)
+        found.setdefault(_point(row), []).append(row)
+    axes = len(_AXES)
+    rates = Counter(key[: axes + 1] for key in found)
+    held = Counter(key[:axes] for key in {key[: axes + 1] for key in found})
+    between = cache(partial(between_processes, rows))
     settings = [
         Setting(
             mode=str(of[0].get("mode") or "unknown"),
             rank=None if (rank := number(of[0].get("rank"))) is None else int(rank),
-            layers=None if of[0].get("layers") is None else str(of[0]["layers"]),
+            layers=_text(of[0], "layers"),
             amp=str(of[0].get("amp") or "off"),
-            unfreeze=None if of[0].get("unfreeze") is None else str(of[0]["unfreeze"]),
+            unfreeze=_text(of[0], "unfreeze"),
+            frozen=_text(of[0], _FROZEN),
             rate=number(of[0].get("learning_rate") or of[0].get("learning_rate_head")),
             rows=tuple(of),
-            tells_rate=alike[key[: len(_AXES)]] > 1,
+            tells_rate=rates[key[: axes + 1]] > 1,
+            tells_frozen=held[key[:axes]] > 1,
             values_of=values_of,
+            between=between,
         )
         for key, of in found.items()
     ]
     return tuple(sorted(settings, key=_place))
 
 
-def _place(setting: Setting) -> tuple[int, int, int, int, bool, float]:
-    def index(value: str | None, order: Sequence[str]) -> int:
-        return order.index(value) if value in order else -1
+def _point(row: Row) -> tuple[Value, ...]:
+    """What makes a setting of a group."""
+    return tuple(map(row.get, (*_AXES, _FROZEN, *_FOLLOW_FROM_MODE)))
 
+
+def _text(row: Row, name: str) -> str | None:
+    return None if row.get(name) is None else str(row[name])
+
+
+def _place(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:
     return (
-        index(setting.mode, MODES), index(setting.layers, LAYER_SETS), setting.rank or 0,
-        index(setting.amp, _AMPS), setting.unfreezes, setting.rate or 0.0,
+        _index(setting.mode, MODES), _index(setting.layers, LAYER_SETS), setting.rank or 0,
+        _index(setting.amp, _AMPS), setting.unfreezes, setting.rate or 0.0,
+        _index(setting.frozen, VALUES[_FROZEN]),
     )  # fmt: skip
+
+
+def _index(value: str | None, order: Sequence[str]) -> int:
+    return order.index(value) if value in order else -1
 
 
 @cache
 def _told() -> tuple[str, ...]:
     """Columns that tell groups apart."""
     names = [name for name in group_names("conditions") if name != "code_version"]
-    return (*names, *(n for n in group_names("settings") if n not in _FOLLOW_FROM_MODE))
+    return (*names, *(n for n in group_names("settings") if n not in (*_FOLLOW_FROM_MODE, _FROZEN)))
 
 
 def differing(group: Group, other: Group) -> list[str]:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cell import Cell
-from bench.groups import Values, ValuesOf, no_values
 from bench.overall import counted
 from bench.protocol import PREDICTIONS
 from bench.schema import CORRELATED, OVERALL, PART_SCORES, Row, row_key
+from bench.setting import Values, ValuesOf, no_values
 from bench.store import cell_folder, cells_folder
 from minbert.scores import constant
 

@@ -537,7 +537,8 @@ def repeat_suffix(repeat: Value) -> str:
 def standing(rows: Iterable[Row]) -> dict[CellKey, Row]:
     """Of each measurement the row that it stands at, in the order of first appearance.
 
-    That is the last attempt that ended ok, or the last one if none did.
+    Those are of each version the last attempt that ended ok, or, where no version has one, the
+    last attempt.
     """
     last: dict[CellKey, Row] = {}
     take_standing(last, rows)

@@ -5,13 +5,14 @@ not wait.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+K = TypeVar("K", int, tuple[int, int], tuple[int, int, str])
 NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
 _POWER_Z: Final = 0.8416212335729143
@@ -198,35 +199,73 @@ def ratio(a: Interval, b: Interval) -> Interval:
     return _exp(difference(_log(a), _log(b)))
 
 
-def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
-    """Mean of a − b over the seeds that both have; None with fewer than two."""
+def paired_difference(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
+    """Mean of a − b over the seeds, or runs, that both have; None with fewer than two."""
     shared = sorted(a.keys() & b.keys())
-    return mean_t([a[seed] - b[seed] for seed in shared]) if len(shared) > 1 else None
+    return mean_t([a[key] - b[key] for key in shared]) if len(shared) > 1 else None
 
 
-def paired_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
-    """Geometric mean of a / b over the seeds that both have.
+def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
+    """Geometric mean of a / b over the seeds, or runs, that both have.
 
     None with fewer than two, or where a value is not positive.
     """
     if any(value <= 0 for side in (a, b) for value in side.values()):
         return None
-    logs = [{seed: math.log(value) for seed, value in side.items()} for side in (a, b)]
-    found = paired_difference(*logs)
+    found = paired_difference(*({k: math.log(v) for k, v in side.items()} for side in (a, b)))
     return None if found is None else _exp(found)
 
 
-def widened(a: Interval, deviation: float) -> Interval:
-    """A positive quantity's interval, with a further deviation of its logarithm in it.
+@dataclass(frozen=True)
+class Deviation:
+    """A standard deviation, with the degrees of freedom of its estimate; None: it is given."""
 
-    What is not positive, or has no interval, stays as it is.
+    value: float
+    freedom: int | None = None
+
+    def half_width(self, number: int = 1) -> float:
+        """Half the 95% interval of the mean of so many values that vary by it."""
+        from scipy.special import stdtrit
+
+        quantile = NORMAL_975 if self.freedom is None else float(stdtrit(self.freedom, 0.975))
+        return quantile * self.value / math.sqrt(number)
+
+
+def pooled(samples: Iterable[Sequence[float]]) -> Deviation | None:
+    """The deviation that samples have in common, each about a mean of its own.
+
+    None where no sample has two values.
+    """
+    several = [np.asarray(sample, dtype=float) for sample in samples if len(sample) > 1]
+    freedom = sum(len(sample) - 1 for sample in several)
+    if not freedom:
+        return None
+    squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in several)
+    return Deviation(math.sqrt(squares / freedom), freedom)
+
+
+def scattered(values: Sequence[float], deviation: Deviation) -> Interval:
+    """The mean of positive quantities whose logarithms vary by a deviation; the values alone have
+    no say in how wide the interval is."""
+    mean, half = sum(values) / len(values), deviation.half_width(len(values))
+    return Interval(mean, mean * math.exp(-half), mean * math.exp(half))
+
+
+def widened(a: Interval, deviation: Deviation) -> Interval:
+    """A positive quantity's interval, with what its logarithm varies by between runs in it.
+
+    A deviation that was measured between runs has in it what one run shows of itself, so either
+    interval may be the wider one; one that is given comes on top. What is not positive, or has no
+    interval, stays as it is.
     """
     log = _log(a) if a.value > 0 else a
     ends = log.ends() if a.value > 0 else None
     if ends is None:
         return a
-    more = NORMAL_975 * deviation
-    low, high = (math.hypot(end - log.value, more) for end in ends)
+    more, within = deviation.half_width(), [abs(end - log.value) for end in ends]
+    low, high = (
+        math.hypot(half, more) if deviation.freedom is None else max(half, more) for half in within
+    )
     return _exp(Interval(log.value, log.value - low, log.value + high))
 
 

@@ -1,15 +1,17 @@
 """What the rows of one group show: who wins, what is proven, and which effect is whose."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import exp, log
+from statistics import fmean
 from typing import Final, Literal
 
 import numpy as np
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS
-from bench.groups import Group, Setting
+from bench.groups import Group
+from bench.setting import Run, Setting
 from bench.stats import (
     Interval,
     Spread,
@@ -25,8 +27,8 @@ AIMS: Final[tuple[Aim, ...]] = ("memory", "time", "score")
 
 COSTS: Final[tuple[Aim, ...]] = ("memory", "time")
 
-MARGIN: Final = 0.02
-"""A score this far below full fine-tuning's, interval included, still counts as kept."""
+_FEWEST_REPEATS: Final = 3
+"""Of one seed, that are paired."""
 
 PAPER_MEMORY: Final = 0.5
 """The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
@@ -70,8 +72,9 @@ def column(group: Group, aim: Aim) -> str:
 def compare(group: Group, aim: Aim, a: Setting, b: Setting) -> Interval | None:
     """a against b: a ratio for memory and time, a difference for the score.
 
-    Scores are paired over dev examples and seeds where predictions are kept. Else values are
-    paired over the seeds that both have, if they are two or more, or taken from the intervals of
+    Scores are paired over dev examples and seeds where predictions are kept, else over the seeds
+    that both have, if they are two or more. Costs are paired over the runs that both have, if they
+    are of two seeds, or three or more of one. What can't be paired is taken from the intervals of
     both. None where either was not measured.
     """
     name = column(group, aim)
@@ -89,8 +92,33 @@ def _compare(name: str, aim: Aim, a: Setting, b: Setting) -> Interval | None:
         paired = score_spread(a, b)
         if paired is not None:
             return paired.interval()
-        return paired_difference(a.by_seed(name), b.by_seed(name)) or difference(one, two)
-    return paired_ratio(a.by_seed(name), b.by_seed(name)) or ratio(one, two)
+        return paired_difference(a.scores, b.scores) or difference(one, two)
+    return _paired_costs(name, a, b) or ratio(one, two)
+
+
+def _paired_costs(name: str, a: Setting, b: Setting) -> Interval | None:
+    """The ratio over runs of the same seed, repeat and code, or else of the same seed and repeat.
+
+    None where these are too few: the spread of two repeats is known worse than that of all
+    repeats in the group, which the intervals of both are made of.
+    """
+    one, two = a.by_run(name), b.by_run(name)
+    if _enough(one.keys() & two.keys()):
+        return paired_ratio(one, two)
+    plain, other = _of_all_versions(one), _of_all_versions(two)
+    return paired_ratio(plain, other) if _enough(plain.keys() & other.keys()) else None
+
+
+def _enough(runs: Collection[tuple[int, int]] | Collection[Run]) -> bool:
+    return len({run[0] for run in runs}) > 1 or len(runs) > _FEWEST_REPEATS - 1
+
+
+def _of_all_versions(values: Mapping[Run, float]) -> dict[tuple[int, int], float]:
+    """The mean over versions of the code, by seed and repeat."""
+    found: dict[tuple[int, int], list[float]] = {}
+    for (seed, repeat, _), value in values.items():
+        found.setdefault((seed, repeat), []).append(value)
+    return {run: fmean(of) for run, of in found.items()}
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:
@@ -99,7 +127,7 @@ def score_spread(a: Setting, b: Setting) -> Spread | None:
     None unless the predictions of all seeds are kept that both were scored with. Both were scored
     on the same examples, as all rows of a group are.
     """
-    seeds = sorted(a.by_seed("dev_score").keys() & b.by_seed("dev_score").keys())
+    seeds = sorted(a.scores.keys() & b.scores.keys())
     if not a.values.keys() & b.values.keys() >= set(seeds):
         return None
     gaps = [(a.values[seed], b.values[seed]) for seed in seeds]
@@ -114,18 +142,23 @@ def verdict(
 ) -> Verdict | None:
     """The best setting for an aim, or None where nothing was measured.
 
-    Settings that learned nothing can't win; where none did, that holds for the score alone.
+    Settings that learned nothing can't win; where scores can't be weighed, nothing wins by score,
+    and any setting by its costs.
     """
+    if aim == "score" and not group.learned:
+        return None
     found = [
         (setting, value)
         for setting in group.judged
-        if among(setting) and (setting.learned or aim in COSTS)
-        and (value := setting.estimate(column(group, aim))) is not None
+        if among(setting) and (value := setting.estimate(column(group, aim))) is not None
     ]  # fmt: skip
     if not found:
         return None
-    sign = -1.0 if aim == "score" else 1.0
-    winner, value = min(found, key=lambda pair: sign * pair[1].value)
+
+    def loss(pair: tuple[Setting, Interval]) -> float:
+        return -group.scoring.gain(pair[1].value) if aim == "score" else pair[1].value
+
+    winner, value = min(found, key=loss)
     base = group.baseline
     against = None if base is None or base is winner else compare(group, aim, winner, base)
     return Verdict(aim, winner, value, against, _tied(group, aim, winner, found), len(found))
@@ -141,33 +174,57 @@ def _tied(
 
 
 def keeps_score(group: Group, setting: Setting) -> bool:
-    """Whether a setting is shown to score no more than `MARGIN` below full fine-tuning."""
+    """Whether a setting is shown to score no worse than full fine-tuning, by the metric's margin.
+
+    That margin is what it may be worse by, interval included.
+    """
     if group.baseline is None or not setting.learned:
         return False
     if setting is group.baseline:
         return setting.estimate("dev_score") is not None
-    gap = compare(group, "score", setting, group.baseline)
-    ends = gap.ends() if gap else None
-    return ends is not None and ends[0] >= -MARGIN
+    gains = _gains(group, setting, group.baseline)
+    return gains is not None and gains[0] >= -group.scoring.margin
+
+
+def neither_learned(a: Setting, b: Setting) -> bool:
+    """Whether both are flagged as having learned nothing, so that their scores say nothing."""
+    return not (a.learned or b.learned)
 
 
 def not_worse(group: Group, setting: Setting) -> bool:
-    """Whether a setting is not shown to score below full fine-tuning: weaker than keeping it."""
+    """Whether a setting is not shown to score worse than full fine-tuning, which is weaker."""
     if group.baseline is None or setting is group.baseline:
         return False
-    gap = compare(group, "score", setting, group.baseline)
+    gains = _gains(group, setting, group.baseline)
+    return gains is not None and gains[1] >= 0
+
+
+def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
+    """Of how many differences of scores the whole interval is better, and worse, than none."""
+    ends = [sorted(map(group.scoring.gain, pair)) for gap in gaps if (pair := gap.ends())]
+    return sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+
+
+def _gains(group: Group, a: Setting, b: Setting) -> list[float] | None:
+    """Both ends of what a scores better than b, the lower first; None where they are not known."""
+    gap = compare(group, "score", a, b)
     ends = gap.ends() if gap else None
-    return ends is not None and ends[1] >= 0
+    return None if ends is None else sorted(map(group.scoring.gain, ends))
 
 
 def pareto(group: Group, cost: Aim) -> list[Setting]:
-    """Settings that no other beats in both cost and score, from cheap to dear."""
+    """Settings that no other beats in both cost and score, from cheap to dear.
+
+    None where scores can't be weighed.
+    """
+    if not group.learned:
+        return []
     name = column(group, cost)
     points = []
     for setting in group.settings:
         price, score = setting.estimate(name), setting.estimate("dev_score")
         if price and score and setting.learned:
-            points.append((price.value, -score.value, setting))
+            points.append((price.value, -group.scoring.gain(score.value), setting))
     front: list[Setting] = []
     best = float("inf")
     for _, lost, setting in sorted(points, key=lambda point: point[:2]):
@@ -190,30 +247,34 @@ class RankEffect:
 
 
 def rank_effect(group: Group) -> RankEffect | None:
-    """What the highest rank gives over the lowest; None with fewer than two ranks scored."""
+    """What the highest rank gives over the lowest, in pairs of which one is shown to have learned.
+
+    None with fewer than two ranks scored, or where scores can't be weighed.
+    """
+    if not group.learned:
+        return None
     scored = [s for s in group.settings if s.rank is not None and s.estimate("dev_score")]
     if len({s.rank for s in scored}) < 2:
         return None
     low, high = min(s.rank or 0 for s in scored), max(s.rank or 0 for s in scored)
     small = {_without_rank(s): s for s in scored if s.rank == low}
     gaps = [
-        compare(group, "score", s, small[_without_rank(s)])
+        compare(group, "score", s, other)
         for s in scored
-        if s.rank == high and _without_rank(s) in small
-    ]
+        if s.rank == high and (other := small.get(_without_rank(s)))
+        and not neither_learned(s, other)
+    ]  # fmt: skip
     known = [gap for gap in gaps if gap is not None]
     if not known:
         return None
-    ends = [pair for gap in known if (pair := gap.ends())]
-    return RankEffect(
-        low, high, len(known), sum(e[0] > 0 for e in ends), sum(e[1] < 0 for e in ends),
-        sum(gap.value for gap in known) / len(known),
-    )  # fmt: skip
+    mean = sum(gap.value for gap in known) / len(known)
+    return RankEffect(low, high, len(known), *better_worse(group, known), mean)
 
 
-def _without_rank(setting: Setting) -> tuple[str, str | None, str, bool, float | None]:
+def _without_rank(setting: Setting) -> tuple[object, ...]:
     rate = setting.rate if setting.tells_rate else None
-    return setting.mode, setting.layers, setting.amp, setting.unfreezes, rate
+    frozen = setting.frozen if setting.tells_frozen else None
+    return setting.mode, setting.layers, setting.amp, setting.unfreezes, rate, frozen
 
 
 @dataclass(frozen=True)
@@ -246,7 +307,7 @@ def effects(group: Group, cost: Aim) -> list[Effects]:
         return []
     found = []
     for amp, mode, layers in product(_amps(group), ADAPTER_MODES, LAYER_SETS):
-        whole = [s for s in group.settings if not s.unfreezes]
+        whole = [s for s in group.usual if not s.unfreezes]
         full = [s for s in whole if s.mode == "full" and s.amp == amp]
         alone = next((cost_of for s in full if (cost_of := _cost(s, name))), None)
         of = [s for s in whole if (s.mode, s.layers) == (mode, layers)]
@@ -268,7 +329,7 @@ def amp_ratios(group: Group, cost: Aim) -> list[tuple[Setting, Interval]]:
 
     off = {without_amp(s): s for s in group.settings if s.amp == "off"}
     found = []
-    for setting in group.settings:
+    for setting in group.usual:
         twin = off.get(without_amp(setting))
         if setting.amp != "off" and twin and (gap := compare(group, cost, setting, twin)):
             found.append((setting, gap))

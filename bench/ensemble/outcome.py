@@ -9,9 +9,9 @@ import numpy as np
 
 from bench.ensemble.members import Candidates, Member
 from bench.errors import InputError
-from bench.groups import Values
 from bench.predictions import values_for
 from bench.report.text import count
+from bench.setting import Values
 from bench.stats import Interval, spread
 from minbert.ensemble import Addition, Choice, Floats, as_averaged, averaged, choose
 from minbert.scores import score

@@ -6,7 +6,7 @@ from itertools import islice
 from statistics import fmean, median
 from typing import Final
 
-from bench.groups import Group, group_key, number
+from bench.groups import Group, group_key
 from bench.predict.costs import Costs, Points, Variant
 from bench.predict.features import (
     flops_per_token,
@@ -19,6 +19,7 @@ from bench.predict.features import (
 from bench.predict.fit import Prior, apply, fit
 from bench.predict.totals import Totals, totals_of
 from bench.schema import Row
+from bench.setting import number
 
 Features = Callable[[Variant, Totals], tuple[float, ...]]
 

@@ -16,8 +16,9 @@ from statistics import fmean
 from typing import Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS
-from bench.groups import Group, Setting
+from bench.groups import Group
 from bench.schema import MULTITASK
+from bench.setting import Setting
 from bench.verdicts import COSTS, column
 
 Row = Mapping[str, float | str | None]

@@ -117,7 +117,7 @@ def _agreement(found: Sequence[Beside]) -> list[str]:
             )
     for mode in ADAPTER_MODES:
         scored = [one for one in found if one.mode == mode and _scores(one)]
-        if len(scored) > 1:
+        if len(scored) > 1 and any(one.learned for one in scored):
             first_theirs = sorted(scored, key=lambda one: -(one.theirs["score"] or 0))
             first_here = sorted(scored, key=lambda one: -(one.ours["score"] or 0))
             same = "the same" if first_here == first_theirs else f"here {_names(first_here)}"

@@ -35,14 +35,18 @@ _TITLES: Final = {
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
-    "unfreeze": "unfreezing", "batch_size": "batch",
+    "unfreeze": "unfreezing", "batch_size": "batch", "frozen_dtype": "frozen",
+    "code_version": "code",
 }  # fmt: skip
 _APART: Final = {
     "task": "{}", "model": "{}", "batch_size": "batch {}", "learning_rate": "rate {:g}",
     "head": "{} head", "optimizer": "{}", "schedule": "{} rate", "regression_loss": "{}",
-    "encoders": "encoders {}", "task_order": "{}",
+    "encoders": "encoders {}", "task_order": "{}", "frozen_dtype": "frozen {}",
+    "repeat": "repeat {}", "code_version": "{}",
 }  # fmt: skip
 """What tells cells of the same name apart, and how that is said."""
+_RUNS: Final = ("repeat", "code_version")
+"""What tells runs of the same cell apart."""
 _AXES: Final = frozenset(group_names("axes"))
 _SETTINGS: Final = frozenset(group_names("settings"))
 _QUALITY: Final = frozenset(group_names("quality"))
@@ -80,6 +84,11 @@ def _told_early(found: Sequence[Group]) -> list[str]:
     early = [name for name in CHANGED if len({group.shared(name) for group in found}) > 1]
     if any(setting.tells_rate for group in found for setting in group.settings):
         early.append("learning_rate")
+    if any(setting.tells_frozen for group in found for setting in group.settings):
+        early.append("frozen_dtype")
+    early += [
+        name for name in _RUNS if len({r.get(name) for g in found for r in g.rows} - {None}) > 1
+    ]
     names = [name for name in _COLUMNS if name not in early]
     at = names.index("seed")
     return [*names[:at], *early, *names[at:]]

@@ -6,13 +6,14 @@ from typing import Final
 
 import pandas as pd
 
-from bench.groups import CHANGED, Group, Setting, differing, group_key
+from bench.groups import CHANGED, Group, differing, group_key
 from bench.report import figures, text
 from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
+from bench.setting import Setting
 from bench.stats import Interval
-from bench.verdicts import AIMS, COSTS, Aim, column, compare
+from bench.verdicts import AIMS, COSTS, Aim, better_worse, column, compare, neither_learned
 
 _PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_steps"}
 """Those of them in which a grid's cells differ from one of them that is meant as usual."""
@@ -111,7 +112,9 @@ def _axes(setting: Setting) -> tuple[object, ...]:
 
 
 def _kind(setting: Setting) -> tuple[object, ...]:
-    return setting.mode, setting.rank, setting.layers, setting.amp, setting.rate
+    return (
+        setting.mode, setting.rank, setting.layers, setting.amp, setting.rate, setting.frozen
+    )  # fmt: skip
 
 
 def _unfreezing(base: Group) -> Iterator[Change]:
@@ -126,7 +129,8 @@ def _unfreezing(base: Group) -> Iterator[Change]:
 
 
 def _gaps(base: Group, setting: Setting, against: Setting) -> dict[Aim, Interval | None]:
-    return {aim: compare(base, aim, setting, against) for aim in AIMS}
+    gaps = {aim: compare(base, aim, setting, against) for aim in AIMS}
+    return gaps | {"score": None} if neither_learned(setting, against) else gaps
 
 
 def changes_section(groups: Sequence[Group]) -> list[Section]:
@@ -139,8 +143,7 @@ def changes_section(groups: Sequence[Group]) -> list[Section]:
     scored = [gap for change in compared if (gap := change.gaps["score"]) is not None]
     heading = f"One setting changed: {text.count(len(compared), 'comparison')}"
     if scored:
-        ends = [both for gap in scored if (both := gap.ends()) is not None]
-        better, worse = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+        better, worse = better_worse(base, scored)
         heading += f", {better} proven better by dev score and {worse} worse"
     return [
         Section(

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.groups import Group, differing
 from bench.overhead import times_of
-from bench.report.text import BASE, count, num, signed, times
+from bench.report.text import BASE, count, counted, num, signed, times
 from bench.schema import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
 from bench.verdicts import (
     COSTS,
@@ -38,8 +38,8 @@ def lead(group: Group) -> list[str]:
     scored = f", scored by {group.metric} on dev" if group.has_quality else ""
     first = (
         f"Compared: {', '.join(modes)} on the model {known(group, 'model')}{init} and the task "
-        f"{known(group, 'task')}{scored}. {group.ok:,} of {count(len(group.rows), 'cell')} "
-        f"ended ok, {count(group.seeds, 'seed')} for each setting"
+        f"{known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} "
+        f"ended ok, {count(group.seeds, 'seed')} for each setting{_repeats(group)}"
         f"{_spread_over(group)}."
     )
     device = known(group, "device")
@@ -65,12 +65,17 @@ def _overall(group: Group) -> list[str]:
     return [f"Overall is the mean of {', '.join(counted)}."] if counted else []
 
 
+def _repeats(group: Group) -> str:
+    most = max((len({row.get("repeat") or 1 for row in s.ok}) for s in group.settings), default=0)
+    return f", {most} repeats" if most > 1 else ""
+
+
 def _spread_over(group: Group) -> str:
     """What the intervals of several seeds are over, in brackets."""
     if group.seeds < 2:
         return ""
-    several = [s for s in group.settings if len(s.by_seed("dev_score")) > 1]
-    kept = [s.values.keys() == s.by_seed("dev_score").keys() for s in several]
+    several = [s for s in group.settings if len(s.scores) > 1]
+    kept = [s.values.keys() == s.scores.keys() for s in several]
     if not any(kept):
         return " (intervals are over seeds)"
     where = "" if all(kept) else " where predictions are kept"
@@ -106,7 +111,7 @@ def front_heading(group: Group) -> str:
     """How many settings are worth a look."""
     either = {id(s) for cost in COSTS for s in pareto(group, cost)}
     if not either:
-        return "Trade-off: no setting is shown to have learned anything"
+        return "Trade-off: no setting has both a cost and a score"
     total = sum(s.learned and s.estimate("dev_score") is not None for s in group.settings)
     what = "settings that learned" if group.unlearned else "settings"
     return f"Trade-off: for {len(either)} of {total} {what} no other is both cheaper and better"
@@ -176,7 +181,7 @@ def cost_heading(group: Group) -> str:
         for cost in COSTS:
             ratios = [
                 gap.value
-                for setting in group.settings
+                for setting in group.usual
                 if full and setting.adapted and setting.amp == amp
                 and (gap := compare(group, cost, setting, full))
             ]  # fmt: skip
@@ -196,7 +201,7 @@ def memory_note(group: Group) -> str:
             "Memory is the peak that torch's tensors had allocated on the card; what its allocator "
             "reserves and the driver takes comes on top."
         )
-    found = [value for s in group.settings for value in s.by_seed("imports_anon_mib").values()]
+    found = [value for s in group.settings for value in s.by_run("imports_anon_mib").values()]
     told = (
         f"Python and the imported libraries alone take {num(median(found))} MiB of it (the median "
         "of imports_anon_mib, without mapped files)"
@@ -246,7 +251,7 @@ def _claim(group: Group, cost: Aim, effects: Effects) -> str:
     """Whether the paper's claim is reached, as far as the intervals tell."""
     ratios = [
         gap
-        for setting in group.settings
+        for setting in group.usual
         if group.baseline
         and (setting.mode, setting.layers, setting.amp)
         == (effects.mode, effects.layers, effects.amp)
@@ -256,7 +261,7 @@ def _claim(group: Group, cost: Aim, effects: Effects) -> str:
     ends = [gap.ends() or (gap.value, gap.value) for gap in ratios]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     bare = any(gap.ends() is None for gap in ratios)
-    runs = "one run each" if group.seeds < 2 else "too few runs"
+    runs = "one run each" if group.runs < 2 else "too few runs"
     alone = f" ({runs}, so without an interval)" if bare else ""
     if cost == "memory":
         rss = group.memory_column == "peak_rss_mib"
@@ -290,7 +295,7 @@ def failures_heading(rows: list[Row]) -> str:
         flagged = sum(bool(row.get("flags")) for row in rows)
         doubts = f", {flagged:,} of them flagged" if flagged else ""
         return f"Every cell ended ok{doubts}" if rows else "No cell was run"
-    return f"{total:,} of {count(len(rows), 'cell')} did not end ok: {', '.join(failed)}"
+    return f"{total:,} of {counted(rows)} did not end ok: {', '.join(failed)}"
 
 
 def status_meaning(status: str) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 import pandas as pd
 
 from bench.groups import Group, is_candidate, key_columns
+from bench.metrics import metric_of
 from bench.report import figures, text
 from bench.report.cells import why
 from bench.report.drawing import Drawing
@@ -80,10 +81,9 @@ def _ended(frame: pd.DataFrame) -> str:
 
 
 def _drawing(scored: pd.DataFrame, prefix: str) -> Drawing:
-    correlates = scored["metric"].iloc[0] == "pearson"
     return figures.rates(
         scored,
-        "held-out Pearson correlation" if correlates else "held-out accuracy",
+        f"held-out {metric_of(scored['metric'].iloc[0]).label}",
         f"{prefix}rates",
         "Held-out score by learning rate; the larger marker is the rate that the cells have.",
     )

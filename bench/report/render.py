@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.groups import Group, ValuesOf, group_key, groups, no_values
+from bench.groups import Group, group_key, groups
 from bench.report import cells, findings, tables, text, winners
 from bench.report.authors_sections import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
@@ -21,6 +21,7 @@ from bench.report.commands import Repeat
 from bench.report.commands import commands as repeat
 from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
+from bench.report.frozen import frozen_section
 from bench.report.markup import html_environment, markdown_environment, style
 from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
@@ -28,6 +29,7 @@ from bench.report.sections import Card, Section, cards, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
 from bench.schema import COLUMNS, Row
+from bench.setting import ValuesOf, no_values
 
 _DRAWN: Final = 3
 """Groups after the first that get a picture; the others have their table."""
@@ -131,6 +133,7 @@ def _sections(found: Sequence[Group], searches: Sequence[Section]) -> list[Secti
     first, shown = found[0], found[: 1 + _MOST_OTHERS]
     return [
         *sections(first),
+        *frozen_section(first),
         *changes_section(found),
         *searches,
         *authors_section(shown),
@@ -164,13 +167,16 @@ class _Cleaner:
 def _other(group: Group, first: Group, number: int) -> Other:
     drawings: list[Drawing] = []
     drawn = number - 1 <= _DRAWN
-    if drawn and group.has_quality:
+    if drawn and group.has_quality and group.learned:
         drawings = tradeoffs(group, tables.frame(group), f"group{number}-")
     return Other(
         number, findings.title(group),
         [findings.differs(group, first), *findings.lead(group), *winners.left_out(group)],
         cards(group), drawings, tables.settings_table(group),
-        group_section(group, f"group{number}-", drawn=drawn),
+        [
+            *frozen_section(group, f"group{number}-"),
+            *group_section(group, f"group{number}-", drawn=drawn),
+        ],
     )  # fmt: skip
 
 

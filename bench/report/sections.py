@@ -42,7 +42,7 @@ class Section:
 def cards(group: Group) -> list[Card]:
     """The winners on memory, time and score."""
     found = []
-    for aim in AIMS:
+    for aim in COSTS if group.has_quality and not group.learned else AIMS:
         name = winners.card_title(aim, group.metric)
         best = verdict(group, aim)
         if best is None:
@@ -63,13 +63,14 @@ def sections(group: Group, prefix: str = "") -> list[Section]:
         return []
     rows = tables.frame(group)
     found = []
-    if group.has_quality:
+    usual = rows[rows["usual"]]
+    if group.has_quality and group.learned:
         found += [_tradeoff(group, rows, prefix)]
-        if rows["rank"].notna().any() and rows.dropna(subset=["rank"])["score"].notna().any():
-            found.append(_rank(group, rows, prefix))
-        if (rows["tells_rate"] & rows["score"].notna()).any():
-            found.append(_rate(group, rows, prefix))
-    found.append(_cost(group, rows, prefix))
+        if usual.dropna(subset=["rank"])["score"].notna().any():
+            found.append(_rank(group, usual, prefix))
+        if (usual["tells_rate"] & usual["score"].notna()).any():
+            found.append(_rate(group, usual, prefix))
+    found.append(_cost(group, usual, prefix))
     found.append(_amp(group, prefix))
     return found
 
@@ -81,14 +82,26 @@ def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
         if rows.dropna(subset=[cost, "score"]).empty:
             continue
         caption = (
-            f"Up and to the left is better. The line is the Pareto front; its settings are "
-            f"numbered as in the table. Dotted: {text.BASE}.{_left_out(group)}"
+            f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The "
+            "line is the Pareto front; its settings are numbered as in the table. Dotted: "
+            f"{text.BASE}.{_all_frozen(group)}{_left_out(group)}"
         )
         drawings.append(figures.tradeoff(
             rows, cost, text.x_label(group, cost), text.y_label(group),
             f"{prefix}tradeoff-{cost}", caption,
         ))  # fmt: skip
     return drawings
+
+
+def _all_frozen(group: Group) -> str:
+    held = sorted({str(s.frozen) for s in group.settings if s.tells_frozen})
+    return f" Frozen weights are held in {' or in '.join(held)}." if held else ""
+
+
+def _usual_frozen(group: Group) -> str:
+    """What is drawn of settings that differ in how frozen weights are held alone."""
+    held = sorted({str(s.frozen) for s in group.usual if s.tells_frozen})
+    return f" Only frozen weights held in {' or in '.join(held)} are drawn." if held else ""
 
 
 def _left_out(group: Group) -> str:
@@ -118,7 +131,7 @@ def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
         figures.rank(
             rows, layers, limits, text.y_label(group), f"{prefix}rank-{layers}",
             f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32."
-            f"{_of_rates(rows)}{_left_out(group)}",
+            f"{_of_rates(rows)}{_usual_frozen(group)}{_left_out(group)}",
         )
         for layers in LAYER_SETS
         if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
@@ -138,7 +151,7 @@ def _rate(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     rows = rows[rows["tells_rate"] & rows["score"].notna()].sort_values("rate")
     heading, said = findings.rate_heading(rows)
     rows = rows.assign(chosen=rows["best"], kind=rows["line"])
-    note = f"the larger marker is the best rate by dev.{_left_out(group)}"
+    note = f"the larger marker is the best rate by dev.{_usual_frozen(group)}{_left_out(group)}"
     drawings = [
         figures.rates(
             rows[(rows["layers"] == layers) | rows["layers"].isna()],
@@ -155,7 +168,8 @@ def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     drawings = [
         figures.cost(
             rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
-            f"{text.x_label(group, cost)}, {each}; less is better.{_left_out(group)}",
+            f"{text.x_label(group, cost)}, {each}; less is better."
+            f"{_usual_frozen(group)}{_left_out(group)}",
         )
         for cost in COSTS
         if rows[cost].notna().any()
@@ -176,7 +190,7 @@ def _amp(group: Group, prefix: str) -> Section:
             drawings.append(figures.gaps(
                 rows, f"{cost} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
                 f"Below 1: AMP saves {cost}. Each setting against itself without AMP; a dot for "
-                f"each rank.{_left_out(group)}",
+                f"each rank.{_usual_frozen(group)}{_left_out(group)}",
             ))  # fmt: skip
     table = tables.effects_table(group)
     return Section("amp", "AMP", heading, said, drawings, [table] if table else [])

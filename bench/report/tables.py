@@ -7,9 +7,10 @@ from typing import Final
 
 import pandas as pd
 
-from bench.groups import Group, Setting, about, number
+from bench.groups import Group, about
 from bench.report.text import MEMORY, TIME, fixed, num, signed, span, times
 from bench.schema import BY_NAME, group_names
+from bench.setting import Setting, number
 from bench.verdicts import AIMS, COSTS, Aim, amp_ratios, column, compare, effects, pareto
 
 DASH: Final = "–"
@@ -85,6 +86,7 @@ def frame(group: Group) -> pd.DataFrame:
     """A row for each setting drawn: axes, score with its interval, memory, time, place on the
     fronts, and whether no other rate of the same setting scores higher (`best`)."""
     fronts = places(group)
+    usual = set(map(id, group.usual))
     records = []
     for setting in drawn(group):
         memory, time, score = (setting.estimate(column(group, aim)) for aim in AIMS)
@@ -95,6 +97,7 @@ def frame(group: Group) -> pd.DataFrame:
             "rank": setting.rank, "layers": setting.layers, "amp": setting.amp,
             "unfreezes": setting.unfreezes, "baseline": setting is group.baseline,
             "rate": setting.rate, "tells_rate": setting.tells_rate,
+            "frozen": setting.frozen, "usual": id(setting) in usual,
             "score": score.value if score else None, "low": ends[0], "high": ends[1],
             "memory": memory.value if memory else None, "time": time.value if time else None,
             "front_memory": fronts["memory"].get(id(setting), 0),
@@ -102,9 +105,10 @@ def frame(group: Group) -> pd.DataFrame:
         })  # fmt: skip
     floats = ("score", "low", "high", "memory", "time", "rate")
     found = pd.DataFrame(records).astype(dict.fromkeys(floats, "float64"))
-    alike = found.groupby(["mode", "rank", "layers", "amp", "unfreezes"], dropna=False)
-    highest = alike["score"].transform(lambda part: part.rank(method="first", ascending=False))
-    return found.assign(best=highest == 1)
+    alike = found.groupby(["mode", "rank", "layers", "amp", "unfreezes", "frozen"], dropna=False)
+    rising = not group.scoring.higher_is_better
+    place = alike["score"].transform(lambda part: part.rank(method="first", ascending=rising))
+    return found.assign(best=place == 1)
 
 
 def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
@@ -194,18 +198,22 @@ def settings_table(group: Group) -> Table:
         Head("rank", "rank", about("rank"), True),
         Head("layers", "layers", about("layers")),
         Head("amp", "AMP", about("amp")),
-        Head("ok", "ok", "seeds that ended ok, of those planned"),
+        Head("ok", "ok", "seeds and repeats that ended ok, of those planned"),
         *_figure_heads(group),
     ]
     thaws = any(setting.unfreezes for setting in group.settings)
     rates = any(setting.tells_rate for setting in group.settings)
-    further = [Head("unfreeze", "unfreezing", about("unfreeze"))] if thaws else []
+    frozen = any(setting.tells_frozen for setting in group.settings)
+    further = [Head("frozen_dtype", "frozen", about("frozen_dtype"))] if frozen else []
+    further += [Head("unfreeze", "unfreezing", about("unfreeze"))] if thaws else []
     further += [Head("rate", "rate", about("learning_rate"), True)] if rates else []
     heads[4:4] = further
     rows = []
     for setting in group.settings[:MOST_SETTINGS]:
         rank = DASH if setting.rank is None else str(setting.rank)
         row = [setting.mode, rank, setting.layers or DASH, setting.amp]
+        if frozen:
+            row.append(setting.frozen or DASH)
         if thaws:
             row.append(setting.unfreeze or DASH)
         if rates:

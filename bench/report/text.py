@@ -1,11 +1,12 @@
 """How quantities, intervals and columns are written, in sentences, tables and figures alike."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from bench.groups import Group
-from bench.schema import OVERALL
+from bench.metrics import metric_of
+from bench.schema import Row
 from bench.stats import Interval
 from bench.verdicts import Aim, column
 
@@ -58,6 +59,12 @@ def count(number: int, thing: str, things: str | None = None) -> str:
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
+def counted(rows: Collection[Row]) -> str:
+    """How many cells rows are of, or, where a cell has several rows, how many runs they are."""
+    cells = {(row.get("cell_id"), row.get("conditions_id")) for row in rows}
+    return count(len(rows), "cell" if len(cells) == len(rows) else "run")
+
+
 def plain(text: str) -> str:
     """A text on one line, cut if it is long, with whatever can't be seen or turns the text around
     it (control characters, those of right-to-left text) shown as its number."""
@@ -76,8 +83,7 @@ def without_paths(text: str) -> str:
 
 def dev_label(metric: str) -> str:
     """A dev metric as sentences and axes name it."""
-    names = {"pearson": "dev Pearson correlation", OVERALL: "dev overall score"}
-    return names.get(metric, f"dev {metric}")
+    return f"dev {metric_of(metric).label}"
 
 
 def y_label(group: Group) -> str:

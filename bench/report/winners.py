@@ -3,12 +3,12 @@
 from statistics import median
 from typing import Final
 
-from bench.groups import Group, Setting
+from bench.groups import Group
+from bench.metrics import metric_of
 from bench.report.text import BASE, count, fixed, num, signed, span, times, x_label
-from bench.schema import OVERALL
+from bench.setting import Setting
 from bench.verdicts import (
     AIMS,
-    MARGIN,
     Aim,
     Verdict,
     column,
@@ -75,19 +75,14 @@ def _doubts(setting: Setting) -> str:
 _NAMED: Final = 4
 """Settings that a sentence names; of more it gives the number."""
 
-NAMES: Final = {"memory": "Least memory", "time": "Least time", "score": "Best score"}
+_NAMES: Final[dict[Aim, str]] = {"memory": "Least memory", "time": "Least time"}
 
 
 def card_title(aim: Aim, metric: str) -> str:
     """What an aim's winner wins."""
     if aim != "score":
-        return NAMES[aim]
-    names = {
-        "accuracy": "Best accuracy",
-        "pearson": "Best correlation",
-        OVERALL: "Best overall score",
-    }
-    return names.get(metric, NAMES[aim])
+        return _NAMES[aim]
+    return f"Best {metric_of(metric).short}"
 
 
 def big(found: Verdict) -> str:
@@ -98,13 +93,15 @@ def big(found: Verdict) -> str:
 
 
 def winners_heading(group: Group) -> str:
-    """Who wins what, in a heading."""
+    """Who wins what, in a heading: costs alone where scores can't be weighed against them."""
     found: dict[str, list[str]] = {}
     for aim in AIMS:
         best = verdict(group, aim)
         if best is not None:
             found.setdefault(best.winner.label, []).append(card_title(aim, group.metric).lower())
     said = "; ".join(f"{' and '.join(won)}: {label}" for label, won in found.items())
+    if said and group.has_quality and not group.learned:
+        return f"Costs alone: {said}"
     return said[:1].upper() + said[1:] or "Nothing wins"
 
 
@@ -114,8 +111,6 @@ def no_verdict(group: Group, aim: Aim) -> str:
         return "No cell ended ok."
     if aim == "score" and group.shared("init") != "pretrained":
         return "Not measured: the weights are random, so only memory and time mean something."
-    if aim == "score" and group.has_quality:
-        return "No setting learned anything: all are flagged not_learned."
     return "Not measured."
 
 
@@ -124,10 +119,13 @@ def left_out(group: Group) -> list[str]:
     flagged = group.unlearned
     if not flagged:
         return []
-    if len(flagged) == len([setting for setting in group.settings if setting.ok]):
+    if not group.learned:
+        every = len(flagged) == sum(bool(setting.ok) for setting in group.settings)
+        who = "No setting is" if every else "No setting but full fine-tuning is"
         return [
-            "No setting is shown to have learned anything: all are flagged not_learned. Least "
-            "memory and least time say what is cheap here, not what is good."
+            f"{who} shown to have learned anything: {'all' if every else 'the others'} are flagged "
+            "not_learned. So scores are not compared, and least memory and least time say what is "
+            "cheap here, not what is good."
         ]
     names = [setting.label for setting in flagged[:_NAMED]]
     more = f" and {len(flagged) - _NAMED} more" if len(flagged) > _NAMED else ""
@@ -150,13 +148,14 @@ def adapter_winner(group: Group, aim: Aim, found: Verdict) -> str:
 
 def frugal_sentence(group: Group) -> str | None:
     """The setting of least memory that keeps the score; None where there is nothing to keep."""
-    if not group.has_quality or group.baseline is None:
+    if not group.has_quality or not group.learned or group.baseline is None:
         return None
+    near = f"within {group.scoring.size(group.scoring.margin)} of {BASE}"
     kept = verdict(group, "memory", among=lambda setting: keeps_score(group, setting))
     if kept and kept.winner is not group.baseline:
-        said = f"The least memory that is shown to score within {MARGIN} of {BASE}"
+        said = f"The least memory that is shown to score {near}"
         return f"{said}: {_bargain(group, kept)}."
-    said = f"No setting that needs less memory is shown to score within {MARGIN} of {BASE}"
+    said = f"No setting that needs less memory is shown to score {near}"
     said += f": {_how_wide(group)}."
     loose = verdict(group, "memory", among=lambda setting: not_worse(group, setting))
     if loose is None or loose.against is None or loose.against.value >= 1:
@@ -166,7 +165,7 @@ def frugal_sentence(group: Group) -> str | None:
 
 
 def seeds_sentence(group: Group) -> list[str]:
-    """How many seeds a claim about scores of the size of `MARGIN` would need, if that is known."""
+    """How many seeds would show a difference of the metric's margin, if that is known."""
     base = group.baseline
     best = verdict(group, "score", among=lambda setting: setting is not base)
     if base is None or best is None:
@@ -182,13 +181,14 @@ def seeds_sentence(group: Group) -> list[str]:
             "seed can't show: run --seeds 3 or more before believing a difference."
         ]
     said += f", over {found.examples:,} dev examples and {count(found.seeds, 'seed')}"
-    needed = found.seeds_for(MARGIN)
+    margin = group.scoring.margin
+    size, needed = group.scoring.size(margin), found.seeds_for(margin)
     if needed is None:
-        return [f"{said}. No number of seeds shows {MARGIN}: that takes more dev examples."]
+        return [f"{said}. No number of seeds shows {size}: that takes more dev examples."]
     if needed <= found.seeds:
-        return [f"{said}: enough to show a difference of {MARGIN}."]
+        return [f"{said}: enough to show a difference of {size}."]
     more = count(needed - found.seeds, "more seed")
-    return [f"{said}. To show one of {MARGIN}, four times out of five, takes about {more}."]
+    return [f"{said}. To show one of {size}, four times out of five, takes about {more}."]
 
 
 def _how_wide(group: Group) -> str:
@@ -203,7 +203,7 @@ def _how_wide(group: Group) -> str:
     if not gaps:
         return "the differences have no intervals"
     half = median((high - low) / 2 for low, high in gaps)
-    more = "more seeds narrow it" if half > MARGIN / 2 else "the losses are real"
+    more = "more seeds narrow it" if half > group.scoring.margin / 2 else "the losses are real"
     return f"a difference of scores is known to about ±{fixed(half)} here, and {more}"
 
 

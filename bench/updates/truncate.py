@@ -18,9 +18,9 @@ from torch import Tensor
 from bench import tokens
 from bench.conditions import Conditions
 from bench.errors import InputError
-from bench.groups import Values
 from bench.models import Model
 from bench.predictions import values_for
+from bench.setting import Values
 from bench.stats import spread
 from bench.updates.cells import Trained
 from bench.updates.spectrum import Floats

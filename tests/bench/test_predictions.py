@@ -7,9 +7,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench.cell import Cell
-from bench.groups import groups, no_values
+from bench.groups import groups
 from bench.predictions import first_of, kept_values, mean_of_parts, values_for
 from bench.schema import row_key
+from bench.setting import no_values
 from bench.store import cell_folder
 from bench.verdicts import compare, score_spread
 from tests.bench.synthetic_rows import cell, result_row

@@ -112,10 +112,35 @@ def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undraw
 def test_where_nothing_learned_costs_still_have_a_winner(tmp_path, undrawn):
     rows = [{**row, "flags": "not_learned"} for row in synthetic_rows(68)]
     _, text = pages(tmp_path, rows)
-    assert "Least memory: head, bf16" in text
+    assert "## Costs alone: least memory and least time: head, bf16" in text
+    assert "No setting is shown to have learned anything: all are flagged not\\_learned" in text
     assert "say what is cheap here, not what is good" in text
-    assert "No setting learned anything" in text
-    assert "no setting is shown to have learned anything" in text
+    assert_says_nothing_of_scores(text)
+
+
+def assert_says_nothing_of_scores(text: str) -> None:
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    for word in ("accuracy", "score", "Rank", "Trade-off", "better"):
+        assert not [line for line in headings if word in line], word
+    said = text.partition("## Terms")[0].splitlines()
+    for word in ("proven", "within 2 points", "Pareto", "rank 8 scores", "best first"):
+        assert not [line for line in said if word in line], word
+    assert "**Best" not in text
+
+
+def test_where_full_fine_tuning_alone_learned_costs_still_have_a_winner(tmp_path, undrawn):
+    """So it is with the grid smoke, of a few steps."""
+    rows = [
+        row if row["mode"] == "full" else {**row, "flags": "not_learned"}
+        for row in synthetic_rows(68, failures=False)
+    ]
+    _, text = pages(tmp_path, rows)
+    assert "## Costs alone: least memory and least time: head, bf16" in text
+    assert "No setting but full fine-tuning is shown to have learned anything" in text
+    assert_says_nothing_of_scores(text)
+    other = [{**row, "conditions_id": "other", "machine": "EPYC"} for row in rows]
+    _, text = pages(tmp_path, [*rows, *other])
+    assert_says_nothing_of_scores(text)
 
 
 def test_adapters_are_compared_in_the_same_precision(full):

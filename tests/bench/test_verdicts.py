@@ -2,12 +2,15 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bench.groups import BETWEEN_PROCESSES, groups
-from bench.schema import latest
+from bench.groups import groups
+from bench.metrics import METRICS, metric_of
+from bench.schema import VALUES, latest
+from bench.setting import BETWEEN_PROCESSES
 from bench.verdicts import (
     amp_ratios,
     effects,
@@ -83,6 +86,58 @@ def test_two_rates_of_one_mode_are_two_settings_that_tell_their_rate():
         "full, fp32, rate 3e-05",
         "full, fp32, rate 0.0001",
     ]
+
+
+BF16 = {"amp": "bf16", "frozen_dtype": "bf16"}
+
+
+def test_how_frozen_weights_are_held_splits_no_group_and_is_told_where_it_varies():
+    rows = [
+        row(),
+        row(amp="bf16"),
+        row(*LORA, **BF16),
+        row("head", frozen_dtype="fp32", amp="bf16"),
+    ]
+    assert [s.label for s in one(rows).settings] == [
+        "full, fp32", "full, bf16", "head, bf16", "lora rank 1 on attn-only, bf16",
+    ]  # fmt: skip
+    group = one([*rows, held(row(*LORA, amp="bf16"), "fp32")])
+    assert [s.label for s in group.settings if s.mode == "lora"] == [
+        "lora rank 1 on attn-only, bf16, frozen weights fp32",
+        "lora rank 1 on attn-only, bf16, frozen weights bf16",
+    ]
+    assert not any(s.tells_rate for s in group.settings)
+
+
+def held(row, frozen):
+    """A row as one of a cell whose frozen weights are held so."""
+    return row | {"frozen_dtype": frozen, "cell_id": f"{row['cell_id']}{frozen}"}
+
+
+def test_the_usual_way_of_holding_is_what_most_settings_have_and_of_equals_fp32():
+    rows = [row()]
+    for rank in (1, 2, 4):
+        both = [held(row("lora", rank, "attn-only", "bf16"), each) for each in ("bf16", "fp32")]
+        rows += both[: 1 if rank == 4 else 2]
+    group = one(rows)
+    labels = [s.label for s in group.usual]
+    assert labels[0] == "full, fp32"
+    assert [label.rpartition(" ")[2] for label in labels[1:3]] == ["fp32", "fp32"]
+    assert labels[3] == "lora rank 4 on attn-only, bf16", "one that has no other is as usual"
+    assert len(group.settings) == 6
+
+
+def test_ranks_and_effects_do_not_mix_how_frozen_weights_are_held():
+    rows = [row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0)]
+    rows += [row(*LORA, peak_rss_mib=600.0), row("lora", 8, "attn-only", peak_rss_mib=600.0)]
+    for frozen, memory, score in (("fp32", 500.0, 0.5), ("bf16", 100.0, 0.7)):
+        figures = {"peak_rss_mib": memory, "dev_score": score}
+        rows += [held(row("lora", r, "attn-only", "bf16", **figures), frozen) for r in (1, 8)]
+    group = one(rows)
+    assert [found.both for found in effects(group, "memory")] == pytest.approx([0.5])
+    assert len(amp_ratios(group, "memory")) == 3
+    found = rank_effect(group)
+    assert (found.pairs, found.mean) == (3, pytest.approx(0.0))
 
 
 def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():
@@ -170,6 +225,19 @@ def test_seeds_are_paired():
     assert verdict(one(rows), "score").proven is True
 
 
+def test_where_full_fine_tuning_alone_learned_nothing_wins_by_score_and_all_by_costs():
+    rows = [row(), row("head", peak_rss_mib=1.0, flags="not_learned")]
+    group = one(rows)
+    assert not group.learned
+    assert verdict(group, "memory").winner.mode == "head"
+    assert verdict(group, "score") is None
+    assert pareto(group, "memory") == []
+    assert one([row(), row(amp="bf16")]).learned, "of full fine-tuning alone, by what it learned"
+    both = [row("lora", rank, "attn-only", flags="not_learned") for rank in (1, 8)]
+    assert rank_effect(one([row(), *both])) is None
+    assert rank_effect(one([row(), row("head"), *both])) is None, "of these neither learned"
+
+
 def test_the_pareto_front_holds_what_nothing_beats_in_both():
     rows = [
         row(peak_rss_mib=1000.0, dev_score=0.5),
@@ -191,6 +259,29 @@ def test_keeping_the_score_takes_the_whole_interval():
     group = one(rows)
     assert {s.mode for s in group.settings if keeps_score(group, s)} == {"full", "lora"}
     assert {s.mode for s in group.settings if not_worse(group, s)} == {"lora", "dora"}
+
+
+def test_the_margin_of_no_worse_is_the_metrics(monkeypatch):
+    rows = [
+        row(dev_score=0.50, dev_ci_low=0.495, dev_ci_high=0.505),
+        row("head", dev_score=0.46, dev_ci_low=0.455, dev_ci_high=0.465),
+    ]
+    assert not keeps_score(one(rows), one(rows).settings[1])
+    for change, kept in (({"margin": 0.05}, True), ({"higher_is_better": False}, True)):
+        monkeypatch.setitem(METRICS, "accuracy", replace(METRICS["accuracy"], **change))
+        group = one(rows)
+        assert [keeps_score(group, s) for s in group.settings] == [True, kept]
+    monkeypatch.setitem(METRICS, "accuracy", replace(METRICS["accuracy"], higher_is_better=False))
+    assert verdict(one(rows), "score").winner.mode == "head"
+    assert [s.mode for s in pareto(one(rows), "memory")] == ["head"]
+
+
+def test_every_metric_has_its_place_in_the_table():
+    assert tuple(METRICS) == VALUES["dev_metric"]
+    sizes = [metric_of(name).size(0.02) for name in (*METRICS, None)]
+    assert sizes == [
+        "2 points of accuracy", "0.02 in correlation", "0.02 in overall score", "0.02 in score",
+    ]  # fmt: skip
 
 
 def test_the_effect_of_rank_counts_pairs_that_differ_in_nothing_else():
