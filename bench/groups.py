@@ -3,19 +3,26 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Final
 
-from adapters.names import LAYER_SETS, MODES
 from bench.metrics import Metric, metric_of
+from bench.points import FROM_MODE, FROZEN, place_in, settings_of
 from bench.rates import still_lacking
-from bench.schema import BY_NAME, CANDIDATE, VALUES, Row, Value, cell_key, group_names, latest
-from bench.setting import Setting, ValuesOf, between_processes, no_values, number
+from bench.schema import (
+    BY_NAME,
+    CANDIDATE,
+    VALUES,
+    Row,
+    Value,
+    cell_key,
+    group_names,
+    latest,
+    software_key,
+)
+from bench.setting import Setting, ValuesOf, between_processes, no_values
 from bench.stats import Deviation, Interval
 
-_FOLLOW_FROM_MODE: Final = (
-    "learning_rate", "learning_rate_base", "learning_rate_head", "alpha", "scale",
-)  # fmt: skip
 _LABELS: Final = ("model", "task", "max_train", "max_dev", "learning_rate_source")
 """Names of what digests hold: they count only where the digest is missing."""
 
@@ -26,11 +33,6 @@ CHANGED: Final = (
 )  # fmt: skip
 """Settings in which groups may differ and be compared all the same: not those of the model, of the
 data, or of the machine."""
-
-_AMPS: Final = ("off", "bf16", "fp16")
-_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze")
-_FROZEN: Final = "frozen_dtype"
-"""A setting in which the settings of a group may differ, like the axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +86,9 @@ class Group:
         for setting in self.settings:
             if setting.tells_frozen:
                 held.setdefault(setting.amp, Counter())[setting.frozen] += 1
-        order = VALUES[_FROZEN]
+        order = VALUES[FROZEN]
         most = {
-            amp: max(counts, key=lambda one: (counts[one], -_index(one, order)))
+            amp: max(counts, key=lambda one: (counts[one], -place_in(one, order)))
             for amp, counts in held.items()
         }
         return tuple(
@@ -214,7 +216,27 @@ def groups(
         return key in wanted, newest, len(found[key])
 
     ordered = sorted(found, key=order, reverse=True)
-    return [Group(tuple(found[key]), _settings(found[key], values_of)) for key in ordered]
+    alike: dict[tuple[Value, ...], list[tuple[Value, ...]]] = {}
+    for key in ordered:
+        if (software := _software(found[key][0])) is not None:
+            alike.setdefault(software, []).append(key)
+    found_groups = []
+    for key in ordered:
+        same = alike.get(_software(found[key][0]) or (), ())
+        others = [found[other] for other in same if other != key]
+        found_groups.append(Group(tuple(found[key]), settings_of(found[key], others, values_of)))
+    return found_groups
+
+
+def _software(row: Row) -> tuple[Value, ...] | None:
+    """What must be equal for scores to be compared: all that groups share, but for the machine.
+
+    None where the software is not known.
+    """
+    if row.get("torch_version") is None or row.get("measurement_version") is None:
+        return None
+    whole = group_key(row)
+    return (*whole[:_MACHINE], *whole[_MACHINE + 1 :], *software_key(row))
 
 
 def is_candidate(row: Mapping[str, Value]) -> bool:
@@ -225,7 +247,7 @@ def is_candidate(row: Mapping[str, Value]) -> bool:
 @cache
 def key_columns() -> tuple[str, ...]:
     """Columns whose values must be equal for rows to be compared."""
-    apart = (*_FOLLOW_FROM_MODE, *_LABELS, _FROZEN)
+    apart = (*FROM_MODE, *_LABELS, FROZEN)
     return ("conditions_id", *(name for name in group_names("settings") if name not in apart))
 
 
@@ -239,66 +261,18 @@ def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
     return (model, data, row.get("regression_loss") or "mse", *map(row.get, _OTHER_KEYS))
 
 
+_MACHINE: Final = 3
+"""Where the machine stands in a group's key: its conditions_id."""
 _OTHER_KEYS: Final = tuple(
     name for name in key_columns() if name not in ("model_digest", "data_digest", "regression_loss")
 )
-
-
-def _settings(rows: Sequence[Row], values_of: ValuesOf) -> tuple[Setting, ...]:
-    """Rows by everything but the seed, in the order of modes, layer sets, ranks and AMP."""
-    found: dict[tuple[Value, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(_point(row), []).append(row)
-    axes = len(_AXES)
-    rates = Counter(key[: axes + 1] for key in found)
-    held = Counter(key[:axes] for key in {key[: axes + 1] for key in found})
-    between = cache(partial(between_processes, rows))
-    settings = [
-        Setting(
-            mode=str(of[0].get("mode") or "unknown"),
-            rank=None if (rank := number(of[0].get("rank"))) is None else int(rank),
-            layers=_text(of[0], "layers"),
-            amp=str(of[0].get("amp") or "off"),
-            unfreeze=_text(of[0], "unfreeze"),
-            frozen=_text(of[0], _FROZEN),
-            rate=number(of[0].get("learning_rate") or of[0].get("learning_rate_head")),
-            rows=tuple(of),
-            tells_rate=rates[key[: axes + 1]] > 1,
-            tells_frozen=held[key[:axes]] > 1,
-            values_of=values_of,
-            between=between,
-        )
-        for key, of in found.items()
-    ]
-    return tuple(sorted(settings, key=_place))
-
-
-def _point(row: Row) -> tuple[Value, ...]:
-    """What makes a setting of a group."""
-    return tuple(map(row.get, (*_AXES, _FROZEN, *_FOLLOW_FROM_MODE)))
-
-
-def _text(row: Row, name: str) -> str | None:
-    return None if row.get(name) is None else str(row[name])
-
-
-def _place(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:
-    return (
-        _index(setting.mode, MODES), _index(setting.layers, LAYER_SETS), setting.rank or 0,
-        _index(setting.amp, _AMPS), setting.unfreezes, setting.rate or 0.0,
-        _index(setting.frozen, VALUES[_FROZEN]),
-    )  # fmt: skip
-
-
-def _index(value: str | None, order: Sequence[str]) -> int:
-    return order.index(value) if value in order else -1
 
 
 @cache
 def _told() -> tuple[str, ...]:
     """Columns that tell groups apart."""
     names = [name for name in group_names("conditions") if name != "code_version"]
-    return (*names, *(n for n in group_names("settings") if n not in (*_FOLLOW_FROM_MODE, _FROZEN)))
+    return (*names, *(n for n in group_names("settings") if n not in (*FROM_MODE, FROZEN)))
 
 
 def differing(group: Group, other: Group) -> list[str]:

@@ -31,8 +31,13 @@ Examples:
     show_default=True,
     help="Folder to write index.html, report.md and figures/ into.",
 )
+@click.option(
+    "--code-version",
+    metavar="VERSION",
+    help="Show rows of this version of the code alone, as in the column code_version.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def main(runs: Sequence[Path], reports: Path, as_json: bool) -> int:
+def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json: bool) -> int:
     from bench.predictions import first_of, kept_values
     from bench.store import read_plan, read_rows
 
@@ -47,7 +52,10 @@ def main(runs: Sequence[Path], reports: Path, as_json: bool) -> int:
         planned=planned,
         sources=[str(path) for path in runs],
         values_of=first_of([kept_values(path) for path in runs]),
+        code_version=code_version,
     )
+    if code_version is not None:
+        rows = [row for row in rows if row["code_version"] == code_version]
     told = {"rows": len(rows), "report": str(index)}
     click.echo(json.dumps(told) if as_json else f"{len(rows)} rows in {index}")
     return 0

@@ -30,7 +30,9 @@ class Repeat:
     lines: Sequence[str]
 
 
-def commands(group: Group, sources: Sequence[str], *, alone: bool = True) -> Repeat:
+def commands(
+    group: Group, sources: Sequence[str], *, alone: bool = True, code_version: str | None = None
+) -> Repeat:
     """Command lines that repeat a group, one of its cells, and this report.
 
     A grid that does not come with the project is named as its file, which its user has; the folder
@@ -38,13 +40,15 @@ def commands(group: Group, sources: Sequence[str], *, alone: bool = True) -> Rep
 
     Args:
         alone: whether the report has no other group.
+        code_version: the one whose rows alone it shows.
     """
     parts = _parts(group)
     found = [part.repeated() for part in parts[:_MOST_GRIDS]]
     whole = [line for lines, _ in found for line in lines]
     first = next(part for part in parts if any(row is group.first for row in part.rows))
     runs = " ".join(shlex.quote(_line(name)) for name in sources) or "runs.csv"
-    report = f"python -m bench.report --runs {runs} --reports reports/"
+    narrow = "" if code_version is None else f" --code-version {shlex.quote(_line(code_version))}"
+    report = f"python -m bench.report --runs {runs} --reports reports/{narrow}"
     said = (
         f"{'All of it' if alone else 'All of the first group'}"
         f"{f' ({len(whole)} commands)' if len(whole) > 1 else ''}, one cell"

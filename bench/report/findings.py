@@ -7,8 +7,10 @@ import pandas as pd
 
 from bench.groups import Group, differing
 from bench.overhead import times_of
+from bench.report.provenance import elsewhere, repeats, spread_over
 from bench.report.text import BASE, count, counted, num, signed, times
 from bench.schema import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
+from bench.setting import number
 from bench.verdicts import (
     COSTS,
     PAPER_MEMORY,
@@ -39,8 +41,8 @@ def lead(group: Group) -> list[str]:
     first = (
         f"Compared: {', '.join(modes)} on the model {known(group, 'model')}{init} and the task "
         f"{known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} "
-        f"ended ok, {count(group.seeds, 'seed')} for each setting{_repeats(group)}"
-        f"{_spread_over(group)}."
+        f"ended ok, {count(group.seeds, 'seed')} for each setting{repeats(group)}"
+        f"{spread_over(group)}."
     )
     device = known(group, "device")
     card = f" ({known(group, 'device_name')})" if device.startswith("cuda") else ""
@@ -50,7 +52,7 @@ def lead(group: Group) -> list[str]:
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    return [first, *_overall(group), caps(group), *notes, second]
+    return [first, *_overall(group), caps(group), *_cut(group), *notes, second, *elsewhere(group)]
 
 
 def _overall(group: Group) -> list[str]:
@@ -63,23 +65,6 @@ def _overall(group: Group) -> list[str]:
         if group.shared(column) is not None
     ]
     return [f"Overall is the mean of {', '.join(counted)}."] if counted else []
-
-
-def _repeats(group: Group) -> str:
-    most = max((len({row.get("repeat") or 1 for row in s.ok}) for s in group.settings), default=0)
-    return f", {most} repeats" if most > 1 else ""
-
-
-def _spread_over(group: Group) -> str:
-    """What the intervals of several seeds are over, in brackets."""
-    if group.seeds < 2:
-        return ""
-    several = [s for s in group.settings if len(s.scores) > 1]
-    kept = [s.values.keys() == s.scores.keys() for s in several]
-    if not any(kept):
-        return " (intervals are over seeds)"
-    where = "" if all(kept) else " where predictions are kept"
-    return f" (intervals are over seeds, those of scores over dev examples too{where})"
 
 
 def known(group: Group, column: str) -> str:
@@ -105,6 +90,16 @@ def caps(group: Group) -> str:
     if group.has_quality and (steps or train):
         said += ". Capped, so scores may be lower than full training gives"
     return said + "."
+
+
+def _cut(group: Group) -> list[str]:
+    """How many texts were cut, if some were."""
+    texts, share = number(group.shared("texts_cut")), number(group.shared("tokens_cut"))
+    if not texts:
+        return []
+    lost = "" if share is None else f"; {share:.2%} of tokens cut"
+    verb = "text is" if texts == 1 else "texts are"
+    return [f"{texts:,.0f} {verb} longer than max_length {known(group, 'max_length')}{lost}."]
 
 
 def front_heading(group: Group) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from bench.groups import Group, group_key, groups
-from bench.report import cells, findings, tables, text, winners
+from bench.report import cells, findings, provenance, tables, text, winners
 from bench.report.authors_sections import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
 from bench.report.commands import Repeat
@@ -28,7 +28,7 @@ from bench.report.rates import rates_section
 from bench.report.sections import Card, Section, cards, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
-from bench.schema import COLUMNS, Row
+from bench.schema import COLUMNS, Row, latest
 from bench.setting import ValuesOf, no_values
 
 _DRAWN: Final = 3
@@ -64,6 +64,7 @@ def render(
     planned: Sequence[Row] = (),
     sources: Sequence[str] = (),
     values_of: ValuesOf = no_values,
+    code_version: str | None = None,
 ) -> Path:
     """Write the report of some rows, and return its index.html.
 
@@ -74,13 +75,14 @@ def render(
             as not run, and their group comes first.
         sources: the files that the rows came from, as a command line would name them.
         values_of: the kept predictions of a row, as `bench.predictions` has them.
+        code_version: the one whose rows alone are shown; None: those of all.
 
     Raises:
-        InputError: if the folder can't be written.
+        InputError: if the folder can't be written, or no row is of that version.
         DiskFullError: if there is no space left.
     """
     names = [text.plain(Path(source).name) for source in sources]
-    facts = report(rows, planned, names, values_of)
+    facts = report(rows, planned, names, values_of, code_version)
     drawings = [d for section in facts["sections"] for d in section.drawings]
     for other in facts["others"]:
         drawings += [*other.drawings, *(d for of in other.sections for d in of.drawings)]
@@ -94,9 +96,15 @@ def report(
     planned: Sequence[Row],
     sources: Sequence[str],
     values_of: ValuesOf = no_values,
+    code_version: str | None = None,
 ) -> dict[str, Any]:
     """Everything that the pages say, before any markup."""
     clean = _Cleaner()
+    narrowed: list[str] = []
+    if code_version is not None:
+        every_version, rows = rows, provenance.of_version(rows, code_version)
+        planned = [row for row in planned if row.get("code_version") == code_version]
+        narrowed = [provenance.left_out(len(every_version) - len(rows), text.plain(code_version))]
     cleaned = [clean(row) for row in rows]
     waiting = [clean(row) for row in planned]
     found = hub_first(groups(cleaned, waiting, values_of), {group_key(row) for row in waiting})
@@ -105,10 +113,15 @@ def report(
     first = found[0] if found else None
     others = found[1 : 1 + _MOST_OTHERS]
     searches = rates_section(first, cleaned, waiting)
-    again = repeat(first, sources, alone=not others) if first else Repeat([], [])
+    again = Repeat([], [])
+    if first:
+        again = repeat(first, sources, alone=not others, code_version=code_version)
     return {
         "title": findings.title(first) if first else "No cell was run",
-        "lead": findings.lead(first) if first else [_TRIES if searches else _NOTHING],
+        "lead": [
+            *(findings.lead(first) if first else [_TRIES if searches else _NOTHING]),
+            *(narrowed or provenance.versions(latest(cleaned).values())),
+        ],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
@@ -171,7 +184,10 @@ def _other(group: Group, first: Group, number: int) -> Other:
         drawings = tradeoffs(group, tables.frame(group), f"group{number}-")
     return Other(
         number, findings.title(group),
-        [findings.differs(group, first), *findings.lead(group), *winners.left_out(group)],
+        [
+            findings.differs(group, first), *findings.lead(group), *winners.left_out(group),
+            *provenance.between_processes(group),
+        ],
         cards(group), drawings, tables.settings_table(group),
         [
             *frozen_section(group, f"group{number}-"),

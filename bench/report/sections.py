@@ -10,7 +10,7 @@ import pandas as pd
 
 from adapters.names import LAYER_SETS
 from bench.groups import Group
-from bench.report import figures, findings, tables, text, winners
+from bench.report import figures, findings, provenance, tables, text, winners
 from bench.report.drawing import Drawing
 from bench.report.tables import Table
 from bench.verdicts import AIMS, COSTS, verdict
@@ -111,7 +111,7 @@ def _left_out(group: Group) -> str:
 
 def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     said = [found] if (found := winners.frugal_sentence(group)) else []
-    said += winners.seeds_sentence(group)
+    said += [*winners.seeds_sentence(group), *provenance.paired(group)]
     return Section(
         "tradeoff", "Trade-off", findings.front_heading(group), said,
         tradeoffs(group, rows, prefix), [tables.front_table(group)],
@@ -176,7 +176,11 @@ def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     ]  # fmt: skip
     return Section(
         "cost", "Memory and time", findings.cost_heading(group),
-        [findings.memory_note(group), *findings.time_note(group)], drawings,
+        [
+            findings.memory_note(group), *findings.time_note(group),
+            *provenance.between_processes(group),
+        ],
+        drawings,
         [tables.settings_table(group)],
     )  # fmt: skip
 

@@ -1,0 +1,271 @@
+"""Several runs of a cell: repeats, versions of the code, and scores from other machines."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench.groups import Group, groups
+from bench.report import figures
+from bench.report.__main__ import main
+from bench.report.render import render, report
+from bench.schema import Row
+from bench.setting import BETWEEN_PROCESSES, Setting, ValuesOf, no_values
+from bench.store import Store
+from bench.verdicts import compare, score_spread
+from tests.bench.synthetic_rows import cell, planned_row, result_row, synthetic_rows
+
+TIME = "ms_per_1k_tokens"
+
+
+def run(mode: str = "full", time: float = 100.0, **more: Any) -> Row:
+    """A run of a cell, of seed 0 and repeat 1 unless `more` says otherwise."""
+    axes = (1, "attn-only") if mode == "lora" else (None, None)
+    settings = more.pop("settings", {})
+    of = cell(mode, *axes, "off", more.pop("seed", 0), **settings)
+    row = result_row(of, random.Random(0), **{"repeat": 1, **more})  # noqa: S311
+    times = {TIME: time, f"{TIME}_ci_low": time * 0.999, f"{TIME}_ci_high": time * 1.001}
+    return row | times | {name: more[name] for name in times if name in more}
+
+
+def one(rows: list[Row], values_of: ValuesOf = no_values) -> Group:
+    [group] = groups(rows, (), values_of)
+    return group
+
+
+def first(rows: list[Row], values_of: ValuesOf = no_values) -> Setting:
+    return one(rows, values_of).settings[0]
+
+
+def half_width(setting: Setting, column: str = TIME) -> float:
+    """Half the interval of a logarithm."""
+    estimate = setting.estimate(column)
+    assert estimate is not None
+    ends = estimate.ends()
+    assert ends is not None
+    return math.log(ends[1] / ends[0]) / 2
+
+
+def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed() -> None:
+    rows = [
+        run(time=90.0, dev_score=0.5, peak_rss_mib=900.0),
+        run(time=100.0, dev_score=0.5, peak_rss_mib=1000.0, repeat=2),
+        run(time=110.0, dev_score=0.5, peak_rss_mib=1100.0, code_version="0.2.0"),
+        run(time=100.0, dev_score=0.6, peak_rss_mib=1000.0, seed=1),
+    ]
+    setting = first(rows)
+    assert sorted(setting.by_run(TIME).values()) == [90.0, 100.0, 100.0, 110.0]
+    assert setting.estimate(TIME).value == pytest.approx(100.0)
+    assert setting.estimate("peak_rss_mib").value == pytest.approx(1000.0)
+    assert setting.estimate("peak_rss_mib").low is not None
+    assert setting.scores == {0: 0.5, 1: 0.6}
+    assert setting.estimate("dev_score").value == pytest.approx(0.55)
+    group = one(rows)
+    assert (group.seeds, group.runs, group.ok) == (2, 4, 4)
+
+
+def test_a_failed_attempt_at_a_repeat_leaves_the_others() -> None:
+    rows = [run(), run(repeat=2, status="oom"), run(repeat=2, attempt=2, time=110.0)]
+    assert len(first(rows).ok) == 2
+    assert [row["status"] for row in first(rows[:2]).rows] == ["ok", "oom"]
+
+
+def test_repeats_of_one_seed_have_the_score_of_one_training() -> None:
+    rows = [run(repeat=n, dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53) for n in (1, 2)]
+    assert first(rows).estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
+    kept = first(rows, lambda row: np.full(4, 0.5))
+    assert list(kept.values) == [0]
+    group = one([*rows, run("head", dev_score=0.4)], lambda row: np.full(4, row["dev_score"]))
+    spread = score_spread(*group.settings)
+    assert spread is not None
+    assert (spread.seeds, spread.of_seeds) == (1, None)
+
+
+def test_repeats_that_were_kept_differently_long_are_not_known() -> None:
+    rows = [run(repeat=n) for n in (1, 2)]
+    assert first(rows, lambda row: np.ones(int(row["repeat"] or 0))).values == {}
+
+
+def test_times_of_single_runs_are_widened_by_a_constant_without_repeats() -> None:
+    assert half_width(first([run()])) == pytest.approx(1.959964 * BETWEEN_PROCESSES, rel=1e-3)
+
+
+def test_times_of_single_runs_are_widened_by_what_repeats_show() -> None:
+    rows = [run(time=100 * math.exp(x), repeat=n) for n, x in enumerate((-0.02, 0.0, 0.02), 1)]
+    group = one([*rows, run("head")])
+    repeated, single = group.settings
+    assert group.between(TIME).value == pytest.approx(0.02)
+    assert group.between(TIME).freedom == 2
+    assert half_width(single) == pytest.approx(4.302653 * 0.02, rel=1e-6)
+    assert half_width(repeated) == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
+    assert first(rows).estimate("peak_rss_mib").ends() is not None
+    assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
+
+
+def test_versions_of_the_code_are_no_repeats_of_one_another() -> None:
+    rows = [run(), run(code_version="0.2.0", time=200.0)]
+    assert one(rows).between(TIME).freedom is None
+
+
+def test_costs_are_paired_over_runs_that_both_have() -> None:
+    """What slows a round of repeats for all settings does not hide their ratio."""
+    rounds = [1.0, 1.5, 1.2, 0.9]
+    rows = [run(time=100 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
+    rows += [run("head", time=50 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
+    full, head = one(rows).settings
+    gap = compare(one(rows), "time", head, full)
+    assert gap.value == pytest.approx(0.5)
+    assert gap.high - gap.low < 1e-6
+    moved = [row | {"code_version": "0.2.0"} if row["mode"] == "head" else row for row in rows]
+    gap = compare(one(moved), "time", *one(moved).settings[::-1])
+    assert gap.high - gap.low < 1e-6, "of other versions, by seed and repeat"
+
+
+def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show() -> None:
+    """Two have one degree of freedom: their own spread would be of no use."""
+    rows = [
+        run(mode, time=100 * math.exp(0.02 * (-1) ** n), repeat=n, seed=0)
+        for mode in ("full", "head", "lora")
+        for n in (1, 2)
+    ]
+    group = one(rows)
+    gap = compare(group, "time", group.settings[1], group.settings[0])
+    half = 3.182446 * group.between(TIME).value
+    assert math.log(gap.high / gap.value) == pytest.approx(half, rel=1e-6)
+
+
+def test_planned_repeats_without_a_row_are_not_run() -> None:
+    planned = [planned_row(cell("full", None, None, "off")) | {"repeat": n} for n in (1, 2)]
+    [group] = groups([run()], planned)
+    assert [row["status"] for row in group.ordered] == ["ok", None]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+
+
+def pages(folder: Path, rows: list[Row], **more: Any) -> tuple[str, str]:
+    index = render(rows, folder, **more)
+    return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
+    rows = synthetic_rows(68, failures=False)
+    for page in pages(tmp_path, rows):
+        assert "hold a deviation of 6% for it, a constant from one CPU" in page
+    again = [row | {"repeat": 2, TIME: float(row[TIME] or 0) * 1.06} for row in rows[:20]]
+    for page in pages(tmp_path, [*rows, *again]):
+        assert "Processes that do the same are 4.1% apart in time" in page
+        assert "20 degrees of freedom" in page
+        assert "88 of 88 runs ended ok, 1 seed for each setting, 2 repeats of each" in page
+    three = synthetic_rows(68 * 3, failures=False)
+    for page in pages(tmp_path, three):
+        assert "Processes that do the same" not in page, "intervals are of seeds alone"
+        assert "a constant from one CPU" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_of_several_versions_says_so_first_and_can_be_narrowed(tmp_path: Path) -> None:
+    rows = synthetic_rows(68, failures=False)
+    newer = [row | {"code_version": "0.2.0"} for row in rows[:10]]
+    said = "The rows are of 2 versions of the code: 68 of 0.1.0, 10 of 0.2.0."
+    for page in pages(tmp_path, [*rows, *newer]):
+        assert said in page
+        assert page.index(said) < page.index("Least memory")
+        assert "78 of 78 runs ended ok" in page
+        assert "<th>code" in page or "| code |" in page or 'data-key="code_version"' in page
+    for page in pages(tmp_path, [*rows, *newer], code_version="0.2.0"):
+        assert "Only rows of code version 0.2.0: 68 rows of others left out." in page
+        assert "10 of 10 cells ended ok" in page
+        assert "--reports reports/ --code-version 0.2.0" in page
+    for page in pages(tmp_path, rows):
+        assert "versions of the code" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_version_that_no_row_has_is_one_line(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    store = Store(runs)
+    for row in synthetic_rows(3, failures=False):
+        store.append(row | {"repeat": 1})
+    arguments = ["--runs", str(runs), "--reports", str(tmp_path / "out"), "--code-version"]
+    done = CliRunner().invoke(main, [*arguments, "9"], standalone_mode=False)
+    assert str(done.exception) == "--code-version: no row is of '9'; there are 3 of 0.1.0"
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(main, [*arguments, "0.1.0"], standalone_mode=False)
+    assert done.exception is None, done.exception
+    assert "3 rows" in done.output
+
+
+def away(row: Row, machine: str = "EPYC, 64 cores", **more: Any) -> Row:
+    """A row as another machine gives it."""
+    there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
+    return row | there | more
+
+
+def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do() -> None:
+    here = [run(dev_score=0.5), run("head", dev_score=0.4)]
+    there = [away(run(seed=seed, time=1.0, dev_score=0.6, peak_rss_mib=1.0)) for seed in (0, 1, 2)]
+    group, other = groups([*here, *there], (), lambda row: np.full(4, row["dev_score"]))
+    full, head = group.settings
+    assert full.scores == {0: 0.5, 1: 0.6, 2: 0.6}
+    assert full.values.keys() == {0, 1, 2}
+    assert head.scores == {0: 0.4}
+    assert full.by_run(TIME) == {(0, 1, "0.1.0"): 100.0}
+    assert len(full.ok) == 1
+    assert other.settings[0].scores == {0: 0.6, 1: 0.6, 2: 0.6}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"torch_version": "9"}, {"measurement_version": 9}, {"environment": "X=1"}, {"tf32": "on"},
+     {"device": "cuda:0"}, {"cuda_version": "13"}, {"batch_size": 64}, {"status": "invalid"},
+     {"dev_score": None}, {"frozen_dtype": "bf16"}, {"learning_rate": 1.0},
+     {"learning_rate_source": "candidate"}],
+)  # fmt: skip
+def test_scores_of_other_software_or_settings_are_not_taken(more: dict[str, Any]) -> None:
+    group = groups([run(), away(run(seed=1), **more)])[0]
+    assert group.settings[0].scores.keys() == {0}
+
+
+def test_software_that_is_not_known_is_not_the_same() -> None:
+    unknown = {"torch_version": None}
+    group = groups([run(**unknown), away(run(seed=1, **unknown))])[0]
+    assert group.settings[0].scores.keys() == {0}
+
+
+def test_the_first_machine_that_has_a_seed_lends_it() -> None:
+    rows = [run(), away(run(seed=1, dev_score=0.7)), away(run(seed=1, dev_score=0.8), "ARM 8")]
+    [row] = groups(rows)[0].settings[0].elsewhere
+    assert len(groups(rows)) == 3
+    assert row["dev_score"] in (0.7, 0.8)
+
+
+def test_the_report_says_which_scores_are_from_elsewhere() -> None:
+    rows = [run(), run("head"), away(run(seed=1)), away(run("head", seed=1))]
+    lead = " ".join(report(rows, [], [])["lead"])
+    assert (
+        "2 scores of seeds that have none here, and no costs, are from elsewhere, with the same "
+        "software: 2 of EPYC, 64 cores."
+    ) in lead
+    assert "elsewhere" not in " ".join(report(rows[:2], [], [])["lead"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_texts_that_were_cut_and_emulated_bf16_are_told(tmp_path: Path) -> None:
+    rows = synthetic_rows(68, failures=False)
+    cut = [row | {"texts_cut": 1234, "tokens_cut": 0.0123} for row in rows]
+    for page in pages(tmp_path, cut):
+        assert "1,234 texts are longer than max_length 128; 1.23% of tokens cut." in page.replace(
+            "\\", ""
+        )
+    none = [row | {"texts_cut": 0, "tokens_cut": 0.0} for row in rows]
+    for page in pages(tmp_path, [none[0] | {"flags": "emulated_bf16"}, *none[1:]]):
+        assert "longer than" not in page
+        assert "torch emulates them, and times say nothing about a GPU that has them" in page
