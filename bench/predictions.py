@@ -3,44 +3,110 @@
 So every comparison of scores can be paired over examples, whatever the metric: of an accuracy the
 number is 1 or 0, right or wrong; of a Pearson correlation it is the correlation plus the example's
 influence on it (Hampel 1974), which is exact to first order. Of a mean over a task's parts it is
-made of theirs.
+made of theirs. They are read from the cells' folders, or else from `bench.outcomes`.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.cell import Cell
+from bench.outcomes import Outcome, Outcomes, digest_of, outcomes_file
 from bench.overall import counted
 from bench.protocol import PREDICTIONS
-from bench.schema import CORRELATED, OVERALL, PART_SCORES, Row, row_key
+from bench.schema import CANDIDATE, CORRELATED, OVERALL, PART_SCORES, Row, latest, row_key
 from bench.setting import Values, ValuesOf, no_values
 from bench.store import cell_folder, cells_folder
 from minbert.scores import constant
 
+_EXACT: Final = 1e-6
+"""How far the mean of outcomes may be from the score in their row, which has seven digits."""
 
-def kept_values(runs: Path) -> ValuesOf:
-    """The numbers of the rows of a CSV, from the folders of its cells beside it."""
-    folder = cells_folder(runs)
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"note: {text}\n")
+
+
+def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesOf:
+    """The numbers of the rows of a CSV, from the folders of its cells, or the file of outcomes.
+
+    Args:
+        note: takes a line about outcomes that can't be read or don't fit.
+    """
+    folders, path = _folders(runs), outcomes_file(runs)
+    note = cache(note)
     try:
-        there = {path.name for path in folder.iterdir()}
-    except OSError:
+        outcomes = Outcomes.read(path)
+    except ValueError as error:
+        note(f"{path}: can't be read ({error}); scores whose predictions are gone are not paired")
+        outcomes = Outcomes()
+    if not folders and not outcomes.tensors:
         return no_values
-
-    @cache
-    def values(name: str, metric: str) -> Values | None:
-        return _read(folder / name / PREDICTIONS, metric)
+    same: dict[tuple[object, ...], str] = {}
+    read = cache(_read)
 
     def values_of(row: Row) -> Values | None:
-        name = _folder_name(runs, row)
-        if name not in there or row.get("status") != "ok" or row.get("dev_metric") is None:
+        if row.get("status") != "ok" or row.get("dev_metric") is None:
             return None
-        return values(name, str(row["dev_metric"]))
+        metric = str(row["dev_metric"])
+        folder = folders.get(_folder_name(runs, row))
+        found = read(folder, metric) if folder is not None else None
+        if found is None:
+            found = _of_file(outcomes, row)
+            if found is None:
+                note(f"{path}: outcomes that don't fit their rows are left out")
+        for part, outcome in (found or {}).items():
+            data = row.get("task"), row.get("data_digest"), part
+            if same.setdefault(data, outcome.examples) != outcome.examples:
+                note(f"{runs}: predictions of other examples than other rows have are left out")
+                return None
+        return _values(metric, found) if found else None
 
     return values_of
+
+
+def _folders(runs: Path) -> dict[str, Path]:
+    """The folders of the cells of a CSV, by name."""
+    try:
+        return {path.name: path for path in cells_folder(runs).iterdir()}
+    except OSError:
+        return {}
+
+
+def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
+    """Bring the file of outcomes up to date with the folders of the rows that count; how many.
+
+    What is in the file stays, but for what folders have anew.
+
+    Raises:
+        ValueError: if there is a file that can't be read, which stays as it is.
+        OSError: if it can't be written, which leaves it as it was.
+    """
+    path, folders = outcomes_file(runs), _folders(runs)
+    outcomes, kept = Outcomes.read(path), 0
+    for row in latest(rows).values():
+        folder = folders.get(_folder_name(runs, row))
+        if folder is None or not _has_outcome(row):
+            continue
+        found = _read(folder, str(row["dev_metric"]))
+        if found and _fit(row, found):
+            kept += 1
+            for part, outcome in found.items():
+                outcomes.keep(row, part, outcome)
+    if kept:
+        outcomes.write(path)
+    return kept
+
+
+def _has_outcome(row: Row) -> bool:
+    """Whether a row's score is one that reports compare."""
+    searches = row.get("learning_rate_source") == CANDIDATE
+    return row.get("status") == "ok" and row.get("dev_metric") is not None and not searches
 
 
 def first_of(several: Sequence[ValuesOf]) -> ValuesOf:
@@ -60,24 +126,75 @@ def _folder_name(runs: Path, row: Row) -> str:
         return ""
 
 
-def _read(path: Path, metric: str) -> Values | None:
+def _read(folder: Path, metric: str) -> dict[str, Outcome] | None:
+    """The outcomes of a cell's folder by part; None where it has none that can be read."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        found = load_file(path)
+        found = load_file(folder / PREDICTIONS)
         if metric != OVERALL:
-            return values_for(metric, found["logits"], found["labels"])
-        parts = [part for part in PART_SCORES if f"{part}.logits" in found]
-        return mean_of_parts([_of_part(part, found) for part in parts])
+            outcomes = {"": outcome_of(metric, found["logits"], found["labels"])}
+        else:
+            parts = [part for part in PART_SCORES if f"{part}.logits" in found]
+            outcomes = {
+                part: outcome_of(_metric(part), found[f"{part}.logits"], found[f"{part}.labels"])
+                for part in parts
+            }
+        _values(metric, outcomes)
     except (OSError, SafetensorError, KeyError, ValueError, IndexError):
+        return None
+    return outcomes
+
+
+def _of_file(outcomes: Outcomes, row: Row) -> dict[str, Outcome] | None:
+    """The outcomes of a row in a file, which may have none; None if they can't be the row's."""
+    metric = str(row["dev_metric"])
+    parts = PART_SCORES if metric == OVERALL else {"": metric}
+    try:
+        found = outcomes.of(row, {part: _metric(part, metric) == "pearson" for part in parts})
+        return found if not found or _fit(row, found) else None
+    except ValueError:
         return None
 
 
-def _of_part(part: str, found: Mapping[str, NDArray[np.generic]]) -> Values:
-    """The numbers of a part's examples, whose mean is what its score counts."""
-    metric = "pearson" if part in CORRELATED else "accuracy"
-    return counted(part, values_for(metric, found[f"{part}.logits"], found[f"{part}.labels"]))
+def _fit(row: Row, found: Mapping[str, Outcome]) -> bool:
+    """Whether outcomes give the score that is in their row."""
+    with np.errstate(all="ignore"):
+        mean = _values(str(row["dev_metric"]), found).mean()
+    return bool(abs(mean - float(row["dev_score"] or 0)) < _EXACT)
+
+
+def _metric(part: str, whole: str = OVERALL) -> str:
+    """The metric of a part, or of a task without parts."""
+    if whole != OVERALL:
+        return whole
+    return "pearson" if part in CORRELATED else "accuracy"
+
+
+def outcome_of(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Outcome:
+    """What predictions [N, C] make of examples with labels [N]."""
+    examples = digest_of(labels)
+    if metric == "accuracy":
+        return Outcome(values_for(metric, logits, labels) > 0, None, examples)
+    return Outcome(logits[:, 0], labels, examples)
+
+
+def _values(metric: str, outcomes: Mapping[str, Outcome]) -> Values:
+    """The numbers of the examples of all parts.
+
+    Raises:
+        ValueError: without parts, or for a correlation of constants.
+    """
+    if metric != OVERALL:
+        return _of_outcome(outcomes[""])
+    return mean_of_parts([counted(part, _of_outcome(of)) for part, of in outcomes.items()])
+
+
+def _of_outcome(outcome: Outcome) -> Values:
+    if outcome.labels is None:
+        return outcome.numbers.astype(np.float64)
+    return _influences(outcome.numbers, outcome.labels)
 
 
 def mean_of_parts(parts: Sequence[Values]) -> Values:
@@ -119,7 +236,12 @@ def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.gene
         )
         right: Values = (found == labels).astype(np.float64)
         return right
-    x, y = logits[:, 0].astype(np.float64), labels.astype(np.float64)
+    return _influences(logits[:, 0], labels)
+
+
+def _influences(predicted: NDArray[np.generic], labels: NDArray[np.generic]) -> Values:
+    """Of each example the correlation plus its influence on it."""
+    x, y = predicted.astype(np.float64), labels.astype(np.float64)
     if constant(x) or constant(y) or x.std() == 0 or y.std() == 0:
         raise ValueError("a constant has no correlation")
     x, y = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()

@@ -16,8 +16,10 @@ from filelock import FileLock
 from bench.command import run_command
 from bench.errors import InputError
 from bench.files import write_atomically
+from bench.outcomes import outcomes_file
+from bench.predictions import keep_outcomes
 from bench.results import kept_row
-from bench.rowfile import encode, record
+from bench.rowfile import encode, read_rows, record
 from bench.schema import BY_NAME, NAMES, SCHEMA, Row, parse_value, row_key, upgraded
 from bench.store import LOCK_TIMEOUT_S, cells_folder
 from minbert.files import is_file, is_folder
@@ -34,7 +36,9 @@ Examples:
 @click.command(
     "python -m bench.rebuild",
     help="Rebuild runs.csv from the folders of its cells. Rows that have no folder are kept; a "
-    "line that can't be read is left out, told, and kept beside in runs.csv.before.",
+    "line that can't be read is left out, told, and kept beside in runs.csv.before. What each dev "
+    "example's outcome was goes into runs.outcomes.safetensors, from which reports make the same "
+    "intervals where there are no folders.",
     epilog=_EPILOG,
 )
 @click.option(
@@ -51,14 +55,28 @@ def main(path: Path, as_json: bool) -> int:
         _check(path)
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
             kept, found, problems = rebuild(path)
+            outcomes = _keep_outcomes(path, problems)
     except OSError as error:
         raise InputError(f"{path}: can't be rebuilt ({error.strerror or error})") from error
     for problem in problems:
         click.echo(f"note: {problem}", err=True)
     counts = {"kept": kept, "from_folders": found, "left_out": len(problems)}
     told = f"{kept + found} rows in {path}: {kept} kept, {found} from folders"
+    if outcomes:
+        counts["outcomes"] = outcomes
+        what = "row" if outcomes == 1 else "rows"
+        told += f"\noutcomes of dev examples of {outcomes} {what} in {outcomes_file(path)}"
     click.echo(json.dumps(counts) if as_json else told)
     return 0
+
+
+def _keep_outcomes(path: Path, problems: list[str]) -> int:
+    """Bring the file of outcomes up to date with the folders; of how many rows."""
+    try:
+        return keep_outcomes(path, read_rows(path))
+    except ValueError as error:
+        problems.append(f"{outcomes_file(path)}: can't be read, and is left as it is ({error})")
+        return 0
 
 
 def rebuild(path: Path) -> tuple[int, int, list[str]]:
