@@ -12,16 +12,17 @@ TERMS: Final = (
     ("AMP", "Automatic mixed precision: weights stay in fp32, computing is in bf16 or fp16. "
      "fp32 means AMP off."),
     ("setting, cell", "A setting is a mode, rank, layer set and kind of AMP; a cell is a setting "
-     "with one seed, run in a process of its own."),
+     "with one seed, run in a process of its own. A repeat is one more run of the same cell."),
     ("dev score", "Accuracy, or Pearson correlation, on the development set after the last epoch."),
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
      "step time's over blocks of steps or passes of a panel, all for what is drawn within that "
      "run. Of several seeds: Student's t, for a score over seeds and dev examples where "
-     "predictions are kept, else over the seeds alone. Memory of one run has none."),
+     "predictions are kept, else over the seeds alone. Repeats show how far processes that do the "
+     "same are apart in cost; a score counts once for a seed. Memory of one run has none."),
     ("proven", "A difference or ratio whose 95% interval leaves out no difference. Scores are "
-     "paired over dev examples and seeds where predictions are kept, costs over seeds where there "
-     "are two or more; else it is taken from both intervals as if the runs were independent. "
-     "Nothing is corrected for the number of comparisons."),
+     "paired over dev examples and seeds where predictions are kept, costs over runs of the "
+     "same seed and repeat where there are enough; else it is taken from both intervals as if the "
+     "runs were independent. Nothing is corrected for the number of comparisons."),
     ("step time", "Of training's own steps after its warm-up; where there are fewer than 96, of a "
      "panel: a few batches, short and long, that are replayed when training is over."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "

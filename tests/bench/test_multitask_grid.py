@@ -437,9 +437,9 @@ def test_settings_are_compared_example_by_example(ran: GridRuns) -> None:
     (group,) = groups(ran.rows(), (), kept_values(ran.csv))
     one, other = group.settings
     assert len(one.values[0]) == len(other.values[0]) == 3 * 12
-    assert one.values[0].mean() == pytest.approx(one.by_seed("dev_score")[0], abs=1e-6)
+    assert one.values[0].mean() == pytest.approx(one.scores[0], abs=1e-6)
     gap = compare(group, "score", one, other)
-    scores = [setting.by_seed("dev_score")[0] for setting in (one, other)]
+    scores = [setting.scores[0] for setting in (one, other)]
     assert gap is not None
     assert gap.value == pytest.approx(scores[0] - scores[1], abs=1e-6)
     (group,) = groups(ran.rows())
