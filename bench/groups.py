@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from typing import Final
 
 from bench.metrics import Metric, metric_of
-from bench.points import FROM_MODE, FROZEN, place_in, settings_of
+from bench.points import FROM_MODE, FROZEN, has_score, place_in, point, settings_of
 from bench.rates import still_lacking
 from bench.schema import BY_NAME, CANDIDATE, VALUES, Row, Value, group_names, latest, software_key
 from bench.setting import Setting, ValuesOf, between_processes, no_values
@@ -196,6 +196,7 @@ def groups(
     planned = [row for row in planned if not is_candidate(row)]
     known = set(map(_measured, done))
     waiting = [{**row, "status": None} for row in planned if _measured(row) not in known]
+    waiting = _without_scored_elsewhere(waiting, done)
     wanted = {group_key(row) for row in planned}
     found: dict[tuple[Value, ...], list[Row]] = {}
     for row in [*done, *waiting]:
@@ -216,6 +217,20 @@ def groups(
         others = [found[other] for other in same if other != key]
         found_groups.append(Group(tuple(found[key]), settings_of(found[key], others, values_of)))
     return found_groups
+
+
+def _without_scored_elsewhere(waiting: Sequence[Row], done: Sequence[Row]) -> list[Row]:
+    """Rows of planned cells without those that need not run: another machine has their score, and
+    the costs of their setting have been measured here."""
+    scored = {(row.get("cell_id"), _software(row)) for row in done if has_score(row)}
+    costs = {(group_key(row), point(row)) for row in done if row.get("status") == "ok"}
+
+    def need_not_run(row: Row) -> bool:
+        software = _software(row)
+        here = group_key(row), point(row)
+        return software is not None and (row.get("cell_id"), software) in scored and here in costs
+
+    return [row for row in waiting if not need_not_run(row)]
 
 
 def _software(row: Row) -> tuple[Value, ...] | None:

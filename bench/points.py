@@ -57,11 +57,11 @@ def settings_of(
 def _by_point(rows: Iterable[Row]) -> dict[tuple[Value, ...], list[Row]]:
     found: dict[tuple[Value, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(_point(row), []).append(row)
+        found.setdefault(point(row), []).append(row)
     return found
 
 
-def _point(row: Row) -> tuple[Value, ...]:
+def point(row: Row) -> tuple[Value, ...]:
     """What makes a setting of a group."""
     return tuple(map(row.get, (*_AXES, FROZEN, *FROM_MODE)))
 
@@ -87,16 +87,17 @@ def _lent(rows: Sequence[Row], others: Sequence[Sequence[Row]]) -> tuple[Row, ..
         rows: of the setting here.
         others: of the setting on each of the others.
     """
-    has = {row.get("seed") for row in rows if _has_score(row)}
+    has = {row.get("seed") for row in rows if has_score(row)}
     found: list[Row] = []
     for machine in others:
-        lent = [row for row in machine if _has_score(row) and row.get("seed") not in has]
+        lent = [row for row in machine if has_score(row) and row.get("seed") not in has]
         has |= {row.get("seed") for row in lent}
         found += lent
     return tuple(found)
 
 
-def _has_score(row: Row) -> bool:
+def has_score(row: Row) -> bool:
+    """Whether a row ended ok with a dev score."""
     return row.get("status") == "ok" and number(row.get("dev_score")) is not None
 
 

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 from bench.cell import Cell
 from bench.groups import groups
 from bench.predictions import first_of, kept_values, mean_of_parts, values_for
+from bench.schema import row_key
 from bench.setting import no_values
 from bench.store import cell_folder
 from bench.verdicts import compare, score_spread
@@ -64,8 +65,7 @@ def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value: fl
 def keep(runs: Path, of: Cell, right: np.ndarray) -> dict:
     row = result_row(of, __import__("random").Random(0))
     row |= {"dev_metric": "accuracy", "dev_score": float(right.mean())}
-    ids = (str(row["cell_id"]), str(row["conditions_id"]), int(row["attempt"]))
-    folder = cell_folder(runs, of.name, *ids)
+    folder = cell_folder(runs, of.name, *row_key(row))
     folder.mkdir(parents=True)
     logits = np.stack([1.0 - right, right], axis=1).astype(np.float32)
     save_file(

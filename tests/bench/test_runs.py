@@ -206,6 +206,9 @@ def test_a_version_that_no_row_has_is_one_line(tmp_path: Path) -> None:
     assert "3 rows" in done.output
 
 
+SOFTWARE = {"device": "cpu", "torch_version": "2.13.0+cpu", "measurement_version": 1}
+
+
 def away(row: Row, machine: str = "EPYC, 64 cores", **more: Any) -> Row:
     """A row as another machine gives it."""
     there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
@@ -241,6 +244,21 @@ def test_software_that_is_not_known_is_not_the_same() -> None:
     unknown = {"torch_version": None}
     group = groups([run(**unknown), away(run(seed=1, **unknown))])[0]
     assert group.settings[0].scores.keys() == {0}
+
+
+def test_a_planned_cell_that_is_scored_elsewhere_is_not_missing() -> None:
+    """As long as the costs of its setting are known here."""
+    plans = [
+        away(planned_row(cell("full", None, None, "off", seed)), "ARM 8") | SOFTWARE
+        for seed in (0, 1, 2)
+    ]
+    there = [away(run(seed=seed)) for seed in (0, 1)]
+    here = away(run(seed=0), "ARM 8")
+    group = groups([*there, here], plans)[0]
+    assert [row["seed"] for row in group.ordered] == [0, 2]
+    assert group.settings[0].scores.keys() == {0, 1}
+    group = groups(there, plans)[0]
+    assert [row["seed"] for row in group.ordered] == [0, 1, 2], "none has its costs here"
 
 
 def test_the_first_machine_that_has_a_seed_lends_it() -> None:
