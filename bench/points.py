@@ -6,7 +6,7 @@ from functools import cache, partial
 from typing import Final
 
 from adapters.names import LAYER_SETS, MODES
-from bench.schema import VALUES, Row, Value
+from bench.schema import VALUES, Row, Value, has_score
 from bench.setting import Setting, ValuesOf, between_processes, number
 
 FROM_MODE: Final = (
@@ -57,11 +57,11 @@ def settings_of(
 def _by_point(rows: Iterable[Row]) -> dict[tuple[Value, ...], list[Row]]:
     found: dict[tuple[Value, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(_point(row), []).append(row)
+        found.setdefault(point(row), []).append(row)
     return found
 
 
-def _point(row: Row) -> tuple[Value, ...]:
+def point(row: Row) -> tuple[Value, ...]:
     """What makes a setting of a group."""
     return tuple(map(row.get, (*_AXES, FROZEN, *FROM_MODE)))
 
@@ -87,17 +87,13 @@ def _lent(rows: Sequence[Row], others: Sequence[Sequence[Row]]) -> tuple[Row, ..
         rows: of the setting here.
         others: of the setting on each of the others.
     """
-    has = {row.get("seed") for row in rows if _has_score(row)}
+    has = {row.get("seed") for row in rows if has_score(row)}
     found: list[Row] = []
     for machine in others:
-        lent = [row for row in machine if _has_score(row) and row.get("seed") not in has]
+        lent = [row for row in machine if has_score(row) and row.get("seed") not in has]
         has |= {row.get("seed") for row in lent}
         found += lent
     return tuple(found)
-
-
-def _has_score(row: Row) -> bool:
-    return row.get("status") == "ok" and number(row.get("dev_score")) is not None
 
 
 def place_in(value: str | None, order: Sequence[str]) -> int:

@@ -526,7 +526,7 @@ _SOFTWARE: Final = ("torch_version", "cuda_version", "tf32", "environment", "mea
 
 def has_score(row: Mapping[str, Value]) -> bool:
     """Whether a row ended ok with a dev score."""
-    return row["status"] == "ok" and isinstance(row["dev_score"], float)
+    return row.get("status") == "ok" and isinstance(row.get("dev_score"), float)
 
 
 def repeat_suffix(repeat: Value) -> str:

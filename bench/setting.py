@@ -44,15 +44,14 @@ def number(value: Value) -> float | None:
 def between_processes(rows: Iterable[Row], column: str) -> Deviation | None:
     """How far processes that do the same are apart in a column, as a deviation of logarithms.
 
-    From the repeats of the same cell by the same code, where a cell has some; else for times a
-    constant, and for other columns nothing.
+    From all runs of the same cell, repeats and versions of the code, where a cell has several; else
+    for times a constant, and for other columns nothing.
     """
-    repeats: dict[tuple[Value, Value], list[float]] = {}
+    repeats: dict[Value, list[float]] = {}
     for row in rows:
         value = number(row.get(column))
         if row.get("status") == "ok" and value is not None and value > 0:
-            same = row.get("cell_id"), row.get("code_version")
-            repeats.setdefault(same, []).append(log(value))
+            repeats.setdefault(row.get("cell_id"), []).append(log(value))
     measured = pooled(repeats.values())
     if measured is None and column in _ENDS:
         return Deviation(BETWEEN_PROCESSES)
@@ -167,8 +166,8 @@ class Setting:
         """Mean and interval: of scores over seeds, of all else over all runs.
 
         A single run has its row's own interval, if there is one. Scores whose predictions are kept
-        vary by seeds and dev examples, else by seeds alone. Repeats of one cell vary as all
-        repeats of the group do.
+        vary by seeds and dev examples, else by seeds alone. Runs of one seed vary as all runs of
+        the same cell do, in the group.
         """
         if column not in self._estimates:
             estimate = self._score() if column == _SCORE else self._cost(column)
@@ -201,7 +200,7 @@ class Setting:
             own = _own_interval(row, column)
             return own if deviation is None else widened(own, deviation)
         values = list(runs.values())
-        if len({(seed, version) for seed, _, version in runs}) == 1 and deviation is not None:
+        if len({seed for seed, _, _ in runs}) == 1 and deviation is not None:
             return scattered(values, deviation)
         return mean_t(values)
 

@@ -5,23 +5,14 @@ from statistics import median
 
 import pandas as pd
 
+from bench.effects import Effects, effects
 from bench.groups import Group, differing
 from bench.overhead import times_of
 from bench.report.provenance import elsewhere, repeats, spread_over
 from bench.report.text import BASE, count, counted, num, signed, times
 from bench.schema import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
 from bench.setting import number
-from bench.verdicts import (
-    COSTS,
-    PAPER_MEMORY,
-    PAPER_TIMES,
-    Aim,
-    Effects,
-    compare,
-    effects,
-    pareto,
-    rank_effect,
-)
+from bench.verdicts import COSTS, PAPER_MEMORY, PAPER_TIMES, Aim, compare, pareto, rank_effect
 from minbert.tasks import TASKS
 
 _CLAIMED = (("lora", "all-lin-only"), ("lora", "all-lin"))

@@ -113,15 +113,15 @@ def between_processes(group: Group) -> list[str]:
             "from one CPU; with --repeats 3 it is measured."
         ]
     return [
-        f"Processes that do the same are {deviation.value:.1%} apart in time, as the repeats here "
-        f"show (standard deviation of logarithms, {deviation.freedom:,} degrees of freedom). "
-        "Intervals of times of single runs and of repeats of one seed hold that."
+        f"Processes that do the same are {deviation.value:.1%} apart in time, as the runs of the "
+        f"same cell here show (standard deviation of logarithms, {deviation.freedom:,} degrees of "
+        "freedom). Intervals of times of single runs and of several of one seed hold that."
     ]
 
 
 def _uses_deviation(setting: Setting, name: str) -> bool:
-    """Whether its interval is made of the deviation: of a single run, or of repeats of one seed."""
+    """Whether its interval is made of the deviation: that of runs of one seed."""
     runs = setting.by_run(name)
     estimate = setting.estimate(name)
-    alike = len({(seed, version) for seed, _, version in runs}) == 1
+    alike = len({seed for seed, _, _ in runs}) == 1
     return alike and estimate is not None and estimate.ends() is not None

@@ -7,11 +7,12 @@ from typing import Final
 
 import pandas as pd
 
+from bench.effects import amp_ratios, effects
 from bench.groups import Group, about
 from bench.report.text import MEMORY, TIME, fixed, num, signed, span, times
 from bench.schema import BY_NAME, group_names
 from bench.setting import Setting, number
-from bench.verdicts import AIMS, COSTS, Aim, amp_ratios, column, compare, effects, pareto
+from bench.verdicts import AIMS, COSTS, Aim, column, compare, pareto
 
 DASH: Final = "–"
 MOST_DRAWN: Final = 400

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.effects import effects
 from bench.groups import groups
 from bench.report import cells, findings, tables, winners
 from bench.report.commands import commands
@@ -19,7 +20,7 @@ from bench.report.render import render
 from bench.report.sections import cards
 from bench.report.text import plain
 from bench.schema import BY_NAME, NAMES, VALUES, Row
-from bench.verdicts import COSTS, effects, rank_effect
+from bench.verdicts import COSTS, rank_effect
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row, synthetic_rows
 from tests.bench.test_report_browser import WIDE
 from tests.hostile import NUMBERS, TEXTS, examples

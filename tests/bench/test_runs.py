@@ -15,6 +15,7 @@ from bench.report.__main__ import main
 from bench.report.render import render, report
 from bench.schema import Row
 from bench.setting import BETWEEN_PROCESSES, Setting, ValuesOf, no_values
+from bench.stats import Deviation
 from bench.store import Store
 from bench.verdicts import compare, score_spread
 from tests.bench.synthetic_rows import cell, planned_row, result_row, synthetic_rows
@@ -106,9 +107,11 @@ def test_times_of_single_runs_are_widened_by_what_repeats_show() -> None:
     assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
 
 
-def test_versions_of_the_code_are_no_repeats_of_one_another() -> None:
-    rows = [run(), run(code_version="0.2.0", time=200.0)]
-    assert one(rows).between(TIME).freedom is None
+def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too() -> None:
+    rows = [run(), run(code_version="0.2.0", time=200.0), run("head")]
+    group = one(rows)
+    assert group.between(TIME) == Deviation(pytest.approx(math.log(2) / math.sqrt(2)), 1)
+    assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
 
 
 def test_costs_are_paired_over_runs_that_both_have() -> None:
@@ -201,6 +204,9 @@ def test_a_version_that_no_row_has_is_one_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*arguments, "0.1.0"], standalone_mode=False)
     assert done.exception is None, done.exception
     assert "3 rows" in done.output
+
+
+SOFTWARE = {"device": "cpu", "torch_version": "2.13.0+cpu", "measurement_version": 1}
 
 
 def away(row: Row, machine: str = "EPYC, 64 cores", **more: Any) -> Row:

@@ -7,20 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.effects import amp_ratios, effects
 from bench.groups import groups
 from bench.metrics import METRICS, metric_of
 from bench.schema import VALUES, latest
 from bench.setting import BETWEEN_PROCESSES
-from bench.verdicts import (
-    amp_ratios,
-    effects,
-    keeps_score,
-    not_worse,
-    pareto,
-    rank_effect,
-    score_spread,
-    verdict,
-)
+from bench.verdicts import keeps_score, not_worse, pareto, rank_effect, score_spread, verdict
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
 
 
