@@ -141,7 +141,7 @@ def test_cells_that_were_left_out_are_one_line_of_the_failures():
     rows = synthetic_rows(68)
     many = [left_out() | {"seed": seed} for seed in range(1, 301)]
     heading, table = failures_table([*rows, *many])
-    assert "303 of 368 cells did not end ok" in heading
+    assert "303 of 368 runs did not end ok" in heading
     assert "300 skipped" in heading
     assert len(table.rows) == table.total == 4
     what, status, why = table.rows[0]
