@@ -20,7 +20,7 @@ from bench.files import write_atomically
 from bench.schema import Row, row_key
 
 _LARGEST: Final = 2**26
-"""Bytes of a file that is read; 10,000 cells of 5,000 examples take a tenth."""
+"""Bytes of a file that is read or written; 10,000 cells of 5,000 examples take a tenth."""
 _WHOLE: Final = "dev"
 """Stands for the part of a task that has no parts."""
 _LABELS: Final = "labels"
@@ -135,13 +135,19 @@ class Outcomes:
         """Write the file.
 
         Raises:
+            ValueError: if it would be larger than one that is read. Nothing is written.
             OSError: if it can't be written. What was there before is still there.
         """
         from safetensors.numpy import save
 
         tensors: dict[str, Any] = {n: np.ascontiguousarray(t) for n, t in self.tensors.items()}
         sizes = json.dumps(self.sizes, sort_keys=True)
-        write_atomically(path, save(tensors, metadata={_EXAMPLES: sizes}))
+        content = save(tensors, metadata={_EXAMPLES: sizes})
+        if len(content) > _LARGEST:
+            raise ValueError(
+                f"it would have {len(content):,} bytes, and no more than {_LARGEST:,} are read"
+            )
+        write_atomically(path, content)
 
 
 def _key(row: Row) -> str:

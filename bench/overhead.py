@@ -16,8 +16,8 @@ class Times:
     """Seconds of cells that ended ok, and of what was between them.
 
     `startup_s` is from a launch to the first training step; `rest_s` what else a cell takes: timing
-    its steps, writing and ending. `between_s` is the parent's own: planning, predictions, rows and
-    the report; 0 where cells alone are looked at.
+    its steps, writing and ending. `between_s` is the parent's own (planning, predictions, rows and
+    the report) and what --keep takes; 0 where cells alone are looked at.
     """
 
     cells: int

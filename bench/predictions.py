@@ -21,7 +21,7 @@ from bench.overall import counted
 from bench.protocol import PREDICTIONS
 from bench.schema import CANDIDATE, CORRELATED, OVERALL, PART_SCORES, Row, latest, row_key
 from bench.setting import Values, ValuesOf, no_values
-from bench.store import cell_folder, cells_folder
+from bench.store import cell_folder, cells_folder, read_rows
 from minbert.scores import constant
 
 _EXACT: Final = 1e-6
@@ -50,22 +50,40 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
     same: dict[tuple[object, ...], str] = {}
     read = cache(_read)
 
+    def of_folder(row: Row) -> dict[str, Outcome] | None:
+        folder = folders.get(_folder_name(runs, row))
+        found = read(folder, str(row["dev_metric"])) if folder is not None else None
+        return found if found and _fit(row, found) else None
+
+    def agrees(row: Row, found: Mapping[str, Outcome]) -> bool:
+        """Whether outcomes are of the same examples as those before of the same data."""
+        data = row.get("task"), row.get("data_digest")
+        return all(
+            same.setdefault((*data, part), outcome.examples) == outcome.examples
+            for part, outcome in found.items()
+        )
+
+    @cache
+    def look_into_folders() -> None:
+        """Take the examples of all data from folders, before a file can say which they are."""
+        there = folders and outcomes.tensors and runs.exists()
+        for row in read_rows(runs) if there else ():
+            if _has_outcome(row) and (found := of_folder(row)):
+                agrees(row, found)
+
     def values_of(row: Row) -> Values | None:
         if row.get("status") != "ok" or row.get("dev_metric") is None:
             return None
-        metric = str(row["dev_metric"])
-        folder = folders.get(_folder_name(runs, row))
-        found = read(folder, metric) if folder is not None else None
+        found = of_folder(row)
         if found is None:
+            look_into_folders()
             found = _of_file(outcomes, row)
             if found is None:
                 note(f"{path}: outcomes that don't fit their rows are left out")
-        for part, outcome in (found or {}).items():
-            data = row.get("task"), row.get("data_digest"), part
-            if same.setdefault(data, outcome.examples) != outcome.examples:
-                note(f"{runs}: predictions of other examples than other rows have are left out")
-                return None
-        return _values(metric, found) if found else None
+        if found and not agrees(row, found):
+            note(f"{runs}: predictions of other examples than other rows have are left out")
+            return None
+        return _values(str(row["dev_metric"]), found) if found else None
 
     return values_of
 
@@ -84,11 +102,15 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     What is in the file stays, but for what folders have anew.
 
     Raises:
-        ValueError: if there is a file that can't be read, which stays as it is.
+        ValueError: saying why the file stays as it is: it can't be read, or would be too large.
         OSError: if it can't be written, which leaves it as it was.
     """
     path, folders = outcomes_file(runs), _folders(runs)
-    outcomes, kept = Outcomes.read(path), 0
+    try:
+        outcomes = Outcomes.read(path)
+    except ValueError as error:
+        raise ValueError(f"it can't be read ({error})") from error
+    kept = 0
     for row in latest(rows).values():
         folder = folders.get(_folder_name(runs, row))
         if folder is None or not _has_outcome(row):

@@ -8,6 +8,7 @@ from bench.schema import (
     BY_NAME,
     CORRELATED,
     FLAGS,
+    LARGEST,
     OVERALL,
     PART_SCORES,
     STATUSES,
@@ -26,6 +27,8 @@ LAUNCHED_AT: Final = "BENCH_LAUNCHED_AT"
 RESULT: Final = "result.json"
 DEVICE_FAILED: Final = "device_failed"
 """Key of a result: true where the device itself failed, and not what the cell did on it."""
+SAVE_S: Final = "save_s"
+"""Key of a result: the seconds in which a worker kept its weights, which are no part of wall_s."""
 ROW: Final = "row.json"
 STEPS: Final = "steps.csv"
 PANEL: Final = "panel.csv"
@@ -62,6 +65,9 @@ def parse_result(text: str) -> dict[str, Any]:
         raise ValueError("it has flags that are not known")
     if not isinstance(result.setdefault(DEVICE_FAILED, False), bool):
         raise ValueError(f"its {DEVICE_FAILED} is not true or false")
+    saved = result.setdefault(SAVE_S, 0.0)
+    if isinstance(saved, bool) or not isinstance(saved, int | float) or not 0 <= saved < LARGEST:
+        raise ValueError(f"its {SAVE_S} is no duration")
     columns = result.setdefault("columns", {})
     if not isinstance(columns, dict):
         raise ValueError("its columns are no JSON object")

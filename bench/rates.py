@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bench.cell import Cell
-from bench.schema import CANDIDATE, SEARCHED, Row
+from bench.schema import CANDIDATE, SEARCHED, Row, has_score
 
 FIRST: Final = (-2, -1, 0, 1, 2)
 """Rungs of the ladder that are tried in any case; a rung up is a rate √10 times as high."""
@@ -111,9 +111,9 @@ class Search:
         scored = []
         for rung in self._tried(kind):
             row = self._row_of(self._candidate(kind, rung))
-            if row is not None and row["status"] == "ok" and isinstance(row["dev_score"], float):
+            if row is not None and has_score(row):
                 loss = row["dev_loss"] if isinstance(row["dev_loss"], float) else math.inf
-                scored.append((-row["dev_score"], loss, rung))
+                scored.append((-float(row["dev_score"] or 0.0), loss, rung))
         return min(scored)[2] if scored else None
 
     def found(self, cell: Cell) -> Cell | None:

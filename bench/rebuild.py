@@ -20,7 +20,7 @@ from bench.outcomes import outcomes_file
 from bench.predictions import keep_outcomes
 from bench.results import kept_row
 from bench.rowfile import encode, read_rows, record
-from bench.schema import BY_NAME, NAMES, SCHEMA, Row, parse_value, row_key, upgraded
+from bench.schema import BY_NAME, NAMES, SCHEMA, Row, Value, parse_value, row_key, upgraded
 from bench.store import LOCK_TIMEOUT_S, cells_folder
 from minbert.files import is_file, is_folder
 
@@ -55,12 +55,13 @@ def main(path: Path, as_json: bool) -> int:
         _check(path)
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
             kept, found, problems = rebuild(path)
+            left_out = len(problems)
             outcomes = _keep_outcomes(path, problems)
     except OSError as error:
         raise InputError(f"{path}: can't be rebuilt ({error.strerror or error})") from error
     for problem in problems:
         click.echo(f"note: {problem}", err=True)
-    counts = {"kept": kept, "from_folders": found, "left_out": len(problems)}
+    counts = {"kept": kept, "from_folders": found, "left_out": left_out}
     told = f"{kept + found} rows in {path}: {kept} kept, {found} from folders"
     if outcomes:
         counts["outcomes"] = outcomes
@@ -75,7 +76,7 @@ def _keep_outcomes(path: Path, problems: list[str]) -> int:
     try:
         return keep_outcomes(path, read_rows(path))
     except ValueError as error:
-        problems.append(f"{outcomes_file(path)}: can't be read, and is left as it is ({error})")
+        problems.append(f"{outcomes_file(path)}: is left as it is: {error}")
         return 0
 
 
@@ -89,8 +90,8 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
     folder = cells_folder(path)
     problems: list[str] = []
     rows = _rows(path, problems) if path.exists() else []
-    known = {row_key(row) for row in rows}
-    found = [row for row in _kept(folder) if row_key(row) not in known]
+    known = set(map(_key, rows))
+    found = [row for row in _kept(folder) if _key(row) not in known]
     found.sort(key=lambda row: (str(row["finished_at"] or row["started_at"] or ""), row_key(row)))
     if problems:
         write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
@@ -144,7 +145,7 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
     torn = bool(text) and not text[-1].endswith("\n")
     lines = csv.reader(text)
     names = _columns(path, lines)
-    rows: dict[tuple[str, str, int, int], Row] = {}
+    rows: dict[tuple[Value, ...], Row] = {}
     while True:
         try:
             fields = next(lines)
@@ -162,7 +163,12 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
         except ValueError as error:
             problems.append(f"{path}, line {lines.line_num}: left out: {error}")
             continue
-        rows[row_key(row)] = row
+        rows[_key(row)] = row
+
+
+def _key(row: Row) -> tuple[Value, ...]:
+    """What tells a row from others: of several files, rows of two versions may have one key."""
+    return *row_key(row), row["code_version"]
 
 
 def _row(names: Iterable[str], fields: list[str]) -> Row:

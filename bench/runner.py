@@ -15,7 +15,7 @@ from bench.files import remove_unfinished
 from bench.messages import last_error, one_line
 from bench.oom import oom_kills
 from bench.output import Output
-from bench.protocol import RESULT, STDERR, STDOUT, parse_result
+from bench.protocol import RESULT, SAVE_S, STDERR, STDOUT, parse_result
 from bench.signals import Signals
 from bench.watch import Watch
 
@@ -31,6 +31,8 @@ _STDERR_TAIL: Final = 2**16
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a worker ended. `result` is what it left, if that can be used.
+
+    `wall_s` is from its launch to its end, without what keeping its weights took.
 
     `peak_rss_mib` is the kernel's figure, which a killed worker has too. It starts at the size of
     the process that launched the worker, so it is None where it says no more than that.
@@ -113,15 +115,19 @@ class _Launch:
         self._at = datetime.now(UTC)
         self._clock = time.monotonic()
 
-    def outcome(self, status: str, message: str, **found: Any) -> Outcome:
+    def outcome(
+        self, status: str, message: str, result: dict[str, Any] | None = None, **found: Any
+    ) -> Outcome:
         """An outcome that ends now."""
         wall_s = time.monotonic() - self._clock
+        saved = 0.0 if result is None else float(result[SAVE_S])
         return Outcome(
             status=status,
             message=one_line(message),
-            wall_s=wall_s,
+            wall_s=max(0.0, wall_s - saved),
             started_at=_utc(self._at),
             finished_at=_utc(self._at + timedelta(seconds=wall_s)),
+            result=result,
             **found,
         )
 

@@ -376,7 +376,7 @@ def _columns() -> tuple[Column, ...]:
         ("train_s", float, "all training steps, data preparation included, s"),
         ("eval_s", float, "all evaluations on dev, s"),
         "tests/bench/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
-        ("wall_s", float, "from launch to the worker's end, s"),
+        ("wall_s", float, "from launch to the worker's end, without what --keep takes, s"),
         "tests/bench/test_columns.py::test_what_was_foretold_is_in_the_row",
         ("predicted_s", float, "wall_s as foretold before the run, s"),
     )

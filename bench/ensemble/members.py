@@ -13,7 +13,7 @@ from bench.errors import InputError
 from bench.origins import folder_of
 from bench.parts import from_text
 from bench.protocol import PREDICTIONS
-from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, standing
+from bench.schema import CANDIDATE, MULTITASK, PART_SCORES, Row, has_score, standing
 from bench.store import read_rows
 from minbert.files import is_file
 from minbert.tasks import find_task
@@ -126,18 +126,10 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
     """
     told = ", ".join(map(str, runs))
     rows = [(path, row) for path in runs for row in standing(read_rows(path)).values()]
-    rows = [(path, row) for path, row in rows if _has_score(row)]
+    rows = [(p, r) for p, r in rows if has_score(r) and r["learning_rate_source"] != CANDIDATE]
     tasks = _wanted(told, [row for _, row in rows], asked)
     whole = not asked or MULTITASK in asked
     return [_candidates(told, task, rows, whole=whole) for task in tasks]
-
-
-def _has_score(row: Row) -> bool:
-    return (
-        row["status"] == "ok"
-        and row["dev_score"] is not None
-        and row["learning_rate_source"] != CANDIDATE
-    )
 
 
 def _learned(row: Row) -> Collection[str]:

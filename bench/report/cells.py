@@ -8,7 +8,7 @@ from bench.groups import CHANGED, Group, about
 from bench.overhead import overhead_s
 from bench.report.findings import failures_heading, status_meaning
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, fixed, num, without_paths
+from bench.report.text import count, fixed, num, one_of, without_paths
 from bench.schema import BY_NAME, FLAGS, Row, Value, group_names
 
 MOST_CELLS: Final = 3000
@@ -143,8 +143,8 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
 
 def _named(waiting: Sequence[Row], named: Callable[[Row], str]) -> str:
     """Cells that were left out, of which the first is named."""
-    others = len(waiting) - 1
-    return named(waiting[0]) + (f", and {count(others, 'other cell')} left out" if others else "")
+    others, what = len(waiting) - 1, f"other {one_of(waiting)}"
+    return named(waiting[0]) + (f", and {count(others, what)} left out" if others else "")
 
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:

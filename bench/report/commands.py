@@ -157,6 +157,8 @@ def _options(group: Group, seeds: int) -> str:
         if value is not None
     ]
     options.append(f"--seeds {seeds}")
+    if (repeats := max(int(row.get("repeat") or 1) for row in group.rows)) > 1:
+        options.append(f"--repeats {repeats}")
     task = TASKS.get(str(group.shared("task")))
     if task is not None and task.files:
         options.append("--data DIR")

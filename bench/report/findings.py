@@ -9,7 +9,7 @@ from bench.effects import Effects, effects
 from bench.groups import Group, differing
 from bench.overhead import times_of
 from bench.report.provenance import elsewhere, repeats, spread_over
-from bench.report.text import BASE, count, counted, num, signed, times
+from bench.report.text import BASE, count, counted, no_interval, num, one_of, signed, times
 from bench.schema import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
 from bench.setting import number
 from bench.verdicts import COSTS, PAPER_MEMORY, PAPER_TIMES, Aim, compare, pareto, rank_effect
@@ -204,7 +204,7 @@ def memory_note(group: Group) -> str:
 def time_note(group: Group) -> list[str]:
     """Where the time of the cells went, if it was measured."""
     found = times_of(group.rows)
-    return [] if found is None else [f"{count(found.cells, 'cell')} took {found}."]
+    return [] if found is None else [f"{count(found.cells, one_of(group.rows))} took {found}."]
 
 
 def amp_sentences(group: Group) -> tuple[str, list[str]]:
@@ -235,20 +235,21 @@ def amp_sentences(group: Group) -> tuple[str, list[str]]:
 
 def _claim(group: Group, cost: Aim, effects: Effects) -> str:
     """Whether the paper's claim is reached, as far as the intervals tell."""
-    ratios = [
-        gap
+    base = group.baseline
+    pairs = [
+        (setting, gap)
         for setting in group.usual
-        if group.baseline
+        if base
         and (setting.mode, setting.layers, setting.amp)
         == (effects.mode, effects.layers, effects.amp)
         and not setting.unfreezes
-        and (gap := compare(group, cost, setting, group.baseline))
+        and (gap := compare(group, cost, setting, base))
     ]
-    ends = [gap.ends() or (gap.value, gap.value) for gap in ratios]
+    ends = [gap.ends() or (gap.value, gap.value) for _, gap in pairs]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    bare = any(gap.ends() is None for gap in ratios)
-    runs = "one run each" if group.runs < 2 else "too few runs"
-    alone = f" ({runs}, so without an interval)" if bare else ""
+    few = [len(setting.ok) for setting, gap in pairs if gap.ends() is None]
+    bare = bool(few)
+    alone = f" ({no_interval(*few, len(base.ok))})" if base and bare else ""
     if cost == "memory":
         rss = group.memory_column == "peak_rss_mib"
         kind = " in RSS, which counts more than a card's memory does" if rss else ""
@@ -273,14 +274,14 @@ def _reached(low: float, high: float, limit: float, bare: bool) -> str:
 
 
 def failures_heading(rows: list[Row]) -> str:
-    """How many cells did not end ok, by status."""
+    """How many cells or runs did not end ok, by status."""
     kinds = Counter(row.get("status") or "not run" for row in rows)
     failed = [f"{number:,} {kind}" for kind, number in kinds.items() if kind != "ok"]
     total = sum(kinds.values()) - kinds["ok"]
     if not failed:
         flagged = sum(bool(row.get("flags")) for row in rows)
         doubts = f", {flagged:,} of them flagged" if flagged else ""
-        return f"Every cell ended ok{doubts}" if rows else "No cell was run"
+        return f"Every {one_of(rows)} ended ok{doubts}" if rows else "No cell was run"
     return f"{total:,} of {counted(rows)} did not end ok: {', '.join(failed)}"
 
 

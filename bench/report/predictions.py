@@ -9,7 +9,7 @@ from bench.groups import Group
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
 from bench.report.figures import _legend, _points
 from bench.report.sections import Section
-from bench.report.text import MEMORY, count
+from bench.report.text import MEMORY, count, one_of
 from bench.schema import Row
 from bench.setting import number
 
@@ -34,10 +34,11 @@ def predictions_section(group: Group) -> list[Section]:
         if not errors:
             continue
         close = sum(abs(error) <= _CLOSE for error in errors)
+        of = count(len(errors), one_of(group.rows))
         heads.append(f"{close:,} of {count(len(errors), what)}")
         said.append(
             f"The predicted {what} was within 10% of the measured one in {close:,} of "
-            f"{count(len(errors), 'cell')} ({close / len(errors):.0%}); the median error was "
+            f"{of} ({close / len(errors):.0%}); the median error was "
             f"{median(map(abs, errors)):.1%}."
         )
         drawings.append(_agreement(_frame(group, told, measured), label, f"predicted-{what}"))

@@ -7,7 +7,7 @@ from typing import Final
 from bench.errors import InputError
 from bench.groups import Group
 from bench.report.text import count
-from bench.schema import Row
+from bench.schema import Row, Value
 from bench.setting import Setting
 from bench.verdicts import column
 
@@ -53,20 +53,30 @@ def _counted(names: Iterable[object]) -> str:
 
 def elsewhere(group: Group) -> list[str]:
     """Whose scores a group has from other machines, if it has some."""
-    rows = [row for setting in group.settings for row in setting.elsewhere]
-    if not rows:
+    lent = {
+        (at, row.get("seed")): row.get("machine") or "a machine not recorded"
+        for at, setting in enumerate(group.settings)
+        for row in setting.elsewhere
+    }
+    if not lent:
         return []
-    machines = _counted(row.get("machine") or "a machine not recorded" for row in rows)
     return [
-        f"{count(len(rows), 'score')} of seeds that have none here, and no costs, "
-        f"{'is' if len(rows) == 1 else 'are'} from elsewhere, with the same software: {machines}."
+        f"{count(len(lent), 'score')} of seeds that have none here, and no costs, "
+        f"{'is' if len(lent) == 1 else 'are'} from elsewhere, with the same software: "
+        f"{_counted(lent.values())}."
     ]
 
 
 def repeats(group: Group) -> str:
     """How many repeats the cells of a group have, after the number of its seeds."""
-    most = max((len({row.get("repeat") or 1 for row in s.ok}) for s in group.settings), default=0)
-    return f", {most} repeats of each" if most > 1 else ""
+    by_cell: dict[Value, set[Value]] = {}
+    for row in group.rows:
+        if row.get("status") == "ok":
+            by_cell.setdefault(row.get("cell_id"), set()).add(row.get("repeat") or 1)
+    numbers = set(map(len, by_cell.values()))
+    most = max(numbers, default=0)
+    up_to = "up to " if len(numbers) > 1 else ""
+    return f", {up_to}{most} repeats of each" if most > 1 else ""
 
 
 def spread_over(group: Group) -> str:

@@ -13,17 +13,19 @@ from bench.report.cells import why
 from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.schema import SEARCHED, Row, Value, cell_key, standing
+from bench.schema import SEARCHED, Row, Value, cell_key, has_score, software_key, standing
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _KIND: Final = ("mode", "layers", "rank", "unfreeze")
 _NAMES: Final = (
-    *(name for name in key_columns() if name != "data_digest"), "task", "max_train", "max_dev",
+    *(name for name in key_columns() if name not in ("conditions_id", "data_digest")),
+    "task", "max_train", "max_dev",
 )  # fmt: skip
-"""Columns in which candidates are like the cells that they are for; the data is the search's."""
+"""Columns in which candidates are like the cells that they are for; the data is the search's, and
+the machine may be another."""
 _COLUMNS: Final = (
-    "here", "task", "kind", "mode", "amp", "rank", "rate", "score", "loss", "status", "why",
-    "data", "metric", "chosen",
+    "here", "elsewhere", "task", "kind", "mode", "amp", "rank", "rate", "score", "loss", "status",
+    "why", "data", "metric", "chosen",
 )  # fmt: skip
 
 
@@ -65,6 +67,8 @@ def _said(here: pd.DataFrame) -> str:
         f"a part of the training data, scored on the rest of it; dev was not seen. The ladder is "
         f"extended while the best is at its end."
     )
+    if lent := int(here["elsewhere"].sum()):
+        said += f" Among them are {text.count(lent, 'try', 'tries')} from other machines."
     parts = [(str(kind), part) for kind, part in here.groupby("kind", sort=False)]
     if edges := [kind for kind, part in parts if _at_an_edge(part)]:
         said += f" At an end all the same, so perhaps not at its best: {', '.join(edges)}."
@@ -94,18 +98,24 @@ def candidates(
 ) -> pd.DataFrame:
     """A row for each try: whether it is for cells of a group, its rate, its end, and the choice.
 
-    Chosen are the rates that the group's cells have.
+    Chosen are the rates that the group's cells have. For them are the tries of their machine, and
+    those of others whose scores a search takes.
     """
     done = {key: row for key, row in standing(rows).items() if is_candidate(row)}
     waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
     of = group.rows if group is not None else ()
+    machine = group.first["conditions_id"] if group is not None else None
+    lent = _lent(group.first, list(done.values())) if group is not None else {}
     wanted = {_values(row, _NAMES) for row in of}
     used = {
         _values(row, (*_KIND, *_RATES)) for row in of if row.get("learning_rate_source") == SEARCHED
     }
     records = [
         {
-            "here": _values(row, _NAMES) in wanted, "task": str(row["task"]), "kind": _kind(row),
+            "here": _values(row, _NAMES) in wanted
+            and (row["conditions_id"] == machine or lent.get(row["cell_id"]) is row),
+            "elsewhere": row["conditions_id"] != machine,
+            "task": str(row["task"]), "kind": _kind(row),
             "mode": row["mode"], "amp": row["amp"], "rank": row["rank"] or 0,
             "rate": row["learning_rate"] or row["learning_rate_head"],
             "score": row["dev_score"], "loss": row["dev_loss"],
@@ -120,6 +130,19 @@ def candidates(
     frame = frame.astype({"rate": float, "score": float, "loss": float, "here": bool})
     frame["chosen"] = frame["chosen"].astype(bool) & frame["here"]
     return frame.sort_values(["task", "mode", "kind", "rate"], ignore_index=True)
+
+
+def _lent(here: Row, tries: Sequence[Row]) -> dict[Value, Row]:
+    """By cell_id the tries of other machines whose scores count here: as for `bench.store`, those
+    of the same software, where this machine has none."""
+    machine, scored = here["conditions_id"], list(filter(has_score, tries))
+    own = {row["cell_id"] for row in scored if row["conditions_id"] == machine}
+    return {
+        row["cell_id"]: row
+        for row in scored
+        if row["conditions_id"] != machine and row["cell_id"] not in own
+        if software_key(row) == software_key(here)
+    }
 
 
 def _values(row: Row, names: Sequence[str]) -> tuple[Value, ...]:

@@ -126,7 +126,9 @@ def report(
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
         "sections": _sections(found, searches) if found else searches,
-        "cells_heading": f"Every cell: {sum(g.ok for g in found):,} of {len(every):,} ended ok",
+        "cells_heading": (
+            f"Every {text.one_of(every)}: {sum(g.ok for g in found):,} of {len(every):,} ended ok"
+        ),
         "cells": cells.cells_table(found),
         "failures_heading": heading,
         "failures": failures,

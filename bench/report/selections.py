@@ -8,7 +8,7 @@ from bench.schema import Row, Value, format_value
 from bench.selection import AXES
 
 Point = tuple[str | None, ...]
-"""What `--select` can say of a cell: the text of each of `bench.plan.AXES`; None: not there."""
+"""What `--select` can say of a cell: the text of each of its `AXES`; None: not there."""
 
 _RATE: Final = AXES.index("learning_rate")
 
@@ -80,6 +80,6 @@ def named(one: Point) -> str:
 
 
 def _rate(row: Mapping[str, Value]) -> str | None:
-    """As `bench.plan.select` takes it: of the head alone, its own."""
+    """As `bench.selection.select` takes it: of the head alone, its own."""
     name = "learning_rate_head" if row.get("mode") == "head" else "learning_rate"
     return format_value(row.get(name)) or None

@@ -199,7 +199,7 @@ def settings_table(group: Group) -> Table:
         Head("rank", "rank", about("rank"), True),
         Head("layers", "layers", about("layers")),
         Head("amp", "AMP", about("amp")),
-        Head("ok", "ok", "seeds and repeats that ended ok, of those planned"),
+        Head("ok", "ok", "runs that ended ok, of those that ran or are planned"),
         *_figure_heads(group),
     ]
     thaws = any(setting.unfreezes for setting in group.settings)

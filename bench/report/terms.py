@@ -9,10 +9,12 @@ TERMS: Final = (
      "layer of the encoder. With -only everything else in the encoder is frozen, without it the "
      "rest trains too."),
     ("rank, alpha", "An adapter adds (alpha / rank) · B A to a weight, A and B of that rank."),
-    ("AMP", "Automatic mixed precision: weights stay in fp32, computing is in bf16 or fp16. "
-     "fp32 means AMP off."),
-    ("setting, cell", "A setting is a mode, rank, layer set and kind of AMP; a cell is a setting "
-     "with one seed, run in a process of its own. A repeat is one more run of the same cell."),
+    ("AMP", "Automatic mixed precision: computing is in bf16 or fp16. What trains is held in fp32, "
+     "as are embeddings, LayerNorms and biases; weights of frozen linear layers are held as "
+     "frozen_dtype says, in fp32 too or in AMP's type. fp32 as a precision means AMP off."),
+    ("setting, cell", "A setting is a mode, rank, layer set, kind of AMP and, under AMP, "
+     "frozen_dtype; a cell is a setting with one seed, run in a process of its own. A repeat is "
+     "one more run of the same cell."),
     ("dev score", "Accuracy, or Pearson correlation, on the development set after the last epoch."),
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
      "step time's over blocks of steps or passes of a panel, all for what is drawn within that "

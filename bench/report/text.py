@@ -61,8 +61,18 @@ def count(number: int, thing: str, things: str | None = None) -> str:
 
 def counted(rows: Collection[Row]) -> str:
     """How many cells rows are of, or, where a cell has several rows, how many runs they are."""
+    return count(len(rows), one_of(rows))
+
+
+def one_of(rows: Collection[Row]) -> str:
+    """What each of some rows is of: a cell, or, where a cell has several rows, a run."""
     cells = {(row.get("cell_id"), row.get("conditions_id")) for row in rows}
-    return count(len(rows), "cell" if len(cells) == len(rows) else "run")
+    return "cell" if len(cells) == len(rows) else "run"
+
+
+def no_interval(*runs: int) -> str:
+    """Why a comparison has no interval, from the numbers of runs of the settings that it is of."""
+    return f"{'one run each, so no' if max(runs) < 2 else 'too few runs for an'} interval"
 
 
 def plain(text: str) -> str:

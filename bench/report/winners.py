@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.groups import Group
 from bench.metrics import metric_of
-from bench.report.text import BASE, count, fixed, num, signed, span, times, x_label
+from bench.report.text import BASE, count, fixed, no_interval, num, signed, span, times, x_label
 from bench.setting import Setting
 from bench.verdicts import (
     AIMS,
@@ -54,7 +54,10 @@ def _against(group: Group, found: Verdict) -> str:
         unit = "MiB" if found.aim == "memory" else "ms"
         said = f", {times(versus.value)}× {BASE} ({num(own.value)} {unit}"
         ends = f"; 95% interval of the ratio {span(versus, times)})"
-    said += ends if versus.ends() else "; one run each, so no interval)"
+    if versus.ends() is None:
+        of_score, both = found.aim == "score", (found.winner, base)
+        ends = f"; {no_interval(*(len(s.scored if of_score else s.ok) for s in both))})"
+    said += ends
     return said + ("." if found.proven is not False else ". The difference is not proven.")
 
 

@@ -16,7 +16,7 @@ import click
 
 from bench.command import run_command
 from bench.files import write_atomically
-from bench.protocol import DEVICE_FAILED, RESULT
+from bench.protocol import DEVICE_FAILED, RESULT, SAVE_S
 from bench.schema import SCHEMA, Row
 from bench.worker import lifeline
 from bench.worker.imports import import_all
@@ -30,8 +30,9 @@ def write_result(
     flags: Sequence[str] = (),
     *,
     device_failed: bool = False,
+    save_s: float = 0.0,
 ) -> None:
-    """Leave result.json, whole or not at all."""
+    """Leave result.json, whole or not at all; `save_s` is how long keeping the weights took."""
     result = {
         "schema": SCHEMA,
         "status": status,
@@ -39,6 +40,7 @@ def write_result(
         "message": message,
         "columns": columns,
         DEVICE_FAILED: device_failed,
+        SAVE_S: save_s,
     }
     write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
@@ -72,7 +74,8 @@ def main(folder: Path) -> int:
             raise
         device_failed = status == "crashed"
     else:
-        write_result(folder, "ok", "", columns, run.record.flags)
+        save_s = run.phases.seconds.get("save", 0.0)
+        write_result(folder, "ok", "", columns, run.record.flags, save_s=save_s)
         return 0
     found: Row = {} if run is None else run.record.columns
     if run is not None and not device_failed:

@@ -28,6 +28,10 @@ def failed_result():
     result('{"status": "invalid", "message": "the loss is not finite,\\nat step 7"}')
 
 
+def result_that_was_kept():
+    result('{"status": "ok", "save_s": 3.0}')
+
+
 def torn_result():
     result('{"status": "ok", "colu')
 

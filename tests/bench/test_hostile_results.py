@@ -172,6 +172,13 @@ def test_a_mark_of_a_failed_device_is_true_or_false(mark: object) -> None:
     assert parse_result(json.dumps(RESULT))["device_failed"] is False
 
 
+@pytest.mark.parametrize("saved", ["1", True, None, -1, math.nan, math.inf, 10**400])
+def test_the_time_of_keeping_weights_is_a_duration(saved: object) -> None:
+    with pytest.raises(ValueError, match="save_s"):
+        parse_result(json.dumps({**RESULT, "save_s": saved}))
+    assert parse_result(json.dumps(RESULT))["save_s"] == 0.0
+
+
 def test_nesting_of_any_depth_is_refused() -> None:
     for depth in (*NEAR_THE_LIMIT, 200_000):
         for text in (

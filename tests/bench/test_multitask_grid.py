@@ -103,6 +103,16 @@ def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
     return made
 
 
+def test_a_worker_says_how_long_keeping_its_weights_took(ran: GridRuns) -> None:
+    for row in ran.rows():
+        folder = folder_of(ran, row)
+        with (folder / "phases.csv").open() as file:
+            phases = {line["phase"]: float(line["seconds"]) for line in csv.DictReader(file)}
+        saved = json.loads((folder / "result.json").read_text())["save_s"]
+        assert saved == pytest.approx(phases["save"], abs=1e-4)
+        assert saved > 0
+
+
 def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
     rows = ran.rows()
     assert [row["status"] for row in rows] == ["ok", "ok"], [row["message"] for row in rows]

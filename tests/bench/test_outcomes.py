@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
+from bench import outcomes
 from bench.cell import Cell
 from bench.outcomes import outcomes_file
-from bench.predictions import keep_outcomes, kept_values
+from bench.predictions import first_of, keep_outcomes, kept_values
+from bench.rebuild import main
 from bench.report import figures
 from bench.report.render import render
 from bench.schema import Row, row_key
@@ -122,20 +125,80 @@ def test_a_report_without_folders_says_the_same(
         assert unpaired in page
 
 
-def test_a_cells_folder_counts_before_the_file(tmp_path: Path) -> None:
+def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
     [row] = fill(runs, count=1)
     keep_outcomes(runs, [row])
+    of_file = kept_values(runs, no_note)(row)
+    assert of_file is not None
     [path] = (tmp_path / "runs").glob("*/predictions.safetensors")
     tensors = load_file(path)
-    save_file(tensors | {"logits": -tensors["logits"]}, path)
+    right, wrong = int(of_file.argmax()), int(of_file.argmin())
+    swapped = tensors["logits"].copy()
+    swapped[right] *= -1
+    swapped[wrong, tensors["labels"][wrong]] += 100
+    save_file(tensors | {"logits": swapped}, path)
     values = kept_values(runs, no_note)(row)
     assert values is not None
-    assert values.mean() != pytest.approx(row["dev_score"])
+    assert (values[right], values[wrong]) == (0.0, 1.0)
+    save_file(tensors | {"logits": -tensors["logits"]}, path)  # another score than the row's
+    assert np.array_equal(kept_values(runs, no_note)(row), of_file)
     path.write_bytes(b"torn")
-    values = kept_values(runs, no_note)(row)
-    assert values is not None
-    assert values.mean() == pytest.approx(row["dev_score"])
+    assert np.array_equal(kept_values(runs, no_note)(row), of_file)
+
+
+def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: Path) -> None:
+    one, two = tmp_path / "a.csv", tmp_path / "b.csv"
+    [row], [other] = fill(one, count=1), fill(two, count=1)
+    [path] = (tmp_path / "b").glob("*/predictions.safetensors")
+    tensors = load_file(path)
+    logits = -tensors["logits"]
+    save_file(tensors | {"logits": logits}, path)
+    score = float((logits.argmax(axis=1) == tensors["labels"]).mean())
+    other |= {"code_version": "0.2.0", "dev_score": score}
+    assert row_key(row) == row_key(other)
+    values_of = first_of([kept_values(runs, no_note) for runs in (one, two)])
+    for each in (row, other):
+        values = values_of(each)
+        assert values is not None
+        assert values.mean() == pytest.approx(each["dev_score"])
+
+
+def test_folders_say_which_examples_the_data_has_and_not_a_file(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=3)
+    keep_outcomes(runs, rows)
+    path, other = outcomes_file(runs), "0" * 16
+    [name] = [name for name in load_file(path) if name.startswith(f"{rows[0]['cell_id']}/")]
+
+    def rename(tensors: Tensors) -> Tensors:
+        bits = tensors.pop(name)
+        return {f"{name.rpartition('/')[0]}/{other}": bits, **tensors}
+
+    sizes = {other: EXAMPLES, name.rpartition("/")[2]: EXAMPLES}
+    path.write_bytes(changed(rename, examples=json.dumps(sizes))(path))
+    shutil.rmtree(cell_folder(runs, Cell.from_columns(rows[0]).name, *row_key(rows[0])))
+    notes: list[str] = []
+    found = all_values(rows, kept_values(runs, notes.append))
+    assert [values is None for values in found] == [True, False, False]
+    assert len(notes) == 1
+    assert "other examples" in notes[0]
+
+
+def test_no_file_is_written_that_would_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=8)
+    keep_outcomes(runs, rows[:2])
+    before = outcomes_file(runs).read_bytes()
+    monkeypatch.setattr(outcomes, "_LARGEST", len(before) + 100)
+    done = CliRunner().invoke(main, ["--runs", str(runs), "--json"], standalone_mode=False)
+    assert done.exception is None, done.exception
+    [note] = done.stderr.splitlines()
+    assert note.startswith(f"note: {outcomes_file(runs)}: is left as it is: it would have ")
+    assert json.loads(done.stdout) == {"kept": 8, "from_folders": 0, "left_out": 0}
+    assert outcomes_file(runs).read_bytes() == before
 
 
 def rebuild(runs: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -162,9 +225,10 @@ def test_rebuild_leaves_a_file_that_it_cannot_read(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
     fill(runs, count=1)
     outcomes_file(runs).write_bytes(b"not mine")
-    done = rebuild(runs)
+    done = rebuild(runs, "--json")
     assert done.returncode == 0
-    assert "can't be read, and is left as it is" in done.stderr
+    assert "is left as it is: it can't be read" in done.stderr
+    assert json.loads(done.stdout)["left_out"] == 0, "no row is"
     assert outcomes_file(runs).read_bytes() == b"not mine"
 
 

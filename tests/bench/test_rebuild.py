@@ -55,6 +55,22 @@ def test_attempts_and_repeats_of_a_cell_come_back(tmp_path: Path) -> None:
     assert len(read_rows(path)) == 4
 
 
+def test_rows_of_two_versions_with_one_key_both_stay(tmp_path: Path) -> None:
+    """As in a file that was put together from two machines' or two checkouts'."""
+    path = tmp_path / "runs.csv"
+    [row] = synthetic_rows(1)
+    newer = row | {"code_version": "0.2.0", "repeat": 1}
+    fill(path, [row | {"repeat": 1}, newer], folders=False)
+    before = read_rows(path)
+    assert rebuild(path).returncode == 0
+    assert read_rows(path) == before
+    folder = cell_folder(path, "full-cell", *row_key(newer))
+    folder.mkdir(parents=True)
+    keep_row(folder, newer | {"code_version": "0.3.0"})
+    assert rebuild(path).returncode == 0
+    assert [each["code_version"] for each in read_rows(path)] == ["0.1.0", "0.2.0", "0.3.0"]
+
+
 def test_rows_without_a_folder_and_their_order_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     rows = synthetic_rows(6)

@@ -318,7 +318,7 @@ def test_the_claims_of_one_run_each_say_that_they_have_no_interval(tmp_path, und
     for seeds, said in ((1, True), (2, False)):
         _, text = pages(tmp_path, synthetic_rows(68 * seeds, failures=False))
         claim = text[text.index("half the CUDA memory") :].partition("\n")[0]
-        assert ("(one run each, so without an interval)" in claim) is said
+        assert ("(one run each, so no interval)" in claim) is said
 
 
 def test_what_differs_along_with_the_rank_is_said(full, tmp_path, undrawn):

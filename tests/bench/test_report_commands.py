@@ -228,3 +228,13 @@ def test_it_says_whether_it_is_all_of_the_report() -> None:
     other = [{**row, "conditions_id": "other"} for row in rows]
     said = report([*rows, *other], [], [])["commands_said"][0]
     assert said.startswith("All of the first group, one cell of it, and")
+
+
+def test_repeats_are_run_again_as_often() -> None:
+    rows = rows_of(cells(gridfile.load("full"))[:4], "full")
+    (group,) = groups([{**row, "repeat": n} for row in rows for n in (1, 3, 2)])
+    *whole, one, _ = commands(group, []).lines
+    for line in (*whole, one):
+        assert command.make_context("bench.grid", shlex.split(line)[3:]).params["repeats"] == 3
+    (group,) = groups(rows)
+    assert not any("--repeats" in line for line in commands(group, []).lines)

@@ -80,3 +80,31 @@ def test_tries_that_are_planned_are_no_cells_of_a_group():
     rows = [*tries(LORA), searched(LORA)]
     [group] = groups(rows, [planned_row(candidate(FULL, 0, "part"))])
     assert len(group.rows) == 1
+
+
+def away(rows: list[Row], **more) -> list[Row]:
+    """Rows as another machine gives them."""
+    return [row | {"conditions_id": "there", "machine": "EPYC, 64 cores"} | more for row in rows]
+
+
+def test_tries_of_another_machine_count_where_there_are_none_here():
+    rows = [*away(tries(LORA)), searched(LORA)]
+    [section] = rates_section(groups(rows)[0], rows)
+    assert section.heading == "Learning rates: 1 search, each at its own best"
+    assert "by 5 short runs (5 ok)" in section.said[0]
+    assert "Among them are 5 tries from other machines." in section.said[0]
+
+
+def test_a_try_here_counts_before_that_of_another_machine_if_it_has_a_score():
+    rows = [*tries(LORA, 0, 1), *away(tries(LORA)), searched(LORA)]
+    [section] = rates_section(groups(rows)[0], rows)
+    assert "by 7 short runs (5 ok, 2 timeout)" in section.said[0]
+    assert "Among them are 2 tries from other machines." in section.said[0]
+    assert "3 tries of searches for cells that are not in this group: 3 ok." in section.said[1]
+
+
+@pytest.mark.parametrize("more", [{"torch_version": "9"}, {"device": "cuda:0"}])
+def test_tries_of_other_software_are_not_for_the_cells_here(more):
+    rows = [*away(tries(LORA), **more), searched(LORA)]
+    [section] = rates_section(groups(rows)[0], rows)
+    assert section.heading == "Learning rates: a search whose rates no cell here has"

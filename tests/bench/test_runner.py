@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -82,6 +84,16 @@ def test_a_valid_result_gives_the_status(tmp_path):
     assert 0 < outcome.cpu_s < outcome.wall_s < 10
     assert outcome.started_at <= outcome.finished_at
     assert outcome.started_at.endswith("Z")
+
+
+def test_what_keeping_weights_took_is_no_part_of_wall_s(tmp_path, monkeypatch):
+    for behaviour, wall_s in (("result", 10.0), ("result_that_was_kept", 7.0)):
+        clock = iter([1000.0, 1010.0])
+        monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
+        outcome = run(tmp_path, behaviour)
+        assert (outcome.status, outcome.wall_s) == ("ok", wall_s)
+        begun, ended = map(datetime.fromisoformat, (outcome.started_at, outcome.finished_at))
+        assert (ended - begun).total_seconds() == 10
 
 
 def test_a_failed_result_gives_status_and_message_on_one_line(tmp_path):

@@ -13,6 +13,7 @@ from bench.groups import Group, groups
 from bench.report import figures
 from bench.report.__main__ import main
 from bench.report.render import render, report
+from bench.report.terms import TERMS
 from bench.schema import Row
 from bench.setting import BETWEEN_PROCESSES, Setting, ValuesOf, no_values
 from bench.stats import Deviation
@@ -166,7 +167,7 @@ def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
     for page in pages(tmp_path, [*rows, *again]):
         assert "Processes that do the same are 4.1% apart in time" in page
         assert "20 degrees of freedom" in page
-        assert "88 of 88 runs ended ok, 1 seed for each setting, 2 repeats of each" in page
+        assert "88 of 88 runs ended ok, 1 seed for each setting, up to 2 repeats of each" in page
     three = synthetic_rows(68 * 3, failures=False)
     for page in pages(tmp_path, three):
         assert "Processes that do the same" not in page, "intervals are of seeds alone"
@@ -275,3 +276,74 @@ def test_texts_that_were_cut_and_emulated_bf16_are_told(tmp_path: Path) -> None:
     for page in pages(tmp_path, [none[0] | {"flags": "emulated_bf16"}, *none[1:]]):
         assert "longer than" not in page
         assert "torch emulates them, and times say nothing about a GPU that has them" in page
+
+
+# What is counted
+
+
+def all_said(rows: list[Row]) -> str:
+    """The headings and sentences of a report."""
+    facts = report(rows, [], [])
+    sections = facts["sections"]
+    lines = [*facts["lead"], facts["cells_heading"], facts["failures_heading"]]
+    lines += [text for section in sections for text in (section.heading, *section.said)]
+    return " ".join(lines)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("more", [{"repeat": 2}, {"code_version": "0.2.0"}])
+def test_where_a_cell_has_several_runs_they_are_called_runs(more: dict[str, Any]) -> None:
+    foretold = {"predicted_peak_mib": 1.0, "predicted_s": 1.0}
+    cells = [run(**foretold), run("head", **foretold)]
+    runs = [*cells, *(row | more for row in cells)]
+    for rows, word in ((cells, "cell"), (runs, "run")):
+        number = f"{len(rows)} {word}s"
+        page = all_said(rows)
+        assert f"Every {word}: {len(rows)} of {len(rows)} ended ok" in page
+        assert f"Every {word} ended ok" in page
+        assert f"{number} took " in page
+        assert f"The predicted time was within 10% of the measured one in 0 of {number} " in page
+
+
+def test_runs_that_were_left_out_are_called_runs() -> None:
+    rows = [run(repeat=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
+    (first_row,) = report(rows, [], [])["failures"].rows
+    assert first_row[0].endswith(", and 2 other runs left out")
+    rows = [run(seed=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
+    (first_row,) = report(rows, [], [])["failures"].rows
+    assert first_row[0].endswith(", and 2 other cells left out")
+
+
+def test_a_seed_of_several_runs_elsewhere_is_one_score() -> None:
+    rows = [run(), *(away(run(seed=1, repeat=n)) for n in (1, 2, 3))]
+    lead = " ".join(report(rows, [], [])["lead"])
+    assert "1 score of seeds that have none here, and no costs, is from elsewhere" in lead
+    assert "software: 1 of EPYC, 64 cores." in lead
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("repeats", "end"),
+    [((2, 2), ", 2 repeats of each"), ((3, 1), ", up to 3 repeats of each"), ((1, 1), "")],
+)
+def test_cells_of_fewer_repeats_are_not_said_to_have_as_many(
+    repeats: tuple[int, int], end: str
+) -> None:
+    modes = zip(("full", "head"), repeats, strict=True)
+    rows = [run(mode, repeat=n) for mode, times in modes for n in range(1, times + 1)]
+    assert f"1 seed for each setting{end}." in report(rows, [], [])["lead"][0]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("repeats", "why"), [(1, "one run each, so no interval"), (2, "too few runs for an interval")]
+)
+def test_why_there_is_no_interval_follows_from_the_runs_of_both(repeats: int, why: str) -> None:
+    rows = [run(), *(run("head", repeat=n) for n in range(1, repeats + 1))]
+    [memory, *_] = report(rows, [], [])["cards"]
+    assert f"MiB; {why})" in memory.said
+
+
+def test_terms_say_how_weights_are_held() -> None:
+    assert "weights stay in fp32" not in dict(TERMS)["AMP"]
+    assert all("frozen_dtype" in dict(TERMS)[term] for term in ("AMP", "setting, cell"))
