@@ -199,13 +199,18 @@ def groups(
 ) -> list[Group]:
     """Rows, and planned cells that have none, by what may be compared.
 
+    A planned cell with a code_version is one that a result of that version is wanted of.
     A search's candidates for learning rates are left out: they were scored on other examples.
     The group of the plan comes first, then the newest and, of equals, the largest.
     """
     done = still_lacking([row for row in latest(rows).values() if not is_candidate(row)])
     planned = [row for row in planned if not is_candidate(row)]
-    known = set(map(cell_key, done))
-    waiting = [{**row, "status": None} for row in planned if cell_key(row) not in known]
+    known = {(cell_key(row), of) for row in rows for of in (None, row.get("code_version"))}
+    waiting = [
+        {**row, "status": None}
+        for row in planned
+        if (cell_key(row), row.get("code_version")) not in known
+    ]
     wanted = {group_key(row) for row in planned}
     found: dict[tuple[Value, ...], list[Row]] = {}
     for row in [*done, *waiting]:

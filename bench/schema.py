@@ -45,6 +45,8 @@ FLAGS: Final = {
     "emulated_bf16": "the GPU has no bf16 units: torch emulates them, and times say nothing about "
     "a GPU that has them",
 }
+TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
+"""Those that put the times of a row in doubt, so that a later result replaces it."""
 
 MULTITASK: Final = "multitask"
 OVERALL: Final = "overall"
@@ -537,8 +539,7 @@ def repeat_suffix(repeat: Value) -> str:
 def standing(rows: Iterable[Row]) -> dict[CellKey, Row]:
     """Of each measurement the row that it stands at, in the order of first appearance.
 
-    Those are of each version the last attempt that ended ok, or, where no version has one, the
-    last attempt.
+    That is its last attempt that ended ok, or, where none did, its last attempt.
     """
     last: dict[CellKey, Row] = {}
     take_standing(last, rows)
@@ -561,18 +562,25 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
     """The rows that count, by measurement and code_version, in the order of first appearance.
 
     Those are of each version the last attempt that ended ok, or, where no version has one, the
-    row that the measurement stands at.
+    row that the measurement stands at. One with a timing flag counts until a later attempt of any
+    version ends ok.
     """
     rows = list(rows)
     at = standing(rows)
     last: dict[tuple[str, str, int, str], Row] = {}
     for row in rows:
         key = (*cell_key(row), str(row.get("code_version") or ""))
-        if row["status"] != "ok" and at[cell_key(row)] is not row:
+        if at[cell_key(row)] is not row and _gives_way(row):
             continue
         if key not in last or _rank(row) >= _rank(last[key]):
             last[key] = row
     return last
+
+
+def _gives_way(row: Row) -> bool:
+    """Whether a row counts only where its measurement stands at it."""
+    flags = str(row.get("flags") or "").split()
+    return row["status"] != "ok" or any(flag in TIMING_FLAGS for flag in flags)
 
 
 def take_attempts(highest: dict[CellKey, int], rows: Iterable[Row]) -> None:

@@ -26,14 +26,14 @@ from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
 from bench.overhead import Account
-from bench.plan import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
+from bench.plan import RERUN, SKIP, Planned, count_cells, scores_sentence
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.protocol import DEVICE_FAILED
 from bench.results import keep_row, kept_row, measured_row
 from bench.resume import fallen_back, how_to_go_on, left_behind, statuses, to_run_again
 from bench.runner import Outcome, Signals, run_worker
-from bench.schema import CANDIDATE, CellKey, Row, new_row, row_key
+from bench.schema import CANDIDATE, CellKey, Row, cell_key, new_row, row_key
 from bench.signals import StoppedError
 from bench.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from bench.tokens import share
@@ -107,7 +107,7 @@ class Session:
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
             try:
                 self._write_plan(planned)
-                if elsewhere := scores_elsewhere(planned):
+                if elsewhere := sum(item.elsewhere for item in planned):
                     display.note(scores_sentence(elsewhere))
                 if self._run_cells(outlook, signals, display):
                     return "interrupted"
@@ -305,9 +305,21 @@ class Session:
             if not item.elsewhere
         ]
 
+    def _plan(self, planned: list[Planned]) -> list[Row]:
+        """The rows of a plan, each of the version of the code that has its result or is to give it.
+
+        Only `--fresh` asks for results of the present version where an older one has some.
+        """
+        rows = self._planned_rows(planned)
+        for row in rows:
+            at = self.store.last(*cell_key(row))
+            if at is not None:
+                row["code_version"] = at["code_version"]
+        return rows
+
     def _write_plan(self, planned: list[Planned]) -> None:
         path = plan_file(self.store.path)
-        text = json.dumps(self._planned_rows(planned), indent=1)
+        text = json.dumps(self._plan(planned), indent=1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text.encode() + b"\n")
@@ -331,7 +343,7 @@ class Session:
                 render(
                     rows,
                     self.reports,
-                    planned=self._planned_rows(planned),
+                    planned=self._plan(planned),
                     sources=[self.store.path.name],
                     values_of=kept_values(self.store.path),
                 )
@@ -339,7 +351,7 @@ class Session:
         except (DiskFullError, InputError) as error:
             ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
         counts = statuses(planned, last)
-        elsewhere = scores_elsewhere(planned)
+        elsewhere = sum(item.elsewhere for item in planned)
         times = self.account.times()
         if as_json:
             spent = None if times is None else times.to_json()

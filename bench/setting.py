@@ -166,8 +166,8 @@ class Setting:
         """Mean and interval: of scores over seeds, of all else over all runs.
 
         A single run has its row's own interval, if there is one. Scores whose predictions are kept
-        vary by seeds and dev examples, else by seeds alone. Runs of one seed vary as all runs of
-        the same cell do, in the group.
+        vary by seeds and dev examples, else by seeds alone. Runs of one seed vary at least as all
+        runs of the same cell do, in the group.
         """
         if column not in self._estimates:
             estimate = self._score() if column == _SCORE else self._cost(column)
@@ -191,18 +191,16 @@ class Setting:
         return mean_t(list(scores.values()))
 
     def _cost(self, column: str) -> Interval | None:
-        runs = self.by_run(column)
-        if not runs:
+        rows = {_run(row): row for row in self.ok if number(row.get(column)) is not None}
+        if not rows:
             return None
         deviation = self.between(column)
+        runs = [_own_interval(row, column) for row in rows.values()]
         if len(runs) == 1:
-            row = next(row for row in self.ok if number(row.get(column)) is not None)
-            own = _own_interval(row, column)
-            return own if deviation is None else widened(own, deviation)
-        values = list(runs.values())
-        if len({seed for seed, _, _ in runs}) == 1 and deviation is not None:
-            return scattered(values, deviation)
-        return mean_t(values)
+            return runs[0] if deviation is None else widened(runs[0], deviation)
+        if len({seed for seed, _, _ in rows}) == 1 and deviation is not None:
+            return scattered(runs, deviation)
+        return mean_t([run.value for run in runs])
 
 
 def _seed(row: Row) -> int:

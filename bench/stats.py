@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-K = TypeVar("K", int, tuple[int, int], tuple[int, int, str])
+K = TypeVar("K", int, tuple[int, int, str])
 NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
 _POWER_Z: Final = 0.8416212335729143
@@ -20,6 +20,8 @@ _POWER_Z: Final = 0.8416212335729143
 _UNSEEN: Final = (3 / NORMAL_975) ** 2
 """Over N², the least variance of a mean over N examples. Where none of them differs, a share of
 up to 3/N may (rule of three, Hanley and Lippman-Hand 1983), and that is then half the interval."""
+_LEVEL: Final = 0.01
+"""Of the test by which values scatter more than others."""
 
 
 @dataclass(frozen=True)
@@ -244,11 +246,42 @@ def pooled(samples: Iterable[Sequence[float]]) -> Deviation | None:
     return Deviation(math.sqrt(squares / freedom), freedom)
 
 
-def scattered(values: Sequence[float], deviation: Deviation) -> Interval:
-    """The mean of positive quantities whose logarithms vary by a deviation; the values alone have
-    no say in how wide the interval is."""
-    mean, half = sum(values) / len(values), deviation.half_width(len(values))
+def scattered(runs: Sequence[Interval], deviation: Deviation) -> Interval:
+    """The mean of positive quantities, whose logarithms are in a pool with others.
+
+    One run counts as known no better than by the pool's deviation, nor than by the intervals that
+    runs hold themselves, on average. Where runs scatter more than the rest of the pool, their own
+    deviation counts, if it makes the interval wider.
+    """
+    mean = sum(run.value for run in runs) / len(runs)
+    logs = [_log(run) for run in runs if run.value > 0]
+    own = [(ends[1] - ends[0]) / 2 for log in logs if (ends := log.ends())]
+    one = max(deviation.half_width(), sum(own) / max(len(own), 1))
+    half = one / math.sqrt(len(runs))
+    larger = _larger([log.value for log in logs], deviation)
+    if larger is not None:
+        half = max(half, larger.half_width(len(runs)))
+    half = min(half, 700)
     return Interval(mean, mean * math.exp(-half), mean * math.exp(half))
+
+
+def _larger(values: Sequence[float], of_pool: Deviation) -> Deviation | None:
+    """The deviation of some values of a pool, where it is larger than the rest's; else None.
+
+    By an F test of both variances, in the form of the beta distribution of the rest's share of all
+    squares.
+    """
+    own = pooled([values])
+    if own is None or of_pool.freedom is None:
+        return None
+    freedom = len(values) - 1
+    rest, squares = of_pool.freedom - freedom, of_pool.freedom * of_pool.value**2
+    if rest <= 0 or not squares:
+        return None
+    from scipy.special import betainc
+
+    share = min(max(1 - freedom * own.value**2 / squares, 0.0), 1.0)
+    return own if betainc(rest / 2, freedom / 2, share) < _LEVEL else None
 
 
 def widened(a: Interval, deviation: Deviation) -> Interval:

@@ -1,8 +1,7 @@
 """What the rows of one group show: who wins, and what is proven."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Final, Literal
 
 import numpy as np
@@ -71,8 +70,8 @@ def compare(group: Group, aim: Aim, a: Setting, b: Setting) -> Interval | None:
 
     Scores are paired over dev examples and seeds where predictions are kept, else over the seeds
     that both have, if they are two or more. Costs are paired over the runs that both have, if they
-    are of two seeds, or three or more of one. What can't be paired is taken from the intervals of
-    both. None where either was not measured.
+    are of two seeds, or three or more of one; runs of two versions of the code are no pair. What
+    can't be paired is taken from the intervals of both. None where either was not measured.
     """
     name = column(group, aim)
     key = (name, id(a), id(b))
@@ -94,28 +93,18 @@ def _compare(name: str, aim: Aim, a: Setting, b: Setting) -> Interval | None:
 
 
 def _paired_costs(name: str, a: Setting, b: Setting) -> Interval | None:
-    """The ratio over runs of the same seed, repeat and code, or else of the same seed and repeat.
+    """The ratio over runs of the same seed, repeat and version of the code.
 
     None where these are too few: the spread of two repeats is known worse than that of all
-    repeats in the group, which the intervals of both are made of.
+    repeats in the group, which the intervals of both are made of. Runs of different versions are
+    no pairs: what all pairs share of the shift between versions would not show in their spread.
     """
     one, two = a.by_run(name), b.by_run(name)
-    if _enough(one.keys() & two.keys()):
-        return paired_ratio(one, two)
-    plain, other = _of_all_versions(one), _of_all_versions(two)
-    return paired_ratio(plain, other) if _enough(plain.keys() & other.keys()) else None
+    return paired_ratio(one, two) if _enough(one.keys() & two.keys()) else None
 
 
-def _enough(runs: Collection[tuple[int, int]] | Collection[Run]) -> bool:
+def _enough(runs: Collection[Run]) -> bool:
     return len({run[0] for run in runs}) > 1 or len(runs) > _FEWEST_REPEATS - 1
-
-
-def _of_all_versions(values: Mapping[Run, float]) -> dict[tuple[int, int], float]:
-    """The mean over versions of the code, by seed and repeat."""
-    found: dict[tuple[int, int], list[float]] = {}
-    for (seed, repeat, _), value in values.items():
-        found.setdefault((seed, repeat), []).append(value)
-    return {run: fmean(of) for run, of in found.items()}
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:

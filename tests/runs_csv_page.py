@@ -43,7 +43,9 @@ Rows are only ever appended. A repeat of a cell is done when a row with its `cel
 `conditions_id`, its `repeat` (empty: 1) and the status `ok` is there; it is run again after a
 failure, or if that is asked for, and its next row has the highest `attempt` + 1. Of each repeat and
 `code_version` the last row that is `ok` counts: rows of several versions stand side by side, and an
-attempt that fails takes no result away. Where no version has one, the last row of all counts."""
+attempt that fails takes no result away. Where no version has one, the last row of all counts. An
+`ok` row flagged `unstable_timing`, `throttled` or `disturbed` no longer counts once a later attempt
+of whatever version is `ok`."""
 
 
 def page() -> str:

@@ -80,15 +80,18 @@ def repeats(group: Group) -> str:
 
 
 def spread_over(group: Group) -> str:
-    """What the intervals of several seeds are over, in brackets."""
+    """What the intervals of several seeds are over, in brackets: of costs each process counts."""
     if group.seeds < 2:
         return ""
     several = [s for s in group.settings if len(s.scores) > 1]
     kept = [s.values.keys() == s.scores.keys() for s in several]
+    if not several:
+        return " (intervals are over runs)"
+    said = " (intervals of costs are over runs, those of scores over seeds"
     if not any(kept):
-        return " (intervals are over seeds)"
+        return f"{said})"
     where = "" if all(kept) else " where predictions are kept"
-    return f" (intervals are over seeds, those of scores over dev examples too{where})"
+    return f"{said}, and over dev examples too{where})"
 
 
 def paired(group: Group) -> list[str]:

@@ -302,16 +302,19 @@ def test_groups_are_apart_and_say_what_differs(tmp_path):
 def test_several_seeds_are_averaged(tmp_path, undrawn):
     _, text = pages(tmp_path, synthetic_rows(68 * 3))
     assert "195 of 204 cells ended ok" in text
-    assert "3 seeds for each setting (intervals are over seeds)" in text
+    said = "3 seeds for each setting (intervals of costs are over runs, those of scores over seeds)"
+    assert said in text
     assert "95% interval of the ratio" in text
 
 
 def test_what_intervals_are_over_follows_from_the_kept_predictions(undrawn):
     rows = synthetic_rows(68 * 2, failures=False)
     kept = report(rows, [], [], lambda row: np.full(4, row["dev_score"]))["lead"][0]
-    assert "over seeds, those of scores over dev examples too)" in kept
+    assert "those of scores over seeds, and over dev examples too)" in kept
     some = report(rows, [], [], lambda row: np.ones(4) if row["mode"] == "lora" else None)
     assert "over dev examples too where predictions are kept)" in some["lead"][0]
+    none = report(synthetic_rows(68 * 2, failures=False, init="random"), [], [])["lead"][0]
+    assert "2 seeds for each setting (intervals are over runs)" in none
 
 
 def test_the_claims_of_one_run_each_say_that_they_have_no_interval(tmp_path, undrawn):

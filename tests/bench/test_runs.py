@@ -16,7 +16,7 @@ from bench.report.render import render, report
 from bench.report.terms import TERMS
 from bench.schema import Row
 from bench.setting import BETWEEN_PROCESSES, Setting, ValuesOf, no_values
-from bench.stats import Deviation
+from bench.stats import Deviation, ratio
 from bench.store import Store
 from bench.verdicts import compare, score_spread
 from tests.bench.synthetic_rows import cell, planned_row, result_row, synthetic_rows
@@ -108,6 +108,45 @@ def test_times_of_single_runs_are_widened_by_what_repeats_show() -> None:
     assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
 
 
+def repeats(mode: str, *gaps: float, own: float = 0.001, rate: float = 1e-4) -> list[Row]:
+    """Three runs of a setting, so far apart in logarithms, each with an interval of its own."""
+    return [
+        run(
+            mode,
+            time=(time := 100 * math.exp(gap)),
+            repeat=repeat,
+            settings={"learning_rate": rate} if mode == "full" else {},
+            ms_per_1k_tokens_ci_low=time * math.exp(-own),
+            ms_per_1k_tokens_ci_high=time * math.exp(own),
+        )
+        for repeat, gap in enumerate(gaps, 1)
+    ]
+
+
+def beside_steady(rows: list[Row]) -> tuple[Group, Setting]:
+    """A group with four settings whose runs are 1% apart, and the setting of some other rows."""
+    rates = (1e-5, 2e-5, 3e-5, 4e-5)
+    steady = [row for rate in rates for row in repeats("full", -0.01, 0.0, 0.01, rate=rate)]
+    group = one([*steady, *rows])
+    return group, group.settings[-1]
+
+
+def test_a_setting_less_steady_than_the_others_has_an_interval_of_its_own_scatter() -> None:
+    group, wild = beside_steady(repeats("head", -0.2, 0.0, 0.2))
+    assert half_width(wild) == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
+    pooled = group.between(TIME).half_width(3)
+    assert pooled < half_width(wild)
+    assert half_width(group.settings[0]) == pytest.approx(pooled, rel=1e-6)
+    group, usual = beside_steady(repeats("head", -0.015, 0.0, 0.015))
+    pooled = group.between(TIME).half_width(3)
+    assert half_width(usual) == pytest.approx(pooled, rel=1e-6), "that may be by chance"
+
+
+def test_runs_of_one_seed_are_known_no_better_than_by_their_own_intervals() -> None:
+    _, unsure = beside_steady(repeats("head", -0.01, 0.0, 0.01, own=0.3))
+    assert half_width(unsure) == pytest.approx(0.3 / math.sqrt(3), rel=1e-6)
+
+
 def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too() -> None:
     rows = [run(), run(code_version="0.2.0", time=200.0), run("head")]
     group = one(rows)
@@ -125,8 +164,25 @@ def test_costs_are_paired_over_runs_that_both_have() -> None:
     assert gap.value == pytest.approx(0.5)
     assert gap.high - gap.low < 1e-6
     moved = [row | {"code_version": "0.2.0"} if row["mode"] == "head" else row for row in rows]
-    gap = compare(one(moved), "time", *one(moved).settings[::-1])
-    assert gap.high - gap.low < 1e-6, "of other versions, by seed and repeat"
+    group = one(moved)
+    full, head = group.settings
+    assert compare(group, "time", head, full) == ratio(head.estimate(TIME), full.estimate(TIME))
+    both = [*moved, *rows[-3:]]
+    gap = compare(one(both), "time", *one(both).settings[::-1])
+    assert gap.high - gap.low < 1e-6, "over the runs of the version that both have"
+
+
+def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them() -> None:
+    newer = {"code_version": "0.2.0"}
+    rows = [run(repeat=n) for n in (1, 2, 3)]
+    rows += [run("head", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
+    rows += [run("lora", time=100.0, repeat=n) for n in (1, 2, 3)]
+    rows += [run("lora", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
+    group = one(rows)
+    full, head, _ = group.settings
+    gap = compare(group, "time", head, full)
+    assert gap.value == pytest.approx(1.2)
+    assert math.log(gap.high / gap.value) > 0.1
 
 
 def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show() -> None:
@@ -146,6 +202,16 @@ def test_planned_repeats_without_a_row_are_not_run() -> None:
     planned = [planned_row(cell("full", None, None, "off")) | {"repeat": n} for n in (1, 2)]
     [group] = groups([run()], planned)
     assert [row["status"] for row in group.ordered] == ["ok", None]
+
+
+def test_planned_cells_of_a_version_without_a_row_of_it_are_not_run() -> None:
+    newer = {"code_version": "0.2.0"}
+    planned = [planned_row(cell(mode, None, None, "off")) | newer for mode in ("full", "head")]
+    [group] = groups([run(), run("head", **newer)], planned)
+    assert [row["status"] for row in group.ordered] == ["ok", None, "ok"]
+    failed = run(status="crashed", attempt=2, **newer)
+    [group] = groups([run(), failed, run("head", **newer)], planned)
+    assert [row["status"] for row in group.ordered] == ["ok", "ok"], "it was run, and failed"
 
 
 @pytest.fixture

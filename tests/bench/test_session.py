@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.budget import Budget
+from bench.groups import groups
 from bench.job import Job
 from bench.locks import Locks
 from bench.plan import Planned, plan
@@ -225,6 +226,21 @@ def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
     assert list(latest(rows).values()) == rows, "none replaces another"
     assert {item.action for item in place.plan(fresh=True)} == {"done"}
     assert place.launches() == 6
+
+
+def test_what_a_stopped_fresh_run_left_is_shown_as_not_run(place, monkeypatch):
+    def statuses() -> list[object]:
+        [group] = groups(place.rows(), read_plan(place.csv))
+        return [row["status"] for row in group.ordered]
+
+    place.version("newer")
+    assert place.run(place.plan()) == 0
+    assert [row["code_version"] for row in read_plan(place.csv)] == ["none"] * 3
+    assert statuses() == ["ok"] * 3
+    assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
+    monkeypatch.setattr(Session, "_run_cells", lambda *_: True)
+    assert place.run(place.plan(fresh=True), fresh=True) == 130
+    assert statuses() == ["ok", "ok", "ok", None, "ok", None]
 
 
 def test_fresh_that_fails_is_told_and_waits_for_rerun(place, capsys):

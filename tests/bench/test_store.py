@@ -178,6 +178,21 @@ def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_a
     assert Store(path, "d").next_attempt("cell0", "here") == 4
 
 
+def test_a_row_whose_timing_is_in_doubt_counts_until_a_later_one_of_any_version_is_ok():
+    disturbed = row(0, code_version="a", flags="not_learned disturbed")
+    again = row(0, code_version="b", attempt=2, flags="throttled")
+    failed = row(0, code_version="b", attempt=3, status="crashed")
+    assert list(latest([disturbed]).values()) == [disturbed]
+    assert list(latest([disturbed, failed]).values()) == [disturbed]
+    assert list(latest([disturbed, again, failed]).values()) == [again]
+    assert list(latest([disturbed, again | {"repeat": 2}]).values()) == [
+        disturbed,
+        again | {"repeat": 2},
+    ]
+    quiet = disturbed | {"flags": "not_learned emulated_bf16"}
+    assert list(latest([quiet, again]).values()) == [quiet, again], "its times are in no doubt"
+
+
 def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tmp_path):
     here = {"conditions_id": "here", "device": "cpu", "torch_version": "2.13"}
     there = here | {"conditions_id": "there", "dev_score": 0.5}
