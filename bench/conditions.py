@@ -13,9 +13,10 @@ from typing import Final
 import psutil
 
 from bench.cell import digest
-from bench.devices import Check, Device, resolve_device
+from bench.devices import Device, resolve_device
 from bench.environment import recorded
 from bench.errors import InputError
+from bench.gpu_trial import Check
 from bench.schema import Row
 
 MEASUREMENT_VERSION: Final = 6
@@ -181,6 +182,11 @@ class Found:
     amp_on: str
     device_name: str
     device: Device = field(default_factory=Device)
+
+    @property
+    def gpu(self) -> str:
+        """The one GPU that processes of it see, by its UUID; empty: none."""
+        return "" if self.device.gpu is None else self.device_name
 
 
 def find_conditions(wanted_device: str, check: Check | None = None) -> Found:

@@ -4,44 +4,20 @@ A GPU is found by NVML, and tried by torch in a process of its own (`bench.gpu_c
 only that GPU, as a worker will. Where NVML says nothing that can be used, that process finds it.
 """
 
-import json
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
-from bench.environment import BY_BUS, ORDER, VISIBLE
+from bench.environment import VISIBLE
 from bench.errors import InputError
-from bench.messages import one_line, shown
+from bench.gpu_trial import ON_CPU, Answer, Check, run_check
+from bench.messages import shown
 from bench.nvml import Driver, GpuInfo, hides_all, read_driver, visible
 
-PATIENCE_S: Final = 120.0
-"""Loading torch and one product take seconds; from a slow network's folder, a minute."""
-
 _BF16_CAPABILITY: Final = (8, 0)
-_ON_CPU: Final = "--device cpu runs on the CPU"
-_ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What `bench.gpu_check` printed: the GPUs that it saw, or the problem, and by value of `amp`
-    why the GPU that was asked for can't compute."""
-
-    gpus: tuple[GpuInfo, ...] = ()
-    problem: str = ""
-    failures: Mapping[str, str] = field(default_factory=dict)
-    capabilities: tuple[tuple[int, int], ...] = ()
-    """Those that torch was built for."""
-
-
-Check = Callable[[str | None, int], Answer]
-"""Tries the GPU of an index among those that a value of CUDA_VISIBLE_DEVICES shows."""
+_BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
+"""In errors of a GPU that others use."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +42,8 @@ def resolve_device(wanted: str, cuda: str | None, check: Check | None = None) ->
     """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for.
 
     `auto` is the CPU where there is no GPU, where torch is built without CUDA, and where
-    CUDA_VISIBLE_DEVICES hides all GPUs; not where there is one that can't be used.
+    CUDA_VISIBLE_DEVICES hides all GPUs; not where there are some that can't be used. Of several it
+    is the first that can.
 
     Args:
         cuda: the version that torch was built with, if any.
@@ -91,8 +68,7 @@ def resolve_device(wanted: str, cuda: str | None, check: Check | None = None) ->
     if hidden:
         raise _not_there(wanted, f"{_given(variable)} hides all GPUs")
     search = _Search(wanted, int(index or 0), variable, driver, cuda, check or run_check)
-    gpu, failures = search.by_nvml() or search.by_cuda()
-    return Device() if gpu is None else Device(f"cuda:{search.index}", gpu, failures)
+    return search.by_nvml() or search.by_cuda()
 
 
 @dataclass(frozen=True)
@@ -104,82 +80,157 @@ class _Search:
     cuda: str
     check: Check
 
-    def by_nvml(self) -> tuple[GpuInfo, Mapping[str, str]] | None:
-        """The GPU as NVML has it; None where that says nothing, or what CUDA does not confirm.
+    def by_nvml(self) -> Device | None:
+        """The GPU as NVML has it; None where that does not say enough, or what CUDA does not
+        confirm.
 
         Raises:
             InputError: if it is not there, or can't be used.
         """
-        if not self.driver.boards:
+        boards = self.driver.boards
+        if not boards:
             return None
-        gpus, problem = visible(self.variable, self.driver.boards)
+        gpus, problem = visible(self.variable, boards)
+        unknown = {board.uuid for board in boards if not board.is_known}
+        up_to_it = gpus[: self.index + 1]
+        if unknown and (len(up_to_it) <= self.index or unknown & {gpu.uuid for gpu in up_to_it}):
+            return None
         why = f"{_given(self.variable)}: {problem}" if problem else ""
         if not gpus:
-            here = [f"{i} ({board.uuid})" for i, board in enumerate(self.driver.boards)]
-            raise InputError(f"{why}; the GPUs are {', '.join(here[:8])}; {_ON_CPU}")
+            here = [f"{i} ({board.uuid})" for i, board in enumerate(boards)]
+            raise InputError(f"{why}; the GPUs are {', '.join(here[:8])}; {ON_CPU}")
         if self.index >= len(gpus):
             raise _not_there(self.wanted, _number_shown(len(gpus)) + (why and f" ({why})"))
-        gpu = gpus[self.index]
-        self._compare_driver()
-        answer = self.check(gpu.uuid, 0)
-        return _tried(gpu, answer) if len(answer.gpus) == 1 else None
 
-    def by_cuda(self) -> tuple[GpuInfo | None, Mapping[str, str]]:
-        """The GPU as torch itself finds it; None where a driver without a problem has none.
+        def tried(number: int) -> _Tried | None:
+            answer = self.check(gpus[number].uuid, 0)
+            return _Tried(number, gpus[number], answer) if len(answer.gpus) == 1 else None
+
+        return self._first_usable(len(gpus), tried)
+
+    def by_cuda(self) -> Device:
+        """The GPU as torch itself finds it; the CPU where a driver without a problem has none.
 
         Raises:
             InputError: if it is not there, or can't be used.
         """
         answer = self.check(self.variable, self.index)
         if self.index < len(answer.gpus):
-            gpu = replace(answer.gpus[self.index], driver=self.driver.version or "unknown")
-            entries = (self.variable or "").split(",")
-            if entries[0].startswith("MIG-"):  # torch may give the UUID of the GPU that it is on
-                gpu = replace(gpu, uuid=entries[self.index].strip())
-            return _tried(gpu, answer)
+
+            def tried(number: int) -> _Tried:
+                seen = answer if number == self.index else self.check(self.variable, number)
+                return self._as_worker_sees(_Tried(number, answer.gpus[number], seen))
+
+            device = self._first_usable(len(answer.gpus), tried)
+            if device is not None:
+                return device
         if answer.gpus:
             raise _not_there(self.wanted, _number_shown(len(answer.gpus)))
+        why = answer.problem.rstrip(".") or "torch sees none"
         works = self.driver.is_there and not self.driver.problem
         if works and not self.driver.boards and self.wanted == "auto":
-            return None, {}
-        why = answer.problem.rstrip(".") or "torch sees none"
+            return Device(notes=() if self.driver.version else (f"no GPU is used: {why}",))
+        self._compare_driver()
         if self.variable is not None:
             why += f" ({_given(self.variable)})"
         if self.driver.problem:
             why += f" ({self.driver.problem})"
-        raise InputError(f"no GPU can be used: {why}; mend that, or {_ON_CPU}")
+        raise InputError(f"no GPU can be used: {why}; mend that, or {ON_CPU}")
+
+    def _as_worker_sees(self, of: "_Tried") -> "_Tried":
+        """A GPU that torch found, tried again by a name that shows it, and it alone, to workers."""
+        entries = None if self.variable is None else self.variable.split(",")
+        entry = str(of.number) if entries is None else entries[of.number].strip()
+        gpu = replace(of.gpu, driver=self.driver.version or "unknown")
+        # torch may give an instance the UUID of the GPU that it is on, and one without its kind
+        names = [gpu.uuid, gpu.uuid.replace("GPU-", "MIG-", 1)]
+        for name in [entry] if entry.startswith("MIG-") else names:
+            answer = self.check(name, 0)
+            if len(answer.gpus) == 1:
+                return _Tried(of.number, replace(gpu, uuid=name), answer)
+        return _Tried(of.number, replace(gpu, uuid=entry), of.answer)
+
+    def _first_usable(self, count: int, tried: Callable[[int], "_Tried | None"]) -> Device | None:
+        """The GPU of the index, with `auto` the first that can be used; None if it is not shown.
+
+        One that is busy, or full, may be used by another grid, and is waited for if need be.
+
+        Raises:
+            InputError: if there is none such.
+        """
+        failed: list[_Tried] = []
+        for number in range(count) if self.wanted == "auto" else [self.index]:
+            of = tried(number)
+            if of is None:
+                return None
+            if not of.problem:
+                return of.device(*(f"cuda:{no.number} is not used: {no.problem}" for no in failed))
+            failed.append(of)
+        for of in failed:
+            if of.is_busy:
+                return of.device(f"cuda:{of.number}: {of.problem}; it is tried again as cells run")
+        self._compare_driver()
+        others = [number for number in range(count) if self.wanted != "auto"]
+        able = [f"cuda:{of.number}" for of in map(tried, others) if of and not of.problem]
+        remedy = "install one built for it" if failed[0].is_too_old else "mend that"
+        remedy = f"take {' or '.join(able)}" if able else remedy
+        raise InputError(f"{failed[0].problem}; {remedy}, or {ON_CPU}")
 
     def _compare_driver(self) -> None:
-        """Refuse a driver that is older than torch's CUDA; minor versions go together."""
+        """Say of a failure that the driver is older than torch's CUDA; minor versions go together.
+
+        Raises:
+            InputError: if it is.
+        """
         driver = self.driver
         if driver.cuda is not None and driver.cuda[0] < int(self.cuda.partition(".")[0]):
             raise InputError(
                 f"the NVIDIA driver {driver.version} supports CUDA {_dotted(driver.cuda)}, and the "
                 f"installed torch was built with CUDA {self.cuda}: update the driver, or install a "
-                f"torch built with CUDA {driver.cuda[0]}; {_ON_CPU}"
+                f"torch built with CUDA {driver.cuda[0]}; {ON_CPU}"
             )
 
 
-def _tried(gpu: GpuInfo, answer: Answer) -> tuple[GpuInfo, Mapping[str, str]]:
-    """A GPU that computes, and what it does not.
+@dataclass(frozen=True)
+class _Tried:
+    """A GPU, the number that it has as `cuda:i`, and what came of trying it."""
 
-    Raises:
-        InputError: if it can't compute in fp32.
-    """
-    problem = answer.failures.get("off")
-    if problem is None:
-        return gpu, answer.failures
-    built = answer.capabilities
-    if built and gpu.capability < min(built):
-        raise InputError(
-            f"{gpu.name} has compute capability {_dotted(gpu.capability)}, and the installed torch "
-            f"was built for {', '.join(map(_dotted, built))}: install one built for it; {_ON_CPU}"
-        )
-    raise InputError(f"{gpu.name} can't be used: {problem}; mend that, or {_ON_CPU}")
+    number: int
+    gpu: GpuInfo
+    answer: Answer
+
+    @property
+    def problem(self) -> str:
+        """Why it can't compute in fp32; empty: it can."""
+        failure = self.answer.failures.get("off")
+        if failure is None:
+            return ""
+        if self.is_too_old:
+            return (
+                f"{self.gpu.name} has compute capability {_dotted(self.gpu.capability)}, and the "
+                f"installed torch was built for {', '.join(map(_dotted, self.answer.capabilities))}"
+            )
+        return f"{self.gpu.name} can't be used: {failure}"
+
+    @property
+    def is_too_old(self) -> bool:
+        """Whether torch was built for later GPUs alone."""
+        built = self.answer.capabilities
+        return bool(built) and self.gpu.capability < min(built)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the problem is one that another process makes, and ends."""
+        return any(sign in self.problem for sign in _BUSY)
+
+    def device(self, *notes: str) -> Device:
+        """It as the device. What a busy one can't compute nobody knows."""
+        failures = {} if self.problem else self.answer.failures
+        return Device(f"cuda:{self.number}", self.gpu, failures, notes)
 
 
 def _not_there(wanted: str, why: str) -> InputError:
-    return InputError(f"--device: {wanted} is not there: {why}; {_ON_CPU}")
+    return InputError(f"--device: {wanted} is not there: {why}; {ON_CPU}")
 
 
 def _number_shown(count: int) -> str:
@@ -199,75 +250,3 @@ def _unused_note(gpu: GpuInfo) -> str:
 
 def _dotted(version: Sequence[int]) -> str:
     return ".".join(map(str, version))
-
-
-@cache
-def run_check(value: str | None, index: int) -> Answer:
-    """Run `bench.gpu_check` with a value of CUDA_VISIBLE_DEVICES; None leaves what is inherited.
-
-    Raises:
-        InputError: if it does not end, or not with an answer.
-    """
-    env = {**os.environ, ORDER: BY_BUS, **({} if value is None else {VISIBLE: value})}
-    return check_by([sys.executable, "-m", "bench.gpu_check", str(index)], env)
-
-
-def check_by(argv: Sequence[str], env: Mapping[str, str], patience_s: float = PATIENCE_S) -> Answer:
-    """The answer of a process.
-
-    Raises:
-        InputError: as `run_check`.
-    """
-    process = subprocess.Popen(
-        argv,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    try:
-        out, err = process.communicate(timeout=patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):  # a driver that hangs can keep it from ending
-            process.communicate(timeout=1)
-        raise InputError(
-            f"the GPU did not answer in {patience_s:g} s: look at it with nvidia-smi; {_ON_CPU}"
-        ) from None
-    except BaseException:
-        process.kill()
-        raise
-    lines = out.strip().splitlines() or [""]
-    try:
-        return _answer(json.loads(lines[-1]))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        code = process.returncode
-        last = one_line((err.strip().splitlines() or [""])[-1])
-        why = f"signal {-code}" if code < 0 else last or f"exit code {code}"
-        raise InputError(f"torch ended while it tried the GPU: {why}; {_ON_CPU}") from None
-
-
-def _answer(values: dict[str, Any]) -> Answer:
-    """An answer from its JSON.
-
-    Raises:
-        ValueError, TypeError, KeyError, AttributeError: for anything else.
-    """
-    gpus = [
-        GpuInfo(
-            str(of["name"]),
-            "",
-            (int(of["capability"][0]), int(of["capability"][1])),
-            f"GPU-{of['uuid']}",
-        )
-        for of in values.get("gpus", [])
-    ]
-    built = (_ARCHITECTURE.search(name) for name in values["architectures"])
-    return Answer(
-        gpus=tuple(gpus),
-        problem=one_line(values.get("problem", "")),
-        failures={amp: one_line(why) for amp, why in values.get("failures", {}).items()},
-        capabilities=tuple(sorted({(int(m[1]), int(m[2])) for m in built if m is not None})),
-    )

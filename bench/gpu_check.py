@@ -1,6 +1,6 @@
 """What torch can do with a GPU: `python -m bench.gpu_check INDEX` prints it as a line of JSON.
 
-`bench.devices` starts it before anything is planned, so that torch stays out of the process that
+`bench.gpu_trial` starts it before anything is planned, so that torch stays out of the process that
 plans, and a driver that hangs or crashes takes another process with it.
 """
 

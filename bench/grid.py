@@ -217,7 +217,7 @@ def command(
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
         turn = turn_on(found.device_name, signals)
-        return forecast_plan(planned, store.rows, model, conditions, data, turn)
+        return forecast_plan(planned, store.rows, model, conditions, data, turn, found.gpu)
 
     search = None
     if searched is not None:

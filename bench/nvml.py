@@ -14,11 +14,15 @@ from bench.messages import one_line
 
 CONTROL: Final = Path("/dev/nvidiactl")
 """The file by which programs reach the driver."""
+OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
+"""Those of WSL, for GPUs of any maker, and of a Jetson, which may have no NVML."""
 
 _ABSENT: Final = (9, 12)
 """NVML's errors where there is no driver: not loaded, and no library."""
 _NO_MIG: Final = (3, 13)
 """Where there is no MIG mode: not supported, and not known to the library."""
+_NO_PERMISSION: Final = 4
+"""Of a GPU or an instance that this process may not use. CUDA does not count it either."""
 _NOT_FOUND: Final = 6
 _NAMES: Final = ("GPU-", "MIG-")
 _ORDINAL: Final = re.compile(r"[+-]?\d+")
@@ -41,18 +45,24 @@ class GpuInfo:
 
 @dataclass(frozen=True)
 class Board:
-    """A GPU in its slot. `devices` are what CUDA makes of it: itself, or its MIG instances."""
+    """A GPU in its slot.
+
+    `devices` are what CUDA makes of it: itself, or its MIG instances. Where NVML does not say which
+    of these, `is_known` is false.
+    """
 
     uuid: str
     devices: tuple[GpuInfo, ...]
+    is_known: bool = True
 
 
 @dataclass(frozen=True)
 class Driver:
     """What NVML says.
 
-    `cuda` is the highest version of CUDA that the driver supports. With a `problem`, NVML answered
-    nothing that can be used, and `boards` is empty.
+    `cuda` is the highest version of CUDA that the driver supports. With a `problem`, NVML does not
+    say which GPUs there are, and `boards` is empty. Where it is missing and there is a file that
+    may be a GPU's, there is a driver without a problem, and without boards.
     """
 
     is_there: bool
@@ -75,13 +85,16 @@ def read_driver() -> Driver:
         nvml.nvmlInit()
     except Exception as error:  # noqa: BLE001 (an NVML that is broken can raise anything)
         absent = isinstance(error, ImportError) or getattr(error, "value", None) in _ABSENT
+        if absent and not CONTROL.exists() and any(path.exists() for path in OTHER_CONTROLS):
+            return Driver(True)
         return Driver(not absent or CONTROL.exists(), problem=_problem(error))
+    version, cuda = "", None
     try:
-        version = str(nvml.nvmlSystemGetDriverVersion())
-        boards = tuple(_board(nvml, index, version) for index in range(nvml.nvmlDeviceGetCount()))
-        return Driver(True, _cuda(nvml), version, boards)
+        version, cuda = str(nvml.nvmlSystemGetDriverVersion()), _cuda(nvml)
+        boards = [_board(nvml, index, version) for index in range(nvml.nvmlDeviceGetCount())]
+        return Driver(True, cuda, version, tuple(of for of in boards if of is not None))
     except Exception as error:  # noqa: BLE001
-        return Driver(True, problem=_problem(error))
+        return Driver(True, cuda, version, problem=_problem(error))
     finally:
         with suppress(Exception):
             nvml.nvmlShutdown()
@@ -99,12 +112,21 @@ def _cuda(nvml: Any) -> tuple[int, int] | None:
     return number // 1000, number % 1000 // 10
 
 
-def _board(nvml: Any, index: int, driver: str) -> Board:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+def _board(nvml: Any, index: int, driver: str) -> Board | None:
+    """A GPU; None where this process may not use it."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError as error:
+        if error.value == _NO_PERMISSION:
+            return None
+        raise
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     name, uuid = str(nvml.nvmlDeviceGetName(handle)), str(nvml.nvmlDeviceGetUUID(handle))
     whole = GpuInfo(name, driver, (int(major), int(minor)), uuid)
-    instances = _instances(nvml, handle, whole)
+    try:
+        instances = _instances(nvml, handle, whole)
+    except nvml.NVMLError:
+        return Board(uuid, (whole,), is_known=False)
     return Board(uuid, (whole,) if instances is None else tuple(instances))
 
 
@@ -123,7 +145,7 @@ def _instances(nvml: Any, handle: Any, whole: GpuInfo) -> list[GpuInfo] | None:
         try:
             instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
         except nvml.NVMLError as error:
-            if error.value == _NOT_FOUND:  # no instance has this number
+            if error.value in (_NOT_FOUND, _NO_PERMISSION):  # of none, or of another's instance
                 continue
             raise
         of_gpu = nvml.nvmlDeviceGetGpuInstanceId(instance)

@@ -21,6 +21,7 @@ from bench.dominance import dominating, why_skipped
 from bench.environment import command_line, worker_environment
 from bench.errors import DeviceError, DiskFullError, InputError
 from bench.files import write_atomically
+from bench.gpu_trial import why_unusable
 from bench.gridfile import Grid
 from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
@@ -213,12 +214,16 @@ class Session:
         )
         row = self._kept(folder, self._row(item, outcome, folder, told))
         self.account.add(row)
-        if outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
+        if gpu and outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
+            why = why_unusable(gpu)
+            if why is None:  # the error was of that process alone, as an illegal address is
+                display.note(f"{item.name}: {outcome.message}; another process can use the GPU")
+                return row
             self.store.append(row)
             display.finish(row)
             raise DeviceError(
-                f"{outcome.message} ({self.conditions.device}); look at it with nvidia-smi and "
-                "dmesg"
+                f"{outcome.message} ({self.conditions.device}), and tried again: {why}; look at it "
+                "with nvidia-smi and dmesg"
             )
         return row
 

@@ -32,6 +32,8 @@ and a release that has it."""
 _NEEDED: Final = "2.13"
 _SKIPS: Final = "torch._inductor.cudagraph_utils.__cudagraphs"
 """Where torch logs why it makes no CUDA graph."""
+_NO_MEMORY: Final = "out of memory"
+"""In the message of whatever lacks memory: torch's allocator, triton, the driver."""
 _NO_COMPILER: Final = "C compiler"
 """In the message of triton's RuntimeError where it finds none."""
 
@@ -109,6 +111,7 @@ def compile_model(
 
     Raises:
         InputError: if there is no compiler, or if it fails, or makes no CUDA graph of a part.
+        MemoryError, RuntimeError: if there is no memory left.
     """
     if _ISOLATED not in inspect.signature(torch.compile).parameters:
         raise InputError(
@@ -130,6 +133,11 @@ def compile_model(
         FileNotFoundError,
         RuntimeError,
     ) as error:
+        inner = getattr(error, "inner_exception", error)
+        if isinstance(inner, MemoryError) or (
+            isinstance(inner, RuntimeError) and _NO_MEMORY in str(inner)
+        ):
+            raise inner from None  # as of a model that is not compiled
         is_compilers = not isinstance(error, RuntimeError) or isinstance(
             error, TorchDynamoException
         )

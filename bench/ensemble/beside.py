@@ -62,7 +62,8 @@ def with_peers(outcomes: Sequence[Outcome], data: Path | None) -> list[Outcome]:
 
     Where only this project has that setting, they train the best one, by what was held out, that
     they can; where they can train none, there is a note instead. With a training that failed, there
-    is a problem. What was trained before is not trained again.
+    is a problem. What was trained before is not trained again. Where all members were trained on
+    a CPU the peers are too.
 
     Args:
         data: as of `with_baselines`.
@@ -73,7 +74,9 @@ def with_peers(outcomes: Sequence[Outcome], data: Path | None) -> list[Outcome]:
     """
     from bench.conditions import find_conditions
 
-    found = find_conditions("auto")
+    members = [of.members[0] for outcome in outcomes for of in outcome.alone]
+    on_cpu = all(member.row["device"] == "cpu" for member in members)
+    found = find_conditions("cpu" if on_cpu else "auto")
     ready = [_peer_of(outcome, data, found) for outcome in outcomes]
     return [train() for train in ready]
 

@@ -130,7 +130,7 @@ def measure(
         "peak_mib": peak.rss_mib,
         "peak_above_imports_mib": _above(peak.rss_mib, side.imports.rss_mib),
         "peak_anon_above_imports_mib": _above(peak.anon_mib, side.imports.anon_mib),
-        **cuda_peaks_mib(device),
+        **cuda_peaks_mib(device, graphs=compiled),
         # after the peak: counting keeps alive what it counts; compiled code does not say
         "activations_mib": None if compiled else saved_mib(trainer, work.largest),
         "flags": [*machine.doubts, *([] if found.settled else ["unstable_timing"])],

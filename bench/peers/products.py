@@ -17,6 +17,9 @@ _SECONDS: Final = 0.08
 """Time and number of repeats that a shape gets at the least."""
 _LAUNCHES: Final = 100
 """On a GPU, in one repeat: one launch, and waiting for it, takes longer than a small product."""
+_HELD_CYCLES: Final = 4_000_000
+"""Of the GPU, about 2 ms: it waits so long, and all launches of a repeat are in its queue when the
+first begins. A launch from Python takes longer than a small product too."""
 
 
 def measure_gflops(
@@ -70,6 +73,7 @@ def _on_cpu_s(run: Callable[[], Any], runs: int) -> float:
 
 def _on_gpu_s(run: Callable[[], Any], runs: int) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda._sleep(_HELD_CYCLES)  # type: ignore[no-untyped-call]
     begin.record()
     for _ in range(runs):
         run()

@@ -107,7 +107,7 @@ def _forecasts(
     model = _model(first, name)
     cells = [Cell.from_columns(row) for row in rows]
     needed = data if find_task(str(first["task"])).files else None
-    headline = make_forecast(cells, rows, model, conditions, needed, turn)
+    headline = make_forecast(cells, rows, model, conditions, needed, turn, machine.gpu)
     others = [name for name in headline.costs.imports_mib if name != headline.memory_column]
     found = [headline]
     for column in others:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from bench.environment import BY_BUS, ORDER, VISIBLE
 from bench.messages import last_error
 from bench.predict import cache
 from bench.predict.costs import (
@@ -43,12 +44,14 @@ def find_costs(
     variants: Sequence[Variant],
     on_progress: OnProgress,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    gpu: str = "",
 ) -> Costs:
     """What some variants of a workload cost.
 
     Args:
         turn: makes what is entered before anything is counted, and may wait for others. What they
             counted meanwhile is taken.
+        gpu: the one GPU that the process which counts may see, by its UUID; empty: none.
 
     Raises:
         NoPredictionError: if it can't be told.
@@ -57,7 +60,7 @@ def find_costs(
     found = _kept(workload, wanted)
     if found is None:
         with turn():
-            found = _kept(workload, wanted) or _counted(workload, wanted, on_progress)
+            found = _kept(workload, wanted) or _counted(workload, wanted, on_progress, gpu)
     return Costs(found.shapes, fill_ranks(found.counts, variants), found.imports_mib)
 
 
@@ -87,12 +90,14 @@ def _is_all(counts: CountsOf, shapes: ShapesOf, variant: Variant) -> bool:
     return counts.keys() == shapes.keys() and all(len(of) == stages for of in counts.values())
 
 
-def _counted(workload: Workload, wanted: Sequence[Variant], on_progress: OnProgress) -> Costs:
+def _counted(
+    workload: Workload, wanted: Sequence[Variant], on_progress: OnProgress, gpu: str
+) -> Costs:
     with tempfile.TemporaryDirectory(prefix="bench-predict-") as name:
         folder = Path(name)
         request = {"workload": asdict(workload), "variants": wanted}
         (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        _run(folder, len(wanted), on_progress)
+        _run(folder, len(wanted), on_progress, gpu)
         answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
     imports = _imports(answer["imports_mib"])
     shapes = {
@@ -120,15 +125,17 @@ def _imports(values: object) -> dict[str, float] | None:
     return {name: float(values[name]) for name in _IMPORTS}
 
 
-def _run(folder: Path, total: int, on_progress: OnProgress) -> None:
+def _run(folder: Path, total: int, on_progress: OnProgress, gpu: str) -> None:
     """Run the process to its end. It ends too when this one does, however that dies."""
     read, write = os.pipe()
+    devices = {VISIBLE: gpu, ORDER: BY_BUS}  # those of a worker
+    protocol = {PARENT_PID: str(os.getpid()), PROGRESS_FD: str(write)}
     with os.fdopen(read, encoding="utf-8", errors="replace") as told:
         with (folder / "stderr.txt").open("w+b") as stderr:
             try:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "bench.predict.process", str(folder)],
-                    env={**os.environ, PARENT_PID: str(os.getpid()), PROGRESS_FD: str(write)},
+                    env={**os.environ, **devices, **protocol},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=stderr,

@@ -30,6 +30,7 @@ def forecast_plan(
     conditions: Conditions,
     data: Path | None,
     turn: Turn = nullcontext,
+    gpu: str = "",
 ) -> Forecast | None:
     """A forecast of the cells that are to run; None without any, or if it can't be made.
 
@@ -38,7 +39,7 @@ def forecast_plan(
         rows: of which those that may be compared with the plan's, batch sizes aside, are learned
             from.
         model, conditions, data: as the cells were planned with.
-        turn: as that of `find_costs`.
+        turn, gpu: as those of `find_costs`.
     """
     cells = [item.cell for item in planned if item.action == "run"]
     if not cells:
@@ -47,7 +48,7 @@ def forecast_plan(
     likes = [new_row(**cell.columns(), **conditions.columns()) for cell in of_each_size]
     newest = [*rows][::-1]
     try:
-        found = make_forecast(cells, rows_like(newest, likes), model, conditions, data, turn)
+        found = make_forecast(cells, rows_like(newest, likes), model, conditions, data, turn, gpu)
     except NoPredictionError as error:
         sys.stderr.write(f"note: memory and time are not predicted: {error}\n")
         return None
@@ -63,11 +64,12 @@ def make_forecast(
     conditions: Conditions,
     data: Path | None,
     turn: Turn = nullcontext,
+    gpu: str = "",
 ) -> Forecast:
     """A forecast of some cells of a grid, learned from rows that may be compared with them.
 
     Args:
-        turn: as that of `find_costs`.
+        turn, gpu: as those of `find_costs`.
 
     Raises:
         NoPredictionError: if costs can't be counted.
@@ -78,7 +80,7 @@ def make_forecast(
     wanted = [Variant.of(cell) for cell in cells]
     wanted += [Variant.of_row(row) for row in rows if row["status"] == "ok"]
     with _progress() as on_progress:
-        costs = find_costs(workload, list(dict.fromkeys(wanted)), on_progress, turn)
+        costs = find_costs(workload, list(dict.fromkeys(wanted)), on_progress, turn, gpu)
     like = rows or [new_row(**cells[0].columns(), **conditions.columns())]
     found = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
     found.learn(rows)

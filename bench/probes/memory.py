@@ -104,16 +104,24 @@ def start_cuda_peaks(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def cuda_peaks_mib(device: torch.device) -> dict[str, float]:
-    """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU."""
-    if device.type != "cuda":
+def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
+    """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU.
+
+    Where the allocator keeps nothing (PYTORCH_NO_CUDA_MEMORY_CACHING) it counts nothing either, and
+    some do not say what graphs hold (cudaMallocAsync): what is not known is left out.
+
+    Args:
+        graphs: whether CUDA graphs were launched, as compiled cells do.
+    """
+    reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+    if not reserved:
         return {}
-    allocated = torch.cuda.max_memory_allocated(device) + _held_by_graphs()
-    reserved = torch.cuda.max_memory_reserved(device)
-    return {
-        "peak_cuda_allocated_mib": min(allocated, reserved) / MIB,
-        "peak_cuda_reserved_mib": reserved / MIB,
-    }
+    peaks = {"peak_cuda_reserved_mib": reserved / MIB}
+    allocated = torch.cuda.max_memory_allocated(device)
+    with suppress(RuntimeError):
+        allocated += _held_by_graphs() if graphs else 0
+        peaks["peak_cuda_allocated_mib"] = min(allocated, reserved) / MIB
+    return peaks
 
 
 def _held_by_graphs() -> int:

@@ -1,5 +1,6 @@
 """Reads the updates of cells, cuts them if that is asked for, prints and writes what was found."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,9 @@ from typing import Final
 import click
 
 from bench.bar import progress_bar
+from bench.conditions import Conditions
 from bench.csvfile import write_csv
+from bench.environment import BY_BUS, ORDER, VISIBLE
 from bench.errors import DiskFullError, InputError
 from bench.models import Model
 from bench.origins import examples_of, model_of
@@ -111,14 +114,13 @@ def _measured(
     Args:
         examples: of those to cut, by name; `folders` are the data's.
     """
-    from bench.conditions import find_conditions
+    bases, cut = _bases(cells), [of for of in cells if of.name in examples]
+    conditions = _where_to_predict(cut)
     from bench.updates.measure import Known, measure  # torch, which bad input need not wait for
     from bench.updates.truncate import check_precision, truncate
 
-    bases, cut = _bases(cells), [of for of in cells if of.name in examples]
-    conditions = find_conditions("auto").conditions
     for of in cut:
-        check_precision(of, conditions)
+        check_precision(of, conditions[of.name])
     known: Known = {}
     with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
         done = count()
@@ -133,12 +135,30 @@ def _measured(
                 ranks,
                 examples[of.name],
                 folders[of.name],
-                conditions,
+                conditions[of.name],
                 lambda what: show(next(done), what),
             )
             for of in cut
         ]
     return updates, truncations
+
+
+def _where_to_predict(cut: Sequence[Trained]) -> dict[str, Conditions]:
+    """By name, the conditions in which to predict with cells that are cut: a CPU for those of one.
+
+    Of the GPUs this process sees from now on the one that was tried.
+
+    Raises:
+        InputError: if a GPU is needed and can't be used.
+    """
+    from bench.conditions import find_conditions
+
+    wanted = {of.name: "cpu" if of.row["device"] == "cpu" else "auto" for of in cut}
+    found = {device: find_conditions(device) for device in dict.fromkeys(wanted.values())}
+    for of in found.values():
+        if of.gpu:
+            os.environ.update({VISIBLE: of.gpu, ORDER: BY_BUS})
+    return {name: found[device].conditions for name, device in wanted.items()}
 
 
 def _task_notes(of: Truncation) -> Sequence[str]:

@@ -86,7 +86,7 @@ def truncate(
     # as many threads as the cell had: they decide the order in which sums are rounded
     threads = min(int(cell.row["threads"] or conditions.threads), conditions.threads)
     torch.set_num_threads(threads)
-    model = load_trained(cell, base).to(torch.device(conditions.device))
+    model = load_trained(cell, base).to(torch.device(conditions.worker_device))
     dev = (
         tokens.read(of, base.tokenizer, data) or tokens.make(examples, of, base.tokenizer, data)
     )[1]

@@ -4,7 +4,7 @@ from typing import Final
 
 import torch
 
-OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 """torch has no exception type of its own where the host or a CUDA library has no memory."""
 
 _DEVICE_CODES: Final = frozenset(
@@ -15,7 +15,8 @@ _DEVICE_CODES: Final = frozenset(
         *(802, 803, 804, 805, 806, 807, 808, 809, 810, 999),  # system, MPS, unknown
     )
 )
-"""Of cudaError_t: after these no process's work on the device can be expected to end otherwise."""
+"""Of cudaError_t: after these a process can do nothing more on the device. Whether another process
+can is tried by the grid."""
 
 _DEVICE_TEXTS: Final = (
     *("no kernel image is available", "unspecified launch failure", "illegal memory access"),
@@ -46,7 +47,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_of_device(error: BaseException) -> bool:
-    """Whether the device itself failed, so that the next cell would fail too."""
+    """Whether the device failed, perhaps so that the next cell would fail too."""
     if getattr(error, "error_code", None) in _DEVICE_CODES:
         return True
     return any(sign in str(error) for sign in (*_DEVICE_TEXTS, *_NOT_INITIALISED))

@@ -230,7 +230,7 @@ class CellRun(ABC, Generic[B]):
         return {
             "peak_rss_mib": peak.rss_mib,
             "peak_anon_mib": peak.anon_mib,
-            **cuda_peaks_mib(self.device),
+            **cuda_peaks_mib(self.device, graphs=self.cell.is_compiled),
             **card,
         }
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu_check
-from bench.devices import Answer, check_by, resolve_device, run_check
+from bench import gpu_check, gpu_trial
+from bench.devices import resolve_device
 from bench.environment import VISIBLE
 from bench.errors import InputError
+from bench.gpu_trial import Answer, check_by, run_check, why_unusable
 from bench.job import Job
 from bench.nvml import read_driver, visible
 from bench.schema import Row
@@ -25,13 +27,18 @@ from bench.worker.run import Record
 from tests.faults.fake_driver import FakeNvml, torch_shows
 from tests.faults.gpu import (
     ALL,
+    BROKEN,
     BUSY,
+    FAILED,
     FAULTS,
     FIRST,
+    HIDDEN,
     NO_IMAGE,
     OLD,
     SECOND,
+    SECRET,
     SLICES,
+    WORKS,
     GpuFault,
     cuda,
     grid_on_broken_device,
@@ -70,6 +77,24 @@ def test_where_nvml_says_nothing_a_mig_name_stays_as_it_was_given() -> None:
     assert (device.gpu.uuid, device.gpu.driver) == (SLICES[1].uuid, "unknown")
 
 
+def test_a_gpu_that_nvml_says_nothing_of_hides_no_other() -> None:
+    """As in a control group that allows one of them, and where MIG mode can't be asked for."""
+    check = cuda(FIRST, SECOND)
+    fault = GpuFault("", "", FakeNvml(HIDDEN, FIRST, SECRET), check)
+    first = fault.resolve()
+    assert (first.gpu and first.gpu.uuid, check.asked) == (FIRST.uuid, [(FIRST.uuid, 0)])
+    check.asked.clear()
+    second = replace(fault, device="cuda:1").resolve()
+    assert (second.gpu and second.gpu.uuid) == SECOND.uuid
+    assert check.asked == [(None, 1), (SECOND.uuid, 0)]
+
+
+def test_the_drivers_version_is_known_though_its_gpus_are_not() -> None:
+    broken = FakeNvml(FIRST, errors={"nvmlDeviceGetCount": 999})
+    device = GpuFault("", "", broken, cuda(FIRST)).resolve()
+    assert (device.gpu and device.gpu.driver) == broken.driver
+
+
 def test_on_the_cpu_neither_nvml_nor_torch_is_asked() -> None:
     def never(*_: Any) -> Answer:
         raise AssertionError
@@ -97,6 +122,47 @@ def test_the_gpus_that_a_value_shows_are_those_that_torch_counts(
     expected = [gpus[number].uuid for number in torch_shows(value, [gpu.uuid for gpu in gpus])]
     assert [device.uuid for device in shown] == expected
     assert bool(problem) == (value is not None and len(expected) < len(value.split(",")))
+
+
+@pytest.mark.parametrize(("shown_by", "name"), [("MIG-", f"MIG-{FIRST.uuid[4:]}"), ("0", "0")])
+def test_where_nvml_says_nothing_the_name_that_workers_get_is_tried(
+    shown_by: str, name: str
+) -> None:
+    """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
+    asked: list[str | None] = []
+
+    def check(value: str | None, _index: int) -> Answer:
+        asked.append(value)
+        seen = value is None or value.startswith(shown_by)
+        return cuda(FIRST)(None, 0) if seen else Answer(problem="No CUDA GPUs are available")
+
+    device = GpuFault("", "", FakeNvml(errors={"nvmlInit": 999}), check).resolve()
+    assert device.gpu is not None
+    assert device.gpu.uuid == name
+    assert asked == [None, FIRST.uuid, f"MIG-{FIRST.uuid[4:]}"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (WORKS, None),
+        (BROKEN, BUSY),
+        (Answer(problem="none"), "none"),
+        (Answer(), "torch sees none"),
+    ],
+)
+def test_a_gpu_is_tried_anew_after_a_cell_failed(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, why: str | None
+) -> None:
+    asked: list[tuple[str | None, int]] = []
+
+    def check(value: str | None, index: int) -> Answer:
+        asked.append((value, index))
+        return answer
+
+    monkeypatch.setattr(gpu_trial, "check_now", check)
+    assert [why_unusable(FIRST.uuid) for _ in range(2)] == [why, why]
+    assert asked == [(FIRST.uuid, 0)] * 2
 
 
 # The process that tries a GPU
@@ -204,7 +270,10 @@ def test_a_library_that_lacks_memory_is_out_of_memory(
 
 
 def test_out_of_memory_is_no_failure_of_the_device() -> None:
-    for text in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"):
+    for text in (
+        "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
+    ):  # fmt: skip
         assert is_out_of_memory(RuntimeError(text))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(MemoryError())
@@ -272,14 +341,25 @@ def test_an_error_of_the_cell_ends_the_worker_without_a_result(
 def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
     tmp_path: Path,
 ) -> None:
-    ended = grid_on_broken_device(tmp_path)
+    ended = grid_on_broken_device(tmp_path, BROKEN)
     told = f"the device failed: {BUSY}"
     assert ended.rows == (("crashed", told),)
     assert ended.code == 1
     (line,) = (line for line in ended.lines if line.startswith("stopped: "))
-    assert line.startswith(f"stopped: {told} (cuda:1); look at it with nvidia-smi and dmesg; ")
+    assert line.startswith(
+        f"stopped: {told} (cuda:1), and tried again: {BUSY}; look at it with nvidia-smi and dmesg; "
+    )
     assert not [line for line in ended.lines if "Traceback" in line]
     (command,) = tmp_path.glob("runs/*/command.txt")
     assert f"{VISIBLE}={FIRST.uuid} " in command.read_text()
     (job,) = tmp_path.glob("runs/*/cell.json")
     assert json.loads(job.read_text())["device"] == "cuda:0"
+
+
+def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Path) -> None:
+    ended = grid_on_broken_device(tmp_path, WORKS, FAILED)
+    told = "the device failed: CUDA error: an illegal memory access"
+    assert ended.rows == (("crashed", told),) * 3
+    assert ended.code == 1
+    assert not [line for line in ended.lines if line.startswith("stopped: ")]
+    assert len([line for line in ended.lines if "another process can use the GPU" in line]) == 3

@@ -13,6 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from bench import conditions
 from bench.cell import Cell
 from bench.ensemble import peer
 from bench.ensemble.peer import PEER, why_not
@@ -152,6 +153,22 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(peer, "train_peer", train)
     return names
+
+
+def test_the_peer_of_cells_of_a_cpu_asks_for_no_gpu(
+    place: Place, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    need_peft()
+    asked, find_conditions = [], conditions.find_conditions
+
+    def found(device: str) -> conditions.Found:
+        asked.append(device)
+        return find_conditions("cpu")
+
+    monkeypatch.setattr(conditions, "find_conditions", found)
+    of = add_trainable(place, tiny_checkpoint)
+    assert place.run("--peer") == 0
+    assert (asked, trained) == (["cpu"], [of.name])
 
 
 def test_where_the_best_setting_is_only_ours_the_peer_trains_the_best_that_it_can(

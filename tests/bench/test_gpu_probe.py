@@ -194,7 +194,31 @@ def test_memory_in_pools_of_cuda_graphs_counts_as_allocated(
     monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 75 * MIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 180 * MIB)
-    assert cuda_peaks_mib(DEVICE) == {
+    assert cuda_peaks_mib(DEVICE, graphs=True) == {
         "peak_cuda_allocated_mib": 75 + 70 + 20,
         "peak_cuda_reserved_mib": 180,
     }
+    assert cuda_peaks_mib(DEVICE, graphs=False)["peak_cuda_allocated_mib"] == 75
+
+
+def test_what_an_allocator_does_not_say_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of `backend:cudaMallocAsync`."""
+
+    def fail() -> None:
+        raise RuntimeError("snapshot is not supported")
+
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", fail)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 75 * MIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 180 * MIB)
+    assert cuda_peaks_mib(DEVICE, graphs=True) == {"peak_cuda_reserved_mib": 180}
+    assert cuda_peaks_mib(DEVICE, graphs=False) == {
+        "peak_cuda_allocated_mib": 75,
+        "peak_cuda_reserved_mib": 180,
+    }
+
+
+def test_an_allocator_that_keeps_nothing_has_no_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of 0 MiB, as with PYTORCH_NO_CUDA_MEMORY_CACHING."""
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 0)
+    assert cuda_peaks_mib(DEVICE, graphs=False) == {}

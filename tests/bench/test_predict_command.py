@@ -180,6 +180,23 @@ def test_a_process_that_fails_says_why_in_a_line(smoke: Plan):
         find_costs(changed, [Variant.of(smoke.cells[0])], lambda done, of: None)
 
 
+def test_the_process_that_counts_sees_the_workers_gpu_or_none(
+    smoke: Plan, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+
+    def popen(*_: object, env: dict[str, str], **__: object) -> None:
+        seen.append((env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]))
+        raise OSError(1, "not now")
+
+    monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client.subprocess, "Popen", popen)
+    for gpu in ("GPU-1", ""):
+        with pytest.raises(NoPredictionError, match="no process to count: not now"):
+            find_costs(smoke.workload, [Variant.of(smoke.cells[0])], lambda done, of: None, gpu=gpu)
+    assert seen == [("GPU-1", "PCI_BUS_ID"), ("", "PCI_BUS_ID")]
+
+
 def measured(smoke: Plan) -> list[Row]:
     """A row for each cell, with figures that a forecast can tell."""
     forecast = smoke.forecast()

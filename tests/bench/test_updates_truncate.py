@@ -1,6 +1,8 @@
 """Updates cut to rank k, and the dev scores of what is left."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 import torch
 
 from bench import conditions
+from bench.devices import Device
 from bench.errors import InputError
+from bench.nvml import GpuInfo
 from bench.origins import examples_of
 from bench.stats import Interval
 from bench.updates import measure
@@ -153,6 +157,55 @@ def test_fp16_is_refused_before_anything_is_read(
     monkeypatch.setattr(conditions, "find_conditions", lambda _: cpu)
     monkeypatch.setattr(measure, "measure", None)
     assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
+
+
+def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a GPU that can't be used refuses none of it."""
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    cpu, asked = conditions.find_conditions("cpu"), []
+
+    def find_conditions(device: str) -> conditions.Found:
+        asked.append(device)
+        return cpu
+
+    monkeypatch.setattr(conditions, "find_conditions", find_conditions)
+    assert place.run() == 0
+    assert asked == []
+    place.run("--truncate", "0")
+    assert asked == ["cpu"]
+
+
+def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, columns={"device": "cuda:1"})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    cpu = conditions.find_conditions("cpu")
+    gpu = GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-1")
+    found = replace(
+        cpu,
+        conditions=replace(cpu.conditions, device="cuda:1"),
+        device_name=gpu.uuid,
+        device=Device("cuda:1", gpu),
+    )
+    asked, used = [], []
+    monkeypatch.setattr(conditions, "find_conditions", lambda of: asked.append(of) or found)
+
+    def to(_model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        names = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+        used.append((str(device), *map(os.environ.get, names)))
+        raise InputError("enough")
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    assert place.refused("--truncate", "0") == "enough"
+    assert (asked, used) == (["auto"], [("cuda:0", "GPU-1", "PCI_BUS_ID")])
 
 
 def test_a_cell_without_a_score_is_not_cut(

@@ -8,8 +8,8 @@ from unittest import mock
 
 import torch
 
-from bench.devices import Answer
 from bench.environment import VISIBLE
+from bench.gpu_trial import Answer
 from bench.nvml import GpuInfo
 
 BUILT: tuple[tuple[int, int], ...] = ((7, 5), (8, 0), (9, 0), (12, 0))
@@ -27,12 +27,19 @@ class FakeInstance:
 
 @dataclass(frozen=True)
 class FakeGpu:
-    """A GPU; with `instances`, one in MIG mode."""
+    """A GPU; with `instances`, one in MIG mode.
+
+    Attributes:
+        refuses: by a call of NVML, the error that it raises for this GPU.
+        failures: as of `Answer`.
+    """
 
     uuid: str
     name: str = "NVIDIA A100"
     capability: tuple[int, int] = (8, 0)
     instances: tuple[FakeInstance, ...] | None = None
+    refuses: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 class FakeNvml:
@@ -61,6 +68,11 @@ class FakeNvml:
 
         return call
 
+    def _of(self, gpu: FakeGpu, call: str) -> FakeGpu:
+        if call in gpu.refuses:
+            raise self.NVMLError(gpu.refuses[call])
+        return gpu
+
     def nvmlInit(self) -> None: ...  # noqa: N802
     def nvmlShutdown(self) -> None: ...  # noqa: N802
 
@@ -74,7 +86,7 @@ class FakeNvml:
         return len(self.gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> FakeGpu:  # noqa: N802
-        return self.gpus[index]
+        return self._of(self.gpus[index], "nvmlDeviceGetHandleByIndex")
 
     def nvmlDeviceGetName(self, handle: FakeGpu | FakeInstance) -> str:  # noqa: N802
         return handle.name
@@ -86,6 +98,7 @@ class FakeNvml:
         return list(handle.capability)
 
     def nvmlDeviceGetMigMode(self, handle: FakeGpu) -> list[int]:  # noqa: N802
+        self._of(handle, "nvmlDeviceGetMigMode")
         if handle.name != "NVIDIA A100":
             raise self.NVMLError(3)  # not supported
         return [int(handle.instances is not None)] * 2
@@ -146,4 +159,5 @@ class FakeCuda:
             seen = [self.gpus[number] for number in torch_shows(value, uuids)]
         gpus = tuple(GpuInfo(gpu.name, "", gpu.capability, gpu.uuid) for gpu in seen)
         problem = "" if gpus else "No CUDA GPUs are available"
-        return replace(self.answer, gpus=gpus, problem=problem)
+        failures = {**self.answer.failures, **(seen[index].failures if index < len(seen) else {})}
+        return replace(self.answer, gpus=gpus, problem=problem, failures=failures)

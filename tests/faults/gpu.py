@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import pytest
 
-from bench import nvml
+from bench import gpu_trial, nvml
 from bench.checks import amp_notes, check_amp
-from bench.devices import Answer, Check, Device, check_by, resolve_device
+from bench.devices import Device, resolve_device
 from bench.environment import VISIBLE
 from bench.errors import InputError
+from bench.gpu_trial import Answer, Check, check_by
 from bench.gridfile import Axes, Grid
 from bench.plan import plan
 from bench.session import Session
@@ -31,13 +32,19 @@ FIRST: Final = FakeGpu("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
 SECOND: Final = FakeGpu("GPU-89aa0000-1111-2222-3333-444444444444")
 SLICES: Final = (FakeInstance("MIG-1c83a9d0-0000", 1), FakeInstance("MIG-77e4b210-0000", 2))
 SLICED: Final = FakeGpu("GPU-c0de0000-5555-6666-7777-888888888888", instances=SLICES)
-V100: Final = FakeGpu("GPU-70000000-0000", "Tesla V100", (7, 0))
+V100: Final = FakeGpu(
+    "GPU-70000000-0000", "Tesla V100", (7, 0), failures={"off": "CUDA error: no kernel image"}
+)
 T4: Final = FakeGpu("GPU-75000000-0000", "Tesla T4", (7, 5))
 ALL: Final = (FIRST, SECOND, SLICED)
+NO_PERMISSION: Final = 4
+HIDDEN: Final = FakeGpu("GPU-41dd0000-0000", refuses={"nvmlDeviceGetHandleByIndex": NO_PERMISSION})
+SECRET: Final = replace(SECOND, refuses={"nvmlDeviceGetMigMode": 999})
 
 NO_IMAGE: Final = "CUDA error: no kernel image is available for execution on the device"
 BUSY: Final = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
 OLD: Final = "The NVIDIA driver on your system is too old (found version 12040)."
+TAKEN: Final = replace(FIRST, failures={"off": BUSY})
 NOT_LOADED, NO_LIBRARY, MISMATCH, UNKNOWN = 9, 12, 18, 999
 
 CALLS: Final = (
@@ -67,6 +74,7 @@ class GpuFault:
     device: str = "auto"
     build: str | None = "13.0"
     has_control_file: bool = False
+    has_other_file: bool = False
     amp: str = "off"
 
     def outcome(self) -> str:
@@ -88,9 +96,11 @@ class GpuFault:
             InputError: as `resolve_device`.
         """
         control = Path("/dev/null" if self.has_control_file else "/dev/null/none")
+        other = Path("/dev/null" if self.has_other_file else "/dev/null/none")
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "pynvml", self.nvml)
             patch.setattr(nvml, "CONTROL", control)
+            patch.setattr(nvml, "OTHER_CONTROLS", (other,))
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)
@@ -123,13 +133,30 @@ ENDS: Final = "--device cpu runs on the CPU"
 
 DEVICES: Final = (
     GpuFault("the driver is too old for torch's CUDA", "supports CUDA 12.4, and the installed",
+             FakeNvml(FIRST, driver="550.54", cuda=12040), cuda(problem=OLD)),
+    GpuFault("the same, with the libraries of CUDA's forward compatibility", ON_FIRST,
              FakeNvml(FIRST, driver="550.54", cuda=12040)),
     GpuFault("the same, and NVML does not say for which CUDA it is", f"used: {OLD.rstrip('.')}",
              failing("nvmlSystemGetCudaDriverVersion", UNKNOWN, FIRST), cuda(problem=OLD)),
     GpuFault("the GPU is too old for torch", "has compute capability 7.0, and the installed torch",
-             FakeNvml(V100), cuda(V100, failures={"off": NO_IMAGE})),
-    GpuFault("another process has the GPU to itself", BUSY,
-             FakeNvml(FIRST), cuda(FIRST, failures={"off": BUSY})),
+             FakeNvml(V100), cuda(V100)),
+    GpuFault("the same, and another is not", "runs on cuda:1, NVIDIA A100 (GPU-8932f937-",
+             FakeNvml(V100, FIRST), cuda(V100, FIRST)),
+    GpuFault("the same, with `--device cuda`", "8.0, 9.0, 12.0; take cuda:1, or --device cpu",
+             FakeNvml(V100, FIRST), cuda(V100, FIRST), device="cuda"),
+    GpuFault("the same, and NVML does not answer", "runs on cuda:1, NVIDIA A100 (GPU-8932f937-",
+             failing("nvmlInit"), cuda(V100, FIRST)),
+    GpuFault("another process has the GPU to itself", f"A100 can't be used: {BUSY}; it is tried",
+             FakeNvml(FIRST), cuda(TAKEN)),
+    GpuFault("the same, and another is free", f"runs on cuda:1, NVIDIA A100 ({SECOND.uuid})",
+             FakeNvml(FIRST, SECOND), cuda(TAKEN, SECOND)),
+    GpuFault("the same, with `--device cuda`", "cuda:0: NVIDIA A100 can't be used: CUDA error",
+             FakeNvml(FIRST, SECOND), cuda(TAKEN, SECOND), device="cuda"),
+    GpuFault("the GPU is full", "note: cuda:0: NVIDIA A100 can't be used: CUDA error: out of",
+             FakeNvml(FIRST), cuda(FIRST, failures={"off": "CUDA error: out of memory"})),
+    GpuFault("all GPUs are broken", "can't be used: CUDA unknown error; mend that, or --device cpu",
+             FakeNvml(FIRST, SECOND),
+             cuda(FIRST, SECOND, failures={"off": "CUDA unknown error"})),
     GpuFault("the GPU computes no bf16 at all", "can't compute in amp bf16",
              FakeNvml(T4), cuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
     GpuFault("the GPU emulates bf16", "note: amp bf16: Tesla T4 has no bf16 units",
@@ -159,6 +186,17 @@ NVML: Final = (
     GpuFault("the same, and torch sees none", f"no GPU can be used: {BUSY} (NVML: error 12)",
              failing("nvmlInit", NO_LIBRARY), cuda(problem=BUSY), has_control_file=True),
     GpuFault("NVML shows no GPU, and torch sees one", ON_FIRST, FakeNvml()),
+    GpuFault("NVML is missing on WSL or a Jetson, and torch sees a GPU", ON_FIRST,
+             failing("nvmlInit", NO_LIBRARY), has_other_file=True),
+    GpuFault("the same, and torch sees none", f"{ON_CPU}; note: no GPU is used: No CUDA GPUs",
+             failing("nvmlInit", NO_LIBRARY), cuda(), has_other_file=True),
+    GpuFault("NVML counts a GPU that this process may not use", ON_FIRST,
+             FakeNvml(HIDDEN, FIRST), cuda(FIRST)),
+    GpuFault("NVML can't open it, and the driver is too old", "supports CUDA 12.4, and the",
+             FakeNvml(FIRST, driver="550.54", cuda=12040,
+                      errors={"nvmlDeviceGetHandleByIndex": UNKNOWN}), cuda(problem=OLD)),
+    GpuFault("NVML does not say whether another GPU is in MIG mode", ON_FIRST,
+             FakeNvml(FIRST, SECRET)),
     GpuFault("NVML shows a GPU that CUDA does not know", ON_SECOND,
              FakeNvml(FIRST), cuda(SECOND)),
     GpuFault("the same, and torch sees none", "no GPU can be used: No CUDA GPUs are available",
@@ -217,6 +255,20 @@ from bench.worker.__main__ import main
 sys.exit(main(Path(sys.argv[1])))
 """
 
+FAILED: Final = """
+import sys
+from pathlib import Path
+from bench.worker.__main__ import write_result
+write_result(
+    Path(sys.argv[1]), "crashed", "the device failed: CUDA error: an illegal memory access", {},
+    device_failed=True,
+)
+sys.exit(1)
+"""
+"""A worker whose process alone can use the GPU no more."""
+WORKS: Final = cuda(FIRST)(None, 0)
+BROKEN: Final = cuda(FIRST, failures={"off": BUSY})(None, 0)
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -227,8 +279,12 @@ class Ended:
     rows: tuple[tuple[str, str], ...]
 
 
-def grid_on_broken_device(folder: Path) -> Ended:
-    """Run a grid in a folder whose workers can't get hold of the GPU."""
+def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> Ended:
+    """Run a grid in a folder whose workers can't get hold of the GPU.
+
+    Args:
+        then: what trying the GPU again gives.
+    """
     made = setup("fake")
     conditions = replace(made.conditions, device="cuda:1")
     csv, err = folder / "runs.csv", StringIO()
@@ -238,12 +294,13 @@ def grid_on_broken_device(folder: Path) -> Ended:
         redirect_stdout(StringIO()),
     ):
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+        patch.setattr(gpu_trial, "check_now", lambda _value, _index: then)
         patch.setenv("PYTHONPATH", str(ROOT))
         code = Session(
             grid=made.grid, conditions=conditions, model=made.model, data=made.data,
             data_folder=None, store=Store(csv), reports=folder / "reports", keep=False,
             timeout_s=None, arguments=(), device_name=FIRST.uuid,
-            worker=(sys.executable, "-c", _WORKER),
+            worker=(sys.executable, "-c", worker),
         ).run([plan(made.cells, [], conditions.columns())])  # fmt: skip
         rows = tuple((str(row["status"]), str(row["message"])) for row in read_rows(csv))
     return Ended(code, tuple(err.getvalue().splitlines()), rows)
@@ -252,11 +309,17 @@ def grid_on_broken_device(folder: Path) -> Ended:
 def table() -> str:
     """The faults and what each gives, as rows of Markdown."""
     rows = [f"| {fault.name} | {_escaped(fault.outcome())} |" for fault in FAULTS]
+    rows += [f"| `set_device` raises in a worker | {_escaped(_ended(BROKEN))} |"]
+    rows += [f"| the same, and another process can use it | {_escaped(_ended(WORKS, FAILED))} |"]
+    return "\n".join(rows)
+
+
+def _ended(then: Answer, worker: str = _WORKER) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        ended = grid_on_broken_device(Path(folder))
-    (line,) = (line for line in ended.lines if line.startswith("stopped: "))
-    counted = f"after {len(ended.rows)} of 3 cells, exit code {ended.code}: {line}"
-    return "\n".join([*rows, f"| `set_device` raises in a worker | {_escaped(counted)} |"])
+        ended = grid_on_broken_device(Path(folder), then, worker)
+    statuses = ", ".join(sorted({status for status, _ in ended.rows}))
+    counted = f"after {len(ended.rows)} of 3 cells, all {statuses}, exit code {ended.code}"
+    return ": ".join([counted, *(line for line in ended.lines if line.startswith("stopped: "))])
 
 
 def _escaped(text: str) -> str:

@@ -336,3 +336,20 @@ def test_a_lack_of_memory_stays_one(
 def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model, *, dynamic=None: model)
     assert "is too old for it" in refusal(model_of())
+
+
+@pytest.mark.parametrize(
+    "inner", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("Triton: out of memory")]
+)
+def test_a_lack_of_memory_while_it_compiles_is_no_lack_of_a_compiler(
+    inner: RuntimeError, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.exc import InductorError
+
+    def full(*_: object) -> Tensor:
+        raise InductorError(inner, None)
+
+    monkeypatch.setattr(Recorder, "__call__", full)
+    with pytest.raises(type(inner), match="out of memory") as caught:
+        compile_model(recorder.model, texts=2, lengths=[8], amp="off")
+    assert caught.value is inner
