@@ -12,7 +12,7 @@ from rich.table import Table
 from bench import gridfile
 from bench.budget import minutes, that_fit
 from bench.cell import Cell
-from bench.plan import Planned, count_cells, scores_sentence
+from bench.plan import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.predict.costs import Variant
 from bench.predict.forecast import Forecast, Prediction
 from bench.schema import Row
@@ -42,7 +42,7 @@ def print_plan(
     told = [_prediction(item, forecast) for item in planned]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in told])
     covers = "the grid" if search_round is None else f"search, round {search_round}"
-    elsewhere = sum(item.elsewhere for item in planned)
+    elsewhere = scores_elsewhere(planned)
     total = {**_total(told, forecast), "covers": covers, "scores_from_other_machines": elsewhere}
     if limited := math.isfinite(budget_s):
         total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}

@@ -239,6 +239,11 @@ def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
     return f"{cells} {what}" if repeats == cells else f"{repeats} repeats of {cells} {what}"
 
 
+def scores_elsewhere(planned: Iterable[Planned]) -> int:
+    """How many cells don't run because other machines have their scores."""
+    return len({item.cell.cell_id for item in planned if item.elsewhere})
+
+
 def scores_sentence(number: int, what: str = "cells") -> str:
     """How many cells don't run because other machines have their scores."""
     return f"{number} {what} take their scores from other machines"
@@ -307,9 +312,11 @@ def _setting(cell: Cell) -> str:
 def _with_scores(planned: list[Planned], others: set[str], measured: set[str]) -> list[Planned]:
     """A plan in which cells don't run whose scores others have, and whose costs are known."""
 
+    def may_be_left_out(item: Planned) -> bool:
+        return item.action == "run" and not item.reason.startswith(RERUN)
+
     def can_do_without(item: Planned) -> bool:
-        asked = item.action != "run" or item.reason.startswith(RERUN)
-        return not asked and item.repeat == 1 and item.cell.cell_id in others
+        return may_be_left_out(item) and item.repeat == 1 and item.cell.cell_id in others
 
     measured |= {
         _setting(item.cell)
@@ -317,12 +324,16 @@ def _with_scores(planned: list[Planned], others: set[str], measured: set[str]) -
         if item.action == "run" and item.repeat == 1 and not can_do_without(item)
     }
     found = []
+    left_out: set[str] = set()  # cells; further repeats of them are not wanted either
     for item in planned:
+        cell_id = item.cell.cell_id
         if can_do_without(item):
             setting = _setting(item.cell)
             if item.cell.learning_rate_source == CANDIDATE or setting in measured:
-                item = replace(item, action="done", reason=ELSEWHERE)
+                left_out.add(cell_id)
             measured.add(setting)
+        if may_be_left_out(item) and cell_id in left_out:
+            item = replace(item, action="done", reason=ELSEWHERE)
         found.append(item)
     return found
 

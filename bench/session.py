@@ -27,7 +27,7 @@ from bench.job import Job
 from bench.locks import CELL_LOCKS, Locks, device_locks
 from bench.models import Model
 from bench.overhead import Account
-from bench.plan import RERUN, SKIP, Planned, count_cells, scores_sentence
+from bench.plan import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.predict.outlook import Forecaster, Outlook, outlook_on
 from bench.predictions import kept_values
 from bench.protocol import DEVICE_FAILED
@@ -108,7 +108,7 @@ class Session:
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
             try:
                 self._write_plan(planned)
-                if elsewhere := sum(item.elsewhere for item in planned):
+                if elsewhere := scores_elsewhere(planned):
                     display.note(scores_sentence(elsewhere))
                 if self._run_cells(outlook, signals, display):
                     return "interrupted"
@@ -356,7 +356,7 @@ class Session:
         except (DiskFullError, InputError) as error:
             ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
         counts = statuses(planned, last)
-        elsewhere = sum(item.elsewhere for item in planned)
+        elsewhere = scores_elsewhere(planned)
         times = self.account.times()
         if as_json:
             spent = None if times is None else times.to_json()

@@ -385,6 +385,14 @@ def test_other_software_or_a_row_without_a_score_does_not_count(other: Row) -> N
     assert here_and_elsewhere(others, cells) == ["run", "run"]
 
 
+def test_a_cell_whose_score_is_from_elsewhere_has_no_repeats_here_either() -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere"] * 2
+    here = [row_of(cell, "ok", **MINE) for cell in cells]
+    assert here_and_elsewhere([*others, *here], cells, repeats=2) == ["done", "done", "run", "run"]
+
+
 def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
     cells = seeds_of(2)
     cells[1] = replace(cells[1], learning_rate_source=CANDIDATE)
