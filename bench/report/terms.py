@@ -19,12 +19,14 @@ TERMS: Final = (
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
      "step time's over blocks of steps or passes of a panel, all for what is drawn within that "
      "run. Of several seeds: Student's t, for a score over seeds and dev examples where "
-     "predictions are kept, else over the seeds alone, for a cost over all runs. Repeats show how far processes that do the "
-     "same are apart in cost; a score counts once for a seed. Memory of one run has none."),
+     "predictions are kept, else over the seeds alone; for a cost over all runs. Repeats show "
+     "how far processes that do the same are apart in cost; a score counts once for a seed. "
+     "Memory of one run has none."),
     ("proven", "A difference or ratio whose 95% interval leaves out no difference. Scores are "
      "paired over dev examples and seeds where predictions are kept, costs over runs of the "
-     "same seed, repeat and version of the code where there are enough; else it is taken from both "
-     "intervals as if the runs were independent. Nothing is corrected for the number of comparisons."),
+     "same seed, repeat and version of the code where there are enough; else it is taken from "
+     "both intervals as if the runs were independent. Nothing is corrected for the number of "
+     "comparisons."),
     ("step time", "Of training's own steps after its warm-up; where there are fewer than 96, of a "
      "panel: a few batches, short and long, that are replayed when training is over."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
