@@ -62,6 +62,9 @@ RECORDED_ON_GPU: Final = (
 _PLACES: Final = ("_DIR", "_FILE", "_HOME", "_PATH")
 """How variables end that say where files are, and change no number."""
 
+_SET_BY_LIBRARIES: Final = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+"""What scikit-learn sets in its own process as it is imported; no number changes with it."""
+
 _SEPARATORS: Final = re.compile(r"([:;,\s]+)")
 
 
@@ -103,7 +106,7 @@ def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
         f"{name}={shlex.quote(_without_paths(value))}"
         for name, value in sorted(inherited.items())
         if value
-        and name not in (*DROPPED, *_THREADS)
+        and name not in (*DROPPED, *_THREADS, *_SET_BY_LIBRARIES)
         and not name.endswith(_PLACES)
         and any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
