@@ -145,7 +145,7 @@ def test_cells_that_were_left_out_are_one_line_of_the_failures():
     assert "300 skipped" in heading
     assert len(table.rows) == table.total == 4
     what, status, why = table.rows[0]
-    assert what == "full fp32, seed 1, and 299 other cells left out"
+    assert what == "full fp32, seed 1, and 299 other runs left out"
     assert status == "skipped"
     assert why.startswith("left out: predicted to take 12 min")
     assert {row[1] for row in table.rows[1:]} == {"oom", "timeout", "crashed"}
