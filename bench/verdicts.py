@@ -259,5 +259,4 @@ def rank_effect(group: Group) -> RankEffect | None:
 
 def _without_rank(setting: Setting) -> tuple[object, ...]:
     rate = setting.rate if setting.tells_rate else None
-    frozen = setting.frozen if setting.tells_frozen else None
-    return setting.mode, setting.layers, setting.amp, setting.unfreezes, rate, frozen
+    return setting.mode, setting.layers, setting.amp, setting.unfreezes, rate, setting.frozen

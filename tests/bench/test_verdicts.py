@@ -130,6 +130,9 @@ def test_ranks_and_effects_do_not_mix_how_frozen_weights_are_held():
     assert len(amp_ratios(group, "memory")) == 3
     found = rank_effect(group)
     assert (found.pairs, found.mean) == (3, pytest.approx(0.0))
+    some = [r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8]
+    found = rank_effect(one(some))
+    assert (found.pairs, found.mean) == (2, pytest.approx(0.0)), "also where some ranks ran in one"
 
 
 def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():

@@ -5,7 +5,7 @@ Example: python -m tests.benchmarks.alternate ../before --rounds 8 --csv docs/st
 Each round runs the grid once in either checkout, the other one first in every second round, each
 cell in a process of its own. Nothing else should run on the machine. Prints, for each setting, the
 geometric mean over rounds of the ratio this / other of the time for 1,000 tokens and of peak
-memory, with a 95% interval by Student's t.
+memory, with a 95% interval by Student's t, and of the means over all settings the same.
 """
 
 import csv
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import geometric_mean
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -67,28 +68,46 @@ def run(checkout: Path, grid: Path) -> list[dict[str, str]]:
             stdout=subprocess.DEVNULL,
         )
         with runs.open(newline="", encoding="utf-8") as file:
-            names = ("code_version", *AXES, "flags", *MEASURED)
+            names = ("grid", "measurement_version", "code_version", *AXES, "flags", *MEASURED)
             return [{name: row[name] for name in names} for row in csv.DictReader(file)]
 
 
 def table(lines: list[dict[str, str]]) -> Iterator[str]:
-    """Lines of Markdown, a setting each."""
+    """Lines of Markdown: one for each setting, and one for the mean over all of them."""
     yield "| setting | time, this / other | peak memory, this / other |"
     yield "|---|---|---|"
-    for setting in dict.fromkeys(tuple(line[axis] for axis in AXES) for line in lines):
-        of = [line for line in lines if tuple(line[axis] for axis in AXES) == setting]
-        ratios = []
+    of_setting: dict[str, list[dict[str, str]]] = {}
+    for line in lines:
+        setting = " ".join(filter(None, (line[axis] for axis in AXES)))
+        of_setting.setdefault(setting, []).append(line)
+    for setting, of in of_setting.items():
+        sides = [by_round(of, name) for name in MEASURED]
+        yield f"| {setting} | {' | '.join(ratio(*both) for both in sides)} |"
+    if len(of_setting) > 1:
+        means = []
         for name in MEASURED:
-            sides = [
-                {int(line["round"]): float(line[name]) for line in of if line["side"] == side}
-                for side in ("this", "other")
-            ]
-            ratio = paired_ratio(*sides)
-            ends = ratio.ends() if ratio is not None else None
-            ratios.append(
-                f"{ratio.value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})" if ratio and ends else ""
+            found = [by_round(of, name) for of in of_setting.values()]
+            both = ([side[i] for side in found] for i in range(2))
+            means.append(
+                ratio(*({n: geometric_mean(s[n] for s in of) for n in of[0]} for of in both))
             )
-        yield f"| {' '.join(filter(None, setting))} | {' | '.join(ratios)} |"
+        yield f"| mean of all | {' | '.join(means)} |"
+
+
+def by_round(lines: list[dict[str, str]], name: str) -> tuple[dict[int, float], dict[int, float]]:
+    """Values of a column by round, on this side and on the other."""
+    this, other = (
+        {int(line["round"]): float(line[name]) for line in lines if line["side"] == side}
+        for side in ("this", "other")
+    )
+    return this, other
+
+
+def ratio(this: dict[int, float], other: dict[int, float]) -> str:
+    """The ratio this / other over rounds, with its interval."""
+    found = paired_ratio(this, other)
+    ends = found.ends() if found is not None else None
+    return f"{found.value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})" if found and ends else ""
 
 
 if __name__ == "__main__":
