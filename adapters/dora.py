@@ -58,11 +58,11 @@ class DoraLinear(AdaptedLinear):
             ratios = torch.where(scaled, ratios, 1.0)
         return Decomposed(weight, ratios, norms, self.magnitude, scaled)
 
-    def takes_branch(self, tokens: int) -> bool:
+    def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
 
         As in LoRA it is the forward pass that is counted. W Aᵀ for the norms is as much as B A. On
-        a card, and compiled, it is always merged: the norms of a branch have to ask for values.
+        a GPU, and compiled, it is always merged: the norms of a branch have to ask for values.
         """
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features

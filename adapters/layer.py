@@ -49,7 +49,7 @@ class Decomposed:
     """
 
     weight: Tensor
-    ratios: Tensor | None = None
+    magnitude_over_norm: Tensor | None = None
     norms: Tensor | None = None
     magnitude: Tensor | None = None
     scaled: Tensor | None = None
@@ -131,7 +131,7 @@ class AdaptedLinear(nn.Module, ABC):
         """What the adapted weight is made of, as constants. For use with autocast off."""
 
     @abstractmethod
-    def takes_branch(self, tokens: int) -> bool:
+    def uses_side_branch(self, tokens: int) -> bool:
         """Whether a branch needs fewer operations than a merge, for so many tokens."""
 
     def adapted_weight(self) -> Tensor:
@@ -140,13 +140,17 @@ class AdaptedLinear(nn.Module, ABC):
         For use with autocast off. A constant: training goes through `forward`.
         """
         found = self.decomposed()
-        return found.weight if found.ratios is None else found.ratios[:, None] * found.weight
+        return (
+            found.weight
+            if found.magnitude_over_norm is None
+            else found.magnitude_over_norm[:, None] * found.weight
+        )
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to [..., o].
 
         The product is in autocast's type, or without it in x's. `activation` is one of
-        `minbert.config.ACTIVATIONS`.
+        `minbert.model.config.ACTIVATIONS`.
         """
         if is_plain():
             return self._plain(x if activation is None else activate(activation, x))
@@ -155,15 +159,15 @@ class AdaptedLinear(nn.Module, ABC):
         dtype = product_dtype(x)
         # in half precision the branch's small results would be lost beside the others' last digits
         exact = torch.finfo(dtype).bits >= 32
-        branch = exact and not zeros and self.takes_branch(x.numel() // self.in_features)
+        branch = exact and not zeros and self.uses_side_branch(x.numel() // self.in_features)
         with torch.autocast(x.device.type, enabled=False):
             found = self.decomposed(branch=branch)
             weight, updated = found.weight, found.weight if zeros else None
-            if found.ratios is not None and not branch:  # V is this pass's own, so in place
-                scale = found.ratios[:, None]
-                weight = weight * scale if zeros else weight.mul_(scale)
+            ratio = found.magnitude_over_norm
+            if ratio is not None and not branch:  # V is this pass's own, so in place
+                weight = weight * ratio[:, None] if zeros else weight.mul_(ratio[:, None])
             y: Tensor = AdaptedProduct.apply(
-                x, self.lora_A, self.lora_B, magnitude, weight, found.ratios, found.norms,
+                x, self.lora_A, self.lora_B, magnitude, weight, ratio, found.norms,
                 found.scaled, self.bias, self.scales, dtype, updated, activation, branch,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return y

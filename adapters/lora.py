@@ -13,7 +13,7 @@ class LoraLinear(AdaptedLinear):
         """V = W + s B A, or as a branch W."""
         return Decomposed(self.weight if branch else self.updated_weight())
 
-    def takes_branch(self, tokens: int) -> bool:
+    def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against r i o of B A, going forward."""
         thin = len(self.parts) * self.in_features + self.out_features
         return tokens * thin < self.in_features * self.out_features

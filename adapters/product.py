@@ -27,7 +27,7 @@ class AdaptedProduct(torch.autograd.Function):
     x is u, or an activation of it. In backward, with G the gradient of y, and for each of the p
     parts its own rows of G, B and c: P = s G (c ⊙ B), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x Aᵀ)), and dm =
     Σ G ⊙ (y − b) / m over tokens. Merged, dx = G (c ⊙ V); as a branch, dx = (c ⊙ G) W + P A. Where
-    m is 0, dm is Σ (Gᵀ x) ⊙ V / n, merged and on a CPU; on a card, which is not asked for zeros, it
+    m is 0, dm is Σ (Gᵀ x) ⊙ V / n, merged and on a CPU; on a GPU, which is not asked for zeros, it
     is 0. y is in the type of the product: where |b| is many times |y − b|, half precision leaves
     few digits of dm.
     """
@@ -172,7 +172,7 @@ def _of_magnitude(
 def has_zero(magnitude: Tensor) -> bool:
     """Whether a magnitude is 0.
 
-    Not asked on a card, where it would wait for the answer, nor of a tensor without values, by
+    Not asked on a GPU, where it would wait for the answer, nor of a tensor without values, by
     which a step is counted or compiled and not taken.
     """
     values = magnitude.detach()

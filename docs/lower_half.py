@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-from bench.models import find_model
+from bench.plan.models import find_model
 
 LAYERS = 3
 

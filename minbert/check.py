@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from minbert.assets import cache_folder
+from minbert.assets.embedded import cache_folder
 from minbert.errors import InputError
 from minbert.files import is_file
 
@@ -67,10 +67,10 @@ def main(folder: Path) -> int:
     """Load the checkpoint and forget it; the exit code."""
     import torch
 
-    from minbert.checkpoint import load_encoder
-    from minbert.config import BertConfig
-    from minbert.encoder import BertEncoder
-    from minbert.tokenizer import Tokenizer
+    from minbert.data.tokenizer import Tokenizer
+    from minbert.model.checkpoint import load_encoder
+    from minbert.model.config import BertConfig
+    from minbert.model.encoder import BertEncoder
 
     try:
         Tokenizer.from_folder(folder)

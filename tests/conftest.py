@@ -32,6 +32,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of the embedded default's real checkpoint, fetched on first use."""
-    from minbert.assets import fetch
+    from minbert.assets.embedded import fetch
 
     return fetch("minilm")

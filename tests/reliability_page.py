@@ -19,7 +19,7 @@ _MEANS: Final = {
     "parent killed": "SIGKILL of the grid's own process, also half-way through an append",
     "parent stopped": "SIGINT or SIGTERM, once or twice",
     "host memory": "the worker allocates until the kernel's limit kills it",
-    "cuda memory": "the allocator's error of a full card, faked where there is none",
+    "cuda memory": "the allocator's error of a full GPU, faked where there is none",
     "hang": "the worker stops answering, with a timeout set",
     "garbage printed": "what looks like results, on stdout and stderr",
     "flood printed": "16 MiB to 1 GiB on stdout",
@@ -68,7 +68,7 @@ something else than the result it came from. After each fault the grid is run ag
 |---|---|---|---|---|---|---|---|
 {rows}
 
-A fast part of it runs with the tests (`tests/bench/test_faults.py`).
+A fast part of it runs with the tests (`tests/bench/grid/test_faults.py`).
 
 ## GPU faults
 

@@ -1,10 +1,10 @@
-"""docs/runs-csv.md, from bench/schema.py: `python -m tests.runs_csv_page > docs/runs-csv.md`."""
+"""Prints docs/runs-csv.md: `python -m tests.runs_csv_page > docs/runs-csv.md`."""
 
 import sys
 from collections.abc import Iterable
 from typing import Final
 
-from bench.schema import COLUMNS, FLAGS, STATUSES, Column
+from bench.plan.columns import COLUMNS, FLAGS, STATUSES, Column
 
 APPLIES: Final = {
     "_always": "",
@@ -14,7 +14,7 @@ APPLIES: Final = {
     "_has_main_rate": "all modes but `head`",
     "_has_base_rate": "`lora`, `dora` on `attn`, `all-lin`",
     "_has_head_rate": "all modes but `full`",
-    "_thaws": "all modes but `head`",
+    "_unfreezes": "all modes but `head`",
     "_is_regression": "tasks without classes",
     "_on_cuda": "a GPU",
     "_pretrained": "pretrained weights",
@@ -31,8 +31,8 @@ _HEAD: Final = """\
 # runs.csv
 
 The results of this project, one row for each attempt at a cell. This page is printed from
-[bench/schema.py](../bench/schema.py), the one definition of the columns, which names for each the
-test that fails when its value is another than its meaning says.
+[bench/plan/columns.py](../bench/plan/columns.py), the one definition of the
+columns, which names for each the test that fails when its value is another than its meaning says.
 
 The file is UTF-8, RFC 4180, with a header. Numbers have up to seven significant digits. A column
 carries its unit in its name: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An empty field means

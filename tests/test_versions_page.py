@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.conditions import MEASUREMENT_VERSION
+from bench.machine.conditions import MEASUREMENT_VERSION
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

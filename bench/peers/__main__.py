@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import click
 
-from bench.checks import amp_notes, check_reports
-from bench.command import run_command
-from bench.conditions import find_conditions
-from bench.csvfile import check_csv
-from bench.errors import InputError
+from bench.common.command import run_command
+from bench.common.csvfile import check_csv
+from bench.common.errors import InputError
+from bench.launch.checks import amp_notes, check_reports
+from bench.machine.conditions import find_conditions
 from bench.peers.names import OURS, PAGES, TRAINER, check_libraries, parse_peers
 from bench.peers.outcome import compare
 from bench.peers.session import Comparison

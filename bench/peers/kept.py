@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.cell import Cell, digest
-from bench.errors import DiskFullError, InputError
-from bench.files import try_to_write, write_atomically
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import try_to_write, write_atomically
 from bench.peers.request import COMPILE_TIMEOUT
 from bench.peers.rows import NOT_COMPILED, Attempt
 from bench.peers.session import Comparison
+from bench.plan.cell import Cell, digest
 
 _FIELDS: Final = ("side", "round", "status", "message", "answer", "scored_s", "peak_rss_mib")
 _KNOWN: Final = frozenset(("key", "cell_id", "code_version", *_FIELDS))

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from adapters.names import ADAPTER_MODES, adapted_layers, trains_base
-from bench.cell import Cell
-from minbert.config import BertConfig
+from bench.plan.cell import Cell
+from minbert.model.config import BertConfig
 
 KINDS: Final = ("forward", "dx", "dw")
 _INPUTS: Final = ("attention.self.query", "attention.self.key", "attention.self.value")

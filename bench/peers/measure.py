@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bench.job import Job
 from bench.peers.compiling import CompileLimit
 from bench.peers.limit import required, shapes, work_of
 from bench.peers.names import COMPILED, OURS
@@ -19,10 +18,12 @@ from bench.peers.operators import profile
 from bench.peers.products import measure_gflops
 from bench.peers.request import Request
 from bench.peers.work import Workload, find_workload, training_batches
-from bench.probes import panel
-from bench.probes.gpu import Gpu
-from bench.probes.machine import MachineWatch
-from bench.probes.memory import (
+from bench.plan.job import Job
+from bench.results.protocol import LAUNCHED_AT
+from bench.worker.probes import panel
+from bench.worker.probes.gpu import Gpu
+from bench.worker.probes.machine import MachineWatch
+from bench.worker.probes.memory import (
     Resident,
     SavedTensors,
     cuda_peaks_mib,
@@ -30,12 +31,11 @@ from bench.probes.memory import (
     peak_so_far,
     start_cuda_peaks,
 )
-from bench.probes.steps import StepClock
-from bench.protocol import LAUNCHED_AT
+from bench.worker.probes.steps import StepClock
 from bench.worker.setup import Split, examples
-from minbert.batches import Batch
-from minbert.config import BertConfig
-from minbert.tasks import Task, find_task
+from minbert.data.batches import Batch
+from minbert.data.tasks import Task, find_task
+from minbert.model.config import BertConfig
 
 
 class Steps(Protocol):

@@ -5,7 +5,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Final
 
-from bench.errors import InputError
+from bench.common.errors import InputError
 
 OURS: Final = "ours"
 TRAINER: Final = "trainer"

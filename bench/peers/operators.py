@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minbert.batches import Batch
+from minbert.data.batches import Batch
 
 _STEPS: Final = 3
 OUTSIDE: Final = "outside of operators"
@@ -47,7 +47,7 @@ def profile(trainer: Any, batch: Batch, step_ms: float) -> list[list[Any]]:
     """Each operator of a training step with its calls and its ms, the longest first.
 
     Operators that only look at a tensor in another way count too. The last row is the rest of the
-    step; it has no time where operators took longer alone than the step does, as on a card.
+    step; it has no time where operators took longer alone than the step does, as on a GPU.
 
     Args:
         trainer: what takes the steps; its learning rate is zero.

@@ -2,15 +2,15 @@
 
 import math
 
-from bench.job import Job
 from bench.peers.request import Request
+from bench.plan.job import Job
 from bench.worker.compiling import compile_for
 from bench.worker.setup import build_model, examples, trained_groups
-from minbert.compiled import CompiledModel
-from minbert.losses import loss_name
-from minbert.model import BertClassifier
-from minbert.tasks import Task
-from minbert.training import Trainer, linear_schedule
+from minbert.data.tasks import Task
+from minbert.model.classifier import BertClassifier
+from minbert.training.compiled import CompiledModel
+from minbert.training.losses import loss_name
+from minbert.training.trainer import Trainer, linear_schedule
 
 
 def build(

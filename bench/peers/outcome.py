@@ -9,9 +9,10 @@ from typing import Final
 
 import click
 
-from bench.bar import progress_bar
-from bench.csvfile import write_csv
-from bench.errors import DiskFullError
+from bench.common.csvfile import write_csv
+from bench.common.errors import DiskFullError, StoppedError
+from bench.common.progress import progress_bar
+from bench.launch.signals import Signals
 from bench.peers.kept import Kept
 from bench.peers.names import PAGES, versions
 from bench.peers.rows import (
@@ -27,8 +28,7 @@ from bench.peers.rows import (
 from bench.peers.session import Comparison, StartError
 from bench.report.show import as_json as to_json
 from bench.report.show import print_tables
-from bench.signals import Signals, StoppedError
-from minbert.tasks import TaskData
+from minbert.data.tasks import TaskData
 
 _INTERRUPTED: Final = 130
 

@@ -18,7 +18,7 @@ def main(folder: Path) -> int:
     """Do what the request in a folder asks for; the exit code."""
     lifeline.attach()
 
-    from bench.command import BAD_INPUT
+    from bench.common.command import BAD_INPUT
     from bench.peers.request import ANSWER, START, WHOLE, Request
     from bench.worker.__main__ import write_result
     from bench.worker.progress import Progress
@@ -48,7 +48,7 @@ def _start(request: Any, _folder: Path, _progress: Any) -> dict[str, Any]:
 def _steps(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
     from bench.peers.compiling import CompileLimit
     from bench.peers.names import COMPILED, OURS
-    from bench.probes.memory import resident_now
+    from bench.worker.probes.memory import resident_now
 
     build: Any
     if request.side == OURS:
@@ -66,9 +66,9 @@ def _steps(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
 
 
 def _whole(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
-    from bench.job import Job
     from bench.peers.measure import use_device
     from bench.peers.usual import run
+    from bench.plan.job import Job
 
     job = Job.read(Path(request.cells[0]))
     use_device(job)

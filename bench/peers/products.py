@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from bench.peers.limit import Shape
 from minbert.kernels.products import times
-from minbert.training import HALF
+from minbert.training.trainer import HALF
 
 _AT_LEAST: Final = 5
 _SECONDS: Final = 0.08

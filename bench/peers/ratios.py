@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats import NORMAL_975, Interval
+from bench.stats.intervals import NORMAL_975, Interval
 
 _DRAWS: Final = 2000
 
@@ -73,7 +73,7 @@ def _points(replays: Sequence[Replay]) -> Logs:
 def _redrawn(replay: Replay, rng: np.random.Generator) -> Logs:
     """How far the log of a process's time is from itself when its passes are drawn again, [D].
 
-    Passes are drawn whole, as `bench.steptimes.panel_times` does.
+    Passes are drawn whole, as `bench.stats.steptimes.panel_times` does.
     """
     totals = np.asarray(replay.passes, dtype=float).sum(axis=1)  # [P]
     count = len(totals)

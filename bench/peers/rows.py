@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bench.cell import Cell
 from bench.peers.curves import compare
 from bench.peers.limit import Shape, gflop, limit_ms, mean_gflops, required, work_of
 from bench.peers.names import COMPILED, OURS
 from bench.peers.ratios import Replay, ratio_of, time_of, whole
-from bench.stats import Interval
-from minbert.config import BertConfig
+from bench.plan.cell import Cell
+from bench.stats.intervals import Interval
+from minbert.model.config import BertConfig
 
 Row = dict[str, Any]
 
@@ -249,9 +249,9 @@ def _against(ours: Sequence[Attempt], peers: Sequence[Attempt], memory: str, rep
 
 
 def _memory_column(attempt: Attempt) -> str:
-    """What is compared: on a card what tensors had allocated, else the resident set."""
-    card = "peak_cuda_allocated_mib"
-    return card if attempt.answer.get(card) is not None else "peak_above_imports_mib"
+    """What is compared: on a GPU what tensors had allocated, else the resident set."""
+    on_gpu = "peak_cuda_allocated_mib"
+    return on_gpu if attempt.answer.get(on_gpu) is not None else "peak_above_imports_mib"
 
 
 def _memory(attempt: Attempt, name: str) -> float | None:

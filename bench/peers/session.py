@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bench import job as jobs
-from bench.cell import Cell
-from bench.conditions import Conditions
-from bench.environment import worker_environment
-from bench.job import Job
-from bench.locks import Locks, device_locks
-from bench.models import Model
+from bench.common.errors import StoppedError
+from bench.data.tokens import share
+from bench.launch.locks import Locks, device_locks
+from bench.launch.runner import Outcome, Signals, run_worker
+from bench.machine.conditions import Conditions
+from bench.machine.environment import worker_environment
 from bench.peers import request as requests
 from bench.peers.names import COMPILED, OURS, UNTUNED, eager
 from bench.peers.request import ANSWER, COMPILE_TIMEOUT, Request
 from bench.peers.rows import NOT_COMPILED, Attempt, missing_rounds, setting_of
-from bench.runner import Outcome, Signals, run_worker
-from bench.signals import StoppedError
-from bench.tokens import share
-from minbert.assets import cache_folder
-from minbert.tasks import TaskData
+from bench.plan import job as jobs
+from bench.plan.cell import Cell
+from bench.plan.job import Job
+from bench.plan.models import Model
+from minbert.assets.embedded import cache_folder
+from minbert.data.tasks import TaskData
 
 OnProcess = Callable[[int, str], None]
 """Told how many processes have run, and in words what comes next."""

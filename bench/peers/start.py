@@ -6,11 +6,11 @@ from pathlib import Path
 
 from adapters.injection import training_of
 from adapters.peft_format import save_adapter
-from bench.job import Job
 from bench.peers.request import ADAPTER
+from bench.plan.job import Job
 from bench.worker.setup import build_model
-from minbert.checkpoint import save_checkpoint
-from minbert.tasks import find_task
+from minbert.data.tasks import find_task
+from minbert.model.checkpoint import save_checkpoint
 
 
 def write_start(cells: Sequence[Path], checkpoint: Path) -> bool:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from bench.cell import Cell
-from bench.conditions import Conditions
+from bench.machine.conditions import Conditions
 from bench.peers.curves import TOLERANCE
 from bench.peers.names import ABOUT, OURS
 from bench.peers.rows import NOT_COMPILED, Row
+from bench.plan.cell import Cell
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, span, times
-from bench.stats import Interval
+from bench.stats.intervals import Interval
 
 _KEPT: Final = ("setting", "side")
 _OPERATORS: Final = 12

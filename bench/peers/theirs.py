@@ -19,16 +19,16 @@ from transformers.utils import logging
 from adapters.injection import decays
 from adapters.names import adapted_layers, trains_base
 from adapters.peft_format import ADAPTER as ADAPTER_FILE
-from bench.cell import Cell
-from bench.job import Job
 from bench.peers import request as requests
 from bench.peers.names import COMPILED
 from bench.peers.request import Request
-from minbert.batches import Batch
-from minbert.config import BertConfig
-from minbert.losses import loss_name, loss_of
-from minbert.tasks import Task
-from minbert.training import MAX_GRADIENT_NORM, autocast, linear_schedule
+from bench.plan.cell import Cell
+from bench.plan.job import Job
+from minbert.data.batches import Batch
+from minbert.data.tasks import Task
+from minbert.model.config import BertConfig
+from minbert.training.losses import loss_name, loss_of
+from minbert.training.trainer import MAX_GRADIENT_NORM, autocast, linear_schedule
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

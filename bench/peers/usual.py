@@ -18,14 +18,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from bench.job import Job
 from bench.peers.request import Request
 from bench.peers.theirs import adamw, load_model, parameter_groups
-from bench.protocol import PREDICTIONS
+from bench.plan.job import Job
+from bench.results.protocol import PREDICTIONS
 from bench.worker.setup import examples, load_data, standard
-from minbert.scores import score
-from minbert.tasks import Examples, TaskData
-from minbert.training import MAX_GRADIENT_NORM
+from minbert.data.metrics import score
+from minbert.data.tasks import Examples, TaskData
+from minbert.training.trainer import MAX_GRADIENT_NORM
 
 _HALF: Final = ("bf16", "fp16")
 _OUTPUT: Final = "trainer"

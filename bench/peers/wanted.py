@@ -5,17 +5,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from bench import gridfile
-from bench.cell import Cell
-from bench.checks import check_amp, check_model
-from bench.conditions import Found
-from bench.errors import InputError
-from bench.models import Model, check_length, check_ranks, find_model
-from bench.plan import Resolved, expand
-from bench.schema import GRID
-from bench.selection import parse_selection, select
-from minbert.assets import fetch_visibly
-from minbert.tasks import TaskData, find_task, load_task
+from bench.common.errors import InputError
+from bench.launch.checks import check_amp, check_model
+from bench.machine.conditions import Found
+from bench.plan import gridfile
+from bench.plan.cell import Cell
+from bench.plan.columns import GRID
+from bench.plan.models import Model, check_length, check_ranks, find_model
+from bench.plan.planning import Resolved, expand
+from bench.plan.selection import parse_selection, select
+from minbert.assets.embedded import fetch_visibly
+from minbert.data.tasks import TaskData, find_task, load_task
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
 SAME: Final = ("head", "optimizer", "schedule", "regression_loss")

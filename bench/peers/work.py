@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 import torch
 
-from bench.cell import Cell
 from bench.peers.names import DEFAULT, OURS, TRAINER
-from bench.probes.panel import choose
+from bench.plan.cell import Cell
 from bench.worker.compiling import buckets_of
+from bench.worker.probes.panel import choose
 from bench.worker.setup import Split
-from minbert.batches import SHUFFLED, Batch, Buckets, collate, plan_training, prepare_epoch
+from minbert.data.batches import SHUFFLED, Batch, Buckets, collate, plan_training, prepare_epoch
 
 _SHUFFLED: Final = (DEFAULT, TRAINER)
 

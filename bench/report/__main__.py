@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from bench.command import run_command, with_runs
+from bench.common.command import run_command, with_runs
 
 _EPILOG = """\b
 Examples:
@@ -38,8 +38,8 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json: bool) -> int:
-    from bench.predictions import first_of, kept_values
-    from bench.store import read_plan, read_rows
+    from bench.results.predictions import first_of, kept_values
+    from bench.results.store import read_plan, read_rows
 
     rows = [row for path in runs for row in read_rows(path)]
     planned = [row for path in runs for row in read_plan(path)]

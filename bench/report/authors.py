@@ -16,10 +16,10 @@ from statistics import fmean
 from typing import Final
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS
-from bench.groups import Group
-from bench.schema import MULTITASK
-from bench.setting import Setting
-from bench.verdicts import COSTS, column
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import COSTS, column
+from bench.plan.columns import MULTITASK
 
 Row = Mapping[str, float | str | None]
 

@@ -6,19 +6,19 @@ from typing import Any, Final
 import pandas as pd
 
 from adapters.names import ADAPTER_MODES
-from bench.groups import Group
+from bench.analysis.groups import Group
+from bench.analysis.verdicts import COSTS
 from bench.report.authors import Beside, beside, theirs_of
 from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, to_svg
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import fixed, times
-from bench.verdicts import COSTS
 
 _HEADING: Final = "Beside the authors' own figures"
 _ABOUT: Final = (
     "The authors of the paper published 220 rows of their own benchmark: bert-base-uncased on a "
-    "card, without AMP, an epoch's seconds and peak CUDA memory. What can be compared is what a "
+    "GPU, without AMP, an epoch's seconds and peak CUDA memory. What can be compared is what a "
     "mode and layer set costs relative to full fine-tuning in fp32 with the same batch size, and "
     "which layer set scores best. Absolute times, GiB and scores can't: model, data, machine and "
     "kind of memory differ. Theirs are means over all their ranks and learning rates, ours over "

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bench.budget import was_left_out
-from bench.groups import CHANGED, Group, about
-from bench.overhead import overhead_s
+from bench.analysis.groups import CHANGED, Group, about
+from bench.plan.budget import was_left_out
+from bench.plan.columns import BY_NAME, FLAGS, Row, Value, group_names
 from bench.report.findings import failures_heading, status_meaning
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, fixed, num, one_of, without_paths
-from bench.schema import BY_NAME, FLAGS, Row, Value, group_names
+from bench.results.overhead import overhead_s
 
 MOST_CELLS: Final = 3000
 """In a page: about 2 MB, which opens at once."""
@@ -56,16 +56,16 @@ _INPUTS: Final = _AXES | _SETTINGS | frozenset(group_names("identity"))
 def cells_table(found: Sequence[Group]) -> Table:
     """The cells of every group, of large groups and of many the first.
 
-    Columns of a card are left out where there was none, and unfreezing where nothing did.
+    Columns of a GPU are left out where there was none, and unfreezing where nothing did.
     """
     chosen: list[tuple[int, Row]] = []
     for number, group in enumerate(found, start=1):
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
-    thaws = any(row.get("unfreeze") not in (None, "all") for _, row in chosen)
+    unfreezes = any(row.get("unfreeze") not in (None, "all") for _, row in chosen)
     columns = _told_early(found)
     names = [
-        n for n in columns if n != "unfreeze" or thaws
+        n for n in columns if n != "unfreeze" or unfreezes
         if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies(r) for _, r in chosen)
     ]  # fmt: skip
     heads = [_head(name) for name in names]
@@ -168,9 +168,9 @@ def names(rows: Sequence[Row]) -> Callable[[Row], str]:
 
 def _name(row: Row) -> str:
     adapter = f" r{row.get('rank')} {row.get('layers')}" if row.get("rank") is not None else ""
-    thaw = " unfreezing" if row.get("unfreeze") not in (None, "all") else ""
+    unfreezing = " unfreezing" if row.get("unfreeze") not in (None, "all") else ""
     amp = "fp32" if row.get("amp") in ("off", None) else row.get("amp")
-    return f"{row.get('mode')}{adapter}{thaw} {amp}, seed {row.get('seed')}"
+    return f"{row.get('mode')}{adapter}{unfreezing} {amp}, seed {row.get('seed')}"
 
 
 def _status(row: Row) -> str:

@@ -6,14 +6,22 @@ from typing import Final
 
 import pandas as pd
 
-from bench.groups import CHANGED, Group, differing, group_key
+from bench.analysis.groups import CHANGED, Group, differing, group_key
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import (
+    COSTS,
+    OBJECTIVES,
+    Objective,
+    better_worse,
+    column,
+    compare,
+    neither_learned,
+)
 from bench.report import figures, text
 from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.setting import Setting
-from bench.stats import Interval
-from bench.verdicts import AIMS, COSTS, Aim, better_worse, column, compare, neither_learned
+from bench.stats.intervals import Interval
 
 _PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_steps"}
 """Those of them in which a grid's cells differ from one of them that is meant as usual."""
@@ -38,7 +46,7 @@ class Change:
     usual: str
     setting: Setting
     against: Setting
-    gaps: dict[Aim, Interval | None]
+    gaps: dict[Objective, Interval | None]
 
     @property
     def label(self) -> str:
@@ -128,8 +136,8 @@ def _unfreezing(base: Group) -> Iterator[Change]:
             yield Change(_UNFREEZING, value, usual, setting, against, gaps)
 
 
-def _gaps(base: Group, setting: Setting, against: Setting) -> dict[Aim, Interval | None]:
-    gaps = {aim: compare(base, aim, setting, against) for aim in AIMS}
+def _gaps(base: Group, setting: Setting, against: Setting) -> dict[Objective, Interval | None]:
+    gaps = {objective: compare(base, objective, setting, against) for objective in OBJECTIVES}
     return gaps | {"score": None} if neither_learned(setting, against) else gaps
 
 

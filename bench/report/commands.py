@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from bench import gridfile
-from bench.errors import InputError
-from bench.groups import Group
-from bench.plan import Resolved, expand
+from bench.analysis.groups import Group
+from bench.common.errors import InputError
+from bench.plan import gridfile
+from bench.plan.columns import GRID, SEARCHED, Row
+from bench.plan.planning import Resolved, expand
 from bench.report import selections
 from bench.report.selections import Point
 from bench.report.text import count
-from bench.schema import GRID, SEARCHED, Row
-from minbert.tasks import TASKS
+from minbert.data.tasks import TASKS
 
 _MOST_CELLS: Final = 100_000
 """Of a grid among which those of a group are looked for."""

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from bench.errors import DiskFullError, InputError
-from bench.files import NO_SPACE, write_atomically
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import NO_SPACE, write_atomically
 from bench.report.drawing import MARK
 
 FIGURES: Final = "figures"

@@ -5,15 +5,23 @@ from statistics import median
 
 import pandas as pd
 
-from bench.effects import Effects, effects
-from bench.groups import Group, differing
-from bench.overhead import times_of
+from bench.analysis.effects import Effects, effects
+from bench.analysis.groups import Group, differing
+from bench.analysis.setting import number
+from bench.analysis.verdicts import (
+    COSTS,
+    PAPER_MEMORY,
+    PAPER_TIMES,
+    Objective,
+    compare,
+    pareto,
+    rank_effect,
+)
+from bench.plan.columns import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
 from bench.report.provenance import elsewhere, repeats, spread_over
 from bench.report.text import BASE, count, counted, no_interval, num, one_of, signed, times
-from bench.schema import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
-from bench.setting import number
-from bench.verdicts import COSTS, PAPER_MEMORY, PAPER_TIMES, Aim, compare, pareto, rank_effect
-from minbert.tasks import TASKS
+from bench.results.overhead import times_of
+from minbert.data.tasks import TASKS
 
 _CLAIMED = (("lora", "all-lin-only"), ("lora", "all-lin"))
 """What the paper's claim is about: LoRA on all linear layers."""
@@ -36,9 +44,9 @@ def lead(group: Group) -> list[str]:
         f"{spread_over(group)}."
     )
     device = known(group, "device")
-    card = f" ({known(group, 'device_name')})" if device.startswith("cuda") else ""
+    gpu = f" ({known(group, 'device_name')})" if device.startswith("cuda") else ""
     second = (
-        f"Machine: {known(group, 'machine')}; device {device}{card}; "
+        f"Machine: {known(group, 'machine')}; device {device}{gpu}; "
         f"torch {known(group, 'torch_version')}, threads {known(group, 'threads')}."
     )
     task = TASKS.get(str(group.shared("task")))
@@ -184,7 +192,7 @@ def memory_note(group: Group) -> str:
     """What the headline of memory counts."""
     if group.memory_column == "peak_cuda_allocated_mib":
         return (
-            "Memory is the peak that torch's tensors had allocated on the card; what its allocator "
+            "Memory is the peak that torch's tensors had allocated on the GPU; what its allocator "
             "reserves and the driver takes comes on top."
         )
     found = [value for s in group.settings for value in s.by_run("imports_anon_mib").values()]
@@ -233,7 +241,7 @@ def amp_sentences(group: Group) -> tuple[str, list[str]]:
     return f"AMP by itself takes full fine-tuning to {' and '.join(heads)}", said
 
 
-def _claim(group: Group, cost: Aim, effects: Effects) -> str:
+def _claim(group: Group, cost: Objective, effects: Effects) -> str:
     """Whether the paper's claim is reached, as far as the intervals tell."""
     base = group.baseline
     pairs = [
@@ -252,7 +260,7 @@ def _claim(group: Group, cost: Aim, effects: Effects) -> str:
     alone = f" ({no_interval(*few, len(base.ok))})" if base and bare else ""
     if cost == "memory":
         rss = group.memory_column == "peak_rss_mib"
-        kind = " in RSS, which counts more than a card's memory does" if rss else ""
+        kind = " in RSS, which counts more than a GPU's memory does" if rss else ""
         return (
             " The paper's claim, half the CUDA memory, "
             f"{_reached(low, high, PAPER_MEMORY, bare)}{kind}{alone}."

@@ -5,13 +5,21 @@ from dataclasses import dataclass
 from math import exp, log
 from statistics import fmean
 
-from bench.groups import Group
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import (
+    COSTS,
+    OBJECTIVES,
+    Objective,
+    better_worse,
+    column,
+    compare,
+    neither_learned,
+)
 from bench.report import text
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.setting import Setting
-from bench.stats import Interval
-from bench.verdicts import AIMS, COSTS, Aim, better_worse, column, compare, neither_learned
+from bench.stats.intervals import Interval
 
 _MOST_ROWS = 200
 
@@ -26,7 +34,7 @@ class Pair:
 
     setting: Setting
     usual: Setting
-    gaps: dict[Aim, Interval | None]
+    gaps: dict[Objective, Interval | None]
 
     @property
     def change(self) -> str:
@@ -38,7 +46,7 @@ def pairs(group: Group) -> list[Pair]:
     """The settings of a group that are not held as usual, each with the one that is."""
     usual = {_without_frozen(setting): setting for setting in group.usual if setting.tells_frozen}
     return [
-        Pair(setting, other, {aim: _gap(group, aim, setting, other) for aim in AIMS})
+        Pair(setting, other, {each: _gap(group, each, setting, other) for each in OBJECTIVES})
         for setting in group.settings
         if setting.tells_frozen and setting.ok
         and (other := usual.get(_without_frozen(setting))) and other is not setting and other.ok
@@ -51,10 +59,10 @@ def _without_frozen(setting: Setting) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _gap(group: Group, aim: Aim, setting: Setting, other: Setting) -> Interval | None:
-    if aim == "score" and neither_learned(setting, other):
+def _gap(group: Group, objective: Objective, setting: Setting, other: Setting) -> Interval | None:
+    if objective == "score" and neither_learned(setting, other):
         return None
-    return compare(group, aim, setting, other)
+    return compare(group, objective, setting, other)
 
 
 def frozen_section(group: Group, prefix: str = "") -> list[Section]:
@@ -77,7 +85,7 @@ def frozen_section(group: Group, prefix: str = "") -> list[Section]:
     ]
 
 
-def _mean(found: Sequence[Pair], cost: Aim) -> float | None:
+def _mean(found: Sequence[Pair], cost: Objective) -> float | None:
     ratios = [gap.value for pair in found if (gap := pair.gaps[cost])]
     return exp(fmean(map(log, ratios))) if ratios else None
 
@@ -110,9 +118,9 @@ def _table(group: Group, found: Sequence[Pair]) -> Table:
     rows = []
     for pair in found[:_MOST_ROWS]:
         row = [pair.setting.plain_label, pair.change]
-        for aim in AIMS:
-            shape = text.signed if aim == "score" else text.times
-            gap = pair.gaps[aim]
+        for objective in OBJECTIVES:
+            shape = text.signed if objective == "score" else text.times
+            gap = pair.gaps[objective]
             row += [shape(gap.value), text.span(gap, shape) or DASH] if gap else [DASH, DASH]
         rows.append(row)
     caption = "Settings against the same with frozen weights held as usual."

@@ -92,4 +92,4 @@ def markdown(name: str, facts: Facts) -> str:
 
 def _templates(name: str, facts: Facts) -> tuple[str, str]:
     """The package of the templates, and their name."""
-    return (REPORT, "tables") if isinstance(facts, TableFacts) else (f"bench.{name}", name)
+    return (REPORT, "tables") if isinstance(facts, TableFacts) else (f"bench.studies.{name}", name)

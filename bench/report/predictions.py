@@ -5,13 +5,13 @@ from typing import Final
 
 import pandas as pd
 
-from bench.groups import Group
+from bench.analysis.groups import Group
+from bench.analysis.setting import number
+from bench.plan.columns import Row
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
 from bench.report.figures import _legend, _points
 from bench.report.sections import Section
 from bench.report.text import MEMORY, count, one_of
-from bench.schema import Row
-from bench.setting import number
 
 _CLOSE: Final = 0.1
 

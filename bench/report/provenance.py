@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from bench.errors import InputError
-from bench.groups import Group
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import column
+from bench.common.errors import InputError
+from bench.plan.columns import Row, Value
 from bench.report.text import count
-from bench.schema import Row, Value
-from bench.setting import Setting
-from bench.verdicts import column
 
 _UNKNOWN: Final = "a version not recorded"
 _MOST: Final = 6

@@ -6,14 +6,14 @@ from typing import Final
 
 import pandas as pd
 
-from bench.groups import Group, is_candidate, key_columns
-from bench.metrics import metric_of
+from bench.analysis.groups import Group, is_candidate, key_columns
+from bench.analysis.metrics import metric_of
+from bench.plan.columns import SEARCHED, Row, Value, cell_key, has_score, software_key, standing
 from bench.report import figures, text
 from bench.report.cells import why
 from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.schema import SEARCHED, Row, Value, cell_key, has_score, software_key, standing
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _KIND: Final = ("mode", "layers", "rank", "unfreeze")
@@ -133,8 +133,8 @@ def candidates(
 
 
 def _lent(here: Row, tries: Sequence[Row]) -> dict[Value, Row]:
-    """By cell_id the tries of other machines whose scores count here: as for `bench.store`, those
-    of the same software, where this machine has none."""
+    """By cell_id the tries of other machines whose scores count here: as for `bench.results.store`,
+    those of the same software, where this machine has none."""
     machine, scored = here["conditions_id"], list(filter(has_score, tries))
     own = {row["cell_id"] for row in scored if row["conditions_id"] == machine}
     return {
@@ -151,8 +151,8 @@ def _values(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
 
 def _kind(row: Row) -> str:
     adapter = f" rank {row['rank']} on {row['layers']}" if row["rank"] is not None else ""
-    thaw = ", unfreezing" if row.get("unfreeze") not in (None, "all") else ""
-    return f"{row['mode']}{adapter}{thaw}"
+    unfreezing = ", unfreezing" if row.get("unfreeze") not in (None, "all") else ""
+    return f"{row['mode']}{adapter}{unfreezing}"
 
 
 def _at_an_edge(part: pd.DataFrame) -> bool:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.groups import Group, group_key, groups
+from bench.analysis.groups import Group, group_key, groups
+from bench.plan.columns import COLUMNS, Row, latest
 from bench.report import cells, findings, provenance, tables, text, winners
 from bench.report.authors_sections import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
@@ -28,8 +29,7 @@ from bench.report.rates import rates_section
 from bench.report.sections import Card, Section, cards, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
-from bench.schema import COLUMNS, Row, latest
-from bench.setting import ValuesOf, no_values
+from bench.results.outcomes import ValuesOf, no_values
 
 _DRAWN: Final = 3
 """Groups after the first that get a picture; the others have their table."""
@@ -74,7 +74,7 @@ def render(
         planned: axes, settings and ids of cells that were to run; those without a row are shown
             as not run, and their group comes first.
         sources: the files that the rows came from, as a command line would name them.
-        values_of: the kept predictions of a row, as `bench.predictions` has them.
+        values_of: the kept predictions of a row, as `bench.results.predictions` has them.
         code_version: the one whose rows alone are shown; None: those of all.
 
     Raises:

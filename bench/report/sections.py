@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import pandas as pd
 
 from adapters.names import LAYER_SETS
-from bench.groups import Group
+from bench.analysis.groups import Group
+from bench.analysis.verdicts import COSTS, OBJECTIVES, verdict
 from bench.report import figures, findings, provenance, tables, text, winners
 from bench.report.drawing import Drawing
 from bench.report.tables import Table
-from bench.verdicts import AIMS, COSTS, verdict
 
 
 @dataclass(frozen=True)
 class Card:
-    """What wins on one aim: its name, the number alone, the setting, and the sentence."""
+    """What wins on one objective: its name, the number alone, the setting, and the sentence."""
 
     title: str
     big: str
@@ -42,16 +42,16 @@ class Section:
 def cards(group: Group) -> list[Card]:
     """The winners on memory, time and score."""
     found = []
-    for aim in COSTS if group.has_quality and not group.learned else AIMS:
-        name = winners.card_title(aim, group.metric)
-        best = verdict(group, aim)
+    for objective in COSTS if group.has_quality and not group.learned else OBJECTIVES:
+        name = winners.card_title(objective, group.metric)
+        best = verdict(group, objective)
         if best is None:
-            found.append(Card(name, "–", "", "", winners.no_verdict(group, aim)))
+            found.append(Card(name, "–", "", "", winners.no_verdict(group, objective)))
             continue
-        unit = group.metric if aim == "score" else text.x_label(group, aim)
-        if aim != "score" and best.against is not None:
+        unit = group.metric if objective == "score" else text.x_label(group, objective)
+        if objective != "score" and best.against is not None:
             unit = "of full fine-tuning in fp32"
-        said = winners.sentence(group, best) + winners.adapter_winner(group, aim, best)
+        said = winners.sentence(group, best) + winners.adapter_winner(group, objective, best)
         said = said[:1].upper() + said[1:]
         found.append(Card(name, winners.big(best), unit, best.winner.label, said))
     return found

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from bench.cell import Cell
-from bench.schema import Row, Value, format_value
-from bench.selection import AXES
+from bench.plan.cell import Cell
+from bench.plan.columns import Row, Value, format_value
+from bench.plan.selection import AXES
 
 Point = tuple[str | None, ...]
 """What `--select` can say of a cell: the text of each of its `AXES`; None: not there."""
@@ -80,6 +80,6 @@ def named(one: Point) -> str:
 
 
 def _rate(row: Mapping[str, Value]) -> str | None:
-    """As `bench.selection.select` takes it: of the head alone, its own."""
+    """As `bench.plan.selection.select` takes it: of the head alone, its own."""
     name = "learning_rate_head" if row.get("mode") == "head" else "learning_rate"
     return format_value(row.get(name)) or None

@@ -7,12 +7,12 @@ from typing import Final
 
 import pandas as pd
 
-from bench.effects import amp_ratios, effects
-from bench.groups import Group, about
+from bench.analysis.effects import amp_ratios, effects
+from bench.analysis.groups import Group, about
+from bench.analysis.setting import Setting, number
+from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
+from bench.plan.columns import BY_NAME, group_names
 from bench.report.text import MEMORY, TIME, fixed, num, signed, span, times
-from bench.schema import BY_NAME, group_names
-from bench.setting import Setting, number
-from bench.verdicts import AIMS, COSTS, Aim, column, compare, pareto
 
 DASH: Final = "–"
 MOST_DRAWN: Final = 400
@@ -52,16 +52,20 @@ class Table:
 
 def kind(setting: Setting) -> str:
     """A setting's mode and layer set, and whether it unfreezes, without rank and AMP."""
-    thaw = " unfreezing" if setting.unfreezes else ""
-    return f"{setting.mode} {setting.layers}{thaw}" if setting.layers else f"{setting.mode}{thaw}"
+    unfreezing = " unfreezing" if setting.unfreezes else ""
+    return (
+        f"{setting.mode} {setting.layers}{unfreezing}"
+        if setting.layers
+        else f"{setting.mode}{unfreezing}"
+    )
 
 
 def line(setting: Setting) -> str:
     """What settings share that differ in layer set and rate alone."""
     rank = "" if setting.rank is None else f" r{setting.rank}"
-    thaw = " unfreezing" if setting.unfreezes else ""
+    unfreezing = " unfreezing" if setting.unfreezes else ""
     amp = "" if setting.amp == "off" else f" {setting.amp}"
-    return f"{setting.mode}{rank}{thaw}{amp}"
+    return f"{setting.mode}{rank}{unfreezing}{amp}"
 
 
 def drawn(group: Group) -> Sequence[Setting]:
@@ -75,7 +79,7 @@ def drawn(group: Group) -> Sequence[Setting]:
     return [setting for setting in group.settings if id(setting) in wanted]
 
 
-def places(group: Group) -> dict[Aim, dict[int, int]]:
+def places(group: Group) -> dict[Objective, dict[int, int]]:
     """For each cost the numbers of the settings on its Pareto front, by their id."""
     return {
         cost: {id(setting): i for i, setting in enumerate(pareto(group, cost), start=1)}
@@ -90,7 +94,9 @@ def frame(group: Group) -> pd.DataFrame:
     usual = set(map(id, group.usual))
     records = []
     for setting in drawn(group):
-        memory, time, score = (setting.estimate(column(group, aim)) for aim in AIMS)
+        memory, time, score = (
+            setting.estimate(column(group, objective)) for objective in OBJECTIVES
+        )
         ends = (score.ends() if score else None) or (None, None)
         records.append({
             "label": setting.label, "kind": kind(setting), "line": line(setting),
@@ -112,7 +118,7 @@ def frame(group: Group) -> pd.DataFrame:
     return found.assign(best=place == 1)
 
 
-def amp_frame(group: Group, cost: Aim) -> pd.DataFrame:
+def amp_frame(group: Group, cost: Objective) -> pd.DataFrame:
     """A row for each setting that ran with AMP: its cost against the same without, by rank."""
     found = amp_ratios(group, cost)[:MOST_DRAWN]
     ranks = sorted({setting.rank or 0 for setting, _ in found if setting.rank})
@@ -202,11 +208,11 @@ def settings_table(group: Group) -> Table:
         Head("ok", "ok", "runs that ended ok, of those that ran or are planned"),
         *_figure_heads(group),
     ]
-    thaws = any(setting.unfreezes for setting in group.settings)
+    unfreezes = any(setting.unfreezes for setting in group.settings)
     rates = any(setting.tells_rate for setting in group.settings)
     frozen = any(setting.tells_frozen for setting in group.settings)
     further = [Head("frozen_dtype", "frozen", about("frozen_dtype"))] if frozen else []
-    further += [Head("unfreeze", "unfreezing", about("unfreeze"))] if thaws else []
+    further += [Head("unfreeze", "unfreezing", about("unfreeze"))] if unfreezes else []
     further += [Head("rate", "rate", about("learning_rate"), True)] if rates else []
     heads[4:4] = further
     rows = []
@@ -215,7 +221,7 @@ def settings_table(group: Group) -> Table:
         row = [setting.mode, rank, setting.layers or DASH, setting.amp]
         if frozen:
             row.append(setting.frozen or DASH)
-        if thaws:
+        if unfreezes:
             row.append(setting.unfreeze or DASH)
         if rates:
             row.append(f"{setting.rate:g}" if setting.rate is not None else DASH)

@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final
 
-from bench.groups import Group
-from bench.metrics import metric_of
-from bench.schema import Row
-from bench.stats import Interval
-from bench.verdicts import Aim, column
+from bench.analysis.groups import Group
+from bench.analysis.metrics import metric_of
+from bench.analysis.verdicts import Objective, column
+from bench.plan.columns import Row
+from bench.stats.intervals import Interval
 
 MEMORY: Final = {
     "peak_cuda_allocated_mib": "peak CUDA memory allocated, MiB",
@@ -101,7 +101,7 @@ def y_label(group: Group) -> str:
     return dev_label(group.metric)
 
 
-def x_label(group: Group, cost: Aim) -> str:
+def x_label(group: Group, cost: Objective) -> str:
     """A cost as a figure's axis names it."""
     names = MEMORY if cost == "memory" else TIME
     return names[column(group, cost)]

@@ -3,13 +3,12 @@
 from statistics import median
 from typing import Final
 
-from bench.groups import Group
-from bench.metrics import metric_of
-from bench.report.text import BASE, count, fixed, no_interval, num, signed, span, times, x_label
-from bench.setting import Setting
-from bench.verdicts import (
-    AIMS,
-    Aim,
+from bench.analysis.groups import Group
+from bench.analysis.metrics import metric_of
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import (
+    OBJECTIVES,
+    Objective,
     Verdict,
     column,
     compare,
@@ -18,6 +17,7 @@ from bench.verdicts import (
     score_spread,
     verdict,
 )
+from bench.report.text import BASE, count, fixed, no_interval, num, signed, span, times, x_label
 
 
 def sentence(group: Group, found: Verdict) -> str:
@@ -28,11 +28,11 @@ def sentence(group: Group, found: Verdict) -> str:
 
 def _value(group: Group, found: Verdict) -> str:
     value = found.value
-    if found.aim == "score":
+    if found.objective == "score":
         ends = f" (95% interval {span(value)})" if value.ends() else ""
         return f"scores {fixed(value.value)} {group.metric}{ends} on dev"
-    unit = x_label(group, found.aim)
-    verb = "peaks at" if found.aim == "memory" else "takes"
+    unit = x_label(group, found.objective)
+    verb = "peaks at" if found.objective == "memory" else "takes"
     name, _, _ = unit.partition(", MiB")
     said = f"{num(value.value)} MiB ({name})" if "MiB" in unit else f"{num(value.value)} {unit}"
     return f"{verb} {said}"
@@ -44,18 +44,18 @@ def _against(group: Group, found: Verdict) -> str:
         return f"; {BASE} was not measured beside it, so there is no ratio."
     if base is found.winner:
         return f", and that is {BASE} itself."
-    versus, own = found.against, base.estimate(column(group, found.aim))
+    versus, own = found.against, base.estimate(column(group, found.objective))
     if versus is None or own is None:
         return f"; {BASE} has no figure to compare with."
-    if found.aim == "score":
+    if found.objective == "score":
         said = f", {signed(versus.value)} against {BASE} ({fixed(own.value)}"
         ends = f"; 95% interval of the difference {span(versus, signed)})"
     else:
-        unit = "MiB" if found.aim == "memory" else "ms"
+        unit = "MiB" if found.objective == "memory" else "ms"
         said = f", {times(versus.value)}× {BASE} ({num(own.value)} {unit}"
         ends = f"; 95% interval of the ratio {span(versus, times)})"
     if versus.ends() is None:
-        of_score, both = found.aim == "score", (found.winner, base)
+        of_score, both = found.objective == "score", (found.winner, base)
         ends = f"; {no_interval(*(len(s.scored if of_score else s.ok) for s in both))})"
     said += ends
     return said + ("." if found.proven is not False else ". The difference is not proven.")
@@ -65,7 +65,7 @@ def _company(found: Verdict) -> str:
     if not found.tied:
         return ""
     said = f" {count(found.tied, 'other setting')} can't be told from it"
-    if found.aim == "score" and found.of > 2:
+    if found.objective == "score" and found.of > 2:
         return f"{said}; as the best of {found.of} it owes some of its lead to luck."
     return said + "."
 
@@ -78,19 +78,19 @@ def _doubts(setting: Setting) -> str:
 _NAMED: Final = 4
 """Settings that a sentence names; of more it gives the number."""
 
-_NAMES: Final[dict[Aim, str]] = {"memory": "Least memory", "time": "Least time"}
+_NAMES: Final[dict[Objective, str]] = {"memory": "Least memory", "time": "Least time"}
 
 
-def card_title(aim: Aim, metric: str) -> str:
-    """What an aim's winner wins."""
-    if aim != "score":
-        return _NAMES[aim]
+def card_title(objective: Objective, metric: str) -> str:
+    """What an objective's winner wins."""
+    if objective != "score":
+        return _NAMES[objective]
     return f"Best {metric_of(metric).short}"
 
 
 def big(found: Verdict) -> str:
     """A verdict's number alone."""
-    if found.aim == "score":
+    if found.objective == "score":
         return fixed(found.value.value)
     return f"{found.against.value:.2f}×" if found.against else num(found.value.value)
 
@@ -98,21 +98,23 @@ def big(found: Verdict) -> str:
 def winners_heading(group: Group) -> str:
     """Who wins what, in a heading: costs alone where scores can't be weighed against them."""
     found: dict[str, list[str]] = {}
-    for aim in AIMS:
-        best = verdict(group, aim)
+    for objective in OBJECTIVES:
+        best = verdict(group, objective)
         if best is not None:
-            found.setdefault(best.winner.label, []).append(card_title(aim, group.metric).lower())
+            found.setdefault(best.winner.label, []).append(
+                card_title(objective, group.metric).lower()
+            )
     said = "; ".join(f"{' and '.join(won)}: {label}" for label, won in found.items())
     if said and group.has_quality and not group.learned:
         return f"Costs alone: {said}"
     return said[:1].upper() + said[1:] or "Nothing wins"
 
 
-def no_verdict(group: Group, aim: Aim) -> str:
-    """Why an aim has no winner."""
+def no_verdict(group: Group, objective: Objective) -> str:
+    """Why an objective has no winner."""
     if not group.ok:
         return "No cell ended ok."
-    if aim == "score" and group.shared("init") != "pretrained":
+    if objective == "score" and group.shared("init") != "pretrained":
         return "Not measured: the weights are random, so only memory and time mean something."
     return "Not measured."
 
@@ -139,11 +141,11 @@ def left_out(group: Group) -> list[str]:
     ]
 
 
-def adapter_winner(group: Group, aim: Aim, found: Verdict) -> str:
+def adapter_winner(group: Group, objective: Objective, found: Verdict) -> str:
     """The best setting that trains more than the head, where the head alone wins."""
     if found.winner.mode != "head":
         return ""
-    other = verdict(group, aim, among=lambda setting: setting.mode != "head")
+    other = verdict(group, objective, among=lambda setting: setting.mode != "head")
     if other is None:
         return ""
     return f" Of those that train the encoder, {other.winner.label} {sentence(group, other)}"

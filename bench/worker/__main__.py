@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from bench.command import run_command
-from bench.files import write_atomically
-from bench.protocol import DEVICE_FAILED, RESULT, SAVE_S
-from bench.schema import SCHEMA, Row
+from bench.common.command import run_command
+from bench.common.files import write_atomically
+from bench.plan.columns import SCHEMA, Row
+from bench.results.protocol import DEVICE_FAILED, RESULT, SAVE_S
 from bench.worker import lifeline
 from bench.worker.imports import import_all
 
@@ -50,7 +50,7 @@ def main(folder: Path) -> int:
     lifeline.attach()
     import_all()  # after the lifeline: importing torch takes seconds in which the parent may die
 
-    from bench.job import Job
+    from bench.plan.job import Job
     from bench.worker.failures import is_of_device, is_out_of_memory
     from bench.worker.kinds import run_of
     from bench.worker.progress import Progress

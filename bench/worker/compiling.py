@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from bench.cell import Cell
+from bench.plan.cell import Cell
 from bench.worker.setup import Split
-from minbert.batches import Buckets, plan_training
-from minbert.compiled import CompiledModel, compile_model
-from minbert.model import BertClassifier
+from minbert.data.batches import Buckets, plan_training
+from minbert.model.classifier import BertClassifier
+from minbert.training.compiled import CompiledModel, compile_model
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Environment: where torch's compiler, and triton, keep what they have compiled."""

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from bench.job import Job
+from bench.plan.job import Job
 from bench.worker.multitask import MultitaskRun
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from bench.worker.single import SingleRun
-from minbert.tasks import find_task
+from minbert.data.tasks import find_task
 
 
 def run_of(job: Job, folder: Path, progress: Progress) -> CellRun[Any]:

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Final
 
-from bench.protocol import PARENT_PID
+from bench.results.protocol import PARENT_PID
 
 _PR_SET_PDEATHSIG: Final = 1
 

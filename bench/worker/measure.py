@@ -7,15 +7,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bench.probes import panel
-from bench.probes.gpu import Gpu
-from bench.probes.machine import MachineWatch
-from bench.probes.memory import SavedTensors
-from bench.probes.panel import B
-from bench.schema import Row
+from bench.plan.columns import Row
 from bench.worker.failures import is_out_of_memory
+from bench.worker.probes import panel
+from bench.worker.probes.gpu import Gpu
+from bench.worker.probes.machine import MachineWatch
+from bench.worker.probes.memory import SavedTensors
+from bench.worker.probes.panel import B
 from bench.worker.record import write_machine, write_panel
-from minbert.training import Trainer, autocast
+from minbert.training.trainer import Trainer, autocast
 
 PANEL_SHARE: Final = 0.15
 """Of the training's time: what the panel may take beyond the passes that it needs at least."""

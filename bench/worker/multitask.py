@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.job import Job
-from bench.overall import overall
-from bench.parts import from_text
-from bench.probes.panel import choose
-from bench.schema import PART_SCORES, Row
-from bench.tokens import cut_columns
+from bench.data.tokens import cut_columns
+from bench.plan.columns import PART_SCORES, Row
+from bench.plan.job import Job
+from bench.plan.parts import from_text
+from bench.results.overall import overall
 from bench.worker.parts import (
     Texts,
     build_multitask,
@@ -24,16 +23,17 @@ from bench.worker.parts import (
     metric_of,
     part_without_held_out,
 )
+from bench.worker.probes.panel import choose
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch
 from bench.worker.run import CellRun, Outputs
 from bench.worker.setup import trained_groups
-from minbert.evaluation import predict_by
+from minbert.data.metrics import score
 from minbert.files import WEIGHTS
-from minbert.losses import PEARSON, mean_loss
-from minbert.multitask import MultitaskModel, PairBatch, collate_texts, plan_tasks
-from minbert.scores import score
-from minbert.training import Group, Trainer
+from minbert.training.evaluation import predict_by
+from minbert.training.losses import PEARSON, mean_loss
+from minbert.training.multitask import MultitaskModel, PairBatch, collate_texts, plan_tasks
+from minbert.training.trainer import Group, Trainer
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import tokens
-from bench.job import Job
-from bench.parts import SINGLE
+from bench.data import tokens
+from bench.plan.job import Job
+from bench.plan.parts import SINGLE
 from bench.worker.setup import Split, check_planned, config_of, make_ready, splits
-from minbert.checkpoint import load_encoder
-from minbert.encoded import Encoded, in_one
-from minbert.losses import BINARY, loss_name
-from minbert.model import draw
-from minbert.multitask import Aim, MultitaskModel, lengths_of
-from minbert.tasks import Task, find_task, load_data, pieces_of
+from minbert.data.encoded import Encoded, in_one
+from minbert.data.tasks import Task, find_task, load_data, pieces_of
+from minbert.model.checkpoint import load_encoder
+from minbert.model.classifier import draw
+from minbert.training.losses import BINARY, loss_name
+from minbert.training.multitask import Aim, MultitaskModel, lengths_of
 
 _TWO: Final = 2
 """Classes of which one logit tells."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from bench.protocol import PROGRESS_FD
+from bench.results.protocol import PROGRESS_FD
 
 INTERVAL_S: Final = 0.5
 """Between two messages about steps."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.probes.panel import Panel
-from bench.probes.phases import Phases
-from bench.probes.steps import Step
-from bench.protocol import EPOCHS, MACHINE, PANEL, PHASES, STEPS
+from bench.results.protocol import EPOCHS, MACHINE, PANEL, PHASES, STEPS
+from bench.worker.probes.panel import Panel
+from bench.worker.probes.phases import Phases
+from bench.worker.probes.steps import Step
 
 
 @dataclass

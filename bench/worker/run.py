@@ -20,26 +20,26 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from bench.job import Job
-from bench.probes.energy import energy
-from bench.probes.gpu import Gpu
-from bench.probes.machine import MachineWatch
-from bench.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
-from bench.probes.panel import B
-from bench.probes.phases import Phases
-from bench.probes.steps import StepClock
-from bench.protocol import LAUNCHED_AT, PREDICTIONS
-from bench.schema import FP32, Row
-from bench.steptimes import STEPS_ENOUGH
+from bench.plan.columns import FP32, Row
+from bench.plan.job import Job
+from bench.results.protocol import LAUNCHED_AT, PREDICTIONS
+from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.hostcopies import HostCopies
 from bench.worker.measure import measure_activations, measure_panel
+from bench.worker.probes.energy import energy
+from bench.worker.probes.gpu import Gpu
+from bench.worker.probes.machine import MachineWatch
+from bench.worker.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
+from bench.worker.probes.panel import B
+from bench.worker.probes.phases import Phases
+from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
-from bench.worker.setup import thawing
+from bench.worker.setup import unfreezing
 from bench.worker.validity import Movement
+from minbert.data.tasks import find_task
 from minbert.errors import InputError
-from minbert.tasks import find_task
-from minbert.training import Group, Trainer, schedule_of
+from minbert.training.trainer import Group, Trainer, schedule_of
 
 Outputs = Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]
 """By part of the task, "" where it has none, logits [N, C] and targets [N]."""
@@ -158,7 +158,7 @@ class CellRun(ABC, Generic[B]):
         """What would train and never had the chance: in each epoch it was frozen, or not used."""
         each = []
         for epoch in range(len(self.record.epochs)):
-            frozen = set() if self.thaws is None else self.thaws.frozen(epoch)
+            frozen = set() if self.unfreezing is None else self.unfreezing.frozen(epoch)
             each.append(frozen | self._unused(epoch))
         return set.intersection(*each)
 
@@ -193,7 +193,7 @@ class CellRun(ABC, Generic[B]):
             if not self.cell.is_compiled:  # compiled code does not say what it keeps
                 self.record.columns |= measure_activations(trainer, lambda: self._forward(largest))
             # steps of training that unfreezes are of several kinds: the last of them is timed
-            if len(self.record.losses) >= STEPS_ENOUGH and self.thaws is None:
+            if len(self.record.losses) >= STEPS_ENOUGH and self.unfreezing is None:
                 self.record.flags += self.machine.doubts
                 write_machine(self.folder, self.machine.report)
             else:
@@ -224,14 +224,14 @@ class CellRun(ABC, Generic[B]):
                 parameter.data = before[name].data
 
     def memory(self) -> Row:
-        """Peaks so far, of the process and on the card."""
+        """Peaks so far, of the process and on the GPU."""
         peak = self.phases.peak
-        card = self.gpu.memory if self.gpu is not None else {}
+        on_gpu = self.gpu.memory if self.gpu is not None else {}
         return {
             "peak_rss_mib": peak.rss_mib,
             "peak_anon_mib": peak.anon_mib,
             **cuda_peaks_mib(self.device, graphs=self.cell.is_compiled),
-            **card,
+            **on_gpu,
         }
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
@@ -257,7 +257,7 @@ class CellRun(ABC, Generic[B]):
             optimizer=cell.optimizer,
             forward=self.compiled,
         )
-        self.thaws = thawing(self.model, cell)
+        self.unfreezing = unfreezing(self.model, cell)
         record.columns |= {
             "params_total": sum(p.numel() for p in self.model.parameters()),
             "params_trainable": sum(p.numel() for p in trainer.parameters),
@@ -265,8 +265,8 @@ class CellRun(ABC, Generic[B]):
         torch.manual_seed(cell.seed)
         start_cuda_peaks(self.device)
         for epoch in range(cell.epochs):
-            if self.thaws is not None:
-                self.thaws.begin(epoch)
+            if self.unfreezing is not None:
+                self.unfreezing.begin(epoch)
             with self._phase("train"), self.machine, energy(self.gpu) as drawn:
                 batches = islice(self._batches(epoch), total - len(record.losses))
                 loss, fitted = self._train_epoch(trainer, batches, total)
@@ -298,7 +298,7 @@ class CellRun(ABC, Generic[B]):
             record.losses.append(self.losses_kept.keep(loss))
             of_part = outputs.setdefault(self._part(batch), [])
             of_part.append((outputs_kept.keep(logits), outputs_kept.keep(batch.labels)))
-            if len(of_part) == 1 and (not begun or self.thaws is not None):
+            if len(of_part) == 1 and (not begun or self.unfreezing is not None):
                 self._take_owned(trainer)
             self.progress.step(len(record.losses), total, self._last_loss)
             self.machine.look()

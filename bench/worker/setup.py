@@ -11,19 +11,19 @@ from torch import nn
 
 from adapters.dora import DoraLinear
 from adapters.injection import decays, hold_frozen, inject, parameter_groups
-from bench import tokens
-from bench.cell import Cell
-from bench.job import Job
-from bench.schema import CANDIDATE
-from minbert.checkpoint import load_encoder
-from minbert.config import GEOMETRIES, BertConfig
-from minbert.encoded import Encoded
+from bench.data import tokens
+from bench.plan.cell import Cell
+from bench.plan.columns import CANDIDATE
+from bench.plan.job import Job
+from minbert.data.encoded import Encoded
+from minbert.data.metrics import constant
+from minbert.data.tasks import Data, TaskData, find_task, for_search, load_task
 from minbert.errors import InputError
-from minbert.model import BertClassifier, initialise
-from minbert.scores import constant
-from minbert.tasks import Data, TaskData, find_task, for_search, load_task
-from minbert.thawing import ITERATIVE, Thawing
-from minbert.training import HALF, Group
+from minbert.model.checkpoint import load_encoder
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.training.trainer import HALF, Group
+from minbert.training.unfreezing import ITERATIVE, GradualUnfreezing
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -136,11 +136,11 @@ def make_ready(model: M, job: Job, new_pooler: bool) -> M:
     return model.to(torch.device(job.device))
 
 
-def thawing(model: nn.Module, cell: Cell) -> Thawing | None:
+def unfreezing(model: nn.Module, cell: Cell) -> GradualUnfreezing | None:
     """What unfreezes the model epoch by epoch; None where all trains from the first."""
     if cell.unfreeze != ITERATIVE:
         return None
-    return Thawing(model, always=frozenset(parameter_groups(model)["head"]))
+    return GradualUnfreezing(model, always=frozenset(parameter_groups(model)["head"]))
 
 
 def trained_groups(model: nn.Module, cell: Cell, weight_decay: float | None = None) -> list[Group]:

@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.job import Job
-from bench.probes.panel import choose
-from bench.schema import Row
-from bench.tokens import cut_columns
+from bench.data.tokens import cut_columns
+from bench.plan.columns import Row
+from bench.plan.job import Job
 from bench.worker.compiling import buckets_of, compile_for, empty_cache
+from bench.worker.probes.panel import choose
 from bench.worker.record import Epoch
 from bench.worker.run import CellRun, Outputs
 from bench.worker.setup import Split, build_model, examples, trained_groups, without_held_out
-from minbert.batches import Batch, collate, plan_training, prepare_epoch
-from minbert.evaluation import predict
-from minbert.losses import PEARSON, loss_name, mean_loss
-from minbert.model import BertClassifier
-from minbert.scores import score
-from minbert.training import Group, Trainer
+from minbert.data.batches import Batch, collate, plan_training, prepare_epoch
+from minbert.data.metrics import score
+from minbert.model.classifier import BertClassifier
+from minbert.training.evaluation import predict
+from minbert.training.losses import PEARSON, loss_name, mean_loss
+from minbert.training.trainer import Group, Trainer
 
 
 class SingleRun(CellRun[Batch]):
@@ -141,6 +141,6 @@ class SingleRun(CellRun[Batch]):
             notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self._notes()}
             save_adapter(self.model, self.folder / "adapter", self.cell.model, notes)
         else:
-            from minbert.checkpoint import save_checkpoint
+            from minbert.model.checkpoint import save_checkpoint
 
             save_checkpoint(self.model, self.folder / "checkpoint", Path(self.job.tokenizer))

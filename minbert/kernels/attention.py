@@ -22,7 +22,7 @@ def attention(
     """softmax(q kᵀ / √D) v of every head, side by side, [B, S, H], or [B, 1, H].
 
     On a CPU it is spelled out, as torch's kernel there is slow with dropout and in half precision;
-    without a gradient in fp32, on a card, and in code that is compiled, torch's kernel does it.
+    without a gradient in fp32, on a GPU, and in code that is compiled, torch's kernel does it.
 
     Args:
         qkv: queries, keys and values side by side, [B, S, 3 H].

@@ -25,7 +25,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x to y; `activation` is one of `minbert.config.ACTIVATIONS`."""
+        """Map x to y; `activation` is one of `minbert.model.config.ACTIVATIONS`."""
         if is_spelled_out():
             return F.linear(x if activation is None else activate(activation, x), *self._both())
         y: Tensor = _Product.apply(x, *self._both(), activation, product_dtype(x))  # type: ignore[no-untyped-call]

@@ -75,7 +75,7 @@ class _AddAndNormalise(torch.autograd.Function):
 def _type_of_sum(x: Tensor, weight: Tensor, dtype: torch.dtype) -> torch.dtype:
     """The type that x + y is formed and normalised in, where the result has `dtype`.
 
-    On a CPU torch normalises half precision with weights in fp32. On a card input and weights have
+    On a CPU torch normalises half precision with weights in fp32. On a GPU input and weights have
     to be of one type.
     """
     return dtype if on_cpu(x) else weight.dtype

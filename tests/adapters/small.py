@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from adapters.injection import inject
 from adapters.layer import AdaptedLinear
-from minbert.config import BertConfig
-from minbert.model import BertClassifier, initialise
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
 from tests.components import need
 
 HIDDEN, INTERMEDIATE, LAYERS, CLASSES = 32, 48, 2, 3

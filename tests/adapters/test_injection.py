@@ -11,8 +11,8 @@ from adapters.errors import InputError
 from adapters.injection import decays, inject, inject_parts, parameter_groups
 from adapters.layer import Part
 from adapters.names import LAYER_SETS
-from minbert.model import draw
-from minbert.multitask import Aim, MultitaskModel
+from minbert.model.classifier import draw
+from minbert.training.multitask import Aim, MultitaskModel
 from tests.adapters.small import (
     ADAPTED,
     HIDDEN,

@@ -20,7 +20,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Both forms of the product, whatever the number of tokens; in half precision there is one."""
     found: str = request.param
     for kind in (LoraLinear, DoraLinear):
-        monkeypatch.setattr(kind, "takes_branch", lambda self, tokens: found == "branch")
+        monkeypatch.setattr(kind, "uses_side_branch", lambda self, tokens: found == "branch")
     return found
 
 
@@ -256,7 +256,7 @@ def test_the_form_with_fewer_operations_is_taken(
     monkeypatch.undo()
     names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
     layer = kind(nn.Linear(384, wide), names)
-    taken = [layer.takes_branch(tokens) for tokens in range(1, 1000, 7)]
+    taken = [layer.uses_side_branch(tokens) for tokens in range(1, 1000, 7)]
     assert taken == [counts(kind, tokens, rank, parts, wide) for tokens in range(1, 1000, 7)]
     assert taken[-1] is False
 
@@ -370,7 +370,7 @@ def test_trap_08_the_weight_is_built_in_fp32(
     if form == "merged":
         assert torch.equal(used[0].weight, used[1].weight)
     if kind is DoraLinear:
-        assert used[1].ratios.dtype == used[1].norms.dtype == torch.float32
+        assert used[1].magnitude_over_norm.dtype == used[1].norms.dtype == torch.float32
 
 
 @BOTH

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.schema import BY_NAME, COLUMNS, VALUES, Column, Value
+from bench.plan.columns import BY_NAME, COLUMNS, VALUES, Column, Value
 
 ROOT = Path(__file__).parents[2]
 

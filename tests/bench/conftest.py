@@ -24,7 +24,7 @@ def tiny_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def deep_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of four layers, of which each epoch of gradual unfreezing thaws one."""
+    """The same of four layers, of which each epoch of gradual gradual unfreezing adds one."""
     return narrow(4, tmp_path_factory.mktemp("checkpoints") / "deep", minilm)
 
 
@@ -34,9 +34,9 @@ def narrow(layers: int, folder: Path, vocabulary: Path, spread: float = 0.02) ->
     Args:
         spread: of the weights; with a large one what the model says of texts differs.
     """
-    from minbert.checkpoint import save_checkpoint
-    from minbert.config import GEOMETRIES
-    from minbert.model import BertClassifier, initialise
+    from minbert.model.checkpoint import save_checkpoint
+    from minbert.model.classifier import BertClassifier, initialise
+    from minbert.model.config import GEOMETRIES
 
     config = replace(
         GEOMETRIES["bert-tiny"],

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench.cell import Cell
-from bench.ensemble.__main__ import command
-from bench.errors import InputError
-from bench.parts import to_text
-from bench.rowfile import encode, record
-from bench.schema import MULTITASK, NAMES, OVERALL, PART_SCORES, Row, row_key
-from bench.store import cell_folder
-from minbert.tasks import find_task
+from bench.common.errors import InputError
+from bench.plan.cell import Cell
+from bench.plan.columns import MULTITASK, NAMES, OVERALL, PART_SCORES, Row, row_key
+from bench.plan.parts import to_text
+from bench.results.rowfile import encode, record
+from bench.results.store import cell_folder
+from bench.studies.ensemble.__main__ import command
+from minbert.data.tasks import find_task
 from tests.bench.synthetic_rows import cell, result_row
 
 PARTS = tuple(PART_SCORES)

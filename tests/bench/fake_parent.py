@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.runner import Signals, run_worker
+from bench.launch.runner import Signals, run_worker
 
 WORKER = Path(__file__).with_name("fake_worker.py")
 

@@ -69,9 +69,9 @@ class Everything:
 
     @staticmethod
     def of(request: dict[str, Any]) -> list[Any]:
-        from bench.job import Job
         from bench.peers.limit import required, shapes, work_of
-        from minbert.config import BertConfig
+        from bench.plan.job import Job
+        from minbert.model.config import BertConfig
 
         job = Job.read(Path(request["cells"][0]))
         config = BertConfig.from_folder(Path(str(job.checkpoint)))

@@ -9,10 +9,10 @@ from io import StringIO
 from pathlib import Path
 from unittest import mock
 
-from bench.command import run_command
-from bench.grid import command
-from bench.schema import Row
-from bench.store import read_rows
+from bench.common.command import run_command
+from bench.grid.__main__ import command
+from bench.plan.columns import Row
+from bench.results.store import read_rows
 
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 

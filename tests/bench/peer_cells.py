@@ -3,14 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from bench import job as jobs
-from bench.cell import Cell
-from bench.conditions import Conditions, find_conditions
-from bench.job import Job
-from bench.models import Model, find_model
+from bench.machine.conditions import Conditions, find_conditions
 from bench.peers.names import OURS
 from bench.peers.request import START, Request
-from minbert.tasks import load_task
+from bench.plan import job as jobs
+from bench.plan.cell import Cell
+from bench.plan.job import Job
+from bench.plan.models import Model, find_model
+from minbert.data.tasks import load_task
 
 EXAMPLES = {"max_train": 96, "max_dev": 24}
 

@@ -4,9 +4,9 @@ import random
 from itertools import product
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS
-from bench.cell import Cell
-from bench.schema import Row, learning_rates, new_row
-from bench.stats import fisher, wilson
+from bench.plan.cell import Cell
+from bench.plan.columns import Row, learning_rates, new_row
+from bench.stats.intervals import fisher, wilson
 
 RANKS = (1, 2, 4, 8)
 _FAILURES = {

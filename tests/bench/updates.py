@@ -10,16 +10,16 @@ import torch
 
 from adapters.injection import inject, linear_layers
 from adapters.peft_format import save_adapter
-from bench.command import BAD_INPUT
-from bench.job import FILE
-from bench.rowfile import encode, record
-from bench.schema import NAMES, Row, row_key
-from bench.store import cell_folder
-from bench.updates.__main__ import command
-from minbert.checkpoint import load_encoder, save_checkpoint
-from minbert.config import BertConfig
-from minbert.model import BertClassifier, initialise
-from minbert.tasks import find_task
+from bench.common.command import BAD_INPUT
+from bench.plan.columns import NAMES, Row, row_key
+from bench.plan.job import FILE
+from bench.results.rowfile import encode, record
+from bench.results.store import cell_folder
+from bench.studies.updates.__main__ import command
+from minbert.data.tasks import find_task
+from minbert.model.checkpoint import load_encoder, save_checkpoint
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
 from tests.bench import peer_cells
 from tests.bench.synthetic_rows import result_row
 

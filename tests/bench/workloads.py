@@ -3,9 +3,9 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from bench.predict.costs import Counts, Shapes, Variant
-from bench.predict.workload import Workload
-from minbert.config import GEOMETRIES
+from bench.forecast.costs import Counts, Shapes, Variant
+from bench.forecast.workload import Workload
+from minbert.model.config import GEOMETRIES
 
 BATCH_SIZE = 5
 

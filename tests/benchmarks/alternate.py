@@ -20,7 +20,7 @@ from typing import Final
 
 import click
 
-from bench.stats import paired_ratio
+from bench.stats.intervals import paired_ratio
 
 ROOT: Final = Path(__file__).parents[2]
 AXES: Final = ("mode", "rank", "layers", "amp")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.conditions import usable_threads
-from minbert.batches import Batch, prepare_epoch
-from minbert.tokenizer import Encoded
+from bench.machine.conditions import usable_threads
+from minbert.data.batches import Batch, prepare_epoch
+from minbert.data.tokenizer import Encoded
 
 BATCH_SIZE = 64
 

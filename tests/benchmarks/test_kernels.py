@@ -11,15 +11,15 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
-from bench.job import Job
+from bench.plan.job import Job
 from bench.worker.setup import build_model, trained_groups
-from minbert.batches import Batch
+from minbert.data.batches import Batch
 from minbert.kernels.attention import attention
 from minbert.kernels.dropout import dropout
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.kernels.reference import plain
 from minbert.kernels.residual import add_and_normalise
-from minbert.training import Trainer, linear_schedule
+from minbert.training.trainer import Trainer, linear_schedule
 from tests.bench.synthetic_rows import cell
 
 SENTENCES, LENGTH, HIDDEN, WIDE, HEADS, RANK, DROPPED = 64, 29, 384, 1536, 12, 8, 0.1

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from minbert.batches import Batch
-from minbert.checkpoint import load_encoder
-from minbert.config import GEOMETRIES, BertConfig
-from minbert.encoder import BertEncoder
-from minbert.model import BertClassifier, initialise
-from minbert.training import autocast
+from minbert.data.batches import Batch
+from minbert.model.checkpoint import load_encoder
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.encoder import BertEncoder
+from minbert.training.trainer import autocast
 
 
 def test_load(benchmark: BenchmarkFixture, minilm: Path) -> None:

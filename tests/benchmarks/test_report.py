@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench import gridfile
-from bench.plan import Planned, Resolved, expand, plan
+from bench.plan import gridfile
+from bench.plan.columns import NAMES
+from bench.plan.planning import Planned, Resolved, expand, plan
 from bench.report.render import render
-from bench.rowfile import encode, record
-from bench.schema import NAMES
-from bench.store import Store
+from bench.results.rowfile import encode, record
+from bench.results.store import Store
 from tests.bench.synthetic_rows import synthetic_rows
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from minbert.tasks import load_task
-from minbert.tokenizer import Tokenizer
+from minbert.data.tasks import load_task
+from minbert.data.tokenizer import Tokenizer
 
 
 def test_read_movies(benchmark: BenchmarkFixture) -> None:

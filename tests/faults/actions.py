@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from bench.protocol import PARENT_PID, PROGRESS_FD, RESULT
+from bench.results.protocol import PARENT_PID, PROGRESS_FD, RESULT
 from tests.faults.strike import Strike
 
 _CHUNK: Final = 2**16

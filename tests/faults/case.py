@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from bench.protocol import RESULT
-from bench.schema import RESUMED, new_row, standing
-from bench.store import Store, read_rows
+from bench.plan.columns import RESUMED, new_row, standing
+from bench.results.protocol import RESULT
+from bench.results.store import Store, read_rows
 from tests.faults import checks
 from tests.faults.kinds import BUSY, MEMORY, Fault, codes_of, statuses_of, strike_of
 from tests.faults.limits import memory_group, small_disk

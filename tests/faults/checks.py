@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from bench.output import HEAD, TAIL
-from bench.protocol import RESULT, STDERR, STDOUT
+from bench.launch.output import HEAD, TAIL
+from bench.results.protocol import RESULT, STDERR, STDOUT
 from tests.faults.notes import Launch, records, whole
 
 _GONE_S: Final = 3.0

@@ -8,9 +8,9 @@ from unittest import mock
 
 import torch
 
-from bench.environment import VISIBLE
-from bench.gpu_trial import Answer
-from bench.nvml import GpuInfo
+from bench.machine.environment import VISIBLE
+from bench.machine.gpu_trial import Answer
+from bench.machine.nvml import GpuInfo
 
 BUILT: tuple[tuple[int, int], ...] = ((7, 5), (8, 0), (9, 0), (12, 0))
 

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from bench.files import write_atomically
-from bench.protocol import RESULT
+from bench.common.files import write_atomically
+from bench.results.protocol import RESULT
 from bench.worker import lifeline
 from bench.worker.progress import Progress
 from tests.faults.actions import OutOfMemoryError

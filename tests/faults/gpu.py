@@ -13,16 +13,16 @@ from typing import Any, Final
 
 import pytest
 
-from bench import gpu_trial, nvml
-from bench.checks import amp_notes, check_amp
-from bench.devices import Device, resolve_device
-from bench.environment import VISIBLE
-from bench.errors import InputError
-from bench.gpu_trial import Answer, Check, check_by
-from bench.gridfile import Axes, Grid
-from bench.plan import plan
-from bench.session import Session
-from bench.store import Store, read_rows
+from bench.common.errors import InputError
+from bench.grid.session import Session
+from bench.launch.checks import amp_notes, check_amp
+from bench.machine import gpu_trial, nvml
+from bench.machine.devices import Device, resolve_device
+from bench.machine.environment import VISIBLE
+from bench.machine.gpu_trial import Answer, Check, check_by
+from bench.plan.gridfile import Axes, Grid
+from bench.plan.planning import plan
+from bench.results.store import Store, read_rows
 from tests.bench.synthetic_rows import cell
 from tests.faults.fake_driver import BUILT, FakeCuda, FakeGpu, FakeInstance, FakeNvml
 from tests.faults.parent import stub_report

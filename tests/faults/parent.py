@@ -19,17 +19,18 @@ from typing import Any, Final, NoReturn
 
 from filelock import FileLock
 
-from bench import runner, session
-from bench.command import BAD_INPUT
-from bench.display import Display
-from bench.errors import DiskFullError
-from bench.files import write_atomically
-from bench.plan import Planned, plan
-from bench.rowfile import encode, record
-from bench.runner import Outcome, run_worker
-from bench.schema import NAMES, Row
-from bench.session import Session
-from bench.store import Store, read_rows
+from bench.common.command import BAD_INPUT
+from bench.common.errors import DiskFullError
+from bench.common.files import write_atomically
+from bench.grid import session
+from bench.grid.display import Display
+from bench.grid.session import Session
+from bench.launch import runner
+from bench.launch.runner import Outcome, run_worker
+from bench.plan.columns import NAMES, Row
+from bench.plan.planning import Planned, plan
+from bench.results.rowfile import encode, record
+from bench.results.store import Store, read_rows
 from tests.faults.actions import fill_disk
 from tests.faults.notes import Notes
 from tests.faults.setups import ROOT, setup

@@ -8,13 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from bench.cell import Cell
-from bench.conditions import Conditions, find_conditions
-from bench.gridfile import Axes, Grid, Settings
-from bench.models import Model, find_model
-from bench.plan import Resolved, expand
-from minbert.config import GEOMETRIES
-from minbert.tasks import Examples, TaskData, find_task, load_task
+from bench.machine.conditions import Conditions, find_conditions
+from bench.plan.cell import Cell
+from bench.plan.gridfile import Axes, Grid, Settings
+from bench.plan.models import Model, find_model
+from bench.plan.planning import Resolved, expand
+from minbert.data.tasks import Examples, TaskData, find_task, load_task
+from minbert.model.config import GEOMETRIES
 from tests.faults.kinds import CELLS
 
 ROOT: Final = Path(__file__).parents[2]

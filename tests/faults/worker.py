@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from bench.job import FILE
+from bench.plan.job import FILE
 from tests.faults.actions import ACTIONS
 from tests.faults.notes import Launch, Notes, has_ok_row
 from tests.faults.strike import Hook, Strike

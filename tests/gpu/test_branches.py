@@ -10,18 +10,18 @@ from torch import nn
 
 import adapters.dora
 import adapters.product
-import minbert.optimizer
+import minbert.training.optimizer
 from adapters.dora import DoraLinear
 from adapters.layer import Part
 from minbert.kernels import attention, dropout, products, residual
 from minbert.kernels.reference import plain
-from minbert.optimizer import OPTIMIZERS, Group
+from minbert.training.optimizer import OPTIMIZERS, Group
 from tests.minbert.kernels.test_fast_path import MODES, model_of, step
 
 ROOT = Path(__file__).parents[2]
 ASKING = (
     *(attention, dropout, products, residual),
-    *(adapters.dora, adapters.product, minbert.optimizer),
+    *(adapters.dora, adapters.product, minbert.training.optimizer),
 )
 """Modules that ask whether a tensor is on the CPU."""
 
@@ -93,7 +93,7 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(
     forced = False
     usual = train()
     forced = True
-    monkeypatch.setattr(minbert.optimizer, "on_cpu", lambda _x: False)
+    monkeypatch.setattr(minbert.training.optimizer, "on_cpu", lambda _x: False)
     torch.testing.assert_close(train(), usual, rtol=1e-6, atol=1e-6)
 
 
@@ -118,11 +118,11 @@ def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_look_for_zeros(
     layer.draw(0)
     nn.init.normal_(layer.lora_B)
     x = torch.randn(1, 64)
-    assert layer.takes_branch(1)
+    assert layer.uses_side_branch(1)
     usual = layer(x)
     for module in ASKING:
         monkeypatch.setattr(module, "on_cpu", lambda _x: False)
-    assert not layer.takes_branch(1)
+    assert not layer.uses_side_branch(1)
     torch.testing.assert_close(layer(x), usual, rtol=1e-5, atol=1e-6)
 
     layer.magnitude.data[5] = 0.0
@@ -160,20 +160,30 @@ def is_kind(node: ast.AST) -> bool:
 
 STEP = "tests/gpu/test_branches.py::test_a_step_is_plain_torchs"
 COVERED = {
-    "adapters/dora:takes_branch": "tests/gpu/test_branches.py::test_dora_merges_where",
+    "adapters/dora:uses_side_branch": "tests/gpu/test_branches.py::test_dora_merges_where",
     "adapters/product:has_zero": "tests/gpu/test_branches.py::test_dora_merges_where",
-    "minbert/batches:on_device": "tests/minbert/test_batches.py::test_what_goes_to_a_card",
-    "minbert/compiled:__call__": "tests/minbert/test_compiled.py::test_what_a_cuda_graph",
-    "minbert/compiled:mode_of": "tests/minbert/test_compiled.py::test_the_mode_is_that",
-    "minbert/compiled:rehearse": "tests/minbert/test_compiled.py::test_all_buckets_are_rehearsed",
-    "minbert/evaluation:predict_by": "tests/bench/test_worker_gpu.py::test_a_gpu_gives_the_numbers",
+    "minbert/data/batches:on_device": (
+        "tests/minbert/data/test_batches.py::test_what_goes_to_a_gpu"
+    ),
+    "minbert/training/compiled:__call__": (
+        "tests/minbert/training/test_compiled.py::test_what_a_cuda_graph"
+    ),
+    "minbert/training/compiled:mode_of": (
+        "tests/minbert/training/test_compiled.py::test_the_mode_is_that"
+    ),
+    "minbert/training/compiled:rehearse": (
+        "tests/minbert/training/test_compiled.py::test_all_buckets_are_rehearsed"
+    ),
+    "minbert/training/evaluation:predict_by": (
+        "tests/bench/worker/test_worker_gpu.py::test_a_gpu_gives_the_numbers"
+    ),
     "minbert/kernels/attention:attention": STEP,
     "minbert/kernels/dropout:keep_mask": "tests/gpu/test_branches.py::test_a_mask_of_dropout",
     "minbert/kernels/precision:on_cpu": STEP,
     "minbert/kernels/products:_by_onednn": STEP,
     "minbert/kernels/products:sum_over_tokens": STEP,
     "minbert/kernels/residual:_type_of_sum": "tests/gpu/test_branches.py::test_in_half_precision",
-    "minbert/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
+    "minbert/training/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
 }
 """What asks for a device, and the test of what it does on a GPU."""
 

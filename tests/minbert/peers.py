@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minbert.config import BertConfig
+from minbert.model.config import BertConfig
 from tests.components import need
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from minbert.cache import Asset, Member
-from minbert.index import PinnedFile
+from minbert.assets.cache import Asset, Member
+from minbert.assets.index import PinnedFile
 
 FILES = {"one.txt": b"first\n" * 20_000, "two.bin": bytes(range(256)) * 500}
 

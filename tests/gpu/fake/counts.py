@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.predict.fake import count
+from bench.forecast.fake import count
 from tests.bench.workloads import ONE, variant, workload
 from tests.gpu.fake.gpu import Watch
 from tests.gpu.fake.models import batch_of, faked, model_of, trainer_of

@@ -9,11 +9,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.injection import hold_frozen, inject, parameter_groups
-from bench.predict.fake import fill
-from minbert.batches import Batch
-from minbert.config import GEOMETRIES
-from minbert.model import BertClassifier
-from minbert.training import HALF, Group, Trainer, linear_schedule
+from bench.forecast.fake import fill
+from minbert.data.batches import Batch
+from minbert.model.classifier import BertClassifier
+from minbert.model.config import GEOMETRIES
+from minbert.training.trainer import HALF, Group, Trainer, linear_schedule
 from tests.gpu.fake.gpu import GPU
 
 CONFIG = replace(GEOMETRIES["bert-tiny"], vocab_size=1000, hidden_size=32, intermediate_size=64)

@@ -13,13 +13,13 @@ from torch._subclasses.fake_tensor import (
 )
 
 from adapters.names import ADAPTER_MODES, LAYER_SETS
-from minbert.batches import Batch
-from minbert.losses import BINARY, CROSS_ENTROPY, REGRESSION
-from minbert.multitask import Aim, MultitaskModel, PairBatch
-from minbert.optimizer import OPTIMIZERS
-from minbert.quarters import QUARTERS
-from minbert.thawing import Thawing
-from minbert.training import HALF, Trainer, autocast
+from minbert.data.batches import Batch
+from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
+from minbert.training.multitask import Aim, MultitaskModel, PairBatch
+from minbert.training.optimizer import OPTIMIZERS
+from minbert.training.quarters import QUARTERS
+from minbert.training.trainer import HALF, Trainer, autocast
+from minbert.training.unfreezing import GradualUnfreezing
 from tests.gpu.fake.gpu import GPU, Watch
 from tests.gpu.fake.models import CLASSES, CONFIG, batch_of, faked, model_of, trainer_of
 
@@ -119,9 +119,9 @@ def test_what_unfreezes_stays_on_the_gpu() -> None:
     model = model_of("full", amp="fp16")
     with faked(model):
         trainer, batch = trainer_of(model, "fp16"), batch_of()
-        thaws = Thawing(model)
+        unfreezing = GradualUnfreezing(model)
         for epoch in (0, QUARTERS):
-            thaws.begin(epoch)
+            unfreezing.begin(epoch)
             with Watch() as watch:
                 trainer.step(batch)
             assert not watch.problems, epoch

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.injection import hold_frozen, inject
-from minbert.config import BertConfig
 from minbert.kernels.reference import plain
-from minbert.losses import loss_of
-from minbert.model import BertClassifier, initialise
-from minbert.training import autocast
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
+from minbert.training.losses import loss_of
+from minbert.training.trainer import autocast
 
 SMALL = BertConfig(
     hidden_size=24,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.config import ACTIVATIONS
 from minbert.kernels import dropout as dropout_kernel
 from minbert.kernels import products
 from minbert.kernels.activations import activate, gradient
@@ -23,6 +22,7 @@ from minbert.kernels.products import (
 )
 from minbert.kernels.reference import is_plain, plain
 from minbert.kernels.residual import add_and_normalise
+from minbert.model.config import ACTIVATIONS
 
 MASK = torch.arange(7) < torch.tensor([7, 1, 4])[:, None]
 PADDED = pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])

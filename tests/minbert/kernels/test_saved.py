@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from adapters.injection import inject
-from bench.probes.memory import SavedTensors
-from minbert.config import BertConfig
+from bench.worker.probes.memory import SavedTensors
 from minbert.kernels.reference import plain
-from minbert.model import BertClassifier, initialise
-from minbert.training import autocast
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
+from minbert.training.trainer import autocast
 
 B, S = 16, 20
 CONFIG = BertConfig(

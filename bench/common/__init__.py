@@ -1,0 +1,1 @@
+"""What every room uses: errors, messages, files, progress, and the frame of a command."""

@@ -1,0 +1,81 @@
+"""What commands share: a user's errors as one line and exit code 2, and the option `--runs`."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from adapters.errors import InputError as AdaptersInputError
+from bench.common.errors import DiskFullError, InputError, StoppedError
+from minbert.errors import InputError as MinbertInputError
+from minbert.files import is_file
+
+_LONGEST: Final = 2000
+"""Characters of an error that are printed."""
+_RUNS: Final = Path("runs.csv")
+
+BAD_INPUT = (InputError, AdaptersInputError, MinbertInputError)
+Command = Callable[..., int]
+
+
+def run_command(command: click.Command) -> None:
+    """Run a click command and leave with its exit code.
+
+    Bad usage and bad input are one line on stderr and exit code 2, a disk that is full is one line
+    and 1, an interrupt is 130.
+    """
+    try:
+        code = command.main(standalone_mode=False)
+    except (click.exceptions.Abort, StoppedError):
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except BAD_INPUT as error:
+        _fail(str(error), 2)
+    except DiskFullError as error:
+        _fail(str(error), 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def with_runs(told: str) -> Callable[[Command], Command]:
+    """Give a command the option `--runs FILE...`, and the files of results as its argument `runs`.
+
+    Both `--runs one --runs other` and `--runs one other` name two. A file that is not there is
+    refused.
+
+    Args:
+        told: what the option's help says of the files.
+    """
+
+    def decorate(function: Command) -> Command:
+        @click.option(
+            "--runs",
+            "first",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="FILE...",
+            help=f"{told}  [default: {_RUNS}]",
+        )
+        @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
+        @wraps(function)
+        def command(*, first: tuple[Path, ...], more: tuple[Path, ...], **others: Any) -> int:
+            runs = [*first, *more] or [_RUNS]
+            for path in runs:
+                if not is_file(path):
+                    raise InputError(f"{path}: no such file of results; name one with --runs")
+            return function(runs=runs, **others)
+
+        return command
+
+    return decorate
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())[:_LONGEST]
+    # what would move a terminal's cursor, or turn the text around, is made visible
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    sys.stderr.write(f"error: {shown}\n")
+    sys.exit(code)

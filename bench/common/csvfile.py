@@ -1,0 +1,70 @@
+"""A CSV that a command leaves of its answer: tried before it runs, written whole or not at all."""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import NO_SPACE, try_to_write, write_atomically
+
+FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet would compute: it gets a quote before it in the file."""
+
+
+def harmless(text: str) -> str:
+    """A text as a spreadsheet shows it, with a quote before what it would compute."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def check_csv(path: Path, results: Sequence[Path] = ()) -> None:
+    """Try whether a CSV can be written at a path, before anything runs.
+
+    Args:
+        results: files that are read, which it may not replace.
+
+    Raises:
+        InputError: if not.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"--csv: {path} is a folder; name a file")
+        if path.exists() and any(path.samefile(other) for other in results):
+            raise InputError(f"--csv: {path} is a file of results; name another")
+        try_to_write(path.parent)
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as a CSV file; empty fields are what does not apply or was not measured.
+
+    Raises:
+        InputError: if it can't be written there.
+        DiskFullError: if there is no space left.
+    """
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_field(row[name]) for name in columns])
+    try:
+        write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFullError(f"--csv: {path}: no space left for it") from error
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"--csv: {path} can't be written ({error.strerror}); name a file in a folder that is there"
+    )
+
+
+def _field(value: Any) -> Any:
+    if value is None:
+        return ""
+    return harmless(value) if isinstance(value, str) else value

@@ -1,0 +1,214 @@
+"""How well memory and time are predicted, on cells that the fit has not seen.
+
+Example: python -m bench.forecast --check runs.csv
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench.analysis.groups import Group, groups
+from bench.common.command import BAD_INPUT, run_command
+from bench.common.errors import InputError
+from bench.forecast.check import Check, checks
+from bench.forecast.client import NoPredictionError
+from bench.forecast.forecast import Forecast
+from bench.forecast.prepare import make_forecast
+from bench.forecast.turn import turn_on
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found, find_conditions
+from bench.plan.cell import Cell
+from bench.plan.columns import Row
+from bench.plan.models import Model, find_model
+from bench.results.store import read_rows
+from minbert.data.tasks import find_task
+from minbert.model.config import GEOMETRIES
+
+_FEWEST: Final = 5
+"""Settings that ended ok, below which there is nothing to check."""
+
+_EPILOG: Final = """\b
+Examples:
+  python -m bench.forecast --check runs.csv
+  python -m bench.forecast --check runs.csv --model path/to/checkpoint --data path/to/data --json
+"""
+
+
+@click.command(
+    "python -m bench.forecast", help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG
+)
+@click.option(
+    "--check",
+    "runs",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Results whose settings are left out of the fit in turn and predicted.",
+)
+@click.option("--model", help="The checkpoint's folder, where the rows' model is one.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the task's files.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int:
+    if not runs.is_file():
+        raise InputError(f"{runs}: no such file of results; name one with --check")
+    found = [group for group in groups(read_rows(runs)) if _settings(group) >= _FEWEST]
+    if not found:
+        raise InputError(f"{runs}: no group has {_FEWEST} settings that ended ok")
+    answers = []
+    with Signals() as signals, signals.raising():
+        for group in found:
+            try:
+                answers.append((group, _forecasts(group, model, data, signals)))
+            except (NoPredictionError, *BAD_INPUT) as error:
+                sys.stderr.write(f"note: {_name(group)} is left out: {error}\n")
+    code = 0 if len(answers) == len(found) else 1
+    if as_json:
+        click.echo(json.dumps([_as_json(*answer) for answer in answers], indent=2))
+        return code
+    for answer in answers:
+        _print(*answer)
+    return code
+
+
+def _name(group: Group) -> str:
+    """A group's name in a sentence."""
+    first = group.first
+    return f"{first['model']} on {first['task']}, {first['device_name']},"
+
+
+def _settings(group: Group) -> int:
+    return sum(bool(setting.ok) for setting in group.settings)
+
+
+def _forecasts(
+    group: Group, name: str | None, data: Path | None, signals: Signals
+) -> list[Forecast]:
+    """A forecast of each kind of memory that was measured, the headline first.
+
+    Args:
+        name, data: of the model and the task's files, for a group that needs them.
+
+    Raises:
+        InputError, NoPredictionError: if it can't be predicted here.
+    """
+    first = group.first
+    rows = sorted(
+        (row for row in group.rows if row["status"] == "ok"),
+        key=lambda row: str(row["finished_at"] or ""),
+    )
+    machine = _machine(first)
+    conditions, turn = machine.conditions, turn_on(machine.device_name, signals)
+    model = _model(first, name)
+    cells = [Cell.from_columns(row) for row in rows]
+    needed = data if find_task(str(first["task"])).files else None
+    headline = make_forecast(cells, rows, model, conditions, needed, turn, machine.gpu)
+    others = [name for name in headline.costs.imports_mib if name != headline.memory_column]
+    found = [headline]
+    for column in others:
+        more = Forecast(headline.costs, conditions.device, conditions.threads, column)
+        more.learn(rows)
+        found += [more] if more.memory_points() else []
+    return found
+
+
+def _model(row: Row, name: str | None) -> Model:
+    """The model of a row: an embedded one, or the one that is named.
+
+    Raises:
+        InputError: if it is another.
+    """
+    own, init = str(row["model"]), str(row["init"])
+    embedded = own == "minilm" or (init == "random" and own in GEOMETRIES)
+    names = [*([own] if embedded or name is None else []), *([] if name is None else [name])]
+    for each in names:
+        found = find_model(each, init, str(row["pooling"]))
+        if found.digest == row["model_digest"]:
+            return found
+    raise InputError(
+        f"{found.name} is not the model of these rows ({row['model_digest']}, and it is "
+        f"{found.digest}); name its folder with --model"
+    )
+
+
+def _machine(row: Row) -> Found:
+    """This machine, on the device of a row: the imports are measured here.
+
+    Raises:
+        InputError: if it has no such device.
+    """
+    device = str(row["device"])
+    try:
+        found = find_conditions(device)
+    except InputError as error:
+        if device == "cpu":
+            raise
+        raise InputError(f"they ran on {device}, which is not here") from error
+    if found.conditions.conditions_id != row["conditions_id"]:
+        sys.stderr.write("note: these rows ran under other conditions than there are here\n")
+    return found
+
+
+def _checks(forecasts: Sequence[Forecast]) -> dict[str, list[Check]]:
+    """By the column that is predicted."""
+    found = {of.memory_column: checks(of.memory_points(), of.memory_prior) for of in forecasts}
+    times = forecasts[0].time_points()
+    return found | ({"wall_s": checks(times, forecasts[0].time_prior)} if times else {})
+
+
+def _print(group: Group, forecasts: Sequence[Forecast]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{group.shared('model')} on {group.shared('task')}, {group.shared('machine')}: "
+        f"{_settings(group)} settings. Memory is that above what a worker holds once it has "
+        "imported its libraries:"
+    )
+    for of in forecasts:
+        console.print(f"  {of.memory_column}: {of.imports_mib:,.0f} MiB")
+    table = Table(
+        "", "predicted", "within 10%", "median error", "9 of 10 below", "largest", box=None
+    )
+    for column, ways in _checks(forecasts).items():
+        for check in ways:
+            table.add_row(
+                column,
+                check.way,
+                f"{check.within:.0%}",
+                *(f"{check.quantile(share):.1%}" for share in (0.5, 0.9, 1.0)),
+            )
+    console.print(table)
+
+
+def _as_json(group: Group, forecasts: Sequence[Forecast]) -> dict[str, object]:
+    return {
+        "conditions_id": group.shared("conditions_id"),
+        "model": group.shared("model"),
+        "task": group.shared("task"),
+        "imports_mib": {of.memory_column: of.imports_mib for of in forecasts},
+        "checks": {
+            column: {check.way: _check_as_json(check) for check in ways}
+            for column, ways in _checks(forecasts).items()
+        },
+    }
+
+
+def _check_as_json(check: Check) -> dict[str, object]:
+    return {
+        "within_10_percent": check.within,
+        "error_median": check.quantile(0.5),
+        "error_90": check.quantile(0.9),
+        "error_max": check.quantile(1.0),
+        "settings": [
+            {**variant._asdict(), "measured": check.measured[variant], "predicted": told}
+            for variant, told in check.told.items()
+        ],
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)

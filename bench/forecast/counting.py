@@ -1,0 +1,122 @@
+"""Counts what torch does: memory alive, products, bytes moved. For fake tensors as for real ones.
+
+Memory is that of distinct storages, from the operator that makes one to the end of its last
+tensor. What a kernel takes for itself while it runs is not seen.
+"""
+
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+_ATEN: Final = torch.ops.aten
+_ONEDNN: Final = "mkldnn"
+
+
+def _linear_flops(x: torch.Tensor, weight: torch.Tensor, *_: Any, **_out: Any) -> int:
+    return 2 * x.numel() * len(weight)
+
+
+_FLOPS: Final[dict[Any, Any]] = {
+    **flop_registry,
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None): _linear_flops,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention
+    ],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+_DEVICE: Final = torch.ops.prim.device.default
+_NO_WORK: Final = {
+    *(_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty),
+    _ATEN._unsafe_view,
+}
+"""They make storages and leave them as they are, or view them without being known as views."""
+
+_CUDA_BLOCK: Final = 512
+"""What torch's allocator on a GPU rounds up to."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What operators did: floating-point operations of products, bytes moved, operators run."""
+
+    flops: int = 0
+    moved: int = 0
+    kernels: int = 0
+
+    def __sub__(self, other: "Work") -> "Work":
+        return Work(
+            self.flops - other.flops, self.moved - other.moved, self.kernels - other.kernels
+        )
+
+
+class Counter(TorchDispatchMode):
+    """While it is entered, counts. Attributes are in bytes: `alive` now, and `peak` so far."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = 0
+        self.peak = 0
+        self.work = Work()
+        self._storages: dict[int, Any] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing here is compiled, and the wrapper that it asks for takes its time."""
+        return False
+
+    def restart_peak(self) -> None:
+        """Forget the peak so far."""
+        self.peak = self.alive
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # types is torch's
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # what it would be told after much longer
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        made = list(_tensors([out]))
+        for tensor in made:
+            self._hold(tensor)
+        packet = func._overloadpacket
+        if func.namespace in ("aten", _ONEDNN) and not func.is_view and packet not in _NO_WORK:
+            given = _tensors([*args, *kwargs.values()])
+            moved = sum(tensor.nbytes for tensor in given) + sum(t.nbytes for t in made)
+            formula = _FLOPS.get(packet)
+            flops = formula(*args, **kwargs, out_val=out) if formula is not None else 0
+            done = self.work
+            self.work = Work(done.flops + flops, done.moved + moved, done.kernels + 1)
+        return out
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._storages:
+            return
+        size = storage.nbytes()
+        if tensor.device.type == "cuda":
+            size = -(-size // _CUDA_BLOCK) * _CUDA_BLOCK
+
+        def release(_reference: object) -> None:
+            del self._storages[key]
+            self.alive -= size
+
+        self._storages[key] = weakref.ref(storage, release)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)

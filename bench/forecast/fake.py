@@ -1,0 +1,219 @@
+"""Runs steps and evaluations of a variant without memory or values, and counts."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from adapters.injection import hold_frozen, inject, parameter_groups
+from bench.forecast.costs import Counts, Shape, Shapes, ShapesOf, Variant, stages_of
+from bench.forecast.counting import Counter, Work
+from bench.forecast.workload import Workload
+from bench.worker.parts import aims_of, loss_of
+from minbert.data.batches import Batch
+from minbert.data.tasks import find_task
+from minbert.model.classifier import BertClassifier
+from minbert.model.config import BertConfig
+from minbert.training.losses import CROSS_ENTROPY, REGRESSION, loss_name
+from minbert.training.multitask import MultitaskModel, PairBatch
+from minbert.training.trainer import HALF, Group, Trainer, autocast, linear_schedule
+from minbert.training.unfreezing import GradualUnfreezing
+
+_MIB: Final = 2**20
+_GFLOP: Final = 1e9
+
+
+def count(workload: Workload, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
+    """What a variant costs, from the code that trains it, on tensors that hold nothing.
+
+    Returns:
+        Of each part of the task a stage of unfreezing after the other.
+    """
+    model = skeleton(workload, variant)
+    with FakeTensorMode(), Counter() as counter:
+        fill(model, torch.device(workload.device))
+        return run(model, workload, shapes, variant, counter)
+
+
+def skeleton(workload: Workload, variant: Variant) -> nn.Module:
+    """The model with its adapters, on the meta device."""
+    config = BertConfig(**workload.config)
+    model: nn.Module
+    if workload.parts:
+        model = MultitaskModel(
+            config,
+            aims_of(workload.parts),
+            encoders=workload.encoders or 1,
+            head=workload.head,
+            pooling=workload.pooling,
+            dropout=config.hidden_dropout_prob,
+        )
+    else:
+        model = BertClassifier(
+            config,
+            workload.outputs,
+            pooling=workload.pooling,
+            dropout=config.hidden_dropout_prob,
+            head=workload.head,
+        )
+    inject(
+        model,
+        mode=variant.mode,
+        layers=variant.layers,
+        rank=variant.rank,
+        alpha=1.0,
+        new_pooler=workload.new_pooler,
+        seed=0,
+    )
+    if variant.frozen_dtype in HALF:
+        hold_frozen(model, HALF[variant.frozen_dtype])
+    return model
+
+
+def fill(model: nn.Module, device: torch.device) -> None:
+    """Give every parameter and buffer a storage, without values."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
+
+
+def run(
+    model: nn.Module, workload: Workload, shapes: ShapesOf, variant: Variant, counter: Counter
+) -> dict[str, list[Counts]]:
+    """Steps and evaluations of each part in each stage, on a model that was filled under the
+    counter.
+
+    A part of which no batch comes is evaluated all the same. The optimizer is AdamW for all: the
+    others keep as much, and ask for values that there are not.
+    """
+    losses = losses_of(workload)
+    groups = parameter_groups(model)
+    trainer = Trainer(
+        model,
+        [Group(tuple(of.values()), 1e-3, 0.01) for of in groups.values()],
+        loss=next(iter(losses.values())),
+        schedule=linear_schedule(2, 0.0),
+        amp=variant.amp,
+        device=torch.device(workload.device),
+    )
+    unfreezing = (
+        GradualUnfreezing(model, always=frozenset(groups["head"])) if variant.unfreezes else None
+    )
+    found: dict[str, list[Counts]] = {part: [] for part in shapes}
+    for stage in range(stages_of(variant, shapes)):
+        if unfreezing is not None:
+            unfreezing.begin(stage)
+        for part, counts in _count_stage(trainer, losses, shapes, counter).items():
+            found[part].append(counts)
+    return found
+
+
+def losses_of(workload: Workload) -> dict[str, str]:
+    """What each part of the task is learned by; "" is the task itself, where it has no parts."""
+    if not workload.parts:
+        return {"": loss_name(workload.kind, workload.regression_loss)}
+    regression_loss = workload.regression_loss
+    return {part: loss_of(find_task(part), regression_loss) for part in workload.parts}
+
+
+def _count_stage(
+    trainer: Trainer, losses: Mapping[str, str], shapes: ShapesOf, counter: Counter
+) -> dict[str, Counts]:
+    """Two steps and an evaluation's batch of each part.
+
+    The first step of each is of mean length, for the work, and brings the optimizer's state, which
+    is there in all later ones; the second is the largest, for the peak. The evaluation comes while
+    the last step's gradients are still there, as in a cell.
+    """
+    trained = {part: of for part, of in shapes.items() if of.steps}
+    steps = {part: _train(trainer, part, losses[part], of.train, counter)
+             for part, of in trained.items()}  # fmt: skip
+    peaks: dict[str, int] = {}
+    gradients: dict[str, float] = {}
+    for part, of in trained.items():
+        counter.restart_peak()
+        _train(trainer, part, losses[part], of.train_largest, counter)
+        peaks[part] = counter.peak
+        gradients[part] = _mib(p.grad for p in trainer.parameters if p.grad is not None)
+    weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()])
+    state = _mib(
+        value
+        for values in trainer.optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    )
+    found = {}
+    for part, of in shapes.items():
+        counter.restart_peak()
+        step, evaluation = steps.get(part, Work()), _evaluate(trainer, part, of, counter)
+        found[part] = Counts(
+            weights_mib=weights,
+            gradients_mib=gradients.get(part, 0.0),
+            optimizer_mib=state,
+            train_peak_mib=peaks.get(part, 0) / _MIB,
+            evaluate_peak_mib=counter.peak / _MIB,
+            step_gflop=step.flops / _GFLOP,
+            step_moved_mib=step.moved / _MIB,
+            step_kernels=step.kernels,
+            evaluate_gflop=evaluation.flops / _GFLOP,
+            evaluate_moved_mib=evaluation.moved / _MIB,
+            evaluate_kernels=evaluation.kernels,
+        )
+    return found
+
+
+def _train(trainer: Trainer, part: str, loss: str, shape: Shape, counter: Counter) -> Work:
+    batch = _batch(trainer.model, part, shape, loss, trainer.device)
+    before = counter.work
+    trainer.take(lambda: _logits(trainer.model, part, batch), batch.labels, loss)
+    return counter.work - before
+
+
+@torch.no_grad()
+def _evaluate(trainer: Trainer, part: str, of: Shapes, counter: Counter) -> Work:
+    trainer.model.eval()
+    batch = _batch(trainer.model, part, of.evaluate_largest, CROSS_ENTROPY, trainer.device)
+    before = counter.work
+    with autocast(trainer.amp, trainer.device):
+        logits = _logits(trainer.model, part, batch)
+    logits.float()
+    return counter.work - before
+
+
+def _logits(model: nn.Module, part: str, batch: Batch | PairBatch) -> Tensor:
+    found: Tensor
+    if isinstance(batch, PairBatch):
+        found = model(part, batch)
+    else:
+        found = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+    return found
+
+
+def _batch(
+    model: nn.Module, part: str, shape: Shape, loss: str, device: torch.device
+) -> Batch | PairBatch:
+    """A batch of a shape; of pairs, whose texts stand by themselves, half as many have a label."""
+    pairs = isinstance(model, MultitaskModel) and model.aims[part].pairs
+    examples = shape[0] // 2 if pairs else shape[0]
+    kind = torch.float32 if loss in REGRESSION else torch.int64
+    ids = torch.zeros(shape, dtype=torch.int64, device=device)
+    mask = torch.ones(shape, dtype=torch.int64, device=device)
+    if isinstance(model, MultitaskModel):
+        labels = torch.zeros(examples, dtype=kind, device=device)
+        return PairBatch(ids, mask, labels, tokens=ids.numel(), pairs=pairs)
+    return Batch(
+        input_ids=ids,
+        attention_mask=mask,
+        token_type_ids=torch.zeros(shape, dtype=torch.int64, device=device),
+        labels=torch.zeros(examples, dtype=kind, device=device),
+        tokens=ids.numel(),
+    )
+
+
+def _mib(tensors: Iterable[Tensor]) -> float:
+    return sum(tensor.nbytes for tensor in tensors) / _MIB

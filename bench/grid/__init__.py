@@ -1,0 +1,1 @@
+"""The command `python -m bench.grid`: one run of a grid, from plan to report."""

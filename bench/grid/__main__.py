@@ -1,0 +1,342 @@
+"""Plan a grid, run the cells that are not done, one process each, and render the report.
+
+Example: python -m bench.grid --grid smoke
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from bench.common.command import run_command
+from bench.common.errors import InputError
+from bench.data.tokens import cut_notes
+from bench.forecast.forecast import Forecast
+from bench.forecast.outlook import outlook_on
+from bench.forecast.prepare import forecast_plan
+from bench.forecast.turn import turn_on
+from bench.grid.dryrun import print_plan
+from bench.grid.session import Session
+from bench.launch.checks import (
+    amp_notes,
+    check_amp,
+    check_compile,
+    check_head,
+    check_held_out,
+    check_loss,
+    check_model,
+    check_reports,
+    check_search,
+    check_space,
+    idle_notes,
+    label_notes,
+    unfreezing_notes,
+    without_idle_caps,
+)
+from bench.launch.signals import Signals
+from bench.machine.conditions import find_conditions
+from bench.plan import gridfile
+from bench.plan.budget import Budget
+from bench.plan.cell import Cell
+from bench.plan.columns import CANDIDATE, GRID
+from bench.plan.gridfile import Grid
+from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
+from bench.plan.models import Model, check_length, check_ranks, find_model
+from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
+from bench.plan.selection import parse_selection, select
+from bench.results.rowfile import torn_line
+from bench.results.store import Store
+from minbert.assets.embedded import fetch_visibly
+from minbert.data.tasks import Data, find_task, for_search, load_data
+
+_EPILOG: Final = """\b
+Examples:
+  python -m bench.grid --grid smoke
+  python -m bench.grid --grid full --max-train 2000 --seeds 3
+  python -m bench.grid --grid full --select "mode=lora,dora rank=1,8 amp=on" --dry-run
+  python -m bench.grid --grid paper --task sst --data path/to/data --budget 90
+  python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
+"""
+
+Positive = click.IntRange(min=1)
+
+
+def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        unit = str(option.metavar).lower()
+        raise click.BadParameter(f"{value} is no number of {unit}; to set no limit, leave it out.")
+    return value
+
+
+@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
+@click.option(
+    "--grid",
+    "grid_name",
+    required=True,
+    metavar="NAME|FILE.toml",
+    help=f"A grid: {', '.join(gridfile.names())}, or a file like theirs.",
+)
+@click.option(
+    "--model",
+    help="minilm, a checkpoint's folder, a name on the Hugging Face hub; with "
+    "--init random also bert-tiny to bert-large.",
+)
+@click.option(
+    "--init",
+    type=click.Choice(["pretrained", "random"]),
+    help="Weights from the checkpoint, or random ones: then only costs are measured.",
+)
+@click.option(
+    "--task",
+    help="What is learned: movies, amazon, nyt, tweets, each also as -rating; "
+    "sst, quora, sts, multitask with --data.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the task's files.")
+@click.option("--seeds", type=Positive, help="Seeds 0 to N-1 of every cell.")
+@click.option(
+    "--repeats",
+    type=Positive,
+    help="Run every cell N times, each in a process of its own: what times and memory vary by.",
+)
+@click.option("--epochs", type=Positive, help="Passes over the training examples.")
+@click.option("--max-steps", type=Positive, help="Stop a cell's training after N steps.")
+@click.option("--max-train", type=Positive, help="Train on N examples only.")
+@click.option("--max-dev", type=Positive, help="Evaluate on N examples only.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i.")
+@click.option(
+    "--select",
+    "selection",
+    default="",
+    metavar='"AXIS=V[,V] …"',
+    help='Only cells such as "mode=lora rank=1,8".',
+)
+@click.option(
+    "--lr",
+    type=click.Choice(["grid", "auto"]),
+    default="grid",
+    show_default=True,
+    help="Learning rates of the grid file, or the best that a search on training data finds.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan, run nothing and write no results.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Run what the present version of the code has no result of; results of others stay.",
+)
+@click.option(
+    "--save-weights", "keep", is_flag=True, help="Save the trained weights in the cells' folders."
+)
+@click.option("--rerun", metavar="STATUS|FLAG", help="Run cells again that ended so.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    metavar="SECONDS",
+    help="End a cell that takes longer.",
+)
+@click.option(
+    "--budget",
+    "budget_min",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    metavar="MINUTES",
+    help="Leave out cells that are predicted to take longer than what is left of it; the same "
+    "command goes on with them.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs.csv"),
+    show_default=True,
+    help="Where results are.",
+)
+@click.option(
+    "--reports",
+    type=click.Path(path_type=Path),
+    default=Path("reports"),
+    show_default=True,
+    help="Where the report goes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or the outcome as JSON.")
+def command(
+    grid_name: str,
+    selection: str,
+    dry_run: bool,
+    fresh: bool,
+    keep: bool,
+    rerun: str | None,
+    lr: str,
+    timeout: float | None,
+    budget_min: float | None,
+    runs: Path,
+    reports: Path,
+    as_json: bool,
+    device: str,
+    data: Path | None,
+    **overrides: Any,
+) -> int:
+    budget = Budget(math.inf if budget_min is None else 60 * budget_min)
+    grid = override(gridfile.load(grid_name), overrides)
+    wanted = parse_selection(selection)
+    rerun = check_rerun(rerun) if rerun is not None else None
+    found = find_conditions(device)
+    conditions = found.conditions
+    examples = _load_data(grid, data)
+    grid = without_idle_caps(grid, examples)
+    settings = grid.settings
+    model = find_model(settings.model, settings.init, settings.pooling)
+    cells = select(expand(grid, _resolve(model, examples, found.amp_on)), wanted)
+    if not cells:
+        raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
+    check_amp(cells, grid, found.device)
+    check_compile(cells)
+    check_ranks(cells, model.config)
+    check_head(cells, keep)
+    check_held_out(settings.held_out, examples)
+    check_loss(grid.variants, cells, examples)
+    check_length(settings.max_length, model, pairs=examples.pairs_in_one)
+    searched = for_search(examples) if lr == "auto" else None
+    if searched is not None:
+        check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
+    store = Store(runs, conditions.code_version if fresh else None)
+    if store.rows is not None and store.torn:  # reading them tells
+        sys.stderr.write(f"note: {torn_line(runs)}\n")
+
+    def plan_now(wanted_cells: Sequence[Cell]) -> list[Planned]:
+        return plan(
+            wanted_cells,
+            store.rows,
+            conditions.columns(),
+            repeats=settings.repeats,
+            rerun=rerun,
+            fresh=fresh,
+        )
+
+    def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
+        turn = turn_on(found.device_name, signals)
+        return forecast_plan(planned, store.rows, model, conditions, data, turn, found.gpu)
+
+    search = None
+    if searched is not None:
+        digest = searched.digest[:16]
+        here = conditions.columns()
+        search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
+    planned, number = _next_round(cells, plan_now, search)
+    some_run = any(item.action == "run" for item in planned)
+    notes = chain(
+        (*examples.notes, *examples.problems, *label_notes(examples)),
+        idle_notes(grid.variants, cells, examples),
+        unfreezing_notes(cells, examples, model.config.num_hidden_layers),
+        (*found.device.notes, *amp_notes(cells, found.device)),
+        # the last, and made when the others are printed: examples are tokenised for it
+        cut_notes(examples, cells[0], model.tokenizer, data) if some_run else (),
+    )
+    if dry_run:
+        _tell(notes)
+        with Signals() as signals:
+            outlook = outlook_on(planned, forecast, signals)
+        print_plan(planned, outlook.forecast, as_json, number, cells, budget.seconds)
+        return 0
+    if some_run:
+        check_model(model, grid.settings.init)
+    store.check_writable()
+    check_reports(reports)
+    check_space(runs, planned, model, keep)
+    _tell(notes)
+    session = Session(
+        grid=grid,
+        conditions=conditions,
+        model=model,
+        data=examples,
+        data_folder=data,
+        store=store,
+        reports=reports,
+        keep=keep,
+        timeout_s=timeout,
+        arguments=tuple(sys.argv[1:]),
+        device_name=found.device_name,
+        has_bf16=found.device.has_bf16,
+        forecaster=forecast,
+        budget=budget,
+    )
+    return session.run(rounds(cells, plan_now, search), as_json)
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
+PlanNow = Callable[[Sequence[Cell]], list[Planned]]
+
+
+def rounds(
+    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
+) -> Iterator[list[Planned]]:
+    """The plans of a run: those of a search for rates, if there is one, and then the grid's."""
+    if search is None:
+        yield plan_now(cells)
+        return
+    for candidates in search.rounds():
+        yield plan_now(candidates)
+    found = [search.found(cell) or without_rates(cell) for cell in cells]
+    yield [
+        _without_rates(item, search.statuses(item.cell)) if lacks_rates(item.cell) else item
+        for item in plan_now(found)
+        if item.repeat == 1 or not lacks_rates(item.cell)
+    ]
+
+
+def _without_rates(item: Planned, tries: tuple[str, ...]) -> Planned:
+    return replace(item, action=SKIP, reason=why_no_rates(tries), tries=tries)
+
+
+def _next_round(
+    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
+) -> tuple[list[Planned], int | None]:
+    """The first of a run's plans that has something to run, else the grid's own.
+
+    With it, which round of a search it is; None for the grid's.
+    """
+    asked: list[list[Planned]] = []
+    for planned in rounds(cells, plan_now, search):
+        asked.append(planned)
+        if any(item.action == "run" for item in planned):
+            break
+    searches = any(item.cell.learning_rate_source == CANDIDATE for item in asked[-1])
+    return asked[-1], len(asked) if searches else None
+
+
+def override(grid: Grid, values: dict[str, Any]) -> Grid:
+    """The grid with settings replaced by the flags that were given."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return gridfile.with_settings(grid, given) if given else grid
+
+
+def _load_data(grid: Grid, data: Path | None) -> Data:
+    settings = grid.settings
+    if not find_task(settings.task).files and data is None:
+        fetch_visibly("vader")
+    return load_data(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
+
+
+def _resolve(model: Model, data: Data, amp_on: str) -> Resolved:
+    return Resolved(
+        regression=data.regression,
+        parts=tuple(data.sizes) if data.task.parts else (),
+        model=model.name,
+        model_digest=model.digest,
+        pooling=model.pooling,
+        data_digest=data.digest[:16],
+        amp_on=amp_on,
+        learning_rate_source=GRID,
+    )
+
+
+if __name__ == "__main__":
+    run_command(command)

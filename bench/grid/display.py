@@ -1,0 +1,202 @@
+"""Shows how far a run of cells is: live on a terminal, elsewhere one line a cell. To stderr.
+
+It draws when something has happened and never by itself, so that the parent can sleep.
+"""
+
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from bench.common.messages import one_line
+from bench.plan.cell import Cell
+from bench.plan.columns import CANDIDATE, Row, repeat_suffix
+
+_COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
+_FAILED: Final = "red"
+
+
+class Display:
+    """A run of `total` planned cells, of which `done` need not run."""
+
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total = total
+        self._done = done
+        self._stream = stream if stream is not None else sys.stderr
+        self._clock = clock
+        self._begun = clock()
+        self._counts: Counter[str] = Counter()
+        self._wall_s: list[float] = []
+        self._cell = ""
+        self._cell_begun = self._begun
+        self._cell_s: float | None = None
+        self._rest_s: float | None = None
+        self._phase = ""
+        self._step: dict[str, Any] = {}
+        self._console: Console | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Display":
+        if self._is_terminal():
+            self._console = Console(file=self._stream, highlight=False)
+            self._live = Live(
+                console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            with suppress(OSError, ValueError):
+                self._live.stop()
+
+    def start(
+        self, cell_name: str, cell_s: float | None = None, rest_s: float | None = None
+    ) -> None:
+        """A cell begins.
+
+        Args:
+            cell_s: how long it is expected to take, if that is known.
+            rest_s: how long those after it are.
+        """
+        self._cell_s, self._rest_s = cell_s, rest_s
+        self._cell, self._cell_begun = cell_name, self._clock()
+        self._phase, self._step = "start", {}
+        self._draw()
+
+    def progress(self, message: dict[str, Any]) -> None:
+        """What the running cell's worker says of itself; what it can't have meant is not shown."""
+        phase = message.get("phase")
+        if isinstance(phase, str):
+            self._phase, self._step = phase, {}
+        if _is_count(message.get("step")) and _is_count(message.get("steps", 0)):
+            self._step = message
+        self._draw()
+
+    def finish(self, row: Row) -> None:
+        """A cell has its row."""
+        self._done += 1
+        self._counts[str(row["status"])] += 1
+        if isinstance(row["wall_s"], float):
+            self._wall_s.append(row["wall_s"])
+        self._cell = ""
+        width = len(str(self._total))
+        status = str(row["status"])
+        name = Cell.from_columns(row).name + repeat_suffix(row.get("repeat"))
+        self._say(
+            f"[{self._done:>{width}}/{self._total}] {name}  ",
+            (status, _COLOURS.get(status, _FAILED)),
+            "".join(f"  {part}" for part in _figures(row)),
+        )
+        self._draw()
+
+    def note(self, text: str) -> None:
+        """A line beside the cells'."""
+        self._say(" ".join(text.split()))
+
+    def _is_terminal(self) -> bool:
+        return self._stream.isatty() and not Console(file=self._stream).is_dumb_terminal
+
+    def _say(self, *parts: str | tuple[str, str]) -> None:
+        text = Text.assemble(*parts)
+        with suppress(OSError, ValueError):  # nobody may be looking any more: the cells go on
+            if self._console is not None:
+                self._console.print(text, soft_wrap=True)
+            else:
+                self._stream.write(f"{text.plain}\n")
+                self._stream.flush()
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            with suppress(OSError, ValueError):
+                self._live.update(self._picture(), refresh=True)
+
+    def _picture(self) -> RenderableType:
+        now = self._clock()
+        head = Text.assemble((f"{self._done}/{self._total} cells", "bold"), no_wrap=True)
+        for status, count in self._counts.items():
+            head.append(f"  {count} {status}", _COLOURS.get(status, _FAILED))
+        head.append(f"  {clock_time(now - self._begun)} gone")
+        left = self._left_s(now)
+        if left is not None:
+            head.append(f", about {clock_time(left)} left")
+        lines: list[RenderableType] = [head, Padding(ProgressBar(self._total, self._done), 0)]
+        if self._cell:
+            parts = [self._cell, one_line(self._phase)[:40]]
+            if self._step:
+                of = f"/{self._step['steps']:,}" if "steps" in self._step else ""
+                parts.append(f"step {self._step['step']:,}{of}")
+                loss = self._step.get("loss")
+                if isinstance(loss, float) and math.isfinite(loss):
+                    parts.append(f"loss {loss:.4f}")
+            parts.append(clock_time(now - self._cell_begun))
+            lines.append(Text("  ".join(parts), no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
+
+    def _left_s(self, now: float) -> float | None:
+        """Time until all cells are done, as expected.
+
+        Where nothing is expected, as if the rest took as long as this run's have on average; None
+        before the first has ended.
+        """
+        if self._rest_s is not None:
+            elapsed = now - self._cell_begun
+            return self._rest_s + (max(0.0, (self._cell_s or 0.0) - elapsed) if self._cell else 0.0)
+        if not self._wall_s:
+            return None
+        mean = sum(self._wall_s) / len(self._wall_s)
+        running = min(now - self._cell_begun, mean) if self._cell else 0.0
+        return mean * (self._total - self._done) - running
+
+
+def clock_time(seconds: float) -> str:
+    """Minutes and seconds, and hours if there are any: `0:07`, `1:02:03`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _figures(row: Row) -> list[str]:
+    """What a line says of a cell that has ended: its figures, or why it has none."""
+    found = []
+    if tried := row["learning_rate_source"] == CANDIDATE:
+        found.append(f"rate {row['learning_rate'] or row['learning_rate_head']:g}")
+    if isinstance(row["wall_s"], float):
+        found.append(f"{row['wall_s']:.1f} s")
+    if row["status"] != "ok":
+        return [*found, one_line(str(row["message"] or ""))]
+    if isinstance(row["dev_score"], float):
+        where = "held-out" if tried else "dev"
+        found.append(f"{where} {row['dev_metric']} {row['dev_score']:.3f}")
+    memory = row["peak_cuda_allocated_mib"]
+    memory = row["peak_rss_mib"] if memory is None else memory
+    if isinstance(memory, float):
+        found.append(f"{memory:,.0f} MiB")
+    if row["flags"]:
+        found.append(f"({row['flags']})")
+    return found
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

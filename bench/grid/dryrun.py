@@ -1,0 +1,172 @@
+"""What a plan would do, without doing it: as a table or as JSON."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench.forecast.costs import Variant
+from bench.forecast.forecast import Forecast, Prediction
+from bench.plan import gridfile
+from bench.plan.budget import minutes, that_fit
+from bench.plan.cell import Cell
+from bench.plan.columns import Row
+from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
+
+_VARIED: Final = tuple(gridfile.Varied.model_fields)
+_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", *_VARIED, "seed")
+"""Those that a search for rates leaves as they are."""
+NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
+
+
+def print_plan(
+    planned: Sequence[Planned],
+    forecast: Forecast | None,
+    as_json: bool,
+    search_round: int | None = None,
+    cells: Sequence[Cell] = (),
+    budget_s: float = math.inf,
+) -> None:
+    """Print the plan to stdout, with what each cell that would run is expected to take.
+
+    Args:
+        search_round: which round of a search for learning rates the plan is; None if it is the
+            grid's own.
+        cells: the grid's, which run after the search.
+        budget_s: the time that the command may take; cells that don't fit are marked and counted.
+    """
+    told = [_prediction(item, forecast) for item in planned]
+    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in told])
+    covers = "the grid" if search_round is None else f"search, round {search_round}"
+    elsewhere = scores_elsewhere(planned)
+    total = {**_total(told, forecast), "covers": covers, "scores_from_other_machines": elsewhere}
+    if limited := math.isfinite(budget_s):
+        total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
+    after = [] if search_round is None else cells
+    if as_json:
+        items = [_as_json(item, one) for item, one in zip(planned, told, strict=True)]
+        if limited:
+            items = [item | {"fits": fits} for item, fits in zip(items, fit, strict=True)]
+        later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
+                 for cell in after]  # fmt: skip
+        document = {"cells": items, "total": total}
+        click.echo(json.dumps(document | ({"after_search": later} if after else {}), indent=2))
+        return
+    console = Console()
+    if after:
+        console.print(f"{covers}:")
+    console.print(_table(planned, told, fit, forecast is not None))
+    to_run = sum(item.action == "run" for item in planned)
+    what = "candidates" if after else "cells"
+    some = count_cells(planned, what)
+    console.print(f"{some}: {to_run} to run, {len(planned) - to_run} not")
+    if elsewhere:
+        console.print(scores_sentence(elsewhere, what))
+    if forecast is not None:
+        share = f"{covers}, alone" if after else "in all"
+        console.print(
+            f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
+            f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
+            soft_wrap=True,
+        )
+    if limited and to_run:
+        console.print(_fitting(fit, to_run, budget_s, what), soft_wrap=True)
+    if after:
+        console.print(
+            f"after the search, which may take more rounds, {len(after)} cells of the grid at the "
+            "rates that it finds; what is done of them shows then:",
+            soft_wrap=True,
+        )
+        axes = _told_axes(after)
+        table = Table("", *axes, box=None)
+        for number, cell in enumerate(after, start=1):
+            table.add_row(str(number), *(_field(getattr(cell, name)) for name in axes))
+        console.print(table)
+
+
+def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, what: str) -> str:
+    """How many cells fit into a budget, in a sentence."""
+    whole = f"the budget of {minutes(budget_s)} min"
+    if all(fits is None for fits in fit):
+        return f"time is not predicted: {what} run while any of {whole} is left"
+    return f"{fit.count(True)} of {to_run} {what} fit into {whole}, if they take what is predicted"
+
+
+def _table(
+    planned: Sequence[Planned],
+    told: Sequence[Prediction | None],
+    fit: Sequence[bool | None],
+    predicted: bool,
+) -> Table:
+    axes = _told_axes([item.cell for item in planned])
+    repeat = ["repeat"] if any(item.repeat > 1 for item in planned) else []
+    table = Table("", "cell", *axes, *repeat, "rate", "plan", box=None)
+    if predicted:
+        table.add_column("min", justify="right")
+        table.add_column("MiB", justify="right")
+    of_all = zip(planned, told, fit, strict=True)
+    for number, (item, one, fits) in enumerate(of_all, start=1):
+        cell = item.cell
+        rate = cell.learning_rate or cell.learning_rate_head
+        runs = "left out" if fits is False else "run"
+        table.add_row(
+            str(number),
+            cell.cell_id,
+            *(_field(getattr(cell, name)) for name in axes),
+            *(str(item.repeat) for _ in repeat),
+            "" if rate is None else f"{rate:g}",
+            runs if item.action == "run" else item.reason,
+            "" if one is None else f"{one.wall_s / 60:.1f}",
+            "" if one is None else f"{one.peak_mib:,.0f}",
+        )
+    return table
+
+
+def _told_axes(cells: Sequence[Cell]) -> list[str]:
+    """The axes that a table shows: some of them only where cells differ in them."""
+    rare = {
+        "unfreeze": any(cell.unfreeze not in (None, "all") for cell in cells),
+        **{
+            name: len({getattr(cell, name) for cell in cells} - {None}) > 1
+            for name in ("batch_size", *_VARIED)
+        },
+    }
+    return [name for name in _AXES if rare.get(name, True)]
+
+
+def _field(value: str | int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _prediction(item: Planned, forecast: Forecast | None) -> Prediction | None:
+    if forecast is None or item.action != "run":
+        return None
+    return forecast.predict(Variant.of(item.cell))
+
+
+def _total(told: Sequence[Prediction | None], forecast: Forecast | None) -> dict[str, Any]:
+    known = [one for one in told if one is not None]
+    if forecast is None or not known:
+        return {"predicted_s": None, "predicted_peak_mib": None, "basis": None}
+    return {
+        "predicted_s": sum(one.wall_s for one in known),
+        "predicted_peak_mib": max(one.peak_mib for one in known),
+        "basis": forecast.basis or NO_BASIS,
+    }
+
+
+def _as_json(item: Planned, one: Prediction | None) -> Row:
+    return {
+        **item.cell.columns(),
+        "name": item.cell.name,
+        "action": item.action,
+        "reason": item.reason,
+        "repeat": item.repeat,
+        "attempt": item.attempt,
+        "predicted_s": None if one is None else one.wall_s,
+        "predicted_peak_mib": None if one is None else one.peak_mib,
+    }

@@ -1,0 +1,378 @@
+"""One run of a grid: its cells one after the other, then the report."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
+from bench.common.files import write_atomically
+from bench.data.tokens import share
+from bench.forecast.outlook import Forecaster, Outlook, outlook_on
+from bench.grid.display import Display
+from bench.grid.resume import fallen_back, how_to_go_on, left_behind, statuses, to_run_again
+from bench.launch.locks import CELL_LOCKS, Locks, device_locks
+from bench.launch.runner import Outcome, Signals, run_worker
+from bench.machine.conditions import Conditions
+from bench.machine.environment import command_line, worker_environment
+from bench.machine.gpu_trial import why_unusable
+from bench.plan import job as jobs
+from bench.plan.budget import Budget, needs_no_row, was_left_out
+from bench.plan.cell import Cell
+from bench.plan.columns import CANDIDATE, CellKey, Row, cell_key, new_row, row_key
+from bench.plan.gridfile import Grid
+from bench.plan.job import Job
+from bench.plan.models import Model
+from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
+from bench.plan.pruning import dominating, why_skipped
+from bench.results.overhead import Account
+from bench.results.predictions import kept_values
+from bench.results.protocol import DEVICE_FAILED
+from bench.results.row import keep_row, kept_row, measured_row
+from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
+from minbert.data.tasks import Data, for_search
+
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What the cells of one run share.
+
+    `device_name` is that of `bench.machine.conditions.Found`; `has_bf16` says whether the device
+    computes in bf16, and does not emulate it. `worker` is the command that runs the cell in the
+    folder named behind it.
+    """
+
+    grid: Grid
+    conditions: Conditions
+    model: Model
+    data: Data
+    data_folder: Path | None
+    store: Store
+    reports: Path
+    keep: bool
+    timeout_s: float | None
+    arguments: tuple[str, ...]
+    device_name: str
+    has_bf16: bool = True
+    worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
+    forecaster: Forecaster | None = None
+    budget: Budget = field(default_factory=Budget)
+    account: Account = field(default_factory=Account)
+
+    def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
+        """Run what the plans say, render the report; the exit code.
+
+        Args:
+            rounds: plans that are carried out one after the other, each asked for when the one
+                before it is; the last is the grid's own, by whose cells the run is judged.
+        """
+        planned: list[Planned] = []
+        ended = "ok"
+        with Signals() as signals:
+            try:
+                for planned in rounds:
+                    ended = self._run_round(planned, signals)
+                    if signals.stops > 1:
+                        sys.stderr.writelines(how_to_go_on(self.arguments))
+                        return INTERRUPTED
+                    if ended != "ok" or self._lacks_tries(planned):
+                        break
+            except InputError as error:  # of a plan that what has run makes impossible
+                sys.stderr.write(f"stopped: {error}\n")
+                ended = "stopped"
+        return self._close(planned, ended, as_json)
+
+    def _lacks_tries(self, planned: list[Planned]) -> bool:
+        """Whether tries of a search were left out: the others alone don't tell the best rates."""
+        return any(
+            item.cell.learning_rate_source == CANDIDATE and item.key in self.budget.left_out
+            for item in planned
+        )
+
+    def _run_round(self, planned: list[Planned], signals: Signals) -> str:
+        """Run a plan; `ok`, `interrupted` or `stopped`."""
+        try:
+            outlook = outlook_on(planned, self.forecaster, signals)
+        except StoppedError:
+            return "interrupted"
+        with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
+            try:
+                self._write_plan(planned)
+                if elsewhere := scores_elsewhere(planned):
+                    display.note(scores_sentence(elsewhere))
+                if self._run_cells(outlook, signals, display):
+                    return "interrupted"
+            except StoppedError:
+                return "interrupted"
+            except (DeviceError, DiskFullError, InputError, OSError) as error:
+                display.note(f"stopped: {error}; what is done is kept")
+                return "stopped"
+        return "ok"
+
+    def _run_cells(self, outlook: Outlook, signals: Signals, display: Display) -> bool:
+        """Run the cells that no other grid has run meanwhile; whether the user stopped that."""
+
+        def waits() -> None:
+            display.progress({"phase": "waits for another grid"})
+
+        cells = cells_folder(self.store.path) / CELL_LOCKS
+        with (
+            Locks(cells, signals, waits) as cell_locks,
+            Locks(device_locks(), signals, waits) as devices,
+        ):
+            for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
+                cell_s, rest_s = outlook.begin(item.cell)
+                rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
+                display.start(item.name, cell_s, rest_s)
+                asked = self.account.now()
+                with self._turn(item, devices, outlook):
+                    self.account.waited_since(asked)
+                    key = self._key(item)
+                    row, attempt = self.store.last(*key), self.store.next_attempt(*key)
+                    others = row is not None and attempt > item.attempt
+                    if row is None or not others:
+                        now = replace(item, attempt=max(attempt, item.attempt))
+                        row = self._run_or_skip(now, row, signals, display, outlook)
+                    outlook.learn(row)
+                if others:
+                    display.note(f"{item.name}: another grid has run it meanwhile")
+                display.finish(row)
+                if row["status"] == "interrupted" and not others:
+                    return True
+        return False
+
+    def _turn(
+        self, item: Planned, devices: Locks, outlook: Outlook
+    ) -> AbstractContextManager[None]:
+        """A turn on the device, if the cell may need it: one that is left out waits for nobody."""
+        fits = self.budget.fits(outlook.time_s(item.cell))
+        return devices.turn(self.device_name) if fits else nullcontext()
+
+    def _run_or_skip(
+        self, item: Planned, last: Row | None, signals: Signals, display: Display, outlook: Outlook
+    ) -> Row:
+        """What came of a cell, given the row that stands for it in the results so far."""
+        why = self._why_skipped(item)
+        row = self._left_behind(item, display, outlook) if why is None else None
+        if row is None:
+            why = why or self.budget.leave_out(item.key, outlook.time_s(item.cell))
+            if why is None:
+                row = self._run_cell(item, signals, display, outlook)
+            else:
+                [row] = self._planned_rows([item])
+                row |= {"attempt": item.attempt, "status": "skipped", "message": why}
+                if needs_no_row(last, why):
+                    return row
+        self.store.append(row)
+        return row
+
+    def _why_skipped(self, item: Planned) -> str | None:
+        """Why a cell can't run or, if it is not asked for, would run out of memory; else None."""
+        if item.action == SKIP:
+            return item.reason
+        if item.reason.startswith(RERUN):
+            return None
+        cause = dominating(item.cell, self.conditions.conditions_id, self.store.out_of_memory)
+        return None if cause is None else why_skipped(item.cell, cause)
+
+    def _key(self, item: Planned) -> CellKey:
+        return item.cell.cell_id, self.conditions.conditions_id, item.repeat
+
+    def _folder(self, item: Planned) -> Path:
+        return cell_folder(self.store.path, item.cell.name, *self._key(item), item.attempt)
+
+    def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
+        folder, job, told = self._folder(item), self._job(item), outlook.columns(item.cell)
+        argv = [*self.worker, str(folder.resolve())]
+        gpu = "" if self.conditions.device == "cpu" else self.device_name
+        env = worker_environment(os.environ, self.conditions.threads, gpu)
+        # before the first worker starts, so that none differs from the others by making it
+        share(self._data_of(item.cell), item.cell, self.model.tokenizer, self.data_folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / jobs.FILE, job.to_json().encode())
+            write_atomically(folder / "command.txt", f"{command_line(env, argv)}\n".encode())
+        except OSError as error:
+            raise DiskFullError(f"{folder}: {error.strerror}") from error
+        outcome = run_worker(
+            folder,
+            argv,
+            env=env,
+            timeout_s=self.timeout_s,
+            on_progress=display.progress,
+            signals=signals,
+        )
+        row = self._kept(folder, self._row(item, outcome, folder, told))
+        self.account.add(row)
+        if gpu and outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
+            why = why_unusable(gpu)
+            if why is None:  # the error was of that process alone, as an illegal address is
+                display.note(f"{item.name}: {outcome.message}; another process can use the GPU")
+                return row
+            self.store.append(row)
+            display.finish(row)
+            raise DeviceError(
+                f"{outcome.message} ({self.conditions.device}), and tried again: {why}; look at it "
+                "with nvidia-smi and dmesg"
+            )
+        return row
+
+    def _left_behind(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
+        """The row of a cell that ended when its parent died before it could append it."""
+        folder = self._folder(item)
+        row = kept_row(folder)
+        key = (*self._key(item), item.attempt)
+        same = row is not None and row_key(row) == key and row["status"] == "ok"
+        if row is None or not same or row["code_version"] != self.conditions.code_version:
+            left = left_behind(folder, self._job(item))
+            if left is None:
+                return None
+            row = self._kept(folder, self._row(item, left, folder, outlook.columns(item.cell)))
+        display.note(f"{item.name}: taking over the result that a stopped run left")
+        return row
+
+    @staticmethod
+    def _kept(folder: Path, row: Row) -> Row:
+        """A row, once it is in its cell's folder too."""
+        try:
+            keep_row(folder, row)
+        except OSError as error:
+            raise DiskFullError(f"{folder}: {error.strerror}") from error
+        return row
+
+    def _job(self, item: Planned) -> Job:
+        model = self.model
+        return Job(
+            cell=item.cell,
+            conditions_id=self.conditions.conditions_id,
+            repeat=item.repeat,
+            attempt=item.attempt,
+            device=self.conditions.worker_device,
+            threads=self.conditions.threads,
+            checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
+            geometry=model.geometry,
+            tokenizer=str(model.tokenizer.resolve()),
+            data=None if self.data_folder is None else str(self.data_folder.resolve()),
+            keep=self.keep,
+            code_version=self.conditions.code_version,
+        )
+
+    def _row(self, item: Planned, outcome: Outcome, folder: Path, told: Row) -> Row:
+        result = outcome.result or {}
+        data = self._data_of(item.cell)
+        emulated = ["emulated_bf16"] if item.cell.amp == "bf16" and not self.has_bf16 else []
+        columns = {
+            "peak_rss_mib": outcome.peak_rss_mib,
+            **told,
+            **result.get("columns", {}),
+            "grid": self.grid.name,
+            "repeat": item.repeat,
+            "attempt": item.attempt,
+            "wall_s": outcome.wall_s,
+            "started_at": outcome.started_at,
+            "finished_at": outcome.finished_at,
+        }
+        return measured_row(
+            item.cell,
+            self.conditions.columns(),
+            columns=columns,
+            status=outcome.status,
+            flags=[*result.get("flags", []), *emulated],
+            message=outcome.message,
+            folder=folder,
+            dev_examples={part: size.dev for part, size in data.sizes.items()},
+            majority_score=data.majority,
+        )
+
+    def _data_of(self, cell: Cell) -> Data:
+        return self.searched if cell.learning_rate_source == CANDIDATE else self.data
+
+    @cached_property
+    def searched(self) -> Data:
+        """The examples that a search for learning rates trains on and is scored on."""
+        return for_search(self.data)
+
+    def _planned_rows(self, planned: list[Planned]) -> list[Row]:
+        conditions = self.conditions.columns()
+        return [
+            new_row(**item.cell.columns(), **conditions, grid=self.grid.name, repeat=item.repeat)
+            for item in planned
+            if not item.elsewhere
+        ]
+
+    def _plan(self, planned: list[Planned]) -> list[Row]:
+        """The rows of a plan, each of the version of the code that has its result or is to give it.
+
+        Only `--fresh` asks for results of the present version where an older one has some.
+        """
+        rows = self._planned_rows(planned)
+        for row in rows:
+            at = self.store.last(*cell_key(row))
+            if at is not None:
+                row["code_version"] = at["code_version"]
+        return rows
+
+    def _write_plan(self, planned: list[Planned]) -> None:
+        path = plan_file(self.store.path)
+        text = json.dumps(self._plan(planned), indent=1)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text.encode() + b"\n")
+        except OSError as error:
+            raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
+
+    def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
+        """Render, say how it ended and how to go on; the exit code."""
+        from bench.report.render import (
+            render,
+        )  # not before: matplotlib stays out of the cells' time
+
+        last: dict[tuple[str, int], Row] = {}
+        try:
+            rows = read_rows(self.store.path)
+            for item in planned:
+                row = self.store.last(*self._key(item))
+                if row is not None and not item.elsewhere:
+                    last[item.key] = row
+            told = str(
+                render(
+                    rows,
+                    self.reports,
+                    planned=self._plan(planned),
+                    sources=[self.store.path.name],
+                    values_of=kept_values(self.store.path),
+                )
+            )
+        except (DiskFullError, InputError) as error:
+            ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
+        counts = statuses(planned, last)
+        elsewhere = scores_elsewhere(planned)
+        times = self.account.times()
+        if as_json:
+            spent = None if times is None else times.to_json()
+            scores = {"scores_from_other_machines": elsewhere}
+            click.echo(json.dumps({"cells": counts, **scores, "report": told, "time": spent}))
+        else:
+            numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+            click.echo(f"{count_cells(planned)}: {numbers}")
+            if elsewhere:
+                click.echo(scores_sentence(elsewhere))
+            click.echo(f"report: {told}")
+            if times is not None:
+                click.echo(f"time: {times}")
+        fell_back = fallen_back(planned, last)
+        again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
+        sys.stderr.writelines(self.budget.told())
+        sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
+        if ended == "interrupted":
+            return INTERRUPTED
+        return 0 if ended == "ok" and counts["ok"] == counts.total() and not fell_back else 1

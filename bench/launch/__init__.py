@@ -1,0 +1,1 @@
+"""One worker process: checked before, started, watched, and ended with all it started."""

@@ -1,0 +1,180 @@
+"""Runs a worker and tells how it ended. Results come by a file, never by stdout."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import DiskFullError
+from bench.common.files import remove_unfinished
+from bench.common.messages import last_error, one_line
+from bench.launch.oom import oom_kills
+from bench.launch.output import Output
+from bench.launch.signals import Signals
+from bench.launch.watch import Watch
+from bench.results.protocol import RESULT, SAVE_S, STDERR, STDOUT, parse_result
+
+__all__ = ["Outcome", "Signals", "run_worker"]
+
+GRACE_S: Final = 5.0
+"""Between asking a worker to end and killing it."""
+
+_LONGEST_RESULT: Final = 2**24
+_STDERR_TAIL: Final = 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a worker ended. `result` is what it left, if that can be used.
+
+    `wall_s` is from its launch to its end, without what keeping its weights took.
+
+    `peak_rss_mib` is the kernel's figure, which a killed worker has too. It starts at the size of
+    the process that launched the worker, so it is None where it says no more than that.
+    """
+
+    status: str
+    message: str
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_rss_mib: float | None = None
+    cpu_s: float | None = None
+    wall_s: float | None
+    started_at: str
+    finished_at: str
+    result: dict[str, Any] | None = None
+
+
+def run_worker(
+    folder: Path,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout_s: float | None,
+    on_progress: Callable[[dict[str, Any]], None],
+    signals: Signals,
+    grace_s: float = GRACE_S,
+) -> Outcome:
+    """Run a worker to its end; nothing of its process group is left running.
+
+    Args:
+        folder: where it leaves its result, and its output goes. An earlier result is removed.
+        env: the whole environment, to which the protocol's variables are added.
+        on_progress: takes what the worker says of itself, as it comes.
+        signals: entered by the caller, for all cells of a run.
+
+    Raises:
+        DiskFullError: if its output can't be written.
+    """
+    launched = _Launch()
+    if signals.stops:
+        return launched.outcome("interrupted", "stopped by the user before it began")
+    oom_before = oom_kills()
+    with ExitStack() as files:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RESULT).unlink(missing_ok=True)
+            remove_unfinished(folder)
+            stdout = files.enter_context(Output(folder / STDOUT))
+            stderr = files.enter_context(Output(folder / STDERR))
+            watch = Watch(argv, env, stdout, stderr, signals, on_progress)
+        except OSError as error:
+            raise DiskFullError(f"{folder}: can't be written ({error.strerror})") from error
+        if watch.failure is not None:
+            return launched.outcome("crashed", f"could not be started: {watch.failure}")
+        with watch:
+            watch.until_its_end(timeout_s, grace_s)
+    remove_unfinished(folder)
+    result, problem = _read_result(folder / RESULT)
+    if result is not None and (watch.reason is None or result["status"] == "ok"):
+        status, message = result["status"], result["message"]
+    elif watch.reason is not None:
+        status, message = watch.reason, watch.told
+    else:
+        status, message = _failure(watch, folder / STDERR, problem, oom_before)
+    return launched.outcome(
+        status,
+        message,
+        exit_code=watch.code if watch.code >= 0 else None,
+        signal=-watch.code if watch.code < 0 else None,
+        peak_rss_mib=watch.peak_rss_mib,
+        cpu_s=watch.cpu_s,
+        result=result,
+    )
+
+
+class _Launch:
+    """The clocks at a worker's launch. A wall clock that jumps changes no duration."""
+
+    def __init__(self) -> None:
+        self._at = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+    def outcome(
+        self, status: str, message: str, result: dict[str, Any] | None = None, **found: Any
+    ) -> Outcome:
+        """An outcome that ends now."""
+        wall_s = time.monotonic() - self._clock
+        saved = 0.0 if result is None else float(result[SAVE_S])
+        return Outcome(
+            status=status,
+            message=one_line(message),
+            wall_s=max(0.0, wall_s - saved),
+            started_at=_utc(self._at),
+            finished_at=_utc(self._at + timedelta(seconds=wall_s)),
+            result=result,
+            **found,
+        )
+
+
+def _utc(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _read_result(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """A worker's result, or what is wrong with it."""
+    try:
+        if path.stat().st_size > _LONGEST_RESULT:
+            raise ValueError("it is too long")
+        return parse_result(path.read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "ended without a result"
+    except (OSError, ValueError) as error:
+        return None, f"left a {RESULT} that can't be used: {error}"
+
+
+def _failure(watch: Watch, stderr: Path, problem: str, oom_before: int | None) -> tuple[str, str]:
+    """Status and message of a worker that ended by itself without a result."""
+    if watch.code == -signal.SIGKILL and oom_before is not None:
+        oom_after = oom_kills()
+        if oom_after is not None and oom_after > oom_before:
+            peak = watch.peak_rss_mib
+            reached = f" (peak {peak:,.0f} MiB)" if peak is not None else ""
+            return "oom", f"the host ran out of memory and the kernel killed it{reached}"
+    if watch.code < 0:
+        return "crashed", f"killed by signal {-watch.code} ({_signal_name(-watch.code)})"
+    if watch.code > 0:
+        line = last_error(_tail(stderr))
+        return "crashed", line or f"ended with exit code {watch.code}"
+    return "crashed", problem
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "real-time"
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _STDERR_TAIL))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""The machine: its GPUs, its conditions, and the environment of workers."""

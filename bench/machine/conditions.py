@@ -1,0 +1,220 @@
+"""Where cells run: the machine, the device and the software, found without importing torch."""
+
+import ast
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from bench.common.errors import InputError
+from bench.machine.devices import Device, resolve_device
+from bench.machine.environment import recorded
+from bench.machine.gpu_trial import Check
+from bench.plan.cell import digest
+from bench.plan.columns import Row
+
+MEASUREMENT_VERSION: Final = 6
+"""Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+_ROOT: Final = Path(__file__).parents[2]
+
+RUN_BY_WORKERS: Final = (
+    "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/data", "bench/stats",
+    "bench/worker", "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",
+    "bench/plan/parts.py", "bench/plan/__init__.py", "bench/results/overall.py",
+    "bench/results/protocol.py", "bench/results/__init__.py",
+)  # fmt: skip
+"""What workers import of the checkout."""
+MEASURING: Final = (
+    *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/row.py",
+    "bench/launch/runner.py", "bench/launch/watch.py", "pyproject.toml",
+)  # fmt: skip
+"""That, and what else makes a row's figures: the environment of workers, what the parent measures
+and computes, and the versions of libraries."""
+_DIGITS: Final = 10
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The columns that say where a cell ran. `code_version` is outside the identity."""
+
+    device: str
+    device_name: str
+    machine: str
+    threads: int
+    torch_version: str
+    tf32: str | None
+    measurement_version: int
+    code_version: str
+    cuda_version: str | None = None
+    environment: str | None = None
+
+    @property
+    def worker_device(self) -> str:
+        """The device by the name that it has in a worker, which sees no other GPU."""
+        return "cpu" if self.device == "cpu" else "cuda:0"
+
+    @property
+    def conditions_id(self) -> str:
+        """Digest of everything that makes times and memory comparable."""
+        values = asdict(self) | {"device": self.device.partition(":")[0]}
+        del values["code_version"]
+        return digest(values, 8)
+
+    def columns(self) -> Row:
+        """The fields as columns of runs.csv."""
+        return {**asdict(self), "conditions_id": self.conditions_id}
+
+
+def torch_build() -> tuple[str, str | None]:
+    """The installed torch's version, and the CUDA version it was built with, if any.
+
+    The version is `torch.__version__`, such as 2.9.0+cu130: that of the package's metadata lacks
+    what follows the + in some indexes and has it in others, for the same build.
+
+    Raises:
+        InputError: if torch is not installed.
+    """
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise InputError("torch is not installed; install this project with pip, which brings it")
+    names: dict[str, str] = {}
+    module = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
+    for node in module.body:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Assign):
+            targets = node.targets
+        value = getattr(node, "value", None)
+        if isinstance(value, ast.Constant) and value.value:
+            found = (target.id for target in targets if isinstance(target, ast.Name))
+            names |= dict.fromkeys(found, str(value.value))
+    return names.get("__version__") or metadata.version("torch"), names.get("cuda")
+
+
+def processor_name() -> str:
+    """The processor's model name."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()
+
+
+def usable_threads() -> int:
+    """Cores this process may use: those of its affinity and its group's quota.
+
+    Hyper-threads are not counted.
+    """
+    physical = psutil.cpu_count(logical=False) or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return max(1, min(allowed, physical, cpu_quota() or physical))
+
+
+def cpu_quota(groups: Path = _CGROUPS) -> int | None:
+    """Whole cores that the control group's quota allows, by cgroup v2 or v1; None without one."""
+    try:
+        if (groups / "cpu.max").exists():
+            quota, period = (groups / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (groups / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip()
+                for name in ("quota", "period")
+            )
+        cores = int(quota) // int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return max(1, cores) if int(quota) > 0 else None
+
+
+def code_version(root: Path = _ROOT) -> str:
+    """This project's version, in a checkout with the last commit that touched what measures.
+
+    So commits to reports, tests and docs leave it as it is. `-dirty` and a digest of the changes
+    say that what measures differs from that commit.
+    """
+    version = metadata.version("minbert-bench")
+    if not (root / ".git").exists():
+        return version
+    try:
+        commit = _git(root, "log", "-1", "--format=%H", "--", *MEASURING)
+        changes = _git(root, "diff", "--no-ext-diff", "--binary", "HEAD", "--", *MEASURING)
+        new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *MEASURING)
+        texts = [(root / name).read_text("utf-8", "replace") for name in new.split("\0") if name]
+    except (OSError, subprocess.SubprocessError):
+        return version
+    changed = f"-dirty.{digest([changes, new, texts], 8)}" if changes or new else ""
+    return f"{version}+g{commit[:_DIGITS]}{changed}"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],  # noqa: S607
+        cwd=root,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=10,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The conditions of a run, what `amp = on` means there, and the device's own name.
+
+    The name tells a device from all others of this machine, whatever numbers they have: of a GPU it
+    is the UUID, by which a worker sees it.
+    """
+
+    conditions: Conditions
+    amp_on: str
+    device_name: str
+    device: Device = field(default_factory=Device)
+
+    @property
+    def gpu(self) -> str:
+        """The one GPU that processes of it see, by its UUID; empty: none."""
+        return "" if self.device.gpu is None else self.device_name
+
+
+def find_conditions(wanted_device: str, check: Check | None = None) -> Found:
+    """The conditions of a run on the wanted device.
+
+    Args:
+        check: as of `resolve_device`.
+
+    Raises:
+        InputError: as `resolve_device` and `torch_build`.
+    """
+    version, cuda = torch_build()
+    device = resolve_device(wanted_device, cuda, check)
+    gpu = device.gpu
+    processor = processor_name()
+    memory_gib = round(psutil.virtual_memory().total / 2**30)
+    threads = usable_threads()
+    conditions = Conditions(
+        device=device.name,
+        device_name=processor if gpu is None else f"{gpu.name}, driver {gpu.driver}",
+        machine=f"{processor}, {os.cpu_count()} cores, {memory_gib} GiB",
+        threads=threads,
+        torch_version=version,
+        cuda_version=None if gpu is None else cuda,
+        environment=recorded(os.environ, on_gpu=gpu is not None),
+        tf32=None if gpu is None else "off",
+        measurement_version=MEASUREMENT_VERSION,
+        code_version=code_version(),
+    )
+    amp_on = "bf16" if device.has_bf16 else "fp16"
+    return Found(conditions, amp_on, device.name if gpu is None else gpu.uuid, device)

@@ -1,0 +1,132 @@
+"""Trying a GPU in a process of its own, `bench.machine.gpu_check`, and what that printed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+from bench.common.errors import InputError
+from bench.common.messages import one_line
+from bench.machine.environment import BY_BUS, ORDER, VISIBLE
+from bench.machine.nvml import GpuInfo
+
+ON_CPU: Final = "--device cpu runs on the CPU"
+"""What to do about all of it, as messages say it."""
+PATIENCE_S: Final = 120.0
+"""Loading torch and one product take seconds; from a slow network's folder, a minute."""
+
+_ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `bench.machine.gpu_check` printed: the GPUs that it saw, or the problem, and by value of
+    `amp` why the GPU that was asked for can't compute."""
+
+    gpus: tuple[GpuInfo, ...] = ()
+    problem: str = ""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    capabilities: tuple[tuple[int, int], ...] = ()
+    """Those that torch was built for."""
+
+
+Check = Callable[[str | None, int], Answer]
+"""Tries the GPU of an index among those that a value of CUDA_VISIBLE_DEVICES shows."""
+
+
+@cache
+def run_check(value: str | None, index: int) -> Answer:
+    """What `check_now` says, asked once.
+
+    Raises:
+        InputError: as `check_now`.
+    """
+    return check_now(value, index)
+
+
+def check_now(value: str | None, index: int) -> Answer:
+    """Run `bench.machine.gpu_check` with a value of CUDA_VISIBLE_DEVICES; None inherits it.
+
+    Raises:
+        InputError: if it does not end, or not with an answer.
+    """
+    env = {**os.environ, ORDER: BY_BUS, **({} if value is None else {VISIBLE: value})}
+    return check_by([sys.executable, "-m", "bench.machine.gpu_check", str(index)], env)
+
+
+def why_unusable(gpu: str) -> str | None:
+    """Why a GPU of a name in CUDA_VISIBLE_DEVICES can't compute at this moment; None: it can."""
+    try:
+        answer = check_now(gpu, 0)
+    except InputError as error:
+        return str(error)
+    if not answer.gpus:
+        return answer.problem or "torch sees none"
+    return answer.failures.get("off")
+
+
+def check_by(argv: Sequence[str], env: Mapping[str, str], patience_s: float = PATIENCE_S) -> Answer:
+    """The answer of a process.
+
+    Raises:
+        InputError: as `check_now`.
+    """
+    process = subprocess.Popen(
+        argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    try:
+        out, err = process.communicate(timeout=patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a driver that hangs can keep it from ending
+            process.communicate(timeout=1)
+        raise InputError(
+            f"the GPU did not answer in {patience_s:g} s: look at it with nvidia-smi; {ON_CPU}"
+        ) from None
+    except BaseException:
+        process.kill()
+        raise
+    lines = out.strip().splitlines() or [""]
+    try:
+        return _answer(json.loads(lines[-1]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        code = process.returncode
+        last = one_line((err.strip().splitlines() or [""])[-1])
+        why = f"signal {-code}" if code < 0 else last or f"exit code {code}"
+        raise InputError(f"torch ended while it tried the GPU: {why}; {ON_CPU}") from None
+
+
+def _answer(values: dict[str, Any]) -> Answer:
+    """An answer from its JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: for anything else.
+    """
+    gpus = [
+        GpuInfo(
+            str(of["name"]),
+            "",
+            (int(of["capability"][0]), int(of["capability"][1])),
+            f"GPU-{of['uuid']}",
+        )
+        for of in values.get("gpus", [])
+    ]
+    built = (_ARCHITECTURE.search(name) for name in values["architectures"])
+    return Answer(
+        gpus=tuple(gpus),
+        problem=one_line(values.get("problem", "")),
+        failures={amp: one_line(why) for amp, why in values.get("failures", {}).items()},
+        capabilities=tuple(sorted({(int(m[1]), int(m[2])) for m in built if m is not None})),
+    )

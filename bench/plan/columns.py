@@ -1,0 +1,628 @@
+"""The one definition of runs.csv: its columns, statuses, flags, and how a field is written.
+
+History of `SCHEMA`, the number in the column of that name:
+
+1. The first.
+2. Intervals of the time for 1,000 tokens; `imports_anon_mib`; where energy and process memory on
+   the GPU come from.
+3. `unfreeze`, `head`, `schedule`, `regression_loss` and `held_out`.
+4. Of task `multitask`: `encoders`, `task_order`, `task_rates`, `task_decays`, `dev_sentiment`,
+   `dev_paraphrase` and `dev_similarity`.
+5. `compile` and `compile_s`.
+6. `repeat`, `frozen_dtype`, `cuda_version`, `environment`, `texts_cut` and `tokens_cut`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
+
+SCHEMA: Final = 6
+
+STATUSES: Final = {
+    "ok": "trained, evaluated and measured",
+    "oom": "ran out of memory, on the device or the host",
+    "timeout": "took longer than --timeout allowed",
+    "crashed": "the worker ended with an error or was killed",
+    "invalid": "what it trained is no result: a loss that is not finite, an adapter or head that "
+    "did not move, a frozen tensor that did",
+    "skipped": "planned, but not run, for the reason given",
+    "interrupted": "stopped by the user before it ended",
+}
+RESUMED: Final = ("interrupted", "skipped")
+"""Statuses that a grid runs again by itself; any other than these and `ok` waits for --rerun."""
+
+FLAGS: Final = {
+    "not_learned": "the dev score is not shown to be above what the majority class gives: its "
+    "interval reaches down to it",
+    "unstable_timing": "the step times did not settle; run it again on a quiet machine: --rerun "
+    "unstable_timing",
+    "throttled": "the machine slowed down while steps were timed; cool it or lift its limits, then "
+    "--rerun throttled",
+    "disturbed": "something else took the machine while steps were timed; stop it, then --rerun "
+    "disturbed",
+    "emulated_bf16": "the GPU has no bf16 units: torch emulates them, and times say nothing about "
+    "a GPU that has them",
+}
+TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
+"""Those that put the times of a row in doubt, so that a later result replaces it."""
+
+MULTITASK: Final = "multitask"
+OVERALL: Final = "overall"
+"""The task of several parts, and its dev score: the mean of the parts'."""
+PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
+"""Its parts, and where the dev score of each stands."""
+CORRELATED: Final = ("sts",)
+"""Those whose score is a correlation r, which counts (1 + r) / 2; the others have an accuracy."""
+
+ITERATIVE: Final = "iterative"
+"""Gradual unfreezing, as `minbert.training.unfreezing` has it, which imports torch."""
+
+OFF: Final = "off"
+ON: Final = "on"
+"""Values of `compile`."""
+
+FP32: Final = "fp32"
+MIXED: Final = "mixed"
+"""Values of `frozen_dtype` beside the half types; rows older than the column are `mixed`."""
+
+VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "mode": MODES,
+    "layers": LAYER_SETS,
+    "amp": ("off", "bf16", "fp16"),
+    "init": ("pretrained", "random"),
+    "dev_metric": ("accuracy", "pearson", OVERALL),
+    "unfreeze": ("all", ITERATIVE),
+    "head": ("linear", "nonlinear", "conv"),
+    "optimizer": ("adamw", "adamax", "radam"),
+    "schedule": ("linear", "halving"),
+    "regression_loss": ("mse", "pearson"),
+    "task_order": ("sequential", "round-robin", "proportional"),
+    "compile": (OFF, ON),
+    "frozen_dtype": (FP32, "bf16", "fp16", MIXED),
+}
+"""Columns of text that hold one of a few names."""
+
+LARGEST: Final = 1e30
+"""No quantity comes near it; NaN and infinite are beyond it too."""
+
+GRID: Final = "grid"
+SEARCHED: Final = "search"
+CANDIDATE: Final = "candidate"
+"""Values of `learning_rate_source`."""
+
+Value = str | int | float | None
+Row = dict[str, Value]
+_KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
+
+
+def _always(_row: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _adapted(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") in ADAPTER_MODES
+
+
+def _has_main_rate(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "head"
+
+
+def _has_base_rate(row: Mapping[str, Any]) -> bool:
+    return _adapted(row) and trains_base(str(row.get("layers")))
+
+
+def _has_head_rate(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "full"
+
+
+def _unfreezes(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "head"
+
+
+def _holds_frozen(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") != "full" and row.get("amp") != "off"
+
+
+def _compiles(row: Mapping[str, Any]) -> bool:
+    return row.get("compile") == ON
+
+
+def _is_regression(row: Mapping[str, Any]) -> bool:
+    return row.get("dev_metric") != "accuracy"
+
+
+def _on_cuda(row: Mapping[str, Any]) -> bool:
+    return str(row.get("device", "")).startswith("cuda")
+
+
+def _pretrained(row: Mapping[str, Any]) -> bool:
+    return row.get("init") == "pretrained"
+
+
+def _classifies(row: Mapping[str, Any]) -> bool:
+    return _pretrained(row) and row.get("dev_metric") not in ("pearson", OVERALL)
+
+
+def _has_majority(row: Mapping[str, Any]) -> bool:
+    return _pretrained(row) and row.get("dev_metric") != "pearson"
+
+
+def _has_parts(row: Mapping[str, Any]) -> bool:
+    return row.get("task") == MULTITASK
+
+
+def _scores_parts(row: Mapping[str, Any]) -> bool:
+    return _pretrained(row) and _has_parts(row)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of runs.csv.
+
+    `applies` tells, from a row, whether the column can have a value there: an empty field where
+    it does not apply differs from one that was not measured. `check` is the test, as pytest names
+    it, that fails when the value is another than `about` says.
+    """
+
+    name: str
+    kind: type[str] | type[int] | type[float]
+    group: str
+    about: str
+    check: str
+    applies: Callable[[Mapping[str, Any]], bool] = _always
+
+
+BEFORE: Final[Mapping[str, str | float]] = {
+    "unfreeze": "all",
+    "head": "linear",
+    "schedule": "linear",
+    "held_out": 0.0,
+    "compile": OFF,
+    "repeat": 1,
+    "frozen_dtype": MIXED,
+}
+"""What was so in rows of a schema that lacked the column."""
+
+
+def _columns() -> tuple[Column, ...]:
+    found: list[Column] = []
+
+    def group(name: str, *columns: str | tuple[Any, ...]) -> None:
+        """The columns of a group. A text is the check of those that follow it."""
+        check = ""
+        for each in columns:
+            if isinstance(each, str):
+                check = each
+            else:
+                column, kind, about, *applies = each
+                found.append(Column(column, kind, name, about, check, *applies))
+
+    group(
+        "identity",
+        "tests/bench/grid/test_columns.py::test_a_row_says_how_it_was_planned",
+        ("schema", int, "version of this list of columns"),
+        "tests/bench/plan/test_planning.py::test_cell_id_follows_what_determines_a_result_and_not_labels",
+        ("cell_id", str, "digest of everything that determines the result"),
+        "tests/bench/machine/test_conditions.py::test_identity_leaves_out_commit_and_gpu_number",
+        ("conditions_id", str, "digest of the machine and software it ran on"),
+        "tests/bench/grid/test_session.py::test_what_another_grid_interrupted_does_not_stop_this_one",
+        ("attempt", int, "1, and one more for each time the cell was run again"),
+        "tests/bench/grid/test_session.py::test_repeats_run_in_processes_and_folders_of_their_own",
+        (
+            "repeat",
+            int,
+            "1, 2, …: measurements of the same cell, each by a process of its own, that all count",
+        ),
+        "tests/bench/grid/test_columns.py::test_a_row_says_how_it_was_planned",
+        ("grid", str, "name of the grid that planned it; a label"),
+        "tests/bench/results/test_row.py::test_a_failed_cell_keeps_its_message_on_one_line",
+        ("status", str, "how it ended: " + ", ".join(STATUSES)),
+        "tests/bench/results/test_row.py::test_not_learned_is_flagged_by_the_interval",
+        ("flags", str, "space-separated doubts beside the status: " + ", ".join(FLAGS)),
+        "tests/bench/results/test_row.py::test_a_failed_cell_keeps_its_message_on_one_line",
+        ("message", str, "one line on why it did not end ok"),
+    )
+    group(
+        "axes",
+        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
+        ("mode", str, "what trains: full, head, lora, dora"),
+        ("rank", int, "rank of the adapters", _adapted),
+        ("layers", str, "layer set that carries adapters", _adapted),
+        (
+            "unfreeze",
+            str,
+            "all: every layer that trains does so from the first epoch; iterative: none in the "
+            "first, then a quarter more in each from the top",
+            _unfreezes,
+        ),
+        ("amp", str, "automatic mixed precision: off, bf16, fp16"),
+        ("seed", int, "of initialisation, order of data and dropout"),
+    )
+    group(
+        "settings",
+        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
+        ("model", str, "named geometry or checkpoint"),
+        ("model_digest", str, "of its configuration, vocabulary and, if pretrained, weights"),
+        ("init", str, "pretrained or random"),
+        ("pooling", str, "pooler ([CLS], dense, tanh) or mean over real tokens"),
+        ("head", str, "linear, nonlinear or conv (convolutions over tokens)"),
+        ("task", str, "what is learned"),
+        ("data_digest", str, "of the examples really used, train and dev"),
+        ("max_train", int, "cap on training examples; empty: all"),
+        ("max_dev", int, "cap on dev examples; empty: all"),
+        (
+            "held_out",
+            float,
+            "share of the training examples that are not trained on, by which ensembles are chosen",
+        ),
+        ("max_length", int, "tokens after which a text is cut"),
+        ("batching", str, "how examples are grouped into batches: by-length or shuffled"),
+        ("batch_size", int, "examples in a batch"),
+        "tests/bench/worker/test_compile.py::test_a_cell_without_a_compiler_ends_in_a_line",
+        (
+            "compile",
+            str,
+            "on: whole batches train through torch.compile, padded to buckets of length; or off",
+        ),
+        "tests/bench/worker/test_frozen_dtype.py::test_every_parameter_has_the_type_of_the_rule",
+        (
+            "frozen_dtype",
+            str,
+            "how frozen weights of linear layers are held under AMP: fp32, bf16 or fp16; mixed: "
+            "before schema 6, half where a layer has no adapter and fp32 where it has one",
+            _holds_frozen,
+        ),
+        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
+        ("epochs", int, "passes over the training examples"),
+        ("max_steps", int, "cap on optimizer steps; empty: none"),
+        ("optimizer", str, "adamw, adamax or radam"),
+        ("schedule", str, "of the rates after their rise: linear, to zero; or halving each epoch"),
+        "tests/bench/grid/test_multitask_grid.py::test_with_one_part_of_the_files_that_part_is_learned",
+        (
+            "regression_loss",
+            str,
+            "of a task without classes: mse, or pearson, 1 − r of each batch",
+            _is_regression,
+        ),
+        "tests/bench/grid/test_multitask_grid.py::test_cells_end_ok_with_all_figures",
+        ("encoders", int, "1, or 2: a second for pairs of texts", _has_parts),
+        "tests/bench/grid/test_multitask_grid.py::test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move",
+        (
+            "task_order",
+            str,
+            "how the parts' batches follow: sequential, round-robin or proportional (at random)",
+            _has_parts,
+        ),
+        "tests/bench/grid/test_multitask_grid.py::test_cells_end_ok_with_all_figures",
+        (
+            "task_rates",
+            str,
+            "factors on all rates by part, such as quora=5 sst=4 sts=3",
+            _has_parts,
+        ),
+        ("task_decays", str, "weight decay by part, likewise", _has_parts),
+        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
+        (
+            "learning_rate",
+            float,
+            "peak rate of the adapter, or of everything in full",
+            _has_main_rate,
+        ),
+        ("learning_rate_base", float, "peak rate of the rest of the encoder", _has_base_rate),
+        ("learning_rate_head", float, "peak rate of the task head", _has_head_rate),
+        "tests/bench/grid/test_grid.py::test_rates_are_searched_on_training_data_and_used",
+        (
+            "learning_rate_source",
+            str,
+            f"where the rates came from: {GRID} (the grid file), {SEARCHED} (--lr auto), or "
+            f"{CANDIDATE}: the row is one of that search's tries, scored on held-out training data",
+        ),
+        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
+        ("weight_decay", float, "of weight matrices; vectors are not decayed"),
+        ("warmup", float, "share of the steps in which the rate rises"),
+        ("alpha", float, "adapter scale is alpha / rank", _adapted),
+        ("scale", float, "the factor of the adapter's update", _adapted),
+        ("dropout", float, "probability, in the encoder and before the head"),
+    )
+    group(
+        "conditions",
+        "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
+        ("device", str, "cpu or cuda:i"),
+        ("device_name", str, "the GPU's, or the processor's"),
+        ("machine", str, "processor, cores and memory"),
+        ("threads", int, "of torch's CPU operators"),
+        ("torch_version", str, "of torch, as installed"),
+        "tests/bench/machine/test_conditions.py::test_on_a_gpu_cuda_and_inherited_variables_are_conditions",
+        ("cuda_version", str, "that torch was built with", _on_cuda),
+        (
+            "environment",
+            str,
+            "inherited variables that change numbers, as NAME=value; empty: none was set",
+        ),
+        ("tf32", str, "on or off: fp32 products on the GPU's tensor cores", _on_cuda),
+        "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
+        ("measurement_version", int, "raised when measuring or numerics change"),
+        ("code_version", str, "of this project"),
+    )
+    group(
+        "size",
+        "tests/bench/grid/test_columns.py::test_sizes_are_counted",
+        ("params_total", int, "parameters of encoder, adapters and head"),
+        ("params_trainable", int, "those of them that train; of unfreezing, once all layers do"),
+        "tests/bench/grid/test_columns.py::test_tokens_are_the_real_ones_of_each_epochs_examples",
+        ("tokens_total", int, "real tokens trained on, all epochs"),
+        "tests/bench/forecast/test_forecast.py::test_flops_are_for_each_real_token",
+        ("flops_per_token", float, "of a training step; 2 for each multiply-add"),
+        "tests/bench/worker/test_cut.py::test_a_worker_counts_what_is_cut",
+        ("texts_cut", int, "texts of train and dev that are longer than max_length"),
+        ("tokens_cut", float, "share of the tokens of train and dev that were cut off with them"),
+    )
+    group(
+        "time",
+        "tests/bench/results/test_row.py::test_times_are_those_of_the_passes_that_count",
+        ("step_ms_median", float, "median of a training step, ms"),
+        ("step_ms_ci_low", float, "its 95% interval, lower end, ms"),
+        ("step_ms_ci_high", float, "its 95% interval, upper end, ms"),
+        ("ms_per_1k_tokens", float, "training time for 1,000 real tokens, ms"),
+        ("ms_per_1k_tokens_ci_low", float, "its 95% interval, lower end, ms"),
+        ("ms_per_1k_tokens_ci_high", float, "its 95% interval, upper end, ms"),
+        ("steps_timed", int, "steps behind these figures, those of the warm-up not counted"),
+        ("examples_per_s", float, "training examples for each second of a step"),
+        "tests/bench/worker/test_column_stages.py::test_times_are_those_of_their_stages",
+        ("startup_s", float, "from launch to the first training step, compiling included, s"),
+        "tests/bench/worker/test_compile.py::test_a_compiled_cell_trains_as_another",
+        ("compile_s", float, "compiling for every bucket, before the first step, s", _compiles),
+        "tests/bench/worker/test_column_stages.py::test_times_are_those_of_their_stages",
+        ("train_s", float, "all training steps, data preparation included, s"),
+        ("eval_s", float, "all evaluations on dev, s"),
+        "tests/bench/grid/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
+        ("wall_s", float, "from launch to the worker's end, without what --save-weights takes, s"),
+        "tests/bench/grid/test_columns.py::test_what_was_foretold_is_in_the_row",
+        ("predicted_s", float, "wall_s as foretold before the run, s"),
+    )
+    group(
+        "memory",
+        "tests/bench/worker/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
+        ("peak_cuda_allocated_mib", float, "by tensors, MiB", _on_cuda),
+        ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", _on_cuda),
+        "tests/bench/worker/test_gpu_probe.py::test_memory_is_the_processs_and_others_on_the_gpu_disturb",
+        ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", _on_cuda),
+        (
+            "process_vram_source",
+            str,
+            "nvml-process, or nvml-device where the driver can't tell the process from others",
+            _on_cuda,
+        ),
+        "tests/bench/worker/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
+        (
+            "peak_rss_mib",
+            float,
+            "peak resident set of the worker, mapped files included, up to its last evaluation "
+            "(of one that failed: up to its end), MiB",
+        ),
+        ("peak_anon_mib", float, "the same peak without mapped files, MiB"),
+        (
+            "imports_anon_mib",
+            float,
+            "resident set without mapped files once torch is imported, and nothing else done, MiB",
+        ),
+        "tests/bench/grid/test_columns.py::test_memory_is_that_of_parameters_gradients_and_state",
+        ("weights_mib", float, "parameters and buffers, MiB"),
+        ("gradients_mib", float, "gradients of what trains, MiB"),
+        ("optimizer_mib", float, "optimizer state, MiB"),
+        "tests/bench/worker/test_column_stages.py::test_activations_are_those_of_the_largest_batch",
+        ("activations_mib", float, "tensors kept for the backward pass of the largest batch, MiB"),
+        "tests/bench/grid/test_columns.py::test_what_was_foretold_is_in_the_row",
+        ("predicted_peak_mib", float, "peak as foretold before the run, MiB"),
+    )
+    group(
+        "quality",
+        "tests/bench/grid/test_columns.py::test_scores_are_those_of_the_predictions",
+        (
+            "dev_metric",
+            str,
+            "accuracy, pearson, or overall: the mean over the parts of accuracy and (1 + r) / 2",
+            _pretrained,
+        ),
+        ("dev_score", float, "the metric on dev after the last epoch", _pretrained),
+        "tests/bench/results/test_row.py::test_accuracy_gets_wilson_and_correlation_fisher",
+        ("dev_ci_low", float, "its 95% interval, lower end", _pretrained),
+        ("dev_ci_high", float, "its 95% interval, upper end", _pretrained),
+        "tests/bench/grid/test_columns.py::test_scores_are_those_of_the_predictions",
+        ("dev_accuracy", float, "accuracy on dev", _classifies),
+        "tests/bench/grid/test_multitask_grid.py::test_what_is_kept_gives_the_scores_again",
+        ("dev_sentiment", float, "accuracy on dev of the part sst", _scores_parts),
+        ("dev_paraphrase", float, "accuracy on dev of the part quora", _scores_parts),
+        ("dev_similarity", float, "Pearson correlation on dev of the part sts", _scores_parts),
+        "tests/bench/grid/test_columns.py::test_losses_are_those_of_the_last_epoch",
+        ("dev_loss", float, "mean loss on dev; of parts, the mean of theirs", _pretrained),
+        ("train_loss", float, "mean loss over the last epoch's steps", _pretrained),
+        "tests/bench/worker/test_column_stages.py::test_the_training_score_is_that_of_the_batches_as_trained",
+        (
+            "train_score",
+            float,
+            "the metric on the batches of the last epoch, as they were trained on (dropout on)",
+            _pretrained,
+        ),
+        "tests/bench/grid/test_columns.py::test_scores_are_those_of_the_predictions",
+        (
+            "majority_score",
+            float,
+            "what the training set's majority class scores on dev; a correlation counts as 0 then",
+            _has_majority,
+        ),
+    )
+    group(
+        "other",
+        "tests/bench/worker/test_column_stages.py::test_energy_is_drawn_while_training",
+        ("energy_j", float, "drawn while training, J"),
+        ("energy_source", str, "nvml (the GPU) or rapl (the processor, others' work included)"),
+        "tests/bench/grid/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
+        ("started_at", str, "UTC, ISO 8601"),
+        ("finished_at", str, "UTC, ISO 8601"),
+    )
+    return tuple(found)
+
+
+COLUMNS: Final = _columns()
+BY_NAME: Final = {column.name: column for column in COLUMNS}
+NAMES: Final = tuple(BY_NAME)
+
+
+def group_names(group: str) -> tuple[str, ...]:
+    """Names of the columns in a group, in order."""
+    return tuple(column.name for column in COLUMNS if column.group == group)
+
+
+def new_row(**values: Value) -> Row:
+    """A row with every column, empty where nothing is given.
+
+    Raises:
+        KeyError: for a name that is no column.
+    """
+    row: Row = dict.fromkeys(NAMES)
+    for name, value in values.items():
+        row[BY_NAME[name].name] = value
+    row["schema"] = SCHEMA
+    return row
+
+
+def upgraded(values: Mapping[str, Value]) -> Row:
+    """A row from the values of one that may be of an older schema, whose columns it lacks.
+
+    Raises:
+        KeyError: for a name that is no column.
+    """
+    row = new_row(**values)
+    lacking = (name for name in BEFORE if name not in values and BY_NAME[name].applies(row))
+    row |= {name: BEFORE[name] for name in lacking}
+    if "regression_loss" not in values and row["dev_metric"] == "pearson":
+        row["regression_loss"] = "mse"
+    return row
+
+
+CellKey = tuple[str, str, int]
+"""A measurement: cell_id, conditions_id and repeat."""
+
+
+def cell_key(row: Mapping[str, Value]) -> CellKey:
+    """The measurement that a row is an attempt at; a row without a repeat is of the first."""
+    return str(row["cell_id"]), str(row["conditions_id"]), int(row.get("repeat") or 1)
+
+
+def row_key(row: Mapping[str, Value]) -> tuple[str, str, int, int]:
+    """The key of a row, which no other has: its measurement and attempt."""
+    return *cell_key(row), int(row["attempt"] or 0)
+
+
+def software_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """What a score depends on beside the cell: the type of device and the software, no machine."""
+    device = str(row.get("device") or "").partition(":")[0]
+    return device, *(row.get(name) or None for name in _SOFTWARE)
+
+
+_SOFTWARE: Final = ("torch_version", "cuda_version", "tf32", "environment", "measurement_version")
+
+
+def has_score(row: Mapping[str, Value]) -> bool:
+    """Whether a row ended ok with a dev score."""
+    return row.get("status") == "ok" and isinstance(row.get("dev_score"), float)
+
+
+def repeat_suffix(repeat: Value) -> str:
+    """What names of cells end in for a repeat: nothing for the first."""
+    return f", repeat {repeat}" if isinstance(repeat, int) and repeat > 1 else ""
+
+
+def standing(rows: Iterable[Row]) -> dict[CellKey, Row]:
+    """Of each measurement the row that it stands at, in the order of first appearance.
+
+    That is its last attempt that ended ok, or, where none did, its last attempt.
+    """
+    last: dict[CellKey, Row] = {}
+    take_standing(last, rows)
+    return last
+
+
+def take_standing(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
+    """Bring a result of `standing` up to date with further rows."""
+    for row in rows:
+        key = cell_key(row)
+        if key not in last or _rank(row) >= _rank(last[key]):
+            last[key] = row
+
+
+def _rank(row: Row) -> tuple[bool, int]:
+    return row["status"] == "ok", int(row["attempt"] or 0)
+
+
+def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
+    """The rows that count, by measurement and code_version, in the order of first appearance.
+
+    Those are of each version the last attempt that ended ok, or, where no version has one, the
+    row that the measurement stands at. One with a timing flag counts until a later attempt of any
+    version ends ok.
+    """
+    rows = list(rows)
+    at = standing(rows)
+    last: dict[tuple[str, str, int, str], Row] = {}
+    for row in rows:
+        key = (*cell_key(row), str(row.get("code_version") or ""))
+        if at[cell_key(row)] is not row and _gives_way(row):
+            continue
+        if key not in last or _rank(row) >= _rank(last[key]):
+            last[key] = row
+    return last
+
+
+def _gives_way(row: Row) -> bool:
+    """Whether a row counts only where its measurement stands at it."""
+    flags = str(row.get("flags") or "").split()
+    return row["status"] != "ok" or any(flag in TIMING_FLAGS for flag in flags)
+
+
+def take_attempts(highest: dict[CellKey, int], rows: Iterable[Row]) -> None:
+    """Bring the highest attempt at each measurement up to date with further rows."""
+    for row in rows:
+        key = cell_key(row)
+        highest[key] = max(highest.get(key, 0), int(row["attempt"] or 0))
+
+
+def format_value(value: Value) -> str:
+    """A field of runs.csv: floats to seven significant digits, None empty."""
+    if value is None:
+        return ""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def parse_value(name: str, text: str) -> Value:
+    """The value of a field of runs.csv.
+
+    Raises:
+        ValueError: if the text is not of the column's kind, or none of those that it can hold.
+    """
+    if text == "":
+        return None
+    if name == "status" and text not in STATUSES:
+        raise ValueError(f"{text[:60]!r} is no status")
+    if name == "flags" and not set(text.split()) <= FLAGS.keys():
+        raise ValueError(f"{text[:60]!r} holds no flag that is known")
+    if text not in VALUES.get(name, (text,)):
+        raise ValueError(f"{text[:60]!r} is not one of {', '.join(VALUES[name])}")
+    kind = BY_NAME[name].kind
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(f"{text[:60]!r} is no {_KINDS[kind]}") from None
+    if not isinstance(value, str) and not -LARGEST < value < LARGEST:
+        raise ValueError(f"{text[:60]!r} is beyond any {_KINDS[kind]} that can be")
+    return value
+
+
+def learning_rates(mode: str, layers: str | None) -> tuple[str, ...]:
+    """The rate columns that apply to a mode and layer set."""
+    axes = {"mode": mode, "layers": layers}
+    rates = ("learning_rate", "learning_rate_base", "learning_rate_head")
+    return tuple(name for name in rates if BY_NAME[name].applies(axes))

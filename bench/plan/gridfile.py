@@ -1,0 +1,292 @@
+"""Grid files: TOML that names settings and, as products of axes, cells."""
+
+import re
+import tomllib
+from math import prod
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adapters.names import ADAPTER_MODES
+from bench.common.errors import InputError
+from bench.common.messages import shown
+
+NAMED: Final = Path(__file__).parent / "grids"
+_LARGEST_FILE: Final = 1 << 20
+_MOST_CELLS: Final = 100_000
+_LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+"""A key of 16 parts, where the grid's own have 3: its reader's time grows with their square."""
+
+Mode = Literal["full", "head", "lora", "dora"]
+LayerSet = Literal["attn-only", "attn", "all-lin-only", "all-lin"]
+Amp = Literal["off", "on", "bf16", "fp16"]
+Unfreeze = Literal["all", "iterative"]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Rates(_Strict):
+    """Peak learning rates; by default the starting values for MiniLM."""
+
+    full: Rate = 1e-4
+    adapter: Rate = 1e-3
+    base: Rate = 1e-4
+    head: Rate = 1e-3
+
+
+Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class TaskRates(_Strict):
+    """Factors on all learning rates, by part of task `multitask`."""
+
+    sst: Factor = 1.0
+    quora: Factor = 1.0
+    sts: Factor = 1.0
+
+
+class TaskDecays(_Strict):
+    """Weight decay by part of task `multitask`; without one it is that of the settings."""
+
+    sst: Decay | None = None
+    quora: Decay | None = None
+    sts: Decay | None = None
+
+
+Head = Literal["linear", "nonlinear", "conv"]
+Optimizer = Literal["adamw", "adamax", "radam"]
+Schedule = Literal["linear", "halving"]
+RegressionLoss = Literal["mse", "pearson"]
+TaskOrder = Literal["sequential", "round-robin", "proportional"]
+Encoders = Annotated[int, Field(ge=1, le=2)]
+FrozenDtype = Literal["fp32", "amp"]
+Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Settings(_Strict):
+    """What all cells of a grid share. Flags of the command line replace values here."""
+
+    model: str = "minilm"
+    init: Literal["pretrained", "random"] = "pretrained"
+    task: str = "movies"
+    seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
+    epochs: Count = 3
+    max_steps: Count | None = None
+    max_train: Count | None = None
+    max_dev: Count | None = None
+    held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
+    max_length: Annotated[int, Field(ge=3, le=8192)] = 128
+    batch_size: BatchSize = 64
+    batching: Literal["by-length", "shuffled"] = "by-length"
+    compile: bool = False
+    pooling: Literal["auto", "pooler", "mean"] = "auto"
+    head: Head = "linear"
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "linear"
+    regression_loss: RegressionLoss = "mse"
+    learning_rates: Rates = Rates()
+    weight_decay: Decay = 0.01
+    warmup: Share = 0.1
+    alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
+    scale: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    dropout: Dropout = 0.1
+    frozen_dtype: FrozenDtype = "fp32"
+    encoders: Encoders = 1
+    task_order: TaskOrder = "proportional"
+    task_rates: TaskRates = TaskRates()
+    task_decays: TaskDecays = TaskDecays()
+
+
+class Varied(_Strict):
+    """Settings that the cells of one table have otherwise than the grid: those that change neither
+    data nor model, and that no flag of the command line has."""
+
+    head: Head | None = None
+    optimizer: Optimizer | None = None
+    schedule: Schedule | None = None
+    regression_loss: RegressionLoss | None = None
+    weight_decay: Decay | None = None
+    warmup: Share | None = None
+    dropout: Dropout | None = None
+    frozen_dtype: FrozenDtype | None = None
+    encoders: Encoders | None = None
+    task_order: TaskOrder | None = None
+    task_rates: TaskRates | None = None
+    task_decays: TaskDecays | None = None
+
+
+class Axes(_Strict):
+    """One table `[[cells]]`: every combination of its values is a cell.
+
+    Without `batch_size` and `learning_rate` those of the settings apply; `learning_rate` is one for
+    all that trains.
+    """
+
+    mode: Annotated[list[Mode], Field(min_length=1)]
+    rank: list[Count] = []
+    layers: list[LayerSet] = []
+    amp: Annotated[list[Amp], Field(min_length=1)] = ["off"]
+    unfreeze: Annotated[list[Unfreeze], Field(min_length=1)] = ["all"]
+    batch_size: list[BatchSize] = []
+    learning_rate: list[Rate] = []
+    settings: Varied = Varied()
+
+    @model_validator(mode="after")
+    def _axes_fit_the_modes(self) -> Self:
+        adapted = [mode for mode in self.mode if mode in ADAPTER_MODES]
+        if adapted and not (self.rank and self.layers):
+            raise ValueError(f"mode {adapted[0]} needs rank and layers")
+        if not adapted and (self.rank or self.layers):
+            raise ValueError(f"rank and layers don't apply to mode {self.mode[0]}")
+        if set(self.mode) == {"head"} and "iterative" in self.unfreeze:
+            raise ValueError("unfreeze doesn't apply to mode head")
+        return self
+
+    @property
+    def most_cells(self) -> int:
+        """How many cells it can make for each seed, at most."""
+        axes = (
+            *(self.mode, self.rank, self.layers, self.amp),
+            *(self.unfreeze, self.batch_size, self.learning_rate),
+        )
+        return prod(max(len(values), 1) for values in axes)
+
+
+class Grid(_Strict):
+    """A grid file."""
+
+    name: str
+    about: str = ""
+    settings: Settings = Settings()
+    cells: Annotated[list[Axes], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_no_larger_than_can_be_kept(self) -> Self:
+        settings = self.settings
+        count = settings.repeats * settings.seeds * sum(axes.most_cells for axes in self.cells)
+        if count > _MOST_CELLS:
+            also = "seeds and repeats" if settings.repeats > 1 else "seeds"
+            raise ValueError(
+                f"it makes {count:,} cells with its {also}; {_MOST_CELLS:,} are the most"
+            )
+        return self
+
+    def settings_of(self, axes: Axes) -> Settings:
+        """The settings of one table's cells."""
+        own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
+        return self.settings.model_copy(update=own)
+
+    @property
+    def variants(self) -> list[Settings]:
+        """The settings that cells have, each once."""
+        found = [self.settings_of(axes) for axes in self.cells]
+        return [one for i, one in enumerate(found) if one not in found[:i]]
+
+
+def names() -> list[str]:
+    """The grids that come with the package."""
+    return sorted(path.stem for path in NAMED.glob("*.toml"))
+
+
+def load(name_or_file: str) -> Grid:
+    """A named grid, or one from a TOML file.
+
+    Raises:
+        InputError: unknown name, unreadable file, broken TOML, an unknown key, a wrong value.
+    """
+    if name_or_file in names():
+        path = NAMED / f"{name_or_file}.toml"
+    else:
+        path = Path(name_or_file)
+        if path.suffix != ".toml":
+            raise InputError(
+                f"no grid is called {name_or_file!r}; choose {', '.join(names())}, or give a "
+                "file that ends in .toml"
+            )
+    return parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
+
+
+def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
+    """The grid with some settings replaced, by flags of the command line.
+
+    Raises:
+        InputError: for a value that a grid file could not have.
+    """
+    try:
+        settings = Settings.model_validate({**dict(grid.settings), **values})
+    except ValidationError as error:
+        raise InputError(f"--{_first_problem(error).replace('_', '-', 1)}") from error
+    return grid.model_copy(update={"settings": settings})
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: can't be read (it is no file)")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise InputError(f"{path}: larger than 1 MiB, which no grid file is")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text, so no grid file") from error
+
+
+def parse(text: str, source: str, name: str) -> Grid:
+    """A grid from the text of a TOML file called `source`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    if _LONG_KEY.search(text):
+        raise InputError(f"{source}: has a key of 16 parts or more; no grid file nests that deeply")
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # the first for a number too long, too
+        raise InputError(f"{source}: is not TOML: {_one_line(str(error))}") from error
+    try:
+        return Grid.model_validate({"name": name, **table})
+    except ValidationError as error:
+        raise InputError(f"{source}: {_first_problem(error)}") from error
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())[:300]
+    return line if line.isprintable() else ascii(line)[1:-1]
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ""
+    for part in first["loc"]:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_known_keys(first["loc"]))
+        return f"unknown key {shown(where)}; known here: {known}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    told = f", not {shown(given)}" if isinstance(given, str | int | float) else ""
+    place = f"{where}: " if where else ""
+    return _one_line(f"{place}{message[0].lower()}{message[1:]}{told}")
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    parents: dict[str, type[BaseModel]] = {
+        "settings": Settings,
+        "cells": Axes,
+        "learning_rates": Rates,
+        "task_rates": TaskRates,
+        "task_decays": TaskDecays,
+    }
+    named = [part for part in location[:-1] if isinstance(part, str)]
+    model = Varied if named == ["cells", "settings"] else parents[named[-1]] if named else Grid
+    return [key for key in model.model_fields if not (model is Grid and key == "name")]

@@ -1,0 +1,134 @@
+"""The job of a worker: a cell, where it runs, and the files it reads. Kept as cell.json."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import InputError
+from bench.common.messages import shown
+from bench.plan.cell import Cell
+from bench.plan.columns import BY_NAME, FP32, MULTITASK, VALUES
+from bench.plan.parts import from_text
+
+FILE: Final = "cell.json"
+_LONGEST: Final = 2**20
+_REMEDY: Final = "start the grid again, which writes it anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything a worker needs to run one cell.
+
+    `checkpoint` is the folder of the weights, or, for a random initialisation, None or the folder
+    of the configuration; `geometry` names the configuration where no folder has it. Paths stay
+    in the cell's folder: they are no columns of runs.csv.
+    """
+
+    cell: Cell
+    conditions_id: str
+    attempt: int
+    device: str
+    threads: int
+    checkpoint: str | None
+    geometry: str | None
+    tokenizer: str
+    data: str | None
+    keep: bool
+    code_version: str
+    repeat: int = 1
+
+    def to_json(self) -> str:
+        """The text of cell.json."""
+        return json.dumps({"cell_id": self.cell.cell_id, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: for anything else.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"is not JSON ({error})") from error
+        if not isinstance(values, dict) or not isinstance(values.get("cell"), dict):
+            raise InputError("holds no cell")
+        cell: Cell = _built(Cell, values["cell"])
+        _check_names(cell)
+        _check_parts(cell)
+        _check_frozen_dtype(cell)
+        try:
+            identity = cell.cell_id
+        except UnicodeEncodeError as error:
+            raise InputError("holds text that is no Unicode") from error
+        if values.get("cell_id") != identity:
+            raise InputError("has settings that are not those of its cell_id")
+        job: Job = _built(cls, {"repeat": 1, **values, "cell": cell})
+        return job
+
+    @classmethod
+    def read(cls, folder: Path) -> "Job":
+        """The job in a cell's folder.
+
+        Raises:
+            InputError: naming the file, if it can't be read or is none.
+        """
+        path = folder / FILE
+        try:
+            if path.exists() and not path.is_file():
+                raise InputError("is no file")
+            if path.stat().st_size > _LONGEST:
+                raise InputError("is too long")
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: can't be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is not UTF-8 text; {_REMEDY}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}; {_REMEDY}") from error
+
+
+def _built(kind: type[Any], values: dict[str, Any]) -> Any:
+    """A dataclass from its fields, each of which has to be there in its type."""
+    found: dict[str, Any] = {}
+    for field in fields(kind):
+        if field.name not in values:
+            raise InputError(f"lacks {field.name}")
+        value: Any = values[field.name]
+        wanted: Any = field.type
+        if type(value) is int and isinstance(0.0, wanted) and abs(value) < 2**53:
+            value = float(value)
+        if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
+            raise InputError(f"has {shown(value)} as {field.name}")
+        found[field.name] = value
+    return kind(**found)
+
+
+def _check_names(cell: Cell) -> None:
+    for name, known in VALUES.items():
+        value = getattr(cell, name, None)
+        if value is not None and value not in known:
+            raise InputError(f"has {shown(value)} as {name}")
+
+
+def _check_frozen_dtype(cell: Cell) -> None:
+    """Refuse a type of frozen weights that does not go with mode and AMP."""
+    applies = BY_NAME["frozen_dtype"].applies(vars(cell))
+    if cell.frozen_dtype not in ((FP32, cell.amp) if applies else (None,)):
+        raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
+
+
+def _check_parts(cell: Cell) -> None:
+    """Refuse settings by part that are none, or that the task does not go with."""
+    for name in ("task_rates", "task_decays"):
+        value = getattr(cell, name)
+        try:
+            if value is not None:
+                from_text(value)
+        except ValueError as error:
+            raise InputError(f"has {shown(value)} as {name}") from error
+    needed = (cell.encoders, cell.task_order, cell.task_rates, cell.task_decays)
+    if (cell.task == MULTITASK) != (None not in needed):
+        raise InputError(f"has settings by part that don't go with task {shown(cell.task)}")

@@ -1,0 +1,73 @@
+"""Cells that need not run: what is the same, only smaller, ran out of memory."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from bench.plan.cell import Cell
+from bench.plan.columns import Row
+
+_BIGGER: Final = ("rank", "batch_size", "max_length")
+"""Settings with which memory grows while all else is the same."""
+_SAME: Final = (
+    "mode",
+    "layers",
+    "amp",
+    "frozen_dtype",
+    "unfreeze",
+    "model_digest",
+    "init",
+    "pooling",
+    "head",
+    "task",
+    "data_digest",
+    "held_out",
+    "encoders",
+    "task_order",
+    "batching",
+    "compile",
+    "epochs",
+    "max_steps",
+    "optimizer",
+    "dropout",
+)
+"""Settings on which memory depends otherwise. Steps do so: with fewer, a batch may never come."""
+
+
+def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | None:
+    """A row that ran out of memory though its cell was the same, only smaller; None without one.
+
+    Rates and the seed may differ. They alone don't make a cell bigger: where memory is just enough,
+    or others use it too, one seed may fit where another did not.
+
+    Args:
+        rows: the last of each cell.
+    """
+    for row in rows:
+        if (
+            row["status"] == "oom"
+            and row["conditions_id"] == conditions_id
+            and all(row[name] == getattr(cell, name) for name in _SAME)
+            and all(_at_most(row[name], getattr(cell, name)) for name in _BIGGER)
+            and any(row[name] != getattr(cell, name) for name in _BIGGER)
+        ):
+            return row
+    return None
+
+
+def why_skipped(cell: Cell, row: Row) -> str:
+    """The message of a cell that is skipped because of a row."""
+    bigger = [
+        f"{name.replace('_', ' ')} {row[name]}, here {getattr(cell, name)}"
+        for name in _BIGGER
+        if row[name] != getattr(cell, name)
+    ]
+    return (
+        f"the same, only smaller, ran out of memory ({', '.join(bigger)}); "
+        "--rerun skipped runs it all the same"
+    )
+
+
+def _at_most(smaller: object, value: object) -> bool:
+    if smaller is None or value is None:
+        return smaller is value
+    return isinstance(smaller, int) and isinstance(value, int) and smaller <= value

@@ -1,0 +1,107 @@
+"""What a runner and its workers agree on: environment, files, and what a result holds. Pure."""
+
+import json
+import math
+from typing import Any, Final
+
+from bench.plan.columns import (
+    BY_NAME,
+    CORRELATED,
+    FLAGS,
+    LARGEST,
+    OVERALL,
+    PART_SCORES,
+    STATUSES,
+    Value,
+    format_value,
+    parse_value,
+)
+
+PARENT_PID: Final = "BENCH_PARENT_PID"
+"""Environment: the process that the worker must not outlive; stdin is a pipe that it holds."""
+PROGRESS_FD: Final = "BENCH_PROGRESS_FD"
+"""Environment: the descriptor that takes progress, one JSON object a line."""
+LAUNCHED_AT: Final = "BENCH_LAUNCHED_AT"
+"""Environment: the monotonic clock, which all processes share, at launch."""
+
+RESULT: Final = "result.json"
+DEVICE_FAILED: Final = "device_failed"
+"""Key of a result: true where the device itself failed, and not what the cell did on it."""
+SAVE_S: Final = "save_s"
+"""Key of a result: the seconds in which a worker kept its weights, which are no part of wall_s."""
+ROW: Final = "row.json"
+STEPS: Final = "steps.csv"
+PANEL: Final = "panel.csv"
+EPOCHS: Final = "epochs.csv"
+MACHINE: Final = "machine.json"
+PHASES: Final = "phases.csv"
+PREDICTIONS: Final = "predictions.safetensors"
+LONGEST_RESULT: Final = 2**24
+"""Bytes of it that are read."""
+STDOUT: Final = "stdout.txt"
+STDERR: Final = "stderr.txt"
+
+
+def parse_result(text: str) -> dict[str, Any]:
+    """The content of a result.json: `status`, and `flags`, `message` and `columns` if it has any.
+
+    A number that is not finite stands for none, and makes a result that calls itself ok invalid.
+
+    Raises:
+        ValueError: if it is none that a row of runs.csv can be made from.
+    """
+    try:
+        result = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(result, dict):
+        raise ValueError("it is no JSON object")
+    if not isinstance(result.get("status"), str) or result["status"] not in STATUSES:
+        raise ValueError("it has no status that is known")
+    if not isinstance(result.setdefault("message", ""), str):
+        raise ValueError("its message is no text")
+    flags = result.setdefault("flags", [])
+    if not isinstance(flags, list) or not all(flag in FLAGS for flag in map(_text, flags)):
+        raise ValueError("it has flags that are not known")
+    if not isinstance(result.setdefault(DEVICE_FAILED, False), bool):
+        raise ValueError(f"its {DEVICE_FAILED} is not true or false")
+    saved = result.setdefault(SAVE_S, 0.0)
+    if isinstance(saved, bool) or not isinstance(saved, int | float) or not 0 <= saved < LARGEST:
+        raise ValueError(f"its {SAVE_S} is no duration")
+    columns = result.setdefault("columns", {})
+    if not isinstance(columns, dict):
+        raise ValueError("its columns are no JSON object")
+    for name in sorted(columns.keys() & BY_NAME.keys()):
+        columns[name], problem = _column(name, columns[name])
+        if problem and result["status"] == "ok":
+            result["status"], result["message"] = "invalid", problem
+    _check_score(columns)
+    return result
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _column(name: str, value: Any) -> tuple[Value, str]:
+    """A column's value in its kind, and why it is none although a number was given."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError(f"its {name} is no text or number")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, f"its {name} is {value}"
+    try:
+        parsed = parse_value(name, format_value(value))
+    except ValueError as error:
+        raise ValueError(f"its {name}: {error}") from None
+    keeps = parsed is not None and type(value) is BY_NAME[name].kind
+    return value if keeps else parsed, ""
+
+
+def _check_score(columns: dict[str, Any]) -> None:
+    of_share = columns.get("dev_metric") in ("accuracy", OVERALL)
+    lowest = {"dev_score": 0.0 if of_share else -1.0}
+    lowest |= {name: -1.0 if part in CORRELATED else 0.0 for part, name in PART_SCORES.items()}
+    for name, low in lowest.items():
+        score = columns.get(name)
+        if score is not None and not low <= score <= 1:
+            raise ValueError(f"its {name} is {score:g}, which none can be")

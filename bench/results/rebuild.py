@@ -1,0 +1,185 @@
+"""Rebuild runs.csv from the folders of its cells, or bring one of an older schema up to date.
+
+Example: python -m bench.rebuild --runs runs.csv
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+from filelock import FileLock
+
+from bench.common.command import run_command
+from bench.common.errors import InputError
+from bench.common.files import write_atomically
+from bench.plan.columns import BY_NAME, NAMES, SCHEMA, Row, Value, parse_value, row_key, upgraded
+from bench.results.outcomes import outcomes_file
+from bench.results.predictions import keep_outcomes
+from bench.results.row import kept_row
+from bench.results.rowfile import encode, read_rows, record
+from bench.results.store import LOCK_TIMEOUT_S, cells_folder
+from minbert.files import is_file, is_folder
+
+_LONGEST_HEADER: Final = 2**16
+
+_EPILOG: Final = """\b
+Examples:
+  python -m bench.rebuild
+  python -m bench.rebuild --runs results/runs.csv --json
+"""
+
+
+@click.command(
+    "python -m bench.rebuild",
+    help="Rebuild runs.csv from the folders of its cells. Rows that have no folder are kept; a "
+    "line that can't be read is left out, told, and kept beside in runs.csv.before. What each dev "
+    "example's outcome was goes into runs.outcomes.safetensors, from which reports make the same "
+    "intervals where there are no folders.",
+    epilog=_EPILOG,
+)
+@click.option(
+    "--runs",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("runs.csv"),
+    show_default=True,
+    help="The file to rebuild; its cells' folders are beside it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def main(path: Path, as_json: bool) -> int:
+    try:
+        _check(path)
+        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
+            kept, found, problems = rebuild(path)
+            left_out = len(problems)
+            outcomes = _keep_outcomes(path, problems)
+    except OSError as error:
+        raise InputError(f"{path}: can't be rebuilt ({error.strerror or error})") from error
+    for problem in problems:
+        click.echo(f"note: {problem}", err=True)
+    counts = {"kept": kept, "from_folders": found, "left_out": left_out}
+    told = f"{kept + found} rows in {path}: {kept} kept, {found} from folders"
+    if outcomes:
+        counts["outcomes"] = outcomes
+        what = "row" if outcomes == 1 else "rows"
+        told += f"\noutcomes of dev examples of {outcomes} {what} in {outcomes_file(path)}"
+    click.echo(json.dumps(counts) if as_json else told)
+    return 0
+
+
+def _keep_outcomes(path: Path, problems: list[str]) -> int:
+    """Bring the file of outcomes up to date with the folders; of how many rows."""
+    try:
+        return keep_outcomes(path, read_rows(path))
+    except ValueError as error:
+        problems.append(f"{outcomes_file(path)}: is left as it is: {error}")
+        return 0
+
+
+def rebuild(path: Path) -> tuple[int, int, list[str]]:
+    """Write the CSV anew; how many rows it had, how many came from folders, and what was unread.
+
+    Raises:
+        InputError: if the CSV is another one.
+        OSError: if it can't be written. The file is as it was before.
+    """
+    folder = cells_folder(path)
+    problems: list[str] = []
+    rows = _rows(path, problems) if path.exists() else []
+    known = set(map(_key, rows))
+    found = [row for row in _kept(folder) if _key(row) not in known]
+    found.sort(key=lambda row: (str(row["finished_at"] or row["started_at"] or ""), row_key(row)))
+    if problems:
+        write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
+    write_atomically(path, record(NAMES) + b"".join(map(encode, [*rows, *found])))
+    return len(rows), len(found), problems
+
+
+def _check(path: Path) -> None:
+    """Refuse what is no runs.csv and no place of one, before anything is written.
+
+    Raises:
+        InputError: naming it.
+        OSError: if it can't be read.
+    """
+    if os.path.lexists(path) and not is_file(path):
+        raise InputError(f"{path}: is no file; name a runs.csv with --runs")
+    folder = cells_folder(path)
+    if is_file(path):
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            _columns(path, csv.reader([file.readline(_LONGEST_HEADER)]))
+    elif not folder.exists():
+        raise InputError(f"{path}: is not there, and neither is a folder of its cells, {folder}")
+    if folder.exists() and not is_folder(folder):
+        raise InputError(f"{folder}: is no folder of cells; name another file with --runs")
+
+
+def _columns(path: Path, records: Iterator[list[str]]) -> list[str]:
+    """The first record of a CSV: its columns.
+
+    Raises:
+        InputError: if they are no runs.csv's.
+    """
+    try:
+        names = next(records, [])
+    except csv.Error:
+        names = []
+    if "cell_id" not in names or "schema" not in names:
+        raise InputError(f"{path}, line 1: these are no columns of runs.csv")
+    return names
+
+
+def _kept(folder: Path) -> Iterator[Row]:
+    places = sorted(folder.iterdir()) if folder.exists() else []
+    return (row for place in places if (row := kept_row(place)) is not None)
+
+
+def _rows(path: Path, problems: list[str]) -> list[Row]:
+    """The rows of a CSV of this schema or an older one, each once; the others are told."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        text = list(file)
+    torn = bool(text) and not text[-1].endswith("\n")
+    lines = csv.reader(text)
+    names = _columns(path, lines)
+    rows: dict[tuple[Value, ...], Row] = {}
+    while True:
+        try:
+            fields = next(lines)
+        except StopIteration:
+            return list(rows.values())
+        except csv.Error as error:
+            problems.append(f"{path}, line {lines.line_num}: left out: {error}")
+            continue
+        if not fields:
+            continue
+        try:
+            if torn and lines.line_num == len(text):
+                raise ValueError("it has no end")
+            row = _row(names, fields)
+        except ValueError as error:
+            problems.append(f"{path}, line {lines.line_num}: left out: {error}")
+            continue
+        rows[_key(row)] = row
+
+
+def _key(row: Row) -> tuple[Value, ...]:
+    """What tells a row from others: of several files, rows of two versions may have one key."""
+    return *row_key(row), row["code_version"]
+
+
+def _row(names: Iterable[str], fields: list[str]) -> Row:
+    pairs = dict(zip(names, fields, strict=True))
+    if int(pairs["schema"]) > SCHEMA:
+        raise ValueError(f"it is of schema {pairs['schema']}, and this version knows {SCHEMA}")
+    values = {n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME}
+    row = upgraded(values)
+    encode(row)
+    return row
+
+
+if __name__ == "__main__":
+    run_command(main)

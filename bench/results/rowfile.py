@@ -1,0 +1,245 @@
+"""Reading and writing the records of runs.csv: RFC 4180, in UTF-8."""
+
+import csv
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from operator import getitem
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from bench.common.csvfile import FORMULA, harmless
+from bench.common.errors import InputError
+from bench.plan.columns import (
+    BY_NAME,
+    LARGEST,
+    NAMES,
+    SCHEMA,
+    Row,
+    Value,
+    format_value,
+    parse_value,
+)
+
+_IDENTITY: Final = ("schema", "cell_id", "conditions_id", "attempt", "status")
+_REMEMBERED: Final = 4096
+_LONGEST_LINE: Final = 2**26
+_TEXTS: Final = {name for name in NAMES if BY_NAME[name].kind is str}
+
+csv.field_size_limit(2**27)  # what has been written, a long message too, can be read again
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"note: {text}\n")
+
+
+def read_rows(path: Path, note: Callable[[str], None] = _to_stderr) -> list[Row]:
+    """All rows of a CSV, in order; none where there is no such file.
+
+    Args:
+        note: takes a line about a torn record at the end, which is left out.
+
+    Raises:
+        InputError: for a file of another schema, or one with a broken row, naming its line.
+    """
+    reading = Reading(path)
+    reading.read_on()
+    if reading.torn:
+        note(torn_line(path))
+    return reading.rows
+
+
+def torn_line(path: Path) -> str:
+    """What there is to say about a CSV with a torn record at its end."""
+    return f"{path}: the last line is incomplete and is left out; its cell will run again"
+
+
+def record(fields: Iterable[str]) -> bytes:
+    """A record of the file, its line end included."""
+    text = io.StringIO()
+    csv.writer(text).writerow(fields)
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def encode(row: Row) -> bytes:
+    """A row as a record of the file.
+
+    Raises:
+        ValueError: if it could not be read again.
+    """
+    unknown = row.keys() - set(NAMES)
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such columns")
+    texts = [_written(name, format_value(row.get(name))) for name in NAMES]
+    _parse(texts, _parsers())
+    return record(texts)
+
+
+def _short(name: str) -> str:
+    return (name if name.isprintable() else ascii(name))[:40]
+
+
+def _written(name: str, text: str) -> str:
+    return harmless(text) if name in _TEXTS else text
+
+
+class _Parser(dict[str, Value]):
+    """A column's values by their text: those seen first are remembered, and shared by the rows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._kind = BY_NAME[name].kind
+
+    def __missing__(self, text: str) -> Value:
+        try:
+            if len(self) >= _REMEMBERED and text and self._kind is float:
+                number = float(text)
+                if -LARGEST < number < LARGEST:
+                    return number
+            value = parse_value(self._name, self._meant(text))
+        except ValueError as error:
+            raise ValueError(f"{self._name}: {str(error)[:200]}") from None
+        if text == "" and self._name in _IDENTITY:
+            raise ValueError(f"{self._name} is empty")
+        if self._name == "schema" and value != SCHEMA:
+            raise ValueError(f"schema is {value}, and this version reads {SCHEMA}")
+        if len(self) < _REMEMBERED:
+            self[text] = value
+        return value
+
+    def _meant(self, text: str) -> str:
+        """The text without the quote that `_written` may have put before it."""
+        quoted = self._kind is str and text[:1] == "'" and FORMULA.match(text)
+        return text[1:] if quoted else text
+
+
+def _parsers() -> tuple[_Parser, ...]:
+    return tuple(map(_Parser, NAMES))
+
+
+def _parse(fields: list[str], parsers: tuple[_Parser, ...]) -> Row:
+    """A row from the fields of a record.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    if len(fields) != len(NAMES):
+        raise ValueError(f"it has {len(fields)} fields instead of {len(NAMES)}")
+    return dict(zip(NAMES, map(getitem, parsers, fields), strict=True))
+
+
+class Reading:
+    """How far a CSV has been read: its rows up to `end`, and whether a torn record follows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self.rows: list[Row] = []
+        self.end = 0
+        self.torn = False
+        self._lines = 0
+        self._file: tuple[int, int] | None = None
+        self._parsers = _parsers()
+
+    def read_on(self) -> None:
+        """Read what has come since the last time; all of it, if the file is another one.
+
+        Raises:
+            InputError: for another schema, or a broken row.
+        """
+        try:
+            kind = stat.S_IFMT(self.path.stat().st_mode)
+            if kind not in (stat.S_IFREG, stat.S_IFDIR):  # a pipe would be waited for
+                raise InputError(f"{self.path}: is no file; name another with --runs")
+            with self.path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                if (found.st_dev, found.st_ino) != self._file or found.st_size < self.end:
+                    self._forget()
+                    self._file = (found.st_dev, found.st_ino)
+                if found.st_size != self.end or self.torn:
+                    self._read(file)
+        except FileNotFoundError:
+            self._forget()
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: can't be read ({error.strerror}); name another file with --runs"
+            ) from error
+
+    def _read(self, file: BinaryIO) -> None:
+        file.seek(self.end)
+        self.torn = False
+        consumed = self.end
+        ended = False
+
+        def lines() -> Iterator[str]:
+            nonlocal consumed, ended
+            for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
+                if not line.endswith(b"\n"):
+                    if len(line) == _LONGEST_LINE:
+                        raise ValueError("it is too long")
+                    break
+                consumed += len(line)
+                yield line.decode()
+            ended = True
+
+        records = csv.reader(lines(), strict=True)
+        start = self._lines
+        try:
+            for fields in records:
+                self._take(fields)
+                self.end, self._lines = consumed, start + records.line_num
+        except InputError:
+            raise
+        except ValueError as error:  # a UnicodeDecodeError, too
+            raise self._broken(error) from None
+        except csv.Error as error:
+            if not ended or not self._is_torn(file):
+                raise self._broken(error) from None
+        self.torn = file.seek(0, os.SEEK_END) > self.end
+        if self.torn and not self.end:
+            raise self._broken("there is no header")
+
+    def _take(self, fields: list[str]) -> None:
+        if self._lines == 0:
+            self._check_header(fields)
+        elif fields:
+            self.rows.append(_parse(fields, self._parsers))
+
+    def _check_header(self, fields: list[str]) -> None:
+        fields = [fields[0].removeprefix("\ufeff"), *fields[1:]] if fields else fields
+        if fields == list(NAMES):
+            return
+        missing = [name for name in NAMES if name not in fields]
+        unknown = [name for name in fields if name not in NAMES]
+        told = "; ".join(
+            f"{what} {', '.join(map(_short, names[:3]))}{', …' if len(names) > 3 else ''}"
+            for what, names in (("it lacks", missing), ("it also has", unknown))
+            if names
+        )
+        older = "cell_id" in fields and not unknown and missing
+        do = (
+            f"python -m bench.rebuild --runs {self.path} brings it up to date"
+            if older
+            else ("name another file, or move this one away")
+        )
+        raise InputError(
+            f"{self.path}, line 1: these are not the columns of schema {SCHEMA} "
+            f"({told or 'their order differs'}); {do}"
+        )
+
+    def _is_torn(self, file: BinaryIO) -> bool:
+        """Whether what follows `end`, an open quote, is one record, and not a quote too many."""
+        file.seek(self.end)
+        after = file.read().decode(errors="replace").splitlines()[1:]
+        return not any(len(fields) == len(NAMES) for fields in csv.reader(after))
+
+    def _broken(self, why: object) -> InputError:
+        return InputError(
+            f"{self.path}, line {self._lines + 1}: {why}; "
+            "mend or remove that line, or name another file"
+        )

@@ -1,0 +1,240 @@
+"""runs.csv, appended to by one writer at a time, and the folders of its cells beside it.
+
+A row is appended under a lock and durable on return. What a crash can leave is one torn record at
+the end: readers leave it out, and the next writer cuts it off.
+"""
+
+import json
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import folder_for_now, try_to_write, write_atomically
+from bench.plan.columns import (
+    NAMES,
+    CellKey,
+    Row,
+    Value,
+    cell_key,
+    has_score,
+    software_key,
+    take_attempts,
+    take_standing,
+)
+from bench.results.rowfile import Reading, encode, read_rows, record
+
+__all__ = [
+    "Store",
+    "cell_folder",
+    "cells_folder",
+    "plan_file",
+    "read_plan",
+    "read_rows",
+]
+
+LOCK_TIMEOUT_S: Final = 60
+"""An append takes milliseconds: a lock held for longer belongs to something that hangs."""
+
+_FOLDER_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def cells_folder(path: Path) -> Path:
+    """The folder of all cells of a CSV: `runs/` beside `runs.csv`."""
+    return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-cells")
+
+
+def cell_folder(
+    path: Path, name: str, cell_id: str, conditions_id: str, repeat: int, attempt: int
+) -> Path:
+    """The folder of one attempt at a repeat of a cell; that of the first repeat doesn't name it.
+
+    Raises:
+        ValueError: if a part of its name could lead out of the folder of all cells.
+    """
+    for part in (name, cell_id, conditions_id):
+        if not _FOLDER_PART.fullmatch(part):
+            raise ValueError(f"{part!r} can't be part of a folder's name")
+    of_repeat = f"-r{repeat}" if repeat > 1 else ""
+    return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}{of_repeat}-{attempt}"
+
+
+def plan_file(path: Path) -> Path:
+    """Where the last plan of a CSV's cells is kept."""
+    return cells_folder(path) / "plan.json"
+
+
+def read_plan(path: Path) -> list[Row]:
+    """The rows, still without results, of the cells that were planned last; none if unknown.
+
+    A plan that can't be read is none: it only says what is missing.
+    """
+    try:
+        found = json.loads(plan_file(path).read_text(encoding="utf-8"))
+        rows = [{name: row.get(name) for name in NAMES} for row in found]
+        for row in rows:
+            encode({**row, "attempt": 1, "status": "ok"})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []
+    return rows
+
+
+class Store:
+    """A runs.csv to append to. Reads only what has come since it last looked.
+
+    Args:
+        version: the code_version whose rows alone count for what is done; None: those of all.
+    """
+
+    def __init__(self, path: Path, version: str | None = None) -> None:
+        self.path = path
+        self._version = version
+        self._reading = Reading(path)
+        self._indexed: list[Row] = []
+        self._seen = 0
+        self._last: dict[CellKey, Row] = {}
+        self._attempts: dict[CellKey, int] = {}
+        self._ooms: dict[CellKey, Row] = {}
+        self._scores: dict[tuple[Value, ...], Row] = {}
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, those of other processes included.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        self._reading.read_on()
+        return self._reading.rows
+
+    def last(self, cell_id: str, conditions_id: str, repeat: int = 1) -> Row | None:
+        """The row that a repeat of a cell stands at; None if it has none.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        self._catch_up()
+        return self._last.get((cell_id, conditions_id, repeat))
+
+    def scored(self, cell_id: str, here: Row) -> Row | None:
+        """The row that a cell stands at, or, if that has no score, one of another machine that has.
+
+        Args:
+            here: the columns of the conditions: the other's software is the same.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        own = self.last(cell_id, str(here["conditions_id"]))
+        if own is not None and has_score(own):
+            return own
+        return self._scores.get((cell_id, *software_key(here)), own)
+
+    @property
+    def out_of_memory(self) -> list[Row]:
+        """The rows that repeats of cells stand at and that have the status `oom`.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        self._catch_up()
+        return [row for row in self._ooms.values() if self._last[cell_key(row)] is row]
+
+    @property
+    def torn(self) -> bool:
+        """Whether a torn record followed the rows when they were last read."""
+        return self._reading.torn
+
+    def next_attempt(self, cell_id: str, conditions_id: str, repeat: int = 1) -> int:
+        """The attempt of a repeat's next row: one more than the highest it has."""
+        self._catch_up()
+        return self._attempts.get((cell_id, conditions_id, repeat), 0) + 1
+
+    def _catch_up(self) -> None:
+        """Read what has come, so that the cost is that of the new rows and not of all."""
+        self._reading.read_on()
+        rows = self._reading.rows
+        if rows is not self._indexed:
+            self._indexed, self._seen = rows, 0
+            self._last, self._attempts, self._ooms, self._scores = {}, {}, {}, {}
+        new = rows[self._seen :]
+        take_attempts(self._attempts, new)
+        new = [row for row in new if self._version in (None, row["code_version"])]
+        take_standing(self._last, new)
+        self._ooms |= {cell_key(row): row for row in new if row["status"] == "oom"}
+        scored = filter(has_score, new)
+        self._scores |= {(row["cell_id"], *software_key(row)): row for row in scored}
+        self._seen = len(rows)
+
+    def append(self, row: Row) -> None:
+        """Add a row; it is durable on return.
+
+        Raises:
+            ValueError: for a row that could not be read again. Nothing is written.
+            DiskFullError: if it can't be written. The file is as it was before.
+            InputError: as `read_rows`. Nothing is written.
+        """
+        line = encode(row)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):
+                self._append(line)
+        except OSError as error:
+            if isinstance(error, Timeout):
+                reason = f"another process has held {self.path.name}.lock for {LOCK_TIMEOUT_S} s"
+            else:
+                reason = error.strerror or str(error)
+            raise DiskFullError(f"{self.path}: can't be written ({reason})") from error
+
+    def _append(self, line: bytes) -> None:
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            write_atomically(self.path, record(NAMES))
+        self._reading.read_on()
+        with self.path.open("r+b", buffering=0) as file:
+            if self._reading.torn:
+                file.truncate(self._reading.end)
+            end = file.seek(0, os.SEEK_END)
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(end)
+                raise
+
+    def check_writable(self) -> None:
+        """Try whether rows can be appended and cells have folders, and leave nothing behind.
+
+        It tries rather than looks at permissions, which say nothing to root.
+
+        Raises:
+            InputError: if not.
+        """
+        folder = cells_folder(self.path)
+        for path, is_kind, kind in (
+            (self.path, stat.S_ISREG, "file"),
+            (Path(f"{self.path}.lock"), stat.S_ISREG, "file"),
+            (folder, stat.S_ISDIR, "folder"),
+        ):
+            with suppress(OSError):
+                if not is_kind(path.stat().st_mode):
+                    raise InputError(
+                        f"{path}: is no {kind}; remove it, or name another place with --runs"
+                    )
+        try:
+            with folder_for_now(self.path.parent):
+                try_to_write(self.path.parent)
+            if folder.exists():
+                try_to_write(folder)
+            if self.path.exists():
+                self.path.open("r+b").close()
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: can't be written ({error.strerror}); name another place with --runs"
+            ) from error

@@ -1,0 +1,1 @@
+"""Intervals, and step times in a steady state. Pure."""

@@ -1,0 +1,215 @@
+"""Figures of an ensemble: who scores what, score against size, and how members were chosen."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from bench.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    Drawing,
+    canvas,
+    log_ticks,
+    to_svg,
+)
+from bench.report.tables import DASH
+from bench.report.text import count, fixed, span
+from bench.stats.intervals import Interval
+from bench.studies.ensemble.outcome import BEST, CELL, ENSEMBLE
+
+BESIDE: Final = "beside it"
+PUBLISHED: Final = "published, on other examples"
+
+
+@dataclass(frozen=True)
+class _Shape:
+    marker: str
+    colour: str
+    filled: bool
+    size: float
+
+
+_SHAPES: Final = {
+    ENSEMBLE: _Shape("o", BLUE, True, 7.5),
+    BEST: _Shape("s", INK, True, 6.5),
+    BESIDE: _Shape("^", ORANGE, True, 6.5),
+    CELL: _Shape("o", GREY, False, 5.0),
+    PUBLISHED: _Shape("D", PURPLE, False, 5.5),
+}
+_LONGEST: Final = 44
+"""Characters of a label."""
+_DASHED: Final = (0, (2, 3))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Someone in a figure.
+
+    Attributes:
+        kind: how it is drawn: an ensemble, the best member, a cell alone, `BESIDE`, `PUBLISHED`.
+        score: with its interval, where there is one.
+        parameters: None where they are not known.
+    """
+
+    label: str
+    kind: str
+    score: Interval
+    parameters: int | None = None
+
+
+def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing:
+    """A line for each mark, its score with its interval on it, published ones apart at the end."""
+    ours = [mark for mark in marks if mark.kind != PUBLISHED]
+    apart = [mark for mark in marks if mark.kind == PUBLISHED]
+    every = [*ours, *apart]
+    with canvas(1.1 + 0.24 * max(len(every), 3)) as (figure, axes):
+        for place, mark in enumerate(every):
+            ends = mark.score.ends()
+            if ends is not None:
+                colour = _SHAPES[mark.kind].colour
+                axes.hlines([place], [ends[0]], [ends[1]], color=colour, linewidth=1.3, zorder=2)
+            _point(axes, mark, mark.score.value, place)
+            if mark.kind == BEST:
+                axes.axvline(
+                    mark.score.value, color=INK, linewidth=0.7, linestyle=_DASHED, zorder=1
+                )
+        if apart:
+            axes.axhline(len(ours) - 0.5, color=GREY, linewidth=0.9)
+        axes.set_yticks(range(len(every)), [_short(mark.label) for mark in every])
+        axes.set_ylim(len(every) - 0.45, -0.55)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(label)
+        _legend(figure, every)
+    alt = f"{label} with 95% intervals: {_said(ours)}."
+    alt += f" Published, on other examples: {_said(apart)}." if apart else ""
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing:
+    """Scores against parameters, of those whose parameters are known."""
+    known = [mark for mark in marks if mark.parameters]
+    sizes_ = [float(mark.parameters or 0) for mark in known]
+    with canvas(3.6) as (figure, axes):
+        for mark, size in zip(known, sizes_, strict=True):
+            ends = mark.score.ends()
+            if ends is not None:
+                colour = _SHAPES[mark.kind].colour
+                axes.vlines([size], [ends[0]], [ends[1]], color=colour, linewidth=1.0, alpha=0.7)
+            _point(axes, mark, size, mark.score.value)
+            if mark.kind in (BESIDE, PUBLISHED):
+                axes.annotate(
+                    _short(mark.label), (size, mark.score.value), xytext=(6, 0),
+                    textcoords="offset points", va="center", fontsize=7.5, color=INK,
+                )  # fmt: skip
+        low, high = min(sizes_) / 1.5, max(sizes_) * 8
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        ticks = log_ticks(low, high)
+        axes.set_xticks(ticks, [f"{tick / 1e6:g}M" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("parameters of all members together")
+        axes.set_ylabel(label)
+        axes.margins(y=0.12)
+        _legend(figure, known)
+    said = "; ".join(
+        f"{mark.label} {fixed(mark.score.value)} with {mark.parameters:,}"
+        for mark in known if mark.kind != CELL
+    )  # fmt: skip
+    alt = f"{label} against the number of parameters: {said}."
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def choice(
+    held: Sequence[float | None],
+    dev: Sequence[float | None],
+    taken: int,
+    label: str,
+    stem: str,
+    caption: str,
+) -> Drawing:
+    """Scores by the number of members, as the choice went on, and where it was taken.
+
+    Args:
+        held, dev: after each addition, on what was held out and on dev.
+        taken: the number of members that were taken.
+    """
+    at = range(1, len(held) + 1)
+    with canvas(3.2) as (figure, axes):
+        axes.axvline(taken, color=INK, linewidth=0.7, linestyle=_DASHED, zorder=1)
+        lines = axes.plot(
+            at, _drawn(held), color=BLUE, marker="o", markersize=3.5,
+            label="held out, which chooses",
+        )  # fmt: skip
+        lines += axes.plot(
+            at, _drawn(dev), color=ORANGE, marker="^", markersize=3.5, linestyle="--",
+            label="dev, which chooses nothing",
+        )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("members, each as often as it counts")
+        axes.set_ylabel(label)
+        figure.legend(handles=lines, loc="outside lower center", ncols=2)
+    said = [
+        f"{name} {_told(values[0])} with 1 and {_told(values[taken - 1])} with the {taken} taken"
+        for name, values in (("held out", held), ("dev", dev))
+    ]
+    alt = f"{label} by the number of members: {'; '.join(said)}."
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def _point(axes: Axes, mark: Mark, x: float, y: float) -> None:
+    shape = _SHAPES[mark.kind]
+    axes.plot(
+        [x], [y], marker=shape.marker, linestyle="none", color=shape.colour,
+        markerfacecolor=shape.colour if shape.filled else PAPER, markersize=shape.size,
+        markeredgewidth=1.2, zorder=3 if mark.kind == CELL else 4,
+    )  # fmt: skip
+
+
+def _legend(figure: Figure, marks: Sequence[Mark]) -> None:
+    handles = [
+        Line2D(
+            [], [], marker=shape.marker, linestyle="none", color=shape.colour, markersize=6,
+            markerfacecolor=shape.colour if shape.filled else PAPER, label=kind,
+        )
+        for kind, shape in _SHAPES.items() if any(mark.kind == kind for mark in marks)
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 3),
+        columnspacing=1.2, handletextpad=0.4,
+    )  # fmt: skip
+
+
+def _said(marks: Sequence[Mark]) -> str:
+    """Marks in words, of cells alone from where to where they reach."""
+    said = []
+    for mark in marks:
+        if mark.kind != CELL:
+            ends = span(mark.score)
+            said.append(f"{mark.label} {fixed(mark.score.value)}{f' ({ends})' if ends else ''}")
+    cells = [mark.score.value for mark in marks if mark.kind == CELL]
+    if cells:
+        reach = f"from {fixed(min(cells))} to {fixed(max(cells))}"
+        said.append(f"{count(len(cells), 'cell')} alone {reach}")
+    return "; ".join(said)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+
+
+def _drawn(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _told(value: float | None) -> str:
+    return DASH if value is None else fixed(value)

@@ -1,0 +1,152 @@
+"""Figures of updates: energy against rank, ranks by layer and kind, dev score against rank."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.report.drawing import BLUE, GREY, INK, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
+from bench.studies.updates.kinds import KINDS
+from bench.studies.updates.modules import Module, Update, held
+from bench.studies.updates.spectrum import Floats
+from bench.studies.updates.truncation import Truncation
+
+COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+MOST: Final = len(COLOURS)
+"""Cells in a figure; the tables have them all."""
+_HALF_A_LINE: Final = 26
+"""Characters of a name, with two beside each other."""
+_RANDOM: Final[Any] = {"color": GREY, "linestyle": (0, (2, 2)), "linewidth": 1.4}
+_BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4}
+
+
+def energy(updates: Sequence[Update]) -> Drawing:
+    """The energy that the top k directions hold, against k: a line for each cell."""
+    shown = updates[:MOST]
+    modules = [module for update in shown for module in update.modules]
+    lines = {update.cell.name: held(update.modules, "update") for update in shown}
+    return _energy(lines, modules, "energy", "Mean over linear layers.")
+
+
+def energy_by_kind(update: Update) -> Drawing:
+    """The same of one cell, a line for each kind of linear layer."""
+    lines = {kind: held(update.of_kind(kind), "update") for kind in update.kinds}
+    caption = f"{update.cell.name}: mean over layers."
+    return _energy(lines, update.modules, "energy-kinds", caption)
+
+
+def _energy(
+    lines: dict[str, Floats], modules: Sequence[Module], stem: str, caption: str
+) -> Drawing:
+    with canvas(3.8) as (figure, axes):
+        for (name, curve), colour in zip(lines.items(), COLOURS, strict=False):
+            _curve(axes, curve, color=colour, label=name)
+        _curve(axes, held(modules, "random"), label="random matrix", **_RANDOM)
+        _curve(axes, held(modules, "before"), label="weight before", **_BEFORE)
+        axes.set_xscale("log")
+        most = max(map(len, lines.values()))
+        ticks = log_ticks(1, most)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(1, most)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("directions k, largest first")
+        axes.set_ylabel("share of the energy")
+        _legend(figure)
+    said = "; ".join(f"{name} {_at(curve)}" for name, curve in lines.items())
+    alt = (
+        f"Share of the energy of updates in the top k directions. {said}; "
+        f"random matrix {_at(held(modules, 'random'))}."
+    )
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def ranks(update: Update, percent: int, stem: str) -> Drawing:
+    """The rank that holds a share of the energy, a field for each layer and kind."""
+    kinds = list(KINDS.values())
+    layers = sorted({module.place.layer for module in update.modules})
+    values = np.full((len(layers), len(kinds)), np.nan)
+    for module in update.modules:
+        place = layers.index(module.place.layer), kinds.index(module.place.kind)
+        values[place] = module.update.rank_for(percent / 100)
+    most = max(len(module.update.values) for module in update.modules)
+    with canvas(1.4 + 0.34 * len(layers)) as (figure, axes):
+        axes.grid(visible=False)
+        axes.pcolormesh(values, cmap="viridis", vmin=1, vmax=most)
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                dark = value < 0.55 * most
+                axes.text(
+                    column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center",
+                    fontsize=8, color="#ffffff" if dark else "#111111",
+                )  # fmt: skip
+        axes.set_xticks(np.arange(len(kinds)) + 0.5, [kind.replace(" ", "\n") for kind in kinds])
+        axes.set_yticks(np.arange(len(layers)) + 0.5, [str(layer) for layer in layers])
+        axes.set_ylim(len(layers), 0)
+        axes.set_ylabel("layer")
+        axes.set_title(update.cell.name)
+    low, high = np.nanmin(values), np.nanmax(values)
+    alt = (
+        f"Rank that holds {percent}% of the energy of the updates of {update.cell.name}, by layer "
+        f"and kind: from {low:.0f} to {high:.0f}, of at most {most}."
+    )
+    caption = f"Directions that hold {percent}% of an update's energy, of at most {most}."
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def scores(truncations: Sequence[Truncation]) -> Drawing:
+    """Dev score by the rank that updates are cut to, with intervals; all of one metric."""
+    shown = truncations[:MOST]
+    every = {score.rank for of in shown for score in of.scores}
+    order = [*sorted(rank for rank in every if rank is not None), None]
+    with canvas(3.4) as (figure, axes):
+        for number, of in enumerate(shown):
+            known = [(order.index(each.rank), each.dev) for each in of.scores]
+            points = [(place, dev) for place, dev in known if dev is not None]
+            x = [place + 0.09 * (number - (len(shown) - 1) / 2) for place, _ in points]
+            ends = [dev.ends() or (dev.value, dev.value) for _, dev in points]
+            colour = COLOURS[number]
+            axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=colour,
+                        linewidth=1.1, alpha=0.7)  # fmt: skip
+            axes.plot(
+                x, [dev.value for _, dev in points], color=colour, marker=MARKERS[number],
+                markersize=5, linewidth=1.1, label=of.cell.name,
+            )  # fmt: skip
+        axes.set_xticks(range(len(order)), ["full" if k is None else str(k) for k in order])
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("rank of updates")
+        axes.set_ylabel(f"dev {shown[0].metric}")
+        _legend(figure)
+    said = "; ".join(
+        f"{of.cell.name} "
+        + ", ".join(
+            f"{each.told_rank}: {each.dev.value:.3f}" for each in of.scores if each.dev is not None
+        )
+        for of in shown
+    )
+    stem = f"truncated-{shown[0].metric}"
+    return Drawing(
+        stem, to_svg(figure, stem), f"Dev {shown[0].metric} by rank of the updates. {said}.",
+        "Each update cut to its largest directions, all else as trained; with 95% intervals over "
+        "dev examples.",
+    )  # fmt: skip
+
+
+def _legend(figure: Figure) -> None:
+    """Below the axes, in as many columns as its longest name leaves room for."""
+    names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
+    columns = 2 if max(map(len, names)) <= _HALF_A_LINE else 1
+    figure.legend(loc="outside lower center", ncols=columns)
+
+
+def _curve(axes: Axes, curve: Floats, **style: Any) -> None:
+    axes.plot(np.arange(1, len(curve) + 1), curve, **{"color": INK, **style})
+
+
+def _at(curve: Floats) -> str:
+    """A curve in words."""
+    places = [k for k in (1, 8, 32) if k <= len(curve)]
+    return ", ".join(f"{curve[k - 1]:.0%} in {k}" for k in places)

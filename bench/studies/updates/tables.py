@@ -1,0 +1,216 @@
+"""Updates as tables and sentences, the same for a terminal and for a page. Pure; loads pandas."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from bench.report.tables import DASH, Head, Table
+from bench.report.text import count, fixed, signed, span
+from bench.studies.updates.modules import OF, SIZE, Module, Range, Update, over
+from bench.studies.updates.spectrum import PERCENTS, TOPS
+from bench.studies.updates.truncation import Truncated, Truncation
+
+_TOLD: Final = {"update": "update", "random": "random, its shape", "before": "weight before"}
+_RANKS: Final = (
+    Head("stable_rank", "stable rank", "energy over that of the largest direction", True),
+    Head("effective_rank", "effective rank", "exponential of the entropy of s / Σ s", True),
+    *(
+        Head(f"rank_{percent}", f"rank for {percent}%", "directions that hold this energy", True)
+        for percent in PERCENTS
+    ),
+)
+_SIZES: Final = (
+    Head("nonzero", "non-zero", "singular values that are more than rounding", True),
+    Head(SIZE, "|dW| / |W|", "Frobenius norms", True),
+)
+_ENERGIES: Final = tuple(
+    Head(f"energy_{top}", f"top {top}", "share of the energy in so many directions", True)
+    for top in TOPS
+)
+_WHOLE: Final = ("nonzero", *(f"rank_{percent}" for percent in PERCENTS))
+"""Figures that are whole numbers for one module."""
+
+
+def tables(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[Table]:
+    """What a terminal shows: over all modules, by kind, and scores by rank if there are any."""
+    found = [
+        _over_all(updates, (*_SIZES, *_RANKS), "Directions of an update: mean over linear layers "
+                  "(least to most)"),
+        _over_all(updates, _ENERGIES, "Share of the energy in the largest directions: mean over "
+                  "linear layers (least to most)"),
+        _by_kind(updates),
+    ]  # fmt: skip
+    return [*found, _scores(truncations)] if truncations else found
+
+
+def module_table(updates: Sequence[Update]) -> Table:
+    """Every module of every cell; for the page alone."""
+    columns = (*_SIZES, *_RANKS, *_ENERGIES)
+    heads = [Head("cell", "cell"), Head("layer", "layer", "from 0", True), Head("kind", "kind")]
+    heads += [Head("shape", "shape", "outputs × inputs"), *columns]
+    rows = [
+        [
+            update.cell.name,
+            str(module.place.layer),
+            module.place.kind,
+            f"{module.update.rows} × {module.update.columns}",
+            *(_exact(head.key, module) for head in columns),
+        ]
+        for update in updates
+        for module in update.modules
+    ]
+    return Table(heads, rows, "Every linear layer", folded=True)
+
+
+def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[str]:
+    """What the numbers say, a sentence for each cell."""
+    return [*(_kept(of) for of in truncations if len(of.scores) > 1), *map(_found, updates)]
+
+
+def said(updates: Sequence[Update]) -> list[str]:
+    """What was read, and how to read it."""
+    lines = [
+        "dW is the weight of a linear layer after training less that before: query, key, value, "
+        "attention output, intermediate and output of each layer. Its energy is its squared "
+        "Frobenius norm, the sum of its squared singular values.",
+        "The random matrix has independent normal numbers and the shape of the layer; it is one "
+        "draw, the same in every run. It and the weight before training are what to judge by.",
+    ]
+    modes = {str(update.cell.row["mode"]) for update in updates}
+    if "lora" in modes:
+        lines.append(
+            "A LoRA update has at most the adapter's rank by construction: its rank says nothing "
+            "of what training would have done without that bound."
+        )
+    if "dora" in modes:
+        lines.append(
+            "A DoRA update is not bounded by the adapter's rank: its magnitudes rescale whole rows "
+            "of the weight."
+        )
+    still = [update for update in updates if update.unmoved]
+    lines += [
+        f"{of.cell.name}: without {count(of.unmoved, 'linear layer')} that did not train."
+        for of in still
+    ]
+    return lines
+
+
+def _over_all(updates: Sequence[Update], columns: Sequence[Head], caption: str) -> Table:
+    rows: list[list[str]] = []
+    marks: list[str] = []
+    for update in updates:
+        for of in OF:
+            name = update.cell.name if of == "update" else ""
+            figures = over(update.modules, of)
+            rows.append([name, _TOLD[of], *(_range(head.key, figures) for head in columns)])
+            marks.append("baseline" if of == "update" else "")
+    return Table([Head("cell", "cell"), Head("of", "of"), *columns], rows, caption, marks)
+
+
+def _by_kind(updates: Sequence[Update]) -> Table:
+    columns = (_SIZES[1], _RANKS[0], *_RANKS[2:])
+    heads = [Head("cell", "cell"), Head("kind", "kind"), *columns]
+    random = Head("random_rank_90", "random, for 90%", "of a random matrix of its shape", True)
+    rows = [
+        [
+            update.cell.name if number == 0 else "",
+            kind,
+            *(_range(head.key, over(update.of_kind(kind), "update")) for head in columns),
+            _range("rank_90", over(update.of_kind(kind), "random")),
+        ]
+        for update in updates
+        for number, kind in enumerate(update.kinds)
+    ]
+    caption = "By kind of linear layer: mean over layers (least to most)"
+    return Table([*heads, random], rows, caption)
+
+
+def _scores(truncations: Sequence[Truncation]) -> Table:
+    heads = [
+        Head("cell", "cell"),
+        Head("rank", "rank of updates", "full: as trained", True),
+        Head("dev", "dev score", "", True),
+        Head("dev_ci", "95% interval", "over dev examples"),
+        Head("change", "against full", "example by example", True),
+        Head("change_ci", "95% interval", "over dev examples, paired"),
+    ]
+    rows = []
+    for of in truncations:
+        for number, score in enumerate(of.scores):
+            dev, change = score.dev, score.change
+            rows.append([
+                f"{of.cell.name}, {of.metric}" if number == 0 else "",
+                score.told_rank,
+                "constant" if dev is None else fixed(dev.value),
+                DASH if dev is None else span(dev) or DASH,
+                DASH if change is None else signed(change.value),
+                DASH if change is None else span(change, signed) or DASH,
+            ])  # fmt: skip
+    caption = "Dev score with each update cut to its largest directions, all else as trained"
+    return Table(heads, rows, caption)
+
+
+def _found(update: Update) -> str:
+    """A cell's updates against random matrices."""
+    own, random = (over(update.modules, of) for of in ("update", "random"))
+    sizes = sorted({len(module.update.values) for module in update.modules})
+    most = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return (
+        f"{update.cell.name}: 90% of an update's energy lies in {_few(own['rank_90'])} of {most} "
+        f"directions, of a random matrix in {_few(random['rank_90'])}; its top 8 hold "
+        f"{own['energy_8'].mean:.1%}, those of a random matrix {random['energy_8'].mean:.1%}; "
+        f"stable rank {own['stable_rank'].mean:.1f} against {random['stable_rank'].mean:.1f} "
+        f"(means over {count(len(update.modules), 'linear layer')})."
+    )
+
+
+def _kept(of: Truncation) -> str:
+    """From which rank on the updates keep the score, as far as that can be told."""
+    full = of.scores[-1].dev
+    trained = DASH if full is None else fixed(full.value)
+    cuts = of.scores[:-1]
+    least = len(cuts)
+    while least > 0 and not _loses(cuts[least - 1]):
+        least -= 1
+    parts = [f"{of.cell.name}: dev {of.metric} is {trained} as trained"]
+    if least < len(cuts):
+        parts.append(f"cut to rank {cuts[least].told_rank} {_change(cuts[least])}")
+        parts.append("of that rank and those above no loss is proven")
+    if least > 0:
+        parts.append(f"cut to rank {cuts[least - 1].told_rank} {_change(cuts[least - 1])}")
+    return f"{'; '.join(parts)}."
+
+
+def _loses(score: Truncated) -> bool:
+    """Whether it is proven that a cut costs score; one that leaves constants does."""
+    change = score.change
+    return change is None or (change.holds(0.0) is False and change.value < 0)
+
+
+def _change(score: Truncated) -> str:
+    if score.change is None or score.dev is None:
+        return "it predicts a constant"
+    told = ", ".join(filter(None, [signed(score.change.value), span(score.change, signed)]))
+    return f"{fixed(score.dev.value)} ({told})"
+
+
+def _few(of: Range) -> str:
+    return f"{of.mean:.1f} ({of.low:.0f} to {of.high:.0f})"
+
+
+def _range(key: str, figures: Mapping[str, Range]) -> str:
+    """A figure's mean with both ends, or a dash."""
+    of = figures.get(key)
+    if of is None:
+        return DASH
+    if key in _WHOLE:
+        return f"{of.mean:.1f} ({of.low:.0f}–{of.high:.0f})"
+    digits = 1 if key.endswith("_rank") else 3
+    return f"{of.mean:.{digits}f} ({of.low:.{digits}f}–{of.high:.{digits}f})"
+
+
+def _exact(key: str, module: Module) -> str:
+    """A figure of one module's update."""
+    if key == SIZE:
+        return f"{module.relative_size:.4f}"
+    value = module.update.figures()[key]
+    return str(value) if isinstance(value, int) else fixed(value, 1 if key.endswith("_rank") else 3)

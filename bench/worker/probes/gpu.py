@@ -1,0 +1,210 @@
+"""A GPU as its driver sees it: memory of the process, clocks, throttling, heat, other users.
+
+By NVML. A driver or GPU that doesn't answer a question leaves that answer empty.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from statistics import median
+from typing import Any, Final
+
+import torch
+
+MIB: Final = 2**20
+
+_POWER_CAP: Final = "power cap"
+_REASONS: Final = {
+    0x0000000000000004: _POWER_CAP,
+    0x0000000000000008: "hardware slowdown",
+    0x0000000000000020: "heat (software)",
+    0x0000000000000040: "heat (hardware)",
+    0x0000000000000080: "power brake",
+}
+"""Bits of NVML's reasons for lower clocks; idle and set clocks are none of interest.
+
+All but the power cap make a time doubtful. At its cap is where a GPU with little power for its
+clocks, such as a T4, is whenever it works: that is its speed, and is only reported.
+"""
+
+SLOWED: Final = 0.85
+"""Share of its highest clock frequency below which a GPU, or a core, counts as throttled."""
+OFTEN: Final = 0.05
+"""Share of the looks at a GPU in which it has to be slowed, or used by others, to be doubted."""
+BY_PROCESS: Final = "nvml-process"
+BY_DEVICE: Final = "nvml-device"
+
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+_NAMES: Final = ("GPU-", "MIG-")
+"""What NVML's names of GPUs, and of instances of them, begin with."""
+
+
+class Gpu:
+    """A GPU, looked at from time to time.
+
+    What it holds at the beginning is not this process's, so this is made before torch has a
+    context on it.
+
+    Args:
+        nvml: the module `pynvml`, initialised, or what stands for it; None: nothing is answered.
+        handle: its handle of the GPU.
+    """
+
+    def __init__(self, nvml: Any = None, handle: Any = None) -> None:
+        self._nvml = nvml
+        self._handle = handle
+        self._used_before_mib = self._used_mib()
+        self._energy_before = self._ask("TotalEnergyConsumption")
+        self.forget()
+        self._peak_mib: float | None = None
+        self._peak_source: str | None = None
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Gpu | None":
+        """The GPU of a device; None for the CPU. One that NVML doesn't know answers nothing.
+
+        Its name is in `CUDA_VISIBLE_DEVICES`. Where it isn't, in a cell run by hand, torch is
+        asked, which may make its context on the GPU first.
+        """
+        if device.type != "cuda":
+            return None
+        import pynvml
+
+        index, names = device.index or 0, os.environ.get(_VISIBLE, "").split(",")
+        name = names[index].strip() if index < len(names) else ""
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            if name.startswith(_NAMES):
+                with suppress(pynvml.NVMLError):
+                    return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
+            uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+            for prefix in _NAMES:
+                with suppress(pynvml.NVMLError):
+                    return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"{prefix}{uuid}"))
+        return cls()
+
+    def forget(self) -> None:
+        """Forget what the GPU did so far; the peak of memory and the energy stay."""
+        self._looks = 0
+        self._reasons: Counter[str] = Counter()
+        self._foreign: Counter[int] = Counter()
+        self._clocks: list[int] = []
+        self._clocks_below_cap: list[int] = []
+        self._watts: list[float] = []
+        self._heat: list[int] = []
+
+    def _ask(self, question: str, *names: str) -> Any:
+        """NVML's answer to `nvmlDeviceGet…`; None where it has none.
+
+        Args:
+            names: of the constants that it is asked with.
+        """
+        if self._nvml is None:
+            return None
+        ask = getattr(self._nvml, f"nvmlDeviceGet{question}", None)
+        if ask is None:
+            return None
+        try:
+            return ask(self._handle, *(getattr(self._nvml, name) for name in names))
+        except self._nvml.NVMLError:
+            return None
+
+    def _used_mib(self) -> float | None:
+        memory = self._ask("MemoryInfo")
+        return None if memory is None else memory.used / MIB
+
+    def _reasons_now(self) -> list[str]:
+        bits = self._ask("CurrentClocksEventReasons")
+        if bits is None:  # the name that older drivers know, and newer ones will forget
+            bits = self._ask("CurrentClocksThrottleReasons") or 0
+        return [name for bit, name in _REASONS.items() if bits & bit]
+
+    def look(self) -> None:
+        """Take note of what the GPU does now."""
+        reasons = self._reasons_now()
+        self._looks += 1
+        self._reasons.update(reasons)
+        clock = self._ask("ClockInfo", "NVML_CLOCK_SM")
+        heat = self._ask("Temperature", "NVML_TEMPERATURE_GPU")
+        power = self._ask("PowerUsage")
+        if clock is not None:
+            self._clocks.append(clock)
+            self._clocks_below_cap += [clock] if _POWER_CAP not in reasons else []
+        self._heat += [heat] if heat is not None else []
+        self._watts += [power / 1000] if power is not None else []
+        self._look_at_processes()
+
+    def _look_at_processes(self) -> None:
+        processes = self._ask("ComputeRunningProcesses") or []
+        own = [process for process in processes if process.pid == os.getpid()]
+        used = [p.usedGpuMemory for p in own if p.usedGpuMemory is not None]
+        if used:
+            self._take_peak(sum(used) / MIB, BY_PROCESS)
+            self._foreign.update({process.pid for process in processes} - {os.getpid()})
+            return
+        # in a container the driver knows this process by another number, or tells of none
+        now = self._used_mib()
+        if now is not None and self._used_before_mib is not None:
+            self._take_peak(now - self._used_before_mib, BY_DEVICE)
+        if len(processes) > 1:
+            self._foreign.update({process.pid for process in processes})
+
+    def _take_peak(self, mib: float, source: str) -> None:
+        if source == self._peak_source or self._peak_source is None:
+            self._peak_mib = max(self._peak_mib or 0.0, mib)
+            self._peak_source = source
+
+    @property
+    def memory(self) -> dict[str, float | str]:
+        """The columns of the process's memory on the GPU, and where they come from."""
+        if self._peak_mib is None or self._peak_source is None:
+            return {}
+        return {
+            "peak_process_vram_mib": self._peak_mib,
+            "process_vram_source": self._peak_source,
+        }
+
+    def energy_j(self) -> float | None:
+        """Drawn by the GPU since this began to look at it, J."""
+        now = self._ask("TotalEnergyConsumption")
+        if now is None or self._energy_before is None:
+            return None
+        return float(now - self._energy_before) / 1000
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """Flags with what led to them."""
+        found = {}
+        seen, clocks = self._reasons, self._clocks_below_cap
+        often = [name for name in seen if name != _POWER_CAP and self._is_often(seen[name])]
+        if often:
+            found["throttled"] = f"the GPU was slowed: {', '.join(sorted(often))}"
+        elif clocks and median(clocks) < SLOWED * max(clocks):
+            share = median(clocks) / max(clocks)
+            found["throttled"] = f"the GPU's clocks fell to {share:.0%}"
+        if any(map(self._is_often, self._foreign.values())):
+            found["disturbed"] = "other processes used the GPU"
+        return found
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Everything seen, for people: clocks in MHz, temperature in °C, power in W."""
+        return {
+            "looks": self._looks,
+            "throttle_reasons": dict(sorted(self._reasons.items())),
+            "other_processes": len(self._foreign),
+            "sm_clock_mhz": _range(self._clocks),
+            "temperature_c": _range(self._heat),
+            "power_w": _range(self._watts),
+        }
+
+    def _is_often(self, looks: int) -> bool:
+        return looks > OFTEN * self._looks
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    """The least, the usual and the highest of some values; nothing of none."""
+    if not values:
+        return {}
+    return {"least": min(values), "median": median(values), "most": max(values)}

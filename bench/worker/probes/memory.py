@@ -1,0 +1,191 @@
+"""Memory of this process by kind, and of what it holds by owner. All in MiB."""
+
+import resource
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from minbert.training.optimizer import Optimizer
+
+MIB: Final = 2**20
+_STATUS: Final = Path("/proc/self/status")
+_NO_POOL: Final = (0, 0)
+"""The id of what is in no pool of its own, in torch's snapshots of CUDA memory."""
+_FORGET: Final = Path("/proc/self/clear_refs")
+_FORGET_PEAK: Final = "5"
+_FIELDS: Final = ("VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem")
+
+
+@dataclass
+class Resident:
+    """A process's peak resident set, and how much of it was anonymous: not of mapped files.
+
+    None where the system doesn't tell.
+    """
+
+    rss_mib: float | None = None
+    anon_mib: float | None = None
+
+    def take(self, other: "Resident") -> None:
+        """Keep the higher of each."""
+        self.rss_mib = _higher(self.rss_mib, other.rss_mib)
+        self.anon_mib = _higher(self.anon_mib, other.anon_mib)
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    known = [value for value in (one, other) if value is not None]
+    return max(known, default=None)
+
+
+def resident_now() -> Resident:
+    """What this process holds at this moment."""
+    status = _status()
+    return Resident(status.get("VmRSS"), status.get("RssAnon"))
+
+
+@contextmanager
+def resident_peak() -> Iterator[Resident]:
+    """The peaks reached in a block.
+
+    On Linux the kernel's peak (VmHWM) is forgotten at the beginning; where that can't be done, or
+    on other systems, it is the peak of the process so far. The anonymous part is the peak less
+    the files that are mapped at the end of the block: mapped weights and libraries only grow.
+    """
+    found = Resident()
+    forget_peak()
+    try:
+        yield found
+    finally:
+        found.take(peak_so_far())
+
+
+def forget_peak() -> None:
+    """Let the kernel's peak of the resident set begin again, if it can."""
+    with suppress(OSError):
+        _FORGET.write_text(_FORGET_PEAK, encoding="ascii")
+
+
+def peak_so_far() -> Resident:
+    """The peaks since they were last forgotten.
+
+    `ru_maxrss` is not used on Linux: it is inherited across exec, and so starts at the size of
+    the parent.
+    """
+    status = _status()
+    peak = status.get("VmHWM")
+    if peak is None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Resident(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB)
+    if "RssFile" not in status:
+        return Resident(peak)
+    return Resident(peak, max(0.0, peak - status["RssFile"] - status.get("RssShmem", 0.0)))
+
+
+def _status() -> dict[str, float]:
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {name: int(text.split()[0]) / 1024 for name, _, text in pairs if name in _FIELDS}
+
+
+def start_cuda_peaks(device: torch.device) -> None:
+    """Forget the peaks that torch's CUDA allocator has seen so far, and give back to the driver
+    what it holds for no tensor: what loading and compiling took is no part of the training's."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
+    """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU.
+
+    Where the allocator keeps nothing (PYTORCH_NO_CUDA_MEMORY_CACHING) it counts nothing either, and
+    some do not say what graphs hold (cudaMallocAsync): what is not known is left out.
+
+    Args:
+        graphs: whether CUDA graphs were launched, as compiled cells do.
+    """
+    reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+    if not reserved:
+        return {}
+    peaks = {"peak_cuda_reserved_mib": reserved / MIB}
+    allocated = torch.cuda.max_memory_allocated(device)
+    with suppress(RuntimeError):
+        allocated += _held_by_graphs() if graphs else 0
+        peaks["peak_cuda_allocated_mib"] = min(allocated, reserved) / MIB
+    return peaks
+
+
+def _held_by_graphs() -> int:
+    """Bytes in the pools of CUDA graphs that the allocator does not count as allocated.
+
+    A graph that is launched again writes to where it was recorded, and its activations are not
+    allocated anew.
+    """
+    segments: Any = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in segments
+        if tuple(segment["segment_pool_id"]) != _NO_POOL
+    )
+
+
+def _size_mib(tensors: Iterable[Tensor]) -> float:
+    distinct = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.nbytes}
+    return sum(distinct.values()) / MIB
+
+
+def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
+    """Memory of weights (buffers included), of the gradients and of the optimizer's state.
+
+    Taken after a step and before the gradients are dropped, so that all three exist.
+    """
+    parameters = list(model.parameters())
+    state = [
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    ]
+    return {
+        "weights_mib": _size_mib([*parameters, *model.buffers()]),
+        "gradients_mib": _size_mib(p.grad for p in parameters if p.grad is not None),
+        "optimizer_mib": _size_mib(state),
+    }
+
+
+class SavedTensors:
+    """Counts what a forward pass keeps for its backward pass, each storage once.
+
+    Parameters and what shares their memory are not counted: they are there anyway.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        owned = [*model.parameters(), *model.buffers()]
+        self._owned = {tensor.untyped_storage().data_ptr() for tensor in owned}
+        self._kept: dict[int, Any] = {}
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what the block's forward passes save; they hold it as long as this does."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._owned:
+            self._kept[storage.data_ptr()] = storage
+        return tensor
+
+    @property
+    def mib(self) -> float:
+        """What has been saved, MiB."""
+        return float(sum(storage.nbytes() for storage in self._kept.values())) / MIB

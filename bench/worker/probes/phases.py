@@ -1,0 +1,40 @@
+"""Phases of a cell: how long each took, and the memory that this process reached in it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from bench.worker.probes.memory import Resident, resident_peak
+
+
+class Phases:
+    """Measures named phases, one after the other; a name that comes again adds to its first time.
+
+    Args:
+        on_phase: told a phase's name as it begins.
+    """
+
+    def __init__(self, on_phase: Callable[[str], None] = lambda _name: None) -> None:
+        self._on_phase = on_phase
+        self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, Resident] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure the block as a phase. Phases don't nest."""
+        self._on_phase(name)
+        begun = time.perf_counter()
+        try:
+            with resident_peak() as peak:
+                yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+            self.peaks.setdefault(name, Resident()).take(peak)
+
+    @property
+    def peak(self) -> Resident:
+        """The highest of all phases."""
+        highest = Resident()
+        for peak in self.peaks.values():
+            highest.take(peak)
+        return highest

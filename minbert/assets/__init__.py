@@ -1,0 +1,1 @@
+"""The embedded model and data, the Hugging Face hub, and the cache of both."""

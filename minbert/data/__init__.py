@@ -1,0 +1,1 @@
+"""Tasks, the tokenizer, batches, and metrics."""

@@ -1,0 +1,176 @@
+"""What can be learned: the embedded tasks, and those read from a folder with `--data`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from minbert.data.tasks import cs224n, multitask, vader
+from minbert.data.tasks.base import (
+    Data,
+    Examples,
+    Task,
+    TaskData,
+    for_search,
+    majority_class,
+    majority_score,
+)
+from minbert.data.tasks.splitting import DEV, TRAIN
+from minbert.errors import InputError
+
+__all__ = [
+    "TASKS",
+    "Data",
+    "Examples",
+    "Task",
+    "TaskData",
+    "find_task",
+    "for_search",
+    "load_data",
+    "load_split",
+    "load_task",
+    "majority_class",
+    "majority_score",
+    "pieces_of",
+    "source_files",
+    "task_of_piece",
+]
+
+TASKS: Final[Mapping[str, Task]] = {**vader.TASKS, **cs224n.TASKS, **multitask.TASKS}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        InputError: listing the names there are.
+    """
+    if name not in TASKS:
+        raise InputError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def load_data(
+    name: str,
+    data: Path | None = None,
+    *,
+    max_train: int | None = None,
+    max_dev: int | None = None,
+) -> Data:
+    """A task's examples for training and dev, never those for test; those of its parts, if it has
+    any.
+
+    Args:
+        name: one of `TASKS`.
+        data: the folder that holds its files; none for an embedded task, which is fetched.
+        max_train, max_dev: keep at most so many, of each part, the same ones whatever the seed; a
+            smaller number keeps a part of what a larger one keeps.
+
+    Raises:
+        InputError: unknown name, `data` missing or without its files, nothing to fetch it from.
+    """
+    task = find_task(name)
+    if not task.parts:
+        return load_task(name, data, max_train=max_train, max_dev=max_dev)
+    _check_limits(max_train, max_dev)
+    return multitask.load(_folder(task, data), max_train, max_dev)
+
+
+def load_task(
+    name: str,
+    data: Path | None = None,
+    *,
+    max_train: int | None = None,
+    max_dev: int | None = None,
+) -> TaskData:
+    """As `load_data`, of a task without parts.
+
+    Raises:
+        InputError: as `load_data`, or for a task with parts.
+    """
+    task = find_task(name)
+    _check_limits(max_train, max_dev)
+    examples, problems = _load(task, data)
+    return TaskData(
+        task,
+        examples[TRAIN].limited(max_train),
+        examples[DEV].limited(max_dev),
+        tuple(problems),
+    )
+
+
+def load_split(name: str, split: str, data: Path | None = None) -> Examples:
+    """All examples of one side: `train`, `dev`, or `test`, which only final claims may touch.
+
+    Raises:
+        InputError: as `load_task`, or if the task has no such side.
+    """
+    examples, _ = _load(find_task(name), data)
+    if split not in examples:
+        known = ", ".join(examples)
+        raise InputError(f"task {name} has no split {split!r}; it has {known}")
+    return examples[split]
+
+
+def source_files(name: str, data: Path | None = None) -> list[Path]:
+    """The files that a task's examples are read from; they need not be there, but those of a task
+    with parts are.
+
+    Raises:
+        InputError: unknown name, `data` missing, nothing to fetch an embedded task from.
+    """
+    task = find_task(name)
+    folder = _folder(task, data)
+    if task.parts:
+        return multitask.files_in(folder)
+    return [folder / file for file in task.files or (vader.file_of(task),)]
+
+
+def pieces_of(name: str, data: Path | None = None) -> list[str]:
+    """Names of what is tokenised by itself of a task, as `Data.pieces` has them.
+
+    Raises:
+        InputError: unknown name, `data` missing.
+    """
+    task = find_task(name)
+    if not task.parts:
+        return [""]
+    parts = multitask.parts_in(_folder(task, data))
+    return [piece for part in parts for piece in multitask.pieces_of_part(part)]
+
+
+def task_of_piece(name: str, piece: str) -> Task:
+    """The task whose labels a piece has: the part that it is of, or the task itself.
+
+    Raises:
+        InputError: unknown name.
+    """
+    return find_task(piece.partition(".")[0] or name)
+
+
+def _check_limits(max_train: int | None, max_dev: int | None) -> None:
+    for flag, count in (("--max-train", max_train), ("--max-dev", max_dev)):
+        if count is not None and count < 1:
+            raise InputError(f"{flag} {count}: give at least 1")
+
+
+def _load(task: Task, data: Path | None) -> tuple[dict[str, Examples], list[str]]:
+    if task.parts:
+        raise InputError(f"task {task.name} has parts; take one of {', '.join(task.parts)}")
+    folder = _folder(task, data)
+    return cs224n.load(task, folder) if task.files else (vader.load(task, folder), [])
+
+
+def _folder(task: Task, data: Path | None) -> Path:
+    """Where a task's files are; those of an embedded one are fetched."""
+    if task.files:
+        if data is None:
+            raise InputError(
+                f"task {task.name} needs --data DIR, a folder with {' and '.join(task.files)}"
+            )
+        return data
+    if data is not None:
+        reading = ", ".join(name for name, other in TASKS.items() if other.files)
+        raise InputError(f"--data: task {task.name} comes embedded; a folder is for {reading}")
+    from minbert.assets.embedded import fetch
+
+    return fetch("vader")

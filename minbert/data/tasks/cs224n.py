@@ -1,0 +1,236 @@
+"""Tasks from a folder in the format of the CS 224N default final project (`--data DIR`).
+
+Tab-separated UTF-8, quoted as by Python's csv, one example a line, with a header: a row number,
+`id`, `sentence` or `sentence1` and `sentence2`, and a label. An example whose label is empty is
+left out; a label that is there and wrong is refused.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from minbert.data.tasks.base import Examples, Task
+from minbert.data.tasks.splitting import DEV, TRAIN
+from minbert.errors import InputError
+from minbert.files import check_size, is_file, is_folder
+
+_LARGEST_FILE: Final = 2**28
+"""Bytes; the largest of these sets, with 400,000 pairs of questions, has 60 MB."""
+_SHOWN: Final = 5
+"""Rows that can't be read and are told one by one; the others are counted."""
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Columns of a file; `highest` is the largest label, and the smallest is 0."""
+
+    texts: tuple[str, ...]
+    label: str
+    highest: int
+
+
+_FORMATS: Final = {
+    "sst": _Format(("sentence",), "sentiment", 4),
+    "sts": _Format(("sentence1", "sentence2"), "similarity", 5),
+    "quora": _Format(("sentence1", "sentence2"), "is_duplicate", 1),
+}
+
+TASKS: Final = {
+    task.name: task
+    for task in (
+        Task(
+            "sst",
+            "sentences of film reviews: sentiment in 5 classes",
+            ("very negative", "negative", "neutral", "positive", "very positive"),
+            ("ids-sst-train.csv", "ids-sst-dev.csv"),
+            ("movies and sst share their sentences: neither is evidence beside the other",),
+        ),
+        Task(
+            "sts",
+            "pairs of sentences: how alike they are, 0 to 5",
+            files=("sts-train.csv", "sts-dev.csv"),
+        ),
+        Task(
+            "quora",
+            "pairs of questions: whether they ask the same",
+            ("different", "duplicate"),
+            ("quora-train.csv", "quora-dev.csv"),
+            (
+                "with 16,214 rows quora-train.csv is a split of the course's dev file alone, so "
+                "the accuracy is not the paper's: call it quora (16k train)",
+                "all-MiniLM-L6-v2 saw Quora's duplicate questions in its own training, which "
+                "flatters it",
+            ),
+        ),
+    )
+}
+
+
+def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
+    """Train and dev of one of `TASKS`, and what was left out, a line each.
+
+    Raises:
+        InputError: no such folder, a file that is missing or of another kind, a wrong label.
+    """
+    if not is_folder(folder):
+        raise InputError(f"--data {folder}: is no folder")
+    missing = [name for name in task.files if not is_file(folder / name)]
+    if missing:
+        raise InputError(f"--data {folder}: task {task.name} needs {' and '.join(missing)} there")
+    examples, problems = {}, []
+    for side, name in zip((TRAIN, DEV), task.files, strict=True):
+        examples[side], found = _read(folder / name, _FORMATS[task.name], bool(task.classes))
+        problems += found
+    return examples, problems
+
+
+class _WrongLabelError(ValueError):
+    """A label that is there and is none that the task has."""
+
+
+def _read(path: Path, form: _Format, classes: bool) -> tuple[Examples, list[str]]:
+    """The examples in a file, and lines on the rows that are left out."""
+    header, *rows = _lines(path)
+    columns = _fields(header)
+    _check_header(path, header, columns, form)
+    texts: list[tuple[str, ...]] = []
+    labels: list[float] = []
+    broken: list[str] = []
+    wrong: list[str] = []
+    unlabelled: list[int] = []
+    for number, line in enumerate(rows, start=2):
+        if not line.strip():
+            continue
+        try:
+            text, label = _row(_fields(line), columns, form, classes)
+        except _WrongLabelError as error:
+            wrong.append(f"line {number}: {error}")
+        except ValueError as error:
+            broken.append(f"{path.name}, line {number}: {error}")
+        else:
+            if label is None:
+                unlabelled.append(number)
+            else:
+                texts.append(text)
+                labels.append(label)
+    if wrong:
+        more = f" ({len(wrong) - 1} more labels of this file are wrong)" if len(wrong) > 1 else ""
+        raise InputError(
+            f"{path}, {wrong[0]}; correct it, or empty the field to leave the example out{more}"
+        )
+    total = len(texts) + len(broken) + len(unlabelled)
+    if len(broken) + len(unlabelled) >= len(texts):
+        lacking = f" and {len(unlabelled)} have no {form.label}" if unlabelled else ""
+        first = f", first {broken[0]}" if broken else ""
+        raise InputError(f"{path}: {len(broken)} of its {total} rows can't be read{lacking}{first}")
+    notes = [f"{problem}; left out" for problem in broken[:_SHOWN]]
+    if len(broken) > _SHOWN:
+        notes.append(f"{path.name}: {len(broken)} rows in all can't be read and are left out")
+    if unlabelled:
+        notes.append(
+            f"{path.name}: {len(unlabelled)} of {total} examples left out for a missing "
+            f"{form.label}, first line {unlabelled[0]}"
+        )
+    a, *b = zip(*texts, strict=True)
+    numbers = np.array(labels, dtype=np.float64)
+    given = numbers.astype(np.int64) if classes else numbers
+    return Examples(a, b[0] if b else None, given), notes
+
+
+def _check_header(path: Path, header: str, columns: Sequence[str], form: _Format) -> None:
+    """Refuse a first line that does not have each column once.
+
+    Raises:
+        InputError: naming the columns.
+    """
+    wanted = (*form.texts, form.label)
+    unclear = [name for name in wanted if name not in columns]
+    unclear = unclear or [name for name in wanted if columns.count(name) > 1]
+    if unclear:
+        what = "several columns" if unclear[0] in columns else "no column"
+        raise InputError(
+            f"{path}: its first line has {what} {' or '.join(unclear)}; a header with "
+            f"{', '.join(wanted)}, separated by tabs, is expected, not {header[:60]!r:.70}"
+        )
+
+
+def _lines(path: Path) -> list[str]:
+    """A text file's lines. Bytes that aren't UTF-8 become surrogates, which `_row` refuses."""
+    check_size(path, _LARGEST_FILE)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    if b"\0" in content:
+        raise InputError(f"{path}: is no text file in UTF-8")
+    text = content.decode("utf-8-sig", errors="surrogateescape")
+    return text.replace("\r\n", "\n").split("\n")
+
+
+_LONGEST_LINE: Final = 2**17
+"""Characters; the csv library's own limit is one for the whole process, and others change it."""
+
+
+def _fields(line: str) -> list[str]:
+    """The fields of one line: parsed alone, so that a stray quote can't swallow the next lines."""
+    if len(line) > _LONGEST_LINE:
+        return [line]
+    try:
+        return next(csv.reader([line], delimiter="\t"), [])
+    except csv.Error:
+        return [line]
+
+
+def _row(
+    fields: Sequence[str], columns: Sequence[str], form: _Format, classes: bool
+) -> tuple[tuple[str, ...], float | None]:
+    """Texts of a row, and its label; None where that is missing.
+
+    Raises:
+        _WrongLabelError: for a label that the task does not have.
+        ValueError: saying what else is wrong with the row.
+    """
+    if len(fields) != len(columns):
+        raise ValueError(f"has {len(fields)} fields, and the header {len(columns)}")
+    row = dict(zip(columns, fields, strict=True))
+    label = _label(row[form.label].strip(), form, classes)
+    texts = tuple(row[name].strip() for name in form.texts)
+    for name, text in zip(form.texts, texts, strict=True):
+        if not text:
+            raise ValueError(f"{name} is empty")
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(f"{name} is not UTF-8")
+    return texts, label
+
+
+_CLASS: Final = re.compile(r"[0-9]+(\.0*)?")
+"""A class is written as `3` or, as a table of floats has it, as `3.0`."""
+_SHOWN_LABEL: Final = 20
+"""Characters of a wrong label that are shown."""
+
+
+def _label(text: str, form: _Format, classes: bool) -> float | None:
+    """The label that a field holds; None for an empty one.
+
+    Python reads more as numbers than other programs do, such as `1_0` and digits of other scripts:
+    those are refused.
+
+    Raises:
+        _WrongLabelError: saying what it is, and what it can be.
+    """
+    if not text:
+        return None
+    if _CLASS.fullmatch(text) if classes else text.isascii() and "_" not in text:
+        with suppress(ValueError):
+            label = float(text)
+            if 0 <= label <= form.highest:
+                return label
+    kind = "a class" if classes else "a number"
+    shown = f"{text[:_SHOWN_LABEL]!r}{' and more' if len(text) > _SHOWN_LABEL else ''}"
+    raise _WrongLabelError(f"{form.label} is {shown}, not {kind} from 0 to {form.highest}")

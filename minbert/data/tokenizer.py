@@ -1,0 +1,216 @@
+"""Text to token ids: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair, cut to a length."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
+
+from minbert.data.encoded import Encoded, kept_of_pair
+from minbert.errors import InputError
+from minbert.files import (
+    CONFIG,
+    LARGEST_VOCABULARY,
+    VOCABULARIES,
+    check_size,
+    is_file,
+    read_json,
+    tokenizer_files,
+)
+from minbert.model.config import BertConfig
+
+__all__ = ["Encoded", "Tokenizer"]
+
+_SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_SETTINGS: Final = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",  # null: where the case goes, accents go too
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Keys of a tokenizer_config.json, and what the library calls them."""
+_CHUNK: Final = 1024
+"""Texts given to the library at once: what it returns takes ten times the memory of the ids."""
+
+_STEPS: Final = {
+    "BertNormalizer", "BertPreTokenizer", "Digits", "Lowercase", "NFC", "NFD", "NFKC", "NFKD",
+    "Punctuation", "Sequence", "Strip", "StripAccents", "Whitespace", "WhitespaceSplit",
+}  # fmt: skip
+"""Ways to normalise and split text whose cost is known. Others hold patterns and replacements of
+the file's, which can take any time, and make any length of text."""
+_MOST_STEPS: Final = 16
+_LONGEST_WORD: Final = 1000
+"""Characters; the time for a word grows with their square. Longer ones are [UNK], mostly from 100
+on."""
+_HIGHEST_ID: Final = 2**31 - 1
+
+
+class Tokenizer:
+    """WordPiece as a checkpoint's files define it, but for padding and truncation.
+
+    `highest_id` is the largest token id that an encoder has to know.
+    """
+
+    def __init__(self, wordpiece: tokenizers.Tokenizer, source: Path) -> None:
+        ids = wordpiece.get_vocab()
+        missing = [name for name in _SPECIAL if name not in ids]
+        if missing or not isinstance(wordpiece.model, WordPiece):
+            lack = f"lacks {', '.join(missing)}" if missing else "is not WordPiece"
+            raise InputError(f"{source}: {lack}, so it is no BERT vocabulary")
+        if problem := _problem(wordpiece):
+            raise InputError(f"{source}: {problem}, as no BERT vocabulary does")
+        self.highest_id = max(ids.values())
+        if self.highest_id > _HIGHEST_ID:
+            raise InputError(f"{source}: has a token id {self.highest_id}, above {_HIGHEST_ID}")
+        wordpiece.no_padding()
+        wordpiece.no_truncation()  # `encode` cuts, and counts what it cuts
+        wordpiece.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+        self._wordpiece = wordpiece
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """The tokenizer of the checkpoint in a folder, from tokenizer.json or else vocab.txt.
+
+        Raises:
+            InputError: no such folder or file, a file that is broken or of another kind of
+                tokenizer, or more tokens than the encoder beside it has embeddings for.
+        """
+        vocabulary, *beside = tokenizer_files(folder)
+        read = _from_json if vocabulary.name == VOCABULARIES[0] else _from_vocabulary
+        wordpiece = read(vocabulary)
+        for path in beside:
+            _heed_settings(wordpiece, path)
+        found = cls(wordpiece, vocabulary)
+        if is_file(folder / CONFIG):
+            highest, rows = found.highest_id, BertConfig.from_folder(folder).vocab_size
+            if highest >= rows:
+                raise InputError(
+                    f"{vocabulary}: has a token id {highest}, and the encoder beside it "
+                    f"embeddings for {rows}; the files are not of one checkpoint"
+                )
+        return found
+
+    def encode(
+        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
+    ) -> Encoded:
+        """Token ids of texts, or of pairs where `text_b` is given.
+
+        What is over `max_length` tokens, the special ones included, loses tokens at the end: a
+        pair those of the longer text, then of both alike.
+
+        Raises:
+            ValueError: if `max_length` leaves no room for [CLS] and [SEP], or the two sequences
+                differ in length.
+        """
+        special = 2 if text_b is None else 3
+        if max_length <= special:
+            raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
+        texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
+        ids, types, whole = [], [], [np.zeros(0, dtype=np.int64)]
+        for start in range(0, len(texts), _CHUNK):
+            found = self._wordpiece.encode_batch(texts[start : start + _CHUNK])
+            lengths = [len(text) for text in found]
+            kept = [(text.ids, text.type_ids) for text in found]
+            for place in [place for place, length in enumerate(lengths) if length > max_length]:
+                kept[place] = _cut(*kept[place], max_length)
+            whole.append(np.array(lengths, dtype=np.int64))
+            ids.append(_joined([of for of, _ in kept], np.int32))
+            types.append(_joined([of for _, of in kept], np.int8))
+        tokens = np.concatenate(whole)
+        left = np.minimum(tokens, max_length)
+        return Encoded(
+            np.concatenate([*ids, np.empty(0, dtype=np.int32)]),
+            np.concatenate([*types, np.empty(0, dtype=np.int8)]),
+            np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)]),
+            tokens - left,
+        )
+
+
+def _cut(ids: list[int], types: list[int], max_length: int) -> tuple[list[int], list[int]]:
+    """Token ids and types of a text, or of a pair, that is too long, cut to a length."""
+    if types[-1] == 0:
+        places = [*range(max_length - 1), len(ids) - 1]
+    else:
+        second = types.index(1)
+        a, b = kept_of_pair(second - 2, len(ids) - second - 1, max_length - 3)
+        places = [*range(a + 1), second - 1, *range(second, second + b), len(ids) - 1]
+    return [ids[place] for place in places], [types[place] for place in places]
+
+
+def _joined(lists: list[list[int]], dtype: Any) -> NDArray[Any]:
+    return np.fromiter((value for values in lists for value in values), dtype)
+
+
+def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
+    """What in a tokenizer would fail, or take without end, once there is text."""
+    model = wordpiece.model
+    if model.unk_token not in wordpiece.get_vocab(with_added_tokens=False):
+        return f"calls unknown words {ascii(model.unk_token)[:60]}, which it does not hold"
+    if model.max_input_chars_per_word > _LONGEST_WORD:
+        return f"takes words of over {_LONGEST_WORD} characters apart"
+    for part in (wordpiece.normalizer, wordpiece.pre_tokenizer):
+        if part is None or isinstance(part, BertNormalizer | BertPreTokenizer):
+            continue
+        steps = list(_steps(json.loads(part.__getstate__())))
+        if strange := [step for step in steps if step not in _STEPS]:
+            return f"changes or splits text by {ascii(strange[0])[:60]}"
+        if len(steps) > _MOST_STEPS:
+            return f"changes or splits text in {len(steps)} steps"
+    return None
+
+
+def _steps(values: Any) -> Iterator[str]:
+    """The kinds of a normalizer or pre-tokenizer and of those within it."""
+    if isinstance(values, dict) and "type" in values:
+        yield str(values["type"])
+        for inner in values.values():
+            for each in inner if isinstance(inner, list) else [inner]:
+                yield from _steps(each)
+
+
+def _from_json(path: Path) -> tokenizers.Tokenizer:
+    check_size(path, LARGEST_VOCABULARY)
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except BaseException as error:  # what the library raises has no narrower name
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = ascii(" ".join(str(error).split()))[1:200]
+        raise InputError(f"{path}: is no tokenizer ({reason}); download it again") from error
+
+
+def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
+    check_size(path, LARGEST_VOCABULARY)
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; download it again") from error
+    ids = {token: number for number, token in enumerate(lines)}
+    wordpiece = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106
+    wordpiece.normalizer = BertNormalizer()
+    wordpiece.pre_tokenizer = BertPreTokenizer()
+    wordpiece.add_special_tokens([name for name in (*_SPECIAL, "[MASK]") if name in ids])
+    return wordpiece
+
+
+def _heed_settings(wordpiece: tokenizers.Tokenizer, path: Path) -> None:
+    """Normalise as a tokenizer_config.json says, where it does: it overrules a tokenizer.json."""
+    normalizer, settings = wordpiece.normalizer, read_json(path)
+    if not isinstance(normalizer, BertNormalizer):
+        return
+    for key, attribute in _SETTINGS.items():
+        value = settings.get(key, getattr(normalizer, attribute))
+        if not isinstance(value, bool) and not (value is None and key == "strip_accents"):
+            raise InputError(f"{path}: {key} must be true or false")
+        setattr(normalizer, attribute, value)
+    wordpiece.normalizer = normalizer

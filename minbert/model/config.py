@@ -1,0 +1,169 @@
+"""The shape of a BERT encoder: read from a config.json, or one of the named geometries.
+
+Free of torch, so that planning stays light.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from minbert.errors import InputError
+from minbert.files import config_file, read_json
+
+ACTIVATIONS: Final = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+"""`gelu` is the exact one, by erf; `gelu_new` and `gelu_pytorch_tanh` its tanh approximation."""
+
+_REQUIRED_SIZES: Final = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+)
+_OTHER_SIZES: Final = ("max_position_embeddings", "type_vocab_size")
+_PROBABILITIES: Final = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+_POSITIVE: Final = ("layer_norm_eps", "initializer_range")
+_ONLY: Final = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "quantization_config": None,
+}
+"""Keys that make another network of it, with the one value at which they don't."""
+
+_LARGEST_SIZE: Final = 2**24
+_MOST_LAYERS: Final = 1024
+_MOST_PARAMETERS: Final = 10**11
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """Sizes and constants of an encoder, under the names they have in a config.json."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """The configuration of the checkpoint in a folder.
+
+        Raises:
+            InputError: no such folder or file, broken JSON, another architecture, or a value that
+                is missing, impossible or not supported.
+        """
+        path = config_file(folder)
+        return cls.from_values(read_json(path), str(path))
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], source: str) -> Self:
+        """The configuration in the object of a config.json called `source`.
+
+        Raises:
+            InputError: as `from_folder`, once the JSON is read.
+        """
+        model_type = values.get("model_type", "bert")  # files from before 2020 lack it
+        if model_type != "bert":
+            raise InputError(
+                f"{source}: model_type is {_shown(model_type)}, and only bert can be loaded"
+            )
+        for key, only in _ONLY.items():
+            if values.get(key, only) != only:
+                raise InputError(f"{source}: {key} {_shown(values[key])} is not supported")
+        missing = [key for key in _REQUIRED_SIZES if key not in values]
+        if missing:
+            raise InputError(f"{source}: lacks {', '.join(missing)}, which a BERT config.json has")
+
+        found: dict[str, Any] = {}
+        for key in (*_REQUIRED_SIZES, *_OTHER_SIZES):
+            if key in values:
+                most = _MOST_LAYERS if key == "num_hidden_layers" else _LARGEST_SIZE
+                found[key] = _size(values[key], most, f"{source}: {key}")
+        for key in (*_PROBABILITIES, *_POSITIVE):
+            if key in values:
+                found[key] = _fraction(values[key], key in _PROBABILITIES, f"{source}: {key}")
+        pad, last = values.get("pad_token_id"), found["vocab_size"] - 1
+        if pad is not None:
+            found["pad_token_id"] = _size(pad, last, f"{source}: pad_token_id", least=0)
+        if "hidden_act" in values:
+            found["hidden_act"] = values["hidden_act"]
+            if found["hidden_act"] not in ACTIVATIONS:
+                raise InputError(
+                    f"{source}: hidden_act {_shown(found['hidden_act'])} is not supported; known "
+                    f"are {', '.join(ACTIVATIONS)}"
+                )
+        if found["hidden_size"] % found["num_attention_heads"]:
+            raise InputError(
+                f"{source}: hidden_size {found['hidden_size']} is no multiple of "
+                f"num_attention_heads {found['num_attention_heads']}"
+            )
+        config = cls(**found)
+        if (count := count_parameters(config, True, 0)) > _MOST_PARAMETERS:
+            raise InputError(f"{source}: with {count:,} parameters in all, which no BERT has")
+        return config
+
+
+def _bert(layers: int, hidden: int, heads: int) -> BertConfig:
+    return BertConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+    )
+
+
+GEOMETRIES: Final = {
+    "bert-tiny": _bert(2, 128, 2),
+    "bert-mini": _bert(4, 256, 4),
+    "bert-small": _bert(4, 512, 8),
+    "bert-medium": _bert(8, 512, 8),
+    "minilm": _bert(6, 384, 12),
+    "minilm-l12": _bert(12, 384, 12),
+    "bert-base": _bert(12, 768, 12),
+    "bert-large": _bert(24, 1024, 16),
+}
+"""Sizes that can be measured with random weights. All use the vocabulary of `minilm`."""
+
+
+def count_parameters(config: BertConfig, pooler: bool, num_outputs: int) -> int:
+    """Parameters of an encoder and, where `num_outputs` is not 0, of the head on top of it."""
+    hidden, wide = config.hidden_size, config.intermediate_size
+    norm = 2 * hidden
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    attention = 4 * (hidden + 1) * hidden
+    feed_forward = (hidden + 1) * wide + (wide + 1) * hidden
+    layers = config.num_hidden_layers * (attention + feed_forward + 2 * norm)
+    top = int(pooler) * hidden + num_outputs
+    return rows * hidden + norm + layers + (hidden + 1) * top
+
+
+def _size(value: Any, most: int, what: str, least: int = 1) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise InputError(
+            f"{what} must be a whole number from {least} to {most}, not {_shown(value)}"
+        )
+    return value
+
+
+def _fraction(value: Any, may_be_zero: bool, what: str) -> float:
+    if type(value) not in (int, float) or not (0 < value < 1 or (may_be_zero and value == 0)):
+        low = "at least 0" if may_be_zero else "above 0"
+        raise InputError(f"{what} must be {low} and below 1, not {_shown(value)}")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return ascii(value)[:60]
+    except RecursionError:
+        return "something nested too deeply"

@@ -1,0 +1,193 @@
+"""BERT's encoder (Devlin et al. 2018, arXiv 1810.04805), as a stack of swappable modules.
+
+Letters in shapes: B sentences in a batch, S tokens in its longest, H hidden size, N heads of
+width D = H / N, I intermediate size. Modules and parameters have the names they have in
+checkpoints, but for the layers `query`, `key` and `value`: those are one, `qkv`, with their rows
+stacked in this order, which makes one product of three.
+
+Modules are built on the meta device, without memory or values: what is loaded from a checkpoint
+is never initialised first. `minbert.model.checkpoint.load_encoder` and
+`minbert.model.classifier.initialise` give values to parameters.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minbert.kernels.attention import attention
+from minbert.kernels.dropout import dropout
+from minbert.kernels.linear import Linear
+from minbert.kernels.precision import product_dtype
+from minbert.kernels.reference import is_plain
+from minbert.kernels.residual import add_and_normalise
+from minbert.model.config import BertConfig
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding without values: nn.Embedding draws them, which on the meta device costs seconds
+    and tens of MiB for what torch imports to do so."""
+    empty = torch.empty(rows, width)
+    table: nn.Embedding = nn.Embedding.from_pretrained(empty, freeze=False)  # type: ignore[no-untyped-call]
+    return table
+
+
+class Embeddings(nn.Module):
+    """The sum of what stands for a token, its position and which text of a pair it is in."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.word_embeddings = _table(config.vocab_size, hidden)
+        self.position_embeddings = _table(config.max_position_embeddings, hidden)
+        self.token_type_embeddings = _table(config.type_vocab_size, hidden)
+        self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.dropout = config.hidden_dropout_prob
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # [S]
+        x = self.word_embeddings(input_ids)  # [B, S, H]
+        x = x + self.position_embeddings(positions)
+        if token_type_ids is None:
+            x = x + self.token_type_embeddings.weight[0]
+        else:
+            x = x + self.token_type_embeddings(token_type_ids)
+        x = dropout(self.LayerNorm(x), self.dropout, self.training)  # [B, S, H]
+        return x if is_plain() else x.to(product_dtype(x))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention up to the concatenated heads."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        qkv = self.qkv(x)  # [B, S, 3 H]
+        dropped = self.dropout if self.training else 0.0
+        return attention(qkv, mask, self.heads, dropped, first_only)
+
+
+class Residual(nn.Module):
+    """A linear layer, on an activation or not, whose result is added to what its block was given,
+    then normalised."""
+
+    def __init__(self, config: BertConfig, width: int, activation: str | None = None) -> None:
+        super().__init__()
+        self.dense = Linear(width, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.activation = activation
+        self.dropout = config.hidden_dropout_prob
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        y = self.dense(y, self.activation)  # [B, S, width] to [B, S, H]
+        return add_and_normalise(x, y, self.LayerNorm, self.dropout, self.training)
+
+
+class Attention(nn.Module):
+    """The first half of a layer: tokens see each other."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = Residual(config, config.hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        y = self.self(x, mask, first_only)  # [B, S or 1, H]
+        x = x[:, :1].contiguous() if first_only else x
+        out: Tensor = self.output(y, x)  # [B, S or 1, H]
+        return out
+
+
+class Intermediate(nn.Module):
+    """The wide layer, before its activation: the layer after it computes that."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u: Tensor = self.dense(x)  # [B, S, I]
+        return u
+
+
+class Layer(nn.Module):
+    """Attention, then two linear layers on every token by itself."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = Residual(config, config.intermediate_size, config.hidden_act)
+
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        x = self.attention(x, mask, first_only)  # [B, S or 1, H]
+        u = self.intermediate(x)  # [B, S or 1, I]
+        out: Tensor = self.output(u, x)  # [B, S or 1, H]
+        return out
+
+
+class Stack(nn.Module):
+    """All layers."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
+        last = len(self.layer) - 1
+        for index, layer in enumerate(self.layer):
+            x = layer(x, mask, first_only and index == last)  # [B, S, H], in the end S or 1
+        return x
+
+
+class Pooler(nn.Module):
+    """What stands for a whole text: its [CLS], through a linear layer and tanh."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.dense(hidden[:, 0]))  # [B, H]
+
+
+class BertEncoder(nn.Module):
+    """Token ids to hidden states.
+
+    Args:
+        config: sizes, activation and dropout.
+        pooler: whether it has the pooler. The encoder holds it, as checkpoints do, and does not
+            run it: `encoder.pooler(hidden)` does.
+    """
+
+    def __init__(self, config: BertConfig, pooler: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.embeddings = Embeddings(config)
+            self.encoder = Stack(config)
+            self.pooler = Pooler(config) if pooler else None
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        first_only: bool = False,
+    ) -> Tensor:
+        """The last layer's hidden states, [B, S, H]; at padding they mean nothing.
+
+        Args:
+            input_ids: token ids [B, S].
+            attention_mask: [B, S], 1 or true at real tokens; None where all are real.
+            token_type_ids: [B, S], 1 in the second text of a pair; None where there is none.
+            first_only: whether no more is needed than each text's first, [B, 1, H]: the last layer
+                then computes that alone, but for keys and values.
+        """
+        first_only = first_only and not is_plain()
+        mask = None if attention_mask is None else attention_mask.bool()  # [B, S]
+        x = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
+        hidden: Tensor = self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]
+        return hidden

@@ -1,0 +1,116 @@
+"""Task heads: from hidden states, or one vector for a text, to logits.
+
+Letters in shapes: B texts, S tokens in the longest, H hidden size, C outputs. All heads are built
+on the meta device; `minbert.model.classifier.initialise` draws their weights.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from minbert.kernels.dropout import dropout
+
+_WINDOWS: Final = (2, 3, 4)
+"""Tokens that a convolution sees at once; each width has a third of the channels."""
+
+
+class LinearHead(nn.Linear):
+    """Dropout, then one linear layer on the pooled vector."""
+
+    reads_tokens: Final = False
+
+    def __init__(self, width: int, outputs: int, dropout: float) -> None:
+        super().__init__(width, outputs, device="meta")
+        self.dropped = dropout
+
+    @property
+    def last_bias(self) -> nn.Parameter:
+        """What is added to the logits, [C]."""
+        return self.bias
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits [B, C] of pooled vectors [B, H]."""
+        return super().forward(dropout(pooled, self.dropped, self.training))
+
+
+class NonlinearHead(nn.Module):
+    """Dropout, a linear layer of the same width, GELU, dropout, and a linear layer."""
+
+    reads_tokens: Final = False
+
+    def __init__(self, width: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width, device="meta")
+        self.out = nn.Linear(width, outputs, device="meta")
+        self.dropped = dropout
+
+    @property
+    def last_bias(self) -> nn.Parameter:
+        """What is added to the logits, [C]."""
+        return self.out.bias
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits [B, C] of pooled vectors [B, H]."""
+        x = F.gelu(self.dense(dropout(pooled, self.dropped, self.training)))
+        logits: Tensor = self.out(dropout(x, self.dropped, self.training))
+        return logits
+
+
+class ConvHead(nn.Module):
+    """Convolutions over tokens (Kim 2014, arXiv 1408.5882): windows of 2, 3 and 4 tokens, ReLU, the
+    largest value of each channel over the real tokens, dropout and a linear layer."""
+
+    reads_tokens: Final = True
+
+    def __init__(self, width: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        channels = max(1, width // len(_WINDOWS))
+        self.windows = nn.ModuleList(
+            nn.Linear(window * width, channels, device="meta") for window in _WINDOWS
+        )
+        self.out = nn.Linear(channels * len(_WINDOWS), outputs, device="meta")
+        self.dropped = dropout
+
+    @property
+    def last_bias(self) -> nn.Parameter:
+        """What is added to the logits, [C]."""
+        return self.out.bias
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of hidden states [B, S, H]; the mask [B, S] is 1 at real tokens.
+
+        A window may begin at every real token; past the text's end it sees zeros.
+        """
+        real = None if attention_mask is None else attention_mask.bool()[:, :, None]  # [B, S, 1]
+        hidden = hidden if real is None else hidden.masked_fill(~real, 0)
+        found = []
+        for window, linear in zip(_WINDOWS, self.windows, strict=True):
+            padded = F.pad(hidden, (0, 0, 0, window - 1))
+            seen = torch.cat([padded[:, n : n + hidden.shape[1]] for n in range(window)], dim=2)
+            channels = F.relu(linear(seen))  # [B, S, H / 3]
+            channels = channels if real is None else channels.masked_fill(~real, 0)  # ReLU's least
+            found.append(channels.amax(dim=1))
+        logits: Tensor = self.out(dropout(torch.cat(found, dim=1), self.dropped, self.training))
+        return logits
+
+
+Head = LinearHead | NonlinearHead | ConvHead
+HEADS: Final[Mapping[str, type[LinearHead] | type[NonlinearHead] | type[ConvHead]]] = {
+    "linear": LinearHead,
+    "nonlinear": NonlinearHead,
+    "conv": ConvHead,
+}
+
+
+def find_head(name: str, width: int, outputs: int, dropout: float) -> Head:
+    """The head of that name, without weights.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in HEADS:
+        raise ValueError(f"no head is called {name!r}; there are {', '.join(HEADS)}")
+    return HEADS[name](width, outputs, dropout)

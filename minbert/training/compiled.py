@@ -1,0 +1,180 @@
+"""A model's forward and backward pass through torch.compile, for the few shapes of its batches.
+
+On a GPU a step of a small encoder is bound by launching its kernels. Compiled code has fewer of
+them, and a CUDA graph launches all of them at once; both are made for one shape. So batches are
+padded to buckets (`minbert.data.batches.Buckets`), every bucket has a graph of its own, and all of
+them are compiled before training begins. Kernels are spelled out in torch's operators, which the
+compiler fuses by itself (`minbert.kernels.reference`); adapters keep the backward pass that is
+written by hand.
+"""
+
+import inspect
+import logging
+import subprocess
+from collections.abc import Collection
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from minbert.data.batches import Batch
+from minbert.errors import InputError
+from minbert.training.trainer import autocast
+
+_MODES: Final = {"cuda": "reduce-overhead"}
+"""On a GPU CUDA graphs; elsewhere torch's default."""
+_ROUNDS: Final = {"cuda": 3}
+"""Steps on each bucket until all is made that is made once: a CUDA graph is recorded in the second
+and launched from the third on. Elsewhere one step."""
+_ISOLATED: Final = "isolate_recompiles"
+"""The argument of torch.compile by which one model's graphs don't count against another's limit,
+and a release that has it."""
+_NEEDED: Final = "2.13"
+_SKIPS: Final = "torch._inductor.cudagraph_utils.__cudagraphs"
+"""Where torch logs why it makes no CUDA graph."""
+_NO_MEMORY: Final = "out of memory"
+"""In the message of whatever lacks memory: torch's allocator, triton, the driver."""
+_NO_COMPILER: Final = "C compiler"
+"""In the message of triton's RuntimeError where it finds none."""
+
+
+def mode_of(device: torch.device) -> str:
+    """The mode of torch.compile on a device."""
+    return _MODES.get(device.type, "default")
+
+
+class CompiledModel:
+    """Maps a batch to logits, as the model does: batches of so many texts by compiled code, smaller
+    ones, such as an epoch's last, by the model itself.
+
+    It has one graph for each bucket. A batch in another fails: nothing is compiled in the midst of
+    training, and nothing runs uncompiled that was to be compiled.
+
+    Args:
+        model: takes a batch's tensors; a training step on it is what is compiled.
+        texts: B of the batches that are compiled for.
+        lengths: S of them, the buckets.
+    """
+
+    def __init__(self, model: nn.Module, texts: int, lengths: Collection[int]) -> None:
+        self.texts = texts
+        self.lengths = tuple(sorted(set(lengths)))
+        self._model = model
+        self._device = next(model.parameters()).device
+        compiler: Any = torch.compile  # its types lack the last two
+        self._run = compiler(
+            model,
+            fullgraph=True,
+            dynamic=False,
+            mode=mode_of(self._device),
+            recompile_limit=len(self.lengths),
+            isolate_recompiles=True,
+        )
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits [B, num_outputs]."""
+        given = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        if len(batch.input_ids) < self.texts:
+            small: Tensor = self._model(*given)
+            return small
+        logits: Tensor = self._run(*given)
+        # a CUDA graph's result is overwritten when the graph is launched again
+        return logits.clone() if self._device.type == "cuda" else logits
+
+    def rehearse(self, amp: str) -> None:
+        """Go forward and back on a batch of each bucket, often enough that nothing is left to be
+        made. It changes nothing but the state of random numbers."""
+        for _ in range(_ROUNDS.get(self._device.type, 1)):
+            for length in self.lengths:
+                self._go(length, amp)
+
+    def _go(self, length: int, amp: str) -> None:
+        ids = torch.zeros((self.texts, length), dtype=torch.int64, device=self._device)
+        batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], ids.numel())
+        self._model.train()
+        with autocast(amp, self._device):
+            logits = self(batch)
+        torch.autograd.backward(logits, torch.ones_like(logits))
+        for parameter in self._model.parameters():
+            parameter.grad = None
+
+
+def compile_model(
+    model: nn.Module, *, texts: int, lengths: Collection[int], amp: str
+) -> CompiledModel:
+    """A model for whose buckets all code is there, to go forward and back.
+
+    Args:
+        model: on its device, what trains in it chosen, and without gradients.
+        texts, lengths: as of `CompiledModel`.
+        amp: off, bf16 or fp16.
+
+    Raises:
+        InputError: if there is no compiler, or if it fails, or makes no CUDA graph of a part.
+        MemoryError, RuntimeError: if there is no memory left.
+    """
+    if _ISOLATED not in inspect.signature(torch.compile).parameters:
+        raise InputError(
+            f"compile: the compiler of torch {torch.__version__} is too old for it; install torch "
+            f"{_NEEDED} or newer, or leave compile out"
+        )
+    from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
+    from torch._dynamo.utils import counters
+
+    skipped, reasons = counters["inductor"]["cudagraph_skips"], _Messages()
+    logging.getLogger(_SKIPS).addHandler(reasons)
+    try:
+        found = CompiledModel(model, texts, lengths)
+        found.rehearse(amp)
+    except (
+        TorchDynamoException,
+        # triton builds what launches its kernels when the first of them is
+        subprocess.CalledProcessError,
+        FileNotFoundError,
+        RuntimeError,
+    ) as error:
+        inner = getattr(error, "inner_exception", error)
+        if isinstance(inner, MemoryError) or (
+            isinstance(inner, RuntimeError) and _NO_MEMORY in str(inner)
+        ):
+            raise inner from None  # as of a model that is not compiled
+        is_compilers = not isinstance(error, RuntimeError) or isinstance(
+            error, TorchDynamoException
+        )
+        if not is_compilers and _NO_COMPILER not in str(error):
+            raise
+        raise InputError(
+            f"compile: torch can't compile the model ({_reason(error)}); it needs a C++ compiler, "
+            "and on a GPU triton, a C compiler and Python.h: install them, or leave compile out"
+        ) from error
+    finally:
+        logging.getLogger(_SKIPS).removeHandler(reasons)
+    if counters["inductor"]["cudagraph_skips"] > skipped:
+        why = next(iter(reasons.first_lines), "TORCH_LOGS=cudagraphs in the environment says why")
+        raise InputError(
+            f"compile: torch made no CUDA graph of a part of the model ({why}); leave compile out"
+        )
+    return found
+
+
+class _Messages(logging.Handler):
+    """Keeps the first line of each message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first_lines.append(record.getMessage().partition("\n")[0])
+
+
+def _reason(error: BaseException) -> str:
+    """Why it failed, in a line: of a traceback, as another process hands it on, the last."""
+    inner = getattr(error, "inner_exception", error)
+    if isinstance(inner, subprocess.CalledProcessError):
+        command = inner.cmd if isinstance(inner.cmd, str) else inner.cmd[0]
+        return f"{command} ended with exit status {inner.returncode}"
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    if not lines:
+        return type(inner).__name__
+    return lines[-1] if "Traceback (most recent call last):" in lines else lines[0]

@@ -1,0 +1,171 @@
+"""One training step: forward, backward, clipping, optimizer and schedule, under AMP or not."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from minbert.data.batches import Batch
+from minbert.training.losses import loss_of
+from minbert.training.optimizer import OPTIMIZERS, Group
+
+__all__ = ["Group", "Trainer", "autocast", "halving_schedule", "linear_schedule", "schedule_of"]
+
+HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_GRADIENT_NORM: Final = 1.0
+LINEAR, HALVING = "linear", "halving"
+SCHEDULES: Final = (LINEAR, HALVING)
+
+
+def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The context of a forward pass under `amp`: off, bf16 or fp16."""
+    if amp == "off":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=HALF[amp])
+
+
+def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
+    """The factor on the peak rate at each step (from 0): up over `warmup`, then down to zero."""
+    rising = max(1, round(total_steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return max(0.0, (total_steps - step) / max(1, total_steps - rising))
+
+    return factor
+
+
+def halving_schedule(
+    total_steps: int, warmup: float, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """The factor on the peak rate at each step (from 0): up over `warmup`, then held, and half of
+    that in each further epoch."""
+    rising = max(1, round(total_steps * warmup))
+
+    def factor(step: int) -> float:
+        risen = min(1.0, (step + 1) / rising)
+        return float(risen * 0.5 ** (step // steps_per_epoch))
+
+    return factor
+
+
+def schedule_of(
+    name: str, total_steps: int, warmup: float, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """The schedule of that name.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == LINEAR:
+        return linear_schedule(total_steps, warmup)
+    if name == HALVING:
+        return halving_schedule(total_steps, warmup, steps_per_epoch)
+    raise ValueError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
+
+
+class Trainer:
+    """Holds what a training step needs and changes: model, optimizer, schedule, scaler.
+
+    Gradients are clipped to a norm of 1. Under fp16 a GradScaler scales the loss, and gradients
+    are unscaled before they are clipped; bf16 has the range of fp32 and needs none. A step whose
+    gradients overflow changes no weight and no state of the optimizer; AdamW skips it on the
+    device, Adamax and RAdam wait for the device in every step to know.
+
+    Args:
+        model: maps a batch's tensors to logits [B, num_outputs].
+        groups: what trains, or will in some epoch, with rates and decays.
+        loss: one of `minbert.training.losses.LOSSES`.
+        schedule: the factor on the rates at each step, from 0.
+        amp: off, bf16 or fp16.
+        device: where the model is.
+        optimizer: one of `minbert.training.optimizer.OPTIMIZERS`.
+        forward: maps a batch to logits in the trainer's own steps; None: the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Iterable[Group],
+        *,
+        loss: str,
+        schedule: Callable[[int], float],
+        amp: str,
+        device: torch.device,
+        optimizer: str = "adamw",
+        forward: Callable[[Batch], Tensor] | None = None,
+    ) -> None:
+        kept = [group for group in groups if group.parameters]
+        self.model = model
+        self._forward = forward
+        self.loss = loss
+        self.amp = amp
+        self.device = device
+        self.parameters = [p for group in kept for p in group.parameters]
+        self.optimizer = OPTIMIZERS[optimizer](kept)
+        self._rates = [group.learning_rate for group in kept]
+        self._decays = [group.weight_decay for group in kept]
+        self._factor = schedule
+        self._taken = 0
+        self._set_rates()
+        self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
+
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Take one step; loss [] and logits [B, num_outputs], both detached, on the device."""
+        return self.take(lambda: self._logits(batch), batch.labels, self.loss)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if self._forward is not None:
+            return self._forward(batch)
+        logits: Tensor = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        return logits
+
+    def take(
+        self, forward: Callable[[], Tensor], labels: Tensor, loss_name: str
+    ) -> tuple[Tensor, Tensor]:
+        """As `step`, for logits that `forward` computes."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        with autocast(self.amp, self.device):
+            logits = forward()
+        logits = logits.float()
+        loss = loss_of(loss_name, logits, labels)
+        if self.scaler is None:
+            torch.autograd.backward(loss)
+            self._clip()
+            self.optimizer.step()
+        else:
+            torch.autograd.backward(self.scaler.scale(loss))
+            self.scaler.unscale_(cast(Any, self.optimizer))
+            self._clip()
+            self.scaler.step(cast(Any, self.optimizer))
+            self.scaler.update()
+        self._taken += 1
+        self._set_rates()
+        return loss.detach(), logits.detach()
+
+    def _clip(self) -> None:
+        # foreach is torch's choice on a CPU and a GPU anyway, but not for fake tensors of them
+        nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM, foreach=True)
+
+    def rest(self) -> None:
+        """From now on a step does all its work and changes no weight: the rates are zero."""
+        self._factor = lambda _step: 0.0
+        self._set_rates()
+
+    def scale_groups(self, rate: float, decay: float) -> None:
+        """Until it is called again, rates and decays are so many times those of the groups."""
+        self._by = (rate, decay)
+        self._set_rates()
+
+    _by: tuple[float, float] = (1.0, 1.0)
+
+    def _set_rates(self) -> None:
+        factor = self._factor(self._taken)
+        groups = zip(self.optimizer.param_groups, self._rates, self._decays, strict=True)
+        for group, rate, decay in groups:
+            group["lr"] = rate * factor * self._by[0]
+            group["weight_decay"] = decay * self._by[1]

@@ -1,0 +1,324 @@
+"""Which rows are compared, who wins, and what counts as proven."""
+
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.analysis.effects import amp_ratios, effects
+from bench.analysis.groups import groups
+from bench.analysis.metrics import METRICS, metric_of
+from bench.analysis.setting import BETWEEN_PROCESSES
+from bench.analysis.verdicts import (
+    keeps_score,
+    not_worse,
+    pareto,
+    rank_effect,
+    score_spread,
+    verdict,
+)
+from bench.plan.columns import VALUES, latest
+from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
+
+
+def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
+    of = cell(mode, rank, layers, amp, seed, **(settings or {}))
+    return result_row(of, random.Random(0), **figures)  # noqa: S311
+
+
+def one(rows, planned=()):
+    found = groups(rows, planned)
+    assert len(found) == 1
+    return found[0]
+
+
+LORA = ("lora", 1, "attn-only")
+
+
+def test_the_baseline_unfreezes_only_where_all_do():
+    unfreezing = {"unfreeze": "iterative"}
+    rows = [row(settings=unfreezing), row(*LORA, settings=unfreezing), row("head", None, None)]
+    base = one(rows).baseline
+    assert (base.mode, base.unfreezes) == ("full", True)
+    assert one([*rows, row(*LORA)]).baseline is None
+    assert not one([*rows, row()]).baseline.unfreezes
+
+
+def test_the_last_attempt_of_a_cell_counts():
+    first, second = row(attempt=1, dev_score=0.1), row(attempt=2, dev_score=0.2)
+    for rows in ([first, second], [second, first]):
+        assert [r["dev_score"] for r in latest(rows).values()] == [0.2]
+
+
+def test_a_rerun_that_failed_leaves_what_was_ok():
+    rows = [row(), failed_row(cell("full", None, None, "off"), "oom", "no") | {"attempt": 2}]
+    assert one(rows).ok == 1
+
+
+def test_another_machine_is_another_group():
+    assert len(groups([row(), row(conditions_id="other")])) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 8}, {"data_digest": "x"}, {"model_digest": "x"}, {"epochs": 9},
+     {"max_steps": 3}, {"init": "random"}, {"pooling": "pooler"}, {"dropout": 0.0},
+     {"compile": "on"}],
+)  # fmt: skip
+def test_another_setting_is_another_group(settings):
+    assert len(groups([row(), row(settings=settings)])) == 2
+
+
+def test_what_a_mode_brings_with_it_is_no_other_group():
+    assert len(one([row(), row(*LORA), row("head")]).settings) == 3
+
+
+def test_a_name_of_what_a_digest_holds_is_no_other_group():
+    assert len(groups([row(), row(*LORA, settings={"model": "renamed", "max_train": None})])) == 1
+
+
+def test_two_rates_of_one_mode_are_two_settings_that_tell_their_rate():
+    group = one([row(), row(settings={"learning_rate": 3e-5})])
+    assert [s.label for s in group.settings] == [
+        "full, fp32, rate 3e-05",
+        "full, fp32, rate 0.0001",
+    ]
+
+
+BF16 = {"amp": "bf16", "frozen_dtype": "bf16"}
+
+
+def test_how_frozen_weights_are_held_splits_no_group_and_is_told_where_it_varies():
+    rows = [
+        row(),
+        row(amp="bf16"),
+        row(*LORA, **BF16),
+        row("head", frozen_dtype="fp32", amp="bf16"),
+    ]
+    assert [s.label for s in one(rows).settings] == [
+        "full, fp32", "full, bf16", "head, bf16", "lora rank 1 on attn-only, bf16",
+    ]  # fmt: skip
+    group = one([*rows, held(row(*LORA, amp="bf16"), "fp32")])
+    assert [s.label for s in group.settings if s.mode == "lora"] == [
+        "lora rank 1 on attn-only, bf16, frozen weights fp32",
+        "lora rank 1 on attn-only, bf16, frozen weights bf16",
+    ]
+    assert not any(s.tells_rate for s in group.settings)
+
+
+def held(row, frozen):
+    """A row as one of a cell whose frozen weights are held so."""
+    return row | {"frozen_dtype": frozen, "cell_id": f"{row['cell_id']}{frozen}"}
+
+
+def test_the_usual_way_of_holding_is_what_most_settings_have_and_of_equals_fp32():
+    rows = [row()]
+    for rank in (1, 2, 4):
+        both = [held(row("lora", rank, "attn-only", "bf16"), each) for each in ("bf16", "fp32")]
+        rows += both[: 1 if rank == 4 else 2]
+    group = one(rows)
+    labels = [s.label for s in group.usual]
+    assert labels[0] == "full, fp32"
+    assert [label.rpartition(" ")[2] for label in labels[1:3]] == ["fp32", "fp32"]
+    assert labels[3] == "lora rank 4 on attn-only, bf16", "one that has no other is as usual"
+    assert len(group.settings) == 6
+
+
+def test_ranks_and_effects_do_not_mix_how_frozen_weights_are_held():
+    rows = [row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0)]
+    rows += [row(*LORA, peak_rss_mib=600.0), row("lora", 8, "attn-only", peak_rss_mib=600.0)]
+    for frozen, memory, score in (("fp32", 500.0, 0.5), ("bf16", 100.0, 0.7)):
+        figures = {"peak_rss_mib": memory, "dev_score": score}
+        rows += [held(row("lora", r, "attn-only", "bf16", **figures), frozen) for r in (1, 8)]
+    group = one(rows)
+    assert [found.both for found in effects(group, "memory")] == pytest.approx([0.5])
+    assert len(amp_ratios(group, "memory")) == 3
+    found = rank_effect(group)
+    assert (found.pairs, found.mean) == (3, pytest.approx(0.0))
+    some = [r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8]
+    found = rank_effect(one(some))
+    assert (found.pairs, found.mean) == (2, pytest.approx(0.0)), "also where some ranks ran in one"
+
+
+def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():
+    old = row(finished_at="2026-01-01T00:00:00Z", conditions_id="old")
+    new = row(finished_at="2026-02-01T00:00:00Z", conditions_id="new")
+    assert [g.shared("conditions_id") for g in groups([old, new])] == ["new", "old"]
+    planned = [planned_row(cell("full", None, None, "off"), "old")]
+    assert [g.shared("conditions_id") for g in groups([old, new], planned)] == ["old", "new"]
+
+
+def test_a_planned_cell_without_a_row_is_not_run_and_one_with_a_row_is_not_twice():
+    planned = [planned_row(cell(mode, None, None, "off")) for mode in ("full", "head")]
+    group = one([row()], planned)
+    assert [r["status"] for r in group.rows] == ["ok", None]
+    assert group.ok == 1
+
+
+def test_one_seed_has_its_own_interval_and_several_that_of_their_mean():
+    single = one([row(dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53)]).settings[0]
+    assert single.estimate("dev_score").ends() == (0.47, 0.53)
+    both = one([row(seed=seed, dev_score=0.5 + 0.01 * seed) for seed in (0, 1)]).settings[0]
+    assert both.estimate("dev_score").value == pytest.approx(0.505)
+    assert both.estimate("dev_score").low == pytest.approx(0.505 - 12.706 * 0.005, abs=1e-4)
+
+
+def test_the_time_for_tokens_has_its_own_interval():
+    group = one([row(ms_per_1k_tokens=20.0, ms_per_1k_tokens_ci_low=18.0,
+                     ms_per_1k_tokens_ci_high=24.0)])  # fmt: skip
+    low, high = group.settings[0].estimate("ms_per_1k_tokens").ends()
+    between = 1.96 * BETWEEN_PROCESSES  # which no process shows of itself
+    assert math.log(low / 20) == pytest.approx(-math.hypot(math.log(20 / 18), between), abs=1e-4)
+    assert math.log(high / 20) == pytest.approx(math.hypot(math.log(24 / 20), between), abs=1e-4)
+
+
+def test_memory_is_by_tensors_on_a_card_and_by_resident_set_on_a_cpu():
+    assert one([row()]).memory_column == "peak_rss_mib"
+    assert one([row(device="cuda:0")]).memory_column == "peak_cuda_allocated_mib"
+
+
+def test_the_winners_and_their_ratio_to_full_fine_tuning():
+    rows = [
+        row(peak_rss_mib=1000.0, dev_score=0.50, dev_ci_low=0.47, dev_ci_high=0.53),
+        row(*LORA, peak_rss_mib=600.0, dev_score=0.60, dev_ci_low=0.57, dev_ci_high=0.63),
+    ]
+    memory, score = verdict(one(rows), "memory"), verdict(one(rows), "score")
+    assert memory.winner.mode == "lora"
+    assert memory.against.value == pytest.approx(0.6)
+    assert memory.proven is None, "memory of one run has no interval"
+    assert score.against.value == pytest.approx(0.1)
+    assert score.proven is True
+    assert score.tied == 0
+
+
+def test_a_difference_inside_its_interval_is_not_proven():
+    rows = [
+        row(dev_score=0.50, dev_ci_low=0.47, dev_ci_high=0.53),
+        row(*LORA, dev_score=0.51, dev_ci_low=0.48, dev_ci_high=0.54),
+    ]
+    found = verdict(one(rows), "score")
+    assert found.winner.mode == "lora"
+    assert found.proven is False
+    assert found.tied == 1
+
+
+def test_full_fine_tuning_that_wins_is_compared_with_nothing():
+    found = verdict(one([row(dev_score=0.9), row(*LORA, dev_score=0.1)]), "score")
+    assert found.winner.mode == "full"
+    assert found.against is None
+
+
+def test_what_learned_nothing_wins_nothing():
+    rows = [row(), row("head", peak_rss_mib=1.0, flags="not_learned"), row(*LORA)]
+    assert verdict(one(rows), "memory").winner.mode == "lora"
+
+
+def test_failed_cells_win_nothing_and_no_cells_have_no_winner():
+    bad = failed_row(cell(*LORA, "off"), "timeout", "late", peak_rss_mib=1.0)
+    assert verdict(one([row(), bad]), "memory").winner.mode == "full"
+    assert verdict(one([bad]), "memory") is None
+
+
+def test_seeds_are_paired():
+    rows = [row(seed=s, dev_score=0.5 + 0.1 * s) for s in range(3)]
+    rows += [row(*LORA, seed=s, dev_score=0.51 + 0.1 * s + 0.001 * (s % 2)) for s in range(3)]
+    assert verdict(one(rows), "score").proven is True
+
+
+def test_where_full_fine_tuning_alone_learned_nothing_wins_by_score_and_all_by_costs():
+    rows = [row(), row("head", peak_rss_mib=1.0, flags="not_learned")]
+    group = one(rows)
+    assert not group.learned
+    assert verdict(group, "memory").winner.mode == "head"
+    assert verdict(group, "score") is None
+    assert pareto(group, "memory") == []
+    assert one([row(), row(amp="bf16")]).learned, "of full fine-tuning alone, by what it learned"
+    both = [row("lora", rank, "attn-only", flags="not_learned") for rank in (1, 8)]
+    assert rank_effect(one([row(), *both])) is None
+    assert rank_effect(one([row(), row("head"), *both])) is None, "of these neither learned"
+
+
+def test_the_pareto_front_holds_what_nothing_beats_in_both():
+    rows = [
+        row(peak_rss_mib=1000.0, dev_score=0.5),
+        row("head", peak_rss_mib=500.0, dev_score=0.4),
+        row(*LORA, peak_rss_mib=700.0, dev_score=0.5),
+        row("dora", 1, "attn-only", peak_rss_mib=800.0, dev_score=0.45),
+        row("lora", 2, "attn-only", peak_rss_mib=500.0, dev_score=0.3),
+    ]
+    assert [s.mode for s in pareto(one(rows), "memory")] == ["head", "lora"]
+
+
+def test_keeping_the_score_takes_the_whole_interval():
+    rows = [
+        row(dev_score=0.50, dev_ci_low=0.495, dev_ci_high=0.505),
+        row(*LORA, dev_score=0.495, dev_ci_low=0.49, dev_ci_high=0.50),
+        row("dora", 1, "attn-only", dev_score=0.495, dev_ci_low=0.44, dev_ci_high=0.55),
+        row("head", dev_score=0.30, dev_ci_low=0.29, dev_ci_high=0.31),
+    ]
+    group = one(rows)
+    assert {s.mode for s in group.settings if keeps_score(group, s)} == {"full", "lora"}
+    assert {s.mode for s in group.settings if not_worse(group, s)} == {"lora", "dora"}
+
+
+def test_the_margin_of_no_worse_is_the_metrics(monkeypatch):
+    rows = [
+        row(dev_score=0.50, dev_ci_low=0.495, dev_ci_high=0.505),
+        row("head", dev_score=0.46, dev_ci_low=0.455, dev_ci_high=0.465),
+    ]
+    assert not keeps_score(one(rows), one(rows).settings[1])
+    for change, kept in (({"margin": 0.05}, True), ({"higher_is_better": False}, True)):
+        monkeypatch.setitem(METRICS, "accuracy", replace(METRICS["accuracy"], **change))
+        group = one(rows)
+        assert [keeps_score(group, s) for s in group.settings] == [True, kept]
+    monkeypatch.setitem(METRICS, "accuracy", replace(METRICS["accuracy"], higher_is_better=False))
+    assert verdict(one(rows), "score").winner.mode == "head"
+    assert [s.mode for s in pareto(one(rows), "memory")] == ["head"]
+
+
+def test_every_metric_has_its_place_in_the_table():
+    assert tuple(METRICS) == VALUES["dev_metric"]
+    sizes = [metric_of(name).size(0.02) for name in (*METRICS, None)]
+    assert sizes == [
+        "2 points of accuracy", "0.02 in correlation", "0.02 in overall score", "0.02 in score",
+    ]  # fmt: skip
+
+
+def test_the_effect_of_rank_counts_pairs_that_differ_in_nothing_else():
+    found = rank_effect(one(synthetic_rows(68)))
+    assert (found.low, found.high, found.pairs) == (1, 8, 15)
+    assert rank_effect(one([row(), row(*LORA)])) is None
+
+
+def test_the_effect_of_amp_is_told_from_that_of_the_adapter():
+    rows = [
+        row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0),
+        row(*LORA, peak_rss_mib=600.0), row(*LORA, amp="bf16", peak_rss_mib=450.0),
+    ]  # fmt: skip
+    [found] = effects(one(rows), "memory")
+    assert (found.amp_alone, found.adapter_alone, found.both) == pytest.approx((0.8, 0.6, 0.45))
+    assert found.product == pytest.approx(0.48)
+    assert [(s.mode, round(gap.value, 3)) for s, gap in amp_ratios(one(rows), "memory")] == [
+        ("full", 0.8), ("lora", 0.75),
+    ]  # fmt: skip
+
+
+def test_without_full_fine_tuning_in_fp32_there_is_no_effect_to_tell():
+    assert effects(one([row(*LORA), row(*LORA, amp="bf16")]), "time") == []
+
+
+def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept():
+    rows = [
+        row(mode, seed=seed, dev_score=score)
+        for mode, score in (("full", 0.6), ("head", 0.5))
+        for seed in range(3)
+    ]
+
+    def values_of(kept: set[int]):
+        return lambda each: np.ones(50) if each["seed"] in kept else None
+
+    for kept, known in (({0, 1, 2}, True), ({0}, False), (set(), False)):
+        [group] = groups(rows, values_of=values_of(kept))
+        assert (score_spread(*group.settings[:2]) is not None) is known

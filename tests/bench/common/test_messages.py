@@ -1,0 +1,55 @@
+"""One line for a message, whatever a library printed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.common.messages import LONGEST, last_error, one_line
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "a.py", line 1, in <module>
+    f()
+    ^^^
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("two\n  lines", "two lines"),
+        ("\x1b[31mred\x1b[0m\a", "red"),
+        ("[Errno 2] No such file: '/home/me/my data/x.tsv'", "[Errno 2] No such file: 'x.tsv'"),
+        ("can't open /home/me/x.tsv: no", "can't open x.tsv: no"),
+        ("see https://host.example/a/b for more", "see https:/b for more"),
+        ("1/2 and/or 3/4 of a / b", "1/2 and/or 3/4 of a / b"),
+        ("relative/path stays", "relative/path stays"),
+    ],
+)
+def test_one_line(text, line):
+    assert one_line(text) == line
+
+
+@given(st.text())
+def test_any_text_becomes_a_short_line(text):
+    line = one_line(text)
+    assert len(line) <= LONGEST
+    assert len(line.splitlines()) <= 1
+    assert one_line(line) == line or len(line) == LONGEST
+
+
+@pytest.mark.parametrize(
+    ("stderr", "line"),
+    [
+        ("", ""),
+        ("\n \n", ""),
+        ("a warning\nthe reason\n\n", "the reason"),
+        (f"{TRACEBACK}ValueError: no\n", "ValueError: no"),
+        (f"{TRACEBACK}RuntimeError: no:\nhint: try\n  this\n", "RuntimeError: no:"),
+        (f"{TRACEBACK}KeyError: 1\n\nDuring handling\n\n{TRACEBACK}OSError: 2\n", "OSError: 2"),
+        (f"{TRACEBACK}KeyError: 1\nlater chatter\n", "KeyError: 1"),
+        ("Traceback (most recent call last):\n  cut off", "cut off"),
+    ],
+)
+def test_last_error(stderr, line):
+    assert last_error(stderr) == line

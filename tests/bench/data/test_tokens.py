@@ -1,0 +1,412 @@
+"""Token ids that workers share: the same as made anew, never trusted when damaged."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bench.data import tokens
+from bench.data.tokens import Sides
+from bench.grid.session import Session
+from bench.plan.cell import Cell
+from bench.plan.gridfile import Axes, Grid, Settings
+from bench.plan.job import FILE, Job
+from bench.plan.planning import Resolved, expand, plan
+from bench.results.store import Store, read_rows
+from minbert.assets.embedded import asset_folder
+from minbert.data import mapped
+from minbert.data.tasks import TaskData, for_search, load_task
+from minbert.data.tokenizer import Tokenizer
+from minbert.errors import InputError
+from tests.faults.parent import stub_report
+from tests.faults.setups import setup
+
+SINGLE = "sst", "sentence\tsentiment", ("ids-sst-train.csv", "ids-sst-dev.csv")
+PAIRS = "sts", "sentence1\tsentence2\tsimilarity", ("sts-train.csv", "sts-dev.csv")
+WORDS = (
+    *("a", "good", "film", "about", "nothing", "that", "nobody"),
+    *("will", "see", "twice,", "I'd", "say;", "très", "bien"),
+)
+
+
+def write_data(folder: Path, task: str = "sst", count: int = 48) -> None:
+    """A task's files, of sentences that all differ."""
+    _, header, names = SINGLE if task == "sst" else PAIRS
+    folder.mkdir(exist_ok=True)
+    for side, name in enumerate(names):
+        lines = [f"\tid\t{header}"]
+        for row in range(count):
+            text = " ".join(WORDS[(row * 7 + word + side) % len(WORDS)] for word in range(row + 1))
+            texts = [f"{text} {row}"] if task == "sst" else [f"{text} {row}", f"{row} {text[:20]}"]
+            lines.append("\t".join([str(row), str(row), *texts, str(row % 5)]))
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def cell_of(data: TaskData, **changes: object) -> Cell:
+    grid = Grid(
+        name="tokens",
+        settings=Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=32),
+        cells=[Axes(mode=["head"])],
+    )
+    resolved = Resolved(
+        model="tiny",
+        model_digest="0" * 16,
+        pooling="pooler",
+        data_digest=data.digest[:16],
+        amp_on="bf16",
+        learning_rate_source="grid",
+    )
+    return replace(expand(grid, resolved)[0], **changes)
+
+
+class Place:
+    """A cache that is empty, a folder with data, and the cell that is to learn from it."""
+
+    def __init__(self, folder: Path, tokenizer: Path, task: str = "sst") -> None:
+        self.cache = folder / "cache" / "tokens"
+        self.folder = folder / "data"
+        self.tokenizer = tokenizer
+        write_data(self.folder, task)
+        self.data = load_task(task, self.folder)
+        self.cell = cell_of(self.data)
+
+    def share(self) -> Path:
+        tokens.share(self.data, self.cell, self.tokenizer, self.folder)
+        [file] = self.cache.iterdir()
+        return file
+
+    def read(self) -> Sides | None:
+        return tokens.read(self.cell, self.tokenizer, self.folder)
+
+    def job(self, folder: Path) -> Path:
+        """The folder of a cell that is ready to run."""
+        job = Job(
+            cell=self.cell,
+            conditions_id="0" * 8,
+            attempt=1,
+            device="cpu",
+            threads=1,
+            checkpoint=str(self.tokenizer),
+            geometry=None,
+            tokenizer=str(self.tokenizer),
+            data=str(self.folder),
+            keep=False,
+            code_version="0",
+        )
+        folder.mkdir()
+        (folder / FILE).write_text(job.to_json(), encoding="utf-8")
+        return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, minilm) -> Path:
+    """A cache of this test's own; what was fetched is still found."""
+    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def place(cache, tmp_path, tiny_checkpoint) -> Place:
+    return Place(tmp_path, tiny_checkpoint)
+
+
+def check_same(sides: Sides | None, data: TaskData, tokenizer: Path, max_length: int = 32) -> None:
+    """Fail unless the examples are those that tokenising the data gives."""
+    assert sides is not None
+    of = Tokenizer.from_folder(tokenizer)
+    for side, examples in zip(sides, (data.train, data.dev), strict=True):
+        wanted = of.encode(examples.text_a, examples.text_b, max_length)
+        for name in ("input_ids", "token_type_ids", "offsets", "cut"):
+            found = getattr(side.encoded, name)
+            assert found.dtype == getattr(wanted, name).dtype
+            np.testing.assert_array_equal(found, getattr(wanted, name))
+        assert side.labels.dtype == examples.labels.dtype
+        np.testing.assert_array_equal(side.labels, examples.labels)
+
+
+@pytest.mark.parametrize("task", ["sst", "sts"])
+def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoint, task):
+    place = Place(tmp_path, tiny_checkpoint, task)
+    assert place.read() is None
+    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+    check_same(made, place.data, tiny_checkpoint)
+    check_same(place.read(), place.data, tiny_checkpoint)
+
+
+def test_the_embedded_data_too(cache, minilm):
+    data = load_task("movies", max_train=300, max_dev=50)
+    cell = replace(cell_of(data), max_train=300, max_dev=50)
+    tokens.share(data, cell, minilm, None)
+    check_same(tokens.read(cell, minilm, None), data, minilm)
+
+
+def test_a_search_has_a_file_of_its_own(place):
+    searched = for_search(place.data)
+    cell = cell_of(searched)
+    place.share()
+    assert tokens.read(cell, place.tokenizer, place.folder) is None
+    tokens.share(searched, cell, place.tokenizer, place.folder)
+    check_same(tokens.read(cell, place.tokenizer, place.folder), searched, place.tokenizer)
+    check_same(place.read(), place.data, place.tokenizer)
+
+
+def test_another_length_or_vocabulary_finds_nothing(place, tmp_path):
+    place.share()
+    assert tokens.read(replace(place.cell, max_length=31), place.tokenizer, place.folder) is None
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "vocab.txt"):
+        (other / name).write_bytes((asset_folder("minilm") / name).read_bytes())
+    assert tokens.read(place.cell, other, place.folder) is None
+    assert place.read() is not None
+
+
+def test_once_made_it_is_left_alone(place):
+    file = place.share()
+    before = file.stat().st_ino
+    assert place.share().stat().st_ino == before
+
+
+def test_a_damaged_file_is_made_anew(place):
+    file = place.share()
+    whole = file.read_bytes()
+    for content in (b"", whole[:4], whole[:-1], whole[: len(whole) // 2], whole[:-1] + b"\xff"):
+        file.write_bytes(content)
+        assert place.read() is None
+        tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+        check_same(place.read(), place.data, place.tokenizer)
+
+
+def test_what_is_no_file_is_no_harm(place):
+    file = place.share()
+    file.unlink()
+    file.mkdir()
+    assert place.read() is None
+    check_same(
+        tokens.make(place.data, place.cell, place.tokenizer, place.folder),
+        place.data,
+        place.tokenizer,
+    )
+    file.rmdir()
+    os.mkfifo(file)
+    assert place.read() is None
+
+
+def hostile(arrays: mapped.Arrays, kind: str) -> mapped.Arrays:
+    """The arrays, one of them such that a cell would fail on it or learn what it should not."""
+    found = {name: array.copy() for name, array in arrays.items()}
+    ids, offsets, labels = (found[f"train_{n}"] for n in ("input_ids", "offsets", "labels"))
+    if kind == "an array missing":
+        del found["dev_offsets"]
+    elif kind == "an array of another type":
+        found["train_labels"] = labels.astype(np.float64)
+    elif kind == "an array of another shape":
+        found["train_input_ids"] = ids.reshape(-1, 1)
+    elif kind == "an id below zero":
+        ids[3] = -1
+    elif kind == "an id without an embedding":
+        ids[3] = 2**30
+    elif kind == "offsets beyond the end":
+        offsets[-1] += 1
+    elif kind == "offsets that go back":
+        offsets[1], offsets[2] = offsets[2], offsets[1]
+    elif kind == "an empty text":
+        offsets[1] = 0
+    elif kind == "a text too long":
+        found["train_offsets"] = np.concatenate([offsets[:1], offsets[-1:]])
+        found["train_labels"] = labels[:1]
+    elif kind == "a text that lost less than nothing":
+        found["train_cut"][0] = -1
+    elif kind == "a short text that lost tokens":
+        found["train_cut"][0] = 1
+    elif kind == "a loss more":
+        found["train_cut"] = np.append(found["train_cut"], 0)
+    elif kind == "a label more":
+        found["train_labels"] = np.append(labels, 0)
+    elif kind == "a label of no class":
+        labels[0] = 5
+    elif kind == "a token type of no text":
+        found["train_token_type_ids"][0] = 2
+    elif kind == "nothing":
+        found = {name: array[:0] for name, array in found.items()}
+    return found
+
+
+KINDS = (
+    "an array missing", "an array of another type", "an array of another shape",
+    "an id below zero", "an id without an embedding", "offsets beyond the end",
+    "offsets that go back", "an empty text", "a text too long",
+    "a text that lost less than nothing", "a short text that lost tokens", "a loss more",
+    "a label more",
+    "a label of no class", "a token type of no text", "nothing",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_that_are_no_examples_are_not_taken(place, kind):
+    file = place.share()
+    arrays, notes = mapped.read(file)
+    file.write_bytes(mapped.to_bytes(hostile(arrays, "none"), notes))
+    assert place.read() is not None
+    file.write_bytes(mapped.to_bytes(hostile(arrays, kind), notes))
+    assert place.read() is None
+
+
+def test_a_file_of_an_older_format_is_made_anew(place, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(tokens, "FORMAT", tokens.FORMAT - 1)
+        old = place.share()
+    assert place.read() is None
+    tokens.share(place.data, place.cell, place.tokenizer, place.folder)
+    check_same(place.read(), place.data, place.tokenizer)
+    assert old.exists()
+
+
+def test_a_file_of_other_examples_is_not_taken(place):
+    file = place.share()
+    arrays, _ = mapped.read(file)
+    file.write_bytes(mapped.to_bytes(arrays, {"data_digest": "f" * 64}))
+    assert place.read() is None
+
+
+def test_changed_data_is_not_hidden_by_what_is_kept(place):
+    from bench.worker.setup import examples
+
+    place.share()
+    job = Job.read(place.job(place.folder.parent / "cell"))
+    assert len(examples(job)[0]) == 48
+    file = place.folder / SINGLE[2][0]
+    file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
+    with pytest.raises(ValueError, match="have changed since the cell was planned"):
+        examples(job)
+    assert issubclass(InputError, ValueError)
+
+
+def run_worker(folder: Path, before: str = "pass") -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from pathlib import Path; {before}; from bench.worker import __main__ as m"
+    code += "; sys.exit(m.main(Path(sys.argv[1])))"
+    return subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+NO_TOKENIZERS = "sys.modules['tokenizers'] = None"
+
+
+def test_a_worker_that_maps_its_tokens_needs_no_tokenizer_and_gives_the_same(place, tmp_path):
+    """Its logits are those of a worker that made them, to the last bit."""
+    first, second, none = (place.job(tmp_path / name) for name in ("first", "second", "none"))
+    refused = run_worker(none, NO_TOKENIZERS)
+    assert refused.returncode == 1, refused.stderr
+    assert "tokenizers" in refused.stderr
+    assert run_worker(first).returncode == 0
+    done = run_worker(second, NO_TOKENIZERS)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((second / "result.json").read_text(encoding="utf-8"))
+    assert result["status"] == "ok"
+    one, other = (load_file(f / "predictions.safetensors") for f in (first, second))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_worker_survives_a_spoilt_file_and_mends_it(place, tmp_path):
+    file = place.share()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 3])
+    done = run_worker(place.job(tmp_path / "cell"))
+    assert done.returncode == 0, done.stderr
+    check_same(place.read(), place.data, place.tokenizer)
+
+
+def test_several_at_once_leave_one_whole_file(place, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from bench.data import tokens;"
+        "from bench.plan.job import Job;"
+        "from minbert.data.tasks import load_task; job = Job.read(Path(sys.argv[1]));"
+        "data = load_task(job.cell.task, Path(job.data));"
+        "[tokens.make(data, job.cell, Path(job.tokenizer), Path(job.data)) for _ in range(5)]"
+    )
+    folder = place.job(tmp_path / "cell")
+    argv = [sys.executable, "-c", code, str(folder)]
+    makers = [subprocess.Popen(argv) for _ in range(2)]
+    seen = []
+    while any(maker.poll() is None for maker in makers):
+        if any(place.cache.glob("*.safetensors")):
+            seen.append(place.read() is not None)
+    assert [maker.returncode for maker in makers] == [0, 0]
+    assert seen
+    assert all(seen)
+    assert len(list(place.cache.iterdir())) == 1
+    check_same(place.read(), place.data, place.tokenizer)
+
+
+def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
+    blocked = place.folder / SINGLE[2][0]
+    monkeypatch.setenv("MINBERT_CACHE", str(blocked))
+    tokens.share(place.data, place.cell, place.tokenizer, place.folder)
+    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+    check_same(made, place.data, place.tokenizer)
+    assert place.read() is None
+
+
+def test_the_oldest_files_make_room(place, monkeypatch):
+    monkeypatch.setattr(tokens, "MOST_FILES", 3)
+    lengths = range(8, 14)
+    for age, length in enumerate(lengths):
+        cell = replace(place.cell, max_length=length)
+        tokens.make(place.data, cell, place.tokenizer, place.folder)
+        for file in place.cache.iterdir():
+            if file.stat().st_mtime > 1e9:
+                os.utime(file, (age, age))
+    kept = [
+        tokens.read(replace(place.cell, max_length=length), place.tokenizer, place.folder)
+        is not None
+        for length in lengths
+    ]
+    assert kept == [False] * 3 + [True] * 3
+
+
+def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+    stub, csv = setup("fake"), tmp_path / "runs.csv"
+    kept = str(place.cache)
+    code = f"import os, sys; print(len(os.listdir({kept!r}))); sys.exit(3)"
+    Session(
+        grid=stub.grid,
+        conditions=stub.conditions,
+        model=replace(stub.model, tokenizer=place.tokenizer),
+        data=place.data,
+        data_folder=place.folder,
+        store=Store(csv),
+        reports=tmp_path / "reports",
+        keep=False,
+        timeout_s=None,
+        arguments=(),
+        device_name="cpu",
+        worker=(sys.executable, "-S", "-c", code),
+    ).run([plan([place.cell], [], stub.conditions.columns())])
+    assert [row["status"] for row in read_rows(csv)] == ["crashed"]
+    [told] = tmp_path.glob("runs/*/stdout.txt")
+    assert told.read_text(encoding="utf-8") == "1\n"
+    check_same(place.read(), place.data, place.tokenizer)
+
+
+def test_nothing_of_it_loads_torch_or_the_tokenizers():
+    code = (
+        "import sys, bench.data.tokens;sys.exit(bool({'torch', 'tokenizers'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,261 @@
+"""Which variants are counted, how others follow from them, and what batches a workload has."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from bench.forecast.batches import shapes_of
+from bench.forecast.costs import (
+    Counts,
+    counts_from_json,
+    counts_to_json,
+    fill_ranks,
+    shapes_from_json,
+    shapes_to_json,
+    stages_of,
+    to_count,
+)
+from bench.forecast.fake import count
+from bench.forecast.totals import stage_shares, totals_of
+from minbert.data.batches import prepare_epoch
+from minbert.data.tokenizer import Encoded
+from minbert.training.multitask import plan_tasks
+from tests.bench.workloads import ONE, SHAPES, THREE, counts, of_parts, variant, workload
+
+RANKS = [variant("lora", rank, "attn") for rank in (1, 2, 4, 8)]
+FULL = variant("full")
+UNFREEZING = variant("full", unfreeze="iterative")
+
+
+def test_only_the_ends_of_the_ranks_are_counted():
+    others = [variant("lora", 4, "attn", "bf16"), variant("lora", 4, "attn", batch_size=64)]
+    found = to_count([FULL, *RANKS, *others, UNFREEZING])
+    assert found == [FULL, RANKS[0], RANKS[3], *others, UNFREEZING]
+
+
+def test_ranks_between_lie_on_the_line_in_every_part_and_stage():
+    def steps(*gflop: float) -> dict[str, list[Counts]]:
+        return {part: [counts(step_gflop=of) for of in gflop] for part in ("sst", "sts")}
+
+    ends = {RANKS[0]: steps(10.0, 1.0), RANKS[3]: steps(24.0, 8.0), FULL: steps(80.0)}
+    found = fill_ranks(ends, [FULL, *RANKS])
+    for part in ("sst", "sts"):
+        assert [found[v][part][0].step_gflop for v in RANKS] == [10.0, 12.0, 16.0, 24.0]
+        assert [found[v][part][1].step_gflop for v in RANKS] == [1.0, 2.0, 4.0, 8.0]
+    assert found[FULL] == steps(80.0)
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_the_line_is_what_counting_gives(mode: str):
+    ends = {
+        of: count(workload(), ONE, of)
+        for of in (variant(mode, rank, "all-lin", "bf16") for rank in (1, 8))
+    }
+    between = variant(mode, 4, "all-lin", "bf16")
+    line = fill_ranks(ends, [between])[between][""][0].to_json()
+    for name, value in count(workload(), ONE, between)[""][0].to_json().items():
+        assert line[name] == pytest.approx(value, rel=0.005), name
+
+
+def through_json(value: object) -> object:
+    return json.loads(json.dumps(value))
+
+
+def test_costs_survive_json_and_nothing_else_passes_for_them():
+    assert shapes_from_json(through_json(shapes_to_json(THREE))) == THREE
+    stages = {"": [counts(), counts(step_gflop=7.0)]}
+    assert counts_from_json(through_json(counts_to_json(stages))) == stages
+    one = counts().to_json()
+    for other in (None, [], {}, {"train": 1}, {**one, "more": 1}):
+        assert Counts.from_json(other) is None
+        assert counts_from_json({"": [one, other]}) is None
+        assert shapes_from_json({"": other}) is None
+    for other in (None, [], {}, {"": []}, {"": one}, one):
+        assert counts_from_json(other) is None
+        assert shapes_from_json(other) is None
+
+
+def test_keys_tell_apart_what_decides_the_costs_and_nothing_else():
+    one, of = workload(), RANKS[0]
+    assert one.counts_key(ONE, of) == workload(max_train=9).counts_key(ONE, of)
+    longer = {"": replace(SHAPES, evaluations=9, steps=36)}
+    assert one.counts_key(ONE, of) == one.counts_key(longer, of), "steps are of the same kinds"
+    others = [
+        workload(pooling="pooler").counts_key(ONE, of),
+        workload(config=one.config | {"hidden_size": 64}).counts_key(ONE, of),
+        workload(torch_version="2.14.0").counts_key(ONE, of),
+        workload(head="conv").counts_key(ONE, of),
+        workload(kind="regression").counts_key(ONE, of),
+        workload(regression_loss="pearson").counts_key(ONE, of),
+        one.counts_key(ONE, RANKS[1]),
+        one.counts_key(ONE, of._replace(batch_size=64)),
+        one.counts_key(ONE, of._replace(unfreeze="iterative")),
+        one.counts_key(longer, of._replace(unfreeze="iterative")),
+        one.counts_key({"": replace(SHAPES, train_largest=(5, 17))}, of),
+        of_parts().counts_key(THREE, of),
+        of_parts(encoders=1).counts_key(THREE, of),
+        one.shapes_key(5),
+        one.shapes_key(64),
+        workload(data_digest="0").shapes_key(5),
+        workload(vocabulary="0").shapes_key(5),
+        workload(seeds=(0, 1)).shapes_key(5),
+        workload(held_out=0.1).shapes_key(5),
+        workload(task_order="sequential").shapes_key(5),
+    ]
+    assert len({one.counts_key(ONE, of), *others}) == len(others) + 1
+
+
+def test_a_cell_comes_to_a_stage_of_unfreezing_in_each_epoch_up_to_five():
+    for epochs, stages in ((1, 1), (3, 3), (5, 5), (7, 5)):
+        shapes = {"": replace(SHAPES, evaluations=epochs, steps=4 * epochs)}
+        assert stages_of(UNFREEZING, shapes) == stages
+        assert stages_of(FULL, shapes) == 1
+
+
+def test_steps_are_in_the_stage_of_their_epoch():
+    assert stage_shares(ONE, 1) == [1.0]
+    assert stage_shares(ONE, 3) == pytest.approx([1 / 3] * 3)
+    seven = {"": replace(SHAPES, steps=28, evaluations=7)}
+    assert stage_shares(seven, 5) == pytest.approx([1 / 7] * 4 + [3 / 7])
+    cut = {"": replace(SHAPES, steps=10)}  # the third epoch is cut after two of its four steps
+    assert stage_shares(cut, 3) == pytest.approx([0.4, 0.4, 0.2])
+    assert stage_shares(THREE, 3) == pytest.approx([1 / 3] * 3)
+
+
+def test_stages_are_added_up_by_their_epochs_and_memory_is_that_of_the_largest():
+    stages = [
+        counts(step_gflop=1.0, step_kernels=10, train_peak_mib=100.0, optimizer_mib=1.0),
+        counts(step_gflop=2.0, step_kernels=20, train_peak_mib=300.0, optimizer_mib=5.0),
+        counts(step_gflop=6.0, step_kernels=60, train_peak_mib=250.0, optimizer_mib=9.0),
+    ]
+    found = totals_of(ONE, {"": stages})
+    batches = 336 / 28  # of mean length
+    assert found.train.gflop == pytest.approx(batches * 3.0)
+    assert found.train.kernels == pytest.approx(12 * 30)
+    assert found.timed.gflop == pytest.approx(batches * 6.0), "the last stage is timed"
+    assert (found.lasting_mib, found.passing_mib) == (95.0, 205.0)
+    assert found.evaluate.gflop == pytest.approx(3 * 36 / 36 * 30.0)
+    assert (found.steps, found.real_tokens) == (12, 300)
+
+
+def test_parts_are_added_up_by_their_batches():
+    of = {
+        "sst": [counts(step_gflop=1.0, evaluate_gflop=1.0)],
+        "quora": [counts(step_gflop=10.0, evaluate_gflop=10.0, train_peak_mib=900.0)],
+        "sts": [counts(step_gflop=100.0, evaluate_gflop=100.0)],
+    }
+    found = totals_of(THREE, of)
+    assert found.train.gflop == pytest.approx(336 / 28 + 10 * 960 / 48 + 100 * 336 / 30)
+    assert found.timed == found.train
+    assert found.train.kernels == pytest.approx(900 * 48)
+    assert found.evaluate.gflop == pytest.approx(3 * (1 + 10 * 2 + 100 * 2))
+    assert found.lasting_mib + found.passing_mib == 900.0
+    assert (found.steps, found.real_tokens) == (48, 1300)
+
+
+def test_a_part_of_which_no_batch_comes_is_evaluated_and_no_more():
+    never = replace(SHAPES, train=(0, 0), train_largest=(0, 0), steps=0, train_tokens=0,
+                    real_tokens=0)  # fmt: skip
+    found = totals_of({"sst": SHAPES, "sts": never}, {"sst": [counts()], "sts": [counts()]})
+    alone = totals_of({"sst": SHAPES}, {"sst": [counts()]})
+    assert found.train == alone.train
+    assert found.evaluate.gflop == 2 * alone.evaluate.gflop
+
+
+@pytest.mark.parametrize("max_steps", [None, 7])
+def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | None):
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(4, 40, 150)
+    encoded = Encoded(
+        np.ones(lengths.sum(), dtype=np.int32),
+        np.zeros(lengths.sum(), dtype=np.int8),
+        np.concatenate([[0], np.cumsum(lengths)]),
+    )
+    labels = np.zeros(150, dtype=np.int64)
+    steps = 20 if max_steps is None else max_steps
+    trained = []
+    for epoch in range(2):
+        order = np.random.default_rng([0, epoch])
+        batches = prepare_epoch(encoded, labels, 16, order, pad_id=0, device=torch.device("cpu"))
+        trained += islice(batches, max(0, steps - 10 * epoch))
+    shapes = [tuple(batch.input_ids.shape) for batch in trained]
+    found = shapes_of(
+        {"": [lengths]},
+        {"": [lengths[:50]]},
+        batch_size=16,
+        batching="by-length",
+        epochs=2,
+        max_steps=max_steps,
+        seeds=[0],
+    )[""]
+    assert found.steps_in_epoch == 10
+    assert found.steps == len(shapes) == steps
+    assert math.prod(found.train_largest) == max(map(math.prod, shapes))
+    assert found.train_tokens == pytest.approx(sum(map(math.prod, shapes)))
+    assert found.real_tokens == pytest.approx(sum(batch.tokens for batch in trained))
+    assert found.evaluations == (2 if max_steps is None else 1)
+    assert found.evaluate_batches == 4
+    assert found.evaluate_largest[1] <= lengths[:50].max()
+
+
+def test_many_epochs_and_seeds_take_no_longer_and_scale():
+    lengths = np.random.default_rng(0).integers(4, 40, 64)
+    one, many = (
+        shapes_of(
+            {"": [lengths]},
+            {"": [lengths]},
+            batch_size=16,
+            batching="by-length",
+            epochs=epochs,
+            max_steps=None,
+            seeds=[0],
+        )[""]
+        for epochs in (3, 10**9)
+    )
+    assert many.train_tokens / one.train_tokens == pytest.approx(10**9 / 3)
+    assert many.train_largest == one.train_largest
+
+
+@pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
+@pytest.mark.parametrize("max_steps", [None, 1, 9])
+def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(
+    order: str, max_steps: int | None
+):
+    rng = np.random.default_rng(5)
+    texts = {
+        "sst": [rng.integers(4, 40, 50)],
+        "quora": [rng.integers(4, 40, 90), rng.integers(4, 20, 90)],
+    }
+    dev = {part: [lengths[:20] for lengths in columns] for part, columns in texts.items()}
+    longest = {part: np.max(columns, axis=0) for part, columns in texts.items()}
+    steps = 10 if max_steps is None else max_steps  # 4 of sst and 6 of quora
+    plan = plan_tasks(longest, 16, np.random.default_rng([0, 0]), "by-length", order)[:steps]
+    found = shapes_of(
+        texts,
+        dev,
+        batch_size=16,
+        batching="by-length",
+        epochs=1,
+        max_steps=max_steps,
+        seeds=[0],
+        task_order=order,
+    )
+    assert list(found) == ["sst", "quora"]
+    for part, of in found.items():
+        taken = [indices for name, indices in plan if name == part]
+        columns = texts[part]
+        padded = [len(columns) * len(i) * int(longest[part][i].max()) for i in taken]
+        assert of.steps == pytest.approx(len(taken))
+        assert of.train_tokens == pytest.approx(sum(padded))
+        assert of.real_tokens == pytest.approx(sum(int(c[i].sum()) for i in taken for c in columns))
+        assert math.prod(of.train_largest) == max(padded, default=0)
+        assert of.train[0] == (len(columns) * 16 if taken else 0)
+        assert of.train_batches > 0 or not taken
+        assert (of.evaluations, of.evaluate_batches) == (1, 2)
+        assert of.evaluate_largest[0] in (len(columns) * 4, len(columns) * 16)
+    assert sum(of.steps_in_epoch for of in found.values()) == 10

@@ -1,0 +1,291 @@
+"""What is counted on fake tensors is what real ones take."""
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench.forecast import fake
+from bench.forecast.costs import Counts, ShapesOf, Variant
+from bench.forecast.counting import Counter, Work
+from bench.forecast.fake import count, fill, run, skeleton
+from bench.forecast.workload import Workload
+from bench.plan.job import Job
+from bench.worker.parts import build_multitask
+from bench.worker.probes.memory import owned_mib
+from bench.worker.setup import build_model, trained_groups, unfreezing
+from minbert.data.batches import Batch
+from minbert.training.multitask import PairBatch
+from minbert.training.trainer import Trainer, linear_schedule
+from tests.bench.synthetic_rows import cell
+from tests.bench.workloads import (
+    ONE,
+    SHAPES,
+    THREE,
+    VARIANTS,
+    of_parts,
+    told,
+    variant,
+    workload,
+)
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def test_memory_is_that_of_storages_while_they_live():
+    with Counter() as counter:
+        one = torch.empty(256, 1024)
+        assert counter.alive == MIB
+        view = one.view(-1)[5:]
+        one.add_(1)
+        assert counter.alive == MIB
+        two = one + 1
+        assert counter.alive == counter.peak == 2 * MIB
+        del two
+        assert counter.alive == MIB
+        assert counter.peak == 2 * MIB
+        counter.restart_peak()
+        assert counter.peak == MIB
+        del one
+        assert counter.alive == MIB
+        del view
+        assert counter.alive == 0
+
+
+def test_work_is_products_and_all_that_is_read_and_written():
+    with Counter() as counter:
+        a, b = torch.empty(4, 8), torch.empty(8, 16)
+        assert counter.work == Work()
+        a @ b
+        assert counter.work == Work(2 * 4 * 8 * 16, 4 * (32 + 128 + 64), 1)
+        a.t().view(8, 4)
+        assert counter.work.kernels == 1
+        torch.add(a, a)
+        assert counter.work == Work(2 * 4 * 8 * 16, 4 * (32 + 128 + 64) + 4 * 3 * 32, 2)
+
+
+def test_attention_without_dropout_counts_as_two_products_and_five_backwards():
+    q, k, v = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))
+    product = 2 * 2 * 3 * 5 * 5 * 4
+    with Counter() as counter:
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        assert counter.work.flops == 2 * product
+        out.sum().backward()
+        assert counter.work.flops == (2 + 5) * product
+
+
+ASKS = {
+    torch.ops.aten.randint.default,  # a seed, once for each mask of dropout
+    torch.ops.aten.eq.Scalar,  # zeros among magnitudes,
+    torch.ops.aten.any.default,  # and rows of DoRA that cancel
+    torch.ops.aten._local_scalar_dense.default,
+}
+"""What asks for values, which fake tensors don't have."""
+
+
+class Unasked(Counter):
+    """Counts all but what asks for values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.work
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func in ASKS:
+            self.work = before
+        return out
+
+
+def counted_fake(of: Workload, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
+    """As `count`, without what asks for values."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake, "Counter", Unasked)
+        return count(of, shapes, which)
+
+
+def counted_for_real(of: Workload, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
+    """As `counted_fake`, on tensors with values."""
+    model = skeleton(of, which)
+    gc.collect()
+    with Unasked() as counter:
+        fill(model, CPU)
+        with torch.no_grad():
+            for parameter in model.parameters():  # a magnitude of zero takes more work
+                parameter.fill_(0.5)
+            for buffer in model.buffers():  # as do scales that are no numbers, as memory may hold
+                buffer.fill_(1)
+        return run(model, of, shapes, which, counter)
+
+
+def check_alike(fake: Counts, real: Counts) -> None:
+    """Fail unless counts of fake tensors are those of real ones."""
+    for name, value in fake.to_json().items():
+        # fake norms hold means and deviations in half precision
+        close = 2048 / MIB if name.endswith("_mib") else 0.0
+        assert value == pytest.approx(getattr(real, name), rel=1e-12, abs=close), name
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("which", VARIANTS, ids=told)
+def test_fake_counts_are_those_of_the_same_run_for_real(which: Variant, kind: str):
+    of = workload(kind=kind, outputs=1 if kind == "regression" else 5)
+    [one], [other] = counted_fake(of, ONE, which)[""], counted_for_real(of, ONE, which)[""]
+    check_alike(one, other)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "dora"])
+def test_fake_counts_of_each_stage_of_unfreezing_are_those_of_real_tensors(mode: str):
+    axes = () if mode == "full" else (2, "all-lin", "bf16")
+    which = variant(mode, *axes, unfreeze="iterative")
+    stages = counted_fake(workload(), ONE, which)[""]
+    real = counted_for_real(workload(), ONE, which)[""]
+    assert len(stages) == len(real) == 3
+    for one, other in zip(stages, real, strict=True):
+        check_alike(one, other)
+
+
+@pytest.mark.parametrize("encoders", [1, 2])
+@pytest.mark.parametrize("head", ["linear", "conv"])
+@pytest.mark.parametrize("regression_loss", ["mse", "pearson"])
+@pytest.mark.parametrize("which", [VARIANTS[0], VARIANTS[5]], ids=told)
+def test_fake_counts_of_each_part_are_those_of_real_tensors(
+    which: Variant, regression_loss: str, head: str, encoders: int
+):
+    of = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
+    parts, real = counted_fake(of, THREE, which), counted_for_real(of, THREE, which)
+    assert list(parts) == list(real) == list(THREE)
+    for part in THREE:
+        [one], [other] = parts[part], real[part]
+        check_alike(one, other)
+
+
+def job_of(which: Variant, **settings: object) -> Job:
+    """The job of a cell of a variant, with random weights."""
+    settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
+    of = cell(*which[:4], model="bert-tiny", init="random", **settings)
+    return Job(
+        cell=of, conditions_id="", attempt=1, device="cpu", threads=1, checkpoint=None,
+        geometry="bert-tiny", tokenizer="", data=None, keep=False, code_version="",
+    )  # fmt: skip
+
+
+def trainer_of(model: torch.nn.Module, job: Job) -> Trainer:
+    return Trainer(
+        model, trained_groups(model, job.cell), loss="cross-entropy",
+        schedule=linear_schedule(1, 0.0), amp=job.cell.amp, device=CPU,
+    )  # fmt: skip
+
+
+BERT_TINY = workload().config | {"vocab_size": 30522}
+IDS = torch.ones(2, 6, dtype=torch.int64)
+BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
+
+
+@pytest.mark.parametrize("which", VARIANTS, ids=told)
+def test_owners_are_what_a_cell_holds(which: Variant):
+    job = job_of(which)
+    model = build_model(job, 5)
+    trainer = trainer_of(model, job)
+    trainer.step(BATCH)
+    held = owned_mib(model, trainer.optimizer)
+    [counted] = count(workload(config=BERT_TINY, new_pooler=True), ONE, which)[""]
+    for name in ("weights_mib", "gradients_mib", "optimizer_mib"):
+        assert getattr(counted, name) == pytest.approx(held[name], rel=1e-6), name
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_owners_in_each_stage_are_what_a_cell_holds_that_unfreezes(mode: str):
+    axes = () if mode == "full" else (2, "all-lin")
+    which = variant(mode, *axes, unfreeze="iterative")
+    job = job_of(which)
+    model = build_model(job, 5)
+    trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
+    shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
+    stages = count(workload(config=BERT_TINY, new_pooler=True), shapes, which)[""]
+    assert len(stages) == 5
+    for epoch, counted in enumerate(stages):
+        gradual.begin(epoch)
+        trainer.step(BATCH)
+        held = owned_mib(model, trainer.optimizer)
+        for name in ("weights_mib", "gradients_mib", "optimizer_mib"):
+            assert getattr(counted, name) == pytest.approx(held[name], rel=1e-6), (epoch, name)
+    assert stages[0].optimizer_mib < 0.1 * stages[-1].optimizer_mib
+
+
+@pytest.mark.parametrize("encoders", [1, 2])
+def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
+    which = variant("lora", 2, "all-lin")
+    job = job_of(which, task="multitask", encoders=encoders, head="conv")
+    model = build_multitask(job, list(THREE))
+    trainer = trainer_of(model, job)
+    of = of_parts(config=BERT_TINY, new_pooler=True, encoders=encoders)
+    counted = count(of, THREE, which)
+    for part, loss in (("sst", "cross-entropy"), ("quora", "binary"), ("sts", "mse")):
+        pairs = part != "sst"
+        ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
+        labels = torch.zeros(2, dtype=torch.float32 if part == "sts" else torch.int64)
+        batch = PairBatch(ids, None, labels, ids.numel(), pairs)
+        trainer.take(lambda part=part, batch=batch: model(part, batch), labels, loss)
+        gradients = owned_mib(model, trainer.optimizer)["gradients_mib"]
+        [of_part] = counted[part]
+        assert of_part.gradients_mib == pytest.approx(gradients, rel=1e-6), part
+    held = owned_mib(model, trainer.optimizer)
+    for name in ("weights_mib", "optimizer_mib"):
+        assert getattr(counted["sst"][0], name) == pytest.approx(held[name], rel=1e-6), name
+
+
+def count_one(shapes: ShapesOf, which: Variant) -> Counts:
+    [found] = count(workload(), shapes, which)[""]
+    return found
+
+
+def test_peaks_hold_their_parts_and_grow_with_the_batch():
+    small = count_one(ONE, variant("full"))
+    assert small.train_peak_mib > small.weights_mib + small.gradients_mib + small.optimizer_mib
+    assert small.evaluate_peak_mib >= (
+        small.weights_mib + small.gradients_mib + small.optimizer_mib
+    )
+    large = count_one({"": replace(SHAPES, train_largest=(50, 16))}, variant("full"))
+    assert large.train_peak_mib > small.train_peak_mib
+    assert large.step_gflop == small.step_gflop
+
+
+def test_a_step_takes_three_times_the_products_of_a_forward_pass_when_everything_trains():
+    found = count_one({"": replace(SHAPES, evaluate_largest=SHAPES.train)}, variant("full"))
+    assert found.step_gflop == pytest.approx(3 * found.evaluate_gflop, rel=0.02)
+
+
+def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass():
+    head, full = (count_one(ONE, variant(mode)) for mode in ("head", "full"))
+    passing = [c.train_peak_mib - c.weights_mib - c.optimizer_mib for c in (head, full)]
+    assert passing[0] < 0.3 * passing[1]
+
+
+def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
+    shapes = {"": replace(SHAPES, evaluations=7, steps=28)}
+    stages = count(workload(), shapes, variant("full", unfreeze="iterative"))[""]
+    head, full = (count_one(ONE, variant(mode)) for mode in ("head", "full"))
+    assert [stage.step_gflop for stage in stages] == sorted(stage.step_gflop for stage in stages)
+    assert stages[0].step_gflop == pytest.approx(head.step_gflop, rel=1e-9)
+    assert stages[-1].step_gflop == pytest.approx(full.step_gflop, rel=1e-9)
+    assert stages[-1].train_peak_mib == pytest.approx(full.train_peak_mib, rel=0.01)
+    assert max(stages, key=lambda stage: stage.peak_mib) is stages[-1]
+    assert stages[0].train_peak_mib < 0.5 * stages[-1].train_peak_mib
+
+
+def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
+    never = replace(THREE["sts"], train=(0, 0), train_largest=(0, 0), steps=0)
+    found = count(of_parts(), {**THREE, "sts": never}, variant("full"))
+    whole = count(of_parts(), THREE, variant("full"))
+    [counted] = found["sts"]
+    assert counted.step_gflop == counted.train_peak_mib == counted.gradients_mib == 0
+    assert counted.evaluate_gflop == whole["sts"][0].evaluate_gflop > 0
+    assert found["sst"][0].step_gflop == whole["sst"][0].step_gflop
+
+
+def test_a_second_encoder_is_more_memory_and_no_more_work():
+    [one], [two] = (
+        count(of_parts(encoders=encoders), THREE, variant("full"))["quora"] for encoders in (1, 2)
+    )
+    assert two.weights_mib > 1.5 * one.weights_mib
+    assert two.step_gflop == one.step_gflop

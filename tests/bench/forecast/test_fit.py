@@ -1,0 +1,89 @@
+"""Fits on synthetic measurements of known laws."""
+
+import numpy as np
+import pytest
+
+from bench.forecast.check import checks
+from bench.forecast.fit import NOISE, Prior, apply, fit, held_out, one_by_one
+from tests.bench.workloads import variant
+
+PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
+TRUE = (60.0, 1.1, 1.35)
+
+
+def cells(count: int, noise: float = 0.0) -> tuple[list[tuple[float, ...]], list[float]]:
+    rng = np.random.default_rng(0)
+    design = [(1.0, *map(float, rng.uniform((80, 50), (270, 900)))) for _ in range(count)]
+    return design, [apply(TRUE, x) * float(rng.normal(1, noise)) for x in design]
+
+
+def test_without_measurements_the_prior_stands():
+    assert fit([], [], PRIOR) == PRIOR.values
+
+
+def test_enough_measurements_give_the_law():
+    design, measured = cells(40)
+    found = fit(design, measured, PRIOR)
+    for x, y in zip(design, measured, strict=True):
+        assert apply(found, x) == pytest.approx(y, rel=0.01)
+
+
+def test_one_measurement_is_met_halfway_or_more_and_the_rest_follows():
+    design, measured = cells(20)
+    before = [apply(PRIOR.values, x) / y - 1 for x, y in zip(design, measured, strict=True)]
+    found = fit(design[:1], measured[:1], PRIOR)
+    after = [apply(found, x) / y - 1 for x, y in zip(design, measured, strict=True)]
+    assert abs(after[0]) < abs(before[0]) / 2
+    assert np.abs(after).mean() < np.abs(before).mean()
+
+
+def test_coefficients_are_never_negative():
+    design, _ = cells(30)
+    falling = [1000 - 0.5 * x[2] for x in design]
+    assert min(fit(design, falling, PRIOR)) >= 0
+
+
+def test_rates_are_scaled_by_the_first_measurement():
+    prior = Prior((5.0, 0.01, 0.002), (5.0, 0.01, 0.002), rates=True)
+    design, _ = cells(10)
+    slow = [4 * apply(prior.values, x) for x in design]
+    found = fit(design[:1], slow[:1], prior)
+    assert [apply(found, x) for x in design] == pytest.approx(slow, rel=0.01)
+
+
+def test_a_feature_that_is_never_seen_keeps_its_prior():
+    design, measured = cells(20)
+    prior = Prior((*PRIOR.values, 7.0), (*PRIOR.spread, 1.0))
+    found = fit([(*x, 0.0) for x in design], measured, prior)
+    assert found[3] == pytest.approx(7.0)
+
+
+def test_what_is_left_out_is_not_seen():
+    design, measured = cells(12, noise=NOISE)
+    folds = [i % 4 for i in range(12)]
+    before = held_out(design, measured, PRIOR, folds)
+    for i in (0, 4, 8):
+        measured[i] *= 3
+    after = held_out(design, measured, PRIOR, folds)
+    assert [after[i] for i in (0, 4, 8)] == [before[i] for i in (0, 4, 8)]
+    assert after[1] != before[1]
+
+
+def test_one_by_one_sees_only_what_was_before():
+    design, measured = cells(8)
+    told = one_by_one(design, measured, PRIOR)
+    assert told[0] == apply(PRIOR.values, design[0])
+    assert told[5] == apply(fit(design[:5], measured[:5], PRIOR), design[5])
+
+
+def test_checks_tell_errors_within_a_tenth():
+    design, measured = cells(30, noise=NOISE)
+    variants = [variant("lora", rank, "attn") for rank in range(1, 31)]
+    points = dict(zip(variants, zip(design, measured, strict=True), strict=True))
+    ways = {check.way: check for check in checks(points, PRIOR)}
+    assert ways["by the prior"].within < 0.5
+    for way in ("5 folds", "one left out"):
+        assert ways[way].within >= 0.9
+        assert 0 < ways[way].quantile(0.5) < ways[way].quantile(0.9) <= ways[way].quantile(1.0)
+    errors = ways["one left out"].errors
+    assert sum(abs(e) <= 0.1 for e in errors.values()) / 30 == ways["one left out"].within

@@ -1,0 +1,219 @@
+"""Bad input is one line on stderr and exit code 2, with nothing run and nothing written."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.machine import conditions
+from bench.machine.environment import VISIBLE
+from tests.bench.grids import QUICK, GridRuns
+from tests.faults.fake_driver import FakeGpu, FakeNvml
+
+
+def refused(runs: GridRuns, /, *extra: str, apart: bool = False, **options: object) -> str:
+    """The line, having checked that it is one, and that nothing was written.
+
+    Args:
+        apart: whether the command is a process of its own.
+    """
+    before = contents(runs.folder)
+    result = (runs.run_apart if apart else runs.run)(*extra, **options)
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert contents(runs.folder) == before
+    return result.stderr
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    """Every file with its bytes, and every folder."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (("--select", "mode=lorra"), "lorra"),
+        (("--select", "seed=7"), "no cell"),
+        (("--task", "poems"), "poems"),
+        (("--task", "sst"), "--data"),
+        (("--device", "tpu"), "tpu"),
+        (("--device", "cuda:9"), "cuda:9"),
+        (("--rerun", "broken"), "broken"),
+        (("--epochs", "0"), "epochs"),
+        (("--seeds", "10001"), "--seeds"),
+        (("--timeout", "-1"), "timeout"),
+        (("--timeout", "nan"), "timeout"),
+        (("--timeout", "inf"), "inf is no number of seconds"),
+        (("--budget", "0"), "budget"),
+        (("--budget", "1h"), "budget"),
+        (("--budget", "nan"), "nan is no number of minutes"),
+        (("--model", "no/such/folder"), "no/such/folder"),
+        (("--model", "bert-base"), "--init random"),
+        (("--nonsense",), "--nonsense"),
+        (("--lr", "auto", "--max-train", "1"), "--max-train"),
+    ],
+)
+def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], told: str) -> None:
+    assert told in refused(grid, *extra)
+
+
+def test_an_unknown_grid(grid: GridRuns) -> None:
+    assert "full, paper, paper-final, smoke" in refused(grid, grid="huge", apart=True)
+
+
+def test_a_typo_in_a_grid_file(grid: GridRuns) -> None:
+    path = grid.folder / "mine.toml"
+    path.write_text("[settings]\nepoch = 3\n[[cells]]\nmode = ['full']\n")
+    assert "settings.epoch" in refused(grid, grid=str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "extra", "told"),
+    [
+        ("[settings]\nhead='conv'\n[[cells]]\nmode=['full']", ("--save-weights",), "head conv"),
+        (
+            "[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']",
+            ("--max-train", "4"),
+            "held_out 0.1 of 4 training examples is none",
+        ),
+        ("[[cells]]\nmode=['full']\nlearning_rate=[1e-4]", ("--lr", "auto"), "learning_rate as"),
+    ],
+)
+def test_what_does_not_go_together(
+    grid: GridRuns, text: str, extra: tuple[str, ...], told: str
+) -> None:
+    path = grid.folder / "mine.toml"
+    path.write_text(text)
+    assert told in refused(grid, *extra, grid=str(path))
+
+
+def test_a_rank_above_the_width(grid: GridRuns) -> None:
+    path = grid.folder / "wide.toml"
+    path.write_text("[[cells]]\nmode=['lora']\nrank=[33]\nlayers=['attn']\n")
+    told = refused(grid, grid=str(path))
+    assert "33" in told
+    assert "32" in told
+
+
+def test_texts_longer_than_the_encoder_has_positions(grid: GridRuns) -> None:
+    path = grid.folder / "long.toml"
+    path.write_text("[settings]\nmax_length = 8000\n[[cells]]\nmode=['full']\n")
+    assert "512 positions" in refused(grid, grid=str(path))
+
+
+def test_a_gpu_that_is_not_there(grid: GridRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(FakeGpu("GPU-0")))
+    monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
+    monkeypatch.setenv(VISIBLE, "7")
+    assert f"{VISIBLE}='7': there is no 7; the GPUs are 0 (GPU-0)" in refused(
+        grid, "--device", "auto"
+    )
+
+
+def test_fp16_on_the_cpu(grid: GridRuns) -> None:
+    path = grid.folder / "half.toml"
+    path.write_text("[[cells]]\nmode=['full']\namp=['fp16']\n")
+    assert "needs a GPU" in refused(grid, grid=str(path))
+
+
+def another_architecture(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
+
+
+def truncated_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def other_shape(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 65}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (another_architecture, "roberta"),
+        (truncated_weights, "model.safetensors"),
+        (no_weights, "model.safetensors"),
+        (other_shape, "intermediate"),
+    ],
+)
+def test_a_damaged_checkpoint(
+    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory, damage: Callable, told: str
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged") / "tiny"
+    shutil.copytree(grid.model, folder)
+    damage(folder)
+    assert told in refused(grid, "--model", str(folder), apart=damage is truncated_weights)
+
+
+def test_a_data_folder_without_the_files(grid: GridRuns) -> None:
+    data = grid.folder / "data"
+    data.mkdir()
+    assert "ids-sst-train.csv" in refused(grid, "--task", "sst", "--data", str(data))
+
+
+def test_a_csv_of_another_schema(grid: GridRuns) -> None:
+    grid.csv.write_text("a,b\r\n1,2\r\n")
+    assert "runs.csv" in refused(grid)
+
+
+def test_a_csv_with_a_broken_row(grid: GridRuns) -> None:
+    assert grid.run("--select", "mode=head amp=off").returncode == 0
+    text = grid.csv.read_text()
+    grid.csv.write_text(text.replace(",head,,", ",head,eight,", 1))
+    assert "line 2" in refused(grid)
+
+
+@pytest.mark.parametrize("place", ["file/runs.csv", "/proc/runs.csv"])
+def test_a_folder_that_cannot_be_written(grid: GridRuns, place: str) -> None:
+    (grid.folder / "file").write_text("")
+    quick = [*QUICK, "--runs", str(grid.folder / place)]
+    argv = [word for word in grid.argv(quick=()) if word not in ("--runs", str(grid.csv))]
+    grid.argv = lambda *extra, **options: [*argv, *quick, *extra]  # type: ignore[method-assign]
+    assert "--runs" in refused(grid)
+
+
+@pytest.mark.parametrize("place", ["file", "file/reports", "/proc/reports", "figures-is-a-file"])
+def test_a_reports_folder_that_cannot_be_written(grid: GridRuns, place: str) -> None:
+    (grid.folder / "file").write_text("")
+    (grid.folder / "figures-is-a-file").mkdir()
+    (grid.folder / "figures-is-a-file" / "figures").write_text("")
+    assert "--reports" in refused(grid, "--reports", str(grid.folder / place))
+
+
+def test_a_pair_of_texts_for_an_encoder_with_one_token_type(
+    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("one") / "type"
+    shutil.copytree(grid.model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    data = tmp_path_factory.mktemp("data")
+    for name in ("sts-train.csv", "sts-dev.csv"):
+        lines = "\n".join(f"{n}\tid{n}\ta cat\ta dog\t{n % 5}.0" for n in range(8))
+        (data / name).write_text(f"\tid\tsentence1\tsentence2\tsimilarity\n{lines}\n")
+    told = refused(grid, "--model", str(folder), "--task", "sts", "--data", str(data))
+    assert "token type" in told
+
+
+def test_random_weights_with_a_broken_vocabulary(
+    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("broken") / "tiny"
+    shutil.copytree(grid.model, folder)
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).write_text("{" if name.endswith("json") else "")
+    assert str(folder) in refused(grid, "--model", str(folder), "--init", "random")

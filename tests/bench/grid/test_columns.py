@@ -1,0 +1,269 @@
+"""Columns of a row that the grid command wrote, with a real worker, against what the test works out
+itself; and each of these checks against wrong values."""
+
+import csv
+import os
+import platform
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from bench.forecast.forecast import Prediction
+from bench.grid import __main__ as grid
+from bench.launch import runner
+from bench.machine import conditions
+from bench.machine.conditions import MEASUREMENT_VERSION, code_version
+from bench.plan.columns import SCHEMA, Row
+from bench.plan.job import Job
+from bench.plan.models import find_model
+from minbert.data.tasks import load_task
+from minbert.data.tokenizer import Tokenizer
+from tests.bench.column_checks import held_by, refuses_wrong_values
+from tests.bench.conftest import narrow
+from tests.bench.grids import GridRuns
+from tests.cs224n import relabel, write_folder
+from tests.faults.parent import stub_report
+
+MIB = 2**20
+GRID = """
+[settings]
+task = "sst"
+seeds = 2
+epochs = 5
+max_steps = 28
+max_train = 60
+max_dev = 25
+held_out = 0.2
+max_length = 9
+batch_size = 8
+batching = "shuffled"
+pooling = "mean"
+head = "nonlinear"
+optimizer = "adamax"
+schedule = "halving"
+learning_rates = { adapter = 2e-3, base = 1e-4, head = 5e-3 }
+weight_decay = 0.05
+warmup = 0.25
+scale = 0.5
+dropout = 0.2
+[[cells]]
+mode = ["lora"]
+rank = [2]
+layers = ["all-lin"]
+amp = ["bf16"]
+unfreeze = ["iterative"]
+"""
+STEPS_OF_EPOCH = 6
+"""60 examples, of which 12 are held out, in batches of 8."""
+LAST_STEPS = 4
+FORETOLD = Prediction(peak_mib=321.5, wall_s=45.25, flops_per_token=1.5e6)
+WALL_S = 3600.5
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A row, the folder of its cell, and when it was made."""
+
+    row: Row
+    folder: Path
+    data: Path
+    checkpoint: Path
+    time: tuple[datetime, datetime]
+
+    def lines(self, name: str) -> list[dict[str, float]]:
+        """The lines of a CSV file of numbers in the folder."""
+        with (self.folder / name).open(newline="") as file:
+            return [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        return load_file(self.folder / "predictions.safetensors")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
+    """One cell by the grid command. What is slow beside the worker is stubbed: the processes that
+    count and the report."""
+    checkpoint = narrow(4, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
+    place = GridRuns(tmp_path_factory.mktemp("columns") / "place", checkpoint)
+    data = write_folder(place.folder / "data", ("sst",), count=70)
+    for line in range(2, 30):
+        relabel(data / "ids-sst-train.csv", "3", line)
+    for line in range(2, 15):
+        relabel(data / "ids-sst-dev.csv", "1", line)
+    (place.folder / "mine.toml").write_text(GRID)
+    forecast = SimpleNamespace(
+        basis=None, predict=lambda _: FORETOLD, learn=lambda _: None, left_s=lambda _: 0.0
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+        patch.setattr(grid, "forecast_plan", lambda *_, **__: forecast)
+        patch.setattr(conditions, "usable_threads", lambda: 1)
+        clock = iter([1000.0, 1000.0 + WALL_S])
+        patch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
+        begun = datetime.now(UTC).replace(microsecond=0)
+        done = place.run(
+            *("--data", str(data), "--select", "seed=1"),
+            grid=str(place.folder / "mine.toml"),
+            quick=("--device", "cpu"),
+        )
+    assert done.returncode == 0, done.stderr
+    (row,) = place.rows()
+    (folder,) = (place.folder / "runs").glob("*/steps.csv")
+    return Ran(row, folder.parent, data, checkpoint, (begun, datetime.now(UTC)))
+
+
+def test_a_row_says_how_it_was_planned(ran: Ran) -> None:
+    row = ran.row
+    assert (row["schema"], row["grid"], row["attempt"]) == (SCHEMA, "mine", 1)
+    assert (row["status"], row["message"]) == ("ok", None)
+    named = f"{row['cell_id']}-{row['conditions_id']}-1"
+    assert ran.folder.name.endswith(f"lora-r2-all-lin-iterative-bf16-s1-{named}")
+
+
+def test_settings_are_those_of_the_grid_file(ran: Ran) -> None:
+    examples = load_task("sst", ran.data, max_train=60, max_dev=25)
+    model = find_model(str(ran.checkpoint), "pretrained", "mean")
+    expected = {
+        "mode": "lora", "rank": 2, "layers": "all-lin", "unfreeze": "iterative", "amp": "bf16",
+        "seed": 1, "model": ran.checkpoint.name, "model_digest": model.digest,
+        "init": "pretrained", "pooling": "mean", "head": "nonlinear", "task": "sst",
+        "data_digest": examples.digest[:16], "max_train": 60, "max_dev": 25, "held_out": 0.2,
+        "max_length": 9, "batching": "shuffled", "batch_size": 8,
+        "epochs": 5, "max_steps": 28, "optimizer": "adamax", "schedule": "halving",
+        "learning_rate": 2e-3, "learning_rate_base": 1e-4, "learning_rate_head": 5e-3,
+        "weight_decay": 0.05, "warmup": 0.25, "alpha": 1.0, "scale": 0.5, "dropout": 0.2,
+        "frozen_dtype": "fp32",
+    }  # fmt: skip
+    assert {name: ran.row[name] for name in expected} == expected
+
+
+def test_what_ran_is_what_the_settings_say(ran: Ran) -> None:
+    """The others are in weights and rates, which the worker's own tests look at."""
+    steps, kept = ran.lines("steps.csv"), ran.predictions()
+    assert len(steps) == 28
+    assert len(ran.lines("epochs.csv")) == 5
+    assert {step["examples"] for step in steps} == {8}
+    assert max(step["padded"] for step in steps) == 8 * 9
+    assert (len(kept["labels"]), len(kept["held_labels"])) == (25, 12)
+
+
+def test_conditions_are_those_of_this_machine(ran: Ran) -> None:
+    row, info = ran.row, Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:(.*)", info.read_text() if info.exists() else "")
+    processor = " ".join(named[1].split()) if named else platform.processor() or platform.machine()
+    gib = round(psutil.virtual_memory().total / 2**30)
+    assert (row["device"], row["device_name"]) == ("cpu", processor)
+    assert row["machine"] == f"{processor}, {os.cpu_count()} cores, {gib} GiB"
+    assert row["threads"] == Job.read(ran.folder).threads == 1
+    assert row["torch_version"] == torch.__version__
+    assert row["measurement_version"] == MEASUREMENT_VERSION
+    assert row["code_version"] == code_version()
+
+
+def shapes_of(checkpoint: Path) -> dict[str, int]:
+    """Numbers in each tensor of an encoder without its pooler, by name."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    return {
+        name: of.size
+        for name, of in tensors.items()
+        if name.startswith("bert.") and "pooler" not in name
+    }
+
+
+def sizes_of(checkpoint: Path) -> tuple[int, int]:
+    """Parameters in all, and those that train: all but weights and biases under adapters."""
+    shapes = shapes_of(checkpoint)
+    linear = re.compile(r"layer\.\d\.(attention\.(self|output)|intermediate|output)\.(?!LayerNorm)")
+    under = sum(size for name, size in shapes.items() if linear.search(name))
+    adapters = 4 * 2 * (4 * (32 + 32) + 2 * (32 + 64))
+    head = 32 * 32 + 32 + 32 * 5 + 5
+    total = sum(shapes.values()) + adapters + head
+    return total, total - under
+
+
+def test_sizes_are_counted(ran: Ran) -> None:
+    total, trainable = sizes_of(ran.checkpoint)
+    assert 0 < trainable < total
+    assert (ran.row["params_total"], ran.row["params_trainable"]) == (total, trainable)
+
+
+def test_tokens_are_the_real_ones_of_each_epochs_examples(ran: Ran) -> None:
+    texts = load_task("sst", ran.data, max_train=60).train.text_a
+    lengths = Tokenizer.from_folder(ran.checkpoint).encode(texts, None, 9).lengths
+    lengths[ran.predictions()["held_indices"]] = 0
+    tokens = [step["tokens"] for step in ran.lines("steps.csv")]
+    for epoch in range(4):
+        assert sum(tokens[epoch * STEPS_OF_EPOCH :][:STEPS_OF_EPOCH]) == lengths.sum()
+    assert ran.row["tokens_total"] == 4 * lengths.sum() + sum(tokens[-LAST_STEPS:])
+
+
+def test_memory_is_that_of_parameters_gradients_and_state(ran: Ran) -> None:
+    """Of fp32 numbers, two of state for each that trains."""
+    total, trainable = sizes_of(ran.checkpoint)
+    expected = {
+        "weights_mib": total,
+        "gradients_mib": trainable,
+        "optimizer_mib": 2 * trainable,
+    }
+    for name, numbers in expected.items():
+        assert ran.row[name] == pytest.approx(4 * numbers / MIB, abs=2e-3), name
+
+
+def test_what_was_foretold_is_in_the_row(ran: Ran) -> None:
+    row = ran.row
+    assert row["flops_per_token"] == FORETOLD.flops_per_token
+    assert (row["predicted_s"], row["predicted_peak_mib"]) == (45.25, 321.5)
+
+
+def test_the_whole_takes_from_launch_to_the_end(ran: Ran) -> None:
+    """On the clock that the fixture gives the runner."""
+    row = ran.row
+    assert row["wall_s"] == WALL_S
+    assert utc(ran.time[0]) <= str(row["started_at"]) <= utc(ran.time[1])
+    begun = datetime.fromisoformat(str(row["started_at"]))
+    ends = {utc(begun + timedelta(seconds=WALL_S + part)) for part in (0.0, 0.5)}
+    assert row["finished_at"] in ends
+
+
+def utc(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_scores_are_those_of_the_predictions(ran: Ran) -> None:
+    row, kept = ran.row, ran.predictions()
+    first, *_, last = (epoch["dev_score"] for epoch in ran.lines("epochs.csv"))
+    assert first != last
+    examples = load_task("sst", ran.data, max_train=60, max_dev=25)
+    np.testing.assert_array_equal(kept["labels"], examples.dev.labels)
+    assert row["dev_metric"] == "accuracy"
+    right = (kept["logits"].argmax(axis=1) == kept["labels"]).mean()
+    assert row["dev_score"] == row["dev_accuracy"] == pytest.approx(right)
+    trained, kept_for_dev = (Counter(of.labels.tolist()) for of in (examples.train, examples.dev))
+    ((most, _),) = trained.most_common(1)
+    assert most == 3 != kept_for_dev.most_common(1)[0][0]
+    assert row["majority_score"] == pytest.approx((kept["labels"] == most).mean())
+
+
+def test_losses_are_those_of_the_last_epoch(ran: Ran) -> None:
+    logits, labels = (ran.predictions()[name] for name in ("logits", "labels"))
+    shares = np.exp(logits.astype(np.float64))
+    shares /= shares.sum(axis=1, keepdims=True)
+    expected = -np.log(shares[np.arange(len(labels)), labels]).mean()
+    assert ran.row["dev_loss"] == pytest.approx(expected, rel=1e-5)
+    losses = [step["loss"] for step in ran.lines("steps.csv")]
+    assert ran.row["train_loss"] == pytest.approx(np.mean(losses[-LAST_STEPS:]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", held_by(__file__))
+def test_a_wrong_value_fails_its_check(name: str, ran: Ran) -> None:
+    refuses_wrong_values(name, globals(), ran)

@@ -1,0 +1,191 @@
+"""What a person sees of a run, on a terminal and in a log."""
+
+import io
+import os
+import pty
+import re
+import select
+import sys
+import threading
+
+import pytest
+
+from bench.grid.display import Display, clock_time
+from bench.plan.columns import Row
+from tests.bench.synthetic_rows import cell, planned_row
+
+CELL = cell("lora", 8, "all-lin-only", "bf16")
+NAME = "lora-r8-all-lin-only-bf16-s0"
+
+
+def ended(status: str = "ok", **values) -> Row:
+    measured = {"wall_s": 61.23, "dev_metric": "accuracy", "dev_score": 0.5124,
+                "peak_rss_mib": 1234.4}  # fmt: skip
+    return planned_row(CELL) | {"status": status} | (measured if status == "ok" else {}) | values
+
+
+class Terminal:
+    """A pseudo-terminal: what is written to `stream` can be read as a person would see it."""
+
+    def __init__(self) -> None:
+        self._read, write = pty.openpty()
+        self.stream = os.fdopen(write, "w")
+
+    def seen(self) -> str:
+        data = b""
+        while select.select([self._read], [], [], 0.05)[0]:
+            data += os.read(self._read, 2**16)
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode())
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self._read)
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    made = Terminal()
+    yield made
+    made.close()
+
+
+def test_without_a_terminal_there_is_a_line_a_cell():
+    stream = io.StringIO()
+    with Display(68, 2, stream) as display:
+        display.start(NAME)
+        display.progress({"phase": "train"})
+        display.progress({"step": 1, "steps": 10, "loss": 0.7})
+        display.finish(ended())
+        display.finish(ended("crashed", wall_s=2.0, message="ValueError: no [bold] luck"))
+        display.finish(ended("skipped", message="a smaller cell ran out of memory"))
+        display.note("going on\nwith the rest of /tmp/x/runs.csv")
+        display.finish(ended(flags="not_learned", peak_cuda_allocated_mib=77.7, wall_s=7.0))
+    assert stream.getvalue().splitlines() == [
+        f"[ 3/68] {NAME}  ok  61.2 s  dev accuracy 0.512  1,234 MiB",
+        f"[ 4/68] {NAME}  crashed  2.0 s  ValueError: no [bold] luck",
+        f"[ 5/68] {NAME}  skipped  a smaller cell ran out of memory",
+        "going on with the rest of /tmp/x/runs.csv",
+        f"[ 6/68] {NAME}  ok  7.0 s  dev accuracy 0.512  78 MiB  (not_learned)",
+    ]
+
+
+def test_on_a_terminal_everything_is_shown_as_it_happens(terminal):
+    now = 0.0
+    with Display(68, 2, terminal.stream, lambda: now) as display:
+        display.start(NAME)
+        assert "2/68 cells  0:00 gone\r\n" in terminal.seen()
+        now = 5.0
+        display.progress({"phase": "train"})
+        display.progress({"step": 1200, "steps": 3000, "loss": 0.69314})
+        seen = terminal.seen()
+        assert f"{NAME}  train  step 1,200/3,000  loss 0.6931  0:05" in seen
+        assert "left" not in seen
+        display.progress({"phase": "evaluate"})
+        assert f"{NAME}  evaluate  0:05" in terminal.seen()
+        now = 60.0
+        display.finish(ended(wall_s=60.0))
+        seen = terminal.seen()
+        assert f"[ 3/68] {NAME}  ok  60.0 s" in seen
+        assert "3/68 cells  1 ok  1:00 gone, about 1:05:00 left" in seen
+        display.finish(ended("oom", wall_s=30.0))
+        assert "4/68 cells  1 ok  1 oom  1:00 gone, about 48:00 left" in terminal.seen()
+        display.start(NAME)
+        now = 80.0
+        display.progress({"phase": "train"})
+        assert "about 47:40 left" in terminal.seen()
+        now = 900.0  # longer than the mean: the estimate goes on counting the cells behind it
+        display.progress({"phase": "train"})
+        assert "about 47:15 left" in terminal.seen()
+
+
+def test_time_left_is_what_is_expected_where_that_is_known(terminal):
+    now = 0.0
+    with Display(3, 0, terminal.stream, lambda: now) as display:
+        display.start(NAME, 100.0, 60.0)
+        assert "about 2:40 left" in terminal.seen()
+        now = 40.0
+        display.progress({"phase": "train"})
+        assert "about 2:00 left" in terminal.seen()
+        now = 150.0  # longer than expected: those after it are still to come
+        display.progress({"phase": "train"})
+        assert "about 1:00 left" in terminal.seen()
+        display.finish(ended(wall_s=150.0))
+        assert "about 1:00 left" in terminal.seen()
+
+
+def test_it_draws_only_when_told_and_starts_no_thread(terminal):
+    threads = threading.active_count()
+    with Display(3, 0, terminal.stream) as display:
+        display.start(NAME)
+        assert threading.active_count() == threads
+        assert terminal.seen()
+        assert terminal.seen() == ""
+
+
+def test_stdout_stays_the_programs_own(terminal, capsys):
+    with Display(3, 0, terminal.stream) as display:
+        display.start(NAME)
+        sys.stdout.write("for a program\n")
+    assert capsys.readouterr().out == "for a program\n"
+    assert "for a program" not in terminal.seen()
+
+
+def test_a_dumb_terminal_gets_lines(terminal, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    with Display(3, 0, terminal.stream) as display:
+        display.start(NAME)
+        display.finish(ended())
+    assert terminal.seen() == f"[1/3] {NAME}  ok  61.2 s  dev accuracy 0.512  1,234 MiB\r\n"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"phase": ["train"]},
+        {"step": "1", "steps": 2},
+        {"step": True, "steps": None},
+        {"step": -1, "steps": 10},
+        {"step": 1, "steps": 2, "loss": float("nan")},
+        {"step": 1, "steps": 2, "loss": "low"},
+        {"phase": "\x1b[2J[red]" + "x" * 5000},
+        {},
+    ],
+)
+def test_what_a_worker_cannot_have_meant_does_no_harm(terminal, message):
+    with Display(3, 0, terminal.stream) as display:
+        display.start(NAME)
+        terminal.seen()
+        display.progress(message)
+        assert NAME in terminal.seen()
+
+
+def test_nobody_looking_any_more_stops_no_cell(terminal):
+    stream = io.StringIO()
+    for gone in (stream, terminal.stream):
+        with Display(3, 0, gone) as display:
+            display.start(NAME)
+            gone.close()
+            display.progress({"phase": "train"})
+            display.finish(ended())
+            display.note("still here")
+
+
+def test_a_full_disk_behind_stderr_stops_no_cell():
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    with Display(3, 0, Full()) as display:
+        display.start(NAME)
+        display.finish(ended())
+        display.note("still here")
+
+
+def test_clock_time():
+    assert [clock_time(s) for s in (0, 7.4, 59.6, 3599.6, 3723)] == [
+        "0:00", "0:07", "1:00", "1:00:00", "1:02:03",
+    ]  # fmt: skip

@@ -1,0 +1,331 @@
+"""The grid command, end to end, with real workers."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from bench.grid.dryrun import print_plan
+from bench.plan import gridfile
+from bench.plan.columns import NAMES
+from bench.plan.learning_rates import Search
+from bench.plan.planning import Resolved, expand, plan
+from bench.results.rowfile import encode, record
+from tests.bench.grids import GridRuns
+
+
+def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
+    grid.csv = grid.folder / "not" / "there" / "yet" / "runs.csv"
+    first = grid.run_apart("--select", "mode=full,dora")
+    assert first.returncode == 0, first.stderr
+    rows = grid.rows()
+    assert len(rows) == 4
+    for row in rows:
+        assert row["status"] == "ok"
+        assert row["dev_metric"] == "accuracy"
+        for name in (
+            "step_ms_median",
+            "ms_per_1k_tokens",
+            "ms_per_1k_tokens_ci_low",
+            "steps_timed",
+            "peak_rss_mib",
+            "peak_anon_mib",
+            "imports_anon_mib",
+            "activations_mib",
+            "weights_mib",
+            "optimizer_mib",
+            "gradients_mib",
+            "dev_score",
+            "dev_ci_low",
+            "dev_loss",
+            "train_loss",
+            "majority_score",
+            "wall_s",
+            "startup_s",
+            "train_s",
+            "eval_s",
+            "params_total",
+            "params_trainable",
+            "tokens_total",
+            "flops_per_token",
+            "predicted_s",
+            "predicted_peak_mib",
+        ):
+            assert row[name] is not None, name
+        assert 0 < float(row["startup_s"]) < float(row["wall_s"])
+        assert row["params_trainable"] <= row["params_total"]
+        assert row["peak_cuda_allocated_mib"] is None
+        assert row["imports_anon_mib"] < row["peak_anon_mib"] < row["peak_rss_mib"]
+        assert str(grid.folder) not in json.dumps(row)
+    index = (grid.reports / "index.html").read_text()
+    assert "dora" in index
+    assert str(grid.folder) not in index
+    assert "Prediction: " in (grid.reports / "report.md").read_text()
+
+    again = grid.run("--select", "mode=full,dora")
+    assert again.returncode == 0, again.stderr
+    assert grid.rows() == rows
+
+
+def test_a_long_training_shows_its_own_step_times(grid: GridRuns) -> None:
+    quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "50", "--device", "cpu")
+    done = grid.run("--select", "mode=lora amp=off", "--max-steps", "100", quick=quick)
+    assert done.returncode == 0, done.stderr
+    (row,) = grid.rows()
+    (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
+    assert not (folder / "panel.csv").exists()
+    steps = (folder / "steps.csv").read_text().splitlines()
+    assert steps[0] == "step,ms,tokens,padded,examples,loss"
+    assert len(steps) == 1 + 100
+    assert 100 - 48 <= row["steps_timed"] <= 100 - 8
+    assert (
+        row["ms_per_1k_tokens_ci_low"] < row["ms_per_1k_tokens"] < row["ms_per_1k_tokens_ci_high"]
+    )
+    watched = json.loads((folder / "machine.json").read_text())
+    assert 0 < watched["cpu"]["seconds"] < row["train_s"] + 0.1
+    assert set(watched["doubts"]) <= set(str(row["flags"]).split())
+
+
+ONE = ("--select", "mode=lora amp=off", "--save-weights")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> GridRuns:
+    """A place where one cell has run. Not to be changed."""
+    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", tiny_checkpoint)
+    done = made.run(*ONE)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture
+def one_done(ran: GridRuns, grid: GridRuns) -> GridRuns:
+    """A place of its own that holds the same."""
+    shutil.copytree(ran.folder, grid.folder, dirs_exist_ok=True)
+    return grid
+
+
+def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
+    ran: GridRuns, one_done: GridRuns
+) -> None:
+    grid = one_done
+    (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
+    present = {path.name for path in folder.iterdir()}
+    assert {
+        "adapter",
+        "cell.json",
+        "command.txt",
+        "epochs.csv",
+        "machine.json",
+        "panel.csv",
+        "phases.csv",
+        "predictions.safetensors",
+        "result.json",
+        "row.json",
+        "stderr.txt",
+        "stdout.txt",
+        "steps.csv",
+    } <= present
+    phases = (folder / "phases.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in phases] == [
+        *("phase", "load", "tokenise", "train", "evaluate", "measure", "save")
+    ]
+    predictions = load_file(folder / "predictions.safetensors")
+    assert predictions["logits"].shape == (32, 5)
+    accuracy = (predictions["logits"].argmax(1) == predictions["labels"]).mean()
+    (row,) = grid.rows()
+    assert row["dev_score"] == pytest.approx(accuracy)
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    first = json.loads((folder / "result.json").read_text())["columns"]
+    losses = [line.rpartition(",")[2] for line in (folder / "steps.csv").read_text().splitlines()]
+    command = (folder / "command.txt").read_text().replace(str(ran.folder), str(grid.folder))
+    subprocess.run(command, shell=True, check=True, stdin=subprocess.DEVNULL)  # noqa: S602
+    second = json.loads((folder / "result.json").read_text())["columns"]
+    for name in ("dev_loss", "dev_score", "train_loss", "tokens_total"):
+        assert second[name] == first[name], name
+    again = [line.rpartition(",")[2] for line in (folder / "steps.csv").read_text().splitlines()]
+    assert again == losses
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
+    table = grid.run_apart("--dry-run")
+    assert table.returncode == 0
+    assert "8 cells: 8 to run" in table.stdout
+    assert "no basis yet" in table.stdout
+    told = json.loads(grid.run("--dry-run", "--json").stdout)
+    items = told["cells"]
+    assert len(items) == 8
+    assert {item["action"] for item in items} == {"run"}
+    assert told["total"]["predicted_s"] == pytest.approx(sum(i["predicted_s"] for i in items))
+    assert told["total"]["predicted_peak_mib"] == max(i["predicted_peak_mib"] for i in items)
+    assert "cells_that_fit" not in told["total"]
+    assert list(grid.folder.iterdir()) == []
+
+
+def test_repeats_are_planned_after_all_cells(grid: GridRuns, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    heads = ("--select", "mode=head", "--dry-run", "--repeats", "2")
+    table = grid.run(*heads).stdout
+    assert "4 repeats of 2 cells: 4 to run" in table
+    assert " repeat " in table
+    told = json.loads(grid.run(*heads, "--json").stdout)["cells"]
+    assert [cell["repeat"] for cell in told] == [1, 1, 2, 2]
+    assert [cell["name"] for cell in told[:2]] == [cell["name"] for cell in told[2:]]
+    refused = grid.run("--repeats", "0")
+    assert refused.returncode == 2
+    assert "--repeats" in refused.stderr
+
+
+def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(
+    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    all_of_it = grid.run("--dry-run", "--budget", "10000")
+    assert "8 of 8 cells fit into the budget of 10,000 min" in all_of_it.stdout
+    assert "left out" not in all_of_it.stdout
+    told = json.loads(grid.run("--dry-run", "--json").stdout)
+    half = told["total"]["predicted_s"] / 60 / 2
+    table = grid.run("--dry-run", "--budget", f"{half}").stdout
+    told = json.loads(grid.run("--dry-run", "--json", "--budget", f"{half}").stdout)
+    fitting = [item["predicted_s"] for item in told["cells"] if item["fits"]]
+    assert 1 <= len(fitting) == told["total"]["cells_that_fit"] < 8
+    assert sum(fitting) <= told["total"]["budget_s"] == pytest.approx(60 * half)
+    assert f"{len(fitting)} of 8 cells fit into the budget of" in table
+    assert table.count("left out") == 8 - len(fitting)
+    assert list(grid.folder.iterdir()) == []
+
+
+def test_cells_of_several_batch_sizes_and_that_unfreeze_are_predicted(grid: GridRuns) -> None:
+    path = grid.folder / "mine.toml"
+    path.write_text(
+        "[[cells]]\nmode = ['lora']\nrank = [2]\nlayers = ['attn-only']\n"
+        "batch_size = [8, 32]\nunfreeze = ['all', 'iterative']\n"
+    )
+    quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "5", "--device", "cpu")
+    planned = grid.run("--dry-run", "--json", grid=str(path), quick=quick)
+    assert planned.returncode == 0, planned.stderr
+    assert "not predicted" not in planned.stderr
+    told = json.loads(planned.stdout)
+    cells = {(cell["batch_size"], cell["unfreeze"]): cell for cell in told["cells"]}
+    assert len(cells) == 4
+    assert told["total"]["predicted_s"] == pytest.approx(
+        sum(cell["predicted_s"] for cell in cells.values())
+    )
+    for unfreeze in ("all", "iterative"):
+        small, large = (cells[size, unfreeze] for size in (8, 32))
+        assert small["predicted_peak_mib"] < large["predicted_peak_mib"]
+    for size in (8, 32):
+        whole, unfreezing = (cells[size, unfreeze] for unfreeze in ("all", "iterative"))
+        assert unfreezing["predicted_peak_mib"] == pytest.approx(
+            whole["predicted_peak_mib"], rel=0.02
+        )
+
+
+def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:
+    cells = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+    print_plan(plan(cells, {}, {"conditions_id": "c"}), None, False, budget_s=5400.0)
+    out = capsys.readouterr().out
+    assert "time is not predicted: cells run while any of the budget of 90 min is left" in out
+    assert "left out" not in out
+
+
+def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
+    one = ("--lr", "auto", "--select", "mode=head amp=off")
+    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    plan = told["cells"]
+    assert len(plan) == 5
+    assert told["total"]["covers"] == "search, round 1"
+    assert [cell["name"] for cell in told["after_search"]] == ["head-fp32-s0"]
+    assert {item["learning_rate_source"] for item in plan} == {"candidate"}
+    done = grid.run(*one)
+    assert done.returncode == 0, done.stderr
+    rows = grid.rows()
+    tries = [row for row in rows if row["learning_rate_source"] == "candidate"]
+    (row,) = [row for row in rows if row["learning_rate_source"] == "search"]
+    assert len(tries) >= 5
+    assert {each["data_digest"] for each in tries} != {row["data_digest"]}
+    best = max(tries, key=lambda each: (each["dev_score"], -each["dev_loss"]))
+    assert row["learning_rate_head"] == best["learning_rate_head"]
+    text = (grid.reports / "report.md").read_text()
+    assert "Learning rates: 1 search, each at its own best" in text
+    assert "1 of 1 cells ended ok" in text or "1 of 1 cell ended ok" in text
+    assert "--lr auto" in text
+    again = grid.run(*one)
+    assert again.returncode == 0
+    assert grid.rows() == rows
+    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    assert told["total"]["covers"] == "the grid"
+    assert [cell["action"] for cell in told["cells"]] == ["done"]
+
+    elsewhere = {"conditions_id": "there", "machine": "another", "threads": 99}
+    others = [each | elsewhere for each in rows]
+    grid.csv.write_bytes(record(NAMES) + b"".join(map(encode, others)))
+    told = json.loads(grid.run(*one, "--seeds", "2", "--dry-run", "--json").stdout)
+    assert told["total"]["covers"] == "the grid", "no try is trained again"
+    assert [cell["action"] for cell in told["cells"]] == ["done", "run"]
+    assert told["cells"][0]["reason"] == "score from another machine"
+    assert {cell["learning_rate_head"] for cell in told["cells"]} == {best["learning_rate_head"]}
+    assert told["total"]["scores_from_other_machines"] == 1
+    table = grid.run(*one, "--seeds", "2", "--dry-run").stdout
+    assert "1 cells take their scores from other machines" in table
+
+
+def test_a_dry_run_tells_a_search_from_the_grid_after_it(capsys) -> None:
+    grid = gridfile.load("smoke")
+    cells = expand(grid, Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+    cells = [cell for cell in cells if cell.mode == "head"]
+    tries = next(Search(cells, "d2", lambda cell: None).rounds())
+    print_plan(plan(tries, {}, {"conditions_id": "c"}), None, False, 2, cells)
+    first, second = capsys.readouterr().out.split("after the search")
+    assert first.startswith("search, round 2:")
+    assert "5 candidates: 5 to run" in first
+    for rate in ("0.0001", "0.000316", "0.001", "0.00316", "0.01"):
+        assert rate in first.split()
+    assert second.count("head") == 2
+
+
+def test_a_result_whose_row_was_never_written_is_taken_over(one_done: GridRuns) -> None:
+    grid = one_done
+    (row,) = grid.rows()
+    grid.csv.unlink()
+    assert grid.run(*ONE).returncode == 0
+    assert grid.rows() == [row]
+    (kept,) = (grid.folder / "runs").glob("*/row.json")
+    kept.unlink()
+    grid.csv.unlink()
+    result = grid.run(*ONE)
+    assert result.returncode == 0
+    (again,) = grid.rows()
+    assert "taking over the result" in result.stderr
+    assert again["wall_s"] is None
+    assert again["started_at"] <= row["finished_at"]
+    unmeasured = ("wall_s", "started_at", "finished_at", "predicted_s", "predicted_peak_mib")
+    assert {k: v for k, v in again.items() if k not in unmeasured} == {
+        k: v for k, v in row.items() if k not in unmeasured
+    }
+
+
+def test_a_result_of_another_version_of_the_code_is_not_taken_over(one_done: GridRuns) -> None:
+    grid = one_done
+    (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
+    job = json.loads((folder / "cell.json").read_text())
+    (folder / "cell.json").write_text(json.dumps(job | {"code_version": "0.0.1"}))
+    (folder / "row.json").unlink()
+    grid.csv.unlink()
+    again = grid.run(*ONE)
+    assert again.returncode == 0
+    assert "taking over" not in again.stderr
+    assert grid.rows()[0]["wall_s"] is not None
+
+
+def test_random_weights_measure_cost_and_no_quality(grid: GridRuns) -> None:
+    named = grid.run("--init", "random", "--model", "bert-tiny", "--select", "mode=lora amp=off")
+    assert named.returncode == 0, named.stderr
+    (row,) = grid.rows()
+    assert row["model"] == "bert-tiny"
+    assert row["init"] == "random"
+    assert row["dev_score"] is None
+    assert row["ms_per_1k_tokens"] is not None

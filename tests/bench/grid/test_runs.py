@@ -1,0 +1,416 @@
+"""Several runs of a cell: repeats, versions of the code, and scores from other machines."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench.analysis.groups import Group, groups
+from bench.analysis.setting import BETWEEN_PROCESSES, Setting
+from bench.analysis.verdicts import compare, score_spread
+from bench.plan.columns import Row
+from bench.report import figures
+from bench.report.__main__ import main
+from bench.report.render import render, report
+from bench.report.terms import TERMS
+from bench.results.outcomes import ValuesOf, no_values
+from bench.results.store import Store
+from bench.stats.intervals import Deviation, ratio
+from tests.bench.synthetic_rows import cell, planned_row, result_row, synthetic_rows
+
+TIME = "ms_per_1k_tokens"
+
+
+def run(mode: str = "full", time: float = 100.0, **more: Any) -> Row:
+    """A run of a cell, of seed 0 and repeat 1 unless `more` says otherwise."""
+    axes = (1, "attn-only") if mode == "lora" else (None, None)
+    settings = more.pop("settings", {})
+    of = cell(mode, *axes, "off", more.pop("seed", 0), **settings)
+    row = result_row(of, random.Random(0), **{"repeat": 1, **more})  # noqa: S311
+    times = {TIME: time, f"{TIME}_ci_low": time * 0.999, f"{TIME}_ci_high": time * 1.001}
+    return row | times | {name: more[name] for name in times if name in more}
+
+
+def one(rows: list[Row], values_of: ValuesOf = no_values) -> Group:
+    [group] = groups(rows, (), values_of)
+    return group
+
+
+def first(rows: list[Row], values_of: ValuesOf = no_values) -> Setting:
+    return one(rows, values_of).settings[0]
+
+
+def half_width(setting: Setting, column: str = TIME) -> float:
+    """Half the interval of a logarithm."""
+    estimate = setting.estimate(column)
+    assert estimate is not None
+    ends = estimate.ends()
+    assert ends is not None
+    return math.log(ends[1] / ends[0]) / 2
+
+
+def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed() -> None:
+    rows = [
+        run(time=90.0, dev_score=0.5, peak_rss_mib=900.0),
+        run(time=100.0, dev_score=0.5, peak_rss_mib=1000.0, repeat=2),
+        run(time=110.0, dev_score=0.5, peak_rss_mib=1100.0, code_version="0.2.0"),
+        run(time=100.0, dev_score=0.6, peak_rss_mib=1000.0, seed=1),
+    ]
+    setting = first(rows)
+    assert sorted(setting.by_run(TIME).values()) == [90.0, 100.0, 100.0, 110.0]
+    assert setting.estimate(TIME).value == pytest.approx(100.0)
+    assert setting.estimate("peak_rss_mib").value == pytest.approx(1000.0)
+    assert setting.estimate("peak_rss_mib").low is not None
+    assert setting.scores == {0: 0.5, 1: 0.6}
+    assert setting.estimate("dev_score").value == pytest.approx(0.55)
+    group = one(rows)
+    assert (group.seeds, group.runs, group.ok) == (2, 4, 4)
+
+
+def test_a_failed_attempt_at_a_repeat_leaves_the_others() -> None:
+    rows = [run(), run(repeat=2, status="oom"), run(repeat=2, attempt=2, time=110.0)]
+    assert len(first(rows).ok) == 2
+    assert [row["status"] for row in first(rows[:2]).rows] == ["ok", "oom"]
+
+
+def test_repeats_of_one_seed_have_the_score_of_one_training() -> None:
+    rows = [run(repeat=n, dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53) for n in (1, 2)]
+    assert first(rows).estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
+    kept = first(rows, lambda row: np.full(4, 0.5))
+    assert list(kept.values) == [0]
+    group = one([*rows, run("head", dev_score=0.4)], lambda row: np.full(4, row["dev_score"]))
+    spread = score_spread(*group.settings)
+    assert spread is not None
+    assert (spread.seeds, spread.of_seeds) == (1, None)
+
+
+def test_repeats_that_were_kept_differently_long_are_not_known() -> None:
+    rows = [run(repeat=n) for n in (1, 2)]
+    assert first(rows, lambda row: np.ones(int(row["repeat"] or 0))).values == {}
+
+
+def test_times_of_single_runs_are_widened_by_a_constant_without_repeats() -> None:
+    assert half_width(first([run()])) == pytest.approx(1.959964 * BETWEEN_PROCESSES, rel=1e-3)
+
+
+def test_times_of_single_runs_are_widened_by_what_repeats_show() -> None:
+    rows = [run(time=100 * math.exp(x), repeat=n) for n, x in enumerate((-0.02, 0.0, 0.02), 1)]
+    group = one([*rows, run("head")])
+    repeated, single = group.settings
+    assert group.between(TIME).value == pytest.approx(0.02)
+    assert group.between(TIME).freedom == 2
+    assert half_width(single) == pytest.approx(4.302653 * 0.02, rel=1e-6)
+    assert half_width(repeated) == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
+    assert first(rows).estimate("peak_rss_mib").ends() is not None
+    assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
+
+
+def repeats(mode: str, *gaps: float, own: float = 0.001, rate: float = 1e-4) -> list[Row]:
+    """Three runs of a setting, so far apart in logarithms, each with an interval of its own."""
+    return [
+        run(
+            mode,
+            time=(time := 100 * math.exp(gap)),
+            repeat=repeat,
+            settings={"learning_rate": rate} if mode == "full" else {},
+            ms_per_1k_tokens_ci_low=time * math.exp(-own),
+            ms_per_1k_tokens_ci_high=time * math.exp(own),
+        )
+        for repeat, gap in enumerate(gaps, 1)
+    ]
+
+
+def beside_steady(rows: list[Row]) -> tuple[Group, Setting]:
+    """A group with four settings whose runs are 1% apart, and the setting of some other rows."""
+    rates = (1e-5, 2e-5, 3e-5, 4e-5)
+    steady = [row for rate in rates for row in repeats("full", -0.01, 0.0, 0.01, rate=rate)]
+    group = one([*steady, *rows])
+    return group, group.settings[-1]
+
+
+def test_a_setting_less_steady_than_the_others_has_an_interval_of_its_own_scatter() -> None:
+    group, wild = beside_steady(repeats("head", -0.2, 0.0, 0.2))
+    assert half_width(wild) == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
+    pooled = group.between(TIME).half_width(3)
+    assert pooled < half_width(wild)
+    assert half_width(group.settings[0]) == pytest.approx(pooled, rel=1e-6)
+    group, usual = beside_steady(repeats("head", -0.015, 0.0, 0.015))
+    pooled = group.between(TIME).half_width(3)
+    assert half_width(usual) == pytest.approx(pooled, rel=1e-6), "that may be by chance"
+
+
+def test_runs_of_one_seed_are_known_no_better_than_by_their_own_intervals() -> None:
+    _, unsure = beside_steady(repeats("head", -0.01, 0.0, 0.01, own=0.3))
+    assert half_width(unsure) == pytest.approx(0.3 / math.sqrt(3), rel=1e-6)
+
+
+def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too() -> None:
+    rows = [run(), run(code_version="0.2.0", time=200.0), run("head")]
+    group = one(rows)
+    assert group.between(TIME) == Deviation(pytest.approx(math.log(2) / math.sqrt(2)), 1)
+    assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
+
+
+def test_costs_are_paired_over_runs_that_both_have() -> None:
+    """What slows a round of repeats for all settings does not hide their ratio."""
+    rounds = [1.0, 1.5, 1.2, 0.9]
+    rows = [run(time=100 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
+    rows += [run("head", time=50 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
+    full, head = one(rows).settings
+    gap = compare(one(rows), "time", head, full)
+    assert gap.value == pytest.approx(0.5)
+    assert gap.high - gap.low < 1e-6
+    moved = [row | {"code_version": "0.2.0"} if row["mode"] == "head" else row for row in rows]
+    group = one(moved)
+    full, head = group.settings
+    assert compare(group, "time", head, full) == ratio(head.estimate(TIME), full.estimate(TIME))
+    both = [*moved, *rows[-3:]]
+    gap = compare(one(both), "time", *one(both).settings[::-1])
+    assert gap.high - gap.low < 1e-6, "over the runs of the version that both have"
+
+
+def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them() -> None:
+    newer = {"code_version": "0.2.0"}
+    rows = [run(repeat=n) for n in (1, 2, 3)]
+    rows += [run("head", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
+    rows += [run("lora", time=100.0, repeat=n) for n in (1, 2, 3)]
+    rows += [run("lora", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
+    group = one(rows)
+    full, head, _ = group.settings
+    gap = compare(group, "time", head, full)
+    assert gap.value == pytest.approx(1.2)
+    assert math.log(gap.high / gap.value) > 0.1
+
+
+def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show() -> None:
+    """Two have one degree of freedom: their own spread would be of no use."""
+    rows = [
+        run(mode, time=100 * math.exp(0.02 * (-1) ** n), repeat=n, seed=0)
+        for mode in ("full", "head", "lora")
+        for n in (1, 2)
+    ]
+    group = one(rows)
+    gap = compare(group, "time", group.settings[1], group.settings[0])
+    half = 3.182446 * group.between(TIME).value
+    assert math.log(gap.high / gap.value) == pytest.approx(half, rel=1e-6)
+
+
+def test_planned_repeats_without_a_row_are_not_run() -> None:
+    planned = [planned_row(cell("full", None, None, "off")) | {"repeat": n} for n in (1, 2)]
+    [group] = groups([run()], planned)
+    assert [row["status"] for row in group.ordered] == ["ok", None]
+
+
+def test_planned_cells_of_a_version_without_a_row_of_it_are_not_run() -> None:
+    newer = {"code_version": "0.2.0"}
+    planned = [planned_row(cell(mode, None, None, "off")) | newer for mode in ("full", "head")]
+    [group] = groups([run(), run("head", **newer)], planned)
+    assert [row["status"] for row in group.ordered] == ["ok", None, "ok"]
+    failed = run(status="crashed", attempt=2, **newer)
+    [group] = groups([run(), failed, run("head", **newer)], planned)
+    assert [row["status"] for row in group.ordered] == ["ok", "ok"], "it was run, and failed"
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+
+
+def pages(folder: Path, rows: list[Row], **more: Any) -> tuple[str, str]:
+    index = render(rows, folder, **more)
+    return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
+    rows = synthetic_rows(68, failures=False)
+    for page in pages(tmp_path, rows):
+        assert "hold a deviation of 6% for it, a constant from one CPU" in page
+    again = [row | {"repeat": 2, TIME: float(row[TIME] or 0) * 1.06} for row in rows[:20]]
+    for page in pages(tmp_path, [*rows, *again]):
+        assert "Processes that do the same are 4.1% apart in time" in page
+        assert "20 degrees of freedom" in page
+        assert "88 of 88 runs ended ok, 1 seed for each setting, up to 2 repeats of each" in page
+    three = synthetic_rows(68 * 3, failures=False)
+    for page in pages(tmp_path, three):
+        assert "Processes that do the same" not in page, "intervals are of seeds alone"
+        assert "a constant from one CPU" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_of_several_versions_says_so_first_and_can_be_narrowed(tmp_path: Path) -> None:
+    rows = synthetic_rows(68, failures=False)
+    newer = [row | {"code_version": "0.2.0"} for row in rows[:10]]
+    said = "The rows are of 2 versions of the code: 68 of 0.1.0, 10 of 0.2.0."
+    for page in pages(tmp_path, [*rows, *newer]):
+        assert said in page
+        assert page.index(said) < page.index("Least memory")
+        assert "78 of 78 runs ended ok" in page
+        assert "<th>code" in page or "| code |" in page or 'data-key="code_version"' in page
+    for page in pages(tmp_path, [*rows, *newer], code_version="0.2.0"):
+        assert "Only rows of code version 0.2.0: 68 rows of others left out." in page
+        assert "10 of 10 cells ended ok" in page
+        assert "--reports reports/ --code-version 0.2.0" in page
+    for page in pages(tmp_path, rows):
+        assert "versions of the code" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_version_that_no_row_has_is_one_line(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    store = Store(runs)
+    for row in synthetic_rows(3, failures=False):
+        store.append(row | {"repeat": 1})
+    arguments = ["--runs", str(runs), "--reports", str(tmp_path / "out"), "--code-version"]
+    done = CliRunner().invoke(main, [*arguments, "9"], standalone_mode=False)
+    assert str(done.exception) == "--code-version: no row is of '9'; there are 3 of 0.1.0"
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(main, [*arguments, "0.1.0"], standalone_mode=False)
+    assert done.exception is None, done.exception
+    assert "3 rows" in done.output
+
+
+SOFTWARE = {"device": "cpu", "torch_version": "2.13.0+cpu", "measurement_version": 1}
+
+
+def away(row: Row, machine: str = "EPYC, 64 cores", **more: Any) -> Row:
+    """A row as another machine gives it."""
+    there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
+    return row | there | more
+
+
+def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do() -> None:
+    here = [run(dev_score=0.5), run("head", dev_score=0.4)]
+    there = [away(run(seed=seed, time=1.0, dev_score=0.6, peak_rss_mib=1.0)) for seed in (0, 1, 2)]
+    group, other = groups([*here, *there], (), lambda row: np.full(4, row["dev_score"]))
+    full, head = group.settings
+    assert full.scores == {0: 0.5, 1: 0.6, 2: 0.6}
+    assert full.values.keys() == {0, 1, 2}
+    assert head.scores == {0: 0.4}
+    assert full.by_run(TIME) == {(0, 1, "0.1.0"): 100.0}
+    assert len(full.ok) == 1
+    assert other.settings[0].scores == {0: 0.6, 1: 0.6, 2: 0.6}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"torch_version": "9"}, {"measurement_version": 9}, {"environment": "X=1"}, {"tf32": "on"},
+     {"device": "cuda:0"}, {"cuda_version": "13"}, {"batch_size": 64}, {"status": "invalid"},
+     {"dev_score": None}, {"frozen_dtype": "bf16"}, {"learning_rate": 1.0},
+     {"learning_rate_source": "candidate"}],
+)  # fmt: skip
+def test_scores_of_other_software_or_settings_are_not_taken(more: dict[str, Any]) -> None:
+    group = groups([run(), away(run(seed=1), **more)])[0]
+    assert group.settings[0].scores.keys() == {0}
+
+
+def test_software_that_is_not_known_is_not_the_same() -> None:
+    unknown = {"torch_version": None}
+    group = groups([run(**unknown), away(run(seed=1, **unknown))])[0]
+    assert group.settings[0].scores.keys() == {0}
+
+
+def test_the_first_machine_that_has_a_seed_lends_it() -> None:
+    rows = [run(), away(run(seed=1, dev_score=0.7)), away(run(seed=1, dev_score=0.8), "ARM 8")]
+    [row] = groups(rows)[0].settings[0].elsewhere
+    assert len(groups(rows)) == 3
+    assert row["dev_score"] in (0.7, 0.8)
+
+
+def test_the_report_says_which_scores_are_from_elsewhere() -> None:
+    rows = [run(), run("head"), away(run(seed=1)), away(run("head", seed=1))]
+    lead = " ".join(report(rows, [], [])["lead"])
+    assert (
+        "2 scores of seeds that have none here, and no costs, are from elsewhere, with the same "
+        "software: 2 of EPYC, 64 cores."
+    ) in lead
+    assert "elsewhere" not in " ".join(report(rows[:2], [], [])["lead"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_texts_that_were_cut_and_emulated_bf16_are_told(tmp_path: Path) -> None:
+    rows = synthetic_rows(68, failures=False)
+    cut = [row | {"texts_cut": 1234, "tokens_cut": 0.0123} for row in rows]
+    for page in pages(tmp_path, cut):
+        assert "1,234 texts are longer than max_length 128; 1.23% of tokens cut." in page.replace(
+            "\\", ""
+        )
+    none = [row | {"texts_cut": 0, "tokens_cut": 0.0} for row in rows]
+    for page in pages(tmp_path, [none[0] | {"flags": "emulated_bf16"}, *none[1:]]):
+        assert "longer than" not in page
+        assert "torch emulates them, and times say nothing about a GPU that has them" in page
+
+
+# What is counted
+
+
+def all_said(rows: list[Row]) -> str:
+    """The headings and sentences of a report."""
+    facts = report(rows, [], [])
+    sections = facts["sections"]
+    lines = [*facts["lead"], facts["cells_heading"], facts["failures_heading"]]
+    lines += [text for section in sections for text in (section.heading, *section.said)]
+    return " ".join(lines)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("more", [{"repeat": 2}, {"code_version": "0.2.0"}])
+def test_where_a_cell_has_several_runs_they_are_called_runs(more: dict[str, Any]) -> None:
+    foretold = {"predicted_peak_mib": 1.0, "predicted_s": 1.0}
+    cells = [run(**foretold), run("head", **foretold)]
+    runs = [*cells, *(row | more for row in cells)]
+    for rows, word in ((cells, "cell"), (runs, "run")):
+        number = f"{len(rows)} {word}s"
+        page = all_said(rows)
+        assert f"Every {word}: {len(rows)} of {len(rows)} ended ok" in page
+        assert f"Every {word} ended ok" in page
+        assert f"{number} took " in page
+        assert f"The predicted time was within 10% of the measured one in 0 of {number} " in page
+
+
+def test_runs_that_were_left_out_are_called_runs() -> None:
+    rows = [run(repeat=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
+    (first_row,) = report(rows, [], [])["failures"].rows
+    assert first_row[0].endswith(", and 2 other runs left out")
+    rows = [run(seed=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
+    (first_row,) = report(rows, [], [])["failures"].rows
+    assert first_row[0].endswith(", and 2 other cells left out")
+
+
+def test_a_seed_of_several_runs_elsewhere_is_one_score() -> None:
+    rows = [run(), *(away(run(seed=1, repeat=n)) for n in (1, 2, 3))]
+    lead = " ".join(report(rows, [], [])["lead"])
+    assert "1 score of seeds that have none here, and no costs, is from elsewhere" in lead
+    assert "software: 1 of EPYC, 64 cores." in lead
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("repeats", "end"),
+    [((2, 2), ", 2 repeats of each"), ((3, 1), ", up to 3 repeats of each"), ((1, 1), "")],
+)
+def test_cells_of_fewer_repeats_are_not_said_to_have_as_many(
+    repeats: tuple[int, int], end: str
+) -> None:
+    modes = zip(("full", "head"), repeats, strict=True)
+    rows = [run(mode, repeat=n) for mode, times in modes for n in range(1, times + 1)]
+    assert f"1 seed for each setting{end}." in report(rows, [], [])["lead"][0]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("repeats", "why"), [(1, "one run each, so no interval"), (2, "too few runs for an interval")]
+)
+def test_why_there_is_no_interval_follows_from_the_runs_of_both(repeats: int, why: str) -> None:
+    rows = [run(), *(run("head", repeat=n) for n in range(1, repeats + 1))]
+    [memory, *_] = report(rows, [], [])["cards"]
+    assert f"MiB; {why})" in memory.said
+
+
+def test_terms_say_how_weights_are_held() -> None:
+    assert "weights stay in fp32" not in dict(TERMS)["AMP"]
+    assert all("frozen_dtype" in dict(TERMS)[term] for term in ("AMP", "setting, cell"))

@@ -1,0 +1,466 @@
+"""A run of cells: what it takes over from runs that died, and what it leaves to others."""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench.analysis.groups import groups
+from bench.forecast.forecast import Prediction
+from bench.grid.session import Session
+from bench.launch.locks import Locks
+from bench.plan.budget import Budget
+from bench.plan.columns import NAMES, Row, latest, row_key
+from bench.plan.job import Job
+from bench.plan.planning import Planned, plan
+from bench.results.rowfile import encode, record
+from bench.results.store import Store, cells_folder, read_plan, read_rows
+from tests.faults.notes import Notes
+from tests.faults.parent import stub_report
+from tests.faults.setups import ROOT, setup
+from tests.faults.worker import NOTES, PLACE, RUN
+
+
+class Place:
+    """A runs.csv, and runs on it with a worker without torch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.csv = folder / "place" / "runs.csv"
+        self.notes = Notes(folder / "notes")
+        self.notes.folder.mkdir()
+        self.setup = setup("fake")
+
+    def plan(self, **options) -> list[Planned]:
+        return plan(self.setup.cells, self.rows(), self.setup.conditions.columns(), **options)
+
+    def version(self, name: str) -> None:
+        """From now on the code is of another version."""
+        conditions = replace(self.setup.conditions, code_version=name)
+        self.setup = replace(self.setup, conditions=conditions)
+
+    def run(
+        self, *rounds: list[Planned], fresh: bool = False, as_json: bool = False, **options
+    ) -> int:
+        store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
+        return Session(
+            grid=self.setup.grid, conditions=self.setup.conditions, model=self.setup.model,
+            data=self.setup.data, data_folder=None, store=store,
+            reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
+            worker=self.setup.argv, device_name=str(self.csv.parent), **options,
+        ).run(rounds, as_json)  # fmt: skip
+
+    def rows(self) -> list[Row]:
+        return read_rows(self.csv)
+
+    def folder(self, row: Row) -> Path:
+        repeat = "" if row["repeat"] == 1 else f"-r{row['repeat']}"
+        end = f"-{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
+        [folder] = cells_folder(self.csv).glob(f"*{end}")
+        return folder
+
+    def launches(self) -> int:
+        return len(self.notes.launches())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Place:
+    """A place with all cells done."""
+    monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+    made = Place(tmp_path)
+    values = {PLACE: made.csv.parent, NOTES: made.notes.folder, RUN: 1, "PYTHONPATH": ROOT}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    assert made.run(made.plan()) == 0
+    assert [row["status"] for row in made.rows()] == ["ok"] * 3
+    return made
+
+
+def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
+    planned = place.plan(repeats=3)
+    assert [item.action for item in planned] == ["done"] * 3 + ["run"] * 6
+    assert place.run(planned) == 0
+    out, err = capsys.readouterr()
+    assert "9 repeats of 3 cells: 9 ok" in out
+    assert "[9/9] head-fp32-s2, repeat 3  ok" in err
+    rows = place.rows()
+    assert [row["repeat"] for row in rows] == [1] * 3 + [2] * 3 + [3] * 3
+    assert {row["attempt"] for row in rows} == {1}
+    assert place.launches() == 9
+    folders = {path for path in cells_folder(place.csv).iterdir() if path.is_dir()}
+    assert folders == {place.folder(row) for row in rows}
+    assert len(folders) == 9
+    assert {Job.read(place.folder(row)).repeat for row in rows[6:]} == {3}
+    assert [row["repeat"] for row in read_plan(place.csv)] == [row["repeat"] for row in rows]
+    place.csv.unlink()
+    assert place.run(place.plan(repeats=3)) == 0, "taken over from the folders"
+    assert (place.rows(), place.launches()) == (rows, 9)
+
+
+def test_a_repeat_that_fails_takes_nothing_from_the_others(place, capsys):
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    capsys.readouterr()
+    assert place.run(place.plan(repeats=2)) == 1
+    out, err = capsys.readouterr()
+    assert "6 repeats of 3 cells: 3 crashed, 3 ok" in out
+    assert "--rerun crashed" in err
+    assert "older results" not in err
+    assert [item.action for item in place.plan(repeats=2)] == ["done"] * 3 + ["kept"] * 3
+
+
+def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(place, capsys):
+    rows = [
+        row | {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
+        for row in place.rows()
+    ]
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    shutil.rmtree(cells_folder(place.csv))
+    capsys.readouterr()
+    for launches, as_json in ((4, False), (4, True)):
+        assert place.run(place.plan(), as_json=as_json) == 0
+        assert place.launches() == launches
+        out, err = capsys.readouterr()
+        if as_json:
+            told = json.loads(out)
+            assert (told["cells"], told["scores_from_other_machines"]) == ({"ok": 3}, 2)
+        else:
+            assert "3 cells: 3 ok\n2 cells take their scores from other machines\n" in out
+        assert "2 cells take their scores from other machines\n" in err
+        assert [row["seed"] for row in read_plan(place.csv)] == [0], "the others lack nothing"
+    [mine] = [row for row in place.rows() if row["conditions_id"] != "there"]
+    assert (mine["seed"], mine["status"]) == (0, "ok")
+
+
+def interrupt(place: Place, row: Row) -> Path:
+    """A row that says that the cell was run again and interrupted; the folder of its next try."""
+    Store(place.csv).append(row | {"attempt": 2, "status": "interrupted"})
+    folder = place.folder(row)
+    return folder.with_name(f"{folder.name.removesuffix('1')}3")
+
+
+def on_gpu(place: Place) -> None:
+    """Let the cells of a place be for a GPU, of which its worker needs none."""
+    conditions = replace(place.setup.conditions, device="cuda:1")
+    grid = place.setup.grid
+    axes = [of.model_copy(update={"amp": ["off", "bf16"]}) for of in grid.cells]
+    grid = grid.model_copy(update={"cells": axes})
+    place.setup = replace(place.setup, conditions=conditions, grid=grid)
+
+
+@pytest.mark.parametrize(("has_bf16", "flags"), [(False, "emulated_bf16"), (True, None)])
+def test_bf16_that_the_gpu_emulates_is_a_flag(place, has_bf16, flags):
+    on_gpu(place)
+    place.run(place.plan(), has_bf16=has_bf16)
+    rows = [row for row in place.rows() if row["device"] == "cuda:1"]
+    assert {(row["amp"], row["flags"]) for row in rows} == {("off", None), ("bf16", flags)}
+
+
+def test_a_worker_runs_on_the_only_gpu_that_it_sees(place):
+    on_gpu(place)
+    place.run(place.plan()[:1])
+    row = place.rows()[-1]
+    assert row["device"] == "cuda:1"
+    assert json.loads((place.folder(row) / "cell.json").read_text())["device"] == "cuda:0"
+    command = (place.folder(row) / "command.txt").read_text()
+    assert command.startswith(f"env CUDA_VISIBLE_DEVICES={place.csv.parent} ")
+    on_cpu = (place.folder(place.rows()[0]) / "command.txt").read_text()
+    assert on_cpu.startswith("env CUDA_VISIBLE_DEVICES= ")
+
+
+def test_what_another_grid_has_run_meanwhile_is_not_run_again(place, capsys):
+    place.csv.unlink()
+    shutil.rmtree(cells_folder(place.csv))
+    old = place.plan()
+    assert place.run(place.plan()) == 0
+    rows, launches = place.rows(), place.launches()
+    capsys.readouterr()
+    assert place.run(old) == 0
+    assert place.rows() == rows
+    assert place.launches() == launches == 6
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert err.count("  ok  ") == 3
+
+
+def test_what_another_grid_interrupted_does_not_stop_this_one(place):
+    row = place.rows()[0]
+    planned = place.plan(rerun="ok")
+    interrupt(place, row)
+    assert place.run(planned) == 1
+    assert [row["attempt"] for row in place.rows()] == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
+    row = place.rows()[0]
+    folder = interrupt(place, row)
+    shutil.copytree(place.folder(row), folder)
+    (folder / "row.json").unlink()
+    job = json.loads((folder / "cell.json").read_text())
+    (folder / "cell.json").write_text(json.dumps(job | {"attempt": 3}))
+    assert place.run(place.plan(rerun="ok")[:1]) == 0
+    again = place.rows()[-1]
+    assert (again["attempt"], again["status"], again["wall_s"]) == (3, "ok", None)
+    assert again["train_s"] == row["train_s"]
+    assert place.launches() == 3
+
+
+def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
+    place.version("newer")
+    assert [item.action for item in place.plan()] == ["done"] * 3, "of whatever version"
+    assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
+    planned = place.plan(fresh=True)
+    assert [(item.action, item.attempt) for item in planned] == [
+        ("done", 3),
+        ("run", 2),
+        ("run", 2),
+    ]
+    capsys.readouterr()
+    assert place.run(planned, fresh=True) == 0
+    assert "3 cells: 3 ok" in capsys.readouterr().out
+    rows = place.rows()
+    assert [row["code_version"] for row in rows] == ["none"] * 3 + ["newer"] * 3
+    assert list(latest(rows).values()) == rows, "none replaces another"
+    assert {item.action for item in place.plan(fresh=True)} == {"done"}
+    assert place.launches() == 6
+
+
+def test_what_a_stopped_fresh_run_left_is_shown_as_not_run(place, monkeypatch):
+    def statuses() -> list[object]:
+        [group] = groups(place.rows(), read_plan(place.csv))
+        return [row["status"] for row in group.ordered]
+
+    place.version("newer")
+    assert place.run(place.plan()) == 0
+    assert [row["code_version"] for row in read_plan(place.csv)] == ["none"] * 3
+    assert statuses() == ["ok"] * 3
+    assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
+    monkeypatch.setattr(Session, "_run_cells", lambda *_: True)
+    assert place.run(place.plan(fresh=True), fresh=True) == 130
+    assert statuses() == ["ok", "ok", "ok", None, "ok", None]
+
+
+def test_fresh_that_fails_is_told_and_waits_for_rerun(place, capsys):
+    place.version("newer")
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    assert place.run(place.plan(fresh=True), fresh=True) == 1
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 crashed" in out
+    assert "to run again what ended crashed" in err
+    assert "older results" not in err
+    assert [item.action for item in place.plan(fresh=True)] == ["kept"] * 3
+    assert [item.action for item in place.plan(fresh=True, rerun="crashed")] == ["run"] * 3
+    assert [item.action for item in place.plan()] == ["done"] * 3
+    assert [row["status"] for row in latest(place.rows()).values()] == ["ok"] * 3
+
+
+def test_fresh_takes_over_what_the_present_version_left(place):
+    place.version("newer")
+    assert place.run(place.plan(fresh=True), fresh=True) == 0
+    rows = place.rows()
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows[:3])))
+    assert place.run(place.plan(fresh=True), fresh=True) == 0
+    assert (place.rows(), place.launches()) == (rows, 6)
+
+
+def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
+    row = place.rows()[0]
+    place.version("newer")
+    planned = place.plan(fresh=True)
+    Store(place.csv).append(row | {"attempt": 2, "code_version": "other"})
+    assert place.run(planned, fresh=True) == 0
+    rows = place.rows()
+    assert len({row_key(row) for row in rows}) == len(rows) == 7
+    assert [(row["code_version"], row["attempt"]) for row in rows[4:]] == [
+        ("newer", 3), ("newer", 2), ("newer", 2),
+    ]  # fmt: skip
+
+
+def test_an_older_version_that_ran_out_of_memory_skips_nothing_of_a_fresh_run(place):
+    Store(place.csv).append(out_of_memory(place))
+    place.version("newer")
+    assert place.run([bigger(place, batch_size=128)], fresh=True) == 0
+
+
+def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
+    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
+    assert place.run(place.plan(rerun="ok")) == 1
+    assert [row["status"] for row in place.rows()] == ["ok"] * 3 + ["crashed"] * 3
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert "3 cells did not end ok this time: their older results count" in err
+    assert [(item.action, item.attempt) for item in place.plan()] == [("done", 3)] * 3
+
+
+def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
+    row = place.rows()[0]
+    os.utime(place.folder(row) / "cell.json", (2e9, 2e9))
+    (place.folder(row) / "row.json").unlink()
+    place.csv.unlink()
+    assert place.run(place.plan()) == 0
+    assert place.launches() == 3
+    for row in place.rows():
+        assert row["started_at"] <= row["finished_at"]
+
+
+def test_nothing_is_left_over(place):
+    folder = place.csv.parent
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"runs.csv", "runs.csv.lock", "runs", "reports"}
+    assert not list(folder.rglob(".*"))
+
+
+def out_of_memory(place: Place) -> Row:
+    """A row of a cell like the first one, only of another seed, that ran out of memory."""
+    cell = replace(place.setup.cells[0], seed=100)
+    return place.rows()[0] | cell.columns() | {"status": "oom"}
+
+
+def bigger(place: Place, **settings) -> Planned:
+    """A cell like the first one, only bigger, planned."""
+    cell = replace(place.setup.cells[0], **settings)
+    [planned] = plan([cell], place.rows(), place.setup.conditions.columns())
+    return planned
+
+
+def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(place, capsys):
+    launches = place.launches()
+    Store(place.csv).append(out_of_memory(place))
+    for _ in range(2):
+        assert place.run([bigger(place, batch_size=128, seed=7)]) == 1
+    row = place.rows()[-1]
+    assert (row["status"], row["attempt"], row["batch_size"]) == ("skipped", 1, 128)
+    assert "batch size 64, here 128" in row["message"]
+    assert len(place.rows()) == 5  # said once
+    assert place.launches() == launches
+    assert "--rerun skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": 7},
+        {"batch_size": 32},
+        {"batch_size": 128, "amp": "bf16"},
+        {"batch_size": 128, "dropout": 0.0},
+        {"batch_size": 128, "max_steps": 1},
+        {"batch_size": 128, "epochs": 1},
+    ],
+)
+def test_what_is_no_bigger_than_an_oom_or_another_setting_runs(place, settings):
+    Store(place.csv).append(out_of_memory(place))
+    assert place.run([bigger(place, **settings)]) == 0
+
+
+def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(place):
+    store, failed = Store(place.csv), out_of_memory(place)
+    store.append(failed)
+    wanted = bigger(place, batch_size=128)
+    assert place.run([wanted]) == 1
+    again = plan([wanted.cell], place.rows(), place.setup.conditions.columns(), rerun="skipped")
+    assert place.run(again) == 0
+    store.append(failed | {"attempt": 2, "status": "ok"})
+    assert place.run([bigger(place, batch_size=256)]) == 0
+
+
+def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, capsys):
+    tries = ("timeout", "timeout", "crashed")
+    wanted = replace(bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries)
+    launches = place.launches()
+    for _ in range(2):
+        assert place.run([wanted]) == 1
+    *_, row = place.rows()
+    assert (row["status"], row["message"]) == ("skipped", "no learning rate")
+    assert len(place.rows()) == 4  # said once
+    assert place.launches() == launches
+    err = capsys.readouterr().err
+    assert "--rerun timeout" in err
+    assert "--rerun crashed" in err
+    assert "--rerun skipped" not in err
+
+
+def foretold(seconds_by_amp: dict[str, float]):
+    """Makes a forecast that tells a cell's time by its AMP."""
+
+    def seconds(variant) -> float:
+        return seconds_by_amp[variant.amp]
+
+    forecast = SimpleNamespace(
+        basis="runs", learn=lambda rows: None,
+        predict=lambda variant: Prediction(100.0, seconds(variant), 1.0),
+        left_s=lambda left: sum(n * seconds(variant) for variant, n in left.items()),
+    )  # fmt: skip
+    return lambda planned, signals: forecast
+
+
+def test_what_does_not_fit_into_the_budget_is_skipped_once_and_smaller_cells_run(place, capsys):
+    launches = place.launches()
+    forecaster = foretold({"off": 60.0, "bf16": 6000.0})
+    for minutes in (20, 30):
+        planned = [bigger(place, seed=7, amp="bf16"), bigger(place, seed=8)]
+        assert place.run(planned, budget=Budget(60 * minutes), forecaster=forecaster) == 1
+        out, err = capsys.readouterr()
+        assert "2 cells: 1 ok, 1 skipped" in out
+        assert "left out: predicted to take 100 min, and" in err
+        assert f"1 cells were left out for the budget of {minutes} min" in err
+        assert "longer than all of it, up to 100 min" in err
+        assert "to go on: python -m bench.grid" in err
+        assert "--rerun skipped" not in err
+    skipped, small = place.rows()[3:]
+    assert (skipped["status"], skipped["attempt"], skipped["amp"]) == ("skipped", 1, "bf16")
+    assert "of the budget of 20 min are left" in skipped["message"], "as it was said first"
+    assert (small["status"], small["seed"]) == ("ok", 8)
+    assert place.launches() == launches + 1
+    again = bigger(place, seed=7, amp="bf16")
+    assert (again.action, again.reason, again.attempt) == ("run", "was skipped", 2)
+    assert place.run([again], budget=Budget(6600.0), forecaster=forecaster) == 0
+    assert [row["status"] for row in place.rows()[3:]] == ["skipped", "ok", "ok"]
+
+
+def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, capsys):
+    launches = place.launches()
+    guess = foretold({"off": 1e9})([], None)
+    guess.basis = None  # a guess before anything has run here is no prediction
+    forecaster = lambda planned, signals: guess  # noqa: E731
+    assert place.run([bigger(place, seed=7)], budget=Budget(600.0), forecaster=forecaster) == 0
+    assert place.launches() == launches + 1
+    assert place.run([bigger(place, seed=8)], budget=Budget(0.0)) == 1
+    assert place.rows()[-1]["message"] == (
+        "left out: its time is not predicted, and the budget of 0 min is used up"
+    )
+    assert place.launches() == launches + 1
+    assert "longer than all of it" not in capsys.readouterr().err
+
+
+def test_a_rerun_that_does_not_fit_leaves_the_result_and_its_row(place, capsys):
+    rows = place.rows()
+    assert place.run(place.plan(rerun="ok"), budget=Budget(0.0)) == 1
+    assert place.rows() == rows
+    out, err = capsys.readouterr()
+    assert "3 cells: 3 ok" in out
+    assert "3 cells did not end ok this time: their older results count" in err
+
+
+def test_a_result_that_a_stopped_run_left_is_taken_over_whatever_the_budget(place):
+    rows = place.rows()
+    place.csv.unlink()
+    assert place.run(place.plan(), budget=Budget(0.0)) == 0
+    assert place.rows() == rows
+
+
+def test_a_cell_that_is_left_out_waits_for_no_other_grid(place, monkeypatch):
+    monkeypatch.setattr(Locks, "turn", lambda *_: pytest.fail("it waits"))
+    assert place.run([bigger(place, seed=7)], budget=Budget(0.0)) == 1
+
+
+def test_a_search_of_which_a_try_is_left_out_goes_no_further(place):
+    attempt = bigger(place, seed=7, amp="bf16", learning_rate_source="candidate")
+    other, after = bigger(place, seed=8, amp="bf16"), bigger(place, seed=9)
+    forecaster = foretold({"off": 60.0, "bf16": 6000.0})
+    assert place.run([attempt], [after], budget=Budget(600.0), forecaster=forecaster) == 1
+    assert [row["status"] for row in place.rows()[3:]] == ["skipped"]
+    assert place.run([other], [after], budget=Budget(600.0), forecaster=forecaster) == 0
+    assert [row["status"] for row in place.rows()[3:]] == ["skipped", "skipped", "ok"]

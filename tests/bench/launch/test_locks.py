@@ -1,0 +1,157 @@
+"""The locks that grids share, among real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.common.errors import DiskFullError
+from bench.launch.locks import Locks
+from bench.launch.signals import Signals
+
+ROOT = Path(__file__).parents[3]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from bench.launch.locks import Locks
+from bench.common.errors import StoppedError
+from bench.launch.signals import Signals
+
+def say(text):
+    print(text, flush=True)
+
+with Signals() as signals, Locks(Path(sys.argv[1]), signals, lambda: say("waits")) as locks:
+    try:
+        if sys.argv[2] == "each":
+            for item in locks.each(sys.argv[3:], str):
+                say(f"has {item}")
+                sys.stdin.readline()
+        for device in sys.argv[3:] if sys.argv[2] == "turn" else ():
+            with locks.turn(device):
+                say(f"has {device}")
+                sys.stdin.readline()
+    except StoppedError:
+        say("stopped")
+"""
+
+
+class Holder:
+    """A process that takes locks; each is given back for a line on its stdin."""
+
+    def __init__(self, path: Path, *words: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path), *words],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def says(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def says_then(self) -> str:
+        """What it says after it has waited."""
+        while (said := self.says()) == "waits":
+            pass
+        return said
+
+    def go_on(self) -> None:
+        self.process.stdin.write("\n")
+
+
+@pytest.fixture
+def start(tmp_path):
+    holders = []
+
+    def start_one(*words: str) -> Holder:
+        holders.append(Holder(tmp_path / "grids.lock", *words))
+        return holders[-1]
+
+    yield start_one
+    for holder in holders:
+        holder.process.kill()
+        holder.process.communicate()
+
+
+def test_one_at_a_time_has_a_device_and_others_have_theirs(start):
+    first = start("turn", "cpu")
+    assert first.says() == "has cpu"
+    assert start("turn", "cuda:0").says() == "has cuda:0"
+    second = start("turn", "cpu")
+    assert second.says() == "waits"
+    first.go_on()
+    assert second.says() == "has cpu"
+
+
+def test_a_killed_process_gives_its_locks_back(start):
+    first = start("turn", "cpu")
+    assert first.says() == "has cpu"
+    second = start("turn", "cpu")
+    assert second.says() == "waits"
+    first.process.kill()
+    assert second.says() == "has cpu"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_can_be_stopped_and_uses_no_processor(start, number):
+    first = start("turn", "cpu")
+    assert first.says() == "has cpu"
+    second = start("turn", "cpu")
+    assert second.says() == "waits"
+    process = psutil.Process(second.process.pid)
+    before = sum(process.cpu_times()[:2])
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.process.wait(0.5)
+    assert sum(process.cpu_times()[:2]) - before <= 0.01
+    second.process.send_signal(number)
+    assert second.says() == "stopped"
+    assert second.process.wait(5) == 0
+
+
+def test_who_has_just_had_a_device_queues_up_behind_who_waits(start):
+    first = start("turn", "cpu", "cpu")
+    assert first.says() == "has cpu"
+    second = start("turn", "cpu", "cpu")
+    assert second.says() == "waits"
+    first.go_on()
+    assert first.says() == "waits"  # and does not have it again
+    assert second.says() == "has cpu"
+    second.go_on()
+    # on a machine so busy that the first has not begun to wait yet, the second may go on
+    assert second.says() in ("waits", "has cpu")
+    second.go_on()
+    assert first.says_then() == "has cpu"
+
+
+def test_what_others_have_comes_last(tmp_path, start):
+    other = start("each", "b")
+    assert other.says() == "has b"
+    waited, seen = [], []
+    path = tmp_path / "grids.lock"
+    with Signals() as signals, Locks(path, signals, lambda: waited.append(True)) as locks:
+        for item in locks.each(["a", "b", "c"], str):
+            seen.append(item)
+            if item == "c":
+                other.go_on()
+    assert seen == ["a", "c", "b"]
+    assert len(waited) <= 1
+
+
+def test_an_item_is_given_back_when_it_is_done_with(tmp_path, start):
+    path = tmp_path / "grids.lock"
+    with Signals() as signals, Locks(path, signals, lambda: None) as locks:
+        for item in locks.each(["a", "b"], str):
+            if item == "b":
+                assert start("each", "a").says() == "has a"
+                assert start("each", "b", "c").says() == "has c"
+                break
+        assert start("each", "b").says() == "has b"
+
+
+def test_a_place_without_locks_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskFullError, match="can't be locked"):
+        Locks(tmp_path / "file" / "grids.lock", Signals(), lambda: None)

@@ -1,0 +1,418 @@
+"""The runner against real processes that end in every way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from bench.common.errors import DiskFullError
+from bench.launch import runner
+from bench.launch.runner import Outcome, Signals, run_worker
+from tests.bench.fake_parent import WORKER
+
+ROOT = Path(__file__).parents[3]
+PARENT = Path(__file__).parents[1].joinpath("fake_parent.py")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run(folder: Path, *behaviours: str, timeout_s=30.0, grace_s=5.0, on_progress=lambda _: None):
+    with Signals() as signals:
+        return run_worker(
+            folder,
+            [sys.executable, str(WORKER), str(folder), *behaviours],
+            env=ENVIRONMENT,
+            timeout_s=timeout_s,
+            grace_s=grace_s,
+            on_progress=on_progress,
+            signals=signals,
+        )
+
+
+def start_parent(
+    folder: Path, *behaviours: str, timeout_s=30, small=False
+) -> subprocess.Popen[str]:
+    argv = [sys.executable, str(PARENT), str(folder), str(timeout_s), *behaviours]
+    if small:  # what a shell forks starts with the shell's peak memory, not with that of pytest
+        argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]
+    return subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")]
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for(condition, timeout_s=10.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def all_gone(folder: Path) -> bool:
+    found = pids(folder)
+    assert found
+    return wait_for(lambda: not any(map(runs, found)), timeout_s=3)
+
+
+# How it ended
+
+
+def test_a_valid_result_gives_the_status(tmp_path):
+    outcome = run(tmp_path, "result")
+    assert (outcome.status, outcome.message) == ("ok", "")
+    assert (outcome.exit_code, outcome.signal) == (0, None)
+    assert outcome.result is not None
+    assert outcome.result["columns"] == {"train_s": 1.5}
+    assert outcome.result["flags"] == ["throttled"]
+    assert 0 < outcome.cpu_s < outcome.wall_s < 10
+    assert outcome.started_at <= outcome.finished_at
+    assert outcome.started_at.endswith("Z")
+
+
+def test_what_keeping_weights_took_is_no_part_of_wall_s(tmp_path, monkeypatch):
+    for behaviour, wall_s in (("result", 10.0), ("result_that_was_kept", 7.0)):
+        clock = iter([1000.0, 1010.0])
+        monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))
+        outcome = run(tmp_path, behaviour)
+        assert (outcome.status, outcome.wall_s) == ("ok", wall_s)
+        begun, ended = map(datetime.fromisoformat, (outcome.started_at, outcome.finished_at))
+        assert (ended - begun).total_seconds() == 10
+
+
+def test_a_failed_result_gives_status_and_message_on_one_line(tmp_path):
+    outcome = run(tmp_path, "failed_result")
+    assert outcome.status == "invalid"
+    assert outcome.message == "the loss is not finite, at step 7"
+
+
+def test_a_result_counts_though_the_worker_then_crashes(tmp_path):
+    assert run(tmp_path, "result", "segfault").status == "ok"
+
+
+def test_chatter_goes_to_files_and_touches_no_result(tmp_path):
+    assert run(tmp_path, "chatter", "result").status == "ok"
+    for name in ("stdout.txt", "stderr.txt"):
+        assert (tmp_path / name).read_text() == '{"status": "oom"}\n' * 20_000
+
+
+def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
+    outcome = run(tmp_path, "flood", "error")
+    assert outcome.message == "FileNotFoundError: [Errno 2] No such file"
+    for name in ("stdout.txt", "stderr.txt"):
+        assert (tmp_path / name).stat().st_size < 2**20
+        text = (tmp_path / name).read_text()
+        assert text.startswith("tick tock 100%|##########|\n" * 1000)
+        assert " bytes left out ...]\n" in text
+    assert "Traceback" in (tmp_path / "stderr.txt").read_text()[-2000:]
+
+
+def test_what_a_killed_worker_left_unfinished_is_removed(tmp_path):
+    assert run(tmp_path, "unfinished", "kill").status == "crashed"
+    assert list(tmp_path.rglob(".*")) == []
+    (tmp_path / ".result.json.tmp").touch()  # by a parent and a worker that died together
+    assert run(tmp_path, "result").status == "ok"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_error_is_crashed_with_the_exceptions_line_and_no_path(tmp_path):
+    outcome = run(tmp_path, "error")
+    assert (outcome.status, outcome.exit_code) == ("crashed", 1)
+    assert outcome.message == "FileNotFoundError: [Errno 2] No such file"
+    assert "Traceback" in (tmp_path / "stderr.txt").read_text()
+
+
+def test_an_exit_code_is_crashed_with_the_last_line(tmp_path):
+    outcome = run(tmp_path, "end_with_3")
+    assert (outcome.status, outcome.exit_code, outcome.message) == ("crashed", 3, "the reason")
+
+
+def test_no_result_is_crashed(tmp_path):
+    outcome = run(tmp_path)
+    assert (outcome.status, outcome.message) == ("crashed", "ended without a result")
+
+
+def test_a_result_of_before_does_not_count(tmp_path):
+    (tmp_path / "result.json").write_text('{"status": "ok"}')
+    assert run(tmp_path).message == "ended without a result"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"status": "ok", "colu',
+        "",
+        "[]",
+        '{"status": "fine"}',
+        '{"status": ["ok"]}',
+        '{"status": "ok", "flags": ["slow"]}',
+        '{"status": "ok", "flags": [[]]}',
+        '{"status": "ok", "message": 1}',
+        '{"status": "ok", "columns": {"train_s": [1]}}',
+        '{"status": "ok", "columns": {"params_total": 1.5}}',
+        "[" * 100_000,
+        "\ud800",
+    ],
+)
+def test_a_result_that_cannot_be_used_is_crashed(tmp_path, text):
+    (tmp_path / "result.json").write_bytes(text.encode(errors="surrogatepass"))
+    result, problem = runner._read_result(tmp_path / "result.json")
+    assert result is None
+    assert problem.startswith("left a result.json that can't be used: ")
+
+
+def test_a_torn_result_is_crashed(tmp_path):
+    outcome = run(tmp_path, "torn_result")
+    assert (outcome.status, outcome.exit_code) == ("crashed", 0)
+    assert outcome.message.startswith("left a result.json that can't be used")
+
+
+def test_a_signal_is_told_from_an_error(tmp_path):
+    outcome = run(tmp_path, "segfault")
+    assert (outcome.status, outcome.exit_code, outcome.signal) == ("crashed", None, 11)
+    assert outcome.message == "killed by signal 11 (SIGSEGV)"
+    assert run(tmp_path, "kill").message == "killed by signal 9 (SIGKILL)"
+
+
+def test_sigkill_is_oom_if_the_kernels_count_rose(tmp_path, monkeypatch):
+    for counts, status in (([4, 5], "oom"), ([4, 4], "crashed"), ([None, 1], "crashed")):
+        left = list(counts)
+        monkeypatch.setattr(runner, "oom_kills", lambda left=left: left.pop(0))
+        assert run(tmp_path, "kill").status == status
+    monkeypatch.setattr(runner, "oom_kills", iter([4, 5]).__next__)
+    assert run(tmp_path, "segfault").status == "crashed"
+
+
+def test_a_worker_that_cannot_be_started_is_crashed(tmp_path):
+    with Signals() as signals:
+        outcome = run_worker(tmp_path, ["/no/such/python"], env={}, timeout_s=None,
+                             on_progress=lambda _: None, signals=signals)  # fmt: skip
+    assert outcome.status == "crashed"
+    assert outcome.message == "could not be started: No such file or directory"
+
+
+def test_a_folder_that_cannot_be_written_stops_the_run(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskFullError, match="can't be written"):
+        run(tmp_path / "file" / "cell")
+
+
+# Progress, and what the parent costs
+
+
+def test_progress_comes_as_it_was_sent(tmp_path):
+    seen = []
+    run(tmp_path, "train", "result", on_progress=seen.append)
+    assert seen == [{"phase": "train"}, {"step": 3, "steps": 10, "loss": 0.5}]
+
+
+def test_what_was_sent_last_comes_though_the_worker_has_ended(tmp_path):
+    seen = []
+
+    def slow(message):
+        seen.append(message)
+        time.sleep(1)
+
+    run(tmp_path, "train", "moment", "train", "result", on_progress=slow)
+    assert len(seen) == 4
+
+
+def test_garbage_on_the_pipe_is_ignored(tmp_path):
+    seen = []
+    assert run(tmp_path, "garbage", "result", on_progress=seen.append).status == "ok"
+    assert seen == [{"phase": "told"}]
+
+
+def test_the_parent_sleeps_while_the_worker_runs(tmp_path):
+    begun = time.process_time()
+    outcome = run(tmp_path, "second", "result")
+    assert outcome.wall_s > 1
+    assert time.process_time() - begun < 0.1
+
+
+def test_an_error_of_the_display_leaves_no_worker(tmp_path):
+    def fail(_message):
+        raise RuntimeError("display")
+
+    with pytest.raises(RuntimeError, match="display"):
+        run(tmp_path, "note_pid", "child", "train", "hang", on_progress=fail)
+    assert len(pids(tmp_path)) == 2
+    assert all_gone(tmp_path)
+
+
+def test_peak_memory_is_the_workers_own(tmp_path):
+    parent = start_parent(tmp_path, "allocate", "result", small=True)
+    outcome = json.loads(parent.communicate(timeout=20)[0])
+    assert 200 < outcome["peak_rss_mib"] < 260
+
+
+def test_peak_memory_is_not_the_parents(tmp_path):
+    held = b"x" * (100 * 2**20)
+    outcome = run(tmp_path, "result")
+    assert held
+    assert outcome.peak_rss_mib is None
+
+
+# Ends that are brought about
+
+
+def ended_by_us(outcome: Outcome, status: str, message: str) -> None:
+    assert (outcome.status, outcome.message) == (status, message)
+
+
+def test_a_timeout_ends_the_whole_group(tmp_path):
+    outcome = run(tmp_path, "note_pid", "child", "train", "hang", timeout_s=2)
+    ended_by_us(outcome, "timeout", "took longer than 2 s (phase: train)")
+    assert outcome.signal == signal.SIGTERM
+    assert 2 < outcome.wall_s < 5  # it went when asked to
+    assert len(pids(tmp_path)) == 2
+    assert all_gone(tmp_path)
+
+
+def test_what_ignores_the_request_is_killed_after_the_grace(tmp_path):
+    outcome = run(tmp_path, "note_pid", "ignore_term", "hang", timeout_s=1.5, grace_s=0.5)
+    ended_by_us(outcome, "timeout", "took longer than 1.5 s (phase: start)")
+    assert outcome.signal == signal.SIGKILL
+    assert outcome.wall_s >= 2
+    assert all_gone(tmp_path)
+
+
+def test_a_worker_that_hangs_after_its_result_has_that_result(tmp_path):
+    assert run(tmp_path, "result", "hang", timeout_s=1.5).status == "ok"
+
+
+def test_a_result_left_when_asked_to_end_is_kept_under_our_status(tmp_path):
+    outcome = run(tmp_path, "result_when_asked_to_end", "hang", timeout_s=1.5)
+    ended_by_us(outcome, "timeout", "took longer than 1.5 s (phase: start)")
+    assert outcome.result is not None
+    assert outcome.result["columns"] == {"train_s": 2.0}
+
+
+def test_children_that_a_worker_leaves_behind_are_ended(tmp_path):
+    assert run(tmp_path, "note_pid", "child", "result").status == "ok"
+    assert len(pids(tmp_path)) == 2
+    assert all_gone(tmp_path)
+
+
+def test_ctrl_c_ends_the_worker_in_good_order(tmp_path):
+    outcome = run(tmp_path, "note_pid", "child", "train", "interrupt_parent", "hang")
+    ended_by_us(outcome, "interrupted", "stopped by the user (phase: train)")
+    assert outcome.signal == signal.SIGTERM
+    assert all_gone(tmp_path)
+
+
+def test_a_second_ctrl_c_kills_at_once(tmp_path):
+    outcome = run(
+        tmp_path, "note_pid", "interrupt_parent_when_asked_to_end", "interrupt_parent",
+        "hang", "hang", grace_s=30,
+    )  # fmt: skip
+    assert (outcome.status, outcome.signal) == ("interrupted", signal.SIGKILL)
+    assert outcome.wall_s < 10
+    assert all_gone(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_parent_alone(tmp_path, number):
+    parent = start_parent(tmp_path, "note_pid", "hang")
+    assert wait_for((tmp_path / "hangs").exists)
+    parent.send_signal(number)
+    outcome = json.loads(parent.communicate(timeout=10)[0])
+    assert (outcome["status"], outcome["stops"], parent.returncode) == ("interrupted", 1, 0)
+    assert all_gone(tmp_path)
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_worker_only_through_the_parent(tmp_path):
+    """The worker has a session of its own, so that a terminal's SIGINT is not its to handle."""
+    parent = start_parent(tmp_path, "note_pid", "hang")
+    assert wait_for((tmp_path / "hangs").exists)
+    [worker] = pids(tmp_path)
+    assert os.getsid(worker) == worker
+    parent.terminate()
+    parent.communicate(timeout=10)
+
+
+def test_after_a_stop_nothing_is_started(tmp_path):
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        outcome = run_worker(tmp_path, [sys.executable, "-c", "1"], env={}, timeout_s=None,
+                             on_progress=lambda _: None, signals=signals)  # fmt: skip
+    assert outcome.status == "interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_handlers_are_restored():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    before = [signal.getsignal(number) for number in numbers]
+    descriptors = psutil.Process().num_fds()
+    with Signals():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert psutil.Process().num_fds() == descriptors
+
+
+def test_no_descriptor_is_left_open(tmp_path):
+    run(tmp_path, "result")
+    before = psutil.Process().num_fds()
+    run(tmp_path, "result")
+    run(tmp_path, "hang", timeout_s=0.2)
+    assert psutil.Process().num_fds() == before
+
+
+# The parent's death
+
+
+@pytest.mark.parametrize(
+    "behaviours",
+    [
+        ("attach", "note_pid", "hang"),
+        ("attach", "note_pid", "hang_with_the_lock"),
+        ("attach_thread_only", "note_pid", "child", "hang"),
+        ("attach", "note_pid", "child", "hang"),
+        ("note_pid", "child", "hang"),
+        ("attach", "ignore_term", "note_pid", "hang"),
+    ],
+    ids=" ".join,
+)
+def test_a_worker_does_not_outlive_a_killed_parent(tmp_path, behaviours):
+    parent = start_parent(tmp_path, *behaviours)
+    assert wait_for((tmp_path / "hangs").exists)
+    assert all(map(runs, pids(tmp_path)))
+    parent.kill()
+    parent.communicate(timeout=10)
+    assert all_gone(tmp_path)
+
+
+def test_a_parent_that_died_before_the_lifeline_held_is_noticed(tmp_path):
+    environment = {**ENVIRONMENT, "BENCH_PARENT_PID": "1"}
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(tmp_path), "attach", "hang"],
+        env=environment, stdin=subprocess.PIPE, start_new_session=True, timeout=10, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "hangs").exists()
+
+
+def test_by_hand_a_worker_needs_no_parent(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(tmp_path), "attach", "train", "second", "result"],
+        env=ENVIRONMENT, stdin=subprocess.DEVNULL, timeout=10, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert (tmp_path / "result.json").exists()

@@ -1,0 +1,237 @@
+"""Conditions are found without torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import grimp
+import pytest
+
+from bench.machine import conditions
+from bench.machine.conditions import (
+    MEASURING,
+    RUN_BY_WORKERS,
+    Found,
+    code_version,
+    cpu_quota,
+    find_conditions,
+    torch_build,
+)
+from bench.machine.environment import VISIBLE
+from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_identity_leaves_out_commit_and_gpu_number() -> None:
+    here = find_conditions("cpu").conditions
+    assert replace(here, code_version="other").conditions_id == here.conditions_id
+    assert replace(here, threads=99).conditions_id != here.conditions_id
+    first = replace(here, device="cuda:0")
+    assert replace(first, device="cuda:1").conditions_id == first.conditions_id
+    assert first.conditions_id != here.conditions_id
+    assert replace(first, cuda_version="12.8").conditions_id != first.conditions_id
+    assert replace(here, environment="KMP_BLOCKTIME=0").conditions_id != here.conditions_id
+
+
+def found_on(monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu) -> Found:
+    """The conditions on a machine with some GPUs and torch for CUDA 13.0."""
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
+    monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
+    monkeypatch.delenv(VISIBLE, raising=False)
+    return find_conditions(device, FakeCuda(gpus))
+
+
+def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = FakeGpu("GPU-0"), FakeGpu("GPU-1", "Tesla T4", (7, 5))
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX"):
+        monkeypatch.setenv(name, "of:1")
+    found = found_on(monkeypatch, "cuda:1", *gpus)
+    assert found.conditions.columns() | {
+        "device": "cuda:1", "device_name": "Tesla T4, driver 580.65", "tf32": "off",
+        "torch_version": "2.9.0+cu130", "cuda_version": "13.0",
+        "environment": "MALLOC_ARENA_MAX=of:1 PYTORCH_CUDA_ALLOC_CONF=of:1",
+    } == found.conditions.columns()  # fmt: skip
+    assert (found.device_name, found.conditions.worker_device) == ("GPU-1", "cuda:0")
+    assert (found.amp_on, found.device.has_bf16) == ("fp16", False)
+    assert found_on(monkeypatch, "cuda:0", *gpus).amp_on == "bf16"
+
+
+def test_on_the_cpu_cuda_is_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "of:1")
+    found = found_on(monkeypatch, "cpu", FakeGpu("GPU-0"))
+    assert (found.conditions.cuda_version, found.conditions.environment) == (None, None)
+    assert found.conditions.worker_device == found.device_name == "cpu"
+    assert found.amp_on == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1),
+        ({"cpu.max": "400000 100000\n"}, 4),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_quota_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path) == cores
+
+
+def test_build_read_from_files_agrees_with_torch() -> None:
+    import torch
+
+    version, cuda = torch_build()
+    assert version == torch.__version__
+    assert cuda == torch.version.cuda
+
+
+@pytest.mark.parametrize(
+    ("lines", "build"),
+    [
+        ("__version__ = '2.9.0+cu130'\ncuda: Optional[str] = '13.0'", ("2.9.0+cu130", "13.0")),
+        ("__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None", ("2.9.0+cpu", None)),
+        ("cuda = '12.8'", ("2.9.0", "12.8")),
+    ],
+)
+def test_the_build_is_that_of_torch_and_not_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, build: tuple[str, str | None]
+) -> None:
+    """The metadata of a wheel can lack what follows the +, as those of PyPI do."""
+    (tmp_path / "version.py").write_text(f"from typing import Optional\n{lines}\n")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(conditions, "find_spec", lambda _: spec)
+    monkeypatch.setattr(conditions.metadata, "version", lambda _: "2.9.0")
+    assert torch_build() == build
+
+
+def test_planning_imports_no_torch() -> None:
+    code = "import bench.grid.__main__, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Checkout:
+    """A temporary git repository with the files whose version is asked for, and others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in (*MEASURING, "README.md", "bench/report/x.py", "tests/x.py"):
+            self.write(f"{name}/x.py" if "." not in Path(name).name else name, "1\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def git(self, *arguments: str) -> str:
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        done = subprocess.run(
+            ["git", *who, *arguments],  # noqa: S607
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.strip()
+
+    def commit(self) -> str:
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--message", "a change")
+        return self.git("rev-parse", "HEAD")[:10]
+
+    @property
+    def version(self) -> str:
+        return code_version(self.folder)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    made = Checkout(tmp_path)
+    made.git("init", "--quiet")
+    return made
+
+
+def test_outside_a_checkout_it_is_the_packages_version(tmp_path: Path, checkout: Checkout) -> None:
+    assert checkout.version == metadata.version("minbert-bench"), "nothing is committed"
+    shutil.rmtree(tmp_path / ".git")
+    assert checkout.version == metadata.version("minbert-bench")
+
+
+@pytest.mark.parametrize("name", ["README.md", "bench/report/x.py", "tests/x.py", "runs.csv"])
+def test_a_commit_to_what_measures_nothing_is_no_other_version(
+    checkout: Checkout, name: str
+) -> None:
+    first = checkout.commit()
+    version = checkout.version
+    assert version == f"{metadata.version('minbert-bench')}+g{first}"
+    checkout.write(name, "2\n")
+    assert checkout.version == version
+    checkout.commit()
+    assert checkout.version == version
+    checkout.git("config", "core.abbrev", "40")
+    assert checkout.version == version, "whatever git abbreviates to"
+
+
+@pytest.mark.parametrize("name", ["bench/worker/x.py", "minbert/new.py", "bench/results/row.py"])
+def test_a_change_of_what_measures_is_another_version(checkout: Checkout, name: str) -> None:
+    first = checkout.commit()
+    clean = checkout.version
+    dirty = []
+    for text in ("2\n", "3\n"):
+        checkout.write(name, text)
+        dirty.append(checkout.version)
+        assert dirty[-1].startswith(f"{clean}-dirty.")
+        assert checkout.version == dirty[-1]
+    assert len(set(dirty)) == 2, "other changes are another version"
+    second = checkout.commit()
+    assert checkout.version == clean.replace(first, second)
+
+
+_IMPORTED = """
+import json, pkgutil, sys
+import adapters, bench.worker.probes, bench.worker, minbert
+import bench.worker.__main__
+from bench.worker.imports import import_all
+import_all()
+for package in (bench.worker.probes, bench.worker):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        __import__(module.name)
+ours = {"adapters", "bench", "minbert"}
+print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ours]))
+"""
+
+
+def source(module: str) -> Path:
+    """The file of a module, below the root."""
+    path = Path(*module.split("."))
+    return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
+
+
+def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True
+    )
+    imported = {Path(name).relative_to(ROOT) for name in json.loads(done.stdout)}
+    graph = grimp.build_graph(
+        "adapters", "bench", "minbert", exclude_type_checking_imports=True, cache_dir=None
+    )
+    for module in sorted(graph.modules):
+        if source(module) in imported:  # what it imports within functions, too
+            imported |= set(map(source, graph.find_modules_directly_imported_by(module)))
+    listed = set(map(Path, RUN_BY_WORKERS))
+    covered = {path: {path, *path.parents} & listed for path in imported}
+    assert {path for path, by in covered.items() if not by} == set(), "add it to RUN_BY_WORKERS"
+    assert listed == set().union(*covered.values()), "it is imported no more"
+    assert all((ROOT / name).exists() for name in MEASURING)

@@ -1,0 +1,365 @@
+"""The device of a run: chosen, tried before anything runs, and its faults in one line."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.common.errors import InputError
+from bench.machine import gpu_check, gpu_trial
+from bench.machine.devices import resolve_device
+from bench.machine.environment import VISIBLE
+from bench.machine.gpu_trial import Answer, check_by, run_check, why_unusable
+from bench.machine.nvml import read_driver, visible
+from bench.plan.columns import Row
+from bench.plan.job import Job
+from bench.worker import __main__ as worker
+from bench.worker import failures, kinds, lifeline
+from bench.worker.failures import is_of_device, is_out_of_memory
+from bench.worker.run import Record
+from tests.faults.fake_driver import FakeNvml, torch_shows
+from tests.faults.gpu import (
+    ALL,
+    BROKEN,
+    BUSY,
+    FAILED,
+    FAULTS,
+    FIRST,
+    HIDDEN,
+    NO_IMAGE,
+    OLD,
+    SECOND,
+    SECRET,
+    SLICES,
+    WORKS,
+    GpuFault,
+    cuda,
+    grid_on_broken_device,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_gpu_fault_is_one_line_or_does_no_harm(fault: GpuFault) -> None:
+    outcome = fault.outcome()
+    assert fault.gives in outcome
+    assert "\n" not in outcome
+    if outcome.startswith("exit code 2"):
+        assert outcome.endswith(("--device cpu runs on the CPU", "with --select"))
+    else:
+        assert ("cpu" if "runs on cpu" in outcome else "cuda:") in outcome
+
+
+@pytest.mark.parametrize("wanted", ["tpu", "cuda:x", "cpu:1", "cuda:-1", ""])
+def test_another_name_is_no_device(wanted: str) -> None:
+    with pytest.raises(InputError, match="is not auto, cpu, cuda or cuda:i"):
+        resolve_device(wanted, "13.0", cuda(FIRST))
+
+
+def test_a_gpu_is_tried_once_by_the_name_that_workers_see_it_by() -> None:
+    check = cuda(*ALL)
+    device = GpuFault("", "", check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
+    assert check.asked == [(FIRST.uuid, 0)]
+    assert (device.name, device.gpu and device.gpu.uuid) == ("cuda:1", FIRST.uuid)
+
+
+def test_where_nvml_says_nothing_a_mig_name_stays_as_it_was_given() -> None:
+    broken = FakeNvml(errors={"nvmlInit": 999})
+    fault = GpuFault("", "", broken, cuda(*ALL), visible=SLICES[1].uuid)
+    device = fault.resolve()
+    assert device.gpu is not None
+    assert (device.gpu.uuid, device.gpu.driver) == (SLICES[1].uuid, "unknown")
+
+
+def test_a_gpu_that_nvml_says_nothing_of_hides_no_other() -> None:
+    """As in a control group that allows one of them, and where MIG mode can't be asked for."""
+    check = cuda(FIRST, SECOND)
+    fault = GpuFault("", "", FakeNvml(HIDDEN, FIRST, SECRET), check)
+    first = fault.resolve()
+    assert (first.gpu and first.gpu.uuid, check.asked) == (FIRST.uuid, [(FIRST.uuid, 0)])
+    check.asked.clear()
+    second = replace(fault, device="cuda:1").resolve()
+    assert (second.gpu and second.gpu.uuid) == SECOND.uuid
+    assert check.asked == [(None, 1), (SECOND.uuid, 0)]
+
+
+def test_the_drivers_version_is_known_though_its_gpus_are_not() -> None:
+    broken = FakeNvml(FIRST, errors={"nvmlDeviceGetCount": 999})
+    device = GpuFault("", "", broken, cuda(FIRST)).resolve()
+    assert (device.gpu and device.gpu.driver) == broken.driver
+
+
+def test_on_the_cpu_neither_nvml_nor_torch_is_asked() -> None:
+    def never(*_: Any) -> Answer:
+        raise AssertionError
+
+    broken = FakeNvml(errors={"nvmlInit": 999})
+    assert GpuFault("", "", broken, never, device="cpu").resolve().name == "cpu"
+    assert GpuFault("", "", check=never, visible="-1").resolve().name == "cpu"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, "", "-1", "0", "1", "1,0", "0,1", "0,0", "0,7", "7,0", "0,7,0", "0,-1,1", "1gpu,0x",
+        "+1", "all", "0,all,1", " 1", "1 ", "0,GPU-89aa", "GPU-8932", "GPU-89aa", "GPU-89", "GPU-",
+        "GPU-89aa,GPU-8932", "GPU-89aa,GPU-89aa", "GPU-89aa,GPU-89aa0000", "GPU-89aa,0", "gpu-89aa",
+        "GPU-ffff", "GPU-8932,GPU-ffff,GPU-89aa", "GPU-89aa,GPU-89,GPU-89aa", FIRST.uuid,
+    ],
+)  # fmt: skip
+def test_the_gpus_that_a_value_shows_are_those_that_torch_counts(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    gpus = FIRST, SECOND
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
+    shown, problem = visible(value, read_driver().boards)
+    expected = [gpus[number].uuid for number in torch_shows(value, [gpu.uuid for gpu in gpus])]
+    assert [device.uuid for device in shown] == expected
+    assert bool(problem) == (value is not None and len(expected) < len(value.split(",")))
+
+
+@pytest.mark.parametrize(("shown_by", "name"), [("MIG-", f"MIG-{FIRST.uuid[4:]}"), ("0", "0")])
+def test_where_nvml_says_nothing_the_name_that_workers_get_is_tried(
+    shown_by: str, name: str
+) -> None:
+    """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
+    asked: list[str | None] = []
+
+    def check(value: str | None, _index: int) -> Answer:
+        asked.append(value)
+        seen = value is None or value.startswith(shown_by)
+        return cuda(FIRST)(None, 0) if seen else Answer(problem="No CUDA GPUs are available")
+
+    device = GpuFault("", "", FakeNvml(errors={"nvmlInit": 999}), check).resolve()
+    assert device.gpu is not None
+    assert device.gpu.uuid == name
+    assert asked == [None, FIRST.uuid, f"MIG-{FIRST.uuid[4:]}"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (WORKS, None),
+        (BROKEN, BUSY),
+        (Answer(problem="none"), "none"),
+        (Answer(), "torch sees none"),
+    ],
+)
+def test_a_gpu_is_tried_anew_after_a_cell_failed(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, why: str | None
+) -> None:
+    asked: list[tuple[str | None, int]] = []
+
+    def check(value: str | None, index: int) -> Answer:
+        asked.append((value, index))
+        return answer
+
+    monkeypatch.setattr(gpu_trial, "check_now", check)
+    assert [why_unusable(FIRST.uuid) for _ in range(2)] == [why, why]
+    assert asked == [(FIRST.uuid, 0)] * 2
+
+
+# The process that tries a GPU
+
+
+def test_a_product_in_each_type_is_computed() -> None:
+    assert gpu_check.failures_on("cpu") == {}
+
+
+def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    ones = torch.ones
+
+    def fake(*size: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+        if dtype == torch.bfloat16:
+            raise RuntimeError(f"{NO_IMAGE}\nSearch for it")
+        return ones(*size, dtype=dtype, device=device) * (2 if dtype == torch.float16 else 1)
+
+    monkeypatch.setattr(torch, "ones", fake)
+    found = gpu_check.failures_on("cpu")
+    assert found.pop("bf16") == NO_IMAGE
+    assert found.pop("fp16").startswith("a product of ones gave ")
+    assert found == {}
+
+
+def test_the_process_says_what_torch_sees(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Properties:
+        name, major, minor, uuid = "Tesla T4", 7, 5, "75000000-0000"
+
+    for name, result in {
+        "get_arch_list": ["sm_75", "sm_90a", "compute_120"], "init": None, "device_count": 1,
+        "get_device_properties": Properties,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *_, result=result: result)
+    monkeypatch.setattr(gpu_check, "failures_on", lambda device: {"bf16": f"not on {device}"})
+    assert gpu_check.main(0) == 0
+    code = f"print('chatter'); print({capsys.readouterr().out!r})"
+    answer = check_by([sys.executable, "-S", "-c", code], os.environ)
+    (gpu,) = answer.gpus
+    assert (gpu.name, gpu.capability, gpu.uuid) == ("Tesla T4", (7, 5), "GPU-75000000-0000")
+    assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
+    assert answer.failures == {"bf16": "not on cuda:0"}
+
+
+def test_the_process_says_why_torch_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError(f"{OLD}\nand more")
+
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    assert gpu_check.check(0)["problem"] == OLD
+
+
+def test_a_real_process_sees_what_its_variable_shows() -> None:
+    """A GPU that is not there: torch of any build has a reason."""
+    run_check.cache_clear()
+    assert run_check("GPU-00000000-none", 0).problem
+
+
+# The device fails while a cell runs
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def call(*_: Any, **__: Any) -> None:
+        raise error
+
+    return call
+
+
+class CodedError(RuntimeError):
+    """As torch.AcceleratorError."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("CUDA error: something")
+        self.error_code = code
+
+
+@pytest.mark.parametrize(
+    ("error", "of_device"),
+    [
+        (CodedError(719), True), (CodedError(214), True), (CodedError(46), True),
+        (CodedError(710), False),
+        (RuntimeError(NO_IMAGE), True), (RuntimeError(BUSY), True), (RuntimeError(OLD), True),
+        (RuntimeError("CUDA error: unspecified launch failure"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+    ],
+)  # fmt: skip
+def test_errors_of_the_device_differ_from_those_of_a_cell(
+    error: RuntimeError, of_device: bool
+) -> None:
+    assert is_of_device(error) == of_device
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("free_mib", [10, 1000])
+def test_a_library_that_lacks_memory_is_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch, free_mib: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_mib * 2**20, 2**36))
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
+    assert is_out_of_memory(error) == (free_mib < failures._LIBRARY_MIB)
+
+
+def test_out_of_memory_is_no_failure_of_the_device() -> None:
+    for text in (
+        "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
+    ):  # fmt: skip
+        assert is_out_of_memory(RuntimeError(text))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(MemoryError())
+
+
+class Running:
+    """A cell's run that fails in the middle."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.run = raising(error)
+        self.record = Record(columns={"startup_s": 2.5})
+
+    def memory(self) -> Row:
+        return {"peak_rss_mib": 1.0}
+
+
+@pytest.fixture
+def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs a worker whose cell begins, or begins to run, with an error; its result."""
+    monkeypatch.setattr(lifeline, "attach", lambda: None)
+    monkeypatch.setattr(worker, "import_all", lambda: None)
+
+    def ends(
+        error: BaseException, *, begins: bool = True, device: str = "cuda:0"
+    ) -> dict[str, Any]:
+        monkeypatch.setattr(Job, "read", lambda _: SimpleNamespace(device=device))
+        run_of = (lambda *_: Running(error)) if begins else raising(error)
+        monkeypatch.setattr(kinds, "run_of", run_of)
+        assert worker.main(tmp_path) == 1
+        result: dict[str, Any] = json.loads((tmp_path / "result.json").read_text())
+        return result
+
+    return ends
+
+
+def test_a_worker_marks_a_failure_of_the_device(ends: Callable[..., dict[str, Any]]) -> None:
+    result = ends(CodedError(719))
+    assert (result["status"], result["device_failed"]) == ("crashed", True)
+    assert result["columns"] == {"startup_s": 2.5}
+    result = ends(torch.OutOfMemoryError("CUDA out of memory."))
+    assert (result["status"], result["device_failed"]) == ("oom", False)
+    assert result["columns"] == {"startup_s": 2.5, "peak_rss_mib": 1.0}
+
+
+def test_whatever_is_raised_as_a_gpu_is_taken_is_its_failure(
+    ends: Callable[..., dict[str, Any]],
+) -> None:
+    result = ends(AssertionError("anything"), begins=False)
+    assert (result["status"], result["device_failed"]) == ("crashed", True)
+    assert (result["message"], result["columns"]) == ("the device failed: anything", {})
+    result = ends(torch.OutOfMemoryError("CUDA out of memory."), begins=False)
+    assert (result["status"], result["device_failed"]) == ("oom", False)
+    with pytest.raises(AssertionError, match="anything"):
+        ends(AssertionError("anything"), begins=False, device="cpu")
+
+
+def test_an_error_of_the_cell_ends_the_worker_without_a_result(
+    tmp_path: Path, ends: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        ends(RuntimeError("a bug"))
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
+    tmp_path: Path,
+) -> None:
+    ended = grid_on_broken_device(tmp_path, BROKEN)
+    told = f"the device failed: {BUSY}"
+    assert ended.rows == (("crashed", told),)
+    assert ended.code == 1
+    (line,) = (line for line in ended.lines if line.startswith("stopped: "))
+    assert line.startswith(
+        f"stopped: {told} (cuda:1), and tried again: {BUSY}; look at it with nvidia-smi and dmesg; "
+    )
+    assert not [line for line in ended.lines if "Traceback" in line]
+    (command,) = tmp_path.glob("runs/*/command.txt")
+    assert f"{VISIBLE}={FIRST.uuid} " in command.read_text()
+    (job,) = tmp_path.glob("runs/*/cell.json")
+    assert json.loads(job.read_text())["device"] == "cuda:0"
+
+
+def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Path) -> None:
+    ended = grid_on_broken_device(tmp_path, WORKS, FAILED)
+    told = "the device failed: CUDA error: an illegal memory access"
+    assert ended.rows == (("crashed", told),) * 3
+    assert ended.code == 1
+    assert not [line for line in ended.lines if line.startswith("stopped: ")]
+    assert len([line for line in ended.lines if "another process can use the GPU" in line]) == 3

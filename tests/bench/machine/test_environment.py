@@ -1,0 +1,118 @@
+"""The environment of a worker."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.machine.environment import (
+    DROPPED,
+    RECORDED,
+    RECORDED_ON_GPU,
+    SET,
+    command_line,
+    recorded,
+    worker_environment,
+)
+
+TUNABLES = "GLIBC_TUNABLES"
+
+
+def test_threads_are_the_cells_and_the_rest_is_inherited() -> None:
+    found = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2)
+    assert found["HOME"] == "/x"
+    assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_what_would_change_what_is_computed_is_dropped(name: str) -> None:
+    assert name not in worker_environment({name: "1"}, 1)
+    assert recorded({name: "1"}, on_gpu=True) is None
+
+
+@pytest.mark.parametrize("inherited", [{}, {"CUDA_VISIBLE_DEVICES": "0,1"}])
+def test_a_worker_sees_its_gpu_alone_or_none(inherited: dict[str, str]) -> None:
+    inherited["CUDA_DEVICE_ORDER"] = "FASTEST_FIRST"
+    found = worker_environment(inherited, 1, "GPU-8932")
+    assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("GPU-8932", "PCI_BUS_ID")
+    assert worker_environment(inherited, 1)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+GPU_VARIABLES = (
+    *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
+    *("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "CUDA_MODULE_LOADING"),
+    "TORCH_CUDNN_V8_API_DISABLED",
+)
+CPU_VARIABLES = ("OMP_PROC_BIND", "KMP_BLOCKTIME", "MKL_CBWR", "MALLOC_ARENA_MAX", "DNNL_VERBOSE")
+
+
+@pytest.mark.parametrize("name", [*GPU_VARIABLES, *CPU_VARIABLES])
+def test_what_changes_time_or_memory_is_inherited_and_recorded(name: str) -> None:
+    assert worker_environment({name: "1"}, 1)[name] == "1"
+    assert recorded({name: "1"}, on_gpu=True) == f"{name}=1"
+    assert recorded({name: "1"}, on_gpu=False) == (f"{name}=1" if name in CPU_VARIABLES else None)
+
+
+def test_what_is_set_is_not_recorded_and_neither_is_what_changes_nothing() -> None:
+    others = {
+        "HOME": "/home/x",
+        "PATH": "/bin",
+        "TORCHINDUCTOR_CACHE_DIR": "/c",
+        "KMP_AFFINITY": "",
+        "KMP_INIT_AT_FORK": "FALSE",  # by scikit-learn
+    }
+    assert recorded(dict.fromkeys(SET[:-1], "7") | others, on_gpu=True) is None
+
+
+def test_the_users_own_allocator_is_recorded_and_ours_is_not() -> None:
+    told = "glibc.malloc.arena_max=1"
+    assert recorded({TUNABLES: told}, on_gpu=False) == f"{TUNABLES}={told}"
+    assert recorded({}, on_gpu=False) is None
+
+
+def test_records_are_sorted_and_hold_no_path() -> None:
+    inherited = {
+        "OMP_PROC_BIND": "spread, close\n",
+        "LD_PRELOAD": "/home/somebody/lib/libjemalloc.so.2:/usr/lib/libmimalloc.so /opt/x/y.so",
+        "KMP_BLOCKTIME": "0",
+        "MKL_CBWR": "\udcff",
+    }
+    assert recorded(inherited, on_gpu=False) == (
+        "KMP_BLOCKTIME=0 LD_PRELOAD='libjemalloc.so.2:libmimalloc.so y.so' "
+        r"MKL_CBWR='\udcff' OMP_PROC_BIND='spread, close'"
+    )
+
+
+def test_a_command_by_hand_sets_what_a_worker_is_given() -> None:
+    given = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2, "GPU-8932")
+    line = command_line(given, ["sh", "-c", "env; echo $0", "a folder"])
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env={"PATH": "/usr/bin:/bin"}, capture_output=True, check=True
+    )
+    lines = done.stdout.decode().splitlines()
+    assert lines[-1] == "a folder"
+    assert {f"{name}={given[name]}" for name in SET} <= set(lines)
+    assert "HOME" not in line
+
+
+def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it() -> None:
+    page = Path(__file__).parents[3] / "docs" / "measuring.md"
+    text = page.read_text(encoding="utf-8").partition("## Inherited variables")[2]
+    fates = "set|dropped|recorded|recorded on a GPU"
+    rows = re.findall(rf"^\| (.*) \| ({fates}) \|", text, re.MULTILINE)
+    told = {name: fate for names, fate in rows for name in re.findall(r"`([\w*]+)`", names)}
+    kinds = {
+        "recorded": RECORDED, "set": SET, "dropped": DROPPED, "recorded on a GPU": RECORDED_ON_GPU,
+    }  # fmt: skip
+    assert told == {name: fate for fate, names in kinds.items() for name in names}
+
+
+def test_the_allocator_keeps_memory_unless_a_user_tells_it_something() -> None:
+    usual = worker_environment({}, 1)[TUNABLES]
+    assert "glibc.malloc.trim_threshold" in usual
+    of_users = "glibc.malloc.arena_max=1"
+    assert worker_environment({TUNABLES: of_users}, 1)[TUNABLES] == of_users
+    other = "glibc.cpu.x86_shstk=off"
+    assert worker_environment({TUNABLES: other}, 1)[TUNABLES] == f"{other}:{usual}"
+    assert TUNABLES not in worker_environment({}, 1, tuned=False)

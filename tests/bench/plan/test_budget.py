@@ -1,0 +1,153 @@
+"""A budget of time: which cells fit, and what is said of those that don't."""
+
+import pytest
+
+from bench.grid.resume import LEFT_OUT, how_to_go_on, to_run_again
+from bench.plan.budget import Budget, minutes, needs_no_row, that_fit, was_left_out
+from bench.plan.columns import LARGEST, Row
+from bench.report.cells import failures_table
+from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
+
+MINUTE = 60.0
+
+
+class Clock:
+    """A clock that stands still until it is put forward."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_without_a_number_everything_fits(clock: Clock):
+    budget = Budget(clock=clock)
+    clock.now += 1e9
+    assert budget.fits(LARGEST)
+    assert budget.leave_out("a", None) is None
+    assert budget.told() == []
+
+
+def test_a_cell_fits_that_takes_no_longer_than_what_is_left(clock: Clock):
+    budget = Budget(90 * MINUTE, clock)
+    assert budget.leave_out("a", 90 * MINUTE) is None
+    clock.now += 87 * MINUTE
+    assert budget.left_s() == 3 * MINUTE
+    assert budget.fits(3 * MINUTE)
+    assert not budget.fits(3 * MINUTE + 1)
+    assert budget.leave_out("b", 12 * MINUTE) == (
+        "left out: predicted to take 12 min, and 3 of the budget of 90 min are left"
+    )
+    assert budget.left_out == {"b": 12 * MINUTE}
+
+
+def test_a_cell_without_a_prediction_fits_while_anything_is_left(clock: Clock):
+    budget = Budget(90 * MINUTE, clock)
+    clock.now += 90 * MINUTE - 1
+    assert budget.leave_out("a", None) is None
+    clock.now += 2
+    assert budget.left_s() == 0
+    assert budget.leave_out("a", None) == (
+        "left out: its time is not predicted, and the budget of 90 min is used up"
+    )
+    assert budget.leave_out("b", 0.0) == (
+        "left out: predicted to take 0 min, and the budget of 90 min is used up"
+    )
+
+
+def test_at_the_end_it_tells_what_would_never_fit(clock: Clock):
+    budget = Budget(10 * MINUTE, clock)
+    clock.now += 5 * MINUTE
+    budget.leave_out("a", 8 * MINUTE)
+    assert budget.told() == ["1 cells were left out for the budget of 10 min\n"]
+    budget.leave_out("b", 30 * MINUTE)
+    budget.leave_out("c", 12 * MINUTE)
+    first, second = budget.told()
+    assert first == "3 cells were left out for the budget of 10 min\n"
+    assert second.startswith("2 of them are predicted to take longer than all of it, up to 30 min")
+    assert "--budget" in second
+
+
+def test_minutes_have_the_digits_that_tell():
+    seconds = (0, 15, 59.9, 60, 204, 738, 5400, 86_400)
+    told = ["0", "0.25", "1", "1", "3.4", "12.3", "90", "1,440"]
+    assert [minutes(s) for s in seconds] == told
+
+
+def left_out(mode: str = "full", said: str = "12") -> Row:
+    message = f"left out: predicted to take {said} min, and 3 of the budget of 90 min are left"
+    rank, layers = (None, None) if mode == "full" else (1, "attn")
+    return failed_row(cell(mode, rank, layers, "off"), "skipped", message)
+
+
+def test_rows_of_cells_that_were_left_out_are_told_from_others():
+    assert was_left_out(left_out())
+    assert not was_left_out(left_out() | {"status": "crashed"})
+    assert not was_left_out(left_out() | {"message": "the same, only smaller, ran out of memory"})
+    assert not was_left_out(left_out() | {"message": None})
+
+
+def test_a_reason_is_said_once_and_no_result_is_covered():
+    why = str(left_out(said="7")["message"])
+    assert needs_no_row(left_out(said="12"), why), "only the numbers differ"
+    for status in ("ok", "crashed", "oom"):
+        assert needs_no_row(left_out() | {"status": status}, why)
+    assert not needs_no_row(None, why)
+    assert not needs_no_row(left_out() | {"status": "interrupted"}, why)
+    bigger = left_out() | {"message": "the same, only smaller, ran out of memory"}
+    assert not needs_no_row(bigger, why)
+    assert needs_no_row(bigger, str(bigger["message"]))
+    assert not needs_no_row(left_out(), str(bigger["message"]))
+
+
+def test_cells_fit_one_after_the_other():
+    assert that_fit(100.0, [60.0, 50.0, None, 40.0, 1.0]) == [True, False, None, True, False]
+    assert that_fit(float("inf"), [1e12, None]) == [True, None]
+
+
+def test_what_was_left_out_goes_on_by_the_same_command():
+    counts = to_run_again({"ok": 3, "skipped": 5}, [], left_out=4)
+    assert counts == {"ok": 3, "skipped": 1, LEFT_OUT: 4}
+    lines = how_to_go_on(["--grid", "paper", "--budget", "90"], counts)
+    assert lines[0] == "to go on: python -m bench.grid --grid paper --budget 90\n"
+    assert lines[1].startswith("to run again what ended skipped: ")
+    assert len(lines) == 2
+    counts = to_run_again({"ok": 3, "skipped": 4}, [], left_out=4)
+    assert len(how_to_go_on([], counts)) == 1
+
+
+def test_the_same_command_goes_on_and_another_status_takes_the_place_of_the_one_asked_for():
+    for rerun in (["--rerun", "crashed"], ["--rerun=crashed"]):
+        arguments = ["--grid", "paper", "--fresh", *rerun, "--seeds", "3"]
+        command = f"python -m bench.grid --grid paper --fresh {' '.join(rerun)} --seeds 3"
+        plain = "python -m bench.grid --grid paper --fresh --seeds 3"
+        assert how_to_go_on(arguments, {"not run": 1, "timeout": 2}) == [
+            f"to go on: {command}\n",
+            f"to run again what ended timeout: {plain} --rerun timeout\n",
+        ]
+        assert how_to_go_on(arguments, {"ok": 3}, fell_back=2) == [
+            "2 cells did not end ok this time: their older results count\n",
+            f"to go on: {command}\n",
+        ]
+
+
+def test_cells_that_were_left_out_are_one_line_of_the_failures():
+    rows = synthetic_rows(68)
+    many = [left_out() | {"seed": seed} for seed in range(1, 301)]
+    heading, table = failures_table([*rows, *many])
+    assert "303 of 368 runs did not end ok" in heading
+    assert "300 skipped" in heading
+    assert len(table.rows) == table.total == 4
+    what, status, why = table.rows[0]
+    assert what == "full fp32, seed 1, and 299 other runs left out"
+    assert status == "skipped"
+    assert why.startswith("left out: predicted to take 12 min")
+    assert {row[1] for row in table.rows[1:]} == {"oom", "timeout", "crashed"}
+    _, table = failures_table([left_out()])
+    assert [row[0] for row in table.rows] == ["full fp32, seed 0"]

@@ -1,0 +1,95 @@
+"""runs.csv's columns are those of the design, and fields survive their text."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench.plan.columns import BY_NAME, COLUMNS, NAMES, Column, format_value, new_row, parse_value
+from tests.bench.column_checks import problem_of
+
+
+def test_names_are_unique_and_explained() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(column.about for column in COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rank", 8),
+        ("dev_score", 0.4375),
+        ("mode", "lora"),
+        ("layers", None),
+        ("step_ms_median", 1e-9),
+    ],
+)
+def test_fields_survive_their_text(name: str, value: object) -> None:
+    assert parse_value(name, format_value(value)) == value  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rank", "eight"),
+        ("dev_score", "high"),
+        ("dev_loss", "nan"),
+        ("peak_rss_mib", "inf"),
+        ("status", "fine"),
+        ("flags", "odd"),
+        ("mode", "lorra"),
+        ("layers", "some"),
+        ("amp", "on"),
+    ],
+)
+def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse_value(name, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "applies"),
+    [
+        ("rank", {"mode": "lora"}, True),
+        ("rank", {"mode": "full"}, False),
+        ("learning_rate", {"mode": "head"}, False),
+        ("learning_rate_base", {"mode": "lora", "layers": "attn"}, True),
+        ("learning_rate_base", {"mode": "lora", "layers": "attn-only"}, False),
+        ("learning_rate_head", {"mode": "full"}, False),
+        ("peak_cuda_allocated_mib", {"device": "cpu"}, False),
+        ("peak_cuda_allocated_mib", {"device": "cuda:0"}, True),
+        ("dev_score", {"init": "random"}, False),
+        ("unfreeze", {"mode": "head"}, False),
+        ("regression_loss", {"dev_metric": "accuracy"}, False),
+        ("dev_accuracy", {"init": "pretrained", "dev_metric": "pearson"}, False),
+    ],
+)
+def test_a_column_knows_where_it_applies(name: str, row: dict[str, str], applies: bool) -> None:
+    assert BY_NAME[name].applies(row) is applies
+
+
+def test_a_row_takes_columns_only() -> None:
+    with pytest.raises(KeyError):
+        new_row(colour="red")
+    assert new_row(mode="full")["mode"] == "full"
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
+def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
+    assert problem_of(column) is None
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        ("", "name the test that holds it"),
+        ("tests/bench/plan/test_columns.py", "name the test that holds it"),
+        ("tests/bench/test_none.py::test_names_are_unique_and_explained", "there is no test"),
+        ("tests/bench/plan/test_columns.py::test_names", "there is no test"),
+        (
+            "tests/bench/plan/test_columns.py::test_names_are_unique_and_explained",
+            "does not look at it",
+        ),
+    ],
+)
+def test_a_check_that_holds_nothing_is_a_problem(check: str, told: str) -> None:
+    assert told in str(problem_of(replace(BY_NAME["rank"], check=check)))

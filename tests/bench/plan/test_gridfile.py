@@ -1,0 +1,183 @@
+"""Grid files: what they may say, and one line on what they may not."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from adapters.names import LAYER_SETS, MODES
+from bench.common.errors import InputError
+from bench.launch import checks
+from bench.plan import columns, gridfile
+from minbert.data.batches import BATCHINGS
+from minbert.model.heads import HEADS
+from minbert.training.losses import MSE, REGRESSION
+from minbert.training.optimizer import OPTIMIZERS
+from minbert.training.trainer import SCHEDULES
+from minbert.training.unfreezing import ITERATIVE, UNFREEZINGS
+
+GOOD = """
+about = "two cells"
+[settings]
+epochs = 2
+learning_rates = {full = 2e-5}
+[[cells]]
+mode = ["full"]
+amp = ["off", "on"]
+"""
+
+
+def test_modes_and_layer_sets_are_those_of_the_adapters() -> None:
+    assert get_args(gridfile.Mode) == MODES
+    assert get_args(gridfile.LayerSet) == LAYER_SETS
+
+
+def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
+    settings = gridfile.Settings.model_fields
+    for name, known in (
+        ("batching", BATCHINGS), ("head", HEADS), ("optimizer", OPTIMIZERS),
+        ("schedule", SCHEDULES), ("regression_loss", REGRESSION),
+    ):  # fmt: skip
+        assert get_args(settings[name].annotation) == tuple(known), name
+    assert get_args(gridfile.Unfreeze) == UNFREEZINGS
+    assert checks.MSE == MSE
+    assert columns.ITERATIVE == ITERATIVE
+
+
+def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    grid = gridfile.load(str(path))
+    assert grid.name == "mine"
+    assert grid.settings.epochs == 2
+    assert grid.settings.learning_rates.full == 2e-5
+    assert grid.settings.learning_rates.adapter == 1e-3
+    assert [axes.amp for axes in grid.cells] == [["off", "on"]]
+
+
+def test_repeats_are_a_setting_that_counts_among_the_cells() -> None:
+    grid = gridfile.parse(GOOD.replace("epochs = 2", "repeats = 3"), "f.toml", "f")
+    assert grid.settings.repeats == 3
+    for wrong in ("0", "-1", "1.5", "true"):
+        with pytest.raises(InputError, match=r"settings\.repeats"):
+            gridfile.parse(GOOD.replace("epochs = 2", f"repeats = {wrong}"), "f.toml", "f")
+    with pytest.raises(InputError, match="120,000 cells with its seeds and repeats"):
+        gridfile.parse(GOOD.replace("epochs = 2", "repeats = 6\nseeds = 10000"), "f.toml", "f")
+
+
+def test_named_grids_load() -> None:
+    for name in gridfile.names():
+        assert gridfile.load(name).name == name
+    assert {"smoke", "full"} <= set(gridfile.names())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[settings]\nepoch = 3\n[[cells]]\nmode=['full']", "unknown key 'settings.epoch'"),
+        ("[[cells]]\nmode=['full']\nrnk=[1]", "unknown key 'cells[0].rnk'"),
+        ("sttings = 3\n[[cells]]\nmode=['full']", "unknown key 'sttings'"),
+        ("[settings.learning_rates]\nlora=1.0\n[[cells]]\nmode=['full']", "learning_rates.lora"),
+        ("[[cells]]\nmode=['ful']", "not 'ful'"),
+        ("[[cells]]\nmode=['lora']\nrank=[0]\nlayers=['attn']", "cells[0].rank[0]"),
+        ("[[cells]]\nmode=['lora']", "mode lora needs rank and layers"),
+        ("[[cells]]\nmode=['full']\nrank=[1]", "don't apply to mode full"),
+        ("[[cells]]\nmode=['head']\nunfreeze=['iterative']", "doesn't apply to mode head"),
+        ("[[cells]]\nmode=['full']\nunfreeze=['top']", "cells[0].unfreeze[0]"),
+        ("[[cells]]\nmode=['full']\nbatch_size=[0]", "cells[0].batch_size[0]"),
+        ("[settings]\nhead='deep'\n[[cells]]\nmode=['full']", "settings.head"),
+        ("[settings]\nepochs='3'\n[[cells]]\nmode=['full']", "settings.epochs"),
+        ("[settings]\ndropout=nan\n[[cells]]\nmode=['full']", "settings.dropout"),
+        ("[settings]\nepochs=3", "cells"),
+        ("cells = []", "cells"),
+        ("[[cells]", "is not TOML"),
+        ("x = " + "[" * 5000, "is not TOML"),
+    ],
+)
+def test_a_typo_is_one_line_that_says_where(text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        gridfile.parse(text, "mine.toml", "mine")
+    message = str(caught.value)
+    assert message.startswith("mine.toml: ")
+    assert told in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("{ heads = 'conv' }", "key 'cells[1].settings.heads'; known here: head, optimizer,"),
+        ("{ epochs = 2 }", "key 'cells[1].settings.epochs'; known here: head, optimizer,"),
+        ("{ head = 'deep' }", "cells[1].settings.head: "),
+        ("{ encoders = 3 }", "cells[1].settings.encoders: "),
+        (
+            "{ task_rates = { movies = 1.0 } }",
+            "key 'cells[1].settings.task_rates.movies'; known here: sst",
+        ),
+        ("3", "cells[1].settings: "),
+    ],
+)
+def test_a_typo_in_the_settings_of_some_cells_is_one_line(own: str, told: str) -> None:
+    text = f"{GOOD}[[cells]]\nmode = ['full']\nsettings = {own}\n"
+    with pytest.raises(InputError) as caught:
+        gridfile.parse(text, "mine.toml", "mine")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(InputError, match="full, paper, paper-final, smoke"):
+        gridfile.load("huge")
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be read"):
+        gridfile.load(str(tmp_path / "none.toml"))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not UTF-8"):
+        gridfile.load(str(binary))
+    large = tmp_path / "large.toml"
+    large.write_bytes(b"#" * (2 << 20))
+    with pytest.raises(InputError, match="larger than 1 MiB"):
+        gridfile.load(str(large))
+
+
+VARIED = """
+[settings]
+batch_size = 32
+dropout = 0.2
+[[cells]]
+mode = ["full"]
+[[cells]]
+mode = ["full"]
+settings = { head = "conv", task_rates = { sst = 2.0 } }
+[[cells]]
+mode = ["head"]
+"""
+
+
+def test_a_table_of_cells_can_have_settings_of_its_own() -> None:
+    grid = gridfile.parse(VARIED, "mine.toml", "mine")
+    plain, own, same = (grid.settings_of(axes) for axes in grid.cells)
+    assert plain == same == grid.settings
+    assert (own.head, own.task_rates.sst, own.task_rates.quora) == ("conv", 2.0, 1.0)
+    assert (own.batch_size, own.dropout) == (32, 0.2)
+    assert grid.variants == [plain, own]
+
+
+def test_flags_replace_what_cells_share_and_leave_what_is_their_own() -> None:
+    grid = gridfile.with_settings(gridfile.parse(VARIED, "mine.toml", "mine"), {"epochs": 7})
+    assert {settings.epochs for settings in grid.variants} == {7}
+    assert [settings.head for settings in grid.variants] == ["linear", "conv"]
+
+
+def test_what_cells_can_vary_is_no_flag_and_changes_no_data() -> None:
+    from bench.grid.__main__ import command
+
+    flags = {parameter.name for parameter in command.params}
+    assert not flags & gridfile.Varied.model_fields.keys()
+    settings = gridfile.Settings.model_fields
+    for name, field in gridfile.Varied.model_fields.items():
+        assert type(None) in get_args(field.annotation), name
+        assert name in settings

@@ -1,0 +1,202 @@
+"""Grid files and flags of every wrong kind."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.common.command import run_command
+from bench.common.errors import InputError
+from bench.grid.__main__ import override
+from bench.plan import gridfile
+from bench.plan.gridfile import Grid
+from bench.plan.models import find_model
+from bench.plan.planning import Resolved, expand
+from minbert.errors import InputError as MinbertInputError
+from tests.hostile import NUMBERS, TEXTS, answer, changed, check_line, damaged, examples, nested
+
+VALUES: dict[str, Any] = {
+    "about": "two cells",
+    "settings": {
+        "model": "minilm", "init": "pretrained", "task": "movies", "seeds": 1, "epochs": 2,
+        "max_steps": 3, "max_length": 128, "batch_size": 8, "weight_decay": 0.01, "warmup": 0.1,
+        "learning_rates": {"full": 2e-5, "adapter": 1e-3}, "dropout": 0.1, "alpha": 16.0,
+    },
+    "cells": [
+        {"mode": ["full"], "amp": ["off", "on"]},
+        {"mode": ["lora"], "rank": [1, 8], "layers": ["attn"]},
+    ],
+}  # fmt: skip
+RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
+
+VALUES_OF_TOML = st.recursive(
+    st.booleans()
+    | st.sampled_from([number for number in NUMBERS if number != 10**400])
+    | st.sampled_from([text for text in TEXTS if "\ud800" not in text])
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.-_é", max_size=4), inner)
+    ),
+    max_leaves=4,
+)
+
+
+def toml(value: Any) -> str:
+    """TOML for a value, tables inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def document(values: Any) -> str:
+    return "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in values.items())
+
+
+def parsed(text: str) -> Grid | None:
+    return answer(lambda: gridfile.parse(text, "mine.toml", "mine"), InputError, "mine.toml: ")
+
+
+def check_grid(grid: Grid) -> None:
+    """Fail unless a grid can be made into cells in a moment."""
+    cells = expand(grid, RESOLVED)
+    assert 0 < len(cells) <= 100_000
+    assert all(cell.epochs >= 1 and 0 <= cell.dropout < 1 for cell in cells)
+    assert all((cell.rank is None) == (cell.layers is None) for cell in cells)
+
+
+def test_the_writer_of_these_tests_writes_toml() -> None:
+    grid = gridfile.parse(document(VALUES), "mine.toml", "mine")
+    assert grid.settings.learning_rates.full == 2e-5
+    assert len(expand(grid, RESOLVED)) == 4
+
+
+@examples(200)
+@given(values=changed(VALUES, VALUES_OF_TOML))
+def test_a_changed_grid_is_refused_or_makes_cells(values: Any) -> None:
+    if isinstance(values, dict):
+        grid = parsed(document(values))
+        if grid is not None:
+            check_grid(grid)
+
+
+@examples(150)
+@given(content=damaged(document(VALUES).encode()))
+def test_a_damaged_grid_is_refused_or_makes_cells(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    grid = answer(lambda: gridfile.load(str(path)), InputError, path)
+    if grid is not None:
+        check_grid(grid)
+
+
+PIECES = (
+    "[settings]\n", "[[cells]]\n", "mode = ", "rank = ", "['full']", "['lora', 'dora']", "[1]",
+    "epochs = ", "a.b.c = 1\n", "'''", '"""', "{", "}", "[", "]", "=", ",", "#", "\n", "nan",
+    "0x" + "f" * 5000, "9" * 5000, "1979-05-27T07:32:00Z", "07:32:00", '"\\ud800"', '"\\u202e"',
+    "é", "\0", "true", "-inf", "1e400", "\r", '"', "'",
+)  # fmt: skip
+
+
+@examples(120)
+@given(text=st.lists(st.sampled_from(PIECES), max_size=25).map("".join) | st.text(max_size=60))
+def test_any_text_is_refused_or_a_grid(text: str) -> None:
+    grid = parsed(text)
+    if grid is not None:
+        check_grid(grid)
+
+
+@pytest.mark.parametrize("key", [*VALUES["settings"], "max_train", "pooling", "nonsense"])
+@pytest.mark.parametrize(
+    "value", ["0x" + "f" * 5000, "9" * 5000, "-1", "nan", "inf", "[]", "{}", "''", "07:32:00"]
+)
+def test_a_setting_of_any_other_kind_is_refused(key: str, value: str) -> None:
+    text = f"[settings]\n{key} = {value}\n[[cells]]\nmode = ['full']\n"
+    if not (key in ("model", "task") and value == "''") and (key, value) != (
+        "learning_rates",
+        "{}",
+    ):
+        assert parsed(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a." * 200_000 + "b = 1",
+        "[" + "a . " * 200_000 + "b]",
+        "x = {" + "'a'.\"b\"." * 50_000 + "c = 1}",
+        "x = " + nested(100_000),
+        "x = " + "{a = " * 50_000,
+        "a" * 10**6,
+        "'" * 10**6,
+        '"' * (10**6 + 1),
+        "[[cells]]\nmode = [" + "'full'," * 140_000 + "]",
+        "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
+        "[settings]\nseeds = 10000\n[[cells]]\nmode=['full']\namp=[" + "'off'," * 11 + "]",
+        "[[cells]]\nmode=['full']\n" * 40_000 + "x = 1",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text: str) -> None:
+    begun = time.process_time()
+    assert parsed(text) is None
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mine.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    assert answer(lambda: gridfile.load(str(path)), InputError, path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seeds", 10**9), ("epochs", 10**30), ("max_train", 10**10), ("max_steps", 2**63)],
+)
+def test_a_flag_has_the_limits_of_its_setting(name: str, value: int) -> None:
+    grid = gridfile.load("smoke")
+    with pytest.raises(InputError) as caught:
+        override(grid, {name: value, "model": None})
+    check_line(str(caught.value), "--" + name.replace("_", "-"))
+    assert getattr(override(grid, {name: 2}).settings, name) == 2
+    assert override(grid, {name: None}) == grid
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"])
+def test_a_model_that_can_not_be_is_refused(name: str) -> None:
+    with pytest.raises((InputError, MinbertInputError)):
+        find_model(name, "pretrained", "auto")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_error_moves_no_cursor(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fails"])
+
+    @click.command()
+    def fails() -> None:
+        raise InputError(f"no model is called {text}")
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(fails)
+    assert caught.value.code == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.removesuffix("\n").isprintable()

@@ -1,0 +1,187 @@
+"""The search for learning rates: its ladder, its end, and its choice."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+from bench.forecast.costs import Variant
+from bench.forecast.forecast import Prediction
+from bench.forecast.outlook import Outlook
+from bench.grid.__main__ import rounds
+from bench.plan import gridfile
+from bench.plan.cell import Cell
+from bench.plan.columns import Row
+from bench.plan.learning_rates import (
+    FIRST,
+    LAST_RUNG,
+    Search,
+    at_rung,
+    kind_of,
+    still_lacking,
+    without_rates,
+)
+from bench.plan.planning import Resolved, expand, plan
+
+CELLS = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+LORA = next(cell for cell in CELLS if cell.mode == "lora")
+HEAD = next(cell for cell in CELLS if cell.mode == "head")
+
+
+class Runs:
+    """Runs candidates: a score for each rung, or a status where it failed."""
+
+    def __init__(self, score) -> None:
+        self.score = score
+        self.rows: dict[str, Row] = {}
+
+    def row_of(self, cell: Cell) -> Row | None:
+        return self.rows.get(cell.cell_id)
+
+    def run(self, search: Search) -> list[list[Cell]]:
+        rounds = []
+        for candidates in search.rounds():
+            rounds.append(candidates)
+            for cell in candidates:
+                found = self.score(cell)
+                ok = isinstance(found, tuple)
+                self.rows[cell.cell_id] = {
+                    "status": "ok" if ok else found,
+                    "dev_score": found[0] if ok else None,
+                    "dev_loss": found[1] if ok else None,
+                }
+        return rounds
+
+
+def peak_at(best: float):
+    """Scores that are highest at a rate."""
+
+    def score(cell: Cell) -> tuple[float, float]:
+        rate = cell.learning_rate or cell.learning_rate_head
+        return (0.6 - abs(rate - best) / (rate + best), 1.0)
+
+    return score
+
+
+def test_the_ladder_is_in_steps_of_the_root_of_ten_and_scales_all_rates() -> None:
+    rates = at_rung(replace(LORA, learning_rate_base=1e-4), 1)
+    assert rates == {
+        "learning_rate": 3.16e-3,
+        "learning_rate_base": 3.16e-4,
+        "learning_rate_head": 3.16e-3,
+    }
+    assert at_rung(HEAD, -2) == {
+        "learning_rate": None,
+        "learning_rate_base": None,
+        "learning_rate_head": 1e-4,
+    }
+
+
+def test_five_rates_for_each_kind_and_the_best_is_taken() -> None:
+    runs = Runs(peak_at(1e-3))
+    cells = [cell for cell in CELLS if cell.mode != "full"]
+    search = Search(cells, "other data", runs.row_of)
+    (only,) = runs.run(search)
+    kinds = {kind_of(cell) for cell in cells}
+    assert len(only) == 5 * len(kinds)
+    assert {cell.learning_rate_source for cell in only} == {"candidate"}
+    assert {cell.data_digest for cell in only} == {"other data"}
+    found = search.found(LORA)
+    assert found.learning_rate == 1e-3
+    assert found.learning_rate_source == "search"
+    assert replace(found, learning_rate_source="grid") == LORA
+
+
+def test_the_ladder_is_extended_while_the_best_is_at_its_end() -> None:
+    runs = Runs(peak_at(0.1))
+    search = Search([LORA], "d2", runs.row_of)
+    rounds = runs.run(search)
+    assert [len(each) for each in rounds] == [5, 1, 1, 1]
+    assert search.found(LORA).learning_rate == 0.1
+
+
+def test_the_ladder_has_an_end() -> None:
+    runs = Runs(lambda cell: (cell.learning_rate, 1.0))
+    rounds = runs.run(Search([LORA], "d2", runs.row_of))
+    assert sum(map(len, rounds)) == len(FIRST) + LAST_RUNG - max(FIRST)
+
+
+def test_of_equal_scores_the_lower_loss_is_better() -> None:
+    runs = Runs(lambda cell: (0.5, abs(cell.learning_rate - 3.16e-4)))
+    search = Search([LORA], "d2", runs.row_of)
+    runs.run(search)
+    assert search.found(LORA).learning_rate == 3.16e-4
+
+
+def test_rates_that_fail_are_no_choice_and_if_all_fail_there_is_none() -> None:
+    runs = Runs(lambda cell: (0.4, 1.0) if cell.learning_rate < 1e-3 else "invalid")
+    search = Search([LORA], "d2", runs.row_of)
+    runs.run(search)
+    assert search.found(LORA).learning_rate < 1e-3
+    runs = Runs(lambda cell: "invalid")
+    search = Search([LORA], "d2", runs.row_of)
+    assert len(runs.run(search)) == 1
+    assert search.found(LORA) is None
+
+
+def test_a_kind_without_rates_is_skipped_and_the_others_run() -> None:
+    runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
+    search = Search([LORA, HEAD], "d2", runs.row_of)
+    runs.run(search)
+    *_, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, {"conditions_id": "c"}), search)
+    lora, head = last
+    assert (head.action, head.cell.learning_rate_head) == ("run", 1e-3)
+    assert (lora.action, lora.tries) == ("skip", ("timeout",) * 5)
+    assert lora.reason.endswith("ended 5 timeout; --rerun timeout tries them again")
+    assert lora.cell.learning_rate is lora.cell.learning_rate_head is None
+    assert lora.cell.cell_id != LORA.cell_id, "whose own rates may have run"
+
+
+def test_a_search_is_not_repeated_and_neither_is_a_kind_without_rates() -> None:
+    runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
+    search = Search([LORA, HEAD], "d2", runs.row_of)
+    runs.run(search)
+    here = {"conditions_id": "c"}
+    *tries, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, here, repeats=2), search)
+    assert {item.repeat for planned in tries for item in planned} == {1}
+    assert [(item.cell.mode, item.action, item.repeat) for item in last] == [
+        ("lora", "skip", 1), ("head", "run", 1), ("head", "run", 2),
+    ]  # fmt: skip
+
+
+def test_of_cells_that_are_skipped_without_rates_nothing_is_foretold() -> None:
+    head, lora = plan([HEAD, without_rates(LORA)], {}, {"conditions_id": "c"})
+    lora = replace(lora, action="skip")
+    told = {Variant.of(HEAD): Prediction(100.0, 7.0, 1.0)}
+    forecast = SimpleNamespace(
+        basis="runs",
+        predict=lambda variant: told[variant],
+        left_s=lambda left: sum(n * told[variant].wall_s for variant, n in left.items()),
+    )
+    outlook = Outlook(forecast, [lora, head])
+    assert outlook.begin(lora.cell) == (None, None)
+    assert outlook.begin(head.cell) == (7.0, 0.0)
+
+
+def test_a_cell_that_lacked_rates_is_forgotten_once_it_has_run() -> None:
+    old = {**without_rates(LORA).columns(), "conditions_id": "c", "status": "skipped"}
+    new = {**old, **replace(LORA, learning_rate_source="search").columns(), "status": "ok"}
+    assert still_lacking([old, new]) == [new]
+    other = new | {"seed": 1}
+    assert still_lacking([old, other]) == [old, other]
+
+
+def test_what_has_run_is_asked_for_again_by_the_same_cells() -> None:
+    runs = Runs(peak_at(1e-3))
+    search = Search(CELLS, "d2", runs.row_of)
+    first = runs.run(search)
+    again = Search(CELLS, "d2", runs.row_of)
+    asked = [cell.cell_id for cells in again.rounds() for cell in cells]
+    assert set(asked) <= {cell.cell_id for cells in first for cell in cells}
+    assert [again.found(cell) for cell in CELLS] == [search.found(cell) for cell in CELLS]
+
+
+def test_amp_is_that_of_the_cells_where_any_has_it() -> None:
+    def amps(cells: list[Cell]) -> set[str]:
+        return {cell.amp for cell in next(Search(cells, "d2", lambda cell: None).rounds())}
+
+    assert amps(CELLS) == {"bf16"}
+    assert amps([cell for cell in CELLS if cell.amp == "off"]) == {"off"}

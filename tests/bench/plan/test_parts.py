@@ -1,0 +1,269 @@
+"""Settings and scores by part: as text, as one score with its interval, in cells and in rows."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.common.errors import InputError
+from bench.plan import gridfile
+from bench.plan.cell import Cell
+from bench.plan.columns import (
+    BY_NAME,
+    CORRELATED,
+    MULTITASK,
+    OVERALL,
+    PART_SCORES,
+    VALUES,
+    new_row,
+    parse_value,
+    upgraded,
+)
+from bench.plan.gridfile import parse
+from bench.plan.job import Job
+from bench.plan.parts import from_text, most_encoders, scores_of, to_text
+from bench.plan.planning import Resolved, expand
+from bench.results.overall import overall, overall_interval
+from bench.results.protocol import parse_result
+from bench.results.row import measured_row, score_interval
+from bench.stats.intervals import Interval, fisher, mean_of, wilson
+from minbert.data.mixing import MIXINGS
+from minbert.data.tasks import TASKS
+from minbert.data.tasks.multitask import PAIRS, PARTS
+
+ROOT = Path(__file__).parents[3]
+SIZES = {"sst": 1101, "quora": 4000, "sts": 863}
+SCORES = {"sst": 0.5, "quora": 0.8, "sts": 0.7}
+
+
+def cells_of(parts: tuple[str, ...], grid: str = "paper-final") -> list[Cell]:
+    resolved = Resolved("minilm", "m", "mean", "d", "bf16", "grid", "sts" in parts, parts)
+    return expand(gridfile.load(grid), resolved)
+
+
+def test_names_are_those_of_the_task() -> None:
+    assert set(PART_SCORES) == set(PARTS) == set(TASKS[MULTITASK].parts)
+    assert TASKS[MULTITASK].metric == OVERALL
+    assert {part for part in PARTS if most_encoders([part, "sst"]) == 2} == set(PAIRS)
+    assert {part for part in PARTS if TASKS[part].kind == "regression"} == set(CORRELATED)
+    assert VALUES["task_order"] == tuple(MIXINGS)
+
+
+# As text
+
+
+def test_settings_by_part_have_one_order_and_come_back() -> None:
+    values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
+    assert to_text(values) == "quora=1e-05 sst=4 sts=3"
+    assert from_text(to_text(values)) == values
+    assert from_text("sst=0.009") == {"sst": 0.009}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "sst", "sst=", "sst=x", "sst=nan", "sst=-1", "qqp=1", "sst=1 sst=2", "sst=1  sts=2"],
+)
+def test_other_text_is_none(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  float's own message, too
+        from_text(text)
+
+
+# The score
+
+
+def test_overall_is_the_mean_over_the_parts_that_are_there() -> None:
+    assert overall(SCORES) == pytest.approx((0.5 + 0.8 + 0.85) / 3)
+    assert overall({"sts": -1.0}) == 0.0
+    assert overall({"sst": 0.4}) == 0.4
+    assert overall({"sst": 0.4, "sts": None}) is None
+    assert overall({}) is None
+
+
+def test_of_one_part_it_is_that_parts_interval() -> None:
+    low, high = wilson(550, 1100)
+    assert overall_interval({"sst": 0.5}, {"sst": 1100}).ends() == pytest.approx((low, high))
+    low, high = fisher(0.7, 863)
+    found = overall_interval({"sts": 0.7}, SIZES)
+    assert found.value == pytest.approx(0.85)
+    assert found.ends() == pytest.approx(((1 + low) / 2, (1 + high) / 2))
+
+
+def test_variances_of_the_parts_add_up() -> None:
+    found = overall_interval(SCORES, SIZES)
+    by_variance = [0.5 * 0.5 / 1101, 0.8 * 0.2 / 4000, (1 - 0.7**2) ** 2 / 863 / 4]
+    half = 1.96 * sum(by_variance) ** 0.5 / 3
+    low, high = found.ends() or (0.0, 0.0)
+    assert found.value == pytest.approx(overall(SCORES))
+    assert (high - low) / 2 == pytest.approx(half, rel=0.01)
+
+
+@pytest.mark.parametrize(("accuracy", "examples"), [(0.5, 40), (0.97, 60), (0.8, 400)])
+def test_the_interval_covers_as_often_as_it_says(accuracy: float, examples: int) -> None:
+    rng = np.random.default_rng(0)
+    r, tries, inside = 0.8, 1000, 0
+    truth = (2 * accuracy + (1 + r) / 2) / 3
+    for _ in range(tries):
+        right = rng.binomial(examples, accuracy, 2) / examples
+        x, noise = rng.normal(size=(2, examples))
+        seen = float(np.corrcoef(x, r * x + (1 - r * r) ** 0.5 * noise)[0, 1])
+        scores = {"sst": float(right[0]), "quora": float(right[1]), "sts": seen}
+        inside += bool(overall_interval(scores, dict.fromkeys(PARTS, examples)).holds(truth))
+    assert 0.93 <= inside / tries <= 0.99
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_it_stays_between_0_and_1(score: float) -> None:
+    found = overall_interval({"sst": score, "quora": score, "sts": 2 * score - 1}, SIZES)
+    low, high = found.ends() or (2.0, 2.0)
+    assert 0 <= low <= found.value + 1e-9
+    assert found.value - 1e-9 <= high <= 1
+
+
+def test_a_mean_of_nothing_is_refused_and_of_no_interval_has_none() -> None:
+    with pytest.raises(ValueError, match="mean of nothing"):
+        mean_of([])
+    assert mean_of([Interval(1.0, 0.5, 1.5), Interval(2.0)]) == Interval(1.5)
+
+
+# Cells
+
+
+def test_the_papers_final_grid_has_its_settings() -> None:
+    cells = cells_of(PARTS)
+    assert len({cell.cell_id for cell in cells}) == len(cells) == 9
+    adapted = {("lora", 1, "all-lin", "bf16"), ("dora", 1, "all-lin", "bf16")}
+    points = {(c.mode, c.rank, c.layers, c.amp) for c in cells}
+    assert points == {("full", None, None, "off"), *adapted}
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    for cell in cells:
+        assert (cell.task, cell.encoders, cell.task_order) == ("multitask", 2, "proportional")
+        assert cell.task_rates == "quora=5 sst=4 sts=3"
+        assert cell.task_decays == "quora=1e-05 sst=0.009 sts=0.01"
+        assert (cell.head, cell.optimizer, cell.schedule) == ("conv", "adamax", "halving")
+        assert (cell.epochs, cell.batch_size, cell.dropout) == (7, 64, 0.3)
+        assert cell.unfreeze == "iterative"
+        rates = {cell.learning_rate, cell.learning_rate_base, cell.learning_rate_head} - {None}
+        assert rates == {1e-4}
+        assert cell.scale == (None if cell.mode == "full" else 1.0)
+
+
+def test_settings_are_of_the_parts_that_are_there() -> None:
+    (cell, *_) = cells_of(("sst", "quora"))
+    assert cell.task_rates == "quora=5 sst=4"
+    assert cell.regression_loss is None
+    for parts in (("sst",), ("quora", "sts")):
+        assert cells_of(parts)[0].encoders == 1, "a second encoder would serve nothing"
+
+
+def test_another_task_has_none_of_them() -> None:
+    for cell in cells_of((), "smoke"):
+        found = (cell.encoders, cell.task_order, cell.task_rates, cell.task_decays)
+        assert found == (None,) * 4
+
+
+def test_each_of_them_is_in_the_digest() -> None:
+    cell = cells_of(PARTS)[0]
+    for change in (
+        {"encoders": 1}, {"task_order": "sequential"}, {"task_rates": "quora=1 sst=1 sts=1"},
+        {"task_decays": "quora=1 sst=1 sts=1"},
+    ):  # fmt: skip
+        assert replace(cell, **change).cell_id != cell.cell_id
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "docs/prediction.csv"])
+def test_cells_that_ran_before_there_were_parts_keep_their_ids(name: str) -> None:
+    with (ROOT / name).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        known = {n: parse_value(n, text) for n, text in row.items() if n in BY_NAME}
+        assert Cell.from_columns(upgraded(known)).cell_id == row["cell_id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("encoders = 3", "settings.encoders"),
+        ('task_order = "random"', "settings.task_order"),
+        ("task_rates = {qqp = 1.0}", "task_rates.qqp'; known here: sst, quora, sts"),
+        ("task_rates = {sst = 0.0}", "settings.task_rates.sst"),
+        ("task_decays = {sst = -0.1}", "settings.task_decays.sst"),
+    ],
+)
+def test_what_a_grid_file_cannot_have_is_refused(text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(f"[settings]\n{text}\n[[cells]]\nmode = ['full']\n", "mine.toml", "mine")
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"task_rates": "sst=x"}, "as task_rates"),
+        ({"encoders": None}, "don't go with task"),
+        ({"task": "sst"}, "don't go with task"),
+    ],
+)
+def test_a_job_with_other_settings_by_part_is_refused(change: dict, told: str) -> None:
+    job = Job(
+        cell=cells_of(PARTS)[0], conditions_id="here", attempt=1, device="cpu", threads=2,
+        checkpoint="/a/b", geometry=None, tokenizer="/a/b", data="/c", keep=False,
+        code_version="0.1.0",
+    )  # fmt: skip
+    assert Job.from_json(job.to_json()) == job
+    with pytest.raises(InputError, match=told):
+        Job.from_json(replace(job, cell=replace(job.cell, **change)).to_json())
+
+
+# Rows
+
+
+def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_path: Path) -> None:
+    columns = {"dev_metric": OVERALL, "dev_score": overall(SCORES)}
+    columns |= {PART_SCORES[part]: score for part, score in SCORES.items()}
+
+    def row_of(majority: float) -> dict:
+        return measured_row(
+            cells_of(PARTS)[0], {"device": "cpu", "conditions_id": "here"}, columns=columns,
+            status="ok", flags=[], message="", folder=tmp_path, dev_examples=SIZES,
+            majority_score=majority,
+        )  # fmt: skip
+
+    row = row_of(0.5)
+    assert (row["dev_ci_low"], row["dev_ci_high"]) == overall_interval(SCORES, SIZES).ends()
+    assert row["majority_score"] == 0.5
+    assert row["flags"] is None
+    assert row_of(0.72)["flags"] == "not_learned"
+    assert scores_of(row) == SCORES
+
+
+def test_a_part_that_the_task_lacks_is_not_counted() -> None:
+    row = new_row(dev_metric=OVERALL, dev_score=0.5, dev_sentiment=0.5, dev_similarity=0.9)
+    found = score_interval(row, {"sst": 100})
+    assert (found["dev_ci_low"], found["dev_ci_high"]) == wilson(50, 100)
+    assert score_interval(row, {"movies": 100}) == {"dev_ci_low": None, "dev_ci_high": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dev_sentiment", -0.1), ("dev_similarity", -1.1), ("dev_score", -0.1)]
+)
+def test_a_score_that_none_can_be_makes_no_result(name: str, value: float) -> None:
+    columns = f'{{"dev_metric": "overall", "{name}": {value}}}'
+    with pytest.raises(ValueError, match=f"its {name} is"):
+        parse_result(f'{{"status": "ok", "columns": {columns}}}')
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "applies"),
+    [
+        ("encoders", {"task": "multitask"}, True),
+        ("encoders", {"task": "sst"}, False),
+        ("dev_similarity", {"task": "multitask", "init": "random"}, False),
+        ("dev_accuracy", {"init": "pretrained", "dev_metric": "overall"}, False),
+        ("majority_score", {"init": "pretrained", "dev_metric": "overall"}, True),
+    ],
+)
+def test_a_column_knows_where_it_applies(name: str, row: dict[str, str], applies: bool) -> None:
+    assert BY_NAME[name].applies(row) is applies

@@ -1,0 +1,419 @@
+"""Grids become cells, and cells with their rows a plan."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.plan import gridfile
+from bench.plan.cell import Cell
+from bench.plan.columns import BY_NAME, CANDIDATE, Row, Value, new_row
+from bench.plan.parts import to_text
+from bench.plan.planning import Resolved, check_rerun, expand, plan
+from bench.plan.selection import parse_selection, select
+
+HERE: Row = {"conditions_id": "here", "code_version": "v2"}
+RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
+
+
+def cells_of(name: str, **settings: object) -> list[Cell]:
+    grid = gridfile.load(name)
+    changed = grid.settings.model_copy(update=settings)
+    return expand(grid.model_copy(update={"settings": changed}), RESOLVED)
+
+
+def test_full_grid_has_every_mode_rank_layer_set_and_amp_once() -> None:
+    cells = cells_of("full")
+    points = {(c.mode, c.rank, c.layers, c.amp) for c in cells}
+    adapted = {
+        (mode, rank, layers, amp)
+        for mode in ("lora", "dora")
+        for rank in (1, 2, 4, 8)
+        for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
+        for amp in ("off", "bf16")
+    }
+    others = {(mode, None, None, amp) for mode in ("full", "head") for amp in ("off", "bf16")}
+    assert points == adapted | others
+    assert len(cells) == 68
+
+
+def test_the_papers_grid_has_the_400_cells_that_its_authors_planned() -> None:
+    cells = cells_of("paper")
+    assert len({cell.cell_id for cell in cells}) == 400
+    points = {(c.mode, c.rank, c.layers, c.batch_size, c.learning_rate) for c in cells}
+    adapted = {
+        (mode, rank, layers, batch, rate)
+        for mode in ("lora", "dora")
+        for rank in (1, 5, 10)
+        for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
+        for batch in (64, 128, 256, 384)
+        for rate in (5e-6, 1e-5, 5e-5, 1e-4)
+    }
+    assert {point for point in points if point[1]} == adapted
+    assert {(c.scale, c.dropout, c.amp) for c in cells if c.rank} == {(1.0, 0.3, "off")}
+    assert all(
+        {c.learning_rate, c.learning_rate_base, c.learning_rate_head} <= {c.learning_rate, None}
+        for c in cells
+    ), "one rate for all that trains"
+
+
+def test_cells_of_one_name_are_not_neighbours() -> None:
+    names = [cell.name for cell in cells_of("paper")]
+    assert sum(a == b for a, b in pairwise(names)) < 40
+
+
+def cells_in(text: str) -> list[Cell]:
+    return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
+
+
+def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
+    cells = cells_in(
+        '[[cells]]\nmode = ["full", "head"]\nunfreeze = ["all", "iterative"]\n'
+        '[[cells]]\nmode = ["lora"]\nrank = [1]\nlayers = ["attn"]\nunfreeze = ["iterative"]\n'
+    )
+    assert sorted((c.mode, str(c.unfreeze)) for c in cells) == [
+        ("full", "all"), ("full", "iterative"), ("head", "None"), ("lora", "iterative"),
+    ]  # fmt: skip
+    assert {c.name for c in cells} == {
+        "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0", "lora-r1-attn-iterative-fp32-s0",
+    }  # fmt: skip
+    assert len(select(cells, parse_selection("unfreeze=iterative"))) == 2
+
+
+def test_settings_of_the_papers_final_runs_are_there() -> None:
+    (cell,) = cells_in(
+        '[settings]\nhead = "conv"\noptimizer = "adamax"\nschedule = "halving"\n'
+        '[[cells]]\nmode = ["full"]\n'
+    )
+    assert (cell.head, cell.optimizer, cell.schedule) == ("conv", "adamax", "halving")
+
+
+def test_what_came_later_changes_no_id_of_older_cells() -> None:
+    """The id of a cell of the committed reference run, made before there were these settings."""
+    cell = cells_of("smoke")[0]
+    usual = replace(cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse")
+    assert usual.cell_id == cell.cell_id
+    for change in (
+        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
+        {"regression_loss": "pearson"},
+    ):  # fmt: skip
+        assert replace(cell, **change).cell_id != cell.cell_id
+
+
+def test_a_scale_for_all_ranks_is_as_the_csv_holds_it() -> None:
+    cells = cells_in(
+        "[settings]\nscale = 0.1\n[[cells]]\nmode = ['lora']\nrank = [3]\nlayers = ['attn']\n"
+    )
+    assert [cell.alpha for cell in cells] == [0.3]
+
+
+def test_cells_have_the_settings_of_their_table() -> None:
+    text = """
+    [settings]
+    task = "multitask"
+    [[cells]]
+    mode = ["full", "lora"]
+    rank = [1]
+    layers = ["attn"]
+    [[cells]]
+    mode = ["full"]
+    batch_size = [32]
+    settings = { head = "conv", encoders = 2, task_order = "sequential", weight_decay = 0.5 }
+    """
+    parts = replace(RESOLVED, regression=True, parts=("sst", "quora", "sts"))
+    cells = expand(gridfile.parse(text, "mine.toml", "mine"), parts)
+    plain = [c for c in cells if c.batch_size == 64]
+    (own,) = (c for c in cells if c.batch_size == 32)
+    assert {(c.head, c.encoders, c.task_order) for c in plain} == {("linear", 1, "proportional")}
+    assert (own.head, own.encoders, own.task_order) == ("conv", 2, "sequential")
+    assert own.task_decays == to_text(dict.fromkeys(parts.parts, 0.5))
+    assert len({c.cell_id for c in cells}) == 3
+
+
+def test_selection_by_batch_size_and_rate() -> None:
+    cells = cells_of("paper")
+    assert len(select(cells, parse_selection("batch_size=64,128"))) == 200
+    assert len(select(cells, parse_selection("learning_rate=1e-4,0.00001"))) == 200
+    both = "mode=full,dora batch_size=384 learning_rate=5e-6"
+    assert len(select(cells, parse_selection(both))) == 1 + 12
+    assert select(cells, parse_selection("unfreeze=iterative")) == []
+    heads = cells_in('[[cells]]\nmode = ["head"]\nlearning_rate = [1e-4, 1e-3]\n')
+    assert len(select(heads, parse_selection("learning_rate=1e-4"))) == 1
+    with pytest.raises(InputError, match="learning_rate can't be '2'; it takes numbers"):
+        parse_selection("learning_rate=2")
+
+
+def test_smoke_grid_has_eight_cells() -> None:
+    cells = cells_of("smoke")
+    assert len(cells) == 8
+    assert {c.mode for c in cells} == {"full", "head", "lora", "dora"}
+    assert {c.layers for c in cells if c.rank} == {"all-lin-only"}
+
+
+def test_rates_follow_mode_and_layer_set() -> None:
+    rates = {
+        (c.mode, c.layers): (c.learning_rate, c.learning_rate_base, c.learning_rate_head)
+        for c in cells_of("full")
+    }
+    assert rates["full", None] == (1e-4, None, None)
+    assert rates["head", None] == (None, None, 1e-3)
+    assert rates["lora", "all-lin-only"] == (1e-3, None, 1e-3)
+    assert rates["dora", "attn"] == (1e-3, 1e-4, 1e-3)
+
+
+def test_scale_is_alpha_over_rank_and_empty_without_adapter() -> None:
+    scales = {(c.mode, c.rank): c.scale for c in cells_of("full")}
+    assert scales["lora", 1] == 16.0
+    assert scales["lora", 8] == 2.0
+    assert scales["full", None] is None
+
+
+def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
+    cells = cells_of("smoke", seeds=3)
+    assert [c.seed for c in cells] == [0] * 8 + [1] * 8 + [2] * 8
+    assert cells == cells_of("smoke", seeds=3)
+    rounds = [[replace(c, seed=0).name for c in cells[i : i + 8]] for i in (0, 8, 16)]
+    assert sorted(rounds[0]) == sorted(rounds[1])
+    assert rounds[0] != rounds[1]
+    assert rounds[1] != rounds[2]
+
+
+def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
+    cell = cells_of("smoke")[0]
+    same = replace(cell, model="other name", max_train=10**6, learning_rate_source="elsewhere")
+    assert same.cell_id == cell.cell_id
+    for changed in (
+        replace(cell, seed=1),
+        replace(cell, model_digest="x"),
+        replace(cell, data_digest="x"),
+        replace(cell, batch_size=48),
+        replace(cell, dropout=0.0),
+        replace(cell, max_steps=13),
+    ):
+        assert changed.cell_id != cell.cell_id
+
+
+def test_cell_survives_its_columns() -> None:
+    for cell in cells_of("full"):
+        assert Cell.from_columns(cell.columns()) == cell
+        assert cell.columns().keys() <= BY_NAME.keys()
+
+
+def test_selection_keeps_cells_whose_axes_match() -> None:
+    cells = cells_of("full")
+    chosen = select(cells, parse_selection("mode=lora,dora rank=1,8 amp=on"))
+    assert {(c.mode, c.rank, c.amp) for c in chosen} == {
+        (mode, rank, "bf16") for mode in ("lora", "dora") for rank in (1, 8)
+    }
+    assert len(chosen) == 16
+    assert len(select(cells, parse_selection("amp=bf16"))) == 34
+    assert select(cells, {}) == cells
+
+
+def test_selection_by_a_key_that_a_cell_lacks_leaves_it_out() -> None:
+    chosen = select(cells_of("full"), parse_selection("rank=1"))
+    assert {c.mode for c in chosen} == {"lora", "dora"}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("depth=3", "depth=3"),
+        ("mode=lorra", "lorra"),
+        ("rank=one", "one"),
+        ("rank=", "rank="),
+        ("layers=all", "all-lin-only"),
+    ],
+)
+def test_bad_selection_is_one_line(text: str, named: str) -> None:
+    with pytest.raises(InputError, match="--select") as caught:
+        parse_selection(text)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def row_of(
+    cell: Cell, status: str, flags: str | None = None, attempt: int = 1, **columns: Value
+) -> Row:
+    ids: Row = {"conditions_id": "here", "status": status, "flags": flags, "attempt": attempt}
+    return new_row(**{**cell.columns(), **ids, **columns})
+
+
+def actions(rows: list[Row], cells: list[Cell], **options: object) -> list[str]:
+    return [item.action for item in plan(cells, rows, HERE, **options)]  # type: ignore[arg-type]
+
+
+def test_plan_resumes_what_is_missing_interrupted_or_skipped() -> None:
+    cells = cells_of("smoke")
+    statuses = ("ok", "interrupted", "skipped", "crashed", "oom", "timeout", "invalid")
+    rows = [row_of(c, s) for c, s in zip(cells, statuses, strict=False)]
+    assert actions(rows, cells) == ["done", "run", "run", "kept", "kept", "kept", "kept", "run"]
+
+
+def test_rerun_takes_a_status_or_a_flag_and_raises_the_attempt() -> None:
+    cells = cells_of("smoke")[:3]
+    rows = [row_of(cells[0], "ok", "not_learned", 4), row_of(cells[1], "crashed")]
+    assert actions(rows, cells, rerun="crashed") == ["done", "run", "run"]
+    assert actions(rows, cells, rerun="not_learned") == ["run", "kept", "run"]
+    assert [item.attempt for item in plan(cells, rows, HERE)] == [5, 2, 1]
+
+
+def test_a_cell_with_an_ok_row_is_done_whatever_became_of_later_attempts() -> None:
+    [cell] = cells_of("smoke")[:1]
+    for status in ("interrupted", "crashed", "oom", "skipped"):
+        rows = [row_of(cell, "ok"), row_of(cell, status, attempt=2)]
+        [planned] = plan([cell], rows, HERE)
+        assert (planned.action, planned.attempt) == ("done", 3)
+        assert actions(rows, [cell], rerun=status) == ["done"]
+        assert actions(rows, [cell], rerun="ok") == ["run"]
+
+
+def test_fresh_runs_what_the_present_version_lacks() -> None:
+    cells = cells_of("smoke")[:4]
+    rows = [row_of(c, "ok", code_version="v1") for c in cells]
+    rows += [
+        row_of(c, s, attempt=2, code_version="v2")
+        for c, s in zip(cells, ("ok", "crashed", "interrupted"), strict=False)
+    ]
+    assert actions(rows, cells) == ["done"] * 4, "a row of any version will do"
+    assert actions(rows, cells, fresh=True) == ["done", "kept", "run", "run"]
+    assert actions(rows, cells, fresh=True, rerun="crashed") == ["done", "run", "run", "run"]
+    assert [item.attempt for item in plan(cells, rows, HERE, fresh=True)] == [3, 3, 3, 2]
+
+
+def test_other_conditions_count_for_nothing() -> None:
+    cells = cells_of("smoke")
+    rows = [row_of(c, "ok") for c in cells]
+    elsewhere = [{**row, "conditions_id": "there"} for row in rows]
+    assert actions(elsewhere, cells) == ["run"] * 8
+
+
+def test_repeats_are_outermost_then_seeds_then_the_shuffled_order() -> None:
+    cells = cells_of("smoke", seeds=2)
+    planned = plan(cells, [], HERE, repeats=3)
+    assert [item.cell for item in planned] == cells * 3
+    assert [item.repeat for item in planned] == [1] * 16 + [2] * 16 + [3] * 16
+    assert [item.cell.seed for item in planned] == ([0] * 8 + [1] * 8) * 3
+
+
+def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
+    [cell] = cells_of("smoke")[:1]
+    rows = [
+        row_of(cell, "ok"),  # without a repeat: the first
+        row_of(cell, "crashed", repeat=2),
+        row_of(cell, "interrupted", repeat=3),
+        row_of(cell, "ok", "disturbed", repeat=4),
+    ]
+
+    def planned(**options: Any) -> list[tuple[str, int]]:
+        return [(item.action, item.attempt) for item in plan([cell], rows, HERE, **options)]
+
+    assert planned() == [("done", 2)]
+    ends = [("done", 2), ("kept", 2), ("run", 2), ("done", 2), ("run", 1)]
+    assert planned(repeats=5) == ends
+    ends[1] = ("run", 2)
+    assert planned(repeats=5, rerun="crashed") == ends
+    ends[1], ends[3] = ("kept", 2), ("run", 2)
+    assert planned(repeats=5, rerun="disturbed") == ends
+
+
+def test_a_try_of_a_search_is_not_repeated() -> None:
+    cell = cells_of("smoke")[0]
+    cells = [cell, replace(cell, learning_rate_source=CANDIDATE)]
+    planned = plan(cells, [], HERE, repeats=2)
+    assert [(item.cell, item.repeat) for item in planned] == [
+        (cells[0], 1), (cells[1], 1), (cells[0], 2),
+    ]  # fmt: skip
+
+
+THERE: Row = {
+    "conditions_id": "there", "device": "cuda:1", "device_name": "H100", "machine": "other",
+    "threads": 64, "torch_version": "2.13", "cuda_version": "12.8", "tf32": "off",
+    "environment": None, "measurement_version": 5, "code_version": "v1", "dev_score": 0.5,
+}  # fmt: skip
+MINE: Row = {
+    **THERE, "conditions_id": "here", "device": "cuda:0", "device_name": "T4", "machine": "mine",
+    "threads": 2, "environment": "", "code_version": "v2", "dev_score": None,
+}  # fmt: skip
+"""Conditions of the same software as those."""
+
+
+def seeds_of(count: int = 3) -> list[Cell]:
+    """One setting over its seeds."""
+    return select(cells_of("smoke", seeds=count), parse_selection("mode=lora amp=on"))
+
+
+def here_and_elsewhere(
+    rows: list[Row], cells: list[Cell], here: Row = MINE, **options: Any
+) -> list[str]:
+    """Actions of a plan; `elsewhere` in place of `done` for a score of another machine."""
+    planned = plan(cells, rows, here, **options)
+    assert all(item.action == "done" for item in planned if item.elsewhere)
+    return ["elsewhere" if item.elsewhere else item.action for item in planned]
+
+
+def test_a_score_of_another_machine_will_do_once_costs_are_measured_here() -> None:
+    cells = seeds_of(3)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    first_runs = ["run", "elsewhere", "elsewhere"]
+    assert here_and_elsewhere(others, cells) == first_runs
+    planned = plan(cells, others, MINE)
+    assert [item.reason for item in planned[1:]] == ["score from another machine"] * 2
+    assert here_and_elsewhere(others[:1] + others[2:], cells) == ["elsewhere", "run", "elsewhere"]
+    assert here_and_elsewhere(others[1:2], cells) == ["run", "elsewhere", "run"]
+    seventh = row_of(replace(cells[0], seed=7), "ok", **MINE)
+    assert here_and_elsewhere([*others, seventh], cells) == ["elsewhere"] * 3
+    failed = seventh | {"status": "oom"}
+    assert here_and_elsewhere([*others, failed], cells) == first_runs
+    setting = row_of(replace(cells[0], rank=64, seed=7), "ok", **MINE)
+    assert here_and_elsewhere([*others, setting], cells) == first_runs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"}, {"tf32": "on"},
+        {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
+        {"dev_score": None}, {"status": "invalid"},
+    ],
+)  # fmt: skip
+def test_other_software_or_a_row_without_a_score_does_not_count(other: Row) -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) | other for cell in cells]
+    assert here_and_elsewhere(others, cells) == ["run", "run"]
+
+
+def test_a_cell_whose_score_is_from_elsewhere_has_no_repeats_here_either() -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere"] * 2
+    here = [row_of(cell, "ok", **MINE) for cell in cells]
+    assert here_and_elsewhere([*others, *here], cells, repeats=2) == ["done", "done", "run", "run"]
+
+
+def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
+    cells = seeds_of(2)
+    cells[1] = replace(cells[1], learning_rate_source=CANDIDATE)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere", "run"]
+    assert here_and_elsewhere(others, cells[1:]) == ["elsewhere"], "without costs measured here"
+
+
+def test_what_failed_here_or_is_asked_for_or_lacks_a_fresh_result_stays_so() -> None:
+    cells = seeds_of(2)
+    others = [row_of(cell, "ok", **THERE) for cell in cells]
+    crashed = row_of(cells[0], "crashed", **MINE)
+    assert here_and_elsewhere([*others, crashed], cells) == ["kept", "run"]
+    again = here_and_elsewhere([*others, crashed], cells, rerun="crashed")
+    assert again == ["run", "elsewhere"], "whose costs are those of the first"
+    assert here_and_elsewhere(others, cells, fresh=True) == ["run", "run"]
+    new = [row | {"code_version": "v2"} for row in others]
+    assert here_and_elsewhere(new, cells, fresh=True) == ["run", "elsewhere"]
+
+
+def test_unknown_rerun_is_refused() -> None:
+    assert check_rerun("disturbed") == "disturbed"
+    with pytest.raises(InputError, match="broken"):
+        check_rerun("broken")

@@ -1,0 +1,226 @@
+"""The authors' figures: what they say, and what stands beside them."""
+
+import csv
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from bench.analysis.groups import groups
+from bench.plan import gridfile
+from bench.plan.planning import Resolved, expand
+from bench.report.authors import authors, beside
+from bench.report.authors_sections import authors_section
+from bench.report.render import render, report
+from bench.results.store import read_rows
+from tests.bench.synthetic_rows import synthetic_rows
+from tests.components import SHARED, need
+
+PAPER = Path(__file__).parents[3] / "docs" / "paper.csv"
+HEADING = "Beside the authors' own figures"
+ABOUT = "The authors of the paper published 220 rows"
+
+
+def group(**settings):
+    (found, *_) = groups(synthetic_rows(68, failures=False, batch_size=64, **settings))
+    return found
+
+
+def theirs(of, mode: str, layers: str):
+    return next(one.theirs for one in of if (one.mode, one.layers) == (mode, layers))
+
+
+def test_there_are_220_rows_with_known_settings() -> None:
+    rows = authors()
+    assert len(rows) == 220
+    assert {row["mode"] for row in rows} == {"full", "lora", "dora"}
+    assert {row["rank"] for row in rows} == {None, 1.0, 5.0, 10.0}
+    assert {row["batch_size"] for row in rows} == {64.0, 128.0, 256.0, 384.0}
+    assert not any(row["mode"] == "dora" and "all-lin" in str(row["layers"]) for row in rows)
+    assert {row["batch_size"] for row in rows if row["mode"] == "full"} == {64.0, 128.0}
+    best = max(row["sst_accuracy"] for row in rows if row["mode"] == "full")
+    assert best == pytest.approx(0.475, abs=5e-4)
+
+
+COLUMNS = {
+    "epochs": "Epochs", "dropout": "Dropout Probability", "sst_accuracy": "SST Dev Accuracy",
+    "sts_pearson": "STS Dev Correlation", "sst_epoch_s": "SST Time", "sts_epoch_s": "STS Time",
+    "sst_peak_gib": "SST Memory", "sts_peak_gib": "STS Memory",
+}  # fmt: skip
+"""Ours, and what the authors' file calls them."""
+
+
+def test_they_are_those_of_the_authors_file_value_by_value() -> None:
+    path = SHARED / "reference" / "authors-benchmark.csv"
+    need(path.is_file(), f"the file {path}", component="shared")
+    with path.open(newline="", encoding="utf-8") as file:
+        given = list(csv.DictReader(file))
+    expected = {}
+    for row in given:
+        adapted = row["LoRA Mode"] != "none"
+        mode = ("dora" if row["DoRA"] == "1" else "lora") if adapted else "full"
+        rank, layers = (float(row["LoRA R"]), row["LoRA Mode"]) if adapted else (None, None)
+        size, rate = float(row["Batch Size"]), float(row["Learning Rate"])
+        expected[mode, rank, layers, size, rate] = [float(row[name]) for name in COLUMNS.values()]
+    found = {
+        tuple(row[name] for name in ("mode", "rank", "layers", "batch_size", "learning_rate")): [
+            row[name] for name in COLUMNS
+        ]
+        for row in authors()
+    }
+    assert len(given) == len(expected) == len(authors()) == len(found)
+    assert found.keys() == expected.keys()
+    for key, values in found.items():
+        assert values == pytest.approx(expected[key], rel=1e-5), key
+
+
+def test_each_of_them_is_a_cell_of_the_grid_paper() -> None:
+    resolved = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
+    planned = {
+        (c.mode, c.rank, c.layers, c.batch_size, c.learning_rate, c.epochs, c.dropout)
+        for c in expand(gridfile.load("paper"), resolved)
+    }
+    names = ("mode", "rank", "layers", "batch_size", "learning_rate", "epochs", "dropout")
+    theirs = {tuple(row[name] for name in names) for row in authors()}
+    assert len(theirs) == 220
+    assert theirs < planned
+    for place, name in enumerate(names):
+        assert {row[place] for row in theirs} == {row[place] for row in planned}, name
+
+
+@pytest.mark.parametrize(
+    ("mode", "layers", "time", "memory", "score"),
+    [
+        ("lora", "attn-only", 0.95, 0.64, 0.407),
+        ("lora", "all-lin-only", 1.08, 0.75, 0.442),
+        ("lora", "all-lin", 1.14, 0.84, 0.518),
+        ("dora", "attn-only", 1.05, 0.68, 0.298),
+    ],
+)
+def test_their_ratios_are_those_of_their_rows(mode, layers, time, memory, score) -> None:
+    found = theirs(beside(group()), mode, layers)
+    assert found["time"] == pytest.approx(time, abs=0.006)
+    assert found["memory"] == pytest.approx(memory, abs=0.006)
+    assert found["score"] == pytest.approx(score, abs=6e-4)
+
+
+def test_ours_are_relative_to_ours_and_what_they_lack_is_empty() -> None:
+    of = group()
+    found = {(one.mode, one.layers): one for one in beside(of)}
+    assert len(found) == 8
+    base = of.baseline.estimate("ms_per_1k_tokens").value
+    ranks = [
+        s.estimate("ms_per_1k_tokens").value
+        for s in of.settings
+        if (s.mode, s.layers, s.amp) == ("lora", "attn", "off")
+    ]
+    ratio = found["lora", "attn"].ours["time"]
+    assert min(ranks) / base <= ratio <= max(ranks) / base
+    assert set(found["dora", "all-lin"].theirs.values()) == {None}
+
+
+def test_the_section_says_what_can_and_what_cannot_be_compared() -> None:
+    (section,) = authors_section([group()])
+    said = " ".join(section.said)
+    for part in (
+        "220 rows", "180 are missing", "Absolute times, GiB and scores can't",
+        "Time: below full fine-tuning in 1 of 6 in their rows",
+        "theirs all-lin, attn, all-lin-only, attn-only",
+        "Their all-lin left the attention's output layer out",
+    ):  # fmt: skip
+        assert part in said
+    assert [drawing.stem for drawing in section.drawings] == ["authors-memory", "authors-time"]
+    assert [len(row) for row in section.tables[0].rows] == [8] * 8
+
+
+def test_without_their_batch_size_or_full_fine_tuning_there_is_nothing_beside() -> None:
+    (other, *_) = groups(synthetic_rows(68, failures=False, batch_size=32))
+    assert authors_section([other]) == []
+    rows = synthetic_rows(68, failures=False, batch_size=64)
+    (alone, *_) = groups([row for row in rows if row["mode"] != "full"])
+    assert authors_section([alone]) == []
+
+
+def test_how_pairs_are_read_is_told_where_there_are_some() -> None:
+    of_pairs, of_single = (
+        " ".join(authors_section([group(task=t)])[0].said) for t in ("sts", "sst")
+    )
+    assert "[CLS] a [SEP] b [SEP] through one encoder; theirs encodes both sentences by" in of_pairs
+    assert "[SEP]" not in of_single
+
+
+def test_an_order_of_scores_says_which_learned_nothing() -> None:
+    rows = synthetic_rows(68, failures=False, batch_size=64)
+    for row in rows:
+        if row["mode"] == "lora" and row["layers"] in ("attn", "all-lin") and row["rank"] != 2:
+            row["flags"] = "not_learned"
+        if row["mode"] == "lora" and row["layers"] == "all-lin-only":
+            row["flags"] = "not_learned"
+    (section,) = authors_section(groups(rows))
+    lora, dora = (line for line in section.said if line.startswith("Scores of"))
+    assert lora.endswith("Flagged here as not learned: all-lin-only.")
+    assert "not learned" not in dora
+
+
+def batches(*sizes: int) -> list:
+    """Rows of a group for each batch size, each under conditions of its own, the newest first."""
+    return [
+        {**row, "conditions_id": str(place), "finished_at": f"2026-11-20T10:0{9 - place}:00Z"}
+        for place, size in enumerate(sizes)
+        for row in synthetic_rows(68, failures=False, batch_size=size)
+    ]
+
+
+def test_each_group_with_the_like_has_its_table_and_the_explanation_stands_once() -> None:
+    facts = report(batches(64, 32, 128, 256, 64), [], [])
+    (first,) = (section for section in facts["sections"] if section.anchor == "authors")
+    assert first.said[-1] == "Figures of groups 3, 5 stand beside theirs further below."
+    later = {other.number: other.sections for other in facts["others"]}
+    assert later.pop(2) == [], "they have no batches of 32"
+    assert later.pop(4) == [], "they have no full fine-tuning with batches of 256"
+    for number, size in ((3, 128), (5, 64)):
+        (section,) = later[number]
+        assert section.anchor == f"group{number}-authors"
+        assert section.tables[0].caption.endswith(f"theirs on SST, with batches of {size}.")
+        assert any(line.startswith("Scores of lora by layer set") for line in section.said)
+        assert not any(line.startswith((ABOUT, "Of the 400 rows")) for line in section.said)
+        assert section.said[-1].endswith(f"is said above, under “{HEADING}”.")
+        assert bool(section.drawings) is (number < 5), "few groups have pictures"
+    assert first.tables[0].rows != later[3][0].tables[0].rows, "theirs differ by batch size"
+
+
+def test_where_the_first_group_has_none_the_explanation_stands_there_all_the_same() -> None:
+    facts = report(batches(32, 64), [], [])
+    (first,) = (section for section in facts["sections"] if section.anchor == "authors")
+    assert first.said[0].startswith(ABOUT)
+    assert first.said[-1].startswith(
+        "Nothing of the first group can be compared. Figures of group 2"
+    )
+    assert not first.tables
+    assert not first.drawings
+    assert facts["others"][0].sections[0].tables
+
+
+def test_both_pages_of_the_committed_rows_have_theirs_for_both_tasks(tmp_path) -> None:
+    rows = [row for row in read_rows(PAPER) if (row["grid"], row["status"]) == ("paper", "ok")]
+    index = render(rows, tmp_path)
+    html, text = index.read_text("utf-8"), (tmp_path / "report.md").read_text("utf-8")
+    page = re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    facts = report(rows, [], [])
+    (later,) = (section for other in facts["others"] for section in other.sections)
+    assert {"authors", later.anchor} <= set(ids)
+    assert page.count('<a href="#authors">') == 1
+    assert text.count(f"## {HEADING}\n") == 2, "of sts and sst"
+    shown = unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
+    for each in (shown, unescape(text.replace("\\", ""))):
+        assert each.count(ABOUT) == 1
+        for task in ("STS", "SST"):
+            assert each.count(f"theirs on {task}, with batches of 64.") == 1
+        for line in later.said:
+            assert line in each
+    for name in ("authors-memory", f"{later.anchor}-memory", f"{later.anchor}-time"):
+        assert (tmp_path / "figures" / f"{name}.svg").exists()
+        assert f"(figures/{name}.svg)" in text

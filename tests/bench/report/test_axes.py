@@ -1,0 +1,161 @@
+"""The report of a grid with several rates and batch sizes for the same mode, rank and layers."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from bench.analysis.groups import groups
+from bench.plan.cell import Cell
+from bench.plan.columns import Row
+from bench.report import cells, tables
+from bench.report.render import render
+from bench.report.sections import sections
+from tests.bench.synthetic_rows import cell, failed_row, result_row
+
+RATES = (1e-5, 5e-5, 1e-4)
+KINDS = (
+    ("full", None, None), ("lora", 1, "attn-only"), ("lora", 8, "attn-only"),
+    ("dora", 1, "all-lin"), ("dora", 8, "all-lin"),
+)  # fmt: skip
+
+
+def with_rate(of: Cell, rate: float, **other) -> Cell:
+    rates = {
+        name: rate
+        for name in ("learning_rate", "learning_rate_base", "learning_rate_head")
+        if getattr(of, name) is not None
+    }
+    return replace(of, learning_rate_source="grid", **{**rates, **other})
+
+
+def scored(of: Cell, rate: float, score: float, **other) -> Row:
+    row = result_row(with_rate(of, rate, **other), random.Random(0))  # noqa: S311
+    low, high = score - 0.03, score + 0.03
+    return row | {"dev_score": score, "dev_ci_low": low, "dev_ci_high": high}
+
+
+def grid_rows(best: dict[tuple[str, int | None], float]) -> list[Row]:
+    """Every kind at every rate, where one rate of each mode and rank scores best."""
+    return [
+        scored(
+            cell(mode, rank, layers, "off"),
+            rate,
+            0.5 - 0.1 * (rate != best.get((mode, rank), 1e-4)),
+        )
+        for mode, rank, layers in KINDS
+        for rate in RATES
+    ]
+
+
+def test_of_several_rates_one_is_the_best_and_a_single_rate_is_always():
+    [group] = groups(grid_rows({("lora", 8): 1e-5}))
+    frame = tables.frame(group)
+    assert frame["tells_rate"].all()
+    best = {
+        (row["line"], row["rate"]) for row in frame.to_dict("records") if row["best"]
+    }  # fmt: skip
+    assert best == {
+        ("full", 1e-4), ("lora r1", 1e-4), ("lora r8", 1e-5), ("dora r1", 1e-4), ("dora r8", 1e-4),
+    }  # fmt: skip
+    [group] = groups([scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS])
+    frame = tables.frame(group)
+    assert frame["best"].all()
+    assert not frame["tells_rate"].any()
+
+
+def test_a_tie_has_one_best_and_a_setting_without_a_score_has_none():
+    of = cell("lora", 1, "attn-only", "off")
+    rows = [scored(of, rate, 0.5) for rate in RATES]
+    rows += [failed_row(with_rate(cell("full", None, None, "off"), 1e-4), "timeout", "too slow")]
+    [group] = groups(rows)
+    frame = tables.frame(group)
+    assert list(frame[frame["best"]]["line"]) == ["lora r1"]
+
+
+@pytest.mark.parametrize(
+    ("best", "heading", "said"),
+    [
+        ({}, "Of 3 rates 0.0001 scores best, in 5 of 5 settings", "the highest in 5: there it may"),
+        (
+            {("lora", 8): 1e-5, ("dora", 1): 5e-5},
+            "Of 3 rates 0.0001 scores best, in 3 of 5 settings",
+            "the highest in 3 and the lowest in 1: there it may",
+        ),
+        (
+            dict.fromkeys([(mode, rank) for mode, rank, _ in KINDS], 5e-5),
+            "Of 3 rates 5e-05 scores best, in 5 of 5 settings",
+            None,
+        ),
+    ],
+)
+def test_which_rate_is_best_is_said(best, heading, said):
+    [group] = groups(grid_rows(best))
+    [section] = [of for of in sections(group) if of.anchor == "rate"]
+    assert section.heading == heading
+    if said is None:
+        assert "lie beyond" not in section.said[0]
+    else:
+        assert said in section.said[0]
+    assert [drawing.stem for drawing in section.drawings] == ["rate-attn-only", "rate-all-lin"]
+    only, every = (drawing.alt for drawing in section.drawings)
+    assert "lora r8 " in only
+    assert "dora" not in only
+    assert "dora r8 " in every
+    assert "full " in every
+
+
+def test_with_one_rate_there_is_no_such_section():
+    [group] = groups([scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS])
+    found = sections(group)
+    assert "rate" not in [section.anchor for section in found]
+    [rank] = [section for section in found if section.anchor == "rank"]
+    assert not any("best by dev" in drawing.caption for drawing in rank.drawings)
+
+
+def test_the_line_by_rank_goes_through_the_best_rates():
+    [group] = groups(grid_rows({("lora", 8): 1e-5}))
+    [rank] = [section for section in sections(group) if section.anchor == "rank"]
+    for drawing in rank.drawings:
+        assert "from 0.500 to 0.500" in drawing.alt
+        assert "Of several rates the best by dev is joined" in drawing.caption
+
+
+def test_cells_of_one_name_are_told_apart_by_what_differs():
+    of = cell("lora", 1, "attn-only", "off")
+    bad = [
+        failed_row(with_rate(of, rate, batch_size=size), "timeout", "too slow")
+        for size in (64, 128)
+        for rate in (5e-6, 1e-4)
+    ]
+    alone = failed_row(cell("full", None, None, "off"), "oom", "out of memory")
+    _, table = cells.failures_table([*bad, alone])
+    assert [row[0] for row in table.rows] == [
+        "lora r1 attn-only fp32, seed 0, batch 64, rate 5e-06",
+        "lora r1 attn-only fp32, seed 0, batch 64, rate 0.0001",
+        "lora r1 attn-only fp32, seed 0, batch 128, rate 5e-06",
+        "lora r1 attn-only fp32, seed 0, batch 128, rate 0.0001",
+        "full fp32, seed 0",
+    ]
+
+
+def test_rates_and_batch_sizes_stand_beside_the_axes_where_they_are_some():
+    def heads(rows: list[Row]) -> list[str]:
+        return [head.key for head in cells.cells_table(groups(rows)).heads]
+
+    of = cell("lora", 1, "attn-only", "off")
+    plain = heads([scored(of, 1e-4, 0.5)])
+    assert "batch_size" not in plain
+    assert plain.index("learning_rate") > plain.index("dev_score")
+    both = heads([scored(of, rate, 0.5, batch_size=n) for rate in RATES for n in (64, 128)])
+    at = both.index("seed")
+    assert both[at - 3 : at] == ["amp", "batch_size", "learning_rate"]
+    assert both.count("learning_rate") == 1
+
+
+def test_both_pages_have_it(tmp_path):
+    render(grid_rows({}), tmp_path)
+    for name in ("index.html", "report.md"):
+        page = (tmp_path / name).read_text()
+        assert "Of 3 rates 0.0001 scores best, in 5 of 5 settings" in page
+    assert (tmp_path / "figures" / "rate-all-lin.svg").exists()

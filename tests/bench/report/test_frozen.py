@@ -1,0 +1,93 @@
+"""The report of settings that differ in how frozen weights are held."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.analysis.groups import groups
+from bench.plan.columns import Row
+from bench.report import cells, figures, tables
+from bench.report.frozen import frozen_section, pairs
+from bench.report.render import render
+from tests.bench.synthetic_rows import synthetic_rows
+
+
+def rows(*, flags: str | None = None) -> list[Row]:
+    """A full grid, of whose adapters under AMP each is there with frozen weights in bf16, too."""
+    found = []
+    for row in synthetic_rows(68 * 2, failures=False):
+        if row["mode"] == "full" or row["amp"] == "off":
+            found.append(row | {"flags": flags})
+            continue
+        found.append(row | {"frozen_dtype": "fp32", "flags": flags})
+        other = {"frozen_dtype": "bf16", "cell_id": f"{row['cell_id']}b", "flags": flags}
+        costs = {name: float(row[name] or 0) * 0.5 for name in ("peak_rss_mib", "ms_per_1k_tokens")}
+        if row["mode"] != "head":
+            found.append(row | other | costs | {"dev_score": float(row["dev_score"] or 0) + 0.1})
+    return found
+
+
+def test_each_is_compared_with_the_same_held_as_usual() -> None:
+    [group] = groups(rows())
+    found = pairs(group)
+    assert len(found) == 32
+    for pair in found:
+        assert (pair.setting.frozen, pair.usual.frozen) == ("bf16", "fp32")
+        assert pair.setting.plain_label == pair.usual.plain_label
+        assert pair.gaps["memory"].value == pytest.approx(0.5)
+        assert pair.gaps["time"].value == pytest.approx(0.5)
+        assert pair.gaps["score"].value == pytest.approx(0.1)
+    [section] = frozen_section(group)
+    assert section.heading == (
+        "Frozen weights in bf16 instead of fp32: 0.50× the memory and 0.50× the time"
+    )
+    assert "the ratio of memory is below 1 in 32 and above in 0" in section.said[1]
+    assert "the score is better in 32 and worse in 0" in section.said[1]
+    first = section.tables[0].rows[0]
+    assert first[0] == "lora rank 1 on attn-only, bf16"
+    assert first[2:] == [
+        "0.50",
+        "0.50 to 0.50",
+        "0.50",
+        "0.50 to 0.50",
+        "+0.100",
+        "+0.100 to +0.100",
+    ]
+
+
+def test_what_learned_nothing_has_costs_and_no_difference_of_scores() -> None:
+    [group] = groups(rows(flags="not_learned"))
+    [section] = frozen_section(group)
+    assert section.tables[0].rows[0][-2:] == ["–", "–"]
+    assert "score" not in section.said[1]
+
+
+def test_where_all_are_held_alike_there_is_no_section() -> None:
+    [group] = groups(synthetic_rows(68))
+    assert frozen_section(group) == []
+
+
+def test_lines_and_dots_are_of_the_usual_way_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+    frame = tables.frame(groups(rows())[0])
+    assert frame["usual"].sum() == 68
+    assert frame["best"].all()
+    html = render(rows(), tmp_path).read_text("utf-8")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    for page in (html, text):
+        assert "Frozen weights in bf16 instead of fp32" in page
+        assert "Only frozen weights held in fp32 are drawn." in page
+        assert "Frozen weights are held in bf16 or in fp32." in page
+    rank = next(line for line in text.splitlines() if "by rank on attn-only" in line)
+    assert "lora bf16 from 0.5" in rank, "and not to 0.6, as those in bf16"
+    assert " to 0.6" not in rank
+
+
+def test_cells_of_one_name_are_told_apart() -> None:
+    found = groups(rows())
+    table = cells.cells_table(found)
+    assert "frozen" in [head.text for head in table.heads]
+    named = cells.names(found[0].rows)
+    assert len({named(row) for row in found[0].rows}) == len(found[0].rows)

@@ -1,0 +1,248 @@
+"""Reports on rows whose texts are markup, formulas and commands, and whose numbers can't be."""
+
+import random
+import re
+import shlex
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import markdown
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.analysis.effects import effects
+from bench.analysis.groups import groups
+from bench.analysis.verdicts import COSTS, rank_effect
+from bench.plan.columns import BY_NAME, NAMES, VALUES, Row
+from bench.report import cells, findings, tables, winners
+from bench.report.commands import commands
+from bench.report.render import render
+from bench.report.sections import cards
+from bench.report.text import plain
+from tests.bench.report.test_browser import WIDE
+from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row, synthetic_rows
+from tests.hostile import NUMBERS, TEXTS, examples
+
+TEXT_COLUMNS = [
+    name
+    for name in NAMES
+    if BY_NAME[name].kind is str and name not in (*VALUES, "status", "flags", "conditions_id")
+]
+REAL = {"init": "pretrained", "dev_metric": "accuracy"}
+"""What the rows keep, so that every part of the report is there."""
+
+
+def spoiled(rows: list[Row]) -> list[Row]:
+    """Rows with a text of `TEXTS` in every column of text; one for each, in several groups."""
+    found = []
+    for number, text in enumerate(TEXTS):
+        texts = {name: text for name in TEXT_COLUMNS if name != "cell_id"}
+        for row in rows:
+            identity = {"cell_id": f"{row['cell_id']}{text}", "conditions_id": str(number)}
+            found.append({**row, **texts, **identity, **REAL})
+    failed = {"status": "crashed", "flags": None}
+    return [*found, *({**row, **failed, "cell_id": f"x{n}"} for n, row in enumerate(found))]
+
+
+ROWS = spoiled([*synthetic_rows(6), failed_row(cell("head", None, None, "off", 5), "oom", "no")])
+STRANGE = [
+    {**row, "mode": text, "layers": text, "amp": text, "rank": None, "status": "ok", "flags": text}
+    for text, row in zip(TEXTS, synthetic_rows(len(TEXTS)), strict=True)
+]
+"""What no reader lets pass, in the columns whose values the page lists."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on all of it."""
+    made = tmp_path_factory.mktemp("report")
+    render([*ROWS, *STRANGE], made, sources=[f"{TEXTS[0]}.csv", TEXTS[-1]])
+    return made
+
+
+def outside_scripts(html: str) -> str:
+    return re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL)
+
+
+def test_a_page_holds_markup_as_text(folder: Path) -> None:
+    html = (folder / "index.html").read_text("utf-8")
+    assert html.count("<script>") == html.count("</script>") == 1
+    rest = outside_scripts(html)
+    assert "&lt;script&gt;window.pwned" in rest
+    for tag in re.findall(r"<[a-zA-Z][^>]*>", rest):
+        assert not re.search(r"\son\w+\s*=|javascript:|x\.invalid", tag), tag
+    assert "<img" not in rest
+    assert "{{" in rest, "a template in a text is no template"
+
+
+@pytest.mark.parametrize("name", ["index.html", "report.md"])
+def test_nothing_turns_a_line_around_or_moves_a_cursor(folder: Path, name: str) -> None:
+    text = outside_scripts((folder / name).read_text("utf-8"))
+    strange = {char for char in text if not char.isprintable()} - {"\n"}
+    assert not strange
+    assert r"\u202e" in text
+    assert "x" * 600 not in text
+
+
+def test_figures_hold_markup_as_text(folder: Path) -> None:
+    for path in (folder / "figures").iterdir():
+        text = path.read_text("utf-8")
+        assert "<script" not in text
+        assert not re.search(r"<[^>]*\son\w+\s*=", text)
+
+
+def test_markdown_holds_markup_as_text(folder: Path) -> None:
+    html = markdown.markdown((folder / "report.md").read_text("utf-8"), extensions=["tables"])
+    assert "<script" not in html
+    tags = re.findall(r"<[a-zA-Z][^>]*>", html)
+    for tag in tags:
+        assert not re.search(r"\son\w+\s*=|javascript:", tag), tag
+    sources = re.findall(r'<img [^>]*src="([^"]*)"', html)
+    assert sources
+    assert all(source.startswith("figures/") for source in sources)
+    assert not re.search(r"<a ", html)
+
+
+def test_commands_take_texts_as_words(folder: Path) -> None:
+    for text in TEXTS:
+        row = {**synthetic_rows(1)[0], "model": text, "task": text, "grid": text}
+        for line in commands(groups([row])[0], [text]).lines:
+            assert "\n" not in line
+            words = shlex.split(line)
+            assert words[:2] == ["python", "-m"]
+            joined = " ".join(text.split())
+            assert joined in words
+            assert not {";", "|", "&"} & {*words}
+
+
+def watched(browser, path: Path):
+    """A page, opened, and what it did that nobody asked for."""
+    page = browser.new_page(viewport=WIDE)
+    page.faults = []
+
+    def closed(dialog):
+        page.faults.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    page.on("dialog", closed)
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda message: page.faults.append(message.text))
+    page.on("request", lambda request: page.faults.append(f"asked for {request.url}")
+            if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
+    page.goto(path.as_uri())
+    return page
+
+
+def test_a_browser_runs_nothing_of_it(browser, folder: Path) -> None:
+    page = watched(browser, folder / "index.html")
+    page.wait_for_selector("#cell-grid .tabulator-row")
+    for details in page.query_selector_all("details"):
+        details.evaluate("e => { e.open = true }")
+    for head in ("mode", "layers", "AMP", "status", "seed"):
+        heading = page.locator("#cell-grid .tabulator-col", has_text=head).first
+        heading.locator("input").click()
+        page.wait_for_selector(".tabulator-edit-list-item")
+        page.keyboard.press("Escape")
+        page.locator("h1").click()
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.pwned") is None
+    assert page.faults == []
+    page.close()
+
+
+def test_a_browser_runs_nothing_of_the_markdown(browser, folder: Path, tmp_path: Path) -> None:
+    text = (folder / "report.md").read_text("utf-8")
+    path = tmp_path / "page.html"
+    body = markdown.markdown(text, extensions=["tables"])
+    body = re.sub("<img [^>]*>", "", body)  # the figures, which are not beside it
+    path.write_text(f"<!doctype html><meta charset='utf-8'><title>x</title>{body}", "utf-8")
+    page = watched(browser, path)
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.pwned") is None
+    assert page.faults == []
+    page.close()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_shown_is_short_and_shows_all_its_characters(text: str) -> None:
+    shown = plain(text)
+    assert shown.isprintable()
+    assert len(shown) <= 500
+    assert plain("héllo 中 wörld") == "héllo 中 wörld"
+
+
+# Numbers
+
+
+def with_numbers(values: list[float], columns: list[str]) -> list[Row]:
+    """Rows of a full grid, every third with the next of some numbers in some columns."""
+    noise = random.Random(0)  # noqa: S311
+    rows = [result_row(cell(*axes), noise) for axes in full_grid()]
+    for row, value in zip(rows[::3], cycle(values), strict=False):
+        for name in columns:
+            if row[name] is not None:
+                row[name] = int(value) if BY_NAME[name].kind is int else float(value)
+    return rows
+
+
+MEASURED = [
+    name
+    for name in NAMES
+    if BY_NAME[name].group in ("size", "time", "memory", "quality") and name not in VALUES
+]
+
+
+@pytest.mark.parametrize("first", [0, 1e-320])
+def test_numbers_that_nobody_measured_are_shown(tmp_path: Path, first: float) -> None:
+    index = render(with_numbers([first, -1.0, 1e29, -1e29, 0, 1e-320], MEASURED), tmp_path)
+    assert "</html>" in index.read_text("utf-8")
+
+
+PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) | st.floats(-9, 9)
+
+
+@examples(50)
+@given(data=st.data())
+def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data: st.DataObject) -> None:
+    rows = with_numbers([], [])[: data.draw(st.integers(1, 12))]
+    for _ in range(data.draw(st.integers(1, 8))):
+        row = rows[data.draw(st.integers(0, len(rows) - 1))]
+        name = data.draw(st.sampled_from([n for n in NAMES if n not in ("schema", "attempt")]))
+        kind = BY_NAME[name].kind
+        if name in VALUES:
+            row[name] = data.draw(st.none() | st.sampled_from(VALUES[name]))
+        elif kind is str and name not in ("status", "flags"):
+            row[name] = data.draw(st.none() | st.sampled_from(TEXTS))
+        elif kind is not str:
+            value = data.draw(PLAUSIBLE)
+            row[name] = None if value is None else kind(value)
+    found = groups(rows)
+    cells.cells_table(found)
+    cells.failures_table(rows)
+    for group in found:
+        check_facts(group, found[0])
+
+
+def check_facts(group: Any, first: Any) -> None:
+    """Fail where a sentence or a table can't be made."""
+    findings.title(group)
+    findings.lead(group)
+    findings.front_heading(group)
+    findings.rank_heading(group)
+    findings.cost_heading(group)
+    findings.amp_sentences(group)
+    findings.differs(group, first)
+    winners.frugal_sentence(group)
+    winners.winners_heading(group)
+    cards(group)
+    rank_effect(group)
+    tables.frame(group)
+    tables.front_table(group)
+    tables.settings_table(group)
+    tables.effects_table(group)
+    tables.conditions_table(group)
+    for cost in COSTS:
+        effects(group, cost)
+        tables.amp_frame(group, cost)

@@ -1,0 +1,509 @@
+"""The report's files, for grids that went well and grids that did not."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import ClassVar
+
+import markdown
+import numpy as np
+import pytest
+
+import bench.report
+from bench.analysis.groups import groups
+from bench.analysis.verdicts import compare
+from bench.common.errors import DiskFullError, InputError
+from bench.plan.columns import new_row
+from bench.report import figures, files, tables
+from bench.report.markup import escape_markdown
+from bench.report.render import render, report
+from bench.report.text import num, signed, without_paths
+from tests.bench.synthetic_rows import (
+    cell,
+    failed_row,
+    full_grid,
+    planned_row,
+    synthetic_rows,
+)
+
+VENDOR = Path(bench.report.__file__).parent / "vendor" / "tabulator-6.5.3"
+
+
+def pages(folder: Path, rows, **more) -> tuple[str, str]:
+    index = render(rows, folder, **more)
+    return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
+
+
+def seen(html: str) -> str:
+    """The text of a page as one line, without markup, styles and scripts."""
+    html = re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL)
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Figures are made and not drawn, which takes most of a report's time: for who reads text."""
+    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> tuple[Path, str, str]:
+    folder = tmp_path_factory.mktemp("report")
+    return folder, *pages(folder, synthetic_rows(68), sources=["/home/someone/my runs.csv"])
+
+
+def test_the_first_lines_say_what_was_compared_and_the_cap(full):
+    for text in (seen(full[1])[:1500], full[2][:800]):
+        for said in ("minilm", "movies", "Xeon 2.8 GHz, 2 cores, 16 GiB", "65 of 68 cells"):
+            assert said in text
+        assert "Trained on 2,000 of the task's examples" in text
+        assert "Movies and sst share their sentences" in text
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"max_train": None}, "Trained on all of the task's training examples, 2 epochs."),
+    ({"max_steps": 3}, "for 3 steps of 32 examples at most"),
+    ({"max_dev": 64}, "scored on 64 of its dev examples"),
+])  # fmt: skip
+def test_caps_are_said(tmp_path, undrawn, settings, said):
+    _, text = pages(tmp_path, synthetic_rows(8, **settings))
+    assert said in text
+
+
+def test_both_pages_hold_the_same_sentences(full, undrawn):
+    _, html, text = full
+    facts = report(synthetic_rows(68), [], ["my runs.csv"])
+    html, text = seen(html), unescape(text.replace("\\", ""))
+    for said in [
+        *facts["lead"], *(card.said for card in facts["cards"]), facts["failures_heading"],
+        *(line for section in facts["sections"] for line in (section.heading, *section.said)),
+        *facts["commands_said"], *facts["commands"],
+    ]:  # fmt: skip
+        assert said in html
+        assert said in text
+
+
+def test_winners_come_with_number_ratio_and_worth(full):
+    text = full[2]
+    assert re.search(r"Least memory: head, bf16\.\*\* Peaks at 46\d MiB \(peak RSS\), 0\.46×", text)
+    assert "Of those that train the encoder, lora" in text
+    assert "The difference is not proven." in text
+    assert "other settings can't be told from it" in text
+
+
+def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undrawn):
+    rows = synthetic_rows(68)
+    for row in rows:
+        if row["mode"] == "head":
+            row["flags"] = "not_learned"
+    _, text = pages(tmp_path, rows)
+    said = "2 of 68 settings are flagged not\\_learned and can't win: head, fp32; head, bf16."
+    assert said in text
+    assert "Least memory: head" not in text
+    assert re.search(r"for \d+ of 63 settings that learned no other", text)
+
+
+def test_where_nothing_learned_costs_still_have_a_winner(tmp_path, undrawn):
+    rows = [{**row, "flags": "not_learned"} for row in synthetic_rows(68)]
+    _, text = pages(tmp_path, rows)
+    assert "## Costs alone: least memory and least time: head, bf16" in text
+    assert "No setting is shown to have learned anything: all are flagged not\\_learned" in text
+    assert "say what is cheap here, not what is good" in text
+    assert_says_nothing_of_scores(text)
+
+
+def assert_says_nothing_of_scores(text: str) -> None:
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    for word in ("accuracy", "score", "Rank", "Trade-off", "better"):
+        assert not [line for line in headings if word in line], word
+    said = text.partition("## Terms")[0].splitlines()
+    for word in ("proven", "within 2 points", "Pareto", "rank 8 scores", "best first"):
+        assert not [line for line in said if word in line], word
+    assert "**Best" not in text
+
+
+def test_where_full_fine_tuning_alone_learned_costs_still_have_a_winner(tmp_path, undrawn):
+    """So it is with the grid smoke, of a few steps."""
+    rows = [
+        row if row["mode"] == "full" else {**row, "flags": "not_learned"}
+        for row in synthetic_rows(68, failures=False)
+    ]
+    _, text = pages(tmp_path, rows)
+    assert "## Costs alone: least memory and least time: head, bf16" in text
+    assert "No setting but full fine-tuning is shown to have learned anything" in text
+    assert_says_nothing_of_scores(text)
+    other = [{**row, "conditions_id": "other", "machine": "EPYC"} for row in rows]
+    _, text = pages(tmp_path, [*rows, *other])
+    assert_says_nothing_of_scores(text)
+
+
+def test_adapters_are_compared_in_the_same_precision(full):
+    heading = next(line for line in full[2].splitlines() if "same precision" in line)
+    assert re.search(r"in fp32 [\d.]+ to [\d.]+× the memory and .*; in bf16 [\d.]+ to", heading)
+
+
+def test_a_grid_of_the_users_is_named_as_its_file(tmp_path, undrawn):
+    rows = [{**row, "grid": "mine", "seed": 2} for row in synthetic_rows(8)]
+    _, text = pages(tmp_path, rows)
+    assert "--grid mine.toml" in text
+    assert "--seeds 3 " in text
+
+
+def test_failures_stay_with_their_messages(full):
+    for text in full[1:]:
+        assert "3 of 68 cells did not end ok: 1 crashed, 1 timeout, 1 oom" in text
+        assert "still training after 600 s" in text
+        assert "peak 15,871 MiB reached" in text
+
+
+def test_the_page_refers_to_nothing_outside_itself(full):
+    class Links(HTMLParser):
+        found: ClassVar[list[str]] = []
+
+        def handle_starttag(self, tag, attrs):
+            self.found += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v]
+
+    parser = Links()
+    parser.feed(re.sub(r"<script>.*?</script>", "", full[1], flags=re.DOTALL))
+    assert parser.found
+    assert all(link.startswith(("#", "data:")) for link in parser.found)
+    assert "sourceMappingURL" not in full[1]
+    assert "@import" not in full[1]
+
+
+def test_ids_are_unique_and_every_reference_has_one(full):
+    page = re.sub(r"<(script|style)>.*?</\1>", "", full[1], flags=re.DOTALL)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)|aria-labelledby="([^"]+)"', page)
+    assert {next(filter(None, groups)) for groups in used} <= set(ids)
+
+
+def test_every_picture_of_the_markdown_exists_and_none_is_left_over(full):
+    folder, _, text = full
+    links = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert len(links) == 10
+    assert {f"figures/{p.name}" for p in (folder / "figures").iterdir()} == set(links)
+
+
+def test_the_markdown_renders_with_its_tables(full):
+    html = markdown.markdown(full[2], extensions=["tables"])
+    assert html.count("<table>") == 6
+    assert html.count("<img alt=") == 10
+    assert "|" not in seen(html)
+    assert "<pre><code>python -m bench.grid --grid full --model minilm" in html
+
+
+def test_figures_are_the_same_each_time_and_hold_no_date(full, tmp_path):
+    render(list(reversed(synthetic_rows(68))), tmp_path)
+    for path in (full[0] / "figures").iterdir():
+        assert path.read_bytes() == (tmp_path / "figures" / path.name).read_bytes()
+        assert "<metadata>" not in path.read_text("utf-8")
+
+
+def test_a_report_of_usual_size_leaves_nothing_out(full):
+    for text in full[1:]:
+        assert "the rest is in" not in text
+        assert "more groups" not in text
+
+
+def test_commands_repeat_it_without_naming_a_folder(full):
+    for text in (seen(full[1]), full[2]):
+        assert "--task movies --epochs 2 --max-train 2000 --seeds 1 --device cpu" in text
+        assert "my runs.csv" in text
+        assert "/home" not in text
+
+
+def test_no_rows_at_all(tmp_path):
+    html, text = pages(tmp_path, [])
+    for page in (html, text):
+        assert "There are no rows" in page
+    assert not list((tmp_path / "figures").iterdir())
+
+
+def test_only_planned_cells(tmp_path):
+    planned = [planned_row(cell(*axes)) for axes in full_grid()]
+    html, text = pages(tmp_path, [], planned=planned)
+    assert "0 of 68 cells ended ok" in text
+    assert "68 of 68 cells did not end ok: 68 not run" in text
+    assert html.count("<td>not run</td>") >= 68
+
+
+def test_planned_cells_without_a_row_are_shown_as_not_run(tmp_path):
+    planned = [planned_row(cell(*axes)) for axes in full_grid()]
+    _, text = pages(tmp_path, synthetic_rows(10, failures=False), planned=planned)
+    assert "10 of 68 cells ended ok" in text
+    assert "58 not run" in text
+
+
+@pytest.mark.parametrize("rows", [
+    [failed_row(cell(*axes), "crashed", "SIGSEGV") for axes in full_grid()[:6]],
+    [row for row in synthetic_rows(68) if row["mode"] == "lora"],
+    [row for row in synthetic_rows(68) if row["mode"] == "full"],
+    [row for row in synthetic_rows(68) if row["mode"] == "head"],
+    synthetic_rows(68, init="random"),
+    synthetic_rows(68, task="movies-rating"),
+    [row | {"flags": "not_learned"} for row in synthetic_rows(68)],
+    [row | {"flags": "throttled disturbed"} for row in synthetic_rows(68)],
+    synthetic_rows(1),
+    [row | {"peak_rss_mib": None, "ms_per_1k_tokens": None} for row in synthetic_rows(68)],
+    [row | {"dev_ci_low": None, "dev_ci_high": None} for row in synthetic_rows(68)],
+    [new_row(cell_id=str(i), conditions_id="c", status="ok", mode="lora") for i in range(3)],
+    [row | {"amp": "fp16" if row["amp"] == "bf16" else "off", "device": "cuda:0",
+            "peak_cuda_allocated_mib": 400.0} for row in synthetic_rows(136)],
+], ids=["failures", "lora", "full", "head", "random", "regression", "nothing learned", "flagged",
+        "one", "no costs", "no intervals", "bare", "cuda"])  # fmt: skip
+def test_it_bears_grids_of_every_kind(tmp_path, rows):
+    html, text = pages(tmp_path, rows)
+    assert "nan" not in seen(html).lower().split()
+    assert "None" not in seen(html)
+    assert "None" not in text
+
+
+def test_random_weights_have_no_quality(tmp_path, undrawn):
+    _, text = pages(tmp_path, synthetic_rows(68, init="random"))
+    assert "Not measured: the weights are random" in text
+    assert "Trade-off" not in text
+
+
+def test_a_rating_is_scored_by_correlation(tmp_path):
+    html, text = pages(tmp_path, synthetic_rows(68, task="movies-rating"))
+    assert "Best correlation" in text
+    assert "scores 0.5" in text.lower()
+    assert "dev Pearson correlation" in html
+
+
+def test_what_does_not_apply_differs_from_what_was_not_measured(tmp_path, undrawn):
+    _, text = pages(tmp_path, [row | {"train_s": None} for row in synthetic_rows(1)])
+    line = next(x for x in text[text.index("Every cell") :].splitlines() if x.startswith("| full"))
+    fields = [field.strip() for field in line.strip("|").split("|")]
+    assert fields[1:3] == ["–", "–"], "rank and layers of full"
+    assert fields.count("not measured") == 2, "training, and the overhead that follows from it"
+
+
+def test_groups_are_apart_and_say_what_differs(tmp_path):
+    other = [
+        row | {"conditions_id": "other", "machine": "EPYC, 64 cores", "peak_rss_mib": 1.0,
+               "finished_at": "2025-01-01T00:00:00Z"} for row in synthetic_rows(68)
+    ]  # fmt: skip
+    html, text = pages(tmp_path, [*other, *synthetic_rows(68)])
+    assert "differs in machine (EPYC, 64 cores instead of Xeon 2.8 GHz, 2 cores, 16 GiB)" in text
+    assert html.count("<details>") == 1
+    assert "1.00 MiB" not in text[: text.index("Other groups")]
+    assert (tmp_path / "figures" / "group2-tradeoff-memory.svg").exists()
+
+
+def test_several_seeds_are_averaged(tmp_path, undrawn):
+    _, text = pages(tmp_path, synthetic_rows(68 * 3))
+    assert "195 of 204 cells ended ok" in text
+    said = "3 seeds for each setting (intervals of costs are over runs, those of scores over seeds)"
+    assert said in text
+    assert "95% interval of the ratio" in text
+
+
+def test_what_intervals_are_over_follows_from_the_kept_predictions(undrawn):
+    rows = synthetic_rows(68 * 2, failures=False)
+    kept = report(rows, [], [], lambda row: np.full(4, row["dev_score"]))["lead"][0]
+    assert "those of scores over seeds, and over dev examples too)" in kept
+    some = report(rows, [], [], lambda row: np.ones(4) if row["mode"] == "lora" else None)
+    assert "over dev examples too where predictions are kept)" in some["lead"][0]
+    none = report(synthetic_rows(68 * 2, failures=False, init="random"), [], [])["lead"][0]
+    assert "2 seeds for each setting (intervals are over runs)" in none
+
+
+def test_the_claims_of_one_run_each_say_that_they_have_no_interval(tmp_path, undrawn):
+    for seeds, said in ((1, True), (2, False)):
+        _, text = pages(tmp_path, synthetic_rows(68 * seeds, failures=False))
+        claim = text[text.index("half the CUDA memory") :].partition("\n")[0]
+        assert ("(one run each, so no interval)" in claim) is said
+
+
+def test_what_differs_along_with_the_rank_is_said(full, tmp_path, undrawn):
+    assert "differ in rank, and with it in scale (alpha / rank), rank 8" in full[2]
+    _, text = pages(tmp_path, synthetic_rows(68, learning_rate_source="search"))
+    assert "in scale (alpha / rank) and in the rates that a search found for each" in text
+
+
+def test_memory_of_the_imports_is_told_where_it_is_recorded(tmp_path, undrawn):
+    _, text = pages(tmp_path, synthetic_rows(4))
+    assert "alone take is not recorded here" in text
+    _, text = pages(tmp_path, [row | {"imports_anon_mib": 187.0} for row in synthetic_rows(4)])
+    assert "libraries alone take 187 MiB of it" in text
+
+
+def test_commands_search_rates_again_and_ask_for_a_folder(tmp_path, undrawn):
+    rows = synthetic_rows(8, task="sst", learning_rate_source="search")
+    run, one, _ = report(rows, [], [])["commands"]
+    assert "--data DIR" in run
+    assert run.endswith("--lr auto")
+    assert "--lr auto --select" in one
+    both = [*rows, *synthetic_rows(8, task="sst", learning_rate=3e-5)]
+    plain, searched, *_ = report(both, [], [])["commands"]
+    assert searched == f"{plain} --lr auto"
+    assert "--data" not in report(synthetic_rows(1), [], [])["commands"][0]
+
+
+HOSTILE = "<script>alert(1)</script> | `x` $y$ </script> ]]> *a* _b_ [c](d) & <!-- #"
+
+
+def test_what_users_wrote_is_shown_and_never_obeyed(tmp_path):
+    rows = synthetic_rows(68, model=HOSTILE, task=HOSTILE)
+    rows += [failed_row(cell("full", None, None, "off", 7, model=HOSTILE, task=HOSTILE),
+                        "crashed", HOSTILE, machine=HOSTILE, device_name=HOSTILE)]  # fmt: skip
+    html, text = pages(tmp_path, rows)
+    assert html.count("<script>") == html.count("</script>") == 1
+    rendered = markdown.markdown(text, extensions=["tables"])
+    assert "<script" not in rendered
+    assert "<em>a</em>" not in rendered
+    assert 'href="d"' not in rendered
+
+
+@pytest.mark.parametrize("text", ["a|b", "<b>", "a_b", "`", "*x*", "[a](b)", "\\", "# a", "a & b"])
+def test_escaped_markdown_reads_as_it_was_written(text):
+    html = markdown.markdown(f"| h |\n| --- |\n| {escape_markdown(text)} |", extensions=["tables"])
+    shown = re.search("<td>(.*)</td>", html)[1]
+    for entity, char in (("&lt;", "<"), ("&gt;", ">"), ("&#124;", "|"), ("&amp;", "&")):
+        shown = shown.replace(entity, char)
+    assert shown == text
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("no file /home/ann/models/bert/config.json", "no file …/config.json"),
+    ("'/tmp/x/y.py', line 3", "'…/y.py', line 3"),
+    (r"C:\Users\ann\x.bin is torn", "…/x.bin is torn"),
+    ("12 MiB/s and/or 3/4", "12 MiB/s and/or 3/4"),
+    ("sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+    ("see https://example.org/a/b", "see https://example.org/a/b"),
+])  # fmt: skip
+def test_absolute_paths_are_cut(text, shown):
+    assert without_paths(text) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (None, "not measured"), (1234.5, "1,234"), (99.96, "100.0"), (3.14159, "3.14"),
+    (0.01234, "0.0123"), (0.0, "0"),
+])  # fmt: skip
+def test_quantities_are_short(value, shown):
+    assert num(value) == shown
+
+
+def test_what_an_older_report_left_goes_and_a_strangers_file_stays(tmp_path):
+    render([row for row in synthetic_rows(68) if row["layers"] == "attn"], tmp_path)
+    assert (tmp_path / "figures" / "rank-attn.svg").exists()
+    stranger = tmp_path / "figures" / "mine.svg"
+    stranger.write_text("<svg/>")
+    render([row for row in synthetic_rows(68) if row["mode"] == "full"], tmp_path)
+    assert stranger.exists()
+    assert not (tmp_path / "figures" / "rank-attn.svg").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, undrawn):
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    for folder in (taken, taken / "below"):
+        with pytest.raises(InputError, match="can't be written") as error:
+            render(synthetic_rows(2), folder)
+        assert "\n" not in str(error.value)
+    assert taken.read_text() == "a file"
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path, undrawn, monkeypatch):
+    index = render(synthetic_rows(2), tmp_path)
+    before = index.read_bytes()
+
+    def fail(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_atomically", fail)
+    with pytest.raises(DiskFullError, match="no space"):
+        render(synthetic_rows(4), tmp_path)
+    assert index.read_bytes() == before
+
+
+def test_ten_thousand_rows_take_seconds(tmp_path):
+    rows = synthetic_rows(10_000)
+    start = time.process_time()  # of this process: a busy machine is no failure
+    _, text = pages(tmp_path, rows)
+    assert time.process_time() - start < 10
+    assert "500 of 10,000 are shown; the rest is in the CSV." in text
+
+
+def test_vendored_files_are_those_of_their_readme():
+    digests = dict(
+        re.findall(r"\| (\S+) \| \S+ \| ([0-9a-f]{64}) \|", (VENDOR / "README.md").read_text())
+    )
+    assert digests.keys() == {p.name for p in VENDOR.iterdir()} - {"README.md"}
+    for name, digest in digests.items():
+        assert sha256((VENDOR / name).read_bytes()).hexdigest() == digest
+
+
+def run(*arguments: str, **more) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench.report", *arguments], capture_output=True, text=True, **more
+    )
+
+
+def test_the_command_renders_several_files(tmp_path):
+    from bench.results.store import Store
+
+    for name, rows in (("a.csv", synthetic_rows(2)), ("b.csv", synthetic_rows(4)[2:])):
+        store = Store(tmp_path / name)
+        for row in rows:
+            store.append(row)
+    for given in (["--runs", "a.csv", "b.csv"], ["--runs", "a.csv", "--runs", "b.csv"]):
+        arguments = [str(tmp_path / g) if g.endswith(".csv") else g for g in given]
+        done = run(*arguments, "--reports", str(tmp_path / "out"), "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"rows": 4, "report": str(tmp_path / "out/index.html")}
+        assert "4 of 4 cells ended ok" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_command_tells_of_planned_cells_that_have_no_row(tmp_path):
+    from bench.results.store import Store, plan_file
+
+    runs = tmp_path / "a.csv"
+    store = Store(runs)
+    for row in synthetic_rows(5, failures=False):
+        store.append(row)
+    plan_file(runs).parent.mkdir()
+    planned = [planned_row(cell(*axes)) for axes in full_grid()]
+    for text, said in ((json.dumps(planned), "5 of 68 cells"), ('[{"mode": 3}]', "5 of 5 cells")):
+        plan_file(runs).write_text(text)
+        assert run("--runs", str(runs), "--reports", str(tmp_path / "out")).returncode == 0
+        assert said in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_command_names_a_file_that_is_missing(tmp_path):
+    done = run("--runs", str(tmp_path / "no.csv"), "--reports", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no such file" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_has_an_example_and_loads_no_matplotlib():
+    done = run("--help")
+    assert "--runs laptop.csv server.csv" in done.stdout
+    code = "import bench.report.__main__, sys; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_scores_stand_against_full_fine_tuning_with_an_interval():
+    rows = synthetic_rows(68, failures=False)
+    [group] = groups(rows)
+    base = group.baseline
+    lora = next(setting for setting in group.settings if setting.mode == "lora")
+    gap = compare(group, "score", lora, base)
+    place = group.settings.index(lora)
+    table = tables.settings_table(group)
+    at = [head.key for head in table.heads].index("to_full")
+    low, high = gap.ends()
+    assert table.rows[place][at] == f"{signed(gap.value)} ({signed(low)} to {signed(high)})"
+    assert table.rows[group.settings.index(base)][at] == "–"

@@ -1,0 +1,273 @@
+"""Results and step times as workers and crashes leave them."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.grid.resume import left_behind
+from bench.plan.columns import NAMES, SCHEMA, Row
+from bench.plan.job import Job
+from bench.results.protocol import parse_result
+from bench.results.row import measured_row, step_times
+from bench.results.rowfile import encode, record
+from bench.results.store import read_rows
+from tests.bench.synthetic_rows import cell
+from tests.hostile import (
+    JSON,
+    NEAR_THE_LIMIT,
+    changed,
+    check_line,
+    damaged,
+    examples,
+    nested,
+    sparse,
+)
+
+CELL = cell("lora", 8, "attn", "off")
+CONDITIONS: Row = {"conditions_id": "here", "device": "cpu", "threads": 2}
+RESULT: dict[str, Any] = {
+    "schema": 1,
+    "status": "ok",
+    "flags": ["throttled"],
+    "message": "",
+    "columns": {
+        "params_total": 100, "steps_timed": 3, "train_s": 1.5, "dev_metric": "accuracy",
+        "dev_score": 0.5, "dev_loss": 1.2, "train_loss": 1.1, "peak_rss_mib": 300.5,
+    },
+}  # fmt: skip
+PANEL = """pass,batch,ms,tokens,examples,counts,settled
+0,0,90.5,100,2,0,1
+1,0,11.25,100,2,1,1
+2,0,11.75,100,2,1,1
+3,0,11.5,100,2,1,1
+"""
+STEPS = "\n".join(
+    [
+        "step,ms,tokens,examples,loss",
+        *(f"{n},{40 + n % 3}.5,{300 + n},8,0.5" for n in range(1, 98)),
+        "",
+    ]
+)
+JOB = Job(
+    cell=CELL, conditions_id="here", attempt=1, device="cpu", threads=2, checkpoint="/a/b",
+    geometry=None, tokenizer="/a/b", data=None, keep=False, code_version="0.1.0",
+)  # fmt: skip
+
+
+def row_of(folder: Path, result: dict[str, Any]) -> Row:
+    """The row that a session makes of a result."""
+    return measured_row(
+        CELL,
+        CONDITIONS,
+        columns={**result["columns"], "grid": "g", "attempt": 1, "wall_s": 2.0},
+        status=result["status"],
+        flags=result["flags"],
+        message=result["message"],
+        folder=folder,
+        dev_examples={"movies": 50},
+        majority_score=0.3,
+    )
+
+
+def check_row(folder: Path, row: Row) -> None:
+    """Fail unless a row is that of the cell, and can be written and read."""
+    assert tuple(row) == NAMES
+    own = {**CELL.columns(), **CONDITIONS, "schema": SCHEMA, "attempt": 1, "grid": "g"}
+    assert {name: row[name] for name in own} == own
+    assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
+    path = folder / "runs.csv"
+    path.write_bytes(record(NAMES) + encode(row))
+    (found,) = read_rows(path)
+    assert found["cell_id"] == CELL.cell_id
+    assert found["status"] == row["status"]
+
+
+# result.json
+
+
+@examples(200)
+@given(values=changed(RESULT))
+def test_a_changed_result_is_refused_or_makes_a_row(tmp_path: Path, values: Any) -> None:
+    (tmp_path / "panel.csv").write_text(PANEL)
+    try:
+        result = parse_result(json.dumps(values))
+    except ValueError as error:
+        check_line(str(error), "")
+        return
+    check_row(tmp_path, row_of(tmp_path, result))
+
+
+@examples(150)
+@given(columns=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4))
+def test_columns_of_any_name_and_value_are_refused_or_make_a_row(
+    tmp_path: Path, columns: dict[str, Any]
+) -> None:
+    text = json.dumps({**RESULT, "columns": {**RESULT["columns"], **columns}})
+    try:
+        result = parse_result(text)
+    except ValueError as error:
+        check_line(str(error), "")
+        return
+    check_row(tmp_path, row_of(tmp_path, result))
+
+
+def test_a_result_says_nothing_of_which_cell_it_is(tmp_path: Path) -> None:
+    other = {
+        "cell_id": "other", "conditions_id": "there", "schema": 1, "mode": "full", "seed": 9,
+        "rank": 1, "device": "cuda:0", "status": "crashed", "flags": "disturbed", "message": "x",
+        "model": "other", "learning_rate": 9.0,
+    }  # fmt: skip
+    columns = {**RESULT["columns"], **other}
+    result = parse_result(json.dumps({**RESULT, "columns": columns}))
+    row = row_of(tmp_path, result)
+    check_row(tmp_path, row)
+    assert (row["status"], row["flags"]) == ("ok", "throttled")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["train_loss", "dev_loss", "dev_score", "train_s"])
+def test_a_number_that_is_not_finite_makes_a_result_invalid(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    columns = {**RESULT["columns"], name: value}
+    result = parse_result(json.dumps({**RESULT, "columns": columns}))
+    assert (result["status"], result["message"]) == ("invalid", f"its {name} is {value}")
+    row = row_of(tmp_path, result)
+    check_row(tmp_path, row)
+    assert row[name] is None
+    failed = {**RESULT, "status": "oom", "message": "no memory", "columns": columns}
+    result = parse_result(json.dumps(failed))
+    assert (result["status"], result["message"]) == ("oom", "no memory")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"dev_score": 1.01},
+        {"dev_score": -0.1},
+        {"dev_metric": "pearson", "dev_score": -1.5},
+        {"dev_metric": "luck"},
+        {"train_s": 1e31},
+        {"steps_timed": 10**400},
+        {"params_total": 1.5},
+        {"started_at": [1]},
+    ],
+)
+def test_a_value_that_can_not_be_is_named(columns: dict[str, Any]) -> None:
+    text = json.dumps({**RESULT, "columns": {**RESULT["columns"], **columns}})
+    with pytest.raises(ValueError, match=next(reversed(columns))):
+        parse_result(text)
+
+
+@pytest.mark.parametrize("mark", ["yes", 1, None, []])
+def test_a_mark_of_a_failed_device_is_true_or_false(mark: object) -> None:
+    with pytest.raises(ValueError, match="device_failed"):
+        parse_result(json.dumps({**RESULT, "device_failed": mark}))
+    assert parse_result(json.dumps(RESULT))["device_failed"] is False
+
+
+@pytest.mark.parametrize("saved", ["1", True, None, -1, math.nan, math.inf, 10**400])
+def test_the_time_of_keeping_weights_is_a_duration(saved: object) -> None:
+    with pytest.raises(ValueError, match="save_s"):
+        parse_result(json.dumps({**RESULT, "save_s": saved}))
+    assert parse_result(json.dumps(RESULT))["save_s"] == 0.0
+
+
+def test_nesting_of_any_depth_is_refused() -> None:
+    for depth in (*NEAR_THE_LIMIT, 200_000):
+        for text in (
+            nested(depth),
+            f'{{"status": "ok", "columns": {{"train_s": {nested(depth)}}}}}',
+        ):
+            with pytest.raises(ValueError, match=r"it is|its train_s"):
+                parse_result(text)
+
+
+@examples(100)
+@given(content=damaged(json.dumps(RESULT).encode()))
+def test_a_result_left_behind_is_taken_over_or_run_again(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cell.json").write_text(JOB.to_json())
+    (tmp_path / "panel.csv").write_text(PANEL)
+    (tmp_path / "result.json").write_bytes(content)
+    outcome = left_behind(tmp_path, JOB)
+    if outcome is not None:
+        assert outcome.status == "ok"
+        assert outcome.result is not None
+        check_row(tmp_path, row_of(tmp_path, outcome.result))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge", "loop"])
+def test_what_is_no_result_is_run_again(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "result.json"
+    (tmp_path / "cell.json").write_text(JOB.to_json())
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "huge":
+        sparse(path, 2**36)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    assert left_behind(tmp_path, JOB) is None
+
+
+# panel.csv
+
+
+def check_times(columns: Row) -> None:
+    """Fail unless there are no times, or such as can be."""
+    if columns:
+        middle, low, high = (columns[f"step_ms_{n}"] for n in ("median", "ci_low", "ci_high"))
+        assert isinstance(middle, float)
+        assert 0 < middle < math.inf
+        assert low is None or low <= middle <= high
+        assert 0 < columns["ms_per_1k_tokens"] < math.inf
+
+
+def test_a_panel_cut_at_any_byte_gives_times_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "panel.csv"
+    path.write_text(PANEL)
+    whole, steady = step_times(tmp_path)
+    assert whole["step_ms_median"] == 11.5
+    assert whole["steps_timed"] == 3
+    assert steady
+    for length in range(len(PANEL)):
+        path.write_text(PANEL[:length])
+        check_times(step_times(tmp_path)[0])
+
+
+@examples(150)
+@given(content=damaged(PANEL.encode()))
+def test_a_damaged_panel_gives_times_or_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "panel.csv").write_bytes(content)
+    check_times(step_times(tmp_path)[0])
+
+
+@examples(150)
+@given(content=damaged(STEPS.encode()))
+def test_damaged_steps_give_times_or_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "steps.csv").write_bytes(content)
+    check_times(step_times(tmp_path)[0])
+
+
+@pytest.mark.parametrize("name", ["panel.csv", "steps.csv"])
+@pytest.mark.parametrize("kind", ["none", "pipe", "folder", "huge", "device"])
+def test_what_is_no_file_of_steps_gives_no_times(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "huge":
+        sparse(path, 2**36)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    row = row_of(tmp_path, parse_result(json.dumps(RESULT)))
+    assert row["step_ms_median"] is None
+    encode(row)

@@ -1,0 +1,193 @@
+"""runs.csv as editors, spreadsheets, crashes and malice leave it."""
+
+import csv
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.common.errors import InputError
+from bench.plan.columns import BY_NAME, FLAGS, LARGEST, NAMES, STATUSES, VALUES, Row, parse_value
+from bench.results.rowfile import encode, record
+from bench.results.store import Store, read_rows
+from tests.bench.synthetic_rows import cell, failed_row, result_row
+from tests.hostile import TEXTS, answer, check_line, damaged, examples, sparse
+
+ROWS = [
+    result_row(cell("full", None, None, "off"), random.Random(0)),  # noqa: S311
+    failed_row(cell("lora", 8, "attn", "bf16"), "crashed", 'a "b", c\r\nd\ne'),
+    result_row(cell("dora", 1, "all-lin", "off", 3), random.Random(1), flags="throttled"),  # noqa: S311
+]
+
+
+def silent(_line: str) -> None:
+    """Takes what there is to say about a torn record."""
+
+
+def read(path: Path) -> list[Row] | None:
+    return answer(lambda: read_rows(path, silent), InputError, path)
+
+
+def as_read(row: Row) -> Row:
+    """A row with its numbers to seven digits, as they are in the file."""
+    return {
+        name: float(f"{value:.7g}") if isinstance(value, float) else value
+        for name, value in row.items()
+    }
+
+
+EXPECTED = [as_read(row) for row in ROWS]
+WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
+
+
+@pytest.mark.parametrize(("newline", "step"), [(b"\r\n", 1), (b"\n", 7)])
+def test_a_file_cut_at_any_byte_gives_the_rows_before_the_cut(
+    tmp_path: Path, newline: bytes, step: int
+) -> None:
+    path = tmp_path / "runs.csv"
+    whole = WHOLE.replace(b"\r\n", newline)
+    expected = [{**row} for row in EXPECTED]
+    if newline == b"\n":
+        expected[1]["message"] = 'a "b", c\nd\ne'
+    header_ends = whole.index(b"\n") + 1
+    for length in (*range(0, len(whole), step), len(whole)):
+        path.write_bytes(whole[:length])
+        found = read(path)
+        if found is None:
+            assert 0 < length < header_ends
+        else:
+            assert found == expected[: len(found)]
+            if length == len(whole):
+                assert len(found) == 3
+
+
+@examples(250)
+@given(content=damaged(WHOLE))
+def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_bytes(content)
+    for row in answer(lambda: read_rows(path, silent), InputError, f"{path}, line ") or []:
+        assert tuple(row) == NAMES
+        assert as_read(row) == row
+        encode(row)
+
+
+@examples(200)
+@given(
+    name=st.sampled_from([name for name in NAMES if name != "schema"]),
+    text=st.text(max_size=8)
+    | st.sampled_from([*TEXTS[:-1], "NaN", "inf", "-inf", "1e31", "1e999", "9" * 5000, "1_0", "٣"])
+    | st.sampled_from([*STATUSES, *FLAGS, "lora", "attn", "bf16", "0", "-1", " 1", "1.0", "0x1"]),
+)
+def test_a_field_is_read_as_it_is_written_or_named(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / "runs.csv"
+    fields = next(csv.reader([encode(ROWS[0]).decode()]))
+    fields[NAMES.index(name)] = text
+    path.write_bytes(record(NAMES) + record(fields))
+    try:
+        (row,) = read_rows(path, silent)
+    except InputError as error:
+        check_line(str(error), f"{path}, line 2: {name}")
+        return
+    others = {key: value for key, value in row.items() if key != name}
+    assert others == {key: value for key, value in EXPECTED[0].items() if key != name}
+    value = row[name]
+    if value is None:
+        assert text == ""
+    elif BY_NAME[name].kind is str:
+        assert value in (text, text[1:])
+        assert str(value) in VALUES.get(name, (value,))
+    else:
+        assert value == BY_NAME[name].kind(text)
+        assert abs(float(value)) < LARGEST
+
+
+@pytest.mark.parametrize("name", ["train_s", "rank", "attempt", "dev_score", "seed"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e31", "1e999", "9" * 5000, "x" * 10**6])
+def test_a_number_that_can_not_be_is_named_by_line_and_column(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    path = tmp_path / "runs.csv"
+    fields = next(csv.reader([encode(ROWS[0]).decode()]))
+    fields[NAMES.index(name)] = text
+    path.write_bytes(record(NAMES) + encode(ROWS[0]) * 3 + record(fields))
+    with pytest.raises(InputError) as caught:
+        read_rows(path, silent)
+    check_line(str(caught.value), f"{path}, line 5: {name}: ")
+
+
+def test_numbers_are_checked_after_any_number_of_others(tmp_path: Path) -> None:
+    """Not only those that a reader sees first."""
+    path = tmp_path / "runs.csv"
+    rows = ({**ROWS[0], "train_s": number / 7} for number in range(5000))
+    whole = record(NAMES) + b"".join(map(encode, rows))
+    for text in ("nan", "1e31", "soon"):
+        fields = next(csv.reader([encode(ROWS[0]).decode()]))
+        fields[NAMES.index("train_s")] = text
+        path.write_bytes(whole + record(fields))
+        with pytest.raises(InputError, match="line 5002: train_s: "):
+            read_rows(path, silent)
+
+
+FORMULAS = st.text("'=+-@\t\ra ", max_size=6) | st.sampled_from(TEXTS[:-1])
+
+
+@examples(100)
+@given(text=FORMULAS)
+def test_no_spreadsheet_computes_a_text_and_we_read_it_as_it_was(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "runs.csv"
+    path.unlink(missing_ok=True)
+    row = {**ROWS[1], "message": text or None, "model": f"={text}", "grid": text or None}
+    Store(path).append(row)
+    assert read_rows(path, silent) == [as_read(row)]
+    with path.open(newline="", encoding="utf-8") as file:
+        _, fields = csv.reader(file)
+    for name, field in zip(NAMES, fields, strict=True):
+        if BY_NAME[name].kind is str:
+            assert field[:1] not in ("=", "+", "-", "@", "\t", "\r")
+
+
+def test_a_header_of_any_names_is_told_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    for text in TEXTS[:-1]:
+        path.write_bytes(record([*NAMES, text]) + encode(ROWS[0]))
+        assert read(path) is None
+        path.write_bytes(record([text] * 1000))
+        assert read(path) is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "null"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "runs.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(f"/dev/{kind}")
+    assert read(path) is None
+    with pytest.raises(InputError):
+        assert Store(path).rows
+
+
+def test_a_file_of_gigabytes_without_an_end_of_line_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    sparse(path, 2**36)
+    assert read(path) is None
+    path.write_bytes(WHOLE)
+    with path.open("r+b") as file:
+        file.truncate(2**36)
+    assert read(path) is None
+
+
+def test_a_million_columns_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_bytes(WHOLE + b"," * 10**6 + b"\r\n")
+    assert read(path) is None
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_name_that_a_column_can_not_hold_is_told_with_those_that_it_can(name: str) -> None:
+    with pytest.raises(ValueError, match=", ".join(VALUES[name])):
+        parse_value(name, "loraa")

@@ -1,0 +1,351 @@
+"""Outcomes of dev examples in a file beside runs.csv, in place of the cells' folders."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.numpy import load_file, save, save_file
+
+from bench.plan.cell import Cell
+from bench.plan.columns import Row, row_key
+from bench.report import figures
+from bench.report.render import render
+from bench.results import outcomes
+from bench.results.outcomes import ValuesOf, outcomes_file
+from bench.results.predictions import first_of, keep_outcomes, kept_values
+from bench.results.rebuild import main
+from bench.results.store import Store, cell_folder, read_rows
+from tests.bench.synthetic_rows import synthetic_rows
+
+EXAMPLES = 1064
+PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
+
+
+def predictions(metric: str, rng: np.random.Generator) -> tuple[dict[str, Any], float]:
+    """Tensors as a worker keeps them, and their score."""
+    labels = np.random.default_rng(1).integers(0, 5, EXAMPLES)
+    if metric == "accuracy":
+        logits = rng.normal(size=(EXAMPLES, 5)).astype(np.float32)
+        logits[np.arange(EXAMPLES), labels] += 1.2
+        score = float((logits.argmax(axis=1) == labels).mean())
+        return {"logits": logits, "labels": labels}, score
+    targets = labels.astype(np.float32)
+    logits = (targets + 2 * rng.normal(size=EXAMPLES)).astype(np.float32)
+    score = float(np.corrcoef(logits.astype(float), targets.astype(float))[0, 1])
+    return {"logits": logits[:, None], "labels": targets}, score
+
+
+def predictions_of_parts(rng: np.random.Generator) -> tuple[dict[str, Any], float]:
+    tensors, counted = {}, []
+    for part, metric in PARTS.items():
+        of, score = predictions(metric, rng)
+        tensors |= {f"{part}.{name}": tensor for name, tensor in of.items()}
+        counted.append((1 + score) / 2 if part == "sts" else score)
+    return tensors, sum(counted) / len(counted)
+
+
+def fill(runs: Path, metric: str = "accuracy", count: int = 68, **settings: Any) -> list[Row]:
+    """Rows with the predictions of each in its folder."""
+    rng, store = np.random.default_rng(0), Store(runs)
+    for row in synthetic_rows(count, failures=False, **settings):
+        whole = metric == "overall"
+        tensors, score = predictions_of_parts(rng) if whole else predictions(metric, rng)
+        row |= {"dev_metric": metric, "dev_score": score, "repeat": 1}
+        row |= {"dev_ci_low": score - 0.03, "dev_ci_high": score + 0.03}
+        store.append(row)
+        folder = cell_folder(runs, Cell.from_columns(row).name, *row_key(row))
+        folder.mkdir(parents=True)
+        save_file(tensors, folder / "predictions.safetensors")
+    return read_rows(runs)
+
+
+def no_note(line: str) -> None:
+    raise AssertionError(line)
+
+
+def all_values(rows: list[Row], values_of: ValuesOf) -> list[list[float] | None]:
+    found = (values_of(row) for row in rows)
+    return [None if values is None else values.tolist() for values in found]
+
+
+@pytest.mark.parametrize(
+    ("metric", "task", "most"),
+    [
+        ("accuracy", "movies", 40_000),
+        ("pearson", "movies-rating", 320_000),
+        ("overall", "multitask", 380_000),
+    ],
+)
+def test_values_are_the_same_to_the_last_bit_and_small(
+    tmp_path: Path, metric: str, task: str, most: int
+) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, metric, task=task)
+    before = all_values(rows, kept_values(runs, no_note))
+    assert None not in before
+    assert keep_outcomes(runs, rows) == 68
+    assert outcomes_file(runs).stat().st_size < most
+    shutil.rmtree(tmp_path / "runs")
+    assert all_values(rows, kept_values(runs, no_note)) == before
+
+
+def test_a_report_without_folders_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=12)
+
+    def pages() -> list[str]:
+        values_of = kept_values(runs, no_note)
+        render(rows, tmp_path / "out", sources=["runs.csv"], values_of=values_of)
+        return [
+            (tmp_path / "out" / name).read_text("utf-8") for name in ("report.md", "index.html")
+        ]
+
+    with_folders = pages()
+    keep_outcomes(runs, rows)
+    shutil.rmtree(tmp_path / "runs")
+    assert pages() == with_folders
+    paired = "Scores are compared example by example: the predictions of all cells are known."
+    unpaired = "the predictions of the cells are not known: so differences have wider intervals."
+    assert all(paired in page for page in with_folders)
+    outcomes_file(runs).unlink()
+    for page in pages():
+        assert paired not in page
+        assert unpaired in page
+
+
+def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    [row] = fill(runs, count=1)
+    keep_outcomes(runs, [row])
+    of_file = kept_values(runs, no_note)(row)
+    assert of_file is not None
+    [path] = (tmp_path / "runs").glob("*/predictions.safetensors")
+    tensors = load_file(path)
+    right, wrong = int(of_file.argmax()), int(of_file.argmin())
+    swapped = tensors["logits"].copy()
+    swapped[right] *= -1
+    swapped[wrong, tensors["labels"][wrong]] += 100
+    save_file(tensors | {"logits": swapped}, path)
+    values = kept_values(runs, no_note)(row)
+    assert values is not None
+    assert (values[right], values[wrong]) == (0.0, 1.0)
+    save_file(tensors | {"logits": -tensors["logits"]}, path)  # another score than the row's
+    assert np.array_equal(kept_values(runs, no_note)(row), of_file)
+    path.write_bytes(b"torn")
+    assert np.array_equal(kept_values(runs, no_note)(row), of_file)
+
+
+def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: Path) -> None:
+    one, two = tmp_path / "a.csv", tmp_path / "b.csv"
+    [row], [other] = fill(one, count=1), fill(two, count=1)
+    [path] = (tmp_path / "b").glob("*/predictions.safetensors")
+    tensors = load_file(path)
+    logits = -tensors["logits"]
+    save_file(tensors | {"logits": logits}, path)
+    score = float((logits.argmax(axis=1) == tensors["labels"]).mean())
+    other |= {"code_version": "0.2.0", "dev_score": score}
+    assert row_key(row) == row_key(other)
+    values_of = first_of([kept_values(runs, no_note) for runs in (one, two)])
+    for each in (row, other):
+        values = values_of(each)
+        assert values is not None
+        assert values.mean() == pytest.approx(each["dev_score"])
+
+
+def test_folders_say_which_examples_the_data_has_and_not_a_file(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=3)
+    keep_outcomes(runs, rows)
+    path, other = outcomes_file(runs), "0" * 16
+    [name] = [name for name in load_file(path) if name.startswith(f"{rows[0]['cell_id']}/")]
+
+    def rename(tensors: Tensors) -> Tensors:
+        bits = tensors.pop(name)
+        return {f"{name.rpartition('/')[0]}/{other}": bits, **tensors}
+
+    sizes = {other: EXAMPLES, name.rpartition("/")[2]: EXAMPLES}
+    path.write_bytes(changed(rename, examples=json.dumps(sizes))(path))
+    shutil.rmtree(cell_folder(runs, Cell.from_columns(rows[0]).name, *row_key(rows[0])))
+    notes: list[str] = []
+    found = all_values(rows, kept_values(runs, notes.append))
+    assert [values is None for values in found] == [True, False, False]
+    assert len(notes) == 1
+    assert "other examples" in notes[0]
+
+
+def test_no_file_is_written_that_would_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=8)
+    keep_outcomes(runs, rows[:2])
+    before = outcomes_file(runs).read_bytes()
+    monkeypatch.setattr(outcomes, "_LARGEST", len(before) + 100)
+    done = CliRunner().invoke(main, ["--runs", str(runs), "--json"], standalone_mode=False)
+    assert done.exception is None, done.exception
+    [note] = done.stderr.splitlines()
+    assert note.startswith(f"note: {outcomes_file(runs)}: is left as it is: it would have ")
+    assert json.loads(done.stdout) == {"kept": 8, "from_folders": 0, "left_out": 0}
+    assert outcomes_file(runs).read_bytes() == before
+
+
+def rebuild(runs: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "bench.rebuild", "--runs", str(runs), *more]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def test_rebuild_keeps_outcomes_whose_folders_are_gone(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=3)
+    done = rebuild(runs, "--json")
+    assert json.loads(done.stdout)["outcomes"] == 3, done.stderr
+    first = outcomes_file(runs).read_bytes()
+    for folder in sorted((tmp_path / "runs").iterdir())[:2]:
+        shutil.rmtree(folder)
+    assert "outcomes of dev examples of 1 row in" in rebuild(runs).stdout
+    assert outcomes_file(runs).read_bytes() == first
+    shutil.rmtree(tmp_path / "runs")
+    assert "outcomes of dev" not in rebuild(runs).stdout
+    assert None not in all_values(rows, kept_values(runs, no_note))
+
+
+def test_rebuild_leaves_a_file_that_it_cannot_read(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    fill(runs, count=1)
+    outcomes_file(runs).write_bytes(b"not mine")
+    done = rebuild(runs, "--json")
+    assert done.returncode == 0
+    assert "is left as it is: it can't be read" in done.stderr
+    assert json.loads(done.stdout)["left_out"] == 0, "no row is"
+    assert outcomes_file(runs).read_bytes() == b"not mine"
+
+
+def test_tries_of_a_search_and_what_failed_have_no_outcomes(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=3)
+    rows[0]["learning_rate_source"] = "candidate"
+    rows[1]["status"] = "invalid"
+    assert keep_outcomes(runs, rows) == 1
+
+
+def test_predictions_that_do_not_give_their_score_are_not_kept(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=2)
+    rows[0]["dev_score"] = 0.123
+    assert keep_outcomes(runs, rows) == 1
+
+
+Tensors = dict[str, Any]
+
+
+def changed(change: Callable[[Tensors], Tensors], **more: str) -> Callable[[Path], bytes]:
+    """A file with other tensors or metadata."""
+
+    def make(path: Path) -> bytes:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() | more
+        return save(change(load_file(path)), metadata=metadata)
+
+    return make
+
+
+def alike(tensors: Tensors) -> Tensors:
+    return tensors
+
+
+def spoiled(spoil: Callable[[Any], Any], *, labels: bool = False) -> Callable[[Tensors], Tensors]:
+    """Tensors of which the outcomes are spoiled, or the labels."""
+    return lambda tensors: {
+        name: spoil(tensor) if name.startswith("labels") is labels else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def header(text: str, data: bytes = b"") -> bytes:
+    return len(text).to_bytes(8, "little") + text.encode() + data
+
+
+HOSTILE: dict[str, Callable[[Path], bytes]] = {
+    "empty": lambda path: b"",
+    "torn": lambda path: path.read_bytes()[:-7],
+    "no header": lambda path: b"\xff" * 64,
+    "a header of 100 TB": lambda path: (10**14).to_bytes(8, "little") + b"{}",
+    "no metadata": lambda path: save(load_file(path)),
+    "deep metadata": changed(alike, examples="[" * 10**5),
+    "a list": changed(alike, examples="[]"),
+    "sizes that are none": changed(alike, examples='{"a": "b"}'),
+    "other sizes": changed(alike, examples=json.dumps({"x": 10**30})),
+    "beyond its end": lambda path: header(
+        '{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]},"__metadata__":{"examples":"{}"}}'
+    ),
+    "bf16": lambda path: header(
+        '{"__metadata__":{"examples":"{}"},"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}',
+        b"\0\0",
+    ),
+    "other bits": changed(spoiled(lambda t: t ^ 255 if t.dtype == np.uint8 else -t)),
+    "too few": changed(spoiled(lambda t: t[:-1])),
+    "of another kind": changed(spoiled(lambda t: t.astype(np.int64))),
+    "not finite": changed(
+        spoiled(lambda t: np.full_like(t, np.inf if t.dtype.kind == "f" else 255))
+    ),
+    "two axes": changed(spoiled(lambda t: t[None])),
+    "other labels": changed(spoiled(lambda t: t[::-1].copy(), labels=True)),
+    "no labels": changed(lambda ts: {n: t for n, t in ts.items() if not n.startswith("labels")}),
+}
+
+
+CASES = [("pearson", name) for name in HOSTILE]
+CASES += [("accuracy", name) for name in HOSTILE if not name.endswith("labels")]
+
+
+@pytest.mark.parametrize(("metric", "name"), CASES)
+def test_a_damaged_or_hostile_file_is_one_note(tmp_path: Path, metric: str, name: str) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, metric, count=4, task="movies" if metric == "accuracy" else "movies-rating")
+    keep_outcomes(runs, rows)
+    shutil.rmtree(tmp_path / "runs")
+    path = outcomes_file(runs)
+    path.write_bytes(HOSTILE[name](path))
+    notes: list[str] = []
+    assert all_values(rows, kept_values(runs, notes.append)) == [None] * 4
+    if name != "bf16":  # which has no outcomes of these rows
+        assert len(notes) == 1
+        assert "\n" not in notes[0]
+        assert str(path) in notes[0]
+
+
+def test_a_folder_in_place_of_the_file_is_one_note(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    outcomes_file(runs).mkdir()
+    notes: list[str] = []
+    kept_values(runs, notes.append)
+    assert len(notes) == 1
+
+
+def test_predictions_of_other_examples_are_not_compared(tmp_path: Path) -> None:
+    """Two cells of the same data have the same labels, in the same order."""
+    runs = tmp_path / "runs.csv"
+    rows = fill(runs, count=3)
+    name = Cell.from_columns(rows[1]).name
+    path = cell_folder(runs, name, *row_key(rows[1])) / "predictions.safetensors"
+    order = np.random.default_rng(3).permutation(EXAMPLES)
+    save_file({name: tensor[order] for name, tensor in load_file(path).items()}, path)
+    for _ in range(2):
+        notes: list[str] = []
+        found = all_values(rows, kept_values(runs, notes.append))
+        assert [values is None for values in found] == [False, True, False]
+        assert len(notes) == 1
+        assert "other examples" in notes[0]
+        keep_outcomes(runs, rows)
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)

@@ -1,0 +1,78 @@
+"""Where time goes: what is neither training nor evaluation is overhead, and is said."""
+
+import pytest
+
+from bench.report.render import render
+from bench.results.overhead import Account, overhead_s, times_of
+from tests.bench.synthetic_rows import cell, planned_row, synthetic_rows
+
+
+def row(**changes):
+    measured = {
+        "status": "ok", "wall_s": 100.0, "train_s": 80.0, "eval_s": 12.0, "startup_s": 3.0,
+    }  # fmt: skip
+    return planned_row(cell("full", None, None, "off")) | measured | changes
+
+
+def test_overhead_is_what_is_neither_training_nor_evaluation():
+    assert overhead_s(row()) == pytest.approx(8)
+    found = times_of([row(), row(train_s=60.0)])
+    assert found.cells == 2
+    assert (found.train_s, found.eval_s) == (140, 24)
+    assert (found.startup_s, found.rest_s, found.between_s) == pytest.approx((6, 30, 0))
+    assert found.overhead_s == pytest.approx(36)
+    assert found.total_s == pytest.approx(200)
+    assert found.to_json()["overhead"] == pytest.approx(0.18)
+
+
+@pytest.mark.parametrize("missing", ["wall_s", "train_s", "eval_s"])
+def test_what_was_not_measured_is_not_counted(missing):
+    assert overhead_s(row(**{missing: None})) is None
+    assert times_of([row(**{missing: None})]) is None
+    assert times_of([row(**{missing: None}), row()]) == times_of([row()])
+
+
+def test_cells_that_did_not_end_ok_are_no_part_of_it():
+    assert times_of([row(status="timeout")]) is None
+    assert times_of([]) is None
+
+
+def test_a_sentence_tells_shares_that_add_up():
+    found = times_of([row()], between_s=5.0)
+    assert str(found) == (
+        "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
+        "timing, writing and ending 4.8%, between cells 4.8%)"
+    )
+
+
+def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
+    now = [1000.0]
+    account = Account(lambda: now[0])
+    assert account.times() is None
+    asked = account.now()
+    now[0] += 50  # waiting for another grid
+    account.waited_since(asked)
+    now[0] += 100
+    account.add(row())
+    now[0] += 30
+    account.add(row(status="oom", wall_s=30.0))
+    now[0] += 7
+    found = account.times()
+    assert found.between_s == pytest.approx(7)
+    assert found.total_s == pytest.approx(107)
+
+
+def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):
+    rows = [each | {"train_s": 80.0, "eval_s": 12.0, "wall_s": 100.0, "startup_s": 3.0}
+            for each in synthetic_rows(8)]  # fmt: skip
+    ok = sum(each["status"] == "ok" for each in rows)
+    render(rows, tmp_path)
+    for name in ("index.html", "report.md"):
+        page = (tmp_path / name).read_text("utf-8")
+        assert "overhead, s" in page
+        told = " ".join(page.split()).replace("\\", "")
+        assert f"{ok} cells took" in told
+        assert (
+            "of which training 80.0%, evaluation 12.0% and overhead 8.0% (start-up 3.0%, timing, "
+            "writing and ending 5.0%)"
+        ) in told

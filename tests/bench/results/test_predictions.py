@@ -1,0 +1,120 @@
+"""Kept predictions as a number for each example, whose mean is the score."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bench.analysis.groups import groups
+from bench.analysis.verdicts import compare, score_spread
+from bench.plan.cell import Cell
+from bench.plan.columns import row_key
+from bench.results.outcomes import no_values
+from bench.results.predictions import first_of, kept_values, mean_of_parts, values_for
+from bench.results.store import cell_folder
+from tests.bench.synthetic_rows import cell, result_row
+
+RNG = np.random.default_rng(0)
+
+
+def test_of_an_accuracy_it_is_right_or_wrong() -> None:
+    logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    assert values_for("accuracy", logits, np.array([1, 1, 1])).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher() -> None:
+    x = RNG.normal(size=4000)
+    y = 0.6 * x + 0.8 * RNG.normal(size=4000)
+    values = values_for("pearson", x[:, None], y)
+    correlation = np.corrcoef(x, y)[0, 1]
+    assert values.mean() == pytest.approx(correlation, abs=1e-12)
+    error = values.std() / np.sqrt(len(values))
+    assert error == pytest.approx((1 - correlation**2) / np.sqrt(len(values)), rel=0.1)
+
+
+def test_of_a_mean_over_parts_mean_and_variance_are_exact() -> None:
+    parts = [RNG.random(30), (RNG.random(400) < 0.3).astype(float), RNG.normal(2.0, 1.0, 90)]
+    values = mean_of_parts(parts)
+    assert len(values) == 520
+    assert values.mean() == pytest.approx(np.mean([part.mean() for part in parts]))
+    expected = sum(part.var() / len(part) for part in parts) / 9
+    assert values.var() / len(values) == pytest.approx(expected)
+    others = [part + RNG.normal(0.1, 0.1, len(part)) for part in parts]
+    gap = mean_of_parts(others) - values
+    gaps = [other - part for other, part in zip(others, parts, strict=True)]
+    np.testing.assert_allclose(gap, mean_of_parts(gaps), rtol=1e-9, atol=1e-12)
+    assert mean_of_parts(parts[:1]) == pytest.approx(parts[0])
+    with pytest.raises(ValueError, match="no part"):
+        mean_of_parts([])
+
+
+def test_one_logit_tells_two_classes() -> None:
+    logits = np.array([[0.9], [-0.2], [0.0]])
+    assert values_for("accuracy", logits, np.array([1, 1, 0])).tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [0.1, 1.0, 3.8])
+def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value: float) -> None:
+    same, others = np.full(3, value), np.arange(3.0)
+    for logits, labels in ((same, others), (others, same)):
+        with pytest.raises(ValueError, match="a constant has no correlation"):
+            values_for("pearson", logits[:, None], labels)
+
+
+def keep(runs: Path, of: Cell, right: np.ndarray) -> dict:
+    row = result_row(of, __import__("random").Random(0))
+    row |= {"dev_metric": "accuracy", "dev_score": float(right.mean())}
+    folder = cell_folder(runs, of.name, *row_key(row))
+    folder.mkdir(parents=True)
+    logits = np.stack([1.0 - right, right], axis=1).astype(np.float32)
+    save_file(
+        {"logits": logits, "labels": np.ones(len(right), dtype=np.int64)},
+        folder / "predictions.safetensors",
+    )
+    return row
+
+
+def test_settings_are_compared_example_by_example(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    base = (RNG.random(1000) < 0.6).astype(np.float64)
+    better = base.copy()
+    better[np.flatnonzero(base == 0)[:30]] = 1.0
+    rows = [
+        keep(runs, cell("full", None, None, "off"), base),
+        keep(runs, cell("lora", 8, "attn", "off"), better),
+    ]
+    (plain,) = groups(rows)
+    (paired,) = groups(rows, (), kept_values(runs))
+    lora, full = (next(s for s in paired.settings if s.mode == m) for m in ("lora", "full"))
+    gap = compare(paired, "score", lora, full)
+    assert gap.value == pytest.approx(0.03)
+    assert 0.019 < gap.low < gap.high < 0.041
+    loose = compare(plain, "score", *(plain.settings[::-1]))
+    assert loose.low < 0 < loose.high
+    assert score_spread(lora, full).of_seeds is None
+
+
+def test_several_seeds_vary_by_seed_and_example(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    rows = []
+    for seed in range(3):
+        right = (RNG.random(500) < 0.5 + 0.1 * seed).astype(np.float64)
+        rows.append(keep(runs, cell("full", None, None, "off", seed), right))
+    (plain,) = groups(rows)
+    (paired,) = groups(rows, (), kept_values(runs))
+    one, two = (g.settings[0].estimate("dev_score") for g in (plain, paired))
+    assert one.value == pytest.approx(two.value)
+    assert one.low < two.value < one.high
+
+
+def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    row = keep(runs, cell("full", None, None, "off"), np.ones(5))
+    (file,) = (tmp_path / "runs").glob("*/predictions.safetensors")
+    values_of = kept_values(runs)
+    file.write_bytes(b"no tensors")
+    assert values_of(row) is None
+    assert kept_values(tmp_path / "other.csv") is no_values
+    assert kept_values(runs)({**row, "cell_id": "../../etc"}) is None
+    assert first_of([no_values, lambda row: np.ones(2)])(row).tolist() == [1.0, 1.0]

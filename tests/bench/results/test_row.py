@@ -1,0 +1,141 @@
+"""What a worker left becomes a row, with intervals and doubts."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.plan import gridfile
+from bench.plan.columns import NAMES, Row, new_row
+from bench.plan.planning import Resolved, expand
+from bench.results.row import (
+    keep_row,
+    kept_row,
+    measured_row,
+    not_learned,
+    score_interval,
+    step_times,
+)
+from bench.stats.steptimes import panel_times
+
+CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
+
+
+def row_of(folder: Path, **columns: object) -> Row:
+    return measured_row(
+        CELL,
+        {"device": "cpu", "conditions_id": "here"},
+        columns=columns,
+        status=str(columns.pop("status", "ok")),
+        flags=[],
+        message=str(columns.pop("message", "")),
+        folder=folder,
+        dev_examples={"movies": 100},
+        majority_score=0.36,
+    )
+
+
+def panel_file(folder: Path, passes: list[list[float]], warm: int, settled: int = 1) -> None:
+    """A panel of batches of 100, 300, … tokens and 2 examples."""
+    lines = [
+        f"{number},{batch},{ms},{100 + 200 * batch},2,{int(number >= warm)},{settled}"
+        for number, times in enumerate(passes)
+        for batch, ms in enumerate(times)
+    ]
+    head = "pass,batch,ms,tokens,examples,counts,settled"
+    (folder / "panel.csv").write_text("\n".join([head, *lines]) + "\n")
+
+
+def test_row_has_every_column_and_ignores_strangers(tmp_path: Path) -> None:
+    row = row_of(tmp_path, dev_metric="accuracy", dev_score=0.5, colour="red")
+    assert tuple(row) == NAMES
+    assert row["mode"] == CELL.mode
+    assert row["conditions_id"] == "here"
+
+
+def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
+    panel_file(tmp_path, [[900, 900], [10, 30], [10.4, 30.4], [10.2, 30.2]], warm=1)
+    row = row_of(tmp_path)
+    assert row["step_ms_median"] == 20.2
+    assert row["ms_per_1k_tokens"] == pytest.approx(40.4 / 400 * 1000)
+    assert row["steps_timed"] == 6
+    assert row["examples_per_s"] == pytest.approx(4 / 0.0404)
+    found = panel_times([[10, 30], [10.4, 30.4], [10.2, 30.2]], [100, 300])
+    assert (row["step_ms_ci_low"], row["step_ms_ci_high"]) == found.step_ms.ends()
+    low, high = row["ms_per_1k_tokens_ci_low"], row["ms_per_1k_tokens_ci_high"]
+    assert low < 101 < high
+    assert (low, high) == found.ms_per_1k_tokens.ends()
+    assert "unstable_timing" not in str(row["flags"])
+
+
+@pytest.mark.parametrize(
+    ("passes", "settled"),
+    [([[10, 30], [10, 30], [10, 30]], 0), ([[10, 30], [20, 60], [10, 30], [20, 60]], 1)],
+)
+def test_times_that_did_not_settle_are_flagged(
+    tmp_path: Path, passes: list[list[float]], settled: int
+) -> None:
+    panel_file(tmp_path, passes, warm=0, settled=settled)
+    assert "unstable_timing" in str(row_of(tmp_path)["flags"])
+
+
+def steps_file(folder: Path, times: list[float]) -> None:
+    """Training steps of 400 tokens and 8 examples."""
+    lines = [f"{number},{ms},400,410,8,0.5" for number, ms in enumerate(times, start=1)]
+    (folder / "steps.csv").write_text(
+        "\n".join(["step,ms,tokens,padded,examples,loss", *lines]) + "\n"
+    )
+
+
+def test_a_long_training_shows_its_own_times(tmp_path: Path) -> None:
+    steps_file(tmp_path, [90.0] * 8 + [40.0, 41.0] * 60)
+    row = row_of(tmp_path)
+    assert row["ms_per_1k_tokens"] == pytest.approx(40.5 / 400 * 1000)
+    assert row["steps_timed"] == 128 - 16
+    assert row["examples_per_s"] == pytest.approx(8 / 0.0405)
+    assert row["flags"] is None
+    panel_file(tmp_path, [[10, 30], [10.4, 30.4], [10.2, 30.2]], warm=0)
+    assert row_of(tmp_path)["steps_timed"] == 6, "a panel was replayed because steps were few"
+
+
+def test_a_training_whose_beginning_never_came_to_rest_is_flagged(tmp_path: Path) -> None:
+    steps_file(tmp_path, [40.0 * 2 ** (step // 8 % 2) for step in range(128)])
+    assert "unstable_timing" in str(row_of(tmp_path)["flags"])
+
+
+def test_a_short_training_without_a_panel_has_no_times(tmp_path: Path) -> None:
+    assert step_times(tmp_path) == ({}, True)
+    steps_file(tmp_path, [40.0] * 95)
+    assert step_times(tmp_path) == ({}, True)
+
+
+def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:
+    row = row_of(tmp_path, dev_metric="accuracy", dev_score=0.6) | {"attempt": 1}
+    keep_row(tmp_path, row)
+    assert kept_row(tmp_path) == row
+    for text in ("{", "[]", '{"mode": "lorra"}', "3"):
+        (tmp_path / "row.json").write_text(text)
+        assert kept_row(tmp_path) is None
+
+
+def test_accuracy_gets_wilson_and_correlation_fisher() -> None:
+    accuracy = score_interval(new_row(dev_metric="accuracy", dev_score=0.5), {"movies": 100})
+    assert accuracy["dev_ci_low"] == pytest.approx(0.4038, abs=1e-4)
+    assert accuracy["dev_ci_high"] == pytest.approx(0.5962, abs=1e-4)
+    correlation = score_interval(new_row(dev_metric="pearson", dev_score=0.5), {"movies": 100})
+    assert correlation["dev_ci_low"] == pytest.approx(0.3366, abs=1e-3)
+
+
+def test_not_learned_is_flagged_by_the_interval(tmp_path: Path) -> None:
+    assert row_of(tmp_path, dev_metric="accuracy", dev_score=0.44)["flags"] == "not_learned"
+    assert row_of(tmp_path, dev_metric="accuracy", dev_score=0.60)["flags"] is None
+    assert not_learned(new_row(dev_metric="pearson"))
+    assert not_learned(new_row(dev_metric="pearson", dev_score=0.1, dev_ci_low=-0.1))
+    assert not not_learned(new_row(dev_metric="pearson", dev_score=0.4, dev_ci_low=0.2))
+    assert not not_learned(new_row())
+
+
+def test_a_failed_cell_keeps_its_message_on_one_line(tmp_path: Path) -> None:
+    row = row_of(tmp_path, status="oom", message="no\nmemory", peak_rss_mib=5.0)
+    assert (row["status"], row["message"]) == ("oom", "no memory")
+    assert row["peak_rss_mib"] == 5.0
+    assert row["dev_ci_low"] is None

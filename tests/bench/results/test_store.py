@@ -1,0 +1,609 @@
+"""runs.csv: what is written can be read, and nothing that was written is lost."""
+
+import contextlib
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import write_atomically
+from bench.plan.columns import BY_NAME, FLAGS, NAMES, STATUSES, VALUES, Row, latest, new_row
+from bench.results import store as stores
+from bench.results.rowfile import encode, record
+from bench.results.store import Store, cell_folder, cells_folder, read_rows
+from tests.components import need
+
+ROOT = Path(__file__).parents[3]
+
+
+def row(number: int = 0, **values) -> Row:
+    ids = {"cell_id": f"cell{number}", "conditions_id": "here", "attempt": 1, "status": "ok"}
+    return new_row(**{**ids, **values})
+
+
+def written(path: Path, count: int = 3) -> list[Row]:
+    store = Store(path)
+    rows = [row(number) for number in range(count)]
+    for each in rows:
+        store.append(each)
+    return rows
+
+
+def no_note(text: str) -> None:
+    raise AssertionError(text)
+
+
+# What is written can be read
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+FLOATS = st.floats(-1e29, 1e29).map(lambda value: float(f"{value:.7g}"))
+
+
+def values_of(name: str) -> st.SearchStrategy:
+    if name == "status":
+        return st.sampled_from(list(STATUSES))
+    if name in VALUES:
+        return st.none() | st.sampled_from(VALUES[name])
+    if name == "flags":
+        flags = st.sets(st.sampled_from(list(FLAGS)), min_size=1)
+        return st.none() | flags.map(lambda found: " ".join(sorted(found)))
+    if name in VALUES:
+        return st.none() | st.sampled_from(VALUES[name])
+    kinds = {str: TEXT, int: st.integers(-(10**29), 10**29), float: FLOATS}
+    of_kind = kinds[BY_NAME[name].kind]
+    return of_kind if name in ("cell_id", "conditions_id", "attempt") else st.none() | of_kind
+
+
+ROWS = st.fixed_dictionaries({name: values_of(name) for name in NAMES if name != "schema"})
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(ROWS.map(lambda values: new_row(**values)), max_size=3))
+def test_rows_come_back_as_they_were(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("store") / "runs.csv"
+    store = Store(path)
+    for each in rows:
+        store.append(each)
+    assert store.rows == rows
+    assert read_rows(path, no_note) == rows
+
+
+def test_the_file_is_as_rfc_4180_says(tmp_path):
+    path = tmp_path / "runs.csv"
+    Store(path).append(row(message='a "b", c\nd'))
+    header, line = path.read_bytes().split(b"\r\n", 1)
+    assert header.decode().split(",") == list(NAMES)
+    assert b',"a ""b"", c\nd",' in line
+    assert line.endswith(b"\r\n")
+
+
+def test_text_that_is_no_unicode_is_written_escaped(tmp_path):
+    Store(tmp_path / "runs.csv").append(row(message="a\udcffb"))
+    assert read_rows(tmp_path / "runs.csv")[0]["message"] == "a\\udcffb"
+
+
+def test_a_long_message_can_be_read_again(tmp_path):
+    Store(tmp_path / "runs.csv").append(row(message="x" * 1_000_000))
+    assert len(str(read_rows(tmp_path / "runs.csv")[0]["message"])) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"status": "fine"}, {"status": None}, {"flags": "slow"}, {"cell_id": None},
+        {"attempt": 1.5}, {"rank": "four"}, {"wall_s": "soon"}, {"schema": 99},
+    ],
+)  # fmt: skip
+def test_what_could_not_be_read_again_is_not_written(tmp_path, values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Store(tmp_path / "runs.csv").append({**row(), **values})
+    with pytest.raises(ValueError, match="no such column"):
+        Store(tmp_path / "runs.csv").append({**row(), "host": "here"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_or_empty_file_has_no_rows_and_can_be_begun(tmp_path):
+    path = tmp_path / "new" / "runs.csv"
+    assert read_rows(path, no_note) == []
+    assert not path.parent.exists()
+    assert written(path) == read_rows(path)
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert read_rows(empty, no_note) == []
+    assert written(empty) == read_rows(empty)
+
+
+def test_what_spreadsheets_and_editors_leave_is_read(tmp_path):
+    path = tmp_path / "runs.csv"
+    rows = written(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n") + b"\n")
+    assert read_rows(path, no_note) == rows
+    Store(path).append(row(9))
+    assert read_rows(path, no_note) == [*rows, row(9)]
+
+
+def test_the_last_row_of_a_cell_counts_and_attempts_go_up(tmp_path):
+    store = Store(tmp_path / "runs.csv")
+    assert store.next_attempt("cell0", "here") == 1
+    store.append(row(0, status="crashed"))
+    store.append(row(1))
+    store.append(row(0, attempt=2))
+    store.append(row(0, conditions_id="there"))
+    assert store.next_attempt("cell0", "here") == 3
+    assert store.next_attempt("cell0", "there") == 2
+    found = latest(store.rows)
+    assert len(found) == 3
+    assert found["cell0", "here", 1, ""]["status"] == "ok"
+    assert found["cell0", "here", 1, ""]["attempt"] == 2
+
+
+def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highest(tmp_path):
+    store = Store(tmp_path / "runs.csv")
+    store.append(row(0))
+    store.append(row(0, attempt=2, status="interrupted"))
+    store.append(row(0, attempt=3, status="oom"))
+    assert store.last("cell0", "here") == row(0)
+    assert latest(store.rows)["cell0", "here", 1, ""] == row(0)
+    assert store.out_of_memory == []
+    assert store.next_attempt("cell0", "here") == 4
+    store.append(row(0, attempt=4))
+    assert store.last("cell0", "here") == row(0, attempt=4)
+
+
+def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_any(tmp_path):
+    first, second = row(0, code_version="a"), row(0, code_version="b", attempt=2)
+    failed = row(0, code_version="c", attempt=3, status="crashed")
+    again = row(0, code_version="b", attempt=4, dev_score=0.5)
+    assert list(latest([first, second]).values()) == [first, second]
+    assert list(latest([first, second, failed, again]).values()) == [first, again]
+    assert list(latest([failed, first]).values()) == [first], "a failure is replaced by any"
+    later = row(0, code_version="d", attempt=4, status="oom")
+    assert list(latest([failed, later]).values()) == [later]
+    path = tmp_path / "runs.csv"
+    for each in (first, second, failed):
+        Store(path).append(each)
+    assert Store(path).last("cell0", "here") == second
+    assert Store(path, "a").last("cell0", "here") == first
+    assert Store(path, "c").last("cell0", "here") == failed
+    assert Store(path, "d").last("cell0", "here") is None
+    assert Store(path, "d").next_attempt("cell0", "here") == 4
+
+
+def test_a_row_whose_timing_is_in_doubt_counts_until_a_later_one_of_any_version_is_ok():
+    disturbed = row(0, code_version="a", flags="not_learned disturbed")
+    again = row(0, code_version="b", attempt=2, flags="throttled")
+    failed = row(0, code_version="b", attempt=3, status="crashed")
+    assert list(latest([disturbed]).values()) == [disturbed]
+    assert list(latest([disturbed, failed]).values()) == [disturbed]
+    assert list(latest([disturbed, again, failed]).values()) == [again]
+    assert list(latest([disturbed, again | {"repeat": 2}]).values()) == [
+        disturbed,
+        again | {"repeat": 2},
+    ]
+    quiet = disturbed | {"flags": "not_learned emulated_bf16"}
+    assert list(latest([quiet, again]).values()) == [quiet, again], "its times are in no doubt"
+
+
+def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tmp_path):
+    here = {"conditions_id": "here", "device": "cpu", "torch_version": "2.13"}
+    there = here | {"conditions_id": "there", "dev_score": 0.5}
+    path = tmp_path / "runs.csv"
+    store = Store(path)
+    assert store.scored("cell0", here) is None
+    store.append(row(0, **here, status="oom"))
+    assert store.scored("cell0", here)["status"] == "oom"
+    other = row(0, **there | {"torch_version": "2.12"})
+    store.append(other)
+    assert store.scored("cell0", here)["status"] == "oom"
+    store.append(row(0, **there, code_version="a"))
+    assert store.scored("cell0", here)["conditions_id"] == "there"
+    assert Store(path, "b").scored("cell0", here) is None
+    store.append(row(0, **here, attempt=2, dev_score=0.4))
+    assert store.scored("cell0", here)["dev_score"] == 0.4
+
+
+def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
+    store = Store(tmp_path / "runs.csv")
+    store.append(row(0))
+    store.append(row(0, repeat=2, status="oom"))
+    store.append(row(0, repeat=1, attempt=2, status="crashed"))
+    assert store.last("cell0", "here") == row(0), "without a repeat it is the first"
+    assert store.last("cell0", "here", 2)["status"] == "oom"
+    assert store.last("cell0", "here", 3) is None
+    assert [store.next_attempt("cell0", "here", repeat) for repeat in (1, 2, 3)] == [3, 2, 1]
+    assert [each["repeat"] for each in store.out_of_memory] == [2]
+    assert [each["repeat"] for each in latest(store.rows).values()] == [None, 2]
+
+
+def test_the_last_attempt_of_a_cell_is_found_among_rows_of_other_writers(tmp_path):
+    path = tmp_path / "runs.csv"
+    mine, other = Store(path), Store(path)
+    assert mine.last("cell0", "here") is None
+    mine.append(row(0, status="crashed"))
+    other.append(row(1))
+    assert mine.last("cell1", "here") == row(1)
+    assert mine.last("cell1", "there") is None
+    other.append(row(0, attempt=2))
+    other.append(row(2, attempt=3, status="oom"))
+    assert mine.last("cell0", "here") == row(0, attempt=2)
+    assert mine.last("cell2", "here") == row(2, attempt=3, status="oom")
+    path.write_bytes(record(NAMES) + encode(row(1)))
+    assert mine.last("cell0", "here") is None
+    assert mine.last("cell1", "here") == row(1)
+
+
+def test_rows_of_other_writers_are_seen(tmp_path):
+    path = tmp_path / "runs.csv"
+    mine, other = Store(path), Store(path)
+    mine.append(row(0))
+    other.append(row(1))
+    mine.append(row(2))
+    assert mine.rows == other.rows == [row(0), row(1), row(2)]
+    rebuilt = [row(number) for number in range(7, 17)]
+    write_atomically(path, record(NAMES) + b"".join(map(encode, rebuilt)))
+    assert mine.rows == rebuilt
+    path.write_bytes(record(NAMES) + encode(row(7)))
+    assert mine.rows == [row(7)]
+    path.unlink()
+    assert mine.rows == []
+
+
+def test_an_append_reads_nothing_twice(tmp_path, monkeypatch):
+    path = tmp_path / "runs.csv"
+    store = Store(path)
+    for number in range(50):
+        store.append(row(number))
+    parsed = []
+    take = stores.Reading._take
+    monkeypatch.setattr(
+        stores.Reading, "_take", lambda self, fields: (parsed.append(fields), take(self, fields))
+    )
+    store.append(row(50))
+    store.append(row(51))
+    assert len(parsed) == 2  # the row before each, and not the fifty before them
+
+
+def test_writers_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "runs.csv"
+    code = (
+        "import sys; from pathlib import Path; from bench.results.store import Store\n"
+        "from tests.bench.results.test_store import row\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "for number in range(20): store.append(row(int(sys.argv[2]) + number))\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), str(first)], cwd=ROOT)
+        for first in (0, 100, 200)
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    found = {str(each["cell_id"]) for each in read_rows(path, no_note)}
+    assert found == {f"cell{first + number}" for first in (0, 100, 200) for number in range(20)}
+
+
+# What a crash leaves
+
+
+MESSAGES = ["plain", 'with "quotes", and\r\nthree\nlines', "ünïcode ☃"]
+
+
+def test_a_record_torn_anywhere_is_left_out_and_cut_off(tmp_path):
+    path = tmp_path / "runs.csv"
+    for message in MESSAGES:
+        torn = encode(row(7, message=message))
+        whole = record(NAMES) + encode(row(1))
+        for length in range(1, len(torn)):
+            path.write_bytes(whole + torn[:length])
+            notes: list[str] = []
+            assert read_rows(path, notes.append) == [row(1)]
+            assert [f"{path}: the last line is incomplete" in note for note in notes] == [True]
+            if length % 7 == 0:
+                store = Store(path)
+                assert store.rows == [row(1)]
+                store.append(row(8))
+                assert store.rows == [row(1), row(8)]
+                assert path.read_bytes() == whole + encode(row(8))
+
+
+def test_a_torn_record_is_told_on_stderr(tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(record(NAMES) + b"1,ab")
+    assert read_rows(path) == []
+    assert "note: " in capsys.readouterr().err
+
+
+def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
+    path = tmp_path / "runs.csv"
+    code = (
+        "import sys; from pathlib import Path; from bench.results.store import Store\n"
+        "from tests.bench.results.test_store import row\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "for number in range(10**6):\n"
+        "    store.append(row(number, message='m' * 3000)); print(number, flush=True)\n"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    while int(writer.stdout.readline()) < 20:
+        pass
+    writer.kill()
+    acknowledged = 20 + len(writer.stdout.read().split())
+    writer.wait()
+    Store(path).append(row(-1))  # the lock is free again
+    found = [str(each["cell_id"]) for each in read_rows(path, no_note)]
+    assert found[:acknowledged] == [f"cell{number}" for number in range(acknowledged)]
+    assert found[-1] == "cell-1"
+
+
+# Files that are not ours
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "told"),
+    [
+        (b"a,b\r\n1,2\r\n", 1, "columns"),
+        (b"no newline", 1, "no header"),
+        (b"\r\n", 1, "columns"),
+        (b'"' + record(NAMES), 1, ""),
+        (record([*NAMES, "host"]), 1, "also has host"),
+        (record(NAMES[1:]), 1, "lacks schema"),
+        (record(NAMES[::-1]), 1, "order"),
+        (record(NAMES) + record(["1"] * 5), 2, "5 fields"),
+        (record(NAMES) + encode(row()) + b"x\r\n" + encode(row()), 3, "1 fields"),
+        (record(NAMES) + encode(row()).replace(b"ok", b"no"), 2, "status"),
+        (record(NAMES) + b"9" + encode(row())[1:], 2, "schema is 9"),
+        (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
+        (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
+        (record(NAMES) + encode(row(message="a\nb")) + b"x\n", 4, "1 fields"),
+        (record(NAMES) + encode(row()).replace(b"here", b'"here') + encode(row()) * 9, 2, ""),
+        (record(NAMES) + encode(row()).replace(b"here", b'"he"re'), 2, "expected after"),
+        (b"\x00" * 1000 + b"\n", 1, "columns"),
+    ],
+)
+def test_a_wrong_or_broken_file_names_its_line_and_is_left_alone(tmp_path, data, line, told):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_rows(path, no_note)
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line {line}: ")
+    assert told in message
+    assert "\n" not in message
+    with pytest.raises(InputError):
+        Store(path).append(row())
+    assert path.read_bytes() == data
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_file_is_anything_but_an_error_or_its_rows(tmp_path_factory, data):
+    whole = record(NAMES) + encode(row(1, message=MESSAGES[1])) + encode(row(2))
+    at = data.draw(st.integers(0, len(whole)))
+    cut = data.draw(st.integers(0, 30))
+    path = tmp_path_factory.mktemp("store") / "runs.csv"
+    path.write_bytes(whole[:at] + data.draw(st.binary(max_size=30)) + whole[at + cut :])
+    with contextlib.suppress(InputError):
+        for each in read_rows(path, lambda _: None):
+            assert encode(each)
+
+
+def test_a_folder_in_the_files_place(tmp_path):
+    with pytest.raises(InputError, match="can't be read"):
+        read_rows(tmp_path)
+
+
+# A place that can't be written. These hold for root too.
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("file/runs.csv", {}),
+        ("file/deeper/runs.csv", {}),
+        ("folder", {}),
+        ("blocked.csv", {"blocked": ""}),
+        ("locked.csv", {"locked.csv.lock/x": ""}),
+        ("x" * 300 + ".csv", {}),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told(tmp_path, name, there):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path, text in there.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="--runs") as caught:
+        Store(tmp_path / name).check_writable()
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("mount", "name"),
+    [
+        ('mount -t tmpfs -o ro none "$1"', "runs.csv"),
+        ('mount -t tmpfs -o ro none "$1"', "deeper/runs.csv"),
+        ('mount --bind "$1/runs.csv" "$1/runs.csv" && mount -o remount,ro,bind "$1/runs.csv"',
+         "runs.csv"),
+    ],
+)  # fmt: skip
+def test_a_read_only_mount_is_told(tmp_path, mount, name):
+    """A mount that only this test's process sees."""
+    written(tmp_path / "runs.csv")
+    code = (
+        "import sys; from pathlib import Path; from bench.results.store import Store\n"
+        "Store(Path(sys.argv[1])).check_writable()\n"
+    )
+    script = f'{mount} && echo mounted && shift && exec "$@"'
+    unshare = [shutil.which("unshare") or "unshare", "-m", "sh", "-c", script, "sh", str(tmp_path)]
+    argv = [*unshare, sys.executable, "-c", code, str(tmp_path / name)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    need("mounted" in done.stdout, f"a mount ({done.stderr.strip()})", component="mounts")
+    assert "InputError" in done.stderr
+    assert "can't be written (Read-only file system)" in done.stderr
+
+
+def test_a_pipe_or_device_is_no_place_for_rows(tmp_path):
+    os.mkfifo(tmp_path / "runs.csv")
+    for path in (tmp_path / "runs.csv", Path("/dev/null")):
+        with pytest.raises(InputError, match="is no file"):
+            Store(path).check_writable()
+
+
+def test_a_good_place_is_left_as_it_was(tmp_path):
+    Store(tmp_path / "a" / "b" / "runs.csv").check_writable()
+    assert contents(tmp_path) == []
+    written(tmp_path / "runs.csv")
+    cells_folder(tmp_path / "runs.csv").mkdir()
+    before = contents(tmp_path)
+    data = (tmp_path / "runs.csv").read_bytes()
+    Store(tmp_path / "runs.csv").check_writable()
+    assert contents(tmp_path) == before
+    assert (tmp_path / "runs.csv").read_bytes() == data
+
+
+# A disk that fills later
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path):
+    path = tmp_path / "runs.csv"
+    rows = written(path)
+    data = path.read_bytes()
+    store = Store(path)
+    with largest_file(len(data) + 20), pytest.raises(DiskFullError, match="File too large"):
+        store.append(row(9))  # of which 20 bytes get written
+    assert path.read_bytes() == data
+    store.append(row(9))
+    assert read_rows(path, no_note) == [*rows, row(9)]
+
+
+def test_a_disk_that_is_full_only_when_synced_keeps_what_is_done(tmp_path, monkeypatch):
+    path = tmp_path / "runs.csv"
+    written(path)
+    data = path.read_bytes()
+
+    def fail(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(DiskFullError, match="No space left on device"):
+        Store(path).append(row(9))
+    assert path.read_bytes() == data
+
+
+def test_a_full_disk_at_the_first_row_leaves_no_file(tmp_path):
+    with largest_file(20), pytest.raises(DiskFullError):
+        Store(tmp_path / "runs.csv").append(row())
+    assert contents(tmp_path) in ([], ["runs.csv.lock"])
+
+
+def test_a_lock_that_is_never_released_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "LOCK_TIMEOUT_S", 0.1)
+    path = tmp_path / "runs.csv"
+    with stores.FileLock(f"{path}.lock"), pytest.raises(DiskFullError, match="has held"):
+        Store(path).append(row())
+
+
+# Files and folders
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "result.json"
+    write_atomically(path, b"before")
+    with largest_file(3), pytest.raises(OSError, match="File too large"):
+        write_atomically(path, b"afterwards")
+    assert path.read_bytes() == b"before"
+    assert contents(tmp_path) == ["result.json"]
+    write_atomically(path, b"after")
+    assert path.read_bytes() == b"after"
+
+
+def test_what_a_killed_writer_left_is_used_up(tmp_path):
+    (tmp_path / ".result.json.tmp").write_bytes(b"half of what it wanted to wri")
+    write_atomically(tmp_path / "result.json", b"after")
+    assert (tmp_path / "result.json").read_bytes() == b"after"
+    assert contents(tmp_path) == ["result.json"]
+
+
+def test_what_another_is_writing_is_left_alone(tmp_path):
+    with (tmp_path / ".result.json.tmp").open("wb") as others:
+        fcntl.flock(others, fcntl.LOCK_EX)
+        others.write(b"the other's")
+        write_atomically(tmp_path / "result.json", b"mine")
+        assert (tmp_path / "result.json").read_bytes() == b"mine"
+        others.flush()
+        assert (tmp_path / ".result.json.tmp").read_bytes() == b"the other's"
+    assert contents(tmp_path) == [".result.json.tmp", "result.json"]
+
+
+def test_writers_of_one_file_at_once_leave_one_of_theirs(tmp_path):
+    path = tmp_path / "result.json"
+    code = (
+        "import sys; from pathlib import Path; from bench.common.files import write_atomically\n"
+        "for _ in range(200): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 9999)\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), letter], cwd=ROOT)
+        for letter in "abc"
+    ]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 9999
+            assert len(set(data)) == 1
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert contents(tmp_path) == ["result.json"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_atomically(tmp_path / "link", b"data")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"data"
+
+
+def test_cells_have_folders_beside_the_csv():
+    assert cells_folder(Path("a/runs.csv")) == Path("a/runs")
+    assert cells_folder(Path("a/runs")) == Path("a/runs-cells")
+    folder = cell_folder(Path("a/runs.csv"), "lora-r8-attn-bf16-s0", "c0ffee", "beef", 1, 2)
+    assert folder == Path("a/runs/lora-r8-attn-bf16-s0-c0ffee-beef-2")
+    for part in ("..", "../x", "a/b", "/etc", "", ".hidden"):
+        with pytest.raises(ValueError, match="folder"):
+            cell_folder(Path("a/runs.csv"), part, "c0ffee", "beef", 1, 1)
+
+
+def test_reading_100_000_rows(benchmark, tmp_path):
+    path = tmp_path / "runs.csv"
+    texts = (
+        encode(row(number, train_s=number / 7, wall_s=number / 3, dev_score=number / 1e5))
+        for number in range(100_000)
+    )
+    path.write_bytes(record(NAMES) + b"".join(texts))
+    rows = benchmark.pedantic(read_rows, (path,), rounds=3)
+    assert len(rows) == 100_000

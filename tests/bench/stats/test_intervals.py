@@ -1,0 +1,196 @@
+"""Intervals: against published values, against scipy, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from bench.stats.intervals import (
+    Deviation,
+    Interval,
+    Spread,
+    difference,
+    fisher,
+    mean_t,
+    paired_difference,
+    paired_ratio,
+    pooled,
+    ratio,
+    spread,
+    widened,
+    wilson,
+)
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_agrees_with_scipy(pair):
+    expected = scipy_stats.binomtest(*pair).proportion_ci(0.95, method="wilson")
+    assert wilson(*pair) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("pair", [(-1, 10), (11, 10), (0, 0)])
+def test_wilson_refuses_what_is_no_proportion(pair):
+    with pytest.raises(ValueError, match="no proportion"):
+        wilson(*pair)
+
+
+@pytest.mark.parametrize(("correlation", "total"), [(0.0, 10), (0.81, 864), (-0.4, 30)])
+def test_fisher_agrees_with_its_formula(correlation, total):
+    low, high = fisher(correlation, total)
+    assert math.atanh(low) == pytest.approx(math.atanh(correlation) - 1.959964 / (total - 3) ** 0.5)
+    assert math.atanh(high) == pytest.approx(
+        math.atanh(correlation) + 1.959964 / (total - 3) ** 0.5
+    )
+
+
+def test_fisher_knows_nothing_of_three_pairs_and_bears_a_perfect_correlation():
+    assert fisher(0.9, 3) == (-1.0, 1.0)
+    low, high = fisher(1.0, 100)
+    assert 0.99 < low <= high <= 1.0
+
+
+def test_a_spread_adds_the_variances_of_seeds_and_examples():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 1)) * 0.1 + rng.normal(size=(1, 400)) + 0.5
+    found = spread(values)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.of_seeds == pytest.approx(values.mean(axis=1).var(ddof=1))
+    expected = found.of_seeds / 4 + found.of_examples / 400
+    assert found.half_width() >= 1.96 * math.sqrt(expected)
+    assert found.interval().holds(found.mean)
+
+
+def test_intervals_over_seeds_and_examples_cover_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(400):
+        values = rng.normal(size=(3, 1)) * 0.05 + rng.normal(size=(1, 300)) * 0.7
+        hits += bool(spread(values).interval().holds(0.0))
+    assert 0.92 <= hits / 400 <= 1.0
+
+
+def test_where_no_example_differs_up_to_three_in_n_may():
+    assert spread(np.zeros((1, 1000))).half_width() == pytest.approx(0.003, rel=0.01)
+    assert spread(np.zeros((3, 32))).half_width() == pytest.approx(3 / 32, rel=0.05)
+    alone = spread(np.ones((1, 1))).interval()
+    assert alone.low < 0 < 2 < alone.high
+
+
+def test_so_many_seeds_show_a_difference_four_times_out_of_five():
+    rng = np.random.default_rng(5)
+
+    def drawn(seeds: int) -> Spread:
+        return spread(0.02 + rng.normal(size=(seeds, 1)) * 0.02 + rng.normal(size=(1, 10**4)) * 0.1)
+
+    needed = Spread(0.02, 0.02**2, 0.1**2, 3, 10**4).seeds_for(0.02)
+    hits = sum(drawn(needed).interval().low > 0 for _ in range(300))
+    assert 0.7 <= hits / 300 <= 0.9
+
+
+def test_the_number_of_seeds_that_a_claim_needs():
+    rng = np.random.default_rng(3)
+    noisy = spread(rng.normal(size=(3, 1)) * 0.05 + rng.normal(size=(1, 10**4)) * 0.1)
+    needed = noisy.seeds_for(0.02)
+    assert 1.42 * noisy.half_width(needed) < 0.02 <= 1.44 * noisy.half_width(needed - 1)
+    few_examples = spread(rng.normal(size=(3, 1)) * 0.01 + rng.normal(size=(1, 100)))
+    assert few_examples.seeds_for(0.02) is None
+    with pytest.raises(ValueError, match="one seed"):
+        spread(rng.normal(size=(1, 10))).seeds_for(0.02)
+
+
+def test_the_pooled_deviation_is_about_each_samples_own_mean():
+    found = pooled([[1.0, 3.0], [10.0], [5.0, 5.0, 5.0]])
+    assert found == Deviation(math.sqrt(2 / 3), 3)
+    assert pooled([[1.0], []]) is None
+
+
+def test_a_deviation_from_few_repeats_takes_students_t():
+    assert Deviation(0.06).half_width() == pytest.approx(1.959964 * 0.06)
+    assert Deviation(0.06, 1).half_width() == pytest.approx(12.7062 * 0.06, rel=1e-4)
+    assert Deviation(0.06, 10**6).half_width(4) == pytest.approx(1.95996 * 0.03, rel=1e-4)
+
+
+def test_a_given_deviation_comes_on_top_and_a_measured_one_is_what_an_interval_is_at_least():
+    own = Interval(100.0, 100 * math.exp(-0.03), 100 * math.exp(0.03))
+    given = widened(own, Deviation(0.05))
+    assert math.log(given.high / 100) == pytest.approx(math.hypot(0.03, 1.959964 * 0.05))
+    for value, half in ((0.05, 2.0739 * 0.05), (0.001, 0.03)):
+        found = widened(own, Deviation(value, 22))
+        assert math.log(found.high / 100) == pytest.approx(half, rel=1e-4)
+        assert math.log(found.low / 100) == pytest.approx(-half, rel=1e-4)
+    assert widened(Interval(100.0), Deviation(0.05, 22)) == Interval(100.0)
+
+
+def test_intervals_by_the_pooled_deviation_cover_as_often_as_they_say():
+    rng = np.random.default_rng(6)
+    hits = 0
+    for _ in range(500):
+        others = [100 * np.exp(rng.normal(size=2) * 0.05) for _ in range(4)]
+        deviation = pooled([np.log(each) for each in others])
+        single = 100 * math.exp(rng.normal() * 0.05)
+        near = Interval(single, single * 0.999, single * 1.001)
+        hits += bool(widened(near, deviation).holds(100.0))
+    assert 0.93 <= hits / 500 <= 0.97
+
+
+def test_one_value_has_no_interval():
+    assert mean_t([4.0]) == Interval(4.0)
+
+
+def test_nothing_has_no_mean():
+    with pytest.raises(ValueError, match="of nothing"):
+        mean_t([])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-6))
+def test_the_interval_of_a_mean_agrees_with_scipy(values):
+    found = mean_t(values)
+    low, high = scipy_stats.t.interval(
+        0.95, len(values) - 1, loc=np.mean(values), scale=scipy_stats.sem(values)
+    )
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6, abs=1e-6)
+
+
+def test_a_difference_of_proportions_agrees_with_newcombe():
+    # Newcombe 1998, Statistics in Medicine 17, 873–890, table II, method 10: 56/70 and 48/80.
+    found = difference(Interval(56 / 70, *wilson(56, 70)), Interval(48 / 80, *wilson(48, 80)))
+    assert found.value == pytest.approx(0.2)
+    assert found.ends() == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_a_difference_without_intervals_has_none():
+    found = difference(Interval(3.0), Interval(1.0, 0.5, 1.5))
+    assert found == Interval(2.0)
+    assert found.holds(0.0) is None
+
+
+@given(st.floats(0.1, 1e4), st.floats(0.1, 1e4), st.floats(0, 0.3), st.floats(0, 0.3))
+def test_a_ratio_turned_over_is_its_reciprocal(a, b, wide_a, wide_b):
+    one, two = Interval(a, a * (1 - wide_a), a * (1 + wide_a)), Interval(b, b * (1 - wide_b), b)
+    there, back = ratio(one, two), ratio(two, one)
+    assert there.value == pytest.approx(a / b)
+    assert there.low <= there.value * (1 + 1e-9)
+    assert there.low == pytest.approx(1 / back.high)
+
+
+def test_a_ratio_to_an_interval_that_reaches_zero_has_no_interval():
+    assert ratio(Interval(2.0, 1.0, 3.0), Interval(1.0, -1.0, 3.0)).ends() is None
+
+
+def test_pairing_by_seed_uses_only_the_seeds_of_both():
+    a, b = {0: 1.0, 1: 2.0, 2: 9.0}, {1: 1.0, 0: 0.5, 3: 7.0}
+    assert paired_difference(a, b) == mean_t([0.5, 1.0])
+    assert paired_ratio(a, b).value == pytest.approx(2.0)
+    assert paired_difference(a, {0: 1.0}) is None
+
+
+def test_pairing_sees_a_difference_that_seeds_drown():
+    a = {seed: 0.50 + 0.05 * seed for seed in range(5)}
+    b = {seed: value - 0.01 - 0.001 * (seed % 2) for seed, value in a.items()}
+    paired = paired_difference(a, b)
+    unpaired = difference(mean_t(list(a.values())), mean_t(list(b.values())))
+    assert paired.holds(0.0) is False
+    assert unpaired.holds(0.0) is True

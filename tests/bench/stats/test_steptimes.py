@@ -1,0 +1,178 @@
+"""Step times: known ones are found, and intervals cover the truth as often as they say."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bench.stats.intervals import Interval
+from bench.stats.steptimes import STEPS_ENOUGH, WARMUP_WINDOWS, WINDOW, panel_times, training_times
+
+Array = NDArray[np.float64]
+
+
+def panel(rng: np.random.Generator, passes: int) -> np.ndarray:
+    """Steps of 10, 20, 30 and 40 ms with a tenth of noise."""
+    return np.array([10, 20, 30, 40]) * rng.normal(1, 0.1, size=(passes, 4))
+
+
+def test_panel_times_are_a_median_step_and_a_mean_for_1000_tokens():
+    found = panel_times([[10, 20, 30, 40], [10, 20, 30, 40]], [100, 200, 300, 400])
+    assert found.step_ms == Interval(25, 25, 25)
+    assert found.ms_per_1k_tokens == Interval(100, 100, 100)
+
+
+def test_panel_times_are_reproducible_and_inside_their_intervals():
+    data = panel(np.random.default_rng(0), 5)
+    found = panel_times(data, [1, 2, 3, 4])
+    assert found == panel_times(data, [1, 2, 3, 4])
+    for interval in (found.step_ms, found.ms_per_1k_tokens):
+        assert interval.low < interval.value < interval.high
+
+
+@pytest.mark.parametrize("passes", [3, 4, 10])
+@pytest.mark.parametrize(("of_pass", "of_step"), [(0, 0.1), (0.03, 0.003), (0.02, 0.01)])
+def test_intervals_of_panels_cover_about_as_often_as_they_say(
+    passes: int, of_pass: float, of_step: float
+):
+    rng = np.random.default_rng(1)
+    hits = np.zeros(2)
+    for _ in range(300):
+        noise = rng.normal(1, of_pass, size=(passes, 1)) * rng.normal(1, of_step, size=(passes, 5))
+        found = panel_times(np.array([10, 20, 30, 40, 50]) * noise, [1, 2, 3, 4, 5], draws=400)
+        hits += found.ms_per_1k_tokens.holds(10_000), found.step_ms.holds(30)
+    assert (hits / 300 >= 0.91).all()
+    assert (hits / 300 <= 0.99).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_estimate_is_inside_however_a_machine_was_disturbed(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    passes = np.array([100.0, 120.0, 300.0, 480.0]) * rng.normal(1, 0.01, size=(6, 4))
+    passes[rng.integers(6)] *= rng.uniform(1.5, 6)
+    passes[rng.integers(6), rng.integers(4)] += rng.uniform(0, 2000)
+    found = panel_times(passes.tolist(), [100, 120, 300, 480], draws=400)
+    for interval in (found.step_ms, found.ms_per_1k_tokens):
+        assert interval.low is not None
+        assert interval.high is not None
+        assert 0 <= interval.low <= interval.value <= interval.high
+
+
+def test_one_pass_has_no_interval():
+    found = panel_times([[10.0, 20.0]], [1, 1])
+    assert found.step_ms == Interval(15.0)
+    assert found.ms_per_1k_tokens == Interval(15_000.0)
+
+
+def test_no_end_of_an_interval_is_below_zero():
+    found = panel_times([[10.0, 20.0]] * 5 + [[60_000.0, 20.0]], [1, 2])
+    for interval in (found.step_ms, found.ms_per_1k_tokens):
+        assert 0 <= interval.low <= interval.value <= interval.high
+
+
+@pytest.mark.parametrize("passes", [[], [[]], [[1.0]]])
+def test_times_that_are_not_of_the_panel_are_refused(passes: list[list[float]]):
+    with pytest.raises(ValueError, match="panel"):
+        panel_times(passes, [1, 1])
+
+
+def sizes(rng: np.random.Generator, steps: int) -> list[int]:
+    """Real tokens of an epoch's batches, short and long, in a shuffled order; the last is small."""
+    return [*map(int, rng.uniform(600, 2400, size=steps - 1)), 90]
+
+
+def true_ms(tokens: list[int]) -> Array:
+    """What such steps take on a machine without noise: a start, and more than linear in tokens."""
+    scaled = np.asarray(tokens) / 1000
+    return 20 + 200 * scaled + 15 * scaled**2
+
+
+def shared_noise(rng: np.random.Generator, steps: int, deviation: float, kept: float) -> Array:
+    """Factors about 1, each step's near that of the one before."""
+    found = np.empty(steps)
+    now = rng.normal(0, deviation)
+    for step in range(steps):
+        now = kept * now + rng.normal(0, deviation * (1 - kept**2) ** 0.5)
+        found[step] = now
+    return 1 + found
+
+
+def test_training_without_noise_gives_its_times_whatever_its_batches():
+    tokens = sizes(np.random.default_rng(0), STEPS_ENOUGH)
+    ms = true_ms(tokens)
+    found = training_times(ms.tolist(), tokens, tokens)
+    assert (found.warm, found.settled) == (WINDOW, True)
+    rate, median = found.ms_per_1k_tokens, found.step_ms
+    assert rate.value == pytest.approx(ms.sum() / sum(tokens) * 1000)
+    assert median.value == pytest.approx(np.median(ms))
+    for interval in (rate, median):
+        assert interval.high - interval.low < 0.002 * interval.value
+
+
+def test_padding_explains_what_real_tokens_do_not():
+    rng = np.random.default_rng(5)
+    padded = sizes(rng, 134)
+    tokens = [
+        round(size * share) for size, share in zip(padded, rng.uniform(0.3, 0.7, 134), strict=True)
+    ]
+    ms = true_ms(padded)
+    found = training_times(ms.tolist(), tokens, padded)
+    assert found.warm == WINDOW
+    assert found.ms_per_1k_tokens.value == pytest.approx(ms.sum() / sum(tokens) * 1000)
+    assert found.ms_per_1k_tokens.high < 1.001 * found.ms_per_1k_tokens.low
+
+
+@pytest.mark.parametrize("steps", [STEPS_ENOUGH, 134, 500])
+@pytest.mark.parametrize(
+    ("of_step", "shared", "kept"), [(0.05, 0.0, 0.0), (0.02, 0.03, 0.5), (0.01, 0.03, 0.8)]
+)
+def test_intervals_of_training_cover_about_as_often_as_they_say(
+    steps: int, of_step: float, shared: float, kept: float
+):
+    rng = np.random.default_rng(2)
+    rates = medians = 0
+    for _ in range(300):
+        tokens = sizes(rng, steps)
+        truth = true_ms(tokens)
+        ms = truth * shared_noise(rng, steps, shared, kept) * rng.normal(1, of_step, steps)
+        found = training_times(ms.tolist(), tokens, tokens)
+        rates += bool(found.ms_per_1k_tokens.holds(truth.sum() / sum(tokens) * 1000))
+        medians += bool(found.step_ms.holds(float(np.median(truth))))
+    assert 0.9 <= rates / 300 <= 0.99
+    assert 0.9 <= medians / 300 <= 0.99
+
+
+def test_steps_of_a_warm_up_do_not_count():
+    tokens = sizes(np.random.default_rng(3), 134)
+    ms = true_ms(tokens)
+    slow = ms.copy()
+    slow[: 2 * WINDOW] *= np.repeat([3.0, 1.4], WINDOW)
+    found = training_times(slow.tolist(), tokens, tokens)
+    assert (found.warm, found.settled) == (3 * WINDOW, True)
+    same = training_times(ms.tolist(), tokens, tokens)
+    for one, other in (
+        (found.step_ms, same.step_ms),
+        (found.ms_per_1k_tokens, same.ms_per_1k_tokens),
+    ):
+        assert one.value == pytest.approx(other.value), "of the same batches, whatever the warm-up"
+
+
+def test_training_that_never_comes_to_rest_is_unsettled():
+    tokens = [1000] * STEPS_ENOUGH
+    windows = np.arange(STEPS_ENOUGH) // WINDOW
+    found = training_times((100 * 1.2 ** (windows % 2 + windows // 3)).tolist(), tokens, tokens)
+    assert (found.warm, found.settled) == (WARMUP_WINDOWS * WINDOW, False)
+
+
+def test_batches_of_equal_size_are_compared_as_they_are():
+    rng = np.random.default_rng(4)
+    found = training_times((100 * rng.normal(1, 0.02, 200)).tolist(), [1000] * 200, [1000] * 200)
+    assert found.ms_per_1k_tokens.holds(100)
+    assert found.step_ms.low < 100 < found.step_ms.high
+
+
+@pytest.mark.parametrize(
+    ("times", "tokens"), [([1.0] * 95, [1] * 95), ([1.0] * 200, [1] * 199), ([], [])]
+)
+def test_times_of_no_such_training_are_refused(times: list[float], tokens: list[int]):
+    with pytest.raises(ValueError, match="training"):
+        training_times(times, tokens, tokens)

@@ -1,0 +1,115 @@
+"""Ensembles on made-up models whose errors are known."""
+
+import numpy as np
+import pytest
+
+from bench.studies.ensemble.averages import AVERAGES, Choice, as_averaged, averaged, choose
+from minbert.data.metrics import score
+
+LABELS = np.random.default_rng(0).integers(0, 3, 600)
+
+
+def model(strength: float, seed: int, labels: np.ndarray = LABELS) -> np.ndarray:
+    """Logits [N, 3] that point to the label, more or less, with errors of their own."""
+    noise = np.random.default_rng(seed).normal(size=(len(labels), 3))
+    return noise + strength * np.eye(3)[labels]
+
+
+def accuracy(values: np.ndarray) -> float:
+    found = score("accuracy", values, LABELS)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_models_with_errors_of_their_own_are_better_together(average: str) -> None:
+    models = [as_averaged(model(1.0, seed), "accuracy", average) for seed in range(5)]
+    choice = choose(models, LABELS, "accuracy")
+    assert len(choice.weights) >= 3
+    best = max(map(accuracy, models))
+    assert choice.held_score == accuracy(averaged(models, choice)) > best + 0.03
+
+
+def test_of_one_good_model_and_some_that_guess_the_good_one_is_taken() -> None:
+    models = [model(0.0, 1), model(5.0, 2), model(0.0, 3)]
+    choice = choose([as_averaged(m, "accuracy", "logits") for m in models], LABELS, "accuracy")
+    assert choice.weights[0][0] == 1
+
+
+def test_it_is_never_worse_than_the_best_alone_where_it_was_chosen() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        models = [model(float(rng.uniform(0, 2)), 100 * seed + n) for n in range(4)]
+        assert choose(models, LABELS, "accuracy", most=8).held_score >= max(map(accuracy, models))
+
+
+def test_the_order_of_the_models_does_not_matter() -> None:
+    models = [model(1.0, seed) for seed in range(6)]
+    one = choose(models, LABELS, "accuracy")
+    other = choose(models[::-1], LABELS, "accuracy")
+    assert {(5 - index, weight) for index, weight in other.weights} == set(one.weights)
+
+
+def test_one_model_is_an_ensemble_of_itself() -> None:
+    assert choose([model(1.0, 0)], LABELS, "accuracy").weights == ((0, 1),)
+
+
+def test_the_stages_of_a_choice_are_told() -> None:
+    models = [as_averaged(model(1.0, seed), "accuracy", "logits") for seed in range(4)]
+    choice = choose(models, LABELS, "accuracy", most=9)
+    assert len(choice.additions) == 9
+    for size, addition in enumerate(choice.additions, start=1):
+        members = [of.index for of in choice.additions[:size]]
+        together = Choice(tuple((index, members.count(index)) for index in {*members}), 0.0)
+        assert accuracy(averaged(models, together)) == pytest.approx(addition.held_score)
+    taken = choice.additions[: choice.size]
+    highest = max(of.held_score for of in choice.additions)
+    assert taken[-1].held_score == choice.held_score == highest
+    assert all(of.held_score < choice.held_score for of in taken[:-1])
+    assert choose(models, LABELS, "accuracy", most=1).additions == choice.additions[:1]
+
+
+def test_probabilities_are_those_of_the_classes_and_of_any_size() -> None:
+    found = as_averaged(np.array([[1000.0, 1000.0, -1000.0]]), "accuracy", "probabilities")
+    np.testing.assert_allclose(found, [[0.5, 0.5, 0.0]])
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_one_logit_of_two_classes_is_averaged_as_two(average: str) -> None:
+    one = np.array([[-3.0], [0.0], [0.5], [800.0]])
+    two = np.concatenate([np.zeros_like(one), one], axis=1)
+    found, expected = (as_averaged(logits, "accuracy", average) for logits in (one, two))
+    assert found.shape == (4, 2)
+    np.testing.assert_allclose(found[:, 1] - found[:, 0], expected[:, 1] - expected[:, 0])
+    assert found.argmax(axis=1).tolist() == [0, 0, 1, 1]
+    if average == "probabilities":
+        np.testing.assert_allclose(found.sum(axis=1), 1.0)
+
+
+def test_numbers_of_any_scale_are_averaged_alike() -> None:
+    labels = np.random.default_rng(1).normal(size=500)
+    noise = np.random.default_rng(2).normal(size=(2, 500))
+    one, other = (labels + noise[0])[:, None], 1000 * (labels + noise[1])[:, None] + 7
+    models = [as_averaged(values, "pearson", "logits") for values in (one, other)]
+    choice = choose(models, labels, "pearson")
+    assert {index for index, _ in choice.weights} == {0, 1}
+    alone = [score("pearson", values, labels) for values in models]
+    assert choice.held_score > max(alone) + 0.05
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1, 3.8])
+def test_constant_numbers_have_no_correlation(value: float) -> None:
+    with pytest.raises(ValueError, match="all the same"):
+        as_averaged(np.full((3, 1), value), "pearson", "logits")
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="no average is of 'votes'"):
+        as_averaged(np.ones((4, 3)), "accuracy", "votes")
+    with pytest.raises(ValueError, match="needs a model"):
+        choose([], LABELS, "accuracy")
+
+
+def test_weights_count() -> None:
+    values = [np.array([[0.0]]), np.array([[3.0]])]
+    assert averaged(values, Choice(((1, 2), (0, 1)), 0.0)).item() == 2.0

@@ -1,0 +1,270 @@
+"""`python -m bench.ensemble` on cells whose predictions are made up."""
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from bench.plan.cell import Cell
+from bench.studies.ensemble.__main__ import command
+from bench.studies.ensemble.members import find
+from minbert.data.encoded import Encoded
+from tests.bench.ensembles import (
+    ADAPTER,
+    DEV,
+    ENCODER,
+    HELD,
+    Place,
+    indices_of,
+    keep_indices,
+    labels_of,
+    predictions,
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_several_are_better_than_the_best_alone(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(4):
+        place.add(seed)
+    assert place.run("--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    ensemble, best = found["ensemble"], found["best_member"]
+    assert ensemble["dev_score"] > best["dev_score"] + 0.02
+    assert ensemble["dev_ci_low"] < ensemble["dev_score"] < ensemble["dev_ci_high"]
+    assert found["gain"]["low"] > 0
+    assert found["gain"]["value"] == pytest.approx(ensemble["dev_score"] - best["dev_score"])
+    assert len(found["members"]) >= 3
+    # adapters of 1,000 parameters each on one encoder that they share
+    assert ensemble["parameters"] == ENCODER + ADAPTER * len(found["members"])
+    assert best["parameters"] == ENCODER + ADAPTER
+
+
+def test_models_that_trained_whole_share_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        place.add(seed, mode="full")
+    assert place.run("--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ensemble"]["parameters"] == (ENCODER + ADAPTER) * len(found["members"])
+
+
+def test_of_equal_cells_the_order_of_rows_chooses_none(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two cells that are equally right on what was held out, and not on dev."""
+    paths = [place.add(seed) for seed in range(2)]
+    first, second = (load_file(path) for path in paths)
+    save_file({**second, "held_logits": first["held_logits"]}, paths[1])
+    found = []
+    for _ in range(2):
+        assert place.run("--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        found.append([told[name] for name in ("ensemble", "best_member", "members", "choice")])
+        place.rows.reverse()
+        place.write()
+    assert found[0] == found[1]
+
+
+def test_repeats_and_versions_of_a_cell_are_one_member(place: Place) -> None:
+    for seed in range(2):
+        place.add(seed)
+    of, kept = Cell.from_columns(place.rows[0]), predictions("movies", 0, 1.0)
+    place.keep(of, kept, repeat=2)
+    place.keep(of, kept, attempt=2, code_version="newer")
+    [candidates] = find([place.csv])
+    assert [member.row["seed"] for member in candidates.members] == [0, 1]
+    newest = candidates.members[0].row
+    assert (newest["repeat"], newest["code_version"]) == (None, "newer")
+
+
+def test_dev_chooses_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """The best member is that of held-out examples, even where dev would have another."""
+    place.add(0, strength=2.0)
+    path = place.add(1, strength=1.0)
+    kept = load_file(path)
+    save_file({**kept, "logits": 9 * np.eye(3, dtype=np.float32)[labels_of("movies", DEV)]}, path)
+    assert place.run("--json", "--most", "1") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best_member"]["name"] == "lora-r8-attn-fp32-s0"
+
+
+def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        place.add(seed)
+    assert place.run("--average", "logits") == 0
+    text = capsys.readouterr().out
+    assert "movies: the average of logits, members chosen among 3 cells" in text
+    assert " × lora-r8-attn-fp32-s2" in text
+    assert "against the best member alone: +0." in text
+
+
+def test_different_tasks_are_kept_apart(place: Place) -> None:
+    place.add(0)
+    place.add(1, task="nyt", data_digest="beef")
+    assert "holds tasks movies, nyt; choose with --task" in place.refused()
+    assert place.run("--task", "nyt") == 0
+
+
+def test_bad_input_is_one_line(place: Place) -> None:
+    assert "no such file of results" in place.refused()
+    place.add(0, held_out=0.0)
+    assert "held training examples out" in place.refused()
+    assert "no cell of task sst ended ok" in place.refused("--task", "sst")
+    path = place.add(1)
+    place.add(2, data_digest="beef")
+    assert "have different examples" in place.refused()
+    place.rows.pop()
+    place.add(3)
+    path.unlink()
+    assert "predictions.safetensors: is gone" in place.refused()
+    path.write_bytes(b"no tensors")
+    assert "can't be read" in place.refused()
+    save_file({"logits": np.zeros((5, 3), dtype=np.float32), "labels": np.zeros(5)}, path)
+    assert "has no held_logits" in place.refused()
+
+
+def test_other_examples_under_the_same_digest_are_found(place: Place) -> None:
+    place.add(0)
+    path = place.add(1)
+    kept = load_file(path)
+    save_file({**kept, "labels": (kept["labels"] + 1) % 3}, path)
+    assert "was made on other examples" in place.refused()
+
+
+def keep_held(path: Path, texts: Encoded) -> None:
+    """Give a cell the labels and indices of those examples that it holds out of 200 texts."""
+    kept, (_, held) = load_file(path), texts.held_out(0.1)
+    logits = kept["held_logits"][: len(held)].copy()
+    own = {"held_labels": labels_of("movies", 200)[held], "held_indices": held}
+    save_file({**kept, "held_logits": logits, **own}, path)
+
+
+def texts(first_token: int = 0, longest: int = 9) -> Encoded:
+    """200 texts as the tokens of a vocabulary, each cut."""
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, 50, 9)[:longest] + first_token for _ in range(200)]
+    offsets = np.concatenate([[0], np.cumsum([len(of) for of in ids])])
+    joined = np.concatenate(ids).astype(np.int32)
+    return Encoded(joined, np.zeros(len(joined), dtype=np.int8), offsets)
+
+
+def test_models_of_different_vocabularies_are_kept_apart(place: Place) -> None:
+    for seed in (0, 1):
+        keep_held(place.add(seed), texts())
+    assert place.run() == 0
+    keep_held(place.add(2, model_digest="beef"), texts(first_token=1))
+    told = place.refused()
+    assert "was made on other examples than those of the other cells" in told
+    assert "models of different vocabularies hold different examples out" in told
+
+
+def test_cells_of_different_max_length_that_hold_others_out_are_kept_apart(place: Place) -> None:
+    keep_held(place.add(0), texts())
+    path = place.add(1, max_length=8)
+    keep_held(path, texts())  # as if none were cut
+    assert place.run() == 0
+    keep_held(path, texts(longest=8))
+    assert "with max_length 8 and 128 different ones are held out" in place.refused()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"model_digest": "beef"}, "models of different vocabularies hold different examples out"),
+        ({"max_length": 8}, "with max_length 8 and 128 different ones are held out"),
+    ],
+)
+def test_other_examples_whose_labels_are_the_same_are_found(
+    place: Place, settings: dict, why: str
+) -> None:
+    place.add(0)
+    path = place.add(1, **settings)
+    assert place.run() == 0
+    keep_indices(path, indices_of(HELD, first=1))
+    assert place.refused().startswith(
+        f"{path}: was made on other examples than those of the other cells; {why}"
+    )
+
+
+@pytest.mark.parametrize("of_before", [0, 1])
+def test_a_file_without_indices_is_compared_by_labels(
+    place: Place, capsys: pytest.CaptureFixture[str], of_before: int
+) -> None:
+    paths = [place.add(0), place.add(1)]
+    keep_indices(paths[of_before], None)
+    assert place.run("--json") == 0
+    assert json.loads(capsys.readouterr().out)["candidates"] == 2
+    kept = load_file(paths[of_before])
+    save_file({**kept, "held_labels": (kept["held_labels"] + 1) % 3}, paths[of_before])
+    assert "was made on other examples" in place.refused()
+
+
+@pytest.mark.parametrize("of_before", [0, 1])
+def test_a_file_without_indices_hides_no_difference_of_the_others(
+    place: Place, of_before: int
+) -> None:
+    paths = [place.add(seed) for seed in range(3)]
+    keep_indices(paths[of_before], None)
+    assert place.run() == 0
+    keep_indices(paths[2], indices_of(HELD, first=1))
+    assert place.refused().startswith(f"{paths[2]}: was made on other examples")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"held_logits": np.zeros((7, 3), np.float32)}, "predictions and labels don't fit"),
+        ({"labels": np.zeros(7)}, "predictions and labels don't fit"),
+        ({"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
+        ({"logits": np.zeros(DEV, np.float32)}, "predictions and labels don't fit"),
+        ({"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
+        ({"logits": np.array(0.5, np.float32)}, "predictions and labels don't fit"),
+        (
+            {
+                "held_logits": np.zeros((0, 3), np.float32),
+                "held_labels": np.zeros(0),
+                "held_indices": np.zeros(0, np.int64),
+            },
+            "holds predictions of no examples",
+        ),
+        ({"logits": np.full((DEV, 3), np.nan, np.float32)}, "holds predictions that are no numbe"),
+        ({"logits": np.full((DEV, 3), np.inf, np.float32)}, "holds predictions that are no numbe"),
+        ({"held_indices": indices_of(7)}, "predictions and labels don't fit"),
+        ({"held_indices": indices_of(HELD)[:, None]}, "predictions and labels don't fit"),
+        ({"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
+        ({"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
+        ({"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
+    ],
+)
+def test_damaged_predictions_are_one_line(place: Place, change: dict, told: str) -> None:
+    place.add(0)
+    path = place.add(1)
+    save_file({**load_file(path), **change}, path)
+    assert place.refused().startswith(f"{path}: {told}")
+
+
+def test_a_file_cut_short_or_a_folder_in_its_place_is_one_line(place: Place) -> None:
+    path = place.add(0)
+    path.write_bytes(path.read_bytes()[:-8])
+    assert place.refused().startswith(f"{path}: can't be read")
+    path.unlink()
+    path.mkdir()
+    assert place.refused().startswith(f"{path}: can't be read")
+    path.rmdir()
+    path.parent.rmdir()
+    assert place.refused().startswith(f"{path}: is gone")
+
+
+def test_bad_usage() -> None:
+    with pytest.raises(click.UsageError, match="'votes' is not one of"):
+        command.main(["--average", "votes"], standalone_mode=False)

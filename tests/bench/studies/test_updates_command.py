@@ -1,0 +1,318 @@
+"""`python -m bench.updates` on kept weights whose updates are known."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from adapters.layer import AdaptedLinear
+from adapters.names import adapted_layers
+from bench.studies.updates import __main__ as main
+from bench.studies.updates.__main__ import command
+from bench.studies.updates.cells import find
+from bench.studies.updates.kinds import KINDS
+from bench.studies.updates.modules import COLUMNS
+from bench.studies.updates.truncation import parse_ranks
+from bench.studies.updates.weights import linear_weights, pairs, place_of
+from tests.adapters.small import disturb
+from tests.bench import peer_cells
+from tests.bench.updates import Place, adapted_model, base_model, move
+
+HIDDEN = 32
+"""Of the tiny checkpoint, whose one layer has six linear layers."""
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
+    return Place(tmp_path, tiny_checkpoint)
+
+
+@pytest.fixture
+def found(capsys: pytest.CaptureFixture[str]) -> Any:
+    """What a command printed as JSON, once it has run."""
+    return lambda: json.loads(capsys.readouterr().out)
+
+
+# What is read
+
+
+def test_an_update_of_rank_1(place: Place, found: Any) -> None:
+    model = base_model(place.checkpoint)
+    rng = np.random.default_rng(0)
+    update = 0.1 * np.outer(rng.normal(size=HIDDEN), rng.normal(size=HIDDEN))
+    before = linear_weights(base_model(place.checkpoint).bert)[0, "key"]
+    move(model, "self.key", update)
+    place.add(model)
+    assert place.run("--json") == 0
+    told = found()
+    (row,) = told["rows"]
+    assert (row["layer"], row["kind"], row["height"], row["width"]) == (0, "key", HIDDEN, HIDDEN)
+    assert row["stable_rank"] == pytest.approx(1, abs=1e-4)
+    assert (row["rank_50"], row["rank_90"], row["rank_99"]) == (1, 1, 1)
+    assert row["energy_1"] == pytest.approx(1, abs=1e-6)
+    size = np.linalg.norm(update) / np.linalg.norm(before.numpy())
+    assert row["relative_size"] == pytest.approx(size, rel=1e-4)
+    assert row["random_rank_90"] > 10
+    assert row["before_rank_90"] > 10
+    (cell,) = told["cells"]
+    assert (cell["modules"], cell["unmoved"]) == (1, 5)
+    assert cell["over_all"]["update"]["rank_90"] == {"mean": 1.0, "low": 1, "high": 1}
+    assert list(cell["over_kinds"]) == ["key"]
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_an_adapter_is_what_merging_it_adds(place: Place, found: Any, mode: str) -> None:
+    """LoRA's update has its rank at most; DoRA's magnitudes are bound by none."""
+    model = adapted_model(place.checkpoint, mode, "all-lin-only")
+    disturb(model)
+    place.add(model, mode)
+    ((cell,), _) = find([place.csv])
+    read = {pair.place: pair.update for pair in pairs(cell, peer_cells.find(place.checkpoint))}
+    assert list(read) == [(0, kind) for kind in KINDS.values()]
+    for layer in model.modules():
+        if isinstance(layer, AdaptedLinear):
+            merged = (layer.adapted_weight() - layer.weight).detach().chunk(len(layer.parts))
+            for part, rows in zip(layer.parts, merged, strict=True):
+                assert read[place_of(part.name)] == pytest.approx(rows.numpy(), abs=1e-5)
+    assert place.run("--json") == 0
+    ranks = [row["nonzero"] for row in found()["rows"]]
+    if mode == "lora":
+        assert ranks == [4] * 6
+    else:
+        assert min(ranks) > 4
+
+
+def test_what_trains_beside_adapters_is_read_too(place: Place, found: Any) -> None:
+    model = adapted_model(place.checkpoint, "lora", "attn")
+    disturb(model)
+    place.add(model, "lora", "attn")
+    assert place.run("--json") == 0
+    by_kind = {row["kind"]: row["nonzero"] for row in found()["rows"]}
+    adapted = {KINDS[name] for name in adapted_layers("attn")}
+    assert by_kind.keys() == set(KINDS.values())
+    for kind, rank in by_kind.items():
+        assert rank == (4 if kind in adapted else HIDDEN)
+
+
+def test_what_is_frozen_beside_adapters_is_counted_and_not_told(place: Place, found: Any) -> None:
+    model = adapted_model(place.checkpoint, "lora", "attn-only")
+    disturb(model)
+    place.add(model, "lora", "attn-only")
+    assert place.run("--json") == 0
+    told = found()
+    assert [row["kind"] for row in told["rows"]] == ["query", "key", "value"]
+    assert told["cells"][0]["unmoved"] == 3
+
+
+def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, found: Any) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    place.add(base_model(place.checkpoint), seed=1)
+    place.add(base_model(place.checkpoint), "head")
+    place.add(None, seed=2)
+    place.add(None, init="random", seed=3)
+    assert place.run("--json") == 0
+    told = found()
+    assert [cell["cell"] for cell in told["cells"]] == ["full-fp32-s0"]
+    assert sorted(told["notes"][:4]) == [
+        "left out: 1 cell that began with random weights",
+        "left out: 1 cell that kept no weights; run the grid again with --save-weights --rerun ok",
+        "left out: 1 cell whose head alone trained",
+        "left out: full-fp32-s1, of which no linear layer trained",
+    ]
+
+
+def test_repeats_of_a_cell_count_once(place: Place, found: Any) -> None:
+    for repeat in (1, 2):
+        model = base_model(place.checkpoint)
+        disturb(model)
+        place.add(model, columns={"repeat": repeat})
+    assert place.run("--json") == 0
+    assert [cell["cell"] for cell in found()["cells"]] == ["full-fp32-s0"]
+
+
+def test_a_cell_in_two_files_counts_once_and_names_differ(
+    place: Place, tmp_path: Path, found: Any
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    place.add(model, learning_rate=1e-4)
+    assert place.run("--json", str(place.csv)) == 0
+    names = [cell["cell"] for cell in found()["cells"]]
+    ids = [str(row["cell_id"])[:6] for row in place.rows]
+    assert names == [f"full-fp32-s0 {cell_id}" for cell_id in ids]
+
+
+def test_a_name_of_another_is_told_as_text(place: Place) -> None:
+    place.add(base_model(place.checkpoint))
+    place.add(base_model(place.checkpoint), model="a\u202eb", model_digest="beef", seed=1)
+    cells, _ = find([place.csv])
+    assert cells[1].name == r"full-fp32-s1, a\u202eb"
+
+
+# What is printed and written
+
+
+def test_tables_csv_and_pages(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mode in ("full", "lora", "dora"):
+        model = (
+            base_model(place.checkpoint)
+            if mode == "full"
+            else adapted_model(place.checkpoint, mode, "all-lin-only")
+        )
+        disturb(model)
+        place.add(model, mode)
+    reports, table = tmp_path / "reports", tmp_path / "x.csv"
+    assert place.run("--csv", str(table), "--reports", str(reports)) == 0
+    shown = capsys.readouterr()
+    assert "of a random matrix in" in shown.out
+    assert "A LoRA update has at most the adapter's rank by construction" in shown.out
+    assert "A DoRA update is not bounded" in shown.out
+    assert f"report: {reports / 'updates.html'}" in shown.err
+    rows = list(csv.DictReader(table.open(newline="")))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 3 * 6
+    assert [row["rank"] for row in rows[::6]] == ["", "4", "4"]
+    assert sorted(path.name for path in (reports / "updates").iterdir()) == [
+        "energy-kinds.svg", "energy.svg", "rank-90-1.svg", "rank-90-2.svg", "rank-90-3.svg",
+    ]  # fmt: skip
+    page, text = (reports / "updates.html").read_text(), (reports / "updates.md").read_text()
+    for part in ("random, its shape", "What was read", "90% of an update", "bench.updates"):
+        assert part in page
+        assert part in text
+    assert "(updates/energy.svg)" in text
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+
+
+def test_the_page_has_each_flag_and_no_other() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "updates.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `--")]
+    told = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert told == options - {"more"}
+
+
+# What is refused
+
+
+def test_cells_without_weights(place: Place) -> None:
+    assert "no such file of results" in place.refused()
+    place.add(None)
+    told = place.refused()
+    assert "no weights to read: 1 cell that kept no weights; run the grid again" in told
+    assert "--save-weights --rerun ok" in told
+
+
+def test_cells_that_did_not_end_ok(place: Place) -> None:
+    place.add(base_model(place.checkpoint), columns={"status": "crashed"})
+    assert "no cell ended ok" in place.refused()
+
+
+def test_nothing_that_trained(place: Place) -> None:
+    place.add(base_model(place.checkpoint))
+    assert place.refused() == "full-fp32-s0: no linear layer of the encoder trained"
+
+
+def test_the_checkpoint_is_gone_or_another(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(tiny_checkpoint, mine)
+    place = Place(tmp_path, mine)
+    model = base_model(mine)
+    disturb(model)
+    place.add(model)
+    config = (mine / "config.json").read_text()
+    (mine / "config.json").write_text(config + "\n")
+    told = place.refused()
+    assert "is another checkpoint than the one that full-fp32-s0 was trained from" in told
+    assert "--runs" in told
+    shutil.rmtree(mine)
+    assert place.refused().startswith(f"{mine}: the checkpoint of full-fp32-s0 is gone")
+
+
+def test_weights_of_16_bits(place: Place) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    path = place.add(model) / "checkpoint" / "model.safetensors"
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    told = place.refused()
+    assert told.startswith(f"{path}: holds ")
+    assert "in bfloat16" in told
+
+
+def test_weights_that_are_broken(place: Place) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    path = place.add(model) / "checkpoint" / "model.safetensors"
+    tensors = {name: of.clone() for name, of in load_file(path).items()}
+    save_file({**tensors, "classifier.weight": tensors["classifier.weight"][:2].clone()}, path)
+    assert "classifier.weight [2, 32] instead of" in place.refused()
+    tensors["bert.encoder.layer.0.output.dense.weight"][0, 0] = torch.nan
+    save_file(tensors, path)
+    told = place.refused()
+    assert "the output of layer 0 holds numbers that are not finite" in told
+    path.write_bytes(b"no tensors")
+    assert "is broken, cut short or no file of plain tensors" in place.refused()
+
+
+def test_an_adapter_that_is_broken(place: Place) -> None:
+    model = adapted_model(place.checkpoint, "lora", "attn-only")
+    disturb(model)
+    folder = place.add(model, "lora", "attn-only") / "adapter"
+    (folder / "adapter_model.safetensors").write_bytes(b"no tensors")
+    assert "is damaged" in place.refused()
+    (folder / "adapter_config.json").unlink()
+    assert "adapter_config.json can't be read" in place.refused()
+
+
+@pytest.mark.parametrize("text", ["one", "-1", "1.5", "", "1,,2", "1000000"])
+def test_ranks_that_are_none(place: Place, text: str) -> None:
+    place.add(None)
+    told = place.refused("--truncate", text)
+    assert told.startswith("--truncate: ")
+    assert "is no rank" in told
+
+
+def test_ranks() -> None:
+    assert parse_ranks("8, 0,full,1,8") == (0, 1, 8)
+    assert parse_ranks("full") == ()
+
+
+def test_flags_that_go_with_others(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted_model(place.checkpoint, "lora", "attn-only")
+    disturb(model)
+    place.add(model, "lora", "attn-only")
+    assert "--data: is for --truncate" in place.refused("--data", str(tmp_path))
+    told = place.refused("--truncate", "0")
+    assert "no cell of full fine-tuning has kept its weights" in told
+    assert "--csv" in place.refused("--csv", str(tmp_path))
+    before = place.csv.read_bytes()
+    assert "is a file of results; name another" in place.refused("--csv", str(place.csv))
+    assert place.csv.read_bytes() == before
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "updates").write_text("a file")
+    with monkeypatch.context() as patched:
+        patched.setattr(main, "updates_of", None)  # it is found before anything is read
+        told = place.refused("--reports", str(tmp_path / "reports"))
+    assert told.endswith("updates is a file; name a folder")
+    whole = base_model(place.checkpoint)
+    disturb(whole)
+    place.add(whole)
+    told = place.refused("--truncate", "0", "--data", str(tmp_path))
+    assert "no task of these cells is read from a folder" in told
+    with pytest.raises(click.UsageError):
+        command.main(["--nonsense"], standalone_mode=False)

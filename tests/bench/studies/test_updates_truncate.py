@@ -1,0 +1,261 @@
+"""Updates cut to rank k, and the dev scores of what is left."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.common.errors import InputError
+from bench.machine import conditions
+from bench.machine.devices import Device
+from bench.machine.nvml import GpuInfo
+from bench.results.origins import examples_of
+from bench.stats.intervals import Interval
+from bench.studies.updates import measure
+from bench.studies.updates import truncate as module
+from bench.studies.updates.__main__ import command
+from bench.studies.updates.cells import find
+from bench.studies.updates.tables import findings
+from bench.studies.updates.truncate import truncate
+from bench.studies.updates.truncation import Truncated, Truncation
+from bench.studies.updates.weights import base_weights, linear_weights, load_trained
+from minbert.data.tasks import load_task
+from tests.adapters.small import disturb
+from tests.bench import peer_cells
+from tests.bench.grids import GridRuns
+from tests.bench.updates import Place, base_model
+from tests.cs224n import write_folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
+    return Place(tmp_path, tiny_checkpoint)
+
+
+def test_the_model_as_kept_scores_as_its_cell_did(
+    grid: GridRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid for real: with and without AMP, what was kept predicts what its cell did."""
+    done = grid.run("--select", "mode=full,lora", "--save-weights")
+    assert done.returncode == 0, done.stderr
+    reports = tmp_path / "pages"
+    line = ["--runs", str(grid.csv), "--truncate", "0,4,full", "--json", "--reports", str(reports)]
+    assert command.main(line, standalone_mode=False) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert told["problems"] == []
+    scores = {str(row["cell_id"]): row["dev_score"] for row in grid.rows()}
+    assert {of["cell"] for of in told["truncated"]} == {"full-fp32-s0", "full-bf16-s0"}
+    for of in told["truncated"]:
+        assert of["reproduced"]
+        assert [each["rank"] for each in of["scores"]] == [0, 4, "full"]
+        assert of["scores"][-1]["dev"]["value"] == pytest.approx(scores[of["cell_id"]], abs=1e-6)
+        assert of["scores"][-1]["change"] is None
+        for each in of["scores"][:-1]:
+            gap = each["dev"]["value"] - of["scores"][-1]["dev"]["value"]
+            assert each["change"]["value"] == pytest.approx(gap, abs=1e-9)
+            assert each["change"]["low"] <= gap <= each["change"]["high"]
+    assert {row["nonzero"] for row in told["rows"] if row["mode"] == "lora"} == {1}
+    assert "full-bf16-s0, updates of rank 4" in shown.err
+    assert any("movies and sst share" in note for note in told["notes"])
+    assert (reports / "updates" / "truncated-accuracy.svg").is_file()
+    assert "Dev score with each update cut" in (reports / "updates.md").read_text()
+
+
+def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    ((cell,), _) = find([place.csv])
+    base = peer_cells.find(place.checkpoint)
+    before = base_weights(base)
+    trained = load_trained(cell, base).state_dict()
+    seen = []
+
+    def predicted(of: Any, encoded: Any, **_: Any) -> np.ndarray:
+        gaps = [rows.numpy() - before[at] for at, rows in linear_weights(of.bert).items()]
+        seen.append({int(np.linalg.matrix_rank(gap, tol=1e-5)) for gap in gaps})
+        cut = [f"{name}.weight" for name in ("qkv", "output.dense", "intermediate.dense")]
+        for name, tensor in of.state_dict().items():
+            if not name.endswith(tuple(cut)):
+                assert torch.equal(tensor, trained[name]), name
+        return np.zeros((len(encoded), 3), dtype=np.float32)
+
+    monkeypatch.setattr(module, "predict", predicted)
+    examples = examples_of(cell.row, None)
+    truncate(cell, base, (0, 1, 5), examples, None, peer_cells.conditions(), lambda _: None)
+    assert seen == [{32}, {0}, {1}, {5}]
+
+
+def test_all_directions_are_the_model_as_trained(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    place.run("--truncate", "32,100", "--json")
+    (told,) = json.loads(capsys.readouterr().out)["truncated"]
+    assert len({each["dev"]["value"] for each in told["scores"]}) == 1
+    assert told["examples"] == peer_cells.EXAMPLES["max_dev"]
+
+
+def test_a_score_that_is_not_the_cells_is_told(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, columns={"dev_score": 0.123})
+    assert place.run("--truncate", "0") == 1
+    shown = capsys.readouterr()
+    assert "error: full-fp32-s0: as kept it scores" in shown.err
+    assert "and its cell has 0.123 (it ran with " in shown.err
+    assert "torch_version 2.13.0+cpu, here" in shown.err or "machine" in shown.err
+    assert "full-fp32-s0: dev accuracy is" in shown.out
+
+
+def test_a_correlation(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_folder(tmp_path / "data", count=60)
+    model = base_model(place.checkpoint, "sts")
+    disturb(model)
+    digest = load_task("sts", data).digest[:16]
+    changes = {"task": "sts", "data_digest": digest, "max_train": None, "max_dev": None}
+    place.add(model, regression_loss="mse", **changes)
+    assert "--data DIR" in place.refused("--truncate", "1")
+    other = write_folder(tmp_path / "other", count=61)
+    told = place.refused("--truncate", "1", "--data", str(other))
+    assert "are not those that full-fp32-s0 was trained on" in told
+    place.run("--truncate", "0,1", "--data", str(data), "--json")
+    (told,) = json.loads(capsys.readouterr().out)["truncated"]
+    assert told["metric"] == "pearson"
+    assert told["examples"] == 30
+    for each in told["scores"]:
+        assert -1 <= each["dev"]["value"] <= 1
+
+
+def test_fp16_needs_a_card(place: Place) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, amp="fp16")
+    ((cell,), _) = find([place.csv])
+    base, examples = peer_cells.find(place.checkpoint), examples_of(cell.row, None)
+    with pytest.raises(InputError, match="fp16, which needs a GPU"):
+        truncate(cell, base, (0,), examples, None, peer_cells.conditions(), lambda _: None)
+
+
+def test_fp16_is_refused_before_anything_is_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, amp="fp16")
+    cpu = conditions.find_conditions("cpu")
+    monkeypatch.setattr(conditions, "find_conditions", lambda _: cpu)
+    monkeypatch.setattr(measure, "measure", None)
+    assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
+
+
+def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a GPU that can't be used refuses none of it."""
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model)
+    cpu, asked = conditions.find_conditions("cpu"), []
+
+    def find_conditions(device: str) -> conditions.Found:
+        asked.append(device)
+        return cpu
+
+    monkeypatch.setattr(conditions, "find_conditions", find_conditions)
+    assert place.run() == 0
+    assert asked == []
+    place.run("--truncate", "0")
+    assert asked == ["cpu"]
+
+
+def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, columns={"device": "cuda:1"})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    cpu = conditions.find_conditions("cpu")
+    gpu = GpuInfo("NVIDIA A100", "580", (8, 0), "GPU-1")
+    found = replace(
+        cpu,
+        conditions=replace(cpu.conditions, device="cuda:1"),
+        device_name=gpu.uuid,
+        device=Device("cuda:1", gpu),
+    )
+    asked, used = [], []
+    monkeypatch.setattr(conditions, "find_conditions", lambda of: asked.append(of) or found)
+
+    def to(_model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        names = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+        used.append((str(device), *map(os.environ.get, names)))
+        raise InputError("enough")
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    assert place.refused("--truncate", "0") == "enough"
+    assert (asked, used) == (["auto"], [("cuda:0", "GPU-1", "PCI_BUS_ID")])
+
+
+def test_a_cell_without_a_score_is_not_cut(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = base_model(place.checkpoint)
+    disturb(model)
+    place.add(model, columns={"dev_score": None})
+    told = place.refused("--truncate", "0")
+    assert "no cell of full fine-tuning has kept its weights and has a dev score" in told
+    place.add(model, seed=1)
+    place.run("--truncate", "0", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert [of["cell"] for of in told["truncated"]] == ["full-fp32-s1"]
+    assert "not cut: full-fp32-s0, which has no dev score" in told["notes"]
+    assert len(told["cells"]) == 2
+
+
+def cut(rank: int, low: float | None, high: float | None) -> Truncated:
+    """A score with updates cut to a rank, and the interval of its change; None: of constants."""
+    if low is None or high is None:
+        return Truncated(rank, None)
+    return Truncated(rank, Interval(0.4), Interval((low + high) / 2, low, high))
+
+
+@pytest.mark.parametrize(
+    ("cuts", "said"),
+    [
+        (
+            [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
+            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); of that rank and those above no "
+            "loss is proven; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
+        ),
+        (
+            [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
+            "; cut to rank 2 0.400 (−0.150, −0.200 to −0.100).",
+        ),
+        ([cut(0, None, None)], "; cut to rank 0 it predicts a constant."),
+        (
+            [cut(0, -0.1, 0.1)],
+            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); of that rank and those above no "
+            "loss is proven.",
+        ),
+    ],
+)
+def test_from_which_rank_on_no_loss_is_proven(
+    place: Place, cuts: list[Truncated], said: str
+) -> None:
+    place.add(base_model(place.checkpoint))
+    ((cell,), _) = find([place.csv])
+    scores = (*cuts, Truncated(None, Interval(0.45)))
+    (found,) = findings([], [Truncation(cell, "accuracy", 10, scores)])
+    assert found == f"full-fp32-s0: dev accuracy is 0.450 as trained{said}"

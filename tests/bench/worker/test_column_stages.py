@@ -1,0 +1,190 @@
+"""Columns of a cell that runs in this process, on a clock, a meter and a memory that only its own
+stages move; and each of these checks against wrong values."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from bench.plan.columns import Row
+from bench.results.protocol import LAUNCHED_AT
+from bench.worker import run as worker
+from bench.worker.probes import phases
+from bench.worker.probes.energy import Energy
+from bench.worker.probes.memory import Resident, SavedTensors
+from bench.worker.record import Epoch
+from bench.worker.setup import Split
+from bench.worker.single import SingleRun
+from minbert.data.batches import Batch
+from minbert.training.trainer import Trainer
+from tests.bench.column_checks import held_by, refuses_wrong_values
+from tests.bench.worker.test_worker import job_on
+
+MIB = 2**20
+IMPORTS_S, LOAD_S, TOKENISE_S, TRAIN_S, EVALUATE_S, HELD_OUT_S = 100.0, 40.0, 7.0, 10.0, 3.0, 500.0
+PEAKS_MIB = {
+    "load": 110.0, "tokenise": 120.0, "train": 150.0, "evaluate": 140.0, "measure": 900.0,
+}  # fmt: skip
+"""Of the resident set in each phase; a fourth of it are files."""
+IMPORTS_MIB = 60.0
+JOULES = (20.0, 22.0)
+EPOCHS = 2
+
+
+@dataclass
+class World:
+    """What the time is, which phase runs, and whether energy is counted."""
+
+    seconds: float = 0.0
+    phase: str = ""
+    joules: list[float] = field(default_factory=lambda: list(JOULES))
+
+    def now(self) -> float:
+        return self.seconds
+
+    def resident_now(self) -> Resident:
+        """Before anything is loaded what the imports took, and later more."""
+        anon = IMPORTS_MIB if not self.phase else 3 * IMPORTS_MIB
+        return Resident(2 * anon, anon)
+
+    @contextmanager
+    def resident_peak(self) -> Iterator[Resident]:
+        peak, phase = Resident(), self.phase
+        yield peak
+        peak.take(Resident(PEAKS_MIB[phase], PEAKS_MIB[phase] * 3 / 4))
+
+    @contextmanager
+    def energy(self, _gpu: object) -> Iterator[Energy]:
+        """A reading for each time that training, and nothing else, goes on."""
+        drawn, begun = Energy(), self.seconds
+        yield drawn
+        if (self.phase, self.seconds) == ("train", begun + TRAIN_S):
+            drawn.joules, drawn.source = self.joules.pop(0), "rapl"
+
+
+class Staged(SingleRun):
+    """Each stage takes its time in the world, and steps of the first epoch are all right."""
+
+    def __init__(self, world: World, *of: Any) -> None:
+        super().__init__(*of)
+        self.world = world
+        self.trained: list[tuple[Tensor, Tensor]] = []
+
+    def _load(self, *of: Any) -> Any:
+        self.world.seconds += LOAD_S
+        return super()._load(*of)
+
+    def _tokenise(self) -> None:
+        self.world.seconds += TOKENISE_S
+        super()._tokenise()
+
+    def _train_epoch(self, *of: Any) -> tuple[float, float | None]:
+        found = super()._train_epoch(*of)
+        self.world.seconds += TRAIN_S
+        return found
+
+    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+        self.world.seconds += EVALUATE_S
+        return super()._evaluate(loss, fitted)
+
+    def _predict(self, of: Split) -> NDArray[np.float32]:
+        self.world.seconds += HELD_OUT_S if of is self.held else 0.0
+        return super()._predict(of)
+
+    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss, logits = super()._step(trainer, batch)
+        if not self.record.epochs:
+            logits = F.one_hot(batch.labels, logits.shape[1]).float()
+        self.trained.append((logits.clone(), batch.labels))
+        return loss, logits
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The columns that the run measured, and the run."""
+
+    row: Row
+    run: Staged
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Ran]:
+    """24 examples, 5 of which are held out, in batches of 8. GPU's figures are those of a torch
+    that says what is asked of it."""
+    folder, world = tmp_path_factory.mktemp("stages"), World()
+    values = {"batch_size": 8, "epochs": EPOCHS, "held_out": 0.2, "dropout": 0.1}
+    job = job_on(tiny_checkpoint, folder, "sst", "lora", **values)
+    progress = SimpleNamespace(phase=lambda name: setattr(world, "phase", name), step=lambda *_: 0)
+    clock = SimpleNamespace(perf_counter=world.now, monotonic=world.now)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "time", clock)
+        patch.setattr(phases, "time", clock)
+        patch.setattr(phases, "resident_peak", world.resident_peak)
+        patch.setattr(worker, "resident_now", world.resident_now)
+        patch.setattr(worker, "energy", world.energy)
+        patch.setenv(LAUNCHED_AT, str(-IMPORTS_S))
+        run = Staged(world, job, folder / "cell", progress)
+        row = run.run()
+        patch.setattr(torch.cuda, "max_memory_allocated", lambda device: 300 * MIB)
+        patch.setattr(torch.cuda, "max_memory_reserved", lambda device: 500 * MIB)
+        patch.setattr(torch.cuda, "memory_snapshot", list)
+        run.device = torch.device("cuda:0")
+        row |= {name: of for name, of in run.memory().items() if "cuda" in name}
+        run.device = torch.device("cpu")
+    return Ran(row, run)
+
+
+def test_times_are_those_of_their_stages(ran: Ran) -> None:
+    """What is held out is predicted in neither."""
+    row = ran.row
+    assert row["startup_s"] == IMPORTS_S + LOAD_S + TOKENISE_S
+    assert row["train_s"] == EPOCHS * TRAIN_S
+    assert row["eval_s"] == EPOCHS * EVALUATE_S
+
+
+def test_peaks_are_those_of_training_and_evaluation(ran: Ran) -> None:
+    """And not of measuring, which comes after."""
+    row = ran.row
+    assert (row["peak_rss_mib"], row["peak_anon_mib"]) == (150.0, 112.5)
+    assert row["imports_anon_mib"] == IMPORTS_MIB
+    assert (row["peak_cuda_allocated_mib"], row["peak_cuda_reserved_mib"]) == (300.0, 500.0)
+
+
+def test_energy_is_drawn_while_training(ran: Ran) -> None:
+    assert (ran.row["energy_j"], ran.row["energy_source"]) == (sum(JOULES), "rapl")
+
+
+def test_the_training_score_is_that_of_the_batches_as_trained(ran: Ran) -> None:
+    """Those of the last epoch: 19 examples."""
+    first, last = (
+        torch.cat([logits.argmax(1) == labels for logits, labels in steps]).float().mean().item()
+        for steps in (ran.run.trained[:3], ran.run.trained[3:6])
+    )
+    assert last < first == 1
+    assert ran.row["train_score"] == pytest.approx(last)
+
+
+def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
+    sizes = []
+    ran.run.model.train()
+    for batch in ran.run._batches(0):
+        saved = SavedTensors(ran.run.model)
+        with saved.counting():
+            ran.run._forward(batch)
+        sizes.append(saved.mib)
+    assert len(set(sizes)) == 3
+    assert ran.row["activations_mib"] == pytest.approx(max(sizes))
+
+
+@pytest.mark.parametrize("name", held_by(__file__))
+def test_a_wrong_value_fails_its_check(name: str, ran: Ran) -> None:
+    refuses_wrong_values(name, globals(), ran)

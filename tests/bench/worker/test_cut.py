@@ -1,0 +1,186 @@
+"""Texts longer than max_length: how many there are, and which share of the tokens is lost."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as Library
+
+from bench.data import tokens
+from bench.plan.cell import Cell
+from bench.worker.multitask import MultitaskRun
+from bench.worker.progress import Progress
+from bench.worker.single import SingleRun
+from minbert.data.tasks import Data, load_data
+from tests.bench.grid.test_bad_input import refused
+from tests.bench.grids import GridRuns
+from tests.bench.peer_cells import cell, job_of
+from tests.cs224n import relabel, write_folder
+
+LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
+"""A max_length by which some of a task's texts are cut, and some are not."""
+
+
+def wanted(texts: Iterable[str | tuple[str, str]], checkpoint: Path, length: int) -> list[int]:
+    """By the library, of texts or of pairs in one sequence: how many are longer than a length, the
+    tokens that they lose, and all tokens."""
+    library = Library.from_file(str(checkpoint / "tokenizer.json"))
+    library.no_padding()
+    library.no_truncation()
+    whole = [len(found) for found in library.encode_batch(list(texts))]
+    lost = [size - length for size in whole if size > length]
+    assert 0 < len(lost) < len(whole)
+    return [len(lost), sum(lost), sum(whole)]
+
+
+def texts_of(data: Data) -> list[str | tuple[str, str]]:
+    """What is tokenised: of pairs in one sequence the pair, of other pairs each text."""
+    sides = [side for of in data.pieces().values() for side in (of.train, of.dev)]
+    return [
+        text
+        for side in sides
+        for text in (
+            side.text_a if side.text_b is None else zip(side.text_a, side.text_b, strict=True)
+        )
+    ]
+
+
+class Place:
+    """A folder of data, and a cell of one of its tasks that cuts some texts."""
+
+    def __init__(self, folder: Path, checkpoint: Path, task: str) -> None:
+        self.folder = write_folder(folder / "data")
+        self.checkpoint = checkpoint
+        self.data = load_data(task, self.folder)
+
+    def cell(self, **changes: object) -> Cell:
+        parts = {
+            "encoders": 2, "task_order": "sequential", "task_rates": "quora=5 sst=4 sts=3",
+            "task_decays": "quora=0.01 sst=0.01 sts=0.01",
+        }  # fmt: skip
+        values = {
+            "task": self.data.task.name, "data_digest": self.data.digest[:16], "max_train": None,
+            "max_dev": None, "max_length": LENGTHS[self.data.task.name],
+            **(parts if self.data.task.parts else {}),
+        }  # fmt: skip
+        return cell(self.checkpoint, "head", **values | changes)
+
+    def notes(self, **changes: object) -> list[str]:
+        made = self.cell(**changes)
+        return list(tokens.cut_notes(self.data, made, self.checkpoint, self.folder))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own; what was fetched is still found."""
+    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.25])
+@pytest.mark.parametrize("task", LENGTHS)
+def test_a_worker_counts_what_is_cut(
+    cache: Path, tmp_path: Path, tiny_checkpoint: Path, task: str, held_out: float
+) -> None:
+    """Of all texts of train and dev, those held out included; mapped or made by itself."""
+    place = Place(tmp_path, tiny_checkpoint, task)
+    job = job_of(place.cell(held_out=held_out), tiny_checkpoint)
+    job = replace(job, data=str(place.folder))
+    texts, lost, whole = wanted(texts_of(place.data), tiny_checkpoint, LENGTHS[task])
+    kind = MultitaskRun if task == "multitask" else SingleRun
+    for _ in range(2):
+        run = kind(job, tmp_path, Progress(None))
+        run._tokenise()
+        assert run.record.columns["texts_cut"] == texts
+        assert run.record.columns["tokens_cut"] == pytest.approx(lost / whole)
+
+
+@pytest.mark.parametrize("task", LENGTHS)
+def test_a_note_says_what_is_cut(
+    cache: Path, tmp_path: Path, tiny_checkpoint: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path, tiny_checkpoint, task)
+    length = LENGTHS[task]
+    every = texts_of(place.data)
+    texts, lost, whole = wanted(every, tiny_checkpoint, length)
+    expected = [
+        f"max_length {length} cuts {texts} of {len(every)} texts, and {lost / whole:.1%} of all "
+        "tokens with them"
+    ]
+    assert place.notes() == expected
+    assert list((cache / "tokens").iterdir())
+    with monkeypatch.context() as mapped:
+        mapped.setattr(tokens, "tokenise", None)
+        assert place.notes() == expected, "a second time nothing is tokenised"
+    monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "sst-train.csv"))
+    assert place.notes() == expected, "without a cache too"
+
+
+def test_there_is_no_note_where_nothing_is_cut_or_nothing_can_be_tokenised(
+    cache: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    place = Place(tmp_path, tiny_checkpoint, "sst")
+    assert place.notes(max_length=128) == []
+    (tmp_path / "empty").mkdir()
+    assert list(tokens.cut_notes(place.data, place.cell(), tmp_path / "empty", place.folder)) == []
+
+
+def test_a_small_share_is_no_zero(cache: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    place = Place(tmp_path, tiny_checkpoint, "sst")
+    path = place.folder / "ids-sst-train.csv"
+    rows = ["\tid\tsentence\tsentiment", *(f"{n}\tid\t{'good ' * 9}{n}\t1" for n in range(200))]
+    path.write_text("\n".join([*rows, f"0\tid\t{'good ' * 11}\t1"]) + "\n", encoding="utf-8")
+    place.data = load_data("sst", place.folder)
+    assert place.notes(max_length=12) == [
+        "max_length 12 cuts 1 of 213 texts, and under 0.1% of all tokens with them"
+    ]
+
+
+def test_a_run_says_what_it_cuts_and_leaves_out_and_its_rows_hold_the_first(
+    grid: GridRuns, tmp_path: Path
+) -> None:
+    """A missing label, and bytes that are no text, cost their example alone."""
+    place = Place(tmp_path, grid.model, "sst")
+    train = place.folder / "ids-sst-train.csv"
+    relabel(train, "", line=5)
+    lines = train.read_bytes().split(b"\n")
+    lines[7] = lines[7].replace(b"train", b"tr\xe4in")
+    train.write_bytes(b"\n".join(lines))
+    texts, lost, whole = wanted(texts_of(load_data("sst", place.folder)), grid.model, 8)
+    notes = (
+        "note: ids-sst-train.csv, line 8: sentence is not UTF-8; left out\n",
+        "note: ids-sst-train.csv: 1 of 24 examples left out for a missing sentiment, first line 5",
+        f"note: max_length 8 cuts {texts} of 34 texts, and {lost / whole:.1%} of all tokens with",
+    )
+    path = grid.folder / "mine.toml"
+    path.write_text("[settings]\ntask = 'sst'\nmax_length = 8\n[[cells]]\nmode = ['head']\n")
+    extra = ("--data", str(place.folder))
+    planned = grid.run("--dry-run", *extra, grid=str(path))
+    assert all(note in planned.stderr for note in notes), planned.stderr
+    done = grid.run(*extra, grid=str(path))
+    assert done.returncode == 0, done.stderr
+    assert all(note in done.stderr for note in notes), done.stderr
+    (row,) = grid.rows()
+    assert (row["texts_cut"], row["tokens_cut"]) == (texts, pytest.approx(lost / whole))
+    again = grid.run(*extra, grid=str(path))
+    assert notes[0] in again.stderr
+    assert notes[2] not in again.stderr, "nothing runs"
+
+
+# What is wrong in files of data
+
+
+@pytest.mark.parametrize("extra", [(), ("--dry-run",)], ids=["run", "dry-run"])
+@pytest.mark.parametrize(("part", "label"), [("sst", "7"), ("quora", "2"), ("sts", "nan")])
+def test_a_wrong_label_is_refused_before_anything_runs(
+    grid: GridRuns, part: str, label: str, extra: tuple[str, ...]
+) -> None:
+    data = write_folder(grid.folder / "data")
+    path = next(data.glob(f"*{part}-train.csv"))
+    relabel(path, label, line=5)
+    for task in (part, "multitask"):
+        told = refused(grid, "--task", task, "--data", str(data), *extra)
+        assert told.startswith(f"error: {path}, line 5: ")
+        assert repr(label) in told

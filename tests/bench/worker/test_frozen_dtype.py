@@ -1,0 +1,346 @@
+"""How frozen weights are held: one rule for all modes, with and without --save-weights."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from adapters.injection import hold_frozen, inject
+from adapters.names import LAYER_SETS
+from adapters.peft_format import load_adapter
+from bench.common.errors import InputError
+from bench.forecast.costs import Variant
+from bench.grid.dryrun import _told_axes
+from bench.launch.checks import idle_notes
+from bench.peers.start import write_start
+from bench.plan import gridfile
+from bench.plan.cell import Cell
+from bench.plan.columns import MIXED, new_row
+from bench.plan.gridfile import Settings
+from bench.plan.job import Job
+from bench.plan.learning_rates import Search, still_lacking
+from bench.plan.planning import Resolved, expand
+from bench.plan.pruning import dominating
+from bench.results.store import read_rows
+from bench.worker import run as worker
+from bench.worker.parts import build_multitask
+from bench.worker.progress import Progress
+from bench.worker.setup import build_model
+from bench.worker.single import SingleRun
+from bench.worker.validity import Movement
+from minbert.data.tasks import load_task
+from minbert.model.checkpoint import load_classifier, load_encoder
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
+from minbert.training.trainer import HALF, autocast
+from tests.adapters.small import disturb
+from tests.bench.peer_cells import cell, job_of
+
+ROOT = Path(__file__).parents[3]
+ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]
+FROZEN = [("head", None), *ADAPTED]
+MATRICES = (".qkv.weight", ".dense.weight")
+RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
+GRID = """
+[[cells]]
+mode = ["full", "head"]
+amp = ["off", "on"]
+[[cells]]
+mode = ["dora"]
+rank = [8]
+layers = ["attn"]
+amp = ["on"]
+settings = { frozen_dtype = "amp" }
+"""
+
+
+def job(
+    checkpoint: Path, mode: str, layers: str | None, frozen_dtype: str | None, **of: Any
+) -> Job:
+    values = {"amp": "bf16", "frozen_dtype": frozen_dtype, **of}
+    return job_of(cell(checkpoint, mode, layers or "attn", **values), checkpoint)
+
+
+def wrong(model: nn.Module, half: torch.dtype) -> dict[str, torch.dtype]:
+    """The parameters that are not held as the rule says."""
+    return {
+        name: p.dtype
+        for name, p in model.named_parameters()
+        if p.dtype != (half if name.endswith(MATRICES) and not p.requires_grad else torch.float32)
+    }
+
+
+# In memory
+
+
+@pytest.mark.parametrize("frozen_dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("unfreeze", ["all", "iterative"])
+@pytest.mark.parametrize(("mode", "layers"), [("full", None), *FROZEN])
+def test_every_parameter_has_the_type_of_the_rule(
+    tiny_checkpoint: Path, mode: str, layers: str | None, unfreeze: str, frozen_dtype: str
+) -> None:
+    """Weights that unfreeze later train then, and are fp32."""
+    of = job(tiny_checkpoint, mode, layers, frozen_dtype, unfreeze=unfreeze)
+    model = build_model(of, 5)
+    assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
+    held = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    layers_held = 4 if layers in (None, "all-lin", "all-lin-only", "attn-only") else 1
+    pooler = layers not in ("attn", "all-lin")  # there it trains
+    expected = layers_held + pooler if frozen_dtype == "bf16" and mode != "full" else 0
+    assert len(held) == expected
+
+
+@pytest.mark.parametrize("frozen_dtype", ["fp32", "bf16"])
+def test_both_encoders_of_several_parts_are_held_alike(
+    tiny_checkpoint: Path, frozen_dtype: str
+) -> None:
+    of = job(tiny_checkpoint, "dora", "all-lin-only", frozen_dtype, task="multitask", encoders=2)
+    model = build_multitask(of, ["sst", "quora"])
+    assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
+    held = [name for name, p in model.named_parameters() if p.dtype == torch.bfloat16]
+    assert len(held) == (2 * 5 if frozen_dtype == "bf16" else 0)
+
+
+def logits(model: BertClassifier) -> Tensor:
+    ids = torch.arange(5, 45).view(4, 10)
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    with torch.no_grad(), autocast("bf16", torch.device("cpu")):
+        out: Tensor = model.eval()(ids, mask, torch.zeros_like(ids))
+    return out
+
+
+@pytest.mark.parametrize("frozen_dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("mode", "layers"), ADAPTED)
+def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
+    tiny_checkpoint: Path, mode: str, layers: str, frozen_dtype: str
+) -> None:
+    base = build_model(job(tiny_checkpoint, "head", None, frozen_dtype), 5)
+    adapted = build_model(job(tiny_checkpoint, mode, layers, frozen_dtype), 5)
+    assert torch.equal(logits(adapted), logits(base))
+    for name, layer in adapted.named_modules():
+        if hasattr(layer, "magnitude"):
+            norms = torch.linalg.vector_norm(layer.weight.detach().float(), dim=1)
+            assert torch.equal(layer.magnitude, norms), name
+
+
+def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
+    config = BertConfig(
+        hidden_size=15, num_hidden_layers=1, num_attention_heads=3, intermediate_size=21,
+        vocab_size=20, max_position_embeddings=8,
+    )  # fmt: skip
+    model = BertClassifier(config, 3, pooling="mean", dropout=0.0)
+    initialise(model, 0)
+    inject(model, mode="head", layers=None, rank=None, alpha=1, new_pooler=False, seed=0)
+    hold_frozen(model, torch.bfloat16)
+    movement = Movement(model)
+    disturb(model)
+    assert movement.problem() is None
+    weight = model.bert.encoder.layer[0].output.dense.weight
+    assert weight.shape == (15, 21)
+    with torch.no_grad():
+        weight[0, 0] *= 1.01
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert movement.problem() == f"frozen tensors moved: {name}"
+
+
+# With --save-weights
+
+
+class Watched(SingleRun):
+    """Notes how weights are held once training has ended."""
+
+    def _totals(self) -> Any:
+        self.types = {name: p.dtype for name, p in self.model.named_parameters()}
+        return super()._totals()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No panel of steps, which say nothing of what is held."""
+    monkeypatch.setattr(worker, "measure_panel", lambda *_, **__: [])
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def ran(of: Job, folder: Path) -> Watched:
+    folder.mkdir()
+    run = Watched(of, folder, Progress(None))
+    run.run()
+    return run
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("mode", "layers", "frozen_dtype"),
+    [
+        ("full", None, None), ("head", None, "fp32"), ("head", None, "bf16"),
+        ("lora", "attn-only", "fp32"), ("lora", "all-lin", "bf16"), ("dora", "all-lin", "fp32"),
+        ("dora", "attn-only", "bf16"), ("dora", "all-lin", "bf16"),
+    ],
+)  # fmt: skip
+def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, frozen_dtype: str | None
+) -> None:
+    of = job(tiny_checkpoint, mode, layers, frozen_dtype, max_steps=3)
+    plain, kept = ran(of, tmp_path / "plain"), ran(replace(of, keep=True), tmp_path / "kept")
+    assert kept.types == plain.types
+    assert (torch.bfloat16 in kept.types.values()) == (frozen_dtype == "bf16")
+    assert torch.equal(torch.stack(kept.record.losses), torch.stack(plain.record.losses))
+    for name in ("weights_mib", "gradients_mib", "optimizer_mib", "activations_mib"):
+        assert kept.record.columns[name] == plain.record.columns[name], name
+    assert np.array_equal(kept.logits, plain.logits)
+
+    base = BertClassifier(BertConfig.from_folder(tiny_checkpoint), 5, pooling="pooler", dropout=0.0)
+    if mode in ("full", "head"):
+        load_classifier(base, tmp_path / "kept" / "checkpoint")
+    else:
+        load_encoder(base.bert, tiny_checkpoint)
+        initialise(base, 1)
+        load_adapter(base, tmp_path / "kept" / "adapter")
+    if frozen_dtype == "bf16":
+        hold_frozen(base, torch.bfloat16)
+    kept.model = base.eval()
+    assert np.array_equal(kept._predict(kept.dev), plain.logits)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("mode", "folder"), [("head", "checkpoint"), ("dora", "adapter")])
+def test_what_is_kept_has_frozen_weights_as_the_checkpoint_has_them(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str, folder: str
+) -> None:
+    """Not as they were rounded."""
+    of = job(tiny_checkpoint, mode, "all-lin", "bf16", max_steps=1)
+    ran(replace(of, keep=True), tmp_path / "cell")
+    first = load_file(tiny_checkpoint / "model.safetensors")
+    saved = load_file(tmp_path / "cell" / folder / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    name = "bert.encoder.layer.0.attention.self.key.weight"
+    assert torch.equal(saved[name], first[name])
+    assert not torch.equal(first[name], first[name].bfloat16().float())
+
+
+# Plans, ids and the rest
+
+
+def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters() -> None:
+    cells = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)
+    found = {(c.mode, c.amp): c.frozen_dtype for c in cells}
+    assert found == {
+        ("full", "off"): None, ("full", "bf16"): None, ("head", "off"): None,
+        ("head", "bf16"): "fp32", ("dora", "bf16"): "bf16",
+    }  # fmt: skip
+    assert {c.name for c in cells if c.mode != "full"} == {
+        "head-fp32-s0", "head-bf16-s0", "dora-r8-attn-bf16-frozen-bf16-s0",
+    }  # fmt: skip
+    for of in cells:
+        assert Cell.from_columns(of.columns()) == of
+    on_a_gpu = expand(gridfile.parse(GRID, "x.toml", "x"), replace(RESOLVED, amp_on="fp16"))
+    assert {c.frozen_dtype for c in on_a_gpu} == {None, "fp32", "fp16"}
+
+
+def test_how_frozen_weights_are_held_makes_another_cell() -> None:
+    (of,) = (c for c in expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED) if c.mode == "dora")
+    ids = {replace(of, frozen_dtype=held).cell_id for held in ("fp32", "bf16", MIXED)}
+    assert len(ids) == 3
+    assert replace(of, frozen_dtype=None).cell_id == replace(of, frozen_dtype=MIXED).cell_id
+
+
+def test_ids_of_committed_rows_are_those_of_their_settings() -> None:
+    names = ("runs", "batching", "embedded-members", "learning", "members", "parts", "prediction",
+             "paper")  # fmt: skip
+    seen = set()
+    for name in names:
+        rows = read_rows(ROOT / ("" if name == "runs" else "docs") / f"{name}.csv")
+        for row in rows:
+            assert Cell.from_columns(row).cell_id == row["cell_id"], name
+            seen.add(row["frozen_dtype"])
+    assert seen >= {None, MIXED}
+
+
+@pytest.mark.parametrize(
+    ("mode", "amp", "held"),
+    [("full", "bf16", "fp32"), ("lora", "off", "fp32"), ("lora", "bf16", None),
+     ("lora", "bf16", "fp16"), ("lora", "bf16", MIXED)],
+)  # fmt: skip
+def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(
+    tiny_checkpoint: Path, mode: str, amp: str, held: str | None
+) -> None:
+    of = job_of(replace(cell(tiny_checkpoint, mode), amp=amp, frozen_dtype=held), tiny_checkpoint)
+    with pytest.raises(InputError, match=r"^has .* as frozen_dtype$"):
+        Job.from_json(of.to_json())
+    good = replace(of, cell=replace(of.cell, amp="bf16", frozen_dtype=None if mode == "full"
+                                    else "bf16"))  # fmt: skip
+    assert Job.from_json(good.to_json()) == good
+
+
+def test_a_setting_that_no_cell_has_a_use_for_is_told() -> None:
+    data = load_task("movies", None, max_train=8, max_dev=8)
+    held = Settings(frozen_dtype="amp")
+    cells = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)
+    assert idle_notes([Settings(), held], cells, data) == []
+    assert idle_notes([Settings()], [], data) == []
+    assert idle_notes([held], [c for c in cells if c.mode != "dora"], data) == [
+        "frozen_dtype amp: no cell with it has frozen weights under AMP"
+    ]
+
+
+def test_what_ran_out_of_memory_dominates_cells_that_hold_weights_alike(
+    tiny_checkpoint: Path,
+) -> None:
+    of = cell(tiny_checkpoint, amp="bf16", frozen_dtype="bf16")
+    row = new_row(**of.columns(), conditions_id="here", status="oom")
+    larger = replace(of, batch_size=16)
+    assert dominating(larger, "here", [row]) is row
+    assert dominating(replace(larger, frozen_dtype="fp32"), "here", [row]) is None
+
+
+def test_cells_that_hold_weights_otherwise_cost_otherwise(tiny_checkpoint: Path) -> None:
+    half = cell(tiny_checkpoint, amp="bf16", frozen_dtype="bf16")
+    variants = {Variant.of(half), Variant.of(replace(half, frozen_dtype="fp32"))}
+    assert len(variants) == 2
+    assert Variant.of_row(new_row(**half.columns())) in variants
+
+
+def test_a_plan_shows_how_weights_are_held_where_cells_differ_in_it(tiny_checkpoint: Path) -> None:
+    off = cell(tiny_checkpoint)
+    usual = replace(off, amp="bf16", frozen_dtype="fp32")
+    half = replace(usual, frozen_dtype="bf16")
+    assert "frozen_dtype" not in _told_axes([off, usual])
+    assert "frozen_dtype" in _told_axes([off, usual, half])
+
+
+def test_rates_are_searched_with_weights_as_a_cell_under_amp_holds_them(
+    tiny_checkpoint: Path,
+) -> None:
+    off = cell(tiny_checkpoint)
+    half = replace(off, amp="bf16", frozen_dtype="bf16")
+    search = Search([off, half, replace(half, frozen_dtype="fp32")], "part", lambda _: None)
+    assert {(c.amp, c.frozen_dtype) for c in next(search.rounds())} == {("bf16", "bf16")}
+    none = dict.fromkeys(("learning_rate", "learning_rate_head"))
+    lacks = new_row(**half.columns()) | none | {"learning_rate_source": "search"}
+    has = new_row(**half.columns()) | {"learning_rate_source": "search"}
+    assert still_lacking([lacks, has]) == [has]
+    other = has | {"frozen_dtype": "fp32"}
+    assert still_lacking([lacks, other]) == [lacks, other]
+
+
+def test_peers_begin_with_weights_and_magnitudes_that_are_not_rounded(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    found = []
+    for held in ("fp32", "bf16"):
+        home = tmp_path / held
+        home.mkdir()
+        (home / "cell.json").write_text(job(tiny_checkpoint, "dora", "attn", held).to_json())
+        write_start([home], tmp_path / f"start-{held}")
+        found.append(load_file(home / "adapter" / "adapter_model.safetensors"))
+    one, other = found
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -1,0 +1,224 @@
+"""GPUs as their driver shows them: plain ones, MIG instances, in containers, with errors."""
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+import torch
+
+from bench.worker.probes import machine
+from bench.worker.probes.energy import energy
+from bench.worker.probes.gpu import Gpu
+from bench.worker.probes.machine import MachineWatch
+from bench.worker.probes.memory import cuda_peaks_mib
+from tests.bench.fake_nvml import ANSWERS, FakeNvml, process, used
+
+MIB: Final = 2**20
+UUID: Final = "8932f937-d72c-4106-c12f-20bd9faed9f6"
+DEVICE: Final = torch.device("cuda:0")
+
+
+def looked(nvml: FakeNvml, *after: dict[str, Any]) -> Gpu:
+    """The GPU, looked at once before each of some changes and once after the last."""
+    gpu = Gpu(nvml, "GPU")
+    gpu.look()
+    for answers in after:
+        nvml.answers |= answers
+        gpu.look()
+    return gpu
+
+
+# Which GPU
+
+
+@pytest.mark.parametrize(
+    ("visible", "known", "handle"),
+    [
+        (f"GPU-{UUID}", f"GPU-{UUID}", f"GPU-{UUID}"),
+        (f"MIG-{UUID}", f"MIG-{UUID}", f"MIG-{UUID}"),
+        (None, f"GPU-{UUID}", f"GPU-{UUID}"),
+        ("3", f"GPU-{UUID}", f"GPU-{UUID}"),
+        ("GPU-8932f937", f"GPU-{UUID}", f"GPU-{UUID}"),
+        (None, f"MIG-{UUID}", f"MIG-{UUID}"),
+        (None, "GPU-of-another", None),
+    ],
+)
+def test_a_gpu_is_known_by_its_whole_name(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, known: str, handle: str | None
+) -> None:
+    """By its name in the environment; else by what torch says of it, which knows no `GPU-`."""
+    asked = []
+
+    def properties(_device: torch.device) -> SimpleNamespace:
+        asked.append("torch")
+        return SimpleNamespace(uuid=UUID)
+
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(known))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu = Gpu.of(DEVICE)
+    assert gpu is not None
+    assert gpu._handle == handle
+    assert asked == ([] if visible == known else ["torch"])
+
+
+def test_the_cpu_is_no_gpu() -> None:
+    assert Gpu.of(torch.device("cpu")) is None
+
+
+# What it answers
+
+
+@pytest.mark.parametrize("question", ANSWERS)
+def test_a_question_without_an_answer_leaves_that_figure_empty(
+    question: str, tmp_path: Path
+) -> None:
+    nvml = FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700)])
+    nvml.answers[question] = None
+    with energy(Gpu(nvml, "GPU"), tmp_path) as drawn:
+        gpu = looked(nvml, {})
+    assert gpu.doubts == {}
+    figures = {
+        "TotalEnergyConsumption": drawn.joules is not None,
+        "ClockInfo": gpu.report["sm_clock_mhz"] != {},
+        "Temperature": gpu.report["temperature_c"] != {},
+        "PowerUsage": gpu.report["power_w"] != {},
+        "ComputeRunningProcesses": gpu.memory.get("process_vram_source") == "nvml-process",
+    }
+    assert figures == {name: name != question for name in figures}
+
+
+@pytest.mark.parametrize("gpu", [Gpu(), Gpu(FakeNvml(**dict.fromkeys(ANSWERS)), "MIG")])
+def test_a_gpu_that_answers_nothing_has_no_figures_and_not_the_processors_energy(
+    gpu: Gpu, tmp_path: Path
+) -> None:
+    """As a MIG instance does, or where there is no NVML."""
+    package = tmp_path / "intel-rapl:0"
+    package.mkdir()
+    (package / "energy_uj").write_text("100\n")
+    (package / "max_energy_range_uj").write_text("1000\n")
+    with energy(gpu, tmp_path) as drawn:
+        gpu.look()
+    assert (drawn.joules, drawn.source) == (None, None)
+    assert (gpu.memory, gpu.doubts) == ({}, {})
+
+
+def test_energy_is_the_gpus(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    with energy(Gpu(nvml, "GPU"), tmp_path) as drawn:
+        nvml.answers["TotalEnergyConsumption"] = 7_500
+    assert drawn.joules == pytest.approx(2.5)
+    assert drawn.source == "nvml"
+
+
+def test_memory_is_the_processs_and_others_on_the_gpu_disturb() -> None:
+    gpu = looked(FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700), process(1, 50)]))
+    assert gpu.memory == {"peak_process_vram_mib": 700.0, "process_vram_source": "nvml-process"}
+    assert gpu.doubts == {"disturbed": "other processes used the GPU"}
+
+
+def test_in_a_container_memory_is_the_gpus_and_says_so() -> None:
+    """The driver knows this process by the host's number, or by none."""
+    nvml = FakeNvml(ComputeRunningProcesses=[process(77, None)])
+    gpu = looked(nvml, {"MemoryInfo": used(1800)}, {"MemoryInfo": used(1500)})
+    assert gpu.memory == {"peak_process_vram_mib": 800.0, "process_vram_source": "nvml-device"}
+    assert gpu.doubts == {}
+
+
+# What makes its times doubtful
+
+
+@pytest.mark.parametrize("name", ["CurrentClocksEventReasons", "CurrentClocksThrottleReasons"])
+def test_reasons_are_named_by_old_and_new_drivers_and_idle_is_none(name: str) -> None:
+    nvml = FakeNvml(CurrentClocksEventReasons=None)
+    nvml.answers[name] = 0x1
+    gpu = looked(nvml)
+    assert gpu.doubts == {}
+    nvml.answers[name] = 0x8 | 0x40
+    gpu.look()
+    slowed = "the GPU was slowed: hardware slowdown, heat (hardware)"
+    assert gpu.doubts == {"throttled": slowed}
+    nvml.answers[name] = 0
+    for _ in range(50):
+        gpu.look()
+    assert gpu.doubts == {}
+    assert gpu.report["throttle_reasons"] == {"hardware slowdown": 1, "heat (hardware)": 1}
+    assert gpu.report["sm_clock_mhz"] == {"least": 1980, "median": 1980, "most": 1980}
+
+
+def test_a_power_cap_is_reported_and_no_doubt() -> None:
+    """A T4 begins at its highest clock and comes down to what its 70 W allow."""
+    capped = {"CurrentClocksEventReasons": 0x4, "ClockInfo": 900}
+    gpu = looked(FakeNvml(ClockInfo=1590), *[capped] * 20)
+    assert gpu.doubts == {}
+    assert gpu.report["throttle_reasons"] == {"power cap": 20}
+    assert gpu.report["sm_clock_mhz"]["median"] == 900
+
+
+def test_clocks_that_fell_without_a_power_cap_are_a_doubt() -> None:
+    gpu = looked(FakeNvml(ClockInfo=1590), *[{"ClockInfo": 900}] * 20)
+    assert gpu.doubts == {"throttled": "the GPU's clocks fell to 57%"}
+
+
+@pytest.mark.parametrize(("gpu", "doubted"), [(None, True), (Gpu(), False)])
+def test_cores_that_rest_while_a_gpu_works_are_no_doubt(
+    monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, doubted: bool
+) -> None:
+    clocks = iter([3000.0, 1000.0, 1000.0])
+    monkeypatch.setattr(machine, "_frequency", lambda _cpus: next(clocks))
+    monkeypatch.setattr(machine, "LOOK_S", 0.0)
+    with MachineWatch(gpu) as watch:
+        watch.look()
+        watch.look()
+    assert ("clocks fell" in watch.doubts.get("throttled", "")) is doubted
+
+
+# What torch's allocator says
+
+
+def test_memory_in_pools_of_cuda_graphs_counts_as_allocated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once: what of a pool the allocator has counted already is not counted again."""
+
+    def segment(pool: tuple[int, int], total: int, allocated: int) -> dict[str, Any]:
+        sizes = {"total_size": total * MIB, "allocated_size": allocated * MIB}
+        return {"segment_pool_id": pool, **sizes}
+
+    segments = [segment((0, 0), 60, 40), segment((0, 1), 100, 30), segment((0, 2), 20, 0)]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 75 * MIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 180 * MIB)
+    assert cuda_peaks_mib(DEVICE, graphs=True) == {
+        "peak_cuda_allocated_mib": 75 + 70 + 20,
+        "peak_cuda_reserved_mib": 180,
+    }
+    assert cuda_peaks_mib(DEVICE, graphs=False)["peak_cuda_allocated_mib"] == 75
+
+
+def test_what_an_allocator_does_not_say_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of `backend:cudaMallocAsync`."""
+
+    def fail() -> None:
+        raise RuntimeError("snapshot is not supported")
+
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", fail)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 75 * MIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 180 * MIB)
+    assert cuda_peaks_mib(DEVICE, graphs=True) == {"peak_cuda_reserved_mib": 180}
+    assert cuda_peaks_mib(DEVICE, graphs=False) == {
+        "peak_cuda_allocated_mib": 75,
+        "peak_cuda_reserved_mib": 180,
+    }
+
+
+def test_an_allocator_that_keeps_nothing_has_no_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of 0 MiB, as with PYTORCH_NO_CUDA_MEMORY_CACHING."""
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 0)
+    assert cuda_peaks_mib(DEVICE, graphs=False) == {}

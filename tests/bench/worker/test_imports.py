@@ -1,0 +1,71 @@
+"""What a worker imports: all of it at once, and nothing that only some cells need."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.forecast import workload
+from tests.bench import workloads
+
+CODE = """
+import gc, json, sys
+from bench.worker.imports import import_all
+began = gc.get_stats()
+import_all()
+ended = gc.get_stats()
+print(json.dumps({
+    "searches": sum(e["collections"] - b["collections"] for b, e in zip(began, ended)),
+    "frozen": gc.get_freeze_count(),
+    "enabled": gc.isenabled(),
+    "heavy": sorted({"tokenizers", "transformers", "scipy", "pandas", "matplotlib", "pydantic",
+                     "rich", "torch._dynamo"} & sys.modules.keys()),
+    "has": sorted({"torch", "numpy", "bench.worker.run"} & sys.modules.keys()),
+    "files": sorted(module.__file__ for name, module in sys.modules.items()
+                    if name.partition(".")[0] in ("adapters", "bench", "minbert")),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, Any]:
+    """What a process says that has imported all."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier(
+    imported: dict[str, Any],
+) -> None:
+    assert imported["searches"] <= 3  # of code that asks for one itself
+    assert imported["frozen"] > 100_000
+    assert imported["enabled"]
+    assert imported["heavy"] == []
+    assert imported["has"] == ["bench.worker.run", "numpy", "torch"]
+
+
+def test_memory_of_imports_is_measured_again_when_any_imported_module_has_changed(
+    imported: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(workload.__file__).parents[2]
+    names = [Path(file).relative_to(root) for file in imported["files"]]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(workload, "_ROOT", tmp_path)
+    of = workloads.workload()
+    keys = set()
+    for name in [None, *names]:
+        if name is not None:
+            (tmp_path / name).write_text("changed = True\n")
+        workload._code.cache_clear()
+        keys.add(of.imports_key())
+    workload._code.cache_clear()
+    assert len(names) > 50
+    assert len(keys) == 1 + len(names)

@@ -1,0 +1,112 @@
+"""Steady step times: replays of recorded timings, and of steps of a known length."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench.worker.probes import panel
+from bench.worker.probes.panel import agree, choose, is_enough, replay, warm_from
+
+STEADY = [10.0, 20.0, 30.0, 40.0]
+
+
+def times(factor: float) -> list[float]:
+    return [factor * ms for ms in STEADY]
+
+
+def test_a_panel_has_full_batches_from_short_to_long() -> None:
+    tokens = [500, 100, 900, 300, 700, 200, 400, 600, 800, 50]
+    examples = [64] * 9 + [7]
+    chosen = choose(tokens, examples)
+    assert [tokens[index] for index in chosen] == [200, 400, 600, 800]
+    assert choose([30], [3]) == [0]
+    assert choose([30, 20], [3, 3]) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("other", "alike"),
+    [
+        (times(1.04), True),
+        (times(1.07), False),
+        ([10.0, 20.0, 30.0, 46.0], False),  # the mean is 6% off
+        ([20.0, 20.0, 20.0, 40.0], False),  # the mean is the same, a quartile is not
+    ],
+)
+def test_passes_agree_in_mean_and_quartiles(other: list[float], alike: bool) -> None:
+    assert agree(STEADY, other) is alike
+    assert agree(other, STEADY) is alike
+
+
+def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before() -> None:
+    assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == 3
+    assert warm_from([times(3)]) is None
+    assert warm_from([times(2**n) for n in range(8)]) is None
+
+
+def test_a_steady_panel_takes_the_fewest_passes() -> None:
+    passes = [times(1)]
+    while not is_enough(passes, [1, 2, 3, 4], 100):
+        passes.append(times(1))
+    assert len(passes) == 1 + panel.TIMED_PASSES
+
+
+def test_a_noisy_one_goes_on_until_its_budget_is_spent_or_its_passes_are() -> None:
+    noisy = [times(1), *(times(1 + 0.3 * (n % 2)) for n in range(30))]
+    noisy[1] = times(1)
+    tokens = [1, 2, 3, 4]
+    fewest = noisy[: 1 + panel.TIMED_PASSES]
+    spent_s = sum(map(sum, fewest[1:])) / 1000
+    assert not is_enough(fewest, tokens, spent_s + 0.001)
+    assert is_enough(fewest, tokens, spent_s - 0.001)
+    assert is_enough(noisy[: 1 + panel.MOST_PASSES], tokens, 100)
+
+
+def test_one_that_never_settles_is_timed_after_the_cap() -> None:
+    drifting = [times(1.2**n) for n in range(20)]
+    count = next(n for n in range(1, 20) if is_enough(drifting[:n], [1, 2, 3, 4], 0))
+    assert count == panel.WARMUP_PASSES + panel.TIMED_PASSES
+
+
+def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
+    slow = iter([*(2.0**n for n in range(panel.WARMUP_PASSES)), *[1.0] * 20])
+
+    def step(one: SimpleNamespace) -> None:
+        if one.first:
+            step.ms = next(slow)
+        time.sleep(step.ms / 1000)
+
+    batches = [SimpleNamespace(tokens=1, padded=1, labels=[0], first=n == 0) for n in range(2)]
+    found = replay(step, batches, torch.device("cpu"), budget_s=0)
+    assert not found.settled
+    assert found.warm == panel.WARMUP_PASSES
+    assert len(found.passes) == panel.WARMUP_PASSES + panel.TIMED_PASSES
+
+
+def batch(ms: float) -> SimpleNamespace:
+    return SimpleNamespace(tokens=int(ms), padded=int(ms), labels=[0, 1], ms=ms)
+
+
+def test_steps_are_timed_and_nothing_else_is() -> None:
+    told = []
+
+    def slow_listener(done: int) -> None:
+        told.append(done)
+        time.sleep(0.01)
+
+    found = replay(
+        lambda one: time.sleep(one.ms / 1000),
+        [batch(20), batch(40)],
+        torch.device("cpu"),
+        budget_s=0,
+        on_step=slow_listener,
+    )
+    assert found.tokens == (20, 40)
+    assert found.examples == (2, 2)
+    assert told == list(range(1, 2 * len(found.passes) + 1))
+    for one, other in found.passes:
+        assert 20 <= one < 200
+        assert 40 <= other < 200
+    best = [min(column) for column in zip(*found.passes, strict=True)]
+    assert best[0] < 29, "a listener's 10 ms are in the time of a step"

@@ -1,0 +1,227 @@
+"""What a worker does in each step and epoch, run in this process on a tiny encoder and folder."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bench.plan.job import Job
+from bench.worker import validity
+from bench.worker.multitask import MultitaskRun, PartBatch
+from bench.worker.progress import Progress
+from bench.worker.record import Epoch
+from bench.worker.run import InvalidError
+from bench.worker.single import SingleRun
+from minbert.data.tasks import load_data
+from minbert.training.optimizer import Optimizer
+from minbert.training.trainer import Trainer
+from tests.bench.peer_cells import cell, job_of
+from tests.cs224n import write_folder
+
+TOWERS = ("bert", "bert_pairs")
+ALL_EXAMPLES = 24
+"""Of each part: with batches of so many an epoch is three steps, sst, quora and sts in sequence."""
+RATE = 1e-3
+NO_RATE = 1e-50
+"""Nothing in fp32, where an adapter's B begins at 0 and stays there."""
+
+
+class Watched(MultitaskRun):
+    """Notes the part of each step, and what has moved by the end of each epoch."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        super().__init__(job, folder, Progress(None))
+        self.came: list[str] = []
+        self.moved: list[set[str]] = []
+
+    def _step(self, trainer: Trainer, batch: PartBatch) -> tuple[Tensor, Tensor]:
+        if not self.came:
+            self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self.came.append(batch.part)
+        return super()._step(trainer, batch)
+
+    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+        named = self.model.named_parameters()
+        self.moved.append({name for name, p in named if not torch.equal(p, self.first[name])})
+        return super()._evaluate(loss, fitted)
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The parts of the steps of training, without those of the panel."""
+        return self.came[: len(self.record.losses)]
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The rate that all groups have in each step, as the steps come."""
+    seen: list[float] = []
+    step = Optimizer.step
+
+    def told(of: Optimizer) -> None:
+        (rate,) = {group["lr"] for group in of.param_groups}
+        seen.append(rate)
+        step(of)
+
+    monkeypatch.setattr(Optimizer, "step", told)
+    return seen
+
+
+def job_on(checkpoint: Path, folder: Path, task: str, mode: str, **changes: Any) -> Job:
+    """The job of a cell on made-up examples."""
+    data = write_folder(folder / "data", count=ALL_EXAMPLES)
+    values = {
+        "task": task, "data_digest": load_data(task, data).digest[:16], "max_train": None,
+        "max_dev": None, "schedule": "halving", **changes,
+    }  # fmt: skip
+    (folder / "cell").mkdir()
+    return replace(job_of(cell(checkpoint, mode, "all-lin", **values), checkpoint), data=str(data))
+
+
+def watched(checkpoint: Path, folder: Path, mode: str = "lora", **changes: Any) -> Watched:
+    """A cell of all parts on two encoders that unfreeze epoch by epoch, not yet run."""
+    values = {
+        "encoders": 2, "batch_size": ALL_EXAMPLES, "epochs": 5, "unfreeze": "iterative",
+        "regression_loss": "mse", "task_order": "sequential", "task_rates": "quora=5 sst=4 sts=3",
+        "task_decays": "quora=0.01 sst=0.01 sts=0.01",
+    }  # fmt: skip
+    job = job_on(checkpoint, folder, "multitask", mode, **values | changes)
+    return Watched(job, folder / "cell")
+
+
+def layers_of(names: set[str], tower: str) -> set[int]:
+    """The layers of a tower of which a parameter is named."""
+    found = (re.match(rf"{tower}\.encoder\.layer\.(\d+)\.", name) for name in names)
+    return {int(match[1]) for match in found if match}
+
+
+# What has to have moved
+
+
+@pytest.mark.parametrize(
+    ("order", "seed", "last", "moved"),
+    [
+        ("sequential", 0, "sst", {"bert": {3}, "bert_pairs": set()}),
+        ("proportional", 1, "quora", {"bert": set(), "bert_pairs": {3}}),
+    ],
+)
+def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
+    deep_checkpoint: Path,
+    tmp_path: Path,
+    order: str,
+    seed: int,
+    last: str,
+    moved: Mapping[str, set[int]],
+) -> None:
+    """The fourth step begins the second epoch, which unfreezes the top layer of both encoders."""
+    run = watched(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
+    run.run()
+    assert set(run.trained_on[:3]) == {"sst", "quora", "sts"}
+    assert run.trained_on[3:] == [last]
+    assert {tower: layers_of(run.moved[-1], tower) for tower in TOWERS} == moved
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "stuck"),
+    [
+        (4, {"bert": {3}, "bert_pairs": set()}),
+        (5, {"bert": {3}, "bert_pairs": {3}}),
+        (7, {"bert": {2, 3}, "bert_pairs": {3}}),
+    ],
+)
+def test_layers_that_do_not_move_though_a_batch_came_are_told(
+    deep_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_steps: int,
+    stuck: Mapping[str, set[int]],
+) -> None:
+    """Of seven steps the last, of sst, begins the third epoch: what came in the second counts."""
+    monkeypatch.setattr(validity, "_NAMED", 99)
+    run = watched(deep_checkpoint, tmp_path, max_steps=max_steps, learning_rate=NO_RATE)
+    with pytest.raises(InvalidError, match=r"^nothing was learned in: ") as told:
+        run.run()
+    names = set(str(told.value).partition(": ")[2].split(", "))
+    assert {tower: layers_of(names, tower) for tower in TOWERS} == stuck
+    assert all("lora_B" in name for name in names)
+
+
+# What comes when, and at what rate
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
+    deep_checkpoint: Path, tmp_path: Path, mode: str
+) -> None:
+    run = watched(deep_checkpoint, tmp_path, mode)
+    run.run()
+    assert len(run.moved) == 5
+    for epoch, moved in enumerate(run.moved):
+        assert {"classifier.sst.weight", "classifier.sts.weight"} <= moved
+        for tower in TOWERS:
+            assert layers_of(moved, tower) == set(range(4 - epoch, 4)), (tower, epoch)
+            last = any(name.startswith(f"{tower}.embeddings.") for name in moved)
+            assert last == (epoch == 4), (tower, epoch)
+
+
+@pytest.mark.parametrize(
+    ("order", "epoch"),
+    [
+        ("sequential", ["sst", "sst", "quora", "quora", "sts", "sts"]),
+        ("round-robin", ["sst", "quora", "sts", "sst", "quora", "sts"]),
+    ],
+)
+def test_parts_come_in_the_order_of_the_cell(
+    tiny_checkpoint: Path, tmp_path: Path, order: str, epoch: list[str]
+) -> None:
+    run = watched(tiny_checkpoint, tmp_path, task_order=order, batch_size=12, epochs=2)
+    run.run()
+    assert run.trained_on == epoch * 2
+
+
+def test_a_rate_halves_where_an_epoch_of_all_parts_ends(
+    tiny_checkpoint: Path, tmp_path: Path, rates: list[float]
+) -> None:
+    """24 examples of each part in batches of 16 are two steps each, six in all."""
+    values = {"unfreeze": "all", "batch_size": 16, "epochs": 3, "warmup": 0.0}
+    run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=RATE)
+    run.run()
+    factors = [4, 4, 5, 5, 3, 3]
+    expected = [RATE * factor / 2**epoch for epoch in range(3) for factor in factors]
+    assert rates[: len(run.record.losses)] == pytest.approx(expected)
+
+
+def test_a_rate_halves_where_an_epoch_of_one_task_ends(
+    tiny_checkpoint: Path, tmp_path: Path, rates: list[float]
+) -> None:
+    """24 examples in batches of 10 are three steps, of which seven are taken."""
+    values = {"batch_size": 10, "epochs": 3, "max_steps": 7, "warmup": 0.0}
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", **values, learning_rate=RATE)
+    run = SingleRun(job, tmp_path / "cell", Progress(None))
+    run.run()
+    expected = [RATE] * 3 + [RATE / 2] * 3 + [RATE / 4]
+    assert rates[: len(run.record.losses)] == pytest.approx(expected)
+
+
+# What is kept
+
+
+def test_a_head_of_several_parts_is_kept_with_frozen_weights_in_fp32(
+    deep_checkpoint: Path, tmp_path: Path
+) -> None:
+    amp = {"amp": "bf16", "frozen_dtype": "bf16"}
+    held = amp | {"unfreeze": None, "max_steps": 6, "batch_size": 7}
+    run = watched(deep_checkpoint, tmp_path, "head", **held)
+    run.job = replace(run.job, keep=True)
+    run.run()
+    name = "bert_pairs.encoder.layer.3.output.dense.weight"
+    assert run.first[name].dtype == torch.bfloat16
+    saved = load_file(tmp_path / "cell" / "checkpoint" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    base = load_file(deep_checkpoint / "model.safetensors")
+    assert torch.equal(saved[name], base[name.replace("bert_pairs", "bert")])

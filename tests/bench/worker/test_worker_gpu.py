@@ -1,0 +1,166 @@
+"""What a worker does on a GPU, on a pretended one: when it measures what, and what it keeps."""
+
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench.forecast.counting import Counter
+from bench.plan.job import Job
+from bench.worker import hostcopies
+from bench.worker import run as worker
+from bench.worker.probes.memory import SavedTensors
+from bench.worker.progress import Progress
+from bench.worker.single import SingleRun
+from minbert.model.classifier import BertClassifier
+from minbert.training.optimizer import Optimizer
+from minbert.training.trainer import Trainer
+from tests.bench.pretended_gpu import DEVICE, pretended_gpu
+from tests.bench.worker.test_worker import job_on
+
+IN_ORDER = [
+    "baseline", "context", "load", "empty", "reset", "train", "read", "measure, without gradients",
+]  # fmt: skip
+
+
+def on_gpu(
+    job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch, came: list[str] | None = None
+) -> SingleRun:
+    """The job, run on a pretended GPU; what is done to that comes, once each in a row."""
+    events = [] if came is None else came
+
+    def note(event: str) -> None:
+        if events[-1:] != [event]:
+            events.append(event)
+
+    class Noted(SingleRun):
+        def _load(self, job: Job) -> BertClassifier:
+            note("load")
+            return super()._load(job)
+
+    take, count = Trainer.take, SavedTensors.counting
+
+    def taken(trainer: Trainer, *args):
+        note("train")
+        return take(trainer, *args)
+
+    def counted(saved: SavedTensors):
+        there = any(p.grad is not None for p in run.model.parameters())
+        note(f"measure, {'with' if there else 'without'} gradients")
+        return count(saved)
+
+    monkeypatch.setattr(Trainer, "take", taken)
+    monkeypatch.setattr(SavedTensors, "counting", counted)
+    with pretended_gpu(monkeypatch, note):
+        run = Noted(replace(job, device=DEVICE), folder, Progress(None))
+        run.run()
+    return run
+
+
+@pytest.fixture
+def job(tiny_checkpoint: Path, tmp_path: Path) -> Job:
+    """Two epochs of three steps, the last of each on fewer examples."""
+    return job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10, epochs=2)
+
+
+def test_memory_is_measured_in_the_order_in_which_it_says_something(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's own before there is a context, torch's peaks from after loading to training's
+    end, and activations without the gradients that a forward pass does not find."""
+    came: list[str] = []
+    on_gpu(job, tmp_path / "cell", monkeypatch, came)
+    wanted = [*IN_ORDER, "train"]  # the panel
+    driver = [event for event in came[1:] if event != "baseline"]  # later looks are at the peak
+    merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
+    assert [came[0], *merged] == wanted
+
+
+def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = SingleRun(job, tmp_path / "cell", Progress(None))
+    usual.run()
+    take = Trainer.take
+    given: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def taken(trainer: Trainer, *args):
+        alive.append(sum(tensor() is not None for tensor in given))
+        results = take(trainer, *args)
+        given.extend(map(weakref.ref, (*results, args[1])))  # args: forward, labels, loss
+        return results
+
+    monkeypatch.setattr(Trainer, "take", taken)
+    monkeypatch.setattr(hostcopies, "_LEAST", 4)  # so that blocks fill up
+    run = on_gpu(job, tmp_path / "cell", monkeypatch)
+    assert torch.equal(torch.stack(run.record.losses), torch.stack(usual.record.losses))
+    assert run.record.epochs == usual.record.epochs
+    assert (run.logits == usual.logits).all()
+    assert len(run.record.losses) == 6
+    assert max(alive[:6]) <= 3  # those of the step before
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("other")]
+)
+def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_saved: SavedTensors):
+        raise error
+
+    monkeypatch.setattr(SavedTensors, "counting", fail)
+    run = SingleRun(job, tmp_path / "cell", Progress(None))
+    if str(error) == "other":
+        with pytest.raises(RuntimeError, match="other"):
+            run.run()
+        return
+    columns = run.run()
+    assert columns.get("activations_mib") is None
+    assert columns["dev_score"] is not None
+    assert (tmp_path / "cell" / "panel.csv").exists()
+
+
+def test_the_optimizers_memory_is_counted_though_the_first_step_overflows(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, steps = Optimizer.step, 0
+
+    def overflows_at_first(optimizer: Optimizer) -> None:
+        nonlocal steps
+        steps += 1
+        optimizer.found_inf = torch.ones(()) if steps == 1 else None
+        step(optimizer)
+
+    monkeypatch.setattr(Optimizer, "step", overflows_at_first)
+    run = SingleRun(job, tmp_path / "cell", Progress(None))
+    columns = run.run()
+    weights = sum(p.nbytes for p in run.model.parameters() if isinstance(p, nn.Parameter)) / 2**20
+    assert columns["optimizer_mib"] == pytest.approx(2 * weights, rel=0.01)
+
+
+def test_measuring_takes_no_more_memory_than_a_step_of_training(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks: dict[str, list[int]] = {"take": [], "measure": []}
+
+    def peak_of(name: str, function: Any) -> Any:
+        def counted(*args: Any) -> Any:
+            counter.restart_peak()
+            result = function(*args)
+            peaks[name].append(counter.peak)
+            return result
+
+        return counted
+
+    monkeypatch.setattr(Trainer, "take", peak_of("take", Trainer.take))
+    measure = peak_of("measure", worker.measure_activations)
+    monkeypatch.setattr(worker, "measure_activations", measure)
+    with Counter() as counter:
+        SingleRun(job, tmp_path / "cell", Progress(None)).run()
+    assert 0 < peaks["measure"][0] <= max(peaks["take"][:6])

@@ -1,0 +1,172 @@
+"""Checkpoints from the Hugging Face hub, against a stand-in for it on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minbert.assets import hub as module
+from minbert.assets.hub import fetch_from_hub
+from minbert.errors import InputError
+from tests.components import need
+from tests.minbert.stand_in_hub import Hub, commit_of, serve
+
+_FILES = {
+    "config.json": b'{"model_type": "bert"}',
+    "model.safetensors": b"weights" * 50_000,
+    "pytorch_model.bin": b"pickle" * 50_000,
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b'{"do_lower_case": true}',
+    "vocab.txt": b"[PAD]\n[UNK]\n",
+    "README.md": b"# A model",
+    "flax_model.msgpack": b"other weights",
+}
+_OLD = {**_FILES, "model.safetensors": b"older weights"}
+_BIN_ONLY = {name: _FILES[name] for name in ("config.json", "pytorch_model.bin", "vocab.txt")}
+
+_FETCH = """
+import json, sys
+from pathlib import Path
+from minbert.errors import InputError
+from minbert.assets.hub import fetch_from_hub
+
+found = []
+for name in sys.argv[1:]:
+    seen = []
+    try:
+        folder = fetch_from_hub(name, lambda *counts: seen.append(counts))
+        files = {path.name: len(path.read_bytes()) for path in folder.iterdir()}
+        found.append({"folder": str(folder), "files": files, "progress": seen})
+    except InputError as error:
+        found.append({"error": str(error)})
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+print(json.dumps(found))
+"""
+
+Fetch = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub with a few models."""
+    models = {
+        "tiny": {"main": _FILES},
+        "user/tiny": {"main": _FILES, "v1": _OLD},
+        "user/bin": {"main": _BIN_ONLY},
+        "user/no-vocab": {"main": {"config.json": b"{}", "model.safetensors": b"w"}},
+        "user/gated": {"main": _FILES},
+    }
+    with serve(Hub(models, gated=("user/gated",))) as served:
+        yield served
+
+
+@pytest.fixture
+def fetch(tmp_path: Path) -> Fetch:
+    """Fetches in a process of its own, as the hub's library reads its address when imported."""
+    need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="peers")
+
+    def run(url: str, *names: str, **environment: str) -> list[dict[str, Any]]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        done = subprocess.run(
+            [sys.executable, "-c", _FETCH, *names],
+            env={**kept, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        answers: list[dict[str, Any]] = json.loads(done.stdout)
+        return answers
+
+    return run
+
+
+def test_fetches_what_an_encoder_is_loaded_from_and_nothing_else(hub: Hub, fetch: Fetch) -> None:
+    wanted = {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+    }  # fmt: skip
+    for answer in fetch(hub.url, "tiny", "user/tiny"):
+        assert answer["files"] == {name: len(_FILES[name]) for name in wanted}
+        done = [count for count, _ in answer["progress"]]
+        assert done == sorted(done)
+        assert len(_FILES["model.safetensors"]) <= done[-1] <= answer["progress"][-1][1]
+    assert hub.fetched() == wanted
+
+
+def test_the_pickle_is_fetched_only_where_there_is_nothing_better(hub: Hub, fetch: Fetch) -> None:
+    (answer,) = fetch(hub.url, "user/bin")
+    assert answer["files"] == {name: len(content) for name, content in _BIN_ONLY.items()}
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, fetch: Fetch) -> None:
+    names = ("user/tiny@v1", f"user/tiny@{commit_of(_OLD)}", "user/tiny")
+    tag, commit, newest = fetch(hub.url, *names)
+    assert tag["files"]["model.safetensors"] == len(_OLD["model.safetensors"])
+    assert commit["folder"] == tag["folder"]
+    assert newest["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
+
+
+@pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}])
+def test_what_was_fetched_serves_without_a_network(
+    hub: Hub, fetch: Fetch, environment: dict[str, str]
+) -> None:
+    fetched = fetch(hub.url, "user/tiny", "user/bin")
+    again = fetch("http://127.0.0.1:9", "user/tiny", "user/bin", **environment)
+    assert [answer["folder"] for answer in again] == [answer["folder"] for answer in fetched]
+
+
+def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, fetch: Fetch) -> None:
+    said = {
+        "no-such-model": "no-such-model is no folder here and no model on the Hugging Face hub",
+        "user/tiny@v9": "user/tiny on the Hugging Face hub has no branch, tag or commit v9",
+        "user/gated": "user/gated on the Hugging Face hub is gated",
+        "user/no-vocab": "holds no tokenizer.json or vocab.txt",
+        "a--b..c": "'a--b..c' is no folder here, and can't be a name",
+    }
+    for answer, text in zip(fetch(hub.url, *said), said.values(), strict=True):
+        assert text in answer["error"]
+        assert "\n" not in answer["error"]
+
+
+@pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}])
+def test_no_network_and_an_empty_cache_is_one_line(
+    fetch: Fetch, environment: dict[str, str]
+) -> None:
+    (answer,) = fetch("http://127.0.0.1:9", "user/tiny", **environment)
+    assert "user/tiny is no folder here, and the Hugging Face hub can't" in answer["error"]
+    assert "\n" not in answer["error"]
+
+
+def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole(
+    hub: Hub, fetch: Fetch
+) -> None:
+    hub.broken = ("model.safetensors",)
+    (answer,) = fetch(hub.url, "user/tiny")
+    assert "can't be fetched from the Hugging Face hub" in answer["error"]
+    assert "\n" not in answer["error"]
+    (offline,) = fetch("http://127.0.0.1:9", "user/tiny")
+    assert "error" in offline
+    hub.broken = ()
+    (answer,) = fetch(hub.url, "user/tiny")
+    assert answer["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+    (answer,) = fetch(hub.url, "user/tiny", HF_HOME=str(tmp_path / "a-file" / "hf"))
+    assert "user/tiny can't be fetched from the Hugging Face hub" in answer["error"]
+
+
+def test_without_the_extra_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install -e '\.\[hub\]'"):
+        fetch_from_hub("bert-base-uncased")

@@ -1,0 +1,191 @@
+"""Batches: every text once, little padding, and tensors that hold the texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minbert.assets.embedded import fetch
+from minbert.data.batches import (
+    BATCHINGS,
+    CHUNK_BATCHES,
+    LENGTH_MULTIPLE,
+    Buckets,
+    collate,
+    on_device,
+    plan_evaluation,
+    plan_training,
+    prepare_epoch,
+)
+from minbert.data.tasks import load_task
+from minbert.data.tokenizer import Encoded, Tokenizer
+
+CPU = torch.device("cpu")
+PAD = 7
+
+lengths_of_texts = st.lists(st.integers(2, 40), max_size=300).map(
+    lambda found: np.array(found, dtype=np.int64)
+)
+
+
+def encoded(lengths: Sequence[int]) -> Encoded:
+    """Texts of these lengths, all of whose token ids differ."""
+    total = sum(lengths)
+    return Encoded(
+        input_ids=np.arange(100, 100 + total, dtype=np.int32),
+        token_type_ids=(np.arange(total) % 2).astype(np.int8),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+    )
+
+
+@settings(deadline=None)
+@given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5), st.sampled_from(BATCHINGS))
+def test_an_epoch_has_every_text_once(
+    lengths: np.ndarray, batch_size: int, seed: int, batching: str
+) -> None:
+    plan = plan_training(lengths, batch_size, np.random.default_rng(seed), batching)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
+    whole, rest = divmod(len(lengths), batch_size)
+    assert sorted(map(len, plan)) == [rest] * (rest > 0) + [batch_size] * whole
+
+
+@settings(deadline=None)
+@given(lengths_of_texts, st.integers(1, 20))
+def test_an_evaluation_has_every_text_once(lengths: np.ndarray, batch_size: int) -> None:
+    plan = plan_evaluation(lengths, batch_size)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
+    longest = [lengths[batch].max() for batch in plan]
+    assert longest == sorted(longest)
+
+
+def test_a_seed_gives_the_same_epoch_and_another_seed_another() -> None:
+    lengths = np.random.default_rng(0).integers(2, 60, 5000)
+
+    def plan(seed: int) -> list[list[int]]:
+        return [batch.tolist() for batch in plan_training(lengths, 32, np.random.default_rng(seed))]
+
+    assert plan(1) == plan(1)
+    assert plan(1) != plan(2)
+    assert {frozenset(batch) for batch in plan(1)}.isdisjoint(map(frozenset, plan(2)))
+
+
+def test_lengths_do_not_rise_or_fall_through_an_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(2, 60, 64 * CHUNK_BATCHES)
+    plan = plan_training(lengths, 64, np.random.default_rng(0))
+    means = [lengths[batch].mean() for batch in plan]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+
+
+def test_real_texts_are_hardly_padded() -> None:
+    texts = load_task("movies").train.text_a
+    lengths = Tokenizer.from_folder(fetch("minilm")).encode(texts, None, 128).lengths
+
+    def padded(plan: list[np.ndarray]) -> float:
+        return sum(len(batch) * lengths[batch].max() for batch in plan) / lengths.sum()
+
+    assert padded(plan_training(lengths, 64, np.random.default_rng(0))) < 1.05
+    assert padded(plan_training(lengths, 64, np.random.default_rng(0), "shuffled")) > 1.8
+
+
+def test_a_batching_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="no batching is called 'sorted'; there are by-length"):
+        plan_training(np.array([3, 4]), 2, np.random.default_rng(0), "sorted")
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.data())
+def test_a_batch_holds_its_texts_and_padding_after_them(
+    lengths: list[int], data: st.DataObject
+) -> None:
+    texts = encoded(lengths)
+    indices = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
+    labels = np.arange(len(lengths), dtype=np.int64)
+    batch = collate(texts, labels, indices, PAD, CPU)
+    chosen = [lengths[index] for index in indices]
+    assert batch.input_ids.shape == batch.token_type_ids.shape == (len(indices), max(chosen))
+    assert batch.input_ids.dtype == batch.token_type_ids.dtype == torch.int64
+    assert batch.tokens == sum(chosen)
+    assert batch.labels.tolist() == indices
+    assert (batch.attention_mask is None) == (len(set(chosen)) == 1)
+    for row, index in enumerate(indices):
+        begin, end = texts.offsets[index : index + 2]
+        padding = max(chosen) - lengths[index]
+        assert batch.input_ids[row].tolist() == [*texts.input_ids[begin:end], *[PAD] * padding]
+        types = [*texts.token_type_ids[begin:end], *[0] * padding]
+        assert batch.token_type_ids[row].tolist() == types
+        if batch.attention_mask is not None:
+            assert batch.attention_mask.dtype == torch.int64
+            mask = [1] * lengths[index] + [0] * padding
+            assert batch.attention_mask[row].tolist() == mask
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200))
+def test_a_bucket_is_the_next_multiple_as_far_as_texts_may_be_long(a: int, b: int) -> None:
+    length, longest = sorted((a, b))
+    bucket = Buckets(longest).of(length)
+    assert length <= bucket <= longest
+    assert bucket < length + LENGTH_MULTIPLE
+    assert bucket % LENGTH_MULTIPLE == 0 or bucket == longest
+    assert Buckets(longest).of(bucket) == bucket
+
+
+@pytest.mark.parametrize("lengths", [[3, 7, 5], [8, 8, 8], [9, 1, 1], [18, 18, 18]])
+def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths: list[int]) -> None:
+    texts, labels = encoded(lengths), np.array([2, 0, 1])
+    plain = collate(texts, labels, [2, 0, 1], PAD, CPU)
+    batch = collate(texts, labels, [2, 0, 1], PAD, CPU, Buckets(18))
+    longest, width = max(lengths), batch.input_ids.shape[1]
+    assert width == {7: 8, 8: 8, 9: 16, 18: 18}[longest]
+    assert batch.padded == 3 * width
+    assert (batch.tokens, batch.labels.tolist()) == (plain.tokens, plain.labels.tolist())
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.sum(dim=1).tolist() == [lengths[index] for index in (2, 0, 1)]
+    assert torch.equal(batch.input_ids[:, :longest], plain.input_ids)
+    assert torch.equal(batch.token_type_ids[:, :longest], plain.token_type_ids)
+    assert (batch.input_ids[:, longest:] == PAD).all()
+    assert not batch.attention_mask[:, longest:].any()
+
+
+@pytest.mark.parametrize(
+    ("given_type", "kept"), [(np.int64, torch.int64), (np.float32, torch.float32)]
+)
+def test_labels_keep_their_type(given_type: type, kept: torch.dtype) -> None:
+    batch = collate(encoded([3, 2]), np.array([1, 0], dtype=given_type), [1], PAD, CPU)
+    assert batch.labels.dtype == kept
+    assert batch.labels.tolist() == [0]
+
+
+def test_an_epoch_is_prepared_as_planned() -> None:
+    lengths = np.random.default_rng(0).integers(2, 9, 100)
+    texts, labels = encoded(lengths.tolist()), np.arange(100)
+    rng = np.random.default_rng(3)
+    batches = list(prepare_epoch(texts, labels, 16, rng, pad_id=PAD, device=CPU))
+    plan = plan_training(texts.lengths, 16, np.random.default_rng(3))
+    assert [batch.labels.tolist() for batch in batches] == [each.tolist() for each in plan]
+    assert sum(batch.tokens for batch in batches) == lengths.sum()
+
+    rng = np.random.default_rng(3)
+    padded = prepare_epoch(texts, labels, 16, rng, pad_id=PAD, device=CPU, buckets=Buckets(20))
+    assert [batch.input_ids.shape[1] for batch in padded] == [8] * len(plan)
+
+
+def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for pinned memory: there is no GPU here."""
+    sent: list[tuple[list[int], str, bool]] = []
+
+    class Pinned:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+        def to(self, device: torch.device, *, non_blocking: bool) -> torch.Tensor:
+            sent.append((self.tensor.tolist(), device.type, non_blocking))
+            return self.tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: Pinned(tensor))
+    on_device(np.array([3, 4]), torch.device("cuda"))
+    on_device(np.array([5]), CPU)
+    assert sent == [([3, 4], "cuda", True)]

@@ -1,0 +1,72 @@
+"""Texts as token ids, and some of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from minbert.data.encoded import Encoded, in_one
+from minbert.data.tokenizer import Tokenizer
+
+
+def test_some_texts_are_as_they_were() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 6, 20)
+    total = int(lengths.sum())
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    of = Encoded(
+        rng.integers(0, 99, total, dtype=np.int32),
+        rng.integers(0, 2, total, dtype=np.int8),
+        offsets,
+        rng.integers(0, 3, 20),
+    )
+    indices = np.array([7, 0, 19, 7])
+    found = of.taken(indices)
+    assert found.lengths.tolist() == lengths[indices].tolist()
+    assert found.cut is not None
+    assert of.cut is not None
+    assert found.cut.tolist() == of.cut[indices].tolist()
+    for place, index in enumerate(indices):
+        for name in ("input_ids", "token_type_ids"):
+            ours = getattr(found, name)[found.offsets[place] : found.offsets[place + 1]]
+            theirs = getattr(of, name)[offsets[index] : offsets[index + 1]]
+            assert ours.tolist() == theirs.tolist()
+    assert len(of.taken(np.array([], dtype=np.int64))) == 0
+
+
+def test_who_is_held_out_depends_on_the_tokens_alone() -> None:
+    texts = [np.full(3, number, dtype=np.int32) for number in range(40)]
+
+    def held(order: list[int]) -> set[int]:
+        ids = np.concatenate([texts[number] for number in order])
+        of = Encoded(ids, np.zeros_like(ids, dtype=np.int8), 3 * np.arange(len(order) + 1))
+        kept, out = of.held_out(0.25)
+        assert sorted([*kept, *out]) == list(range(40))
+        assert len(out) == 10
+        return {order[index] for index in out}
+
+    assert held(list(range(40))) == held(list(range(40))[::-1])
+
+
+def test_texts_of_a_pair_in_one_sequence_are_what_the_tokenizer_makes_of_the_pair(
+    minilm: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    words = ("a", "good", "film", "about", "nothing", "unbelievably", "tokenisation")
+    texts = [" ".join(rng.choice(words, count)) for count in (1, 3, 5, 8, 9, 10, 11, 12, 13)]
+    pairs = [(a, b) for a in texts for b in texts]
+    tokenizer = Tokenizer.from_folder(minilm)
+    for max_length in (16, 17, 128):
+        first, second = (
+            tokenizer.encode([pair[side] for pair in pairs], None, max_length) for side in (0, 1)
+        )
+        found = in_one(first, second, max_length)
+        expected = tokenizer.encode(*map(list, zip(*pairs, strict=True)), max_length)
+        assert found.lengths.max() <= max_length
+        cut = np.minimum(first.lengths, second.lengths) == max_length
+        assert cut.any() == (max_length < 128)
+        for index in np.flatnonzero(~cut):
+            ours, theirs = (of.taken(np.array([index])) for of in (found, expected))
+            assert ours.input_ids.tolist() == theirs.input_ids.tolist()
+            assert ours.token_type_ids.tolist() == theirs.token_type_ids.tolist()
+        assert found.input_ids.dtype == expected.input_ids.dtype
+        assert found.token_type_ids.dtype == expected.token_type_ids.dtype

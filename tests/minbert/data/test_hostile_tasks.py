@@ -1,0 +1,211 @@
+"""Files of examples of every wrong kind."""
+
+import csv
+import io
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minbert.data.tasks import TaskData, load_task
+from minbert.data.tasks.vader import read_rows
+from minbert.errors import InputError
+from tests.hostile import TEXTS, answer, check_line, damaged, examples, sparse
+
+FILES = {
+    "sst": ("ids-sst-train.csv", "ids-sst-dev.csv", ("sentence",), "sentiment", 4),
+    "sts": ("sts-train.csv", "sts-dev.csv", ("sentence1", "sentence2"), "similarity", 5),
+    "quora": ("quora-train.csv", "quora-dev.csv", ("sentence1", "sentence2"), "is_duplicate", 1),
+}
+
+
+def table(task: str, rows: list[list[str]]) -> str:
+    """A file of a task, quoted as by Python's csv."""
+    _, _, texts, label, _ = FILES[task]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerows([["", "id", *texts, label], *rows])
+    return text.getvalue()
+
+
+def row(task: str, number: int) -> list[str]:
+    texts = [f'text "{number}" {part}, é' for part in FILES[task][2]]
+    return [str(number), f"id{number}", *texts, str(number % (FILES[task][4] + 1))]
+
+
+def whole(task: str) -> str:
+    return table(task, [row(task, number) for number in range(6)])
+
+
+def given_files(folder: Path, task: str, train: bytes) -> Path:
+    (folder / FILES[task][0]).write_bytes(train)
+    (folder / FILES[task][1]).write_text(whole(task), encoding="utf-8")
+    return folder / FILES[task][0]
+
+
+def check_examples(task: str, data: TaskData) -> None:
+    """Fail unless all examples are texts with a label that the task has."""
+    highest = FILES[task][4]
+    for part in (data.train, data.dev):
+        assert len(part) == len(part.labels) > 0
+        assert (part.text_b is None) == (task == "sst")
+        for text in (*part.text_a, *(part.text_b or ())):
+            assert text == text.strip() != ""
+            assert "\0" not in text
+            text.encode()
+        assert all(math.isfinite(label) and 0 <= label <= highest for label in part.labels)
+    assert data.digest
+    assert all(problem.isprintable() for problem in data.problems)
+
+
+@pytest.mark.parametrize("task", FILES)
+@examples(50)
+@given(data=st.data())
+def test_a_damaged_file_gives_its_rows_or_is_refused(
+    tmp_path: Path, task: str, data: st.DataObject
+) -> None:
+    path = given_files(tmp_path, task, data.draw(damaged(whole(task).encode())))
+    found = answer(lambda: load_task(task, tmp_path), InputError, path)
+    if found is not None:
+        check_examples(task, found)
+
+
+GOOD = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(str.strip)
+WRONG_LABELS = (
+    "nan", "inf", "-inf", "1e999", "-1", "six", "9" * 5000, "0x1", "2 3", "1,0", "0_1", "\u0661",
+    "\u202e1", "1\x1b[2J", "NA", "?", "7", "6.1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("task", FILES)
+@examples(30)
+@given(data=st.data())
+def test_good_rows_come_through_among_those_without_a_label(
+    tmp_path: Path, task: str, data: st.DataObject
+) -> None:
+    width, highest = len(FILES[task][2]), FILES[task][4]
+    good = data.draw(
+        st.lists(
+            st.tuples(st.lists(GOOD, min_size=width, max_size=width), st.integers(0, highest)),
+            min_size=4,
+            max_size=7,
+        )
+    )
+    rows = [["", "id", *texts, str(label)] for texts, label in good]
+    missing = data.draw(st.integers(0, 3))
+    for _ in range(missing):
+        place = data.draw(st.integers(0, len(rows)))
+        label = data.draw(st.sampled_from(["", " ", "\u2003"]))
+        rows.insert(place, ["", "id", *["text"] * width, label])
+    given_files(tmp_path, task, table(task, rows).encode())
+    found = load_task(task, tmp_path)
+    check_examples(task, found)
+    columns = list(zip(*(texts for texts, _ in good), strict=True))
+    assert found.train.text_a == tuple(text.strip() for text in columns[0])
+    if found.train.text_b is not None:
+        assert found.train.text_b == tuple(text.strip() for text in columns[1])
+    assert [float(label) for label in found.train.labels] == [float(label) for _, label in good]
+    said = f"{missing} of {len(rows)} examples left out for a missing {FILES[task][3]}"
+    assert [said in problem for problem in found.problems] == [True] * bool(missing)
+
+
+@pytest.mark.parametrize("label", WRONG_LABELS)
+@pytest.mark.parametrize("task", FILES)
+def test_a_wrong_label_is_refused_with_its_line(tmp_path: Path, task: str, label: str) -> None:
+    rows = [row(task, number) for number in range(40)]
+    rows[17][-1] = label
+    path = given_files(tmp_path, task, table(task, rows).encode())
+    with pytest.raises(InputError, match=f"line 19: {FILES[task][3]} is ") as caught:
+        load_task(task, tmp_path)
+    check_line(str(caught.value), path)
+    assert len(str(caught.value)) < len(str(path)) + 200
+    assert f"from 0 to {FILES[task][4]}; correct it, or empty the field" in str(caught.value)
+
+
+@examples(40)
+@given(content=st.binary(max_size=300))
+def test_any_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = given_files(tmp_path, "sst", content)
+    assert answer(lambda: load_task("sst", tmp_path), InputError, path) is None
+
+
+def test_texts_that_mean_something_elsewhere_are_texts(tmp_path: Path) -> None:
+    texts = [text for text in TEXTS if text.isprintable()]
+    rows = [["", "id", text, "1"] for text in texts]
+    given_files(tmp_path, "sst", table("sst", rows).encode())
+    assert load_task("sst", tmp_path).train.text_a == tuple(text.strip() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("\tid\tsentence\tsentence\tsentiment", "several columns sentence"),
+        ("\tid\tsentence\tsentiment\tsentiment", "several columns sentiment"),
+        ("\t" * 200_000, "no column sentence or sentiment"),
+        ("sentence" * 100_000, "no column sentence or sentiment"),
+        ('"\tid\tsentence\tsentiment', "no column sentence or sentiment"),
+        ("\u202etnemitnes\tsentence", "no column sentiment"),
+    ],
+)
+def test_a_header_that_is_not_clear_is_refused(tmp_path: Path, header: str, told: str) -> None:
+    path = given_files(tmp_path, "sst", f"{header}\n1\t2\t3\t4\t4\n".encode())
+    with pytest.raises(InputError, match=told):
+        load_task("sst", tmp_path)
+    assert answer(lambda: load_task("sst", tmp_path), InputError, path) is None
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = given_files(tmp_path, "sst", b"")
+    sparse(path, 2**36)
+    assert answer(lambda: load_task("sst", tmp_path), InputError, path) is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: object) -> None:
+    path = given_files(tmp_path, "sst", b"")
+    path.unlink()
+    make(path)  # type: ignore[operator]
+    with pytest.raises(InputError, match=r"needs ids-sst-train\.csv there"):
+        load_task("sst", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_folder_that_can_not_be_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="is no folder"):
+        load_task("sst", Path(name))
+
+
+RATINGS = '1\t0.5\tfine\n2\t-4\tbad\n3\t4\tgood, "very"\n4\t-0\t\n'
+
+
+@examples(120)
+@given(content=damaged(RATINGS.encode()))
+def test_damaged_ratings_are_right_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ratings.txt"
+    path.write_bytes(content)
+    for _, rating, text in answer(lambda: read_rows(path), InputError, path) or []:
+        assert -4 <= rating <= 4
+        assert math.isfinite(float(rating))
+        assert "\t" not in text
+
+
+@pytest.mark.parametrize(
+    "rating", ["NaN", "sNaN", "Infinity", "-inf", "4.01", "1e9999999", "", "4" * 100_000]
+)
+def test_a_rating_that_none_can_give_is_refused(tmp_path: Path, rating: str) -> None:
+    path = tmp_path / "ratings.txt"
+    path.write_text(f"1\t1\tfine\n2\t{rating}\tbad\n")
+    with pytest.raises(
+        InputError, match=r"is damaged at line 2 \('.*' is no rating from -4 to 4\)"
+    ):
+        read_rows(path)
+
+
+def test_bytes_that_are_no_text_are_found_at_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.txt"
+    path.write_bytes("1\t1\tfine\u2028still the first\r\n2\t1\tfine\r\n".encode() + b"3\t1\tb\xffd")
+    with pytest.raises(InputError, match="is damaged at line 3;"):
+        read_rows(path)

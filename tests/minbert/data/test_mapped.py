@@ -1,0 +1,119 @@
+"""Files of arrays that processes map: what was written is read, and nothing else is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from minbert.data import mapped
+from tests.hostile import damaged, examples
+
+ARRAYS = {
+    "ids": np.arange(300, dtype=np.int32),
+    "kinds": np.array([0, 1, 1], dtype=np.int8),
+    "offsets": np.array([[0, 2], [3, 4]], dtype=np.int64),
+    "labels": np.array([0.5, -1.25]),
+    "nothing": np.empty(0, dtype=np.int8),
+}
+NOTES = {"of": "some data", "also": "ü"}
+WHOLE = mapped.to_bytes(ARRAYS, NOTES)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("mapped") / "arrays.safetensors"
+
+
+def test_what_was_written_is_read(file):
+    file.write_bytes(WHOLE)
+    arrays, notes = mapped.read(file)
+    assert notes == NOTES
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in arrays.items():
+        assert array.dtype == ARRAYS[name].dtype
+        np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+def test_arrays_are_views_of_the_file_that_cant_be_written_to(file):
+    file.write_bytes(WHOLE)
+    arrays, _ = mapped.read(file)
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in maps if line.endswith(file.name)]
+    assert len(lines) == 1
+    begin, end = (int(place, 16) for place in lines[0].split()[0].split("-"))
+    assert begin < arrays["ids"].ctypes.data < end
+    with pytest.raises(ValueError, match="read-only"):
+        arrays["ids"][0] = 1
+
+
+def test_the_format_is_that_of_safetensors(file):
+    file.write_bytes(WHOLE)
+    for name, array in load_file(file).items():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+def test_a_file_that_was_cut_is_refused(file):
+    for length in (*range(9), *range(9, len(WHOLE), 37), len(WHOLE) - 1):
+        file.write_bytes(WHOLE[:length])
+        with pytest.raises(ValueError):  # noqa: PT011 (of JSON, of an empty mapping, and our own)
+            mapped.read(file)
+
+
+def test_a_changed_byte_is_told(file):
+    for place in range(0, len(WHOLE), 11):
+        file.write_bytes(WHOLE[:place] + bytes([WHOLE[place] ^ 1]) + WHOLE[place + 1 :])
+        try:
+            arrays, notes = mapped.read(file)
+        except ValueError:
+            continue
+        # a space in the header that became something that JSON passes over, too
+        assert notes == NOTES
+        for name, array in ARRAYS.items():
+            np.testing.assert_array_equal(arrays[name], array)
+
+
+@examples(300)
+@given(content=damaged(WHOLE) | st.binary(max_size=200))
+def test_nothing_else_than_a_value_error_comes_of_damage(file, content):
+    file.write_bytes(content)
+    try:
+        arrays, notes = mapped.read(file)
+    except ValueError:
+        return
+    assert notes == NOTES
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+HEADERS = {
+    "no object": b"[]",
+    "no notes": b'{"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}',
+    "notes of another kind": b'{"__metadata__": 1}',
+    "no digest": b'{"__metadata__": {}}',
+    "an entry that is none": b'{"__metadata__": {}, "a": 1}',
+    "an unknown type": b'{"__metadata__": {}, "a": {"dtype": "F16", "shape": [1], '
+    b'"data_offsets": [0, 2]}}',
+    "a type of another kind": b'{"__metadata__": {}, "a": {"dtype": [], "shape": [1], '
+    b'"data_offsets": [0, 2]}}',
+    "beyond the end": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [99], '
+    b'"data_offsets": [0, 99]}}',
+    "before the beginning": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [1], '
+    b'"data_offsets": [-1, 0]}}',
+    "infinite": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [1], '
+    b'"data_offsets": [0, Infinity]}}',
+    "a shape that does not fit": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [3], '
+    b'"data_offsets": [0, 2]}}',
+    "a shape below zero": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [-1, -2], '
+    b'"data_offsets": [0, 2]}}',
+    "nested without end": b"[" * 60_000,
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_hostile_header_is_refused(file, header):
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ValueError):  # noqa: PT011 (of JSON, of numpy, and our own)
+        mapped.read(file)

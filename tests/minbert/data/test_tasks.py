@@ -1,0 +1,488 @@
+"""Tasks: the true examples and classes, splits without a leak, and files that are not what they
+should be."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minbert.assets.embedded import fetch
+from minbert.data.tasks import (
+    TASKS,
+    find_task,
+    load_split,
+    load_task,
+    majority_class,
+    majority_score,
+)
+from minbert.data.tasks.base import Examples, TaskData
+from minbert.data.tasks.splitting import SIDES, normalised, side, sides, smallest
+from minbert.data.tasks.vader import class_of, read_rows
+from minbert.errors import InputError
+from tests.components import CS224N, need
+
+EMBEDDED = [name for name, task in TASKS.items() if not task.files]
+WITH_FILES = [name for name, task in TASKS.items() if task.files and not task.parts]
+COUNTS = {"movies": 10_605, "amazon": 3_708, "nyt": 5_190, "tweets": 4_200}
+FILE_OF = {
+    "movies": "movieReviewSnippets_GroundTruth.txt",
+    "amazon": "amazonReviewSnippets_GroundTruth.txt",
+    "nyt": "nytEditorialSnippets_GroundTruth.txt",
+    "tweets": "tweets_GroundTruth.txt",
+}
+
+
+def everything(name: str) -> dict[str, Examples]:
+    return {split: load_split(name, split) for split in SIDES}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder in the format of CS 224N."""
+    found = tmp_path_factory.mktemp("cs224n")
+    for number, name in enumerate(("ids-sst-train.csv", "ids-sst-dev.csv")):
+        rows = [f"{row}\tid{row}\t text {number} {row} \t{row % 5}" for row in range(20)]
+        (found / name).write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
+    return found
+
+
+def changed(folder: Path, tmp_path: Path, content: bytes | str) -> Path:
+    """A copy of the folder with another training file."""
+    (tmp_path / "ids-sst-dev.csv").write_bytes((folder / "ids-sst-dev.csv").read_bytes())
+    data = content.encode() if isinstance(content, str) else content
+    (tmp_path / "ids-sst-train.csv").write_bytes(data)
+    return tmp_path
+
+
+def shared(name: str) -> Path:
+    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
+    assert TASKS[name].files
+    return CS224N
+
+
+# The embedded tasks
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_every_example_is_on_one_side(name: str) -> None:
+    parts = everything(name)
+    total = COUNTS[name.removesuffix("-rating")]
+    assert sum(len(part) for part in parts.values()) == total
+    shares = [len(parts[split]) / total for split in SIDES]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.025)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_no_text_is_on_two_sides(name: str) -> None:
+    texts = [{normalised(text) for text in part.text_a} for part in everything(name).values()]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not texts[one] & texts[other]
+
+
+@pytest.mark.parametrize("name", ["amazon", "nyt"])
+def test_no_document_is_on_two_sides(name: str) -> None:
+    document_of: dict[str, set[str]] = {}
+    for identity, _, text in read_rows(fetch("vader") / FILE_OF[name]):
+        document_of.setdefault(text, set()).add(identity.partition("_")[0])
+    where: dict[str, set[str]] = {}
+    for split, part in everything(name).items():
+        for text in part.text_a:
+            for document in document_of[text]:
+                where.setdefault(document, set()).add(split)
+    assert {len(found) for found in where.values()} == {1}
+
+
+def test_a_text_is_on_the_same_side_of_every_task_made_of_single_texts() -> None:
+    for name in ("movies", "tweets"):
+        for split, part in everything(name).items():
+            assert {side(normalised(text)) for text in part.text_a} == {split}
+
+
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_a_task_and_its_ratings_have_the_same_texts(name: str) -> None:
+    for split in SIDES:
+        classes, ratings = load_split(name, split), load_split(f"{name}-rating", split)
+        assert classes.text_a == ratings.text_a
+        assert classes.labels.dtype == np.int64
+        assert ratings.labels.dtype == np.float64
+
+
+def test_movies_have_the_known_classes() -> None:
+    found = Counter(int(label) for part in everything("movies").values() for label in part.labels)
+    assert [found[label] for label in range(5)] == [1021, 3772, 1022, 3751, 1039]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("amazon", [1218, 765, 1725]), ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300])],
+)
+def test_the_others_have_the_known_classes(name: str, counts: list[int]) -> None:
+    found = Counter(int(label) for part in everything(name).values() for label in part.labels)
+    assert [found[label] for label in range(3)] == counts
+
+
+def test_ratings_on_an_edge_are_compared_in_decimal() -> None:
+    edges = {Decimal(edge) for edge in ("-2.4", "-0.8", "0.8", "2.4")}
+    rows = read_rows(fetch("vader") / FILE_OF["movies"])
+    assert sum(rating in edges for _, rating, _ in rows) == 119
+
+
+@pytest.mark.parametrize(
+    ("rating", "label"),
+    [
+        ("-4", 0),
+        ("-2.41", 0),
+        ("-2.4", 1),
+        ("-0.80", 2),
+        ("0.7999", 2),
+        ("0.8", 3),
+        ("2.4", 4),
+        ("4", 4),
+    ],
+)
+def test_five_classes_begin_at_their_edges(rating: str, label: int) -> None:
+    from minbert.data.tasks.vader import _FIVE
+
+    assert class_of(Decimal(rating), _FIVE) == label
+
+
+@pytest.mark.parametrize(
+    ("rating", "label"), [("-0.51", 0), ("-0.5", 1), ("0", 1), ("0.5", 1), ("0.501", 2)]
+)
+def test_three_classes_have_both_edges_in_the_middle(rating: str, label: int) -> None:
+    from minbert.data.tasks.vader import _THREE
+
+    assert class_of(Decimal(rating), _THREE) == label
+
+
+def test_movies_load_fast() -> None:
+    load_task("movies")
+    begun = time.process_time()  # unlike the clock on the wall, the same on a busy machine
+    assert load_task("movies").digest
+    assert time.process_time() - begun < 0.5
+
+
+def test_names_load_without_anything_heavy() -> None:
+    code = (
+        "import sys, minbert.data.tasks; "
+        "print({'torch', 'tokenizers', 'pandas', 'click', 'unearth', 'filelock'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ratings.txt").write_bytes(b"1\t0.5\tfine\r\n2\thalf\tbad\r\n")
+    with pytest.raises(InputError, match=r"ratings\.txt: is damaged at line 2"):
+        read_rows(tmp_path / "ratings.txt")
+
+
+# Splitting
+
+
+def test_case_and_punctuation_do_not_tell_texts_apart() -> None:
+    assert normalised("Ugh!  I HATE it...") == normalised("ugh, i hate it")
+    assert normalised("ﬁne") == "fine"
+    assert normalised("!!!") != normalised("...")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=4), max_size=50))
+def test_equal_texts_share_a_side(texts: list[str]) -> None:
+    found = sides(texts)
+    assert all(
+        found[one] == found[other]
+        for one, a in enumerate(texts)
+        for other, b in enumerate(texts)
+        if normalised(a) == normalised(b)
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("pqrstuvwxyz"))))
+def test_linked_documents_share_a_side(rows: list[tuple[str, str]]) -> None:
+    documents, texts = [row[0] for row in rows], [row[1] for row in rows]
+    found = sides(texts, documents)
+    for one, row in enumerate(rows):
+        for other, against in enumerate(rows):
+            if row[0] == against[0] or row[1] == against[1]:
+                assert found[one] == found[other]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=3), max_size=30), st.integers(0, 40), st.integers(0, 40))
+def test_a_smaller_subset_is_part_of_a_larger(texts: list[str], one: int, other: int) -> None:
+    small, large = smallest(texts, min(one, other)), smallest(texts, max(one, other))
+    assert set(small) <= set(large)
+    assert large == sorted(large)
+    assert len(large) == min(len(texts), max(one, other))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=3), unique=True, max_size=30), st.integers(0, 30))
+def test_a_subset_does_not_depend_on_the_order(texts: list[str], count: int) -> None:
+    backwards = texts[::-1]
+    assert {texts[index] for index in smallest(texts, count)} == {
+        backwards[index] for index in smallest(backwards, count)
+    }
+
+
+# Limits, digests, majority
+
+
+def test_limits_keep_examples_with_their_labels() -> None:
+    whole, cut = load_task("movies"), load_task("movies", max_train=300, max_dev=40)
+    assert (len(cut.train), len(cut.dev)) == (300, 40)
+    label_of = dict(zip(whole.train.text_a, whole.train.labels, strict=True))
+    assert [label_of[text] for text in cut.train.text_a] == list(cut.train.labels)
+    smaller = load_task("movies", max_train=100)
+    assert set(smaller.train.text_a) < set(cut.train.text_a)
+    shares = np.bincount(load_task("movies", max_train=2000).train.labels) / 2000
+    assert shares == pytest.approx(np.bincount(whole.train.labels) / len(whole.train), abs=0.03)
+
+
+@pytest.mark.parametrize("flag", ["max_train", "max_dev"])
+def test_limits_below_one_are_refused(flag: str) -> None:
+    with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} 0"):
+        load_task("movies", **{flag: 0})  # type: ignore[arg-type]
+
+
+def test_a_digest_is_that_of_the_examples_used() -> None:
+    whole = load_task("tweets")
+    assert load_task("tweets").digest == whole.digest
+    assert load_task("tweets", max_train=10**6).digest == whole.digest
+    others = {
+        load_task("tweets", max_train=100).digest,
+        load_task("tweets", max_dev=100).digest,
+        load_task("tweets-rating").digest,
+        load_task("movies").digest,
+    }
+    assert len(others) == 4
+    assert whole.digest not in others
+
+
+def test_a_digest_sees_every_part() -> None:
+    def data(**changes: object) -> TaskData:
+        one = {"text_a": ("a", "b"), "text_b": ("c", "d"), "labels": np.array([0, 1])} | changes
+        return TaskData(TASKS["quora"], Examples(**one), Examples(("e",), ("f",), np.array([1])))
+
+    found = {
+        each.digest
+        for each in (
+            data(),
+            data(labels=np.array([1, 0])),
+            data(text_a=("b", "a")),
+            data(text_b=("c", "e")),
+            data(text_a=("a\nb", "")),
+            data(text_a=("a", "b\nc"), text_b=("d",)),
+            data(text_a=("c", "d"), text_b=("a", "b")),
+        )
+    }
+    assert len(found) == 7
+
+
+def test_the_majority_class_is_that_of_training() -> None:
+    train = Examples(("a", "b", "c"), None, np.array([2, 0, 2]))
+    dev = Examples(("d", "e", "f", "g"), None, np.array([2, 0, 0, 1]))
+    assert majority_class(train) == 2
+    assert majority_score(TaskData(TASKS["movies"], train, dev)) == 0.25
+    assert majority_score(TaskData(TASKS["movies-rating"], train, dev)) is None
+
+
+def test_kinds_and_metrics_follow_from_the_classes() -> None:
+    shown = {name: (t.kind, t.metric, t.num_outputs) for name, t in TASKS.items()}
+    assert shown["movies"] == ("classification", "accuracy", 5)
+    assert shown["nyt"] == ("classification", "accuracy", 3)
+    assert shown["quora"] == ("classification", "accuracy", 2)
+    assert shown["sts"] == shown["movies-rating"] == ("regression", "pearson", 1)
+
+
+def test_an_unknown_task_lists_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"'mnli'; there are movies, amazon, nyt, tweets, movies"):
+        find_task("mnli")
+
+
+def test_an_embedded_task_takes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"movies comes embedded; a folder is for sst, sts, quora"):
+        load_task("movies", tmp_path)
+
+
+def test_test_is_never_among_what_is_trained_on_or_tuned_for() -> None:
+    test = {normalised(text) for text in load_split("movies", "test").text_a}
+    data = load_task("movies")
+    assert not test & {normalised(text) for text in (*data.train.text_a, *data.dev.text_a)}
+
+
+# CS 224N
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "dev"), [("sst", 8544, 1101), ("sts", 6040, 863), ("quora", 16_212, 4000)]
+)
+def test_the_shared_files_have_the_known_rows(name: str, train: int, dev: int) -> None:
+    data = load_task(name, shared(name))
+    assert (len(data.train), len(data.dev)) == (train, dev)
+    assert data.dev.labels.min() == 0
+    assert data.dev.labels.max() == {"sst": 4, "sts": 5, "quora": 1}[name]
+    assert (data.dev.text_b is None) == (name == "sst")
+    assert all(text == text.strip() for text in data.train.text_a)
+
+
+def test_the_two_broken_rows_of_quora_are_told() -> None:
+    assert load_task("quora", shared("quora")).problems == (
+        "quora-train.csv, line 14222: sentence2 is empty; left out",
+        "quora-train.csv: 1 of 16214 examples left out for a missing is_duplicate, first line 2577",
+    )
+
+
+def test_quotes_are_those_of_csv() -> None:
+    texts = load_split("quora", "train", shared("quora")).text_a
+    assert any(text.startswith('"Which is correct grammar: I graduated') for text in texts)
+
+
+def test_files_without_test_have_no_test(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"sst has no split 'test'; it has train, dev"):
+        load_split("sst", "test", folder)
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_a_folder_must_be_given(name: str) -> None:
+    with pytest.raises(InputError, match=f"task {name} needs --data DIR, .*{name}-dev.csv"):
+        load_task(name)
+
+
+def test_a_folder_must_be_one_and_hold_the_files(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no folder"):
+        load_task("sst", tmp_path / "absent")
+    with pytest.raises(InputError, match=r"needs ids-sst-train\.csv and ids-sst-dev\.csv there"):
+        load_task("sst", tmp_path)
+    (tmp_path / "ids-sst-dev.csv").touch()
+    with pytest.raises(InputError, match=r"needs ids-sst-train\.csv there"):
+        load_task("sst", tmp_path)
+
+
+def test_columns_are_found_by_name(folder: Path, tmp_path: Path) -> None:
+    content = "\ufeffsentiment\tsentence\n3\tone\r\n1.0\ttwo\n\n"
+    data = load_task("sst", changed(folder, tmp_path, content))
+    assert data.train.text_a == ("one", "two")
+    assert data.train.labels.tolist() == [3, 1]
+    assert data.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("1\tx\tgood", "has 3 fields, and the header 4"),
+        ("1\tx\tgood\t3\t4", "has 5 fields, and the header 4"),
+        ("1\tx\t  \t3", "sentence is empty"),
+        ("1\tx\t  \t", "sentence is empty"),
+        ('1\tx\t"good\t3', "has 3 fields, and the header 4"),
+        (b"1\tx\tgo\xffd\t3", "sentence is not UTF-8"),
+        ("1\tx\t" + "a" * 200_000 + "\t3", "has 1 fields, and the header 4"),
+    ],
+)
+def test_a_broken_row_is_told_and_left_out(
+    folder: Path, tmp_path: Path, row: str | bytes, why: str
+) -> None:
+    lines = (folder / "ids-sst-train.csv").read_bytes().splitlines()
+    lines[2] = row.encode() if isinstance(row, str) else row
+    data = load_task("sst", changed(folder, tmp_path, b"\n".join(lines)))
+    assert data.problems == (f"ids-sst-train.csv, line 3: {why}; left out",)
+    assert len(data.train) == 19
+
+
+WRONG = ("fine", "5", "-1", "2.5", "nan", "3.00000000000000000001", "1e0", "+1", "0_1", b"3\xff")
+
+
+@pytest.mark.parametrize("label", WRONG)
+def test_a_wrong_label_is_refused(folder: Path, tmp_path: Path, label: str | bytes) -> None:
+    lines = (folder / "ids-sst-train.csv").read_bytes().splitlines()
+    lines[2] = b"1\tx\tgood\t" + (label.encode() if isinstance(label, str) else label)
+    with pytest.raises(InputError) as caught:
+        load_task("sst", changed(folder, tmp_path, b"\n".join(lines)))
+    shown = repr(label) if isinstance(label, str) else "'3\\udcff'"
+    shown = "'3.000000000000000000' and more" if len(shown) > 22 else shown
+    assert str(caught.value) == (
+        f"{tmp_path / 'ids-sst-train.csv'}, line 3: sentiment is {shown}, not a class from 0 to 4; "
+        "correct it, or empty the field to leave the example out"
+    )
+
+
+def test_a_wrong_label_is_refused_though_its_text_is_empty(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "ids-sst-train.csv").read_text()
+    with pytest.raises(InputError, match="line 22: sentiment is '7'"):
+        load_task("sst", changed(folder, tmp_path, text + "1\tx\t \t7\n"))
+
+
+def test_a_wrong_label_has_the_line_that_an_editor_shows(folder: Path, tmp_path: Path) -> None:
+    """Whatever stands before it: a quoted text over several lines, which no example has, empty
+    lines, and characters at which Python ends lines and editors don't."""
+    head, *rows = (folder / "ids-sst-train.csv").read_text().splitlines()
+    before = ['1\tx\t"a text', "that goes", 'on"\t3', "", "1\tx\ta\u2028b\x0cc\x85d\t3"]
+    for end in ("\n", "\r\n"):
+        content = end.join([head, *before, "1\tx\tgood\t7", *rows, "1\tx\tgood\t8"])
+        with pytest.raises(InputError, match=r"line 7: sentiment is '7'.* \(1 more labels of"):
+            load_task("sst", changed(folder, tmp_path, content))
+
+
+def test_a_class_may_be_written_as_a_table_of_floats_has_it(folder: Path, tmp_path: Path) -> None:
+    labels = ("3", "3.0", "3.", " 3.00 ", '"3"', "03")
+    rows = [f"1\tx\tgood\t{label}" for label in labels]
+    data = load_task(
+        "sst", changed(folder, tmp_path, "\tid\tsentence\tsentiment\n" + "\n".join(rows))
+    )
+    assert data.train.labels.tolist() == [3] * len(labels)
+    assert data.problems == ()
+
+
+def test_many_broken_rows_are_counted(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "ids-sst-train.csv").read_text()
+    data = load_task("sst", changed(folder, tmp_path, text + "bad\n" * 12))
+    assert len(data.problems) == 6
+    assert data.problems[0].startswith("ids-sst-train.csv, line 22: ")
+    assert data.problems[5] == "ids-sst-train.csv: 12 rows in all can't be read and are left out"
+    assert len(data.train) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "no column sentence or sentiment"),
+        ("\tid\tsentence\tsentiment\n", "0 of its 0 rows can't be read"),
+        ("id,sentence,sentiment\n1,good,3\n", "no column sentence or sentiment"),
+        ("\tid\tsentence\tsimilarity\n1\tx\tgood\t3\n", "no column sentiment"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", "is no text file in UTF-8"),
+        ("\tid\tsentence\tsentiment\n".encode("utf-16"), "is no text file in UTF-8"),
+        (b"\xff\xfe\xfd\xfc" * 200_000, "no column sentence or sentiment"),
+        (
+            "\tid\tsentence\tsentiment\n" + "nothing here\n" * 9,
+            "9 of its 9 rows can't be read, first ids-sst-train.csv, line 2: has 1 fields",
+        ),
+        (
+            "sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
+            "0 of its 6 rows can't be read and 3 have no sentiment",
+        ),
+        (
+            "sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,
+            "3 of its 6 rows can't be read, first ids-sst-train.csv, line 5: has 1 fields",
+        ),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, content: bytes | str, says: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load_task("sst", changed(folder, tmp_path, content))
+    line = str(caught.value)
+    assert says in line
+    assert str(tmp_path / "ids-sst-train.csv") in line
+    assert "\n" not in line
+    assert len(line) < 400
+    line.encode()

@@ -1,0 +1,240 @@
+"""Token ids against transformers' BertTokenizer on real text, and files that are no tokenizer."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+
+from minbert.data.tokenizer import Encoded, Tokenizer
+from minbert.errors import InputError
+from tests.components import CS224N, need
+from tests.minbert import peers
+
+SENTENCE = ("unbelievably", "good", "tokenisation", "of", "a", "film") * 4
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "caf", "##e", "##é", "中"]
+
+
+def columns(name: str, *wanted: str) -> list[list[str]]:
+    """Columns of a tab-separated file of the shared data."""
+    path = CS224N / name
+    need(path.is_file(), f"the shared data ({path})", component="shared")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [[row[column] for row in rows] for column in wanted]
+
+
+def their_tokenizer(folder: Path) -> Any:
+    return peers.transformers().BertTokenizer.from_pretrained(folder)
+
+
+def texts_of(encoded: Encoded) -> list[list[int]]:
+    return [part.tolist() for part in np.split(encoded.input_ids, encoded.offsets[1:-1])]
+
+
+def types_of(encoded: Encoded) -> list[list[int]]:
+    return [part.tolist() for part in np.split(encoded.token_type_ids, encoded.offsets[1:-1])]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a vocab.txt alone."""
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def vocabulary_alone(minilm: Path, tmp_path_factory) -> Path:
+    """minilm's vocab.txt without its tokenizer.json."""
+    made = tmp_path_factory.mktemp("vocabulary")
+    shutil.copyfile(minilm / "vocab.txt", made / "vocab.txt")
+    return made
+
+
+@pytest.fixture(scope="module")
+def loaded(minilm: Path, vocabulary_alone: Path) -> tuple[Any, list[Tokenizer]]:
+    """transformers' tokenizer of minilm, and ours of it with and without its tokenizer.json."""
+    ours = [Tokenizer.from_folder(folder) for folder in (minilm, vocabulary_alone)]
+    return their_tokenizer(minilm), ours
+
+
+@pytest.mark.parametrize("name", ["ids-sst-train.csv", "ids-sst-dev.csv"])
+@pytest.mark.parametrize("max_length", [128, 16])
+def test_sentences_agree_with_transformers(minilm: Path, name: str, max_length: int) -> None:
+    (sentences,) = columns(name, "sentence")
+    theirs = their_tokenizer(minilm)(sentences, truncation=True, max_length=max_length)
+    encoded = Tokenizer.from_folder(minilm).encode(sentences, None, max_length)
+    assert texts_of(encoded) == theirs["input_ids"]
+    assert types_of(encoded) == theirs["token_type_ids"]
+    assert encoded.lengths.tolist() == [len(ids) for ids in theirs["input_ids"]]
+    assert len(encoded) == len(sentences)
+
+
+@pytest.mark.parametrize("max_length", [128, 20, 9, 4])
+def test_pairs_agree_with_transformers(minilm: Path, max_length: int) -> None:
+    first, second = columns("sts-train.csv", "sentence1", "sentence2")
+    theirs = their_tokenizer(minilm)(first, second, truncation=True, max_length=max_length)
+    encoded = Tokenizer.from_folder(minilm).encode(first, second, max_length)
+    assert texts_of(encoded) == theirs["input_ids"]
+    assert types_of(encoded) == theirs["token_type_ids"]
+
+
+def test_a_vocabulary_alone_gives_the_same_ids(minilm: Path, vocabulary_alone: Path) -> None:
+    (sentences,) = columns("ids-sst-dev.csv", "sentence")
+    one = Tokenizer.from_folder(minilm).encode(sentences, None, 128)
+    other = Tokenizer.from_folder(vocabulary_alone).encode(sentences, None, 128)
+    assert np.array_equal(one.input_ids, other.input_ids)
+    assert np.array_equal(one.offsets, other.offsets)
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
+@example(text="a [SEP] b[MASK]c [CLS]")
+def test_any_text_agrees_with_transformers(loaded: tuple[Any, list[Tokenizer]], text: str) -> None:
+    theirs, ours = loaded
+    ids = theirs(text, truncation=True, max_length=24)["input_ids"]
+    for tokenizer in ours:
+        assert texts_of(tokenizer.encode([text], None, 24)) == [ids]
+
+
+def test_padding_and_truncation_of_the_file_are_off(minilm: Path) -> None:
+    written = json.loads((minilm / "tokenizer.json").read_text(encoding="utf-8"))
+    assert written["truncation"]["max_length"] == written["padding"]["strategy"]["Fixed"] == 128
+    encoded = Tokenizer.from_folder(minilm).encode(["good", "good " * 300], None, 200)
+    assert encoded.lengths.tolist() == [3, 200]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_what_is_too_long_is_cut_as_the_library_cuts_it_and_counted(
+    minilm: Path, pairs: bool
+) -> None:
+    texts = [" ".join(SENTENCE[:size]) for size in range(9)]
+    first, second = zip(*((a, b) for a in texts for b in texts), strict=True)
+    given_texts = list(zip(first, second, strict=True)) if pairs else list(first)
+    tokenizer = Tokenizer.from_folder(minilm)
+    library = Library.from_file(str(minilm / "tokenizer.json"))
+    library.no_padding()
+    library.no_truncation()
+    whole = [len(found) for found in library.encode_batch(given_texts)]
+    for max_length in range(4, 20):
+        library.enable_truncation(max_length, strategy="longest_first")
+        expected = library.encode_batch(given_texts)
+        found = tokenizer.encode(first, second if pairs else None, max_length)
+        assert texts_of(found) == [of.ids for of in expected]
+        assert types_of(found) == [of.type_ids for of in expected]
+        assert found.cut is not None
+        assert found.cut.tolist() == [max(0, length - max_length) for length in whole]
+
+
+def test_the_settings_beside_a_vocabulary_are_heeded(folder: Path) -> None:
+    def ids(**settings: object) -> list[int]:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        return texts_of(Tokenizer.from_folder(folder).encode(["Good café中"], None, 16))[0][1:-1]
+
+    assert ids() == [5, 7, 8, 10]
+    assert ids(do_lower_case=False) == [6, 7, 9, 10]
+    assert ids(strip_accents=False) == [5, 7, 9, 10]
+    assert ids(do_lower_case=False, strip_accents=True) == [6, 7, 8, 10]
+    assert ids(tokenize_chinese_chars=False) == [5, 1]
+
+
+@pytest.mark.parametrize("cased", [True, False])
+def test_settings_overrule_a_tokenizer_file_as_in_transformers(
+    minilm: Path, tmp_path: Path, cased: bool
+) -> None:
+    written = json.loads((minilm / "tokenizer.json").read_text(encoding="utf-8"))
+    written["normalizer"]["lowercase"] = cased
+    (tmp_path / "tokenizer.json").write_text(json.dumps(written))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
+    texts = ["Good Café 中中"]
+    expected = their_tokenizer(tmp_path)(texts)["input_ids"]
+    assert (100 in expected[0]) == cased  # [UNK]: the vocabulary has no capitals
+    assert texts_of(Tokenizer.from_folder(tmp_path).encode(texts, None, 16)) == expected
+
+
+def test_windows_line_ends_in_a_vocabulary_are_no_part_of_words(folder: Path) -> None:
+    (folder / "vocab.txt").write_bytes("\r\n".join(WORDS).encode())
+    assert texts_of(Tokenizer.from_folder(folder).encode(["good"], None, 8)) == [[2, 5, 3]]
+
+
+def test_no_texts_and_empty_texts(folder: Path) -> None:
+    tokenizer = Tokenizer.from_folder(folder)
+    none = tokenizer.encode([], None, 8)
+    assert len(none) == 0
+    assert none.lengths.tolist() == []
+    assert none.input_ids.dtype == np.int32
+    assert texts_of(tokenizer.encode([""], None, 8)) == [[2, 3]]
+    assert texts_of(tokenizer.encode([""], [""], 8)) == [[2, 3, 3]]
+
+
+def test_more_texts_than_are_encoded_at_once_keep_their_order(folder: Path) -> None:
+    texts = ["good " * (number % 7) for number in range(2500)]
+    encoded = Tokenizer.from_folder(folder).encode(texts, None, 16)
+    assert (encoded.lengths == [2 + number % 7 for number in range(2500)]).all()
+    assert encoded.offsets[-1] == len(encoded.input_ids) == len(encoded.token_type_ids)
+
+
+def test_a_length_without_room_and_unequal_columns_are_refused(folder: Path) -> None:
+    tokenizer = Tokenizer.from_folder(folder)
+    with pytest.raises(ValueError, match="leaves no room"):
+        tokenizer.encode(["good"], None, 2)
+    with pytest.raises(ValueError, match="leaves no room"):
+        tokenizer.encode(["good"], ["good"], 3)
+    with pytest.raises(ValueError, match="shorter"):
+        tokenizer.encode(["good", "good"], ["good"], 8)
+
+
+def refused(folder: Path) -> str:
+    """The line that a folder's tokenizer is refused with."""
+    with pytest.raises(InputError) as caught:
+        Tokenizer.from_folder(folder)
+    line = str(caught.value)
+    assert line.isprintable()
+    assert str(folder) in line
+    return line
+
+
+def test_a_missing_vocabulary_is_one_line(tmp_path: Path) -> None:
+    assert "has no tokenizer.json or vocab.txt" in refused(tmp_path)
+    assert "no such folder" in refused(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'{"model": 3}', b'{"a":\n1}'])
+def test_a_broken_tokenizer_file_is_one_line(folder: Path, content: bytes) -> None:
+    (folder / "tokenizer.json").write_bytes(content)
+    assert "tokenizer.json: is no tokenizer" in refused(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"<s>\n</s>\n<unk>\n"])
+def test_a_file_that_is_no_vocabulary_is_one_line(folder: Path, content: bytes) -> None:
+    (folder / "vocab.txt").write_bytes(content)
+    assert "vocab.txt" in refused(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"do_lower_case": "no"}', '{"strip_accents": 1}'])
+def test_broken_settings_are_one_line(folder: Path, content: str) -> None:
+    (folder / "tokenizer_config.json").write_text(content)
+    assert "tokenizer_config.json" in refused(folder)
+
+
+def test_another_kind_of_tokenizer_is_refused(folder: Path) -> None:
+    from tokenizers.models import WordLevel
+
+    ids = {word: number for number, word in enumerate(WORDS)}
+    Library(WordLevel(ids, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))  # noqa: S106
+    assert "is not WordPiece" in refused(folder)
+
+
+def test_a_vocabulary_larger_than_its_encoder_is_refused(folder: Path) -> None:
+    config = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+              "intermediate_size": 4, "vocab_size": len(WORDS)}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    Tokenizer.from_folder(folder)
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": len(WORDS) - 1}))
+    assert "token id 10" in refused(folder)

@@ -1,0 +1,436 @@
+"""Checkpoints: what is read, what is refused and how, and what transformers reads back."""
+
+import json
+import pickle
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minbert.errors import InputError
+from minbert.files import model_digest, vocabulary_digest, weights_file
+from minbert.model.checkpoint import (
+    load_classifier,
+    load_encoder,
+    save_checkpoint,
+    state_dict_for_export,
+)
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
+from minbert.model.encoder import BertEncoder
+from tests.minbert import peers
+
+CONFIG = BertConfig(
+    hidden_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=20,
+    vocab_size=30,
+    max_position_embeddings=8,
+    initializer_range=0.5,
+)
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
+
+
+def model(pooling: str = "pooler", seed: int = 0) -> BertClassifier:
+    made = BertClassifier(CONFIG, 3, pooling=pooling, dropout=0.2)
+    initialise(made, seed)
+    return made.eval()
+
+
+def tensors(prefix: str = "bert.") -> dict[str, Tensor]:
+    """A checkpoint's tensors: an encoder's with its pooler, under a prefix, and no head."""
+    named = state_dict_for_export(model()).items()
+    return {
+        prefix + name.removeprefix("bert."): tensor
+        for name, tensor in named
+        if name.startswith("bert.")
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a checkpoint that lacks its weights."""
+    made = tmp_path / "checkpoint"
+    made.mkdir()
+    (made / "config.json").write_text(json.dumps(asdict(CONFIG)))
+    (made / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    return made
+
+
+def write(folder: Path, named: dict[str, Tensor], kind: str = "safetensors") -> None:
+    if kind == "safetensors":
+        save_file({name: t.contiguous() for name, t in named.items()}, folder / "model.safetensors")
+        return
+    new = kind == "bin"
+    torch.save(named, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
+
+
+def assert_loads(folder: Path, *, pooler: bool = True, close: float = 0.0) -> None:
+    """The folder gives an encoder the weights of `model()`."""
+    encoder = BertEncoder(CONFIG, pooler=pooler)
+    assert load_encoder(encoder, folder) is False
+    expected = model().bert.state_dict()
+    assert encoder.state_dict().keys() == {
+        name for name in expected if pooler or not name.startswith("pooler.")
+    }
+    for name, tensor in encoder.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert (tensor - expected[name]).abs().max() <= close, name
+
+
+def refused(folder: Path) -> str:
+    """The line that loading is refused with."""
+    with pytest.raises(InputError) as caught:
+        load_encoder(BertEncoder(CONFIG), folder)
+    line = str(caught.value)
+    assert line.isprintable()
+    assert str(folder) in line
+    return line.removeprefix(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
+@pytest.mark.parametrize("prefix", ["", "bert.", "module.bert."])
+def test_either_format_with_any_prefix_is_read(folder: Path, prefix: str, kind: str) -> None:
+    write(folder, tensors(prefix), kind)
+    assert_loads(folder)
+    assert_loads(folder, pooler=False)
+
+
+def test_safetensors_come_first(folder: Path) -> None:
+    write(folder, tensors())
+    (folder / "pytorch_model.bin").write_bytes(b"not looked at")
+    assert_loads(folder)
+
+
+def test_old_names_of_layer_norm_are_read(folder: Path) -> None:
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in tensors().items()
+    }
+    assert len(old.keys() - tensors().keys()) == 2 * (1 + 2 * CONFIG.num_hidden_layers)
+    write(folder, old, "bin")
+    assert_loads(folder)
+    write(folder, {**old, "bert.embeddings.LayerNorm.weight": torch.ones(12)})
+    assert "under an old name and a new one" in refused(folder)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_heads_and_position_ids_are_passed_over(folder: Path, prefix: str) -> None:
+    others = {
+        "cls.predictions.bias": torch.zeros(30),
+        "cls.seq_relationship.weight": torch.zeros(2, 12),
+        "classifier.weight": torch.zeros(3, 12),
+        f"{prefix}embeddings.position_ids": torch.arange(8)[None],
+    }
+    write(folder, {**others, **tensors(prefix)})
+    assert_loads(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_other_precisions_are_read_as_fp32(folder: Path, kind: str, dtype: torch.dtype) -> None:
+    write(folder, {name: tensor.to(dtype) for name, tensor in tensors().items()}, kind)
+    assert_loads(folder, close=0.02)
+    encoder = BertEncoder(CONFIG)
+    load_encoder(encoder, folder)
+    exact = tensors()["bert.pooler.dense.weight"].to(dtype).float()
+    assert torch.equal(encoder.pooler.dense.weight, exact)
+
+
+def test_a_pooler_that_is_missing_is_said_and_drawn(folder: Path) -> None:
+    write(folder, {name: t for name, t in tensors().items() if "pooler" not in name})
+    loaded = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.0)
+    assert load_encoder(loaded.bert, folder) is True
+    assert loaded.bert.pooler.dense.weight.is_meta
+    before = loaded.bert.embeddings.word_embeddings.weight.clone()
+    initialise(loaded, 4)
+    assert 0.3 < loaded.bert.pooler.dense.weight.std() < 0.7
+    assert (loaded.bert.pooler.dense.bias == 0).all()
+    assert torch.equal(loaded.bert.embeddings.word_embeddings.weight, before)
+
+    first = model(seed=9)
+    drawn = first.bert.pooler.dense.weight.clone()
+    assert load_encoder(first.bert, folder) is True
+    assert torch.equal(first.bert.pooler.dense.weight, drawn)
+    assert torch.equal(first.bert.embeddings.word_embeddings.weight, before)
+    assert load_encoder(BertEncoder(CONFIG, pooler=False), folder) is False
+
+
+def test_half_a_pooler_is_refused(folder: Path) -> None:
+    named = tensors()
+    del named["bert.pooler.dense.bias"]
+    write(folder, named)
+    assert "missing: pooler.dense.bias" in refused(folder)
+
+
+def test_what_does_not_fit_is_named_in_one_line(folder: Path) -> None:
+    named = tensors()
+    del named["bert.encoder.layer.1.attention.self.key.bias"]
+    named["bert.encoder.layer.0.extra\nline"] = torch.zeros(1)
+    named["bert.encoder.layer.0.intermediate.dense.weight"] = torch.zeros(12, 20)
+    named["bert.encoder.layer.0.attention.self.value.weight"] = torch.zeros(3, 12)
+    named["bert.encoder.layer.0.output.dense.bias"] = torch.zeros(12, dtype=torch.int32)
+    write(folder, named)
+    line = refused(folder)
+    assert "missing: encoder.layer.1.attention.self.key.bias;" in line
+    assert r"unexpected: 'encoder.layer.0.extra\nline';" in line
+    assert "encoder.layer.0.intermediate.dense.weight [12, 20] instead of [20, 12]" in line
+    assert "encoder.layer.0.attention.self.value.weight [3, 12] instead of [12, 12]" in line
+    assert "not of floating-point numbers: encoder.layer.0.output.dense.bias" in line
+
+
+def test_a_long_list_is_cut(folder: Path) -> None:
+    write(folder, {"bert.embeddings.word_embeddings.weight": torch.zeros(30, 12)})
+    line = refused(folder)
+    assert len(line) < 500
+    count = len(tensors()) - 2 - 1  # a pooler may be missing, and the words are there
+    assert f" and {count - 4} more" in line
+
+
+def test_weights_of_another_encoder_are_refused(folder: Path) -> None:
+    write(folder, {"roberta.encoder.layer.0.output.dense.bias": torch.zeros(12)})
+    line = refused(folder)
+    assert "missing: embeddings.word_embeddings.weight" in line
+    assert "unexpected: roberta.encoder.layer.0.output.dense.bias" in line
+
+
+def test_two_encoders_in_one_file_are_refused(folder: Path) -> None:
+    write(folder, {**tensors("query."), **tensors("document.")})
+    assert "holds 2 encoders" in refused(folder)
+
+
+def test_what_does_not_fit_changes_nothing(folder: Path) -> None:
+    named = tensors()
+    del named["bert.encoder.layer.1.output.dense.bias"]
+    write(folder, named)
+    other = model(seed=1)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(InputError):
+        load_encoder(other.bert, folder)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
+def test_loading_leaves_the_file_as_it_was(folder: Path) -> None:
+    write(folder, tensors())
+    before = (folder / "model.safetensors").read_bytes()
+    encoder = BertEncoder(CONFIG)
+    load_encoder(encoder, folder)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(1.0)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert_loads(folder)
+
+
+class RunsCode:
+    """Its pickle, once loaded, makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_pickle_that_would_run_code_is_refused_unrun(folder: Path, new: bool) -> None:
+    sign = folder / "executed"
+    hostile = {**tensors(), "bert.extra": RunsCode(sign)}
+    torch.save(hostile, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
+    assert "pytorch_model.bin" in refused(folder)
+    assert not sign.exists()
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump(RunsCode(sign), file)
+    refused(folder)
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(3)])
+def test_a_pickle_of_something_else_is_refused(folder: Path, content: object) -> None:
+    torch.save(content, folder / "pytorch_model.bin")
+    assert "holds no table of named tensors" in refused(folder)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
+def test_a_file_that_was_cut_short_is_refused(folder: Path, kind: str, share: float) -> None:
+    write(folder, tensors(), kind)
+    path = weights_file(folder)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert f"{path.name}: is broken, cut short" in refused(folder)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_damaged_file_loads_or_is_refused_in_one_line(folder: Path, kind: str, data) -> None:
+    write(folder, tensors(), kind)
+    path = weights_file(folder)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, min(len(content), 6000) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    said = "fine"
+    try:
+        load_encoder(BertEncoder(CONFIG), folder)
+    except InputError as error:
+        said = str(error)
+    assert said.isprintable()
+
+
+def test_what_is_not_there_is_one_line(folder: Path) -> None:
+    assert "has no model.safetensors or pytorch_model.bin" in refused(folder)
+    assert "no such folder" in refused(folder / "nowhere")
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_a_saved_checkpoint_is_read_again(tmp_path: Path, folder: Path, pooling: str) -> None:
+    saved = tmp_path / "new" / "saved"
+    save_checkpoint(model(pooling), saved, folder)
+    assert_loads(saved, pooler=pooling == "pooler")
+    assert (saved / "vocab.txt").read_text() == (folder / "vocab.txt").read_text()
+    assert load_encoder(BertEncoder(CONFIG), saved) is (pooling == "mean")
+    written = BertConfig.from_folder(saved)
+    assert written == CONFIG
+    save_checkpoint(model(pooling, seed=1), saved, saved)
+    assert vocabulary_digest(saved) == vocabulary_digest(folder)
+
+
+def test_the_head_is_saved_beside_the_encoder(tmp_path: Path, folder: Path) -> None:
+    made = model("mean")
+    save_checkpoint(made, tmp_path / "saved", folder)
+    written = load_file(tmp_path / "saved" / "model.safetensors")
+    assert torch.equal(written["classifier.weight"], made.classifier.weight)
+    assert torch.equal(written["classifier.bias"], made.classifier.bias)
+    assert not any("qkv" in name for name in written)
+
+
+def test_transformers_reads_a_saved_checkpoint(tmp_path: Path, folder: Path) -> None:
+    library = peers.transformers()
+    made = model()
+    save_checkpoint(made, tmp_path / "saved", folder)
+    theirs, info = library.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "saved", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert type(theirs) is library.BertForSequenceClassification
+    assert theirs.config.architectures == ["BertForSequenceClassification"]
+    assert theirs.dropout.p == 0.2
+    ids, mask, types = peers.padded_batch(CONFIG, length=8)
+    found = theirs.eval()(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+    torch.testing.assert_close(found, made(ids, mask, types), rtol=0, atol=1e-5)
+    tokenizer = library.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert tokenizer("Good film")["input_ids"] == [2, 5, 7, 3]
+
+
+def test_transformers_reads_a_saved_encoder_that_has_no_pooler(
+    tmp_path: Path, folder: Path
+) -> None:
+    library = peers.transformers()
+    made = model("mean")
+    save_checkpoint(made, tmp_path / "saved", folder)
+    theirs = library.BertModel.from_pretrained(tmp_path / "saved", add_pooling_layer=False).eval()
+    ids, mask, types = peers.padded_batch(CONFIG, length=8)
+    hidden = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+    ours = made.bert(ids, mask, types)
+    torch.testing.assert_close(hidden[mask.bool()], ours[mask.bool()], rtol=0, atol=1e-5)
+
+
+def test_a_model_with_something_in_its_layers_is_not_exported() -> None:
+    made = model()
+    made.bert.encoder.layer[0].attention.self.qkv.register_parameter(
+        "lora_A", nn.Parameter(torch.zeros(2, 12))
+    )
+    with pytest.raises(ValueError, match="merge the adapters first"):
+        state_dict_for_export(made)
+
+
+@pytest.mark.parametrize("head", ["nonlinear", "conv"])
+def test_a_head_that_is_not_one_linear_layer_is_not_exported(head: str) -> None:
+    made = BertClassifier(CONFIG, 3, pooling="mean", dropout=0.0, head=head)
+    initialise(made, 0)
+    with pytest.raises(ValueError, match="no place for a head"):
+        state_dict_for_export(made)
+
+
+def test_minilm_exports_what_it_was_loaded_from(minilm: Path) -> None:
+    config = BertConfig.from_folder(minilm)
+    loaded = BertClassifier(config, 2, pooling="pooler", dropout=0.1)
+    assert load_encoder(loaded.bert, minilm) is False
+    initialise(loaded, 0)
+    original = load_file(minilm / "model.safetensors")
+    exported = state_dict_for_export(loaded)
+    assert original.keys() - {"embeddings.position_ids"} == {
+        name.removeprefix("bert.") for name in exported if not name.startswith("classifier.")
+    }
+    for name, tensor in original.items():
+        if name != "embeddings.position_ids":
+            assert torch.equal(exported[f"bert.{name}"], tensor), name
+
+
+def test_digests_follow_the_files_and_not_the_folder(tmp_path: Path, folder: Path) -> None:
+    write(folder, tensors())
+    whole, words = model_digest(folder), vocabulary_digest(folder)
+    assert len(whole) == len(words) == 64
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "README.md").write_text("says nothing about the model")
+    assert (model_digest(copy), vocabulary_digest(copy)) == (whole, words)
+
+    write(copy, {**tensors(), "bert.pooler.dense.bias": torch.ones(12)})
+    assert model_digest(copy) != whole
+    assert vocabulary_digest(copy) == words
+    write(copy, tensors())
+    (copy / "config.json").write_text(json.dumps(asdict(replace(CONFIG, layer_norm_eps=1e-6))))
+    assert model_digest(copy) != whole
+    assert vocabulary_digest(copy) == words
+    (copy / "config.json").write_text((folder / "config.json").read_text())
+    assert model_digest(copy) == whole
+    (copy / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert model_digest(copy) != whole
+    assert vocabulary_digest(copy) != words
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "model.safetensors"])
+def test_a_checkpoint_that_lacks_a_file_has_no_digest(folder: Path, name: str) -> None:
+    write(folder, tensors())
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"has no .*{name}"):
+        model_digest(folder)
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_a_model_is_read_back_with_its_head(folder: Path, pooling: str) -> None:
+    saved = model(pooling)
+    save_checkpoint(saved, folder, folder)
+    read = BertClassifier(CONFIG, 3, pooling=pooling, dropout=0.2)
+    load_classifier(read, folder)
+    state = read.state_dict()
+    assert state.keys() == saved.state_dict().keys()
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_a_model_without_its_head_or_pooler_is_not_read_back(folder: Path) -> None:
+    save_checkpoint(model("mean"), folder, folder)
+    read = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.2)
+    with pytest.raises(InputError, match="has no pooler, and the model has one"):
+        load_classifier(read, folder)
+    other = BertClassifier(CONFIG, 4, pooling="mean", dropout=0.2)
+    with pytest.raises(InputError, match=r"is not the head that .*of another shape: classifier"):
+        load_classifier(other, folder)
+    save_file(tensors(), folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"is not the head that .*missing: classifier"):
+        load_classifier(BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.2), folder)

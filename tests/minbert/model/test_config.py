@@ -1,0 +1,212 @@
+"""What a config.json says, what it may not say, and how many parameters follow from it."""
+
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minbert.errors import InputError
+from minbert.model.classifier import BertClassifier
+from minbert.model.config import GEOMETRIES, BertConfig, count_parameters
+from minbert.model.encoder import BertEncoder
+from tests.minbert import peers
+
+VALUES = {"model_type": "bert", **asdict(GEOMETRIES["bert-tiny"])}
+
+
+def refused(values: dict[str, Any]) -> str:
+    """The line that a configuration is refused with."""
+    with pytest.raises(InputError) as caught:
+        BertConfig.from_values(values, "somewhere/config.json")
+    line = str(caught.value)
+    assert line.startswith("somewhere/config.json: ")
+    assert "\n" not in line
+    return line
+
+
+def test_minilm_is_the_geometry_of_its_name(minilm: Path) -> None:
+    assert BertConfig.from_folder(minilm) == GEOMETRIES["minilm"]
+
+
+def test_every_value_is_read() -> None:
+    config = BertConfig(
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        intermediate_size=40,
+        vocab_size=99,
+        max_position_embeddings=33,
+        type_vocab_size=4,
+        hidden_act="relu",
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.25,
+        initializer_range=0.1,
+        pad_token_id=7,
+    )
+    plain = BertConfig(
+        hidden_size=1, num_hidden_layers=1, num_attention_heads=1, intermediate_size=1
+    )
+    assert all(value != asdict(plain)[key] for key, value in asdict(config).items())
+    assert BertConfig.from_values(asdict(config), "") == config
+
+
+def test_what_transformers_writes_is_read(tmp_path: Path) -> None:
+    config = replace(GEOMETRIES["bert-tiny"], hidden_act="gelu_new", layer_norm_eps=1e-6)
+    peers.transformers().BertConfig(**asdict(config)).save_pretrained(tmp_path)
+    assert BertConfig.from_folder(tmp_path) == config
+
+
+def test_old_files_leave_out_what_has_a_default() -> None:
+    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    values = {key: VALUES[key] for key in (*needed, "vocab_size")}
+    assert BertConfig.from_values(values, "") == GEOMETRIES["bert-tiny"]
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "distilbert", "electra", None, 3])
+def test_another_architecture_is_named(model_type: object) -> None:
+    line = refused({**VALUES, "model_type": model_type})
+    assert repr(model_type) in line
+    assert "bert" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", "silu"),
+        ("hidden_act", ["gelu"]),
+        ("hidden_act", None),
+        ("position_embedding_type", "relative_key"),
+        ("is_decoder", True),
+        ("add_cross_attention", True),
+        ("quantization_config", {"bits": 4}),
+        ("hidden_size", 0),
+        ("hidden_size", -128),
+        ("hidden_size", 128.0),
+        ("hidden_size", "128"),
+        ("hidden_size", True),
+        ("hidden_size", None),
+        ("num_hidden_layers", 1025),
+        ("vocab_size", 10**12),
+        ("num_attention_heads", 3),
+        ("layer_norm_eps", 0),
+        ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", "1e-12"),
+        ("initializer_range", float("inf")),
+        ("hidden_dropout_prob", 1.0),
+        ("attention_probs_dropout_prob", -0.1),
+        ("pad_token_id", 30522),
+        ("pad_token_id", -1),
+        ("pad_token_id", "[PAD]\n"),
+    ],
+)
+def test_a_value_that_can_not_be_is_named(key: str, value: object) -> None:
+    assert key in refused({**VALUES, key: value})
+
+
+def test_missing_sizes_are_named() -> None:
+    values = {key: value for key, value in VALUES.items() if not key.startswith("num_")}
+    line = refused(values)
+    assert "num_hidden_layers, num_attention_heads" in line
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"bert"',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"hidden_size": ' + b"9" * 10_000 + b"}",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    ],
+    ids=["empty", "cut", "list", "text", "no UTF-8", "deep", "huge number", "LFS pointer"],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        BertConfig.from_folder(tmp_path)
+    assert str(tmp_path / "config.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_or_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json"):
+        BertConfig.from_folder(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        BertConfig.from_folder(tmp_path / "nowhere")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None)
+@given(changes=st.dictionaries(st.sampled_from(sorted(VALUES)), JSON, max_size=4))
+def test_any_values_give_a_configuration_or_one_line(changes: dict[str, Any]) -> None:
+    said, found = "", {}
+    try:
+        found = asdict(BertConfig.from_values({**VALUES, **changes}, "config.json"))
+    except InputError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert bool(said) != bool(found)
+    for key in found.keys() & changes.keys() - {"pad_token_id"}:  # which null leaves at 0
+        assert found[key] == changes[key]
+
+
+@pytest.mark.parametrize("pooler", [True, False])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_parameters_are_those_of_the_built_model(name: str, pooler: bool) -> None:
+    config = GEOMETRIES[name]
+    pooling = "pooler" if pooler else "mean"
+    model = BertClassifier(config, 5, pooling=pooling, dropout=0.1)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(config, pooler, 5) == count
+    assert count_parameters(config, pooler, 0) == count - 5 * (config.hidden_size + 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.tuples(*[st.integers(1, 9)] * 6),
+    heads=st.integers(1, 3),
+    pooler=st.booleans(),
+)
+def test_parameters_follow_from_any_sizes(sizes: tuple[int, ...], heads: int, pooler: bool) -> None:
+    head_size, layers, wide, words, positions, types = sizes
+    config = BertConfig(
+        hidden_size=head_size * heads,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=wide,
+        vocab_size=words,
+        max_position_embeddings=positions,
+        type_vocab_size=types,
+    )
+    count = sum(p.numel() for p in BertEncoder(config, pooler=pooler).parameters())
+    assert count_parameters(config, pooler, 0) == count
+
+
+def test_known_sizes_have_their_known_counts() -> None:
+    assert count_parameters(GEOMETRIES["minilm"], True, 0) == 22_713_216
+    assert count_parameters(GEOMETRIES["bert-base"], True, 0) == 109_482_240
+    assert count_parameters(GEOMETRIES["bert-large"], True, 0) == 335_141_888
+
+
+def test_geometries_have_the_vocabulary_of_minilm() -> None:
+    assert {config.vocab_size for config in GEOMETRIES.values()} == {30522}
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys, minbert.model.config, minbert.files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

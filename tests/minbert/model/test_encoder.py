@@ -1,0 +1,225 @@
+"""The encoder against transformers' BertModel, and drawn weights."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from adapters.names import FUSED, adapted_layers
+from minbert.model.checkpoint import load_encoder, state_dict_for_export
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import ACTIVATIONS, GEOMETRIES, BertConfig
+from minbert.model.encoder import BertEncoder
+from tests.minbert import peers
+
+SMALL = BertConfig(
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=40,
+    vocab_size=50,
+    max_position_embeddings=16,
+    initializer_range=0.1,
+)
+
+
+def small_model(config: BertConfig = SMALL, pooling: str = "pooler") -> BertClassifier:
+    model = BertClassifier(config, 5, pooling=pooling, dropout=0.1)
+    initialise(model, 0)
+    return model.eval()
+
+
+@torch.inference_mode()
+def assert_same(ours: BertEncoder, theirs, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Hidden states of every layer agree at real tokens, and so does the pooler, if any."""
+    ids, mask, types = batch
+    expected = theirs(
+        input_ids=ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True
+    )
+    found: list[Tensor] = []
+    for part in (ours.embeddings, *ours.encoder.layer):
+        part.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    hidden = ours(ids, mask, types)
+    real = mask.bool()
+    assert len(found) == len(expected.hidden_states) == ours.config.num_hidden_layers + 1
+    for layer, (one, other) in enumerate(zip(found, expected.hidden_states, strict=True)):
+        assert (one - other)[real].abs().max() < 1e-5, f"after layer {layer}"
+    assert torch.equal(hidden, found[-1])
+    assert (ours.pooler is None) == (expected.pooler_output is None)
+    if ours.pooler is not None:
+        assert (ours.pooler(hidden) - expected.pooler_output).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("pooler", [True, False])
+def test_minilm_agrees_with_transformers(minilm: Path, pooler: bool, implementation: str) -> None:
+    theirs = peers.transformers().BertModel.from_pretrained(
+        minilm, add_pooling_layer=pooler, attn_implementation=implementation
+    )
+    config = BertConfig.from_folder(minilm)
+    ours = BertEncoder(config, pooler=pooler)
+    assert load_encoder(ours, minilm) is False
+    assert_same(ours.eval(), theirs.eval(), peers.padded_batch(config, sentences=6, length=40))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    head_size=st.integers(1, 24),
+    heads=st.integers(1, 5),
+    layers=st.integers(1, 4),
+    intermediate=st.integers(1, 70),
+    types=st.integers(1, 4),
+    activation=st.sampled_from(ACTIVATIONS),
+    eps=st.sampled_from([1e-12, 1e-6, 1e-3]),
+    pooler=st.booleans(),
+    implementation=st.sampled_from(["eager", "sdpa"]),
+    seed=st.integers(0, 1000),
+)
+def test_any_configuration_agrees_with_transformers(
+    tmp_path_factory, head_size, heads, layers, intermediate, types, activation, eps, pooler,
+    implementation, seed,
+) -> None:  # fmt: skip
+    config = replace(
+        SMALL,
+        hidden_size=head_size * heads,
+        num_attention_heads=heads,
+        num_hidden_layers=layers,
+        intermediate_size=intermediate,
+        type_vocab_size=types,
+        hidden_act=activation,
+        layer_norm_eps=eps,
+    )
+    theirs = peers.bert_model(config, pooler=pooler, attention=implementation)
+    folder = peers.save(theirs, tmp_path_factory.mktemp("drawn"))
+    ours = BertEncoder(BertConfig.from_folder(folder), pooler=pooler)
+    assert load_encoder(ours, folder) is False
+    assert_same(ours.eval(), theirs, peers.padded_batch(config, seed=seed))
+
+
+def test_the_classifier_agrees_with_transformers() -> None:
+    library = peers.transformers()
+    model = small_model()
+    theirs = library.BertForSequenceClassification(
+        library.BertConfig(**vars(SMALL), num_labels=5)
+    ).eval()
+    theirs.load_state_dict(state_dict_for_export(model))
+    ids, mask, types = peers.padded_batch(SMALL)
+    expected = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+    torch.testing.assert_close(model(ids, mask, types), expected, rtol=0, atol=1e-5)
+
+
+def test_mean_pooling_is_over_real_tokens() -> None:
+    model = small_model(pooling="mean")
+    assert model.bert.pooler is None
+    ids, mask, types = peers.padded_batch(SMALL)
+    hidden = model.bert(ids, mask, types)
+    means = [states[real.bool()].mean(0) for states, real in zip(hidden, mask, strict=True)]
+    torch.testing.assert_close(model(ids, mask, types), model.classifier(torch.stack(means)))
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_padding_changes_nothing(pooling: str) -> None:
+    model = small_model(pooling=pooling)
+    ids, _, types = peers.padded_batch(SMALL, length=9)
+    alone = model(ids, None, types)
+    torch.testing.assert_close(model(ids, torch.ones_like(ids), types), alone)
+    wide = F.pad(ids, (0, 5), value=13), F.pad(torch.ones_like(ids), (0, 5)), F.pad(types, (0, 5))
+    torch.testing.assert_close(model(*wide), alone)
+    torch.testing.assert_close(model(*(ids, None, None)), model(ids, None, torch.zeros_like(ids)))
+
+
+def test_dropout_is_for_training_alone() -> None:
+    model = small_model(replace(SMALL, attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0))
+    ids, mask, types = peers.padded_batch(SMALL)
+    assert torch.equal(model.bert(ids, mask, types), model.bert(ids, mask, types))
+    model.train()
+    assert not torch.equal(model.bert(ids, mask, types), model.bert(ids, mask, types))
+
+
+def test_every_dropout_has_the_probability_it_was_given() -> None:
+    config = replace(SMALL, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    model = BertClassifier(config, 5, pooling="pooler", dropout=0.4)
+    assert model.dropout == 0.4
+    assert model.bert.embeddings.dropout == 0.3
+    for layer in model.bert.encoder.layer:
+        assert layer.attention.self.dropout == 0.2
+        assert layer.attention.output.dropout == layer.output.dropout == 0.3
+
+
+def test_adapters_find_the_layers_they_are_for() -> None:
+    names = dict(small_model().named_modules()).keys()
+    fused = {part for parts in FUSED.values() for part in parts}
+    wanted = [*FUSED, *(name for name in adapted_layers("all-lin") if name not in fused)]
+    for layer in range(SMALL.num_hidden_layers):
+        assert names >= {f"bert.encoder.layer.{layer}.{name}" for name in wanted}
+
+
+@pytest.mark.parametrize("fused", FUSED)
+def test_fused_rows_are_in_the_order_that_adapters_know(fused: str) -> None:
+    model = small_model()
+    whole = model.get_submodule(f"bert.encoder.layer.1.{fused}")
+    tensors = state_dict_for_export(model)
+    for own in ("weight", "bias"):
+        parts = [tensors[f"bert.encoder.layer.1.{part}.{own}"] for part in FUSED[fused]]
+        assert torch.equal(torch.cat(parts), getattr(whole, own))
+
+
+def test_a_new_model_has_no_values_until_they_are_drawn() -> None:
+    model = BertClassifier(GEOMETRIES["bert-large"], 2, pooling="pooler", dropout=0.1)
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_building_a_model_imports_no_compiler() -> None:
+    """Drawing normal values on the meta device would import it: 2 s and 60 MiB at each start."""
+    code = """if True:
+        import sys
+        from minbert.model.config import GEOMETRIES
+        from minbert.model.classifier import BertClassifier, initialise
+        initialise(BertClassifier(GEOMETRIES["bert-tiny"], 2, pooling="pooler", dropout=0.1), 0)
+        sys.exit("torch._dynamo" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_drawn_weights_are_those_of_bert() -> None:
+    state = torch.get_rng_state()
+    config = replace(SMALL, hidden_size=96, vocab_size=500, initializer_range=0.02)
+    model = small_model(config)
+    assert torch.equal(torch.get_rng_state(), state), "drew from the global generator"
+    for name, tensor in model.state_dict().items():
+        if name.endswith("bias"):
+            assert (tensor == 0).all(), name
+        elif "LayerNorm" in name:
+            assert (tensor == 1).all(), name
+        else:
+            assert tensor.mean().abs() < 0.005, name
+            assert 0.015 < tensor.std() < 0.025, name
+
+
+def test_a_seed_gives_the_same_weights_again() -> None:
+    one, same = small_model(), small_model()
+    other = BertClassifier(SMALL, 5, pooling="pooler", dropout=0.1)
+    initialise(other, 1)
+    for left, right in zip(one.parameters(), same.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+
+
+def test_what_has_values_is_not_drawn_again() -> None:
+    model = small_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    initialise(model, 1)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_an_unknown_pooling_is_refused() -> None:
+    with pytest.raises(ValueError, match="no pooling is called 'max'"):
+        BertClassifier(SMALL, 5, pooling="max", dropout=0.1)

@@ -1,0 +1,80 @@
+"""Heads: against their definitions, and blind to padding."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from minbert.model.heads import HEADS, ConvHead, NonlinearHead, find_head
+
+WIDTH, OUTPUTS = 12, 5
+
+
+def drawn(name: str, dropout: float = 0.0) -> nn.Module:
+    """A head with weights, in evaluation."""
+    head = find_head(name, WIDTH, OUTPUTS, dropout).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+    return head.eval()
+
+
+def hidden(texts: int = 3, tokens: int = 7) -> torch.Tensor:
+    return torch.randn(texts, tokens, WIDTH, generator=torch.Generator().manual_seed(2))
+
+
+def test_linear_is_one_layer() -> None:
+    head, x = drawn("linear"), hidden()[:, 0]
+    torch.testing.assert_close(head(x), x @ head.weight.T + head.bias)
+    assert [name for name, _ in head.named_parameters()] == ["weight", "bias"]
+
+
+def test_nonlinear_is_two_with_gelu_between() -> None:
+    head, x = drawn("nonlinear"), hidden()[:, 0]
+    assert isinstance(head, NonlinearHead)
+    torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))
+
+
+def test_convolutions_are_torchs() -> None:
+    head, x = drawn("conv"), hidden()
+    assert isinstance(head, ConvHead)
+    found = []
+    for window, linear in zip((2, 3, 4), head.windows, strict=True):
+        conv = nn.Conv1d(WIDTH, linear.out_features, window)
+        kernel = linear.weight.view(linear.out_features, window, WIDTH).transpose(1, 2)
+        conv.load_state_dict({"weight": kernel, "bias": linear.bias})
+        channels = conv(F.pad(x.transpose(1, 2), (0, window - 1)))
+        found.append(F.relu(channels).amax(dim=2))
+    torch.testing.assert_close(head(x), head.out(torch.cat(found, dim=1)), rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_do_not_see_padding() -> None:
+    head, x = drawn("conv"), hidden()
+    alone = head(x[:1, :4])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1] * 7, [1] * 7])
+    torch.testing.assert_close(head(x, mask)[:1], alone)
+    noise = x + 100 * (1 - mask[:, :, None])
+    torch.testing.assert_close(head(noise, mask), head(x, mask))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_dropout_is_for_training_alone(name: str) -> None:
+    head = drawn(name, dropout=0.5)
+    x = hidden() if head.reads_tokens else hidden()[:, 0]
+    assert torch.equal(head(x), head(x))
+    head.train()
+    assert not torch.equal(head(x), head(x))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_weight_learns(name: str) -> None:
+    head = drawn(name).train()
+    x = hidden() if head.reads_tokens else hidden()[:, 0]
+    head(x).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in head.parameters())
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="no head is called 'deep'; there are linear, nonlinear"):
+        find_head("deep", WIDTH, OUTPUTS, 0.1)

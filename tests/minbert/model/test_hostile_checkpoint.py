@@ -1,0 +1,422 @@
+"""Checkpoints that nobody should have: configurations, weights and pickles of every wrong kind."""
+
+import bz2
+import functools
+import json
+import os
+import zipfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minbert import check
+from minbert.errors import InputError
+from minbert.files import model_digest
+from minbert.model.checkpoint import load_encoder
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig, count_parameters
+from minbert.model.encoder import BertEncoder
+from tests.hostile import (
+    NEAR_THE_LIMIT,
+    answer,
+    changed,
+    check_line,
+    damaged,
+    examples,
+    nested,
+    safetensors_bytes,
+    sparse,
+)
+
+CONFIG = BertConfig(
+    hidden_size=4,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=6,
+    vocab_size=8,
+    max_position_embeddings=5,
+)
+VALUES = {"model_type": "bert", **asdict(CONFIG)}
+WORDS = "embeddings.word_embeddings.weight"
+
+
+def weights() -> dict[str, Tensor]:
+    """An encoder's weights under the names of the format."""
+    from minbert.model.checkpoint import state_dict_for_export
+
+    model = BertClassifier(CONFIG, 2, pooling="pooler", dropout=0.0)
+    initialise(model, 0)
+    named = state_dict_for_export(model).items()
+    return {
+        name.removeprefix("bert."): tensor.clone()
+        for name, tensor in named
+        if name.startswith("bert.")
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint, whole and small."""
+    made = tmp_path / "checkpoint"
+    made.mkdir()
+    (made / "config.json").write_text(json.dumps(VALUES))
+    (made / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good"]))
+    save_file(weights(), made / "model.safetensors")
+    return made
+
+
+def load(folder: Path, config: BertConfig = CONFIG) -> BertEncoder:
+    encoder = BertEncoder(config)
+    load_encoder(encoder, folder)
+    return encoder
+
+
+def refused(folder: Path, config: BertConfig = CONFIG) -> str:
+    with pytest.raises(InputError) as caught:
+        load(folder, config)
+    check_line(str(caught.value), folder)
+    return str(caught.value)
+
+
+# config.json
+
+
+@examples(80)
+@given(values=changed(VALUES))
+def test_a_changed_configuration_is_right_or_refused(folder: Path, values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(values))
+    found = answer(lambda: BertConfig.from_folder(folder), InputError, path)
+    if found is not None:
+        assert count_parameters(found, True, 0) <= 10**11
+        assert all(values.get(key, value) in (value, None) for key, value in asdict(found).items())
+
+
+@examples(40)
+@given(content=damaged(json.dumps(VALUES).encode()))
+def test_a_damaged_configuration_is_right_or_refused(folder: Path, content: bytes) -> None:
+    (folder / "config.json").write_bytes(content)
+    answer(lambda: BertConfig.from_folder(folder), InputError, folder / "config.json")
+
+
+def test_nesting_of_any_depth_is_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    for depth in (*NEAR_THE_LIMIT[::3], 10_000, 200_000):
+        for text in (nested(depth), json.dumps(VALUES)[:-1] + f', "is_decoder": {nested(depth)}}}'):
+            path.write_text(text)
+            assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden_size": 10**12},
+        {"num_hidden_layers": 10**12},
+        {"vocab_size": 2**31},
+        {"hidden_size": 2**24, "intermediate_size": 2**24},
+        {"hidden_size": 2**20, "num_hidden_layers": 1024},
+        {"hidden_size": 2**16, "vocab_size": 2**24},
+        {"hidden_size": 2**16, "max_position_embeddings": 2**24},
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_allocated(
+    folder: Path, sizes: dict[str, int]
+) -> None:
+    (folder / "config.json").write_text(json.dumps({**VALUES, **sizes}))
+    with pytest.raises(InputError) as caught:
+        BertConfig.from_folder(folder)
+    check_line(str(caught.value), folder / "config.json")
+
+
+def test_a_configuration_of_gigabytes_is_not_read(folder: Path) -> None:
+    sparse(folder / "config.json", 2**36)
+    assert answer(lambda: BertConfig.from_folder(folder), InputError, folder) is None
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
+def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert answer(lambda: model_digest(folder), InputError, folder) is None
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x/" * 3000])
+def test_a_path_that_can_not_be_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        BertConfig.from_folder(Path(name))
+
+
+# model.safetensors
+
+
+def header_and_data(folder: Path) -> tuple[dict[str, Any], bytes]:
+    whole = (folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    return json.loads(whole[8 : 8 + length]), whole[8 + length :]
+
+
+@examples(80)
+@given(data_of=changed({WORDS: {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]}}))
+def test_a_changed_header_is_right_or_refused(folder: Path, data_of: Any) -> None:
+    save_file(weights(), folder / "model.safetensors")
+    header, data = header_and_data(folder)
+    place = header[WORDS]["data_offsets"]
+    if isinstance(data_of, dict):
+        mine = data_of.get(WORDS)
+        if isinstance(mine, dict) and mine.get("data_offsets") == [0, 128]:
+            mine["data_offsets"] = place
+        data_of = {**{k: v for k, v in header.items() if k != WORDS}, **data_of}
+    path = folder / "model.safetensors"
+    path.write_bytes(safetensors_bytes(json.dumps(data_of), data))
+    found = answer(lambda: load(folder), InputError, path)
+    if found is not None:
+        expected = np.frombuffer(data[place[0] : place[1]], np.float32).reshape(8, 4)
+        assert np.array_equal(found.embeddings.word_embeddings.weight.detach(), expected)
+
+
+def changes(**entry: Any) -> Any:
+    """A header in which one tensor's entry is changed."""
+
+    def make(header: dict[str, Any]) -> str:
+        return json.dumps({**header, WORDS: {**header[WORDS], **entry}})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        changes(data_offsets=[0, 2**63]),
+        changes(data_offsets=[2**64, 2**65]),
+        changes(data_offsets=[-128, 0]),
+        changes(data_offsets=[64, 192]),
+        changes(data_offsets=[128, 0]),
+        changes(data_offsets=[0.0, 128.0]),
+        changes(data_offsets=[0]),
+        changes(data_offsets="0128"),
+        changes(data_offsets=None),
+        changes(shape=[2**40, 4]),
+        changes(shape=[2**63, 2**63]),
+        changes(shape=[2**63, 0], data_offsets=[0, 0]),
+        changes(shape=[-8, -4]),
+        changes(shape=[8.0, 4]),
+        changes(shape=float("nan")),
+        changes(shape=[[8], [4]]),
+        changes(shape=[32]),
+        changes(shape=[2] * 100),
+        changes(dtype="I32"),
+        changes(dtype="F16"),
+        changes(dtype="F99"),
+        changes(dtype=7),
+        changes(dtype="BOOL"),
+        lambda header: json.dumps({**header, "__metadata__": {"format": 1}}),
+        lambda header: json.dumps({**header, "__metadata__": "pt"}),
+        lambda header: json.dumps(header).replace('"F32"', '"F32", "dtype": "F32"', 1),
+        lambda header: json.dumps({**header, "more": header[WORDS]}),
+        lambda header: json.dumps({**header, "more": {**header[WORDS], "data_offsets": [0, 0]}}),
+        lambda header: nested(100_000),
+        lambda header: '{"a": ' * 50_000,
+        lambda header: "[]",
+        lambda header: "null",
+        lambda header: "",
+        lambda header: b"\xff" * 64,
+        lambda header: '{"a\\ud800": 1}',
+    ],
+)
+def test_an_impossible_header_is_refused(folder: Path, make: Any) -> None:
+    header, data = header_and_data(folder)
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(make(header), data))
+    refused(folder)
+
+
+@pytest.mark.parametrize("declared", [0, 1, 7, 10**6, 2**32, 2**62, 2**63, 2**64 - 1])
+def test_a_header_of_another_length_than_it_says_is_refused(folder: Path, declared: int) -> None:
+    header, data = header_and_data(folder)
+    content = safetensors_bytes(json.dumps(header), data, declared)
+    (folder / "model.safetensors").write_bytes(content)
+    refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width"), [("F8_E5M2", 1), ("F8_E4M3", 1), ("F8_E8M0", 1), ("F4", 0.5), ("BF16", 2)]
+)
+def test_numbers_that_need_a_scale_are_refused(folder: Path, dtype: str, width: float) -> None:
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in weights().items():
+        begin, end = end, end + int(tensor.numel() * width)
+        shape = list(tensor.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    content = safetensors_bytes(json.dumps(header), bytes(end))
+    (folder / "model.safetensors").write_bytes(content)
+    if dtype == "BF16":
+        assert not load(folder).embeddings.word_embeddings.weight.any()
+    else:
+        refused(folder)
+
+
+# pytorch_model.bin
+
+
+class Calls:
+    """Its pickle, once loaded by a careless reader, calls a function."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.called = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.called
+
+
+def save(folder: Path, content: Any, new: bool = True) -> None:
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (os.system, ("touch {}",)),
+        (os.mkdir, ("{}",)),
+        (eval, ("open('{}', 'w')",)),
+        (exec, ("open('{}', 'w')",)),
+        (open, ("{}", "w")),
+        (functools.partial, (os.mkdir, "{}")),
+        (getattr, ("text", "upper")),
+        (bytearray, (10**13,)),
+        (bz2.decompress, (bz2.compress(bytes(10**6)),)),
+        (np.zeros, ((10**6, 10**6),)),
+        (torch.zeros, ((10**6, 10**6),)),
+        (torch.load, ("{}",)),
+        (set, ([1],)),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_a_pickle_that_calls_anything_is_refused_uncalled(
+    folder: Path, function: Any, arguments: tuple[Any, ...], new: bool
+) -> None:
+    sign = folder / "executed"
+    filled = [a.format(sign) if isinstance(a, str) else a for a in arguments]
+    hostile = {**weights(), "more": Calls(function, *filled)}
+    save(folder, hostile, new)
+    assert "calls" in refused(folder)
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "make"),
+    [
+        ("sparse", lambda: torch.zeros(8, 4).to_sparse()),
+        ("sparse rows", lambda: torch.zeros(8, 4).to_sparse_csr()),
+        ("meta", lambda: torch.zeros(8, 4, device="meta")),
+        ("quantized", lambda: torch.quantize_per_tensor(torch.zeros(8, 4), 0.1, 0, torch.quint8)),
+        ("nested", lambda: torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)])),
+        ("complex", lambda: torch.zeros(8, 4, dtype=torch.complex64)),
+        ("of numpy", lambda: np.zeros((8, 4), dtype=np.float32)),
+        ("module", lambda: nn.Linear(4, 8)),
+        ("list", lambda: [torch.zeros(8, 4)]),
+        ("text", lambda: "text"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_plain_tensor_is_refused(folder: Path, what: str, make: Any) -> None:
+    for new in (True, False):
+        try:
+            save(folder, {**weights(), WORDS: make()}, new)
+        except (RuntimeError, NotImplementedError):
+            continue  # torch can't write it in this format
+        refused(folder)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
+def test_a_few_bytes_that_claim_to_be_gigabytes_are_refused(folder: Path, new: bool) -> None:
+    large = replace(CONFIG, vocab_size=2**24)
+    save(folder, {**weights(), WORDS: torch.zeros(1).expand(2**24, 4)}, new)
+    assert (folder / "pytorch_model.bin").stat().st_size < 100_000
+    assert "bytes of numbers" in refused(folder, large)
+
+
+def test_a_packed_file_is_refused_packed(folder: Path) -> None:
+    save(folder, weights())
+    path = folder / "pytorch_model.bin"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content + bytes(10**8 if name.endswith(".pkl") else 0))
+    assert path.stat().st_size < 10**6
+    assert "is packed" in refused(folder)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
+@examples(40)
+@given(data=damaged(b"\0" * 4000))
+def test_a_damaged_pickle_loads_or_is_refused(folder: Path, new: bool, data: bytes) -> None:
+    """The damage that was done to zeros is done to the file: a mask says where."""
+    save(folder, weights(), new)
+    path = folder / "pytorch_model.bin"
+    content = bytearray(path.read_bytes())
+    for place, value in enumerate(data[: len(content)]):
+        if value:
+            content[place] = value
+    path.write_bytes(content[: len(data) + len(content) - 4000])
+    answer(lambda: load(folder), InputError, path)
+
+
+# Before the first cell
+
+
+def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check.main(folder) == 0
+    for value in (float("nan"), float("inf")):
+        named = weights()
+        named[WORDS][3, 2] = value
+        save_file(named, folder / "model.safetensors")
+        assert check.main(folder) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert f"{WORDS} holds NaN or infinite numbers" in line
+
+
+def test_a_checkpoint_that_never_ends_loading_is_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "PATIENCE_S", 0.01)
+    with pytest.raises(InputError, match=r"could not be loaded in 0\.01 s"):
+        check.check_checkpoint(folder, "never seen")
+
+
+def test_a_checkpoint_that_could_be_loaded_is_not_loaded_again_and_another_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    loaded: list[Path] = []
+    monkeypatch.setattr(check, "_check", loaded.append)
+    check.check_checkpoint(folder, "one")
+    check.check_checkpoint(folder, "one")
+    check.check_checkpoint(folder, "another")
+    assert loaded == [folder, folder]
+
+
+def test_a_checkpoint_that_can_not_be_loaded_is_told_each_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+
+    def fails(folder: Path) -> None:
+        raise InputError(f"{folder}: no")
+
+    monkeypatch.setattr(check, "_check", fails)
+    for _ in range(2):
+        with pytest.raises(InputError, match="no"):
+            check.check_checkpoint(folder, "one")

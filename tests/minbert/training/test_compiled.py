@@ -1,0 +1,355 @@
+"""Training steps through torch.compile: they are plain torch's, one graph a bucket, or one line."""
+
+import copy
+import importlib
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters.injection import inject
+from minbert.data.batches import Batch, Buckets
+from minbert.errors import InputError
+from minbert.kernels.reference import plain
+from minbert.training import compiled
+from minbert.training.compiled import CompiledModel, compile_model, mode_of
+from minbert.training.trainer import Group, Trainer
+from tests.adapters.small import CLASSES, base_model, disturb
+from tests.components import need_compiler
+
+with suppress(ImportError):  # torch.compile loads it, which fails once a test imported distutils
+    importlib.import_module("setuptools")
+
+CPU = torch.device("cpu")
+BUCKETS = Buckets(20)
+TEXTS = 4
+SIZES = [(TEXTS, 5), (TEXTS, 12), (2, 7), (TEXTS, 8), (TEXTS, 16)]
+"""Texts of each batch, and tokens of its longest; the third is as an epoch's last."""
+MODES = [
+    ("full", None, "mean"), ("head", None, "pooler"), ("lora", "attn", "pooler"),
+    ("dora", "all-lin-only", "mean"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nothing that was compiled before is found, in memory or in a cache."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made, forward and backward, and run by torch's operators, without a compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+
+def graphs() -> int:
+    """How many were made."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
+
+
+def model_of(mode: str = "lora", layers: str | None = "all-lin-only", pooling: str = "mean"):
+    model = base_model(pooling, layers=1)
+    rank = None if layers is None else 4
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=False, seed=0)
+    disturb(model)
+    return model
+
+
+def batches(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Batch]:
+    generator = torch.Generator().manual_seed(3)
+    found = []
+    for texts, longest in sizes:
+        ids = torch.randint(1, 60, (texts, BUCKETS.of(longest)), generator=generator)
+        lengths = torch.arange(longest, longest - texts, -1)
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        labels = torch.arange(texts) % CLASSES
+        found.append(Batch(ids * mask, mask, torch.zeros_like(ids), labels, int(lengths.sum())))
+    return found
+
+
+def train(
+    model: nn.Module, forward: Callable[[Batch], Tensor] | None, amp: str = "off"
+) -> Iterator[dict[str, Tensor]]:
+    """Loss, logits and every gradient of each step, by name."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trainer = Trainer(
+        model, [Group(list(named.values()), 1e-2, 0.01)], loss="cross-entropy",
+        schedule=lambda _step: 1.0, amp=amp, device=CPU, forward=forward,
+    )  # fmt: skip
+    for batch in batches():
+        loss, logits = trainer.step(batch)
+        gradients = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
+        yield {"loss": loss, "logits": logits, **gradients}
+
+
+def assert_steps_are_plain(model: nn.Module) -> CompiledModel:
+    """Train a model compiled, and a copy of it by plain torch."""
+    other = copy.deepcopy(model)
+    found = compile_model(model, texts=TEXTS, lengths={8, 16}, amp="off")
+    made = graphs()
+    with plain():
+        expected = list(train(other, None))
+    for number, (step, usual) in enumerate(zip(train(model, found), expected, strict=True)):
+        assert step.keys() == usual.keys()
+        for name, value in step.items():
+            told = f"{name}, step {number}"
+            torch.testing.assert_close(
+                value, usual[name], rtol=1e-3, atol=1e-5, msg=lambda m, t=told: f"{t}: {m}"
+            )
+    assert graphs() == made == 2, "one graph a bucket, all of them made beforehand"
+    return found
+
+
+def test_compiled_steps_are_those_of_plain_torch() -> None:
+    need_compiler()
+    assert_steps_are_plain(model_of())
+
+
+@pytest.mark.parametrize(("mode", "layers", "pooling"), MODES)
+def test_every_mode_can_be_traced(mode: str, layers: str | None, pooling: str, traced) -> None:
+    assert_steps_are_plain(model_of(mode, layers, pooling))
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_under_autocast_losses_are_close(mode: str, traced) -> None:
+    model = model_of(mode)
+    exact = [step["loss"] for step in train(copy.deepcopy(model), None)]
+    found = compile_model(model, texts=TEXTS, lengths={8, 16}, amp="bf16")
+    losses = [step["loss"] for step in train(model, found, "bf16")]
+    torch.testing.assert_close(losses, exact, rtol=0, atol=0.03)
+    assert graphs() == 2
+
+
+def test_a_batch_in_another_bucket_fails_and_is_not_compiled(traced) -> None:
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    found = compile_model(model_of(), texts=TEXTS, lengths={8}, amp="off")
+    with pytest.raises(FailOnRecompileLimitHit):
+        found(batches([(TEXTS, 16)])[0])
+    found(batches([(2, 16)])[0])
+    assert graphs() == 1
+
+
+def test_two_models_have_graphs_of_their_own(traced) -> None:
+    one, other = model_of(), model_of("dora")
+    for model in (one, other):
+        found = compile_model(model, texts=TEXTS, lengths={8}, amp="off")
+        (batch,) = batches([(TEXTS, 8)])
+        torch.testing.assert_close(found(batch), model(batch.input_ids, batch.attention_mask))
+    assert graphs() == 2
+
+
+# Without a GPU, by stand-ins
+
+
+class Recorder:
+    """Stands for torch.compile: tells its arguments, and the shapes that come."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.options: dict[str, Any] = {}
+        self.shapes: list[tuple[int, int]] = []
+
+    def compile(self, model: nn.Module, *, isolate_recompiles: bool, **options: Any) -> "Recorder":
+        assert model is self.model
+        assert isolate_recompiles
+        self.options = options
+        return self
+
+    def __call__(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+        self.shapes.append(tuple(ids.shape))
+        return self.model(ids, mask, types)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    found = Recorder(model_of())
+    monkeypatch.setattr(torch, "compile", found.compile)
+    return found
+
+
+def test_the_mode_is_that_of_the_device() -> None:
+    assert mode_of(torch.device("cuda", 1)) == "reduce-overhead"
+    assert mode_of(CPU) == "default"
+
+
+def test_all_buckets_are_rehearsed_before_training(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = recorder.model
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    compile_model(model, texts=3, lengths=[16, 8, 16], amp="bf16")
+    assert recorder.shapes == [(3, 8), (3, 16)]
+    assert recorder.options == {
+        "fullgraph": True, "dynamic": False, "mode": "default", "recompile_limit": 2,
+    }  # fmt: skip
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters())
+    assert model.training
+
+    recorder.shapes.clear()
+    monkeypatch.setitem(compiled._ROUNDS, "cpu", compiled._ROUNDS["cuda"])
+    compile_model(model, texts=3, lengths=[16, 8], amp="off")
+    assert recorder.shapes == [(3, 8), (3, 16)] * 3, "warmed up, recorded, launched"
+
+
+def test_small_batches_go_through_the_model_itself(recorder: Recorder) -> None:
+    found = CompiledModel(recorder.model, TEXTS, [8])
+    small, whole = batches([(2, 5), (TEXTS, 5)])
+    found(small)
+    assert recorder.shapes == []
+    found(whole)
+    assert recorder.shapes == [(TEXTS, 8)]
+
+
+def test_what_a_cuda_graph_overwrites_is_copied(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = torch.zeros(TEXTS, CLASSES)
+    monkeypatch.setattr(Recorder, "__call__", lambda *_: kept)
+    found = CompiledModel(recorder.model, TEXTS, [8])
+    (batch,) = batches([(TEXTS, 5)])
+    assert found(batch) is kept
+    monkeypatch.setattr(found, "_device", torch.device("cuda"))
+    assert found(batch) is not kept
+    torch.testing.assert_close(found(batch), kept)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_part_without_a_cuda_graph_is_refused_and_the_reason_given(
+    logged: bool, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.utils import counters
+    from torch._inductor.cudagraph_utils import log_cudagraph_skip_and_bump_counter
+
+    run = Recorder.__call__
+
+    def skipping(self: Recorder, *given: Tensor) -> Tensor:
+        if logged:
+            log_cudagraph_skip_and_bump_counter("skipping cudagraphs due to cpu device\n here")
+        else:
+            counters["inductor"]["cudagraph_skips"] += 1
+        return run(self, *given)
+
+    counters["inductor"]["cudagraph_skips"] += 1  # another's, before
+    compile_model(recorder.model, texts=2, lengths=[8], amp="off")
+    monkeypatch.setattr(Recorder, "__call__", skipping)
+    why = "skipping cudagraphs due to cpu device" if logged else "TORCH_LOGS=cudagraphs .* says why"
+    message = rf"^compile: torch made no CUDA graph of a part of the model \({why}\); leave compile"
+    with pytest.raises(InputError, match=message):
+        compile_model(recorder.model, texts=2, lengths=[8], amp="off")
+
+
+# What can't be compiled
+
+
+def refusal(model: nn.Module) -> str:
+    with pytest.raises(InputError) as caught:
+        compile_model(model, texts=2, lengths=[8], amp="off")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_compiler_is_one_line() -> None:
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("/nowhere/g++",)}):
+        message = refusal(model_of())
+    assert message.startswith("compile: torch can't compile the model (")
+    assert "No working C++ compiler" in message
+    assert message.endswith("leave compile out")
+
+
+def in_a_worker() -> Exception:
+    """As torch has it where triton compiles in another process, and gcc fails there."""
+    from torch._inductor.compile_worker.subproc_pool import SubprocException
+    from torch._inductor.exc import InductorError
+
+    lines = "Traceback (most recent call last):\n  File x\nRuntimeError: Failed to find C compiler."
+    return InductorError(SubprocException(lines, "kernel"), None)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]),
+         "/usr/bin/gcc ended with exit status 1"),
+        (RuntimeError("Failed to find C compiler. Please specify via CC"),
+         "Failed to find C compiler. Please specify via CC"),
+        (FileNotFoundError(2, "No such file or directory", "/nowhere/gcc"),
+         "[Errno 2] No such file or directory: '/nowhere/gcc'"),
+        (in_a_worker, "RuntimeError: Failed to find C compiler."),
+    ],
+)  # fmt: skip
+def test_what_triton_lacks_is_one_line(
+    error: Any, reason: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised = error if isinstance(error, Exception) else error()
+
+    def lacking(*_: object) -> Tensor:
+        raise raised
+
+    monkeypatch.setattr(Recorder, "__call__", lacking)
+    message = refusal(recorder.model)
+    assert message.startswith(f"compile: torch can't compile the model ({reason}); it needs")
+    assert "on a GPU triton, a C compiler and Python.h: install them" in message
+
+
+def test_code_that_cannot_be_traced_is_one_line(traced) -> None:
+    class Asking(nn.Linear):
+        def forward(self, ids: Tensor, *_: Tensor) -> Tensor:
+            x = super().forward(ids.float())
+            print(x)
+            return x
+
+    assert "compile: torch can't compile the model (" in refusal(Asking(8, 3))
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_a_lack_of_memory_stays_one(
+    kind: type[RuntimeError], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Tensor:
+        raise kind("can't allocate memory")
+
+    monkeypatch.setattr(Recorder, "__call__", full)
+    with pytest.raises(kind, match="can't allocate memory"):
+        compile_model(recorder.model, texts=2, lengths=[8], amp="off")
+
+
+def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, *, dynamic=None: model)
+    assert "is too old for it" in refusal(model_of())
+
+
+@pytest.mark.parametrize(
+    "inner", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("Triton: out of memory")]
+)
+def test_a_lack_of_memory_while_it_compiles_is_no_lack_of_a_compiler(
+    inner: RuntimeError, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.exc import InductorError
+
+    def full(*_: object) -> Tensor:
+        raise InductorError(inner, None)
+
+    monkeypatch.setattr(Recorder, "__call__", full)
+    with pytest.raises(type(inner), match="out of memory") as caught:
+        compile_model(recorder.model, texts=2, lengths=[8], amp="off")
+    assert caught.value is inner

@@ -1,0 +1,201 @@
+"""Several tasks on one encoder or two: what goes where, and what does not matter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from minbert.data.encoded import Encoded
+from minbert.model.classifier import draw
+from minbert.model.comparison import pair_features
+from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.training.multitask import Aim, MultitaskModel, collate_texts, plan_tasks
+from minbert.training.trainer import Group, Trainer
+
+AIMS = {
+    "sst": Aim(outputs=5, pairs=False),
+    "quora": Aim(outputs=1, pairs=True),
+    "sts": Aim(outputs=1, pairs=True),
+}
+CPU = torch.device("cpu")
+CONFIG = BertConfig(
+    hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+    vocab_size=60, max_position_embeddings=16,
+)  # fmt: skip
+
+
+def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> MultitaskModel:
+    found = MultitaskModel(CONFIG, AIMS, encoders=encoders, head=head, pooling=pooling, dropout=0.1)
+    draw(found, CONFIG.initializer_range, seed=0)
+    return found.eval()
+
+
+def texts(count: int = 6, seed: int = 0) -> Encoded:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 12, count)
+    total = int(lengths.sum())
+    return Encoded(
+        rng.integers(1, 60, total, dtype=np.int32),
+        np.zeros(total, dtype=np.int8),
+        np.concatenate([[0], np.cumsum(lengths)]),
+    )
+
+
+def batch(pairs: bool, indices: list[int]) -> "object":
+    sides = [texts(seed=1), texts(seed=2)] if pairs else [texts(seed=1)]
+    return collate_texts(sides, np.arange(6) % 2, indices, 0, CPU)
+
+
+def size(encoders: int, head: str) -> int:
+    """Parameters of the paper's model on bert-base; no memory is taken for them."""
+    found = MultitaskModel(
+        GEOMETRIES["bert-base"], AIMS, encoders=encoders, head=head, pooling="pooler", dropout=0.3
+    )
+    return sum(parameter.numel() for parameter in found.parameters())
+
+
+def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters() -> None:
+    encoder = 109_482_240
+    comparison = (4 * 768 + 1 + 1) * 1536 + (1536 + 1) * 768
+    heads = 3 * (768 + 1) * 768 + (768 + 1) * (5 + 1 + 1)
+    assert size(2, "nonlinear") == 2 * encoder + comparison + heads
+    assert size(2, "nonlinear") / 1e6 == pytest.approx(226, abs=1)
+    assert size(1, "nonlinear") == encoder + comparison + heads
+
+
+@pytest.mark.parametrize("head", ["linear", "nonlinear", "conv"])
+@pytest.mark.parametrize("pooling", ["mean", "pooler"])
+@pytest.mark.parametrize("encoders", [1, 2])
+def test_each_task_has_its_logits(encoders: int, head: str, pooling: str) -> None:
+    of = model(encoders, head, pooling)
+    for task, aim in AIMS.items():
+        logits = of(task, batch(aim.pairs, [0, 1, 2, 3]))
+        assert logits.shape == (4, aim.outputs)
+        assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("head", ["linear", "conv"])
+@pytest.mark.parametrize("task", AIMS)
+def test_an_example_does_not_see_the_others(task: str, head: str) -> None:
+    of, pairs = model(head=head), AIMS[task].pairs
+    together = of(task, batch(pairs, [0, 1, 2, 3, 4, 5]))
+    alone = torch.cat([of(task, batch(pairs, [index])) for index in range(6)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def gradients(of: MultitaskModel, task: str) -> dict[str, bool]:
+    of.zero_grad()
+    of(task, batch(AIMS[task].pairs, [0, 1, 2])).sum().backward()
+    return {name: p.grad is not None for name, p in of.named_parameters()}
+
+
+def test_with_two_encoders_pairs_and_sentences_train_apart() -> None:
+    of = model(encoders=2)
+    of_sentences, of_pairs = gradients(of, "sst"), gradients(of, "sts")
+    for name in of_sentences:
+        if name.startswith("bert."):
+            assert of_sentences[name]
+            assert not of_pairs[name]
+        elif name.startswith(("bert_pairs.", "comparison.", "classifier.sts")):
+            assert of_pairs[name]
+            assert not of_sentences[name]
+    assert not any(of_pairs[name] for name in of_pairs if name.startswith("classifier.quora"))
+
+
+def test_one_encoder_trains_by_every_task() -> None:
+    of = model(encoders=1)
+    assert of.bert_pairs is None
+    for task in AIMS:
+        found = gradients(of, task)
+        assert all(found[name] for name in found if name.startswith("bert."))
+
+
+def test_the_comparison_is_shared_by_the_tasks_on_pairs() -> None:
+    found = [gradients(model(), task) for task in ("quora", "sts")]
+    assert all(of[name] for of in found for name in of if name.startswith("comparison."))
+
+
+def test_features_are_as_defined() -> None:
+    a, b = (torch.randn(4, 3, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
+    found = pair_features(a, b)
+    assert found.shape == (4, 13)
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    expected = torch.cat([a, b, (a - b).abs(), a * b, cosine[:, None]], dim=1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_batch_of_pairs_holds_first_texts_then_second_ones() -> None:
+    one, other = texts(seed=1), texts(seed=2)
+    found = collate_texts([one, other], np.arange(6) / 2, [4, 2], 0, CPU)
+    assert found.pairs
+    assert found.labels.tolist() == [2.0, 1.0]
+    for row, (encoded, index) in enumerate([(one, 4), (one, 2), (other, 4), (other, 2)]):
+        ids = encoded.input_ids[encoded.offsets[index] : encoded.offsets[index + 1]]
+        assert found.input_ids[row, : len(ids)].tolist() == ids.tolist()
+        assert found.input_ids[row, len(ids) :].eq(0).all()
+    assert isinstance(found.attention_mask, Tensor)
+    assert found.tokens == int(found.attention_mask.sum())
+
+
+def step_of_pearson(amp: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, logits and the gradient of everything, in a row, of a step of sts."""
+    config = replace(CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    of = MultitaskModel(config, AIMS, encoders=2, head="linear", pooling="mean", dropout=0.0)
+    draw(of, 0.3, seed=0)  # lively, so that logits differ by more than bf16 rounds
+    parameters = list(of.parameters())
+    trainer = Trainer(
+        of, [Group(parameters, 1e-3, 0.0)], loss="mse", schedule=lambda _step: 1.0, amp=amp,
+        device=CPU,
+    )  # fmt: skip
+    loss, logits = trainer.take(lambda: of("sts", PAIRS), LABELS, "pearson")
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    return loss, logits, torch.cat([gradient.flatten() for gradient in gradients])
+
+
+PAIRS = collate_texts([texts(24, 1), texts(24, 2)], np.arange(24), np.arange(24), 0, CPU)
+LABELS = torch.from_numpy(np.random.default_rng(3).normal(size=24).astype(np.float32))
+
+
+def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
+    """Of logits that have the digits of bf16; its gradient is as in fp32 but for their rounding."""
+    usual, _, expected = step_of_pearson("off")
+    loss, logits, gradient = step_of_pearson("bf16")
+    assert loss.dtype == logits.dtype == torch.float32
+    assert torch.equal(logits, logits.bfloat16().float())
+    r = np.corrcoef(logits[:, 0].double().numpy(), LABELS.double().numpy())[0, 1]
+    assert loss.item() == pytest.approx(1 - r, abs=1e-6)
+    assert loss.item() == pytest.approx(usual.item(), abs=0.02)
+    assert torch.cosine_similarity(gradient, expected, dim=0) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"encoders": 3}, "3 encoders: there can be 1 or 2"),
+        ({"head": "deep"}, "no head is called 'deep'"),
+        ({"pooling": "max"}, "no pooling is called 'max'"),
+        ({"aims": {}}, "needs a task"),
+    ],
+)
+def test_bad_arguments_are_refused(changes: dict[str, object], told: str) -> None:
+    values = {
+        "aims": AIMS, "encoders": 1, "head": "linear", "pooling": "mean", "dropout": 0.1, **changes,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=told):
+        MultitaskModel(replace(CONFIG), values.pop("aims"), **values)
+
+
+@pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
+def test_an_epoch_has_every_example_of_every_task_once(order: str) -> None:
+    lengths = {"sst": np.arange(3, 13), "sts": np.arange(4, 27)}
+    plan = plan_tasks(lengths, 4, np.random.default_rng(0), "by-length", order)
+    for task, of in lengths.items():
+        found = [indices for name, indices in plan if name == task]
+        assert sorted(np.concatenate(found)) == list(range(len(of)))
+        assert sorted(map(len, found), reverse=True)[:-1] == [4] * (len(found) - 1)
+    assert len(plan) == 3 + 6
+    if order == "sequential":
+        assert [name for name, _ in plan] == ["sst"] * 3 + ["sts"] * 6

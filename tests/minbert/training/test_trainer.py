@@ -1,0 +1,202 @@
+"""A training step: schedule, clipping, AMP and its scaler, against plain torch."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from minbert.training import trainer as training
+from minbert.training.losses import loss_of
+from minbert.training.optimizer import OPTIMIZERS
+from minbert.training.trainer import Group, Trainer, linear_schedule, schedule_of
+
+CPU = torch.device("cpu")
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(11, 4)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        return self.linear(self.embedding(input_ids).mean(dim=1))
+
+
+def batch() -> SimpleNamespace:
+    ids = torch.arange(20).reshape(4, 5) % 11
+    return SimpleNamespace(
+        input_ids=ids, attention_mask=None, token_type_ids=None, labels=torch.tensor([0, 1, 2, 1])
+    )
+
+
+def trainer(
+    model: nn.Module,
+    amp: str = "off",
+    steps: int = 10,
+    warmup: float = 0.0,
+    optimizer: str = "adamw",
+) -> Trainer:
+    group = Group(list(model.parameters()), 1e-2, 0.1)
+    return Trainer(
+        model, [group], loss="cross-entropy", schedule=linear_schedule(steps, warmup), amp=amp,
+        device=CPU, optimizer=optimizer,
+    )  # fmt: skip
+
+
+def test_rate_rises_over_the_warmup_and_falls_to_zero() -> None:
+    factor = linear_schedule(100, 0.1)
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(9) == 1.0
+    assert factor(10) == 1.0
+    assert factor(55) == pytest.approx(0.5)
+    assert factor(100) == 0.0
+    assert factor(101) == 0.0
+    assert linear_schedule(1, 0.5)(0) == 1.0
+
+
+def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
+    ours, plain = Tiny(), Tiny()
+    with torch.no_grad():
+        ours.linear.weight.mul_(50)  # makes the gradient's norm exceed 1
+        plain.linear.weight.mul_(50)
+    steps = 5
+    one = trainer(ours, steps=steps)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.1)
+    for step in range(steps):
+        one.step(batch())
+        optimizer.param_groups[0]["lr"] = 1e-2 * linear_schedule(steps, 0.0)(step)
+        optimizer.zero_grad()
+        loss = loss_of("cross-entropy", plain(batch().input_ids, None, None), batch().labels)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        if step == 0:
+            assert norm > 1
+        optimizer.step()
+    for left, right in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_bf16_keeps_weights_gradients_and_state_in_fp32() -> None:
+    model = Tiny()
+    one = trainer(model, amp="bf16")
+    seen: list[torch.dtype] = []
+    model.linear.register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    loss, logits = one.step(batch())
+    assert seen == [torch.bfloat16]
+    assert loss.dtype == logits.dtype == torch.float32
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    assert one.scaler is None
+
+
+def test_trap_09_scaler_for_fp16_only_and_unscaled_before_clipping(monkeypatch) -> None:
+    assert trainer(Tiny()).scaler is None
+    assert trainer(Tiny(), amp="bf16").scaler is None
+    model = Tiny()
+    one = trainer(model, amp="fp16")
+    assert one.scaler is not None
+    order: list[str] = []
+    unscale, clip = one.scaler.unscale_, nn.utils.clip_grad_norm_
+
+    def told_unscale(optimizer):
+        order.append("unscale")
+        return unscale(optimizer)
+
+    def told_clip(parameters, limit, **options):
+        order.append("clip")
+        norm = clip(parameters, limit, **options)
+        assert norm < 100, "clipped while still scaled by 65,536"
+        return norm
+
+    monkeypatch.setattr(one.scaler, "unscale_", told_unscale)
+    monkeypatch.setattr(training.nn.utils, "clip_grad_norm_", told_clip)
+    before = [p.clone() for p in model.parameters()]
+    one.step(batch())
+    assert order == ["unscale", "clip"]
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_first_step_that_overflows_under_fp16_leaves_state_and_changes_nothing(
+    optimizer: str,
+) -> None:
+    model = Tiny()
+    one = trainer(model, amp="fp16", optimizer=optimizer)
+    one.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = [p.clone() for p in model.parameters()]
+    one.step(batch())
+    assert not all(p.grad.isfinite().all() for p in model.parameters())
+    assert one.scaler.get_scale() == 2.0**39
+    state = one.optimizer.state
+    assert state.keys() == set(model.parameters()), "what memory by owner is counted from"
+    assert all(not value.any() for values in state.values() for value in values.values())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+    clean = trainer(Tiny(), amp="fp16", optimizer=optimizer)
+    for each in (one, clean):
+        each.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        each.optimizer.param_groups[0]["lr"] = 1e-2
+        each.step(batch())
+    assert all(values["step"] == 1 for values in state.values())
+    for after, without, first in zip(one.parameters, clean.parameters, before, strict=True):
+        assert torch.equal(after, without)
+        assert not torch.equal(after, first)
+
+
+def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
+    model = Tiny()
+    model.embedding.requires_grad_(False)
+    kept = model.embedding.weight.clone()
+    head = model.linear.weight.clone()
+    one = Trainer(
+        model,
+        [Group(list(model.linear.parameters()), 1e-2, 0.0), Group([], 1.0, 0.0)],
+        loss="cross-entropy",
+        schedule=linear_schedule(3, 0.1),
+        amp="off",
+        device=CPU,
+    )
+    for _ in range(3):
+        one.step(batch())
+    assert torch.equal(model.embedding.weight, kept)
+    assert not torch.equal(model.linear.weight, head)
+
+
+def test_a_rate_that_halves() -> None:
+    factor = schedule_of("halving", 100, 0.05, 20)
+    assert [factor(step) for step in (0, 4, 5, 19, 20, 59, 99)] == [
+        0.2, 1.0, 1.0, 1.0, 0.5, 0.25, 1 / 16,
+    ]  # fmt: skip
+    assert schedule_of("linear", 100, 0.1, 20)(55) == linear_schedule(100, 0.1)(55)
+    with pytest.raises(ValueError, match="no schedule is called 'cosine'"):
+        schedule_of("cosine", 1, 0.1, 1)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
+    model = Tiny()
+    group = Group(list(model.parameters()), 1e-2, 0.1)
+    one = Trainer(
+        model, [group], loss="cross-entropy", schedule=lambda _step: 1.0, amp="off", device=CPU,
+        optimizer=optimizer,
+    )  # fmt: skip
+    one.step(batch())
+    before = [parameter.clone() for parameter in model.parameters()]
+    one.rest()
+    for _ in range(3):
+        one.step(batch())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_groups_have_other_rates_and_decays_for_another_task() -> None:
+    model = Tiny()
+    one = trainer(model, steps=10)
+    one.scale_groups(4.0, 0.5)
+    (group,) = one.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (pytest.approx(4e-2), 0.05)
+    one.step(batch())
+    assert group["lr"] == pytest.approx(4e-2 * linear_schedule(10, 0.0)(1))
+    one.scale_groups(1.0, 1.0)
+    assert group["weight_decay"] == 0.1

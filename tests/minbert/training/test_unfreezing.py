@@ -1,0 +1,106 @@
+"""Gradual unfreezing, by quarters from the top."""
+
+from collections.abc import Iterator
+
+import pytest
+from torch import nn
+
+from adapters.injection import inject
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
+from minbert.training.quarters import layers_in
+from minbert.training.unfreezing import GradualUnfreezing
+
+
+def model(layers: int = 12, mode: str = "full", pooling: str = "pooler") -> BertClassifier:
+    config = BertConfig(
+        hidden_size=8, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=16,
+        vocab_size=20, max_position_embeddings=8,
+    )  # fmt: skip
+    found = BertClassifier(config, 2, pooling=pooling, dropout=0.0)
+    initialise(found, 0)
+    adapted = mode != "full"
+    inject(
+        found, mode=mode, layers="all-lin-only" if adapted else None, rank=1 if adapted else None,
+        alpha=1.0, new_pooler=False, seed=0,
+    )  # fmt: skip
+    return found
+
+
+def training(of: nn.Module) -> Iterator[str]:
+    return (name for name, parameter in of.named_parameters() if parameter.requires_grad)
+
+
+def layers_training(of: nn.Module) -> set[int]:
+    return {int(name.split(".")[3]) for name in training(of) if ".layer." in name}
+
+
+def test_twelve_layers_unfreeze_by_threes_as_in_the_paper() -> None:
+    assert [layers_in(epoch, 12) for epoch in range(7)] == [0, 3, 6, 9, 12, 12, 12]
+    assert [layers_in(epoch, 6) for epoch in range(5)] == [0, 2, 3, 4, 6]
+    assert [layers_in(epoch, 3) for epoch in range(5)] == [0, 1, 2, 2, 3]
+    assert [layers_in(epoch, 2) for epoch in range(5)] == [0, 0, 1, 2, 2]
+    assert [layers_in(epoch, 1) for epoch in range(5)] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("layers", range(1, 25))
+def test_no_layer_freezes_again_and_all_train_in_the_end(layers: int) -> None:
+    counts = [layers_in(epoch, layers) for epoch in range(7)]
+    assert counts[0] == 0
+    assert counts == sorted(counts)
+    assert counts[4:] == [layers] * 3
+    assert all(abs(count - layers * n / 4) <= 0.5 for n, count in enumerate(counts[:5]))
+
+
+@pytest.mark.parametrize("mode", ["full", "dora"])
+@pytest.mark.parametrize("layers", [1, 2, 3, 6])
+def test_models_of_few_layers_unfreeze_from_the_top(layers: int, mode: str) -> None:
+    of = model(layers, mode=mode)
+    unfreezing = GradualUnfreezing(of)
+    for epoch in range(6):
+        unfreezing.begin(epoch)
+        assert layers_training(of) == set(range(layers - layers_in(epoch, layers), layers))
+    assert unfreezing.frozen(4) == set()
+    assert bool(unfreezing.frozen(3)) == (mode == "full" or layers_in(3, layers) < layers)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "dora"])
+def test_from_the_top_and_the_head_from_the_first_epoch(mode: str) -> None:
+    of = model(mode=mode)
+    before = set(training(of))
+    unfreezing = GradualUnfreezing(of)
+    for epoch, count in enumerate([0, 3, 6, 9, 12, 12]):
+        unfreezing.begin(epoch)
+        assert layers_training(of) == set(range(12 - count, 12))
+        assert {"classifier.weight", "classifier.bias"} <= set(training(of))
+        assert set(training(of)) <= before
+    assert set(training(of)) == before
+
+
+def test_embeddings_and_an_old_pooler_unfreeze_last() -> None:
+    of = model()
+    unfreezing = GradualUnfreezing(of)
+    for epoch in range(5):
+        unfreezing.begin(epoch)
+        last = {name for name in training(of) if ".embeddings." in name or ".pooler." in name}
+        assert bool(last) == (epoch == 4)
+
+
+def test_a_new_pooler_trains_from_the_first_epoch() -> None:
+    of = model()
+    names = frozenset(name for name, _ in of.named_parameters() if ".pooler." in name)
+    unfreezing = GradualUnfreezing(of, always=names)
+    unfreezing.begin(0)
+    assert names <= set(training(of))
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 7])
+def test_what_is_frozen_in_an_epoch_has_not_trained_before(mode: str, epochs: int) -> None:
+    of = model(mode=mode)
+    unfreezing = GradualUnfreezing(of)
+    left = {p for name, p in of.named_parameters() if p.requires_grad and "bert" in name}
+    for epoch in range(epochs):
+        unfreezing.begin(epoch)
+        left -= {parameter for parameter in of.parameters() if parameter.requires_grad}
+    assert unfreezing.frozen(epochs - 1) == left

@@ -1,0 +1,51 @@
+"""Rooms import only what stands below them, and commands start without torch.
+
+The contracts on imports are in pyproject.toml. They count imports inside functions too, so that
+planning loads no torch is shown by running it.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "peft", "sklearn", "scipy", "matplotlib"}
+
+
+def loaded(code: str) -> set[str]:
+    """Heavy libraries that a process has loaded once it has run some code."""
+    code += f"\nimport sys\nprint(*({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_imports_keep_the_contracts() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bench.grid.__main__", "bench.results.rebuild", "bench.forecast.__main__",
+        "bench.peers.__main__", "bench.studies.ensemble.__main__",
+        "bench.studies.updates.__main__", "bench.report.__main__", "minbert.assets.__main__",
+    ],
+)  # fmt: skip
+def test_a_command_starts_without_heavy_libraries(module: str) -> None:
+    assert not loaded(f"import {module}")
+
+
+def test_planning_loads_no_torch(tmp_path: Path) -> None:
+    arguments = ["--grid", "smoke", "--dry-run", "--runs", str(tmp_path / "runs.csv")]
+    code = (
+        f"from bench.grid.__main__ import command\ncommand({arguments!r}, standalone_mode=False)\n"
+    )
+    assert "torch" not in loaded(code)
