@@ -30,15 +30,22 @@ MEASURED: Final = ("ms_per_1k_tokens", "peak_rss_mib")
 @click.command(help=__doc__)
 @click.argument("other", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--grid", type=click.Path(path_type=Path), default=ROOT / "docs" / "steps.toml")
+@click.option(
+    "--other-grid",
+    type=click.Path(path_type=Path),
+    help="The grid as the other checkout must have it, if it lacks a setting of this one's.",
+)
 @click.option("--rounds", type=click.IntRange(min=2), default=8, show_default=True)
 @click.option("--csv", "out", type=click.Path(path_type=Path), help="Where the measurements go.")
-def main(other: Path, grid: Path, rounds: int, out: Path | None) -> None:
+def main(
+    other: Path, grid: Path, other_grid: Path | None, rounds: int, out: Path | None
+) -> None:
     lines: list[dict[str, str]] = []
-    sides = {"this": ROOT, "other": other.resolve()}
+    sides = {"this": (ROOT, grid), "other": (other.resolve(), other_grid or grid)}
     for number in range(rounds):
         for side in sides if number % 2 else reversed(sides):
             click.echo(f"round {number + 1} of {rounds}: {side}", err=True)
-            rows = run(sides[side], grid.resolve())
+            rows = run(*sides[side])
             lines += [{"round": str(number), "side": side, **row} for row in rows]
     if out is not None:
         with out.open("w", newline="", encoding="utf-8") as file:
@@ -59,7 +66,7 @@ def run(checkout: Path, grid: Path) -> list[dict[str, str]]:
         runs = Path(place) / "runs.csv"
         subprocess.run(
             [
-                *(sys.executable, "-m", "bench.grid", "--grid", str(grid)),
+                *(sys.executable, "-m", "bench.grid", "--grid", str(grid.resolve())),
                 *("--runs", str(runs), "--reports", str(Path(place) / "reports")),
             ],
             cwd=checkout,
