@@ -7,15 +7,19 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from adapters.layer import AdaptedLinear, Decomposed, Part
-from minbert.kernels.precision import has_values, on_cpu
+from adapters.layer import Part
+from adapters.low_rank import LowRankLinear
+from adapters.methods import METHODS, Method
+from adapters.product import has_zero
+from minbert.kernels.precision import has_values, on_cpu, product_dtype
 from minbert.kernels.products import times
+from minbert.kernels.reference import is_reference
 
 _CANCELLED: Final = 0.1
 """n² / |w|² below which a row's norm is not taken from the factored sum."""
 
 
-class DoraLinear(AdaptedLinear):
+class DoraLinear(LowRankLinear):
     """y = x (c ⊙ V)ᵀ + b, with V = W + s B A [o, i], c = m / n [o] and n the row norms of V.
 
     The magnitude m [o], one for each output row, trains beside A and B. The norm n follows the
@@ -29,9 +33,10 @@ class DoraLinear(AdaptedLinear):
 
     Attributes:
         magnitude: m, [o].
+        scaled: which rows have an adapter, [o]; not in the state dict.
     """
 
-    adapter_names: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B", "magnitude")
+    method: ClassVar[Method] = METHODS["dora"]
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__(linear, parts)
@@ -42,21 +47,57 @@ class DoraLinear(AdaptedLinear):
         self.magnitude = nn.Parameter(torch.empty_like(self.lora_B[:, :, 0]).flatten())
         self.reset_magnitude()
 
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Map x [..., i], or an activation of it, to y [..., o]."""
+        if is_reference():
+            return self.reference_forward(x, activation)
+        dtype = product_dtype(x)
+        zeros = torch.is_grad_enabled() and has_zero(self.magnitude)
+        branch = not zeros and self.branches_off(x, dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():  # the product has a backward pass of its own
+                weight = self.weight if branch else self.updated_weight()  # W or V, [o, i]
+                norms = self.factored_norms() if branch else self.row_norms(weight)  # [o]
+                norms = _not_zero(norms)
+                ratios = self.magnitude_over_norm(norms)  # c, [o]
+                updated = weight if zeros else None
+                if not branch:  # V is this pass's own, so in place
+                    column = ratios[:, None]
+                    weight = weight * column if zeros else weight.mul_(column)
+            return self.product(
+                x, activation, weight, dtype, branch=branch, magnitude=self.magnitude,
+                ratios=ratios, norms=norms, scaled=self._scaled_rows, updated=updated,
+            )  # fmt: skip
+
+    def adapted_weight(self) -> Tensor:
+        """c ⊙ V, [o, i]."""
+        updated = self.updated_weight()
+        return self.magnitude_over_norm(_not_zero(self.row_norms(updated)))[:, None] * updated
+
+    def weight_change(self) -> Tensor:
+        """c ⊙ V − W, [o, i]."""
+        return self.adapted_weight() - self.weight
+
+    def reset_parameters(self, seed: int) -> None:
+        """Draw A, set B to zero and m to the row norms of W, so that c is 1."""
+        super().reset_parameters(seed)
+        self.reset_magnitude()
+
     @torch.no_grad()
     def reset_magnitude(self) -> None:
         """Set m to the row norms of the weight as it is, so that c is 1."""
-        self.magnitude.copy_(self._norms(self.updated_weight()))
+        self.magnitude.copy_(self.row_norms(self.updated_weight()))
 
-    def decomposed(self, *, branch: bool = False) -> Decomposed:
-        """V = W + s B A or W, the row norms n of V, and c = m / n; c is 1 without an adapter."""
-        weight = self.weight if branch else self.updated_weight()
-        norms = self.factored_norms() if branch else self._norms(weight)
-        norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)
-        ratios = self.magnitude.detach() / norms
-        scaled = None if all(part.rank for part in self.parts) else self.scaled
-        if scaled is not None:
-            ratios = torch.where(scaled, ratios, 1.0)
-        return Decomposed(weight, ratios, norms, self.magnitude, scaled)
+    def magnitude_over_norm(self, norms: Tensor) -> Tensor:
+        """c = m / n, [o]; 1 in rows of a part without an adapter."""
+        ratios = self.magnitude / norms
+        scaled = self._scaled_rows
+        return ratios if scaled is None else torch.where(scaled, ratios, 1.0)
+
+    @property
+    def _scaled_rows(self) -> Tensor | None:
+        """Which rows have an adapter, [o]; None: all."""
+        return None if all(part.rank for part in self.parts) else self.scaled
 
     def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
@@ -90,7 +131,23 @@ class DoraLinear(AdaptedLinear):
         return flat
 
     @staticmethod
-    def _norms(weight: Tensor) -> Tensor:
+    def row_norms(weight: Tensor) -> Tensor:
         """Norms [o] of the rows of a weight [o, i], as constants."""
         norms: Tensor = torch.linalg.vector_norm(weight.detach(), dim=1)
         return norms
+
+    def part_tensors(self, index: int) -> dict[str, Tensor]:
+        """A, B and the magnitude [o / p] of a part."""
+        magnitude = self.magnitude.detach().chunk(len(self.parts))[index]
+        return super().part_tensors(index) | {"magnitude": magnitude}
+
+    @staticmethod
+    def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
+        """Those of A, B and the magnitude."""
+        shapes = LowRankLinear.part_shapes(part, width_in, width_out)
+        return {**shapes, "magnitude": (width_out,)}
+
+
+def _not_zero(norms: Tensor) -> Tensor:
+    """Norms, at least the smallest normal number."""
+    return norms.clamp_min(torch.finfo(norms.dtype).tiny)

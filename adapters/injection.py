@@ -9,18 +9,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Final
 
 import torch
 from torch import nn
 
-from adapters.dora import DoraLinear
 from adapters.errors import InputError
 from adapters.layer import AdaptedLinear, Part, replace
-from adapters.lora import LoraLinear
-from adapters.names import ADAPTER_MODES, FUSED, LAYER_SETS, MODES, adapted_layers, trains_base
-
-LAYER_OF_MODE: Final[Mapping[str, type[AdaptedLinear]]] = {"lora": LoraLinear, "dora": DoraLinear}
+from adapters.methods import METHODS, MODES
+from adapters.names import FUSED, LAYER_SETS, adapted_layers, trains_base
 
 HEADS: Final = ("classifier", "comparison")
 POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")
@@ -44,6 +42,13 @@ class Training:
     mode: str
     base: bool
     new_pooler: bool
+
+
+def layer_class(mode: str) -> type[AdaptedLinear]:
+    """The class of the layers of an adapter mode."""
+    module, _, name = METHODS[mode].layer.partition(":")
+    found: type[AdaptedLinear] = getattr(import_module(module), name)
+    return found
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, tuple[str, ...]]]:
@@ -83,10 +88,10 @@ def inject(
         model: has the module names of a BERT checkpoint.
         mode: one of the modes.
         layers: the layer set; None in the modes without adapters.
-        rank: of every adapter; None in the modes without adapters.
-        alpha: numerator of the scale, alpha / rank; without effect where there are no adapters.
+        rank: of every adapter; None in the modes that have none.
+        alpha: numerator of the scale, alpha / rank; without effect where there are no ranks.
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
-        seed: of the factors A; nothing else is random, and the global generator is left alone.
+        seed: of the adapters' random numbers; the global generator is left alone.
         rslora: divide alpha by √rank instead.
 
     Raises:
@@ -95,7 +100,7 @@ def inject(
     """
     if mode not in MODES:
         raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")
-    if mode not in ADAPTER_MODES:
+    if mode not in METHODS:
         if layers is not None or rank is not None:
             raise InputError(f"mode {mode!r} has no adapters; leave layers and rank empty")
         _refuse_adapters(model)
@@ -103,26 +108,26 @@ def inject(
         return
     if layers not in LAYER_SETS or layers is None:
         raise InputError(f"no layer set is called {layers!r}; choose from {', '.join(LAYER_SETS)}")
-    if rank is None:
-        raise InputError(f"mode {mode!r} needs a rank")
+    if METHODS[mode].has_rank != (rank is not None):
+        raise InputError(f"mode {mode!r} {'needs a' if rank is None else 'has no'} rank")
     wanted = adapted_layers(layers)
     parts = {
-        part: Part(name=part, rank=rank, alpha=alpha, rslora=rslora)
+        part: Part(name=part, rank=1 if rank is None else rank, alpha=alpha, rslora=rslora)
         for _, _, names in linear_layers(model)
         for part in names
         if (match := _ENCODER_LAYER.match(part)) and part[match.end() :] in wanted
     }
     for layer in inject_parts(model, mode, parts):
-        layer.draw(seed)
+        layer.reset_parameters(seed)
     freeze(model, Training(mode, base=trains_base(layers), new_pooler=new_pooler))
 
 
 def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequence[AdaptedLinear]:
-    """Put adapters, all zero, on the given parts of a model's linear layers, in place.
+    """Put adapters without values on the given parts of a model's linear layers, in place.
 
     Args:
         model: has plain linear layers of the parts' names, or fused ones that hold them.
-        mode: `lora` or `dora`.
+        mode: one with adapters.
         parts: by their names in PEFT's format.
 
     Returns:
@@ -142,14 +147,14 @@ def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequ
             if part.name in parts:
                 _check(part, linear.in_features, linear.out_features // len(stack))
         chosen.append((name, linear, stack))
-    found = {part.name for _, _, stack in chosen for part in stack}
-    if missing := [name for name in parts if name not in found]:
+    there = {part.name for _, _, stack in chosen for part in stack}
+    if missing := [name for name in parts if name not in there]:
         raise InputError(f"the model has no linear layer called {missing[0]} to adapt")
     if not chosen:
         raise InputError("the model has none of the linear layers to adapt; is it a BERT encoder?")
     new: list[AdaptedLinear] = []
     for name, linear, stack in chosen:
-        layer = LAYER_OF_MODE[mode](linear, stack)
+        layer = layer_class(mode)(linear, stack)
         layer.train(linear.training)
         replace(model, name, layer)
         new.append(layer)
@@ -188,7 +193,7 @@ def freeze(model: nn.Module, training: Training) -> None:
 def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
     """Hold the weight matrix of every frozen linear layer, adapted or not, in a type, in place.
 
-    DoRA's magnitude stays as it is: that of a new layer has to be reset to the rounded weight's.
+    New adapters have to be reset afterwards: DoRA's magnitude is that of the rounded weight.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | AdaptedLinear) and not module.weight.requires_grad:
@@ -231,13 +236,13 @@ def _group(model: nn.Module, name: str, training: Training) -> str | None:
     owner, _, own = name.rpartition(".")
     layer = model.get_submodule(owner)
     if isinstance(layer, AdaptedLinear):
-        return "adapter" if own in layer.adapter_names else None
+        return "adapter" if own in layer.method.parameters else None
     if name.startswith(_HEADS) or (training.new_pooler and name.startswith(_POOLERS)):
         return "head"
     return "base"
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
+def decays(parameter: nn.Parameter) -> bool:
     """Whether AdamW decays a parameter: matrices, the stacked factors A and B among them, yes;
     biases, LayerNorm and DoRA's magnitude, no."""
-    return parameter.ndim > 1 and not name.endswith("magnitude")
+    return parameter.ndim > 1

@@ -1,17 +1,42 @@
 """Low-Rank Adaptation of a linear layer (LoRA, Hu et al. 2021, arXiv 2106.09685)."""
 
-from adapters.layer import AdaptedLinear, Decomposed
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from adapters.low_rank import LowRankLinear
+from adapters.methods import METHODS, Method
+from minbert.kernels.precision import product_dtype
+from minbert.kernels.reference import is_reference
 
 
-class LoraLinear(AdaptedLinear):
+class LoraLinear(LowRankLinear):
     """y = x (W + s B A)ᵀ + b, with A [r, i] and B [o, r] trained, and W [o, i] and b [o] frozen.
 
     s = alpha / r. With B zero at first, the layer equals the base layer exactly before training.
     """
 
-    def decomposed(self, *, branch: bool = False) -> Decomposed:
-        """V = W + s B A, or as a branch W."""
-        return Decomposed(self.weight if branch else self.updated_weight())
+    method: ClassVar[Method] = METHODS["lora"]
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Map x [..., i], or an activation of it, to y [..., o]."""
+        if is_reference():
+            return self.reference_forward(x, activation)
+        dtype = product_dtype(x)
+        branch = self.branches_off(x, dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():  # the product has a backward pass of its own
+                weight = self.weight if branch else self.updated_weight()  # [o, i]
+            return self.product(x, activation, weight, dtype, branch=branch)
+
+    def adapted_weight(self) -> Tensor:
+        """W + s B A, [o, i]."""
+        return self.updated_weight()
+
+    def weight_change(self) -> Tensor:
+        """s B A, [o, i]."""
+        return self.low_rank_update()
 
     def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against r i o of B A, going forward."""

@@ -1,4 +1,4 @@
-"""The one definition of modes and layer sets. Free of torch, so that planning stays light.
+"""The one definition of layer sets. Free of torch, so that planning stays light.
 
 A layer set says where adapters sit and whether the rest of the encoder trains beside them:
 
@@ -18,8 +18,6 @@ pooler always train.
 
 from typing import Final
 
-MODES: Final = ("full", "head", "lora", "dora")
-ADAPTER_MODES: Final = ("lora", "dora")
 LAYER_SETS: Final = ("attn-only", "attn", "all-lin-only", "all-lin")
 
 _ATTENTION: Final = ("attention.self.query", "attention.self.key", "attention.self.value")

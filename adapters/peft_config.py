@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from adapters.errors import InputError
 from adapters.layer import Part
+from adapters.methods import METHODS
 from adapters.patterns import compiled, count_repeats, shown
 
 _READ: Final = {
@@ -64,7 +65,7 @@ class AdapterConfig:
     """What a saved adapter is.
 
     Attributes:
-        mode: `lora` or `dora`.
+        mode: one with adapters.
         parts: the adapted layers, by name.
         saved: names of the modules whose whole weights are saved beside them.
     """
@@ -119,7 +120,7 @@ def parse(
     if not parts:
         raise InputError(f"target_modules {shown(targets)} names no linear layer of this model")
     saved = [name for name in module_names if any(_ends_with(name, m) for m in modules)]
-    return AdapterConfig("dora" if _flag(config, "use_dora") else "lora", parts, saved)
+    return AdapterConfig(_mode(config), parts, saved)
 
 
 def build(
@@ -131,9 +132,12 @@ def build(
     and alphas that differ from the first part's stand in PEFT's patterns.
 
     Raises:
-        InputError: if some parts are scaled by √rank and others by rank.
+        InputError: if some parts are scaled by √rank and others by rank, or the format does not
+            hold adapters of the mode.
     """
-    first = parts[0]
+    first, own = parts[0], METHODS[mode].peft
+    if own is None:
+        raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
     if any(part.rslora != first.rslora for part in parts):
         raise InputError("PEFT's format holds rsLoRA for all layers or for none")
     return {
@@ -157,9 +161,16 @@ def build(
         },
         "target_modules": [part.name for part in parts],
         "task_type": "SEQ_CLS",
-        "use_dora": mode == "dora",
         "use_rslora": first.rslora,
+        **own,
     }
+
+
+def _mode(config: Mapping[str, Any]) -> str:
+    """The mode that has the flags of a configuration."""
+    held = {name: of.peft for name, of in METHODS.items() if of.peft is not None}
+    flags = {flag: _flag(config, flag) for own in held.values() for flag in own}
+    return next(name for name, own in held.items() if own.items() <= flags.items())
 
 
 def _refuse_unknown(config: Mapping[str, Any]) -> None:

@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.dora import DoraLinear
 from adapters.errors import InputError
 from adapters.injection import (
     HEADS,
@@ -24,11 +23,13 @@ from adapters.injection import (
     Training,
     freeze,
     inject_parts,
+    layer_class,
     linear_layers,
     part_names,
     training_of,
 )
 from adapters.layer import AdaptedLinear, Part
+from adapters.methods import METHODS
 from adapters.patterns import shown
 from adapters.peft_config import AdapterConfig, build, parse
 
@@ -147,40 +148,35 @@ def _configured(model: nn.Module, path: Path) -> AdapterConfig:
     return config
 
 
-def _keys(part: Part) -> tuple[str, str, str]:
-    """The format's keys of a part's A, B and magnitude."""
-    stem = _PREFIX + part.name
-    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight", f"{stem}.lora_magnitude_vector"
+def _keys(mode: str, part: Part) -> dict[str, str]:
+    """The format's keys of a part's parameters, by their names here."""
+    endings = METHODS[mode].parameters
+    return {name: f"{_PREFIX}{part.name}.{ending}" for name, ending in endings.items()}
 
 
 def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters of a model by the format's keys, as views: A [r, i], B [o, r], magnitude [o]."""
+    """The adapters of a model by the format's keys, as views in the format's shapes."""
     tensors: dict[str, Tensor] = {}
     for layer in model.modules():
         if not isinstance(layer, AdaptedLinear):
             continue
         for index, part in enumerate(layer.parts):
-            if part.rank == 0:
-                continue
-            key_a, key_b, key_magnitude = _keys(part)
-            tensors[key_a] = layer.lora_A.detach()[index, : part.rank]
-            tensors[key_b] = layer.lora_B.detach()[index, :, : part.rank]
-            if isinstance(layer, DoraLinear):
-                tensors[key_magnitude] = layer.magnitude.detach().chunk(len(layer.parts))[index]
+            if part.rank > 0:
+                keys = _keys(layer.method.name, part)
+                tensors |= {keys[name]: of for name, of in layer.part_tensors(index).items()}
     return tensors
 
 
 def _adapter_shapes(model: nn.Module, config: AdapterConfig) -> dict[str, tuple[int, ...]]:
     """What `_adapter_tensors` will have once the configured adapters are in the plain model."""
     shapes: dict[str, tuple[int, ...]] = {}
+    shapes_of = layer_class(config.mode).part_shapes
     for _, linear, names in linear_layers(model):
         height = linear.out_features // len(names)
         for part in (config.parts[name] for name in names if name in config.parts):
-            key_a, key_b, key_magnitude = _keys(part)
-            shapes[key_a] = (part.rank, linear.in_features)
-            shapes[key_b] = (height, part.rank)
-            if config.mode == "dora":
-                shapes[key_magnitude] = (height,)
+            keys = _keys(config.mode, part)
+            of_part = shapes_of(part, linear.in_features, height)
+            shapes |= {keys[name]: shape for name, shape in of_part.items()}
     return shapes
 
 
@@ -191,7 +187,7 @@ def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
     for name, tensor in model.state_dict().items():
         owner, _, own = name.rpartition(".")
         module = owners[owner]
-        if isinstance(module, AdaptedLinear) and own in module.adapter_names:
+        if isinstance(module, AdaptedLinear) and own in module.method.parameters:
             continue
         parts = part_names(owner)
         for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):

@@ -4,26 +4,8 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
+from bench.plan.cell import everywhere
 from bench.plan.columns import COLUMNS, FLAGS, STATUSES, Column
-
-APPLIES: Final = {
-    "_always": "",
-    "_adapted": "`lora`, `dora`",
-    "_compiles": "`compile` on",
-    "_holds_frozen": "AMP, all modes but `full`",
-    "_has_main_rate": "all modes but `head`",
-    "_has_base_rate": "`lora`, `dora` on `attn`, `all-lin`",
-    "_has_head_rate": "all modes but `full`",
-    "_unfreezes": "all modes but `head`",
-    "_is_regression": "tasks without classes",
-    "_on_cuda": "a GPU",
-    "_pretrained": "pretrained weights",
-    "_classifies": "pretrained weights, accuracy",
-    "_has_majority": "pretrained weights, accuracy or overall",
-    "_has_parts": "task `multitask`",
-    "_scores_parts": "pretrained weights, task `multitask`",
-}
-"""Where a column applies, by the name of the schema's function."""
 
 _KINDS: Final = {str: "text", int: "whole number", float: "number"}
 
@@ -31,8 +13,9 @@ _HEAD: Final = """\
 # runs.csv
 
 The results of this project, one row for each attempt at a cell. This page is printed from
-[bench/plan/columns.py](../bench/plan/columns.py), the one definition of the
-columns, which names for each the test that fails when its value is another than its meaning says.
+[bench/plan/columns.py](../bench/plan/columns.py) and, for axes and settings,
+[bench/plan/cell.py](../bench/plan/cell.py), which define the columns and name for each the test
+that fails when its value is another than its meaning says.
 
 The file is UTF-8, RFC 4180, with a header. Numbers have up to seven significant digits. A column
 carries its unit in its name: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An empty field means
@@ -65,11 +48,19 @@ def _named(title: str, what: str, meanings: dict[str, str]) -> str:
 def _table(title: str, columns: Iterable[Column]) -> str:
     lines = [
         f"| `{column.name}` | {_KINDS[column.kind]} | {column.about} "
-        f"| {APPLIES[column.applies.__name__]} | {_held_by(column.check)} |"
+        f"| {_applies(column)} | {_held_by(column.check)} |"
         for column in columns
     ]
     head = ["| column | kind | meaning | applies to | held by |", "|---|---|---|---|---|"]
     return "\n".join([f"## {title}", "", *head, *lines, ""])
+
+
+def _applies(column: Column) -> str:
+    """Where a column applies: the first line of the schema's function. Nothing: everywhere."""
+    if column.applies is everywhere:
+        return ""
+    line = (column.applies.__doc__ or "").partition("\n")[0].removesuffix(".")
+    return line if line.startswith("A GPU") else line[0].lower() + line[1:]
 
 
 def _held_by(check: str) -> str:

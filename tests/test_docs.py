@@ -90,7 +90,7 @@ def test_the_page_on_grid_files_has_each_axis_and_its_values() -> None:
         (gridfile.Amp, "amp"),
         (gridfile.Unfreeze, "unfreeze"),
     ):
-        assert all(f"`{value}`" in rows[key] for value in values.__args__)
+        assert all(f"`{value}`" in rows[key] for value in values.__metadata__[0].values)
 
 
 def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says() -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from math import exp, log
 
-from adapters.names import ADAPTER_MODES, LAYER_SETS
+from adapters.methods import ADAPTER_MODES
+from adapters.names import LAYER_SETS
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import Objective, column, compare

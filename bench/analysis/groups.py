@@ -7,31 +7,15 @@ from functools import cache, cached_property
 from typing import Final
 
 from bench.analysis.metrics import Metric, metric_of
-from bench.analysis.points import FROM_MODE, FROZEN, place_in, settings_of
+from bench.analysis.points import FROZEN, place_in, settings_of
 from bench.analysis.setting import Setting, between_processes
-from bench.plan.columns import (
-    BY_NAME,
-    CANDIDATE,
-    VALUES,
-    Row,
-    Value,
-    cell_key,
-    group_names,
-    latest,
-    software_key,
-)
+from bench.plan.cell import CANDIDATE, Row, Value, named
+from bench.plan.columns import BY_NAME, VALUES, cell_key, group_names, latest, software_key
 from bench.plan.learning_rates import still_lacking
 from bench.results.outcomes import ValuesOf, no_values
 from bench.stats.intervals import Deviation, Interval
 
-_LABELS: Final = ("model", "task", "max_train", "max_dev", "learning_rate_source")
-"""Names of what digests hold: they count only where the digest is missing."""
-
-CHANGED: Final = (
-    "batch_size", "epochs", "max_steps", "batching", "compile", "pooling", "head", "optimizer",
-    "schedule", "regression_loss", "weight_decay", "warmup", "dropout", "encoders", "task_order",
-    "task_rates", "task_decays",
-)  # fmt: skip
+CHANGED: Final = named(lambda about: about.compared == "group")
 """Settings in which groups may differ and be compared all the same: not those of the model, of the
 data, or of the machine."""
 
@@ -253,8 +237,7 @@ def is_candidate(row: Mapping[str, Value]) -> bool:
 @cache
 def key_columns() -> tuple[str, ...]:
     """Columns whose values must be equal for rows to be compared."""
-    apart = (*FROM_MODE, *_LABELS, FROZEN)
-    return ("conditions_id", *(name for name in group_names("settings") if name not in apart))
+    return ("conditions_id", *named(lambda about: about.compared in ("group", "never")))
 
 
 def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
@@ -278,7 +261,7 @@ _OTHER_KEYS: Final = tuple(
 def _told() -> tuple[str, ...]:
     """Columns that tell groups apart."""
     names = [name for name in group_names("conditions") if name != "code_version"]
-    return (*names, *(n for n in group_names("settings") if n not in (*FROM_MODE, FROZEN)))
+    return (*names, *named(lambda about: about.compared in ("group", "never", "label")))
 
 
 def differing(group: Group, other: Group) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from bench.plan.columns import OVERALL, Value
+from bench.plan.cell import OVERALL, Value
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,18 @@ from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from typing import Final
 
-from adapters.names import LAYER_SETS, MODES
+from adapters.methods import MODES
+from adapters.names import LAYER_SETS
 from bench.analysis.setting import Setting, between_processes, number
-from bench.plan.columns import VALUES, Row, Value, has_score
+from bench.plan.cell import Row, Value, named
+from bench.plan.columns import VALUES, has_score
 from bench.results.outcomes import ValuesOf
 
-FROM_MODE: Final = (
-    "learning_rate", "learning_rate_base", "learning_rate_head", "alpha", "scale",
-)  # fmt: skip
+FROM_MODE: Final = (*named(lambda about: about.compared == "follows"), "scale")
 """Settings that follow from the mode."""
 FROZEN: Final = "frozen_dtype"
 """A setting in which the settings of a group may differ, like the axes."""
-_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze")
-_AMPS: Final = ("off", "bf16", "fp16")
+_AXES: Final = tuple(n for n in named(lambda about: about.compared == "axis") if n != "seed")
 
 
 def settings_of(
@@ -74,7 +73,7 @@ def _text(row: Row, name: str) -> str | None:
 def _place(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:
     return (
         place_in(setting.mode, MODES), place_in(setting.layers, LAYER_SETS), setting.rank or 0,
-        place_in(setting.amp, _AMPS), setting.unfreezes, setting.rate or 0.0,
+        place_in(setting.amp, VALUES["amp"]), setting.unfreezes, setting.rate or 0.0,
         place_in(setting.frozen, VALUES[FROZEN]),
     )  # fmt: skip
 

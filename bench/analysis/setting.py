@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.plan.columns import Row, Value
+from bench.plan.cell import Row, Value
 from bench.results.outcomes import Values, ValuesOf, no_values
 from bench.stats.intervals import Deviation, Interval, mean_t, pooled, scattered, spread, widened
 
@@ -81,7 +81,7 @@ class Setting:
     @property
     def adapted(self) -> bool:
         """Whether it carries adapters."""
-        return self.rank is not None
+        return self.layers is not None
 
     @property
     def label(self) -> str:
@@ -92,7 +92,8 @@ class Setting:
     @property
     def plain_label(self) -> str:
         """Its name without how frozen weights are held."""
-        adapter = f" rank {self.rank} on {self.layers}" if self.adapted else ""
+        rank = "" if self.rank is None else f" rank {self.rank}"
+        adapter = f"{rank} on {self.layers}" if self.adapted else ""
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
         return (

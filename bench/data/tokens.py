@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
-from bench.plan.cell import Cell, digest
-from bench.plan.columns import Row
+from bench.plan.cell import Cell, Row, digest
 from minbert.assets.embedded import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded

@@ -23,8 +23,7 @@ from bench.forecast.prepare import make_forecast
 from bench.forecast.turn import turn_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
-from bench.plan.cell import Cell
-from bench.plan.columns import Row
+from bench.plan.cell import Cell, Row
 from bench.plan.models import Model, find_model
 from bench.results.store import read_rows
 from minbert.data.tasks import find_task

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
-from bench.plan.cell import Cell
-from bench.plan.columns import ITERATIVE, Row
+from bench.plan.cell import ITERATIVE, Cell, Row
 from minbert.training.quarters import QUARTERS
 
 Shape = tuple[int, int]

@@ -14,6 +14,7 @@ from bench.forecast.workload import Workload
 from bench.worker.parts import aims_of, loss_of
 from minbert.data.batches import Batch
 from minbert.data.tasks import find_task
+from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from minbert.training.losses import CROSS_ENTROPY, REGRESSION, loss_name
@@ -32,7 +33,7 @@ def count(workload: Workload, shapes: ShapesOf, variant: Variant) -> dict[str, l
         Of each part of the task a stage of unfreezing after the other.
     """
     model = skeleton(workload, variant)
-    with FakeTensorMode(), Counter() as counter:
+    with FakeTensorMode(), kernels(workload.kernels), Counter() as counter:
         fill(model, torch.device(workload.device))
         return run(model, workload, shapes, variant, counter)
 

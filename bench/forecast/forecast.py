@@ -19,7 +19,7 @@ from bench.forecast.features import (
 )
 from bench.forecast.fit import Prior, apply, fit
 from bench.forecast.totals import Totals, totals_of
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 
 Features = Callable[[Variant, Totals], tuple[float, ...]]
 

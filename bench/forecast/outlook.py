@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from bench.forecast.costs import Variant
 from bench.forecast.forecast import Forecast
 from bench.launch.signals import Signals
-from bench.plan.cell import Cell
-from bench.plan.columns import Row
+from bench.plan.cell import Cell, Row
 from bench.plan.planning import SKIP, Planned
 
 Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]

@@ -15,8 +15,8 @@ from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_
 from bench.forecast.turn import Turn
 from bench.forecast.workload import Workload
 from bench.machine.conditions import Conditions
-from bench.plan.cell import Cell
-from bench.plan.columns import Row, new_row
+from bench.plan.cell import Cell, Row
+from bench.plan.columns import new_row
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 

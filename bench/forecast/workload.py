@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from bench.forecast.costs import ShapesOf, Variant, stages_of
 from bench.machine.conditions import MEASUREMENT_VERSION, Conditions
-from bench.plan.cell import Cell, digest
-from bench.plan.columns import CANDIDATE
+from bench.plan.cell import CANDIDATE, Cell, digest
 from bench.plan.models import Model
 from bench.plan.parts import from_text
 from minbert.data.tasks import find_task
@@ -48,6 +47,7 @@ class Workload:
     pooling: str
     new_pooler: bool
     head: str
+    kernels: str
     kind: str
     regression_loss: str | None
     outputs: int
@@ -92,6 +92,7 @@ class Workload:
             pooling=cell.pooling,
             new_pooler=cell.init == "random",
             head=cell.head,
+            kernels=cell.kernels,
             kind=task.kind,
             regression_loss=cell.regression_loss,
             outputs=task.num_outputs,
@@ -138,7 +139,7 @@ class Workload:
     def counts_key(self, shapes: ShapesOf, variant: Variant) -> str:
         """Digest of what decides the counts of a variant."""
         names = (
-            *("config", "pooling", "new_pooler", "head", "kind", "regression_loss"),
+            *("config", "pooling", "new_pooler", "head", "kernels", "kind", "regression_loss"),
             *("outputs", "parts", "encoders", "torch_version"),
         )
         values = [getattr(self, name) for name in names]

@@ -42,8 +42,7 @@ from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan import gridfile
 from bench.plan.budget import Budget
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE, GRID
+from bench.plan.cell import CANDIDATE, GRID, Cell
 from bench.plan.gridfile import Grid
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
 from bench.plan.models import Model, check_length, check_ranks, find_model

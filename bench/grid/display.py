@@ -19,8 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from bench.common.messages import one_line
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE, Row, repeat_suffix
+from bench.plan.cell import CANDIDATE, Cell, Row
+from bench.plan.columns import repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"

@@ -13,8 +13,7 @@ from bench.forecast.costs import Variant
 from bench.forecast.forecast import Forecast, Prediction
 from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
-from bench.plan.cell import Cell
-from bench.plan.columns import Row
+from bench.plan.cell import Cell, Row
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)

@@ -9,7 +9,7 @@ from typing import Final
 
 from bench.launch.runner import Outcome
 from bench.plan import job as jobs
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.plan.job import Job
 from bench.plan.planning import RERUN, Planned
 from bench.results.protocol import LONGEST_RESULT, RESULT, parse_result

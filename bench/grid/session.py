@@ -25,8 +25,8 @@ from bench.machine.environment import command_line, worker_environment
 from bench.machine.gpu_trial import why_unusable
 from bench.plan import job as jobs
 from bench.plan.budget import Budget, needs_no_row, was_left_out
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE, CellKey, Row, cell_key, new_row, row_key
+from bench.plan.cell import CANDIDATE, Cell, Row
+from bench.plan.columns import CellKey, cell_key, new_row, row_key
 from bench.plan.gridfile import Grid
 from bench.plan.job import Job
 from bench.plan.models import Model

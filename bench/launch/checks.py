@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.machine.devices import Device
-from bench.plan.cell import Cell
-from bench.plan.columns import FP32, ITERATIVE
+from bench.plan.cell import FP32, ITERATIVE, Cell
 from bench.plan.gridfile import Grid, Settings
 from bench.plan.models import Model
 from bench.plan.parts import most_encoders
@@ -71,7 +70,7 @@ def check_head(cells: Sequence[Cell], keep: bool) -> None:
     Raises:
         InputError: naming the head.
     """
-    whole = [cell.head for cell in cells if cell.rank is None and cell.encoders is None]
+    whole = [cell.head for cell in cells if cell.layers is None and cell.encoders is None]
     head = next((head for head in whole if head != "linear"), None)
     if keep and head is not None:
         raise InputError(

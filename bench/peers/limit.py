@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from adapters.names import ADAPTER_MODES, adapted_layers, trains_base
+from adapters.names import adapted_layers, trains_base
 from bench.plan.cell import Cell
 from minbert.model.config import BertConfig
 
@@ -111,7 +111,7 @@ def _products(config: BertConfig, work: Work) -> Iterator[Product]:
         "intermediate.dense": (wide, hidden),
         "output.dense": (hidden, wide),
     }  # outputs, inputs
-    adapted = adapted_layers(work.layers) if work.layers and work.mode in ADAPTER_MODES else ()
+    adapted = adapted_layers(work.layers) if work.layers else ()
     below = work.base_trains
     for layer in range(config.num_hidden_layers):
         cls_only = work.pooling == "pooler" and layer == config.num_hidden_layers - 1

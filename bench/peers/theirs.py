@@ -17,6 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from adapters.injection import decays
+from adapters.methods import METHODS
 from adapters.names import adapted_layers, trains_base
 from adapters.peft_format import ADAPTER as ADAPTER_FILE
 from bench.peers import request as requests
@@ -109,9 +110,9 @@ def lora_config(cell: Cell, whole: list[str]) -> LoraConfig:
         lora_alpha=cell.alpha,
         lora_dropout=0.0,
         bias="none",
-        use_dora=cell.mode == "dora",
         target_modules=rf".*encoder\.layer\.\d+\.({layers})",
         modules_to_save=whole,
+        **(METHODS[cell.mode].peft or {}),
     )
 
 
@@ -142,7 +143,7 @@ def parameter_groups(model: nn.Module, cell: Cell, new_pooler: bool) -> list[dic
             rate = cell.learning_rate_base
         if rate is None:
             raise RuntimeError(f"{name} trains, and the cell has no rate for it")
-        groups.setdefault((rate, decays(name, parameter)), []).append(parameter)
+        groups.setdefault((rate, decays(parameter)), []).append(parameter)
     return [
         {"params": params, "lr": rate, "weight_decay": cell.weight_decay if decayed else 0.0}
         for (rate, decayed), params in groups.items()

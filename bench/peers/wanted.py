@@ -9,8 +9,7 @@ from bench.common.errors import InputError
 from bench.launch.checks import check_amp, check_model
 from bench.machine.conditions import Found
 from bench.plan import gridfile
-from bench.plan.cell import Cell
-from bench.plan.columns import GRID
+from bench.plan.cell import GRID, Cell
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select

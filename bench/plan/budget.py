@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final
 
-from bench.plan.columns import RESUMED, Value
+from bench.plan.cell import Value
+from bench.plan.columns import RESUMED
 
 _MINUTE_S: Final = 60
 _LEFT_OUT: Final = "left out: "

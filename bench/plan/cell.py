@@ -1,28 +1,144 @@
-"""A cell: one point of a grid, and everything that determines its result."""
+"""A cell: one point of a grid, and everything that determines its result.
+
+Its fields are the settings of a run, each declared once with what must be known of it. The columns
+of runs.csv and their documentation, identifiers of cells, reading of old files, what a smaller cell
+that ran out of memory says, which rows are compared, and names of cells in reports follow from the
+declarations.
+
+To add a setting: a field here, with `before` and at the end of its group; a default in
+`bench.plan.gridfile.Settings`, if it comes from a grid file; and the code that it changes.
+"""
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
-from bench.plan.columns import FP32, MIXED, OFF, ON, Row, Value
+from adapters.methods import METHODS, MODES, has_rank
+from adapters.names import LAYER_SETS, trains_base
 
-_LABELS: Final = {"model", "max_train", "max_dev", "learning_rate_source", "scale"}
-"""Fields outside the digest: names of, or derived from, what other fields digest."""
-_LATER: Final[dict[str, Value]] = {
-    "unfreeze": "all",
-    "head": "linear",
-    "schedule": "linear",
-    "regression_loss": "mse",
-    "held_out": 0.0,
-    "encoders": None,
-    "task_order": None,
-    "task_rates": None,
-    "task_decays": None,
-    "compile": OFF,
-    "frozen_dtype": MIXED,
-}
-"""Fields that came later, with what was so before: they are in the digest where they differ."""
+Value = str | int | float | None
+Row = dict[str, Value]
+Applies = Callable[[Mapping[str, Any]], bool]
+Cost = Literal["memory", "time", "score"]
+
+ITERATIVE: Final = "iterative"
+"""Gradual unfreezing, as `minbert.training.unfreezing` has it, which imports torch."""
+
+OFF: Final = "off"
+ON: Final = "on"
+"""Values of `compile`."""
+
+FP32: Final = "fp32"
+MIXED: Final = "mixed"
+"""Values of `frozen_dtype` beside the half types; rows older than the column are `mixed`."""
+
+FAST: Final = "fast"
+REFERENCE: Final = "reference"
+"""Values of `kernels`."""
+
+GRID: Final = "grid"
+SEARCHED: Final = "search"
+CANDIDATE: Final = "candidate"
+"""Values of `learning_rate_source`."""
+
+MULTITASK: Final = "multitask"
+OVERALL: Final = "overall"
+"""The task of several parts, and its dev score: the mean of the parts'."""
+
+ALWAYS: Final = "always"
+"""`About.before` of a setting that every row has."""
+
+
+def everywhere(_row: Mapping[str, Any]) -> bool:
+    """A column that applies to all rows."""
+    return True
+
+
+def adapted(row: Mapping[str, Any]) -> bool:
+    """Modes with adapters."""
+    return row.get("mode") in METHODS
+
+
+def ranked(row: Mapping[str, Any]) -> bool:
+    """Modes whose adapters have a rank."""
+    return has_rank(str(row.get("mode")))
+
+
+def has_main_rate(row: Mapping[str, Any]) -> bool:
+    """All modes but `head`."""
+    return row.get("mode") != "head"
+
+
+def has_base_rate(row: Mapping[str, Any]) -> bool:
+    """Modes with adapters beside which the encoder trains."""
+    return adapted(row) and trains_base(str(row.get("layers")))
+
+
+def has_head_rate(row: Mapping[str, Any]) -> bool:
+    """All modes but `full`."""
+    return row.get("mode") != "full"
+
+
+def unfreezes(row: Mapping[str, Any]) -> bool:
+    """Modes that train an encoder."""
+    return row.get("mode") != "head"
+
+
+def holds_frozen(row: Mapping[str, Any]) -> bool:
+    """Modes that freeze linear layers, under AMP."""
+    return row.get("mode") != "full" and row.get("amp") != "off"
+
+
+def is_regression(row: Mapping[str, Any]) -> bool:
+    """Tasks without classes, or with a part without."""
+    return row.get("dev_metric") != "accuracy"
+
+
+def has_parts(row: Mapping[str, Any]) -> bool:
+    """Tasks of several parts."""
+    return row.get("task") == MULTITASK
+
+
+_CHECK: Final = "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file"
+_MULTITASK: Final = "tests/bench/grid/test_multitask_grid.py::"
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What must be known of a setting beside its name and type.
+
+    Attributes:
+        meaning: in a line, for docs/runs-csv.md and tables.
+        applies: from a row, whether the setting can have a value there.
+        values: the names that it takes, of a text that takes no others.
+        before: what was so in rows that lack it, being older; `ALWAYS`: none does; None: such rows
+            have none. Where a cell has that value, its identifier is as if there were no setting.
+        identifies: whether another value makes it another cell: not of names and of what follows
+            from other settings.
+        changes: what it changes, all else equal; of memory it says whether a cell that is alike,
+            only smaller, ran out of memory.
+        grows: whether memory only grows with it.
+        compared: how rows with different values are compared. `axis`: as settings of a group;
+            `follows`: likewise, and it comes with the mode; `within`: likewise, but for it; `group`:
+            as groups that differ in it alone; `never`: not; `label`: it names what another says.
+        varies: whether the cells of one table of a grid file may have it otherwise than the grid.
+        short: how it tells cells of the same name apart; empty: it does not.
+        check: the test, as pytest names it, that fails when the value in a row is wrong.
+    """
+
+    meaning: str
+    applies: Applies = everywhere
+    values: tuple[str, ...] = ()
+    before: Value = ALWAYS
+    identifies: bool = True
+    changes: tuple[Cost, ...] = ("memory", "time", "score")
+    grows: bool = False
+    compared: Literal["axis", "follows", "within", "group", "never", "label"]
+    varies: bool = False
+    short: str = ""
+    check: str = _CHECK
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -35,44 +151,348 @@ def digest(value: Any, length: int = 12) -> str:
 class Cell:
     """The axes and settings of one run, named as in runs.csv. None: does not apply."""
 
-    mode: str
-    rank: int | None
-    layers: str | None
-    amp: str
-    seed: int
-    model: str
-    model_digest: str
-    init: str
-    pooling: str
-    task: str
-    data_digest: str
-    max_train: int | None
-    max_dev: int | None
-    max_length: int
-    batching: str
-    batch_size: int
-    epochs: int
-    max_steps: int | None
-    optimizer: str
-    learning_rate: float | None
-    learning_rate_base: float | None
-    learning_rate_head: float | None
-    learning_rate_source: str
-    weight_decay: float
-    warmup: float
-    alpha: float | None
-    dropout: float
-    unfreeze: str | None = "all"
-    head: str = "linear"
-    schedule: str = "linear"
-    regression_loss: str | None = None
-    held_out: float = 0.0
-    encoders: int | None = None
-    task_order: str | None = None
-    task_rates: str | None = None
-    task_decays: str | None = None
-    compile: str = OFF
-    frozen_dtype: str | None = None
+    mode: Annotated[
+        str,
+        About(
+            meaning=f"what trains: {', '.join(MODES)}",
+            values=MODES,
+            compared="axis",
+        ),
+    ]
+    rank: Annotated[
+        int | None,
+        About(meaning="rank of the adapters", applies=ranked, grows=True, compared="axis"),
+    ]
+    layers: Annotated[
+        str | None,
+        About(
+            meaning="layer set that carries adapters",
+            applies=adapted,
+            values=LAYER_SETS,
+            compared="axis",
+        ),
+    ]
+    unfreeze: Annotated[
+        str | None,
+        About(
+            meaning="all: every layer that trains does so from the first epoch; iterative: none in "
+            "the first, then a quarter more in each from the top",
+            applies=unfreezes,
+            values=("all", ITERATIVE),
+            before="all",
+            compared="axis",
+        ),
+    ] = "all"
+    amp: Annotated[
+        str,
+        About(
+            meaning="automatic mixed precision: off, bf16, fp16",
+            values=("off", "bf16", "fp16"),
+            compared="axis",
+        ),
+    ]
+    seed: Annotated[
+        int,
+        About(
+            meaning="of initialisation, order of data and dropout",
+            changes=("score",),
+            compared="axis",
+        ),
+    ]
+    model: Annotated[
+        str,
+        About(
+            meaning="named geometry or checkpoint",
+            identifies=False,
+            changes=(),
+            compared="label",
+            short="{}",
+        ),
+    ]
+    model_digest: Annotated[
+        str,
+        About(
+            meaning="of its configuration, vocabulary and, if pretrained, weights",
+            compared="never",
+        ),
+    ]
+    init: Annotated[
+        str,
+        About(
+            meaning="pretrained or random",
+            values=("pretrained", "random"),
+            compared="never",
+        ),
+    ]
+    pooling: Annotated[
+        str,
+        About(
+            meaning="pooler ([CLS], dense, tanh) or mean over real tokens",
+            compared="group",
+        ),
+    ]
+    head: Annotated[
+        str,
+        About(
+            meaning="linear, nonlinear or conv (convolutions over tokens)",
+            values=("linear", "nonlinear", "conv"),
+            before="linear",
+            compared="group",
+            varies=True,
+            short="{} head",
+        ),
+    ] = "linear"
+    task: Annotated[str, About(meaning="what is learned", compared="label", short="{}")]
+    data_digest: Annotated[
+        str,
+        About(meaning="of the examples really used, train and dev", compared="never"),
+    ]
+    max_train: Annotated[
+        int | None,
+        About(
+            meaning="cap on training examples; empty: all",
+            identifies=False,
+            changes=(),
+            compared="label",
+        ),
+    ]
+    max_dev: Annotated[
+        int | None,
+        About(
+            meaning="cap on dev examples; empty: all",
+            identifies=False,
+            changes=(),
+            compared="label",
+        ),
+    ]
+    held_out: Annotated[
+        float,
+        About(
+            meaning="share of the training examples that are not trained on, by which ensembles "
+            "are chosen",
+            before=0.0,
+            compared="never",
+        ),
+    ] = 0.0
+    max_length: Annotated[
+        int,
+        About(meaning="tokens after which a text is cut", grows=True, compared="never"),
+    ]
+    batching: Annotated[
+        str,
+        About(
+            meaning="how examples are grouped into batches: by-length or shuffled",
+            compared="group",
+        ),
+    ]
+    batch_size: Annotated[
+        int,
+        About(meaning="examples in a batch", grows=True, compared="group", short="batch {}"),
+    ]
+    compile: Annotated[
+        str,
+        About(
+            meaning="on: whole batches train through torch.compile, padded to buckets of length; "
+            "or off",
+            values=(OFF, ON),
+            before=OFF,
+            compared="group",
+            check="tests/bench/worker/test_compile.py::test_a_cell_without_a_compiler_ends_in_a_line",
+        ),
+    ] = OFF
+    kernels: Annotated[
+        str,
+        About(
+            meaning="fast: products, attention and dropout as this project writes them; reference: "
+            "all in torch's own operators, under autograd",
+            values=(FAST, REFERENCE),
+            before=FAST,
+            compared="group",
+            varies=True,
+            short="{} kernels",
+            check="tests/bench/worker/test_kernels.py::test_a_cell_runs_on_the_kernels_it_names",
+        ),
+    ] = FAST
+    frozen_dtype: Annotated[
+        str | None,
+        About(
+            meaning="how frozen weights of linear layers are held under AMP: fp32, bf16 or fp16; "
+            "mixed: before schema 6, half where a layer has no adapter and fp32 where it has one",
+            applies=holds_frozen,
+            values=(FP32, "bf16", "fp16", MIXED),
+            before=MIXED,
+            compared="within",
+            varies=True,
+            short="frozen {}",
+            check="tests/bench/worker/test_frozen_dtype.py::test_every_parameter_has_the_type_of_the_rule",
+        ),
+    ] = None
+    epochs: Annotated[int, About(meaning="passes over the training examples", compared="group")]
+    max_steps: Annotated[
+        int | None,
+        About(meaning="cap on optimizer steps; empty: none", compared="group"),
+    ]
+    optimizer: Annotated[
+        str,
+        About(
+            meaning="adamw, adamax or radam",
+            values=("adamw", "adamax", "radam"),
+            compared="group",
+            varies=True,
+            short="{}",
+        ),
+    ]
+    schedule: Annotated[
+        str,
+        About(
+            meaning="of the rates after their rise: linear, to zero; or halving each epoch",
+            values=("linear", "halving"),
+            before="linear",
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="{} rate",
+        ),
+    ] = "linear"
+    regression_loss: Annotated[
+        str | None,
+        About(
+            meaning="of a task without classes: mse, or pearson, 1 − r of each batch",
+            applies=is_regression,
+            values=("mse", "pearson"),
+            before="mse",
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="{}",
+            check=_MULTITASK + "test_with_one_part_of_the_files_that_part_is_learned",
+        ),
+    ] = None
+    encoders: Annotated[
+        int | None,
+        About(
+            meaning="1, or 2: a second for pairs of texts",
+            applies=has_parts,
+            before=None,
+            compared="group",
+            varies=True,
+            short="encoders {}",
+            check=_MULTITASK + "test_cells_end_ok_with_all_figures",
+        ),
+    ] = None
+    task_order: Annotated[
+        str | None,
+        About(
+            meaning="how the parts' batches follow: sequential, round-robin or proportional (at "
+            "random)",
+            applies=has_parts,
+            values=("sequential", "round-robin", "proportional"),
+            before=None,
+            compared="group",
+            varies=True,
+            short="{}",
+            check=_MULTITASK
+            + "test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move",
+        ),
+    ] = None
+    task_rates: Annotated[
+        str | None,
+        About(
+            meaning="factors on all rates by part, such as quora=5 sst=4 sts=3",
+            applies=has_parts,
+            before=None,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            check=_MULTITASK + "test_cells_end_ok_with_all_figures",
+        ),
+    ] = None
+    task_decays: Annotated[
+        str | None,
+        About(
+            meaning="weight decay by part, likewise",
+            applies=has_parts,
+            before=None,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            check=_MULTITASK + "test_cells_end_ok_with_all_figures",
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        About(
+            meaning="peak rate of the adapter, or of everything in full",
+            applies=has_main_rate,
+            changes=("score",),
+            compared="follows",
+            short="rate {:g}",
+        ),
+    ]
+    learning_rate_base: Annotated[
+        float | None,
+        About(
+            meaning="peak rate of the rest of the encoder",
+            applies=has_base_rate,
+            changes=("score",),
+            compared="follows",
+        ),
+    ]
+    learning_rate_head: Annotated[
+        float | None,
+        About(
+            meaning="peak rate of the task head",
+            applies=has_head_rate,
+            changes=("score",),
+            compared="follows",
+        ),
+    ]
+    learning_rate_source: Annotated[
+        str,
+        About(
+            meaning=f"where the rates came from: {GRID} (the grid file), {SEARCHED} (--lr auto), or "
+            f"{CANDIDATE}: the row is one of that search's tries, scored on held-out training data",
+            identifies=False,
+            changes=(),
+            compared="label",
+            check="tests/bench/grid/test_grid.py::test_rates_are_searched_on_training_data_and_used",
+        ),
+    ]
+    weight_decay: Annotated[
+        float,
+        About(
+            meaning="of weight matrices; vectors are not decayed",
+            changes=("score",),
+            compared="group",
+            varies=True,
+        ),
+    ]
+    warmup: Annotated[
+        float,
+        About(
+            meaning="share of the steps in which the rate rises",
+            changes=("score",),
+            compared="group",
+            varies=True,
+        ),
+    ]
+    alpha: Annotated[
+        float | None,
+        About(
+            meaning="adapter scale is alpha / rank",
+            applies=ranked,
+            changes=("score",),
+            compared="follows",
+        ),
+    ]
+    dropout: Annotated[
+        float,
+        About(
+            meaning="probability, in the encoder and before the head",
+            compared="group",
+            varies=True,
+        ),
+    ]
 
     @property
     def scale(self) -> float | None:
@@ -91,14 +511,15 @@ class Cell:
             {
                 name: value
                 for name, value in asdict(self).items()
-                if name not in _LABELS and not (name in _LATER and value in (None, _LATER[name]))
+                if ABOUT[name].identifies and not _was_so_before(name, value)
             }
         )
 
     @property
     def name(self) -> str:
         """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`."""
-        adapter = f"-r{self.rank}-{self.layers}" if self.rank is not None else ""
+        rank = "" if self.rank is None else f"-r{self.rank}"
+        adapter = "" if self.layers is None else f"{rank}-{self.layers}"
         unfreezing = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""
         precision = "fp32" if self.amp == "off" else self.amp
         if self.frozen_dtype not in (None, FP32, MIXED):
@@ -110,7 +531,31 @@ class Cell:
         return {**asdict(self), "scale": self.scale, "cell_id": self.cell_id}
 
     @classmethod
-    def from_columns(cls, columns: dict[str, Value]) -> "Cell":
+    def from_columns(cls, columns: Mapping[str, Value]) -> "Cell":
         """The inverse of `columns`; other columns are ignored."""
         values: dict[str, Any] = {field.name: columns[field.name] for field in fields(cls)}
         return cls(**values)
+
+
+def _was_so_before(name: str, value: Value) -> bool:
+    before = ABOUT[name].before
+    return before != ALWAYS and value in (None, before)
+
+
+def _declared() -> tuple[dict[str, About], dict[str, type[str] | type[int] | type[float]]]:
+    """What is known of each setting, and the type of its values where it has one."""
+    about: dict[str, About] = {}
+    kinds: dict[str, type[str] | type[int] | type[float]] = {}
+    for name, hint in get_type_hints(Cell, include_extras=True).items():
+        if get_origin(hint) is Annotated:
+            declared, about[name] = get_args(hint)
+            kinds[name] = (get_args(declared) or (declared,))[0]
+    return about, kinds
+
+
+ABOUT, KINDS = _declared()
+
+
+def named(wanted: Callable[[About], bool]) -> tuple[str, ...]:
+    """Names of the settings that are as wanted, in the order of their columns."""
+    return tuple(name for name, about in ABOUT.items() if wanted(about))

@@ -10,15 +10,30 @@ History of `SCHEMA`, the number in the column of that name:
    `dev_paraphrase` and `dev_similarity`.
 5. `compile` and `compile_s`.
 6. `repeat`, `frozen_dtype`, `cuda_version`, `environment`, `texts_cut` and `tokens_cut`.
+7. `kernels`.
+
+Those of axes and settings are the fields of `bench.plan.cell.Cell`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from adapters.names import ADAPTER_MODES, LAYER_SETS, MODES, trains_base
+from bench.plan.cell import (
+    ABOUT,
+    ALWAYS,
+    KINDS,
+    ON,
+    OVERALL,
+    Applies,
+    Row,
+    Value,
+    everywhere,
+    has_parts,
+    ranked,
+)
 
-SCHEMA: Final = 6
+SCHEMA: Final = 7
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -48,122 +63,60 @@ FLAGS: Final = {
 TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
 """Those that put the times of a row in doubt, so that a later result replaces it."""
 
-MULTITASK: Final = "multitask"
-OVERALL: Final = "overall"
-"""The task of several parts, and its dev score: the mean of the parts'."""
 PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
-"""Its parts, and where the dev score of each stands."""
+"""The parts of task `multitask`, and where the dev score of each stands."""
 CORRELATED: Final = ("sts",)
 """Those whose score is a correlation r, which counts (1 + r) / 2; the others have an accuracy."""
 
-ITERATIVE: Final = "iterative"
-"""Gradual unfreezing, as `minbert.training.unfreezing` has it, which imports torch."""
-
-OFF: Final = "off"
-ON: Final = "on"
-"""Values of `compile`."""
-
-FP32: Final = "fp32"
-MIXED: Final = "mixed"
-"""Values of `frozen_dtype` beside the half types; rows older than the column are `mixed`."""
-
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
-    "mode": MODES,
-    "layers": LAYER_SETS,
-    "amp": ("off", "bf16", "fp16"),
-    "init": ("pretrained", "random"),
+    **{name: about.values for name, about in ABOUT.items() if about.values},
     "dev_metric": ("accuracy", "pearson", OVERALL),
-    "unfreeze": ("all", ITERATIVE),
-    "head": ("linear", "nonlinear", "conv"),
-    "optimizer": ("adamw", "adamax", "radam"),
-    "schedule": ("linear", "halving"),
-    "regression_loss": ("mse", "pearson"),
-    "task_order": ("sequential", "round-robin", "proportional"),
-    "compile": (OFF, ON),
-    "frozen_dtype": (FP32, "bf16", "fp16", MIXED),
 }
 """Columns of text that hold one of a few names."""
 
 LARGEST: Final = 1e30
 """No quantity comes near it; NaN and infinite are beyond it too."""
 
-GRID: Final = "grid"
-SEARCHED: Final = "search"
-CANDIDATE: Final = "candidate"
-"""Values of `learning_rate_source`."""
-
-Value = str | int | float | None
-Row = dict[str, Value]
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
 
-def _always(_row: Mapping[str, Any]) -> bool:
-    return True
-
-
-def _adapted(row: Mapping[str, Any]) -> bool:
-    return row.get("mode") in ADAPTER_MODES
-
-
-def _has_main_rate(row: Mapping[str, Any]) -> bool:
-    return row.get("mode") != "head"
-
-
-def _has_base_rate(row: Mapping[str, Any]) -> bool:
-    return _adapted(row) and trains_base(str(row.get("layers")))
-
-
-def _has_head_rate(row: Mapping[str, Any]) -> bool:
-    return row.get("mode") != "full"
-
-
-def _unfreezes(row: Mapping[str, Any]) -> bool:
-    return row.get("mode") != "head"
-
-
-def _holds_frozen(row: Mapping[str, Any]) -> bool:
-    return row.get("mode") != "full" and row.get("amp") != "off"
-
-
-def _compiles(row: Mapping[str, Any]) -> bool:
+def compiles(row: Mapping[str, Any]) -> bool:
+    """Cells with `compile` on."""
     return row.get("compile") == ON
 
 
-def _is_regression(row: Mapping[str, Any]) -> bool:
-    return row.get("dev_metric") != "accuracy"
-
-
-def _on_cuda(row: Mapping[str, Any]) -> bool:
+def on_cuda(row: Mapping[str, Any]) -> bool:
+    """A GPU."""
     return str(row.get("device", "")).startswith("cuda")
 
 
-def _pretrained(row: Mapping[str, Any]) -> bool:
+def pretrained(row: Mapping[str, Any]) -> bool:
+    """Pretrained weights."""
     return row.get("init") == "pretrained"
 
 
-def _classifies(row: Mapping[str, Any]) -> bool:
-    return _pretrained(row) and row.get("dev_metric") not in ("pearson", OVERALL)
+def classifies(row: Mapping[str, Any]) -> bool:
+    """Pretrained weights, a task with classes."""
+    return pretrained(row) and row.get("dev_metric") not in ("pearson", OVERALL)
 
 
-def _has_majority(row: Mapping[str, Any]) -> bool:
-    return _pretrained(row) and row.get("dev_metric") != "pearson"
+def has_majority(row: Mapping[str, Any]) -> bool:
+    """Pretrained weights, a task that is no regression."""
+    return pretrained(row) and row.get("dev_metric") != "pearson"
 
 
-def _has_parts(row: Mapping[str, Any]) -> bool:
-    return row.get("task") == MULTITASK
-
-
-def _scores_parts(row: Mapping[str, Any]) -> bool:
-    return _pretrained(row) and _has_parts(row)
+def scores_parts(row: Mapping[str, Any]) -> bool:
+    """Pretrained weights, a task of several parts."""
+    return pretrained(row) and has_parts(row)
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of runs.csv.
 
-    `applies` tells, from a row, whether the column can have a value there: an empty field where
-    it does not apply differs from one that was not measured. `check` is the test, as pytest names
-    it, that fails when the value is another than `about` says.
+    `applies` is whether the column can have a value in a row: an empty field where it does not
+    apply differs from one that was not measured. `check` is the test, as pytest names it, that
+    fails when the value is another than `about` says.
     """
 
     name: str
@@ -171,19 +124,7 @@ class Column:
     group: str
     about: str
     check: str
-    applies: Callable[[Mapping[str, Any]], bool] = _always
-
-
-BEFORE: Final[Mapping[str, str | float]] = {
-    "unfreeze": "all",
-    "head": "linear",
-    "schedule": "linear",
-    "held_out": 0.0,
-    "compile": OFF,
-    "repeat": 1,
-    "frozen_dtype": MIXED,
-}
-"""What was so in rows of a schema that lacked the column."""
+    applies: Applies = everywhere
 
 
 def _columns() -> tuple[Column, ...]:
@@ -224,108 +165,14 @@ def _columns() -> tuple[Column, ...]:
         "tests/bench/results/test_row.py::test_a_failed_cell_keeps_its_message_on_one_line",
         ("message", str, "one line on why it did not end ok"),
     )
-    group(
-        "axes",
-        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
-        ("mode", str, "what trains: full, head, lora, dora"),
-        ("rank", int, "rank of the adapters", _adapted),
-        ("layers", str, "layer set that carries adapters", _adapted),
-        (
-            "unfreeze",
-            str,
-            "all: every layer that trains does so from the first epoch; iterative: none in the "
-            "first, then a quarter more in each from the top",
-            _unfreezes,
-        ),
-        ("amp", str, "automatic mixed precision: off, bf16, fp16"),
-        ("seed", int, "of initialisation, order of data and dropout"),
-    )
-    group(
-        "settings",
-        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
-        ("model", str, "named geometry or checkpoint"),
-        ("model_digest", str, "of its configuration, vocabulary and, if pretrained, weights"),
-        ("init", str, "pretrained or random"),
-        ("pooling", str, "pooler ([CLS], dense, tanh) or mean over real tokens"),
-        ("head", str, "linear, nonlinear or conv (convolutions over tokens)"),
-        ("task", str, "what is learned"),
-        ("data_digest", str, "of the examples really used, train and dev"),
-        ("max_train", int, "cap on training examples; empty: all"),
-        ("max_dev", int, "cap on dev examples; empty: all"),
-        (
-            "held_out",
-            float,
-            "share of the training examples that are not trained on, by which ensembles are chosen",
-        ),
-        ("max_length", int, "tokens after which a text is cut"),
-        ("batching", str, "how examples are grouped into batches: by-length or shuffled"),
-        ("batch_size", int, "examples in a batch"),
-        "tests/bench/worker/test_compile.py::test_a_cell_without_a_compiler_ends_in_a_line",
-        (
-            "compile",
-            str,
-            "on: whole batches train through torch.compile, padded to buckets of length; or off",
-        ),
-        "tests/bench/worker/test_frozen_dtype.py::test_every_parameter_has_the_type_of_the_rule",
-        (
-            "frozen_dtype",
-            str,
-            "how frozen weights of linear layers are held under AMP: fp32, bf16 or fp16; mixed: "
-            "before schema 6, half where a layer has no adapter and fp32 where it has one",
-            _holds_frozen,
-        ),
-        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
-        ("epochs", int, "passes over the training examples"),
-        ("max_steps", int, "cap on optimizer steps; empty: none"),
-        ("optimizer", str, "adamw, adamax or radam"),
-        ("schedule", str, "of the rates after their rise: linear, to zero; or halving each epoch"),
-        "tests/bench/grid/test_multitask_grid.py::test_with_one_part_of_the_files_that_part_is_learned",
-        (
-            "regression_loss",
-            str,
-            "of a task without classes: mse, or pearson, 1 − r of each batch",
-            _is_regression,
-        ),
-        "tests/bench/grid/test_multitask_grid.py::test_cells_end_ok_with_all_figures",
-        ("encoders", int, "1, or 2: a second for pairs of texts", _has_parts),
-        "tests/bench/grid/test_multitask_grid.py::test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move",
-        (
-            "task_order",
-            str,
-            "how the parts' batches follow: sequential, round-robin or proportional (at random)",
-            _has_parts,
-        ),
-        "tests/bench/grid/test_multitask_grid.py::test_cells_end_ok_with_all_figures",
-        (
-            "task_rates",
-            str,
-            "factors on all rates by part, such as quora=5 sst=4 sts=3",
-            _has_parts,
-        ),
-        ("task_decays", str, "weight decay by part, likewise", _has_parts),
-        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
-        (
-            "learning_rate",
-            float,
-            "peak rate of the adapter, or of everything in full",
-            _has_main_rate,
-        ),
-        ("learning_rate_base", float, "peak rate of the rest of the encoder", _has_base_rate),
-        ("learning_rate_head", float, "peak rate of the task head", _has_head_rate),
-        "tests/bench/grid/test_grid.py::test_rates_are_searched_on_training_data_and_used",
-        (
-            "learning_rate_source",
-            str,
-            f"where the rates came from: {GRID} (the grid file), {SEARCHED} (--lr auto), or "
-            f"{CANDIDATE}: the row is one of that search's tries, scored on held-out training data",
-        ),
-        "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file",
-        ("weight_decay", float, "of weight matrices; vectors are not decayed"),
-        ("warmup", float, "share of the steps in which the rate rises"),
-        ("alpha", float, "adapter scale is alpha / rank", _adapted),
-        ("scale", float, "the factor of the adapter's update", _adapted),
-        ("dropout", float, "probability, in the encoder and before the head"),
-    )
+    for name, about in ABOUT.items():
+        own = "axes" if about.compared == "axis" else "settings"
+        found.append(
+            Column(name, KINDS[name], own, about.meaning, about.check, about.applies)
+        )
+        if name == "alpha":
+            scale = "the factor of the adapter's update"
+            found.append(Column("scale", float, own, scale, about.check, ranked))
     group(
         "conditions",
         "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
@@ -335,13 +182,13 @@ def _columns() -> tuple[Column, ...]:
         ("threads", int, "of torch's CPU operators"),
         ("torch_version", str, "of torch, as installed"),
         "tests/bench/machine/test_conditions.py::test_on_a_gpu_cuda_and_inherited_variables_are_conditions",
-        ("cuda_version", str, "that torch was built with", _on_cuda),
+        ("cuda_version", str, "that torch was built with", on_cuda),
         (
             "environment",
             str,
             "inherited variables that change numbers, as NAME=value; empty: none was set",
         ),
-        ("tf32", str, "on or off: fp32 products on the GPU's tensor cores", _on_cuda),
+        ("tf32", str, "on or off: fp32 products on the GPU's tensor cores", on_cuda),
         "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
         ("measurement_version", int, "raised when measuring or numerics change"),
         ("code_version", str, "of this project"),
@@ -373,7 +220,7 @@ def _columns() -> tuple[Column, ...]:
         "tests/bench/worker/test_column_stages.py::test_times_are_those_of_their_stages",
         ("startup_s", float, "from launch to the first training step, compiling included, s"),
         "tests/bench/worker/test_compile.py::test_a_compiled_cell_trains_as_another",
-        ("compile_s", float, "compiling for every bucket, before the first step, s", _compiles),
+        ("compile_s", float, "compiling for every bucket, before the first step, s", compiles),
         "tests/bench/worker/test_column_stages.py::test_times_are_those_of_their_stages",
         ("train_s", float, "all training steps, data preparation included, s"),
         ("eval_s", float, "all evaluations on dev, s"),
@@ -385,15 +232,15 @@ def _columns() -> tuple[Column, ...]:
     group(
         "memory",
         "tests/bench/worker/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
-        ("peak_cuda_allocated_mib", float, "by tensors, MiB", _on_cuda),
-        ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", _on_cuda),
+        ("peak_cuda_allocated_mib", float, "by tensors, MiB", on_cuda),
+        ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", on_cuda),
         "tests/bench/worker/test_gpu_probe.py::test_memory_is_the_processs_and_others_on_the_gpu_disturb",
-        ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", _on_cuda),
+        ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", on_cuda),
         (
             "process_vram_source",
             str,
             "nvml-process, or nvml-device where the driver can't tell the process from others",
-            _on_cuda,
+            on_cuda,
         ),
         "tests/bench/worker/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
         (
@@ -424,34 +271,34 @@ def _columns() -> tuple[Column, ...]:
             "dev_metric",
             str,
             "accuracy, pearson, or overall: the mean over the parts of accuracy and (1 + r) / 2",
-            _pretrained,
+            pretrained,
         ),
-        ("dev_score", float, "the metric on dev after the last epoch", _pretrained),
+        ("dev_score", float, "the metric on dev after the last epoch", pretrained),
         "tests/bench/results/test_row.py::test_accuracy_gets_wilson_and_correlation_fisher",
-        ("dev_ci_low", float, "its 95% interval, lower end", _pretrained),
-        ("dev_ci_high", float, "its 95% interval, upper end", _pretrained),
+        ("dev_ci_low", float, "its 95% interval, lower end", pretrained),
+        ("dev_ci_high", float, "its 95% interval, upper end", pretrained),
         "tests/bench/grid/test_columns.py::test_scores_are_those_of_the_predictions",
-        ("dev_accuracy", float, "accuracy on dev", _classifies),
+        ("dev_accuracy", float, "accuracy on dev", classifies),
         "tests/bench/grid/test_multitask_grid.py::test_what_is_kept_gives_the_scores_again",
-        ("dev_sentiment", float, "accuracy on dev of the part sst", _scores_parts),
-        ("dev_paraphrase", float, "accuracy on dev of the part quora", _scores_parts),
-        ("dev_similarity", float, "Pearson correlation on dev of the part sts", _scores_parts),
+        ("dev_sentiment", float, "accuracy on dev of the part sst", scores_parts),
+        ("dev_paraphrase", float, "accuracy on dev of the part quora", scores_parts),
+        ("dev_similarity", float, "Pearson correlation on dev of the part sts", scores_parts),
         "tests/bench/grid/test_columns.py::test_losses_are_those_of_the_last_epoch",
-        ("dev_loss", float, "mean loss on dev; of parts, the mean of theirs", _pretrained),
-        ("train_loss", float, "mean loss over the last epoch's steps", _pretrained),
+        ("dev_loss", float, "mean loss on dev; of parts, the mean of theirs", pretrained),
+        ("train_loss", float, "mean loss over the last epoch's steps", pretrained),
         "tests/bench/worker/test_column_stages.py::test_the_training_score_is_that_of_the_batches_as_trained",
         (
             "train_score",
             float,
             "the metric on the batches of the last epoch, as they were trained on (dropout on)",
-            _pretrained,
+            pretrained,
         ),
         "tests/bench/grid/test_columns.py::test_scores_are_those_of_the_predictions",
         (
             "majority_score",
             float,
             "what the training set's majority class scores on dev; a correlation counts as 0 then",
-            _has_majority,
+            has_majority,
         ),
     )
     group(
@@ -489,6 +336,10 @@ def new_row(**values: Value) -> Row:
     return row
 
 
+_LATER: Final = {name: of for name, of in ABOUT.items() if of.before not in (ALWAYS, None)}
+"""Settings that older rows lack, but for those that these had none of."""
+
+
 def upgraded(values: Mapping[str, Value]) -> Row:
     """A row from the values of one that may be of an older schema, whose columns it lacks.
 
@@ -496,10 +347,13 @@ def upgraded(values: Mapping[str, Value]) -> Row:
         KeyError: for a name that is no column.
     """
     row = new_row(**values)
-    lacking = (name for name in BEFORE if name not in values and BY_NAME[name].applies(row))
-    row |= {name: BEFORE[name] for name in lacking}
-    if "regression_loss" not in values and row["dev_metric"] == "pearson":
-        row["regression_loss"] = "mse"
+    if "repeat" not in values:
+        row["repeat"] = 1
+    for name, about in _LATER.items():
+        if name not in values and about.applies(row):
+            row[name] = about.before
+    if "regression_loss" not in values and row["dev_metric"] != "pearson":
+        row["regression_loss"] = None  # what kind of task it was is not known without a score
     return row
 
 

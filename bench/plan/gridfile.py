@@ -4,13 +4,15 @@ import re
 import tomllib
 from math import prod
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import core_schema
 
-from adapters.names import ADAPTER_MODES
+from adapters.methods import ADAPTER_MODES, has_rank
 from bench.common.errors import InputError
 from bench.common.messages import shown
+from bench.plan.cell import ABOUT, named
 
 NAMED: Final = Path(__file__).parent / "grids"
 _LARGEST_FILE: Final = 1 << 20
@@ -18,10 +20,21 @@ _MOST_CELLS: Final = 100_000
 _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 """A key of 16 parts, where the grid's own have 3: its reader's time grows with their square."""
 
-Mode = Literal["full", "head", "lora", "dora"]
-LayerSet = Literal["attn-only", "attn", "all-lin-only", "all-lin"]
-Amp = Literal["off", "on", "bf16", "fp16"]
-Unfreeze = Literal["all", "iterative"]
+
+class OneOf:
+    """Text that is one of the values that a setting takes, or of others beside them."""
+
+    def __init__(self, setting: str, *others: str) -> None:
+        self.values = (*ABOUT[setting].values, *others)
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+        return core_schema.literal_schema(list(self.values))
+
+
+Mode = Annotated[str, OneOf("mode")]
+LayerSet = Annotated[str, OneOf("layers")]
+Amp = Annotated[str, OneOf("amp", "on")]
+Unfreeze = Annotated[str, OneOf("unfreeze")]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -60,22 +73,15 @@ class TaskDecays(_Strict):
     sts: Decay | None = None
 
 
-Head = Literal["linear", "nonlinear", "conv"]
-Optimizer = Literal["adamw", "adamax", "radam"]
-Schedule = Literal["linear", "halving"]
-RegressionLoss = Literal["mse", "pearson"]
-TaskOrder = Literal["sequential", "round-robin", "proportional"]
-Encoders = Annotated[int, Field(ge=1, le=2)]
-FrozenDtype = Literal["fp32", "amp"]
-Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-
 class Settings(_Strict):
-    """What all cells of a grid share. Flags of the command line replace values here."""
+    """What all cells of a grid share. Flags of the command line replace values here.
+
+    Those named as a field of `bench.plan.cell.Cell` are what the cells have, if `planning` does not
+    resolve them.
+    """
 
     model: str = "minilm"
-    init: Literal["pretrained", "random"] = "pretrained"
+    init: Annotated[str, OneOf("init")] = "pretrained"
     task: str = "movies"
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -88,40 +94,37 @@ class Settings(_Strict):
     batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"
     compile: bool = False
+    kernels: Annotated[str, OneOf("kernels")] = "fast"
     pooling: Literal["auto", "pooler", "mean"] = "auto"
-    head: Head = "linear"
-    optimizer: Optimizer = "adamw"
-    schedule: Schedule = "linear"
-    regression_loss: RegressionLoss = "mse"
+    head: Annotated[str, OneOf("head")] = "linear"
+    optimizer: Annotated[str, OneOf("optimizer")] = "adamw"
+    schedule: Annotated[str, OneOf("schedule")] = "linear"
+    regression_loss: Annotated[str, OneOf("regression_loss")] = "mse"
     learning_rates: Rates = Rates()
     weight_decay: Decay = 0.01
-    warmup: Share = 0.1
+    warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
     scale: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
-    dropout: Dropout = 0.1
-    frozen_dtype: FrozenDtype = "fp32"
-    encoders: Encoders = 1
-    task_order: TaskOrder = "proportional"
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    frozen_dtype: Literal["fp32", "amp"] = "fp32"
+    encoders: Annotated[int, Field(ge=1, le=2)] = 1
+    task_order: Annotated[str, OneOf("task_order")] = "proportional"
     task_rates: TaskRates = TaskRates()
     task_decays: TaskDecays = TaskDecays()
 
 
-class Varied(_Strict):
-    """Settings that the cells of one table have otherwise than the grid: those that change neither
-    data nor model, and that no flag of the command line has."""
+if TYPE_CHECKING:
+    Varied = _Strict
+else:
 
-    head: Head | None = None
-    optimizer: Optimizer | None = None
-    schedule: Schedule | None = None
-    regression_loss: RegressionLoss | None = None
-    weight_decay: Decay | None = None
-    warmup: Share | None = None
-    dropout: Dropout | None = None
-    frozen_dtype: FrozenDtype | None = None
-    encoders: Encoders | None = None
-    task_order: TaskOrder | None = None
-    task_rates: TaskRates | None = None
-    task_decays: TaskDecays | None = None
+    _types = get_type_hints(Settings, include_extras=True)
+    Varied = create_model(
+        "Varied",
+        __base__=_Strict,
+        __doc__="Settings that the cells of one table have otherwise than the grid: those that "
+        "change neither data nor model, and that no flag of the command line has.",
+        **{name: (_types[name] | None, None) for name in named(lambda about: about.varies)},
+    )
 
 
 class Axes(_Strict):
@@ -143,10 +146,15 @@ class Axes(_Strict):
     @model_validator(mode="after")
     def _axes_fit_the_modes(self) -> Self:
         adapted = [mode for mode in self.mode if mode in ADAPTER_MODES]
-        if adapted and not (self.rank and self.layers):
-            raise ValueError(f"mode {adapted[0]} needs rank and layers")
+        ranked = [mode for mode in adapted if has_rank(mode)]
+        if ranked and not (self.rank and self.layers):
+            raise ValueError(f"mode {ranked[0]} needs rank and layers")
+        if adapted and not self.layers:
+            raise ValueError(f"mode {adapted[0]} needs layers")
         if not adapted and (self.rank or self.layers):
             raise ValueError(f"rank and layers don't apply to mode {self.mode[0]}")
+        if not ranked and self.rank:
+            raise ValueError(f"rank doesn't apply to mode {self.mode[0]}")
         if set(self.mode) == {"head"} and "iterative" in self.unfreeze:
             raise ValueError("unfreeze doesn't apply to mode head")
         return self

@@ -3,12 +3,11 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 from bench.common.errors import InputError
 from bench.common.messages import shown
-from bench.plan.cell import Cell
-from bench.plan.columns import BY_NAME, FP32, MULTITASK, VALUES
+from bench.plan.cell import ABOUT, FP32, MULTITASK, Cell
 from bench.plan.parts import from_text
 
 FILE: Final = "cell.json"
@@ -93,11 +92,12 @@ class Job:
 def _built(kind: type[Any], values: dict[str, Any]) -> Any:
     """A dataclass from its fields, each of which has to be there in its type."""
     found: dict[str, Any] = {}
+    types = get_type_hints(kind)
     for field in fields(kind):
         if field.name not in values:
             raise InputError(f"lacks {field.name}")
         value: Any = values[field.name]
-        wanted: Any = field.type
+        wanted: Any = types[field.name]
         if type(value) is int and isinstance(0.0, wanted) and abs(value) < 2**53:
             value = float(value)
         if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
@@ -107,15 +107,15 @@ def _built(kind: type[Any], values: dict[str, Any]) -> Any:
 
 
 def _check_names(cell: Cell) -> None:
-    for name, known in VALUES.items():
-        value = getattr(cell, name, None)
-        if value is not None and value not in known:
+    for name, about in ABOUT.items():
+        value = getattr(cell, name)
+        if value is not None and about.values and value not in about.values:
             raise InputError(f"has {shown(value)} as {name}")
 
 
 def _check_frozen_dtype(cell: Cell) -> None:
     """Refuse a type of frozen weights that does not go with mode and AMP."""
-    applies = BY_NAME["frozen_dtype"].applies(vars(cell))
+    applies = ABOUT["frozen_dtype"].applies(vars(cell))
     if cell.frozen_dtype not in ((FP32, cell.amp) if applies else (None,)):
         raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
 

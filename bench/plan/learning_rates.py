@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE, SEARCHED, Row, has_score
+from bench.plan.cell import CANDIDATE, SEARCHED, Cell, Row, named
+from bench.plan.columns import has_score
 
 FIRST: Final = (-2, -1, 0, 1, 2)
 """Rungs of the ladder that are tried in any case; a rung up is a rate √10 times as high."""
@@ -151,9 +151,8 @@ def why_no_rates(statuses: Sequence[str]) -> str:
 
 def still_lacking(rows: Sequence[Row]) -> list[Row]:
     """Rows without those of cells that lacked rates once, and have since run at found ones."""
-    names = ("conditions_id", "model_digest", "task", "data_digest", "epochs", "max_steps",
-             "batch_size", "max_length", "head", "held_out", "optimizer", "schedule", "mode",
-             "layers", "rank", "unfreeze", "amp", "frozen_dtype", "seed")  # fmt: skip
+    names = ("conditions_id", *named(lambda about: about.identifies))
+    names = tuple(name for name in names if name not in _RATES)
 
     def lacks(row: Row) -> bool:
         return row.get("learning_rate_source") == SEARCHED and not any(map(row.get, _RATES))

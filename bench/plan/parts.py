@@ -4,7 +4,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from bench.plan.columns import PART_SCORES, Row
+from bench.plan.cell import Row
+from bench.plan.columns import PART_SCORES
 
 SINGLE: Final = ("sst",)
 """Parts of single texts; the others are of pairs."""

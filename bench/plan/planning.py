@@ -7,20 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Final
 
-from adapters.names import ADAPTER_MODES
+from adapters.methods import METHODS, has_rank
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
+from bench.plan.cell import ABOUT, CANDIDATE, FP32, OFF, ON, Cell, Row, has_parts, named
 from bench.plan.columns import (
-    BY_NAME,
-    CANDIDATE,
     FLAGS,
-    FP32,
-    OFF,
-    ON,
     RESUMED,
     STATUSES,
     CellKey,
-    Row,
     has_score,
     learning_rates,
     repeat_suffix,
@@ -111,12 +105,12 @@ def _place(cell: Cell, by_settings: bool) -> bytes:
 def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
     for mode, amp in product(axes.mode, axes.amp):
-        adapted = mode in ADAPTER_MODES
+        adapted = mode in METHODS
         rates: Sequence[float | None] = axes.learning_rate or [None]
         for layers, rank, unfreeze, batch_size, rate in product(
             axes.layers if adapted else [None],
-            axes.rank if adapted else [None],
-            axes.unfreeze if mode != "head" else [None],
+            axes.rank if has_rank(mode) else [None],
+            axes.unfreeze if ABOUT["unfreeze"].applies({"mode": mode}) else [None],
             axes.batch_size or [settings.batch_size],
             rates,
         ):
@@ -132,6 +126,10 @@ def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Ce
                 batch_size=batch_size,
                 seed=seed,
             )
+
+
+_AS_GIVEN: Final = tuple(name for name in ABOUT if name in Settings.model_fields)
+"""Settings that a cell has by the names of the grid's; those that are resolved replace some."""
 
 
 def _cell(
@@ -155,43 +153,29 @@ def _cell(
     used = learning_rates(mode, layers)
     values = {name: value if name in used else None for name, value in values.items()}
     return Cell(
-        **axes,
-        mode=mode,
-        rank=rank,
-        layers=layers,
-        model=resolved.model,
-        model_digest=resolved.model_digest,
-        init=settings.init,
-        pooling=resolved.pooling,
-        head=settings.head,
-        task=settings.task,
-        data_digest=resolved.data_digest,
-        max_train=settings.max_train,
-        max_dev=settings.max_dev,
-        held_out=settings.held_out,
-        max_length=settings.max_length,
-        batching=settings.batching,
-        compile=ON if settings.compile else OFF,
-        epochs=settings.epochs,
-        max_steps=settings.max_steps,
-        optimizer=settings.optimizer,
-        schedule=settings.schedule,
-        regression_loss=settings.regression_loss if resolved.regression else None,
-        learning_rate_source=resolved.learning_rate_source,
-        weight_decay=settings.weight_decay,
-        warmup=settings.warmup,
-        alpha=_alpha(settings, rank),
-        dropout=settings.dropout,
-        frozen_dtype=_frozen_dtype(settings, mode, axes["amp"]),
-        **values,
-        **_of_parts(settings, resolved.parts),
+        **{name: getattr(settings, name) for name in _AS_GIVEN}
+        | {
+            "model": resolved.model,
+            "model_digest": resolved.model_digest,
+            "pooling": resolved.pooling,
+            "data_digest": resolved.data_digest,
+            "compile": ON if settings.compile else OFF,
+            "regression_loss": settings.regression_loss if resolved.regression else None,
+            "learning_rate_source": resolved.learning_rate_source,
+            "alpha": _alpha(settings, rank),
+            "frozen_dtype": _frozen_dtype(settings, mode, axes["amp"]),
+        }
+        | {"mode": mode, "rank": rank, "layers": layers}
+        | axes
+        | values
+        | _of_parts(settings, resolved.parts)
     )
 
 
 def _of_parts(settings: Settings, parts: Collection[str]) -> dict[str, Any]:
     """The settings of a task with parts, of those that are there; of another task none."""
     if not parts:
-        return {}
+        return dict.fromkeys(named(lambda about: about.applies is has_parts))
     rates = {part: getattr(settings.task_rates, part) for part in parts}
     decays = {part: getattr(settings.task_decays, part) for part in parts}
     usual = settings.weight_decay
@@ -205,7 +189,7 @@ def _of_parts(settings: Settings, parts: Collection[str]) -> dict[str, Any]:
 
 def _frozen_dtype(settings: Settings, mode: str, amp: str) -> str | None:
     """The type of frozen weights; None where nothing is frozen, or all is fp32 anyway."""
-    if not BY_NAME["frozen_dtype"].applies({"mode": mode, "amp": amp}):
+    if not ABOUT["frozen_dtype"].applies({"mode": mode, "amp": amp}):
         return None
     return FP32 if settings.frozen_dtype == FP32 else amp
 

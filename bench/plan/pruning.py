@@ -3,32 +3,12 @@
 from collections.abc import Iterable
 from typing import Final
 
-from bench.plan.cell import Cell
-from bench.plan.columns import Row
+from bench.plan.cell import Cell, Row, named
 
-_BIGGER: Final = ("rank", "batch_size", "max_length")
+_BIGGER: Final = named(lambda about: about.grows)
 """Settings with which memory grows while all else is the same."""
-_SAME: Final = (
-    "mode",
-    "layers",
-    "amp",
-    "frozen_dtype",
-    "unfreeze",
-    "model_digest",
-    "init",
-    "pooling",
-    "head",
-    "task",
-    "data_digest",
-    "held_out",
-    "encoders",
-    "task_order",
-    "batching",
-    "compile",
-    "epochs",
-    "max_steps",
-    "optimizer",
-    "dropout",
+_SAME: Final = named(
+    lambda about: about.identifies and "memory" in about.changes and not about.grows
 )
 """Settings on which memory depends otherwise. Steps do so: with fewer, a batch may never come."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from adapters.names import LAYER_SETS, MODES
 from bench.common.errors import InputError
 from bench.plan.cell import Cell
 from bench.plan.columns import VALUES
@@ -36,13 +35,7 @@ def parse_selection(text: str) -> dict[str, set[str]]:
 
 
 def _axis_values(axis: str) -> tuple[str, ...]:
-    values = {
-        "mode": MODES,
-        "layers": LAYER_SETS,
-        "amp": ("off", "on", "bf16", "fp16"),
-        "unfreeze": VALUES["unfreeze"],
-    }
-    return values.get(axis, ())
+    return (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
 
 
 def _is_number(axis: str, value: str) -> bool:

@@ -15,11 +15,12 @@ from math import exp, log
 from statistics import fmean
 from typing import Final
 
-from adapters.names import ADAPTER_MODES, LAYER_SETS
+from adapters.methods import ADAPTER_MODES
+from adapters.names import LAYER_SETS
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, column
-from bench.plan.columns import MULTITASK
+from bench.plan.cell import MULTITASK
 
 Row = Mapping[str, float | str | None]
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from adapters.names import ADAPTER_MODES
+from adapters.methods import ADAPTER_MODES
 from bench.analysis.groups import Group
 from bench.analysis.verdicts import COSTS
 from bench.report.authors import Beside, beside, theirs_of

@@ -5,7 +5,8 @@ from typing import Final
 
 from bench.analysis.groups import CHANGED, Group, about
 from bench.plan.budget import was_left_out
-from bench.plan.columns import BY_NAME, FLAGS, Row, Value, group_names
+from bench.plan.cell import ABOUT, Row, Value
+from bench.plan.columns import BY_NAME, FLAGS, group_names
 from bench.report.findings import failures_heading, status_meaning
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, fixed, num, one_of, without_paths
@@ -39,11 +40,10 @@ _TITLES: Final = {
     "code_version": "code",
 }  # fmt: skip
 _APART: Final = {
-    "task": "{}", "model": "{}", "batch_size": "batch {}", "learning_rate": "rate {:g}",
-    "head": "{} head", "optimizer": "{}", "schedule": "{} rate", "regression_loss": "{}",
-    "encoders": "encoders {}", "task_order": "{}", "frozen_dtype": "frozen {}",
-    "repeat": "repeat {}", "code_version": "{}",
-}  # fmt: skip
+    **{name: about.short for name, about in ABOUT.items() if about.short},
+    "repeat": "repeat {}",
+    "code_version": "{}",
+}
 """What tells cells of the same name apart, and how that is said."""
 _RUNS: Final = ("repeat", "code_version")
 """What tells runs of the same cell apart."""
@@ -167,7 +167,8 @@ def names(rows: Sequence[Row]) -> Callable[[Row], str]:
 
 
 def _name(row: Row) -> str:
-    adapter = f" r{row.get('rank')} {row.get('layers')}" if row.get("rank") is not None else ""
+    rank = "" if row.get("rank") is None else f" r{row['rank']}"
+    adapter = "" if row.get("layers") is None else f"{rank} {row['layers']}"
     unfreezing = " unfreezing" if row.get("unfreeze") not in (None, "all") else ""
     amp = "fp32" if row.get("amp") in ("off", None) else row.get("amp")
     return f"{row.get('mode')}{adapter}{unfreezing} {amp}, seed {row.get('seed')}"

@@ -9,7 +9,7 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.columns import GRID, SEARCHED, Row
+from bench.plan.cell import GRID, SEARCHED, Row
 from bench.plan.planning import Resolved, expand
 from bench.report import selections
 from bench.report.selections import Point

@@ -12,13 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from adapters.names import MODES
+from adapters.methods import METHODS, MODES
 from bench.report.drawing import (
-    BLUE,
     GREY,
     GRID,
     INK,
-    ORANGE,
     PAPER,
     PURPLE,
     Drawing,
@@ -29,9 +27,9 @@ from bench.report.drawing import (
 )
 from bench.report.text import fixed, num
 
-COLOURS: Final = {"full": INK, "head": PURPLE, "lora": BLUE, "dora": ORANGE}
-MARKERS: Final = {"full": "s", "head": "D", "lora": "o", "dora": "^"}
-LINES: Final[dict[str, Any]] = {"full": "-", "head": ":", "lora": "-", "dora": "--"}
+COLOURS: Final = {"full": INK, "head": PURPLE} | {n: m.colour for n, m in METHODS.items()}
+MARKERS: Final = {"full": "s", "head": "D"} | {n: m.marker for n, m in METHODS.items()}
+LINES: Final[dict[str, Any]] = {"full": "-", "head": ":"} | {n: m.line for n, m in METHODS.items()}
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
 _LABEL: Final = 10.0

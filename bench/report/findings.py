@@ -17,7 +17,8 @@ from bench.analysis.verdicts import (
     pareto,
     rank_effect,
 )
-from bench.plan.columns import CORRELATED, MULTITASK, PART_SCORES, SEARCHED, STATUSES, Row, Value
+from bench.plan.cell import MULTITASK, SEARCHED, Row, Value
+from bench.plan.columns import CORRELATED, PART_SCORES, STATUSES
 from bench.report.provenance import elsewhere, repeats, spread_over
 from bench.report.text import BASE, count, counted, no_interval, num, one_of, signed, times
 from bench.results.overhead import times_of

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import number
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
 from bench.report.figures import _legend, _points
 from bench.report.sections import Section

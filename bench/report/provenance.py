@@ -8,7 +8,7 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import column
 from bench.common.errors import InputError
-from bench.plan.columns import Row, Value
+from bench.plan.cell import Row, Value
 from bench.report.text import count
 
 _UNKNOWN: Final = "a version not recorded"

@@ -8,7 +8,8 @@ import pandas as pd
 
 from bench.analysis.groups import Group, is_candidate, key_columns
 from bench.analysis.metrics import metric_of
-from bench.plan.columns import SEARCHED, Row, Value, cell_key, has_score, software_key, standing
+from bench.plan.cell import SEARCHED, Row, Value
+from bench.plan.columns import cell_key, has_score, software_key, standing
 from bench.report import figures, text
 from bench.report.cells import why
 from bench.report.drawing import Drawing

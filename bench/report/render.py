@@ -14,7 +14,8 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from bench.analysis.groups import Group, group_key, groups
-from bench.plan.columns import COLUMNS, Row, latest
+from bench.plan.cell import Row
+from bench.plan.columns import COLUMNS, latest
 from bench.report import cells, findings, provenance, tables, text, winners
 from bench.report.authors_sections import authors_section, group_section
 from bench.report.changes import changes_section, hub_first

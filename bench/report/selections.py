@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from bench.plan.cell import Cell
-from bench.plan.columns import Row, Value, format_value
+from bench.plan.cell import Cell, Row, Value
+from bench.plan.columns import format_value
 from bench.plan.selection import AXES
 
 Point = tuple[str | None, ...]

@@ -7,7 +7,7 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.analysis.metrics import metric_of
 from bench.analysis.verdicts import Objective, column
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.stats.intervals import Interval
 
 MEMORY: Final = {

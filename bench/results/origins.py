@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
-from bench.plan.columns import Row, row_key
+from bench.plan.cell import Cell, Row
+from bench.plan.columns import row_key
 from bench.plan.job import Job
 from bench.plan.models import Model, find_model
 from bench.results.store import cell_folder

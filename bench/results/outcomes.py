@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
-from bench.plan.columns import Row, row_key
+from bench.plan.cell import Row
+from bench.plan.columns import row_key
 
 _LARGEST: Final = 2**26
 """Bytes of a file that is read or written; 10,000 cells of 5,000 examples take a tenth."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE, CORRELATED, OVERALL, PART_SCORES, Row, latest, row_key
+from bench.plan.cell import CANDIDATE, OVERALL, Cell, Row
+from bench.plan.columns import CORRELATED, PART_SCORES, latest, row_key
 from bench.results.outcomes import (
     Outcome,
     Outcomes,

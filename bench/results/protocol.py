@@ -4,15 +4,14 @@ import json
 import math
 from typing import Any, Final
 
+from bench.plan.cell import OVERALL, Value
 from bench.plan.columns import (
     BY_NAME,
     CORRELATED,
     FLAGS,
     LARGEST,
-    OVERALL,
     PART_SCORES,
     STATUSES,
-    Value,
     format_value,
     parse_value,
 )

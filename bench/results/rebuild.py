@@ -16,7 +16,8 @@ from filelock import FileLock
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
-from bench.plan.columns import BY_NAME, NAMES, SCHEMA, Row, Value, parse_value, row_key, upgraded
+from bench.plan.cell import Row, Value
+from bench.plan.columns import BY_NAME, NAMES, SCHEMA, parse_value, row_key, upgraded
 from bench.results.outcomes import outcomes_file
 from bench.results.predictions import keep_outcomes
 from bench.results.row import kept_row

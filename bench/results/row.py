@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.files import write_atomically
-from bench.plan.cell import Cell
-from bench.plan.columns import BY_NAME, LARGEST, OVERALL, Row, new_row, upgraded
+from bench.plan.cell import OVERALL, Cell, Row
+from bench.plan.columns import BY_NAME, LARGEST, new_row, upgraded
 from bench.plan.parts import scores_of
 from bench.results.overall import overall_interval
 from bench.results.protocol import PANEL, ROW, STEPS

@@ -12,16 +12,8 @@ from typing import BinaryIO, Final
 
 from bench.common.csvfile import FORMULA, harmless
 from bench.common.errors import InputError
-from bench.plan.columns import (
-    BY_NAME,
-    LARGEST,
-    NAMES,
-    SCHEMA,
-    Row,
-    Value,
-    format_value,
-    parse_value,
-)
+from bench.plan.cell import Row, Value
+from bench.plan.columns import BY_NAME, LARGEST, NAMES, SCHEMA, format_value, parse_value
 
 _IDENTITY: Final = ("schema", "cell_id", "conditions_id", "attempt", "status")
 _REMEMBERED: Final = 4096

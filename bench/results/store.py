@@ -16,11 +16,10 @@ from filelock import FileLock, Timeout
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import folder_for_now, try_to_write, write_atomically
+from bench.plan.cell import Row, Value
 from bench.plan.columns import (
     NAMES,
     CellKey,
-    Row,
-    Value,
     cell_key,
     has_score,
     software_key,

@@ -16,7 +16,8 @@ import click
 
 from bench.common.command import run_command
 from bench.common.files import write_atomically
-from bench.plan.columns import SCHEMA, Row
+from bench.plan.cell import Row
+from bench.plan.columns import SCHEMA
 from bench.results.protocol import DEVICE_FAILED, RESULT, SAVE_S
 from bench.worker import lifeline
 from bench.worker.imports import import_all

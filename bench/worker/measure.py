@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.worker.failures import is_out_of_memory
 from bench.worker.probes import panel
 from bench.worker.probes.gpu import Gpu

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from adapters.methods import METHODS
 from bench.data.tokens import cut_columns
-from bench.plan.columns import PART_SCORES, Row
+from bench.plan.cell import Row
+from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
 from bench.plan.parts import from_text
 from bench.results.overall import overall
@@ -216,7 +218,7 @@ class MultitaskRun(CellRun[PartBatch]):
     def _keep(self) -> None:
         """Leave the trained weights: adapters in PEFT's format, whole models as plain tensors by
         their names here."""
-        if self.cell.rank is not None:
+        if self.cell.mode in METHODS:
             from adapters.peft_format import save_adapter
 
             notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self._notes()}

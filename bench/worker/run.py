@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from bench.plan.columns import FP32, Row
+from bench.plan.cell import FP32, Row
 from bench.plan.job import Job
 from bench.results.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.stats.steptimes import STEPS_ENOUGH
@@ -39,6 +39,7 @@ from bench.worker.setup import unfreezing
 from bench.worker.validity import Movement
 from minbert.data.tasks import find_task
 from minbert.errors import InputError
+from minbert.kernels.reference import kernels
 from minbert.training.trainer import Group, Trainer, schedule_of
 
 Outputs = Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]
@@ -177,6 +178,10 @@ class CellRun(ABC, Generic[B]):
         Raises:
             InvalidError: when the loss is no longer finite, or what trains did not move.
         """
+        with kernels(self.cell.kernels):
+            return self._run()
+
+    def _run(self) -> Row:
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self._phase("load"):

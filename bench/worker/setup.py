@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from adapters.dora import DoraLinear
 from adapters.injection import decays, hold_frozen, inject, parameter_groups
+from adapters.layer import AdaptedLinear
 from bench.data import tokens
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE
+from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.job import Job
 from minbert.data.encoded import Encoded
 from minbert.data.metrics import constant
@@ -131,8 +130,8 @@ def make_ready(model: M, job: Job, new_pooler: bool) -> M:
     if cell.frozen_dtype in HALF:
         hold_frozen(model, HALF[cell.frozen_dtype])
         for layer in model.modules():
-            if isinstance(layer, DoraLinear):
-                layer.reset_magnitude()
+            if isinstance(layer, AdaptedLinear):  # what starts from the weight as it was
+                layer.reset_parameters(cell.seed)
     return model.to(torch.device(job.device))
 
 
@@ -160,8 +159,8 @@ def trained_groups(model: nn.Module, cell: Cell, weight_decay: float | None = No
         rate = rates[name]
         if not parameters or rate is None:
             continue
-        decayed = [p for key, p in parameters.items() if decays(key, p)]
-        plain = [p for key, p in parameters.items() if not decays(key, p)]
+        decayed = [p for p in parameters.values() if decays(p)]
+        plain = [p for p in parameters.values() if not decays(p)]
         found += [Group(decayed, rate, decay), Group(plain, rate, 0.0)]
     return found
 

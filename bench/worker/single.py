@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adapters.methods import METHODS
 from bench.data.tokens import cut_columns
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.plan.job import Job
 from bench.worker.compiling import buckets_of, compile_for, empty_cache
 from bench.worker.probes.panel import choose
@@ -135,7 +136,7 @@ class SingleRun(CellRun[Batch]):
 
     def _keep(self) -> None:
         """Leave the trained weights in the cell's folder, in formats other libraries read."""
-        if self.cell.rank is not None:
+        if self.cell.mode in METHODS:
             from adapters.peft_format import save_adapter
 
             notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self._notes()}

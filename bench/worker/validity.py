@@ -6,7 +6,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from adapters.injection import parameter_groups
+from adapters.injection import parameter_groups, training_of
+from adapters.methods import METHODS
 
 _NAMED: Final = 3
 _BITS: Final = {2: torch.int16, 4: torch.int32}
@@ -28,7 +29,7 @@ class Movement:
     ) -> str | None:
         """What is wrong, in a line; None if nothing is.
 
-        Every tensor of the head and every adapter (its B, which begins as zero) must have moved;
+        Every tensor of the head and every adapter (what its method moves) must have moved;
         of an encoder that trains without an adapter, at least one tensor. No frozen tensor may.
 
         Args:
@@ -43,20 +44,19 @@ class Movement:
         named = dict(self._model.named_parameters())
         frozen = {name for name, p in named.items() if not p.requires_grad or p in held}
         if strayed := sorted(frozen & moved):
-            return f"frozen tensors moved: {_told(strayed)}"
+            return f"frozen tensors moved: {_some(strayed)}"
         groups = parameter_groups(self._model)
-        wanted = [*groups["head"], *(name for name in groups["adapter"] if _is_update(name))]
+        mode = training_of(self._model).mode
+        moves = METHODS[mode].moves if mode in METHODS else ()
+        updates = [name for name in groups["adapter"] if name.rpartition(".")[2] in moves]
+        wanted = [*groups["head"], *updates]
         excused = {name for name, parameter in named.items() if parameter in idle}
         if stuck := sorted(set(wanted) - moved - frozen - excused):
-            return f"nothing was learned in: {_told(stuck)}"
+            return f"nothing was learned in: {_some(stuck)}"
         base = groups["base"].keys() - frozen
         if base and not moved & base:
             return "the encoder was to train and did not move"
         return None
-
-
-def _is_update(name: str) -> bool:
-    return "lora_B" in name
 
 
 def _sum_of_bits(parameter: Tensor) -> Tensor:
@@ -64,6 +64,6 @@ def _sum_of_bits(parameter: Tensor) -> Tensor:
     return bits.sum(dtype=torch.int64)
 
 
-def _told(names: list[str]) -> str:
+def _some(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -1,33 +1,49 @@
-"""The way back to plain torch: what every kernel here is tested against, and measured against."""
+"""The way back to plain torch: what every kernel here is tested and measured against."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
 
 import torch
 
-_plain = False
+FAST: Final = "fast"
+REFERENCE: Final = "reference"
+KERNELS: Final = (FAST, REFERENCE)
+
+_reference = False
+
+
+def kernels(name: str) -> AbstractContextManager[None]:
+    """While it is entered, what a step consists of is computed by the kernels of that name.
+
+    Raises:
+        ValueError: for another name than `fast` or `reference`.
+    """
+    if name not in KERNELS:
+        raise ValueError(f"no kernels are called {name!r}; there are {', '.join(KERNELS)}")
+    return use_reference() if name == REFERENCE else nullcontext()
 
 
 @contextmanager
-def plain() -> Iterator[None]:
+def use_reference() -> Iterator[None]:
     """While it is entered, every kernel is spelled out in torch's own operators, under autograd.
 
     For the whole process.
     """
-    global _plain
-    before, _plain = _plain, True
+    global _reference
+    before, _reference = _reference, True
     try:
         yield
     finally:
-        _plain = before
+        _reference = before
 
 
-def is_plain() -> bool:
-    """Whether `plain` is entered."""
-    return _plain
+def is_reference() -> bool:
+    """Whether `use_reference` is entered."""
+    return _reference
 
 
 def is_spelled_out() -> bool:
-    """Whether a kernel is spelled out in torch's own operators: while `plain` is entered, and in
+    """Whether a kernel is spelled out in torch's own operators: with reference kernels, and in
     code that torch.compile traces, since the compiler fuses operators by itself."""
-    return _plain or torch.compiler.is_compiling()
+    return _reference or torch.compiler.is_compiling()

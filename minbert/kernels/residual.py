@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
 from minbert.kernels.precision import on_cpu, product_dtype
-from minbert.kernels.reference import is_plain, is_spelled_out
+from minbert.kernels.reference import is_reference, is_spelled_out
 
 
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
@@ -21,7 +21,7 @@ def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, traini
     """
     if is_spelled_out():
         normed: Tensor = norm(x + F.dropout(y, p, training))
-        return normed if is_plain() else normed.to(product_dtype(x))
+        return normed if is_reference() else normed.to(product_dtype(x))
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
     out: Tensor = _AddAndNormalise.apply(

@@ -17,7 +17,7 @@ from minbert.kernels.attention import attention
 from minbert.kernels.dropout import dropout
 from minbert.kernels.linear import Linear
 from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_plain
+from minbert.kernels.reference import is_reference
 from minbert.kernels.residual import add_and_normalise
 from minbert.model.config import BertConfig
 
@@ -51,7 +51,7 @@ class Embeddings(nn.Module):
         else:
             x = x + self.token_type_embeddings(token_type_ids)
         x = dropout(self.LayerNorm(x), self.dropout, self.training)  # [B, S, H]
-        return x if is_plain() else x.to(product_dtype(x))
+        return x if is_reference() else x.to(product_dtype(x))
 
 
 class SelfAttention(nn.Module):
@@ -186,7 +186,7 @@ class BertEncoder(nn.Module):
             first_only: whether no more is needed than each text's first, [B, 1, H]: the last layer
                 then computes that alone, but for keys and values.
         """
-        first_only = first_only and not is_plain()
+        first_only = first_only and not is_reference()
         mask = None if attention_mask is None else attention_mask.bool()  # [B, S]
         x = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
         hidden: Tensor = self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]

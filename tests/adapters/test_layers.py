@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from adapters.dora import DoraLinear
-from adapters.layer import AdaptedLinear, Decomposed, Part
+from adapters.layer import AdaptedLinear, Part
 from adapters.lora import LoraLinear
+from adapters.low_rank import LowRankLinear
 from tests.adapters.small import adapted_model, base_model, batch, disturb, need_peft
 
 BOTH = pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
@@ -42,7 +43,7 @@ def moved(
     """A layer whose adapter is away from its start."""
     names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
     layer = kind(base or linear(), names)
-    layer.draw(0)
+    layer.reset_parameters(0)
     disturb(layer)
     return layer
 
@@ -161,7 +162,7 @@ def test_trap_02_step_zero_equals_the_base(kind: type[AdaptedLinear]) -> None:
     base = linear()
     expected = base(inputs())
     layer = kind(base, [Part(name="layer", rank=3, alpha=ALPHA)])
-    layer.draw(0)
+    layer.reset_parameters(0)
     assert layer.lora_A.abs().min() > 0
     assert torch.equal(layer(inputs()), expected)
 
@@ -205,10 +206,10 @@ def test_trap_05_gradcheck(
     layer = moved(kind, linear(6, 12, dtype=torch.float64), rank=2, parts=parts)
     x = inputs(6, torch.float64).requires_grad_()
     if isinstance(layer, DoraLinear):
-        constant = DoraLinear._norms(layer.updated_weight())
-        monkeypatch.setattr(DoraLinear, "_norms", staticmethod(lambda weight: constant))
+        constant = DoraLinear.row_norms(layer.updated_weight())
+        monkeypatch.setattr(DoraLinear, "row_norms", staticmethod(lambda weight: constant))
         monkeypatch.setattr(DoraLinear, "factored_norms", lambda self: constant)
-    names = layer.adapter_names
+    names = layer.method.parameters
     values = [getattr(layer, name).detach().clone().requires_grad_() for name in names]
 
     def function(x: Tensor, *values: Tensor) -> Tensor:
@@ -266,7 +267,7 @@ def test_the_form_with_fewer_operations_is_taken(
 def test_trap_06_factored_and_dense_norms_agree(rank: int, parts: int) -> None:
     layer = moved(DoraLinear, linear(96, 36), rank=rank, parts=parts)
     assert isinstance(layer, DoraLinear)
-    dense = DoraLinear._norms(layer.updated_weight())
+    dense = DoraLinear.row_norms(layer.updated_weight())
     torch.testing.assert_close(layer.factored_norms(), dense, rtol=1e-5, atol=0)
 
 
@@ -279,7 +280,7 @@ def test_trap_06_norms_of_nearly_cancelling_rows_agree(left: float) -> None:
         layer.weight[::2] = (left - 1) * update[::2]  # W + s B A = left · s B A
     exact = layer.double().updated_weight().norm(dim=1).float()
     layer.float()
-    dense = DoraLinear._norms(layer.updated_weight())
+    dense = DoraLinear.row_norms(layer.updated_weight())
     found = layer.factored_norms()
     torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5 * float(exact.max()) * 0.1)
     torch.testing.assert_close(found[1::2], exact[1::2], rtol=1e-5, atol=0)
@@ -293,7 +294,7 @@ def test_a_row_of_zeros_has_the_norm_of_its_update() -> None:
         layer.weight[5] = 0
         layer.lora_B[0, 5] = 0
     found = layer.factored_norms()
-    torch.testing.assert_close(found, DoraLinear._norms(layer.updated_weight()))
+    torch.testing.assert_close(found, DoraLinear.row_norms(layer.updated_weight()))
     assert found[3] > 0
     assert found[5] == 0
     assert layer(inputs()).isfinite().all()
@@ -340,7 +341,7 @@ def test_trap_08_amp(kind: type[AdaptedLinear], half_base: bool) -> None:
     assert y.dtype == torch.bfloat16
     assert x.dtype == torch.float32
     weighted(y.float()).backward()
-    for name in layer.adapter_names:
+    for name in layer.method.parameters:
         parameter = getattr(layer, name)
         assert parameter.dtype == torch.float32
         assert parameter.grad.dtype == torch.float32
@@ -354,23 +355,24 @@ def test_trap_08_amp(kind: type[AdaptedLinear], half_base: bool) -> None:
 def test_trap_08_the_weight_is_built_in_fp32(
     kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    layer, used = moved(kind), []
-    build = kind.decomposed
+    layer, weights, others = moved(kind), [], []
+    product = LowRankLinear.product
 
-    def spy(self: AdaptedLinear, *, branch: bool) -> Decomposed:
+    def spy(self: LowRankLinear, x, activation, weight, dtype, **given: Any) -> Tensor:
         assert not torch.is_autocast_enabled("cpu")
-        used.append(build(self, branch=branch))
-        return used[-1]
+        weights.append(weight)
+        others.append(given)
+        return product(self, x, activation, weight, dtype, **given)
 
-    monkeypatch.setattr(kind, "decomposed", spy)
+    monkeypatch.setattr(LowRankLinear, "product", spy)
     layer(inputs())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer(inputs())
-    assert used[0].weight.dtype == used[1].weight.dtype == torch.float32
+    assert weights[0].dtype == weights[1].dtype == torch.float32
     if form == "merged":
-        assert torch.equal(used[0].weight, used[1].weight)
+        assert torch.equal(weights[0], weights[1])
     if kind is DoraLinear:
-        assert used[1].magnitude_over_norm.dtype == used[1].norms.dtype == torch.float32
+        assert others[1]["ratios"].dtype == others[1]["norms"].dtype == torch.float32
 
 
 @BOTH
@@ -379,7 +381,7 @@ def test_trap_08_the_backward_pass_in_half_precision_is_near_the_exact_one(
     kind: type[AdaptedLinear], parts: int
 ) -> None:
     layer = moved(kind, linear(width_out=36), parts=parts)
-    trained = [getattr(layer, name) for name in layer.adapter_names]
+    trained = [getattr(layer, name) for name in layer.method.parameters]
     x = inputs().requires_grad_()
     exact = gradients(weighted(layer(x)), [x, *trained])
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -443,7 +445,7 @@ def test_a_row_of_zeros_stays_finite() -> None:
     with torch.no_grad():
         base.weight[2] = 0
     layer = DoraLinear(base, [Part(name="layer", rank=3, alpha=ALPHA)])
-    layer.draw(0)
+    layer.reset_parameters(0)
     y = layer(inputs())
     assert torch.equal(y[..., 2], layer.bias[2].expand(2, 5))
     for grad in gradients(weighted(y), [layer.lora_A, layer.lora_B, layer.magnitude]):
@@ -459,7 +461,7 @@ def test_padding_stays_zero_through_training(kind: type[AdaptedLinear]) -> None:
     ]
     base = linear(12, 36)
     layer = kind(base, parts)
-    layer.draw(0)
+    layer.reset_parameters(0)
     expected_key = base(inputs())[..., 12:24]
     trained = [p for p in layer.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.01, weight_decay=0.1)
@@ -499,7 +501,7 @@ def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone() -> None:
     torch.manual_seed(11)
     before = torch.random.get_rng_state()
     first = LoraLinear(base, [part])
-    first.draw(5)
+    first.reset_parameters(5)
     assert torch.equal(torch.random.get_rng_state(), before)
     bound = 96**-0.5
     assert first.lora_A.abs().max() <= bound
@@ -508,5 +510,5 @@ def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone() -> None:
     torch.manual_seed(12)
     for other, seed, equal in [("some.layer", 5, True), ("some.layer", 6, False), ("x", 5, False)]:
         again = LoraLinear(linear(96, 64), [Part(name=other, rank=8, alpha=ALPHA)])
-        again.draw(seed)
+        again.reset_parameters(seed)
         assert torch.equal(first.lora_A, again.lora_A) is equal

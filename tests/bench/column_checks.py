@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from bench.plan.columns import BY_NAME, COLUMNS, VALUES, Column, Value
+from bench.plan.cell import Value
+from bench.plan.columns import BY_NAME, COLUMNS, VALUES, Column
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
-from bench.plan.columns import MULTITASK, NAMES, OVERALL, PART_SCORES, Row, row_key
+from bench.plan.cell import MULTITASK, OVERALL, Cell, Row
+from bench.plan.columns import NAMES, PART_SCORES, row_key
 from bench.plan.parts import to_text
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder

@@ -3,9 +3,10 @@
 import random
 from itertools import product
 
-from adapters.names import ADAPTER_MODES, LAYER_SETS
-from bench.plan.cell import Cell
-from bench.plan.columns import Row, learning_rates, new_row
+from adapters.methods import ADAPTER_MODES
+from adapters.names import LAYER_SETS
+from bench.plan.cell import Cell, Row
+from bench.plan.columns import learning_rates, new_row
 from bench.stats.intervals import fisher, wilson
 
 RANKS = (1, 2, 4, 8)

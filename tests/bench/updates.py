@@ -11,7 +11,8 @@ import torch
 from adapters.injection import inject, linear_layers
 from adapters.peft_format import save_adapter
 from bench.common.command import BAD_INPUT
-from bench.plan.columns import NAMES, Row, row_key
+from bench.plan.cell import Row
+from bench.plan.columns import NAMES, row_key
 from bench.plan.job import FILE
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder

@@ -14,7 +14,7 @@ import minbert.training.optimizer
 from adapters.dora import DoraLinear
 from adapters.layer import Part
 from minbert.kernels import attention, dropout, products, residual
-from minbert.kernels.reference import plain
+from minbert.kernels.reference import use_reference
 from minbert.training.optimizer import OPTIMIZERS, Group
 from tests.minbert.kernels.test_fast_path import MODES, model_of, step
 
@@ -51,7 +51,7 @@ def test_a_step_is_plain_torchs(mode, layers, padded: bool, pooling: str, as_on_
         here = dict(step(model, padded, "off"))
     assert "_linear_pointwise" not in names.seen, "oneDNN is for the CPU"
     assert any(name.startswith("_scaled_dot_product") for name in names.seen)
-    with plain():
+    with use_reference():
         exact = dict(step(model, padded, "off"))
     assert here.keys() == exact.keys()
     for name, value in exact.items():
@@ -65,7 +65,7 @@ def test_in_half_precision_a_step_is_as_near_to_fp32_as_plain_torchs(
 ) -> None:
     model = model_of(mode, layers, "mean")
     here = dict(step(model, True, "bf16"))
-    with plain():
+    with use_reference():
         exact, usual = (dict(step(model, True, amp)) for amp in ("off", "bf16"))
 
     def error(of: dict[str, torch.Tensor]) -> float:
@@ -115,7 +115,7 @@ def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_look_for_zeros(
 ) -> None:
     torch.manual_seed(0)
     layer = DoraLinear(nn.Linear(64, 64), [Part(name="x", rank=1, alpha=1.0)])
-    layer.draw(0)
+    layer.reset_parameters(0)
     nn.init.normal_(layer.lora_B)
     x = torch.randn(1, 64)
     assert layer.uses_side_branch(1)

@@ -16,7 +16,8 @@ from bench.common.command import run_command, with_runs
 from bench.common.csvfile import check_csv, write_csv
 from bench.common.errors import InputError
 from bench.launch.checks import check_reports
-from bench.plan.columns import MULTITASK, PART_SCORES
+from bench.plan.cell import MULTITASK
+from bench.plan.columns import PART_SCORES
 from bench.studies.ensemble.averages import AVERAGES
 from bench.studies.ensemble.beside import with_baselines, with_peers
 from bench.studies.ensemble.members import find

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE, MULTITASK, PART_SCORES, Row, has_score, standing
+from bench.plan.cell import CANDIDATE, MULTITASK, Cell, Row
+from bench.plan.columns import PART_SCORES, has_score, standing
 from bench.plan.parts import from_text
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bench.plan.columns import MULTITASK, OVERALL
+from bench.plan.cell import MULTITASK, OVERALL
 from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table

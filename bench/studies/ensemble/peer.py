@@ -24,8 +24,7 @@ from bench.machine.conditions import Found
 from bench.peers.names import TRAINER, versions
 from bench.peers.session import Comparison, StartError, process_folder
 from bench.peers.wanted import SAME
-from bench.plan.cell import Cell, digest
-from bench.plan.columns import FP32, ITERATIVE, MULTITASK
+from bench.plan.cell import FP32, ITERATIVE, MULTITASK, Cell, digest
 from bench.plan.gridfile import Settings
 from bench.plan.models import Model
 from bench.results.protocol import PREDICTIONS

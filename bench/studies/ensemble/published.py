@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from bench.plan.columns import MULTITASK
+from bench.plan.cell import MULTITASK
 
 _OTHER: Final = {
     "sst": "SST-5's test sentences",

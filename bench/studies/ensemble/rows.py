@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bench.plan.columns import OVERALL
+from bench.plan.cell import OVERALL
 from bench.stats.intervals import Interval
 from bench.studies.ensemble.outcome import CELL, Outcome, Scored, gain_of
 from bench.studies.ensemble.together import Together

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.plan.columns import MULTITASK, OVERALL
+from bench.plan.cell import MULTITASK, OVERALL
 from bench.report.text import count, plain, span
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import rows

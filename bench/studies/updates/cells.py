@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
-from bench.plan.columns import CANDIDATE, MULTITASK, Row, standing
+from bench.plan.cell import CANDIDATE, MULTITASK, Cell, Row
+from bench.plan.columns import standing
 from bench.report.text import count, plain
 from bench.results.origins import folder_of
 from bench.results.store import read_rows

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from adapters.methods import METHODS
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, fixed, signed, span
 from bench.studies.updates.modules import OF, SIZE, Module, Range, Update, over
@@ -76,16 +77,7 @@ def said(updates: Sequence[Update]) -> list[str]:
         "draw, the same in every run. It and the weight before training are what to judge by.",
     ]
     modes = {str(update.cell.row["mode"]) for update in updates}
-    if "lora" in modes:
-        lines.append(
-            "A LoRA update has at most the adapter's rank by construction: its rank says nothing "
-            "of what training would have done without that bound."
-        )
-    if "dora" in modes:
-        lines.append(
-            "A DoRA update is not bounded by the adapter's rank: its magnitudes rescale whole rows "
-            "of the weight."
-        )
+    lines += [of.reading for name, of in METHODS.items() if name in modes and of.reading]
     still = [update for update in updates if update.unmoved]
     lines += [
         f"{of.cell.name}: without {count(of.unmoved, 'linear layer')} that did not train."

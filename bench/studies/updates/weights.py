@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from adapters.dora import DoraLinear
 from adapters.injection import linear_layers
 from adapters.layer import AdaptedLinear
 from adapters.peft_format import ADAPTER, BASE, load_adapter
@@ -120,24 +120,14 @@ def linear_weights(encoder: nn.Module) -> dict[Place, Tensor]:
 def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
     """What an adapter adds to the frozen weight W [o, i] of a part of its layer, [o, i].
 
-    From the factors, in fp64: the difference of merged weights would hold their rounding. It is
-    s B A, or with DoRA c ⊙ (W + s B A) − W; zero for a part without an adapter.
+    In fp64, and of LoRA from its factors: the difference of merged weights would hold their
+    rounding. Zero for a part without an adapter.
     """
-    part, height = layer.parts[index], layer.out_features // len(layer.parts)
-    if part.rank == 0:
-        return np.zeros((height, layer.in_features))
-    a = layer.lora_A.detach()[index, : part.rank].double().numpy()
-    b = layer.lora_B.detach()[index, :, : part.rank].double().numpy()
-    change: Floats = part.scale * (b @ a)
-    if not isinstance(layer, DoraLinear):
-        return change
-    rows = slice(index * height, (index + 1) * height)
-    weight = layer.weight.detach()[rows].double().numpy()
-    magnitude = layer.magnitude.detach()[rows].double().numpy()
-    updated = weight + change
-    norms = np.maximum(np.linalg.norm(updated, axis=1), np.finfo(np.float32).tiny)
-    difference: Floats = (magnitude / norms)[:, None] * updated - weight
-    return difference
+    exact = deepcopy(layer).double()
+    with torch.no_grad():
+        rows = exact.weight_change().chunk(len(layer.parts))[index]
+    change: Floats = rows.numpy()
+    return change
 
 
 def place_of(name: str) -> Place | None:

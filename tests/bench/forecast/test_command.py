@@ -21,7 +21,8 @@ from bench.forecast.totals import totals_of
 from bench.forecast.workload import Workload
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
-from bench.plan.columns import Row, new_row
+from bench.plan.cell import Row
+from bench.plan.columns import new_row
 from bench.plan.gridfile import load
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan

@@ -23,7 +23,8 @@ from bench.grid import __main__ as grid
 from bench.launch import runner
 from bench.machine import conditions
 from bench.machine.conditions import MEASUREMENT_VERSION, code_version
-from bench.plan.columns import SCHEMA, Row
+from bench.plan.cell import Row
+from bench.plan.columns import SCHEMA
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from minbert.data.tasks import load_task

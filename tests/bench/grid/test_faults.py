@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.columns import NAMES, Row, new_row
+from bench.plan.cell import Row
+from bench.plan.columns import NAMES, new_row
 from bench.results.rowfile import encode, record
 from tests.components import need
 from tests.faults import checks

@@ -15,7 +15,7 @@ from bench.analysis.verdicts import compare
 from bench.common.errors import InputError
 from bench.machine.conditions import find_conditions
 from bench.peers import wanted
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.plan.job import Job
 from bench.results.overall import overall
 from bench.results.predictions import kept_values

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from bench.analysis.groups import Group, groups
 from bench.analysis.setting import BETWEEN_PROCESSES, Setting
 from bench.analysis.verdicts import compare, score_spread
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.report import figures
 from bench.report.__main__ import main
 from bench.report.render import render, report

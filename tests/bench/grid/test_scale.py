@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.report import cells, tables
 from bench.report.cells import MOST_FAILURES, MOST_OF_A_GROUP
 from bench.report.render import render

@@ -15,7 +15,8 @@ from bench.forecast.forecast import Prediction
 from bench.grid.session import Session
 from bench.launch.locks import Locks
 from bench.plan.budget import Budget
-from bench.plan.columns import NAMES, Row, latest, row_key
+from bench.plan.cell import Row
+from bench.plan.columns import NAMES, latest, row_key
 from bench.plan.job import Job
 from bench.plan.planning import Planned, plan
 from bench.results.rowfile import encode, record

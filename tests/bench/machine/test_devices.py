@@ -18,7 +18,7 @@ from bench.machine.devices import resolve_device
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, check_by, run_check, why_unusable
 from bench.machine.nvml import read_driver, visible
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import failures, kinds, lifeline

@@ -5,11 +5,12 @@ from typing import get_args
 
 import pytest
 
-from adapters.names import LAYER_SETS, MODES
 from bench.common.errors import InputError
 from bench.launch import checks
-from bench.plan import columns, gridfile
+from bench.plan import cell, gridfile
+from bench.plan.cell import ABOUT
 from minbert.data.batches import BATCHINGS
+from minbert.kernels.reference import KERNELS
 from minbert.model.heads import HEADS
 from minbert.training.losses import MSE, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
@@ -27,21 +28,16 @@ amp = ["off", "on"]
 """
 
 
-def test_modes_and_layer_sets_are_those_of_the_adapters() -> None:
-    assert get_args(gridfile.Mode) == MODES
-    assert get_args(gridfile.LayerSet) == LAYER_SETS
-
-
 def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
     settings = gridfile.Settings.model_fields
     for name, known in (
-        ("batching", BATCHINGS), ("head", HEADS), ("optimizer", OPTIMIZERS),
-        ("schedule", SCHEDULES), ("regression_loss", REGRESSION),
+        ("head", HEADS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
+        ("regression_loss", REGRESSION), ("kernels", KERNELS), ("unfreeze", UNFREEZINGS),
     ):  # fmt: skip
-        assert get_args(settings[name].annotation) == tuple(known), name
-    assert get_args(gridfile.Unfreeze) == UNFREEZINGS
+        assert ABOUT[name].values == tuple(known), name
+    assert get_args(settings["batching"].annotation) == BATCHINGS
     assert checks.MSE == MSE
-    assert columns.ITERATIVE == ITERATIVE
+    assert cell.ITERATIVE == ITERATIVE
 
 
 def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:

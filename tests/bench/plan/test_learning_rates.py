@@ -8,8 +8,7 @@ from bench.forecast.forecast import Prediction
 from bench.forecast.outlook import Outlook
 from bench.grid.__main__ import rounds
 from bench.plan import gridfile
-from bench.plan.cell import Cell
-from bench.plan.columns import Row
+from bench.plan.cell import Cell, Row
 from bench.plan.learning_rates import (
     FIRST,
     LAST_RUNG,

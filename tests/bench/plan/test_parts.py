@@ -9,12 +9,10 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.cell import Cell
+from bench.plan.cell import MULTITASK, OVERALL, Cell
 from bench.plan.columns import (
     BY_NAME,
     CORRELATED,
-    MULTITASK,
-    OVERALL,
     PART_SCORES,
     VALUES,
     new_row,

@@ -8,8 +8,8 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.cell import Cell
-from bench.plan.columns import BY_NAME, CANDIDATE, Row, Value, new_row
+from bench.plan.cell import CANDIDATE, Cell, Row, Value
+from bench.plan.columns import BY_NAME, new_row
 from bench.plan.parts import to_text
 from bench.plan.planning import Resolved, check_rerun, expand, plan
 from bench.plan.selection import parse_selection, select

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.cell import Cell
-from bench.plan.columns import Row
+from bench.plan.cell import Cell, Row
 from bench.report import cells, tables
 from bench.report.render import render
 from bench.report.sections import sections

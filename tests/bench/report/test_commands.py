@@ -11,8 +11,8 @@ import pytest
 from bench.analysis.groups import Group, groups
 from bench.grid.__main__ import command, override
 from bench.plan import gridfile
-from bench.plan.cell import Cell
-from bench.plan.columns import NAMES, Row, format_value, new_row, parse_value
+from bench.plan.cell import Cell, Row
+from bench.plan.columns import NAMES, format_value, new_row, parse_value
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import AXES, parse_selection, select
 from bench.report.commands import Repeat, commands

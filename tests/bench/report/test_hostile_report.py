@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from bench.analysis.effects import effects
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import COSTS, rank_effect
-from bench.plan.columns import BY_NAME, NAMES, VALUES, Row
+from bench.plan.cell import Row
+from bench.plan.columns import BY_NAME, NAMES, VALUES
 from bench.report import cells, findings, tables, winners
 from bench.report.commands import commands
 from bench.report.render import render

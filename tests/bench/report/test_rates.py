@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.plan.learning_rates import candidate
 from bench.report.rates import candidates, rates_section
 from bench.report.render import report

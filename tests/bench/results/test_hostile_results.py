@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.grid.resume import left_behind
-from bench.plan.columns import NAMES, SCHEMA, Row
+from bench.plan.cell import Row
+from bench.plan.columns import NAMES, SCHEMA
 from bench.plan.job import Job
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, step_times

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.common.errors import InputError
-from bench.plan.columns import BY_NAME, FLAGS, LARGEST, NAMES, STATUSES, VALUES, Row, parse_value
+from bench.plan.cell import Row
+from bench.plan.columns import BY_NAME, FLAGS, LARGEST, NAMES, STATUSES, VALUES, parse_value
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.bench.synthetic_rows import cell, failed_row, result_row

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from bench.plan.cell import Cell
-from bench.plan.columns import Row, row_key
+from bench.plan.cell import Cell, Row
+from bench.plan.columns import row_key
 from bench.report import figures
 from bench.report.render import render
 from bench.results import outcomes

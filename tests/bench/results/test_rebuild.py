@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.columns import NAMES, SCHEMA, Row, row_key
+from bench.plan.cell import Row
+from bench.plan.columns import NAMES, SCHEMA, row_key
 from bench.results.row import keep_row
 from bench.results.store import Store, cell_folder, read_rows
 from tests.bench.synthetic_rows import synthetic_rows

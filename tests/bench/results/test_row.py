@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench.plan import gridfile
-from bench.plan.columns import NAMES, Row, new_row
+from bench.plan.cell import Row
+from bench.plan.columns import NAMES, new_row
 from bench.plan.planning import Resolved, expand
 from bench.results.row import (
     keep_row,

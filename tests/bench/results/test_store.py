@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.plan.columns import BY_NAME, FLAGS, NAMES, STATUSES, VALUES, Row, latest, new_row
+from bench.plan.cell import Row
+from bench.plan.columns import BY_NAME, FLAGS, NAMES, STATUSES, VALUES, latest, new_row
 from bench.results import store as stores
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cell_folder, cells_folder, read_rows

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.plan.cell import Cell
-from bench.plan.columns import MULTITASK, PART_SCORES
+from bench.plan.cell import MULTITASK, Cell
+from bench.plan.columns import PART_SCORES
 from bench.plan.job import FILE
 from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines

@@ -17,8 +17,7 @@ from bench.common.errors import InputError
 from bench.machine import conditions
 from bench.peers import names
 from bench.peers.session import Comparison
-from bench.plan.cell import Cell
-from bench.plan.columns import MULTITASK
+from bench.plan.cell import MULTITASK, Cell
 from bench.plan.job import FILE
 from bench.studies.ensemble import peer
 from bench.studies.ensemble.peer import PEER, why_not

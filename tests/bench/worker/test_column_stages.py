@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bench.plan.columns import Row
+from bench.plan.cell import Row
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import phases

@@ -20,8 +20,8 @@ from bench.grid.dryrun import _told_axes
 from bench.launch.checks import idle_notes
 from bench.peers.start import write_start
 from bench.plan import gridfile
-from bench.plan.cell import Cell
-from bench.plan.columns import MIXED, new_row
+from bench.plan.cell import MIXED, Cell
+from bench.plan.columns import new_row
 from bench.plan.gridfile import Settings
 from bench.plan.job import Job
 from bench.plan.learning_rates import Search, still_lacking

@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from adapters.names import ADAPTER_MODES, LAYER_SETS
+from adapters.methods import ADAPTER_MODES
+from adapters.names import LAYER_SETS
 from minbert.data.batches import Batch
 from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
 from minbert.training.multitask import Aim, MultitaskModel, PairBatch

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from adapters.injection import inject
 from minbert.data.batches import Batch, Buckets
 from minbert.errors import InputError
-from minbert.kernels.reference import plain
+from minbert.kernels.reference import use_reference
 from minbert.training import compiled
 from minbert.training.compiled import CompiledModel, compile_model, mode_of
 from minbert.training.trainer import Group, Trainer
@@ -102,7 +102,7 @@ def assert_steps_are_plain(model: nn.Module) -> CompiledModel:
     other = copy.deepcopy(model)
     found = compile_model(model, texts=TEXTS, lengths={8, 16}, amp="off")
     made = graphs()
-    with plain():
+    with use_reference():
         expected = list(train(other, None))
     for number, (step, usual) in enumerate(zip(train(model, found), expected, strict=True)):
         assert step.keys() == usual.keys()

@@ -1,0 +1,110 @@
+"""What LoRA and DoRA share: a low-rank update of a frozen weight, and its product with an input."""
+
+import hashlib
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from adapters.layer import AdaptedLinear, Part
+from adapters.product import AdaptedProduct
+
+
+class LowRankLinear(AdaptedLinear):
+    """A frozen weight W [o, i] with an update s B A of factors A [r, i] and B [o, r].
+
+    The factors of all p parts are stacked. Parts of lower rank, or of none, are padded with zeros,
+    in A and in B: the gradient of each is a product with the other, so the padding is zero for
+    good, through any number of AdamW steps too, and the layer trains as if it were not there.
+
+    W + s B A is built anew in every forward pass, in fp32 or better with autocast off, and nothing
+    is cached. A and B are in fp32 or better, whatever the type of W.
+
+    Attributes:
+        lora_A: [p, r, i], r the highest rank of a part; zero until `reset_parameters` or a load.
+        lora_B: [p, o / p, r], zero at first.
+        scales: [p, 1, 1], the factors s of the parts; not in the state dict.
+    """
+
+    def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
+        super().__init__(linear, parts)
+        count, rank = len(self.parts), max(part.rank for part in self.parts)
+        height = self.out_features // count
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        like = torch.empty(0, dtype=dtype, device=self.weight.device)
+        self.lora_A = nn.Parameter(like.new_zeros(count, rank, self.in_features))
+        self.lora_B = nn.Parameter(like.new_zeros(count, height, rank))
+        scales = like.new_tensor([part.scale for part in self.parts])
+        self.register_buffer("scales", scales.view(-1, 1, 1), persistent=False)
+        self.scales: Tensor
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int) -> None:
+        """Draw A as PEFT does, Kaiming-uniform with a = √5, which is from ±1/√i; B is zero."""
+        self.lora_B.zero_()
+        for index, part in enumerate(self.parts):
+            if part.rank == 0:
+                continue
+            name = hashlib.sha256(f"{seed} {part.name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(name[:8], "big") >> 1)
+            values = torch.empty(part.rank, self.in_features)
+            nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
+            self.lora_A[index, : part.rank] = values.to(self.lora_A)
+
+    def updated_weight(self) -> Tensor:
+        """W + s B A, [o, i], in the type of A and B. For use with autocast off."""
+        stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
+        return torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A).flatten(0, 1)
+
+    def low_rank_update(self) -> Tensor:
+        """s B A, [o, i]."""
+        return torch.bmm(self.lora_B * self.scales, self.lora_A).flatten(0, 1)
+
+    @abstractmethod
+    def uses_side_branch(self, tokens: int) -> bool:
+        """Whether a side branch needs fewer operations than a merge, for so many tokens."""
+
+    def branches_off(self, x: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the update of an input is to be a side branch.
+
+        In half precision it is merged: small results of a branch would be lost beside the last
+        digits of the others.
+        """
+        exact = torch.finfo(dtype).bits >= 32
+        return exact and self.uses_side_branch(x.numel() // self.in_features)
+
+    def product(
+        self,
+        x: Tensor,
+        activation: str | None,
+        weight: Tensor,
+        dtype: torch.dtype,
+        *,
+        branch: bool,
+        magnitude: Tensor | None = None,
+        ratios: Tensor | None = None,
+        norms: Tensor | None = None,
+        scaled: Tensor | None = None,
+        updated: Tensor | None = None,
+    ) -> Tensor:
+        """`adapters.product.AdaptedProduct` with the layer's factors and bias."""
+        y: Tensor = AdaptedProduct.apply(
+            x, self.lora_A, self.lora_B, magnitude, weight, ratios, norms,
+            scaled, self.bias, self.scales, dtype, updated, activation, branch,
+        )  # type: ignore[no-untyped-call]  # fmt: skip
+        return y
+
+    def part_tensors(self, index: int) -> dict[str, Tensor]:
+        """A [r, i] and B [o / p, r] of a part, without padding."""
+        rank = self.parts[index].rank
+        return {
+            "lora_A": self.lora_A.detach()[index, :rank],
+            "lora_B": self.lora_B.detach()[index, :, :rank],
+        }
+
+    @staticmethod
+    def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
+        """Those of A and B."""
+        return {"lora_A": (part.rank, width_in), "lora_B": (width_out, part.rank)}

@@ -1,0 +1,83 @@
+"""The adapter methods, and what must be known of each without torch.
+
+A method is a file beside this one, with its mathematics and the class of its layers, and an entry
+here. Planning, PEFT's format, the check of what moved, tables and figures read the entry and know
+no method by name. docs/extending.md adds one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An adapter method. What it costs is counted by running its layers on fake tensors.
+
+    Attributes:
+        name: the mode that it is.
+        layer: the class of its layers, as `module:Class`.
+        has_rank: whether rank and alpha apply to it.
+        parameters: the parameters of a layer that train, and what their keys in PEFT's format end
+            in.
+        moves: those of them that any training moves.
+        peft: fields of adapter_config.json that tell it from other methods; None: PEFT's format
+            does not hold it.
+        reading: a sentence on how the rank of its weight updates is to be read.
+        colour, marker, line: how figures draw it.
+    """
+
+    name: str
+    layer: str
+    has_rank: bool = True
+    parameters: Mapping[str, str]
+    moves: tuple[str, ...]
+    peft: Mapping[str, bool] | None = field(default=None)
+    reading: str = ""
+    colour: str
+    marker: str
+    line: str = "-"
+
+
+_METHODS: Final = (
+    Method(
+        name="lora",
+        layer="adapters.lora:LoraLinear",
+        parameters={"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"},
+        moves=("lora_B",),  # A gets no gradient before B has moved
+        peft={"use_dora": False},
+        reading=(
+            "A LoRA update has at most the adapter's rank by construction: its rank says nothing "
+            "of what training would have done without that bound."
+        ),
+        colour="#0072b2",
+        marker="o",
+    ),
+    Method(
+        name="dora",
+        layer="adapters.dora:DoraLinear",
+        parameters={
+            "lora_A": "lora_A.weight",
+            "lora_B": "lora_B.weight",
+            "magnitude": "lora_magnitude_vector",
+        },
+        moves=("lora_B",),
+        peft={"use_dora": True},
+        reading=(
+            "A DoRA update is not bounded by the adapter's rank: its magnitudes rescale whole rows "
+            "of the weight."
+        ),
+        colour="#d55e00",
+        marker="^",
+        line="--",
+    ),
+)
+
+METHODS: Final[Mapping[str, Method]] = {method.name: method for method in _METHODS}
+ADAPTER_MODES: Final = tuple(METHODS)
+MODES: Final = ("full", "head", *ADAPTER_MODES)
+
+
+def has_rank(mode: str) -> bool:
+    """Whether rank and alpha apply to a mode."""
+    return mode in METHODS and METHODS[mode].has_rank
