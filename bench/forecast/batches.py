@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from bench.common.errors import InputError
 from bench.forecast.costs import Shape, Shapes
 from bench.forecast.workload import Workload
-from minbert.data.batches import plan_evaluation, plan_training
+from minbert.data.batches import plan_epoch, plan_evaluation
 from minbert.data.tasks import Data, for_search, load_data
 from minbert.data.tokenizer import Tokenizer
-from minbert.training.multitask import plan_tasks
 
 _EPOCHS: Final = 3
 """Epochs whose batches are planned; those of later ones are like them."""
@@ -100,7 +99,7 @@ def shapes_of(
     for seed in seeds:
         for epoch in range(min(epochs, _EPOCHS, math.ceil(steps / an_epoch))):
             rng = np.random.default_rng([seed, epoch])
-            plan = _plan(longest, batch_size, rng, batching, task_order)
+            plan = plan_epoch(longest, batch_size, rng, batching, task_order)
             for part, indices in plan[: steps - epoch * an_epoch]:
                 found[part].append(_shape(train[part], longest[part], indices))
                 real[part] += sum(int(of[indices].sum()) for of in train[part])
@@ -124,23 +123,6 @@ def shapes_of(
             evaluate_tokens=sum(map(math.prod, evaluated)),
         )
     return shapes
-
-
-def _plan(
-    longest: Mapping[str, Lengths],
-    batch_size: int,
-    rng: np.random.Generator,
-    batching: str,
-    task_order: str | None,
-) -> list[tuple[str, Lengths]]:
-    """The part and the examples of each batch of an epoch."""
-    if task_order is not None:
-        return plan_tasks(longest, batch_size, rng, batching, task_order)
-    return [
-        (part, indices)
-        for part, of in longest.items()
-        for indices in plan_training(of, batch_size, rng, batching)
-    ]
 
 
 def _longest(texts: Texts) -> Lengths:

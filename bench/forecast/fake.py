@@ -1,6 +1,6 @@
 """Runs steps and evaluations of a variant without memory or values, and counts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -11,15 +11,20 @@ from adapters.injection import hold_frozen, inject, parameter_groups
 from bench.forecast.costs import Counts, Shape, Shapes, ShapesOf, Variant, stages_of
 from bench.forecast.counting import Counter, Work
 from bench.forecast.workload import Workload
-from bench.worker.parts import aims_of, loss_of
+from bench.worker.setup import heads_of, losses_of
 from minbert.data.batches import Batch
-from minbert.data.tasks import find_task
 from minbert.kernels.reference import kernels
-from minbert.model.classifier import BertClassifier
+from minbert.model.classifier import SHARED, BertClassifier
 from minbert.model.config import BertConfig
-from minbert.training.losses import CROSS_ENTROPY, REGRESSION, loss_name
-from minbert.training.multitask import MultitaskModel, PairBatch
-from minbert.training.trainer import HALF, Group, Trainer, autocast, linear_schedule
+from minbert.training.losses import CROSS_ENTROPY, REGRESSION
+from minbert.training.trainer import (
+    HALF,
+    Group,
+    Trainer,
+    autocast,
+    linear_schedule,
+    logits_of,
+)
 from minbert.training.unfreezing import GradualUnfreezing
 
 _MIB: Final = 2**20
@@ -38,27 +43,17 @@ def count(workload: Workload, shapes: ShapesOf, variant: Variant) -> dict[str, l
         return run(model, workload, shapes, variant, counter)
 
 
-def skeleton(workload: Workload, variant: Variant) -> nn.Module:
+def skeleton(workload: Workload, variant: Variant) -> BertClassifier:
     """The model with its adapters, on the meta device."""
     config = BertConfig(**workload.config)
-    model: nn.Module
-    if workload.parts:
-        model = MultitaskModel(
-            config,
-            aims_of(workload.parts),
-            encoders=workload.encoders or 1,
-            head=workload.head,
-            pooling=workload.pooling,
-            dropout=config.hidden_dropout_prob,
-        )
-    else:
-        model = BertClassifier(
-            config,
-            workload.outputs,
-            pooling=workload.pooling,
-            dropout=config.hidden_dropout_prob,
-            head=workload.head,
-        )
+    model = BertClassifier(
+        config,
+        heads_of(workload.task, workload.parts),
+        pooling=workload.pooling,
+        dropout=config.hidden_dropout_prob,
+        head=workload.head,
+        encoders=workload.encoders or SHARED,
+    )
     inject(
         model,
         mode=variant.mode,
@@ -84,7 +79,7 @@ def fill(model: nn.Module, device: torch.device) -> None:
 
 
 def run(
-    model: nn.Module, workload: Workload, shapes: ShapesOf, variant: Variant, counter: Counter
+    model: BertClassifier, workload: Workload, shapes: ShapesOf, variant: Variant, counter: Counter
 ) -> dict[str, list[Counts]]:
     """Steps and evaluations of each part in each stage, on a model that was filled under the
     counter.
@@ -92,12 +87,12 @@ def run(
     A part of which no batch comes is evaluated all the same. The optimizer is AdamW for all: the
     others keep as much, and ask for values that there are not.
     """
-    losses = losses_of(workload)
+    losses = losses_of(workload.task, workload.parts, workload.regression_loss)
     groups = parameter_groups(model)
     trainer = Trainer(
         model,
         [Group(tuple(of.values()), 1e-3, 0.01) for of in groups.values()],
-        loss=next(iter(losses.values())),
+        losses=losses,
         schedule=linear_schedule(2, 0.0),
         amp=variant.amp,
         device=torch.device(workload.device),
@@ -109,21 +104,13 @@ def run(
     for stage in range(stages_of(variant, shapes)):
         if unfreezing is not None:
             unfreezing.begin(stage)
-        for part, counts in _count_stage(trainer, losses, shapes, counter).items():
+        for part, counts in _count_stage(trainer, model, shapes, counter).items():
             found[part].append(counts)
     return found
 
 
-def losses_of(workload: Workload) -> dict[str, str]:
-    """What each part of the task is learned by; "" is the task itself, where it has no parts."""
-    if not workload.parts:
-        return {"": loss_name(workload.kind, workload.regression_loss)}
-    regression_loss = workload.regression_loss
-    return {part: loss_of(find_task(part), regression_loss) for part in workload.parts}
-
-
 def _count_stage(
-    trainer: Trainer, losses: Mapping[str, str], shapes: ShapesOf, counter: Counter
+    trainer: Trainer, model: BertClassifier, shapes: ShapesOf, counter: Counter
 ) -> dict[str, Counts]:
     """Two steps and an evaluation's batch of each part.
 
@@ -132,13 +119,12 @@ def _count_stage(
     the last step's gradients are still there, as in a cell.
     """
     trained = {part: of for part, of in shapes.items() if of.steps}
-    steps = {part: _train(trainer, part, losses[part], of.train, counter)
-             for part, of in trained.items()}  # fmt: skip
+    steps = {part: _train(trainer, model, part, of.train, counter) for part, of in trained.items()}
     peaks: dict[str, int] = {}
     gradients: dict[str, float] = {}
     for part, of in trained.items():
         counter.restart_peak()
-        _train(trainer, part, losses[part], of.train_largest, counter)
+        _train(trainer, model, part, of.train_largest, counter)
         peaks[part] = counter.peak
         gradients[part] = _mib(p.grad for p in trainer.parameters if p.grad is not None)
     weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()])
@@ -151,7 +137,7 @@ def _count_stage(
     found = {}
     for part, of in shapes.items():
         counter.restart_peak()
-        step, evaluation = steps.get(part, Work()), _evaluate(trainer, part, of, counter)
+        step, evaluation = steps.get(part, Work()), _evaluate(trainer, model, part, of, counter)
         found[part] = Counts(
             weights_mib=weights,
             gradients_mib=gradients.get(part, 0.0),
@@ -168,51 +154,42 @@ def _count_stage(
     return found
 
 
-def _train(trainer: Trainer, part: str, loss: str, shape: Shape, counter: Counter) -> Work:
-    batch = _batch(trainer.model, part, shape, loss, trainer.device)
+def _train(
+    trainer: Trainer, model: BertClassifier, part: str, shape: Shape, counter: Counter
+) -> Work:
+    batch = _batch(model, part, shape, trainer.losses[part], trainer.device)
     before = counter.work
-    trainer.take(lambda: _logits(trainer.model, part, batch), batch.labels, loss)
+    trainer.step(batch)
     return counter.work - before
 
 
 @torch.no_grad()
-def _evaluate(trainer: Trainer, part: str, of: Shapes, counter: Counter) -> Work:
-    trainer.model.eval()
-    batch = _batch(trainer.model, part, of.evaluate_largest, CROSS_ENTROPY, trainer.device)
+def _evaluate(
+    trainer: Trainer, model: BertClassifier, part: str, of: Shapes, counter: Counter
+) -> Work:
+    model.eval()
+    batch = _batch(model, part, of.evaluate_largest, CROSS_ENTROPY, trainer.device)
     before = counter.work
     with autocast(trainer.amp, trainer.device):
-        logits = _logits(trainer.model, part, batch)
+        logits = logits_of(model, batch)
     logits.float()
     return counter.work - before
 
 
-def _logits(model: nn.Module, part: str, batch: Batch | PairBatch) -> Tensor:
-    found: Tensor
-    if isinstance(batch, PairBatch):
-        found = model(part, batch)
-    else:
-        found = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-    return found
-
-
 def _batch(
-    model: nn.Module, part: str, shape: Shape, loss: str, device: torch.device
-) -> Batch | PairBatch:
+    model: BertClassifier, part: str, shape: Shape, loss: str, device: torch.device
+) -> Batch:
     """A batch of a shape; of pairs, whose texts stand by themselves, half as many have a label."""
-    pairs = isinstance(model, MultitaskModel) and model.aims[part].pairs
-    examples = shape[0] // 2 if pairs else shape[0]
+    count = shape[0] // 2 if model.heads[part].pairs else shape[0]
     kind = torch.float32 if loss in REGRESSION else torch.int64
     ids = torch.zeros(shape, dtype=torch.int64, device=device)
-    mask = torch.ones(shape, dtype=torch.int64, device=device)
-    if isinstance(model, MultitaskModel):
-        labels = torch.zeros(examples, dtype=kind, device=device)
-        return PairBatch(ids, mask, labels, tokens=ids.numel(), pairs=pairs)
     return Batch(
         input_ids=ids,
-        attention_mask=mask,
-        token_type_ids=torch.zeros(shape, dtype=torch.int64, device=device),
-        labels=torch.zeros(examples, dtype=kind, device=device),
+        attention_mask=torch.ones(shape, dtype=torch.int64, device=device),
+        token_type_ids=None if part else torch.zeros(shape, dtype=torch.int64, device=device),
+        labels=torch.zeros(count, dtype=kind, device=device),
         tokens=ids.numel(),
+        part=part,
     )
 
 

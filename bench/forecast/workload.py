@@ -21,7 +21,7 @@ _SEEDS: Final = 3
 """Seeds whose batches are planned: others' differ by a token here and there."""
 _ROOT: Final = Path(__file__).parents[2]
 _COUNTED: Final = (
-    *("adapters/*.py", "minbert/**/*.py", "bench/worker/parts.py"),
+    *("adapters/*.py", "minbert/**/*.py", "bench/worker/setup.py"),
     *(f"bench/forecast/{name}.py" for name in ("batches", "counting", "fake")),
 )
 """Code that decides what is counted."""
@@ -48,9 +48,7 @@ class Workload:
     new_pooler: bool
     head: str
     kernels: str
-    kind: str
     regression_loss: str | None
-    outputs: int
     parts: tuple[str, ...]
     encoders: int | None
     task_order: str | None
@@ -93,10 +91,8 @@ class Workload:
             new_pooler=cell.init == "random",
             head=cell.head,
             kernels=cell.kernels,
-            kind=task.kind,
             regression_loss=cell.regression_loss,
-            outputs=task.num_outputs,
-            parts=tuple(part for part in task.parts if part in there),
+            parts=tuple(part for part in task.parts if part in there) or ("",),
             encoders=cell.encoders,
             task_order=cell.task_order,
             task=cell.task,
@@ -139,8 +135,8 @@ class Workload:
     def counts_key(self, shapes: ShapesOf, variant: Variant) -> str:
         """Digest of what decides the counts of a variant."""
         names = (
-            *("config", "pooling", "new_pooler", "head", "kernels", "kind", "regression_loss"),
-            *("outputs", "parts", "encoders", "torch_version"),
+            *("config", "pooling", "new_pooler", "head", "kernels", "regression_loss"),
+            *("task", "parts", "encoders", "torch_version"),
         )
         values = [getattr(self, name) for name in names]
         batches = {part: of.to_count() for part, of in shapes.items()}

@@ -96,7 +96,7 @@ def measure(
     on_phase("load")
     task = find_task(job.cell.task)
     trainer, pad_id = side.build(job, request, task, total_steps=1, warmup=0.0)
-    train, _ = examples(job)
+    train, _ = examples(job)[""]
     work = find_workload(request.side, train, job.cell, pad_id, device)
     torch.manual_seed(job.cell.seed)
     start_cuda_peaks(device)

@@ -5,7 +5,7 @@ import math
 from bench.peers.request import Request
 from bench.plan.job import Job
 from bench.worker.compiling import compile_for
-from bench.worker.setup import build_model, examples, trained_groups
+from bench.worker.setup import build_model, examples, factors_of, trained_groups
 from minbert.data.tasks import Task
 from minbert.model.classifier import BertClassifier
 from minbert.training.compiled import CompiledModel
@@ -17,20 +17,21 @@ def build(
     job: Job, _request: Request, task: Task, *, total_steps: int, warmup: float
 ) -> tuple[Trainer, int]:
     """What takes training steps, and the id of padding."""
-    model = build_model(job, task.num_outputs)
+    model = build_model(job)
     trainer = Trainer(
         model,
         trained_groups(model, job.cell),
-        loss=loss_name(task.kind),
+        losses={"": loss_name(task.kind)},
         schedule=linear_schedule(total_steps, warmup),
         amp=job.cell.amp,
         device=next(model.parameters()).device,
         forward=_compiled(job, model, total_steps) if job.cell.is_compiled else None,
     )
+    trainer.scale_groups(*factors_of(job.cell)[""])
     return trainer, model.bert.config.pad_token_id
 
 
 def _compiled(job: Job, model: BertClassifier, total_steps: int) -> CompiledModel:
-    train, _ = examples(job)
+    train, _ = examples(job)[""]
     steps_per_epoch = math.ceil(len(train) / job.cell.batch_size)
     return compile_for(model, train, job.cell, math.ceil(total_steps / steps_per_epoch))

@@ -9,7 +9,6 @@ from adapters.peft_format import save_adapter
 from bench.peers.request import ADAPTER
 from bench.plan.job import Job
 from bench.worker.setup import build_model
-from minbert.data.tasks import find_task
 from minbert.model.checkpoint import save_checkpoint
 
 
@@ -22,16 +21,15 @@ def write_start(cells: Sequence[Path], checkpoint: Path) -> bool:
         Whether the pooler, if there is one, is newly initialised.
     """
     job = Job.read(cells[0])
-    outputs = find_task(job.cell.task).num_outputs
     exact = replace(job.cell, amp="off", frozen_dtype=None)
     plain = replace(exact, mode="full", rank=None, layers=None, alpha=None)
-    model = build_model(replace(job, cell=plain, device="cpu"), outputs)
+    model = build_model(replace(job, cell=plain, device="cpu"))
     save_checkpoint(model, checkpoint, Path(job.tokenizer))
     new_pooler = training_of(model).new_pooler
     for folder in cells:
         job = Job.read(folder)
         if job.cell.rank is not None:
             cell = replace(job.cell, amp="off", frozen_dtype=None)
-            adapted = build_model(replace(job, cell=cell, device="cpu"), outputs)
+            adapted = build_model(replace(job, cell=cell, device="cpu"))
             save_adapter(adapted, folder / ADAPTER, job.cell.model)
     return new_pooler

@@ -22,7 +22,7 @@ from bench.peers.request import Request
 from bench.peers.theirs import adamw, load_model, parameter_groups
 from bench.plan.job import Job
 from bench.results.protocol import PREDICTIONS
-from bench.worker.setup import examples, load_data, standard
+from bench.worker.setup import examples, load_examples, standard
 from minbert.data.metrics import score
 from minbert.data.tasks import Examples, TaskData
 from minbert.training.trainer import MAX_GRADIENT_NORM
@@ -72,7 +72,7 @@ def run(job: Job, request: Request, folder: Path, on_step: OnStep | None = None)
     Args:
         folder: takes these, and the Trainer's own files below it.
     """
-    cell, data = job.cell, load_data(job)
+    cell, data = job.cell, load_examples(job).pieces()[""]
     transformers.set_seed(cell.seed)
     tokenizer = AutoTokenizer.from_pretrained(request.checkpoint)
     train_labels, dev_labels = _targets(data)
@@ -132,8 +132,8 @@ def _trained_on(job: Job, count: int) -> list[int]:
     """Indices of the training examples, `count` in all, without those that the cell holds out."""
     if not job.cell.held_out:
         return list(range(count))
-    train, _ = examples(job)
-    kept: list[int] = train.encoded.held_out(job.cell.held_out)[0].tolist()
+    train, _ = examples(job)[""]
+    kept: list[int] = train.texts[0].held_out(job.cell.held_out)[0].tolist()
     return kept
 
 
@@ -147,5 +147,5 @@ def _targets(data: TaskData) -> tuple[Any, Any]:
     train, dev = data.train.labels, data.dev.labels
     if data.task.kind != "regression":
         return train.tolist(), dev.tolist()
-    mean, deviation = standard(train)
-    return ((train - mean) / deviation).tolist(), ((dev - mean) / deviation).tolist()
+    mean, std = standard(train)
+    return ((train - mean) / std).tolist(), ((dev - mean) / std).tolist()

@@ -13,7 +13,7 @@ from bench.plan.cell import Cell
 from bench.worker.compiling import buckets_of
 from bench.worker.probes.panel import choose
 from bench.worker.setup import Split
-from minbert.data.batches import SHUFFLED, Batch, Buckets, collate, plan_training, prepare_epoch
+from minbert.data.batches import SHUFFLED, Batch, Buckets, collate, plan_training
 
 _SHUFFLED: Final = (DEFAULT, TRAINER)
 
@@ -36,7 +36,7 @@ def find_workload(
     side: str, train: Split, cell: Cell, pad_id: int, device: torch.device
 ) -> Workload:
     """A side's batches of the first epoch. All sides but `default` have the same ones."""
-    lengths = train.encoded.lengths
+    lengths = train.lengths
     rng = np.random.default_rng([cell.seed, 0])
     order = plan_training(
         lengths, cell.batch_size, rng, SHUFFLED if side in _SHUFFLED else cell.batching
@@ -46,7 +46,7 @@ def find_workload(
     chosen = [order[index] for index in choose(sizes, [len(indices) for indices in order])]
     buckets = _buckets(side, cell)
     *panel, largest = (
-        as_given(side, collate(train.encoded, train.targets, indices, pad_id, device, buckets))
+        as_given(side, collate(train.texts, train.targets, indices, pad_id, device, buckets))
         for indices in (*chosen, order[int(np.argmax(sizes))])
     )
     if buckets is not None:
@@ -61,10 +61,9 @@ def training_batches(
     are compared on the same batches."""
     for epoch in count():
         rng = np.random.default_rng([cell.seed, epoch])
-        for batch in prepare_epoch(
-            train.encoded, train.targets, cell.batch_size, rng, pad_id=pad_id, device=device,
-            batching=cell.batching, buckets=_buckets(side, cell),
-        ):  # fmt: skip
+        for indices in plan_training(train.lengths, cell.batch_size, rng, cell.batching):
+            buckets = _buckets(side, cell)
+            batch = collate(train.texts, train.targets, indices, pad_id, device, buckets)
             yield as_given(side, batch)
 
 

@@ -10,7 +10,6 @@ import json
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -53,14 +52,13 @@ def main(folder: Path) -> int:
 
     from bench.plan.job import Job
     from bench.worker.failures import is_of_device, is_out_of_memory
-    from bench.worker.kinds import run_of
     from bench.worker.progress import Progress
     from bench.worker.run import CellRun, InvalidError
 
     job = Job.read(folder)
-    run: CellRun[Any] | None = None
+    run: CellRun | None = None
     try:
-        run = run_of(job, folder, Progress.from_environment())
+        run = CellRun(job, folder, Progress.from_environment())
         columns = run.run()
     except InvalidError as error:
         status, message, device_failed = "invalid", str(error), False

@@ -30,7 +30,7 @@ def compile_for(model: BertClassifier, train: Split, cell: Cell, epochs: int) ->
     Raises:
         InputError: as `compile_model`.
     """
-    lengths, buckets = train.encoded.lengths, Buckets(cell.max_length)
+    lengths, buckets = train.lengths, Buckets(cell.max_length)
     texts = min(cell.batch_size, len(train))
     found: set[int] = set()
     for epoch in range(epochs):

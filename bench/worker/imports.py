@@ -11,7 +11,7 @@ def import_all() -> None:
     """
     gc.disable()
     try:
-        import bench.worker.kinds  # noqa: F401
+        import bench.worker.run  # noqa: F401
     finally:
         gc.enable()
     gc.freeze()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from bench.plan.cell import Row
 from bench.worker.failures import is_out_of_memory
@@ -13,9 +12,9 @@ from bench.worker.probes import panel
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
 from bench.worker.probes.memory import SavedTensors
-from bench.worker.probes.panel import B
 from bench.worker.record import write_machine, write_panel
-from minbert.training.trainer import Trainer, autocast
+from minbert.data.batches import Batch
+from minbert.training.trainer import Trainer, autocast, logits_of
 
 PANEL_SHARE: Final = 0.15
 """Of the training's time: what the panel may take beyond the passes that it needs at least."""
@@ -23,8 +22,8 @@ PANEL_SHARE: Final = 0.15
 
 def measure_panel(
     trainer: Trainer,
-    take_step: Callable[[B], object],
-    chosen: Sequence[B],
+    take_step: Callable[[Batch], object],
+    chosen: Sequence[Batch],
     folder: Path,
     *,
     train_s: float,
@@ -61,15 +60,12 @@ def measure_panel(
     return list(machine.doubts)
 
 
-def measure_activations(trainer: Trainer, forward: Callable[[], Tensor]) -> Row:
+def measure_activations(trainer: Trainer, largest: Batch) -> Row:
     """What the forward pass of the largest batch keeps for its backward pass; nothing where there
     is no memory for it: a cell that has trained has not run out of memory.
 
     For the figure only: nothing is trained. Gradients are dropped before, since a training step's
     forward pass has none of them beside what it keeps.
-
-    Args:
-        forward: its logits, by the trainer's model.
     """
     trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)
@@ -78,7 +74,7 @@ def measure_activations(trainer: Trainer, forward: Callable[[], Tensor]) -> Row:
     try:
         with torch.random.fork_rng(devices):
             with saved.counting(), autocast(trainer.amp, trainer.device):
-                logits = forward()
+                logits = logits_of(trainer.model, largest)
             mib = saved.mib
             del logits
     except (MemoryError, RuntimeError) as error:

@@ -1,49 +1,73 @@
 """One cell from start to end: load, tokenise, train, evaluate, measure, write what was found.
 
-What all cells have in common; `bench.worker.single` and `bench.worker.multitask` have the rest.
+A task without parts is one of a single part, whose name is "".
 """
 
 import math
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 
+from adapters.methods import METHODS
+from bench.data.tokens import cut_columns
 from bench.plan.cell import FP32, Row
+from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
+from bench.results.overall import overall
 from bench.results.protocol import LAUNCHED_AT, PREDICTIONS
 from bench.stats.steptimes import STEPS_ENOUGH
+from bench.worker.compiling import buckets_of, compile_for, empty_cache
 from bench.worker.hostcopies import HostCopies
 from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
 from bench.worker.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
-from bench.worker.probes.panel import B
+from bench.worker.probes.panel import choose
 from bench.worker.probes.phases import Phases
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
-from bench.worker.setup import unfreezing
+from bench.worker.setup import (
+    Split,
+    build_model,
+    examples,
+    factors_of,
+    parts_of,
+    task_of,
+    trained_groups,
+    unfreezing,
+    without_held_out,
+)
 from bench.worker.validity import Movement
+from minbert.data.batches import Batch, collate, plan_epoch
+from minbert.data.metrics import score
 from minbert.data.tasks import find_task
 from minbert.errors import InputError
+from minbert.files import WEIGHTS
 from minbert.kernels.reference import kernels
-from minbert.training.trainer import Group, Trainer, schedule_of
+from minbert.model.classifier import BertClassifier
+from minbert.training.evaluation import predict
+from minbert.training.losses import PEARSON, mean_loss
+from minbert.training.trainer import Trainer, logits_of, schedule_of
 
 Outputs = Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]
-"""By part of the task, "" where it has none, logits [N, C] and targets [N]."""
+"""By part of the task, logits [N, C] and targets [N]."""
+Order = list[tuple[str, NDArray[np.int64]]]
+"""The part and the examples of each batch of an epoch."""
 
 
 class InvalidError(ArithmeticError):
@@ -61,21 +85,24 @@ class Record:
     joules: list[float | None] = field(default_factory=list)
 
 
-class CellRun(ABC, Generic[B]):
+class CellRun:
     """Runs a job. The columns that it measures are in `record`, as far as it got."""
 
-    model: nn.Module
-    compiled: Callable[[Any], Tensor] | None = None
-    """Maps a batch to logits in training steps, if not the model itself does."""
+    model: BertClassifier
+    train: dict[str, Split]
+    dev: dict[str, Split]
 
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
         self.cell = job.cell
         self.task = find_task(job.cell.task)
+        self.parts = parts_of(job.cell)
+        self.factors = factors_of(job.cell)
         self.folder = folder
         self.progress = progress
         self.phases = Phases(progress.phase)
         self.record = Record()
+        self.held: dict[str, tuple[Split, NDArray[np.int64]]] = {}
         self.device = torch.device(job.device)
         self.gpu = Gpu.of(self.device)  # before torch makes a context, which is memory of the cell
         if self.device.type == "cuda":
@@ -85,92 +112,6 @@ class CellRun(ABC, Generic[B]):
         self.clock = StepClock(self.device)
         self.machine = MachineWatch(self.gpu)
         self.losses_kept = HostCopies(self.device)
-
-    @abstractmethod
-    def _load(self, job: Job) -> nn.Module:
-        """The model of a job, ready to train."""
-
-    @abstractmethod
-    def _tokenise(self) -> None:
-        """Get the examples."""
-
-    @abstractmethod
-    def _groups(self) -> list[Group]:
-        """What trains, with rates and decays."""
-
-    @property
-    @abstractmethod
-    def _loss(self) -> str:
-        """That of the trainer's own steps."""
-
-    @abstractmethod
-    def _steps_per_epoch(self) -> int:
-        """How many batches there are."""
-
-    @abstractmethod
-    def _batches(self, epoch: int) -> Iterator[B]:
-        """Those of an epoch, from 0, each made when it is asked for."""
-
-    def _part(self, _batch: B) -> str:
-        """The part of the task that a batch is of."""
-        return ""
-
-    @abstractmethod
-    def _forward(self, batch: B) -> Tensor:
-        """The model's logits [B, C]."""
-
-    def _compile(self, _epochs: int) -> Callable[[Any], Tensor]:
-        """The model's forward and backward pass, compiled for the batches of so many epochs.
-
-        Raises:
-            InputError: where steps are of several kinds, or if it can't be done.
-        """
-        raise InputError(f"compile: steps of task {self.task.name} are not compiled; leave it out")
-
-    @abstractmethod
-    def _step(self, trainer: Trainer, batch: B) -> tuple[Tensor, Tensor]:
-        """Take a training step; its loss [] and logits [B, C]."""
-
-    @abstractmethod
-    def _fitted(self, outputs: Outputs) -> float | None:
-        """The score on an epoch's batches as they were trained on."""
-
-    @abstractmethod
-    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
-        """Predict dev; with it, what an epoch of that loss and score on its batches gave."""
-
-    @abstractmethod
-    def _scores(self) -> Row:
-        """Columns of the last epoch's dev scores."""
-
-    @abstractmethod
-    def _predictions(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-        """What is kept of the last predictions, and notes beside it."""
-
-    @abstractmethod
-    def _panel(self) -> tuple[list[B], B]:
-        """Batches of the first epoch: a panel of them, and the largest."""
-
-    def _unused(self, _epoch: int) -> Set[nn.Parameter]:
-        """What no batch that came in an epoch, from 0, goes through."""
-        return frozenset()
-
-    def _untrained(self) -> Set[nn.Parameter]:
-        """What would train and never had the chance: in each epoch it was frozen, or not used."""
-        each = []
-        for epoch in range(len(self.record.epochs)):
-            frozen = set() if self.unfreezing is None else self.unfreezing.frozen(epoch)
-            each.append(frozen | self._unused(epoch))
-        return set.intersection(*each)
-
-    @abstractmethod
-    def _idle(self) -> Set[nn.Parameter]:
-        """What trains and need not move: the last bias where the loss is 1 − r, which does not
-        change with what is added to all predictions."""
-
-    @abstractmethod
-    def _keep(self) -> None:
-        """Leave the trained weights in the cell's folder."""
 
     def run(self) -> Row:
         """Train, evaluate and measure the cell; the measured columns.
@@ -196,7 +137,7 @@ class CellRun(ABC, Generic[B]):
         with self._phase("measure"):
             chosen, largest = self._panel()
             if not self.cell.is_compiled:  # compiled code does not say what it keeps
-                self.record.columns |= measure_activations(trainer, lambda: self._forward(largest))
+                self.record.columns |= measure_activations(trainer, largest)
             # steps of training that unfreezes are of several kinds: the last of them is timed
             if len(self.record.losses) >= STEPS_ENOUGH and self.unfreezing is None:
                 self.record.flags += self.machine.doubts
@@ -242,25 +183,78 @@ class CellRun(ABC, Generic[B]):
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return self.phases.phase(name)
 
+    def _load(self, job: Job) -> BertClassifier:
+        return build_model(job)
+
+    def _tokenise(self) -> None:
+        """Get the examples of each part, and hold a share of them out."""
+        found = examples(self.job)
+        self.train = {part: train for part, (train, _) in found.items()}
+        self.dev = {part: dev for part, (_, dev) in found.items()}
+        every = (*self.train.values(), *self.dev.values())
+        self.record.columns |= cut_columns(encoded for of in every for encoded in of.texts)
+        if share := self.cell.held_out:
+            for part, of in self.train.items():
+                apart = without_held_out(of, share, self.cell.max_length)
+                self.train[part], self.held[part] = apart[0], apart[1:]
+
+    @cached_property
+    def _steps_per_epoch(self) -> int:
+        return sum(math.ceil(len(of) / self.cell.batch_size) for of in self.train.values())
+
+    def _order(self, epoch: int) -> Order:
+        """The part and the examples of each batch of an epoch, from 0."""
+        cell, rng = self.cell, np.random.default_rng([self.cell.seed, epoch])
+        lengths = {part: of.lengths for part, of in self.train.items()}
+        return plan_epoch(lengths, cell.batch_size, rng, cell.batching, cell.task_order)
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """Those of an epoch, from 0, each made when it is asked for."""
+        return (self._batch(part, indices) for part, indices in self._order(epoch))
+
+    def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
+        of, pad_id = self.train[part], self.model.bert.config.pad_token_id
+        buckets = buckets_of(self.cell)
+        return collate(of.texts, of.targets, indices, pad_id, self.device, buckets, part)
+
+    def _compile(self, epochs: int) -> Callable[[Batch], Tensor]:
+        """The model's forward and backward pass, compiled for the batches of so many epochs.
+
+        Raises:
+            InputError: where steps are of several kinds, or if it can't be done.
+        """
+        if self.task.parts:
+            raise InputError(
+                f"compile: steps of task {self.task.name} are not compiled; leave it out"
+            )
+        with empty_cache(self.folder):
+            return compile_for(self.model, self.train[""], self.cell, epochs)
+
+    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Take a training step; its loss [] and logits [B, C]."""
+        trainer.scale_groups(*self.factors[batch.part])
+        return trainer.step(batch)
+
     def _train(self) -> Trainer:
         """Train and evaluate, epoch by epoch, and leave the predictions."""
         cell, record = self.cell, self.record
-        steps_per_epoch = self._steps_per_epoch()
+        steps_per_epoch = self._steps_per_epoch
         total = steps_per_epoch * cell.epochs
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
+        compiled: Callable[[Batch], Tensor] | None = None
         if cell.is_compiled:
             with self._phase("compile"):
-                self.compiled = self._compile(math.ceil(total / steps_per_epoch))
+                compiled = self._compile(math.ceil(total / steps_per_epoch))
             record.columns["compile_s"] = self.phases.seconds["compile"]
         trainer = Trainer(
             self.model,
-            self._groups(),
-            loss=self._loss,
+            trained_groups(self.model, cell),
+            losses={part: of.loss for part, of in self.train.items()},
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
             amp=cell.amp,
             device=self.device,
             optimizer=cell.optimizer,
-            forward=self.compiled,
+            forward=compiled,
         )
         self.unfreezing = unfreezing(self.model, cell)
         record.columns |= {
@@ -288,7 +282,7 @@ class CellRun(ABC, Generic[B]):
         return trainer
 
     def _train_epoch(
-        self, trainer: Trainer, batches: Iterable[B], total: int
+        self, trainer: Trainer, batches: Iterable[Batch], total: int
     ) -> tuple[float, float | None]:
         """Mean loss of an epoch's steps, and the score on its batches as they were trained on."""
         record = self.record
@@ -301,7 +295,7 @@ class CellRun(ABC, Generic[B]):
             with self.clock.step(batch):
                 loss, logits = self._step(trainer, batch)
             record.losses.append(self.losses_kept.keep(loss))
-            of_part = outputs.setdefault(self._part(batch), [])
+            of_part = outputs.setdefault(batch.part, [])
             of_part.append((outputs_kept.keep(logits), outputs_kept.keep(batch.labels)))
             if len(of_part) == 1 and (not begun or self.unfreezing is not None):
                 self._take_owned(trainer)
@@ -340,16 +334,133 @@ class CellRun(ABC, Generic[B]):
             raise InvalidError(f"the loss is not finite, first at step {finite.argmin() + 1}")
         return losses
 
-    def _told(self, done: int, of: int) -> None:
-        """Tell how many examples are predicted, and of how many."""
-        self.progress.step(done, of, None)
+    def _metric(self, part: str) -> str:
+        return task_of(self.cell, part).metric
 
-    @staticmethod
-    def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits, if all of them are finite."""
+    def _score(self, scores: Mapping[str, float | None]) -> float | None:
+        """The task's score from those of its parts."""
+        return scores.get("") if self.parts == [""] else overall(scores)
+
+    def _fitted(self, outputs: Outputs) -> float | None:
+        """The score on an epoch's batches as they were trained on."""
+        return self._score({p: score(self._metric(p), *of) for p, of in outputs.items()})
+
+    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+        """Predict dev; with it, what an epoch of that loss and score on its batches gave."""
+        self.logits = {part: self._predict(part, of) for part, of in self.dev.items()}
+        found = [(part, of, self.logits[part]) for part, of in self.dev.items()]
+        losses = [mean_loss(of.loss, logits, of.targets) for _, of, logits in found]
+        scores = {part: score(self._metric(part), logits, of.labels) for part, of, logits in found}
+        return Epoch(
+            train_loss=loss,
+            train_score=fitted,
+            dev_loss=sum(losses) / len(losses),
+            dev_score=self._score(scores),
+            parts={PART_SCORES[part]: of for part, of in scores.items() if part},
+        )
+
+    def _predict(self, part: str, of: Split) -> NDArray[np.float32]:
+        logits = predict(
+            self.model,
+            of.texts,
+            batch_size=self.cell.batch_size,
+            amp=self.cell.amp,
+            pad_id=self.model.bert.config.pad_token_id,
+            device=self.device,
+            part=part,
+            on_batch=lambda done, total: self.progress.step(done, total, None),
+        )
         if not np.isfinite(logits).all():
             raise InvalidError("the dev logits are not finite")
         return logits
+
+    def _predictions(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        """What is kept of the last predictions, and notes beside it."""
+        kept: dict[str, NDArray[Any]] = {}
+        for part, of in self.dev.items():
+            prefix = _prefix(part)
+            kept |= {f"{prefix}logits": self.logits[part], f"{prefix}labels": of.labels}
+        if self.held:
+            with self._phase("evaluate"):
+                logits = {part: self._predict(part, of) for part, (of, _) in self.held.items()}
+            for part, (of, indices) in self.held.items():
+                prefix = _prefix(part)
+                kept[f"{prefix}held_logits"] = logits[part]
+                kept[f"{prefix}held_labels"] = of.labels
+                kept[f"{prefix}held_indices"] = indices
+        return kept, self._notes()
+
+    def _notes(self) -> dict[str, str]:
+        """What brings the logits of regressions back to the scale of their labels."""
+        notes = {}
+        for part, of in self.dev.items():
+            notes[f"{_prefix(part)}target_mean"] = f"{of.mean:.9g}"
+            notes[f"{_prefix(part)}target_deviation"] = f"{of.std:.9g}"
+        return notes
+
+    def _panel(self) -> tuple[list[Batch], Batch]:
+        """Batches of the first epoch: a panel of them, and the largest."""
+        order = self._order(0)
+        sizes = [self._size(part, indices) for part, indices in order]
+        chosen = choose([real for real, _ in sizes], [len(indices) for _, indices in order])
+        largest = max(range(len(order)), key=lambda index: sizes[index][1])
+        batches = [self._batch(*order[index]) for index in (*chosen, largest)]
+        return batches[:-1], batches[-1]
+
+    def _size(self, part: str, indices: NDArray[np.int64]) -> tuple[int, int]:
+        """Tokens of a batch, without padding and with it."""
+        of = self.train[part]
+        real = sum(int(encoded.lengths[indices].sum()) for encoded in of.texts)
+        return real, len(of.texts) * len(indices) * int(of.lengths[indices].max())
+
+    def _untrained(self) -> Set[nn.Parameter]:
+        """What would train and never had the chance: in each epoch it was frozen, or not used."""
+        each = []
+        for epoch in range(len(self.record.epochs)):
+            frozen = set() if self.unfreezing is None else self.unfreezing.frozen(epoch)
+            each.append(frozen | self._unused(epoch))
+        return set.intersection(*each)
+
+    def _unused(self, epoch: int) -> Set[nn.Parameter]:
+        """What serves only parts of which no batch came in an epoch, from 0."""
+        if self.parts == [""]:
+            return frozenset()
+        before = epoch * self._steps_per_epoch
+        came = {part for part, _ in self._order(epoch)[: len(self.record.losses) - before]}
+        heads = self.model.heads
+        pairs = any(heads[part].pairs for part in came)
+        used = {f"classifier.{part}.": part in came for part in self.parts}
+        used |= {"comparison.": pairs, "bert_pairs.": pairs}
+        apart = self.model.bert_pairs is not None
+        used["bert."] = not apart or any(not heads[part].pairs for part in came)
+        idle = tuple(prefix for prefix, is_used in used.items() if not is_used)
+        return {p for name, p in self.model.named_parameters() if name.startswith(idle)}
+
+    def _idle(self) -> Set[nn.Parameter]:
+        """What trains and need not move: the last bias where the loss is 1 − r, which does not
+        change with what is added to all predictions."""
+        by_r = [part for part, of in self.train.items() if of.loss == PEARSON]
+        return {self.model.head_of(part).last_bias for part in by_r}
+
+    def _keep(self) -> None:
+        """Leave the trained weights in the cell's folder: adapters in PEFT's format, a model with
+        one head as a checkpoint, one with several as plain tensors by their names here."""
+        if self.cell.mode in METHODS:
+            from adapters.peft_format import save_adapter
+
+            notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self._notes()}
+            if self.cell.encoders is not None:
+                notes["encoders"] = str(self.cell.encoders)
+            save_adapter(self.model, self.folder / "adapter", self.cell.model, notes)
+        elif self.parts == [""]:
+            from minbert.model.checkpoint import save_checkpoint
+
+            save_checkpoint(self.model, self.folder / "checkpoint", Path(self.job.tokenizer))
+        else:
+            tensors = {name: of.cpu().contiguous() for name, of in self.model.state_dict().items()}
+            path = self.folder / "checkpoint" / WEIGHTS[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_tensors(tensors, path, metadata={"format": "pt", **self._notes()})
 
     def _totals(self) -> Row:
         joules = [value for value in self.record.joules if value is not None]
@@ -368,7 +479,8 @@ class CellRun(ABC, Generic[B]):
         return {
             "dev_metric": self.task.metric,
             "dev_score": last.dev_score,
-            **self._scores(),
+            "dev_accuracy": last.dev_score if self.task.metric == "accuracy" else None,
+            **last.parts,
             "dev_loss": last.dev_loss,
             "train_loss": last.train_loss,
             "train_score": last.train_score,
@@ -383,3 +495,8 @@ class CellRun(ABC, Generic[B]):
 def _since_launch() -> float | None:
     launched = os.environ.get(LAUNCHED_AT)
     return time.monotonic() - float(launched) if launched is not None else None
+
+
+def _prefix(part: str) -> str:
+    """How names of a part's arrays and notes begin."""
+    return f"{part}." if part else ""

@@ -1,8 +1,13 @@
-"""From a job to a model, its parameter groups and its data, ready to train."""
+"""From a job to a model, its parameter groups and its data, ready to train.
 
+A task without parts is one of a single part, whose name is "".
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -12,63 +17,126 @@ from torch import nn
 from adapters.injection import decays, hold_frozen, inject, parameter_groups
 from adapters.layer import AdaptedLinear
 from bench.data import tokens
-from bench.plan.cell import CANDIDATE, Cell
+from bench.plan.cell import CANDIDATE, ITERATIVE, Cell
 from bench.plan.job import Job
-from minbert.data.encoded import Encoded
+from bench.plan.parts import SINGLE, from_text
+from minbert.data.batches import longest_of
+from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, TaskData, find_task, for_search, load_task
+from minbert.data.tasks import Data, Task, find_task, for_search, load_data, pieces_of
 from minbert.errors import InputError
 from minbert.model.checkpoint import load_encoder
-from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.classifier import SHARED, BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.training.losses import BINARY, loss_name
 from minbert.training.trainer import HALF, Group
-from minbert.training.unfreezing import ITERATIVE, GradualUnfreezing
+from minbert.training.unfreezing import GradualUnfreezing
 
 M = TypeVar("M", bound=nn.Module)
+
+_TWO: Final = 2
+"""Classes that one logit of a part decides between."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Tokenised examples with their targets as the loss takes them, and as they were given.
+    """Examples of a part, tokenised, with their targets as the loss takes them, and as given.
 
-    `targets` are (`labels` − `mean`) / `deviation`; 0 and 1 for a classification.
+    Attributes:
+        texts: token ids of their one text, or pair in one sequence; of a part on pairs those of
+            their first and of their second texts.
+        targets: (`labels` − `mean`) / `std`, [N]; 0 and 1 for a classification.
+        loss: what they are learned by.
     """
 
-    encoded: Encoded
+    texts: tuple[Encoded, ...]
     targets: NDArray[np.generic]
     labels: NDArray[np.generic]
+    loss: str
     mean: float = 0.0
-    deviation: float = 1.0
+    std: float = 1.0
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of the longest text of each example, [N]."""
+        return longest_of(self.texts)
 
     def taken(self, indices: NDArray[np.int64]) -> "Split":
         """The examples at some indices, in their order."""
         return replace(
             self,
-            encoded=self.encoded.taken(indices),
+            texts=tuple(encoded.taken(indices) for encoded in self.texts),
             targets=self.targets[indices],
             labels=self.labels[indices],
         )
 
 
-def without_held_out(train: Split, share: float) -> tuple[Split, Split, NDArray[np.int64]]:
+def without_held_out(
+    train: Split, share: float, max_length: int
+) -> tuple[Split, Split, NDArray[np.int64]]:
     """Examples to train on, a share of them that is held out, as `Encoded.held_out` has it, and
-    the indices of that."""
-    kept, held = train.encoded.held_out(share)
+    the indices of that.
+
+    Of pairs whose texts stand by themselves those are held out that a task on such pairs alone
+    holds out, which has both in one sequence.
+
+    Args:
+        max_length: tokens after which a text, or a pair, is cut.
+    """
+    first, *second = train.texts
+    kept, held = (in_one(first, second[0], max_length) if second else first).held_out(share)
     return train.taken(kept), train.taken(held), held
 
 
-def load_data(job: Job) -> TaskData:
-    """The examples of the cell, whose task has no parts.
+def parts_of(cell: Cell) -> list[str]:
+    """The parts of the cell's task that the data has, in the task's order; [""] without parts."""
+    parts = find_task(cell.task).parts
+    if not parts:
+        return [""]
+    there = from_text(cell.task_rates or "")
+    return [part for part in parts if part in there]
+
+
+def task_of(cell: Cell, part: str) -> Task:
+    """The task that a part is; the cell's own, where that has no parts."""
+    return find_task(part or cell.task)
+
+
+def heads_of(task: str, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
+    """What a model gives: a logit for each class, or one for a number; of a part of a task also
+    one for two classes."""
+    if list(parts) == [""]:
+        return find_task(task).num_outputs
+    found = {}
+    for part in parts:
+        classes = len(find_task(part).classes)
+        outputs = classes if classes > _TWO else 1
+        found[part] = HeadConfig(outputs, pairs=part not in SINGLE)
+    return found
+
+
+def losses_of(task: str, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
+    """What each part is learned by."""
+    found = {}
+    for part in parts:
+        of = find_task(part or task)
+        binary = part != "" and len(of.classes) == _TWO
+        found[part] = BINARY if binary else loss_name(of.kind, regression_loss)
+    return found
+
+
+def load_examples(job: Job) -> Data:
+    """The cell's examples as texts.
 
     Raises:
         InputError: if they are no longer those that were planned.
     """
     cell = job.cell
     folder = Path(job.data) if job.data is not None else None
-    data = load_task(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
+    data = load_data(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
     check_planned(data, cell)
@@ -102,15 +170,22 @@ def config_of(job: Job) -> BertConfig:
     )
 
 
-def build_model(job: Job, num_outputs: int) -> BertClassifier:
-    """The encoder with its head, weights loaded or drawn, and the adapters of the cell in it."""
+def build_model(job: Job) -> BertClassifier:
+    """The encoder with its heads, weights loaded or drawn, and the adapters of the cell in it."""
     cell = job.cell
     model = BertClassifier(
-        config_of(job), num_outputs, pooling=cell.pooling, dropout=cell.dropout, head=cell.head
+        config_of(job),
+        heads_of(cell.task, parts_of(cell)),
+        pooling=cell.pooling,
+        dropout=cell.dropout,
+        head=cell.head,
+        encoders=cell.encoders or SHARED,
     )
     new_pooler = cell.init == "random"
     if cell.init == "pretrained":
-        new_pooler = load_encoder(model.bert, Path(job.checkpoint or ""))
+        encoders = [of for of in (model.bert, model.bert_pairs) if of is not None]
+        lacked = [load_encoder(of, Path(job.checkpoint or "")) for of in encoders]
+        new_pooler = any(lacked)
     initialise(model, cell.seed)
     return make_ready(model, job, new_pooler)
 
@@ -142,51 +217,72 @@ def unfreezing(model: nn.Module, cell: Cell) -> GradualUnfreezing | None:
     return GradualUnfreezing(model, always=frozenset(parameter_groups(model)["head"]))
 
 
-def trained_groups(model: nn.Module, cell: Cell, weight_decay: float | None = None) -> list[Group]:
+def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
     """What trains, by rate and decay: matrices are decayed, vectors are not.
 
-    Args:
-        weight_decay: in place of the cell's.
+    The decay of matrices is 1, which every step multiplies by that of its part.
     """
-    decay = cell.weight_decay if weight_decay is None else weight_decay
     rates = {
         "adapter": cell.learning_rate,
         "base": cell.learning_rate if cell.mode == "full" else cell.learning_rate_base,
         "head": cell.learning_rate if cell.mode == "full" else cell.learning_rate_head,
     }
-    found = []
+    groups = []
     for name, parameters in parameter_groups(model).items():
         rate = rates[name]
         if not parameters or rate is None:
             continue
         decayed = [p for p in parameters.values() if decays(p)]
         plain = [p for p in parameters.values() if not decays(p)]
-        found += [Group(decayed, rate, decay), Group(plain, rate, 0.0)]
-    return found
+        groups += [Group(decayed, rate, 1.0), Group(plain, rate, 0.0)]
+    return groups
 
 
-def examples(job: Job) -> tuple[Split, Split]:
-    """Train and dev as token ids: mapped from where they are kept, or else made now.
+def factors_of(cell: Cell) -> dict[str, tuple[float, float]]:
+    """By part, the factor on the rates of `trained_groups`, and the one on their decays."""
+    if cell.task_rates is None:
+        return {"": (1.0, cell.weight_decay)}
+    rates, decay_of = from_text(cell.task_rates), from_text(cell.task_decays or "")
+    return {part: (rate, decay_of[part]) for part, rate in rates.items()}
 
-    Targets of a regression are standardised by the training set's mean and deviation, which
-    changes no correlation and lets one learning rate serve every scale of ratings.
+
+def examples(job: Job) -> dict[str, tuple[Split, Split]]:
+    """Train and dev of each part as token ids: mapped from where they are kept, or else made now.
+
+    Targets of a regression are standardised by the training set's mean and std, which changes no
+    correlation and lets one learning rate serve every scale of ratings.
 
     Raises:
         InputError: if they are no longer those that were planned.
     """
-    cell, tokenizer = job.cell, Path(job.tokenizer)
+    cell, tokenizer, parts = job.cell, Path(job.tokenizer), parts_of(job.cell)
     folder = Path(job.data) if job.data is not None else None
-    sides = tokens.read(cell, tokenizer, folder)
-    if sides is None:
-        sides = tokens.make(load_data(job), cell, tokenizer, folder)
-    return splits(sides, regression=find_task(cell.task).kind == "regression")
+    names = pieces_of(cell.task, folder)
+    found = {piece: tokens.read(cell, tokenizer, folder, piece) for piece in names}
+    sides = {piece: of for piece, of in found.items() if of is not None}
+    if len(sides) < len(names) or {_part_of(name) for name in names} != set(parts):
+        data = load_examples(job)
+        sides = {piece: tokens.make(data, cell, tokenizer, folder, piece) for piece in names}
+    losses = losses_of(cell.task, parts, cell.regression_loss)
+    return {
+        part: _splits(
+            [of for piece, of in sides.items() if _part_of(piece) == part],
+            losses[part],
+            regression=task_of(cell, part).kind == "regression",
+        )
+        for part in parts
+    }
+
+
+def _part_of(piece: str) -> str:
+    return piece.partition(".")[0]
 
 
 def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
-    """The mean and the deviation by which a regression's targets are standardised.
+    """The mean and the std by which a regression's targets are standardised.
 
     Of labels that are all the same it is their value and 1, so that their targets are 0: what
-    their mean is rounded by is no deviation to divide by.
+    their mean is rounded by is no std to divide by.
     """
     numbers = np.asarray(labels, dtype=np.float64)
     if constant(numbers):
@@ -194,14 +290,16 @@ def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
     return float(np.mean(numbers)), float(np.std(numbers))
 
 
-def splits(sides: tokens.Sides, *, regression: bool) -> tuple[Split, Split]:
-    """Train and dev with their targets."""
-    mean, deviation = 0.0, 1.0
-    if regression:
-        mean, deviation = standard(sides[0].labels)
+def _splits(
+    pieces: Sequence[tokens.Sides], loss: str, *, regression: bool
+) -> tuple[Split, Split]:
+    """Train and dev of a part with their targets, from its first texts and its second, if it has
+    any."""
+    mean, std = standard(pieces[0][0].labels) if regression else (0.0, 1.0)
     found = []
-    for side in sides:
-        labels = np.array(side.labels)  # a copy: torch takes no array that can't be written to
-        targets = ((labels - mean) / deviation).astype(np.float32) if regression else labels
-        found.append(Split(side.encoded, targets, labels, mean, deviation))
+    for side in (0, 1):
+        labels = np.array(pieces[0][side].labels)  # a copy: torch takes no array that can't be written to
+        targets = ((labels - mean) / std).astype(np.float32) if regression else labels
+        texts = tuple(piece[side].encoded for piece in pieces)
+        found.append(Split(texts, targets, labels, loss, mean, std))
     return found[0], found[1]

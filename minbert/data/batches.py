@@ -4,7 +4,7 @@ The cost of a step is that of its longest text, so texts of like length go toget
 than halves the work on short sentences, where a random batch is mostly padding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minbert.data.encoded import Encoded
+from minbert.data.mixing import mix
 
 CHUNK_BATCHES: Final = 50
 """Batches whose texts are sorted by length together.
@@ -38,21 +39,30 @@ twice that, and there would be half as many graphs to compile.
 
 @dataclass(frozen=True)
 class Batch:
-    """B texts padded to the longest of them or to a bucket, S tokens.
+    """B examples, padded to the longest text or to a bucket, S tokens.
 
-    `attention_mask` may be None where nothing is padding; else it is 1 at real tokens and 0 at
-    padding. `tokens` counts real ones.
+    An example is a text, or a pair of texts. A pair stands in one sequence, or, in a part of a task
+    of several, as two: then there are 2 B texts, the first ones and after them the second.
+
+    Attributes:
+        input_ids: [B, S] or [2 B, S], int64.
+        attention_mask: the same, 1 at real tokens; None where nothing is padding.
+        token_type_ids: the same, 1 in the second text of a pair; None in a part of a task.
+        labels: [B], int64 or float32.
+        tokens: how many are real.
+        part: of the task that the examples are of; "" where it has none.
     """
 
-    input_ids: Tensor  # [B, S] int64
-    attention_mask: Tensor | None  # [B, S] int64
-    token_type_ids: Tensor  # [B, S] int64
-    labels: Tensor  # [B] int64 or float32
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    token_type_ids: Tensor | None
+    labels: Tensor
     tokens: int
+    part: str = ""
 
     @property
     def padded(self) -> int:
-        """Tokens with padding, B · S."""
+        """Tokens with padding, of all texts."""
         return self.input_ids.numel()
 
 
@@ -97,6 +107,32 @@ def plan_training(
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
+def plan_epoch(
+    lengths: Mapping[str, NDArray[np.int64]],
+    batch_size: int,
+    rng: np.random.Generator,
+    batching: str = BY_LENGTH,
+    order: str | None = None,
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """Part and indices of each batch of an epoch, which has every example of every part once.
+
+    Args:
+        lengths: of the examples of each part, [N]; of a task without parts under "".
+        batch_size, batching: as of `plan_training`.
+        order: how the batches of parts follow, one of `minbert.data.mixing.MIXINGS`; None where
+            there is one part.
+
+    Raises:
+        ValueError: for another batching or order.
+    """
+    plans = {part: plan_training(of, batch_size, rng, batching) for part, of in lengths.items()}
+    if order is None:
+        return [(part, indices) for part, plan in plans.items() for indices in plan]
+    turns = {part: iter(plan) for part, plan in plans.items()}
+    counts = {part: len(plan) for part, plan in plans.items()}
+    return [(part, next(turns[part])) for part in mix(order, counts, rng)]
+
+
 def plan_evaluation(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     """Indices of each batch of an evaluation: every text once, longest last."""
     return _cut(np.argsort(lengths, kind="stable"), batch_size)
@@ -106,37 +142,55 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def longest_of(texts: Sequence[Encoded]) -> NDArray[np.int64]:
+    """The tokens of each example's longest text, by which like is put with like, [N]."""
+    longest: NDArray[np.int64] = np.max([encoded.lengths for encoded in texts], axis=0)
+    return longest
+
+
 def collate(
-    encoded: Encoded,
+    texts: Sequence[Encoded],
     labels: NDArray[np.generic],
     indices: Sequence[int] | NDArray[np.int64],
     pad_id: int,
     device: torch.device,
     buckets: Buckets | None = None,
+    part: str = "",
 ) -> Batch:
-    """The batch of the texts at some indices, on the device.
+    """The batch of the examples at some indices, on the device.
 
     Args:
+        texts: token ids of the examples' one text, or of their first and their second texts.
+        labels: [N].
         buckets: what it is padded to; then it has a mask in any case, since code is compiled for
             one with or without. None: its longest text.
+        part: of a task of several parts; "" where it has none.
     """
     chosen = np.asarray(indices)
-    starts, lengths = encoded.offsets[chosen], encoded.lengths[chosen]
-    longest = int(lengths.max(initial=0))
+    longest = int(longest_of(texts)[chosen].max(initial=0))
     columns = np.arange(longest if buckets is None else buckets.of(longest))
-    real = columns < lengths[:, None]  # [B, S]
-    masked = buckets is not None or not real.all()
-    places = np.where(real, starts[:, None] + columns, 0)
+    rows = [(e, e.offsets[chosen][:, None], e.lengths[chosen][:, None]) for e in texts]
+    real = [columns < lengths for _, _, lengths in rows]  # each [B, S]
+    mask = np.concatenate(real)
 
-    def padded(values: NDArray[np.generic], fill: int) -> Tensor:
-        return on_device(np.where(real, values[places], fill).astype(np.int64), device)
+    def padded(name: str, fill: int) -> Tensor:
+        values = [
+            np.where(is_real, getattr(encoded, name)[np.where(is_real, starts + columns, 0)], fill)
+            for (encoded, starts, _), is_real in zip(rows, real, strict=True)
+        ]
+        return on_device(np.concatenate(values).astype(np.int64), device)
 
     return Batch(
-        input_ids=padded(encoded.input_ids, pad_id),
-        attention_mask=on_device(real.astype(np.int64), device) if masked else None,
-        token_type_ids=padded(encoded.token_type_ids, 0),
+        input_ids=padded("input_ids", pad_id),
+        attention_mask=(
+            on_device(mask.astype(np.int64), device)
+            if buckets is not None or not mask.all()
+            else None
+        ),
+        token_type_ids=None if part else padded("token_type_ids", 0),
         labels=on_device(labels[chosen], device),
-        tokens=int(lengths.sum()),
+        tokens=int(mask.sum()),
+        part=part,
     )
 
 
@@ -147,19 +201,3 @@ def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def prepare_epoch(
-    encoded: Encoded,
-    labels: NDArray[np.generic],
-    batch_size: int,
-    rng: np.random.Generator,
-    *,
-    pad_id: int,
-    device: torch.device,
-    batching: str = BY_LENGTH,
-    buckets: Buckets | None = None,
-) -> Iterator[Batch]:
-    """The batches of an epoch, each made when it is asked for, so that one is held at a time."""
-    for indices in plan_training(encoded.lengths, batch_size, rng, batching):
-        yield collate(encoded, labels, indices, pad_id, device, buckets)

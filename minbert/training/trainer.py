@@ -1,6 +1,6 @@
 """One training step: forward, backward, clipping, optimizer and schedule, under AMP or not."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, cast
 
@@ -11,7 +11,15 @@ from minbert.data.batches import Batch
 from minbert.training.losses import loss_of
 from minbert.training.optimizer import OPTIMIZERS, Group
 
-__all__ = ["Group", "Trainer", "autocast", "halving_schedule", "linear_schedule", "schedule_of"]
+__all__ = [
+    "Group",
+    "Trainer",
+    "autocast",
+    "halving_schedule",
+    "linear_schedule",
+    "logits_of",
+    "schedule_of",
+]
 
 HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRADIENT_NORM: Final = 1.0
@@ -24,6 +32,14 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
     if amp == "off":
         return nullcontext()
     return torch.autocast(device.type, dtype=HALF[amp])
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """A model's logits [B, C] of a batch."""
+    logits: Tensor = model(
+        batch.input_ids, batch.attention_mask, batch.token_type_ids, part=batch.part
+    )
+    return logits
 
 
 def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
@@ -76,14 +92,15 @@ class Trainer:
     device, Adamax and RAdam wait for the device in every step to know.
 
     Args:
-        model: maps a batch's tensors to logits [B, num_outputs].
+        model: maps a batch's tensors to logits [B, C].
         groups: what trains, or will in some epoch, with rates and decays.
-        loss: one of `minbert.training.losses.LOSSES`.
+        losses: of each part of the task, one of `minbert.training.losses.LOSSES`; of a task
+            without parts under "".
         schedule: the factor on the rates at each step, from 0.
         amp: off, bf16 or fp16.
         device: where the model is.
         optimizer: one of `minbert.training.optimizer.OPTIMIZERS`.
-        forward: maps a batch to logits in the trainer's own steps; None: the model.
+        forward: maps a batch to logits; None: the model.
     """
 
     def __init__(
@@ -91,7 +108,7 @@ class Trainer:
         model: nn.Module,
         groups: Iterable[Group],
         *,
-        loss: str,
+        losses: Mapping[str, str],
         schedule: Callable[[int], float],
         amp: str,
         device: torch.device,
@@ -101,7 +118,7 @@ class Trainer:
         kept = [group for group in groups if group.parameters]
         self.model = model
         self._forward = forward
-        self.loss = loss
+        self.losses = losses
         self.amp = amp
         self.device = device
         self.parameters = [p for group in kept for p in group.parameters]
@@ -114,25 +131,13 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take one step; loss [] and logits [B, num_outputs], both detached, on the device."""
-        return self.take(lambda: self._logits(batch), batch.labels, self.loss)
-
-    def _logits(self, batch: Batch) -> Tensor:
-        if self._forward is not None:
-            return self._forward(batch)
-        logits: Tensor = self.model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-        return logits
-
-    def take(
-        self, forward: Callable[[], Tensor], labels: Tensor, loss_name: str
-    ) -> tuple[Tensor, Tensor]:
-        """As `step`, for logits that `forward` computes."""
+        """Take one step; loss [] and logits [B, C], both detached, on the device."""
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.amp, self.device):
-            logits = forward()
+            logits = logits_of(self.model, batch) if self._forward is None else self._forward(batch)
         logits = logits.float()
-        loss = loss_of(loss_name, logits, labels)
+        loss = loss_of(self.losses[batch.part], logits, batch.labels)
         if self.scaler is None:
             torch.autograd.backward(loss)
             self._clip()

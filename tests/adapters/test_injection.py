@@ -11,8 +11,7 @@ from adapters.errors import InputError
 from adapters.injection import decays, inject, inject_parts, parameter_groups
 from adapters.layer import Part
 from adapters.names import LAYER_SETS
-from minbert.model.classifier import draw
-from minbert.training.multitask import Aim, MultitaskModel
+from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from tests.adapters.small import (
     ADAPTED,
     HIDDEN,
@@ -196,10 +195,10 @@ def test_the_widest_rank_is_allowed() -> None:
 def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(
     layers: str, pooling: str
 ) -> None:
-    aims = {"one": Aim(outputs=3, pairs=False), "two": Aim(outputs=1, pairs=True)}
+    heads = {"one": HeadConfig(3), "two": HeadConfig(1, pairs=True)}
     config = base_model().bert.config
-    model = MultitaskModel(config, aims, encoders=2, head="linear", pooling=pooling, dropout=0.0)
-    draw(model, 0.2, 0)
+    model = BertClassifier(config, heads, encoders=2, pooling=pooling, dropout=0.0)
+    initialise(model, 0)
     inject(model, **{**ADAPTED, "seed": 0, "layers": layers, "new_pooler": True})
     found = names(model)
     second = {n.removeprefix("bert_pairs.") for n in found["adapter"] if n.startswith("bert_p")}

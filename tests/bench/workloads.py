@@ -68,8 +68,8 @@ def workload(**changes: Any) -> Workload:
     values: dict[str, Any] = {
         "config": asdict(replace(GEOMETRIES["bert-tiny"], vocab_size=1000)),
         "pooling": "mean", "new_pooler": False, "head": "linear",
-        "kind": "classification", "regression_loss": None, "outputs": 5,
-        "parts": (), "encoders": None, "task_order": None,
+        "kernels": "fast", "regression_loss": None,
+        "parts": ("",), "encoders": None, "task_order": None,
         "task": "movies", "data": None, "data_digest": "3e9ab01c77d2", "max_train": 64,
         "max_dev": 32, "held_out": 0.0, "searches": False, "tokenizer": "",
         "vocabulary": "7c1d0f9a44be",
@@ -83,7 +83,7 @@ def workload(**changes: Any) -> Workload:
 def of_parts(**changes: Any) -> Workload:
     """One of a task with three parts, changed."""
     values: dict[str, Any] = {
-        "kind": "multitask", "outputs": 0, "task": "multitask", "parts": tuple(THREE),
+        "task": "multitask", "parts": tuple(THREE),
         "encoders": 2, "task_order": "proportional", "regression_loss": "mse", "head": "conv",
     }  # fmt: skip
     return workload(**(values | changes))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.machine.conditions import usable_threads
-from minbert.data.batches import Batch, prepare_epoch
+from minbert.data.batches import Batch, collate, plan_training
 from minbert.data.tokenizer import Encoded
 
 BATCH_SIZE = 64
@@ -39,5 +39,6 @@ def batch() -> Batch:
     )
     labels = rng.integers(0, 5, len(lengths))
     device = torch.device("cpu")
-    batches = list(prepare_epoch(encoded, labels, BATCH_SIZE, rng, pad_id=0, device=device))
+    plan = plan_training(encoded.lengths, BATCH_SIZE, rng)
+    batches = [collate([encoded], labels, indices, 0, device) for indices in plan]
     return sorted(batches, key=lambda found: found.tokens)[len(batches) // 2]

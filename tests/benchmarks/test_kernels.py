@@ -117,7 +117,7 @@ def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mod
     )  # fmt: skip
     model = build_model(job, num_outputs=5)
     trainer = Trainer(
-        model, trained_groups(model, wanted), loss="cross-entropy",
+        model, trained_groups(model, wanted), losses={"": "cross-entropy"},
         schedule=linear_schedule(1000, 0.1), amp=amp, device=torch.device("cpu"),
     )  # fmt: skip
 

@@ -174,7 +174,7 @@ COVERED = {
     "minbert/training/compiled:rehearse": (
         "tests/minbert/training/test_compiled.py::test_all_buckets_are_rehearsed"
     ),
-    "minbert/training/evaluation:predict_by": (
+    "minbert/training/evaluation:predict": (
         "tests/bench/worker/test_worker_gpu.py::test_a_gpu_gives_the_numbers"
     ),
     "minbert/kernels/attention:attention": STEP,

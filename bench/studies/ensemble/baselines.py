@@ -136,7 +136,7 @@ def _embedder(checkpoint: Path, max_length: int) -> Callable[[tuple[str, ...]], 
         found = np.empty((len(texts), config.hidden_size))
         for indices in plan_evaluation(encoded.lengths, _BATCH):
             labels = np.zeros(len(texts), dtype=np.int64)
-            batch = collate(encoded, labels, indices, config.pad_token_id, device)
+            batch = collate([encoded], labels, indices, config.pad_token_id, device)
             hidden = encoder(batch.input_ids, batch.attention_mask)
             found[indices] = mean_of_real(hidden, batch.attention_mask).numpy()
         return found

@@ -126,7 +126,7 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: Trained)
     of = cell.cell
     logits: NDArray[np.float32] = predict(
         model,
-        dev.encoded,
+        [dev.encoded],
         batch_size=of.batch_size,
         amp=of.amp,
         pad_id=model.bert.config.pad_token_id,

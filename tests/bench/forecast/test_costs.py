@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -22,9 +21,8 @@ from bench.forecast.costs import (
 )
 from bench.forecast.fake import count
 from bench.forecast.totals import stage_shares, totals_of
-from minbert.data.batches import prepare_epoch
+from minbert.data.batches import collate, plan_epoch, plan_training
 from minbert.data.tokenizer import Encoded
-from minbert.training.multitask import plan_tasks
 from tests.bench.workloads import ONE, SHAPES, THREE, counts, of_parts, variant, workload
 
 RANKS = [variant("lora", rank, "attn") for rank in (1, 2, 4, 8)]
@@ -181,8 +179,9 @@ def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | 
     trained = []
     for epoch in range(2):
         order = np.random.default_rng([0, epoch])
-        batches = prepare_epoch(encoded, labels, 16, order, pad_id=0, device=torch.device("cpu"))
-        trained += islice(batches, max(0, steps - 10 * epoch))
+        plan = plan_training(encoded.lengths, 16, order)[: max(0, steps - 10 * epoch)]
+        cpu = torch.device("cpu")
+        trained += [collate([encoded], labels, indices, 0, cpu) for indices in plan]
     shapes = [tuple(batch.input_ids.shape) for batch in trained]
     found = shapes_of(
         {"": [lengths]},
@@ -234,7 +233,7 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(
     dev = {part: [lengths[:20] for lengths in columns] for part, columns in texts.items()}
     longest = {part: np.max(columns, axis=0) for part, columns in texts.items()}
     steps = 10 if max_steps is None else max_steps  # 4 of sst and 6 of quora
-    plan = plan_tasks(longest, 16, np.random.default_rng([0, 0]), "by-length", order)[:steps]
+    plan = plan_epoch(longest, 16, np.random.default_rng([0, 0]), "by-length", order)[:steps]
     found = shapes_of(
         texts,
         dev,

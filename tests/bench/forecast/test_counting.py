@@ -12,11 +12,9 @@ from bench.forecast.counting import Counter, Work
 from bench.forecast.fake import count, fill, run, skeleton
 from bench.forecast.workload import Workload
 from bench.plan.job import Job
-from bench.worker.parts import build_multitask
 from bench.worker.probes.memory import owned_mib
 from bench.worker.setup import build_model, trained_groups, unfreezing
 from minbert.data.batches import Batch
-from minbert.training.multitask import PairBatch
 from minbert.training.trainer import Trainer, linear_schedule
 from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import (
@@ -171,7 +169,7 @@ def job_of(which: Variant, **settings: object) -> Job:
 
 def trainer_of(model: torch.nn.Module, job: Job) -> Trainer:
     return Trainer(
-        model, trained_groups(model, job.cell), loss="cross-entropy",
+        model, trained_groups(model, job.cell), losses={"": "cross-entropy"},
         schedule=linear_schedule(1, 0.0), amp=job.cell.amp, device=CPU,
     )  # fmt: skip
 
@@ -184,7 +182,7 @@ BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
 @pytest.mark.parametrize("which", VARIANTS, ids=told)
 def test_owners_are_what_a_cell_holds(which: Variant):
     job = job_of(which)
-    model = build_model(job, 5)
+    model = build_model(job)
     trainer = trainer_of(model, job)
     trainer.step(BATCH)
     held = owned_mib(model, trainer.optimizer)
@@ -198,7 +196,7 @@ def test_owners_in_each_stage_are_what_a_cell_holds_that_unfreezes(mode: str):
     axes = () if mode == "full" else (2, "all-lin")
     which = variant(mode, *axes, unfreeze="iterative")
     job = job_of(which)
-    model = build_model(job, 5)
+    model = build_model(job)
     trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
     shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
     stages = count(workload(config=BERT_TINY, new_pooler=True), shapes, which)[""]
@@ -215,17 +213,18 @@ def test_owners_in_each_stage_are_what_a_cell_holds_that_unfreezes(mode: str):
 @pytest.mark.parametrize("encoders", [1, 2])
 def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
     which = variant("lora", 2, "all-lin")
-    job = job_of(which, task="multitask", encoders=encoders, head="conv")
-    model = build_multitask(job, list(THREE))
+    rates = "quora=1 sst=1 sts=1"
+    job = job_of(which, task="multitask", encoders=encoders, head="conv", task_rates=rates)
+    model = build_model(job)
     trainer = trainer_of(model, job)
+    trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
     of = of_parts(config=BERT_TINY, new_pooler=True, encoders=encoders)
     counted = count(of, THREE, which)
-    for part, loss in (("sst", "cross-entropy"), ("quora", "binary"), ("sts", "mse")):
+    for part in trainer.losses:
         pairs = part != "sst"
         ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
         labels = torch.zeros(2, dtype=torch.float32 if part == "sts" else torch.int64)
-        batch = PairBatch(ids, None, labels, ids.numel(), pairs)
-        trainer.take(lambda part=part, batch=batch: model(part, batch), labels, loss)
+        trainer.step(Batch(ids, None, None, labels, ids.numel(), part))
         gradients = owned_mib(model, trainer.optimizer)["gradients_mib"]
         [of_part] = counted[part]
         assert of_part.gradients_mib == pytest.approx(gradients, rel=1e-6), part

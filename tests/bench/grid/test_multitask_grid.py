@@ -21,13 +21,12 @@ from bench.results.overall import overall
 from bench.results.predictions import kept_values
 from bench.studies.ensemble import members
 from bench.studies.ensemble.__main__ import command as ensemble
-from bench.worker.parts import aim_of, aims_of, loss_of
+from bench.worker.setup import heads_of, losses_of
 from minbert.data.metrics import accuracy, pearson
-from minbert.data.tasks import TASKS, load_task
-from minbert.data.tasks.multitask import PAIRS, PARTS
-from minbert.model.classifier import draw
+from minbert.data.tasks import load_task
+from minbert.data.tasks.multitask import PARTS
+from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
-from minbert.training.multitask import MultitaskModel
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.cs224n import relabel, write_folder
@@ -162,15 +161,15 @@ def test_what_is_kept_gives_the_scores_again(ran: GridRuns) -> None:
         assert len(steps) == 1 + 2 * 3 * 3
 
 
-def rebuilt(folder: Path) -> MultitaskModel:
+def rebuilt(folder: Path) -> BertClassifier:
     """A model of a cell's shape, without adapters and with other weights."""
     cell = Job.read(folder).cell
-    found = MultitaskModel(
+    found = BertClassifier(
         BertConfig.from_folder(Path(Job.read(folder).checkpoint or "")),
-        {part: aim_of(TASKS[part], pairs=part in PAIRS) for part in PARTS},
+        heads_of("multitask", PARTS),
         encoders=cell.encoders or 1, head=cell.head, pooling=cell.pooling, dropout=0.0,
     )  # fmt: skip
-    draw(found, 0.02, 7)
+    initialise(found, 7)
     return found
 
 
@@ -351,12 +350,18 @@ def test_what_cannot_be_done_is_refused_in_a_line(
 
 
 def test_each_part_has_its_loss_and_its_outputs() -> None:
-    losses = {part: loss_of(TASKS[part], None) for part in PARTS}
+    losses = losses_of("multitask", PARTS, None)
     assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    losses = {part: loss_of(TASKS[part], "pearson") for part in PARTS}
+    losses = losses_of("multitask", PARTS, "pearson")
     assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "pearson"}
-    aims = {part: (aim.outputs, aim.pairs) for part, aim in aims_of(PARTS).items()}
-    assert aims == {"sst": (5, False), "quora": (1, True), "sts": (1, True)}
+    heads = {part: (of.outputs, of.pairs) for part, of in heads_of("multitask", PARTS).items()}
+    assert heads == {"sst": (5, False), "quora": (1, True), "sts": (1, True)}
+
+
+def test_a_task_without_parts_is_one_of_a_single_part() -> None:
+    assert losses_of("movies", [""], None) == {"": "cross-entropy"}
+    assert losses_of("sts", [""], "pearson") == {"": "pearson"}
+    assert (heads_of("movies", [""]), heads_of("quora", [""]), heads_of("sts", [""])) == (5, 2, 1)
 
 
 def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) -> None:

@@ -30,7 +30,7 @@ class Curves:
         self.cells = {kind: cell(checkpoint, *kind, pooling=pooling) for kind in KINDS}
         self.requests = started(list(self.cells.values()), checkpoint, folder)
         job = job_of(self.cells["full", ""], checkpoint)
-        self.train, _ = examples(job)
+        self.train, _ = examples(job)[""]
 
     def losses(
         self, kind: tuple[str, str], side: str, steps: int = 50, **changes: object

@@ -23,8 +23,8 @@ from bench.plan.planning import Resolved, expand
 from bench.worker import compiling
 from bench.worker.compiling import compile_for, empty_cache
 from bench.worker.progress import Progress
+from bench.worker.run import CellRun
 from bench.worker.setup import examples
-from bench.worker.single import SingleRun
 from minbert.data.tasks import find_task
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
@@ -108,9 +108,9 @@ def compiled_job(checkpoint: Path, **changes: Any) -> Job:
     return job_of(cell(checkpoint, **values | changes), checkpoint)
 
 
-def run_here(job: Job, folder: Path) -> SingleRun:
+def run_here(job: Job, folder: Path) -> CellRun:
     folder.mkdir()
-    run = SingleRun(job, folder, Progress(None))
+    run = CellRun(job, folder, Progress(None))
     run.run()
     return run
 
@@ -145,7 +145,7 @@ def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(
     of = compiled_job(tiny_checkpoint, amp="bf16", max_length=18).cell
     lengths = np.array([3, 4, 5, 9, 10, 11, 12, 13, 14, 18])
     train: Any = type("Train", (), {"__len__": lambda _: len(lengths)})()
-    train.encoded = type("Encoded", (), {"lengths": lengths})
+    train.lengths = lengths
     model: Any = object()
 
     compile_for(model, train, replace(of, batch_size=3, batching="by-length"), 1)
@@ -204,7 +204,7 @@ def test_our_side_is_compiled_where_the_grid_file_says_so(
     of = compiled_job(tiny_checkpoint).cell
     request = replace(started([of], tiny_checkpoint, tmp_path)[of.name], loss_steps=12)
     job, off = (job_of(replace(of, compile=to), tiny_checkpoint) for to in ("on", "off"))
-    train, _ = examples(job)
+    train, _ = examples(job)[""]
     task = find_task(of.task)
     trainer, _ = ours.build(job, request, task, total_steps=12, warmup=0.0)
     buckets = {batch.input_ids.shape[1] for batch, _ in zip(
@@ -218,7 +218,7 @@ def test_our_side_is_compiled_where_the_grid_file_says_so(
 
 def test_the_peers_batches_stay_as_long_as_their_texts(tiny_checkpoint: Path) -> None:
     on = compiled_job(tiny_checkpoint)
-    train, _ = examples(on)
+    train, _ = examples(on)[""]
     mine, theirs = (
         find_workload(side, train, on.cell, 0, torch.device("cpu")) for side in (OURS, "grouped")
     )

@@ -9,9 +9,8 @@ from tokenizers import Tokenizer as Library
 
 from bench.data import tokens
 from bench.plan.cell import Cell
-from bench.worker.multitask import MultitaskRun
 from bench.worker.progress import Progress
-from bench.worker.single import SingleRun
+from bench.worker.run import CellRun
 from minbert.data.tasks import Data, load_data
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
@@ -89,9 +88,8 @@ def test_a_worker_counts_what_is_cut(
     job = job_of(place.cell(held_out=held_out), tiny_checkpoint)
     job = replace(job, data=str(place.folder))
     texts, lost, whole = wanted(texts_of(place.data), tiny_checkpoint, LENGTHS[task])
-    kind = MultitaskRun if task == "multitask" else SingleRun
     for _ in range(2):
-        run = kind(job, tmp_path, Progress(None))
+        run = CellRun(job, tmp_path, Progress(None))
         run._tokenise()
         assert run.record.columns["texts_cut"] == texts
         assert run.record.columns["tokens_cut"] == pytest.approx(lost / whole)

@@ -29,10 +29,9 @@ from bench.plan.planning import Resolved, expand
 from bench.plan.pruning import dominating
 from bench.results.store import read_rows
 from bench.worker import run as worker
-from bench.worker.parts import build_multitask
 from bench.worker.progress import Progress
+from bench.worker.run import CellRun
 from bench.worker.setup import build_model
-from bench.worker.single import SingleRun
 from bench.worker.validity import Movement
 from minbert.data.tasks import load_task
 from minbert.model.checkpoint import load_classifier, load_encoder
@@ -87,7 +86,7 @@ def test_every_parameter_has_the_type_of_the_rule(
 ) -> None:
     """Weights that unfreeze later train then, and are fp32."""
     of = job(tiny_checkpoint, mode, layers, frozen_dtype, unfreeze=unfreeze)
-    model = build_model(of, 5)
+    model = build_model(of)
     assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
     held = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
     layers_held = 4 if layers in (None, "all-lin", "all-lin-only", "attn-only") else 1
@@ -100,8 +99,9 @@ def test_every_parameter_has_the_type_of_the_rule(
 def test_both_encoders_of_several_parts_are_held_alike(
     tiny_checkpoint: Path, frozen_dtype: str
 ) -> None:
-    of = job(tiny_checkpoint, "dora", "all-lin-only", frozen_dtype, task="multitask", encoders=2)
-    model = build_multitask(of, ["sst", "quora"])
+    of = job(tiny_checkpoint, "dora", "all-lin-only", frozen_dtype, task="multitask", encoders=2,
+             task_rates="quora=1 sst=1")  # fmt: skip
+    model = build_model(of)
     assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
     held = [name for name, p in model.named_parameters() if p.dtype == torch.bfloat16]
     assert len(held) == (2 * 5 if frozen_dtype == "bf16" else 0)
@@ -121,8 +121,8 @@ def logits(model: BertClassifier) -> Tensor:
 def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
     tiny_checkpoint: Path, mode: str, layers: str, frozen_dtype: str
 ) -> None:
-    base = build_model(job(tiny_checkpoint, "head", None, frozen_dtype), 5)
-    adapted = build_model(job(tiny_checkpoint, mode, layers, frozen_dtype), 5)
+    base = build_model(job(tiny_checkpoint, "head", None, frozen_dtype))
+    adapted = build_model(job(tiny_checkpoint, mode, layers, frozen_dtype))
     assert torch.equal(logits(adapted), logits(base))
     for name, layer in adapted.named_modules():
         if hasattr(layer, "magnitude"):
@@ -153,7 +153,7 @@ def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
 # With --save-weights
 
 
-class Watched(SingleRun):
+class Watched(CellRun):
     """Notes how weights are held once training has ended."""
 
     def _totals(self) -> Any:
@@ -196,7 +196,7 @@ def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
     assert torch.equal(torch.stack(kept.record.losses), torch.stack(plain.record.losses))
     for name in ("weights_mib", "gradients_mib", "optimizer_mib", "activations_mib"):
         assert kept.record.columns[name] == plain.record.columns[name], name
-    assert np.array_equal(kept.logits, plain.logits)
+    assert np.array_equal(kept.logits[""], plain.logits[""])
 
     base = BertClassifier(BertConfig.from_folder(tiny_checkpoint), 5, pooling="pooler", dropout=0.0)
     if mode in ("full", "head"):
@@ -208,7 +208,7 @@ def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
     if frozen_dtype == "bf16":
         hold_frozen(base, torch.bfloat16)
     kept.model = base.eval()
-    assert np.array_equal(kept._predict(kept.dev), plain.logits)
+    assert np.array_equal(kept._predict("", kept.dev[""]), plain.logits[""])
 
 
 @pytest.mark.usefixtures("quick")

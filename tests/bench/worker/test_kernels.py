@@ -10,7 +10,7 @@ from bench.plan.columns import upgraded
 from bench.plan.job import Job
 from bench.results.store import read_rows
 from bench.worker.progress import Progress
-from bench.worker.single import SingleRun
+from bench.worker.run import CellRun
 from minbert.kernels.reference import is_reference, kernels
 from tests.bench.grids import GridRuns
 from tests.bench.peer_cells import cell, job_of
@@ -30,7 +30,7 @@ settings = { kernels = "reference" }
 
 def losses(job: Job, folder: Path) -> torch.Tensor:
     folder.mkdir()
-    run = SingleRun(job, folder, Progress(None))
+    run = CellRun(job, folder, Progress(None))
     run.run()
     assert not is_reference(), "what was entered is left"
     return torch.stack(run.record.losses)

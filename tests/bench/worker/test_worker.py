@@ -13,11 +13,10 @@ from torch import Tensor
 
 from bench.plan.job import Job
 from bench.worker import validity
-from bench.worker.multitask import MultitaskRun, PartBatch
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch
-from bench.worker.run import InvalidError
-from bench.worker.single import SingleRun
+from bench.worker.run import CellRun, InvalidError
+from minbert.data.batches import Batch
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
 from minbert.training.trainer import Trainer
@@ -32,7 +31,7 @@ NO_RATE = 1e-50
 """Nothing in fp32, where an adapter's B begins at 0 and stays there."""
 
 
-class Watched(MultitaskRun):
+class Watched(CellRun):
     """Notes the part of each step, and what has moved by the end of each epoch."""
 
     def __init__(self, job: Job, folder: Path) -> None:
@@ -40,7 +39,7 @@ class Watched(MultitaskRun):
         self.came: list[str] = []
         self.moved: list[set[str]] = []
 
-    def _step(self, trainer: Trainer, batch: PartBatch) -> tuple[Tensor, Tensor]:
+    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
         if not self.came:
             self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.came.append(batch.part)
@@ -202,7 +201,7 @@ def test_a_rate_halves_where_an_epoch_of_one_task_ends(
     """24 examples in batches of 10 are three steps, of which seven are taken."""
     values = {"batch_size": 10, "epochs": 3, "max_steps": 7, "warmup": 0.0}
     job = job_on(tiny_checkpoint, tmp_path, "sst", "full", **values, learning_rate=RATE)
-    run = SingleRun(job, tmp_path / "cell", Progress(None))
+    run = CellRun(job, tmp_path / "cell", Progress(None))
     run.run()
     expected = [RATE] * 3 + [RATE / 2] * 3 + [RATE / 4]
     assert rates[: len(run.record.losses)] == pytest.approx(expected)

@@ -15,7 +15,7 @@ from bench.worker import hostcopies
 from bench.worker import run as worker
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
-from bench.worker.single import SingleRun
+from bench.worker.run import CellRun
 from minbert.model.classifier import BertClassifier
 from minbert.training.optimizer import Optimizer
 from minbert.training.trainer import Trainer
@@ -29,7 +29,7 @@ IN_ORDER = [
 
 def on_gpu(
     job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch, came: list[str] | None = None
-) -> SingleRun:
+) -> CellRun:
     """The job, run on a pretended GPU; what is done to that comes, once each in a row."""
     events = [] if came is None else came
 
@@ -37,23 +37,23 @@ def on_gpu(
         if events[-1:] != [event]:
             events.append(event)
 
-    class Noted(SingleRun):
+    class Noted(CellRun):
         def _load(self, job: Job) -> BertClassifier:
             note("load")
             return super()._load(job)
 
-    take, count = Trainer.take, SavedTensors.counting
+    step, count = Trainer.step, SavedTensors.counting
 
     def taken(trainer: Trainer, *args):
         note("train")
-        return take(trainer, *args)
+        return step(trainer, *args)
 
     def counted(saved: SavedTensors):
         there = any(p.grad is not None for p in run.model.parameters())
         note(f"measure, {'with' if there else 'without'} gradients")
         return count(saved)
 
-    monkeypatch.setattr(Trainer, "take", taken)
+    monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(SavedTensors, "counting", counted)
     with pretended_gpu(monkeypatch, note):
         run = Noted(replace(job, device=DEVICE), folder, Progress(None))
@@ -83,7 +83,7 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(
 def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = SingleRun(job, tmp_path / "cell", Progress(None))
+    usual = CellRun(job, tmp_path / "cell", Progress(None))
     usual.run()
     take = Trainer.take
     given: list[weakref.ref[torch.Tensor]] = []
@@ -95,7 +95,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
         given.extend(map(weakref.ref, (*results, args[1])))  # args: forward, labels, loss
         return results
 
-    monkeypatch.setattr(Trainer, "take", taken)
+    monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(hostcopies, "_LEAST", 4)  # so that blocks fill up
     run = on_gpu(job, tmp_path / "cell", monkeypatch)
     assert torch.equal(torch.stack(run.record.losses), torch.stack(usual.record.losses))
@@ -115,7 +115,7 @@ def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
         raise error
 
     monkeypatch.setattr(SavedTensors, "counting", fail)
-    run = SingleRun(job, tmp_path / "cell", Progress(None))
+    run = CellRun(job, tmp_path / "cell", Progress(None))
     if str(error) == "other":
         with pytest.raises(RuntimeError, match="other"):
             run.run()
@@ -138,7 +138,7 @@ def test_the_optimizers_memory_is_counted_though_the_first_step_overflows(
         step(optimizer)
 
     monkeypatch.setattr(Optimizer, "step", overflows_at_first)
-    run = SingleRun(job, tmp_path / "cell", Progress(None))
+    run = CellRun(job, tmp_path / "cell", Progress(None))
     columns = run.run()
     weights = sum(p.nbytes for p in run.model.parameters() if isinstance(p, nn.Parameter)) / 2**20
     assert columns["optimizer_mib"] == pytest.approx(2 * weights, rel=0.01)
@@ -162,5 +162,5 @@ def test_measuring_takes_no_more_memory_than_a_step_of_training(
     measure = peak_of("measure", worker.measure_activations)
     monkeypatch.setattr(worker, "measure_activations", measure)
     with Counter() as counter:
-        SingleRun(job, tmp_path / "cell", Progress(None)).run()
+        CellRun(job, tmp_path / "cell", Progress(None)).run()
     assert 0 < peaks["measure"][0] <= max(peaks["take"][:6])

@@ -25,12 +25,12 @@ def model_of(
     layers: str | None = None,
     amp: str = "off",
     *,
-    model: nn.Module | None = None,
+    model: BertClassifier | None = None,
     pooling: str = "mean",
     head: str = "linear",
     outputs: int = CLASSES,
     held: bool = False,
-) -> nn.Module:
+) -> BertClassifier:
     """A model with its adapters, on the meta device; a classifier unless it is given.
 
     It has two layers where they differ, since a pooler reads the first token of the last, else one.
@@ -60,7 +60,7 @@ def trainer_of(
     """What trains all of a model that its mode trains."""
     groups = [Group(tuple(of.values()), 1e-3, 0.01) for of in parameter_groups(model).values()]
     return Trainer(
-        model, groups, loss=loss, schedule=linear_schedule(3, 0.0), amp=amp, device=GPU,
+        model, groups, losses={"": loss}, schedule=linear_schedule(3, 0.0), amp=amp, device=GPU,
         optimizer=optimizer,
     )  # fmt: skip
 

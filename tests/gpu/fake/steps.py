@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from torch._subclasses.fake_tensor import (
 from adapters.methods import ADAPTER_MODES
 from adapters.names import LAYER_SETS
 from minbert.data.batches import Batch
+from minbert.model.classifier import BertClassifier, HeadConfig
 from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
-from minbert.training.multitask import Aim, MultitaskModel, PairBatch
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.quarters import QUARTERS
 from minbert.training.trainer import HALF, Trainer, autocast
@@ -101,18 +100,19 @@ def test_regressions_stay_on_the_gpu(loss: str) -> None:
 
 def test_steps_of_several_parts_stay_on_the_gpu() -> None:
     amp = "fp16"
-    aims = {"sst": Aim(CLASSES, pairs=False), "quora": Aim(1, pairs=True)}
-    model = model_of("lora", "attn-only", amp, model=MultitaskModel(
-        CONFIG, aims, encoders=2, head="conv", pooling="pooler", dropout=0.1
+    heads = {"sst": HeadConfig(CLASSES), "quora": HeadConfig(1, pairs=True)}
+    model = model_of("lora", "attn-only", amp, model=BertClassifier(
+        CONFIG, heads, encoders=2, head="conv", pooling="pooler", dropout=0.1
     ))  # fmt: skip
     with faked(model):
         trainer, ids = trainer_of(model, amp), batch_of().input_ids
-        for part, aim, loss in zip(aims, aims.values(), (CROSS_ENTROPY, BINARY), strict=True):
-            labels = ids[: len(ids) // 2 if aim.pairs else len(ids), 0]
-            batch = PairBatch(ids, torch.ones_like(ids), labels, ids.numel(), aim.pairs)
+        trainer.losses = {"sst": CROSS_ENTROPY, "quora": BINARY}
+        for part, head in heads.items():
+            labels = ids[: len(ids) // 2 if head.pairs else len(ids), 0]
+            batch = Batch(ids, torch.ones_like(ids), None, labels, ids.numel(), part)
             with Watch() as watch:
                 for _ in range(2):
-                    trainer.take(partial(model, part, batch), labels, loss)
+                    trainer.step(batch)
             assert not watch.problems, part
 
 

@@ -18,7 +18,6 @@ from minbert.data.batches import (
     on_device,
     plan_evaluation,
     plan_training,
-    prepare_epoch,
 )
 from minbert.data.tasks import load_task
 from minbert.data.tokenizer import Encoded, Tokenizer
@@ -103,7 +102,7 @@ def test_a_batch_holds_its_texts_and_padding_after_them(
     texts = encoded(lengths)
     indices = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
     labels = np.arange(len(lengths), dtype=np.int64)
-    batch = collate(texts, labels, indices, PAD, CPU)
+    batch = collate([texts], labels, indices, PAD, CPU)
     chosen = [lengths[index] for index in indices]
     assert batch.input_ids.shape == batch.token_type_ids.shape == (len(indices), max(chosen))
     assert batch.input_ids.dtype == batch.token_type_ids.dtype == torch.int64
@@ -136,8 +135,8 @@ def test_a_bucket_is_the_next_multiple_as_far_as_texts_may_be_long(a: int, b: in
 @pytest.mark.parametrize("lengths", [[3, 7, 5], [8, 8, 8], [9, 1, 1], [18, 18, 18]])
 def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths: list[int]) -> None:
     texts, labels = encoded(lengths), np.array([2, 0, 1])
-    plain = collate(texts, labels, [2, 0, 1], PAD, CPU)
-    batch = collate(texts, labels, [2, 0, 1], PAD, CPU, Buckets(18))
+    plain = collate([texts], labels, [2, 0, 1], PAD, CPU)
+    batch = collate([texts], labels, [2, 0, 1], PAD, CPU, Buckets(18))
     longest, width = max(lengths), batch.input_ids.shape[1]
     assert width == {7: 8, 8: 8, 9: 16, 18: 18}[longest]
     assert batch.padded == 3 * width
@@ -154,23 +153,9 @@ def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths: list[int]) -
     ("given_type", "kept"), [(np.int64, torch.int64), (np.float32, torch.float32)]
 )
 def test_labels_keep_their_type(given_type: type, kept: torch.dtype) -> None:
-    batch = collate(encoded([3, 2]), np.array([1, 0], dtype=given_type), [1], PAD, CPU)
+    batch = collate([encoded([3, 2])], np.array([1, 0], dtype=given_type), [1], PAD, CPU)
     assert batch.labels.dtype == kept
     assert batch.labels.tolist() == [0]
-
-
-def test_an_epoch_is_prepared_as_planned() -> None:
-    lengths = np.random.default_rng(0).integers(2, 9, 100)
-    texts, labels = encoded(lengths.tolist()), np.arange(100)
-    rng = np.random.default_rng(3)
-    batches = list(prepare_epoch(texts, labels, 16, rng, pad_id=PAD, device=CPU))
-    plan = plan_training(texts.lengths, 16, np.random.default_rng(3))
-    assert [batch.labels.tolist() for batch in batches] == [each.tolist() for each in plan]
-    assert sum(batch.tokens for batch in batches) == lengths.sum()
-
-    rng = np.random.default_rng(3)
-    padded = prepare_epoch(texts, labels, 16, rng, pad_id=PAD, device=CPU, buckets=Buckets(20))
-    assert [batch.input_ids.shape[1] for batch in padded] == [8] * len(plan)
 
 
 def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

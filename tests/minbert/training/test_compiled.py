@@ -88,7 +88,7 @@ def train(
     """Loss, logits and every gradient of each step, by name."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     trainer = Trainer(
-        model, [Group(list(named.values()), 1e-2, 0.01)], loss="cross-entropy",
+        model, [Group(list(named.values()), 1e-2, 0.01)], losses={"": "cross-entropy"},
         schedule=lambda _step: 1.0, amp=amp, device=CPU, forward=forward,
     )  # fmt: skip
     for batch in batches():

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.encoded import Encoded
-from minbert.model.classifier import draw
+from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.comparison import pair_features
 from minbert.model.config import GEOMETRIES, BertConfig
-from minbert.training.multitask import Aim, MultitaskModel, collate_texts, plan_tasks
-from minbert.training.trainer import Group, Trainer
+from minbert.training.trainer import Group, Trainer, logits_of
 
-AIMS = {
-    "sst": Aim(outputs=5, pairs=False),
-    "quora": Aim(outputs=1, pairs=True),
-    "sts": Aim(outputs=1, pairs=True),
+HEADS = {
+    "sst": HeadConfig(outputs=5),
+    "quora": HeadConfig(outputs=1, pairs=True),
+    "sts": HeadConfig(outputs=1, pairs=True),
 }
 CPU = torch.device("cpu")
 CONFIG = BertConfig(
@@ -26,9 +26,9 @@ CONFIG = BertConfig(
 )  # fmt: skip
 
 
-def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> MultitaskModel:
-    found = MultitaskModel(CONFIG, AIMS, encoders=encoders, head=head, pooling=pooling, dropout=0.1)
-    draw(found, CONFIG.initializer_range, seed=0)
+def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> BertClassifier:
+    found = BertClassifier(CONFIG, HEADS, encoders=encoders, head=head, pooling=pooling, dropout=0.1)
+    initialise(found, seed=0)
     return found.eval()
 
 
@@ -43,15 +43,15 @@ def texts(count: int = 6, seed: int = 0) -> Encoded:
     )
 
 
-def batch(pairs: bool, indices: list[int]) -> "object":
-    sides = [texts(seed=1), texts(seed=2)] if pairs else [texts(seed=1)]
-    return collate_texts(sides, np.arange(6) % 2, indices, 0, CPU)
+def batch(part: str, indices: list[int]) -> Batch:
+    sides = [texts(seed=1), texts(seed=2)] if HEADS[part].pairs else [texts(seed=1)]
+    return collate(sides, np.arange(6) % 2, indices, 0, CPU, part=part)
 
 
 def size(encoders: int, head: str) -> int:
     """Parameters of the paper's model on bert-base; no memory is taken for them."""
-    found = MultitaskModel(
-        GEOMETRIES["bert-base"], AIMS, encoders=encoders, head=head, pooling="pooler", dropout=0.3
+    found = BertClassifier(
+        GEOMETRIES["bert-base"], HEADS, encoders=encoders, head=head, pooling="pooler", dropout=0.3
     )
     return sum(parameter.numel() for parameter in found.parameters())
 
@@ -70,24 +70,24 @@ def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters() ->
 @pytest.mark.parametrize("encoders", [1, 2])
 def test_each_task_has_its_logits(encoders: int, head: str, pooling: str) -> None:
     of = model(encoders, head, pooling)
-    for task, aim in AIMS.items():
-        logits = of(task, batch(aim.pairs, [0, 1, 2, 3]))
-        assert logits.shape == (4, aim.outputs)
+    for part, expected in HEADS.items():
+        logits = logits_of(of, batch(part, [0, 1, 2, 3]))
+        assert logits.shape == (4, expected.outputs)
         assert logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize("head", ["linear", "conv"])
-@pytest.mark.parametrize("task", AIMS)
-def test_an_example_does_not_see_the_others(task: str, head: str) -> None:
-    of, pairs = model(head=head), AIMS[task].pairs
-    together = of(task, batch(pairs, [0, 1, 2, 3, 4, 5]))
-    alone = torch.cat([of(task, batch(pairs, [index])) for index in range(6)])
+@pytest.mark.parametrize("part", HEADS)
+def test_an_example_does_not_see_the_others(part: str, head: str) -> None:
+    of = model(head=head)
+    together = logits_of(of, batch(part, [0, 1, 2, 3, 4, 5]))
+    alone = torch.cat([logits_of(of, batch(part, [index])) for index in range(6)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def gradients(of: MultitaskModel, task: str) -> dict[str, bool]:
+def gradients(of: BertClassifier, part: str) -> dict[str, bool]:
     of.zero_grad()
-    of(task, batch(AIMS[task].pairs, [0, 1, 2])).sum().backward()
+    logits_of(of, batch(part, [0, 1, 2])).sum().backward()
     return {name: p.grad is not None for name, p in of.named_parameters()}
 
 
@@ -107,7 +107,7 @@ def test_with_two_encoders_pairs_and_sentences_train_apart() -> None:
 def test_one_encoder_trains_by_every_task() -> None:
     of = model(encoders=1)
     assert of.bert_pairs is None
-    for task in AIMS:
+    for task in HEADS:
         found = gradients(of, task)
         assert all(found[name] for name in found if name.startswith("bert."))
 
@@ -128,8 +128,8 @@ def test_features_are_as_defined() -> None:
 
 def test_a_batch_of_pairs_holds_first_texts_then_second_ones() -> None:
     one, other = texts(seed=1), texts(seed=2)
-    found = collate_texts([one, other], np.arange(6) / 2, [4, 2], 0, CPU)
-    assert found.pairs
+    found = collate([one, other], np.arange(6) / 2, [4, 2], 0, CPU, part="sts")
+    assert found.token_type_ids is None
     assert found.labels.tolist() == [2.0, 1.0]
     for row, (encoded, index) in enumerate([(one, 4), (one, 2), (other, 4), (other, 2)]):
         ids = encoded.input_ids[encoded.offsets[index] : encoded.offsets[index + 1]]
@@ -141,22 +141,27 @@ def test_a_batch_of_pairs_holds_first_texts_then_second_ones() -> None:
 
 def step_of_pearson(amp: str) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, logits and the gradient of everything, in a row, of a step of sts."""
-    config = replace(CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    of = MultitaskModel(config, AIMS, encoders=2, head="linear", pooling="mean", dropout=0.0)
-    draw(of, 0.3, seed=0)  # lively, so that logits differ by more than bf16 rounds
+    config = replace(
+        CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,  # lively, so that logits differ by more than bf16 rounds
+    )  # fmt: skip
+    of = BertClassifier(config, HEADS, encoders=2, pooling="mean", dropout=0.0)
+    initialise(of, seed=0)
     parameters = list(of.parameters())
     trainer = Trainer(
-        of, [Group(parameters, 1e-3, 0.0)], loss="mse", schedule=lambda _step: 1.0, amp=amp,
-        device=CPU,
+        of, [Group(parameters, 1e-3, 0.0)], losses={"sts": "pearson"},
+        schedule=lambda _step: 1.0, amp=amp, device=CPU,
     )  # fmt: skip
-    loss, logits = trainer.take(lambda: of("sts", PAIRS), LABELS, "pearson")
+    loss, logits = trainer.step(PAIRS)
     gradients = [p.grad for p in parameters if p.grad is not None]
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
     return loss, logits, torch.cat([gradient.flatten() for gradient in gradients])
 
 
-PAIRS = collate_texts([texts(24, 1), texts(24, 2)], np.arange(24), np.arange(24), 0, CPU)
 LABELS = torch.from_numpy(np.random.default_rng(3).normal(size=24).astype(np.float32))
+PAIRS = collate(
+    [texts(24, 1), texts(24, 2)], LABELS.numpy(), np.arange(24), 0, CPU, part="sts"
+)  # fmt: skip
 
 
 def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
@@ -177,21 +182,21 @@ def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
         ({"encoders": 3}, "3 encoders: there can be 1 or 2"),
         ({"head": "deep"}, "no head is called 'deep'"),
         ({"pooling": "max"}, "no pooling is called 'max'"),
-        ({"aims": {}}, "needs a task"),
+        ({"heads": {}}, "needs a head"),
     ],
 )
 def test_bad_arguments_are_refused(changes: dict[str, object], told: str) -> None:
     values = {
-        "aims": AIMS, "encoders": 1, "head": "linear", "pooling": "mean", "dropout": 0.1, **changes,
+        "heads": HEADS, "encoders": 1, "head": "linear", "pooling": "mean", "dropout": 0.1, **changes,
     }  # fmt: skip
     with pytest.raises(ValueError, match=told):
-        MultitaskModel(replace(CONFIG), values.pop("aims"), **values)
+        BertClassifier(replace(CONFIG), values.pop("heads"), **values)
 
 
 @pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
 def test_an_epoch_has_every_example_of_every_task_once(order: str) -> None:
     lengths = {"sst": np.arange(3, 13), "sts": np.arange(4, 27)}
-    plan = plan_tasks(lengths, 4, np.random.default_rng(0), "by-length", order)
+    plan = plan_epoch(lengths, 4, np.random.default_rng(0), "by-length", order)
     for task, of in lengths.items():
         found = [indices for name, indices in plan if name == task]
         assert sorted(np.concatenate(found)) == list(range(len(of)))

@@ -69,7 +69,7 @@ def test_training_imports_no_compiler(name: str) -> None:
         model = torch.nn.Bilinear(2, 2, 3)
         model.forward = lambda ids, mask, types: torch.nn.Bilinear.forward(model, ids, ids)
         trainer = Trainer(
-            model, [Group(list(model.parameters()), 1e-3, 0.0)], loss="cross-entropy",
+            model, [Group(list(model.parameters()), 1e-3, 0.0)], losses={"": "cross-entropy"},
             schedule=lambda step: 1.0, amp="bf16", device=torch.device("cpu"),
             optimizer=sys.argv[1],
         )

@@ -21,14 +21,15 @@ class Tiny(nn.Module):
         self.embedding = nn.Embedding(11, 4)
         self.linear = nn.Linear(4, 3)
 
-    def forward(self, input_ids, attention_mask, token_type_ids):
+    def forward(self, input_ids, attention_mask, token_type_ids, part=""):
         return self.linear(self.embedding(input_ids).mean(dim=1))
 
 
 def batch() -> SimpleNamespace:
     ids = torch.arange(20).reshape(4, 5) % 11
     return SimpleNamespace(
-        input_ids=ids, attention_mask=None, token_type_ids=None, labels=torch.tensor([0, 1, 2, 1])
+        input_ids=ids, attention_mask=None, token_type_ids=None, labels=torch.tensor([0, 1, 2, 1]),
+        part="",
     )
 
 
@@ -41,7 +42,7 @@ def trainer(
 ) -> Trainer:
     group = Group(list(model.parameters()), 1e-2, 0.1)
     return Trainer(
-        model, [group], loss="cross-entropy", schedule=linear_schedule(steps, warmup), amp=amp,
+        model, [group], losses={"": "cross-entropy"}, schedule=linear_schedule(steps, warmup), amp=amp,
         device=CPU, optimizer=optimizer,
     )  # fmt: skip
 
@@ -153,7 +154,7 @@ def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
     one = Trainer(
         model,
         [Group(list(model.linear.parameters()), 1e-2, 0.0), Group([], 1.0, 0.0)],
-        loss="cross-entropy",
+        losses={"": "cross-entropy"},
         schedule=linear_schedule(3, 0.1),
         amp="off",
         device=CPU,
@@ -179,7 +180,7 @@ def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
     model = Tiny()
     group = Group(list(model.parameters()), 1e-2, 0.1)
     one = Trainer(
-        model, [group], loss="cross-entropy", schedule=lambda _step: 1.0, amp="off", device=CPU,
+        model, [group], losses={"": "cross-entropy"}, schedule=lambda _step: 1.0, amp="off", device=CPU,
         optimizer=optimizer,
     )  # fmt: skip
     one.step(batch())
