@@ -220,7 +220,7 @@ def _ends_with(name: str, ending: str) -> bool:
 
 def _strings(value: Any, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(f"{_told(name, value)}; it must be a list of names")
+        raise InputError(f"{_given(name, value)}; it must be a list of names")
     return list(value)
 
 
@@ -229,7 +229,7 @@ def _number(value: Any, name: str, *, whole: bool = False) -> float:
     is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not is_number or not -most <= value <= most:
         kind = "whole number" if whole else "number"
-        raise InputError(f"{_told(name, value)}; it must be a {kind}, at most {most:,.0f}")
+        raise InputError(f"{_given(name, value)}; it must be a {kind}, at most {most:,.0f}")
     number: float = value
     return number
 
@@ -238,7 +238,7 @@ def _pattern(value: Any, name: str, *, whole: bool = False) -> Patterns:
     if value is None:
         return []
     if not isinstance(value, dict):
-        raise InputError(f"{_told(name, value)}; it must be an object")
+        raise InputError(f"{_given(name, value)}; it must be an object")
     most, most_in_all = _MOST_REPEATS_IN_KEYS
     if sum(map(count_repeats, value)) > most_in_all:
         raise InputError(f"{name} in the adapter's config has too many patterns; name the layers")
@@ -254,11 +254,11 @@ def _pattern(value: Any, name: str, *, whole: bool = False) -> Patterns:
 def _flag(config: Mapping[str, Any], name: str) -> bool:
     value = config.get(name, False)
     if not isinstance(value, bool):
-        raise InputError(f"{_told(name, value)}; it must be true or false")
+        raise InputError(f"{_given(name, value)}; it must be true or false")
     return value
 
 
-def _told(name: str, value: Any) -> str:
+def _given(name: str, value: Any) -> str:
     return f"{name} is {shown(value)} in the adapter's config"
 
 

@@ -13,7 +13,7 @@ from bench.plan.cell import CANDIDATE, Row, Value, named
 from bench.plan.columns import BY_NAME, VALUES, cell_key, group_names, latest, software_key
 from bench.plan.learning_rates import still_lacking
 from bench.results.outcomes import ValuesOf, no_values
-from bench.stats.intervals import Deviation, Interval
+from bench.stats.intervals import Std, Interval
 
 CHANGED: Final = named(lambda about: about.compared == "group")
 """Settings in which groups may differ and be compared all the same: not those of the model, of the
@@ -38,12 +38,12 @@ class Group:
         return next((value for value in values if value is not None), None)
 
     @cached_property
-    def told(self) -> Mapping[str, Value]:
+    def shared_values(self) -> Mapping[str, Value]:
         """What its rows share, by the columns that tell groups apart.
 
         Older rows of a regression that has no score don't tell its loss, which was mse.
         """
-        found = {name: self.shared(name) for name in _told()}
+        found = {name: self.shared(name) for name in _group_columns()}
         return {**found, "regression_loss": found.get("regression_loss") or "mse"}
 
     @property
@@ -82,7 +82,7 @@ class Group:
             if not setting.tells_frozen or setting.frozen == most[setting.amp]
         )
 
-    def between(self, column: str) -> Deviation | None:
+    def between(self, column: str) -> Std | None:
         """How far processes that do the same are apart in a column."""
         return between_processes(self.rows, column)
 
@@ -258,7 +258,7 @@ _OTHER_KEYS: Final = tuple(
 
 
 @cache
-def _told() -> tuple[str, ...]:
+def _group_columns() -> tuple[str, ...]:
     """Columns that tell groups apart."""
     names = [name for name in group_names("conditions") if name != "code_version"]
     return (*names, *named(lambda about: about.compared in ("group", "never", "label")))
@@ -266,7 +266,7 @@ def _told() -> tuple[str, ...]:
 
 def differing(group: Group, other: Group) -> list[str]:
     """Columns outside the axes in which two groups differ, labels before digests."""
-    found = [name for name in _told() if group.told[name] != other.told[name]]
+    found = [name for name in _group_columns() if group.shared_values[name] != other.shared_values[name]]
     named = {"model_digest": "model" in found, "data_digest": {"task", "max_train"} & set(found)}
     found = [name for name in found if not named.get(name)]
     return found or ["conditions_id"]

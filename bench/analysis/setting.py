@@ -11,13 +11,13 @@ import numpy as np
 
 from bench.plan.cell import Row, Value
 from bench.results.outcomes import Values, ValuesOf, no_values
-from bench.stats.intervals import Deviation, Interval, mean_t, pooled, scattered, spread, widened
+from bench.stats.intervals import Std, Interval, mean_t, pooled, scattered, spread, widened
 
 Run = tuple[int, int, str]
 """A run of a setting: seed, repeat, and version of the code."""
 
 BETWEEN_PROCESSES: Final = 0.06
-"""The standard deviation of the logarithms of times between processes that do the same, where no
+"""The standard std of the logarithms of times between processes that do the same, where no
 repeats show it. docs/measuring.md says from what it was taken."""
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
@@ -32,8 +32,8 @@ def number(value: Value) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def between_processes(rows: Iterable[Row], column: str) -> Deviation | None:
-    """How far processes that do the same are apart in a column, as a deviation of logarithms.
+def between_processes(rows: Iterable[Row], column: str) -> Std | None:
+    """How far processes that do the same are apart in a column, as a std of logarithms.
 
     From all runs of the same cell, repeats and versions of the code, where a cell has several; else
     for times a constant, and for other columns nothing.
@@ -45,11 +45,11 @@ def between_processes(rows: Iterable[Row], column: str) -> Deviation | None:
             repeats.setdefault(row.get("cell_id"), []).append(log(value))
     measured = pooled(repeats.values())
     if measured is None and column in _ENDS:
-        return Deviation(BETWEEN_PROCESSES)
+        return Std(BETWEEN_PROCESSES)
     return measured
 
 
-def _not_known(_column: str) -> Deviation | None:
+def _not_known(_column: str) -> Std | None:
     return None
 
 
@@ -76,7 +76,7 @@ class Setting:
     tells_rate: bool = False
     tells_frozen: bool = False
     values_of: ValuesOf = no_values
-    between: Callable[[str], Deviation | None] = _not_known
+    between: Callable[[str], Std | None] = _not_known
 
     @property
     def adapted(self) -> bool:
@@ -188,12 +188,12 @@ class Setting:
         rows = {_run(row): row for row in self.ok if number(row.get(column)) is not None}
         if not rows:
             return None
-        deviation = self.between(column)
+        std = self.between(column)
         runs = [_own_interval(row, column) for row in rows.values()]
         if len(runs) == 1:
-            return runs[0] if deviation is None else widened(runs[0], deviation)
-        if len({seed for seed, _, _ in rows}) == 1 and deviation is not None:
-            return scattered(runs, deviation)
+            return runs[0] if std is None else widened(runs[0], std)
+        if len({seed for seed, _, _ in rows}) == 1 and std is not None:
+            return scattered(runs, std)
         return mean_t([run.value for run in runs])
 
 

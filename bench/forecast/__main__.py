@@ -204,7 +204,7 @@ def _check_as_json(check: Check) -> dict[str, object]:
         "error_max": check.quantile(1.0),
         "settings": [
             {**variant._asdict(), "measured": check.measured[variant], "predicted": told}
-            for variant, told in check.told.items()
+            for variant, told in check.predicted.items()
         ],
     }
 

@@ -26,7 +26,7 @@ class Check:
     @property
     def errors(self) -> dict[Variant, float]:
         """Each prediction less its measurement, over that."""
-        return {v: self.told[v] / measured - 1 for v, measured in self.measured.items()}
+        return {v: self.predicted[v] / measured - 1 for v, measured in self.measured.items()}
 
     @property
     def within(self) -> float:

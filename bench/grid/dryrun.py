@@ -80,7 +80,7 @@ def print_plan(
             "rates that it finds; what is done of them shows then:",
             soft_wrap=True,
         )
-        axes = _told_axes(after)
+        axes = _shown_axes(after)
         table = Table("", *axes, box=None)
         for number, cell in enumerate(after, start=1):
             table.add_row(str(number), *(_field(getattr(cell, name)) for name in axes))
@@ -101,7 +101,7 @@ def _table(
     fit: Sequence[bool | None],
     predicted: bool,
 ) -> Table:
-    axes = _told_axes([item.cell for item in planned])
+    axes = _shown_axes([item.cell for item in planned])
     repeat = ["repeat"] if any(item.repeat > 1 for item in planned) else []
     table = Table("", "cell", *axes, *repeat, "rate", "plan", box=None)
     if predicted:
@@ -125,7 +125,7 @@ def _table(
     return table
 
 
-def _told_axes(cells: Sequence[Cell]) -> list[str]:
+def _shown_axes(cells: Sequence[Cell]) -> list[str]:
     """The axes that a table shows: some of them only where cells differ in them."""
     rare = {
         "unfreeze": any(cell.unfreeze not in (None, "all") for cell in cells),

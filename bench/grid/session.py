@@ -371,7 +371,7 @@ class Session:
                 click.echo(f"time: {times}")
         fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
-        sys.stderr.writelines(self.budget.told())
+        sys.stderr.writelines(self.budget.lines())
         sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
         if ended == "interrupted":
             return INTERRUPTED

@@ -94,7 +94,7 @@ def run_worker(
     if result is not None and (watch.reason is None or result["status"] == "ok"):
         status, message = result["status"], result["message"]
     elif watch.reason is not None:
-        status, message = watch.reason, watch.told
+        status, message = watch.reason, watch.message
     else:
         status, message = _failure(watch, folder / STDERR, problem, oom_before)
     return launched.outcome(

@@ -42,7 +42,7 @@ class Watch:
     ) -> None:
         self.failure: str | None = None
         self.reason: str | None = None
-        self.told = ""
+        self.message = ""
         self.code = 0
         self.peak_rss_mib: float | None = None
         self.cpu_s: float | None = None
@@ -135,10 +135,10 @@ class Watch:
 
     def _ask_to_end(self, timeout_s: float | None) -> None:
         if self._signals.stops:
-            self.reason, self.told = "interrupted", f"stopped by the user (phase: {self._phase})"
+            self.reason, self.message = "interrupted", f"stopped by the user (phase: {self._phase})"
         else:
             self.reason = "timeout"
-            self.told = f"took longer than {timeout_s:g} s (phase: {self._phase})"
+            self.message = f"took longer than {timeout_s:g} s (phase: {self._phase})"
         self._signal_group(signal.SIGTERM)
 
     def _signal_group(self, number: int) -> None:

@@ -134,7 +134,7 @@ def measure(
         # after the peak: counting keeps alive what it counts; compiled code does not say
         "activations_mib": None if compiled else saved_mib(trainer, work.largest),
         "flags": [*machine.doubts, *([] if found.settled else ["unstable_timing"])],
-        **_told(found, work),
+        **_panel_figures(found, work),
     }
     if not compiled:  # of compiled code there are no operators to see
         middle = len(work.panel) // 2
@@ -185,7 +185,7 @@ def saved_mib(trainer: Steps, batch: Batch) -> float:
     return saved.mib
 
 
-def _told(found: panel.Panel, work: Workload) -> dict[str, Any]:
+def _panel_figures(found: panel.Panel, work: Workload) -> dict[str, Any]:
     return {
         "passes": [list(times) for times in found.passes],
         "warm": found.warm,

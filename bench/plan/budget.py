@@ -53,7 +53,7 @@ class Budget:
             return f"{_LEFT_OUT}its time is not predicted, and {whole} is used up"
         return f"{_LEFT_OUT}predicted to take {minutes(predicted_s)} min, and {rest}"
 
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Lines on what was left out, for the end of a command."""
         if not self.left_out:
             return []

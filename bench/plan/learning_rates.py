@@ -2,8 +2,8 @@
 
 Modes differ in the rates that suit them, so a comparison at one rate for all, or at rates that
 somebody chose, compares the choice. Here each mode, layer set, rank, unfreezing and batch size gets
-the best of the same ladder of factors on its usual rates, found on a part of the training data and
-scored on the rest of it: dev is never seen.
+the best of the same multipliers on its usual rates, found on a part of the training data and scored
+on the rest of it: dev is never seen.
 """
 
 import math
@@ -16,9 +16,9 @@ from bench.plan.cell import CANDIDATE, SEARCHED, Cell, Row, named
 from bench.plan.columns import has_score
 
 FIRST: Final = (-2, -1, 0, 1, 2)
-"""Rungs of the ladder that are tried in any case; a rung up is a rate √10 times as high."""
-LAST_RUNG: Final = 6
-"""How far the ladder is extended while the best rate is at an end of it."""
+"""Exponents of the multipliers √10ⁿ that are tried in any case."""
+LAST_EXPONENT: Final = 6
+"""How far exponents go on while the best rate is at an end of those tried."""
 SEED: Final = 0
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
@@ -43,21 +43,21 @@ def kind_of(cell: Cell) -> Kind:
     return Kind(cell.mode, cell.layers, cell.rank, cell.unfreeze, cell.batch_size)
 
 
-def at_rung(cell: Cell, rung: int) -> dict[str, Any]:
-    """A cell's rates at a rung: all of them times √10 to that power, to three digits."""
-    factor = 10 ** (rung / 2)
+def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:
+    """A cell's rates, all of them times √10 to this power, to three digits."""
+    factor = 10 ** (exponent / 2)
     usual = {name: getattr(cell, name) for name in _RATES}
     return {n: None if r is None else float(f"{r * factor:.3g}") for n, r in usual.items()}
 
 
-def candidate(cell: Cell, rung: int, data_digest: str) -> Cell:
-    """The candidate that tries a cell's rates at a rung, on the search's own data."""
+def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:
+    """The candidate that tries a cell's rates at an exponent, on the search's own data."""
     return replace(
         cell,
         seed=SEED,
         data_digest=data_digest,
         learning_rate_source=CANDIDATE,
-        **at_rung(cell, rung),
+        **at_exponent(cell, exponent),
     )
 
 
@@ -82,51 +82,51 @@ class Search:
 
     def rounds(self) -> Iterator[list[Cell]]:
         """Lists of candidates, each to be run before the next is asked for."""
-        rungs: dict[Kind, tuple[int, ...]] = dict.fromkeys(self._cells, FIRST)
-        while rungs:
-            yield [self._candidate(kind, rung) for kind in rungs for rung in rungs[kind]]
-            ends = {kind: self._beyond(kind) for kind in rungs}
-            rungs = {kind: (rung,) for kind, rung in ends.items() if rung is not None}
+        exponents: dict[Kind, tuple[int, ...]] = dict.fromkeys(self._cells, FIRST)
+        while exponents:
+            yield [self._candidate(kind, n) for kind in exponents for n in exponents[kind]]
+            ends = {kind: self._beyond(kind) for kind in exponents}
+            exponents = {kind: (n,) for kind, n in ends.items() if n is not None}
 
-    def _candidate(self, kind: Kind, rung: int) -> Cell:
-        return candidate(self._cells[kind], rung, self._digest)
+    def _candidate(self, kind: Kind, exponent: int) -> Cell:
+        return candidate(self._cells[kind], exponent, self._digest)
 
     def _beyond(self, kind: Kind) -> int | None:
-        """The rung beyond the end of the ladder at which the best is; None if it is inside."""
+        """The exponent beyond the end at which the best is; None if the best is at no end."""
         tried = self._tried(kind)
         best = self.best(kind)
         if best is None:
             return None
-        if best == min(tried) and best > -LAST_RUNG:
+        if best == min(tried) and best > -LAST_EXPONENT:
             return best - 1
-        return best + 1 if best == max(tried) and best < LAST_RUNG else None
+        return best + 1 if best == max(tried) and best < LAST_EXPONENT else None
 
     def _tried(self, kind: Kind) -> list[int]:
         """Rungs that have run."""
-        rungs = range(-LAST_RUNG, LAST_RUNG + 1)
-        return [rung for rung in rungs if self._row_of(self._candidate(kind, rung)) is not None]
+        exponents = range(-LAST_EXPONENT, LAST_EXPONENT + 1)
+        return [n for n in exponents if self._row_of(self._candidate(kind, n)) is not None]
 
     def best(self, kind: Kind) -> int | None:
-        """The rung of the highest score, of equals the lowest loss; None if none has a score."""
+        """The exponent of the highest score, of equals the lowest loss; None if none has a score."""
         scored = []
-        for rung in self._tried(kind):
-            row = self._row_of(self._candidate(kind, rung))
+        for exponent in self._tried(kind):
+            row = self._row_of(self._candidate(kind, exponent))
             if row is not None and has_score(row):
                 loss = row["dev_loss"] if isinstance(row["dev_loss"], float) else math.inf
-                scored.append((-float(row["dev_score"] or 0.0), loss, rung))
+                scored.append((-float(row["dev_score"] or 0.0), loss, exponent))
         return min(scored)[2] if scored else None
 
     def found(self, cell: Cell) -> Cell | None:
         """A cell at the rates that the search found; None if all its candidates failed."""
-        rung = self.best(kind_of(cell))
-        if rung is None:
+        exponent = self.best(kind_of(cell))
+        if exponent is None:
             return None
-        return replace(cell, learning_rate_source=SEARCHED, **at_rung(cell, rung))
+        return replace(cell, learning_rate_source=SEARCHED, **at_exponent(cell, exponent))
 
     def statuses(self, cell: Cell) -> tuple[str, ...]:
         """How the candidates for a cell's rates ended, as far as they ran."""
         kind = kind_of(cell)
-        rows = [self._row_of(self._candidate(kind, rung)) for rung in self._tried(kind)]
+        rows = [self._row_of(self._candidate(kind, n)) for n in self._tried(kind)]
         return tuple(str(row["status"]) for row in rows if row is not None)
 
 

@@ -63,7 +63,7 @@ def cells_table(found: Sequence[Group]) -> Table:
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
     unfreezes = any(row.get("unfreeze") not in (None, "all") for _, row in chosen)
-    columns = _told_early(found)
+    columns = _early_columns(found)
     names = [
         n for n in columns if n != "unfreeze" or unfreezes
         if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies(r) for _, r in chosen)
@@ -79,7 +79,7 @@ def cells_table(found: Sequence[Group]) -> Table:
     return Table(heads, body, marks=marks, total=sum(len(group.rows) for group in found))
 
 
-def _told_early(found: Sequence[Group]) -> list[str]:
+def _early_columns(found: Sequence[Group]) -> list[str]:
     """The columns, with settings and rates that tell cells apart beside the axes."""
     early = [name for name in CHANGED if len({group.shared(name) for group in found}) > 1]
     if any(setting.tells_rate for group in found for setting in group.settings):

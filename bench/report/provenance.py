@@ -116,24 +116,24 @@ def paired(group: Group) -> list[str]:
 def between_processes(group: Group) -> list[str]:
     """How far processes that do the same are apart in time, where intervals are made of it."""
     name = column(group, "time")
-    deviation = group.between(name)
-    if deviation is None or not any(_uses_deviation(s, name) for s in group.settings):
+    std = group.between(name)
+    if std is None or not any(_uses_std(s, name) for s in group.settings):
         return []
-    if deviation.freedom is None:
+    if std.freedom is None:
         return [
             f"No run shows by itself how far processes that do the same are apart. Intervals of "
-            f"times of single runs hold a deviation of {deviation.value:.0%} for it, a constant "
+            f"times of single runs hold a standard deviation of {std.value:.0%} for it, a constant "
             "from one CPU; with --repeats 3 it is measured."
         ]
     return [
-        f"Processes that do the same are {deviation.value:.1%} apart in time, as the runs of the "
-        f"same cell here show (standard deviation of logarithms, {deviation.freedom:,} degrees of "
+        f"Processes that do the same are {std.value:.1%} apart in time, as the runs of the "
+        f"same cell here show (standard deviation of logarithms, {std.freedom:,} degrees of "
         "freedom). Intervals of times of single runs and of several of one seed hold that."
     ]
 
 
-def _uses_deviation(setting: Setting, name: str) -> bool:
-    """Whether its interval is made of the deviation: that of runs of one seed."""
+def _uses_std(setting: Setting, name: str) -> bool:
+    """Whether its interval is made of the std: that of runs of one seed."""
     runs = setting.by_run(name)
     estimate = setting.estimate(name)
     alike = len({seed for seed, _, _ in runs}) == 1

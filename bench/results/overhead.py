@@ -53,7 +53,7 @@ class Times:
         total = self.total_s
         of = ", ".join(f"{name} {s / total:.1%}" for name, s in parts.items() if s)
         return (
-            f"{_told(total)}, of which training {self.train_s / total:.1%}, evaluation "
+            f"{_seconds_text(total)}, of which training {self.train_s / total:.1%}, evaluation "
             f"{self.eval_s / total:.1%} and overhead {self.overhead_s / total:.1%}"
             + (f" ({of})" if of else "")
         )
@@ -117,7 +117,7 @@ class Account:
         return times_of(self._rows, max(0.0, between))
 
 
-def _told(seconds: float) -> str:
+def _seconds_text(seconds: float) -> str:
     if seconds < 2 * _MINUTE_S:
         return f"{seconds:.0f} s"
     if seconds < 2 * _HOUR_S:

@@ -219,7 +219,7 @@ def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
 
 
 @dataclass(frozen=True)
-class Deviation:
+class Std:
     """A standard deviation, with the degrees of freedom of its estimate; None: it is given."""
 
     value: float
@@ -233,8 +233,8 @@ class Deviation:
         return quantile * self.value / math.sqrt(number)
 
 
-def pooled(samples: Iterable[Sequence[float]]) -> Deviation | None:
-    """The deviation that samples have in common, each about a mean of its own.
+def pooled(samples: Iterable[Sequence[float]]) -> Std | None:
+    """The std that samples have in common, each about a mean of its own.
 
     None where no sample has two values.
     """
@@ -243,30 +243,30 @@ def pooled(samples: Iterable[Sequence[float]]) -> Deviation | None:
     if not freedom:
         return None
     squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in several)
-    return Deviation(math.sqrt(squares / freedom), freedom)
+    return Std(math.sqrt(squares / freedom), freedom)
 
 
-def scattered(runs: Sequence[Interval], deviation: Deviation) -> Interval:
+def scattered(runs: Sequence[Interval], std: Std) -> Interval:
     """The mean of positive quantities, whose logarithms are in a pool with others.
 
-    One run counts as known no better than by the pool's deviation, nor than by the intervals that
+    One run counts as known no better than by the pool's std, nor than by the intervals that
     runs hold themselves, on average. Where runs scatter more than the rest of the pool, their own
-    deviation counts, if it makes the interval wider.
+    std counts, if it makes the interval wider.
     """
     mean = sum(run.value for run in runs) / len(runs)
     logs = [_log(run) for run in runs if run.value > 0]
     own = [(ends[1] - ends[0]) / 2 for log in logs if (ends := log.ends())]
-    one = max(deviation.half_width(), sum(own) / max(len(own), 1))
+    one = max(std.half_width(), sum(own) / max(len(own), 1))
     half = one / math.sqrt(len(runs))
-    larger = _larger([log.value for log in logs], deviation)
+    larger = _larger([log.value for log in logs], std)
     if larger is not None:
         half = max(half, larger.half_width(len(runs)))
     half = min(half, 700)
     return Interval(mean, mean * math.exp(-half), mean * math.exp(half))
 
 
-def _larger(values: Sequence[float], of_pool: Deviation) -> Deviation | None:
-    """The deviation of some values of a pool, where it is larger than the rest's; else None.
+def _larger(values: Sequence[float], of_pool: Std) -> Std | None:
+    """The std of some values of a pool, where it is larger than the rest's; else None.
 
     By an F test of both variances, in the form of the beta distribution of the rest's share of all
     squares.
@@ -284,10 +284,10 @@ def _larger(values: Sequence[float], of_pool: Deviation) -> Deviation | None:
     return own if betainc(rest / 2, freedom / 2, share) < _LEVEL else None
 
 
-def widened(a: Interval, deviation: Deviation) -> Interval:
+def widened(a: Interval, std: Std) -> Interval:
     """A positive quantity's interval, with what its logarithm varies by between runs in it.
 
-    A deviation that was measured between runs has in it what one run shows of itself, so either
+    A std that was measured between runs has in it what one run shows of itself, so either
     interval may be the wider one; one that is given comes on top. What is not positive, or has no
     interval, stays as it is.
     """
@@ -295,9 +295,9 @@ def widened(a: Interval, deviation: Deviation) -> Interval:
     ends = log.ends() if a.value > 0 else None
     if ends is None:
         return a
-    more, within = deviation.half_width(), [abs(end - log.value) for end in ends]
+    more, within = std.half_width(), [abs(end - log.value) for end in ends]
     low, high = (
-        math.hypot(half, more) if deviation.freedom is None else max(half, more) for half in within
+        math.hypot(half, more) if std.freedom is None else max(half, more) for half in within
     )
     return _exp(Interval(log.value, log.value - low, log.value + high))
 

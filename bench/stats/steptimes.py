@@ -150,6 +150,6 @@ def _jackknifed(value: float, without: NDArray[np.float64]) -> Interval:
     from scipy.special import stdtrit
 
     freedom = without.size - 1
-    deviation = math.sqrt(freedom / without.size * float(((without - without.mean()) ** 2).sum()))
-    half = deviation * float(stdtrit(freedom, 0.975))
+    std = math.sqrt(freedom / without.size * float(((without - without.mean()) ** 2).sum()))
+    half = std * float(stdtrit(freedom, 0.975))
     return Interval(float(value), max(0.0, float(value) - half), float(value) + half)

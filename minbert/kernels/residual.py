@@ -15,7 +15,7 @@ from minbert.kernels.reference import is_reference, is_spelled_out
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
     """LayerNorm(x + dropout(y)), of x and y [..., H].
 
-    Under autocast the result is in half precision, and on a CPU the sum too; mean, deviation and
+    Under autocast the result is in half precision, and on a CPU the sum too; mean, std and
     what is done with them are in fp32. What is kept for the backward pass is x and y, which the
     layers around it keep as well, and not their sum: that is formed again.
     """

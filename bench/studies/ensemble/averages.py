@@ -55,7 +55,7 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
     One logit z [N, 1] that tells two classes stands for two, −z / 2 and z / 2, so that models with
     either kind of head go together.
 
-    Predictions of a number [N, 1] are brought to a mean of 0 and a deviation of 1 instead: models
+    Predictions of a number [N, 1] are brought to a mean of 0 and a std of 1 instead: models
     that learned a correlation have no common scale.
 
     Raises:
@@ -65,10 +65,10 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
         raise ValueError(f"no average is of {average!r}; there are {', '.join(AVERAGES)}")
     values = logits.astype(np.float64)
     if metric == "pearson":
-        deviation = values.std()
-        if constant(values) or not deviation > 0:
+        std = values.std()
+        if constant(values) or not std > 0:
             raise ValueError("its predictions are all the same, so they have no correlation")
-        return np.asarray((values - values.mean()) / deviation)
+        return np.asarray((values - values.mean()) / std)
     if values.shape[1] == 1:
         values = np.concatenate([-values / 2, values / 2], axis=1)
     if average == LOGITS:

@@ -159,7 +159,7 @@ def choice(
         axes.set_ylabel(label)
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
     said = [
-        f"{name} {_told(values[0])} with 1 and {_told(values[taken - 1])} with the {taken} taken"
+        f"{name} {_text(values[0])} with 1 and {_text(values[taken - 1])} with the {taken} taken"
         for name, values in (("held out", held), ("dev", dev))
     ]
     alt = f"{label} by the number of members: {'; '.join(said)}."
@@ -211,5 +211,5 @@ def _drawn(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _told(value: float | None) -> str:
+def _text(value: float | None) -> str:
     return DASH if value is None else fixed(value)

@@ -100,7 +100,7 @@ class KeptPeer:
         fits = logits.ndim == 2 and len(logits) == len(labels)
         if not fits or not np.isfinite(logits).all() or not np.array_equal(labels, self._labels):
             return None
-        return self._told(logits)
+        return self._as_given(logits)
 
     def write(self, logits: Floats) -> PeerPredictions:
         """Keep predictions. Where they can't be, that is told, and the next time trains again."""
@@ -110,9 +110,9 @@ class KeptPeer:
             write_atomically(self.path, save(tensors, metadata=notes))
         except OSError as error:
             sys.stderr.write(f"note: {self.path}: can't be written ({error.strerror})\n")
-        return self._told(tensors["logits"])
+        return self._as_given(tensors["logits"])
 
-    def _told(self, logits: NDArray[np.generic]) -> PeerPredictions:
+    def _as_given(self, logits: NDArray[np.generic]) -> PeerPredictions:
         return PeerPredictions(np.asarray(logits, dtype=np.float64), self._libraries)
 
 

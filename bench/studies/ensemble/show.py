@@ -112,7 +112,7 @@ class Printer:
         self._scores(candidates.metric, [outcome.ensemble, outcome.best, *outcome.others])
         for member, weight in outcome.members:
             self._say(f"  {weight} × {candidates.name_of(member)}")
-        self._say(f"against the best member alone: {_told_gain(outcome.gain)}")
+        self._say(f"against the best member alone: {_gain_text(outcome.gain)}")
         for note in notes_of(outcome):
             self._say(f"note: {note}")
         self._published(candidates.task)
@@ -122,7 +122,7 @@ class Printer:
         self._say("")
         self._say(f"all together: {overall.counted}")
         self._scores(OVERALL, [overall.ensembles, overall.best, *overall.others])
-        self._say(f"against the best members alone: {_told_gain(overall.gain)}")
+        self._say(f"against the best members alone: {_gain_text(overall.gain)}")
         for note in overall.notes:
             self._say(f"note: {note}")
         self._published(MULTITASK)
@@ -135,7 +135,7 @@ class Printer:
             name = of.kind if of.name == of.kind else f"{of.kind}: {of.name}"
             held = "–" if of.held is None else f"{of.held:.3f}"
             parameters = "–" if of.parameters is None else f"{of.parameters:,}"
-            table.add_row(Text(plain(name)), f"{of.dev.value:.3f}", _told(of.dev), held, parameters)
+            table.add_row(Text(plain(name)), f"{of.dev.value:.3f}", _interval_text(of.dev), held, parameters)
         self._console.print(table)
 
     def _published(self, task: str) -> None:
@@ -155,9 +155,9 @@ class Printer:
         self._console.print(plain(line), markup=False, soft_wrap=True)
 
 
-def _told_gain(gain: Interval) -> str:
-    return f"{gain.value:+.3f} ({_told(gain)})"
+def _gain_text(gain: Interval) -> str:
+    return f"{gain.value:+.3f} ({_interval_text(gain)})"
 
 
-def _told(interval: Interval) -> str:
+def _interval_text(interval: Interval) -> str:
     return span(interval, lambda value: f"{value:.3f}") or "no interval"

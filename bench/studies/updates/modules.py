@@ -124,12 +124,12 @@ def as_json(update: Update) -> dict[str, Any]:
         **{name: update.cell.row[name] for name in _AXES},
         "modules": len(update.modules),
         "unmoved": update.unmoved,
-        "over_all": _told(update.modules),
-        "over_kinds": {kind: _told(update.of_kind(kind)) for kind in update.kinds},
+        "over_all": _summary(update.modules),
+        "over_kinds": {kind: _summary(update.of_kind(kind)) for kind in update.kinds},
     }
 
 
-def _told(modules: Sequence[Module]) -> Mapping[str, Any]:
+def _summary(modules: Sequence[Module]) -> Mapping[str, Any]:
     return {of: {name: vars(each) for name, each in over(modules, of).items()} for of in OF}
 
 

@@ -129,7 +129,7 @@ def load(folder: Path, max_train: int | None, max_dev: int | None) -> MultitaskD
             examples[DEV].limited(max_dev),
             tuple(problems),
         )
-    missing = [f"{TASK.name} without {_told_absent(part, folder)}" for part in PARTS
+    missing = [f"{TASK.name} without {_absent_text(part, folder)}" for part in PARTS
                if part not in found]  # fmt: skip
     return MultitaskData(TASK, found, tuple(missing))
 
@@ -138,7 +138,7 @@ def _absent(part: str, folder: Path) -> list[str]:
     return [file for file in cs224n.TASKS[part].files if not is_file(folder / file)]
 
 
-def _told_absent(part: str, folder: Path) -> str:
+def _absent_text(part: str, folder: Path) -> str:
     absent = _absent(part, folder)
     verb = "is" if len(absent) == 1 else "are"
     return f"{part}, as {' and '.join(absent)} {verb} not there"

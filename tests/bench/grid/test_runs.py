@@ -19,7 +19,7 @@ from bench.report.render import render, report
 from bench.report.terms import TERMS
 from bench.results.outcomes import ValuesOf, no_values
 from bench.results.store import Store
-from bench.stats.intervals import Deviation, ratio
+from bench.stats.intervals import Std, ratio
 from tests.bench.synthetic_rows import cell, planned_row, result_row, synthetic_rows
 
 TIME = "ms_per_1k_tokens"
@@ -151,7 +151,7 @@ def test_runs_of_one_seed_are_known_no_better_than_by_their_own_intervals() -> N
 def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too() -> None:
     rows = [run(), run(code_version="0.2.0", time=200.0), run("head")]
     group = one(rows)
-    assert group.between(TIME) == Deviation(pytest.approx(math.log(2) / math.sqrt(2)), 1)
+    assert group.between(TIME) == Std(pytest.approx(math.log(2) / math.sqrt(2)), 1)
     assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
 
 

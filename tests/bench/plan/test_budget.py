@@ -32,7 +32,7 @@ def test_without_a_number_everything_fits(clock: Clock):
     clock.now += 1e9
     assert budget.fits(LARGEST)
     assert budget.leave_out("a", None) is None
-    assert budget.told() == []
+    assert budget.lines() == []
 
 
 def test_a_cell_fits_that_takes_no_longer_than_what_is_left(clock: Clock):
@@ -66,10 +66,10 @@ def test_at_the_end_it_tells_what_would_never_fit(clock: Clock):
     budget = Budget(10 * MINUTE, clock)
     clock.now += 5 * MINUTE
     budget.leave_out("a", 8 * MINUTE)
-    assert budget.told() == ["1 cells were left out for the budget of 10 min\n"]
+    assert budget.lines() == ["1 cells were left out for the budget of 10 min\n"]
     budget.leave_out("b", 30 * MINUTE)
     budget.leave_out("c", 12 * MINUTE)
-    first, second = budget.told()
+    first, second = budget.lines()
     assert first == "3 cells were left out for the budget of 10 min\n"
     assert second.startswith("2 of them are predicted to take longer than all of it, up to 30 min")
     assert "--budget" in second

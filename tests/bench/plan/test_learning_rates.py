@@ -11,9 +11,9 @@ from bench.plan import gridfile
 from bench.plan.cell import Cell, Row
 from bench.plan.learning_rates import (
     FIRST,
-    LAST_RUNG,
+    LAST_EXPONENT,
     Search,
-    at_rung,
+    at_exponent,
     kind_of,
     still_lacking,
     without_rates,
@@ -26,7 +26,7 @@ HEAD = next(cell for cell in CELLS if cell.mode == "head")
 
 
 class Runs:
-    """Runs candidates: a score for each rung, or a status where it failed."""
+    """Runs candidates: a score for each exponent, or a status where it failed."""
 
     def __init__(self, score) -> None:
         self.score = score
@@ -61,13 +61,13 @@ def peak_at(best: float):
 
 
 def test_the_ladder_is_in_steps_of_the_root_of_ten_and_scales_all_rates() -> None:
-    rates = at_rung(replace(LORA, learning_rate_base=1e-4), 1)
+    rates = at_exponent(replace(LORA, learning_rate_base=1e-4), 1)
     assert rates == {
         "learning_rate": 3.16e-3,
         "learning_rate_base": 3.16e-4,
         "learning_rate_head": 3.16e-3,
     }
-    assert at_rung(HEAD, -2) == {
+    assert at_exponent(HEAD, -2) == {
         "learning_rate": None,
         "learning_rate_base": None,
         "learning_rate_head": 1e-4,
@@ -100,7 +100,7 @@ def test_the_ladder_is_extended_while_the_best_is_at_its_end() -> None:
 def test_the_ladder_has_an_end() -> None:
     runs = Runs(lambda cell: (cell.learning_rate, 1.0))
     rounds = runs.run(Search([LORA], "d2", runs.row_of))
-    assert sum(map(len, rounds)) == len(FIRST) + LAST_RUNG - max(FIRST)
+    assert sum(map(len, rounds)) == len(FIRST) + LAST_EXPONENT - max(FIRST)
 
 
 def test_of_equal_scores_the_lower_loss_is_better() -> None:

@@ -20,10 +20,10 @@ NOISE = random.Random(0)  # noqa: S311
 def tries(of, *failed: int) -> list[Row]:
     """Five candidates of a cell, of which some ran out of time."""
     rows = []
-    for rung in (-2, -1, 0, 1, 2):
-        tried = candidate(of, rung, f"part of {of.data_digest}")
+    for exponent in (-2, -1, 0, 1, 2):
+        tried = candidate(of, exponent, f"part of {of.data_digest}")
         timeout = failed_row(tried, "timeout", "still training after 9 s")
-        rows.append(timeout if rung in failed else result_row(tried, NOISE))
+        rows.append(timeout if exponent in failed else result_row(tried, NOISE))
     return rows
 
 

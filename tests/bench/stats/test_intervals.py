@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from bench.stats.intervals import (
-    Deviation,
+    Std,
     Interval,
     Spread,
     difference,
@@ -103,25 +103,25 @@ def test_the_number_of_seeds_that_a_claim_needs():
 
 def test_the_pooled_deviation_is_about_each_samples_own_mean():
     found = pooled([[1.0, 3.0], [10.0], [5.0, 5.0, 5.0]])
-    assert found == Deviation(math.sqrt(2 / 3), 3)
+    assert found == Std(math.sqrt(2 / 3), 3)
     assert pooled([[1.0], []]) is None
 
 
 def test_a_deviation_from_few_repeats_takes_students_t():
-    assert Deviation(0.06).half_width() == pytest.approx(1.959964 * 0.06)
-    assert Deviation(0.06, 1).half_width() == pytest.approx(12.7062 * 0.06, rel=1e-4)
-    assert Deviation(0.06, 10**6).half_width(4) == pytest.approx(1.95996 * 0.03, rel=1e-4)
+    assert Std(0.06).half_width() == pytest.approx(1.959964 * 0.06)
+    assert Std(0.06, 1).half_width() == pytest.approx(12.7062 * 0.06, rel=1e-4)
+    assert Std(0.06, 10**6).half_width(4) == pytest.approx(1.95996 * 0.03, rel=1e-4)
 
 
 def test_a_given_deviation_comes_on_top_and_a_measured_one_is_what_an_interval_is_at_least():
     own = Interval(100.0, 100 * math.exp(-0.03), 100 * math.exp(0.03))
-    given = widened(own, Deviation(0.05))
+    given = widened(own, Std(0.05))
     assert math.log(given.high / 100) == pytest.approx(math.hypot(0.03, 1.959964 * 0.05))
     for value, half in ((0.05, 2.0739 * 0.05), (0.001, 0.03)):
-        found = widened(own, Deviation(value, 22))
+        found = widened(own, Std(value, 22))
         assert math.log(found.high / 100) == pytest.approx(half, rel=1e-4)
         assert math.log(found.low / 100) == pytest.approx(-half, rel=1e-4)
-    assert widened(Interval(100.0), Deviation(0.05, 22)) == Interval(100.0)
+    assert widened(Interval(100.0), Std(0.05, 22)) == Interval(100.0)
 
 
 def test_intervals_by_the_pooled_deviation_cover_as_often_as_they_say():

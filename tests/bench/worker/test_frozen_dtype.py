@@ -16,7 +16,7 @@ from adapters.names import LAYER_SETS
 from adapters.peft_format import load_adapter
 from bench.common.errors import InputError
 from bench.forecast.costs import Variant
-from bench.grid.dryrun import _told_axes
+from bench.grid.dryrun import _shown_axes
 from bench.launch.checks import idle_notes
 from bench.peers.start import write_start
 from bench.plan import gridfile
@@ -313,8 +313,8 @@ def test_a_plan_shows_how_weights_are_held_where_cells_differ_in_it(tiny_checkpo
     off = cell(tiny_checkpoint)
     usual = replace(off, amp="bf16", frozen_dtype="fp32")
     half = replace(usual, frozen_dtype="bf16")
-    assert "frozen_dtype" not in _told_axes([off, usual])
-    assert "frozen_dtype" in _told_axes([off, usual, half])
+    assert "frozen_dtype" not in _shown_axes([off, usual])
+    assert "frozen_dtype" in _shown_axes([off, usual, half])
 
 
 def test_rates_are_searched_with_weights_as_a_cell_under_amp_holds_them(

@@ -1,0 +1,78 @@
+"""docs/extending.md: its example of an adapter method is built as it says, and runs."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "extending.md"
+GRID = """
+[[cells]]
+mode = ["scale"]
+layers = ["all-lin-only", "attn"]
+amp = ["off", "on"]
+"""
+
+
+def block(heading: str, file: str) -> str:
+    """The code that a section of the page gives for a file."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    section = section.partition("\n## ")[0]
+    found = re.search(rf"`{re.escape(file)}`[^`]*?\n\n   ```python\n(.*?)   ```", section, re.S)
+    assert found is not None, f"no block for {file}"
+    return re.sub(r"^   ", "", found[1], flags=re.M)
+
+
+def extended(folder: Path) -> Path:
+    """A copy of the project with the example's two files."""
+    for name in ("adapters", "bench", "minbert"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "adapters" / "scale.py").write_text(block("An adapter method", "adapters/scale.py"))
+    registry = folder / "adapters" / "methods.py"
+    text = registry.read_text(encoding="utf-8")
+    entry = re.search(
+        r"`adapters/methods\.py`.*?```python\n(.*?)   ```", PAGE.read_text(encoding="utf-8"), re.S
+    )
+    assert entry is not None
+    assert text.count("\n)\n\nMETHODS") == 1
+    lines = re.sub(r"^   ", "", entry[1], flags=re.M)
+    registry.write_text(text.replace("\n)\n\nMETHODS", f"\n{lines})\n\nMETHODS"))
+    return folder
+
+
+def test_the_example_of_a_method_runs(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    home = extended(tmp_path / "copy")
+    (tmp_path / "mine.toml").write_text(GRID)
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench.grid", "--grid", str(tmp_path / "mine.toml")),
+            *("--model", str(tiny_checkpoint), "--max-train", "64", "--max-dev", "32"),
+            *("--max-steps", "2", "--device", "cpu", "--runs", str(tmp_path / "runs.csv")),
+            *("--reports", str(tmp_path / "reports")),
+        ],
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(home), "MINBERT_BENCH_LOCKS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["mode"], row["rank"], row["alpha"], row["status"]) for row in rows} == {
+        ("scale", "", "", "ok")
+    }
+    assert {row["layers"] for row in rows} == {"all-lin-only", "attn"}
+    assert "scale on all-lin-only" in (tmp_path / "reports" / "report.md").read_text()
+
+
+def test_files_that_the_page_names_are_there() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:adapters|bench|minbert|tests)/[\w/]+(?:\.py|/))`", text))
+    assert len(named) > 8
+    assert {name for name in named if not (ROOT / name).exists()} == {"adapters/scale.py"}
