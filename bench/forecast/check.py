@@ -17,15 +17,15 @@ WITHIN: Final = 0.1
 
 @dataclass(frozen=True)
 class Check:
-    """Relative errors of predictions made in one way: `told` of what was `measured`, by variant."""
+    """What was `predicted` in one way and what was `measured`, by variant."""
 
     way: str
-    told: dict[Variant, float]
+    predicted: dict[Variant, float]
     measured: dict[Variant, float]
 
     @property
     def errors(self) -> dict[Variant, float]:
-        """Each prediction less its measurement, over that."""
+        """Relative errors: each prediction less its measurement, over that."""
         return {v: self.predicted[v] / measured - 1 for v, measured in self.measured.items()}
 
     @property
@@ -48,7 +48,7 @@ def checks(points: Points, prior: Prior) -> list[Check]:
     design = [features for features, _ in points.values()]
     measured = [value for _, value in points.values()]
     kinds = [(variant.mode, variant.layers) for variant in variants]
-    told = {
+    predicted = {
         "by the prior": [apply(prior.values, features) for features in design],
         "as they ran": one_by_one(design, measured, prior),
         "kind left out": held_out(design, measured, prior, kinds),
@@ -57,7 +57,7 @@ def checks(points: Points, prior: Prior) -> list[Check]:
     }
     truth = dict(zip(variants, measured, strict=True))
     return [
-        Check(way, dict(zip(variants, values, strict=True)), truth) for way, values in told.items()
+        Check(way, dict(zip(variants, values, strict=True)), truth) for way, values in predicted.items()
     ]
 
 
