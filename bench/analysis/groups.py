@@ -13,7 +13,7 @@ from bench.plan.cell import CANDIDATE, Row, Value, named
 from bench.plan.columns import BY_NAME, VALUES, cell_key, group_names, latest, software_key
 from bench.plan.learning_rates import still_lacking
 from bench.results.outcomes import ValuesOf, no_values
-from bench.stats.intervals import Std, Interval
+from bench.stats.intervals import Interval, Std
 
 CHANGED: Final = named(lambda about: about.compared == "group")
 """Settings in which groups may differ and be compared all the same: not those of the model, of the
@@ -266,7 +266,9 @@ def _group_columns() -> tuple[str, ...]:
 
 def differing(group: Group, other: Group) -> list[str]:
     """Columns outside the axes in which two groups differ, labels before digests."""
-    found = [name for name in _group_columns() if group.shared_values[name] != other.shared_values[name]]
+    found = [
+        name for name in _group_columns() if group.shared_values[name] != other.shared_values[name]
+    ]
     named = {"model_digest": "model" in found, "data_digest": {"task", "max_train"} & set(found)}
     found = [name for name in found if not named.get(name)]
     return found or ["conditions_id"]

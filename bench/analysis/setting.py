@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.plan.cell import Row, Value
 from bench.results.outcomes import Values, ValuesOf, no_values
-from bench.stats.intervals import Std, Interval, mean_t, pooled, scattered, spread, widened
+from bench.stats.intervals import Interval, Std, mean_t, pooled, scattered, spread, widened
 
 Run = tuple[int, int, str]
 """A run of a setting: seed, repeat, and version of the code."""

@@ -57,7 +57,8 @@ def checks(points: Points, prior: Prior) -> list[Check]:
     }
     truth = dict(zip(variants, measured, strict=True))
     return [
-        Check(way, dict(zip(variants, values, strict=True)), truth) for way, values in predicted.items()
+        Check(way, dict(zip(variants, values, strict=True)), truth)
+        for way, values in predicted.items()
     ]
 
 

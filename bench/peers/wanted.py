@@ -91,8 +91,8 @@ def _in_order(grid: gridfile.Grid, resolved: Resolved) -> list[Cell]:
     """The cells of a grid, each once, in the order of its file: one table after the other."""
 
     def place(cell: Cell, axes: gridfile.Axes) -> tuple[int, int, int, bool]:
-        layers = axes.layers.index(cell.layers) if cell.layers else 0  # type: ignore[arg-type]
-        return axes.mode.index(cell.mode), layers, cell.rank or 0, cell.amp != "off"  # type: ignore[arg-type]
+        layers = axes.layers.index(cell.layers) if cell.layers else 0
+        return axes.mode.index(cell.mode), layers, cell.rank or 0, cell.amp != "off"
 
     found: dict[str, Cell] = {}
     for axes in grid.cells:

@@ -121,8 +121,9 @@ class About:
             only smaller, ran out of memory.
         grows: whether memory only grows with it.
         compared: how rows with different values are compared. `axis`: as settings of a group;
-            `follows`: likewise, and it comes with the mode; `within`: likewise, but for it; `group`:
-            as groups that differ in it alone; `never`: not; `label`: it names what another says.
+            `follows`: likewise, and it comes with the mode; `within`: likewise, where it matters;
+            `group`: as groups that differ in it alone; `never`: not; `label`: it names what another
+            setting says.
         varies: whether the cells of one table of a grid file may have it otherwise than the grid.
         short: how it tells cells of the same name apart; empty: it does not.
         check: the test, as pytest names it, that fails when the value in a row is wrong.
@@ -450,8 +451,9 @@ class Cell:
     learning_rate_source: Annotated[
         str,
         About(
-            meaning=f"where the rates came from: {GRID} (the grid file), {SEARCHED} (--lr auto), or "
-            f"{CANDIDATE}: the row is one of that search's tries, scored on held-out training data",
+            meaning=f"where the rates came from: {GRID} (the grid file), {SEARCHED} (--lr auto), "
+            f"or {CANDIDATE}: the row is one of that search's tries, scored on held-out training "
+            "data",
             identifies=False,
             changes=(),
             compared="label",

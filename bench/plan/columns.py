@@ -167,9 +167,7 @@ def _columns() -> tuple[Column, ...]:
     )
     for name, about in ABOUT.items():
         own = "axes" if about.compared == "axis" else "settings"
-        found.append(
-            Column(name, KINDS[name], own, about.meaning, about.check, about.applies)
-        )
+        found.append(Column(name, KINDS[name], own, about.meaning, about.check, about.applies))
         if name == "alpha":
             scale = "the factor of the adapter's update"
             found.append(Column("scale", float, own, scale, about.check, ranked))

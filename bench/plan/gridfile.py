@@ -116,7 +116,6 @@ class Settings(_Strict):
 if TYPE_CHECKING:
     Varied = _Strict
 else:
-
     _types = get_type_hints(Settings, include_extras=True)
     Varied = create_model(
         "Varied",

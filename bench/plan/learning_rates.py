@@ -107,7 +107,7 @@ class Search:
         return [n for n in exponents if self._row_of(self._candidate(kind, n)) is not None]
 
     def best(self, kind: Kind) -> int | None:
-        """The exponent of the highest score, of equals the lowest loss; None if none has a score."""
+        """That of the highest score, of equals the lowest loss; None if none has a score."""
         scored = []
         for exponent in self._tried(kind):
             row = self._row_of(self._candidate(kind, exponent))

@@ -62,7 +62,7 @@ from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
 from minbert.training.evaluation import predict
 from minbert.training.losses import PEARSON, mean_loss
-from minbert.training.trainer import Trainer, logits_of, schedule_of
+from minbert.training.trainer import Trainer, schedule_of
 
 Outputs = Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]
 """By part of the task, logits [N, C] and targets [N]."""

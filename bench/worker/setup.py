@@ -290,15 +290,15 @@ def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
     return float(np.mean(numbers)), float(np.std(numbers))
 
 
-def _splits(
-    pieces: Sequence[tokens.Sides], loss: str, *, regression: bool
-) -> tuple[Split, Split]:
+def _splits(pieces: Sequence[tokens.Sides], loss: str, *, regression: bool) -> tuple[Split, Split]:
     """Train and dev of a part with their targets, from its first texts and its second, if it has
     any."""
     mean, std = standard(pieces[0][0].labels) if regression else (0.0, 1.0)
     found = []
     for side in (0, 1):
-        labels = np.array(pieces[0][side].labels)  # a copy: torch takes no array that can't be written to
+        labels = np.array(
+            pieces[0][side].labels
+        )  # a copy: torch takes no array that can't be written to
         targets = ((labels - mean) / std).astype(np.float32) if regression else labels
         texts = tuple(piece[side].encoded for piece in pieces)
         found.append(Split(texts, targets, labels, loss, mean, std))

@@ -37,9 +37,7 @@ MEASURED: Final = ("ms_per_1k_tokens", "peak_rss_mib")
 )
 @click.option("--rounds", type=click.IntRange(min=2), default=8, show_default=True)
 @click.option("--csv", "out", type=click.Path(path_type=Path), help="Where the measurements go.")
-def main(
-    other: Path, grid: Path, other_grid: Path | None, rounds: int, out: Path | None
-) -> None:
+def main(other: Path, grid: Path, other_grid: Path | None, rounds: int, out: Path | None) -> None:
     lines: list[dict[str, str]] = []
     sides = {"this": (ROOT, grid), "other": (other.resolve(), other_grid or grid)}
     for number in range(rounds):

@@ -135,7 +135,9 @@ class Printer:
             name = of.kind if of.name == of.kind else f"{of.kind}: {of.name}"
             held = "–" if of.held is None else f"{of.held:.3f}"
             parameters = "–" if of.parameters is None else f"{of.parameters:,}"
-            table.add_row(Text(plain(name)), f"{of.dev.value:.3f}", _interval_text(of.dev), held, parameters)
+            table.add_row(
+                Text(plain(name)), f"{of.dev.value:.3f}", _interval_text(of.dev), held, parameters
+            )
         self._console.print(table)
 
     def _published(self, task: str) -> None:

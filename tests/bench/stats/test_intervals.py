@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from bench.stats.intervals import (
-    Std,
     Interval,
     Spread,
+    Std,
     difference,
     fisher,
     mean_t,

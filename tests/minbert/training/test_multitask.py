@@ -27,7 +27,9 @@ CONFIG = BertConfig(
 
 
 def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> BertClassifier:
-    found = BertClassifier(CONFIG, HEADS, encoders=encoders, head=head, pooling=pooling, dropout=0.1)
+    found = BertClassifier(
+        CONFIG, HEADS, encoders=encoders, head=head, pooling=pooling, dropout=0.1
+    )
     initialise(found, seed=0)
     return found.eval()
 
@@ -187,7 +189,8 @@ def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
 )
 def test_bad_arguments_are_refused(changes: dict[str, object], told: str) -> None:
     values = {
-        "heads": HEADS, "encoders": 1, "head": "linear", "pooling": "mean", "dropout": 0.1, **changes,
+        "heads": HEADS, "encoders": 1, "head": "linear", "pooling": "mean", "dropout": 0.1,
+        **changes,
     }  # fmt: skip
     with pytest.raises(ValueError, match=told):
         BertClassifier(replace(CONFIG), values.pop("heads"), **values)

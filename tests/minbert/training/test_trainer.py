@@ -28,7 +28,10 @@ class Tiny(nn.Module):
 def batch() -> SimpleNamespace:
     ids = torch.arange(20).reshape(4, 5) % 11
     return SimpleNamespace(
-        input_ids=ids, attention_mask=None, token_type_ids=None, labels=torch.tensor([0, 1, 2, 1]),
+        input_ids=ids,
+        attention_mask=None,
+        token_type_ids=None,
+        labels=torch.tensor([0, 1, 2, 1]),
         part="",
     )
 
@@ -42,8 +45,8 @@ def trainer(
 ) -> Trainer:
     group = Group(list(model.parameters()), 1e-2, 0.1)
     return Trainer(
-        model, [group], losses={"": "cross-entropy"}, schedule=linear_schedule(steps, warmup), amp=amp,
-        device=CPU, optimizer=optimizer,
+        model, [group], losses={"": "cross-entropy"}, schedule=linear_schedule(steps, warmup),
+        amp=amp, device=CPU, optimizer=optimizer,
     )  # fmt: skip
 
 
@@ -180,8 +183,8 @@ def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
     model = Tiny()
     group = Group(list(model.parameters()), 1e-2, 0.1)
     one = Trainer(
-        model, [group], losses={"": "cross-entropy"}, schedule=lambda _step: 1.0, amp="off", device=CPU,
-        optimizer=optimizer,
+        model, [group], losses={"": "cross-entropy"}, schedule=lambda _step: 1.0, amp="off",
+        device=CPU, optimizer=optimizer,
     )  # fmt: skip
     one.step(batch())
     before = [parameter.clone() for parameter in model.parameters()]
