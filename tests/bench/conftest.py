@@ -24,7 +24,7 @@ def tiny_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def deep_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of four layers, of which each epoch of gradual gradual unfreezing adds one."""
+    """The same of four layers, of which each epoch of gradual unfreezing adds one."""
     return narrow(4, tmp_path_factory.mktemp("checkpoints") / "deep", minilm)
 
 

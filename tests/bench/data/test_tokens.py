@@ -282,7 +282,7 @@ def test_changed_data_is_not_hidden_by_what_is_kept(place):
 
     place.share()
     job = Job.read(place.job(place.folder.parent / "cell"))
-    assert len(examples(job)[0]) == 48
+    assert len(examples(job)[""][0]) == 48
     file = place.folder / SINGLE[2][0]
     file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
     with pytest.raises(ValueError, match="have changed since the cell was planned"):

@@ -21,7 +21,8 @@ from bench.machine.nvml import read_driver, visible
 from bench.plan.cell import Row
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
-from bench.worker import failures, kinds, lifeline
+from bench.worker import failures, lifeline
+from bench.worker import run as running
 from bench.worker.failures import is_of_device, is_out_of_memory
 from bench.worker.run import Record
 from tests.faults.fake_driver import FakeNvml, torch_shows
@@ -300,8 +301,8 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         error: BaseException, *, begins: bool = True, device: str = "cuda:0"
     ) -> dict[str, Any]:
         monkeypatch.setattr(Job, "read", lambda _: SimpleNamespace(device=device))
-        run_of = (lambda *_: Running(error)) if begins else raising(error)
-        monkeypatch.setattr(kinds, "run_of", run_of)
+        begun = (lambda *_: Running(error)) if begins else raising(error)
+        monkeypatch.setattr(running, "CellRun", begun)
         assert worker.main(tmp_path) == 1
         result: dict[str, Any] = json.loads((tmp_path / "result.json").read_text())
         return result

@@ -102,8 +102,8 @@ def test_a_typo_is_one_line_that_says_where(text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("own", "told"),
     [
-        ("{ heads = 'conv' }", "key 'cells[1].settings.heads'; known here: head, optimizer,"),
-        ("{ epochs = 2 }", "key 'cells[1].settings.epochs'; known here: head, optimizer,"),
+        ("{ heads = 'conv' }", "key 'cells[1].settings.heads'; known here: head, kernels,"),
+        ("{ epochs = 2 }", "key 'cells[1].settings.epochs'; known here: head, kernels,"),
         ("{ head = 'deep' }", "cells[1].settings.head: "),
         ("{ encoders = 3 }", "cells[1].settings.encoders: "),
         (

@@ -25,7 +25,7 @@ from bench.worker.record import Epoch
 from bench.worker.run import CellRun
 from bench.worker.setup import Split
 from minbert.data.batches import Batch
-from minbert.training.trainer import Trainer
+from minbert.training.trainer import Trainer, logits_of
 from tests.bench.column_checks import held_by, refuses_wrong_values
 from tests.bench.worker.test_worker import job_on
 
@@ -180,7 +180,7 @@ def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
     for batch in ran.run._batches(0):
         saved = SavedTensors(ran.run.model)
         with saved.counting():
-            ran.run._forward(batch)
+            logits_of(ran.run.model, batch)
         sizes.append(saved.mib)
     assert len(set(sizes)) == 3
     assert ran.row["activations_mib"] == pytest.approx(max(sizes))

@@ -37,6 +37,5 @@ def test_measuring_activations_takes_at_most_a_steps_peak(
         trainer.step(batch)
         of_step = counter.peak
         counter.restart_peak()
-        given = batch.input_ids, batch.attention_mask, batch.token_type_ids
-        measure_activations(trainer, lambda: model(*given))
+        measure_activations(trainer, batch)
     assert counter.peak <= of_step

@@ -67,7 +67,7 @@ def test_training_imports_no_compiler(name: str) -> None:
         from types import SimpleNamespace
         from minbert.training.trainer import Group, Trainer
         model = torch.nn.Bilinear(2, 2, 3)
-        model.forward = lambda ids, mask, types: torch.nn.Bilinear.forward(model, ids, ids)
+        model.forward = lambda ids, mask, types, part: torch.nn.Bilinear.forward(model, ids, ids)
         trainer = Trainer(
             model, [Group(list(model.parameters()), 1e-3, 0.0)], losses={"": "cross-entropy"},
             schedule=lambda step: 1.0, amp="bf16", device=torch.device("cpu"),
@@ -75,7 +75,7 @@ def test_training_imports_no_compiler(name: str) -> None:
         )
         batch = SimpleNamespace(
             input_ids=torch.ones(4, 2), attention_mask=None, token_type_ids=None,
-            labels=torch.tensor([0, 1, 2, 0]),
+            labels=torch.tensor([0, 1, 2, 0]), part="",
         )
         trainer.step(batch)
         sys.exit("torch._dynamo" in sys.modules)

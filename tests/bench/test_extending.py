@@ -6,9 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "extending.md"
 GRID = """
 [[cells]]
@@ -18,29 +19,23 @@ amp = ["off", "on"]
 """
 
 
-def block(heading: str, file: str) -> str:
-    """The code that a section of the page gives for a file."""
-    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
-    section = section.partition("\n## ")[0]
-    found = re.search(rf"`{re.escape(file)}`[^`]*?\n\n   ```python\n(.*?)   ```", section, re.S)
-    assert found is not None, f"no block for {file}"
-    return re.sub(r"^   ", "", found[1], flags=re.M)
+def block(file: str) -> str:
+    """The code that the page gives for a file of the method."""
+    section = PAGE.read_text(encoding="utf-8").partition("\n## An adapter method\n")[2]
+    code = section.partition(f"`{file}`")[2].partition("```python\n")[2].partition("```")[0]
+    return textwrap.dedent(code)
 
 
 def extended(folder: Path) -> Path:
     """A copy of the project with the example's two files."""
     for name in ("adapters", "bench", "minbert"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "adapters" / "scale.py").write_text(block("An adapter method", "adapters/scale.py"))
+    (folder / "adapters" / "scale.py").write_text(block("adapters/scale.py"))
     registry = folder / "adapters" / "methods.py"
     text = registry.read_text(encoding="utf-8")
-    entry = re.search(
-        r"`adapters/methods\.py`.*?```python\n(.*?)   ```", PAGE.read_text(encoding="utf-8"), re.S
-    )
-    assert entry is not None
-    assert text.count("\n)\n\nMETHODS") == 1
-    lines = re.sub(r"^   ", "", entry[1], flags=re.M)
-    registry.write_text(text.replace("\n)\n\nMETHODS", f"\n{lines})\n\nMETHODS"))
+    end = "\n)\n\nMETHODS"
+    assert text.count(end) == 1
+    registry.write_text(text.replace(end, f"\n{block('adapters/methods.py').rstrip()},{end}"))
     return folder
 
 
