@@ -1,4 +1,4 @@
-"""Prints docs/reliability.md from what the fault suite counted, and what GPU faults give now.
+"""Prints docs/reliability.md from the fault suite's counts and the present outcomes of GPU faults.
 
 `python -m tests.faults --n 1000 --json > faults.json`, then
 `python -m tests.reliability_page faults.json > docs/reliability.md`
@@ -16,36 +16,36 @@ from tests.faults.kinds import KINDS
 _BAD: Final = ("lost", "duplicated", "left_running", "wrong")
 _MEANS: Final = {
     "worker killed": "SIGKILL of the worker",
-    "parent killed": "SIGKILL of the grid's own process, also half-way through an append",
+    "parent killed": "SIGKILL of the grid's own process, also in the middle of an append",
     "parent stopped": "SIGINT or SIGTERM, once or twice",
     "host memory": "the worker allocates until the kernel's limit kills it",
     "cuda memory": "the allocator's error of a full GPU, faked where there is none",
     "hang": "the worker stops answering, with a timeout set",
-    "garbage printed": "what looks like results, on stdout and stderr",
+    "garbage printed": "text that looks like results, on stdout and stderr",
     "flood printed": "16 MiB to 1 GiB on stdout",
     "result spoilt": "the result file is garbage or cut off",
     "disk full": "no space, or a limit on the size of files",
     "row torn": "the end of runs.csv is cut off within a record",
-    "clock jump": "the wall clock leaps by an hour or ten years",
-    "folder deleted": "the cell's folder goes",
+    "clock jump": "the wall clock jumps by an hour or ten years",
+    "folder deleted": "the cell's folder is deleted",
     "two parents": "two grids on one runs.csv, one of them killed or stopped",
 }
 
 _PAGE: Final = """# What a fault costs
 
-Nothing that was done is lost or done twice, whatever happens and whenever. This page is what one
-run of the fault suite counted, in {minutes:.0f} minutes on two cores:
+No result is lost and no work is done twice, whatever fails and whenever. This page shows the
+counts of one run of the fault suite, which took {minutes:.0f} minutes on two cores:
 
 ```sh
 python -m tests.faults --n {faults} --json > faults.json
 python -m tests.reliability_page faults.json > docs/reliability.md
 ```
 
-**{injected:,} faults** struck a running grid, {at_real_workers} of them real torch workers that
-train `bert-tiny` on real sentences, the others a worker that speaks the same protocol without
-torch; {missed} found nothing to strike, since what they were meant for had ended. Grid, store,
-runner, locks and files are the real ones throughout. Kind, phase and moment are drawn from seed
-{seed}.
+**{injected:,} faults** were injected into a running grid: {at_real_workers} with real torch
+workers that train `bert-tiny` on real sentences, the others with a fake worker that uses the
+same protocol without torch. {missed} of them missed, because their target had already ended.
+Grid, store, runner, locks and files are the real ones throughout. Kind, phase and moment are
+drawn from seed {seed}.
 
 | | |
 |---|---|
@@ -54,11 +54,12 @@ runner, locks and files are the real ones throughout. Kind, phase and moment are
 | processes left running | **{left_running}** |
 | otherwise wrong | **{wrong}** |
 
-A result is lost if a row that stood in runs.csv is gone or changed, or if a cell has no `ok` row
-once the same command was given again. It is done twice if it has two `ok` rows, or if a worker was
-started for what was done or had left its result. Otherwise wrong: a status other than the fault's,
-a traceback, a file that nobody will use again, more output kept than should be, a row that says
-something else than the result it came from. After each fault the grid is run again to its end.
+After each fault the same command is run again until the grid is done. A result counts as lost if
+a row of runs.csv is gone or changed, or if a cell has no `ok` row in the end. A cell counts as
+done twice if it has two `ok` rows, or if a worker was started for a cell that was done or had
+already written its result. Otherwise wrong are a status that does not match the fault, a
+traceback, a leftover file, more output kept than the limit, and a row that differs from the
+result it came from.
 
 {limits}
 
@@ -68,16 +69,16 @@ something else than the result it came from. After each fault the grid is run ag
 |---|---|---|---|---|---|---|---|
 {rows}
 
-A fast part of it runs with the tests (`tests/bench/grid/test_faults.py`).
+A fast part of the suite runs with the tests (`tests/bench/grid/test_faults.py`).
 
 ## GPU faults
 
-What a command makes of a GPU that is not right, before it runs anything. Drivers and GPUs are
-tables here (`tests/faults/gpu.py`), and the code that asks them is the real one. There are three
-GPUs, the last in MIG mode with two instances, torch is built with CUDA 13.0 and `--device` is
-`auto`, unless the fault says otherwise. The tests run all of them.
+This table shows how a command reacts to a faulty GPU or driver before it runs anything. Drivers
+and GPUs are simulated (`tests/faults/gpu.py`); the code that queries them is the real one.
+Unless the fault says otherwise, there are three GPUs, the last in MIG mode with two instances,
+torch is built with CUDA 13.0 and `--device` is `auto`. The tests run all of these cases.
 
-| fault | what it gives |
+| fault | outcome |
 |---|---|
 {gpu_faults}
 """
@@ -101,7 +102,7 @@ def page(counts: dict[str, Any]) -> str:
             rows.append(f"| {' | '.join([*told, phase, *numbers])} |")
             told = "", ""
     means = ", ".join(f"{name} {n} times" for name, n in sorted(counts["means"].items()))
-    limits = f"Limits were real where the machine allows it: {means}."
+    limits = f"Where the machine allows it, resource limits were real: {means}."
     values = {**counts, "minutes": counts["seconds"] / 60}
     tables = {"rows": "\n".join(rows), "gpu_faults": gpu.table()}
     return _PAGE.format(**values, limits=limits if means else "", **tables)

@@ -14,21 +14,22 @@ _HEAD: Final = """\
 
 The results of this project, one row for each attempt at a cell. This page is printed from
 [bench/plan/columns.py](../bench/plan/columns.py) and, for axes and settings,
-[bench/plan/cell.py](../bench/plan/cell.py), which define the columns and name for each the test
-that fails when its value is another than its meaning says.
+[bench/plan/cell.py](../bench/plan/cell.py), which define the columns. For each column they name
+the test that fails if its value does not have the stated meaning ("held by").
 
-The file is UTF-8, RFC 4180, with a header. Numbers have up to seven significant digits. A column
-carries its unit in its name: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An empty field means
-that the column does not apply to the row (see "applies to"; nothing there: to all) or that it was
-not measured; it is never 0 and there is no sentinel. No row holds a path or a host's name.
+The file is UTF-8 in the format of RFC 4180, with a header. Numbers have up to seven significant
+digits. The name of a column ends in its unit: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An
+empty field means that the column does not apply to the row (see "applies to"; if that is empty,
+it applies to all) or that it was not measured; 0 or another placeholder is never written for it.
+No row contains a path or a host name.
 
-Rows are only ever appended. A repeat of a cell is done when a row with its `cell_id`, the present
-`conditions_id`, its `repeat` (empty: 1) and the status `ok` is there; it is run again after a
-failure, or if that is asked for, and its next row has the highest `attempt` + 1. Of each repeat and
-`code_version` the last row that is `ok` counts: rows of several versions stand side by side, and an
-attempt that fails takes no result away. Where no version has one, the last row of all counts. An
-`ok` row flagged `unstable_timing`, `throttled` or `disturbed` no longer counts once a later attempt
-of whatever version is `ok`."""
+Rows are only appended. A repeat of a cell is done when there is a row with its `cell_id`, the
+present `conditions_id`, its `repeat` (empty: 1) and the status `ok`. It is run again after a
+failure or on request, and its next row has the highest `attempt` + 1. For each repeat and
+`code_version` the last `ok` row counts: rows of several versions are kept together, and a failed
+attempt never replaces a result. If no version has an `ok` row, the last row of all counts. An
+`ok` row flagged `unstable_timing`, `throttled` or `disturbed` no longer counts once a later
+attempt of any version is `ok`."""
 
 
 def page() -> str:
