@@ -66,7 +66,7 @@ TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
 PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
 """The parts of task `multitask`, and the column of each part's dev score."""
 CORRELATED: Final = ("sts",)
-"""Parts whose score is a correlation r, which counts as (1 + r) / 2; the others have an accuracy."""
+"""Parts whose score is a correlation r, counted as (1 + r) / 2; the others have an accuracy."""
 
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     **{name: about.values for name, about in ABOUT.items() if about.values},

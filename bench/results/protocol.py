@@ -1,5 +1,4 @@
-"""The protocol of a runner and its workers: environment, files, and the content of a result. Pure.
-"""
+"""The environment, files and results that a runner and its workers agree on. Pure."""
 
 import json
 import math
