@@ -50,7 +50,7 @@ class Group:
 
         Older rows of a regression without a score lack its loss, which was mse.
         """
-        shared = {name: self.shared(name) for name in _group_columns()}
+        shared = {name: self.shared(name) for name in _GROUP_COLUMNS}
         return {**shared, "regression_loss": shared.get("regression_loss") or "mse"}
 
     @property
@@ -259,16 +259,16 @@ _OTHER_KEYS: Final = tuple(
 )
 
 
-@cache
-def _group_columns() -> tuple[str, ...]:
-    """Columns in which groups can differ."""
-    names = [name for name in group_names("conditions") if name != "code_version"]
-    return (*names, *named(lambda about: about.compared in ("group", "never", "label")))
+_GROUP_COLUMNS: Final = (
+    *(name for name in group_names("conditions") if name != "code_version"),
+    *named(lambda about: about.compared in ("group", "never", "label")),
+)
+"""Columns in which groups can differ."""
 
 
 def differing(group: Group, other: Group) -> list[str]:
     """Columns outside the axes in which two groups differ, labels before digests."""
-    names = [n for n in _group_columns() if group.shared_values[n] != other.shared_values[n]]
+    names = [n for n in _GROUP_COLUMNS if group.shared_values[n] != other.shared_values[n]]
     labelled = {"model_digest": "model" in names, "data_digest": {"task", "max_train"} & set(names)}
     return [name for name in names if not labelled.get(name)] or ["conditions_id"]
 

@@ -48,7 +48,7 @@ def select(cells: Iterable[Cell], selection: Mapping[str, set[str]]) -> list[Cel
     def matches(cell: Cell, axis: str, values: set[str]) -> bool:
         if axis == "learning_rate":
             rate = cell.learning_rate_head if cell.mode == "head" else cell.learning_rate
-            return rate in map(float, values)
+            return any(rate == float(text) for text in values)
         value = getattr(cell, axis)
         is_amp = axis == "amp" and value != "off" and "on" in values
         return value is not None and (is_amp or str(value) in values)

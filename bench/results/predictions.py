@@ -31,6 +31,7 @@ from bench.results.overall import counted, metric_of_part
 from bench.results.protocol import PREDICTIONS
 from bench.results.store import cell_folder, cells_folder, read_rows
 from minbert.data.metrics import constant
+from minbert.files import is_folder
 
 _EXACT: Final = 1e-6
 """How far the mean of outcomes may differ from the score in their row, which has seven digits."""
@@ -46,22 +47,17 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
     Args:
         note: called with a line about outcomes that can't be read or don't fit.
     """
-    folders, path = _folders(runs), outcomes_file(runs)
+    has_folders, path = is_folder(cells_folder(runs)), outcomes_file(runs)
     note = cache(note)
     try:
         outcomes = Outcomes.read(path)
     except ValueError as error:
         note(f"{path}: can't be read ({error}); scores without predictions are not paired")
         outcomes = Outcomes()
-    if not folders and not outcomes.tensors:
+    if not has_folders and not outcomes.tensors:
         return no_values
     examples: dict[tuple[object, ...], str] = {}
     read = cache(_read)
-
-    def from_folder(row: Row) -> dict[str, Outcome] | None:
-        folder = folders.get(_folder_name(runs, row))
-        parts = read(folder, text_of(row, "dev_metric")) if folder is not None else None
-        return parts if parts and _fit(row, parts) else None
 
     def agrees(row: Row, parts: Mapping[str, Outcome]) -> bool:
         """Whether outcomes are of the same examples as earlier ones of the same data."""
@@ -74,15 +70,15 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
     @cache
     def look_into_folders() -> None:
         """Learn the examples of all data from folders, which count before the file."""
-        is_useful = folders and outcomes.tensors and runs.exists()
+        is_useful = has_folders and outcomes.tensors and runs.exists()
         for row in read_rows(runs) if is_useful else ():
-            if _has_outcome(row) and (parts := from_folder(row)):
+            if _has_outcome(row) and (parts := _from_folder(runs, row, read)):
                 agrees(row, parts)
 
     def values_of(row: Row) -> Values | None:
         if row.get("status") != "ok" or row.get("dev_metric") is None:
             return None
-        parts = from_folder(row)
+        parts = _from_folder(runs, row, read)
         if parts is None:
             look_into_folders()
             parts = _from_file(outcomes, row)
@@ -96,14 +92,6 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
     return values_of
 
 
-def _folders(runs: Path) -> dict[str, Path]:
-    """The folders of the cells of a CSV, by name."""
-    try:
-        return {path.name: path for path in cells_folder(runs).iterdir()}
-    except OSError:
-        return {}
-
-
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     """Update the file of outcomes from the folders of the rows that count; return their number.
 
@@ -114,18 +102,14 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
             large.
         OSError: if it can't be written. The file stays as it was.
     """
-    path, folders = outcomes_file(runs), _folders(runs)
+    path = outcomes_file(runs)
     try:
         outcomes = Outcomes.read(path)
     except ValueError as error:
         raise ValueError(f"it can't be read ({error})") from error
     kept = 0
     for row in latest(rows).values():
-        folder = folders.get(_folder_name(runs, row))
-        if folder is None or not _has_outcome(row):
-            continue
-        parts = _read(folder, text_of(row, "dev_metric"))
-        if parts and _fit(row, parts):
+        if _has_outcome(row) and (parts := _from_folder(runs, row)):
             kept += 1
             for part, outcome in parts.items():
                 outcomes.keep(row, part, outcome)
@@ -150,13 +134,6 @@ def first_of(sources: Sequence[ValuesOf]) -> ValuesOf:
     return values_of
 
 
-def _folder_name(runs: Path, row: Row) -> str:
-    try:
-        return cell_folder(runs, Cell.from_columns(row).name, *row_key(row)).name
-    except ValueError:
-        return ""
-
-
 def _read(folder: Path, metric: str) -> dict[str, Outcome] | None:
     """The outcomes of a cell's folder by part; None where it has none that can be read."""
     from safetensors import SafetensorError
@@ -178,6 +155,18 @@ def _read(folder: Path, metric: str) -> dict[str, Outcome] | None:
     except (OSError, SafetensorError, KeyError, ValueError, IndexError):
         return None
     return outcomes
+
+
+def _from_folder(
+    runs: Path, row: Row, read: Callable[[Path, str], dict[str, Outcome] | None] = _read
+) -> dict[str, Outcome] | None:
+    """The outcomes in a row's folder by part; None without any that fit the row."""
+    try:
+        folder = cell_folder(runs, Cell.from_columns(row).name, *row_key(row))
+    except ValueError:
+        return None
+    parts = read(folder, text_of(row, "dev_metric"))
+    return parts if parts and _fit(row, parts) else None
 
 
 def _from_file(outcomes: Outcomes, row: Row) -> dict[str, Outcome] | None:

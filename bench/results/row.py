@@ -133,8 +133,8 @@ def _from_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
     tokens, examples = _sizes(panel)
     times = [_milliseconds(lines) for lines in passes.values()]
     settled = panel[0]["settled"] == "1"
-    found = panel_times(times, tokens)
-    return _columns(found, sum(map(len, times)), tokens, examples, settled=settled)
+    steps = sum(map(len, times))
+    return _columns(panel_times(times, tokens), steps, tokens, examples, settled=settled)
 
 
 def _from_training(lines: list[dict[str, str]]) -> tuple[Row, bool]:
