@@ -72,7 +72,7 @@ def has_main_rate(row: Mapping[str, Any]) -> bool:
 
 
 def has_base_rate(row: Mapping[str, Any]) -> bool:
-    """Modes with adapters beside which the encoder trains."""
+    """Modes with adapters in which the encoder trains too."""
     return adapted(row) and trains_base(str(row.get("layers")))
 
 
@@ -347,7 +347,7 @@ class Cell:
     schedule: Annotated[
         str,
         About(
-            meaning="of the rates after their rise: linear, to zero; or halving each epoch",
+            meaning="of the rates after the warm-up: linear, to zero; or halving each epoch",
             values=("linear", "halving"),
             before="linear",
             changes=("score",),
@@ -359,7 +359,7 @@ class Cell:
     regression_loss: Annotated[
         str | None,
         About(
-            meaning="of a task without classes: mse, or pearson, 1 − r of each batch",
+            meaning="loss of a task without classes: mse, or pearson, 1 − r of each batch",
             applies=is_regression,
             values=("mse", "pearson"),
             before="mse",
@@ -464,7 +464,7 @@ class Cell:
     weight_decay: Annotated[
         float,
         About(
-            meaning="of weight matrices; vectors are not decayed",
+            meaning="decay of weight matrices; vectors are not decayed",
             changes=("score",),
             compared="group",
             varies=True,

@@ -175,12 +175,12 @@ def _columns() -> tuple[Column, ...]:
         "conditions",
         "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
         ("device", str, "cpu or cuda:i"),
-        ("device_name", str, "the GPU's, or the processor's"),
+        ("device_name", str, "name of the GPU, or of the processor"),
         ("machine", str, "processor, cores and memory"),
-        ("threads", int, "of torch's CPU operators"),
-        ("torch_version", str, "of torch, as installed"),
+        ("threads", int, "threads of torch's CPU operators"),
+        ("torch_version", str, "version of torch, as installed"),
         "tests/bench/machine/test_conditions.py::test_on_a_gpu_cuda_and_inherited_variables_are_conditions",
-        ("cuda_version", str, "that torch was built with", on_cuda),
+        ("cuda_version", str, "version of CUDA that torch was built with", on_cuda),
         (
             "environment",
             str,
@@ -189,7 +189,7 @@ def _columns() -> tuple[Column, ...]:
         ("tf32", str, "on or off: fp32 products on the GPU's tensor cores", on_cuda),
         "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
         ("measurement_version", int, "raised when measuring or numerics change"),
-        ("code_version", str, "of this project"),
+        ("code_version", str, "version of this project"),
     )
     group(
         "size",
@@ -199,7 +199,7 @@ def _columns() -> tuple[Column, ...]:
         "tests/bench/grid/test_columns.py::test_tokens_are_the_real_ones_of_each_epochs_examples",
         ("tokens_total", int, "real tokens trained on, all epochs"),
         "tests/bench/forecast/test_forecast.py::test_flops_are_for_each_real_token",
-        ("flops_per_token", float, "of a training step; 2 for each multiply-add"),
+        ("flops_per_token", float, "FLOPs of a training step by token; 2 for each multiply-add"),
         "tests/bench/worker/test_cut.py::test_a_worker_counts_what_is_cut",
         ("texts_cut", int, "texts of train and dev that are longer than max_length"),
         ("tokens_cut", float, "share of the tokens of train and dev that were cut off with them"),
@@ -230,10 +230,10 @@ def _columns() -> tuple[Column, ...]:
     group(
         "memory",
         "tests/bench/worker/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
-        ("peak_cuda_allocated_mib", float, "by tensors, MiB", on_cuda),
-        ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", on_cuda),
+        ("peak_cuda_allocated_mib", float, "GPU memory allocated to tensors, MiB", on_cuda),
+        ("peak_cuda_reserved_mib", float, "GPU memory held by torch's allocator, MiB", on_cuda),
         "tests/bench/worker/test_gpu_probe.py::test_memory_is_the_processs_and_others_on_the_gpu_disturb",
-        ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", on_cuda),
+        ("peak_process_vram_mib", float, "GPU memory of the process, by the driver, MiB", on_cuda),
         (
             "process_vram_source",
             str,
@@ -255,7 +255,7 @@ def _columns() -> tuple[Column, ...]:
         ),
         "tests/bench/grid/test_columns.py::test_memory_is_that_of_parameters_gradients_and_state",
         ("weights_mib", float, "parameters and buffers, MiB"),
-        ("gradients_mib", float, "gradients of what trains, MiB"),
+        ("gradients_mib", float, "gradients of trained parameters, MiB"),
         ("optimizer_mib", float, "optimizer state, MiB"),
         "tests/bench/worker/test_column_stages.py::test_activations_are_those_of_the_largest_batch",
         ("activations_mib", float, "tensors kept for the backward pass of the largest batch, MiB"),
@@ -302,11 +302,11 @@ def _columns() -> tuple[Column, ...]:
     group(
         "other",
         "tests/bench/worker/test_column_stages.py::test_energy_is_drawn_while_training",
-        ("energy_j", float, "drawn while training, J"),
-        ("energy_source", str, "nvml (the GPU) or rapl (the processor, others' work included)"),
+        ("energy_j", float, "energy drawn while training, J"),
+        ("energy_source", str, "nvml (the GPU) or rapl (the processor, all processes included)"),
         "tests/bench/grid/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
-        ("started_at", str, "UTC, ISO 8601"),
-        ("finished_at", str, "UTC, ISO 8601"),
+        ("started_at", str, "time of launch, UTC, ISO 8601"),
+        ("finished_at", str, "time of the end, UTC, ISO 8601"),
     )
     return tuple(columns)
 
