@@ -1,1 +1,1 @@
-"""Comparable groups of rows, their settings, and what can be said of them. Pure."""
+"""Comparable groups of rows, their settings, and verdicts about them. Pure."""

@@ -11,9 +11,9 @@ class Metric:
     """A dev metric.
 
     Attributes:
-        label: what it is called, after "dev".
-        short: what is best of it, after "best".
-        unit: of `size`, as in "2 points of accuracy"; `scale`: how many of it 1 is.
+        label: its name after "dev".
+        short: its name after "best".
+        unit: the unit of `size`, as in "2 points of accuracy"; `scale`: how many units 1 is.
         margin: how far below another a score may be, interval included, to count as no worse.
     """
 
@@ -25,11 +25,11 @@ class Metric:
     margin: float = 0.02
 
     def gain(self, value: float) -> float:
-        """A score or a difference of scores so that more is better."""
+        """A score or a difference of scores, with the sign by which more is better."""
         return value if self.higher_is_better else -value
 
     def size(self, difference: float) -> str:
-        """A difference of scores without its sign, with its unit."""
+        """A positive difference of scores with its unit."""
         return f"{difference * self.scale:g} {self.unit}"
 
 
@@ -43,5 +43,5 @@ _UNKNOWN: Final = Metric("score", "score", "in score")
 
 
 def metric_of(name: Value) -> Metric:
-    """The metric of a name; of none, a score."""
+    """The metric of this name; a generic score for any other name."""
     return METRICS.get(str(name), _UNKNOWN)

@@ -1,4 +1,4 @@
-"""A setting: a point of the grid over its seeds and repeats, with what these measured."""
+"""A setting: a point of the grid over its seeds and repeats, with their measurements."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from bench.plan.cell import Row, Value
+from bench.plan.columns import flags_of, int_of, text_of
 from bench.results.outcomes import Values, ValuesOf, no_values
 from bench.stats.intervals import Interval, Std, mean_t, pooled, scattered, spread, widened
 
@@ -17,8 +18,8 @@ Run = tuple[int, int, str]
 """A run of a setting: seed, repeat, and version of the code."""
 
 BETWEEN_PROCESSES: Final = 0.06
-"""The standard std of the logarithms of times between processes that do the same, where no
-repeats show it. docs/measuring.md says from what it was taken."""
+"""The default std of the logarithms of times between processes that run the same cell, used without
+repeats to measure it. docs/measuring.md says how it was measured."""
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
     "step_ms_median": ("step_ms_ci_low", "step_ms_ci_high"),
@@ -33,10 +34,10 @@ def number(value: Value) -> float | None:
 
 
 def between_processes(rows: Iterable[Row], column: str) -> Std | None:
-    """How far processes that do the same are apart in a column, as a std of logarithms.
+    """The std of a column's logarithms between processes that run the same cell.
 
-    From all runs of the same cell, repeats and versions of the code, where a cell has several; else
-    for times a constant, and for other columns nothing.
+    It is measured where a cell has several runs (repeats or versions of the code); otherwise it is
+    a constant for times, and None for other columns.
     """
     repeats: dict[Value, list[float]] = {}
     for row in rows:
@@ -49,19 +50,15 @@ def between_processes(rows: Iterable[Row], column: str) -> Std | None:
     return measured
 
 
-def _not_known(_column: str) -> Std | None:
-    return None
-
-
 @dataclass(frozen=True, eq=False)
 class Setting:
     """A point of the grid without its seed, and the rows of its runs, whatever their status.
 
     Attributes:
         elsewhere: rows of other machines whose scores count for seeds that have none here.
-        tells_rate, tells_frozen: whether its name needs its rate, or how frozen weights are held,
-            as another setting of the group is the same otherwise.
-        between: as `between_processes` of the group's rows, by column.
+        tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
+            because another setting of the group differs in nothing else.
+        between: `between_processes` of the group's rows, by column.
     """
 
     mode: str
@@ -76,33 +73,32 @@ class Setting:
     tells_rate: bool = False
     tells_frozen: bool = False
     values_of: ValuesOf = no_values
-    between: Callable[[str], Std | None] = _not_known
+    between: Callable[[str], Std | None] = lambda _column: None
 
     @property
     def adapted(self) -> bool:
-        """Whether it carries adapters."""
+        """Whether it has adapters."""
         return self.layers is not None
 
     @property
     def label(self) -> str:
-        """Its name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
+        """The name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
         frozen = f", frozen weights {self.frozen}" if self.tells_frozen and self.frozen else ""
         return f"{self.plain_label}{frozen}"
 
     @property
     def plain_label(self) -> str:
-        """Its name without how frozen weights are held."""
+        """The label without the type of frozen weights."""
         rank = "" if self.rank is None else f" rank {self.rank}"
         adapter = f"{rank} on {self.layers}" if self.adapted else ""
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
-        return (
-            f"{self.mode}{adapter}{unfreezing}, {'fp32' if self.amp == 'off' else self.amp}{rate}"
-        )
+        precision = "fp32" if self.amp == "off" else self.amp
+        return f"{self.mode}{adapter}{unfreezing}, {precision}{rate}"
 
     @property
     def unfreezes(self) -> bool:
-        """Whether layers are unfrozen one after the other."""
+        """Whether layers are unfrozen gradually."""
         return self.unfreeze not in (None, "all")
 
     @cached_property
@@ -112,38 +108,38 @@ class Setting:
 
     @cached_property
     def scored(self) -> tuple[Row, ...]:
-        """The rows whose scores count, those of other machines included."""
+        """The rows whose scores count, including those of other machines."""
         return (*self.ok, *self.elsewhere)
 
     @cached_property
     def learned(self) -> bool:
-        """False if any of its seeds was flagged as having learned nothing."""
-        return not any("not_learned" in str(row.get("flags") or "").split() for row in self.scored)
+        """False if any of its seeds is flagged `not_learned`."""
+        return not any("not_learned" in flags_of(row) for row in self.scored)
 
     @cached_property
     def values(self) -> dict[int, Values]:
-        """By seed, the numbers of the dev examples whose mean is the score, where kept.
+        """The numbers of the dev examples, whose mean is the score, by seed; where stored.
 
-        Repeats of a seed are the same training, and count once: the mean of their numbers.
+        Repeats of a seed are the same training, and count once, with the mean of their numbers.
         """
-        kept: dict[int, list[Values]] = {}
+        by_seed: dict[int, list[Values]] = {}
         for row in self.scored:
             if (values := self.values_of(row)) is not None:
-                kept.setdefault(_seed(row), []).append(values)
+                by_seed.setdefault(int_of(row, "seed"), []).append(values)
         return {
-            seed: of[0] if len(of) == 1 else np.mean(of, axis=0)
-            for seed, of in kept.items()
-            if len({len(values) for values in of}) == 1
+            seed: repeats[0] if len(repeats) == 1 else np.mean(repeats, axis=0)
+            for seed, repeats in by_seed.items()
+            if len(set(map(len, repeats))) == 1
         }
 
     @cached_property
     def scores(self) -> dict[int, float]:
         """The dev score by seed, the mean over its repeats."""
-        found: dict[int, list[float]] = {}
+        by_seed: dict[int, list[float]] = {}
         for row in self.scored:
             if (score := number(row.get(_SCORE))) is not None:
-                found.setdefault(_seed(row), []).append(score)
-        return {seed: fmean(scores) for seed, scores in found.items()}
+                by_seed.setdefault(int_of(row, "seed"), []).append(score)
+        return {seed: fmean(scores) for seed, scores in by_seed.items()}
 
     def by_run(self, column: str) -> dict[Run, float]:
         """Values of a column in the rows that ended ok, by run."""
@@ -157,11 +153,11 @@ class Setting:
         return {}
 
     def estimate(self, column: str) -> Interval | None:
-        """Mean and interval: of scores over seeds, of all else over all runs.
+        """Mean and interval: of scores over seeds, of other columns over all runs.
 
-        A single run has its row's own interval, if there is one. Scores whose predictions are kept
-        vary by seeds and dev examples, else by seeds alone. Runs of one seed vary at least as all
-        runs of the same cell do, in the group.
+        A single run has the interval in its row, if there is one. Scores with stored predictions
+        vary by seeds and dev examples, others by seeds alone. Runs of one seed vary at least as
+        much as repeated runs of cells in the group.
         """
         if column not in self._estimates:
             estimate = self._score() if column == _SCORE else self._cost(column)
@@ -173,15 +169,15 @@ class Setting:
         return {}
 
     def _score(self) -> Interval | None:
-        scores, kept = self.scores, self.values
+        scores, values = self.scores, self.values
         if not scores:
             return None
         if len(scores) == 1:
             return _mean_interval(
                 [row for row in self.scored if number(row.get(_SCORE)) is not None]
             )
-        if kept.keys() == scores.keys() and len({len(each) for each in kept.values()}) == 1:
-            return spread(np.stack(list(kept.values()))).interval()
+        if values.keys() == scores.keys() and len(set(map(len, values.values()))) == 1:
+            return spread(np.stack(list(values.values()))).interval()
         return mean_t(list(scores.values()))
 
     def _cost(self, column: str) -> Interval | None:
@@ -197,25 +193,26 @@ class Setting:
         return mean_t([run.value for run in runs])
 
 
-def _seed(row: Row) -> int:
-    return int(row.get("seed") or 0)
+def seed_and_repeat(row: Row) -> tuple[int, int]:
+    """The seed and repeat of a row."""
+    return int_of(row, "seed"), int_of(row, "repeat", 1)
 
 
 def _run(row: Row) -> Run:
-    return _seed(row), int(row.get("repeat") or 1), str(row.get("code_version") or "")
+    return *seed_and_repeat(row), text_of(row, "code_version")
 
 
 def _own_interval(row: Row, column: str) -> Interval:
-    """A row's value with the interval that the row itself holds."""
+    """A row's value with the interval in the row."""
     low, high = (number(row.get(name)) for name in _ENDS.get(column, ("", "")))
     return Interval(number(row[column]) or 0.0, low, high)
 
 
 def _mean_interval(rows: Sequence[Row]) -> Interval:
-    """The score of one seed: of its repeats, which are the same training, the mean of all ends."""
+    """The score of one seed: the mean of values and ends over repeats of the same training."""
     intervals = [_own_interval(row, _SCORE) for row in rows]
-    ends = [pair for one in intervals if (pair := one.ends())]
-    value = fmean(one.value for one in intervals)
+    ends = [pair for interval in intervals if (pair := interval.ends())]
+    value = fmean(interval.value for interval in intervals)
     if len(ends) < len(intervals):
         return Interval(value)
     return Interval(value, fmean(low for low, _ in ends), fmean(high for _, high in ends))

@@ -1,13 +1,13 @@
-"""What the rows of one group show: who wins, and what is proven."""
+"""Verdicts about one group: the best settings, and which differences are significant."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 
 from bench.analysis.groups import Group
-from bench.analysis.setting import Run, Setting
+from bench.analysis.setting import Setting
 from bench.stats.intervals import (
     Interval,
     Spread,
@@ -24,7 +24,7 @@ OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
 COSTS: Final[tuple[Objective, ...]] = ("memory", "time")
 
 _FEWEST_REPEATS: Final = 3
-"""Of one seed, that are paired."""
+"""Fewest repeats of a single seed that are paired."""
 
 PAPER_MEMORY: Final = 0.5
 """The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
@@ -36,10 +36,10 @@ PAPER_TIMES: Final = (1 / 1.6, 0.4)
 class Verdict:
     """The best setting for an objective.
 
-    `against` compares it with full fine-tuning in fp32: a ratio for memory and time, a
-    difference for the score; None where that was not measured or is the winner itself. `tied`
-    counts those of the `of` settings whose difference from the winner is inside its interval;
-    None where there are no intervals.
+    `against` compares it with full fine-tuning in fp32: a ratio for memory and time, a difference
+    for the score; None where full fine-tuning was not measured or is the winner. `tied` is the
+    number of the `of` settings that are not distinguishable from the winner; None where there are
+    no intervals.
     """
 
     objective: Objective
@@ -51,11 +51,14 @@ class Verdict:
 
     @property
     def proven(self) -> bool | None:
-        """Whether the difference from full fine-tuning is outside its interval; None: unknown."""
-        if self.against is None:
-            return None
-        inside = self.against.holds(0.0 if self.objective == "score" else 1.0)
-        return None if inside is None else not inside
+        """Whether the difference from full fine-tuning is significant; None: unknown."""
+        equal = None if self.against is None else self.against.holds(_no_effect(self.objective))
+        return None if equal is None else not equal
+
+
+def _no_effect(objective: Objective) -> float:
+    """The result of `compare` for two equal settings."""
+    return 0.0 if objective == "score" else 1.0
 
 
 def column(group: Group, objective: Objective) -> str:
@@ -68,10 +71,10 @@ def column(group: Group, objective: Objective) -> str:
 def compare(group: Group, objective: Objective, a: Setting, b: Setting) -> Interval | None:
     """a against b: a ratio for memory and time, a difference for the score.
 
-    Scores are paired over dev examples and seeds where predictions are kept, else over the seeds
-    that both have, if they are two or more. Costs are paired over the runs that both have, if they
-    are of two seeds, or three or more of one; runs of two versions of the code are no pair. What
-    can't be paired is taken from the intervals of both. None where either was not measured.
+    Scores are paired over dev examples and seeds where predictions are stored, else over the seeds
+    that both have, if there are at least two. Costs are paired over the runs that both have (seed,
+    repeat and version of the code), if these have at least two seeds, or three repeats of one.
+    Without pairs the result follows from the intervals of both. None where one was not measured.
     """
     name = column(group, objective)
     key = (name, id(a), id(b))
@@ -89,38 +92,28 @@ def _compare(name: str, objective: Objective, a: Setting, b: Setting) -> Interva
         if paired is not None:
             return paired.interval()
         return paired_difference(a.scores, b.scores) or difference(one, two)
-    return _paired_costs(name, a, b) or ratio(one, two)
-
-
-def _paired_costs(name: str, a: Setting, b: Setting) -> Interval | None:
-    """The ratio over runs of the same seed, repeat and version of the code.
-
-    None where these are too few: the spread of two repeats is known worse than that of all
-    repeats in the group, which the intervals of both are made of. Runs of different versions are
-    no pairs: what all pairs share of the shift between versions would not show in their spread.
-    """
-    one, two = a.by_run(name), b.by_run(name)
-    return paired_ratio(one, two) if _enough(one.keys() & two.keys()) else None
-
-
-def _enough(runs: Collection[Run]) -> bool:
-    return len({run[0] for run in runs}) > 1 or len(runs) > _FEWEST_REPEATS - 1
+    # Two repeats show their spread less well than all repeats of the group do, from which the
+    # intervals of both are made. And runs of different versions are no pairs: a shift between
+    # versions would be the same in all pairs, and not show in their spread.
+    costs, others = a.by_run(name), b.by_run(name)
+    runs = costs.keys() & others.keys()
+    is_enough = len({run[0] for run in runs}) > 1 or len(runs) >= _FEWEST_REPEATS
+    return (is_enough and paired_ratio(costs, others)) or ratio(one, two)
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:
-    """What the difference of two settings' scores varies by.
+    """The spread of the difference of two settings' scores.
 
-    None unless the predictions of all seeds are kept that both were scored with. Both were scored
-    on the same examples, as all rows of a group are.
+    None unless predictions are stored for all seeds that both have. Both were scored on the same
+    examples, as all rows of a group are.
     """
     seeds = sorted(a.scores.keys() & b.scores.keys())
     if not a.values.keys() & b.values.keys() >= set(seeds):
         return None
-    gaps = [(a.values[seed], b.values[seed]) for seed in seeds]
-    lengths = {len(values) for pair in gaps for values in pair}
-    if len(lengths) != 1:
+    pairs = [(a.values[seed], b.values[seed]) for seed in seeds]
+    if len({len(values) for pair in pairs for values in pair}) != 1:
         return None
-    return spread(np.stack([one - other for one, other in gaps]))
+    return spread(np.stack([one - other for one, other in pairs]))
 
 
 def verdict(
@@ -128,44 +121,32 @@ def verdict(
 ) -> Verdict | None:
     """The best setting for an objective, or None where nothing was measured.
 
-    Settings that learned nothing can't win; where scores can't be weighed, nothing wins by score,
-    and any setting by its costs.
+    Settings that learned nothing can't win. Where scores can't be weighed, nothing wins by score,
+    and every setting can win by its costs.
     """
     if objective == "score" and not group.learned:
         return None
-    found = [
-        (setting, value)
-        for setting in group.judged
-        if among(setting) and (value := setting.estimate(column(group, objective))) is not None
-    ]  # fmt: skip
-    if not found:
+    name = column(group, objective)
+    values = {s: value for s in group.judged if among(s) and (value := s.estimate(name))}
+    if not values:
         return None
 
-    def loss(pair: tuple[Setting, Interval]) -> float:
-        return -group.scoring.gain(pair[1].value) if objective == "score" else pair[1].value
+    def loss(setting: Setting) -> float:
+        value = values[setting].value
+        return -group.scoring.gain(value) if objective == "score" else value
 
-    winner, value = min(found, key=loss)
-    base = group.baseline
+    winner, base = min(values, key=loss), group.baseline
     against = None if base is None or base is winner else compare(group, objective, winner, base)
-    return Verdict(
-        objective, winner, value, against, _tied(group, objective, winner, found), len(found)
-    )
-
-
-def _tied(
-    group: Group, objective: Objective, winner: Setting, found: Sequence[tuple[Setting, Interval]]
-) -> int | None:
-    gaps = [compare(group, objective, other, winner) for other, _ in found if other is not winner]
-    inside = [gap.holds(0.0 if objective == "score" else 1.0) for gap in gaps if gap is not None]
-    known = [answer for answer in inside if answer is not None]
-    return sum(known) if known else None
+    gaps = [compare(group, objective, other, winner) for other in values if other is not winner]
+    equal = [gap.holds(_no_effect(objective)) for gap in gaps if gap is not None]
+    known = [answer for answer in equal if answer is not None]
+    tied = sum(known) if known else None
+    return Verdict(objective, winner, values[winner], against, tied, len(values))
 
 
 def keeps_score(group: Group, setting: Setting) -> bool:
-    """Whether a setting is shown to score no worse than full fine-tuning, by the metric's margin.
-
-    That margin is what it may be worse by, interval included.
-    """
+    """Whether a setting scores at most the metric's margin below full fine-tuning, by the whole
+    interval."""
     if group.baseline is None or not setting.learned:
         return False
     if setting is group.baseline:
@@ -175,12 +156,15 @@ def keeps_score(group: Group, setting: Setting) -> bool:
 
 
 def neither_learned(a: Setting, b: Setting) -> bool:
-    """Whether both are flagged as having learned nothing, so that their scores say nothing."""
+    """Whether both are flagged `not_learned`, so that their scores mean nothing."""
     return not (a.learned or b.learned)
 
 
 def not_worse(group: Group, setting: Setting) -> bool:
-    """Whether a setting is not shown to score worse than full fine-tuning, which is weaker."""
+    """Whether a setting is not significantly worse than full fine-tuning, by its score.
+
+    A weaker statement than `keeps_score`.
+    """
     if group.baseline is None or setting is group.baseline:
         return False
     gains = _gains(group, setting, group.baseline)
@@ -188,22 +172,22 @@ def not_worse(group: Group, setting: Setting) -> bool:
 
 
 def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
-    """Of how many differences of scores the whole interval is better, and worse, than none."""
+    """The numbers of differences of scores that are significantly better, and worse."""
     ends = [sorted(map(group.scoring.gain, pair)) for gap in gaps if (pair := gap.ends())]
     return sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
 
 
 def _gains(group: Group, a: Setting, b: Setting) -> list[float] | None:
-    """Both ends of what a scores better than b, the lower first; None where they are not known."""
+    """Both ends of the gain in score of a over b, the lower first; None where they are unknown."""
     gap = compare(group, "score", a, b)
     ends = gap.ends() if gap else None
     return None if ends is None else sorted(map(group.scoring.gain, ends))
 
 
 def pareto(group: Group, cost: Objective) -> list[Setting]:
-    """Settings that no other beats in both cost and score, from cheap to dear.
+    """Settings that no other beats in both cost and score, from cheap to expensive.
 
-    None where scores can't be weighed.
+    Empty where scores can't be weighed.
     """
     if not group.learned:
         return []
@@ -224,7 +208,10 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
 
 @dataclass(frozen=True)
 class RankEffect:
-    """The highest rank against the lowest, over all modes, layer sets and AMP that have both."""
+    """The effect on score of the highest rank over the lowest, in pairs that differ in rank alone.
+
+    `better` and `worse` are the numbers of pairs with a significant difference.
+    """
 
     low: int
     high: int
@@ -235,9 +222,9 @@ class RankEffect:
 
 
 def rank_effect(group: Group) -> RankEffect | None:
-    """What the highest rank gives over the lowest, in pairs of which one is shown to have learned.
+    """The effect of rank, in pairs of which at least one has learned.
 
-    None with fewer than two ranks scored, or where scores can't be weighed.
+    None with scores for fewer than two ranks, or where scores can't be weighed.
     """
     if not group.learned:
         return None
@@ -245,20 +232,21 @@ def rank_effect(group: Group) -> RankEffect | None:
     if len({s.rank for s in scored}) < 2:
         return None
     low, high = min(s.rank or 0 for s in scored), max(s.rank or 0 for s in scored)
-    small = {_without_rank(s): s for s in scored if s.rank == low}
+
+    def without_rank(s: Setting) -> tuple[object, ...]:
+        rate = s.rate if s.tells_rate else None
+        return s.mode, s.layers, s.amp, s.unfreezes, rate, s.frozen
+
+    twins = {without_rank(s): s for s in scored if s.rank == low}
     gaps = [
-        compare(group, "score", s, other)
+        gap
         for s in scored
-        if s.rank == high and (other := small.get(_without_rank(s)))
-        and not neither_learned(s, other)
-    ]  # fmt: skip
-    known = [gap for gap in gaps if gap is not None]
-    if not known:
+        if s.rank == high
+        and (twin := twins.get(without_rank(s)))
+        and not neither_learned(s, twin)
+        and (gap := compare(group, "score", s, twin))
+    ]
+    if not gaps:
         return None
-    mean = sum(gap.value for gap in known) / len(known)
-    return RankEffect(low, high, len(known), *better_worse(group, known), mean)
-
-
-def _without_rank(setting: Setting) -> tuple[object, ...]:
-    rate = setting.rate if setting.tells_rate else None
-    return setting.mode, setting.layers, setting.amp, setting.unfreezes, rate, setting.frozen
+    mean = sum(gap.value for gap in gaps) / len(gaps)
+    return RankEffect(low, high, len(gaps), *better_worse(group, gaps), mean)

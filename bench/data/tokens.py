@@ -1,13 +1,13 @@
-"""The examples of cells as token ids: made once, and mapped by every worker from then on.
+"""The examples of cells as token ids: tokenised once, and mapped into memory by every worker.
 
-They lie in the user's cache folder, in a file for each set of examples, vocabulary and length. Its
-name is a digest of all that decides its content, the source files among it: where those have
-changed, no file is found, and who needs one has to look at the examples again.
+The user's cache folder has a file for each set of examples, vocabulary and length. Its name is a
+digest of everything that determines its content, including the source files: when they change, the
+old file is no longer found, and the examples are tokenised again.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
 from bench.plan.cell import Cell, Row, digest
+from bench.plan.columns import float_of, int_of
 from minbert.assets.embedded import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
@@ -28,7 +29,7 @@ from minbert.model.config import BertConfig
 
 FORMAT: Final = 2
 MOST_FILES: Final = 64
-"""Files that are kept; one of 10,000 sentences has 1.5 MB."""
+"""Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
 _MINBERT: Final = Path(__file__).parents[2] / "minbert"
 _CODE: Final = tuple(
@@ -58,74 +59,68 @@ class TokenisedExamples:
 
 
 Sides = tuple[TokenisedExamples, TokenisedExamples]
-"""Those for training, and those for dev."""
+"""The examples for training, and those for dev."""
 
 
 def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
-    """Leave the files that the workers of cells like this one map, unless they are there.
+    """Make the files that the workers of cells like this one map, unless they exist.
 
-    Where that can't be done nothing happens: each of them makes its own then, and tells what is
-    wrong.
+    Errors are ignored here: each worker then tokenises its examples, and reports the error.
 
     Args:
         data: the cell's examples.
         tokenizer: the folder with the vocabulary.
-        folder: that of the task's files, if it is no embedded one.
+        folder: the folder of the task's files; None for an embedded task.
     """
-    for piece, of in data.pieces().items():
+    for piece, examples in data.pieces().items():
         path = _path(cell, tokenizer, folder, piece)
         if path is not None and not is_file(path):
-            try:
-                _keep(path, tokenise(of, tokenizer, cell.max_length), data.digest)
-            except BaseException as error:
-                if not _comes_of_tokenising(error):
-                    raise
+            with _errors_of_tokenising_ignored():
+                _keep(path, tokenise(examples, tokenizer, cell.max_length), data.digest)
 
 
-def _comes_of_tokenising(error: BaseException) -> bool:
-    """Whether an error may be the library's; what that raises has no narrower name."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+@contextmanager
+def _errors_of_tokenising_ignored() -> Iterator[None]:
+    """Ignores errors of the library, which include its PanicException, no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
 
 
 def cut_columns(encoded: Iterable[Encoded]) -> Row:
-    """The columns on the texts that are cut."""
-    texts, share = _cut(encoded)
-    return {"texts_cut": texts, "tokens_cut": share}
-
-
-def _cut(encoded: Iterable[Encoded]) -> tuple[int, float]:
-    """How many texts are cut, and the share of all tokens that they lose.
+    """The columns about the texts that are cut.
 
     A pair in one sequence is one text, and special tokens count, as in `tokens_total`.
     """
     texts = lost = kept = 0
-    for of in encoded:
-        if of.cut is not None:
-            texts += int(np.count_nonzero(of.cut))
-            lost += int(of.cut.sum())
-        kept += len(of.input_ids)
-    return texts, lost / max(1, lost + kept)
+    for side in encoded:
+        if side.cut is not None:
+            texts += int(np.count_nonzero(side.cut))
+            lost += int(side.cut.sum())
+        kept += len(side.input_ids)
+    return {"texts_cut": texts, "tokens_cut": lost / max(1, lost + kept)}
 
 
 def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Iterator[str]:
-    """A note on the texts that are cut, if there are any, and nothing where that can't be found
-    out. The files are made, as by `share`, when the note is asked for.
+    """A note about the texts that are cut, if there are any and they can be tokenised.
+
+    The files are made, as by `share`, once the note is requested.
 
     Args:
         data, cell, tokenizer, folder: as of `share`.
     """
-    try:
+    sides: list[Encoded] = []
+    with _errors_of_tokenising_ignored():
         sides = [
             side.encoded
             for piece in data.pieces()
             for side in read(cell, tokenizer, folder, piece)
             or make(data, cell, tokenizer, folder, piece)
         ]
-    except BaseException as error:
-        if not _comes_of_tokenising(error):
-            raise
-        return
-    texts, lost = _cut(sides)
+    row = cut_columns(sides)
+    texts, lost = int_of(row, "texts_cut"), float_of(row, "tokens_cut")
     if texts:
         shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
         yield (
@@ -135,10 +130,10 @@ def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> I
 
 
 def read(cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> Sides | None:
-    """The examples of a cell, mapped from their file; None without one that is whole and right.
+    """The examples of a cell, mapped from their file; None without a valid file.
 
     Args:
-        piece: which of `minbert.data.tasks.pieces_of` its task.
+        piece: one of `minbert.data.tasks.pieces_of` the cell's task.
     """
     path = _path(cell, tokenizer, folder, piece)
     if path is None or not is_file(path):
@@ -149,7 +144,7 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> S
             rows = BertConfig.from_folder(tokenizer).vocab_size
         arrays, notes = mapped.read(path)
         if not notes.get(_DATA, "").startswith(cell.data_digest):
-            raise ValueError("it is of other examples")
+            raise ValueError("it has other examples")
         task = task_of_piece(cell.task, piece)
         train, dev = (_checked(arrays, side, task, cell.max_length, rows) for side in _SIDES)
     except (OSError, ValueError, MinbertInputError):
@@ -158,19 +153,19 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> S
 
 
 def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> Sides:
-    """Tokenise the examples of a cell, and leave their file for others if that can be done.
+    """Tokenise the examples of a cell, and store them in their file if that is possible.
 
     Args:
-        piece: as of `read`.
+        piece: as in `read`.
 
     Raises:
         InputError: of `minbert`, for a vocabulary that can't be used.
     """
-    made = tokenise(data.pieces()[piece], tokenizer, cell.max_length)
+    sides = tokenise(data.pieces()[piece], tokenizer, cell.max_length)
     path = _path(cell, tokenizer, folder, piece)
     if path is not None:
-        _keep(path, made, data.digest)
-    return made
+        _keep(path, sides, data.digest)
+    return sides
 
 
 def tokenise(data: TaskData, tokenizer: Path, max_length: int) -> Sides:
@@ -179,50 +174,45 @@ def tokenise(data: TaskData, tokenizer: Path, max_length: int) -> Sides:
     Raises:
         InputError: of `minbert`, for a vocabulary that can't be used.
     """
-    from minbert.data.tokenizer import (
-        Tokenizer,  # not before: a worker that maps its tokens needs none
-    )
+    from minbert.data.tokenizer import Tokenizer  # a worker that maps its tokens needs none
 
-    of = Tokenizer.from_folder(tokenizer)
+    encode = Tokenizer.from_folder(tokenizer).encode
 
-    def encoded(examples: Examples) -> TokenisedExamples:
-        found = of.encode(examples.text_a, examples.text_b, max_length)
-        return TokenisedExamples(found, examples.labels)
+    def tokenised(examples: Examples) -> TokenisedExamples:
+        encoded = encode(examples.text_a, examples.text_b, max_length)
+        return TokenisedExamples(encoded, examples.labels)
 
-    return encoded(data.train), encoded(data.dev)
+    return tokenised(data.train), tokenised(data.dev)
 
 
 def _path(cell: Cell, tokenizer: Path, folder: Path | None, piece: str) -> Path | None:
-    """The file of a piece of a cell's examples; None where what it is made from can't be read."""
+    """The file of a piece of a cell's examples; None where its sources can't be read."""
     try:
-        decides = [
+        sources = [
             FORMAT,
             metadata.version("tokenizers"),
             cell.data_digest,
             cell.max_length,
             vocabulary_digest(tokenizer),
-            *_digests((*_CODE, *source_files(cell.task, folder))),
+            *map(_digest_of_file, (*_CODE, *source_files(cell.task, folder))),
             *([piece] if piece else []),
         ]
     except (OSError, MinbertInputError, metadata.PackageNotFoundError):
         return None
-    return cache_folder() / "tokens" / f"{digest(decides, 32)}.safetensors"
+    return cache_folder() / "tokens" / f"{digest(sources, 32)}.safetensors"
 
 
-def _digests(paths: Iterable[Path]) -> list[str]:
-    found = []
-    for path in paths:
-        with path.open("rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return found
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _keep(path: Path, sides: Sides, data_digest: str) -> None:
-    """Put examples into a file, whole or not at all. Without space or rights there is none."""
+    """Write examples to a file, atomically; no file without space or permission."""
     arrays = {
         f"{side}_{name}": array
-        for side, of in zip(_SIDES, sides, strict=True)
-        for name, array in {**vars(of.encoded), _LABELS: of.labels}.items()
+        for side, examples in zip(_SIDES, sides, strict=True)
+        for name, array in {**vars(examples.encoded), _LABELS: examples.labels}.items()
         if name in _TYPES or name == _LABELS
     }
     with suppress(OSError):
@@ -232,35 +222,37 @@ def _keep(path: Path, sides: Sides, data_digest: str) -> None:
 
 
 def _make_room(kept: Path) -> None:
-    """Remove the oldest files above `MOST_FILES`. Who has mapped one keeps what it has."""
-    others = [path for path in kept.parent.glob("*.safetensors") if path != kept]
-    ages = []
-    for path in others:
+    """Remove the oldest files above `MOST_FILES`. A process that has mapped one can go on."""
+    others: list[tuple[float, Path]] = []
+    for path in kept.parent.glob("*.safetensors"):
         with suppress(OSError):
-            ages.append((path.stat().st_mtime, path))
-    for _, path in sorted(ages)[: max(0, len(ages) - MOST_FILES + 1)]:
+            if path != kept:
+                others.append((path.stat().st_mtime, path))
+    for _, path in sorted(others)[: max(0, len(others) - MOST_FILES + 1)]:
         path.unlink(missing_ok=True)
 
 
 def _checked(
     arrays: mapped.Arrays, side: str, task: Task, max_length: int, rows: int | None
 ) -> TokenisedExamples:
-    """The examples of a side, if they can be a task's.
+    """The examples of a side, if they are valid for a task.
 
     Args:
-        rows: of the embeddings that the vocabulary was made for, if that is known.
+        rows: number of embeddings of the model with this vocabulary; None if it is not known.
 
     Raises:
-        ValueError: if they can't.
+        ValueError: if they are not.
     """
-    found = {name: arrays.get(f"{side}_{name}") for name in (*_TYPES, _LABELS)}
     types = {**_TYPES, _LABELS: np.int64 if task.classes else np.float64}
-    for name, array in found.items():
-        if array is None or array.ndim != 1 or array.dtype != types[name] or not len(array):
+    columns: list[NDArray[Any]] = []
+    for name, kind in types.items():
+        array = arrays.get(f"{side}_{name}")
+        if array is None or array.ndim != 1 or array.dtype != kind or not len(array):
             raise ValueError(f"its {side}_{name} is missing or of another kind")
-    ids, kinds, offsets, cut, labels = (array for array in found.values() if array is not None)
+        columns.append(array)
+    ids, kinds, offsets, cut, labels = columns
     lengths = np.diff(offsets)
-    fits = (
+    are_texts = (
         len(ids) == len(kinds) == offsets[-1]
         and len(labels) == len(lengths) == len(cut)
         and offsets[0] == 0
@@ -273,9 +265,9 @@ def _checked(
         and cut.min() >= 0
         and (lengths[cut > 0] == max_length).all()
     )
-    known = np.isfinite(labels).all() and (
+    are_labels = np.isfinite(labels).all() and (
         not task.classes or (labels.min() >= 0 and labels.max() < len(task.classes))
     )
-    if not fits or not known:
-        raise ValueError(f"its {side} examples are none of {task.name}")
+    if not are_texts or not are_labels:
+        raise ValueError(f"its {side} examples are not valid for {task.name}")
     return TokenisedExamples(Encoded(ids, kinds, offsets, cut), labels)

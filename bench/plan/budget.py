@@ -1,4 +1,4 @@
-"""The time that one command may take, and what is said of the cells that are left out for it."""
+"""The time that one command may take, and the messages about cells that exceed it."""
 
 import math
 import time
@@ -6,22 +6,22 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final
 
 from bench.plan.cell import Value
-from bench.plan.columns import RESUMED
+from bench.plan.columns import RESUMED, text_of
 
 _MINUTE_S: Final = 60
 _LEFT_OUT: Final = "left out: "
-"""How the message of such a cell begins, and no other does."""
+"""The beginning of the message of a cell that was left out; no other message begins so."""
 
 
 class Budget:
-    """Seconds that a command may take, from when this is made; by default there is no limit.
+    """Seconds that a command may take from the creation of this object; unlimited by default.
 
-    It is asked before a cell begins. A cell that runs is not ended by it.
+    It is checked before a cell starts, and never stops a cell that is running.
 
     Attributes:
-        seconds: all of it.
-        left_out: keys of the cells that were left out, and how long each was predicted to take, s;
-            None where that was not predicted.
+        seconds: the whole budget.
+        left_out: the predicted time, in seconds, of each cell that was left out, by the cell's
+            key; None where there is no prediction.
     """
 
     def __init__(
@@ -33,16 +33,16 @@ class Budget:
         self._end = clock() + seconds
 
     def left_s(self) -> float:
-        """What is left of it, s; 0 once it is used up."""
+        """Seconds left; 0 once the budget is used up."""
         return max(0.0, self._end - self._clock())
 
     def fits(self, predicted_s: float | None) -> bool:
-        """Whether a cell may begin; one whose time is not predicted may while anything is left."""
+        """Whether a cell may start; one without a prediction may while any time is left."""
         left_s = self.left_s()
         return left_s > 0 and (predicted_s is None or predicted_s <= left_s)
 
     def leave_out(self, key: Hashable, predicted_s: float | None) -> str | None:
-        """The message of a cell that does not fit, which is noted; None if it does."""
+        """Record a cell that does not fit, and return its message; None if it fits."""
         left_s = self.left_s()
         if self.fits(predicted_s):
             return None
@@ -54,14 +54,12 @@ class Budget:
         return f"{_LEFT_OUT}predicted to take {minutes(predicted_s)} min, and {rest}"
 
     def lines(self) -> list[str]:
-        """Lines on what was left out, for the end of a command."""
+        """Lines about the cells that were left out, printed at the end of a command."""
         if not self.left_out:
             return []
         whole = f"the budget of {minutes(self.seconds)} min"
         lines = [f"{len(self.left_out)} cells were left out for {whole}\n"]
-        known = [s for s in self.left_out.values() if s is not None]
-        longer = [s for s in known if s > self.seconds]
-        if longer:
+        if longer := [s for s in self.left_out.values() if s is not None and s > self.seconds]:
             lines.append(
                 f"{len(longer)} of them are predicted to take longer than all of it, up to "
                 f"{minutes(max(longer))} min: they run with a larger --budget, or without one\n"
@@ -70,7 +68,7 @@ class Budget:
 
 
 def minutes(seconds: float) -> str:
-    """Seconds as minutes without their unit: `0.25`, `3.4`, `12`, `1,440`."""
+    """Seconds as minutes, without the unit: `0.25`, `3.4`, `12`, `1,440`."""
     value = seconds / _MINUTE_S
     places = 2 if value < 1 else 1 if value < 100 else 0
     text = f"{value:,.{places}f}"
@@ -78,20 +76,19 @@ def minutes(seconds: float) -> str:
 
 
 def was_left_out(row: Mapping[str, Value]) -> bool:
-    """Whether a row is that of a cell which was left out for its time."""
-    skipped = row.get("status") == "skipped"
-    return skipped and str(row.get("message") or "").startswith(_LEFT_OUT)
+    """Whether a row's cell was left out because it exceeded a budget."""
+    return row.get("status") == "skipped" and text_of(row, "message").startswith(_LEFT_OUT)
 
 
 def needs_no_row(last: Mapping[str, Value] | None, why: str) -> bool:
-    """Whether the row that a cell has already will do, now that it is skipped.
+    """Whether a cell that is skipped needs no new row, because its last one says enough.
 
-    Rows are not added for the same reason again; what is left of a budget is no other reason. And a
-    result that was to be had again stays what it is.
+    A skip is not recorded twice for the same reason, whatever time was left. And a cell that was
+    to run again and is left out keeps the result that it has.
 
     Args:
         last: the row that counts for the cell; None if it has none.
-        why: the message of the row that it would get.
+        why: the message that the new row would have.
     """
     if last is None:
         return False
@@ -101,13 +98,11 @@ def needs_no_row(last: Mapping[str, Value] | None, why: str) -> bool:
 
 
 def that_fit(seconds: float, predicted: Iterable[float | None]) -> list[bool | None]:
-    """Which cells fit into a budget if they take what is predicted, s, one after the other.
-
-    None of one whose time is not predicted.
-    """
-    found: list[bool | None] = []
+    """Whether each of several cells fits into a budget if they run in turn and take what is
+    predicted, in seconds; None for a cell without a prediction."""
+    fitting: list[bool | None] = []
     for cell_s in predicted:
         fits = None if cell_s is None else cell_s <= seconds
         seconds -= cell_s if fits and cell_s is not None else 0.0
-        found.append(fits)
-    return found
+        fitting.append(fits)
+    return fitting

@@ -1,9 +1,9 @@
 """A cell: one point of a grid, and everything that determines its result.
 
-Its fields are the settings of a run, each declared once with what must be known of it. The columns
-of runs.csv and their documentation, identifiers of cells, reading of old files, what a smaller cell
-that ran out of memory says, which rows are compared, and names of cells in reports follow from the
-declarations.
+Its fields are the settings of a run, each declared once together with its properties. From these
+declarations follow the columns of runs.csv and their documentation, the ids of cells, how old files
+are read, which cells are skipped after a smaller one ran out of memory, which rows are compared,
+and the names of cells in reports.
 
 To add a setting: a field here, with `before` and at the end of its group; a default in
 `bench.plan.gridfile.Settings`, if it comes from a grid file; and the code that it changes.
@@ -32,7 +32,7 @@ ON: Final = "on"
 
 FP32: Final = "fp32"
 MIXED: Final = "mixed"
-"""Values of `frozen_dtype` beside the half types; rows older than the column are `mixed`."""
+"""Values of `frozen_dtype` besides the half types; rows older than the column are `mixed`."""
 
 FAST: Final = "fast"
 REFERENCE: Final = "reference"
@@ -52,7 +52,7 @@ ALWAYS: Final = "always"
 
 
 def everywhere(_row: Mapping[str, Any]) -> bool:
-    """A column that applies to all rows."""
+    """All rows."""
     return True
 
 
@@ -72,7 +72,7 @@ def has_main_rate(row: Mapping[str, Any]) -> bool:
 
 
 def has_base_rate(row: Mapping[str, Any]) -> bool:
-    """Modes with adapters beside which the encoder trains."""
+    """Modes with adapters in which the encoder trains too."""
     return adapted(row) and trains_base(str(row.get("layers")))
 
 
@@ -107,26 +107,27 @@ _MULTITASK: Final = "tests/bench/grid/test_multitask_grid.py::"
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What must be known of a setting beside its name and type.
+    """The properties of a setting besides its name and type.
 
     Attributes:
-        meaning: in a line, for docs/runs-csv.md and tables.
-        applies: from a row, whether the setting can have a value there.
-        values: the names that it takes, of a text that takes no others.
-        before: what was so in rows that lack it, being older; `ALWAYS`: none does; None: such rows
-            have none. Where a cell has that value, its identifier is as if there were no setting.
-        identifies: whether another value makes it another cell: not of names and of what follows
-            from other settings.
-        changes: what it changes, all else equal; of memory it says whether a cell that is alike,
-            only smaller, ran out of memory.
-        grows: whether memory only grows with it.
+        meaning: one line, for docs/runs-csv.md and tables.
+        applies: whether the setting can have a value in a row.
+        values: the names that a text setting can take; empty: any text, or another type.
+        before: the value in rows that are older than the setting; `ALWAYS`: no row is; None: it
+            did not apply to them. A cell with this value has the id that it had without the
+            setting.
+        identifies: whether another value makes another cell; False for labels, and for what
+            follows from other settings.
+        changes: what the setting changes, all else equal. With `memory`, cells must agree in it
+            for one to be skipped because the other ran out of memory, unless it `grows`.
+        grows: whether more of it only ever takes more memory.
         compared: how rows with different values are compared. `axis`: as settings of a group;
-            `follows`: likewise, and it comes with the mode; `within`: likewise, where it matters;
-            `group`: as groups that differ in it alone; `never`: not; `label`: it names what another
-            setting says.
-        varies: whether the cells of one table of a grid file may have it otherwise than the grid.
-        short: how it tells cells of the same name apart; empty: it does not.
-        check: the test, as pytest names it, that fails when the value in a row is wrong.
+            `follows`: likewise, and it follows from the mode; `within`: likewise, where it matters;
+            `group`: as groups that differ in it alone; `never`: not at all; `label`: it only names
+            what another setting determines.
+        varies: whether one table of cells in a grid file may set it differently from the grid.
+        short: its text where it distinguishes cells of the same name; empty: it is not shown.
+        check: the id of the pytest test that fails when the value in a row is wrong.
     """
 
     meaning: str
@@ -195,7 +196,7 @@ class Cell:
     seed: Annotated[
         int,
         About(
-            meaning="of initialisation, order of data and dropout",
+            meaning="seed of initialisation, order of data and dropout",
             changes=("score",),
             compared="axis",
         ),
@@ -213,7 +214,7 @@ class Cell:
     model_digest: Annotated[
         str,
         About(
-            meaning="of its configuration, vocabulary and, if pretrained, weights",
+            meaning="digest of its configuration, vocabulary and, if pretrained, weights",
             compared="never",
         ),
     ]
@@ -246,7 +247,7 @@ class Cell:
     task: Annotated[str, About(meaning="what is learned", compared="label", short="{}")]
     data_digest: Annotated[
         str,
-        About(meaning="of the examples really used, train and dev", compared="never"),
+        About(meaning="digest of the examples really used, train and dev", compared="never"),
     ]
     max_train: Annotated[
         int | None,
@@ -346,7 +347,7 @@ class Cell:
     schedule: Annotated[
         str,
         About(
-            meaning="of the rates after their rise: linear, to zero; or halving each epoch",
+            meaning="of the rates after the warm-up: linear, to zero; or halving each epoch",
             values=("linear", "halving"),
             before="linear",
             changes=("score",),
@@ -358,7 +359,7 @@ class Cell:
     regression_loss: Annotated[
         str | None,
         About(
-            meaning="of a task without classes: mse, or pearson, 1 − r of each batch",
+            meaning="loss of a task without classes: mse, or pearson, 1 − r of each batch",
             applies=is_regression,
             values=("mse", "pearson"),
             before="mse",
@@ -463,7 +464,7 @@ class Cell:
     weight_decay: Annotated[
         float,
         About(
-            meaning="of weight matrices; vectors are not decayed",
+            meaning="decay of weight matrices; vectors are not decayed",
             changes=("score",),
             compared="group",
             varies=True,
@@ -503,7 +504,7 @@ class Cell:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether its training steps go through torch.compile."""
+        """Whether training steps run through torch.compile."""
         return self.compile == ON
 
     @property
@@ -513,7 +514,7 @@ class Cell:
             {
                 name: value
                 for name, value in asdict(self).items()
-                if ABOUT[name].identifies and not _was_so_before(name, value)
+                if ABOUT[name].identifies and not _predates(name, value)
             }
         )
 
@@ -539,25 +540,26 @@ class Cell:
         return cls(**values)
 
 
-def _was_so_before(name: str, value: Value) -> bool:
+def _predates(name: str, value: Value) -> bool:
+    """Whether cells behaved as with this value before there was the setting."""
     before = ABOUT[name].before
     return before != ALWAYS and value in (None, before)
 
 
 def _declared() -> tuple[dict[str, About], dict[str, type[str] | type[int] | type[float]]]:
-    """What is known of each setting, and the type of its values where it has one."""
+    """The properties of each setting, and the type of its values."""
     about: dict[str, About] = {}
     kinds: dict[str, type[str] | type[int] | type[float]] = {}
     for name, hint in get_type_hints(Cell, include_extras=True).items():
         if get_origin(hint) is Annotated:
-            declared, about[name] = get_args(hint)
-            kinds[name] = (get_args(declared) or (declared,))[0]
+            kind, about[name] = get_args(hint)
+            kinds[name] = (get_args(kind) or (kind,))[0]
     return about, kinds
 
 
 ABOUT, KINDS = _declared()
 
 
-def named(wanted: Callable[[About], bool]) -> tuple[str, ...]:
-    """Names of the settings that are as wanted, in the order of their columns."""
-    return tuple(name for name, about in ABOUT.items() if wanted(about))
+def named(predicate: Callable[[About], bool]) -> tuple[str, ...]:
+    """Names of the settings that meet a condition, in the order of their columns."""
+    return tuple(name for name, about in ABOUT.items() if predicate(about))

@@ -1,4 +1,4 @@
-"""The one definition of runs.csv: its columns, statuses, flags, and how a field is written.
+"""The definition of runs.csv: its columns, statuses and flags, and how fields are written.
 
 History of `SCHEMA`, the number in the column of that name:
 
@@ -12,7 +12,7 @@ History of `SCHEMA`, the number in the column of that name:
 6. `repeat`, `frozen_dtype`, `cuda_version`, `environment`, `texts_cut` and `tokens_cut`.
 7. `kernels`.
 
-Those of axes and settings are the fields of `bench.plan.cell.Cell`.
+The columns of axes and settings are the fields of `bench.plan.cell.Cell`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,36 +46,36 @@ STATUSES: Final = {
     "interrupted": "stopped by the user before it ended",
 }
 RESUMED: Final = ("interrupted", "skipped")
-"""Statuses that a grid runs again by itself; any other than these and `ok` waits for --rerun."""
+"""Statuses that a grid runs again by itself; cells of the others, except `ok`, wait for --rerun."""
 
 FLAGS: Final = {
-    "not_learned": "the dev score is not shown to be above what the majority class gives: its "
+    "not_learned": "the dev score is not significantly above that of the majority class: its "
     "interval reaches down to it",
     "unstable_timing": "the step times did not settle; run it again on a quiet machine: --rerun "
     "unstable_timing",
     "throttled": "the machine slowed down while steps were timed; cool it or lift its limits, then "
     "--rerun throttled",
-    "disturbed": "something else took the machine while steps were timed; stop it, then --rerun "
+    "disturbed": "another process used the machine while steps were timed; stop it, then --rerun "
     "disturbed",
     "emulated_bf16": "the GPU has no bf16 units: torch emulates them, and times say nothing about "
     "a GPU that has them",
 }
 TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
-"""Those that put the times of a row in doubt, so that a later result replaces it."""
+"""Flags that put the times of a row in doubt, so that a later result replaces it."""
 
 PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
-"""The parts of task `multitask`, and where the dev score of each stands."""
+"""The parts of task `multitask`, and the column of each part's dev score."""
 CORRELATED: Final = ("sts",)
-"""Those whose score is a correlation r, which counts (1 + r) / 2; the others have an accuracy."""
+"""Parts whose score is a correlation r, counted as (1 + r) / 2; the others have an accuracy."""
 
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     **{name: about.values for name, about in ABOUT.items() if about.values},
     "dev_metric": ("accuracy", "pearson", OVERALL),
 }
-"""Columns of text that hold one of a few names."""
+"""Columns of text that hold one of a few names, with these."""
 
 LARGEST: Final = 1e30
-"""No quantity comes near it; NaN and infinite are beyond it too."""
+"""A bound that no quantity comes near; NaN and infinity are beyond it."""
 
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
@@ -114,9 +114,9 @@ def scores_parts(row: Mapping[str, Any]) -> bool:
 class Column:
     """A column of runs.csv.
 
-    `applies` is whether the column can have a value in a row: an empty field where it does not
-    apply differs from one that was not measured. `check` is the test, as pytest names it, that
-    fails when the value is another than `about` says.
+    `applies` says whether the column can have a value in a row: a field that is empty because it
+    does not apply differs from one that was not measured. `check` is the id of the pytest test
+    that fails when the value is not what `about` says.
     """
 
     name: str
@@ -128,17 +128,17 @@ class Column:
 
 
 def _columns() -> tuple[Column, ...]:
-    found: list[Column] = []
+    columns: list[Column] = []
 
-    def group(name: str, *columns: str | tuple[Any, ...]) -> None:
-        """The columns of a group. A text is the check of those that follow it."""
+    def group(name: str, *entries: str | tuple[Any, ...]) -> None:
+        """Add the columns of a group. A string is the check of the columns that follow it."""
         check = ""
-        for each in columns:
-            if isinstance(each, str):
-                check = each
+        for entry in entries:
+            if isinstance(entry, str):
+                check = entry
             else:
-                column, kind, about, *applies = each
-                found.append(Column(column, kind, name, about, check, *applies))
+                column, kind, about, *applies = entry
+                columns.append(Column(column, kind, name, about, check, *applies))
 
     group(
         "identity",
@@ -161,26 +161,26 @@ def _columns() -> tuple[Column, ...]:
         "tests/bench/results/test_row.py::test_a_failed_cell_keeps_its_message_on_one_line",
         ("status", str, "how it ended: " + ", ".join(STATUSES)),
         "tests/bench/results/test_row.py::test_not_learned_is_flagged_by_the_interval",
-        ("flags", str, "space-separated doubts beside the status: " + ", ".join(FLAGS)),
+        ("flags", str, "doubts about the result, separated by spaces: " + ", ".join(FLAGS)),
         "tests/bench/results/test_row.py::test_a_failed_cell_keeps_its_message_on_one_line",
         ("message", str, "one line on why it did not end ok"),
     )
     for name, about in ABOUT.items():
         own = "axes" if about.compared == "axis" else "settings"
-        found.append(Column(name, KINDS[name], own, about.meaning, about.check, about.applies))
+        columns.append(Column(name, KINDS[name], own, about.meaning, about.check, about.applies))
         if name == "alpha":
             scale = "the factor of the adapter's update"
-            found.append(Column("scale", float, own, scale, about.check, ranked))
+            columns.append(Column("scale", float, own, scale, about.check, ranked))
     group(
         "conditions",
         "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
         ("device", str, "cpu or cuda:i"),
-        ("device_name", str, "the GPU's, or the processor's"),
+        ("device_name", str, "name of the GPU, or of the processor"),
         ("machine", str, "processor, cores and memory"),
-        ("threads", int, "of torch's CPU operators"),
-        ("torch_version", str, "of torch, as installed"),
+        ("threads", int, "threads of torch's CPU operators"),
+        ("torch_version", str, "version of torch, as installed"),
         "tests/bench/machine/test_conditions.py::test_on_a_gpu_cuda_and_inherited_variables_are_conditions",
-        ("cuda_version", str, "that torch was built with", on_cuda),
+        ("cuda_version", str, "version of CUDA that torch was built with", on_cuda),
         (
             "environment",
             str,
@@ -189,17 +189,17 @@ def _columns() -> tuple[Column, ...]:
         ("tf32", str, "on or off: fp32 products on the GPU's tensor cores", on_cuda),
         "tests/bench/grid/test_columns.py::test_conditions_are_those_of_this_machine",
         ("measurement_version", int, "raised when measuring or numerics change"),
-        ("code_version", str, "of this project"),
+        ("code_version", str, "version of this project"),
     )
     group(
         "size",
         "tests/bench/grid/test_columns.py::test_sizes_are_counted",
         ("params_total", int, "parameters of encoder, adapters and head"),
-        ("params_trainable", int, "those of them that train; of unfreezing, once all layers do"),
+        ("params_trainable", int, "parameters that train; with unfreezing, once all layers do"),
         "tests/bench/grid/test_columns.py::test_tokens_are_the_real_ones_of_each_epochs_examples",
         ("tokens_total", int, "real tokens trained on, all epochs"),
         "tests/bench/forecast/test_forecast.py::test_flops_are_for_each_real_token",
-        ("flops_per_token", float, "of a training step; 2 for each multiply-add"),
+        ("flops_per_token", float, "FLOPs of a training step by token; 2 for each multiply-add"),
         "tests/bench/worker/test_cut.py::test_a_worker_counts_what_is_cut",
         ("texts_cut", int, "texts of train and dev that are longer than max_length"),
         ("tokens_cut", float, "share of the tokens of train and dev that were cut off with them"),
@@ -223,21 +223,21 @@ def _columns() -> tuple[Column, ...]:
         ("train_s", float, "all training steps, data preparation included, s"),
         ("eval_s", float, "all evaluations on dev, s"),
         "tests/bench/grid/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
-        ("wall_s", float, "from launch to the worker's end, without what --save-weights takes, s"),
+        ("wall_s", float, "from launch to the worker's end, without saving weights, s"),
         "tests/bench/grid/test_columns.py::test_what_was_foretold_is_in_the_row",
-        ("predicted_s", float, "wall_s as foretold before the run, s"),
+        ("predicted_s", float, "wall_s as predicted before the run, s"),
     )
     group(
         "memory",
         "tests/bench/worker/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
-        ("peak_cuda_allocated_mib", float, "by tensors, MiB", on_cuda),
-        ("peak_cuda_reserved_mib", float, "by torch's allocator, MiB", on_cuda),
+        ("peak_cuda_allocated_mib", float, "GPU memory allocated to tensors, MiB", on_cuda),
+        ("peak_cuda_reserved_mib", float, "GPU memory held by torch's allocator, MiB", on_cuda),
         "tests/bench/worker/test_gpu_probe.py::test_memory_is_the_processs_and_others_on_the_gpu_disturb",
-        ("peak_process_vram_mib", float, "by the process as the driver sees it, MiB", on_cuda),
+        ("peak_process_vram_mib", float, "GPU memory of the process, by the driver, MiB", on_cuda),
         (
             "process_vram_source",
             str,
-            "nvml-process, or nvml-device where the driver can't tell the process from others",
+            "nvml-process, or nvml-device where the driver reports no memory by process",
             on_cuda,
         ),
         "tests/bench/worker/test_column_stages.py::test_peaks_are_those_of_training_and_evaluation",
@@ -255,12 +255,12 @@ def _columns() -> tuple[Column, ...]:
         ),
         "tests/bench/grid/test_columns.py::test_memory_is_that_of_parameters_gradients_and_state",
         ("weights_mib", float, "parameters and buffers, MiB"),
-        ("gradients_mib", float, "gradients of what trains, MiB"),
+        ("gradients_mib", float, "gradients of trained parameters, MiB"),
         ("optimizer_mib", float, "optimizer state, MiB"),
         "tests/bench/worker/test_column_stages.py::test_activations_are_those_of_the_largest_batch",
         ("activations_mib", float, "tensors kept for the backward pass of the largest batch, MiB"),
         "tests/bench/grid/test_columns.py::test_what_was_foretold_is_in_the_row",
-        ("predicted_peak_mib", float, "peak as foretold before the run, MiB"),
+        ("predicted_peak_mib", float, "peak as predicted before the run, MiB"),
     )
     group(
         "quality",
@@ -295,20 +295,20 @@ def _columns() -> tuple[Column, ...]:
         (
             "majority_score",
             float,
-            "what the training set's majority class scores on dev; a correlation counts as 0 then",
+            "score on dev of the training set's majority class; a correlation counts as 0 then",
             has_majority,
         ),
     )
     group(
         "other",
         "tests/bench/worker/test_column_stages.py::test_energy_is_drawn_while_training",
-        ("energy_j", float, "drawn while training, J"),
-        ("energy_source", str, "nvml (the GPU) or rapl (the processor, others' work included)"),
+        ("energy_j", float, "energy drawn while training, J"),
+        ("energy_source", str, "nvml (the GPU) or rapl (the processor, all processes included)"),
         "tests/bench/grid/test_columns.py::test_the_whole_takes_from_launch_to_the_end",
-        ("started_at", str, "UTC, ISO 8601"),
-        ("finished_at", str, "UTC, ISO 8601"),
+        ("started_at", str, "time of launch, UTC, ISO 8601"),
+        ("finished_at", str, "time of the end, UTC, ISO 8601"),
     )
-    return tuple(found)
+    return tuple(columns)
 
 
 COLUMNS: Final = _columns()
@@ -334,12 +334,12 @@ def new_row(**values: Value) -> Row:
     return row
 
 
-_LATER: Final = {name: of for name, of in ABOUT.items() if of.before not in (ALWAYS, None)}
-"""Settings that older rows lack, but for those that these had none of."""
+_LATER: Final = {n: about for n, about in ABOUT.items() if about.before not in (ALWAYS, None)}
+"""Settings that older rows lack although they had a value for them."""
 
 
 def upgraded(values: Mapping[str, Value]) -> Row:
-    """A row from the values of one that may be of an older schema, whose columns it lacks.
+    """A row of this schema from the values of one that may lack columns, being of an older schema.
 
     Raises:
         KeyError: for a name that is no column.
@@ -351,8 +351,28 @@ def upgraded(values: Mapping[str, Value]) -> Row:
         if name not in values and about.applies(row):
             row[name] = about.before
     if "regression_loss" not in values and row["dev_metric"] != "pearson":
-        row["regression_loss"] = None  # what kind of task it was is not known without a score
+        row["regression_loss"] = None  # without a score the kind of task is not known
     return row
+
+
+def text_of(row: Mapping[str, Value], name: str) -> str:
+    """The text in a row's column; "" where it is empty."""
+    return str(row.get(name) or "")
+
+
+def int_of(row: Mapping[str, Value], name: str, default: int = 0) -> int:
+    """The whole number in a row's column; the default where it is empty."""
+    return int(row.get(name) or default)
+
+
+def float_of(row: Mapping[str, Value], name: str) -> float:
+    """The number in a row's column; 0 where it is empty."""
+    return float(row.get(name) or 0.0)
+
+
+def flags_of(row: Mapping[str, Value]) -> list[str]:
+    """The flags of a row."""
+    return text_of(row, "flags").split()
 
 
 CellKey = tuple[str, str, int]
@@ -360,22 +380,22 @@ CellKey = tuple[str, str, int]
 
 
 def cell_key(row: Mapping[str, Value]) -> CellKey:
-    """The measurement that a row is an attempt at; a row without a repeat is of the first."""
-    return str(row["cell_id"]), str(row["conditions_id"]), int(row.get("repeat") or 1)
+    """The measurement that a row is an attempt at; without a repeat it is the first."""
+    return str(row["cell_id"]), str(row["conditions_id"]), int_of(row, "repeat", 1)
 
 
 def row_key(row: Mapping[str, Value]) -> tuple[str, str, int, int]:
-    """The key of a row, which no other has: its measurement and attempt."""
-    return *cell_key(row), int(row["attempt"] or 0)
-
-
-def software_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
-    """What a score depends on beside the cell: the type of device and the software, no machine."""
-    device = str(row.get("device") or "").partition(":")[0]
-    return device, *(row.get(name) or None for name in _SOFTWARE)
+    """The unique key of a row: its measurement and attempt."""
+    return *cell_key(row), int_of(row, "attempt")
 
 
 _SOFTWARE: Final = ("torch_version", "cuda_version", "tf32", "environment", "measurement_version")
+
+
+def software_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The conditions on which a score depends: type of device and software, not the machine."""
+    device = text_of(row, "device").partition(":")[0]
+    return device, *(row.get(name) or None for name in _SOFTWARE)
 
 
 def has_score(row: Mapping[str, Value]) -> bool:
@@ -384,14 +404,14 @@ def has_score(row: Mapping[str, Value]) -> bool:
 
 
 def repeat_suffix(repeat: Value) -> str:
-    """What names of cells end in for a repeat: nothing for the first."""
+    """The end of a cell's name for a repeat: nothing for the first."""
     return f", repeat {repeat}" if isinstance(repeat, int) and repeat > 1 else ""
 
 
 def standing(rows: Iterable[Row]) -> dict[CellKey, Row]:
-    """Of each measurement the row that it stands at, in the order of first appearance.
+    """The current row of each measurement, in order of first appearance.
 
-    That is its last attempt that ended ok, or, where none did, its last attempt.
+    That is the last attempt that ended ok, or, where none did, the last attempt.
     """
     last: dict[CellKey, Row] = {}
     take_standing(last, rows)
@@ -399,7 +419,7 @@ def standing(rows: Iterable[Row]) -> dict[CellKey, Row]:
 
 
 def take_standing(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
-    """Bring a result of `standing` up to date with further rows."""
+    """Update a result of `standing` with further rows."""
     for row in rows:
         key = cell_key(row)
         if key not in last or _rank(row) >= _rank(last[key]):
@@ -407,39 +427,34 @@ def take_standing(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
 
 
 def _rank(row: Row) -> tuple[bool, int]:
-    return row["status"] == "ok", int(row["attempt"] or 0)
+    return row["status"] == "ok", int_of(row, "attempt")
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
-    """The rows that count, by measurement and code_version, in the order of first appearance.
+    """The rows that count, by measurement and code_version, in order of first appearance.
 
-    Those are of each version the last attempt that ended ok, or, where no version has one, the
-    row that the measurement stands at. One with a timing flag counts until a later attempt of any
-    version ends ok.
+    For each version that is the last attempt that ended ok; where no version has one, the current
+    row of the measurement. A row with a timing flag counts until a later attempt of any version
+    ends ok.
     """
     rows = list(rows)
-    at = standing(rows)
+    current = standing(rows)
     last: dict[tuple[str, str, int, str], Row] = {}
     for row in rows:
-        key = (*cell_key(row), str(row.get("code_version") or ""))
-        if at[cell_key(row)] is not row and _gives_way(row):
+        doubtful = row["status"] != "ok" or not set(TIMING_FLAGS).isdisjoint(flags_of(row))
+        if doubtful and current[cell_key(row)] is not row:
             continue
+        key = (*cell_key(row), text_of(row, "code_version"))
         if key not in last or _rank(row) >= _rank(last[key]):
             last[key] = row
     return last
 
 
-def _gives_way(row: Row) -> bool:
-    """Whether a row counts only where its measurement stands at it."""
-    flags = str(row.get("flags") or "").split()
-    return row["status"] != "ok" or any(flag in TIMING_FLAGS for flag in flags)
-
-
 def take_attempts(highest: dict[CellKey, int], rows: Iterable[Row]) -> None:
-    """Bring the highest attempt at each measurement up to date with further rows."""
+    """Update the highest attempt at each measurement with further rows."""
     for row in rows:
         key = cell_key(row)
-        highest[key] = max(highest.get(key, 0), int(row["attempt"] or 0))
+        highest[key] = max(highest.get(key, 0), int_of(row, "attempt"))
 
 
 def format_value(value: Value) -> str:
@@ -453,14 +468,14 @@ def parse_value(name: str, text: str) -> Value:
     """The value of a field of runs.csv.
 
     Raises:
-        ValueError: if the text is not of the column's kind, or none of those that it can hold.
+        ValueError: if the text is not of the column's kind, or not one of its names.
     """
     if text == "":
         return None
     if name == "status" and text not in STATUSES:
         raise ValueError(f"{text[:60]!r} is no status")
     if name == "flags" and not set(text.split()) <= FLAGS.keys():
-        raise ValueError(f"{text[:60]!r} holds no flag that is known")
+        raise ValueError(f"{text[:60]!r} holds an unknown flag")
     if text not in VALUES.get(name, (text,)):
         raise ValueError(f"{text[:60]!r} is not one of {', '.join(VALUES[name])}")
     kind = BY_NAME[name].kind
@@ -469,7 +484,7 @@ def parse_value(name: str, text: str) -> Value:
     except ValueError:
         raise ValueError(f"{text[:60]!r} is no {_KINDS[kind]}") from None
     if not isinstance(value, str) and not -LARGEST < value < LARGEST:
-        raise ValueError(f"{text[:60]!r} is beyond any {_KINDS[kind]} that can be")
+        raise ValueError(f"{text[:60]!r} is out of range")
     return value
 
 

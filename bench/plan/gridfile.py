@@ -18,11 +18,11 @@ NAMED: Final = Path(__file__).parent / "grids"
 _LARGEST_FILE: Final = 1 << 20
 _MOST_CELLS: Final = 100_000
 _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
-"""A key of 16 parts, where the grid's own have 3: its reader's time grows with their square."""
+"""A key of 16 parts, where a grid's own have 3: parsing time grows with the square of the parts."""
 
 
 class OneOf:
-    """Text that is one of the values that a setting takes, or of others beside them."""
+    """Annotation of a text that is one of a setting's values, or one of `others`."""
 
     def __init__(self, setting: str, *others: str) -> None:
         self.values = (*ABOUT[setting].values, *others)
@@ -66,7 +66,7 @@ class TaskRates(_Strict):
 
 
 class TaskDecays(_Strict):
-    """Weight decay by part of task `multitask`; without one it is that of the settings."""
+    """Weight decay by part of task `multitask`; None: that of the settings."""
 
     sst: Decay | None = None
     quora: Decay | None = None
@@ -74,10 +74,10 @@ class TaskDecays(_Strict):
 
 
 class Settings(_Strict):
-    """What all cells of a grid share. Flags of the command line replace values here.
+    """The settings that all cells of a grid share. Command-line flags replace values here.
 
-    Those named as a field of `bench.plan.cell.Cell` are what the cells have, if `planning` does not
-    resolve them.
+    A setting that is named like a field of `bench.plan.cell.Cell` is copied into the cells, unless
+    `bench.plan.planning` resolves it.
     """
 
     model: str = "minilm"
@@ -120,8 +120,8 @@ else:
     Varied = create_model(
         "Varied",
         __base__=_Strict,
-        __doc__="Settings that the cells of one table have otherwise than the grid: those that "
-        "change neither data nor model, and that no flag of the command line has.",
+        __doc__="Settings that one table of cells can set differently from the grid: they change "
+        "neither data nor model, and no command-line flag sets them.",
         **{name: (_types[name] | None, None) for name in named(lambda about: about.varies)},
     )
 
@@ -129,8 +129,8 @@ else:
 class Axes(_Strict):
     """One table `[[cells]]`: every combination of its values is a cell.
 
-    Without `batch_size` and `learning_rate` those of the settings apply; `learning_rate` is one for
-    all that trains.
+    Without `batch_size` and `learning_rate` those of the settings apply; a `learning_rate` is used
+    for all parameters that train.
     """
 
     mode: Annotated[list[Mode], Field(min_length=1)]
@@ -160,11 +160,8 @@ class Axes(_Strict):
 
     @property
     def most_cells(self) -> int:
-        """How many cells it can make for each seed, at most."""
-        axes = (
-            *(self.mode, self.rank, self.layers, self.amp),
-            *(self.unfreeze, self.batch_size, self.learning_rate),
-        )
+        """An upper bound of the number of cells for each seed."""
+        axes = (values for _, values in self if isinstance(values, list))
         return prod(max(len(values), 1) for values in axes)
 
 
@@ -194,9 +191,12 @@ class Grid(_Strict):
 
     @property
     def variants(self) -> list[Settings]:
-        """The settings that cells have, each once."""
-        found = [self.settings_of(axes) for axes in self.cells]
-        return [one for i, one in enumerate(found) if one not in found[:i]]
+        """The distinct settings of the tables of cells."""
+        variants: list[Settings] = []
+        for settings in map(self.settings_of, self.cells):
+            if settings not in variants:
+                variants.append(settings)
+        return variants
 
 
 def names() -> list[str]:
@@ -281,9 +281,9 @@ def _first_problem(error: ValidationError) -> str:
         return f"unknown key {shown(where)}; known here: {known}"
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    told = f", not {shown(given)}" if isinstance(given, str | int | float) else ""
+    instead_of = f", not {shown(given)}" if isinstance(given, str | int | float) else ""
     place = f"{where}: " if where else ""
-    return _one_line(f"{place}{message[0].lower()}{message[1:]}{told}")
+    return _one_line(f"{place}{message[0].lower()}{message[1:]}{instead_of}")
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
@@ -294,6 +294,6 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "task_rates": TaskRates,
         "task_decays": TaskDecays,
     }
-    named = [part for part in location[:-1] if isinstance(part, str)]
-    model = Varied if named == ["cells", "settings"] else parents[named[-1]] if named else Grid
+    tables = [part for part in location[:-1] if isinstance(part, str)]
+    model = Varied if tables == ["cells", "settings"] else parents[tables[-1]] if tables else Grid
     return [key for key in model.model_fields if not (model is Grid and key == "name")]

@@ -1,4 +1,4 @@
-"""The job of a worker: a cell, where it runs, and the files it reads. Kept as cell.json."""
+"""The job of a worker: a cell, where it runs, and the files it reads. Stored as cell.json."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -19,9 +19,9 @@ _REMEDY: Final = "start the grid again, which writes it anew"
 class Job:
     """Everything a worker needs to run one cell.
 
-    `checkpoint` is the folder of the weights, or, for a random initialisation, None or the folder
-    of the configuration; `geometry` names the configuration where no folder has it. Paths stay
-    in the cell's folder: they are no columns of runs.csv.
+    `checkpoint` is the folder of the weights; for a random initialisation it is the folder of the
+    configuration, or None if the configuration is a named `geometry`. Paths stay in the cell's
+    folder: they are not columns of runs.csv.
     """
 
     cell: Cell
@@ -46,7 +46,7 @@ class Job:
         """The inverse of `to_json`.
 
         Raises:
-            InputError: for anything else.
+            InputError: for any other text.
         """
         try:
             values = json.loads(text)
@@ -72,7 +72,7 @@ class Job:
         """The job in a cell's folder.
 
         Raises:
-            InputError: naming the file, if it can't be read or is none.
+            InputError: naming the file, if it can't be read or holds no job.
         """
         path = folder / FILE
         try:
@@ -90,20 +90,20 @@ class Job:
 
 
 def _built(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A dataclass from its fields, each of which has to be there in its type."""
-    found: dict[str, Any] = {}
+    """A dataclass from values by field; each has to be there, in the field's type."""
+    checked: dict[str, Any] = {}
     types = get_type_hints(kind)
     for field in fields(kind):
         if field.name not in values:
             raise InputError(f"lacks {field.name}")
         value: Any = values[field.name]
-        wanted: Any = types[field.name]
-        if type(value) is int and isinstance(0.0, wanted) and abs(value) < 2**53:
+        expected: Any = types[field.name]
+        if type(value) is int and isinstance(0.0, expected) and abs(value) < 2**53:
             value = float(value)
-        if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
+        if isinstance(value, bool) != (expected is bool) or not isinstance(value, expected):
             raise InputError(f"has {shown(value)} as {field.name}")
-        found[field.name] = value
-    return kind(**found)
+        checked[field.name] = value
+    return kind(**checked)
 
 
 def _check_names(cell: Cell) -> None:
@@ -114,14 +114,14 @@ def _check_names(cell: Cell) -> None:
 
 
 def _check_frozen_dtype(cell: Cell) -> None:
-    """Refuse a type of frozen weights that does not go with mode and AMP."""
+    """Refuse a type of frozen weights that does not fit mode and AMP."""
     applies = ABOUT["frozen_dtype"].applies(vars(cell))
     if cell.frozen_dtype not in ((FP32, cell.amp) if applies else (None,)):
         raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
 
 
 def _check_parts(cell: Cell) -> None:
-    """Refuse settings by part that are none, or that the task does not go with."""
+    """Refuse settings by part that can't be parsed, or that do not fit the task."""
     for name in ("task_rates", "task_decays"):
         value = getattr(cell, name)
         try:

@@ -1,4 +1,4 @@
-"""What a model's name on the command line stands for: a checkpoint's folder, or a geometry."""
+"""Models by their name on the command line: a checkpoint's folder, or a named geometry."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from minbert.model.config import GEOMETRIES, BertConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A model that was found.
+    """A model whose files are here.
 
-    `name` is what rows and reports show; it holds no path. `checkpoint` has the weights, or, for
-    a random initialisation from a folder, the configuration. `embedded` ones come with the
-    project, pinned by digest.
+    `name` is shown in rows and reports; it holds no path. `checkpoint` is the folder of the
+    weights, or, for a random initialisation from a folder, of the configuration. `embedded` models
+    come with the project, pinned by digest.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Model:
 
 
 def find_model(name: str, init: str, pooling: str) -> Model:
-    """The model that `name` stands for.
+    """The model of this name.
 
     Args:
         name: `minilm`, a folder in the Hugging Face layout, the name of a checkpoint on the
@@ -50,13 +50,13 @@ def find_model(name: str, init: str, pooling: str) -> Model:
         return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer, True)
     embedded = name == "minilm"
     folder = _folder(name)
-    if init == "random":
-        config = BertConfig.from_folder(folder)
-        identity = digest([vars(config), vocabulary_digest(folder)], 16)
-        return Model(_label(name), identity, chosen, config, folder, None, folder, embedded)
     config = BertConfig.from_folder(folder)
-    identity = model_digest(folder)[:16]
-    return Model(_label(name), identity, chosen, config, folder, None, folder, embedded)
+    if init == "random":
+        identity = digest([vars(config), vocabulary_digest(folder)], 16)
+    else:
+        identity = model_digest(folder)[:16]
+    label = Path(name).resolve().name if not embedded and is_folder(name) else name
+    return Model(label, identity, chosen, config, folder, None, folder, embedded)
 
 
 def _folder(name: str) -> Path:
@@ -77,16 +77,11 @@ def _folder(name: str) -> Path:
         return fetch_from_hub(name, progress)
 
 
-def _label(name: str) -> str:
-    embedded = name == "minilm"
-    return Path(name).resolve().name if not embedded and is_folder(name) else name
-
-
 def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
-    """Refuse texts longer than the encoder has positions for, or no longer than their marks.
+    """Refuse a max_length that exceeds the encoder's positions or leaves no room for text.
 
     Args:
-        pairs: whether two texts stand in a sequence.
+        pairs: whether two texts form one sequence.
 
     Raises:
         InputError: naming what doesn't fit.
@@ -99,7 +94,7 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
     least = 4 if pairs else 3
     if max_length < least:
         raise InputError(
-            f"max_length {max_length} has no room for text beside [CLS] and [SEP]; "
+            f"max_length {max_length} leaves no room for text besides [CLS] and [SEP]; "
             f"set at least {least} in the grid file"
         )
     positions = model.config.max_position_embeddings
@@ -111,7 +106,7 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
 
 
 def check_ranks(cells: list[Cell], config: BertConfig) -> None:
-    """Refuse ranks above the width of a layer that they would adapt.
+    """Refuse ranks above the width of an adapted layer.
 
     Raises:
         InputError: naming the rank, the layer and its width.

@@ -8,7 +8,7 @@ from bench.plan.cell import Row
 from bench.plan.columns import PART_SCORES
 
 SINGLE: Final = ("sst",)
-"""Parts of single texts; the others are of pairs."""
+"""Parts with single texts; the others have pairs of texts."""
 
 
 def to_text(values: Mapping[str, float]) -> str:
@@ -22,22 +22,22 @@ def from_text(text: str) -> dict[str, float]:
     Raises:
         ValueError: for anything else.
     """
-    found = {}
+    values: dict[str, float] = {}
     for term in text.split(" "):
         part, _, value = term.partition("=")
         number = float(value)
-        if part not in PART_SCORES or part in found or not (math.isfinite(number) and number >= 0):
+        if part not in PART_SCORES or part in values or not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{text[:60]!r} is no setting by part, such as quora=5 sst=4 sts=3")
-        found[part] = number
-    return found
+        values[part] = number
+    return values
 
 
 def most_encoders(parts: Collection[str]) -> int:
-    """How many encoders there can be: two where there are both single texts and pairs."""
+    """The largest number of encoders: two where there are both single texts and pairs."""
     return len({part in SINGLE for part in parts})
 
 
 def scores_of(row: Row) -> dict[str, float]:
-    """The dev scores of the parts in a row, of those that have one."""
-    found = {part: row[column] for part, column in PART_SCORES.items()}
-    return {part: float(score) for part, score in found.items() if isinstance(score, float)}
+    """The dev scores in a row, by part; parts without one are left out."""
+    scores = {part: row[column] for part, column in PART_SCORES.items()}
+    return {part: score for part, score in scores.items() if isinstance(score, float)}

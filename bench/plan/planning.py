@@ -1,4 +1,4 @@
-"""From a grid to cells, and from cells and what has run to what must run. Pure."""
+"""From a grid to its cells, and from cells and rows to a plan of what to run. Pure."""
 
 import hashlib
 from collections import Counter
@@ -15,12 +15,14 @@ from bench.plan.columns import (
     RESUMED,
     STATUSES,
     CellKey,
+    flags_of,
     has_score,
     learning_rates,
     repeat_suffix,
     software_key,
     standing,
     take_attempts,
+    text_of,
 )
 from bench.plan.gridfile import Axes, Grid, Settings
 from bench.plan.parts import most_encoders, to_text
@@ -33,10 +35,10 @@ RERUN: Final = "--rerun"
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a grid's names stand for on this machine.
+    """A grid's names, resolved on this machine.
 
-    `regression` tells whether a number is learned; `parts` names those of the task that the data
-    has, if the task has any.
+    `regression` says whether the task predicts a number; `parts` are the parts of the task that
+    the data has, if the task has any.
     """
 
     model: str
@@ -53,7 +55,8 @@ class Resolved:
 class Planned:
     """A repeat of a cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`.
 
-    `tries` tells how the candidates ended that found no rates for a cell that is to be skipped.
+    `tries` are the statuses of the candidates, where a cell is skipped because none of them gave
+    it learning rates.
     """
 
     cell: Cell
@@ -65,7 +68,7 @@ class Planned:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it does not run because another machine has its score."""
+        """Whether the cell does not run because another machine has its score."""
         return self.reason == ELSEWHERE
 
     @property
@@ -82,21 +85,20 @@ class Planned:
 def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
     """All cells of a grid, each once, seeds outermost.
 
-    Inside a seed's round the order is a permutation by digest: the same every time, and with
-    neighbours in the grid apart, so that a drift of the machine does not become a difference
-    between modes.
+    The cells of a seed are permuted by digest: always in the same order, but with neighbours in
+    the grid far apart, so that a drift of the machine does not become a difference between modes.
     """
-    found: dict[str, Cell] = {}
+    by_id: dict[str, Cell] = {}
     for seed in range(grid.settings.seeds):
         cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed)]
-        alike = Counter(cell.name for cell in cells)
-        cells.sort(key=lambda cell: _place(cell, alike[cell.name] > 1))
-        found.update((cell.cell_id, cell) for cell in cells)
-    return list(found.values())
+        names = Counter(cell.name for cell in cells)
+        cells.sort(key=lambda cell: _order(cell, names[cell.name] > 1))
+        by_id.update((cell.cell_id, cell) for cell in cells)
+    return list(by_id.values())
 
 
-def _place(cell: Cell, by_settings: bool) -> bytes:
-    """Where a cell stands in the permutation; with its settings in it if its name isn't enough."""
+def _order(cell: Cell, by_settings: bool) -> bytes:
+    """The sort key of the permutation; with settings where names alone are not unique."""
     rate = cell.learning_rate or cell.learning_rate_head
     further = f" {cell.batch_size} {rate}" if by_settings else ""
     return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
@@ -105,10 +107,9 @@ def _place(cell: Cell, by_settings: bool) -> bytes:
 def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
     for mode, amp in product(axes.mode, axes.amp):
-        adapted = mode in METHODS
         rates: Sequence[float | None] = axes.learning_rate or [None]
         for layers, rank, unfreeze, batch_size, rate in product(
-            axes.layers if adapted else [None],
+            axes.layers if mode in METHODS else [None],
             axes.rank if has_rank(mode) else [None],
             axes.unfreeze if ABOUT["unfreeze"].applies({"mode": mode}) else [None],
             axes.batch_size or [settings.batch_size],
@@ -129,7 +130,7 @@ def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Ce
 
 
 _AS_GIVEN: Final = tuple(name for name in ABOUT if name in Settings.model_fields)
-"""Settings that a cell has by the names of the grid's; those that are resolved replace some."""
+"""Settings that a cell takes from the grid under the same name, unless they are resolved."""
 
 
 def _cell(
@@ -142,7 +143,7 @@ def _cell(
     layers: str | None,
     **axes: Any,
 ) -> Cell:
-    """A cell; `rate` is that of all that trains, where it is an axis."""
+    """A cell; `rate`, where it is an axis, is used for all parameters that train."""
     rates = settings.learning_rates
     values: dict[str, Any] = {
         "learning_rate": rates.full if mode == "full" else rates.adapter,
@@ -150,8 +151,8 @@ def _cell(
         "learning_rate_head": rates.head,
     }
     values = values if rate is None else dict.fromkeys(values, rate)
-    used = learning_rates(mode, layers)
-    values = {name: value if name in used else None for name, value in values.items()}
+    applicable = learning_rates(mode, layers)
+    values = {name: value if name in applicable else None for name, value in values.items()}
     return Cell(
         **{name: getattr(settings, name) for name in _AS_GIVEN}
         | {
@@ -168,34 +169,34 @@ def _cell(
         | {"mode": mode, "rank": rank, "layers": layers}
         | axes
         | values
-        | _of_parts(settings, resolved.parts)
+        | _part_settings(settings, resolved.parts)
     )
 
 
-def _of_parts(settings: Settings, parts: Collection[str]) -> dict[str, Any]:
-    """The settings of a task with parts, of those that are there; of another task none."""
+def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]:
+    """The settings of a task with parts, for the given ones; all None for another task."""
     if not parts:
         return dict.fromkeys(named(lambda about: about.applies is has_parts))
     rates = {part: getattr(settings.task_rates, part) for part in parts}
     decays = {part: getattr(settings.task_decays, part) for part in parts}
-    usual = settings.weight_decay
+    default = settings.weight_decay
     return {
         "encoders": min(settings.encoders, most_encoders(parts)),
         "task_order": settings.task_order,
         "task_rates": to_text(rates),
-        "task_decays": to_text({p: usual if d is None else d for p, d in decays.items()}),
+        "task_decays": to_text({p: default if d is None else d for p, d in decays.items()}),
     }
 
 
 def _frozen_dtype(settings: Settings, mode: str, amp: str) -> str | None:
-    """The type of frozen weights; None where nothing is frozen, or all is fp32 anyway."""
+    """The type of frozen weights; None where nothing is frozen, or everything is fp32 anyway."""
     if not ABOUT["frozen_dtype"].applies({"mode": mode, "amp": amp}):
         return None
     return FP32 if settings.frozen_dtype == FP32 else amp
 
 
 def _alpha(settings: Settings, rank: int | None) -> float | None:
-    """The numerator of the scale: the setting's, or what gives the scale that was set."""
+    """The numerator of the adapter's scale: the setting `alpha`, or `scale` times the rank."""
     if rank is None:
         return None
     if settings.scale is None:
@@ -217,19 +218,19 @@ def check_rerun(text: str) -> str:
 
 
 def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
-    """How many cells a plan has, and how many repeats of them if not one of each."""
+    """The number of cells in a plan, and of their repeats if there are more."""
     cells = len({item.cell.cell_id for item in planned})
     repeats = len({item.key for item in planned})
     return f"{cells} {what}" if repeats == cells else f"{repeats} repeats of {cells} {what}"
 
 
 def scores_elsewhere(planned: Iterable[Planned]) -> int:
-    """How many cells don't run because other machines have their scores."""
+    """The number of cells that don't run because other machines have their scores."""
     return len({item.cell.cell_id for item in planned if item.elsewhere})
 
 
 def scores_sentence(number: int, what: str = "cells") -> str:
-    """How many cells don't run because other machines have their scores."""
+    """A sentence with the number of cells whose scores come from other machines."""
     return f"{number} {what} take their scores from other machines"
 
 
@@ -242,16 +243,15 @@ def plan(
     rerun: str | None = None,
     fresh: bool = False,
 ) -> list[Planned]:
-    """What to do with each repeat of each cell, given all rows there are; repeats outermost.
+    """The action for each repeat of each cell, given all rows; repeats outermost.
 
-    It runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag) asks for
-    it. Others are `done` (status ok) or `kept` (failed, and left so), as the row says that the
-    repeat stands at; the next attempt is above those of all its rows. A try of a search is not
-    repeated.
+    A repeat runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag)
+    matches its current row. Otherwise it is `done` (status ok) or `kept` (failed). The next attempt
+    is one above all of its rows. A candidate of a search is not repeated.
 
-    `done` is also what has a score from another machine of the same software, if costs of its
-    setting have been measured here, or are by another seed of the plan: the first, if need be. Of
-    tries only scores are wanted, and of further repeats only costs.
+    A cell is also `done` if another machine with the same software has its score, and the costs of
+    its setting have been measured here or will be by another seed of the plan; if by none, the
+    first seed runs. Candidates need scores only, and further repeats need costs only.
 
     Args:
         here: the columns of the conditions under which cells run.
@@ -259,74 +259,82 @@ def plan(
     """
     conditions_id = str(here["conditions_id"])
     ids = {cell.cell_id for cell in cells}
-    known = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
-    if fresh:
-        rows = [row for row in rows if row["code_version"] == here["code_version"]]
-    at = standing(r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids)
+    own = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
     highest: dict[CellKey, int] = {}
-    take_attempts(highest, known)
-    found = []
+    take_attempts(highest, own)
+    if fresh:
+        rows, own = (
+            [row for row in side if row["code_version"] == here["code_version"]]
+            for side in (rows, own)
+        )
+    current = standing(own)
+    planned = []
     for repeat, cell in product(range(1, repeats + 1), cells):
         if repeat > 1 and cell.learning_rate_source == CANDIDATE:
             continue
         key = cell.cell_id, conditions_id, repeat
-        action, reason = _decide(at.get(key), rerun)
-        found.append(Planned(cell, action, reason, highest.get(key, 0) + 1, repeat))
-    others = _scored_elsewhere(rows, here) & ids
-    return _with_scores(found, others, _measured(rows, conditions_id)) if others else found
+        action, reason = _decide(current.get(key), rerun)
+        planned.append(Planned(cell, action, reason, highest.get(key, 0) + 1, repeat))
+    scored = _scored_elsewhere(rows, here) & ids
+    return _with_scores(planned, scored, _measured(rows, conditions_id)) if scored else planned
 
 
 def _scored_elsewhere(rows: Iterable[Row], here: Row) -> set[str]:
-    """Ids of the cells whose score a machine of other conditions and the same software has."""
+    """Ids of the cells that have a score from another machine with the same software."""
     own, software = here["conditions_id"], software_key(here)
     scored = (row for row in rows if row["conditions_id"] != own and has_score(row))
     return {str(row["cell_id"]) for row in scored if software_key(row) == software}
 
 
 def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
-    """The settings whose costs have been measured under some conditions."""
+    """The settings whose costs have been measured under these conditions."""
     ok = (r for r in rows if r["conditions_id"] == conditions_id and r["status"] == "ok")
     return {_setting(Cell.from_columns(row)) for row in ok}
 
 
 def _setting(cell: Cell) -> str:
+    """An id that all seeds of a cell share."""
     return replace(cell, seed=0).cell_id
 
 
-def _with_scores(planned: list[Planned], others: set[str], measured: set[str]) -> list[Planned]:
-    """A plan in which cells don't run whose scores others have, and whose costs are known."""
+def _with_scores(planned: list[Planned], scored: set[str], measured: set[str]) -> list[Planned]:
+    """A plan in which cells don't run that have a score elsewhere and known costs.
 
-    def may_be_left_out(item: Planned) -> bool:
+    Args:
+        scored: ids of cells that have a score elsewhere.
+        measured: settings with known costs; extended by what the plan measures.
+    """
+
+    def is_optional(item: Planned) -> bool:
         return item.action == "run" and not item.reason.startswith(RERUN)
 
-    def can_do_without(item: Planned) -> bool:
-        return may_be_left_out(item) and item.repeat == 1 and item.cell.cell_id in others
+    def has_score_elsewhere(item: Planned) -> bool:
+        return is_optional(item) and item.repeat == 1 and item.cell.cell_id in scored
 
     measured |= {
         _setting(item.cell)
         for item in planned
-        if item.action == "run" and item.repeat == 1 and not can_do_without(item)
+        if item.action == "run" and item.repeat == 1 and not has_score_elsewhere(item)
     }
-    found = []
-    left_out: set[str] = set()  # cells; further repeats of them are not wanted either
+    result = []
+    left_out: set[str] = set()  # ids of cells, whose further repeats are left out too
     for item in planned:
-        cell_id = item.cell.cell_id
-        if can_do_without(item):
+        if has_score_elsewhere(item):
             setting = _setting(item.cell)
             if item.cell.learning_rate_source == CANDIDATE or setting in measured:
-                left_out.add(cell_id)
+                left_out.add(item.cell.cell_id)
             measured.add(setting)
-        if may_be_left_out(item) and cell_id in left_out:
+        if is_optional(item) and item.cell.cell_id in left_out:
             item = replace(item, action="done", reason=ELSEWHERE)
-        found.append(item)
-    return found
+        result.append(item)
+    return result
 
 
 def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
     if row is None:
         return "run", NOT_RUN
-    status = str(row["status"])
-    if rerun is not None and rerun in [status, *str(row["flags"] or "").split()]:
+    status = text_of(row, "status")
+    if rerun is not None and rerun in [status, *flags_of(row)]:
         return "run", f"{RERUN} {rerun}"
     if status in RESUMED:
         return "run", f"was {status}"

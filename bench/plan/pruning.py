@@ -1,4 +1,4 @@
-"""Cells that need not run: what is the same, only smaller, ran out of memory."""
+"""Cells that need not run because the same cell, only smaller, ran out of memory."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -6,21 +6,21 @@ from typing import Final
 from bench.plan.cell import Cell, Row, named
 
 _BIGGER: Final = named(lambda about: about.grows)
-"""Settings with which memory grows while all else is the same."""
+"""Settings with which memory grows, all else equal."""
 _SAME: Final = named(
     lambda about: about.identifies and "memory" in about.changes and not about.grows
 )
-"""Settings on which memory depends otherwise. Steps do so: with fewer, a batch may never come."""
+"""Other settings that memory depends on; with fewer steps the largest batch may never come."""
 
 
 def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | None:
-    """A row that ran out of memory though its cell was the same, only smaller; None without one.
+    """A row of the same cell, only smaller, that ran out of memory; None without one.
 
-    Rates and the seed may differ. They alone don't make a cell bigger: where memory is just enough,
-    or others use it too, one seed may fit where another did not.
+    Rates and the seed may differ, but don't make a cell bigger: where memory is barely enough, or
+    other processes use it too, one seed may fit where another did not.
 
     Args:
-        rows: the last of each cell.
+        rows: the current row of each cell.
     """
     for row in rows:
         if (

@@ -1,4 +1,4 @@
-"""The cells that `--select` wants. Pure."""
+"""The cells that `--select` selects. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -11,31 +11,26 @@ AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", "learn
 
 
 def parse_selection(text: str) -> dict[str, set[str]]:
-    """`"mode=lora rank=1,8"` as values wanted of each axis.
+    """The values of each axis in a text such as `mode=lora rank=1,8`.
 
     Raises:
         InputError: for a key that is no axis, or a value that the axis can't have.
     """
-    wanted: dict[str, set[str]] = {}
+    selection: dict[str, set[str]] = {}
     for term in text.split():
         axis, equals, values = term.partition("=")
         if axis not in AXES or not equals or not values:
             raise InputError(
                 f"--select: {term!r} is not AXIS=VALUE[,VALUE]; the axes are {', '.join(AXES)}"
             )
-        wanted.setdefault(axis, set()).update(values.split(","))
-        known = _axis_values(axis)
+        selection.setdefault(axis, set()).update(values.split(","))
+        known = (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
         for value in values.split(","):
-            if (known and value not in known) or (not known and not _is_number(axis, value)):
-                allowed = ", ".join(known) or (
-                    "numbers" if axis == "learning_rate" else "whole numbers"
-                )
+            if not (value in known if known else _is_number(axis, value)):
+                numbers = "numbers" if axis == "learning_rate" else "whole numbers"
+                allowed = ", ".join(known) or numbers
                 raise InputError(f"--select: {axis} can't be {value!r}; it takes {allowed}")
-    return wanted
-
-
-def _axis_values(axis: str) -> tuple[str, ...]:
-    return (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
+    return selection
 
 
 def _is_number(axis: str, value: str) -> bool:
@@ -47,21 +42,15 @@ def _is_number(axis: str, value: str) -> bool:
         return False
 
 
-def select(cells: Iterable[Cell], wanted: Mapping[str, set[str]]) -> list[Cell]:
-    """The cells whose axes all have a wanted value; `amp=on` stands for bf16 and fp16."""
+def select(cells: Iterable[Cell], selection: Mapping[str, set[str]]) -> list[Cell]:
+    """The cells whose axes all have a selected value; `amp=on` stands for bf16 and fp16."""
 
-    def matches(cell: Cell) -> bool:
-        for axis, values in wanted.items():
-            value = getattr(cell, axis)
-            if axis == "learning_rate" and cell.mode == "head":
-                value = cell.learning_rate_head
-            if axis == "learning_rate":
-                found = any(value == float(text) for text in values)
-            else:
-                on = {"on"} if axis == "amp" and value != "off" else set()
-                found = bool(({str(value)} | on) & values)
-            if value is None or not found:
-                return False
-        return True
+    def matches(cell: Cell, axis: str, values: set[str]) -> bool:
+        if axis == "learning_rate":
+            rate = cell.learning_rate_head if cell.mode == "head" else cell.learning_rate
+            return any(rate == float(text) for text in values)
+        value = getattr(cell, axis)
+        is_amp = axis == "amp" and value != "off" and "on" in values
+        return value is not None and (is_amp or str(value) in values)
 
-    return [cell for cell in cells if matches(cell)]
+    return [cell for cell in cells if all(matches(cell, *term) for term in selection.items())]

@@ -1,23 +1,19 @@
-"""What a cell that has run was made from: its folder, its checkpoint, its examples, if they are
-still there and still the same."""
+"""The folder, checkpoint and examples of a cell that has run, if they are still unchanged."""
 
 from pathlib import Path
-from typing import Final
 
 from bench.common.errors import InputError
 from bench.plan.cell import Cell, Row
-from bench.plan.columns import row_key
+from bench.plan.columns import int_of, row_key, text_of
 from bench.plan.job import Job
 from bench.plan.models import Model, find_model
 from bench.results.store import cell_folder
 from minbert.data.tasks import Data, load_data
 from minbert.files import is_folder
 
-_CAPS: Final = ("max_train", "max_dev")
-
 
 def folder_of(runs: Path, row: Row) -> Path:
-    """The folder of a row's attempt, beside the CSV that has the row.
+    """The folder of a row's attempt, next to the CSV that has the row.
 
     Raises:
         InputError: if the row's ids could lead out of the folder of all cells.
@@ -32,43 +28,46 @@ def examples_of(row: Row, data: Path | None) -> Data:
     """The examples that a row's cell was trained and scored on.
 
     Args:
-        data: the folder of the task's files; none for an embedded task.
+        data: the folder of the task's files; None for an embedded task.
 
     Raises:
-        InputError: if they are not at hand, or others are.
+        InputError: if they can't be loaded, or have changed.
     """
-    caps = {name: None if row[name] is None else int(row[name] or 0) for name in _CAPS}
-    found = load_data(str(row["task"]), data, **caps)
-    if not found.digest.startswith(str(row["data_digest"])):
+    caps = {n: None if row[n] is None else int_of(row, n) for n in ("max_train", "max_dev")}
+    examples = load_data(text_of(row, "task"), data, **caps)
+    if not examples.digest.startswith(text_of(row, "data_digest")):
         raise InputError(
             f"the examples of {row['task']} are not those that {Cell.from_columns(row).name} was "
             "trained on; name the folder that the grid had with --data"
         )
-    return found
+    return examples
 
 
 def model_of(row: Row, folder: Path, otherwise: str) -> Model:
-    """The checkpoint that a row's cell was trained from: where its job found it, or by its name.
+    """The checkpoint that a row's cell was trained from, by the path in its job or by its name.
 
     Args:
-        folder: the cell's.
-        otherwise: what else the user can do than put the checkpoint back.
+        folder: the cell's folder.
+        otherwise: what the user can do instead of restoring the checkpoint.
 
     Raises:
-        InputError: if it is gone, or another by now.
+        InputError: if it is gone, or has changed.
     """
-    name, own = str(row["model"]), Cell.from_columns(row).name
+    name, cell = text_of(row, "model"), Cell.from_columns(row).name
     try:
-        place = Job.read(folder).checkpoint
+        path = Job.read(folder).checkpoint
     except InputError:
-        place = None
-    there = place is not None and is_folder(place)
-    if place is not None and not there and Path(place).name == name:
-        raise InputError(f"{place}: the checkpoint of {own} is gone; put it back, or {otherwise}")
-    found = find_model(place if place is not None and there else name, "pretrained", "auto")
-    if found.digest != row["model_digest"]:
+        path = None
+    if path is not None and not is_folder(path):
+        if Path(path).name == name:
+            raise InputError(
+                f"{path}: the checkpoint of {cell} is gone; put it back, or {otherwise}"
+            )
+        path = None
+    model = find_model(path or name, "pretrained", "auto")
+    if model.digest != row["model_digest"]:
         raise InputError(
-            f"{found.checkpoint}: is another checkpoint than the one that {own} was trained from; "
+            f"{model.checkpoint}: is another checkpoint than the one that {cell} was trained from; "
             f"put that back, or {otherwise}"
         )
-    return found
+    return model

@@ -1,9 +1,9 @@
-"""Outcomes of dev examples in one small file beside runs.csv, for who has no folders of cells.
+"""Outcomes of dev examples in one small file next to runs.csv, where cells' folders are missing.
 
-Of an accuracy that is a bit for each example, right or wrong; of a correlation, what was predicted
-of it, and once for all cells the labels. Both give the same intervals as the predictions in the
-cells' folders. In the file, `runs.outcomes.safetensors`, a tensor is named by the row's key, the
-task's part, and a digest of the labels, by which examples are known to be the same.
+For an accuracy an outcome is one bit for each example, right or wrong; for a correlation it is the
+predictions, and the labels once for all cells. Both give the same intervals as the predictions in
+the cells' folders. In the file, `runs.outcomes.safetensors`, a tensor is named by the row's key,
+the task's part and a digest of the labels, which identifies the examples.
 """
 
 import json
@@ -21,30 +21,30 @@ from bench.plan.cell import Row
 from bench.plan.columns import row_key
 
 _LARGEST: Final = 2**26
-"""Bytes of a file that is read or written; 10,000 cells of 5,000 examples take a tenth."""
+"""Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take a tenth."""
 _WHOLE: Final = "dev"
-"""Stands for the part of a task that has no parts."""
+"""The name in a file for a task without parts."""
 _LABELS: Final = "labels"
 _EXAMPLES: Final = "examples"
 
 Array = NDArray[np.generic]
 Values = NDArray[np.float64]
 ValuesOf = Callable[[Row], Values | None]
-"""Of a row's dev examples a number each [N], whose mean is its score; None where not kept."""
+"""From a row to numbers [N] of its dev examples, whose mean is its score; None where not stored."""
 
 
 def no_values(_row: Row) -> Values | None:
-    """Where nothing is kept."""
+    """A `ValuesOf` that has no numbers for any row."""
     return None
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a cell made of the dev examples of a task, or of a part of one.
+    """A cell's results on the dev examples of a task, or of one part of it.
 
     Attributes:
-        numbers: [N] right or wrong, or the predictions of a regression.
-        labels: [N] of a regression; None where they are in `numbers` already.
+        numbers: [N] right or wrong; for a regression, the predictions.
+        labels: [N] of a regression; None for an accuracy.
         examples: digest of the labels.
     """
 
@@ -54,32 +54,32 @@ class Outcome:
 
 
 def digest_of(labels: Array) -> str:
-    """The digest of labels in their order."""
+    """A digest of labels and their order."""
     return sha256(labels.dtype.str.encode() + labels.tobytes()).hexdigest()[:16]
 
 
 def outcomes_file(runs: Path) -> Path:
-    """Where the outcomes of a CSV are."""
+    """The path of a CSV's outcomes."""
     return runs.with_name(f"{runs.stem}.outcomes.safetensors")
 
 
 @dataclass
 class Outcomes:
-    """The outcomes of rows, as in a file: tensors by name, and how many examples a digest has."""
+    """The content of a file: tensors by name, and the number of examples by digest."""
 
     tensors: dict[str, Array] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Find names by row and part."""
+        """Index the names of tensors by row and part."""
         self._names = {name.rpartition("/")[0]: name for name in self.tensors}
 
     @classmethod
     def read(cls, path: Path) -> "Outcomes":
-        """Those of a file; none where it is not there.
+        """The outcomes of a file; empty where there is no file.
 
         Raises:
-            ValueError: saying why it can't be read.
+            ValueError: with the reason why it can't be read.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -100,27 +100,26 @@ class Outcomes:
         """The outcomes of a row, by part.
 
         Args:
-            parts: those that the task may have, "" for the whole, and whether each is a regression.
+            parts: parts that the task may have, "" for the whole, and whether each is a regression.
 
         Raises:
-            ValueError: if they can't be what the file says they are.
+            ValueError: if the tensors contradict the file's names and sizes.
         """
-        found = {}
+        outcomes = {}
         for part, regression in parts.items():
             name = self._names.get(f"{_key(row)}/{part or _WHOLE}")
             if name is not None:
                 examples = name.rpartition("/")[2]
-                found[part] = self._outcome(self.tensors[name], examples, regression)
-        return found
+                outcomes[part] = self._outcome(self.tensors[name], examples, regression)
+        return outcomes
 
     def _outcome(self, stored: Array, examples: str, regression: bool) -> Outcome:
         size = self.sizes.get(examples, 0)
         if not regression:
             if stored.dtype != np.uint8 or stored.shape != ((size + 7) // 8,) or not size:
                 raise ValueError("bits of other examples")
-            return Outcome(
-                np.unpackbits(stored.view(np.uint8), count=size).astype(bool), None, examples
-            )
+            bits = np.unpackbits(stored.view(np.uint8), count=size)
+            return Outcome(bits.astype(bool), None, examples)
         labels = self.tensors.get(f"{_LABELS}/{examples}")
         if labels is None or digest_of(labels) != examples:
             raise ValueError("labels that are not there")
@@ -129,7 +128,7 @@ class Outcomes:
         return Outcome(stored, labels, examples)
 
     def keep(self, row: Row, part: str, outcome: Outcome) -> None:
-        """Take in a row's outcome, in place of one that it had."""
+        """Store a row's outcome, replacing an earlier one."""
         stem = f"{_key(row)}/{part or _WHOLE}"
         self.tensors.pop(self._names.get(stem, ""), None)
         name = self._names[stem] = f"{stem}/{outcome.examples}"
@@ -144,8 +143,8 @@ class Outcomes:
         """Write the file.
 
         Raises:
-            ValueError: if it would be larger than one that is read. Nothing is written.
-            OSError: if it can't be written. What was there before is still there.
+            ValueError: if it would be too large to be read. Nothing is written.
+            OSError: if it can't be written. An earlier file stays as it is.
         """
         from safetensors.numpy import save
 

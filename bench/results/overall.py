@@ -1,4 +1,4 @@
-"""The score that the parts of the task `multitask` have in common, with its interval. Pure."""
+"""The overall score of the parts of task `multitask`, with its interval. Pure."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -6,11 +6,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.plan.cell import Value
 from bench.plan.columns import CORRELATED
 from bench.stats.intervals import Interval, fisher, mean_of, wilson
 
 Scores = Mapping[str, float | None]
-"""Of each part that is there, None where it has none: predictions that are all the same."""
+"""The score of each part; None where predictions that are all the same have no correlation."""
 S = TypeVar("S", float, NDArray[np.float64])
 
 
@@ -18,32 +19,43 @@ def overall(scores: Scores) -> float | None:
     """The mean over the parts of accuracy and (1 + r) / 2; None if one of them has no score."""
     if not scores:
         return None
-    found = [counted(part, score) for part, score in scores.items() if score is not None]
-    return sum(found) / len(found) if len(found) == len(scores) else None
+    terms = [counted(part, score) for part, score in scores.items() if score is not None]
+    return sum(terms) / len(terms) if len(terms) == len(scores) else None
 
 
 def overall_interval(scores: Mapping[str, float], examples: Mapping[str, int]) -> Interval:
-    """The overall score with its 95% interval, from those of the parts.
+    """The overall score with its 95% interval, from the intervals of the parts.
 
     Wilson's for an accuracy and Fisher's for a correlation; the parts' examples are independent.
 
     Args:
-        scores: of each part.
-        examples: dev examples of each part.
+        scores: the score of each part.
+        examples: the number of dev examples of each part.
 
     Raises:
         ValueError: without parts.
     """
-    return mean_of([_interval(part, score, examples[part]) for part, score in scores.items()])
+    intervals = []
+    for part, score in scores.items():
+        low, high = score_ends(metric_of_part(part), score, examples[part])
+        ends = min(low, score), max(high, score)  # Fisher's exclude a perfect correlation
+        intervals.append(Interval(counted(part, score), *(counted(part, end) for end in ends)))
+    return mean_of(intervals)
 
 
-def _interval(part: str, score: float, examples: int) -> Interval:
-    by_r = part in CORRELATED
-    low, high = fisher(score, examples) if by_r else wilson(round(score * examples), examples)
-    ends = min(low, score), max(high, score)  # Fisher's are a hair inside of a perfect correlation
-    return Interval(counted(part, score), *(counted(part, end) for end in ends))
+def score_ends(metric: Value, score: float, examples: int) -> tuple[float, float]:
+    """Both ends of a score's 95% interval: Wilson's for an accuracy, else Fisher's."""
+    if metric == "accuracy":
+        return wilson(round(score * examples), examples)
+    return fisher(score, examples)
+
+
+def metric_of_part(part: str) -> str:
+    """The metric of a part."""
+    return "pearson" if part in CORRELATED else "accuracy"
 
 
 def counted(part: str, score: S) -> S:
-    """What a part's score counts, or numbers [N] whose mean it is: of a correlation (1 + r) / 2."""
+    """A part's score, or numbers [N] with that mean, as the overall score counts it: (1 + r) / 2
+    for a correlation."""
     return (1 + score) / 2 if part in CORRELATED else score

@@ -1,4 +1,4 @@
-"""What a runner and its workers agree on: environment, files, and what a result holds. Pure."""
+"""The environment, files and results that a runner and its workers agree on. Pure."""
 
 import json
 import math
@@ -17,17 +17,18 @@ from bench.plan.columns import (
 )
 
 PARENT_PID: Final = "BENCH_PARENT_PID"
-"""Environment: the process that the worker must not outlive; stdin is a pipe that it holds."""
+"""Environment variable: the process that the worker must not outlive; it holds the other end of the
+worker's stdin."""
 PROGRESS_FD: Final = "BENCH_PROGRESS_FD"
-"""Environment: the descriptor that takes progress, one JSON object a line."""
+"""Environment variable: the file descriptor for progress, one JSON object a line."""
 LAUNCHED_AT: Final = "BENCH_LAUNCHED_AT"
-"""Environment: the monotonic clock, which all processes share, at launch."""
+"""Environment variable: the time of launch by the monotonic clock, which all processes share."""
 
 RESULT: Final = "result.json"
 DEVICE_FAILED: Final = "device_failed"
-"""Key of a result: true where the device itself failed, and not what the cell did on it."""
+"""Key of a result: true where the device itself failed, and not the cell."""
 SAVE_S: Final = "save_s"
-"""Key of a result: the seconds in which a worker kept its weights, which are no part of wall_s."""
+"""Key of a result: the seconds that saving weights took, which are no part of wall_s."""
 ROW: Final = "row.json"
 STEPS: Final = "steps.csv"
 PANEL: Final = "panel.csv"
@@ -36,18 +37,18 @@ MACHINE: Final = "machine.json"
 PHASES: Final = "phases.csv"
 PREDICTIONS: Final = "predictions.safetensors"
 LONGEST_RESULT: Final = 2**24
-"""Bytes of it that are read."""
+"""Most bytes of a result that are read."""
 STDOUT: Final = "stdout.txt"
 STDERR: Final = "stderr.txt"
 
 
 def parse_result(text: str) -> dict[str, Any]:
-    """The content of a result.json: `status`, and `flags`, `message` and `columns` if it has any.
+    """The content of a result.json: `status`, `flags`, `message` and `columns`.
 
-    A number that is not finite stands for none, and makes a result that calls itself ok invalid.
+    A number that is not finite counts as missing, and makes a result with status ok invalid.
 
     Raises:
-        ValueError: if it is none that a row of runs.csv can be made from.
+        ValueError: if no row of runs.csv can be made from it.
     """
     try:
         result = json.loads(text)
@@ -56,12 +57,12 @@ def parse_result(text: str) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ValueError("it is no JSON object")
     if not isinstance(result.get("status"), str) or result["status"] not in STATUSES:
-        raise ValueError("it has no status that is known")
+        raise ValueError("it has no known status")
     if not isinstance(result.setdefault("message", ""), str):
         raise ValueError("its message is no text")
     flags = result.setdefault("flags", [])
-    if not isinstance(flags, list) or not all(flag in FLAGS for flag in map(_text, flags)):
-        raise ValueError("it has flags that are not known")
+    if not isinstance(flags, list) or not all(isinstance(f, str) and f in FLAGS for f in flags):
+        raise ValueError("it has unknown flags")
     if not isinstance(result.setdefault(DEVICE_FAILED, False), bool):
         raise ValueError(f"its {DEVICE_FAILED} is not true or false")
     saved = result.setdefault(SAVE_S, 0.0)
@@ -78,12 +79,8 @@ def parse_result(text: str) -> dict[str, Any]:
     return result
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _column(name: str, value: Any) -> tuple[Value, str]:
-    """A column's value in its kind, and why it is none although a number was given."""
+    """A column's value in its kind, and the reason if a number counts as missing."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise ValueError(f"its {name} is no text or number")
     if isinstance(value, float) and not math.isfinite(value):
@@ -92,15 +89,15 @@ def _column(name: str, value: Any) -> tuple[Value, str]:
         parsed = parse_value(name, format_value(value))
     except ValueError as error:
         raise ValueError(f"its {name}: {error}") from None
-    keeps = parsed is not None and type(value) is BY_NAME[name].kind
-    return value if keeps else parsed, ""
+    is_exact = parsed is not None and type(value) is BY_NAME[name].kind
+    return value if is_exact else parsed, ""
 
 
 def _check_score(columns: dict[str, Any]) -> None:
-    of_share = columns.get("dev_metric") in ("accuracy", OVERALL)
-    lowest = {"dev_score": 0.0 if of_share else -1.0}
+    is_share = columns.get("dev_metric") in ("accuracy", OVERALL)
+    lowest = {"dev_score": 0.0 if is_share else -1.0}
     lowest |= {name: -1.0 if part in CORRELATED else 0.0 for part, name in PART_SCORES.items()}
     for name, low in lowest.items():
         score = columns.get(name)
         if score is not None and not low <= score <= 1:
-            raise ValueError(f"its {name} is {score:g}, which none can be")
+            raise ValueError(f"its {name} is {score:g}, which is out of range")

@@ -36,10 +36,10 @@ Examples:
 
 @click.command(
     "python -m bench.rebuild",
-    help="Rebuild runs.csv from the folders of its cells. Rows that have no folder are kept; a "
-    "line that can't be read is left out, told, and kept beside in runs.csv.before. What each dev "
-    "example's outcome was goes into runs.outcomes.safetensors, from which reports make the same "
-    "intervals where there are no folders.",
+    help="Rebuild runs.csv from the folders of its cells. Rows without a folder are kept; a line "
+    "that can't be read is reported and left out, and the old file kept as runs.csv.before. The "
+    "outcome of each dev example is written to runs.outcomes.safetensors, from which reports "
+    "compute the same intervals where there are no folders.",
     epilog=_EPILOG,
 )
 @click.option(
@@ -48,60 +48,58 @@ Examples:
     type=click.Path(path_type=Path),
     default=Path("runs.csv"),
     show_default=True,
-    help="The file to rebuild; its cells' folders are beside it.",
+    help="The file to rebuild, next to its cells' folders.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def main(path: Path, as_json: bool) -> int:
     try:
         _check(path)
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
-            kept, found, problems = rebuild(path)
-            left_out = len(problems)
-            outcomes = _keep_outcomes(path, problems)
+            kept, restored, problems = rebuild(path)
+            counts = {"kept": kept, "from_folders": restored, "left_out": len(problems)}
+            try:
+                outcomes = keep_outcomes(path, read_rows(path))
+            except ValueError as error:
+                problems.append(f"{outcomes_file(path)}: is left as it is: {error}")
+                outcomes = 0
     except OSError as error:
         raise InputError(f"{path}: can't be rebuilt ({error.strerror or error})") from error
     for problem in problems:
         click.echo(f"note: {problem}", err=True)
-    counts = {"kept": kept, "from_folders": found, "left_out": left_out}
-    told = f"{kept + found} rows in {path}: {kept} kept, {found} from folders"
+    summary = f"{kept + restored} rows in {path}: {kept} kept, {restored} from folders"
     if outcomes:
         counts["outcomes"] = outcomes
         what = "row" if outcomes == 1 else "rows"
-        told += f"\noutcomes of dev examples of {outcomes} {what} in {outcomes_file(path)}"
-    click.echo(json.dumps(counts) if as_json else told)
+        summary += f"\noutcomes of dev examples of {outcomes} {what} in {outcomes_file(path)}"
+    click.echo(json.dumps(counts) if as_json else summary)
     return 0
 
 
-def _keep_outcomes(path: Path, problems: list[str]) -> int:
-    """Bring the file of outcomes up to date with the folders; of how many rows."""
-    try:
-        return keep_outcomes(path, read_rows(path))
-    except ValueError as error:
-        problems.append(f"{outcomes_file(path)}: is left as it is: {error}")
-        return 0
-
-
 def rebuild(path: Path) -> tuple[int, int, list[str]]:
-    """Write the CSV anew; how many rows it had, how many came from folders, and what was unread.
+    """Rewrite the CSV; return the numbers of rows kept and from folders, and lines left out.
 
     Raises:
-        InputError: if the CSV is another one.
-        OSError: if it can't be written. The file is as it was before.
+        InputError: if the file is no runs.csv.
+        OSError: if it can't be written. The file stays as it was.
     """
     folder = cells_folder(path)
     problems: list[str] = []
     rows = _rows(path, problems) if path.exists() else []
     known = set(map(_key, rows))
-    found = [row for row in _kept(folder) if _key(row) not in known]
-    found.sort(key=lambda row: (str(row["finished_at"] or row["started_at"] or ""), row_key(row)))
+    places = sorted(folder.iterdir()) if folder.exists() else []
+    in_folders = (row for place in places if (row := kept_row(place)) is not None)
+    restored = [row for row in in_folders if _key(row) not in known]
+    restored.sort(
+        key=lambda row: (str(row["finished_at"] or row["started_at"] or ""), row_key(row))
+    )
     if problems:
         write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
-    write_atomically(path, record(NAMES) + b"".join(map(encode, [*rows, *found])))
-    return len(rows), len(found), problems
+    write_atomically(path, record(NAMES) + b"".join(map(encode, [*rows, *restored])))
+    return len(rows), len(restored), problems
 
 
 def _check(path: Path) -> None:
-    """Refuse what is no runs.csv and no place of one, before anything is written.
+    """Refuse a path that is no runs.csv and can't become one, before anything is written.
 
     Raises:
         InputError: naming it.
@@ -123,7 +121,7 @@ def _columns(path: Path, records: Iterator[list[str]]) -> list[str]:
     """The first record of a CSV: its columns.
 
     Raises:
-        InputError: if they are no runs.csv's.
+        InputError: if they are not those of a runs.csv.
     """
     try:
         names = next(records, [])
@@ -134,13 +132,8 @@ def _columns(path: Path, records: Iterator[list[str]]) -> list[str]:
     return names
 
 
-def _kept(folder: Path) -> Iterator[Row]:
-    places = sorted(folder.iterdir()) if folder.exists() else []
-    return (row for place in places if (row := kept_row(place)) is not None)
-
-
 def _rows(path: Path, problems: list[str]) -> list[Row]:
-    """The rows of a CSV of this schema or an older one, each once; the others are told."""
+    """The rows of a CSV of this schema or an older one, each once; bad lines go to `problems`."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         text = list(file)
     torn = bool(text) and not text[-1].endswith("\n")
@@ -150,25 +143,19 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
     while True:
         try:
             fields = next(lines)
+            if fields and torn and lines.line_num == len(text):
+                raise ValueError("it is incomplete")
+            if fields:
+                row = _row(names, fields)
+                rows[_key(row)] = row
         except StopIteration:
             return list(rows.values())
-        except csv.Error as error:
+        except (csv.Error, ValueError) as error:
             problems.append(f"{path}, line {lines.line_num}: left out: {error}")
-            continue
-        if not fields:
-            continue
-        try:
-            if torn and lines.line_num == len(text):
-                raise ValueError("it has no end")
-            row = _row(names, fields)
-        except ValueError as error:
-            problems.append(f"{path}, line {lines.line_num}: left out: {error}")
-            continue
-        rows[_key(row)] = row
 
 
 def _key(row: Row) -> tuple[Value, ...]:
-    """What tells a row from others: of several files, rows of two versions may have one key."""
+    """A unique key, also in a file merged from several, where two versions may share a row_key."""
     return *row_key(row), row["code_version"]
 
 

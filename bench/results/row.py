@@ -1,4 +1,4 @@
-"""From what a worker left to a row of runs.csv."""
+"""A row of runs.csv from the result and files of a worker."""
 
 import csv
 import json
@@ -8,29 +8,28 @@ from typing import Any, Final
 
 from bench.common.files import write_atomically
 from bench.plan.cell import OVERALL, Cell, Row
-from bench.plan.columns import BY_NAME, LARGEST, new_row, upgraded
+from bench.plan.columns import BY_NAME, LARGEST, float_of, new_row, upgraded
 from bench.plan.parts import scores_of
-from bench.results.overall import overall_interval
+from bench.results.overall import overall_interval, score_ends
 from bench.results.protocol import PANEL, ROW, STEPS
 from bench.results.rowfile import encode
-from bench.stats.intervals import Interval, fisher, wilson
+from bench.stats.intervals import Interval
 from bench.stats.steptimes import StepTimes, panel_times, training_times
 
 UNSTEADY: Final = 0.1
-"""Half an interval of the time for 1,000 tokens, as a share of it, from which it is unstable."""
-
+"""Half the interval of the time for 1,000 tokens, as a share of it, above which it is unstable."""
 
 _MEASURED: Final = {
     name
     for name, column in BY_NAME.items()
     if column.group not in ("identity", "axes", "settings", "conditions")
 } | {"grid", "attempt", "repeat"}
-"""What may come from a run; the rest is the cell's, its conditions' and the outcome's to say."""
+"""Columns that a run may fill; the others come from the cell, its conditions and the outcome."""
 
 _LARGEST_FILE: Final = 2**26
-"""Bytes of step times that are read: a million steps."""
+"""Most bytes of steps.csv that are read: a million steps."""
 _LARGEST_PANEL: Final = 2**24
-"""Of a panel's; a bootstrap of more takes minutes and says the same."""
+"""Most bytes of panel.csv that are read; a bootstrap of more takes minutes and adds nothing."""
 
 
 def measured_row(
@@ -45,17 +44,16 @@ def measured_row(
     dev_examples: Mapping[str, int],
     majority_score: float | None,
 ) -> Row:
-    """A row with the cell, its conditions and what was measured, intervals included.
+    """A row of the cell, its conditions and its measurements, with intervals.
 
     Args:
-        columns: those that worker and runner measured; names that are no columns are ignored.
-        folder: the cell's folder, for its step times.
-        dev_examples: the numbers of examples behind the dev score, of each part of the task.
-        majority_score: what the training set's majority class scores on dev, if it can.
+        columns: measurements of worker and runner; names that are no columns are ignored.
+        folder: the cell's folder, which has its step times.
+        dev_examples: the number of dev examples of each part of the task.
+        majority_score: score on dev of the training set's majority class, if there are classes.
     """
-    known = {name: value for name, value in columns.items() if name in _MEASURED}
     row = new_row(**cell.columns(), **conditions)
-    row |= known
+    row |= {name: value for name, value in columns.items() if name in _MEASURED}
     if status == "ok":
         times, steady = step_times(folder)
         row |= times
@@ -72,7 +70,7 @@ def measured_row(
 
 
 def keep_row(folder: Path, row: Row) -> None:
-    """Leave a row in its cell's folder, durably, from which runs.csv can be rebuilt.
+    """Store a row durably in its cell's folder, so that runs.csv can be rebuilt.
 
     Raises:
         OSError: if it can't be written.
@@ -82,13 +80,10 @@ def keep_row(folder: Path, row: Row) -> None:
 
 
 def kept_row(folder: Path) -> Row | None:
-    """The row that was left in a folder; None where there is none that can be used.
-
-    Columns that it lacks, being of an older schema, are empty.
-    """
+    """The row that `keep_row` stored, of this schema or an older one; None without a valid one."""
     try:
-        found = json.loads((folder / ROW).read_text(encoding="utf-8"))
-        row = upgraded({name: value for name, value in found.items() if name in BY_NAME})
+        values = json.loads((folder / ROW).read_text(encoding="utf-8"))
+        row = upgraded({name: value for name, value in values.items() if name in BY_NAME})
         encode(row)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
@@ -98,14 +93,14 @@ def kept_row(folder: Path) -> Row | None:
 def step_times(folder: Path) -> tuple[Row, bool]:
     """The columns of step times from a folder's files, and whether they are steady.
 
-    From panel.csv where a panel was replayed, else from the steps of training in steps.csv. Nothing
-    where neither can be used: the cell did not get that far, or the file is damaged.
+    From panel.csv where timing batches were replayed, else from the training steps in steps.csv.
+    No columns where neither can be used: the cell did not get that far, or the file is damaged.
     """
     panel = folder / PANEL
     try:
         if panel.exists():
-            return _of_panel(_lines(panel, _LARGEST_PANEL))
-        return _of_training(_lines(folder / STEPS, _LARGEST_FILE))
+            return _from_panel(_lines(panel, _LARGEST_PANEL))
+        return _from_training(_lines(folder / STEPS, _LARGEST_FILE))
     except (OSError, ValueError, TypeError, KeyError, ArithmeticError, csv.Error):
         return {}, True
 
@@ -117,16 +112,16 @@ def _lines(path: Path, largest: int) -> list[dict[str, str]]:
         OSError, ValueError, csv.Error: if it can't be read, is no file or is too large.
     """
     if not path.is_file() or path.stat().st_size > largest:
-        raise ValueError("no file of step times")
+        raise ValueError("it is no file of step times")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, strict=True))
 
 
-def _of_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
-    """As `step_times`, from the lines of a panel.
+def _from_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
+    """The result of `step_times`, from the lines of panel.csv.
 
     Raises:
-        ValueError, TypeError, KeyError, ArithmeticError: for what is no panel.
+        ValueError, TypeError, KeyError, ArithmeticError: for other lines.
     """
     passes: dict[str, list[dict[str, str]]] = {}
     for line in lines:
@@ -136,51 +131,50 @@ def _of_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
         raise ValueError("no pass counts")
     panel = next(iter(passes.values()))
     tokens, examples = _sizes(panel)
-    times = [_milliseconds(each) for each in passes.values()]
-    steps = sum(len(each) for each in times)
-    return _columns(
-        panel_times(times, tokens), steps, tokens, examples, settled=panel[0]["settled"] == "1"
-    )
+    times = [_milliseconds(lines) for lines in passes.values()]
+    settled = panel[0]["settled"] == "1"
+    steps = sum(map(len, times))
+    return _columns(panel_times(times, tokens), steps, tokens, examples, settled=settled)
 
 
-def _of_training(lines: list[dict[str, str]]) -> tuple[Row, bool]:
-    """As `step_times`, from the lines of all training steps.
+def _from_training(lines: list[dict[str, str]]) -> tuple[Row, bool]:
+    """The result of `step_times`, from the lines of steps.csv.
 
     Raises:
-        ValueError, TypeError, KeyError: for what is none, or too few.
+        ValueError, TypeError, KeyError: for other lines, or too few.
     """
     tokens, examples = _sizes(lines)
     padded = [int(line["padded"]) for line in lines]
     if not all(size >= least for size, least in zip(padded, tokens, strict=True)):
-        raise ValueError("padding makes no batch smaller")
-    found = training_times(_milliseconds(lines), tokens, padded)
-    return _columns(found, len(lines) - found.warm, tokens, examples, settled=found.settled)
+        raise ValueError("a batch is smaller with padding than without")
+    times = training_times(_milliseconds(lines), tokens, padded)
+    return _columns(times, len(lines) - times.warm, tokens, examples, settled=times.settled)
 
 
 def _sizes(lines: list[dict[str, str]]) -> tuple[list[int], list[int]]:
     """Real tokens and examples of each step."""
     tokens = [int(line["tokens"]) for line in lines]
     if not all(0 < size < LARGEST for size in tokens):
-        raise ValueError("a step has tokens")
+        raise ValueError("a step has no tokens")
     return tokens, [int(line["examples"]) for line in lines]
 
 
 def _milliseconds(lines: list[dict[str, str]]) -> list[float]:
     times = [float(line["ms"]) for line in lines]
     if not all(0 < ms < LARGEST for ms in times):
-        raise ValueError("a step takes time")
+        raise ValueError("a step takes no time")
     return times
 
 
 def _columns(
-    found: StepTimes, steps: int, tokens: list[int], examples: list[int], *, settled: bool
+    times: StepTimes, steps: int, tokens: list[int], examples: list[int], *, settled: bool
 ) -> tuple[Row, bool]:
-    """The columns of times that `steps` steps gave, on batches of these sizes; whether steady."""
-    rate = found.ms_per_1k_tokens
+    """The columns of times from `steps` steps, on batches of these sizes; whether steady."""
+    rate = times.ms_per_1k_tokens
     columns: Row = {
-        "step_ms_median": found.step_ms.value,
-        "step_ms_ci_low": found.step_ms.low,
-        "step_ms_ci_high": found.step_ms.high,
+        "step_ms_median": times.step_ms.value,
+        "step_ms_ci_low": times.step_ms.low,
+        "step_ms_ci_high": times.step_ms.high,
         "ms_per_1k_tokens": rate.value,
         "ms_per_1k_tokens_ci_low": rate.low,
         "ms_per_1k_tokens_ci_high": rate.high,
@@ -193,30 +187,30 @@ def _columns(
 
 
 def score_interval(row: Row, examples: Mapping[str, int]) -> Row:
-    """The 95% interval of the dev score: Wilson's for accuracy, Fisher's for a correlation, and of
-    a score over parts that of their mean.
+    """The columns of the dev score's 95% interval.
 
     Args:
         examples: as `dev_examples` of `measured_row`.
     """
-    score, metric, total = row["dev_score"], row["dev_metric"], sum(examples.values())
+    score, metric = row["dev_score"], row["dev_metric"]
     if not isinstance(score, float):
         return {}
     if metric == OVERALL:
-        scores = {part: of for part, of in scores_of(row).items() if part in examples}
-        found = overall_interval(scores, examples) if scores else Interval(score)
-        return {"dev_ci_low": found.low, "dev_ci_high": found.high}
-    by_share = metric == "accuracy"
-    low, high = wilson(round(score * total), total) if by_share else fisher(score, total)
+        scores = {part: value for part, value in scores_of(row).items() if part in examples}
+        interval = overall_interval(scores, examples) if scores else Interval(score)
+        low, high = interval.low, interval.high
+    else:
+        low, high = score_ends(metric, score, sum(examples.values()))
     return {"dev_ci_low": low, "dev_ci_high": high}
 
 
 def not_learned(row: Row) -> bool:
-    """Whether the score's interval reaches down to what the majority class, or chance, gives.
+    """Whether the score's interval reaches down to the score of the majority class, or of chance.
 
-    A correlation that can't be computed, for predictions that are all the same, counts too.
+    True also where predictions that are all the same have no correlation.
     """
     if row["dev_metric"] is None:
         return False
-    low, base = row["dev_ci_low"], row["majority_score"] or 0.0
-    return low is None or float(low) <= float(base)
+    return row["dev_ci_low"] is None or float_of(row, "dev_ci_low") <= float_of(
+        row, "majority_score"
+    )

@@ -18,7 +18,6 @@ from bench.plan.columns import BY_NAME, LARGEST, NAMES, SCHEMA, format_value, pa
 _IDENTITY: Final = ("schema", "cell_id", "conditions_id", "attempt", "status")
 _REMEMBERED: Final = 4096
 _LONGEST_LINE: Final = 2**26
-_TEXTS: Final = {name for name in NAMES if BY_NAME[name].kind is str}
 
 csv.field_size_limit(2**27)  # what has been written, a long message too, can be read again
 
@@ -31,7 +30,7 @@ def read_rows(path: Path, note: Callable[[str], None] = _to_stderr) -> list[Row]
     """All rows of a CSV, in order; none where there is no such file.
 
     Args:
-        note: takes a line about a torn record at the end, which is left out.
+        note: called with a line about an incomplete record at the end, which is left out.
 
     Raises:
         InputError: for a file of another schema, or one with a broken row, naming its line.
@@ -44,7 +43,7 @@ def read_rows(path: Path, note: Callable[[str], None] = _to_stderr) -> list[Row]
 
 
 def torn_line(path: Path) -> str:
-    """What there is to say about a CSV with a torn record at its end."""
+    """The note about an incomplete record at the end of a CSV."""
     return f"{path}: the last line is incomplete and is left out; its cell will run again"
 
 
@@ -59,26 +58,23 @@ def encode(row: Row) -> bytes:
     """A row as a record of the file.
 
     Raises:
-        ValueError: if it could not be read again.
+        ValueError: if the record could not be read again.
     """
     unknown = row.keys() - set(NAMES)
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: no such columns")
-    texts = [_written(name, format_value(row.get(name))) for name in NAMES]
-    _parse(texts, _parsers())
-    return record(texts)
+    texts = {name: format_value(row.get(name)) for name in NAMES}
+    fields = [harmless(text) if BY_NAME[n].kind is str else text for n, text in texts.items()]
+    _parse(fields, _parsers())
+    return record(fields)
 
 
 def _short(name: str) -> str:
     return (name if name.isprintable() else ascii(name))[:40]
 
 
-def _written(name: str, text: str) -> str:
-    return harmless(text) if name in _TEXTS else text
-
-
 class _Parser(dict[str, Value]):
-    """A column's values by their text: those seen first are remembered, and shared by the rows."""
+    """A column's values by their text; the first ones are remembered, and shared by the rows."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -91,7 +87,7 @@ class _Parser(dict[str, Value]):
                 number = float(text)
                 if -LARGEST < number < LARGEST:
                     return number
-            value = parse_value(self._name, self._meant(text))
+            value = parse_value(self._name, self._unquoted(text))
         except ValueError as error:
             raise ValueError(f"{self._name}: {str(error)[:200]}") from None
         if text == "" and self._name in _IDENTITY:
@@ -102,8 +98,8 @@ class _Parser(dict[str, Value]):
             self[text] = value
         return value
 
-    def _meant(self, text: str) -> str:
-        """The text without the quote that `_written` may have put before it."""
+    def _unquoted(self, text: str) -> str:
+        """The text without the quote that `harmless` may have put before it."""
         quoted = self._kind is str and text[:1] == "'" and FORMULA.match(text)
         return text[1:] if quoted else text
 
@@ -116,7 +112,7 @@ def _parse(fields: list[str], parsers: tuple[_Parser, ...]) -> Row:
     """A row from the fields of a record.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: saying what is wrong with the record.
     """
     if len(fields) != len(NAMES):
         raise ValueError(f"it has {len(fields)} fields instead of {len(NAMES)}")
@@ -124,7 +120,7 @@ def _parse(fields: list[str], parsers: tuple[_Parser, ...]) -> Row:
 
 
 class Reading:
-    """How far a CSV has been read: its rows up to `end`, and whether a torn record follows."""
+    """The state of reading a CSV: its rows up to byte `end`, and whether a torn record follows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,21 +135,21 @@ class Reading:
         self._parsers = _parsers()
 
     def read_on(self) -> None:
-        """Read what has come since the last time; all of it, if the file is another one.
+        """Read the rows that were added since the last time; all rows, if the file was replaced.
 
         Raises:
             InputError: for another schema, or a broken row.
         """
         try:
             kind = stat.S_IFMT(self.path.stat().st_mode)
-            if kind not in (stat.S_IFREG, stat.S_IFDIR):  # a pipe would be waited for
+            if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a pipe would block
                 raise InputError(f"{self.path}: is no file; name another with --runs")
             with self.path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                if (found.st_dev, found.st_ino) != self._file or found.st_size < self.end:
+                status = os.fstat(file.fileno())
+                if (status.st_dev, status.st_ino) != self._file or status.st_size < self.end:
                     self._forget()
-                    self._file = (found.st_dev, found.st_ino)
-                if found.st_size != self.end or self.torn:
+                    self._file = (status.st_dev, status.st_ino)
+                if status.st_size != self.end or self.torn:
                     self._read(file)
         except FileNotFoundError:
             self._forget()
@@ -187,7 +183,7 @@ class Reading:
                 self.end, self._lines = consumed, start + records.line_num
         except InputError:
             raise
-        except ValueError as error:  # a UnicodeDecodeError, too
+        except ValueError as error:  # UnicodeDecodeError is one
             raise self._broken(error) from None
         except csv.Error as error:
             if not ended or not self._is_torn(file):
@@ -208,24 +204,21 @@ class Reading:
             return
         missing = [name for name in NAMES if name not in fields]
         unknown = [name for name in fields if name not in NAMES]
-        told = "; ".join(
+        differences = "; ".join(
             f"{what} {', '.join(map(_short, names[:3]))}{', …' if len(names) > 3 else ''}"
             for what, names in (("it lacks", missing), ("it also has", unknown))
             if names
         )
-        older = "cell_id" in fields and not unknown and missing
-        do = (
-            f"python -m bench.rebuild --runs {self.path} brings it up to date"
-            if older
-            else ("name another file, or move this one away")
-        )
+        remedy = "name another file, or move this one away"
+        if "cell_id" in fields and not unknown and missing:
+            remedy = f"python -m bench.rebuild --runs {self.path} brings it up to date"
         raise InputError(
             f"{self.path}, line 1: these are not the columns of schema {SCHEMA} "
-            f"({told or 'their order differs'}); {do}"
+            f"({differences or 'their order differs'}); {remedy}"
         )
 
     def _is_torn(self, file: BinaryIO) -> bool:
-        """Whether what follows `end`, an open quote, is one record, and not a quote too many."""
+        """Whether the open quote after `end` is that of a torn record, and not a stray quote."""
         file.seek(self.end)
         after = file.read().decode(errors="replace").splitlines()[1:]
         return not any(len(fields) == len(NAMES) for fields in csv.reader(after))

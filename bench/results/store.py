@@ -1,7 +1,7 @@
-"""runs.csv, appended to by one writer at a time, and the folders of its cells beside it.
+"""runs.csv, which has one writer at a time, and the folders of its cells next to it.
 
-A row is appended under a lock and durable on return. What a crash can leave is one torn record at
-the end: readers leave it out, and the next writer cuts it off.
+A row is appended under a lock, and is durable when the append returns. A crash can leave one torn
+record at the end: readers leave it out, and the next writer cuts it off.
 """
 
 import json
@@ -38,20 +38,20 @@ __all__ = [
 ]
 
 LOCK_TIMEOUT_S: Final = 60
-"""An append takes milliseconds: a lock held for longer belongs to something that hangs."""
+"""An append takes milliseconds: a lock that is held for longer belongs to a process that hangs."""
 
 _FOLDER_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def cells_folder(path: Path) -> Path:
-    """The folder of all cells of a CSV: `runs/` beside `runs.csv`."""
+    """The folder of all cells of a CSV: `runs/` next to `runs.csv`."""
     return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-cells")
 
 
 def cell_folder(
     path: Path, name: str, cell_id: str, conditions_id: str, repeat: int, attempt: int
 ) -> Path:
-    """The folder of one attempt at a repeat of a cell; that of the first repeat doesn't name it.
+    """The folder of one attempt at a repeat of a cell; its name omits the first repeat.
 
     Raises:
         ValueError: if a part of its name could lead out of the folder of all cells.
@@ -59,23 +59,23 @@ def cell_folder(
     for part in (name, cell_id, conditions_id):
         if not _FOLDER_PART.fullmatch(part):
             raise ValueError(f"{part!r} can't be part of a folder's name")
-    of_repeat = f"-r{repeat}" if repeat > 1 else ""
-    return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}{of_repeat}-{attempt}"
+    suffix = f"-r{repeat}" if repeat > 1 else ""
+    return cells_folder(path) / f"{name}-{cell_id}-{conditions_id}{suffix}-{attempt}"
 
 
 def plan_file(path: Path) -> Path:
-    """Where the last plan of a CSV's cells is kept."""
+    """The path of the last plan of a CSV's cells."""
     return cells_folder(path) / "plan.json"
 
 
 def read_plan(path: Path) -> list[Row]:
-    """The rows, still without results, of the cells that were planned last; none if unknown.
+    """The rows, still without results, of the cells that were planned last.
 
-    A plan that can't be read is none: it only says what is missing.
+    Empty for a plan that can't be read: it only shows which results are missing.
     """
     try:
-        found = json.loads(plan_file(path).read_text(encoding="utf-8"))
-        rows = [{name: row.get(name) for name in NAMES} for row in found]
+        planned = json.loads(plan_file(path).read_text(encoding="utf-8"))
+        rows = [{name: row.get(name) for name in NAMES} for row in planned]
         for row in rows:
             encode({**row, "attempt": 1, "status": "ok"})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -84,10 +84,10 @@ def read_plan(path: Path) -> list[Row]:
 
 
 class Store:
-    """A runs.csv to append to. Reads only what has come since it last looked.
+    """A runs.csv to append to. Each access reads only the rows that were added since the last.
 
     Args:
-        version: the code_version whose rows alone count for what is done; None: those of all.
+        version: the code_version whose rows count as done; None: rows of all versions do.
     """
 
     def __init__(self, path: Path, version: str | None = None) -> None:
@@ -103,7 +103,7 @@ class Store:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows, those of other processes included.
+        """All rows, including those of other processes.
 
         Raises:
             InputError: as `read_rows`.
@@ -112,7 +112,7 @@ class Store:
         return self._reading.rows
 
     def last(self, cell_id: str, conditions_id: str, repeat: int = 1) -> Row | None:
-        """The row that a repeat of a cell stands at; None if it has none.
+        """The current row of a repeat of a cell; None if it has none.
 
         Raises:
             InputError: as `read_rows`.
@@ -121,10 +121,10 @@ class Store:
         return self._last.get((cell_id, conditions_id, repeat))
 
     def scored(self, cell_id: str, here: Row) -> Row | None:
-        """The row that a cell stands at, or, if that has no score, one of another machine that has.
+        """A cell's current row, or, if it has no score, one from another machine that has.
 
         Args:
-            here: the columns of the conditions: the other's software is the same.
+            here: the columns of the conditions; the other machine has the same software.
 
         Raises:
             InputError: as `read_rows`.
@@ -136,7 +136,7 @@ class Store:
 
     @property
     def out_of_memory(self) -> list[Row]:
-        """The rows that repeats of cells stand at and that have the status `oom`.
+        """The current rows with status `oom`.
 
         Raises:
             InputError: as `read_rows`.
@@ -150,12 +150,12 @@ class Store:
         return self._reading.torn
 
     def next_attempt(self, cell_id: str, conditions_id: str, repeat: int = 1) -> int:
-        """The attempt of a repeat's next row: one more than the highest it has."""
+        """The attempt of a repeat's next row: one more than its highest."""
         self._catch_up()
         return self._attempts.get((cell_id, conditions_id, repeat), 0) + 1
 
     def _catch_up(self) -> None:
-        """Read what has come, so that the cost is that of the new rows and not of all."""
+        """Index the rows that were added since the last time."""
         self._reading.read_on()
         rows = self._reading.rows
         if rows is not self._indexed:
@@ -175,7 +175,7 @@ class Store:
 
         Raises:
             ValueError: for a row that could not be read again. Nothing is written.
-            DiskFullError: if it can't be written. The file is as it was before.
+            DiskFullError: if it can't be written. The file stays as it was.
             InputError: as `read_rows`. Nothing is written.
         """
         line = encode(row)
@@ -208,9 +208,9 @@ class Store:
                 raise
 
     def check_writable(self) -> None:
-        """Try whether rows can be appended and cells have folders, and leave nothing behind.
+        """Check that rows can be appended and folders of cells be made, without leaving a trace.
 
-        It tries rather than looks at permissions, which say nothing to root.
+        It tries to write, because permissions do not restrict root.
 
         Raises:
             InputError: if not.

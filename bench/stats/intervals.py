@@ -1,7 +1,6 @@
-"""Intervals at 95%: of a proportion, a correlation, a median, a mean, a difference and a ratio.
+"""95% intervals of a proportion, a correlation, a mean, a difference and a ratio.
 
-Plain numbers in and out. scipy is imported where it is needed, so that who needs none of it does
-not wait.
+Plain numbers in and out. scipy is imported only where it is needed, because importing it is slow.
 """
 
 import math
@@ -16,12 +15,13 @@ K = TypeVar("K", int, tuple[int, int, str])
 NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
 _POWER_Z: Final = 0.8416212335729143
-"""Its 80% quantile."""
+"""The 80% quantile of the normal distribution."""
 _UNSEEN: Final = (3 / NORMAL_975) ** 2
-"""Over N², the least variance of a mean over N examples. Where none of them differs, a share of
-up to 3/N may (rule of three, Hanley and Lippman-Hand 1983), and that is then half the interval."""
+"""Divided by N², the least variance of a mean over N examples. If no example differs, the true
+share may still be up to 3/N (rule of three, Hanley and Lippman-Hand 1983); half the interval is
+then 3/N."""
 _LEVEL: Final = 0.01
-"""Of the test by which values scatter more than others."""
+"""Significance level of the test whether some values scatter more than others."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Interval:
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Both ends for a proportion, by the score interval of Wilson (1927).
+    """Both ends of a proportion's score interval (Wilson 1927).
 
     Raises:
         ValueError: unless 0 ≤ successes ≤ total and total > 0.
@@ -58,22 +58,20 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 
 
 def fisher(correlation: float, total: int) -> tuple[float, float]:
-    """Both ends for a Pearson correlation over `total` pairs, by Fisher's z.
+    """Both ends of the interval of a Pearson correlation over `total` pairs, by Fisher's z.
 
-    Below 4 pairs nothing is known: −1 and 1.
+    With fewer than 4 pairs nothing is known: −1 and 1.
     """
     if total < 4:
         return -1.0, 1.0
     inside = 1 - 1e-12
-    z, spread = (
-        math.atanh(max(-inside, min(inside, correlation))),
-        NORMAL_975 / math.sqrt(total - 3),
-    )
-    return math.tanh(z - spread), math.tanh(z + spread)
+    z = math.atanh(max(-inside, min(inside, correlation)))
+    half = NORMAL_975 / math.sqrt(total - 3)
+    return math.tanh(z - half), math.tanh(z + half)
 
 
 def mean_t(values: Sequence[float]) -> Interval:
-    """A mean, by Student's t; one value has no interval.
+    """A mean with its interval by Student's t; none for a single value.
 
     Raises:
         ValueError: without values.
@@ -92,13 +90,12 @@ def mean_t(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """What the mean of numbers over seeds and examples varies by.
+    """The mean of numbers over seeds and examples, and their variances.
 
     Attributes:
-        mean: over all S seeds and N examples.
-        of_seeds: variance between the seeds' means; None with one seed, which shows none.
-        of_examples: variance between the examples' means over seeds; never less than N examples
-            leave unseen.
+        mean: mean over all S seeds and N examples.
+        of_seeds: variance between the seeds' means; None with one seed.
+        of_examples: variance between the examples' means over seeds, at least `_UNSEEN` / N.
         seeds, examples: S and N.
     """
 
@@ -109,12 +106,11 @@ class Spread:
     examples: int
 
     def half_width(self, seeds: int | None = None) -> float:
-        """Half the 95% interval, with so many seeds; by default those that there are.
+        """Half the 95% interval for a number of seeds; by default the present one.
 
         The variances of seeds and of examples add up, each divided by its number; Student's t has
-        the degrees of freedom of Satterthwaite (1946). What a seed and an example have in common
-        counts in both, so the interval is rather too wide. Of one seed it is for the examples
-        alone.
+        the degrees of freedom of Satterthwaite (1946). The interaction of seeds and examples counts
+        in both, so the interval is rather too wide. With one seed it covers examples only.
         """
         from scipy.special import stdtrit
 
@@ -132,22 +128,23 @@ class Spread:
         return Interval(self.mean, self.mean - half, self.mean + half)
 
     def seeds_for(self, size: float, most: int = 1000) -> int | None:
-        """How many seeds show a difference of `size` four times out of five; None if `most` don't.
+        """The number of seeds that detects a difference of `size` with a power of 80%; None if it
+        is above `most`.
 
         Raises:
-            ValueError: with one seed, from which that can't be known.
+            ValueError: with one seed, which does not show the variance between seeds.
         """
         if self.of_seeds is None:
             raise ValueError("one seed does not show how seeds vary")
-        farther = 1 + _POWER_Z / NORMAL_975
-        return next((n for n in range(2, most + 1) if farther * self.half_width(n) < size), None)
+        factor = 1 + _POWER_Z / NORMAL_975
+        return next((n for n in range(2, most + 1) if factor * self.half_width(n) < size), None)
 
 
 def spread(values: NDArray[np.float64]) -> Spread:
     """The spread of numbers [S, N] over S seeds and N examples.
 
     Raises:
-        ValueError: unless there is a seed with an example.
+        ValueError: unless there is at least one seed and one example.
     """
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
@@ -165,8 +162,8 @@ def spread(values: NDArray[np.float64]) -> Spread:
 def difference(a: Interval, b: Interval) -> Interval:
     """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008).
 
-    For independent estimates. Scores on the same examples agree more than that, so there the
-    interval is too wide rather than too narrow.
+    For independent estimates. Scores on the same examples are correlated: for them the interval is
+    rather too wide.
     """
     value, ends_a, ends_b = a.value - b.value, a.ends(), b.ends()
     if ends_a is None or ends_b is None:
@@ -177,7 +174,7 @@ def difference(a: Interval, b: Interval) -> Interval:
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates of different things, by MOVER as `difference`.
+    """The mean of independent estimates of different quantities, by MOVER as in `difference`.
 
     Raises:
         ValueError: without estimates.
@@ -202,31 +199,31 @@ def ratio(a: Interval, b: Interval) -> Interval:
 
 
 def paired_difference(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
-    """Mean of a − b over the seeds, or runs, that both have; None with fewer than two."""
+    """Mean of a − b over the seeds or runs that both have; None with fewer than two."""
     shared = sorted(a.keys() & b.keys())
     return mean_t([a[key] - b[key] for key in shared]) if len(shared) > 1 else None
 
 
 def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
-    """Geometric mean of a / b over the seeds, or runs, that both have.
+    """Geometric mean of a / b over the seeds or runs that both have.
 
     None with fewer than two, or where a value is not positive.
     """
     if any(value <= 0 for side in (a, b) for value in side.values()):
         return None
-    found = paired_difference(*({k: math.log(v) for k, v in side.items()} for side in (a, b)))
-    return None if found is None else _exp(found)
+    logs = paired_difference(*({k: math.log(v) for k, v in side.items()} for side in (a, b)))
+    return None if logs is None else _exp(logs)
 
 
 @dataclass(frozen=True)
 class Std:
-    """A standard deviation, with the degrees of freedom of its estimate; None: it is given."""
+    """A standard deviation, with the degrees of freedom of its estimate; None: it is a constant."""
 
     value: float
     freedom: int | None = None
 
     def half_width(self, number: int = 1) -> float:
-        """Half the 95% interval of the mean of so many values that vary by it."""
+        """Half the 95% interval of the mean of a number of values with this standard deviation."""
         from scipy.special import stdtrit
 
         quantile = NORMAL_975 if self.freedom is None else float(stdtrit(self.freedom, 0.975))
@@ -234,10 +231,7 @@ class Std:
 
 
 def pooled(samples: Iterable[Sequence[float]]) -> Std | None:
-    """The std that samples have in common, each about a mean of its own.
-
-    None where no sample has two values.
-    """
+    """The pooled std of samples, each about its own mean; None where no sample has two values."""
     several = [np.asarray(sample, dtype=float) for sample in samples if len(sample) > 1]
     freedom = sum(len(sample) - 1 for sample in several)
     if not freedom:
@@ -247,35 +241,35 @@ def pooled(samples: Iterable[Sequence[float]]) -> Std | None:
 
 
 def scattered(runs: Sequence[Interval], std: Std) -> Interval:
-    """The mean of positive quantities, whose logarithms are in a pool with others.
+    """The mean of positive quantities whose logarithms belong to a pool of runs.
 
-    One run counts as known no better than by the pool's std, nor than by the intervals that
-    runs hold themselves, on average. Where runs scatter more than the rest of the pool, their own
-    std counts, if it makes the interval wider.
+    The uncertainty of one run is that of the pool's std, or of the runs' own intervals on average,
+    whichever is larger. Where the runs scatter more than the rest of the pool, their own std is
+    used if it makes the interval wider.
     """
     mean = sum(run.value for run in runs) / len(runs)
     logs = [_log(run) for run in runs if run.value > 0]
     own = [(ends[1] - ends[0]) / 2 for log in logs if (ends := log.ends())]
     one = max(std.half_width(), sum(own) / max(len(own), 1))
     half = one / math.sqrt(len(runs))
-    larger = _larger([log.value for log in logs], std)
-    if larger is not None:
-        half = max(half, larger.half_width(len(runs)))
+    own_std = _excess_std([log.value for log in logs], std)
+    if own_std is not None:
+        half = max(half, own_std.half_width(len(runs)))
     half = min(half, 700)
     return Interval(mean, mean * math.exp(-half), mean * math.exp(half))
 
 
-def _larger(values: Sequence[float], of_pool: Std) -> Std | None:
-    """The std of some values of a pool, where it is larger than the rest's; else None.
+def _excess_std(values: Sequence[float], pool: Std) -> Std | None:
+    """The std of some values of a pool if it is significantly larger than the rest's; else None.
 
-    By an F test of both variances, in the form of the beta distribution of the rest's share of all
-    squares.
+    By an F test of both variances, written with the beta distribution of the rest's share of the
+    sum of squares.
     """
     own = pooled([values])
-    if own is None or of_pool.freedom is None:
+    if own is None or pool.freedom is None:
         return None
     freedom = len(values) - 1
-    rest, squares = of_pool.freedom - freedom, of_pool.freedom * of_pool.value**2
+    rest, squares = pool.freedom - freedom, pool.freedom * pool.value**2
     if rest <= 0 or not squares:
         return None
     from scipy.special import betainc
@@ -285,26 +279,26 @@ def _larger(values: Sequence[float], of_pool: Std) -> Std | None:
 
 
 def widened(a: Interval, std: Std) -> Interval:
-    """A positive quantity's interval, with what its logarithm varies by between runs in it.
+    """A positive quantity's interval, widened by the std of its logarithm between runs.
 
-    A std that was measured between runs has in it what one run shows of itself, so either
-    interval may be the wider one; one that is given comes on top. What is not positive, or has no
-    interval, stays as it is.
+    A std that was measured between runs includes the variation within a run, so the wider interval
+    of both is taken; a constant one is added. A value that is not positive, or has no interval,
+    stays as it is.
     """
-    log = _log(a) if a.value > 0 else a
-    ends = log.ends() if a.value > 0 else None
+    log = _log(a) if a.value > 0 else Interval(a.value)
+    ends = log.ends()
     if ends is None:
         return a
-    more, within = std.half_width(), [abs(end - log.value) for end in ends]
+    between, within = std.half_width(), [abs(end - log.value) for end in ends]
     low, high = (
-        math.hypot(half, more) if std.freedom is None else max(half, more) for half in within
+        math.hypot(half, between) if std.freedom is None else max(half, between) for half in within
     )
     return _exp(Interval(log.value, log.value - low, log.value + high))
 
 
 def _log(a: Interval) -> Interval:
     ends = a.ends()
-    if ends is None or min(ends) <= 0:  # an interval that reaches 0 has no logarithm: unknown
+    if ends is None or min(ends) <= 0:  # an interval that reaches 0 has no logarithm
         return Interval(math.log(a.value))
     return Interval(math.log(a.value), math.log(ends[0]), math.log(ends[1]))
 

@@ -1,7 +1,7 @@
-"""The time of a step and of 1,000 real tokens: from passes over a panel, or from training itself.
+"""The time of a step and of 1,000 real tokens, from passes over timing batches or from training.
 
-Plain numbers in and out, intervals at 95%. scipy is imported where it is needed, so that who needs
-none of it does not wait.
+Plain numbers in and out, intervals at 95%. scipy is imported only where it is needed, because
+importing it is slow.
 """
 
 import math
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from bench.stats.intervals import NORMAL_975, Interval
 
 STEPS_ENOUGH: Final = 96
-"""A training of so many steps shows its own step times; a shorter one needs a panel."""
+"""Fewest steps of a training whose own steps are timed; a shorter one needs timing batches."""
 WINDOW: Final = 8
-"""Steps of training that are looked at together to find when it is warm."""
+"""Steps in a window; windows are compared to find the end of the warm-up."""
 WARMUP_WINDOWS: Final = 6
-"""After so many windows that never agreed the times count all the same, and are unstable."""
+"""Most windows of a warm-up; if they never agreed, later times count, but as unstable."""
 BLOCK: Final = 16
-"""The fewest neighbouring steps that vary as one."""
+"""Fewest neighbouring steps in a block of the jackknife."""
 MOST_BLOCKS: Final = 20
 AGREEMENT: Final = 0.05
-"""How far the means of two windows, or passes, may be apart."""
+"""Largest relative difference between the means of two windows, or passes, that agree."""
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """A step's time: the median in ms, and what 1,000 real tokens take on average in ms."""
+    """The median time of a step, and the mean time of 1,000 real tokens, in ms."""
 
     step_ms: Interval
     ms_per_1k_tokens: Interval
@@ -38,24 +38,24 @@ class StepTimes:
 def panel_times(
     passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000, seed: int = 0
 ) -> StepTimes:
-    """Times of a panel of batches, with bootstrap intervals.
+    """Times of timing batches, with bootstrap intervals.
 
-    The batches are fixed and only their times vary, so how they differ from one another is no part
-    of the interval. What disturbs a step often disturbs its whole pass: passes are drawn again
-    whole. Draws from few passes vary too little: how far their ends are from the estimate is spread
-    by √(P / (P − 1)) (Rao and Wu 1988) and by Student's t over the normal quantile. So the estimate
-    is always inside. One pass has no interval.
+    The batches are fixed and only their times vary, so differences between batches are no part of
+    the interval. A disturbance often affects a whole pass, so whole passes are resampled. With P
+    passes, resampling underestimates the variation: the distance of each end from the estimate is
+    multiplied by √(P / (P − 1)) (Rao and Wu 1988) and by the ratio of Student's t to the normal
+    quantile. The interval always contains the estimate. One pass has no interval.
 
     Args:
         passes: ms of each batch in each pass, [P, B].
         tokens: real tokens of each batch, [B].
 
     Raises:
-        ValueError: without passes, or if they are not of as many batches as there are tokens.
+        ValueError: without passes, or if their length is not that of `tokens`.
     """
     data = np.asarray(passes, dtype=float)
     if data.ndim != 2 or not data.size or data.shape[1] != len(tokens):
-        raise ValueError("the times of a panel are a row of its batches for each pass")
+        raise ValueError("times of timing batches have a row for each pass, [P, B]")
     per_1k = 1000 / sum(tokens)
 
     def both(times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -82,9 +82,9 @@ def panel_times(
 
 @dataclass(frozen=True)
 class TrainingTimes(StepTimes):
-    """Times from the steps of a training, those before `warm` left out as its warm-up.
+    """Times from the steps of a training, without the first `warm` ones.
 
-    `settled` is False where the beginning never came to rest.
+    `settled` is False where the warm-up had no visible end.
     """
 
     warm: int
@@ -94,59 +94,59 @@ class TrainingTimes(StepTimes):
 def training_times(
     times: Sequence[float], tokens: Sequence[int], padded: Sequence[int]
 ) -> TrainingTimes:
-    """Times of training's own steps, in order.
+    """Times of a training's own steps, in order.
 
-    Its batches differ, so each step is compared with what a batch of its size takes: a parabola
-    through the steps, of their tokens with padding, which is what is computed on. Warm-up ends with
-    the first window of 8 steps that is within 5% of the one before. What the steps that count take,
-    over what is expected of them, is then applied to what is expected of all batches, those of the
-    warm-up too: a seed fixes them, for every setting alike. What disturbs a step often disturbs its
-    neighbours: the steps that count are cut into at most 20 blocks of 16 neighbours or more, and
-    the intervals are a jackknife over the blocks, with Student's t.
+    Batches differ in size, so each step is compared with the expected time of its size: a parabola
+    fitted to the steps' tokens with padding, on which the computation depends. The warm-up ends
+    with the first window of 8 steps that is within 5% of the one before. The ratio of actual to
+    expected time of the later steps is then applied to all batches, including those of the warm-up,
+    because the seed determines them equally for every setting. A disturbance often affects
+    neighbouring steps, so the later steps are split into at most 20 blocks of at least 16, and the
+    intervals are a jackknife over the blocks, with Student's t.
 
     Args:
         times: ms of each step, [N].
         tokens: real tokens of each step's batch, [N].
-        padded: the same with padding, [N].
+        padded: tokens of each step's batch with padding, [N].
 
     Raises:
         ValueError: unless there are as many steps as tokens, and at least `STEPS_ENOUGH`.
     """
     ms, sizes = np.asarray(times, dtype=float), np.asarray(padded, dtype=float)
     if ms.ndim != 1 or not ms.shape == sizes.shape == np.shape(tokens) or ms.size < STEPS_ENOUGH:
-        raise ValueError(f"the times of a training are of {STEPS_ENOUGH} steps and more, [N]")
+        raise ValueError(f"the times of a training are of at least {STEPS_ENOUGH} steps, [N]")
     relative = ms / _expected(ms, sizes, np.arange(ms.size // 2, ms.size))
     windows = relative[: ms.size // WINDOW * WINDOW].reshape(-1, WINDOW).mean(axis=1)
-    apart = np.abs(np.diff(windows[:WARMUP_WINDOWS])) / windows[: WARMUP_WINDOWS - 1]
-    calm = np.flatnonzero(apart <= AGREEMENT)
-    warm = WINDOW * (int(calm[0]) + 1 if calm.size else WARMUP_WINDOWS)
+    changes = np.abs(np.diff(windows[:WARMUP_WINDOWS])) / windows[: WARMUP_WINDOWS - 1]
+    stable = np.flatnonzero(changes <= AGREEMENT)
+    warm = WINDOW * (int(stable[0]) + 1 if stable.size else WARMUP_WINDOWS)
 
     steps = np.arange(warm, ms.size)
     blocks = np.array_split(steps, min(MOST_BLOCKS, steps.size // BLOCK))
 
     def estimates(counted: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Median ms, and ms for 1,000 real tokens, as some steps have them."""
+        """Median ms, and ms for 1,000 real tokens, estimated from some of the steps."""
         expected = _expected(ms, sizes, counted)
         expected *= ms[counted].sum() / expected[counted].sum()
         return np.array([np.median(expected), 1000 * expected.sum() / np.sum(tokens)])
 
     without = np.array([estimates(np.setdiff1d(steps, block)) for block in blocks])
     median, rate = map(_jackknifed, estimates(steps), without.T)
-    return TrainingTimes(median, rate, warm=warm, settled=bool(calm.size))
+    return TrainingTimes(median, rate, warm=warm, settled=bool(stable.size))
 
 
 def _expected(
     ms: NDArray[np.float64], sizes: NDArray[np.float64], counted: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """What each step takes by its size, as those that count have it, [N]."""
+    """The expected time of each step by its size, fitted to the steps that count, [N]."""
     scaled = sizes / sizes.max()
     degree = min(2, len(np.unique(sizes[counted])) - 1)
-    found = np.polyval(np.polyfit(scaled[counted], ms[counted], degree), scaled)
-    return np.maximum(found, 0.1 * float(np.median(ms[counted])))
+    fitted = np.polyval(np.polyfit(scaled[counted], ms[counted], degree), scaled)
+    return np.maximum(fitted, 0.1 * float(np.median(ms[counted])))
 
 
 def _jackknifed(value: float, without: NDArray[np.float64]) -> Interval:
-    """A value and what it is without each block, [K], with Student's t (Tukey 1958)."""
+    """A value with its interval from the values without each block, [K] (Tukey 1958)."""
     from scipy.special import stdtrit
 
     freedom = without.size - 1

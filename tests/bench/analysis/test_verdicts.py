@@ -1,4 +1,4 @@
-"""Which rows are compared, who wins, and what counts as proven."""
+"""Which rows are compared, who wins, and which differences are significant."""
 
 import math
 import random
@@ -79,7 +79,7 @@ def test_a_name_of_what_a_digest_holds_is_no_other_group():
     assert len(groups([row(), row(*LORA, settings={"model": "renamed", "max_train": None})])) == 1
 
 
-def test_two_rates_of_one_mode_are_two_settings_that_tell_their_rate():
+def test_two_rates_of_one_mode_are_two_settings_with_their_rate_in_the_label():
     group = one([row(), row(settings={"learning_rate": 3e-5})])
     assert [s.label for s in group.settings] == [
         "full, fp32, rate 3e-05",
@@ -90,13 +90,9 @@ def test_two_rates_of_one_mode_are_two_settings_that_tell_their_rate():
 BF16 = {"amp": "bf16", "frozen_dtype": "bf16"}
 
 
-def test_how_frozen_weights_are_held_splits_no_group_and_is_told_where_it_varies():
-    rows = [
-        row(),
-        row(amp="bf16"),
-        row(*LORA, **BF16),
-        row("head", frozen_dtype="fp32", amp="bf16"),
-    ]
+def test_the_type_of_frozen_weights_splits_no_group_and_is_in_labels_where_it_varies():
+    head = row("head", frozen_dtype="fp32", amp="bf16")
+    rows = [row(), row(amp="bf16"), row(*LORA, **BF16), head]
     assert [s.label for s in one(rows).settings] == [
         "full, fp32", "full, bf16", "head, bf16", "lora rank 1 on attn-only, bf16",
     ]  # fmt: skip
@@ -113,7 +109,7 @@ def held(row, frozen):
     return row | {"frozen_dtype": frozen, "cell_id": f"{row['cell_id']}{frozen}"}
 
 
-def test_the_usual_way_of_holding_is_what_most_settings_have_and_of_equals_fp32():
+def test_the_usual_type_of_frozen_weights_is_the_most_frequent_and_of_equals_fp32():
     rows = [row()]
     for rank in (1, 2, 4):
         both = [held(row("lora", rank, "attn-only", "bf16"), each) for each in ("bf16", "fp32")]
@@ -126,7 +122,7 @@ def test_the_usual_way_of_holding_is_what_most_settings_have_and_of_equals_fp32(
     assert len(group.settings) == 6
 
 
-def test_ranks_and_effects_do_not_mix_how_frozen_weights_are_held():
+def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
     rows = [row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0)]
     rows += [row(*LORA, peak_rss_mib=600.0), row("lora", 8, "attn-only", peak_rss_mib=600.0)]
     for frozen, memory, score in (("fp32", 500.0, 0.5), ("bf16", 100.0, 0.7)):
@@ -174,7 +170,7 @@ def test_the_time_for_tokens_has_its_own_interval():
     assert math.log(high / 20) == pytest.approx(math.hypot(math.log(24 / 20), between), abs=1e-4)
 
 
-def test_memory_is_by_tensors_on_a_card_and_by_resident_set_on_a_cpu():
+def test_memory_is_by_tensors_on_a_gpu_and_by_resident_set_on_a_cpu():
     assert one([row()]).memory_column == "peak_rss_mib"
     assert one([row(device="cuda:0")]).memory_column == "peak_cuda_allocated_mib"
 
@@ -193,7 +189,7 @@ def test_the_winners_and_their_ratio_to_full_fine_tuning():
     assert score.tied == 0
 
 
-def test_a_difference_inside_its_interval_is_not_proven():
+def test_a_difference_inside_its_interval_is_not_significant():
     rows = [
         row(dev_score=0.50, dev_ci_low=0.47, dev_ci_high=0.53),
         row(*LORA, dev_score=0.51, dev_ci_low=0.48, dev_ci_high=0.54),
@@ -292,7 +288,7 @@ def test_the_effect_of_rank_counts_pairs_that_differ_in_nothing_else():
     assert rank_effect(one([row(), row(*LORA)])) is None
 
 
-def test_the_effect_of_amp_is_told_from_that_of_the_adapter():
+def test_the_effects_of_amp_and_of_the_adapter_are_separate():
     rows = [
         row(peak_rss_mib=1000.0), row(amp="bf16", peak_rss_mib=800.0),
         row(*LORA, peak_rss_mib=600.0), row(*LORA, amp="bf16", peak_rss_mib=450.0),
@@ -305,7 +301,7 @@ def test_the_effect_of_amp_is_told_from_that_of_the_adapter():
     ]  # fmt: skip
 
 
-def test_without_full_fine_tuning_in_fp32_there_is_no_effect_to_tell():
+def test_without_full_fine_tuning_in_fp32_there_are_no_effects():
     assert effects(one([row(*LORA), row(*LORA, amp="bf16")]), "time") == []
 
 

@@ -50,19 +50,9 @@ def write_data(folder: Path, task: str = "sst", count: int = 48) -> None:
 
 
 def cell_of(data: TaskData, **changes: object) -> Cell:
-    grid = Grid(
-        name="tokens",
-        settings=Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=32),
-        cells=[Axes(mode=["head"])],
-    )
-    resolved = Resolved(
-        model="tiny",
-        model_digest="0" * 16,
-        pooling="pooler",
-        data_digest=data.digest[:16],
-        amp_on="bf16",
-        learning_rate_source="grid",
-    )
+    settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=32)
+    grid = Grid(name="tokens", settings=settings, cells=[Axes(mode=["head"])])
+    resolved = Resolved("tiny", "0" * 16, "pooler", data.digest[:16], "bf16", "grid")
     return replace(expand(grid, resolved)[0], **changes)
 
 
@@ -87,19 +77,12 @@ class Place:
 
     def job(self, folder: Path) -> Path:
         """The folder of a cell that is ready to run."""
+        tokenizer = str(self.tokenizer)
         job = Job(
-            cell=self.cell,
-            conditions_id="0" * 8,
-            attempt=1,
-            device="cpu",
-            threads=1,
-            checkpoint=str(self.tokenizer),
-            geometry=None,
-            tokenizer=str(self.tokenizer),
-            data=str(self.folder),
-            keep=False,
-            code_version="0",
-        )
+            cell=self.cell, conditions_id="0" * 8, attempt=1, device="cpu", threads=1,
+            checkpoint=tokenizer, geometry=None, tokenizer=tokenizer, data=str(self.folder),
+            keep=False, code_version="0",
+        )  # fmt: skip
         folder.mkdir()
         (folder / FILE).write_text(job.to_json(), encoding="utf-8")
         return folder
@@ -121,13 +104,13 @@ def place(cache, tmp_path, tiny_checkpoint) -> Place:
 def check_same(sides: Sides | None, data: TaskData, tokenizer: Path, max_length: int = 32) -> None:
     """Fail unless the examples are those that tokenising the data gives."""
     assert sides is not None
-    of = Tokenizer.from_folder(tokenizer)
+    encode = Tokenizer.from_folder(tokenizer).encode
     for side, examples in zip(sides, (data.train, data.dev), strict=True):
-        wanted = of.encode(examples.text_a, examples.text_b, max_length)
+        expected = encode(examples.text_a, examples.text_b, max_length)
         for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             found = getattr(side.encoded, name)
-            assert found.dtype == getattr(wanted, name).dtype
-            np.testing.assert_array_equal(found, getattr(wanted, name))
+            assert found.dtype == getattr(expected, name).dtype
+            np.testing.assert_array_equal(found, getattr(expected, name))
         assert side.labels.dtype == examples.labels.dtype
         np.testing.assert_array_equal(side.labels, examples.labels)
 
@@ -190,11 +173,8 @@ def test_what_is_no_file_is_no_harm(place):
     file.unlink()
     file.mkdir()
     assert place.read() is None
-    check_same(
-        tokens.make(place.data, place.cell, place.tokenizer, place.folder),
-        place.data,
-        place.tokenizer,
-    )
+    made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+    check_same(made, place.data, place.tokenizer)
     file.rmdir()
     os.mkfifo(file)
     assert place.read() is None
@@ -400,8 +380,8 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
         worker=(sys.executable, "-S", "-c", code),
     ).run([plan([place.cell], [], stub.conditions.columns())])
     assert [row["status"] for row in read_rows(csv)] == ["crashed"]
-    [told] = tmp_path.glob("runs/*/stdout.txt")
-    assert told.read_text(encoding="utf-8") == "1\n"
+    [stdout] = tmp_path.glob("runs/*/stdout.txt")
+    assert stdout.read_text(encoding="utf-8") == "1\n"
     check_same(place.read(), place.data, place.tokenizer)
 
 

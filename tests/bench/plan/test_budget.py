@@ -1,4 +1,4 @@
-"""A budget of time: which cells fit, and what is said of those that don't."""
+"""A budget of time: which cells fit, and the messages about those that do not."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_a_cell_without_a_prediction_fits_while_anything_is_left(clock: Clock):
     )
 
 
-def test_at_the_end_it_tells_what_would_never_fit(clock: Clock):
+def test_at_the_end_cells_that_would_never_fit_are_reported(clock: Clock):
     budget = Budget(10 * MINUTE, clock)
     clock.now += 5 * MINUTE
     budget.leave_out("a", 8 * MINUTE)
@@ -75,28 +75,28 @@ def test_at_the_end_it_tells_what_would_never_fit(clock: Clock):
     assert "--budget" in second
 
 
-def test_minutes_have_the_digits_that_tell():
+def test_minutes_have_few_digits():
     seconds = (0, 15, 59.9, 60, 204, 738, 5400, 86_400)
-    told = ["0", "0.25", "1", "1", "3.4", "12.3", "90", "1,440"]
-    assert [minutes(s) for s in seconds] == told
+    texts = ["0", "0.25", "1", "1", "3.4", "12.3", "90", "1,440"]
+    assert [minutes(s) for s in seconds] == texts
 
 
-def left_out(mode: str = "full", said: str = "12") -> Row:
-    message = f"left out: predicted to take {said} min, and 3 of the budget of 90 min are left"
+def left_out(mode: str = "full", predicted: str = "12") -> Row:
+    message = f"left out: predicted to take {predicted} min, and 3 of the budget of 90 min are left"
     rank, layers = (None, None) if mode == "full" else (1, "attn")
     return failed_row(cell(mode, rank, layers, "off"), "skipped", message)
 
 
-def test_rows_of_cells_that_were_left_out_are_told_from_others():
+def test_rows_of_cells_that_were_left_out_are_recognised():
     assert was_left_out(left_out())
     assert not was_left_out(left_out() | {"status": "crashed"})
     assert not was_left_out(left_out() | {"message": "the same, only smaller, ran out of memory"})
     assert not was_left_out(left_out() | {"message": None})
 
 
-def test_a_reason_is_said_once_and_no_result_is_covered():
-    why = str(left_out(said="7")["message"])
-    assert needs_no_row(left_out(said="12"), why), "only the numbers differ"
+def test_a_reason_is_recorded_once_and_covers_no_result():
+    why = str(left_out(predicted="7")["message"])
+    assert needs_no_row(left_out(predicted="12"), why), "only the numbers differ"
     for status in ("ok", "crashed", "oom"):
         assert needs_no_row(left_out() | {"status": status}, why)
     assert not needs_no_row(None, why)

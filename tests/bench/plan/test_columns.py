@@ -61,6 +61,11 @@ def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:
         ("unfreeze", {"mode": "head"}, False),
         ("regression_loss", {"dev_metric": "accuracy"}, False),
         ("dev_accuracy", {"init": "pretrained", "dev_metric": "pearson"}, False),
+        ("encoders", {"task": "multitask"}, True),
+        ("encoders", {"task": "sst"}, False),
+        ("dev_similarity", {"task": "multitask", "init": "random"}, False),
+        ("dev_accuracy", {"init": "pretrained", "dev_metric": "overall"}, False),
+        ("majority_score", {"init": "pretrained", "dev_metric": "overall"}, True),
     ],
 )
 def test_a_column_knows_where_it_applies(name: str, row: dict[str, str], applies: bool) -> None:
@@ -79,7 +84,7 @@ def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "told"),
+    ("check", "message"),
     [
         ("", "name the test that holds it"),
         ("tests/bench/plan/test_columns.py", "name the test that holds it"),
@@ -91,5 +96,5 @@ def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
         ),
     ],
 )
-def test_a_check_that_holds_nothing_is_a_problem(check: str, told: str) -> None:
-    assert told in str(problem_of(replace(BY_NAME["rank"], check=check)))
+def test_a_check_that_holds_nothing_is_a_problem(check: str, message: str) -> None:
+    assert message in str(problem_of(replace(BY_NAME["rank"], check=check)))

@@ -68,7 +68,7 @@ def test_named_grids_load() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("[settings]\nepoch = 3\n[[cells]]\nmode=['full']", "unknown key 'settings.epoch'"),
         ("[[cells]]\nmode=['full']\nrnk=[1]", "unknown key 'cells[0].rnk'"),
@@ -90,17 +90,17 @@ def test_named_grids_load() -> None:
         ("x = " + "[" * 5000, "is not TOML"),
     ],
 )
-def test_a_typo_is_one_line_that_says_where(text: str, told: str) -> None:
+def test_a_typo_is_one_line_that_says_where(text: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         gridfile.parse(text, "mine.toml", "mine")
     message = str(caught.value)
     assert message.startswith("mine.toml: ")
-    assert told in message
+    assert expected in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("own", "told"),
+    ("own", "expected"),
     [
         ("{ heads = 'conv' }", "key 'cells[1].settings.heads'; known here: head, kernels,"),
         ("{ epochs = 2 }", "key 'cells[1].settings.epochs'; known here: head, kernels,"),
@@ -113,11 +113,11 @@ def test_a_typo_is_one_line_that_says_where(text: str, told: str) -> None:
         ("3", "cells[1].settings: "),
     ],
 )
-def test_a_typo_in_the_settings_of_some_cells_is_one_line(own: str, told: str) -> None:
+def test_a_typo_in_the_settings_of_some_cells_is_one_line(own: str, expected: str) -> None:
     text = f"{GOOD}[[cells]]\nmode = ['full']\nsettings = {own}\n"
     with pytest.raises(InputError) as caught:
         gridfile.parse(text, "mine.toml", "mine")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The search for learning rates: its ladder, its end, and its choice."""
+"""The search for learning rates: its multipliers, its end, and its choice."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -60,7 +60,7 @@ def peak_at(best: float):
     return score
 
 
-def test_the_ladder_is_in_steps_of_the_root_of_ten_and_scales_all_rates() -> None:
+def test_multipliers_are_powers_of_the_root_of_ten_and_scale_all_rates() -> None:
     rates = at_exponent(replace(LORA, learning_rate_base=1e-4), 1)
     assert rates == {
         "learning_rate": 3.16e-3,
@@ -89,7 +89,7 @@ def test_five_rates_for_each_kind_and_the_best_is_taken() -> None:
     assert replace(found, learning_rate_source="grid") == LORA
 
 
-def test_the_ladder_is_extended_while_the_best_is_at_its_end() -> None:
+def test_multipliers_are_added_while_the_best_is_at_an_end() -> None:
     runs = Runs(peak_at(0.1))
     search = Search([LORA], "d2", runs.row_of)
     rounds = runs.run(search)
@@ -97,7 +97,7 @@ def test_the_ladder_is_extended_while_the_best_is_at_its_end() -> None:
     assert search.found(LORA).learning_rate == 0.1
 
 
-def test_the_ladder_has_an_end() -> None:
+def test_multipliers_have_an_end() -> None:
     runs = Runs(lambda cell: (cell.learning_rate, 1.0))
     rounds = runs.run(Search([LORA], "d2", runs.row_of))
     assert sum(map(len, rounds)) == len(FIRST) + LAST_EXPONENT - max(FIRST)
@@ -146,14 +146,14 @@ def test_a_search_is_not_repeated_and_neither_is_a_kind_without_rates() -> None:
     ]  # fmt: skip
 
 
-def test_of_cells_that_are_skipped_without_rates_nothing_is_foretold() -> None:
+def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted() -> None:
     head, lora = plan([HEAD, without_rates(LORA)], {}, {"conditions_id": "c"})
     lora = replace(lora, action="skip")
-    told = {Variant.of(HEAD): Prediction(100.0, 7.0, 1.0)}
+    predictions = {Variant.of(HEAD): Prediction(100.0, 7.0, 1.0)}
     forecast = SimpleNamespace(
         basis="runs",
-        predict=lambda variant: told[variant],
-        left_s=lambda left: sum(n * told[variant].wall_s for variant, n in left.items()),
+        predict=lambda variant: predictions[variant],
+        left_s=lambda left: sum(n * predictions[variant].wall_s for variant, n in left.items()),
     )
     outlook = Outlook(forecast, [lora, head])
     assert outlook.begin(lora.cell) == (None, None)

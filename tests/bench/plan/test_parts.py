@@ -181,7 +181,7 @@ def test_cells_that_ran_before_there_were_parts_keep_their_ids(name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("encoders = 3", "settings.encoders"),
         ('task_order = "random"', "settings.task_order"),
@@ -190,28 +190,28 @@ def test_cells_that_ran_before_there_were_parts_keep_their_ids(name: str) -> Non
         ("task_decays = {sst = -0.1}", "settings.task_decays.sst"),
     ],
 )
-def test_what_a_grid_file_cannot_have_is_refused(text: str, told: str) -> None:
+def test_what_a_grid_file_cannot_have_is_refused(text: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(f"[settings]\n{text}\n[[cells]]\nmode = ['full']\n", "mine.toml", "mine")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"task_rates": "sst=x"}, "as task_rates"),
         ({"encoders": None}, "don't go with task"),
         ({"task": "sst"}, "don't go with task"),
     ],
 )
-def test_a_job_with_other_settings_by_part_is_refused(change: dict, told: str) -> None:
+def test_a_job_with_other_settings_by_part_is_refused(change: dict, expected: str) -> None:
     job = Job(
         cell=cells_of(PARTS)[0], conditions_id="here", attempt=1, device="cpu", threads=2,
         checkpoint="/a/b", geometry=None, tokenizer="/a/b", data="/c", keep=False,
         code_version="0.1.0",
     )  # fmt: skip
     assert Job.from_json(job.to_json()) == job
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         Job.from_json(replace(job, cell=replace(job.cell, **change)).to_json())
 
 
@@ -251,17 +251,3 @@ def test_a_score_that_none_can_be_makes_no_result(name: str, value: float) -> No
     columns = f'{{"dev_metric": "overall", "{name}": {value}}}'
     with pytest.raises(ValueError, match=f"its {name} is"):
         parse_result(f'{{"status": "ok", "columns": {columns}}}')
-
-
-@pytest.mark.parametrize(
-    ("name", "row", "applies"),
-    [
-        ("encoders", {"task": "multitask"}, True),
-        ("encoders", {"task": "sst"}, False),
-        ("dev_similarity", {"task": "multitask", "init": "random"}, False),
-        ("dev_accuracy", {"init": "pretrained", "dev_metric": "overall"}, False),
-        ("majority_score", {"init": "pretrained", "dev_metric": "overall"}, True),
-    ],
-)
-def test_a_column_knows_where_it_applies(name: str, row: dict[str, str], applies: bool) -> None:
-    assert BY_NAME[name].applies(row) is applies

@@ -25,7 +25,7 @@ ROWS = [
 
 
 def silent(_line: str) -> None:
-    """Takes what there is to say about a torn record."""
+    """Takes the note about a torn record."""
 
 
 def read(path: Path) -> list[Row] | None:
@@ -151,7 +151,7 @@ def test_no_spreadsheet_computes_a_text_and_we_read_it_as_it_was(tmp_path: Path,
             assert field[:1] not in ("=", "+", "-", "@", "\t", "\r")
 
 
-def test_a_header_of_any_names_is_told_on_one_line(tmp_path: Path) -> None:
+def test_a_header_of_any_names_is_refused_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     for text in TEXTS[:-1]:
         path.write_bytes(record([*NAMES, text]) + encode(ROWS[0]))
@@ -189,6 +189,6 @@ def test_a_million_columns_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_name_that_a_column_can_not_hold_is_told_with_those_that_it_can(name: str) -> None:
+def test_an_invalid_name_is_refused_with_the_valid_ones(name: str) -> None:
     with pytest.raises(ValueError, match=", ".join(VALUES[name])):
         parse_value(name, "loraa")

@@ -1,4 +1,4 @@
-"""Outcomes of dev examples in a file beside runs.csv, in place of the cells' folders."""
+"""Outcomes of dev examples in a file next to runs.csv, in place of the cells' folders."""
 
 import json
 import shutil
@@ -260,7 +260,7 @@ def changed(change: Callable[[Tensors], Tensors], **more: str) -> Callable[[Path
     return make
 
 
-def alike(tensors: Tensors) -> Tensors:
+def unchanged(tensors: Tensors) -> Tensors:
     return tensors
 
 
@@ -282,10 +282,10 @@ HOSTILE: dict[str, Callable[[Path], bytes]] = {
     "no header": lambda path: b"\xff" * 64,
     "a header of 100 TB": lambda path: (10**14).to_bytes(8, "little") + b"{}",
     "no metadata": lambda path: save(load_file(path)),
-    "deep metadata": changed(alike, examples="[" * 10**5),
-    "a list": changed(alike, examples="[]"),
-    "sizes that are none": changed(alike, examples='{"a": "b"}'),
-    "other sizes": changed(alike, examples=json.dumps({"x": 10**30})),
+    "deep metadata": changed(unchanged, examples="[" * 10**5),
+    "a list": changed(unchanged, examples="[]"),
+    "sizes that are none": changed(unchanged, examples='{"a": "b"}'),
+    "other sizes": changed(unchanged, examples=json.dumps({"x": 10**30})),
     "beyond its end": lambda path: header(
         '{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]},"__metadata__":{"examples":"{}"}}'
     ),

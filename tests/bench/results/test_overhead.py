@@ -1,4 +1,4 @@
-"""Where time goes: what is neither training nor evaluation is overhead, and is said."""
+"""How time divides into training, evaluation and overhead, and how that is reported."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_cells_that_did_not_end_ok_are_no_part_of_it():
     assert times_of([]) is None
 
 
-def test_a_sentence_tells_shares_that_add_up():
+def test_a_sentence_has_shares_that_add_up():
     found = times_of([row()], between_s=5.0)
     assert str(found) == (
         "105 s, of which training 76.2%, evaluation 11.4% and overhead 12.4% (start-up 2.9%, "
@@ -70,9 +70,9 @@ def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):
     for name in ("index.html", "report.md"):
         page = (tmp_path / name).read_text("utf-8")
         assert "overhead, s" in page
-        told = " ".join(page.split()).replace("\\", "")
-        assert f"{ok} cells took" in told
+        text = " ".join(page.split()).replace("\\", "")
+        assert f"{ok} cells took" in text
         assert (
             "of which training 80.0%, evaluation 12.0% and overhead 8.0% (start-up 3.0%, timing, "
             "writing and ending 5.0%)"
-        ) in told
+        ) in text

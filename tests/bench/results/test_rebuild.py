@@ -82,7 +82,7 @@ def test_rows_without_a_folder_and_their_order_are_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_broken_line_is_told_left_out_and_kept_beside(tmp_path: Path) -> None:
+def test_a_broken_line_is_reported_left_out_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     fill(path, synthetic_rows(4))
     good = read_rows(path)

@@ -101,19 +101,19 @@ def test_the_number_of_seeds_that_a_claim_needs():
         spread(rng.normal(size=(1, 10))).seeds_for(0.02)
 
 
-def test_the_pooled_deviation_is_about_each_samples_own_mean():
+def test_the_pooled_std_is_about_each_samples_own_mean():
     found = pooled([[1.0, 3.0], [10.0], [5.0, 5.0, 5.0]])
     assert found == Std(math.sqrt(2 / 3), 3)
     assert pooled([[1.0], []]) is None
 
 
-def test_a_deviation_from_few_repeats_takes_students_t():
+def test_a_std_from_few_repeats_takes_students_t():
     assert Std(0.06).half_width() == pytest.approx(1.959964 * 0.06)
     assert Std(0.06, 1).half_width() == pytest.approx(12.7062 * 0.06, rel=1e-4)
     assert Std(0.06, 10**6).half_width(4) == pytest.approx(1.95996 * 0.03, rel=1e-4)
 
 
-def test_a_given_deviation_comes_on_top_and_a_measured_one_is_what_an_interval_is_at_least():
+def test_a_constant_std_is_added_and_a_measured_one_is_the_least_that_an_interval_has():
     own = Interval(100.0, 100 * math.exp(-0.03), 100 * math.exp(0.03))
     given = widened(own, Std(0.05))
     assert math.log(given.high / 100) == pytest.approx(math.hypot(0.03, 1.959964 * 0.05))
@@ -124,15 +124,15 @@ def test_a_given_deviation_comes_on_top_and_a_measured_one_is_what_an_interval_i
     assert widened(Interval(100.0), Std(0.05, 22)) == Interval(100.0)
 
 
-def test_intervals_by_the_pooled_deviation_cover_as_often_as_they_say():
+def test_intervals_by_the_pooled_std_cover_as_often_as_they_say():
     rng = np.random.default_rng(6)
     hits = 0
     for _ in range(500):
         others = [100 * np.exp(rng.normal(size=2) * 0.05) for _ in range(4)]
-        deviation = pooled([np.log(each) for each in others])
+        std = pooled([np.log(sample) for sample in others])
         single = 100 * math.exp(rng.normal() * 0.05)
         near = Interval(single, single * 0.999, single * 1.001)
-        hits += bool(widened(near, deviation).holds(100.0))
+        hits += bool(widened(near, std).holds(100.0))
     assert 0.93 <= hits / 500 <= 0.97
 
 

@@ -71,7 +71,7 @@ def test_no_end_of_an_interval_is_below_zero():
 
 @pytest.mark.parametrize("passes", [[], [[]], [[1.0]]])
 def test_times_that_are_not_of_the_panel_are_refused(passes: list[list[float]]):
-    with pytest.raises(ValueError, match="panel"):
+    with pytest.raises(ValueError, match="timing batches"):
         panel_times(passes, [1, 1])
 
 
@@ -86,12 +86,12 @@ def true_ms(tokens: list[int]) -> Array:
     return 20 + 200 * scaled + 15 * scaled**2
 
 
-def shared_noise(rng: np.random.Generator, steps: int, deviation: float, kept: float) -> Array:
+def shared_noise(rng: np.random.Generator, steps: int, std: float, kept: float) -> Array:
     """Factors about 1, each step's near that of the one before."""
     found = np.empty(steps)
-    now = rng.normal(0, deviation)
+    now = rng.normal(0, std)
     for step in range(steps):
-        now = kept * now + rng.normal(0, deviation * (1 - kept**2) ** 0.5)
+        now = kept * now + rng.normal(0, std * (1 - kept**2) ** 0.5)
         found[step] = now
     return 1 + found
 
