@@ -17,10 +17,20 @@ from bench.analysis.verdicts import (
     pareto,
     rank_effect,
 )
-from bench.plan.cell import MULTITASK, SEARCHED, Row, Value
+from bench.plan.cell import MULTITASK, SEARCHED, Row
 from bench.plan.columns import CORRELATED, PART_SCORES, STATUSES
 from bench.report.provenance import elsewhere, repeats, spread_over
-from bench.report.text import BASE, count, counted, no_interval, num, one_of, signed, times
+from bench.report.text import (
+    BASE,
+    count,
+    counted,
+    no_interval,
+    num,
+    one_of,
+    setting_value,
+    signed,
+    times,
+)
 from bench.results.overhead import times_of
 from minbert.data.tasks import TASKS
 
@@ -301,12 +311,8 @@ def status_meaning(status: str) -> str:
 
 def differs(group: Group, first: Group) -> str:
     """What sets a group apart from the first, in a sentence."""
-    parts = [
-        f"{name} ({_said(group.shared(name))} instead of {_said(first.shared(name))})"
-        for name in differing(group, first)
-    ]
+    parts = []
+    for name in differing(group, first):
+        here, there = (setting_value(one.shared(name)) for one in (group, first))
+        parts.append(f"{name} ({here} instead of {there})")
     return f"Not comparable with the first group, from which it differs in {', '.join(parts)}."
-
-
-def _said(value: Value) -> str:
-    return "none" if value is None else str(value)

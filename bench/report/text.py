@@ -7,7 +7,7 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.analysis.metrics import metric_of
 from bench.analysis.verdicts import Objective, column
-from bench.plan.cell import Row
+from bench.plan.cell import Row, Value
 from bench.stats.intervals import Interval
 
 MEMORY: Final = {
@@ -46,6 +46,11 @@ def signed(value: float) -> str:
 def times(value: float) -> str:
     """A ratio."""
     return fixed(value, 2)
+
+
+def setting_value(value: Value) -> str:
+    """A setting's value in a sentence; `none` for an empty one."""
+    return "none" if value is None else str(value)
 
 
 def span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:

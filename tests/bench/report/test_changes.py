@@ -144,7 +144,7 @@ def test_the_section_counts_what_is_proven() -> None:
     rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
     (section,) = changes_section(of(rows))
     assert section.heading == (
-        "One setting changed: 3 comparisons, 1 proven better by dev score and 1 worse"
+        "One setting changed: 3 comparisons, 1 significantly better by dev score and 1 worse"
     )
     assert "head linear" in section.said[0]
     (drawing,) = section.drawings
@@ -168,6 +168,6 @@ def test_both_pages_have_it(tmp_path: Any) -> None:
     render([row(at=1), row(0.6, head="conv", at=2), row(optimizer="radam", at=3)], tmp_path)
     for name in ("index.html", "report.md"):
         text = (tmp_path / name).read_text()
-        assert "One setting changed: 2 comparisons, 1 proven better" in text
+        assert "One setting changed: 2 comparisons, 1 significantly better" in text
     assert (tmp_path / "figures" / "changes.svg").exists()
     assert 'href="#changes"' in (tmp_path / "index.html").read_text()

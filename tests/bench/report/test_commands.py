@@ -81,7 +81,7 @@ def check(group: Group, found: Repeat, amp_on: str = "bf16") -> None:
     assert list(planned(one, amp_on)) == list(shown([group.first]))
     assert one.endswith("--rerun ok")
     assert last.startswith("python -m bench.report --runs ")
-    assert len(found.said) == 1, "there is nothing to add"
+    assert len(found.notes) == 1, "there is nothing to add"
 
 
 def rows_of(picked: Iterable[Cell], grid: str = "mine") -> list[Row]:
@@ -153,7 +153,7 @@ def test_where_no_selection_is_exact_it_says_how_many_cells_are_more() -> None:
     full, lora, one, _ = found.lines
     assert planned(full) + planned(lora) > shown(rows)
     assert (len(rows), (planned(full) + planned(lora)).total()) == (12, 18)
-    assert "these plan 18 cells, and 12 are shown" in found.said[1]
+    assert "these plan 18 cells, and 12 are shown" in found.notes[1]
     assert planned(one) == shown([group.first])
 
 
@@ -166,7 +166,7 @@ def test_a_grid_that_cannot_be_read_has_all_axes_of_a_cell_named(here) -> None:
     whole, one, _ = found.lines
     assert "--grid mine.toml" in whole
     assert "--select" not in whole
-    assert "can't be told here, so its command may plan more than are shown" in found.said[1]
+    assert "are not known here, so its command may plan more than are shown" in found.notes[1]
     terms = shlex.split(one)[shlex.split(one).index("--select") + 1].split()
     assert [term.partition("=")[0] for term in terms] == list(AXES)
     (here / "mine.toml").write_text(MINE)
@@ -181,8 +181,8 @@ def test_a_grid_that_is_another_by_now_is_told(here, text: str) -> None:
     (here / "mine.toml").write_text(text)
     (group,) = groups(rows)
     found = commands(group, [])
-    assert len(found.said) == 2
-    assert "mine" in found.said[1]
+    assert len(found.notes) == 2
+    assert "mine" in found.notes[1]
     assert "learning_rate=" in found.lines[-2]
 
 
@@ -190,7 +190,7 @@ def test_a_grid_is_looked_for_here_alone(here) -> None:
     (here / "below").mkdir()
     (here / "below" / "mine.toml").write_text(MINE)
     (group,) = groups(rows_of(cells(gridfile.load("full"))[:4], "below/mine"))
-    assert "can't be told here" in commands(group, []).said[1]
+    assert "are not known here" in commands(group, []).notes[1]
 
 
 def test_rates_of_a_search_are_not_selected_by() -> None:
@@ -219,7 +219,7 @@ def test_rows_of_two_grids_are_repeated_by_both() -> None:
 
 def test_a_seed_that_no_grid_has_costs_nothing() -> None:
     (group,) = groups([{**row, "seed": 10**12} for row in rows_of(cells(gridfile.load("smoke")))])
-    assert len(commands(group, []).said) == 2
+    assert len(commands(group, []).notes) == 2
 
 
 def test_it_says_whether_it_is_all_of_the_report() -> None:

@@ -7,7 +7,7 @@ import pytest
 from bench.analysis.groups import groups
 from bench.plan.cell import Row
 from bench.report import cells, figures, tables
-from bench.report.frozen import frozen_section, pairs
+from bench.report.frozen import frozen_changes, frozen_section
 from bench.report.render import render
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -29,14 +29,14 @@ def rows(*, flags: str | None = None) -> list[Row]:
 
 def test_each_is_compared_with_the_same_held_as_usual() -> None:
     [group] = groups(rows())
-    found = pairs(group)
-    assert len(found) == 32
-    for pair in found:
-        assert (pair.setting.frozen, pair.usual.frozen) == ("bf16", "fp32")
-        assert pair.setting.plain_label == pair.usual.plain_label
-        assert pair.gaps["memory"].value == pytest.approx(0.5)
-        assert pair.gaps["time"].value == pytest.approx(0.5)
-        assert pair.gaps["score"].value == pytest.approx(0.1)
+    changes = frozen_changes(group)
+    assert len(changes) == 32
+    for change in changes:
+        assert (change.setting.frozen, change.against.frozen) == ("bf16", "fp32")
+        assert change.setting.plain_label == change.against.plain_label
+        assert change.gaps["memory"].value == pytest.approx(0.5)
+        assert change.gaps["time"].value == pytest.approx(0.5)
+        assert change.gaps["score"].value == pytest.approx(0.1)
     [section] = frozen_section(group)
     assert section.heading == (
         "Frozen weights in bf16 instead of fp32: 0.50× the memory and 0.50× the time"
@@ -45,14 +45,7 @@ def test_each_is_compared_with_the_same_held_as_usual() -> None:
     assert "the score is better in 32 and worse in 0" in section.said[1]
     first = section.tables[0].rows[0]
     assert first[0] == "lora rank 1 on attn-only, bf16"
-    assert first[2:] == [
-        "0.50",
-        "0.50 to 0.50",
-        "0.50",
-        "0.50 to 0.50",
-        "+0.100",
-        "+0.100 to +0.100",
-    ]
+    assert first[2:] == ["0.50", "0.50 to 0.50"] * 2 + ["+0.100", "+0.100 to +0.100"]
 
 
 def test_what_learned_nothing_has_costs_and_no_difference_of_scores() -> None:
