@@ -50,7 +50,7 @@ def grid_rows(best: dict[tuple[str, int | None], float]) -> list[Row]:
 def test_of_several_rates_one_is_the_best_and_a_single_rate_is_always():
     [group] = groups(grid_rows({("lora", 8): 1e-5}))
     frame = tables.frame(group)
-    assert frame["tells_rate"].all()
+    assert frame["several_rates"].all()
     best = {
         (row["line"], row["rate"]) for row in frame.to_dict("records") if row["best"]
     }  # fmt: skip
@@ -60,7 +60,7 @@ def test_of_several_rates_one_is_the_best_and_a_single_rate_is_always():
     [group] = groups([scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS])
     frame = tables.frame(group)
     assert frame["best"].all()
-    assert not frame["tells_rate"].any()
+    assert not frame["several_rates"].any()
 
 
 def test_a_tie_has_one_best_and_a_setting_without_a_score_has_none():
@@ -75,11 +75,15 @@ def test_a_tie_has_one_best_and_a_setting_without_a_score_has_none():
 @pytest.mark.parametrize(
     ("best", "heading", "said"),
     [
-        ({}, "Of 3 rates 0.0001 scores best, in 5 of 5 settings", "the highest in 5: there it may"),
+        (
+            {},
+            "Of 3 rates 0.0001 scores best, in 5 of 5 settings",
+            "the highest in 5: a rate beyond",
+        ),
         (
             {("lora", 8): 1e-5, ("dora", 1): 5e-5},
             "Of 3 rates 0.0001 scores best, in 3 of 5 settings",
-            "the highest in 3 and the lowest in 1: there it may",
+            "the highest in 3 and the lowest in 1: a rate beyond",
         ),
         (
             dict.fromkeys([(mode, rank) for mode, rank, _ in KINDS], 5e-5),
@@ -93,7 +97,7 @@ def test_which_rate_is_best_is_said(best, heading, said):
     [section] = [of for of in sections(group) if of.anchor == "rate"]
     assert section.heading == heading
     if said is None:
-        assert "lie beyond" not in section.said[0]
+        assert "a rate beyond" not in section.said[0]
     else:
         assert said in section.said[0]
     assert [drawing.stem for drawing in section.drawings] == ["rate-attn-only", "rate-all-lin"]

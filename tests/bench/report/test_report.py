@@ -93,8 +93,8 @@ def test_winners_come_with_number_ratio_and_worth(full):
     text = full[2]
     assert re.search(r"Least memory: head, bf16\.\*\* Peaks at 46\d MiB \(peak RSS\), 0\.46×", text)
     assert "Of those that train the encoder, lora" in text
-    assert "The difference is not proven." in text
-    assert "other settings can't be told from it" in text
+    assert "The difference is not significant." in text
+    assert "other settings are not distinguishable from it" in text
 
 
 def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undrawn):
@@ -114,7 +114,7 @@ def test_where_nothing_learned_costs_still_have_a_winner(tmp_path, undrawn):
     _, text = pages(tmp_path, rows)
     assert "## Costs alone: least memory and least time: head, bf16" in text
     assert "No setting is shown to have learned anything: all are flagged not\\_learned" in text
-    assert "say what is cheap here, not what is good" in text
+    assert "show what is cheap here, not what is good" in text
     assert_says_nothing_of_scores(text)
 
 
@@ -123,7 +123,7 @@ def assert_says_nothing_of_scores(text: str) -> None:
     for word in ("accuracy", "score", "Rank", "Trade-off", "better"):
         assert not [line for line in headings if word in line], word
     said = text.partition("## Terms")[0].splitlines()
-    for word in ("proven", "within 2 points", "Pareto", "rank 8 scores", "best first"):
+    for word in ("significant", "within 2 points", "Pareto", "rank 8 scores", "best first"):
         assert not [line for line in said if word in line], word
     assert "**Best" not in text
 
