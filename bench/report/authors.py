@@ -84,19 +84,17 @@ def comparisons(group: Group) -> list[Comparison]:
             if not own:
                 continue
             published = [row for row in rows if (row["mode"], row["layers"]) == (mode, layers)]
-            theirs = {cost: _ratio(published, full, f"{task}_{_COSTS[cost]}") for cost in COSTS}
-            ours = {cost: _own_ratio(own, base, column(group, cost)) for cost in COSTS}
-            best = max((_number(row[score]) for row in published), default=None)
+            theirs: dict[str, float | None] = {
+                cost: _ratio(published, full, f"{task}_{_COSTS[cost]}") for cost in COSTS
+            }
+            theirs["score"] = max((_number(row[score]) for row in published), default=None)
+            ours: dict[str, float | None] = {
+                cost: _own_ratio(own, base, column(group, cost)) for cost in COSTS
+            }
             scores = [estimate.value for s in own if (estimate := s.estimate("dev_score"))]
-            compared.append(
-                Comparison(
-                    mode,
-                    layers,
-                    {**theirs, "score": best},
-                    {**ours, "score": max(scores, default=None)},
-                    any(setting.learned for setting in own),
-                )
-            )
+            ours["score"] = max(scores, default=None)
+            learned = any(setting.learned for setting in own)
+            compared.append(Comparison(mode, layers, theirs, ours, learned))
     return compared if any(one.theirs["time"] is not None for one in compared) else []
 
 

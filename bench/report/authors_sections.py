@@ -31,10 +31,10 @@ _PAIRS: Final = (
 _GAPS: Final = (
     "Of the 400 rows that the authors planned, 180 are missing without a stated cause, "
     "including all of DoRA on all linear layers and all of full fine-tuning with batches of more "
-    "than 128, so there are no ratios to it there. Each has one seed, and all modes share one learning rate, "
-    "although adapters need about ten times that of full fine-tuning, so their scores compare "
-    "rates as much as modes. Their DoRA had one magnitude for each input, not for each output. "
-    "Their all-lin left the attention's output layer out, which ours includes."
+    "than 128, so there are no ratios to it there. Each has one seed, and all modes share one "
+    "learning rate, although adapters need about ten times that of full fine-tuning, so their "
+    "scores compare rates as much as modes. Their DoRA had one magnitude for each input, not for "
+    "each output. Their all-lin left the attention's output layer out, which ours includes."
 )
 _SEE: Final = f"“{_HEADING}” above explains what can be compared."
 

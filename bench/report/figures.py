@@ -7,6 +7,7 @@ be read in black and white.
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -209,7 +210,9 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         unit = float(base.iloc[0]) if len(base) else 0.0
         if rows[name].max() < unit * _LARGEST_RATIO:
             axes.axvline(unit, color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
-            top = axes.secondary_xaxis("top", functions=(lambda x: x / unit, lambda x: x * unit))
+            top = axes.secondary_xaxis(
+                "top", functions=(lambda x: np.asarray(x) / unit, lambda x: np.asarray(x) * unit)
+            )
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         _legend(figure, rows)
     ranges = "; ".join(

@@ -38,14 +38,14 @@ def frozen_section(group: Group, prefix: str = "") -> list[Section]:
     types, first = next(iter(by_types.items()))
     costs = [f"{text.times(mean)}× the {cost}" for cost in COSTS if (mean := _mean(first, cost))]
     heading = f"Frozen weights in {types}: {' and '.join(costs) or 'costs not measured'}"
-    said = [
+    sentences = [
         "Each setting is compared with the same one, all else equal; means are geometric. Frozen "
         "weights are those of linear layers that do not train. Intervals are not corrected for the "
         "number of comparisons.",
         *(_sentence(group, types, alike) for types, alike in by_types.items()),
     ]
     tables = [_table(group, changes)]
-    return [Section(f"{prefix}frozen", "Frozen weights", heading, said, tables=tables)]
+    return [Section(f"{prefix}frozen", "Frozen weights", heading, sentences, tables=tables)]
 
 
 def _types(change: Change) -> str:

@@ -119,8 +119,8 @@ def between_processes(group: Group) -> list[str]:
         return []
     if std.freedom is None:
         return [
-            "No runs are repeated here, so the variation of time between identical processes is not "
-            f"measured. Intervals of times of single runs include a standard deviation of "
+            "No runs are repeated here, so the variation of time between identical processes is "
+            f"not measured. Intervals of times of single runs include a standard deviation of "
             f"{std.value:.0%} for it, a constant from one CPU; --repeats 3 measures it."
         ]
     return [

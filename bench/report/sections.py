@@ -7,6 +7,7 @@ import pandas as pd
 
 from adapters.names import LAYER_SETS
 from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, verdict
 from bench.report import figures, findings, provenance, tables, text, winners
 from bench.report.drawing import Drawing
@@ -73,13 +74,15 @@ def sections(group: Group, prefix: str = "") -> list[Section]:
 def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
     """Figures of the score against memory, and against time."""
     drawings = []
+    types = _frozen_types(group.settings)
+    held = f" Frozen weights are held in {types}." if types else ""
     for cost in COSTS:
         if rows.dropna(subset=[cost, "score"]).empty:
             continue
         caption = (
             f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The "
             "line is the Pareto front; its settings are numbered as in the table. Dotted: "
-            f"{text.BASE}.{_all_frozen(group)}{_left_out(group)}"
+            f"{text.BASE}.{held}{_left_out(group)}"
         )
         drawings.append(figures.tradeoff(
             rows, cost, text.x_label(group, cost), text.y_label(group),
@@ -88,20 +91,20 @@ def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
     return drawings
 
 
-def _all_frozen(group: Group) -> str:
-    types = sorted({str(s.frozen) for s in group.settings if s.tells_frozen})
-    return f" Frozen weights are held in {' or in '.join(types)}." if types else ""
-
-
-def _usual_frozen(group: Group) -> str:
-    """A caption's sentence on the type of frozen weights that is drawn, if there are several."""
-    types = sorted({str(s.frozen) for s in group.usual if s.tells_frozen})
-    return f" Only frozen weights held in {' or in '.join(types)} are drawn." if types else ""
+def _frozen_types(settings: Sequence[Setting]) -> str:
+    return " or in ".join(sorted({str(s.frozen) for s in settings if s.tells_frozen}))
 
 
 def _left_out(group: Group) -> str:
     count, most = len(group.settings), tables.MOST_DRAWN
     return f" {most} of {count:,} settings are drawn." if count > most else ""
+
+
+def _drawn(group: Group) -> str:
+    """A caption's sentences on the settings that are drawn, unless these are all."""
+    types = _frozen_types(group.usual)
+    only = f" Only frozen weights held in {types} are drawn." if types else ""
+    return f"{only}{_left_out(group)}"
 
 
 def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
@@ -121,12 +124,14 @@ def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     adapted = rows[rows["rank"].notna()]
     shown = pd.concat([plain, adapted])
     limits = figures.limits([shown["score"], shown["low"], shown["high"]])
+    joined = " Of several rates the best by dev is joined, which flatters it; the others are paler."
+    of_rates = joined if rows["several_rates"].any() else ""
     bars = "95% intervals" if shown["low"].notna().any() else "no intervals: not measured"
     drawings = [
         figures.rank(
             rows, layers, limits, text.y_label(group), f"{prefix}rank-{layers}",
             f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32."
-            f"{_of_rates(rows)}{_usual_frozen(group)}{_left_out(group)}",
+            f"{of_rates}{_drawn(group)}",
         )
         for layers in LAYER_SETS
         if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
@@ -134,19 +139,12 @@ def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     return Section("rank", "Rank", heading, [sentence], drawings)
 
 
-def _of_rates(rows: pd.DataFrame) -> str:
-    """A caption's sentence on the learning rates that are drawn, if there are several."""
-    if not rows["several_rates"].any():
-        return ""
-    return " Of several rates the best by dev is joined, which flatters it; the others are paler."
-
-
 def _rate(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     """The score by learning rate, for settings that ran at several."""
     rows = rows[rows["several_rates"] & rows["score"].notna()].sort_values("rate")
     heading, sentence = findings.rate_heading(rows)
     rows = rows.assign(chosen=rows["best"], kind=rows["line"])
-    note = f"the larger marker is the best rate by dev.{_usual_frozen(group)}{_left_out(group)}"
+    note = f"the larger marker is the best rate by dev.{_drawn(group)}"
     drawings = [
         figures.rates(
             rows[(rows["layers"] == layers) | rows["layers"].isna()],
@@ -164,7 +162,7 @@ def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
         figures.cost(
             rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
             f"{text.x_label(group, cost)}, {dots}; less is better."
-            f"{_usual_frozen(group)}{_left_out(group)}",
+            f"{_drawn(group)}",
         )
         for cost in COSTS
         if rows[cost].notna().any()
@@ -189,7 +187,7 @@ def _amp(group: Group, prefix: str) -> Section:
             drawings.append(figures.gaps(
                 rows, f"{cost} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
                 f"Below 1: AMP saves {cost}. Each setting is compared with itself without AMP; a "
-                f"dot for each rank.{_usual_frozen(group)}{_left_out(group)}",
+                f"dot for each rank.{_drawn(group)}",
             ))  # fmt: skip
     table = tables.effects_table(group)
     return Section("amp", "AMP", heading, sentences, drawings, [table] if table else [])
