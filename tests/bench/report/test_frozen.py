@@ -13,21 +13,21 @@ from tests.bench.synthetic_rows import synthetic_rows
 
 
 def rows(*, flags: str | None = None) -> list[Row]:
-    """A full grid, of whose adapters under AMP each is there with frozen weights in bf16, too."""
-    found = []
+    """A full grid; adapters under AMP ran with frozen weights in fp32 and in bf16."""
+    made = []
     for row in synthetic_rows(68 * 2, failures=False):
         if row["mode"] == "full" or row["amp"] == "off":
-            found.append(row | {"flags": flags})
+            made.append(row | {"flags": flags})
             continue
-        found.append(row | {"frozen_dtype": "fp32", "flags": flags})
+        made.append(row | {"frozen_dtype": "fp32", "flags": flags})
         other = {"frozen_dtype": "bf16", "cell_id": f"{row['cell_id']}b", "flags": flags}
         costs = {name: float(row[name] or 0) * 0.5 for name in ("peak_rss_mib", "ms_per_1k_tokens")}
         if row["mode"] != "head":
-            found.append(row | other | costs | {"dev_score": float(row["dev_score"] or 0) + 0.1})
-    return found
+            made.append(row | other | costs | {"dev_score": float(row["dev_score"] or 0) + 0.1})
+    return made
 
 
-def test_each_is_compared_with_the_same_held_as_usual() -> None:
+def test_each_is_compared_with_the_usual_type() -> None:
     [group] = groups(rows())
     changes = frozen_changes(group)
     assert len(changes) == 32
@@ -55,7 +55,7 @@ def test_what_learned_nothing_has_costs_and_no_difference_of_scores() -> None:
     assert "score" not in section.said[1]
 
 
-def test_where_all_are_held_alike_there_is_no_section() -> None:
+def test_with_a_single_type_there_is_no_section() -> None:
     [group] = groups(synthetic_rows(68))
     assert frozen_section(group) == []
 
@@ -78,9 +78,9 @@ def test_lines_and_dots_are_of_the_usual_way_and_say_so(
     assert " to 0.6" not in rank
 
 
-def test_cells_of_one_name_are_told_apart() -> None:
-    found = groups(rows())
-    table = cells.cells_table(found)
+def test_names_of_cells_are_distinct() -> None:
+    grouped = groups(rows())
+    table = cells.cells_table(grouped)
     assert "frozen" in [head.text for head in table.heads]
-    named = cells.names(found[0].rows)
-    assert len({named(row) for row in found[0].rows}) == len(found[0].rows)
+    name = cells.names(grouped[0].rows)
+    assert len({name(row) for row in grouped[0].rows}) == len(grouped[0].rows)
