@@ -23,7 +23,7 @@ Examples:
     help=__doc__.partition("\n")[0] if __doc__ else None,
     epilog=_EPILOG,
 )
-@with_runs("Results to show; several are shown together.")
+@with_runs("Results to show; several files are shown together.")
 @click.option(
     "--reports",
     type=click.Path(path_type=Path),
@@ -34,7 +34,7 @@ Examples:
 @click.option(
     "--code-version",
     metavar="VERSION",
-    help="Show rows of this version of the code alone, as in the column code_version.",
+    help="Show only rows of this version of the code, as in the column code_version.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json: bool) -> int:
@@ -44,7 +44,7 @@ def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json:
     rows = [row for path in runs for row in read_rows(path)]
     planned = [row for path in runs for row in read_plan(path)]
 
-    from bench.report.render import render  # not before: it loads pandas and matplotlib
+    from bench.report.render import render  # imported late: it loads pandas and matplotlib
 
     index = render(
         rows,
@@ -56,8 +56,8 @@ def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json:
     )
     if code_version is not None:
         rows = [row for row in rows if row["code_version"] == code_version]
-    told = {"rows": len(rows), "report": str(index)}
-    click.echo(json.dumps(told) if as_json else f"{len(rows)} rows in {index}")
+    outcome = {"rows": len(rows), "report": str(index)}
+    click.echo(json.dumps(outcome) if as_json else f"{len(rows)} rows in {index}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""What the paper's authors measured, beside what was measured here.
+"""The measurements of the paper's authors, compared with those made here.
 
 `authors.csv` holds the 220 rows of the authors' own benchmark of bert-base-uncased (arXiv
 2508.17586), a row for each setting that they published: seconds of a training epoch, peak CUDA
-memory allocated in GiB, and dev scores, on SST and STS. Figures are theirs, columns ours.
-Paraphrase was not trained in them: its accuracy, and a total of which it is a third, are left out.
+memory allocated in GiB, and dev scores, on SST and STS. The numbers are theirs, the columns ours.
+They did not train paraphrase, so its accuracy and the total that includes it are left out.
 """
 
 import csv
@@ -30,11 +30,11 @@ _COSTS: Final = {"memory": "peak_gib", "time": "epoch_s"}
 
 
 @dataclass(frozen=True)
-class Beside:
+class Comparison:
     """A mode and layer set: costs relative to full fine-tuning in fp32, and the best score.
 
-    A value that there is not is None. `learned` is False where all of ours are flagged as having
-    learned nothing, so that their score is chance.
+    Missing values are None. `learned` is False if all of our settings are flagged as having learned
+    nothing, so that their score is chance.
     """
 
     mode: str
@@ -58,23 +58,22 @@ def authors() -> tuple[Row, ...]:
 
 
 def theirs_of(group: Group) -> tuple[str, str]:
-    """Their task that a group is compared with, and the column of its score."""
+    """The authors' task that a group is compared with, and the column of its score."""
     return _TASKS.get(str(group.shared("task")), _TASKS["sst"])
 
 
-def beside(group: Group) -> list[Beside]:
-    """The modes and layer sets that both have, in the group's batch size; none without a baseline
-    of both."""
-    if group.shared("task") == MULTITASK:  # theirs are of single tasks
-        return []
+def comparisons(group: Group) -> list[Comparison]:
+    """Comparisons of the modes and layer sets that both have, in the group's batch size.
+
+    None without a baseline on both sides, nor for a task of several parts, which they lack.
+    """
     task, score = theirs_of(group)
-    batch = group.shared("batch_size")
-    rows = [row for row in authors() if row["batch_size"] == batch]
+    rows = [row for row in authors() if row["batch_size"] == group.shared("batch_size")]
     full = [row for row in rows if row["mode"] == "full"]
     base = group.baseline
-    if not full or base is None:
+    if group.shared("task") == MULTITASK or not full or base is None:
         return []
-    found = []
+    compared = []
     for mode in ADAPTER_MODES:
         for layers in LAYER_SETS:
             own = [
@@ -84,45 +83,37 @@ def beside(group: Group) -> list[Beside]:
             ]
             if not own:
                 continue
-            theirs = [row for row in rows if (row["mode"], row["layers"]) == (mode, layers)]
-            found.append(
-                Beside(
-                    mode,
-                    layers,
-                    {
-                        **{cost: _ratio(theirs, full, f"{task}_{_COSTS[cost]}") for cost in COSTS},
-                        "score": max((_number(row[score]) for row in theirs), default=None),
-                    },
-                    {
-                        **{cost: _own_ratio(own, base, column(group, cost)) for cost in COSTS},
-                        "score": _best(own),
-                    },
-                    any(setting.learned for setting in own),
-                )
-            )
-    return found if any(one.theirs["time"] is not None for one in found) else []
+            published = [row for row in rows if (row["mode"], row["layers"]) == (mode, layers)]
+            theirs: dict[str, float | None] = {
+                cost: _ratio(published, full, f"{task}_{_COSTS[cost]}") for cost in COSTS
+            }
+            theirs["score"] = max((_number(row[score]) for row in published), default=None)
+            ours: dict[str, float | None] = {
+                cost: _own_ratio(own, base, column(group, cost)) for cost in COSTS
+            }
+            scores = [estimate.value for s in own if (estimate := s.estimate("dev_score"))]
+            ours["score"] = max(scores, default=None)
+            learned = any(setting.learned for setting in own)
+            compared.append(Comparison(mode, layers, theirs, ours, learned))
+    return compared if any(one.theirs["time"] is not None for one in compared) else []
 
 
 def _number(value: float | str | None) -> float:
     return float(value or 0.0)
 
 
-def _ratio(rows: Sequence[Row], base: Sequence[Row], name: str) -> float | None:
-    """The mean of a column over the mean of full fine-tuning."""
+def _ratio(rows: Sequence[Row], full: Sequence[Row], name: str) -> float | None:
+    """The mean of a column, relative to that of full fine-tuning."""
     if not rows:
         return None
-    mine, theirs = (fmean(_number(row[name]) for row in of) for of in (rows, base))
-    return mine / theirs
+    mean, base = (fmean(_number(row[name]) for row in part) for part in (rows, full))
+    return mean / base
 
 
 def _own_ratio(settings: Sequence[Setting], base: Setting, name: str) -> float | None:
     """The geometric mean over ranks of the ratio to full fine-tuning."""
     unit = base.estimate(name)
-    values = [found.value for s in settings if (found := s.estimate(name))]
+    values = [estimate.value for s in settings if (estimate := s.estimate(name))]
     if unit is None or not values or min(values) <= 0 or unit.value <= 0:
         return None
     return exp(fmean(log(value / unit.value) for value in values))
-
-
-def _best(settings: Sequence[Setting]) -> float | None:
-    return max((found.value for s in settings if (found := s.estimate("dev_score"))), default=None)

@@ -1,4 +1,4 @@
-"""The tables of single cells: every cell, as far as a page can bear it, and those that failed."""
+"""The tables of single cells: of all cells, up to what a page can hold, and of failures."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -13,12 +13,12 @@ from bench.report.text import count, fixed, num, one_of, without_paths
 from bench.results.overhead import overhead_s
 
 MOST_CELLS: Final = 3000
-"""In a page: about 2 MB, which opens at once."""
+"""Rows of the page's table of cells: about 2 MB, which open at once."""
 MOST_OF_A_GROUP: Final = 1000
 MOST_FAILURES: Final = 500
 
 _OVERHEAD: Final = "overhead_s"
-"""No column of runs.csv: it follows from others."""
+"""Not a column of runs.csv: it is calculated from others."""
 _COLUMNS: Final = (
     "mode", "rank", "layers", "unfreeze", "amp", "seed", "status", "flags", "dev_score",
     "dev_ci_low", "dev_ci_high", "dev_sentiment", "dev_paraphrase", "dev_similarity",
@@ -39,55 +39,55 @@ _TITLES: Final = {
     "unfreeze": "unfreezing", "batch_size": "batch", "frozen_dtype": "frozen",
     "code_version": "code",
 }  # fmt: skip
-_APART: Final = {
+_DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},
     "repeat": "repeat {}",
     "code_version": "{}",
 }
-"""What tells cells of the same name apart, and how that is said."""
+"""Columns that distinguish cells of the same name, and how a name includes their value."""
 _RUNS: Final = ("repeat", "code_version")
-"""What tells runs of the same cell apart."""
+"""Columns that distinguish runs of the same cell."""
 _AXES: Final = frozenset(group_names("axes"))
 _SETTINGS: Final = frozenset(group_names("settings"))
 _QUALITY: Final = frozenset(group_names("quality"))
 _INPUTS: Final = _AXES | _SETTINGS | frozenset(group_names("identity"))
 
 
-def cells_table(found: Sequence[Group]) -> Table:
-    """The cells of every group, of large groups and of many the first.
+def cells_table(groups: Sequence[Group]) -> Table:
+    """The cells of every group; of large groups, and of many groups, the first cells.
 
-    Columns of a GPU are left out where there was none, and unfreezing where nothing did.
+    Columns that apply to no cell are left out, such as those of a GPU, or of unfreezing.
     """
     chosen: list[tuple[int, Row]] = []
-    for number, group in enumerate(found, start=1):
+    for number, group in enumerate(groups, start=1):
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
     unfreezes = any(row.get("unfreeze") not in (None, "all") for _, row in chosen)
-    columns = _early_columns(found)
     names = [
-        n for n in columns if n != "unfreeze" or unfreezes
+        n for n in _column_order(groups) if n != "unfreeze" or unfreezes
         if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies(r) for _, r in chosen)
     ]  # fmt: skip
     heads = [_head(name) for name in names]
-    if len(found) > 1:
-        heads.insert(0, Head("group", "group", "number of its group, the first being 1", True))
+    if len(groups) > 1:
+        heads.insert(0, Head("group", "group", "number of its group, from 1", True))
     body = [
-        [str(number)] * (len(found) > 1) + [shown(row, name) for name in names]
+        [str(number)] * (len(groups) > 1) + [shown(row, name) for name in names]
         for number, row in chosen
     ]
     marks = ["" if row.get("status") == "ok" else "failed" for _, row in chosen]
-    return Table(heads, body, marks=marks, total=sum(len(group.rows) for group in found))
+    return Table(heads, body, marks=marks, total=sum(len(group.rows) for group in groups))
 
 
-def _early_columns(found: Sequence[Group]) -> list[str]:
-    """The columns, with settings and rates that tell cells apart beside the axes."""
-    early = [name for name in CHANGED if len({group.shared(name) for group in found}) > 1]
-    if any(setting.tells_rate for group in found for setting in group.settings):
+def _column_order(groups: Sequence[Group]) -> list[str]:
+    """The columns, with those that distinguish the cells of these groups moved before the seed."""
+    settings = [setting for group in groups for setting in group.settings]
+    early = [name for name in CHANGED if len({group.shared(name) for group in groups}) > 1]
+    if any(setting.tells_rate for setting in settings):
         early.append("learning_rate")
-    if any(setting.tells_frozen for group in found for setting in group.settings):
+    if any(setting.tells_frozen for setting in settings):
         early.append("frozen_dtype")
     early += [
-        name for name in _RUNS if len({r.get(name) for g in found for r in g.rows} - {None}) > 1
+        name for name in _RUNS if len({r.get(name) for g in groups for r in g.rows} - {None}) > 1
     ]
     names = [name for name in _COLUMNS if name not in early]
     at = names.index("seed")
@@ -101,7 +101,7 @@ def _head(name: str) -> Head:
 
 
 def shown(row: Row, name: str) -> str:
-    """A field as the tables show it: what does not apply differs from what was not measured."""
+    """A field as the tables show it: a dash where it does not apply, else `not measured`."""
     value = overhead_s(row) if name == _OVERHEAD else row.get(name)
     if name == "status":
         return str(value or "not run")
@@ -123,50 +123,47 @@ def _formatted(name: str, value: Value) -> str:
 
 
 def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
-    """A heading, and the cells that ended badly or are flagged, with their messages.
+    """A heading, and a table of the cells that failed or are flagged, with their messages.
 
-    Cells that were only not run yet are counted in the heading and not listed; of those that were
-    left out for a budget one stands for all.
+    Cells that have not run yet are only counted in the heading; those left out for a budget share
+    one line.
     """
     bad = [row for row in rows if row.get("status") not in ("ok", None) or row.get("flags")]
-    waiting = [row for row in bad if was_left_out(row)]
-    listed = [row for row in bad if not was_left_out(row)]
+    over_budget = [row for row in bad if was_left_out(row)]
+    failed = [row for row in bad if not was_left_out(row)]
     heads = [
         Head("cell", "cell"), Head("status", "status"), Head("why", "message, or what it means"),
     ]  # fmt: skip
-    named = names(rows)
-    first = [[_named(waiting, named), _status(waiting[0]), why(waiting[0])]] if waiting else []
-    body = [[named(row), _status(row), why(row)] for row in listed[:MOST_FAILURES]]
-    total = len(first) + len(listed)
-    return failures_heading(list(rows)), Table(heads, first + body, total=total)
-
-
-def _named(waiting: Sequence[Row], named: Callable[[Row], str]) -> str:
-    """Cells that were left out, of which the first is named."""
-    others, what = len(waiting) - 1, f"other {one_of(waiting)}"
-    return named(waiting[0]) + (f", and {count(others, what)} left out" if others else "")
+    name = names(rows)
+    body = [
+        [name(row), _status(row), why(row)] for row in [*over_budget[:1], *failed[:MOST_FAILURES]]
+    ]
+    if others := len(over_budget) - 1 if over_budget else 0:
+        body[0][0] += f", and {count(others, f'other {one_of(over_budget)}')} left out"
+    total = bool(over_budget) + len(failed)
+    return failures_heading(list(rows)), Table(heads, body, total=total)
 
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:
-    """What names cells for people, so that it tells them apart among some rows."""
+    """A function that names each of some cells for people, distinctly among them."""
     values: dict[tuple[str, str], set[Value]] = {}
     for row in rows:
-        for column in _APART:
-            values.setdefault((_name(row), column), set()).add(row.get(column))
+        for column in _DISTINGUISHING:
+            values.setdefault((_short_name(row), column), set()).add(row.get(column))
 
-    def named(row: Row) -> str:
-        short = _name(row)
-        told = [
+    def name(row: Row) -> str:
+        short = _short_name(row)
+        differences = [
             form.format(row[column])
-            for column, form in _APART.items()
+            for column, form in _DISTINGUISHING.items()
             if len(values[short, column]) > 1 and row.get(column) is not None
         ]
-        return ", ".join((short, *told))
+        return ", ".join((short, *differences))
 
-    return named
+    return name
 
 
-def _name(row: Row) -> str:
+def _short_name(row: Row) -> str:
     rank = "" if row.get("rank") is None else f" r{row['rank']}"
     adapter = "" if row.get("layers") is None else f"{rank} {row['layers']}"
     unfreezing = " unfreezing" if row.get("unfreeze") not in (None, "all") else ""
@@ -179,7 +176,7 @@ def _status(row: Row) -> str:
 
 
 def why(row: Row) -> str:
-    """A failed cell's message, and what its status and flags mean."""
+    """A failed cell's message, and the meaning of its status and flags."""
     flags = [FLAGS[flag] for flag in str(row.get("flags") or "").split() if flag in FLAGS]
     meanings = flags if row.get("status") == "ok" else [status_meaning(str(row["status"])), *flags]
     message = without_paths(" ".join(str(row.get("message") or "").split()))

@@ -1,7 +1,8 @@
-"""The report's part on settings: groups that differ in one setting alone, cell against cell."""
+"""The report's section on settings: cells of groups that differ in one setting, compared."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import pandas as pd
@@ -24,8 +25,8 @@ from bench.report.tables import DASH, Head, Table
 from bench.stats.intervals import Interval
 
 _PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_steps"}
-"""Those of them in which a grid's cells differ from one of them that is meant as usual."""
-_UNFREEZING: Final = "unfreeze"
+"""Settings that a grid changes one at a time from a usual value."""
+_POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate")
 _MOST_GROUPS: Final = 60
 _MOST_ROWS: Final = 200
 _MOST_DRAWN: Final = 40
@@ -33,159 +34,152 @@ _MOST_DRAWN: Final = 40
 
 @dataclass(frozen=True)
 class Change:
-    """A setting of one group against the same with one thing changed.
+    """A setting compared with the same one without one change.
 
     Attributes:
-        name: the column that differs; `value`, `usual`: what it is, and what it is otherwise.
-        setting: with the change; `against`: without.
-        gaps: a difference of scores, ratios of memory and time; None where not measured.
+        group: the group whose metric and cost columns the comparison uses.
+        name: the column that differs; `value` with the change, `usual` without it.
+        setting: the setting with the change; `against`: the one without it.
     """
 
+    group: Group
     name: str
     value: str
     usual: str
     setting: Setting
     against: Setting
-    gaps: dict[Objective, Interval | None]
+
+    @cached_property
+    def gaps(self) -> dict[Objective, Interval | None]:
+        """The difference of scores and the ratios of memory and time; None where not measured.
+
+        Scores are not compared where neither setting learned anything.
+        """
+        gaps = {name: compare(self.group, name, self.setting, self.against) for name in OBJECTIVES}
+        return gaps | {"score": None} if neither_learned(self.setting, self.against) else gaps
 
     @property
     def label(self) -> str:
-        """What is changed, as `head conv`."""
+        """The change as text, such as `head conv`."""
         return f"{self.name.replace('_', ' ')} {self.value}"
+
+
+def point(setting: Setting, without: str | None = None) -> tuple[object, ...]:
+    """A setting's axes, rate and frozen type, except the one named."""
+    return tuple(getattr(setting, name) for name in _POINT if name != without)
 
 
 def hub(
     groups: Sequence[Group], names: Collection[str] = CHANGED
 ) -> tuple[Group, list[tuple[Group, str]]] | None:
-    """The group from which most others differ in one setting, and these with the setting's name.
+    """The group with the most neighbours, and these with the setting in which each differs.
 
-    None where there is no such group, or where groups are too many to be looked through.
+    Groups are neighbours if they differ in one setting alone. None without any neighbours, or with
+    too many groups to compare them all.
 
     Args:
-        names: the settings that count.
+        names: the settings in which neighbours may differ.
     """
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
-    found = [(base, [*_neighbours(base, groups, names)]) for base in groups]
-    base, others = max(found, key=lambda one: len(one[1]))
-    return (base, others) if others else None
+    candidates = [(base, [*_neighbours(base, groups, names)]) for base in groups]
+    base, neighbours = max(candidates, key=lambda candidate: len(candidate[1]))
+    return (base, neighbours) if neighbours else None
 
 
-def hub_first(groups: Sequence[Group], wanted: Collection[object]) -> list[Group]:
-    """The groups, with the one first that the first differs from in a setting, as others do.
+def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Group]:
+    """The groups, with the hub moved to the front if the first group is one of its neighbours.
 
     Args:
-        wanted: keys of the groups that were planned, which stay first; of none, none.
+        planned: keys of the planned groups, if any; a hub that is not among them stays in its
+            place.
     """
-    found = hub(groups, _PLANNED)
-    base = found[0] if found else None
-    if base is None or found is None or groups[0] not in [group for group, _ in found[1]]:
+    base, neighbours = hub(groups, _PLANNED) or (None, [])
+    if base is None or groups[0] not in [group for group, _ in neighbours]:
         return list(groups)
-    if wanted and group_key(base.first) not in wanted:
+    if planned and group_key(base.first) not in planned:
         return list(groups)
     return [base, *(group for group in groups if group is not base)]
 
 
-def changes(base: Group, others: Sequence[tuple[Group, str]]) -> list[Change]:
-    """What each group changes that differs from one in one setting, cell by cell."""
-    found = [*_unfreezing(base)]
-    for other, name in others:
-        value, usual = (_said(group.shared(name)) for group in (other, base))
-        pairs = ((setting, _same(setting, base)) for setting in other.settings)
-        found += [
-            Change(name, value, usual, setting, against, _gaps(base, setting, against))
-            for setting, against in pairs
-            if against is not None and against.ok and setting.ok
+def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change]:
+    """The comparisons of each neighbour's settings with those of the base, and of unfreezing."""
+    usual = {}
+    for setting in reversed(base.settings):
+        usual[point(setting)] = setting
+    compared = [*_unfreezing(base)]
+    for group, name in neighbours:
+        value, before = (text.setting_value(one.shared(name)) for one in (group, base))
+        compared += [
+            Change(base, name, value, before, setting, against)
+            for setting in group.settings
+            if (against := usual.get(point(setting))) and against.ok and setting.ok
         ]
-    return found
+    return compared
 
 
 def _neighbours(
     base: Group, groups: Sequence[Group], names: Collection[str]
 ) -> Iterator[tuple[Group, str]]:
-    """The groups that differ from one in one setting that counts, with its name."""
     for group in groups:
-        found = [] if group is base else differing(group, base)
-        if len(found) == 1 and found[0] in names:
-            yield group, found[0]
-
-
-def _same(setting: Setting, base: Group) -> Setting | None:
-    """The setting of a group with the same axes and rate."""
-    return next((of for of in base.settings if _axes(of) == _axes(setting)), None)
-
-
-def _axes(setting: Setting) -> tuple[object, ...]:
-    return (*_kind(setting), setting.unfreeze)
-
-
-def _kind(setting: Setting) -> tuple[object, ...]:
-    return (
-        setting.mode, setting.rank, setting.layers, setting.amp, setting.rate, setting.frozen
-    )  # fmt: skip
+        columns = [] if group is base else differing(group, base)
+        if len(columns) == 1 and columns[0] in names:
+            yield group, columns[0]
 
 
 def _unfreezing(base: Group) -> Iterator[Change]:
-    """Gradual unfreezing, which is an axis, against the same setting without."""
-    plain = {_kind(of): of for of in base.settings if not of.unfreezes and of.ok}
+    """Gradual unfreezing, an axis of the grid, compared with the same setting without it."""
+    usual = {point(s, "unfreeze"): s for s in base.settings if not s.unfreezes and s.ok}
     for setting in base.settings:
-        against = plain.get(_kind(setting))
+        against = usual.get(point(setting, "unfreeze"))
         if setting.unfreezes and setting.ok and against is not None:
-            gaps = _gaps(base, setting, against)
-            value, usual = str(setting.unfreeze), str(against.unfreeze)
-            yield Change(_UNFREEZING, value, usual, setting, against, gaps)
-
-
-def _gaps(base: Group, setting: Setting, against: Setting) -> dict[Objective, Interval | None]:
-    gaps = {objective: compare(base, objective, setting, against) for objective in OBJECTIVES}
-    return gaps | {"score": None} if neither_learned(setting, against) else gaps
+            value, before = str(setting.unfreeze), str(against.unfreeze)
+            yield Change(base, "unfreeze", value, before, setting, against)
 
 
 def changes_section(groups: Sequence[Group]) -> list[Section]:
-    """What each changed setting gives; nothing where groups don't differ in one setting alone."""
-    found = hub(groups)
-    compared = [] if found is None else changes(*found)
-    if found is None or not compared:
+    """The section on changed settings; none where no groups differ in a single setting."""
+    neighbourhood = hub(groups)
+    compared = changes(*neighbourhood) if neighbourhood else []
+    if not compared:
         return []
-    base = found[0]
+    base = compared[0].group
     scored = [gap for change in compared if (gap := change.gaps["score"]) is not None]
     heading = f"One setting changed: {text.count(len(compared), 'comparison')}"
     if scored:
         better, worse = better_worse(base, scored)
-        heading += f", {better} proven better by dev score and {worse} worse"
+        heading += f", {better} significantly better by dev score and {worse} worse"
     return [
         Section(
-            "changes", "Settings", heading, [_what(compared)], _drawings(base, compared),
+            "changes", "Settings", heading, [_method(compared)], _drawings(base, compared),
             [_table(base, compared)],
         )
     ]  # fmt: skip
 
 
-def _what(changes: Sequence[Change]) -> str:
+def _method(changes: Sequence[Change]) -> str:
     usual = {change.name: change.usual for change in changes}
-    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in usual.items())
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in usual.items())
     return (
-        f"Each cell against the same one with {told}, all else equal. Learning rates are equal, "
-        "too: a setting that needs others than these is not seen at its best. Nothing is corrected "
-        "for the number of comparisons."
+        f"Each cell is compared with the same cell with {settings}, all else equal. Learning rates "
+        "are equal too, so a setting that needs other rates is not seen at its best. Intervals are "
+        "not corrected for the number of comparisons."
     )
 
 
 def _drawings(base: Group, changes: Sequence[Change]) -> list[Drawing]:
-    """The differences of scores, where there are not too many."""
-    scored = [change for change in changes if change.gaps["score"] is not None]
+    """The differences of scores, unless there are too many to draw."""
+    scored = [(change, gap) for change in changes if (gap := change.gaps["score"]) is not None]
     if not 0 < len(scored) <= _MOST_DRAWN:
         return []
-    labels = list(dict.fromkeys(change.label for change in scored))
     rows = []
-    for label in labels:
-        alike = [change for change in scored if change.label == label]
-        for place, change in enumerate(alike):
-            gap = change.gaps["score"]
-            ends = (gap.ends() if gap else None) or (None, None)
+    for label in dict.fromkeys(change.label for change, _ in scored):
+        alike = [(change.setting, gap) for change, gap in scored if change.label == label]
+        for place, (setting, gap) in enumerate(alike):
+            low, high = gap.ends() or (None, None)
             rows.append({
-                "kind": label, "mode": change.setting.mode, "amp": change.setting.amp,
-                "value": gap.value if gap else None, "low": ends[0], "high": ends[1],
+                "kind": label, "mode": setting.mode, "amp": setting.amp,
+                "value": gap.value, "low": low, "high": high,
                 "offset": 0.5 * ((place + 0.5) / len(alike) - 0.5),
             })  # fmt: skip
     frame = pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
@@ -202,28 +196,20 @@ def _table(base: Group, changes: Sequence[Change]) -> Table:
         Head("changed", "changed"),
         Head("cell", "cell"),
         Head("dev_score", "dev score", "", True),
-        Head("difference", "difference", "of dev scores, to the same cell without it", True),
+        Head("difference", "difference", "of dev scores, from the same cell without it", True),
         Head("interval", "95% interval", "of the difference"),
         *(Head(cost, f"× {cost}", f"{column(base, cost)} against that cell's", True)
           for cost in COSTS),
     ]  # fmt: skip
-    rows = [
-        [
-            change.label, change.setting.label, _score(change.setting),
-            text.signed(gap.value) if (gap := change.gaps["score"]) else DASH,
+    rows = []
+    for change in changes[:_MOST_ROWS]:
+        score, gap = change.setting.estimate("dev_score"), change.gaps["score"]
+        rows.append([
+            change.label, change.setting.label,
+            text.fixed(score.value) if score else "not measured",
+            text.signed(gap.value) if gap else DASH,
             (gap and text.span(gap, text.signed)) or DASH,
             *(text.times(ratio.value) if (ratio := change.gaps[cost]) else DASH for cost in COSTS),
-        ]
-        for change in changes[:_MOST_ROWS]
-    ]  # fmt: skip
+        ])  # fmt: skip
     caption = "Cells with one setting changed, against the same cells without the change."
     return Table(heads, rows, caption, total=len(changes), folded=len(changes) > _MOST_DRAWN)
-
-
-def _score(setting: Setting) -> str:
-    score = setting.estimate("dev_score")
-    return text.fixed(score.value) if score else "not measured"
-
-
-def _said(value: object) -> str:
-    return "none" if value is None else str(value)

@@ -17,16 +17,16 @@ from bench.report.text import count
 from minbert.data.tasks import TASKS
 
 _MOST_CELLS: Final = 100_000
-"""Of a grid among which those of a group are looked for."""
+"""Cells of the largest grid that is searched for the cells of a group."""
 _MOST_GRIDS: Final = 8
-"""Whose commands are shown, of those that planned a group."""
+"""Grids of a group whose commands are shown."""
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """Command lines, and sentences on what they do."""
+    """Command lines, and sentences that explain them."""
 
-    said: Sequence[str]
+    notes: Sequence[str]
     lines: Sequence[str]
 
 
@@ -35,37 +35,37 @@ def commands(
 ) -> Repeat:
     """Command lines that repeat a group, one of its cells, and this report.
 
-    A grid that does not come with the project is named as its file, which its user has; the folder
-    of a task's files is left to fill in. Rates that a search found are searched again.
+    A user's own grid is named by its file; the folder of a task's files is left for the user to
+    fill in. Rates that a search found are searched again.
 
     Args:
         alone: whether the report has no other group.
-        code_version: the one whose rows alone it shows.
+        code_version: the only version of the code whose rows it shows.
     """
     parts = _parts(group)
-    found = [part.repeated() for part in parts[:_MOST_GRIDS]]
-    whole = [line for lines, _ in found for line in lines]
+    repeated = [part.repeated() for part in parts[:_MOST_GRIDS]]
+    whole = [line for lines, _ in repeated for line in lines]
     first = next(part for part in parts if any(row is group.first for row in part.rows))
     runs = " ".join(shlex.quote(_line(name)) for name in sources) or "runs.csv"
     narrow = "" if code_version is None else f" --code-version {shlex.quote(_line(code_version))}"
     report = f"python -m bench.report --runs {runs} --reports reports/{narrow}"
-    said = (
+    about = (
         f"{'All of it' if alone else 'All of the first group'}"
         f"{f' ({len(whole)} commands)' if len(whole) > 1 else ''}, one cell"
         f"{'' if alone else ' of it'}, and this report without running anything. A task that is "
-        "read from a folder takes --data beside it, a checkpoint in a folder its path as --model."
+        "read from a folder also takes --data; a checkpoint in a folder takes its path as --model."
     )
-    notes = [note for _, note in found if note]
-    if len(parts) > len(found):
-        notes.append(f"The other cells are of {count(len(parts) - len(found), 'grid')} more.")
-    return Repeat([said, *notes], [*whole, first.one(group.first), report])
+    notes = [note for _, note in repeated if note]
+    if len(parts) > _MOST_GRIDS:
+        notes.append(f"The other cells are of {count(len(parts) - _MOST_GRIDS, 'more grid')}.")
+    return Repeat([about, *notes], [*whole, first.one(group.first), report])
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows of a group that one grid planned, with its rates or with those of a search.
+    """The rows of a group that come from one grid, all with its rates or all with searched ones.
 
-    `options` are those of a command for all cells of the grid.
+    `options` are the options of a command for the whole grid.
     """
 
     grid: str
@@ -76,9 +76,9 @@ class _Part:
 
     @cached_property
     def known(self) -> dict[Point, Point] | None:
-        """The places of all cells of the grid; None where it can't be read here or is too big."""
+        """The points of all cells of the grid; None if it can't be read here or is too big."""
         name = _file(self.grid)
-        if "/" in name or not name.isprintable():  # it is looked for here, not elsewhere
+        if "/" in name or not name.isprintable():  # only files of this folder are read
             return None
         try:
             grid = gridfile.with_settings(gridfile.load(name), {"seeds": 1})
@@ -94,38 +94,38 @@ class _Part:
         return selections.points(expand(grid, resolved), self.seeds, searched=self.searched)
 
     def repeated(self) -> tuple[list[str], str]:
-        """The commands for all of its cells, and what there is to say of others that they plan."""
-        wanted = list(dict.fromkeys(self._place(row) for row in self.rows))
+        """The commands for all of its cells, and a note if they plan others too, or may."""
+        shown = list(dict.fromkeys(self._point(row) for row in self.rows))
         known = self.known
         if known is None:
             return [self._command("")], (
-                f"Which cells grid {self.grid} has can't be told here, so its command may plan "
-                "more than are shown."
+                f"The cells of grid {self.grid} are not known here, so its command may plan more "
+                "than are shown."
             )
-        if not known.keys() >= set(wanted):
+        if not known.keys() >= set(shown):
             return [self._command("")], (
                 f"As it is here, grid {self.grid} does not plan all of the cells that are shown."
             )
-        found, planned = selections.exactly([known[one] for one in wanted], list(known.values()))
-        lines = [self._command(each) for each in found]
-        if planned == len(wanted):
+        texts, planned = selections.selections([known[one] for one in shown], known.values())
+        lines = [self._command(text) for text in texts]
+        if planned == len(shown):
             return lines, ""
         return lines, (
             f"Of grid {self.grid} {'this plans' if len(lines) == 1 else 'these plan'} "
-            f"{count(planned, 'cell')}, and {len(wanted):,} are shown: --select takes every "
+            f"{count(planned, 'cell')}, and {len(shown):,} are shown: --select takes every "
             "combination of the values that it names."
         )
 
     def one(self, row: Row) -> str:
-        """The command for one of its cells; it names all axes where the grid's aren't known."""
-        place = self._place(row)
-        if self.known is None or place not in self.known:
-            selection = _line(selections.named(place))
+        """The command for one of its cells; it names all axes if the grid's are not known."""
+        point = self._point(row)
+        if self.known is None or point not in self.known:
+            selection = _line(selections.named(point))
         else:
-            selection, _ = selections.narrow([self.known[place]], list(self.known.values()))
+            selection, _ = selections.narrow([self.known[point]], self.known.values())
         return f"{self._command(selection)} --rerun ok"
 
-    def _place(self, row: Row) -> Point:
+    def _point(self, row: Row) -> Point:
         return selections.point(row, searched=self.searched)
 
     def _command(self, selection: str) -> str:
@@ -135,26 +135,25 @@ class _Part:
 
 
 def _parts(group: Group) -> list[_Part]:
-    """Those with a grid's own rates first."""
-    found: dict[tuple[bool, str], list[Row]] = {}
+    """The parts of a group, those with a grid's own rates first."""
+    rows_of: dict[tuple[bool, str], list[Row]] = {}
     for row in group.ordered:
         grid = _line(str(row.get("grid") or group.shared("grid") or "full"))
-        found.setdefault((row.get("learning_rate_source") == SEARCHED, grid), []).append(row)
+        rows_of.setdefault((row.get("learning_rate_source") == SEARCHED, grid), []).append(row)
     seeds = 1 + max(int(row.get("seed") or 0) for row in group.rows)
-    further = _options(group, seeds)
+    options = _options(group, seeds)
     return [
-        _Part(grid, searched, rows, seeds, f"--grid {shlex.quote(_file(grid))} {further}")
-        for (searched, grid), rows in sorted(found.items())
+        _Part(grid, searched, rows, seeds, f"--grid {shlex.quote(_file(grid))} {options}")
+        for (searched, grid), rows in sorted(rows_of.items())
     ]
 
 
 def _options(group: Group, seeds: int) -> str:
-    values = {name: group.shared(name) for name in ("model", "init", "task", "epochs")}
-    values |= {name: group.shared(name) for name in ("max_steps", "max_train", "max_dev")}
+    names = ("model", "init", "task", "epochs", "max_steps", "max_train", "max_dev")
     options = [
         f"--{name.replace('_', '-')} {shlex.quote(_line(str(value)))}"
-        for name, value in values.items()
-        if value is not None
+        for name in names
+        if (value := group.shared(name)) is not None
     ]
     options.append(f"--seeds {seeds}")
     if (repeats := max(int(row.get("repeat") or 1) for row in group.rows)) > 1:
@@ -167,7 +166,7 @@ def _options(group: Group, seeds: int) -> str:
 
 
 def _file(grid: str) -> str:
-    """A grid as `--grid` takes it."""
+    """The value of `--grid` for a grid: its name, or the file of a user's own."""
     return grid if grid in gridfile.names() else f"{grid}.toml"
 
 

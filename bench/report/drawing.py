@@ -1,6 +1,6 @@
-"""What all figures share: a canvas, its SVG as a file and in a page, and the colours.
+"""The canvas and colours of all figures, and their SVG as a file and in a page.
 
-Text stays text; the ink and the paper are single colours, which `inline` turns into the page's own.
+Text stays text. Ink and paper are single colours, which `inline` replaces by those of the page.
 """
 
 import logging
@@ -26,7 +26,7 @@ ORANGE: Final = "#d55e00"
 PURPLE: Final = "#cc79a7"
 """Okabe and Ito's, for colour-blind readers."""
 MARK: Final = "<!-- drawn by bench.report -->"
-"""Stands in each figure, so that a stale one can be told from a stranger's file."""
+"""A comment in each figure; only old figures that have it are deleted."""
 
 _STYLE: Final[Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "bench.report", "text.parse_math": False,
@@ -44,7 +44,7 @@ _MOST_TICKS: Final = 6
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: its file's stem, the SVG, what it shows in words, and its caption."""
+    """A figure: its file's stem, the SVG, its content in words, and its caption."""
 
     stem: str
     svg: str
@@ -54,8 +54,8 @@ class Drawing:
 
 @contextmanager
 def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure so many inches high, and its axes."""
-    import seaborn as sns  # here, so that who draws nothing does not wait for it
+    """A figure of a height in inches, and its axes."""
+    import seaborn as sns  # imported late, for it is slow and few commands draw
 
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     style = {**sns.axes_style("whitegrid"), **_STYLE}
@@ -68,26 +68,28 @@ def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def lay_out(figure: Figure) -> None:
-    """Give everything its place, as drawing would."""
+    """Set the positions of everything in a figure, as drawing would."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a range: 1, 2 and 5 of each power of ten, or of many powers 1 alone."""
+    """Round numbers in a range: 1, 2 and 5 times each power of ten, or only 1 if these are many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [[f * 10.0**p for p in powers for f in of if low <= f * 10.0**p <= high]
-             for of in ((1, 2, 5), (1,))]  # fmt: skip
-    return found[0] if len(found[0]) <= _MOST_TICKS else found[1]
+    fine, coarse = (
+        [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
+        for factors in ((1, 2, 5), (1,))
+    )
+    return fine if len(fine) <= _MOST_TICKS else coarse
 
 
 def to_svg(figure: Figure, stem: str) -> str:
-    """The figure's SVG, without prolog and metadata, its ids made unique by its stem."""
+    """The figure's SVG without prolog and metadata; ids start with the stem, to be unique."""
     buffer = StringIO()
     with mpl.rc_context(_STYLE):
         lay_out(figure)
-        figure.set_layout_engine(None)  # saving would else draw twice
+        figure.set_layout_engine(None)  # else saving would draw twice
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -97,12 +99,12 @@ def to_svg(figure: Figure, stem: str) -> str:
 
 
 def as_file(drawing: Drawing) -> str:
-    """The SVG as a file of its own."""
+    """The SVG as a complete file."""
     return f'<?xml version="1.0" encoding="utf-8"?>\n{drawing.svg}'
 
 
 def inline(drawing: Drawing) -> str:
-    """The SVG for a page: its size free, ink and paper the page's own, named for screen readers."""
+    """The SVG for a page: of any size, in the page's colours, labelled for screen readers."""
     text = re.sub(r'<svg ([^>]*?)\s*width="[^"]*"', r"<svg \1", drawing.svg, count=1)
     text = re.sub(r'\s*height="[\d.]+pt"', "", text, count=1)
     text = text.replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")

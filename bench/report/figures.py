@@ -1,12 +1,13 @@
-"""Figures of a grid's report as SVG text, from the frames of `tables`: no rows, no files.
+"""Figures of a grid's report as SVG text, drawn from the frames of `tables`.
 
-Modes differ in colour, marker and line, AMP in the marker's fill, so that nothing is lost in black
-and white.
+Modes differ in colour, marker and line, and kinds of AMP in the marker's fill, so that figures can
+be read in black and white.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,22 +33,10 @@ MARKERS: Final = {"full": "s", "head": "D"} | {n: m.marker for n, m in METHODS.i
 LINES: Final[dict[str, Any]] = {"full": "-", "head": ":"} | {n: m.line for n, m in METHODS.items()}
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
-_LABEL: Final = 10.0
-"""Pixels that the name of a line needs."""
+_LABEL_HEIGHT: Final = 10.0
+"""Pixels."""
 _LARGEST_RATIO: Final = 1e9
-"""On an axis of ratios; a baseline that is nearly nothing has none."""
-
-
-def _scale(unit: float) -> tuple[Any, Any]:
-    """To multiples of a unit and back, for an axis."""
-
-    def there(values: Any) -> Any:
-        return values / unit
-
-    def back(values: Any) -> Any:
-        return values * unit
-
-    return there, back
+"""The end of an axis of ratios; with a baseline of nearly nothing there is no such axis."""
 
 
 def _fill(amp: str, colour: str) -> dict[str, Any]:
@@ -57,16 +46,18 @@ def _fill(amp: str, colour: str) -> dict[str, Any]:
 
 
 def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -> None:
-    """Number points from 1, each beside its point where the other numbers leave room."""
+    """Number points from 1, each number close to its point and clear of the others."""
     lay_out(figure)
-    taken: list[tuple[float, float]] = []
+    occupied: list[tuple[float, float]] = []
     for i, place in enumerate(places, start=1):
         x, y = axes.transData.transform(place)
         options = [(-8, 8), (0, 13), (-14, 0), (-9, 17), (8, 12), (-20, 8), (0, 23), (-20, 18)]
         spots = [(x + dx, y + dy) for dx, dy in options]
-        free = [s for s in spots if all(abs(s[0] - u) > 11 or abs(s[1] - v) > 9 for u, v in taken)]
+        free = [
+            s for s in spots if all(abs(s[0] - u) > 11 or abs(s[1] - v) > 9 for u, v in occupied)
+        ]
         spot = (free or spots)[0]
-        taken.append(spot)
+        occupied.append(spot)
         axes.annotate(
             str(i), place, xytext=(spot[0] - x, spot[1] - y), textcoords="offset pixels",
             ha="center", va="center", fontsize=8, fontweight="bold", color=INK, zorder=4,
@@ -74,7 +65,7 @@ def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -
 
 
 def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, float]]) -> None:
-    """Name the lines that end at some places, to the right of these and below one another."""
+    """Write the names of lines to the right of their ends, without overlaps."""
     lay_out(figure)
     upwards = sorted(ends, key=lambda end: end[2])
     moved: list[float] = []
@@ -82,7 +73,7 @@ def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, floa
     for _, x, y in upwards:
         height = float(axes.transData.transform((x, y))[1])
         moved.append(max(least - height, 0.0))
-        least = height + moved[-1] + _LABEL
+        least = height + moved[-1] + _LABEL_HEIGHT
     down = sum(moved) / max(len(moved), 1)
     for (name, x, y), up in zip(upwards, moved, strict=True):
         axes.annotate(
@@ -104,7 +95,7 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, **more: Any) -> None
 
 
 def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
-    """Below the axes: the modes and kinds of AMP that are there."""
+    """Add a legend below the axes, of the modes and kinds of AMP in the figure."""
     handles = [
         Line2D([], [], color=COLOURS[mode], marker=MARKERS[mode], markersize=6, label=mode,
                linestyle=LINES[mode] if lines else "none")
@@ -126,7 +117,7 @@ def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
 def tradeoff(
     rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str
 ) -> Drawing:
-    """Dev score against a cost; those on the Pareto front are joined and numbered."""
+    """Dev score against a cost; settings on the Pareto front are joined and numbered."""
     rows = rows.dropna(subset=[cost, "score"])
     front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
     with canvas(4.3) as (figure, axes):
@@ -143,8 +134,8 @@ def tradeoff(
         axes.margins(y=0.12)
         _legend(figure, rows)
         _number(figure, axes, list(zip(front[cost], front["score"], strict=True)))
-    said = ", ".join(f"{row['label']} ({row['score']:.3f})" for _, row in front.iterrows())
-    alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {said or 'nothing'}."
+    labels = ", ".join(f"{row['label']} ({row['score']:.3f})" for _, row in front.iterrows())
+    alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {labels or 'nothing'}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -152,13 +143,13 @@ def rank(
     rows: pd.DataFrame, layers: str, limits: tuple[float, float], y_label: str, stem: str,
     caption: str,
 ) -> Drawing:  # fmt: skip
-    """Dev score by rank on one layer set, beside bands for full fine-tuning and the head alone.
+    """Dev score by rank on one layer set, with bands for full fine-tuning and the head alone.
 
-    Of several rates the best has the line, the interval and the band; the others are paler.
+    Of several rates the best has the line, the interval and the band; the others are pale dots.
     """
     rows = rows.dropna(subset=["score"])
-    of = rows[(rows["layers"] == layers) & rows["rank"].notna()]
-    ranks = sorted({int(value) for value in of["rank"]})
+    adapters = rows[(rows["layers"] == layers) & rows["rank"].notna()]
+    ranks = sorted({int(value) for value in adapters["rank"]})
     place = {value: i for i, value in enumerate(ranks)}
     with canvas(3.5) as (figure, axes):
         bands = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off") & rows["best"]]
@@ -172,7 +163,7 @@ def rank(
             )  # fmt: skip
         lines = [
             (str(mode), str(kind), part.sort_values("rank"))
-            for (mode, kind), part in of.groupby(["mode", "amp"], sort=True)
+            for (mode, kind), part in adapters.groupby(["mode", "amp"], sort=True)
         ]
         for i, (mode, _, part) in enumerate(lines):
             x = part["rank"].map(place) + 0.11 * (i - (len(lines) - 1) / 2)
@@ -189,13 +180,13 @@ def rank(
         axes.set_xlabel("rank")
         axes.set_ylabel(y_label)
         axes.set_title(layers)
-        _legend(figure, of, lines=True)
-    said = "; ".join(
+        _legend(figure, adapters, lines=True)
+    ranges = "; ".join(
         f"{mode} {'fp32' if kind == 'off' else kind} from {part['score'].min():.3f} to "
         f"{part['score'].max():.3f}"
         for mode, kind, part in ((mode, kind, part[part["best"]]) for mode, kind, part in lines)
     )
-    alt = f"{y_label} by rank on {layers}: {said}."
+    alt = f"{y_label} by rank on {layers}: {ranges}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -219,22 +210,25 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         unit = float(base.iloc[0]) if len(base) else 0.0
         if rows[name].max() < unit * _LARGEST_RATIO:
             axes.axvline(unit, color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
-            top = axes.secondary_xaxis("top", functions=_scale(unit))
+            top = axes.secondary_xaxis(
+                "top", functions=(lambda x: np.asarray(x) / unit, lambda x: np.asarray(x) * unit)
+            )
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         _legend(figure, rows)
-    said = "; ".join(
+    ranges = "; ".join(
         f"{kind} {num(part[name].min())} to {num(part[name].max())}"
         for kind, part in rows.groupby("kind", sort=False)
     )
-    return Drawing(stem, to_svg(figure, stem), f"{x_label} by mode and layer set: {said}.", caption)
+    alt = f"{x_label} by mode and layer set: {ranges}."
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
-    """Ratios or differences with their intervals, a line for each kind, several on it apart.
+    """Ratios or differences with their intervals, those of one kind on one line.
 
     Args:
         rows: `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the kind's line.
-        at: where there is no difference.
+        at: the value of no difference.
     """
     kinds = list(dict.fromkeys(rows["kind"]))
     with canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
@@ -248,10 +242,10 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(x_label)
         _legend(figure, rows)
-    said = "; ".join(
+    ranges = "; ".join(
         f"{kind} {_from_to(part['value'])}" for kind, part in rows.groupby("kind", sort=False)
     )
-    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {said}.", caption)
+    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {ranges}.", caption)
 
 
 def _from_to(values: pd.Series) -> str:
@@ -260,9 +254,9 @@ def _from_to(values: pd.Series) -> str:
 
 
 def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str = "") -> Drawing:
-    """A score by learning rate, a line for each kind of setting, what is chosen in larger."""
+    """A score by learning rate, a line for each kind of setting, with chosen rates larger."""
     with canvas(3.6) as (figure, axes):
-        said: list[str] = []
+        choices: list[str] = []
         ends: list[tuple[str, float, float]] = []
         for kind, part in rows.groupby("kind", sort=False):
             mode = str(part["mode"].iloc[0])
@@ -274,7 +268,7 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
             best = part[part["chosen"]]
             _points(axes, best, "rate", "score", size=8.5)
             ends.append((str(kind), part["rate"].iloc[-1], part["score"].iloc[-1]))
-            said += [f"{kind} {rate:g}" for rate in best["rate"]]
+            choices += [f"{kind} {rate:g}" for rate in best["rate"]]
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_ylabel(y_label)
@@ -288,13 +282,13 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
         _legend(figure, rows, lines=True)
         _name_ends(figure, axes, ends)
     where = f" on {title}" if title else ""
-    alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(said) or 'none'}."
+    alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(choices) or 'none'}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def limits(rows: Sequence[pd.Series]) -> tuple[float, float]:
-    """A range with some air that holds every value."""
+    """A range that holds every value, with a margin."""
     values = pd.concat([pd.Series(part, dtype=float) for part in rows]).dropna()
     low, high = float(values.min()), float(values.max())
-    air = 0.06 * (high - low) or 0.05
-    return low - air, high + air
+    margin = 0.06 * (high - low) or 0.05
+    return low - margin, high + margin

@@ -1,4 +1,4 @@
-"""Writing the report's files: each whole or not at all, and nothing of a stranger's touched."""
+"""Writing the report's files: each one atomically, without touching files of others."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,30 +10,30 @@ from bench.common.files import NO_SPACE, write_atomically
 from bench.report.drawing import MARK
 
 FIGURES: Final = "figures"
-"""The folder of a report's."""
+"""The folder of a report's figures."""
 
 
 def write_all(
     folder: Path, pages: Mapping[str, str], figures: Mapping[str, str], place: str = FIGURES
 ) -> None:
-    """Write the figures, then the pages in their order, then drop figures of an older report.
+    """Write the figures, then the pages in their order, then delete figures of an older report.
 
     Args:
-        place: the folder of the figures, in that of the pages.
+        place: the folder of the figures, inside that of the pages.
 
     Raises:
         InputError: if the folder can't be written.
         DiskFullError: if there is no space left.
     """
-    there = folder / place
+    figures_folder = folder / place
     try:
-        there.mkdir(parents=True, exist_ok=True)
+        figures_folder.mkdir(parents=True, exist_ok=True)
         for name, text in figures.items():
-            write_atomically(there / name, text.encode())
+            write_atomically(figures_folder / name, text.encode())
         for name, text in pages.items():
             write_atomically(folder / name, text.encode())
-        for path in sorted(there.glob("*.svg")):
-            with suppress(FileNotFoundError):  # another grid may be rendering, too
+        for path in sorted(figures_folder.glob("*.svg")):
+            with suppress(FileNotFoundError):  # another process may be rendering, too
                 if path.name not in figures and path.is_file() and MARK in _start(path):
                     path.unlink()
     except OSError as error:

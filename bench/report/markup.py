@@ -1,4 +1,4 @@
-"""Templates as HTML and as Markdown. What is printed into either is text, and is shown as it is."""
+"""Templates for HTML and for Markdown, which escape every value that they print."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +19,7 @@ _MARKDOWN: Final = str.maketrans(
 
 
 def html_environment(package: str = REPORT) -> Environment:
-    """For the templates of a package that are pages, and those of the report."""
+    """The environment of HTML templates, from a package and from the report."""
     environment = Environment(
         loader=_loader(package), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -29,7 +29,7 @@ def html_environment(package: str = REPORT) -> Environment:
 
 
 def markdown_environment(package: str = REPORT) -> Environment:
-    """For the templates of a package that are Markdown, and those of the report."""
+    """The environment of Markdown templates, from a package and from the report."""
     environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
         loader=_loader(package), undefined=StrictUndefined, finalize=escape_markdown,
         trim_blocks=True, lstrip_blocks=True,
@@ -45,15 +45,14 @@ def style() -> str:
 
 
 def escape_markdown(value: object) -> object:
-    """A printed value so that Markdown shows it as it is, on one line; Markup stays."""
+    """A value on one line, escaped so that Markdown shows it unchanged; Markup stays."""
     if isinstance(value, Markup):
         return value
     return " ".join(str(value).split()).translate(_MARKDOWN)
 
 
 def _loader(package: str) -> BaseLoader:
-    packages = dict.fromkeys([package, REPORT])
-    return ChoiceLoader([PackageLoader(name) for name in packages])
+    return ChoiceLoader([PackageLoader(name) for name in dict.fromkeys([package, REPORT])])
 
 
 def _inline(drawing: Drawing) -> Markup:
@@ -61,6 +60,6 @@ def _inline(drawing: Drawing) -> Markup:
 
 
 def _code(lines: Sequence[str]) -> Markup:
-    """Lines for an indented code block, in which nothing has a meaning."""
+    """Lines as an indented code block, in which Markdown has no meaning."""
     whole = [part for line in lines for part in line.splitlines() or [""]]
     return Markup("\n".join(f"    {line}" for line in whole))  # noqa: S704

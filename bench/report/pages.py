@@ -1,8 +1,6 @@
-"""The pages of a command that stand beside a grid's report: NAME.html, NAME.md, and figures in a
-folder NAME.
+"""The pages of a command in the folder of a grid's report: NAME.html, NAME.md, figures in NAME/.
 
-The report has its own files in the same folder; neither touches the other's. Importing this loads
-matplotlib.
+They don't touch the report's own files, nor the report theirs. Importing this loads matplotlib.
 """
 
 from collections.abc import Sequence
@@ -22,11 +20,11 @@ _LISTED: Final = 500
 
 
 class Facts(Protocol):
-    """Everything that pages say: what all of them do, and what their own templates ask for."""
+    """The content that all pages have; their own templates may ask for more."""
 
     @property
     def title(self) -> str:
-        """Their heading."""
+        """The heading."""
 
     @property
     def findings(self) -> Sequence[str]:
@@ -34,19 +32,19 @@ class Facts(Protocol):
 
     @property
     def drawings(self) -> Sequence[Drawing]:
-        """All figures, wherever they stand."""
+        """All figures, in any section."""
 
     @property
     def command(self) -> str:
-        """The line that makes them again."""
+        """The command line that makes the pages again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableFacts:
-    """What pages say that are figures and tables, one after the other.
+    """The content of pages of figures and tables, one after the other.
 
     Attributes:
-        how: heading of what is said of how they were made, `said`, above the command.
+        how: the heading above the sentences `said` and the command, on how the pages were made.
     """
 
     title: str
@@ -60,11 +58,11 @@ class TableFacts:
 
 
 def write_pages(folder: Path, name: str, facts: Facts) -> Path:
-    """Write the pages and their figures, and drop figures that they had before; the HTML page.
+    """Write the pages and their figures, delete older figures, and return the HTML page's path.
 
     Args:
-        name: theirs. Facts that are not `TableFacts` need templates of that name, in the package
-            of that name in `bench`.
+        name: of the pages. Facts other than `TableFacts` need templates of that name, in the
+            package of that name in `bench.studies`.
 
     Raises:
         InputError: if the folder can't be written.
@@ -77,19 +75,19 @@ def write_pages(folder: Path, name: str, facts: Facts) -> Path:
 
 
 def html(name: str, facts: Facts) -> str:
-    """The page, with everything that it needs inside."""
+    """The self-contained HTML page."""
     package, template = _templates(name, facts)
     page = html_environment(package).get_template(f"{template}.html.jinja")
     return page.render(facts=facts, generator=f"bench.{name}", style=Markup(style()))  # noqa: S704
 
 
 def markdown(name: str, facts: Facts) -> str:
-    """The page as Markdown, its figures as files beside it."""
+    """The page as Markdown, with its figures as separate files."""
     package, template = _templates(name, facts)
     page = markdown_environment(package).get_template(f"{template}.md.jinja")
     return page.render(facts=facts, name=name, listed=_LISTED, where="the HTML page")
 
 
 def _templates(name: str, facts: Facts) -> tuple[str, str]:
-    """The package of the templates, and their name."""
+    """The package of the templates, and the name of the templates."""
     return (REPORT, "tables") if isinstance(facts, TableFacts) else (f"bench.studies.{name}", name)

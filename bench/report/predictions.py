@@ -1,4 +1,4 @@
-"""The report's part on what was predicted before the cells ran, against what was measured."""
+"""The report's section on predictions made before the cells ran, against measurements."""
 
 from statistics import median
 from typing import Final
@@ -16,9 +16,9 @@ from bench.report.text import MEMORY, count, one_of
 _CLOSE: Final = 0.1
 
 _ABOUT: Final = (
-    "Predictions are made before a cell runs: bytes and products of its largest batch are counted "
-    "without running it, and turned into MiB and seconds by what has run before it. The first "
-    "cells on a machine have little to learn from."
+    "Predictions are made before a cell runs: the bytes and multiplications of its largest batch "
+    "are counted without running it, and converted to MiB and seconds by the cells that ran "
+    "before. The first cells on a machine have few of these."
 )
 
 
@@ -28,37 +28,36 @@ def predictions_section(group: Group) -> list[Section]:
         "peak": ("predicted_peak_mib", group.memory_column, MEMORY[group.memory_column]),
         "time": ("predicted_s", "wall_s", "time of a cell, s"),
     }
-    said, heads, drawings = [], [], []
-    for what, (told, measured, label) in pairs.items():
-        errors = [e for row in group.rows if (e := _error(row, told, measured)) is not None]
+    sentences, shares, drawings = [], [], []
+    for what, (forecast, measured, label) in pairs.items():
+        errors = [e for row in group.rows if (e := _error(row, forecast, measured)) is not None]
         if not errors:
             continue
         close = sum(abs(error) <= _CLOSE for error in errors)
-        of = count(len(errors), one_of(group.rows))
-        heads.append(f"{close:,} of {count(len(errors), what)}")
-        said.append(
+        shares.append(f"{close:,} of {count(len(errors), what)}")
+        sentences.append(
             f"The predicted {what} was within 10% of the measured one in {close:,} of "
-            f"{of} ({close / len(errors):.0%}); the median error was "
-            f"{median(map(abs, errors)):.1%}."
+            f"{count(len(errors), one_of(group.rows))} ({close / len(errors):.0%}); the median "
+            f"error was {median(map(abs, errors)):.1%}."
         )
-        drawings.append(_agreement(_frame(group, told, measured), label, f"predicted-{what}"))
+        drawings.append(_agreement(_frame(group, forecast, measured), label, f"predicted-{what}"))
     if not drawings:
         return []
-    heading = f"Prediction: {' and '.join(heads)} within 10%"
-    return [Section("prediction", "Prediction", heading, [*said, _ABOUT], drawings)]
+    heading = f"Prediction: {' and '.join(shares)} within 10%"
+    return [Section("prediction", "Prediction", heading, [*sentences, _ABOUT], drawings)]
 
 
-def _error(row: Row, told: str, measured: str) -> float | None:
-    predicted, value = number(row.get(told)), number(row.get(measured))
+def _error(row: Row, forecast: str, measured: str) -> float | None:
+    predicted, value = number(row.get(forecast)), number(row.get(measured))
     if row.get("status") != "ok" or predicted is None or not value:
         return None
     return predicted / value - 1
 
 
-def _frame(group: Group, told: str, measured: str) -> pd.DataFrame:
+def _frame(group: Group, forecast: str, measured: str) -> pd.DataFrame:
     rows = []
     for setting in group.settings:
-        predicted, value = setting.estimate(told), setting.estimate(measured)
+        predicted, value = setting.estimate(forecast), setting.estimate(measured)
         if predicted is not None and value is not None:
             rows.append({
                 "mode": setting.mode, "amp": setting.amp,
@@ -68,7 +67,7 @@ def _frame(group: Group, told: str, measured: str) -> pd.DataFrame:
 
 
 def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:
-    """Predicted against measured, beside a band of a tenth either way."""
+    """Predicted against measured, with a band of 10% either way."""
     ends = (0.0, 1.08 * float(rows[["measured", "predicted"]].to_numpy().max()))
     low, high = ([(1 + side * _CLOSE) * end for end in ends] for side in (-1, 1))
     with canvas(4.3) as (figure, axes):

@@ -1,4 +1,4 @@
-"""The report's part on learning rates: what a search tried, and what it chose."""
+"""The report's section on learning rates: the tries of a search, and its choices."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,8 +22,7 @@ _NAMES: Final = (
     *(name for name in key_columns() if name not in ("conditions_id", "data_digest")),
     "task", "max_train", "max_dev",
 )  # fmt: skip
-"""Columns in which candidates are like the cells that they are for; the data is the search's, and
-the machine may be another."""
+"""Columns in which a search's tries equal the cells that they are for; data and machine differ."""
 _COLUMNS: Final = (
     "here", "elsewhere", "task", "kind", "mode", "amp", "rank", "rate", "score", "loss", "status",
     "why", "data", "metric", "chosen",
@@ -33,13 +32,13 @@ _COLUMNS: Final = (
 def rates_section(
     group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = (), prefix: str = ""
 ) -> list[Section]:
-    """The searches behind a group's rates, and what was tried in others; nothing without any."""
+    """The section on the searches for a group's rates and on other searches; none without any."""
     frame = candidates(group, rows, planned)
     here, others = frame[frame["here"]], frame[~frame["here"]]
     if frame.empty:
         return []
     heading = "Learning rates: a search whose rates no cell here has"
-    said: list[str] = []
+    sentences: list[str] = []
     drawings = []
     tables = []
     if not here.empty:
@@ -47,41 +46,48 @@ def rates_section(
         searches = text.count(kinds, "search", "searches")
         own = "each at its own best" if chosen == kinds else f"{chosen:,} with a rate that is used"
         heading = f"Learning rates: {searches}, {own}"
-        said.append(_said(here))
+        sentences.append(_summary(here))
         scored = here.dropna(subset=["score"])
         if not scored.empty:
             drawings.append(_drawing(scored, prefix))
         tables.append(_table(here, "Every rate that was tried."))
     if not others.empty:
-        said.append(
+        sentences.append(
             f"{text.count(len(others), 'try', 'tries')} of searches for cells that are not in "
             f"this group: {_ended(others)}."
         )
         tables.append(_table(others, "Tries of searches for other cells.", task=True))
-    return [Section("rates", "Learning rates", heading, said, drawings, tables)]
+    return [Section("rates", "Learning rates", heading, sentences, drawings, tables)]
 
 
-def _said(here: pd.DataFrame) -> str:
-    said = (
-        f"Each mode, layer set and rank is given its own best of a ladder of rates, √10 apart and "
-        f"all of its rates together, by {text.count(len(here), 'short run')} ({_ended(here)}) on "
-        f"a part of the training data, scored on the rest of it; dev was not seen. The ladder is "
-        f"extended while the best is at its end."
+def _summary(here: pd.DataFrame) -> str:
+    sentences = (
+        f"Each mode, layer set and rank has its own best of a series of rates, a factor of √10 "
+        f"apart, which multiplies all of its rates together. It was found by "
+        f"{text.count(len(here), 'short run')} ({_ended(here)}) on a part of the training data, "
+        f"scored on the rest of it; dev was not seen. The series is extended while the best rate "
+        f"is at its end."
     )
-    if lent := int(here["elsewhere"].sum()):
-        said += f" Among them are {text.count(lent, 'try', 'tries')} from other machines."
+    if from_elsewhere := int(here["elsewhere"].sum()):
+        sentences += (
+            f" Among them are {text.count(from_elsewhere, 'try', 'tries')} from other machines."
+        )
     parts = [(str(kind), part) for kind, part in here.groupby("kind", sort=False)]
     if edges := [kind for kind, part in parts if _at_an_edge(part)]:
-        said += f" At an end all the same, so perhaps not at its best: {', '.join(edges)}."
+        sentences += (
+            f" At an end all the same, so a rate beyond it may be better: {', '.join(edges)}."
+        )
     if without := [kind for kind, part in parts if not part["chosen"].any()]:
-        said += f" No cell here has a rate of these searches: {', '.join(without)}."
+        sentences += f" No cell here has a rate of these searches: {', '.join(without)}."
     if (data := here["data"].nunique()) > 1:
-        said += f" They ran on {data:,} states of the task's data, so not all are for these cells."
-    return said
+        sentences += (
+            f" They ran on {data:,} states of the task's data, so not all are for these cells."
+        )
+    return sentences
 
 
 def _ended(frame: pd.DataFrame) -> str:
-    """How many tries ended how."""
+    """The number of tries by status."""
     return ", ".join(f"{number:,} {status}" for status, number in Counter(frame["status"]).items())
 
 
@@ -97,24 +103,26 @@ def _drawing(scored: pd.DataFrame, prefix: str) -> Drawing:
 def candidates(
     group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
 ) -> pd.DataFrame:
-    """A row for each try: whether it is for cells of a group, its rate, its end, and the choice.
+    """A row for each try: its rate, score and status.
 
-    Chosen are the rates that the group's cells have. For them are the tries of their machine, and
-    those of others whose scores a search takes.
+    `here` marks the tries for the group's cells: those of their machine, and those of other
+    machines whose scores a search uses. `chosen` marks the rates that the group's cells have.
     """
     done = {key: row for key, row in standing(rows).items() if is_candidate(row)}
     waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
-    of = group.rows if group is not None else ()
+    cells = group.rows if group is not None else ()
     machine = group.first["conditions_id"] if group is not None else None
-    lent = _lent(group.first, list(done.values())) if group is not None else {}
-    wanted = {_values(row, _NAMES) for row in of}
+    borrowed = _borrowed(group.first, list(done.values())) if group is not None else {}
+    searched = {_values(row, _NAMES) for row in cells}
     used = {
-        _values(row, (*_KIND, *_RATES)) for row in of if row.get("learning_rate_source") == SEARCHED
+        _values(row, (*_KIND, *_RATES))
+        for row in cells
+        if row.get("learning_rate_source") == SEARCHED
     }
     records = [
         {
-            "here": _values(row, _NAMES) in wanted
-            and (row["conditions_id"] == machine or lent.get(row["cell_id"]) is row),
+            "here": _values(row, _NAMES) in searched
+            and (row["conditions_id"] == machine or borrowed.get(row["cell_id"]) is row),
             "elsewhere": row["conditions_id"] != machine,
             "task": str(row["task"]), "kind": _kind(row),
             "mode": row["mode"], "amp": row["amp"], "rank": row["rank"] or 0,
@@ -133,9 +141,9 @@ def candidates(
     return frame.sort_values(["task", "mode", "kind", "rate"], ignore_index=True)
 
 
-def _lent(here: Row, tries: Sequence[Row]) -> dict[Value, Row]:
-    """By cell_id the tries of other machines whose scores count here: as for `bench.results.store`,
-    those of the same software, where this machine has none."""
+def _borrowed(here: Row, tries: Sequence[Row]) -> dict[Value, Row]:
+    """The tries of other machines whose scores count here, by cell_id: those with the same software
+    of cells that this machine has not scored, as in `bench.results.store`."""
     machine, scored = here["conditions_id"], list(filter(has_score, tries))
     own = {row["cell_id"] for row in scored if row["conditions_id"] == machine}
     return {

@@ -1,10 +1,10 @@
 """Rows in, a report on disk out: index.html, report.md and figures/*.svg.
 
-Importing this loads pandas and matplotlib, the first figure loads seaborn; a command does so when
-it has something to render.
+Importing this loads pandas and matplotlib, and the first figure loads seaborn, so commands import
+it only when they have something to render.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -32,22 +32,22 @@ from bench.report.tables import Table
 from bench.report.terms import TERMS
 from bench.results.outcomes import ValuesOf, no_values
 
-_DRAWN: Final = 3
-"""Groups after the first that get a picture; the others have their table."""
-_NOTHING: Final = "There are no rows, so there is nothing to show."
-_TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
-_LISTED: Final = 500
-"""Rows of a table that report.md lists; a web host's view of it ends soon after."""
+_MOST_DRAWN: Final = 3
+"""Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
+_LISTED: Final = 500
+"""Rows of a table that report.md lists; web hosts cut off a longer file soon after."""
+_NOTHING: Final = "There are no rows, so there is nothing to show."
+_TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
-_NAMING: Final = ("model", "task", "grid", "message")
+_WITH_PATHS: Final = ("model", "task", "grid", "message")
 """Columns that may hold a path."""
 
 
 @dataclass(frozen=True)
 class Other:
-    """A group after the first."""
+    """A group after the first, as the pages show it."""
 
     number: int
     title: str
@@ -67,16 +67,16 @@ def render(
     values_of: ValuesOf = no_values,
     code_version: str | None = None,
 ) -> Path:
-    """Write the report of some rows, and return its index.html.
+    """Write the report on some rows, and return the path of its index.html.
 
     Args:
-        rows: of runs.csv; of each cell's attempts the last `ok` one counts.
-        reports: the folder, made where it is missing.
-        planned: axes, settings and ids of cells that were to run; those without a row are shown
-            as not run, and their group comes first.
-        sources: the files that the rows came from, as a command line would name them.
-        values_of: the kept predictions of a row, as `bench.results.predictions` has them.
-        code_version: the one whose rows alone are shown; None: those of all.
+        rows: of runs.csv; of a cell's attempts the last `ok` one counts.
+        reports: the folder, created if it is missing.
+        planned: axes, settings and ids of planned cells; those without a row are shown as not run,
+            and their group comes first.
+        sources: the files that the rows came from, as a command line names them.
+        values_of: returns the kept predictions of a row, as `bench.results.predictions` does.
+        code_version: the only version of the code whose rows are shown; None: all versions.
 
     Raises:
         InputError: if the folder can't be written, or no row is of that version.
@@ -86,7 +86,7 @@ def render(
     facts = report(rows, planned, names, values_of, code_version)
     drawings = [d for section in facts["sections"] for d in section.drawings]
     for other in facts["others"]:
-        drawings += [*other.drawings, *(d for of in other.sections for d in of.drawings)]
+        drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
     write_all(reports, pages, {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings})
     return reports / "index.html"
@@ -99,21 +99,20 @@ def report(
     values_of: ValuesOf = no_values,
     code_version: str | None = None,
 ) -> dict[str, Any]:
-    """Everything that the pages say, before any markup."""
-    clean = _Cleaner()
+    """The content of both pages, before any markup."""
     narrowed: list[str] = []
     if code_version is not None:
-        every_version, rows = rows, provenance.of_version(rows, code_version)
+        number = len(rows)
+        rows = provenance.of_version(rows, code_version)
         planned = [row for row in planned if row.get("code_version") == code_version]
-        narrowed = [provenance.left_out(len(every_version) - len(rows), text.plain(code_version))]
-    cleaned = [clean(row) for row in rows]
-    waiting = [clean(row) for row in planned]
-    found = hub_first(groups(cleaned, waiting, values_of), {group_key(row) for row in waiting})
-    every = [row for group in found for row in group.rows]
-    heading, failures = cells.failures_table(every)
-    first = found[0] if found else None
-    others = found[1 : 1 + _MOST_OTHERS]
-    searches = rates_section(first, cleaned, waiting)
+        narrowed = [provenance.left_out(number - len(rows), text.plain(code_version))]
+    rows, planned = _printable(rows), _printable(planned)
+    every_group = hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
+    every_row = [row for group in every_group for row in group.rows]
+    first = every_group[0] if every_group else None
+    others = every_group[1 : 1 + _MOST_OTHERS]
+    failures_heading, failures = cells.failures_table(every_row)
+    searches = rates_section(first, rows, planned)
     again = Repeat([], [])
     if first:
         again = repeat(first, sources, alone=not others, code_version=code_version)
@@ -121,70 +120,59 @@ def report(
         "title": findings.title(first) if first else "No cell was run",
         "lead": [
             *(findings.lead(first) if first else [_TRIES if searches else _NOTHING]),
-            *(narrowed or provenance.versions(latest(cleaned).values())),
+            *(narrowed or provenance.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": _sections(found, searches) if found else searches,
+        "sections": _sections(every_group, searches) if first else searches,
         "cells_heading": (
-            f"Every {text.one_of(every)}: {sum(g.ok for g in found):,} of {len(every):,} ended ok"
+            f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
+            f"{len(every_row):,} ended ok"
         ),
-        "cells": cells.cells_table(found),
-        "failures_heading": heading,
+        "cells": cells.cells_table(every_group),
+        "failures_heading": failures_heading,
         "failures": failures,
-        "others": [_other(group, found[0], i) for i, group in enumerate(others, start=2)],
-        "groups_left_out": max(len(found) - 1 - len(others), 0),
+        "others": [_other(group, every_group[0], i) for i, group in enumerate(others, start=2)],
+        "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
         "commands": again.lines,
-        "commands_said": again.said,
+        "commands_said": again.notes,
         "terms": TERMS,
     }
 
 
-def _sections(found: Sequence[Group], searches: Sequence[Section]) -> list[Section]:
-    """Those of the first group, and what is said of several: of settings that differ, and of the
-    authors' figures for all that are shown."""
-    first, shown = found[0], found[: 1 + _MOST_OTHERS]
+def _printable(rows: Iterable[Row]) -> list[Row]:
+    """The rows with each text on one line, free of control characters and of absolute paths."""
+    plain, without_paths = cache(text.plain), cache(text.without_paths)
+
+    def printable(row: Row) -> Row:
+        texts = {n: plain(value) for n in _TEXTS if isinstance(value := row.get(n), str)}
+        return {**row, **texts, **{n: without_paths(texts[n]) for n in _WITH_PATHS if n in texts}}
+
+    return [printable(row) for row in rows]
+
+
+def _sections(every_group: Sequence[Group], searches: Sequence[Section]) -> list[Section]:
+    """The sections on the first group, and those that compare groups."""
+    first = every_group[0]
     return [
         *sections(first),
         *frozen_section(first),
-        *changes_section(found),
+        *changes_section(every_group),
         *searches,
-        *authors_section(shown),
+        *authors_section(every_group[: 1 + _MOST_OTHERS]),
         *predictions_section(first),
     ]
 
 
-class _Cleaner:
-    """Gives rows whose texts can be shown: in one line, and without absolute paths."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
-        self._named: dict[str, str] = {}
-
-    def __call__(self, row: Row) -> Row:
-        changed: Row = {}
-        for name in _TEXTS:
-            value = row.get(name)
-            if not isinstance(value, str):
-                continue
-            shown = self._known.get(value)
-            if shown is None:
-                shown = self._known[value] = text.plain(value)
-            if name in _NAMING and ("/" in shown or "\\" in shown):
-                shown = self._named.setdefault(shown, text.without_paths(shown))
-            if shown != value:
-                changed[name] = shown
-        return {**row, **changed} if changed else row
-
-
 def _other(group: Group, first: Group, number: int) -> Other:
     drawings: list[Drawing] = []
-    drawn = number - 1 <= _DRAWN
+    drawn = number - 1 <= _MOST_DRAWN
+    prefix = f"group{number}-"
     if drawn and group.has_quality and group.learned:
-        drawings = tradeoffs(group, tables.frame(group), f"group{number}-")
+        drawings = tradeoffs(group, tables.frame(group), prefix)
     return Other(
         number, findings.title(group),
         [
@@ -192,10 +180,7 @@ def _other(group: Group, first: Group, number: int) -> Other:
             *provenance.between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
-        [
-            *frozen_section(group, f"group{number}-"),
-            *group_section(group, f"group{number}-", drawn=drawn),
-        ],
+        [*frozen_section(group, prefix), *group_section(group, prefix, drawn=drawn)],
     )  # fmt: skip
 
 

@@ -1,7 +1,4 @@
-"""A group's part of the report: sections of sentences, figures and tables, the same for all pages.
-
-Both pages are printed from these, so that they hold the same facts.
-"""
+"""The sections on a group: sentences, figures and tables, from which both pages are printed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +7,7 @@ import pandas as pd
 
 from adapters.names import LAYER_SETS
 from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, verdict
 from bench.report import figures, findings, provenance, tables, text, winners
 from bench.report.drawing import Drawing
@@ -18,7 +16,7 @@ from bench.report.tables import Table
 
 @dataclass(frozen=True)
 class Card:
-    """What wins on one objective: its name, the number alone, the setting, and the sentence."""
+    """The winner of one objective: a title, the number alone, the setting, and a sentence."""
 
     title: str
     big: str
@@ -29,7 +27,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report; `short` names it in the table of contents."""
+    """A section of the report; `short` is its name in the table of contents."""
 
     anchor: str
     short: str
@@ -41,50 +39,50 @@ class Section:
 
 def cards(group: Group) -> list[Card]:
     """The winners on memory, time and score."""
-    found = []
+    all_cards = []
     for objective in COSTS if group.has_quality and not group.learned else OBJECTIVES:
-        name = winners.card_title(objective, group.metric)
+        title = winners.card_title(objective, group.metric)
         best = verdict(group, objective)
         if best is None:
-            found.append(Card(name, "–", "", "", winners.no_verdict(group, objective)))
+            all_cards.append(Card(title, "–", "", "", winners.no_verdict(group, objective)))
             continue
         unit = group.metric if objective == "score" else text.x_label(group, objective)
         if objective != "score" and best.against is not None:
             unit = "of full fine-tuning in fp32"
-        said = winners.sentence(group, best) + winners.adapter_winner(group, objective, best)
-        said = said[:1].upper() + said[1:]
-        found.append(Card(name, winners.big(best), unit, best.winner.label, said))
-    return found
+        sentences = winners.sentence(group, best) + winners.adapter_winner(group, objective, best)
+        sentences = sentences[:1].upper() + sentences[1:]
+        all_cards.append(Card(title, winners.big(best), unit, best.winner.label, sentences))
+    return all_cards
 
 
 def sections(group: Group, prefix: str = "") -> list[Section]:
-    """Trade-off, rank, cost and AMP of a group; those without anything to show left out."""
+    """Trade-off, rank, rate, cost and AMP of a group, without those that have nothing to show."""
     if not group.ok:
         return []
     rows = tables.frame(group)
-    found = []
     usual = rows[rows["usual"]]
+    shown = []
     if group.has_quality and group.learned:
-        found += [_tradeoff(group, rows, prefix)]
-        if usual.dropna(subset=["rank"])["score"].notna().any():
-            found.append(_rank(group, usual, prefix))
-        if (usual["tells_rate"] & usual["score"].notna()).any():
-            found.append(_rate(group, usual, prefix))
-    found.append(_cost(group, usual, prefix))
-    found.append(_amp(group, prefix))
-    return found
+        shown.append(_tradeoff(group, rows, prefix))
+        if (usual["rank"].notna() & usual["score"].notna()).any():
+            shown.append(_rank(group, usual, prefix))
+        if (usual["several_rates"] & usual["score"].notna()).any():
+            shown.append(_rate(group, usual, prefix))
+    return [*shown, _cost(group, usual, prefix), _amp(group, prefix)]
 
 
 def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
-    """Score against memory, and against time."""
+    """Figures of the score against memory, and against time."""
     drawings = []
+    types = _frozen_types(group.settings)
+    held = f" Frozen weights are held in {types}." if types else ""
     for cost in COSTS:
         if rows.dropna(subset=[cost, "score"]).empty:
             continue
         caption = (
             f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The "
             "line is the Pareto front; its settings are numbered as in the table. Dotted: "
-            f"{text.BASE}.{_all_frozen(group)}{_left_out(group)}"
+            f"{text.BASE}.{held}{_left_out(group)}"
         )
         drawings.append(figures.tradeoff(
             rows, cost, text.x_label(group, cost), text.y_label(group),
@@ -93,15 +91,8 @@ def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
     return drawings
 
 
-def _all_frozen(group: Group) -> str:
-    held = sorted({str(s.frozen) for s in group.settings if s.tells_frozen})
-    return f" Frozen weights are held in {' or in '.join(held)}." if held else ""
-
-
-def _usual_frozen(group: Group) -> str:
-    """What is drawn of settings that differ in how frozen weights are held alone."""
-    held = sorted({str(s.frozen) for s in group.usual if s.tells_frozen})
-    return f" Only frozen weights held in {' or in '.join(held)} are drawn." if held else ""
+def _frozen_types(settings: Sequence[Setting]) -> str:
+    return " or in ".join(sorted({str(s.frozen) for s in settings if s.tells_frozen}))
 
 
 def _left_out(group: Group) -> str:
@@ -109,49 +100,51 @@ def _left_out(group: Group) -> str:
     return f" {most} of {count:,} settings are drawn." if count > most else ""
 
 
+def _drawn(group: Group) -> str:
+    """A caption's sentences on the settings that are drawn, unless these are all."""
+    types = _frozen_types(group.usual)
+    only = f" Only frozen weights held in {types} are drawn." if types else ""
+    return f"{only}{_left_out(group)}"
+
+
 def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    said = [found] if (found := winners.frugal_sentence(group)) else []
-    said += [*winners.seeds_sentence(group), *provenance.paired(group)]
+    frugal = winners.frugal_sentence(group)
     return Section(
-        "tradeoff", "Trade-off", findings.front_heading(group), said,
+        "tradeoff", "Trade-off", findings.front_heading(group),
+        [*([frugal] if frugal else []), *winners.seeds_sentence(group), *provenance.paired(group)],
         tradeoffs(group, rows, prefix), [tables.front_table(group)],
     )  # fmt: skip
 
 
 def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    heading, said = findings.rank_heading(group)
+    heading, sentence = findings.rank_heading(group)
     if not rows[rows["rank"].notna()]["unfreezes"].all():
         rows = rows[~rows["unfreezes"].astype(bool)]
     plain = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
     adapted = rows[rows["rank"].notna()]
     shown = pd.concat([plain, adapted])
     limits = figures.limits([shown["score"], shown["low"], shown["high"]])
+    joined = " Of several rates the best by dev is joined, which flatters it; the others are paler."
+    of_rates = joined if rows["several_rates"].any() else ""
     bars = "95% intervals" if shown["low"].notna().any() else "no intervals: not measured"
     drawings = [
         figures.rank(
             rows, layers, limits, text.y_label(group), f"{prefix}rank-{layers}",
             f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32."
-            f"{_of_rates(rows)}{_usual_frozen(group)}{_left_out(group)}",
+            f"{of_rates}{_drawn(group)}",
         )
         for layers in LAYER_SETS
         if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
     ]  # fmt: skip
-    return Section("rank", "Rank", heading, [said], drawings)
-
-
-def _of_rates(rows: pd.DataFrame) -> str:
-    """What is drawn of several learning rates."""
-    if not rows["tells_rate"].any():
-        return ""
-    return " Of several rates the best by dev is joined, which flatters it; the others are paler."
+    return Section("rank", "Rank", heading, [sentence], drawings)
 
 
 def _rate(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    """The score by learning rate, where the grid has several for the same setting."""
-    rows = rows[rows["tells_rate"] & rows["score"].notna()].sort_values("rate")
-    heading, said = findings.rate_heading(rows)
+    """The score by learning rate, for settings that ran at several."""
+    rows = rows[rows["several_rates"] & rows["score"].notna()].sort_values("rate")
+    heading, sentence = findings.rate_heading(rows)
     rows = rows.assign(chosen=rows["best"], kind=rows["line"])
-    note = f"the larger marker is the best rate by dev.{_usual_frozen(group)}{_left_out(group)}"
+    note = f"the larger marker is the best rate by dev.{_drawn(group)}"
     drawings = [
         figures.rates(
             rows[(rows["layers"] == layers) | rows["layers"].isna()],
@@ -160,16 +153,16 @@ def _rate(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
         for layers in LAYER_SETS
         if (rows["layers"] == layers).any()
     ]  # fmt: skip
-    return Section("rate", "Rate", heading, [said], drawings)
+    return Section("rate", "Rate", heading, [sentence], drawings)
 
 
 def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    each = "a dot for each rank and rate" if rows["tells_rate"].any() else "a dot for each rank"
+    dots = "a dot for each rank and rate" if rows["several_rates"].any() else "a dot for each rank"
     drawings = [
         figures.cost(
             rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
-            f"{text.x_label(group, cost)}, {each}; less is better."
-            f"{_usual_frozen(group)}{_left_out(group)}",
+            f"{text.x_label(group, cost)}, {dots}; less is better."
+            f"{_drawn(group)}",
         )
         for cost in COSTS
         if rows[cost].notna().any()
@@ -186,15 +179,15 @@ def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
 
 
 def _amp(group: Group, prefix: str) -> Section:
-    heading, said = findings.amp_sentences(group)
+    heading, sentences = findings.amp_sentences(group)
     drawings = []
     for cost in COSTS:
         rows = tables.amp_frame(group, cost)
         if not rows.empty:
             drawings.append(figures.gaps(
                 rows, f"{cost} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
-                f"Below 1: AMP saves {cost}. Each setting against itself without AMP; a dot for "
-                f"each rank.{_usual_frozen(group)}{_left_out(group)}",
+                f"Below 1: AMP saves {cost}. Each setting is compared with itself without AMP; a "
+                f"dot for each rank.{_drawn(group)}",
             ))  # fmt: skip
     table = tables.effects_table(group)
-    return Section("amp", "AMP", heading, said, drawings, [table] if table else [])
+    return Section("amp", "AMP", heading, sentences, drawings, [table] if table else [])

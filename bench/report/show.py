@@ -1,4 +1,4 @@
-"""What a command prints and tells of its rows: tables on a terminal, or JSON."""
+"""The output of a command on its rows: tables on a terminal, or JSON."""
 
 import json
 import math
@@ -13,11 +13,11 @@ from bench.report.tables import Table
 Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH: Final = 200
-"""Characters of a line where there is no terminal to ask."""
+"""Characters of a line if stdout is no terminal."""
 
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
-    """Print tables, each under its caption, and then some lines, to stdout."""
+    """Print tables, each under its caption, and then lines, to stdout."""
     console = _console()
     if not console.is_terminal:
         console = _console(width=_WIDTH)
@@ -36,12 +36,12 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
 
 
 def _console(width: int | None = None) -> Console:
-    """One that prints texts as they are: in none of them anything is markup."""
+    """A console that prints texts unchanged, without markup."""
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def as_json(rows: Rows, more: Mapping[str, Any]) -> str:
-    """Rows, and what belongs to them, as JSON; a number that is not finite as null."""
+    """Rows and further fields as JSON, with null for numbers that are not finite."""
     return json.dumps(_finite({**more, "rows": rows}), indent=2, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""The report's words, defined; as in docs, code and runs.csv."""
+"""Definitions of the report's terms, the same as in docs, code and runs.csv."""
 
 from typing import Final
 
@@ -17,25 +17,26 @@ TERMS: Final = (
      "one more run of the same cell."),
     ("dev score", "Accuracy, or Pearson correlation, on the development set after the last epoch."),
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
-     "step time's over blocks of steps or passes of a panel, all for what is drawn within that "
-     "run. Of several seeds: Student's t, for a score over seeds and dev examples where "
-     "predictions are kept, else over the seeds alone; for a cost over all runs. Repeats show "
-     "how far processes that do the same are apart in cost; a score counts once for a seed. "
+     "step time's over blocks of steps or passes over the timing batches, all for the variation "
+     "within that run. Of several seeds: Student's t, for a score over seeds and dev examples "
+     "where predictions are kept, else over the seeds alone; for a cost over all runs. Repeats "
+     "show how much the cost of identical processes varies; a score counts once for a seed. "
      "Memory of one run has none."),
-    ("proven", "A difference or ratio whose 95% interval leaves out no difference. Scores are "
+    ("significant", "A difference whose 95% interval excludes zero, or a ratio whose interval "
+     "excludes one. Others are not distinguishable from no difference. Scores are "
      "paired over dev examples and seeds where predictions are kept, costs over runs of the "
-     "same seed, repeat and version of the code where there are enough; else it is taken from "
-     "both intervals as if the runs were independent. Nothing is corrected for the number of "
+     "same seed, repeat and version of the code where there are enough; else the interval is made "
+     "of both as if the runs were independent. Intervals are not corrected for the number of "
      "comparisons."),
-    ("step time", "Of training's own steps after its warm-up; where there are fewer than 96, of a "
-     "panel: a few batches, short and long, that are replayed when training is over."),
+    ("step time", "The time of training's own steps after its warm-up; where there are fewer than "
+     "96, of timing batches: a few batches, short and long, that are replayed after training."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
      "point estimates, not their intervals."),
     ("× full fine-tuning", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "
      "half."),
-    ("group", "Cells under equal conditions and with equal settings, but for what a mode "
-     "brings with it (learning rates, alpha). Nothing is compared across groups, but those that "
+    ("group", "Cells under equal conditions and with equal settings, except those that belong to a "
+     "mode (learning rates, alpha). Nothing is compared across groups, except that groups which "
      "differ in one setting alone have a section of their own."),
-    ("– and not measured", "– stands where a column does not apply; not measured where it does "
-     "and has no value."),
+    ("– and not measured", "– means that a column does not apply; not measured, that it does and "
+     "has no value."),
 )  # fmt: skip

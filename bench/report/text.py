@@ -1,4 +1,4 @@
-"""How quantities, intervals and columns are written, in sentences, tables and figures alike."""
+"""The format of quantities, intervals and columns in sentences, tables and figures."""
 
 import re
 from collections.abc import Callable, Collection
@@ -7,7 +7,7 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.analysis.metrics import metric_of
 from bench.analysis.verdicts import Objective, column
-from bench.plan.cell import Row
+from bench.plan.cell import Row, Value
 from bench.stats.intervals import Interval
 
 MEMORY: Final = {
@@ -20,7 +20,7 @@ TIME: Final = {
 }
 BASE: Final = "full fine-tuning in fp32"
 _LONGEST: Final = 500
-"""Characters of a text in a row that are shown."""
+"""Characters of a row's text that are shown."""
 
 
 def num(value: float | None) -> str:
@@ -34,7 +34,7 @@ def num(value: float | None) -> str:
 
 
 def fixed(value: float, digits: int = 3) -> str:
-    """A number to some decimals."""
+    """A number with a fixed number of decimals."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
@@ -48,8 +48,13 @@ def times(value: float) -> str:
     return fixed(value, 2)
 
 
+def setting_value(value: Value) -> str:
+    """A setting's value in a sentence; `none` for an empty one."""
+    return "none" if value is None else str(value)
+
+
 def span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
-    """Both ends of an interval, or an empty text."""
+    """Both ends of an interval; empty if it has none."""
     ends = interval.ends()
     return "" if ends is None else f"{shape(ends[0])} to {shape(ends[1])}"
 
@@ -60,24 +65,24 @@ def count(number: int, thing: str, things: str | None = None) -> str:
 
 
 def counted(rows: Collection[Row]) -> str:
-    """How many cells rows are of, or, where a cell has several rows, how many runs they are."""
+    """The number of rows as cells, or as runs where a cell has several rows."""
     return count(len(rows), one_of(rows))
 
 
 def one_of(rows: Collection[Row]) -> str:
-    """What each of some rows is of: a cell, or, where a cell has several rows, a run."""
+    """The noun for a row: cell, or run where a cell has several rows."""
     cells = {(row.get("cell_id"), row.get("conditions_id")) for row in rows}
     return "cell" if len(cells) == len(rows) else "run"
 
 
 def no_interval(*runs: int) -> str:
-    """Why a comparison has no interval, from the numbers of runs of the settings that it is of."""
+    """The reason why a comparison has no interval, from the runs of each setting."""
     return f"{'one run each, so no' if max(runs) < 2 else 'too few runs for an'} interval"
 
 
 def plain(text: str) -> str:
-    """A text on one line, cut if it is long, with whatever can't be seen or turns the text around
-    it (control characters, those of right-to-left text) shown as its number."""
+    """A text on one line, cut if it is long, with escapes for characters that are invisible or
+    change the text around them (control characters, marks of right-to-left text)."""
     if len(text) <= _LONGEST and text.isprintable():
         return text
     line = " ".join(text[: 100 * _LONGEST].split())[: _LONGEST + 1]
@@ -86,22 +91,22 @@ def plain(text: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """A text whose absolute paths are cut to their last part."""
+    """A text with absolute paths cut to their last part."""
     text = re.sub(r"(?<![\w.:/])/(?:[^\s/'\":,;()<>]+/)+(?=[^\s/'\":,;()<>])", "…/", text)
     return re.sub(r"(?<!\w)[A-Za-z]:\\(?:[^\s\\'\":]+\\)+(?=[^\s\\])", "…/", text)
 
 
 def dev_label(metric: str) -> str:
-    """A dev metric as sentences and axes name it."""
+    """The name of a dev metric in sentences and on axes."""
     return f"dev {metric_of(metric).label}"
 
 
 def y_label(group: Group) -> str:
-    """The dev metric as a figure's axis names it."""
+    """The name of a group's dev metric on an axis."""
     return dev_label(group.metric)
 
 
 def x_label(group: Group, cost: Objective) -> str:
-    """A cost as a figure's axis names it."""
+    """The name of a cost on an axis."""
     names = MEMORY if cost == "memory" else TIME
     return names[column(group, cost)]

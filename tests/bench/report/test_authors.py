@@ -1,4 +1,4 @@
-"""The authors' figures: what they say, and what stands beside them."""
+"""The authors' figures, and their comparison with a group's."""
 
 import csv
 import re
@@ -10,7 +10,7 @@ import pytest
 from bench.analysis.groups import groups
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand
-from bench.report.authors import authors, beside
+from bench.report.authors import authors, comparisons
 from bench.report.authors_sections import authors_section
 from bench.report.render import render, report
 from bench.results.store import read_rows
@@ -18,7 +18,7 @@ from tests.bench.synthetic_rows import synthetic_rows
 from tests.components import SHARED, need
 
 PAPER = Path(__file__).parents[3] / "docs" / "paper.csv"
-HEADING = "Beside the authors' own figures"
+HEADING = "Comparison with the authors' figures"
 ABOUT = "The authors of the paper published 220 rows"
 
 
@@ -99,7 +99,7 @@ def test_each_of_them_is_a_cell_of_the_grid_paper() -> None:
     ],
 )
 def test_their_ratios_are_those_of_their_rows(mode, layers, time, memory, score) -> None:
-    found = theirs(beside(group()), mode, layers)
+    found = theirs(comparisons(group()), mode, layers)
     assert found["time"] == pytest.approx(time, abs=0.006)
     assert found["memory"] == pytest.approx(memory, abs=0.006)
     assert found["score"] == pytest.approx(score, abs=6e-4)
@@ -107,7 +107,7 @@ def test_their_ratios_are_those_of_their_rows(mode, layers, time, memory, score)
 
 def test_ours_are_relative_to_ours_and_what_they_lack_is_empty() -> None:
     of = group()
-    found = {(one.mode, one.layers): one for one in beside(of)}
+    found = {(one.mode, one.layers): one for one in comparisons(of)}
     assert len(found) == 8
     base = of.baseline.estimate("ms_per_1k_tokens").value
     ranks = [
@@ -134,7 +134,7 @@ def test_the_section_says_what_can_and_what_cannot_be_compared() -> None:
     assert [len(row) for row in section.tables[0].rows] == [8] * 8
 
 
-def test_without_their_batch_size_or_full_fine_tuning_there_is_nothing_beside() -> None:
+def test_without_their_batch_size_or_full_fine_tuning_there_is_no_comparison() -> None:
     (other, *_) = groups(synthetic_rows(68, failures=False, batch_size=32))
     assert authors_section([other]) == []
     rows = synthetic_rows(68, failures=False, batch_size=64)
@@ -146,7 +146,9 @@ def test_how_pairs_are_read_is_told_where_there_are_some() -> None:
     of_pairs, of_single = (
         " ".join(authors_section([group(task=t)])[0].said) for t in ("sts", "sst")
     )
-    assert "[CLS] a [SEP] b [SEP] through one encoder; theirs encodes both sentences by" in of_pairs
+    assert (
+        "[CLS] a [SEP] b [SEP], in one pass through the encoder; theirs encodes the two" in of_pairs
+    )
     assert "[SEP]" not in of_single
 
 
@@ -175,7 +177,7 @@ def batches(*sizes: int) -> list:
 def test_each_group_with_the_like_has_its_table_and_the_explanation_stands_once() -> None:
     facts = report(batches(64, 32, 128, 256, 64), [], [])
     (first,) = (section for section in facts["sections"] if section.anchor == "authors")
-    assert first.said[-1] == "Figures of groups 3, 5 stand beside theirs further below."
+    assert first.said[-1] == "Figures of groups 3, 5 are compared with theirs further below."
     later = {other.number: other.sections for other in facts["others"]}
     assert later.pop(2) == [], "they have no batches of 32"
     assert later.pop(4) == [], "they have no full fine-tuning with batches of 256"
@@ -185,7 +187,7 @@ def test_each_group_with_the_like_has_its_table_and_the_explanation_stands_once(
         assert section.tables[0].caption.endswith(f"theirs on SST, with batches of {size}.")
         assert any(line.startswith("Scores of lora by layer set") for line in section.said)
         assert not any(line.startswith((ABOUT, "Of the 400 rows")) for line in section.said)
-        assert section.said[-1].endswith(f"is said above, under “{HEADING}”.")
+        assert section.said[-1] == f"“{HEADING}” above explains what can be compared."
         assert bool(section.drawings) is (number < 5), "few groups have pictures"
     assert first.tables[0].rows != later[3][0].tables[0].rows, "theirs differ by batch size"
 

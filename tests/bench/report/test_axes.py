@@ -8,7 +8,6 @@ import pytest
 from bench.analysis.groups import groups
 from bench.plan.cell import Cell, Row
 from bench.report import cells, tables
-from bench.report.render import render
 from bench.report.sections import sections
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
@@ -19,17 +18,17 @@ KINDS = (
 )  # fmt: skip
 
 
-def with_rate(of: Cell, rate: float, **other) -> Cell:
+def with_rate(one: Cell, rate: float, **other) -> Cell:
     rates = {
         name: rate
         for name in ("learning_rate", "learning_rate_base", "learning_rate_head")
-        if getattr(of, name) is not None
+        if getattr(one, name) is not None
     }
-    return replace(of, learning_rate_source="grid", **{**rates, **other})
+    return replace(one, learning_rate_source="grid", **{**rates, **other})
 
 
-def scored(of: Cell, rate: float, score: float, **other) -> Row:
-    row = result_row(with_rate(of, rate, **other), random.Random(0))  # noqa: S311
+def scored(one: Cell, rate: float, score: float, **other) -> Row:
+    row = result_row(with_rate(one, rate, **other), random.Random(0))  # noqa: S311
     low, high = score - 0.03, score + 0.03
     return row | {"dev_score": score, "dev_ci_low": low, "dev_ci_high": high}
 
@@ -50,7 +49,7 @@ def grid_rows(best: dict[tuple[str, int | None], float]) -> list[Row]:
 def test_of_several_rates_one_is_the_best_and_a_single_rate_is_always():
     [group] = groups(grid_rows({("lora", 8): 1e-5}))
     frame = tables.frame(group)
-    assert frame["tells_rate"].all()
+    assert frame["several_rates"].all()
     best = {
         (row["line"], row["rate"]) for row in frame.to_dict("records") if row["best"]
     }  # fmt: skip
@@ -60,12 +59,12 @@ def test_of_several_rates_one_is_the_best_and_a_single_rate_is_always():
     [group] = groups([scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS])
     frame = tables.frame(group)
     assert frame["best"].all()
-    assert not frame["tells_rate"].any()
+    assert not frame["several_rates"].any()
 
 
 def test_a_tie_has_one_best_and_a_setting_without_a_score_has_none():
-    of = cell("lora", 1, "attn-only", "off")
-    rows = [scored(of, rate, 0.5) for rate in RATES]
+    one = cell("lora", 1, "attn-only", "off")
+    rows = [scored(one, rate, 0.5) for rate in RATES]
     rows += [failed_row(with_rate(cell("full", None, None, "off"), 1e-4), "timeout", "too slow")]
     [group] = groups(rows)
     frame = tables.frame(group)
@@ -73,13 +72,17 @@ def test_a_tie_has_one_best_and_a_setting_without_a_score_has_none():
 
 
 @pytest.mark.parametrize(
-    ("best", "heading", "said"),
+    ("best", "heading", "end"),
     [
-        ({}, "Of 3 rates 0.0001 scores best, in 5 of 5 settings", "the highest in 5: there it may"),
+        (
+            {},
+            "Of 3 rates 0.0001 scores best, in 5 of 5 settings",
+            "the highest in 5: a rate beyond",
+        ),
         (
             {("lora", 8): 1e-5, ("dora", 1): 5e-5},
             "Of 3 rates 0.0001 scores best, in 3 of 5 settings",
-            "the highest in 3 and the lowest in 1: there it may",
+            "the highest in 3 and the lowest in 1: a rate beyond",
         ),
         (
             dict.fromkeys([(mode, rank) for mode, rank, _ in KINDS], 5e-5),
@@ -88,14 +91,14 @@ def test_a_tie_has_one_best_and_a_setting_without_a_score_has_none():
         ),
     ],
 )
-def test_which_rate_is_best_is_said(best, heading, said):
+def test_which_rate_is_best_is_said(best, heading, end):
     [group] = groups(grid_rows(best))
-    [section] = [of for of in sections(group) if of.anchor == "rate"]
+    [section] = [one for one in sections(group) if one.anchor == "rate"]
     assert section.heading == heading
-    if said is None:
-        assert "lie beyond" not in section.said[0]
+    if end is None:
+        assert "a rate beyond" not in section.said[0]
     else:
-        assert said in section.said[0]
+        assert end in section.said[0]
     assert [drawing.stem for drawing in section.drawings] == ["rate-attn-only", "rate-all-lin"]
     only, every = (drawing.alt for drawing in section.drawings)
     assert "lora r8 " in only
@@ -106,10 +109,9 @@ def test_which_rate_is_best_is_said(best, heading, said):
 
 def test_with_one_rate_there_is_no_such_section():
     [group] = groups([scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS])
-    found = sections(group)
-    assert "rate" not in [section.anchor for section in found]
-    [rank] = [section for section in found if section.anchor == "rank"]
-    assert not any("best by dev" in drawing.caption for drawing in rank.drawings)
+    anchors = {section.anchor: section for section in sections(group)}
+    assert "rate" not in anchors
+    assert not any("best by dev" in drawing.caption for drawing in anchors["rank"].drawings)
 
 
 def test_the_line_by_rank_goes_through_the_best_rates():
@@ -120,10 +122,10 @@ def test_the_line_by_rank_goes_through_the_best_rates():
         assert "Of several rates the best by dev is joined" in drawing.caption
 
 
-def test_cells_of_one_name_are_told_apart_by_what_differs():
-    of = cell("lora", 1, "attn-only", "off")
+def test_names_of_cells_include_the_settings_that_differ():
+    one = cell("lora", 1, "attn-only", "off")
     bad = [
-        failed_row(with_rate(of, rate, batch_size=size), "timeout", "too slow")
+        failed_row(with_rate(one, rate, batch_size=size), "timeout", "too slow")
         for size in (64, 128)
         for rate in (5e-6, 1e-4)
     ]
@@ -138,23 +140,15 @@ def test_cells_of_one_name_are_told_apart_by_what_differs():
     ]
 
 
-def test_rates_and_batch_sizes_stand_beside_the_axes_where_they_are_some():
+def test_several_rates_and_batch_sizes_stand_next_to_the_axes():
     def heads(rows: list[Row]) -> list[str]:
         return [head.key for head in cells.cells_table(groups(rows)).heads]
 
-    of = cell("lora", 1, "attn-only", "off")
-    plain = heads([scored(of, 1e-4, 0.5)])
+    one = cell("lora", 1, "attn-only", "off")
+    plain = heads([scored(one, 1e-4, 0.5)])
     assert "batch_size" not in plain
     assert plain.index("learning_rate") > plain.index("dev_score")
-    both = heads([scored(of, rate, 0.5, batch_size=n) for rate in RATES for n in (64, 128)])
+    both = heads([scored(one, rate, 0.5, batch_size=n) for rate in RATES for n in (64, 128)])
     at = both.index("seed")
     assert both[at - 3 : at] == ["amp", "batch_size", "learning_rate"]
     assert both.count("learning_rate") == 1
-
-
-def test_both_pages_have_it(tmp_path):
-    render(grid_rows({}), tmp_path)
-    for name in ("index.html", "report.md"):
-        page = (tmp_path / name).read_text()
-        assert "Of 3 rates 0.0001 scores best, in 5 of 5 settings" in page
-    assert (tmp_path / "figures" / "rate-all-lin.svg").exists()

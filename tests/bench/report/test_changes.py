@@ -1,4 +1,4 @@
-"""The report's part on settings: which groups it compares, and what it says of each change."""
+"""The report's section on settings: the groups that it compares, and its sentences and tables."""
 
 import random
 from collections.abc import Iterable
@@ -15,28 +15,27 @@ from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 
 def row(score: float = 0.5, at: int = 0, *, mode: str = "full", **settings: Any) -> Row:
-    """A row with a score, that ended at some second."""
+    """A row with a score that ended at a given second."""
     axes = (1, "attn") if mode == "lora" else (None, None)
-    of = cell(mode, *axes, settings.pop("amp", "off"), settings.pop("seed", 0), **settings)
-    found = result_row(of, random.Random(0))  # noqa: S311
-    return found | {
+    one = cell(mode, *axes, settings.pop("amp", "off"), settings.pop("seed", 0), **settings)
+    return result_row(one, random.Random(0)) | {  # noqa: S311
         "dev_score": score, "dev_ci_low": score - 0.03, "dev_ci_high": score + 0.03,
         "finished_at": f"2026-11-20T10:00:{at:02}Z",
     }  # fmt: skip
 
 
-def found(rows: Iterable[Row], **more: Any) -> list[Change]:
+def compared(rows: Iterable[Row], **more: Any) -> list[Change]:
     base = hub(groups(list(rows), **more))
     return [] if base is None else changes(*base)
 
 
 def labels(rows: Iterable[Row]) -> list[str]:
-    return sorted(change.label for change in found(rows))
+    return sorted(change.label for change in compared(rows))
 
 
-def test_each_setting_is_compared_with_the_one_that_most_differ_from() -> None:
+def test_each_setting_is_compared_with_the_hub() -> None:
     rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
-    by_label = {change.label: change for change in found(rows)}
+    by_label = {change.label: change for change in compared(rows)}
     assert by_label.keys() == {"head conv", "optimizer adamax", "batch size 64"}
     change = by_label["head conv"]
     assert (change.usual, change.against.estimate("dev_score").value) == ("linear", 0.5)
@@ -59,12 +58,12 @@ def test_each_setting_is_compared_with_the_one_that_most_differ_from() -> None:
     ],
 )
 def test_groups_of_other_data_models_or_two_settings_are_not_compared(other: Any) -> None:
-    assert found([row(), row(0.6, **other)]) == []
+    assert compared([row(), row(0.6, **other)]) == []
 
 
 def test_other_machines_are_not_compared() -> None:
     conv = row(0.6, head="conv") | {"conditions_id": "0ddba11", "torch_version": "9.9"}
-    assert found([row(), conv]) == []
+    assert compared([row(), conv]) == []
 
 
 def test_cells_are_compared_with_the_same_axes_and_rate() -> None:
@@ -73,7 +72,7 @@ def test_cells_are_compared_with_the_same_axes_and_rate() -> None:
         row(0.7, head="conv", amp="bf16"), row(0.7, head="conv", learning_rate=3e-4),
         row(optimizer="radam"),
     ]  # fmt: skip
-    conv = [change for change in found(rows) if change.label == "head conv"]
+    conv = [change for change in compared(rows) if change.label == "head conv"]
     pairs = sorted((c.setting.mode, c.setting.amp, c.setting.rate) for c in conv)
     assert pairs == [("full", "off", 1e-4), ("lora", "off", 1e-3)]
 
@@ -86,8 +85,8 @@ def test_unfreezing_is_compared_inside_the_group() -> None:
 
 def test_cells_without_a_result_are_left_out() -> None:
     bad = failed_row(cell("full", None, None, "off", head="conv"), "oom", "out of memory")
-    assert found([row(), row(batch_size=64), bad])[0].label == "batch size 64"
-    assert len(found([row(), row(batch_size=64), bad])) == 1
+    assert compared([row(), row(batch_size=64), bad])[0].label == "batch size 64"
+    assert len(compared([row(), row(batch_size=64), bad])) == 1
 
 
 def test_kept_predictions_pair_the_difference() -> None:
@@ -97,69 +96,68 @@ def test_kept_predictions_pair_the_difference() -> None:
     conv[np.flatnonzero(base == 0)[:12]] = 1.0
     values = {"linear": base, "conv": conv}
     rows = [row(float(values[head].mean()), head=head) for head in values]
-    (change,) = found(rows, values_of=lambda of: values[str(of["head"])])
+    (change,) = compared(rows, values_of=lambda row: values[str(row["head"])])
     low, high = change.gaps["score"].ends()
     assert 0 < low < 0.03 < high < 0.06
-    (apart,) = found(rows)
-    assert apart.gaps["score"].ends()[0] < 0, "as independent runs it would not be proven"
+    (unpaired,) = compared(rows)
+    assert unpaired.gaps["score"].ends()[0] < 0, "not significant as independent runs"
 
 
-def of(rows: Iterable[Row]) -> list[Group]:
+def grouped(rows: Iterable[Row]) -> list[Group]:
     return groups(list(rows))
 
 
-def test_the_group_that_others_differ_from_comes_first() -> None:
+def test_the_hub_comes_first() -> None:
     rows = [row(at=1), row(head="conv", at=2), row(optimizer="radam", at=3)]
-    assert of(rows)[0].shared("optimizer") == "radam", "the newest"
-    first, *others = hub_first(of(rows), ())
+    assert grouped(rows)[0].shared("optimizer") == "radam", "the newest"
+    first, *others = hub_first(grouped(rows), ())
     assert (first.shared("head"), first.shared("optimizer")) == ("linear", "adamw")
     assert [group.shared("optimizer") for group in others] == ["radam", "adamw"]
 
 
 def test_what_was_planned_stays_first_unless_all_of_it_was() -> None:
     rows = [row(at=1), row(head="conv", at=2), row(optimizer="radam", at=3)]
-    wanted = {group_key(rows[2])}
-    assert hub_first(of(rows), wanted)[0].shared("optimizer") == "radam"
-    assert hub_first(of(rows), {*map(group_key, rows)})[0].shared("optimizer") == "adamw"
+    planned = {group_key(rows[2])}
+    assert hub_first(grouped(rows), planned)[0].shared("optimizer") == "radam"
+    assert hub_first(grouped(rows), {*map(group_key, rows)})[0].shared("optimizer") == "adamw"
 
 
 def test_batch_sizes_change_no_order() -> None:
     rows = [row(batch_size=64, at=1), row(at=2), row(batch_size=128, head="conv", at=3),
             row(batch_size=128, at=4)]  # fmt: skip
-    first, *_ = hub_first(of([*rows, row(batch_size=16, at=5)]), ())
+    first, *_ = hub_first(grouped([*rows, row(batch_size=16, at=5)]), ())
     assert first.shared("batch_size") == 16
 
 
 def test_groups_that_are_no_neighbours_stay_in_order() -> None:
     rows = [row(at=1), row(head="conv", at=2), row(task="nyt", data_digest="ef" * 6, at=3)]
-    assert [g.shared("task") for g in hub_first(of(rows), ())] == ["nyt", "movies", "movies"]
+    assert [g.shared("task") for g in hub_first(grouped(rows), ())] == ["nyt", "movies", "movies"]
     assert hub_first([], ()) == []
 
 
 def test_very_many_groups_are_not_looked_through() -> None:
-    assert hub(of(row(batch_size=n) for n in range(1, 70))) is None
+    assert hub(grouped(row(batch_size=n) for n in range(1, 70))) is None
 
 
-def test_the_section_counts_what_is_proven() -> None:
+def test_the_section_counts_significant_differences() -> None:
     rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
-    (section,) = changes_section(of(rows))
+    (section,) = changes_section(grouped(rows))
     assert section.heading == (
-        "One setting changed: 3 comparisons, 1 proven better by dev score and 1 worse"
+        "One setting changed: 3 comparisons, 1 significantly better by dev score and 1 worse"
     )
     assert "head linear" in section.said[0]
     (drawing,) = section.drawings
     assert "head conv 0.100" in drawing.alt
     (table,) = section.tables
-    told = {line[0]: line[2:] for line in table.rows}
-    assert told["head conv"][:2] == ["0.600", "+0.100"]
-    assert told["head conv"][3:] == ["1.00", "1.00"]
-    assert changes_section(of(rows[:1])) == []
+    fields = {line[0]: line[2:] for line in table.rows}["head conv"]
+    assert (fields[:2], fields[3:]) == (["0.600", "+0.100"], ["1.00", "1.00"])
+    assert changes_section(grouped(rows[:1])) == []
 
 
 def test_costs_alone_are_compared_too() -> None:
     bare = {"dev_score": None, "dev_ci_low": None, "dev_ci_high": None, "dev_metric": None}
     rows = [row(init="random") | bare, row(init="random", batch_size=64) | bare]
-    (section,) = changes_section(of(rows))
+    (section,) = changes_section(grouped(rows))
     assert section.heading == "One setting changed: 1 comparison"
     assert section.drawings == []
 
@@ -168,6 +166,6 @@ def test_both_pages_have_it(tmp_path: Any) -> None:
     render([row(at=1), row(0.6, head="conv", at=2), row(optimizer="radam", at=3)], tmp_path)
     for name in ("index.html", "report.md"):
         text = (tmp_path / name).read_text()
-        assert "One setting changed: 2 comparisons, 1 proven better" in text
+        assert "One setting changed: 2 comparisons, 1 significantly better" in text
     assert (tmp_path / "figures" / "changes.svg").exists()
     assert 'href="#changes"' in (tmp_path / "index.html").read_text()

@@ -1,4 +1,4 @@
-"""The commands by which a report says that it can be repeated: what they plan, cell by cell."""
+"""The commands with which a report can be repeated, and the cells that they plan."""
 
 import shlex
 from collections import Counter
@@ -46,7 +46,7 @@ learning_rate = [5e-6, 3.3333333333e-5]
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch) -> Path:
-    """The folder that commands are given in, with a user's grid."""
+    """The working folder of commands, with a user's grid."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(MINE)
     return tmp_path
@@ -57,35 +57,34 @@ def cells(grid: gridfile.Grid, amp_on: str = "bf16") -> list[Cell]:
 
 
 def planned(line: str, amp_on: str = "bf16") -> Counter[tuple]:
-    """The cells that a command of a report plans, by the command's own reading of it."""
+    """The cells that a command of a report plans, as the command itself parses it."""
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "bench.grid"]
     given = command.make_context("bench.grid", words[3:]).params
     grid = override(
         gridfile.load(given["grid_name"]), {name: given[name] for name in SETTINGS if given[name]}
     )
-    wanted = parse_selection(given["selection"])
-    found = select(cells(grid, amp_on), wanted)
+    selected = select(cells(grid, amp_on), parse_selection(given["selection"]))
     searched = given["lr"] == "auto"
-    return Counter(point(cell.columns(), searched=searched) for cell in found)
+    return Counter(point(cell.columns(), searched=searched) for cell in selected)
 
 
 def shown(rows: Iterable[Row], searched: bool = False) -> Counter[tuple]:
     return Counter(point(row, searched=searched) for row in rows)
 
 
-def check(group: Group, found: Repeat, amp_on: str = "bf16") -> None:
-    """Fail unless the commands for all of a group plan it, and that for one cell plans one."""
-    *whole, one, last = found.lines
+def check(group: Group, repeat: Repeat, amp_on: str = "bf16") -> None:
+    """Check that the commands plan exactly the group, and the command for one cell exactly that."""
+    *whole, one, last = repeat.lines
     assert sum((planned(line, amp_on) for line in whole), Counter()) == shown(group.rows)
     assert list(planned(one, amp_on)) == list(shown([group.first]))
     assert one.endswith("--rerun ok")
     assert last.startswith("python -m bench.report --runs ")
-    assert len(found.said) == 1, "there is nothing to add"
+    assert len(repeat.notes) == 1, "no note on other cells"
 
 
 def rows_of(picked: Iterable[Cell], grid: str = "mine") -> list[Row]:
-    """Rows of cells that ended ok, as a file gives them back."""
+    """Rows of cells that ended ok, as read from a file."""
     rows = [
         new_row(**cell.columns(), conditions_id="c", grid=grid, status="ok", attempt=1)
         for cell in picked
@@ -100,7 +99,7 @@ def test_each_group_of_the_committed_rows_is_repeated_cell_by_cell() -> None:
         check(group, commands(group, ["paper.csv"]))
 
 
-def test_what_the_report_on_the_committed_rows_prints() -> None:
+def test_commands_of_the_report_on_the_committed_rows() -> None:
     rows = [
         row for row in read_rows(PAPER)
         if (row["grid"], row["task"], row["status"]) == ("paper", "sts", "ok")
@@ -125,7 +124,7 @@ def test_what_the_report_on_the_committed_rows_prints() -> None:
     ["mode=full,head", "mode=lora rank=1,8 layers=attn amp=off unfreeze=all", "mode=dora rank=8"],
     ["mode=lora rank=8 layers=attn amp=on unfreeze=all learning_rate=5e-6 seed=0"],
 ])  # fmt: skip
-def test_what_was_run_of_a_users_grid_is_repeated_cell_by_cell(selections, amp_on) -> None:
+def test_selections_of_a_users_grid_are_repeated_cell_by_cell(selections, amp_on) -> None:
     every = cells(gridfile.load("mine.toml"), amp_on)
     picked = {c.cell_id: c for text in selections for c in select(every, parse_selection(text))}
     found = groups(rows_of(picked.values()))
@@ -153,7 +152,7 @@ def test_where_no_selection_is_exact_it_says_how_many_cells_are_more() -> None:
     full, lora, one, _ = found.lines
     assert planned(full) + planned(lora) > shown(rows)
     assert (len(rows), (planned(full) + planned(lora)).total()) == (12, 18)
-    assert "these plan 18 cells, and 12 are shown" in found.said[1]
+    assert "these plan 18 cells, and 12 are shown" in found.notes[1]
     assert planned(one) == shown([group.first])
 
 
@@ -166,7 +165,7 @@ def test_a_grid_that_cannot_be_read_has_all_axes_of_a_cell_named(here) -> None:
     whole, one, _ = found.lines
     assert "--grid mine.toml" in whole
     assert "--select" not in whole
-    assert "can't be told here, so its command may plan more than are shown" in found.said[1]
+    assert "are not known here, so its command may plan more than are shown" in found.notes[1]
     terms = shlex.split(one)[shlex.split(one).index("--select") + 1].split()
     assert [term.partition("=")[0] for term in terms] == list(AXES)
     (here / "mine.toml").write_text(MINE)
@@ -176,21 +175,21 @@ def test_a_grid_that_cannot_be_read_has_all_axes_of_a_cell_named(here) -> None:
 @pytest.mark.parametrize("text", [
     "mode = 1", MINE.replace("[5e-6, 3.3333333333e-5]", "[1e-3]"), "\0", f"{MINE}\nseeds = 3",
 ])  # fmt: skip
-def test_a_grid_that_is_another_by_now_is_told(here, text: str) -> None:
+def test_a_grid_that_has_changed_since_is_noted(here, text: str) -> None:
     rows = rows_of(select(cells(gridfile.load("mine.toml")), parse_selection("batch_size=64")))
     (here / "mine.toml").write_text(text)
     (group,) = groups(rows)
     found = commands(group, [])
-    assert len(found.said) == 2
-    assert "mine" in found.said[1]
+    assert len(found.notes) == 2
+    assert "mine" in found.notes[1]
     assert "learning_rate=" in found.lines[-2]
 
 
-def test_a_grid_is_looked_for_here_alone(here) -> None:
+def test_grids_of_other_folders_are_not_read(here) -> None:
     (here / "below").mkdir()
     (here / "below" / "mine.toml").write_text(MINE)
     (group,) = groups(rows_of(cells(gridfile.load("full"))[:4], "below/mine"))
-    assert "can't be told here" in commands(group, []).said[1]
+    assert "are not known here" in commands(group, []).notes[1]
 
 
 def test_rates_of_a_search_are_not_selected_by() -> None:
@@ -219,15 +218,15 @@ def test_rows_of_two_grids_are_repeated_by_both() -> None:
 
 def test_a_seed_that_no_grid_has_costs_nothing() -> None:
     (group,) = groups([{**row, "seed": 10**12} for row in rows_of(cells(gridfile.load("smoke")))])
-    assert len(commands(group, []).said) == 2
+    assert len(commands(group, []).notes) == 2
 
 
-def test_it_says_whether_it_is_all_of_the_report() -> None:
+def test_a_note_states_whether_the_commands_repeat_the_whole_report() -> None:
     rows = synthetic_rows(4)
     assert report(rows, [], [])["commands_said"][0].startswith("All of it, one cell, and")
     other = [{**row, "conditions_id": "other"} for row in rows]
-    said = report([*rows, *other], [], [])["commands_said"][0]
-    assert said.startswith("All of the first group, one cell of it, and")
+    note = report([*rows, *other], [], [])["commands_said"][0]
+    assert note.startswith("All of the first group, one cell of it, and")
 
 
 def test_repeats_are_run_again_as_often() -> None:

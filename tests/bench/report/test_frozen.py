@@ -7,36 +7,36 @@ import pytest
 from bench.analysis.groups import groups
 from bench.plan.cell import Row
 from bench.report import cells, figures, tables
-from bench.report.frozen import frozen_section, pairs
+from bench.report.frozen import frozen_changes, frozen_section
 from bench.report.render import render
 from tests.bench.synthetic_rows import synthetic_rows
 
 
 def rows(*, flags: str | None = None) -> list[Row]:
-    """A full grid, of whose adapters under AMP each is there with frozen weights in bf16, too."""
-    found = []
+    """A full grid; adapters under AMP ran with frozen weights in fp32 and in bf16."""
+    made = []
     for row in synthetic_rows(68 * 2, failures=False):
         if row["mode"] == "full" or row["amp"] == "off":
-            found.append(row | {"flags": flags})
+            made.append(row | {"flags": flags})
             continue
-        found.append(row | {"frozen_dtype": "fp32", "flags": flags})
+        made.append(row | {"frozen_dtype": "fp32", "flags": flags})
         other = {"frozen_dtype": "bf16", "cell_id": f"{row['cell_id']}b", "flags": flags}
         costs = {name: float(row[name] or 0) * 0.5 for name in ("peak_rss_mib", "ms_per_1k_tokens")}
         if row["mode"] != "head":
-            found.append(row | other | costs | {"dev_score": float(row["dev_score"] or 0) + 0.1})
-    return found
+            made.append(row | other | costs | {"dev_score": float(row["dev_score"] or 0) + 0.1})
+    return made
 
 
-def test_each_is_compared_with_the_same_held_as_usual() -> None:
+def test_each_is_compared_with_the_usual_type() -> None:
     [group] = groups(rows())
-    found = pairs(group)
-    assert len(found) == 32
-    for pair in found:
-        assert (pair.setting.frozen, pair.usual.frozen) == ("bf16", "fp32")
-        assert pair.setting.plain_label == pair.usual.plain_label
-        assert pair.gaps["memory"].value == pytest.approx(0.5)
-        assert pair.gaps["time"].value == pytest.approx(0.5)
-        assert pair.gaps["score"].value == pytest.approx(0.1)
+    changes = frozen_changes(group)
+    assert len(changes) == 32
+    for change in changes:
+        assert (change.setting.frozen, change.against.frozen) == ("bf16", "fp32")
+        assert change.setting.plain_label == change.against.plain_label
+        assert change.gaps["memory"].value == pytest.approx(0.5)
+        assert change.gaps["time"].value == pytest.approx(0.5)
+        assert change.gaps["score"].value == pytest.approx(0.1)
     [section] = frozen_section(group)
     assert section.heading == (
         "Frozen weights in bf16 instead of fp32: 0.50× the memory and 0.50× the time"
@@ -45,14 +45,7 @@ def test_each_is_compared_with_the_same_held_as_usual() -> None:
     assert "the score is better in 32 and worse in 0" in section.said[1]
     first = section.tables[0].rows[0]
     assert first[0] == "lora rank 1 on attn-only, bf16"
-    assert first[2:] == [
-        "0.50",
-        "0.50 to 0.50",
-        "0.50",
-        "0.50 to 0.50",
-        "+0.100",
-        "+0.100 to +0.100",
-    ]
+    assert first[2:] == ["0.50", "0.50 to 0.50"] * 2 + ["+0.100", "+0.100 to +0.100"]
 
 
 def test_what_learned_nothing_has_costs_and_no_difference_of_scores() -> None:
@@ -62,7 +55,7 @@ def test_what_learned_nothing_has_costs_and_no_difference_of_scores() -> None:
     assert "score" not in section.said[1]
 
 
-def test_where_all_are_held_alike_there_is_no_section() -> None:
+def test_with_a_single_type_there_is_no_section() -> None:
     [group] = groups(synthetic_rows(68))
     assert frozen_section(group) == []
 
@@ -85,9 +78,9 @@ def test_lines_and_dots_are_of_the_usual_way_and_say_so(
     assert " to 0.6" not in rank
 
 
-def test_cells_of_one_name_are_told_apart() -> None:
-    found = groups(rows())
-    table = cells.cells_table(found)
+def test_names_of_cells_are_distinct() -> None:
+    grouped = groups(rows())
+    table = cells.cells_table(grouped)
     assert "frozen" in [head.text for head in table.heads]
-    named = cells.names(found[0].rows)
-    assert len({named(row) for row in found[0].rows}) == len(found[0].rows)
+    name = cells.names(grouped[0].rows)
+    assert len({name(row) for row in grouped[0].rows}) == len(grouped[0].rows)

@@ -1,4 +1,4 @@
-"""Reports on rows whose texts are markup, formulas and commands, and whose numbers can't be."""
+"""Reports on rows with markup, formulas and commands as texts, and with impossible numbers."""
 
 import random
 import re
@@ -32,19 +32,19 @@ TEXT_COLUMNS = [
     if BY_NAME[name].kind is str and name not in (*VALUES, "status", "flags", "conditions_id")
 ]
 REAL = {"init": "pretrained", "dev_metric": "accuracy"}
-"""What the rows keep, so that every part of the report is there."""
+"""Values that all rows keep, so that every section of the report is there."""
 
 
 def spoiled(rows: list[Row]) -> list[Row]:
-    """Rows with a text of `TEXTS` in every column of text; one for each, in several groups."""
-    found = []
+    """The rows with each text of `TEXTS` in every text column, a group for each text."""
+    made = []
     for number, text in enumerate(TEXTS):
         texts = {name: text for name in TEXT_COLUMNS if name != "cell_id"}
         for row in rows:
             identity = {"cell_id": f"{row['cell_id']}{text}", "conditions_id": str(number)}
-            found.append({**row, **texts, **identity, **REAL})
+            made.append({**row, **texts, **identity, **REAL})
     failed = {"status": "crashed", "flags": None}
-    return [*found, *({**row, **failed, "cell_id": f"x{n}"} for n, row in enumerate(found))]
+    return [*made, *({**row, **failed, "cell_id": f"x{n}"} for n, row in enumerate(made))]
 
 
 ROWS = spoiled([*synthetic_rows(6), failed_row(cell("head", None, None, "off", 5), "oom", "no")])
@@ -52,12 +52,12 @@ STRANGE = [
     {**row, "mode": text, "layers": text, "amp": text, "rank": None, "status": "ok", "flags": text}
     for text, row in zip(TEXTS, synthetic_rows(len(TEXTS)), strict=True)
 ]
-"""What no reader lets pass, in the columns whose values the page lists."""
+"""Values that no reader accepts, in columns whose values the page lists."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on all of it."""
+    """A report on all of these rows."""
     made = tmp_path_factory.mktemp("report")
     render([*ROWS, *STRANGE], made, sources=[f"{TEXTS[0]}.csv", TEXTS[-1]])
     return made
@@ -79,7 +79,7 @@ def test_a_page_holds_markup_as_text(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["index.html", "report.md"])
-def test_nothing_turns_a_line_around_or_moves_a_cursor(folder: Path, name: str) -> None:
+def test_no_control_characters_reach_the_pages(folder: Path, name: str) -> None:
     text = outside_scripts((folder / name).read_text("utf-8"))
     strange = {char for char in text if not char.isprintable()} - {"\n"}
     assert not strange
@@ -119,7 +119,7 @@ def test_commands_take_texts_as_words(folder: Path) -> None:
 
 
 def watched(browser, path: Path):
-    """A page, opened, and what it did that nobody asked for."""
+    """An open page, with `faults` that list its unwanted actions."""
     page = browser.new_page(viewport=WIDE)
     page.faults = []
 
@@ -178,7 +178,7 @@ def test_a_text_shown_is_short_and_shows_all_its_characters(text: str) -> None:
 
 
 def with_numbers(values: list[float], columns: list[str]) -> list[Row]:
-    """Rows of a full grid, every third with the next of some numbers in some columns."""
+    """Rows of a full grid; every third has the next of these numbers in these columns."""
     noise = random.Random(0)  # noqa: S311
     rows = [result_row(cell(*axes), noise) for axes in full_grid()]
     for row, value in zip(rows[::3], cycle(values), strict=False):
@@ -227,7 +227,7 @@ def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data: st.Data
 
 
 def check_facts(group: Any, first: Any) -> None:
-    """Fail where a sentence or a table can't be made."""
+    """Make every sentence and table of a group."""
     findings.title(group)
     findings.lead(group)
     findings.front_heading(group)

@@ -1,4 +1,4 @@
-"""The report's part on predictions."""
+"""The report's section on predictions."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.bench.synthetic_rows import synthetic_rows
 
 
 def predicted(memory: float, time: float, every: int = 1):
-    """Rows of which every so-manieth was foretold, by factors of what was measured."""
+    """Rows of which one in `every` has predictions: multiples of the measured values."""
     rows = synthetic_rows(68, failures=False)
     return [
         row | {"predicted_peak_mib": memory * row["peak_rss_mib"],
@@ -32,16 +32,12 @@ def test_the_report_ends_its_sections_with_them():
     assert found[-1].heading == "Prediction: 4 of 4 peaks and 0 of 4 times within 10%"
 
 
-def test_the_share_within_a_tenth_is_said_for_memory_and_time():
+def test_the_share_within_a_tenth_is_reported_and_drawn_for_memory_and_time():
     found = section(predicted(1.05, 0.8, every=2))
     assert found.heading == "Prediction: 34 of 34 peaks and 0 of 34 times within 10%"
     assert found.said[0].startswith("The predicted peak was within 10% of the measured one in 34 ")
     assert "in 34 of 34 cells (100%); the median error was 5.0%." in found.said[0]
     assert "in 0 of 34 cells (0%); the median error was 20.0%." in found.said[1]
-
-
-def test_both_are_drawn_and_only_settings_that_have_both_numbers():
-    found = section(predicted(1.05, 0.8, every=2))
     assert [drawing.stem for drawing in found.drawings] == ["predicted-peak", "predicted-time"]
     assert "34 of 34 points in the band" in found.drawings[0].alt
     assert "0 of 34 points in the band" in found.drawings[1].alt

@@ -1,4 +1,4 @@
-"""The report's part on learning rates: whose tries it shows, and which it calls chosen."""
+"""The report's section on learning rates: the tries that it shows, and the chosen rates."""
 
 import random
 from dataclasses import replace
@@ -17,25 +17,25 @@ FULL = cell("full", None, None, "off")
 NOISE = random.Random(0)  # noqa: S311
 
 
-def tries(of, *failed: int) -> list[Row]:
-    """Five candidates of a cell, of which some ran out of time."""
+def tries(one, *failed: int) -> list[Row]:
+    """Five candidates of a cell; those of the exponents named ended in a timeout."""
     rows = []
     for exponent in (-2, -1, 0, 1, 2):
-        tried = candidate(of, exponent, f"part of {of.data_digest}")
+        tried = candidate(one, exponent, f"part of {one.data_digest}")
         timeout = failed_row(tried, "timeout", "still training after 9 s")
         rows.append(timeout if exponent in failed else result_row(tried, NOISE))
     return rows
 
 
-def searched(of, **rates) -> Row:
-    return result_row(replace(of, learning_rate_source="search", **rates), NOISE)
+def searched(one, **rates) -> Row:
+    return result_row(replace(one, learning_rate_source="search", **rates), NOISE)
 
 
 @pytest.mark.parametrize("other", [
     {"task": "tweets", "data_digest": "d2"}, {"max_train": 50, "data_digest": "d3"},
     {"max_dev": 50, "data_digest": "d4"}, {"epochs": 7},
 ])  # fmt: skip
-def test_tries_for_other_cells_are_told_apart(other):
+def test_tries_for_other_cells_are_separate(other):
     rows = [*tries(LORA), *tries(replace(LORA, **other), 0, 1), searched(LORA)]
     [group] = groups(rows)
     frame = candidates(group, rows)
@@ -63,7 +63,7 @@ def test_a_search_that_failed_for_one_mode_says_so():
     assert any("still training after 9 s" in field for field in section.tables[0].rows[0])
 
 
-def test_after_a_stopped_search_its_tries_are_counted_as_what_they_are():
+def test_the_tries_of_a_stopped_search_are_counted_by_status():
     rows = tries(LORA, 2)
     waiting = planned_row(candidate(FULL, 0, "part"))
     facts = report(rows, [*rows, waiting], ["runs.csv"])
@@ -83,7 +83,7 @@ def test_tries_that_are_planned_are_no_cells_of_a_group():
 
 
 def away(rows: list[Row], **more) -> list[Row]:
-    """Rows as another machine gives them."""
+    """Rows as measured on another machine."""
     return [row | {"conditions_id": "there", "machine": "EPYC, 64 cores"} | more for row in rows]
 
 

@@ -48,7 +48,7 @@ def seen(html: str) -> str:
 
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
-    """Figures are made and not drawn, which takes most of a report's time: for who reads text."""
+    """Skip drawing, which takes most of a report's time, in tests that read text alone."""
     monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
 
 
@@ -60,41 +60,41 @@ def full(tmp_path_factory) -> tuple[Path, str, str]:
 
 def test_the_first_lines_say_what_was_compared_and_the_cap(full):
     for text in (seen(full[1])[:1500], full[2][:800]):
-        for said in ("minilm", "movies", "Xeon 2.8 GHz, 2 cores, 16 GiB", "65 of 68 cells"):
-            assert said in text
+        for part in ("minilm", "movies", "Xeon 2.8 GHz, 2 cores, 16 GiB", "65 of 68 cells"):
+            assert part in text
         assert "Trained on 2,000 of the task's examples" in text
         assert "Movies and sst share their sentences" in text
 
 
-@pytest.mark.parametrize(("settings", "said"), [
+@pytest.mark.parametrize(("settings", "sentence"), [
     ({"max_train": None}, "Trained on all of the task's training examples, 2 epochs."),
     ({"max_steps": 3}, "for 3 steps of 32 examples at most"),
     ({"max_dev": 64}, "scored on 64 of its dev examples"),
 ])  # fmt: skip
-def test_caps_are_said(tmp_path, undrawn, settings, said):
+def test_caps_are_stated(tmp_path, undrawn, settings, sentence):
     _, text = pages(tmp_path, synthetic_rows(8, **settings))
-    assert said in text
+    assert sentence in text
 
 
 def test_both_pages_hold_the_same_sentences(full, undrawn):
     _, html, text = full
     facts = report(synthetic_rows(68), [], ["my runs.csv"])
     html, text = seen(html), unescape(text.replace("\\", ""))
-    for said in [
+    for line in [
         *facts["lead"], *(card.said for card in facts["cards"]), facts["failures_heading"],
-        *(line for section in facts["sections"] for line in (section.heading, *section.said)),
+        *(part for section in facts["sections"] for part in (section.heading, *section.said)),
         *facts["commands_said"], *facts["commands"],
     ]:  # fmt: skip
-        assert said in html
-        assert said in text
+        assert line in html
+        assert line in text
 
 
 def test_winners_come_with_number_ratio_and_worth(full):
     text = full[2]
     assert re.search(r"Least memory: head, bf16\.\*\* Peaks at 46\d MiB \(peak RSS\), 0\.46×", text)
     assert "Of those that train the encoder, lora" in text
-    assert "The difference is not proven." in text
-    assert "other settings can't be told from it" in text
+    assert "The difference is not significant." in text
+    assert "other settings are not distinguishable from it" in text
 
 
 def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undrawn):
@@ -103,8 +103,8 @@ def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undraw
         if row["mode"] == "head":
             row["flags"] = "not_learned"
     _, text = pages(tmp_path, rows)
-    said = "2 of 68 settings are flagged not\\_learned and can't win: head, fp32; head, bf16."
-    assert said in text
+    line = "2 of 68 settings are flagged not\\_learned and can't win: head, fp32; head, bf16."
+    assert line in text
     assert "Least memory: head" not in text
     assert re.search(r"for \d+ of 63 settings that learned no other", text)
 
@@ -114,7 +114,7 @@ def test_where_nothing_learned_costs_still_have_a_winner(tmp_path, undrawn):
     _, text = pages(tmp_path, rows)
     assert "## Costs alone: least memory and least time: head, bf16" in text
     assert "No setting is shown to have learned anything: all are flagged not\\_learned" in text
-    assert "say what is cheap here, not what is good" in text
+    assert "show what is cheap here, not what is good" in text
     assert_says_nothing_of_scores(text)
 
 
@@ -122,14 +122,14 @@ def assert_says_nothing_of_scores(text: str) -> None:
     headings = [line for line in text.splitlines() if line.startswith("#")]
     for word in ("accuracy", "score", "Rank", "Trade-off", "better"):
         assert not [line for line in headings if word in line], word
-    said = text.partition("## Terms")[0].splitlines()
-    for word in ("proven", "within 2 points", "Pareto", "rank 8 scores", "best first"):
-        assert not [line for line in said if word in line], word
+    lines = text.partition("## Terms")[0].splitlines()
+    for word in ("significant", "within 2 points", "Pareto", "rank 8 scores", "best first"):
+        assert not [line for line in lines if word in line], word
     assert "**Best" not in text
 
 
 def test_where_full_fine_tuning_alone_learned_costs_still_have_a_winner(tmp_path, undrawn):
-    """So it is with the grid smoke, of a few steps."""
+    """As in the grid smoke, with its few steps."""
     rows = [
         row if row["mode"] == "full" else {**row, "flags": "not_learned"}
         for row in synthetic_rows(68, failures=False)
@@ -227,19 +227,13 @@ def test_no_rows_at_all(tmp_path):
     assert not list((tmp_path / "figures").iterdir())
 
 
-def test_only_planned_cells(tmp_path):
+@pytest.mark.parametrize("ended", [0, 10])
+def test_planned_cells_without_a_row_are_shown_as_not_run(tmp_path, ended):
     planned = [planned_row(cell(*axes)) for axes in full_grid()]
-    html, text = pages(tmp_path, [], planned=planned)
-    assert "0 of 68 cells ended ok" in text
-    assert "68 of 68 cells did not end ok: 68 not run" in text
-    assert html.count("<td>not run</td>") >= 68
-
-
-def test_planned_cells_without_a_row_are_shown_as_not_run(tmp_path):
-    planned = [planned_row(cell(*axes)) for axes in full_grid()]
-    _, text = pages(tmp_path, synthetic_rows(10, failures=False), planned=planned)
-    assert "10 of 68 cells ended ok" in text
-    assert "58 not run" in text
+    html, text = pages(tmp_path, synthetic_rows(ended, failures=False), planned=planned)
+    assert f"{ended} of 68 cells ended ok" in text
+    assert f"{68 - ended} of 68 cells did not end ok: {68 - ended} not run" in text
+    assert html.count("<td>not run</td>") >= 68 - ended
 
 
 @pytest.mark.parametrize("rows", [
@@ -259,7 +253,7 @@ def test_planned_cells_without_a_row_are_shown_as_not_run(tmp_path):
             "peak_cuda_allocated_mib": 400.0} for row in synthetic_rows(136)],
 ], ids=["failures", "lora", "full", "head", "random", "regression", "nothing learned", "flagged",
         "one", "no costs", "no intervals", "bare", "cuda"])  # fmt: skip
-def test_it_bears_grids_of_every_kind(tmp_path, rows):
+def test_grids_of_every_kind_have_a_report(tmp_path, rows):
     html, text = pages(tmp_path, rows)
     assert "nan" not in seen(html).lower().split()
     assert "None" not in seen(html)
@@ -302,8 +296,8 @@ def test_groups_are_apart_and_say_what_differs(tmp_path):
 def test_several_seeds_are_averaged(tmp_path, undrawn):
     _, text = pages(tmp_path, synthetic_rows(68 * 3))
     assert "195 of 204 cells ended ok" in text
-    said = "3 seeds for each setting (intervals of costs are over runs, those of scores over seeds)"
-    assert said in text
+    line = "3 seeds for each setting (intervals of costs are over runs, those of scores over seeds)"
+    assert line in text
     assert "95% interval of the ratio" in text
 
 
@@ -318,10 +312,10 @@ def test_what_intervals_are_over_follows_from_the_kept_predictions(undrawn):
 
 
 def test_the_claims_of_one_run_each_say_that_they_have_no_interval(tmp_path, undrawn):
-    for seeds, said in ((1, True), (2, False)):
+    for seeds, bare in ((1, True), (2, False)):
         _, text = pages(tmp_path, synthetic_rows(68 * seeds, failures=False))
         claim = text[text.index("half the CUDA memory") :].partition("\n")[0]
-        assert ("(one run each, so no interval)" in claim) is said
+        assert ("(one run each, so no interval)" in claim) is bare
 
 
 def test_what_differs_along_with_the_rank_is_said(full, tmp_path, undrawn):
@@ -330,7 +324,7 @@ def test_what_differs_along_with_the_rank_is_said(full, tmp_path, undrawn):
     assert "in scale (alpha / rank) and in the rates that a search found for each" in text
 
 
-def test_memory_of_the_imports_is_told_where_it_is_recorded(tmp_path, undrawn):
+def test_memory_of_the_imports_is_reported_where_it_is_recorded(tmp_path, undrawn):
     _, text = pages(tmp_path, synthetic_rows(4))
     assert "alone take is not recorded here" in text
     _, text = pages(tmp_path, [row | {"imports_anon_mib": 187.0} for row in synthetic_rows(4)])
@@ -352,7 +346,7 @@ def test_commands_search_rates_again_and_ask_for_a_folder(tmp_path, undrawn):
 HOSTILE = "<script>alert(1)</script> | `x` $y$ </script> ]]> *a* _b_ [c](d) & <!-- #"
 
 
-def test_what_users_wrote_is_shown_and_never_obeyed(tmp_path):
+def test_texts_of_users_are_shown_without_effect(tmp_path):
     rows = synthetic_rows(68, model=HOSTILE, task=HOSTILE)
     rows += [failed_row(cell("full", None, None, "off", 7, model=HOSTILE, task=HOSTILE),
                         "crashed", HOSTILE, machine=HOSTILE, device_name=HOSTILE)]  # fmt: skip
@@ -393,13 +387,13 @@ def test_quantities_are_short(value, shown):
     assert num(value) == shown
 
 
-def test_what_an_older_report_left_goes_and_a_strangers_file_stays(tmp_path):
+def test_figures_of_an_older_report_are_deleted_and_other_files_stay(tmp_path):
     render([row for row in synthetic_rows(68) if row["layers"] == "attn"], tmp_path)
     assert (tmp_path / "figures" / "rank-attn.svg").exists()
-    stranger = tmp_path / "figures" / "mine.svg"
-    stranger.write_text("<svg/>")
+    other = tmp_path / "figures" / "mine.svg"
+    other.write_text("<svg/>")
     render([row for row in synthetic_rows(68) if row["mode"] == "full"], tmp_path)
-    assert stranger.exists()
+    assert other.exists()
     assert not (tmp_path / "figures" / "rank-attn.svg").exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -465,7 +459,7 @@ def test_the_command_renders_several_files(tmp_path):
         assert "4 of 4 cells ended ok" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_the_command_tells_of_planned_cells_that_have_no_row(tmp_path):
+def test_the_command_counts_planned_cells_that_have_no_row(tmp_path):
     from bench.results.store import Store, plan_file
 
     runs = tmp_path / "a.csv"
@@ -474,10 +468,10 @@ def test_the_command_tells_of_planned_cells_that_have_no_row(tmp_path):
         store.append(row)
     plan_file(runs).parent.mkdir()
     planned = [planned_row(cell(*axes)) for axes in full_grid()]
-    for text, said in ((json.dumps(planned), "5 of 68 cells"), ('[{"mode": 3}]', "5 of 5 cells")):
+    for text, count in ((json.dumps(planned), "5 of 68 cells"), ('[{"mode": 3}]', "5 of 5 cells")):
         plan_file(runs).write_text(text)
         assert run("--runs", str(runs), "--reports", str(tmp_path / "out")).returncode == 0
-        assert said in (tmp_path / "out" / "report.md").read_text()
+        assert count in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_command_names_a_file_that_is_missing(tmp_path):
