@@ -1,4 +1,4 @@
-"""The turn on a device that counting takes, where anything has to be counted."""
+"""Taking turns on a device while costs are counted."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,18 +10,18 @@ from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 
 Turn = Callable[[], AbstractContextManager[None]]
-"""Makes what is entered around counting."""
+"""Makes the context in which costs are counted."""
 
 
 def turn_on(device: str, signals: Signals) -> Turn:
-    """The turn on a device: counting would disturb the times of another grid that runs on it.
+    """Turns on a device, since counting would disturb the times of another grid on it.
 
-    Entering raises NoPredictionError if it can't be locked, and StoppedError if the user stops the
-    wait; so does the user's stopping what is done in it.
+    Entering one raises NoPredictionError if the device can't be locked. StoppedError is raised if
+    the user stops the wait, or what runs inside.
     """
 
     def waits() -> None:
-        sys.stderr.write("waits for another grid\n")
+        sys.stderr.write("waiting for another grid\n")
 
     @contextmanager
     def turn() -> Iterator[None]:

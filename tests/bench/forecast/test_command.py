@@ -167,7 +167,7 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
     def fails(*_: object) -> None:
         raise NoPredictionError("there is no such thing")
 
-    monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client, "_cached", lambda *_: None)
     monkeypatch.setattr(client, "_run", fails)
     assert smoke.forecast() is None
     assert capsys.readouterr().err.endswith(
@@ -176,7 +176,7 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
 
 
 def test_a_process_that_fails_says_why_in_a_line(smoke: Plan):
-    changed = smoke.workload.from_json(vars(smoke.workload) | {"data_digest": "other"})
+    changed = replace(smoke.workload, data_digest="other")
     with pytest.raises(NoPredictionError, match=r"^the examples of movies are not those"):
         find_costs(changed, [Variant.of(smoke.cells[0])], lambda done, of: None)
 
@@ -190,7 +190,7 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(
         seen.append((env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]))
         raise OSError(1, "not now")
 
-    monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client, "_cached", lambda *_: None)
     monkeypatch.setattr(client.subprocess, "Popen", popen)
     for gpu in ("GPU-1", ""):
         with pytest.raises(NoPredictionError, match="no process to count: not now"):

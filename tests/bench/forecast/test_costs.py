@@ -2,22 +2,27 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from bench.forecast.batches import shapes_of
+from bench.forecast.cache import Cache
 from bench.forecast.costs import (
+    COUNTS as COUNTS_KIND,
+)
+from bench.forecast.costs import (
+    IMPORTS,
     Counts,
-    counts_from_json,
-    counts_to_json,
     fill_ranks,
-    shapes_from_json,
-    shapes_to_json,
     stages_of,
     to_count,
+)
+from bench.forecast.costs import (
+    SHAPES as SHAPES_KIND,
 )
 from bench.forecast.fake import count
 from bench.forecast.totals import stage_shares, totals_of
@@ -55,27 +60,31 @@ def test_the_line_is_what_counting_gives(mode: str):
         for of in (variant(mode, rank, "all-lin", "bf16") for rank in (1, 8))
     }
     between = variant(mode, 4, "all-lin", "bf16")
-    line = fill_ranks(ends, [between])[between][""][0].to_json()
-    for name, value in count(workload(), ONE, between)[""][0].to_json().items():
+    line = asdict(fill_ranks(ends, [between])[between][""][0])
+    for name, value in asdict(count(workload(), ONE, between)[""][0]).items():
         assert line[name] == pytest.approx(value, rel=0.005), name
 
 
-def through_json(value: object) -> object:
-    return json.loads(json.dumps(value))
-
-
-def test_costs_survive_json_and_nothing_else_passes_for_them():
-    assert shapes_from_json(through_json(shapes_to_json(THREE))) == THREE
+def test_costs_survive_json_and_nothing_else_passes_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
+    cache = Cache()
     stages = {"": [counts(), counts(step_gflop=7.0)]}
-    assert counts_from_json(through_json(counts_to_json(stages))) == stages
-    one = counts().to_json()
-    for other in (None, [], {}, {"train": 1}, {**one, "more": 1}):
-        assert Counts.from_json(other) is None
-        assert counts_from_json({"": [one, other]}) is None
-        assert shapes_from_json({"": other}) is None
-    for other in (None, [], {}, {"": []}, {"": one}, one):
-        assert counts_from_json(other) is None
-        assert shapes_from_json(other) is None
+    for kind, value in ((SHAPES_KIND, THREE), (COUNTS_KIND, stages)):
+        cache.write("key", kind, value)
+        assert cache.read("key", kind) == value
+    one = asdict(counts())
+    others = (None, [], {}, {"train": 1}, {**one, "more": 1})
+    of_stages = (None, [], {}, {"": []}, {"": one}, one, *({"": [one, other]} for other in others))
+    for kind, wrong in (
+        (SHAPES_KIND, (*of_stages, *({"": other} for other in others))),
+        (COUNTS_KIND, of_stages),
+        (IMPORTS, (None, [], {}, {"peak_rss_mib": 1.0}, {"peak_rss_mib": 1, "peak_anon_mib": []})),
+    ):
+        for value in wrong:
+            (tmp_path / "predictions" / "key.json").write_text(json.dumps(value))
+            assert cache.read("key", kind) is None
 
 
 def test_keys_tell_apart_what_decides_the_costs_and_nothing_else():

@@ -156,7 +156,7 @@ def test_a_second_encoder_or_a_loss_that_no_part_needs_is_told(tmp_path: Path) -
     assert line == "encoders 2: there is one, as of quora, sts"
     classes = load_data("multitask", write_folder(tmp_path / "classes", ("sst", "quora")))
     (line,) = idle_notes([Settings(encoders=2, regression_loss="pearson")], [], classes)
-    assert line == "regression_loss pearson: no part that is there has it"
+    assert line == "regression_loss pearson: no part of the data has it"
 
 
 # AMP
