@@ -58,7 +58,7 @@ def main(folder: Path) -> int:
 def _count(folder: Path, imports: dict[str, float]) -> None:
     from bench.forecast.batches import find_shapes
     from bench.forecast.cache import Cache
-    from bench.forecast.costs import COUNTS, IMPORTS, SHAPES
+    from bench.forecast.costs import COUNTS, IMPORTS, SHAPES, ShapesOf
     from bench.forecast.fake import count
     from bench.forecast.workload import REQUEST
     from bench.worker.progress import Progress
@@ -67,8 +67,10 @@ def _count(folder: Path, imports: dict[str, float]) -> None:
     workload, variants = REQUEST.validate_json((folder / FILE).read_bytes())
     cache.write(workload.imports_key(), IMPORTS, imports)
     sizes = sorted({variant.batch_size for variant in variants})
-    cached = {size: cache.read(workload.shapes_key(size), SHAPES) for size in sizes}
-    shapes = {size: of_size for size, of_size in cached.items() if of_size is not None}
+    shapes: dict[int, ShapesOf] = {}
+    for size in sizes:
+        if cached := cache.read(workload.shapes_key(size), SHAPES):
+            shapes[size] = cached
     if missing := [size for size in sizes if size not in shapes]:
         for size, of_size in find_shapes(workload, missing).items():
             cache.write(workload.shapes_key(size), SHAPES, of_size)

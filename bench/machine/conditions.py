@@ -185,7 +185,7 @@ class Found:
         return "" if self.device.gpu is None else self.device_name
 
 
-def find_conditions(wanted_device: str, check: Check | None = None) -> Found:
+def find_conditions(requested: str, check: Check | None = None) -> Found:
     """The conditions of a run on a device.
 
     Args:
@@ -195,7 +195,7 @@ def find_conditions(wanted_device: str, check: Check | None = None) -> Found:
         InputError: as `resolve_device` and `torch_build`.
     """
     version, cuda = torch_build()
-    device = resolve_device(wanted_device, cuda, check)
+    device = resolve_device(requested, cuda, check)
     gpu = device.gpu
     processor = processor_name()
     memory_gib = round(psutil.virtual_memory().total / 2**30)

@@ -39,7 +39,7 @@ class Device:
         return self.gpu is None or self.gpu.capability >= _BF16_CAPABILITY
 
 
-def resolve_device(wanted: str, cuda: str | None, check: Check | None = None) -> Device:
+def resolve_device(requested: str, cuda: str | None, check: Check | None = None) -> Device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for.
 
     `auto` is the first GPU that can be used. It is the CPU if there is no GPU, if torch is built
@@ -52,28 +52,28 @@ def resolve_device(wanted: str, cuda: str | None, check: Check | None = None) ->
     Raises:
         InputError: for an unknown name, a GPU that does not exist, or one that can't be used.
     """
-    if wanted == "cpu":
+    if requested == "cpu":
         return Device()
-    kind, _, index = wanted.partition(":")
-    is_auto = wanted == "auto"
+    kind, _, index = requested.partition(":")
+    is_auto = requested == "auto"
     if not is_auto and (kind != "cuda" or not (index or "0").isdecimal()):
-        raise InputError(f"--device: {wanted!r} is not auto, cpu, cuda or cuda:i")
+        raise InputError(f"--device: {requested!r} is not auto, cpu, cuda or cuda:i")
     variable = os.environ.get(VISIBLE)
     hidden, driver = hides_all(variable), read_driver()
     if is_auto and (cuda is None or hidden or not driver.is_there):
         unused = driver.devices if cuda is None and not hidden else []
         return Device(notes=tuple(_unused_note(gpu) for gpu in unused[:1]))
     if cuda is None:
-        raise _not_there(wanted, "the installed torch was built without CUDA")
+        raise _not_there(requested, "the installed torch was built without CUDA")
     if hidden:
-        raise _not_there(wanted, f"{_given(variable)} hides all GPUs")
-    search = _Search(wanted, int(index or 0), variable, driver, cuda, check or run_check)
+        raise _not_there(requested, f"{_given(variable)} hides all GPUs")
+    search = _Search(requested, int(index or 0), variable, driver, cuda, check or run_check)
     return search.by_nvml() or search.by_cuda()
 
 
 @dataclass(frozen=True)
 class _Search:
-    wanted: str
+    requested: str
     index: int
     variable: str | None
     driver: Driver
@@ -99,7 +99,7 @@ class _Search:
             here = [f"{i} ({board.uuid})" for i, board in enumerate(boards)]
             raise InputError(f"{why}; the GPUs are {', '.join(here[:8])}; {ON_CPU}")
         if self.index >= len(gpus):
-            raise _not_there(self.wanted, _number_shown(len(gpus)) + (why and f" ({why})"))
+            raise _not_there(self.requested, _number_shown(len(gpus)) + (why and f" ({why})"))
 
         def tried(number: int) -> _Tried | None:
             answer = self.check(gpus[number].uuid, 0)
@@ -124,10 +124,10 @@ class _Search:
             if device is not None:
                 return device
         if answer.gpus:
-            raise _not_there(self.wanted, _number_shown(len(answer.gpus)))
+            raise _not_there(self.requested, _number_shown(len(answer.gpus)))
         why = answer.problem.rstrip(".") or "torch sees none"
         works = self.driver.is_there and not self.driver.problem
-        if works and not self.driver.boards and self.wanted == "auto":
+        if works and not self.driver.boards and self.requested == "auto":
             return Device(notes=() if self.driver.version else (f"no GPU is used: {why}",))
         self._compare_driver()
         if self.variable is not None:
@@ -158,7 +158,7 @@ class _Search:
             InputError: if no GPU can be used.
         """
         failed: list[_Tried] = []
-        for number in range(count) if self.wanted == "auto" else [self.index]:
+        for number in range(count) if self.requested == "auto" else [self.index]:
             gpu = tried(number)
             if gpu is None:
                 return None
@@ -171,7 +171,7 @@ class _Search:
                     f"cuda:{gpu.number}: {gpu.problem}; it is tried again as cells run"
                 )
         self._compare_driver()
-        others = [number for number in range(count) if self.wanted != "auto"]
+        others = [number for number in range(count) if self.requested != "auto"]
         able = [f"cuda:{gpu.number}" for gpu in map(tried, others) if gpu and not gpu.problem]
         remedy = "install one built for it" if failed[0].is_too_old else "mend that"
         remedy = f"take {' or '.join(able)}" if able else remedy
@@ -230,8 +230,8 @@ class _Tried:
         return Device(f"cuda:{self.number}", self.gpu, failures, notes)
 
 
-def _not_there(wanted: str, why: str) -> InputError:
-    return InputError(f"--device: {wanted} is not there: {why}; {ON_CPU}")
+def _not_there(requested: str, why: str) -> InputError:
+    return InputError(f"--device: {requested} is not there: {why}; {ON_CPU}")
 
 
 def _number_shown(count: int) -> str:

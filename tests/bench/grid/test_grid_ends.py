@@ -155,7 +155,7 @@ def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
             fill(file.fileno())
         _, err = process.communicate(timeout=120)
         assert process.returncode == 1
-        assert "what is done is kept" in err
+        assert "finished cells are kept" in err
         assert "Traceback" not in err
         rows = small.rows()
         assert rows
