@@ -73,7 +73,7 @@ def make_forecast(
         NoPredictionError: if costs can't be counted.
     """
     if any(cell.is_compiled for cell in cells):
-        raise NoPredictionError("they are not predicted for compiled training")
+        raise NoPredictionError("training is compiled")
     workload = Workload.of(cells, model, conditions, data)
     variants = [Variant.of(cell) for cell in cells]
     variants += [Variant.of_row(row) for row in rows if row["status"] == "ok"]

@@ -77,10 +77,10 @@ def _count(folder: Path, imports: dict[str, float]) -> None:
             shapes[size] = of_size
     for number, variant in enumerate(variants):
         progress.step(number, len(variants))
-        of_size = shapes[variant.batch_size]
-        key = workload.counts_key(of_size, variant)
+        batches = shapes[variant.batch_size]
+        key = workload.counts_key(batches, variant)
         if cache.read(key, COUNTS) is None:
-            cache.write(key, COUNTS, count(workload, of_size, variant))
+            cache.write(key, COUNTS, count(workload, batches, variant))
 
 
 if __name__ == "__main__":
