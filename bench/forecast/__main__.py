@@ -17,10 +17,9 @@ from bench.analysis.groups import Group, groups
 from bench.common.command import BAD_INPUT, run_command
 from bench.common.errors import InputError
 from bench.forecast.check import Check, checks
-from bench.forecast.client import NoPredictionError
+from bench.forecast.client import NoPredictionError, turn_on
 from bench.forecast.forecast import Forecast
 from bench.forecast.prepare import make_forecast
-from bench.forecast.turn import turn_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.cell import Cell, Row

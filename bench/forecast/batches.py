@@ -58,48 +58,28 @@ def find_shapes(workload: Workload, batch_sizes: Iterable[int]) -> dict[int, dic
             lengths = lengths[encoded.held_out(workload.held_out)[0]]
         train.setdefault(part, []).append(lengths)
         dev.setdefault(part, []).append(evaluated.lengths)
-    return {
-        batch_size: shapes_of(
-            train,
-            dev,
-            batch_size=batch_size,
-            batching=workload.batching,
-            epochs=workload.epochs,
-            max_steps=workload.max_steps,
-            seeds=workload.seeds,
-            task_order=workload.task_order,
-        )
-        for batch_size in batch_sizes
-    }
+    return {size: shapes_of(workload, train, dev, size) for size in batch_sizes}
 
 
 def shapes_of(
-    train: Mapping[str, Texts],
-    dev: Mapping[str, Texts],
-    *,
-    batch_size: int,
-    batching: str,
-    epochs: int,
-    max_steps: int | None,
-    seeds: Sequence[int],
-    task_order: str | None = None,
+    workload: Workload, train: Mapping[str, Texts], dev: Mapping[str, Texts], batch_size: int
 ) -> dict[str, Shapes]:
-    """Shapes of the batches over some seeds, planned as a worker plans them.
+    """Shapes of the batches over all seeds of a workload, planned as a worker plans them.
 
     Args:
         train, dev: texts by part of the task; a task without parts has the single part "".
-        task_order: the order in which batches of the parts alternate; None without parts.
     """
+    epochs, max_steps = workload.epochs, workload.max_steps
     longest = {part: _longest(texts) for part, texts in train.items()}
     in_epoch = {part: math.ceil(len(lengths) / batch_size) for part, lengths in longest.items()}
     epoch_steps = sum(in_epoch.values())
     steps = epoch_steps * epochs if max_steps is None else min(epoch_steps * epochs, max_steps)
     trained: dict[str, list[Shape]] = {part: [] for part in train}
     real = dict.fromkeys(train, 0)
-    for seed in seeds:
+    for seed in workload.seeds:
         for epoch in range(min(epochs, _EPOCHS, math.ceil(steps / epoch_steps))):
             rng = np.random.default_rng([seed, epoch])
-            plan = plan_epoch(longest, batch_size, rng, batching, task_order)
+            plan = plan_epoch(longest, batch_size, rng, workload.batching, workload.task_order)
             for part, indices in plan[: steps - epoch * epoch_steps]:
                 trained[part].append(_shape(train[part], longest[part], indices))
                 real[part] += sum(int(lengths[indices].sum()) for lengths in train[part])

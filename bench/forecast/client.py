@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from bench.common.errors import DiskFullError
 from bench.common.messages import last_error
 from bench.forecast.cache import Cache
 from bench.forecast.costs import (
@@ -25,11 +26,17 @@ from bench.forecast.costs import (
 )
 from bench.forecast.process import FILE
 from bench.forecast.workload import REQUEST, Workload
+from bench.launch.locks import Locks, device_locks
+from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.results.protocol import PARENT_PID, PROGRESS_FD
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of variants counted so far, and the number of all."""
+
+
+Turn = Callable[[], AbstractContextManager[None]]
+"""Makes the context in which costs are counted."""
 
 
 class NoPredictionError(Exception):
@@ -40,7 +47,7 @@ def find_costs(
     workload: Workload,
     variants: Sequence[Variant],
     on_progress: OnProgress,
-    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    turn: Turn = nullcontext,
     gpu: str = "",
 ) -> Costs:
     """The costs of some variants of a workload.
@@ -92,6 +99,30 @@ def _count(
     if costs is None:
         raise NoPredictionError("the process that counts did not count everything it was asked for")
     return costs
+
+
+def turn_on(device: str, signals: Signals) -> Turn:
+    """Turns on a device, since counting would disturb the times of another grid on it.
+
+    Entering one raises NoPredictionError if the device can't be locked. StoppedError is raised if
+    the user stops the wait, or what runs inside.
+    """
+
+    def on_wait() -> None:
+        sys.stderr.write("waiting for another grid\n")
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with ExitStack() as held:
+            try:
+                devices = held.enter_context(Locks(device_locks(), signals, on_wait))
+                held.enter_context(devices.turn(device))
+            except DiskFullError as error:
+                raise NoPredictionError(str(error)) from error
+            held.enter_context(signals.raising())
+            yield
+
+    return turn
 
 
 def _run(folder: Path, total: int, on_progress: OnProgress, gpu: str) -> None:

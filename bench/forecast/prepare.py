@@ -8,10 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.forecast.client import NoPredictionError, find_costs
+from bench.forecast.client import NoPredictionError, Turn, find_costs
 from bench.forecast.costs import Variant
 from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
-from bench.forecast.turn import Turn
 from bench.forecast.workload import Workload
 from bench.machine.conditions import Conditions
 from bench.plan.cell import Cell, Row

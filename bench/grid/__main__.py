@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +17,10 @@ import click
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.data.tokens import cut_notes
+from bench.forecast.client import turn_on
 from bench.forecast.forecast import Forecast
 from bench.forecast.outlook import outlook_on
 from bench.forecast.prepare import forecast_plan
-from bench.forecast.turn import turn_on
 from bench.grid.dryrun import print_plan
 from bench.grid.session import Session
 from bench.launch.checks import (
@@ -62,7 +63,7 @@ Examples:
   python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
 """
 
-Positive = click.IntRange(min=1)
+_count_option = partial(click.option, type=click.IntRange(min=1), metavar="N")
 
 
 def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -96,21 +97,15 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
     "quora, sts or multitask.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with the task's files.")
-@click.option("--seeds", type=Positive, metavar="N", help="Run every cell with seeds 0 to N-1.")
-@click.option(
+@_count_option("--seeds", help="Run every cell with seeds 0 to N-1.")
+@_count_option(
     "--repeats",
-    type=Positive,
-    metavar="N",
     help="Run every cell N times, each in a new process, to see how times and memory vary.",
 )
-@click.option(
-    "--epochs", type=Positive, metavar="N", help="Train for N passes over the training examples."
-)
-@click.option(
-    "--max-steps", type=Positive, metavar="N", help="Stop a cell's training after N steps."
-)
-@click.option("--max-train", type=Positive, metavar="N", help="Train on N examples only.")
-@click.option("--max-dev", type=Positive, metavar="N", help="Evaluate on N examples only.")
+@_count_option("--epochs", help="Train for N passes over the training examples.")
+@_count_option("--max-steps", help="Stop a cell's training after N steps.")
+@_count_option("--max-train", help="Train on N examples only.")
+@_count_option("--max-dev", help="Evaluate on N examples only.")
 @click.option(
     "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."
 )

@@ -120,13 +120,13 @@ class Session:
     def _run_cells(self, outlook: Outlook, signals: Signals, display: Display) -> bool:
         """Run the cells that no other grid has run meanwhile; true if the user stopped it."""
 
-        def waits() -> None:
+        def on_wait() -> None:
             display.progress({"phase": "waiting for another grid"})
 
         cells = cells_folder(self.store.path) / CELL_LOCKS
         with (
-            Locks(cells, signals, waits) as cell_locks,
-            Locks(device_locks(), signals, waits) as devices,
+            Locks(cells, signals, on_wait) as cell_locks,
+            Locks(device_locks(), signals, on_wait) as devices,
         ):
             for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
                 cell_s, rest_s = outlook.begin(item.cell)

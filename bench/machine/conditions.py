@@ -1,8 +1,8 @@
 """The conditions of a run: machine, device and software, found without importing torch."""
 
-import ast
 import os
 import platform
+import re
 import subprocess
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -39,6 +39,8 @@ MEASURING: Final = (
 """These, and the other files that a row's figures depend on: the environment of workers, what the
 parent measures and computes, and the versions of libraries."""
 _DIGITS: Final = 10
+_BUILD: Final = re.compile(r"^(__version__|cuda)\b[^=]*= *['\"]([^'\"]+)['\"]", re.MULTILINE)
+"""The versions in torch's file version.py, such as `cuda: Optional[str] = '13.0'`."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,9 @@ def torch_build() -> tuple[str, str | None]:
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         raise InputError("torch is not installed; install this project with pip, which brings it")
-    names: dict[str, str] = {}
-    module = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
-    for node in module.body:
-        targets: list[ast.expr] = []
-        if isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        elif isinstance(node, ast.Assign):
-            targets = node.targets
-        value = getattr(node, "value", None)
-        if isinstance(value, ast.Constant) and value.value:
-            assigned = (target.id for target in targets if isinstance(target, ast.Name))
-            names |= dict.fromkeys(assigned, str(value.value))
-    return names.get("__version__") or metadata.version("torch"), names.get("cuda")
+    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    build = dict(_BUILD.findall(text))
+    return build.get("__version__") or metadata.version("torch"), build.get("cuda")
 
 
 def processor_name() -> str:

@@ -194,13 +194,7 @@ def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | 
         trained += [collate([encoded], labels, indices, 0, cpu) for indices in plan]
     shapes = [tuple(batch.input_ids.shape) for batch in trained]
     batches = shapes_of(
-        {"": [lengths]},
-        {"": [lengths[:50]]},
-        batch_size=16,
-        batching="by-length",
-        epochs=2,
-        max_steps=max_steps,
-        seeds=[0],
+        workload(epochs=2, max_steps=max_steps), {"": [lengths]}, {"": [lengths[:50]]}, 16
     )[""]
     assert batches.steps_in_epoch == 10
     assert batches.steps == len(shapes) == steps
@@ -215,15 +209,7 @@ def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | 
 def test_many_epochs_and_seeds_take_no_longer_and_scale():
     lengths = np.random.default_rng(0).integers(4, 40, 64)
     one, later = (
-        shapes_of(
-            {"": [lengths]},
-            {"": [lengths]},
-            batch_size=16,
-            batching="by-length",
-            epochs=epochs,
-            max_steps=None,
-            seeds=[0],
-        )[""]
+        shapes_of(workload(epochs=epochs), {"": [lengths]}, {"": [lengths]}, 16)[""]
         for epochs in (3, 10**9)
     )
     assert later.train_tokens / one.train_tokens == pytest.approx(10**9 / 3)
@@ -244,16 +230,7 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(
     longest = {part: np.max(columns, axis=0) for part, columns in texts.items()}
     steps = 10 if max_steps is None else max_steps  # 4 of sst and 6 of quora
     plan = plan_epoch(longest, 16, np.random.default_rng([0, 0]), "by-length", order)[:steps]
-    by_part = shapes_of(
-        texts,
-        dev,
-        batch_size=16,
-        batching="by-length",
-        epochs=1,
-        max_steps=max_steps,
-        seeds=[0],
-        task_order=order,
-    )
+    by_part = shapes_of(of_parts(epochs=1, max_steps=max_steps, task_order=order), texts, dev, 16)
     assert list(by_part) == ["sst", "quora"]
     for part, batches in by_part.items():
         taken = [indices for name, indices in plan if name == part]
