@@ -91,7 +91,7 @@ def _count(
     workload: Workload, variants: Sequence[Variant], on_progress: OnProgress, gpu: str
 ) -> Costs:
     """The costs of all variants, counted by a process where they are not cached."""
-    with tempfile.TemporaryDirectory(prefix="bench-predict-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-forecast-") as name:
         folder = Path(name)
         (folder / FILE).write_bytes(REQUEST.dump_json((workload, list(variants))))
         _run(folder, len(variants), on_progress, gpu)

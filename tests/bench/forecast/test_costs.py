@@ -246,4 +246,4 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(
         assert batches.train_batches > 0 or not taken
         assert (batches.evaluations, batches.evaluate_batches) == (1, 2)
         assert batches.evaluate_largest[0] in (len(columns) * 4, len(columns) * 16)
-    assert sum(batches.steps_in_epoch for of in by_part.values()) == 10
+    assert sum(batches.steps_in_epoch for batches in by_part.values()) == 10
