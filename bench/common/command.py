@@ -1,4 +1,4 @@
-"""What commands share: a user's errors as one line and exit code 2, and the option `--runs`."""
+"""Shared by all commands: errors as one line with an exit code, and the option `--runs`."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file
 
 _LONGEST: Final = 2000
-"""Characters of an error that are printed."""
+"""The most characters of an error that are printed."""
 _RUNS: Final = Path("runs.csv")
 
 BAD_INPUT = (InputError, AdaptersInputError, MinbertInputError)
@@ -22,10 +22,10 @@ Command = Callable[..., int]
 
 
 def run_command(command: click.Command) -> None:
-    """Run a click command and leave with its exit code.
+    """Run a click command and exit with its code.
 
-    Bad usage and bad input are one line on stderr and exit code 2, a disk that is full is one line
-    and 1, an interrupt is 130.
+    Bad usage and bad input print one line on stderr and exit with 2, a full disk prints one line
+    and exits with 1, an interrupt exits with 130.
     """
     try:
         code = command.main(standalone_mode=False)
@@ -40,14 +40,13 @@ def run_command(command: click.Command) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def with_runs(told: str) -> Callable[[Command], Command]:
-    """Give a command the option `--runs FILE...`, and the files of results as its argument `runs`.
+def with_runs(text: str) -> Callable[[Command], Command]:
+    """Give a command the option `--runs FILE...`, which it gets as the argument `runs`.
 
-    Both `--runs one --runs other` and `--runs one other` name two. A file that is not there is
-    refused.
+    Both `--runs one --runs other` and `--runs one other` name two files. A missing file is refused.
 
     Args:
-        told: what the option's help says of the files.
+        text: the option's help.
     """
 
     def decorate(function: Command) -> Command:
@@ -57,7 +56,7 @@ def with_runs(told: str) -> Callable[[Command], Command]:
             multiple=True,
             type=click.Path(path_type=Path),
             metavar="FILE...",
-            help=f"{told}  [default: {_RUNS}]",
+            help=f"{text}  [default: {_RUNS}]",
         )
         @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
         @wraps(function)
@@ -75,7 +74,7 @@ def with_runs(told: str) -> Callable[[Command], Command]:
 
 def _fail(message: str, code: int) -> None:
     line = " ".join(message.split())[:_LONGEST]
-    # what would move a terminal's cursor, or turn the text around, is made visible
+    # characters that move a terminal's cursor or reverse the text are escaped
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
     sys.stderr.write(f"error: {shown}\n")
     sys.exit(code)

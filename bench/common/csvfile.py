@@ -1,4 +1,4 @@
-"""A CSV that a command leaves of its answer: tried before it runs, written whole or not at all."""
+"""The CSV file that a command writes: checked before it runs, written whole or not at all."""
 
 import csv
 import re
@@ -11,22 +11,22 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import NO_SPACE, try_to_write, write_atomically
 
 FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
-"""How a text begins that a spreadsheet would compute: it gets a quote before it in the file."""
+"""The start of a text that a spreadsheet would take for a formula."""
 
 
 def harmless(text: str) -> str:
-    """A text as a spreadsheet shows it, with a quote before what it would compute."""
+    """A text with a quote before it, if a spreadsheet would take it for a formula."""
     return f"'{text}" if FORMULA.match(text) else text
 
 
 def check_csv(path: Path, results: Sequence[Path] = ()) -> None:
-    """Try whether a CSV can be written at a path, before anything runs.
+    """Test that a CSV file can be written at a path, before anything runs.
 
     Args:
-        results: files that are read, which it may not replace.
+        results: input files, which it must not replace.
 
     Raises:
-        InputError: if not.
+        InputError: if it can't be written.
     """
     try:
         if path.is_dir():
@@ -39,7 +39,7 @@ def check_csv(path: Path, results: Sequence[Path] = ()) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as a CSV file; empty fields are what does not apply or was not measured.
+    """Write rows as a CSV file. A field is empty if it does not apply or was not measured.
 
     Raises:
         InputError: if it can't be written there.

@@ -1,16 +1,16 @@
-"""Errors whose text is the line that a user sees; a traceback is for bugs."""
+"""Errors whose message is the one line that a user sees; a traceback means a bug."""
 
 
 class InputError(ValueError):
-    """Something given by the user can't be used.
+    """Input of the user that can't be used.
 
-    The message is one line that says what was wrong, where, and what to do about it; commands
-    print it and leave with exit code 2.
+    The message is one line that says what is wrong, where, and what to do about it; commands print
+    it and exit with code 2.
     """
 
 
 class DeviceError(Exception):
-    """The device of a run is broken or can't be used, so that no further cell would end otherwise.
+    """The device of a run is broken or can't be used, so no further cell would succeed.
 
     The message is one line; the run has to stop, with exit code 1.
     """
@@ -19,7 +19,7 @@ class DeviceError(Exception):
 class DiskFullError(Exception):
     """A result can't be written any more, most often because the disk is full.
 
-    What was written before is kept whole. The message is one line; the run has to stop, with exit
+    Everything written before stays intact. The message is one line; the run has to stop, with exit
     code 1.
     """
 

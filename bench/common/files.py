@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the machine stops."""
+"""Files that are written whole or not at all, whenever the machine stops."""
 
 import errno
 import fcntl
@@ -10,39 +10,39 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
-"""What is raised where the disk, or a share of it, is full."""
+"""Error numbers of a full disk, or a used-up quota."""
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
-"""What filesystems answer that have no fsync of folders."""
+"""Error numbers of file systems without fsync of folders."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, replacing what is there; durable on return.
+    """Write `data` to `path`, replacing an earlier file; durable on return.
 
-    A writer that is killed leaves a file `.NAME.tmp`, which the next writer of `path` uses up.
+    A writer that is killed leaves a file `.NAME.tmp`, which the next writer of `path` reuses.
 
     Raises:
-        OSError: and then what was at `path` before is still there, and nothing else.
+        OSError: if it can't be written. An earlier file at `path` is then unchanged.
     """
     path = Path(os.path.realpath(path))
-    with _unfinished(path) as (written, file):
+    with _unfinished(path) as (temporary, file):
         try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            written.replace(path)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
-                written.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise
     sync_folder(path.parent)
 
 
 @contextmanager
 def _unfinished(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """An empty file beside `path`, and its own path.
+    """An empty temporary file in the folder of `path`, and its own path.
 
-    The lock tells what a killed writer left from what another is writing at this moment; beside
-    the other's file, this one's is called after the process.
+    A lock distinguishes the file of a killed writer from one that another process is writing. In
+    the second case, this file has the process id in its name.
     """
     usual = path.with_name(f".{path.name}.tmp")
     with usual.open("ab") as file:
@@ -56,9 +56,9 @@ def _unfinished(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def _locked(file: BinaryIO, path: Path) -> bool:
-    """Whether this process alone writes to an open file, and the file is still the one at `path`.
+    """Lock an open file; false if another process has locked it, or it is no longer at `path`.
 
-    Another writer may have renamed it between its opening and the lock.
+    Another writer may have renamed it since it was opened.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,9 +68,9 @@ def _locked(file: BinaryIO, path: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed writers have left below a folder, safetensors' own files among it.
+    """Remove temporary files of killed writers, also those of safetensors, below a folder.
 
-    Nothing may be writing there.
+    No process may be writing there.
     """
     with suppress(OSError):
         for pattern in (".*.tmp", ".tmp*"):
@@ -92,7 +92,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def folder_for_now(folder: Path) -> Iterator[None]:
-    """Create a folder and its missing parents, and remove those again."""
+    """A context with a folder and its parents: those that were missing are removed at its end."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,12 +104,10 @@ def folder_for_now(folder: Path) -> Iterator[None]:
 
 
 def try_to_write(folder: Path) -> None:
-    """Write to a file in a folder that has no name there, or only for a moment.
-
-    It tries, for permissions say nothing to root.
+    """Test that a folder can be written to, by a temporary file: root ignores permissions.
 
     Raises:
-        OSError: if that can't be done.
+        OSError: if it can't.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\n")

@@ -1,4 +1,4 @@
-"""Messages for runs.csv: one line, without the paths of this machine. Pure."""
+"""Messages for runs.csv: one line, without this machine's folders. Pure."""
 
 import re
 from typing import Final
@@ -13,14 +13,14 @@ _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
 def one_line(text: str) -> str:
-    """A text as one line of at most `LONGEST` characters; of absolute paths, only the names."""
+    """A text as one line of at most `LONGEST` characters, with absolute paths cut to file names."""
     line = " ".join(_CONTROL.sub(" ", _ESCAPE.sub("", text)).split())
     line = _PATH.sub("", _QUOTED_PATH.sub(r"\1\2\1", line))
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def shown(value: object) -> str:
-    """A value that was given, in at most 60 characters of ASCII, whatever it is."""
+    """Any value in at most 60 ASCII characters, for a message."""
     try:
         return ascii(value)[:60]
     except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
@@ -28,9 +28,9 @@ def shown(value: object) -> str:
 
 
 def last_error(stderr: str) -> str:
-    """The line of stderr that says why a program ended: a traceback's exception, else the last."""
-    _, found, after = stderr.rpartition(_TRACEBACK)
-    lines = [line for line in (after if found else stderr).splitlines() if line.strip()]
-    if found:
+    """The line of stderr with the reason a program ended: a traceback's exception, or the last."""
+    _, traceback, after = stderr.rpartition(_TRACEBACK)
+    lines = [line for line in (after if traceback else stderr).splitlines() if line.strip()]
+    if traceback:
         lines = [line for line in lines if not line.startswith(" ")][:1] or lines
     return one_line(lines[-1]) if lines else ""

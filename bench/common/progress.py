@@ -1,4 +1,4 @@
-"""Progress of a command that does one thing after the other, on stderr."""
+"""The progress on stderr of a command that works through a list."""
 
 import sys
 import time
@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
-    """Gives what is told of each thing as it begins: a bar on a terminal, else a line each.
+    """A function to call as each item begins, with the number of items done and the item's name.
 
-    It is told how many are done, and what comes now.
+    It draws a bar on a terminal, and writes a line elsewhere.
     """
     console = Console(stderr=True)
     columns = (

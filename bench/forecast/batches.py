@@ -1,4 +1,4 @@
-"""The batches of a workload, from the lengths of its texts."""
+"""Shapes of the batches of a workload, from the lengths of its texts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,23 +16,23 @@ from minbert.data.tasks import Data, for_search, load_data
 from minbert.data.tokenizer import Tokenizer
 
 _EPOCHS: Final = 3
-"""Epochs whose batches are planned; those of later ones are like them."""
+"""The number of epochs whose batches are planned; later epochs are alike."""
 _NONE: Final[Shape] = (0, 0)
-"""That of a batch which never comes."""
+"""The shape where there is no batch."""
 
 Lengths = NDArray[np.int64]
 Texts = Sequence[Lengths]
-"""Tokens of each example's text, [N], or of its first and its second text by themselves."""
+"""Tokens of each example, [N], once for each text of an example that is encoded by itself."""
 
 
 def find_shapes(workload: Workload, batch_sizes: Iterable[int]) -> dict[int, dict[str, Shapes]]:
-    """Tokenise the data of a workload, as a cell does, and plan its batches of some sizes.
+    """Tokenise the data of a workload as a cell does, and plan batches of some sizes.
 
     Returns:
-        By batch size, the shapes of the batches by part of the task.
+        Shapes by batch size and part of the task.
 
     Raises:
-        InputError: if the examples are not those that were planned, or can't be had.
+        InputError: if the examples are not those that were planned, or can't be read.
     """
     data: Data = load_data(
         workload.task,
@@ -47,78 +47,59 @@ def find_shapes(workload: Workload, batch_sizes: Iterable[int]) -> dict[int, dic
     tokenizer = Tokenizer.from_folder(Path(workload.tokenizer))
     train: dict[str, list[Lengths]] = {}
     dev: dict[str, list[Lengths]] = {}
-    for piece, of in data.pieces().items():
+    for piece, examples in data.pieces().items():
         part = piece.partition(".")[0]
         encoded, evaluated = (
             tokenizer.encode(side.text_a, side.text_b, workload.max_length)
-            for side in (of.train, of.dev)
+            for side in (examples.train, examples.dev)
         )
         lengths = encoded.lengths
         if workload.held_out:
             lengths = lengths[encoded.held_out(workload.held_out)[0]]
         train.setdefault(part, []).append(lengths)
         dev.setdefault(part, []).append(evaluated.lengths)
-    return {
-        batch_size: shapes_of(
-            train,
-            dev,
-            batch_size=batch_size,
-            batching=workload.batching,
-            epochs=workload.epochs,
-            max_steps=workload.max_steps,
-            seeds=workload.seeds,
-            task_order=workload.task_order,
-        )
-        for batch_size in batch_sizes
-    }
+    return {size: shapes_of(workload, train, dev, size) for size in batch_sizes}
 
 
 def shapes_of(
-    train: Mapping[str, Texts],
-    dev: Mapping[str, Texts],
-    *,
-    batch_size: int,
-    batching: str,
-    epochs: int,
-    max_steps: int | None,
-    seeds: Sequence[int],
-    task_order: str | None = None,
+    workload: Workload, train: Mapping[str, Texts], dev: Mapping[str, Texts], batch_size: int
 ) -> dict[str, Shapes]:
-    """The shapes of the batches, over all of some seeds, in the order that a worker draws.
+    """Shapes of the batches over all seeds of a workload, planned as a worker plans them.
 
     Args:
-        train, dev: by part of the task, "" where it has none.
-        task_order: how the batches of the parts follow; None without parts.
+        train, dev: texts by part of the task; a task without parts has the single part "".
     """
+    epochs, max_steps = workload.epochs, workload.max_steps
     longest = {part: _longest(texts) for part, texts in train.items()}
-    in_epoch = {part: math.ceil(len(of) / batch_size) for part, of in longest.items()}
-    an_epoch = sum(in_epoch.values())
-    steps = an_epoch * epochs if max_steps is None else min(an_epoch * epochs, max_steps)
-    found: dict[str, list[Shape]] = {part: [] for part in train}
+    in_epoch = {part: math.ceil(len(lengths) / batch_size) for part, lengths in longest.items()}
+    epoch_steps = sum(in_epoch.values())
+    steps = epoch_steps * epochs if max_steps is None else min(epoch_steps * epochs, max_steps)
+    trained: dict[str, list[Shape]] = {part: [] for part in train}
     real = dict.fromkeys(train, 0)
-    for seed in seeds:
-        for epoch in range(min(epochs, _EPOCHS, math.ceil(steps / an_epoch))):
+    for seed in workload.seeds:
+        for epoch in range(min(epochs, _EPOCHS, math.ceil(steps / epoch_steps))):
             rng = np.random.default_rng([seed, epoch])
-            plan = plan_epoch(longest, batch_size, rng, batching, task_order)
-            for part, indices in plan[: steps - epoch * an_epoch]:
-                found[part].append(_shape(train[part], longest[part], indices))
-                real[part] += sum(int(of[indices].sum()) for of in train[part])
-    share = steps / sum(map(len, found.values()))
+            plan = plan_epoch(longest, batch_size, rng, workload.batching, workload.task_order)
+            for part, indices in plan[: steps - epoch * epoch_steps]:
+                trained[part].append(_shape(train[part], longest[part], indices))
+                real[part] += sum(int(lengths[indices].sum()) for lengths in train[part])
+    share = steps / sum(map(len, trained.values()))
     shapes = {}
     for part, texts in train.items():
-        of_dev = _longest(dev[part])
+        dev_lengths = _longest(dev[part])
         evaluated = [
-            _shape(dev[part], of_dev, indices) for indices in plan_evaluation(of_dev, batch_size)
+            _shape(dev[part], dev_lengths, indices)
+            for indices in plan_evaluation(dev_lengths, batch_size)
         ]
         shapes[part] = Shapes(
-            train=_mean(found[part], len(texts) * min(batch_size, len(longest[part]))),
-            train_largest=_largest(found[part]),
+            train=_mean(trained[part], len(texts) * min(batch_size, len(longest[part]))),
+            train_largest=_largest(trained[part]),
             evaluate_largest=_largest(evaluated),
-            steps=len(found[part]) * share,
+            steps=len(trained[part]) * share,
             steps_in_epoch=in_epoch[part],
-            train_tokens=sum(map(math.prod, found[part])) * share,
+            train_tokens=sum(map(math.prod, trained[part])) * share,
             real_tokens=real[part] * share,
-            evaluations=math.ceil(steps / an_epoch),
+            evaluations=math.ceil(steps / epoch_steps),
             evaluate_batches=len(evaluated),
             evaluate_tokens=sum(map(math.prod, evaluated)),
         )
@@ -126,8 +107,8 @@ def shapes_of(
 
 
 def _longest(texts: Texts) -> Lengths:
-    found: Lengths = np.max(texts, axis=0)
-    return found
+    lengths: Lengths = np.max(texts, axis=0)
+    return lengths
 
 
 def _shape(texts: Texts, longest: Lengths, indices: Lengths) -> Shape:
@@ -135,11 +116,11 @@ def _shape(texts: Texts, longest: Lengths, indices: Lengths) -> Shape:
 
 
 def _mean(shapes: Sequence[Shape], texts: int) -> Shape:
-    """A whole batch whose length is the mean over all texts."""
+    """The shape of a full batch with the mean length of all texts."""
     if not shapes:
         return _NONE
-    tokens, of = sum(map(math.prod, shapes)), sum(count for count, _ in shapes)
-    return texts, max(1, round(tokens / of))
+    tokens, count = sum(map(math.prod, shapes)), sum(count for count, _ in shapes)
+    return texts, max(1, round(tokens / count))
 
 
 def _largest(shapes: Sequence[Shape]) -> Shape:

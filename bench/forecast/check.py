@@ -1,4 +1,4 @@
-"""How far predictions are off on cells that the fit has not seen. Plain numbers in and out."""
+"""Errors of predictions for settings that the fit has not seen. Plain numbers in and out."""
 
 import random
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from bench.forecast.fit import Prior, apply, held_out, one_by_one
 
 FOLDS: Final = 5
 WITHIN: Final = 0.1
-"""A relative error below which a prediction counts as right."""
+"""The relative error up to which a prediction counts as right."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was `predicted` in one way and what was `measured`, by variant."""
+    """Predicted and measured values by variant; `way` names what the fit was made on."""
 
     way: str
     predicted: dict[Variant, float]
@@ -25,24 +25,24 @@ class Check:
 
     @property
     def errors(self) -> dict[Variant, float]:
-        """Relative errors: each prediction less its measurement, over that."""
+        """Relative errors: (predicted - measured) / measured."""
         return {v: self.predicted[v] / measured - 1 for v, measured in self.measured.items()}
 
     @property
     def within(self) -> float:
-        """The share of errors of a tenth at most."""
+        """The share of predictions with an error of at most `WITHIN`."""
         return float(np.mean(np.abs(list(self.errors.values())) <= WITHIN))
 
     def quantile(self, share: float) -> float:
-        """A quantile of the errors without their sign."""
+        """A quantile of the absolute errors."""
         return float(np.quantile(np.abs(list(self.errors.values())), share))
 
 
 def checks(points: Points, prior: Prior) -> list[Check]:
-    """Predictions of every variant, by fits that have not seen it.
+    """Predictions of every variant by fits that have not seen it.
 
-    By the prior alone; from those that ran before it, as in a first run; from all of other modes
-    and layer sets; from four of five folds; and from all others.
+    They are made by the prior alone; by a fit on the variants that ran earlier, as in a first run;
+    on all variants of other modes and layer sets; on four of five folds; and on all other variants.
     """
     variants = list(points)
     design = [features for features, _ in points.values()]

@@ -1,38 +1,42 @@
-"""Gets costs from the cache, or from a process that counts them."""
+"""Costs from the cache, or from a process that counts them."""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from bench.common.errors import DiskFullError
 from bench.common.messages import last_error
-from bench.forecast import cache
+from bench.forecast.cache import Cache
 from bench.forecast.costs import (
+    COUNTS,
+    IMPORTS,
+    SHAPES,
     Costs,
     CountsOf,
     ShapesOf,
     Variant,
-    counts_from_json,
     fill_ranks,
-    shapes_from_json,
-    stages_of,
     to_count,
 )
-from bench.forecast.process import ANSWER, REQUEST
-from bench.forecast.workload import Workload
+from bench.forecast.process import FILE
+from bench.forecast.workload import REQUEST, Workload
+from bench.launch.locks import Locks, device_locks
+from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.results.protocol import PARENT_PID, PROGRESS_FD
 
-_IMPORTS: Final = ("peak_rss_mib", "peak_anon_mib")
-
 OnProgress = Callable[[int, int], None]
-"""Told how many variants are counted, and of how many."""
+"""Called with the number of variants counted so far, and the number of all."""
+
+
+Turn = Callable[[], AbstractContextManager[None]]
+"""Makes the context in which costs are counted."""
 
 
 class NoPredictionError(Exception):
@@ -43,94 +47,90 @@ def find_costs(
     workload: Workload,
     variants: Sequence[Variant],
     on_progress: OnProgress,
-    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    turn: Turn = nullcontext,
     gpu: str = "",
 ) -> Costs:
-    """What some variants of a workload cost.
+    """The costs of some variants of a workload.
 
     Args:
-        turn: makes what is entered before anything is counted, and may wait for others. What they
-            counted meanwhile is taken.
-        gpu: the one GPU that the process which counts may see, by its UUID; empty: none.
+        turn: makes the context in which variants are counted. Entering it may wait for other
+            grids; what they counted meanwhile is not counted again.
+        gpu: the UUID of the one GPU that the counting process sees; empty: none.
 
     Raises:
-        NoPredictionError: if it can't be told.
+        NoPredictionError: if they can't be counted.
     """
-    wanted = to_count(variants)
-    found = _kept(workload, wanted)
-    if found is None:
+    ends = to_count(variants)
+    costs = _cached(workload, ends, Cache())
+    if costs is None:
         with turn():
-            found = _kept(workload, wanted) or _counted(workload, wanted, on_progress, gpu)
-    return Costs(found.shapes, fill_ranks(found.counts, variants), found.imports_mib)
+            costs = _cached(workload, ends, Cache()) or _count(workload, ends, on_progress, gpu)
+    return Costs(costs.shapes, fill_ranks(costs.counts, variants), costs.imports_mib)
 
 
-def _kept(workload: Workload, wanted: Sequence[Variant]) -> Costs | None:
-    """What the cache holds, if that is all of it."""
-    imports = _imports(cache.read(workload.imports_key()))
+def _cached(workload: Workload, variants: Sequence[Variant], cache: Cache) -> Costs | None:
+    """The costs of all variants from a cache; None if any is missing."""
+    imports = cache.read(workload.imports_key(), IMPORTS)
     if imports is None:
         return None
     shapes: dict[int, ShapesOf] = {}
     counts: dict[Variant, CountsOf] = {}
-    for variant in wanted:
+    for variant in variants:
         size = variant.batch_size
-        of = shapes.get(size) or shapes_from_json(cache.read(workload.shapes_key(size)))
-        if of is None:
+        of_size = shapes.get(size) or cache.read(workload.shapes_key(size), SHAPES)
+        if of_size is None:
             return None
-        shapes[size] = of
-        kept = counts_from_json(cache.read(workload.counts_key(of, variant)))
-        if kept is None or not _is_all(kept, of, variant):
+        of_variant = cache.read(workload.counts_key(of_size, variant), COUNTS)
+        if of_variant is None:
             return None
-        counts[variant] = kept
+        shapes[size], counts[variant] = of_size, of_variant
     return Costs(shapes, counts, imports)
 
 
-def _is_all(counts: CountsOf, shapes: ShapesOf, variant: Variant) -> bool:
-    """Whether counts are of every part and stage."""
-    stages = stages_of(variant, shapes)
-    return counts.keys() == shapes.keys() and all(len(of) == stages for of in counts.values())
-
-
-def _counted(
-    workload: Workload, wanted: Sequence[Variant], on_progress: OnProgress, gpu: str
+def _count(
+    workload: Workload, variants: Sequence[Variant], on_progress: OnProgress, gpu: str
 ) -> Costs:
-    with tempfile.TemporaryDirectory(prefix="bench-predict-") as name:
+    """The costs of all variants, counted by a process where they are not cached."""
+    with tempfile.TemporaryDirectory(prefix="bench-forecast-") as name:
         folder = Path(name)
-        request = {"workload": asdict(workload), "variants": wanted}
-        (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        _run(folder, len(wanted), on_progress, gpu)
-        answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
-    imports = _imports(answer["imports_mib"])
-    shapes = {
-        int(size): of
-        for size, values in answer["shapes"]
-        if (of := shapes_from_json(values)) is not None
-    }
-    counts = {
-        variant: counted
-        for variant, values in zip(wanted, answer["counts"], strict=False)
-        if (counted := counts_from_json(values)) is not None
-        and variant.batch_size in shapes
-        and _is_all(counted, shapes[variant.batch_size], variant)
-    }
-    if imports is None or len(counts) < len(wanted):
-        raise NoPredictionError("the process that counts gave another answer than was asked")
-    return Costs(shapes, counts, imports)
+        (folder / FILE).write_bytes(REQUEST.dump_json((workload, list(variants))))
+        _run(folder, len(variants), on_progress, gpu)
+        costs = _cached(workload, variants, Cache(folder))
+    if costs is None:
+        raise NoPredictionError("the process that counts did not count everything it was asked for")
+    return costs
 
 
-def _imports(values: object) -> dict[str, float] | None:
-    if not isinstance(values, dict) or not all(
-        isinstance(values.get(name), int | float) for name in _IMPORTS
-    ):
-        return None
-    return {name: float(values[name]) for name in _IMPORTS}
+def turn_on(device: str, signals: Signals) -> Turn:
+    """Turns on a device, since counting would disturb the times of another grid on it.
+
+    Entering one raises NoPredictionError if the device can't be locked. StoppedError is raised if
+    the user stops the wait, or what runs inside.
+    """
+
+    def on_wait() -> None:
+        sys.stderr.write("waiting for another grid\n")
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with ExitStack() as held:
+            try:
+                devices = held.enter_context(Locks(device_locks(), signals, on_wait))
+                held.enter_context(devices.turn(device))
+            except DiskFullError as error:
+                raise NoPredictionError(str(error)) from error
+            held.enter_context(signals.raising())
+            yield
+
+    return turn
 
 
 def _run(folder: Path, total: int, on_progress: OnProgress, gpu: str) -> None:
-    """Run the process to its end. It ends too when this one does, however that dies."""
+    """Run the counting process to its end. It ends with this process, however that dies."""
     read, write = os.pipe()
-    devices = {VISIBLE: gpu, ORDER: BY_BUS}  # those of a worker
+    devices = {VISIBLE: gpu, ORDER: BY_BUS}  # as of a worker
     protocol = {PARENT_PID: str(os.getpid()), PROGRESS_FD: str(write)}
-    with os.fdopen(read, encoding="utf-8", errors="replace") as told:
+    with os.fdopen(read, encoding="utf-8", errors="replace") as progress:
         with (folder / "stderr.txt").open("w+b") as stderr:
             try:
                 process = subprocess.Popen(
@@ -146,17 +146,17 @@ def _run(folder: Path, total: int, on_progress: OnProgress, gpu: str) -> None:
             finally:
                 os.close(write)
         with process:
-            for line in told:
-                _pass_on(line, on_progress)
+            for line in progress:
+                _report(line, on_progress)
             code = process.wait()
     if code != 0:
         text = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace")
-        said = last_error(text).removeprefix("error: ")
-        raise NoPredictionError(said or f"counting ended with exit code {code}")
+        error_line = last_error(text).removeprefix("error: ")
+        raise NoPredictionError(error_line or f"counting ended with exit code {code}")
     on_progress(total, total)
 
 
-def _pass_on(line: str, on_progress: OnProgress) -> None:
+def _report(line: str, on_progress: OnProgress) -> None:
     try:
         message: Any = json.loads(line)
     except ValueError:

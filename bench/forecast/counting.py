@@ -1,7 +1,7 @@
-"""Counts what torch does: memory alive, products, bytes moved. For fake tensors as for real ones.
+"""Counts the work of torch: memory alive, products, bytes moved; for fake and for real tensors.
 
-Memory is that of distinct storages, from the operator that makes one to the end of its last
-tensor. What a kernel takes for itself while it runs is not seen.
+A storage counts once, from the operator that makes it until its last tensor is gone. Memory that a
+kernel allocates for itself while it runs is not counted.
 """
 
 import weakref
@@ -37,15 +37,15 @@ _NO_WORK: Final = {
     *(_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty),
     _ATEN._unsafe_view,
 }
-"""They make storages and leave them as they are, or view them without being known as views."""
+"""Operators that make storages without writing to them, or views that are not marked as views."""
 
 _CUDA_BLOCK: Final = 512
-"""What torch's allocator on a GPU rounds up to."""
+"""Bytes to a multiple of which torch's allocator on a GPU rounds up."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What operators did: floating-point operations of products, bytes moved, operators run."""
+    """Floating-point operations of products, bytes moved, and operators run."""
 
     flops: int = 0
     moved: int = 0
@@ -58,7 +58,7 @@ class Work:
 
 
 class Counter(TorchDispatchMode):
-    """While it is entered, counts. Attributes are in bytes: `alive` now, and `peak` so far."""
+    """A context that counts what runs in it: bytes `alive` now, their `peak`, and `work` so far."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -69,18 +69,16 @@ class Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: nothing here is compiled, and the wrapper that it asks for takes its time."""
+        """False: nothing here is compiled, and the wrapper that torch would add costs time."""
         return False
 
     def restart_peak(self) -> None:
-        """Forget the peak so far."""
+        """Begin a new peak at the memory that is alive now."""
         self.peak = self.alive
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # types is torch's
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
-            return args[0].fake_device  # what it would be told after much longer
+            return args[0].fake_device  # the answer of the operator, much sooner
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         made = list(_tensors([out]))

@@ -1,4 +1,4 @@
-"""Runs steps and evaluations of a variant without memory or values, and counts."""
+"""Counts the costs of a variant by running its steps and evaluations on fake tensors."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.injection import hold_frozen, inject, parameter_groups
-from bench.forecast.costs import Counts, Shape, Shapes, ShapesOf, Variant, stages_of
+from bench.forecast.costs import Counts, Shape, ShapesOf, Variant, stages_of
 from bench.forecast.counting import Counter, Work
 from bench.forecast.workload import Workload
 from bench.worker.setup import heads_of, losses_of
@@ -32,10 +32,10 @@ _GFLOP: Final = 1e9
 
 
 def count(workload: Workload, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
-    """What a variant costs, from the code that trains it, on tensors that hold nothing.
+    """Counts of a variant, from the code that trains it, run on tensors without data.
 
     Returns:
-        Of each part of the task a stage of unfreezing after the other.
+        By part of the task, counts of each unfreezing stage in order.
     """
     model = skeleton(workload, variant)
     with FakeTensorMode(), kernels(workload.kernels), Counter() as counter:
@@ -81,17 +81,22 @@ def fill(model: nn.Module, device: torch.device) -> None:
 def run(
     model: BertClassifier, workload: Workload, shapes: ShapesOf, variant: Variant, counter: Counter
 ) -> dict[str, list[Counts]]:
-    """Steps and evaluations of each part in each stage, on a model that was filled under the
-    counter.
+    """Run steps and evaluations of each part in each stage.
 
-    A part of which no batch comes is evaluated all the same. The optimizer is AdamW for all: the
-    others keep as much, and ask for values that there are not.
+    A part without training batches is evaluated all the same. The optimizer is AdamW for all: the
+    others keep as much state, and need values that fake tensors don't have.
+
+    Args:
+        model: filled while the counter was active.
+
+    Returns:
+        As `count`.
     """
     losses = losses_of(workload.task, workload.parts, workload.regression_loss)
     groups = parameter_groups(model)
     trainer = Trainer(
         model,
-        [Group(tuple(of.values()), 1e-3, 0.01) for of in groups.values()],
+        [Group(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
         losses=losses,
         schedule=linear_schedule(2, 0.0),
         amp=variant.amp,
@@ -100,31 +105,34 @@ def run(
     unfreezing = (
         GradualUnfreezing(model, always=frozenset(groups["head"])) if variant.unfreezes else None
     )
-    found: dict[str, list[Counts]] = {part: [] for part in shapes}
+    counted: dict[str, list[Counts]] = {part: [] for part in shapes}
     for stage in range(stages_of(variant, shapes)):
         if unfreezing is not None:
             unfreezing.begin(stage)
         for part, counts in _count_stage(trainer, model, shapes, counter).items():
-            found[part].append(counts)
-    return found
+            counted[part].append(counts)
+    return counted
 
 
 def _count_stage(
     trainer: Trainer, model: BertClassifier, shapes: ShapesOf, counter: Counter
 ) -> dict[str, Counts]:
-    """Two steps and an evaluation's batch of each part.
+    """Run two steps and one evaluation batch of each part.
 
-    The first step of each is of mean length, for the work, and brings the optimizer's state, which
-    is there in all later ones; the second is the largest, for the peak. The evaluation comes while
-    the last step's gradients are still there, as in a cell.
+    The first step has mean length and gives the work; it also creates the optimizer's state, which
+    exists in all later steps. The second has the largest batch and gives the peak. The evaluation
+    runs while the last step's gradients still exist, as in a cell.
     """
-    trained = {part: of for part, of in shapes.items() if of.steps}
-    steps = {part: _train(trainer, model, part, of.train, counter) for part, of in trained.items()}
+    trained = {part: batches for part, batches in shapes.items() if batches.steps}
+    steps = {
+        part: _train(trainer, model, part, batches.train, counter)
+        for part, batches in trained.items()
+    }
     peaks: dict[str, int] = {}
     gradients: dict[str, float] = {}
-    for part, of in trained.items():
+    for part, batches in trained.items():
         counter.restart_peak()
-        _train(trainer, model, part, of.train_largest, counter)
+        _train(trainer, model, part, batches.train_largest, counter)
         peaks[part] = counter.peak
         gradients[part] = _mib(p.grad for p in trainer.parameters if p.grad is not None)
     weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()])
@@ -134,11 +142,12 @@ def _count_stage(
         for value in values.values()
         if isinstance(value, Tensor)
     )
-    found = {}
-    for part, of in shapes.items():
+    counts = {}
+    for part, batches in shapes.items():
         counter.restart_peak()
-        step, evaluation = steps.get(part, Work()), _evaluate(trainer, model, part, of, counter)
-        found[part] = Counts(
+        step = steps.get(part, Work())
+        evaluation = _evaluate(trainer, model, part, batches.evaluate_largest, counter)
+        counts[part] = Counts(
             weights_mib=weights,
             gradients_mib=gradients.get(part, 0.0),
             optimizer_mib=state,
@@ -151,7 +160,7 @@ def _count_stage(
             evaluate_moved_mib=evaluation.moved / _MIB,
             evaluate_kernels=evaluation.kernels,
         )
-    return found
+    return counts
 
 
 def _train(
@@ -165,10 +174,10 @@ def _train(
 
 @torch.no_grad()
 def _evaluate(
-    trainer: Trainer, model: BertClassifier, part: str, of: Shapes, counter: Counter
+    trainer: Trainer, model: BertClassifier, part: str, shape: Shape, counter: Counter
 ) -> Work:
     model.eval()
-    batch = _batch(model, part, of.evaluate_largest, CROSS_ENTROPY, trainer.device)
+    batch = _batch(model, part, shape, CROSS_ENTROPY, trainer.device)
     before = counter.work
     with autocast(trainer.amp, trainer.device):
         logits = logits_of(model, batch)
@@ -179,15 +188,15 @@ def _evaluate(
 def _batch(
     model: BertClassifier, part: str, shape: Shape, loss: str, device: torch.device
 ) -> Batch:
-    """A batch of a shape; of pairs, whose texts stand by themselves, half as many have a label."""
+    """A batch of a shape. Pairs whose texts are encoded separately have a label for two texts."""
     count = shape[0] // 2 if model.heads[part].pairs else shape[0]
-    kind = torch.float32 if loss in REGRESSION else torch.int64
+    dtype = torch.float32 if loss in REGRESSION else torch.int64
     ids = torch.zeros(shape, dtype=torch.int64, device=device)
     return Batch(
         input_ids=ids,
         attention_mask=torch.ones(shape, dtype=torch.int64, device=device),
         token_type_ids=None if part else torch.zeros(shape, dtype=torch.int64, device=device),
-        labels=torch.zeros(count, dtype=kind, device=device),
+        labels=torch.zeros(count, dtype=dtype, device=device),
         tokens=ids.numel(),
         part=part,
     )

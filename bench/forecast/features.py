@@ -1,11 +1,11 @@
-"""From counts to MiB and seconds: the features of both models, and what is thought beforehand.
+"""From counts to MiB and seconds: the features and priors of two linear models.
 
-Memory: a worker's peak above its imports is what is there all the time (weights, the optimizer's
-state), plus what comes and goes, which an allocator on the host spreads over more than
-its size, plus a constant: libraries that load when first used, Python's own objects.
+Memory: a worker's peak above its imports is the sum of what stays in memory (weights, the
+optimizer's state), of what comes and goes, which takes more than its size in an allocator on the
+host, and of a constant: libraries that load when first used, and Python's own objects.
 
-Time: a start, and for each operator, product and byte moved a little, the latter two by the type
-that they are computed in.
+Time: a constant for the start, plus a little for each operator, product and byte moved. Products
+and bytes have rates by the type that they are computed in.
 """
 
 from typing import Final
@@ -16,11 +16,11 @@ from bench.forecast.totals import Load, Totals
 from bench.stats.steptimes import STEPS_ENOUGH
 
 PANEL_STEPS: Final = 24
-"""The fewest steps that a timing after training takes."""
+"""The fewest steps that are run to time a short training after its end."""
 MOST_PANEL_STEPS: Final = 52
-"""And the most, with one pass to warm up."""
+"""The most of these steps, with one pass to warm up."""
 PANEL_SHARE: Final = 0.15
-"""Of the time of training: what that timing takes between the two."""
+"""Share of the training's steps that are run to time it, between these bounds."""
 
 
 def memory_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
@@ -30,11 +30,11 @@ def memory_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
 
 
 def memory_prior(device: str) -> Prior:
-    """What is thought of the coefficients of `memory_features` where nothing has run.
+    """The coefficients of `memory_features` to expect before anything has run.
 
-    On a GPU a peak is what tensors hold. On the host it is more: an allocator keeps what was freed
-    and can't give all of it again, and products in half precision copy what they read. How much
-    more is taken from minilm on a machine with glibc.
+    On a GPU, the peak is the memory of tensors. On the host it is more: an allocator keeps freed
+    memory and can't reuse all of it, and products in half precision copy their inputs. The values
+    for the host were measured with minilm and glibc.
     """
     if device.startswith("cuda"):
         return Prior((0.0, 0.0, 1.0, 1.0, 1.0), (30.0, 30.0, 0.2, 0.2, 0.2))
@@ -42,25 +42,25 @@ def memory_prior(device: str) -> Prior:
 
 
 def load_features(variant: Variant, load: Load) -> tuple[float, ...]:
-    """Features of the time that some work takes, s."""
+    """Features of the time of some work, s."""
     half = variant.amp != "off"
     kernels, gflop, moved = load
     return kernels, gflop * (not half), gflop * half, moved * (not half), moved * half
 
 
 def time_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
-    """Features of the wall time, s: of training, of timing it, and of evaluations."""
+    """Features of the wall time, s: training, timing it afterwards, and evaluations."""
     timing = panel_steps(variant, totals.steps) / totals.steps
     loads = (totals.train, totals.timed, totals.evaluate)
-    of_loads = zip(*(load_features(variant, load) for load in loads), strict=True)
-    return 1.0, *(train + timing * step + evaluate for train, step, evaluate in of_loads)
+    columns = zip(*(load_features(variant, load) for load in loads), strict=True)
+    return 1.0, *(train + timing * step + evaluate for train, step, evaluate in columns)
 
 
 def panel_steps(variant: Variant, steps: float) -> float:
-    """How many steps are taken after a training of so many, to time them.
+    """The number of steps that are run after a training of `steps` steps, to time it.
 
-    None after a training that shows its own step times. One that unfreezes does not: its steps are
-    of several kinds.
+    It is 0 after a training long enough to give step times by itself. One that unfreezes layers
+    does not give them: its steps are of several kinds.
     """
     if steps >= STEPS_ENOUGH and not variant.unfreezes:
         return 0.0
@@ -68,7 +68,7 @@ def panel_steps(variant: Variant, steps: float) -> float:
 
 
 def time_prior(device: str, threads: int) -> Prior:
-    """Rates of no machine in particular, right up to a factor of a few."""
+    """Rates of a typical machine, right within a factor of a few."""
     if device.startswith("cuda"):
         values = (8.0, 1e-5, 1 / 15_000, 1 / 100_000, 1 / 500_000, 1 / 500_000)
     else:

@@ -7,15 +7,15 @@ from typing import Final
 import numpy as np
 
 NOISE: Final = 0.03
-"""What a measurement is off by, relative to itself, as far as no model can tell."""
+"""The relative error of a measurement that no model explains."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What coefficients are thought to be before anything is measured, and how far they may be off.
+    """Expected coefficients before anything is measured, and how far they may be off.
 
-    Where they are `rates`, they are known only up to a common factor, which the median of the
-    measurements gives.
+    With `rates`, they are known only up to a common factor, which is fitted as the median of the
+    measurements' ratios to the prior.
     """
 
     values: tuple[float, ...]
@@ -26,16 +26,16 @@ class Prior:
 def fit(
     design: Sequence[Sequence[float]], measured: Sequence[float], prior: Prior
 ) -> tuple[float, ...]:
-    """Coefficients of a linear model that are at least 0.
+    """Non-negative coefficients of a linear model.
 
     They minimise the squared relative errors, in units of `NOISE`, plus the squared distances from
     the prior, in units of its spread: ridge regression about the prior. So one measurement moves
-    them a little, and many determine those that they can tell apart.
+    them a little, and many determine those that they identify.
 
     Args:
         design: features of each measurement, [n, k].
         measured: [n], above 0.
-        prior: of k coefficients; they are returned where nothing is measured.
+        prior: of k coefficients; its values are returned where nothing is measured.
     """
     if not len(measured):
         return prior.values
@@ -52,12 +52,12 @@ def fit(
     rows = np.concatenate([x / y[:, None] / NOISE, np.diag(1 / spread)])
     targets = np.concatenate([np.full(len(y), 1 / NOISE), values / spread])
     scale = np.linalg.norm(rows, axis=0)  # features differ by many orders of magnitude
-    found, _ = nnls(rows / scale, targets)
-    return tuple(float(value) for value in found / scale)
+    solution, _ = nnls(rows / scale, targets)
+    return tuple(float(value) for value in solution / scale)
 
 
 def apply(coefficients: Sequence[float], features: Sequence[float]) -> float:
-    """What a model says."""
+    """The value that a linear model gives."""
     return sum(c * f for c, f in zip(coefficients, features, strict=True))
 
 
@@ -67,18 +67,18 @@ def held_out(
     prior: Prior,
     folds: Sequence[Hashable],
 ) -> list[float]:
-    """What is said of each measurement by a fit that has seen only those of other folds."""
-    told = {}
+    """Predictions of each measurement by a fit on all other folds."""
+    coefficients = {}
     for fold in set(folds):
-        seen = [i for i, of in enumerate(folds) if of != fold]
-        told[fold] = fit([design[i] for i in seen], [measured[i] for i in seen], prior)
-    return [apply(told[fold], design[i]) for i, fold in enumerate(folds)]
+        seen = [i for i, other in enumerate(folds) if other != fold]
+        coefficients[fold] = fit([design[i] for i in seen], [measured[i] for i in seen], prior)
+    return [apply(coefficients[fold], design[i]) for i, fold in enumerate(folds)]
 
 
 def one_by_one(
     design: Sequence[Sequence[float]], measured: Sequence[float], prior: Prior
 ) -> list[float]:
-    """What is said of each measurement by a fit that has seen only those before it."""
+    """Predictions of each measurement by a fit on the earlier ones."""
     return [
         apply(fit(design[:i], measured[:i], prior), features) for i, features in enumerate(design)
     ]

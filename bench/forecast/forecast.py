@@ -24,13 +24,13 @@ from bench.plan.cell import Row
 Features = Callable[[Variant, Totals], tuple[float, ...]]
 
 _MOST_ROWS: Final = 1000
-"""Rows that a fit is made on: the newest."""
+"""The most rows that a fit is made on; the newest count."""
 _DISTURBED: Final = {"disturbed", "throttled"}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a cell is expected to take. `peak_mib` is the whole peak, imports included."""
+    """Expected costs of a cell. `peak_mib` is the whole peak, imports included."""
 
     peak_mib: float
     wall_s: float
@@ -38,16 +38,15 @@ class Prediction:
 
 
 class Forecast:
-    """Predicts, and learns from what has run.
+    """Predicts costs of cells, and learns from rows.
 
     Args:
-        costs: counts of every variant that will be asked for or learned from.
-        device: as in the column of that name.
-        threads: likewise.
+        costs: counts of every variant that is predicted or learned from.
+        device, threads: as in the columns of these names.
         memory_column: the column whose value is predicted.
 
     Attributes:
-        totals: what each variant costs by count.
+        totals: the costs of each variant by count.
     """
 
     def __init__(self, costs: Costs, device: str, threads: int, memory_column: str) -> None:
@@ -66,8 +65,8 @@ class Forecast:
         self._fitted: dict[Variant, Prediction] = {}
 
     def learn(self, rows: Iterable[Row]) -> None:
-        """Take in rows that may be compared, batch sizes aside; those that did not end ok or are
-        unknown say nothing."""
+        """Learn from comparable rows of any batch size. Rows that did not end ok, and those of
+        variants without counts, are ignored."""
         for row in rows:
             variant = Variant.of_row(row)
             if row["status"] != "ok" or variant not in self.totals:
@@ -80,19 +79,19 @@ class Forecast:
             self._fitted = {}
 
     def hint(self, rows: Iterable[Row]) -> None:
-        """Take the speed of the machine from rows on other data, or of other lengths.
+        """Estimate the speed of the machine from rows on other data or of other lengths.
 
-        Their times for a token give a factor on the rates of the prior; rows of the same group,
-        once there are any, overrule it.
+        Their times per token give a factor for the rates of the prior. Once there are rows of the
+        same group, those decide.
         """
         ratios, starts = [], []
         prior = self.time_prior
         for row in rows:
             totals = self.totals.get(variant := Variant.of_row(row))
-            told, start = number(row["ms_per_1k_tokens"]), number(row["startup_s"])
-            if row["status"] == "ok" and told and start and totals is not None:
+            ms, start = number(row["ms_per_1k_tokens"]), number(row["startup_s"])
+            if row["status"] == "ok" and ms and start and totals is not None:
                 s = apply(prior.values[1:], load_features(variant, totals.timed))
-                ratios.append(told / (1e6 * s / totals.real_tokens))
+                ratios.append(ms / (1e6 * s / totals.real_tokens))
                 starts.append(start)
         if not ratios:
             return
@@ -103,24 +102,24 @@ class Forecast:
 
     @property
     def seen(self) -> int:
-        """How many variants the times are fitted on."""
+        """The number of variants that times are fitted on."""
         return len(self._times)
 
     @property
     def basis(self) -> str | None:
-        """What the times rest on; None where that is nothing of this machine."""
+        """A phrase on what times are predicted from; None if on no run of this machine."""
         if self.seen:
             return f"fitted on {self.seen} setting{'s' if self.seen > 1 else ''} that ran here"
         return "from the speed of other runs here" if self._hinted else None
 
     def predict(self, variant: Variant) -> Prediction:
-        """What a cell of a variant is expected to take."""
+        """Expected costs of a cell of a variant."""
         if not self._fitted:
             self._fit()
         return self._fitted[variant]
 
     def left_s(self, variants: Mapping[Variant, int]) -> float:
-        """What so many cells of each variant are expected to take."""
+        """Expected seconds of all cells, given their number by variant."""
         return sum(n * self.predict(variant).wall_s for variant, n in variants.items() if n)
 
     def memory_points(self) -> Points:
@@ -155,30 +154,30 @@ def _fitted(points: Points, prior: Prior) -> tuple[float, ...]:
 
 
 def rows_like(rows: Iterable[Row], likes: Sequence[Row]) -> list[Row]:
-    """Rows that may be compared with one of some, the newest first where `rows` has them so.
+    """Rows that are comparable with any of `likes`, in the order of `rows`, at most `_MOST_ROWS`.
 
     Args:
-        likes: of the same conditions and data.
+        likes: rows of the same conditions and data.
     """
     keys = {group_key(like) for like in likes}
     conditions_id, data = likes[0]["conditions_id"], likes[0]["data_digest"]
-    found = (
+    alike = (
         row
         for row in rows
         if row["conditions_id"] == conditions_id
         and row["data_digest"] == data
         and group_key(row) in keys
     )
-    return list(islice(found, _MOST_ROWS))
+    return list(islice(alike, _MOST_ROWS))
 
 
 def memory_column(rows: Iterable[Row]) -> str:
-    """The headline of memory of rows that may be compared."""
+    """The column of memory that reports show for comparable rows."""
     return Group(tuple(rows), ()).memory_column
 
 
 def rows_of_model(rows: Iterable[Row], like: Row) -> list[Row]:
-    """Rows of the same machine and model, whatever the data and the batch size, as `rows_like`."""
+    """Rows of the same machine and model on any data, in any batch size; ordered as `rows_like`."""
     names = ("conditions_id", "model_digest", "pooling", "encoders", "compile")
-    found = (row for row in rows if all(row[name] == like[name] for name in names))
-    return list(islice(found, _MOST_ROWS))
+    alike = (row for row in rows if all(row[name] == like[name] for name in names))
+    return list(islice(alike, _MOST_ROWS))

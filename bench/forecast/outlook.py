@@ -1,4 +1,4 @@
-"""What a run of cells is told beforehand: columns of each cell, and the time that is left."""
+"""The forecast of a run: columns of each cell before it runs, and the time that is left."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,13 +10,13 @@ from bench.plan.cell import Cell, Row
 from bench.plan.planning import SKIP, Planned
 
 Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]
-"""Makes the forecast of a plan, if one can be made. It may wait for other grids to count."""
+"""Makes the forecast of a plan, or None if none can be made. It may wait for other grids."""
 
 
 class Outlook:
-    """The cells of a run, and the forecast of it, if there is one.
+    """The cells of a run, and its forecast, if there is one.
 
-    Those that are skipped for want of rates have a row to be written, but none to be foretold.
+    Cells that are skipped because the search found no learning rate get a row, but no forecast.
     """
 
     def __init__(self, forecast: Forecast | None, to_run: Sequence[Planned]) -> None:
@@ -25,7 +25,7 @@ class Outlook:
         self._left = Counter(Variant.of(item.cell) for item in to_run if item.action != SKIP)
 
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
-        """Seconds that a cell will take, which begins now, and those after it; None as `time_s`."""
+        """Mark a cell as begun; returns the expected seconds of it and of all later cells."""
         variant = Variant.of(cell)
         if variant in self._left:
             self._left[variant] -= 1
@@ -35,25 +35,25 @@ class Outlook:
         return cell_s, self.forecast.left_s(self._left)
 
     def time_s(self, cell: Cell) -> float | None:
-        """Seconds that a cell is expected to take; None before there is a basis for it."""
+        """The expected seconds of a cell; None where nothing measured here predicts them."""
         variant = Variant.of(cell)
         if self.forecast is None or self.forecast.basis is None or variant not in self._left:
             return None
         return self.forecast.predict(variant).wall_s
 
     def columns(self, cell: Cell) -> Row:
-        """Columns that are known before a cell has run."""
+        """Columns of the forecast of a cell."""
         if self.forecast is None:
             return {}
-        told = self.forecast.predict(Variant.of(cell))
+        prediction = self.forecast.predict(Variant.of(cell))
         return {
-            "flops_per_token": told.flops_per_token,
-            "predicted_s": told.wall_s,
-            "predicted_peak_mib": told.peak_mib,
+            "flops_per_token": prediction.flops_per_token,
+            "predicted_s": prediction.wall_s,
+            "predicted_peak_mib": prediction.peak_mib,
         }
 
     def learn(self, row: Row) -> None:
-        """Take in a cell's row, and fit anew now: not when another may have the device."""
+        """Learn from a cell's row and fit at once, while this grid still has the device."""
         if self.forecast is not None:
             self.forecast.learn([row])
             self.forecast.left_s(self._left)
@@ -62,7 +62,7 @@ class Outlook:
 def outlook_on(
     planned: Sequence[Planned], forecaster: Forecaster | None, signals: Signals
 ) -> Outlook:
-    """The outlook on a plan. Where nothing is to run, nothing is forecast and nobody waited for.
+    """The outlook on a plan; without a forecast, and without waiting, where nothing is to run.
 
     Raises:
         StoppedError: if the user stops it.

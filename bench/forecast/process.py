@@ -1,32 +1,26 @@
 """Counts costs in a process of its own: `python -m bench.forecast.process FOLDER`.
 
-`bench.forecast.client` starts it, so that torch stays out of the process that plans. It reads
-request.json and leaves answer.json in the folder. What it counts is kept in the user's cache
-folder as it comes.
+`bench.forecast.client` starts it, so that the planning process does not load torch. It reads
+request.json in the folder, and writes costs to that folder and to the user's cache as it counts
+them.
 """
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from bench.worker import lifeline
 from bench.worker.imports import import_all
 
-if TYPE_CHECKING:
-    from bench.forecast.costs import ShapesOf
-    from bench.forecast.workload import Workload
-
-REQUEST: Final = "request.json"
-ANSWER: Final = "answer.json"
+FILE: Final = "request.json"
 
 _STATUS: Final = Path("/proc/self/status")
 
 
 def resident_mib() -> dict[str, float]:
-    """What this process holds now, by the name of the column of its peak.
+    """The memory of this process now, by the column of its peak.
 
-    Where the kernel doesn't tell what of it is mapped from files, all of it counts.
+    Where the kernel does not report which part is mapped from files, all of it counts.
     """
     if _STATUS.exists():
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
@@ -45,74 +39,48 @@ def resident_mib() -> dict[str, float]:
 
 
 def main(folder: Path) -> int:
-    """Answer the request in a folder; the exit code."""
+    """Count what the request in a folder asks for; returns the exit code."""
     lifeline.attach()
 
-    import_all()  # what a worker imports, as it does, and no more
+    import_all()  # exactly what a worker imports
     imports = resident_mib()
 
     from bench.common.command import BAD_INPUT
-    from bench.common.files import write_atomically
 
-    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
-        answer = _answer(request, imports)
+        _count(folder, imports)
     except BAD_INPUT as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    write_atomically(folder / ANSWER, json.dumps(answer).encode())
     return 0
 
 
-def _answer(request: dict[str, Any], imports: dict[str, float]) -> dict[str, Any]:
-    from bench.forecast import cache
-    from bench.forecast.costs import (
-        CountsOf,
-        Variant,
-        counts_from_json,
-        counts_to_json,
-        shapes_to_json,
-    )
+def _count(folder: Path, imports: dict[str, float]) -> None:
+    from bench.forecast.batches import find_shapes
+    from bench.forecast.cache import Cache
+    from bench.forecast.costs import COUNTS, IMPORTS, SHAPES, ShapesOf
     from bench.forecast.fake import count
-    from bench.forecast.workload import Workload
+    from bench.forecast.workload import REQUEST
     from bench.worker.progress import Progress
 
-    progress = Progress.from_environment()
-    workload = Workload.from_json(request["workload"])
-    cache.write(workload.imports_key(), imports)
-    variants = [Variant(*values) for values in request["variants"]]
-    shapes = _shapes(workload, {variant.batch_size for variant in variants})
-    found = []
+    progress, cache = Progress.from_environment(), Cache(folder)
+    workload, variants = REQUEST.validate_json((folder / FILE).read_bytes())
+    cache.write(workload.imports_key(), IMPORTS, imports)
+    sizes = sorted({variant.batch_size for variant in variants})
+    shapes: dict[int, ShapesOf] = {}
+    for size in sizes:
+        if cached := cache.read(workload.shapes_key(size), SHAPES):
+            shapes[size] = cached
+    if missing := [size for size in sizes if size not in shapes]:
+        for size, of_size in find_shapes(workload, missing).items():
+            cache.write(workload.shapes_key(size), SHAPES, of_size)
+            shapes[size] = of_size
     for number, variant in enumerate(variants):
         progress.step(number, len(variants))
-        of = shapes[variant.batch_size]
-        key = workload.counts_key(of, variant)
-        counts: CountsOf | None = counts_from_json(cache.read(key))
-        if counts is None:
-            counts = count(workload, of, variant)
-            cache.write(key, counts_to_json(counts))
-        found.append(counts_to_json(counts))
-    sizes = [[size, shapes_to_json(of)] for size, of in shapes.items()]
-    return {"imports_mib": imports, "shapes": sizes, "counts": found}
-
-
-def _shapes(workload: "Workload", batch_sizes: set[int]) -> dict[int, "ShapesOf"]:
-    """Shapes of the batches of some sizes, from the cache or made now, in one go."""
-    from bench.forecast import cache
-    from bench.forecast.batches import find_shapes
-    from bench.forecast.costs import shapes_from_json, shapes_to_json
-
-    found: dict[int, ShapesOf] = {}
-    for size in sorted(batch_sizes):
-        kept = shapes_from_json(cache.read(workload.shapes_key(size)))
-        if kept is not None:
-            found[size] = kept
-    lacking = sorted(batch_sizes - found.keys())
-    made = find_shapes(workload, lacking) if lacking else {}
-    for size, of in made.items():
-        cache.write(workload.shapes_key(size), shapes_to_json(of))
-        found[size] = of
-    return found
+        batches = shapes[variant.batch_size]
+        key = workload.counts_key(batches, variant)
+        if cache.read(key, COUNTS) is None:
+            cache.write(key, COUNTS, count(workload, batches, variant))
 
 
 if __name__ == "__main__":

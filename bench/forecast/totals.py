@@ -1,7 +1,6 @@
-"""What a cell costs by count over all its steps, whatever their kinds. Free of torch.
+"""The costs of a cell by count, over all its steps. Free of torch.
 
-A step is of a part of the task, where it has any, and in a stage of unfreezing, where layers are
-unfrozen one after the other. Parts and stages are counted by themselves, and added up here.
+Counts are made for each part of the task and each stage of unfreezing, and added up here.
 """
 
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from bench.forecast.costs import CountsOf, ShapesOf
 
 
 class Load(NamedTuple):
-    """Work: operators run, products in GFLOP, and MiB that are read and written."""
+    """Work: operators run, GFLOP of products, and MiB read and written."""
 
     kernels: float
     gflop: float
@@ -25,13 +24,13 @@ class Totals:
 
     Attributes:
         lasting_mib: weights and the optimizer's state.
-        passing_mib: what comes and goes beside them.
-        train: of all steps.
-        timed: of as many steps, if all were of the last stage, whose steps are timed; as `train`
-            where nothing unfreezes.
-        evaluate: of all evaluations.
-        steps: how many there are.
-        real_tokens: of all steps, padding not counted.
+        passing_mib: everything else at the peak.
+        train: the work of all steps.
+        timed: the work of as many steps of the last unfreezing stage, whose steps are timed; equal
+            to `train` where nothing unfreezes.
+        evaluate: the work of all evaluations.
+        steps: the number of steps.
+        real_tokens: tokens of all steps, without padding.
     """
 
     lasting_mib: float
@@ -44,39 +43,39 @@ class Totals:
 
 
 def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
-    """Everything that a cell costs.
+    """The costs of a cell.
 
     Args:
         shapes: of its batches, by part.
-        counts: those of its variant, by part and stage.
+        counts: of its variant, by part and stage.
     """
     train: list[Load] = []
     timed: list[Load] = []
     evaluate: list[Load] = []
-    for part, of in shapes.items():
+    for part, batches in shapes.items():
         stages = counts[part]
         loads = [
             Load(
-                of.steps * each.step_kernels,
-                of.train_batches * each.step_gflop,
-                of.train_batches * each.step_moved_mib,
+                batches.steps * stage.step_kernels,
+                batches.train_batches * stage.step_gflop,
+                batches.train_batches * stage.step_moved_mib,
             )
-            for each in stages
+            for stage in stages
         ]
         train += [
             Load(*(share * value for value in load))
             for share, load in zip(stage_shares(shapes, len(stages)), loads, strict=True)
         ]
         timed.append(loads[-1])
-        batches, last = of.evaluations * of.evaluate_batches_largest, stages[-1]
+        largest, last = batches.evaluations * batches.evaluate_batches_largest, stages[-1]
         evaluate.append(
             Load(
-                of.evaluations * of.evaluate_batches * last.evaluate_kernels,
-                batches * last.evaluate_gflop,
-                batches * last.evaluate_moved_mib,
+                batches.evaluations * batches.evaluate_batches * last.evaluate_kernels,
+                largest * last.evaluate_gflop,
+                largest * last.evaluate_moved_mib,
             )
         )
-    most = max((each for stages in counts.values() for each in stages), key=lambda c: c.peak_mib)
+    most = max((count for stages in counts.values() for count in stages), key=lambda c: c.peak_mib)
     lasting = most.weights_mib + most.optimizer_mib
     return Totals(
         lasting_mib=lasting,
@@ -84,20 +83,20 @@ def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
         train=_sum(train),
         timed=_sum(timed),
         evaluate=_sum(evaluate),
-        steps=sum(of.steps for of in shapes.values()),
-        real_tokens=sum(of.real_tokens for of in shapes.values()),
+        steps=sum(part.steps for part in shapes.values()),
+        real_tokens=sum(part.real_tokens for part in shapes.values()),
     )
 
 
 def stage_shares(shapes: ShapesOf, stages: int) -> list[float]:
-    """Of all steps the share that is taken in each stage of unfreezing.
+    """The share of all steps in each stage of unfreezing.
 
-    A stage is an epoch, and the last one all that follow.
+    Each stage is one epoch; the last one lasts to the end.
     """
-    steps = sum(of.steps for of in shapes.values())
-    each = sum(of.steps_in_epoch for of in shapes.values()) / steps
-    return [each] * (stages - 1) + [1 - each * (stages - 1)]
+    steps = sum(part.steps for part in shapes.values())
+    epoch = sum(part.steps_in_epoch for part in shapes.values()) / steps
+    return [epoch] * (stages - 1) + [1 - epoch * (stages - 1)]
 
 
 def _sum(loads: Iterable[Load]) -> Load:
-    return Load(*(sum(of) for of in zip(*loads, strict=True)))
+    return Load(*map(sum, zip(*loads, strict=True)))

@@ -1,4 +1,5 @@
-"""What all cells of a grid share that decides their costs, and keys under which costs are kept."""
+"""The settings that all cells of a grid share and that decide their costs, and the keys of a cache
+of costs."""
 
 import hashlib
 import platform
@@ -9,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from bench.forecast.costs import ShapesOf, Variant, stages_of
 from bench.machine.conditions import MEASUREMENT_VERSION, Conditions
 from bench.plan.cell import CANDIDATE, Cell, digest
@@ -18,29 +21,35 @@ from minbert.data.tasks import find_task
 from minbert.files import vocabulary_digest
 
 _SEEDS: Final = 3
-"""Seeds whose batches are planned: others' differ by a token here and there."""
+"""The number of seeds whose batches are planned: those of other seeds hardly differ."""
 _ROOT: Final = Path(__file__).parents[2]
 _COUNTED: Final = (
     *("adapters/*.py", "minbert/**/*.py", "bench/worker/setup.py"),
     *(f"bench/forecast/{name}.py" for name in ("batches", "counting", "fake")),
 )
-"""Code that decides what is counted."""
+"""Code that decides the counts."""
 _IMPORTED: Final = (
     *("adapters/*.py", "minbert/**/*.py", "bench/__init__.py"),
     *(f"bench/{room}/**/*.py" for room in ("common", "data", "plan", "results", "stats", "worker")),
 )
-"""Code that a worker imports, and more of the same folders."""
+"""Code that a worker imports, and the rest of the same folders."""
 _LIBRARIES: Final = ("numpy", "safetensors")
-"""What it imports beside torch, whose version is one of the conditions."""
+"""Libraries that a worker imports besides torch, whose version is one of the conditions."""
+_SETTINGS: Final = (
+    *("pooling", "head", "kernels", "regression_loss", "encoders", "task_order", "task"),
+    *("data_digest", "max_train", "max_dev", "held_out", "max_length"),
+    *("batching", "epochs", "max_steps"),
+)
+"""Fields of a workload that a cell has by the same name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """A model, data and settings.
 
-    `config` has a BertConfig's fields, with the cells' dropout; `searches` tells that the examples
-    are those of a search for learning rates; `parts` names those of the task that the data has, and
-    `encoders` and `task_order` are None where it has none.
+    `config` has the fields of a BertConfig, with the cells' dropout. `searches` is true for the
+    examples of a search for learning rates. `parts` are those parts of the task that the data has;
+    `encoders` and `task_order` are None for a task without parts.
     """
 
     config: dict[str, Any]
@@ -74,57 +83,35 @@ class Workload:
     def of(
         cls, cells: Sequence[Cell], model: Model, conditions: Conditions, data: Path | None
     ) -> "Workload":
-        """That of the cells of a grid.
+        """The workload of the cells of a grid.
 
-        A pooler counts as the checkpoint's own: whether it has one shows when it is loaded.
+        A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
         """
         cell, task = cells[0], find_task(cells[0].task)
-        there = from_text(cell.task_rates) if cell.task_rates is not None else {}
+        present = from_text(cell.task_rates) if cell.task_rates is not None else {}
         config = replace(
             model.config,
             hidden_dropout_prob=cell.dropout,
             attention_probs_dropout_prob=cell.dropout,
         )
+        settings: dict[str, Any] = {name: getattr(cell, name) for name in _SETTINGS}
         return cls(
+            **settings,
             config=asdict(config),
-            pooling=cell.pooling,
             new_pooler=cell.init == "random",
-            head=cell.head,
-            kernels=cell.kernels,
-            regression_loss=cell.regression_loss,
-            parts=tuple(part for part in task.parts if part in there) or ("",),
-            encoders=cell.encoders,
-            task_order=cell.task_order,
-            task=cell.task,
+            parts=tuple(part for part in task.parts if part in present) or ("",),
             data=None if data is None else str(data.resolve()),
-            data_digest=cell.data_digest,
-            max_train=cell.max_train,
-            max_dev=cell.max_dev,
-            held_out=cell.held_out,
             searches=cell.learning_rate_source == CANDIDATE,
             tokenizer=str(model.tokenizer.resolve()),
             vocabulary=vocabulary_digest(model.tokenizer),
-            max_length=cell.max_length,
-            batching=cell.batching,
-            epochs=cell.epochs,
-            max_steps=cell.max_steps,
             seeds=tuple(sorted({cell.seed for cell in cells})[:_SEEDS]),
             device=conditions.worker_device,
             conditions_id=conditions.conditions_id,
             torch_version=conditions.torch_version,
         )
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Workload":
-        """The inverse of `asdict`, through JSON."""
-        kept: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**kept)
-
     def shapes_key(self, batch_size: int) -> str:
-        """Digest of what decides the batches."""
+        """Digest of everything that decides the batches."""
         names = (
             *("data_digest", "vocabulary", "max_length", "held_out"),
             *("batching", "epochs", "max_steps", "task_order"),
@@ -133,20 +120,24 @@ class Workload:
         return _key("shapes", values, batch_size, self.seeds)
 
     def counts_key(self, shapes: ShapesOf, variant: Variant) -> str:
-        """Digest of what decides the counts of a variant."""
+        """Digest of everything that decides the counts of a variant."""
         names = (
             *("config", "pooling", "new_pooler", "head", "kernels", "regression_loss"),
             *("task", "parts", "encoders", "torch_version"),
         )
         values = [getattr(self, name) for name in names]
-        batches = {part: of.to_count() for part, of in shapes.items()}
+        batches = {part: of_part.to_count() for part, of_part in shapes.items()}
         device = self.device.partition(":")[0]
         return _key("counts", values, device, batches, stages_of(variant, shapes), variant)
 
     def imports_key(self) -> str:
-        """Digest of what decides how much memory the imports take."""
+        """Digest of everything that decides the memory of the imports."""
         versions = [platform.python_version(), *map(version, _LIBRARIES)]
         return _key("imports", self.conditions_id, versions, _code(_IMPORTED))
+
+
+REQUEST: Final = TypeAdapter(tuple[Workload, list[Variant]])
+"""The format of a request to count, as JSON."""
 
 
 def _key(*values: Any) -> str:
@@ -155,8 +146,9 @@ def _key(*values: Any) -> str:
 
 @cache
 def _code(patterns: tuple[str, ...]) -> str:
-    found = hashlib.sha256()
+    """Digest of the files of this project that match."""
+    code = hashlib.sha256()
     for pattern in patterns:
         for path in sorted(_ROOT.glob(pattern)):
-            found.update(path.read_bytes())
-    return found.hexdigest()
+            code.update(path.read_bytes())
+    return code.hexdigest()

@@ -1,4 +1,4 @@
-"""Plan a grid, run the cells that are not done, one process each, and render the report.
+"""Plan a grid, run the cells that have no result yet, each in its own process, and render a report.
 
 Example: python -m bench.grid --grid smoke
 """
@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +17,10 @@ import click
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.data.tokens import cut_notes
+from bench.forecast.client import turn_on
 from bench.forecast.forecast import Forecast
 from bench.forecast.outlook import outlook_on
 from bench.forecast.prepare import forecast_plan
-from bench.forecast.turn import turn_on
 from bench.grid.dryrun import print_plan
 from bench.grid.session import Session
 from bench.launch.checks import (
@@ -62,13 +63,13 @@ Examples:
   python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
 """
 
-Positive = click.IntRange(min=1)
+_count_option = partial(click.option, type=click.IntRange(min=1), metavar="N")
 
 
 def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         unit = str(option.metavar).lower()
-        raise click.BadParameter(f"{value} is no number of {unit}; to set no limit, leave it out.")
+        raise click.BadParameter(f"{value} is not a number of {unit}; for no limit, leave it out.")
     return value
 
 
@@ -78,65 +79,73 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
     "grid_name",
     required=True,
     metavar="NAME|FILE.toml",
-    help=f"A grid: {', '.join(gridfile.names())}, or a file like theirs.",
+    help=f"The grid: {', '.join(gridfile.names())}, or a TOML file that defines one.",
 )
 @click.option(
     "--model",
-    help="minilm, a checkpoint's folder, a name on the Hugging Face hub; with "
+    help="The encoder: minilm, a checkpoint's folder, or a name on the Hugging Face hub; with "
     "--init random also bert-tiny to bert-large.",
 )
 @click.option(
     "--init",
     type=click.Choice(["pretrained", "random"]),
-    help="Weights from the checkpoint, or random ones: then only costs are measured.",
+    help="The checkpoint's weights, or random ones, with which only costs are measured.",
 )
 @click.option(
     "--task",
-    help="What is learned: movies, amazon, nyt, tweets, each also as -rating; "
-    "sst, quora, sts, multitask with --data.",
+    help="The task: movies, amazon, nyt or tweets, each also as -rating; with --data also sst, "
+    "quora, sts or multitask.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the task's files.")
-@click.option("--seeds", type=Positive, help="Seeds 0 to N-1 of every cell.")
-@click.option(
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with the task's files.")
+@_count_option("--seeds", help="Run every cell with seeds 0 to N-1.")
+@_count_option(
     "--repeats",
-    type=Positive,
-    help="Run every cell N times, each in a process of its own: what times and memory vary by.",
+    help="Run every cell N times, each in a new process, to see how times and memory vary.",
 )
-@click.option("--epochs", type=Positive, help="Passes over the training examples.")
-@click.option("--max-steps", type=Positive, help="Stop a cell's training after N steps.")
-@click.option("--max-train", type=Positive, help="Train on N examples only.")
-@click.option("--max-dev", type=Positive, help="Evaluate on N examples only.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i.")
+@_count_option("--epochs", help="Train for N passes over the training examples.")
+@_count_option("--max-steps", help="Stop a cell's training after N steps.")
+@_count_option("--max-train", help="Train on N examples only.")
+@_count_option("--max-dev", help="Evaluate on N examples only.")
+@click.option(
+    "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."
+)
 @click.option(
     "--select",
     "selection",
     default="",
     metavar='"AXIS=V[,V] …"',
-    help='Only cells such as "mode=lora rank=1,8".',
+    help='Run only the cells that match, such as "mode=lora rank=1,8".',
 )
 @click.option(
     "--lr",
     type=click.Choice(["grid", "auto"]),
     default="grid",
     show_default=True,
-    help="Learning rates of the grid file, or the best that a search on training data finds.",
+    help="Take learning rates from the grid file, or search for the best on training data.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan, run nothing and write no results.")
+@click.option("--dry-run", is_flag=True, help="Print the plan; run nothing and write no results.")
 @click.option(
     "--fresh",
     is_flag=True,
-    help="Run what the present version of the code has no result of; results of others stay.",
+    help="Run all cells without a result of this version of the code; older results are kept.",
 )
 @click.option(
-    "--save-weights", "keep", is_flag=True, help="Save the trained weights in the cells' folders."
+    "--save-weights",
+    "keep",
+    is_flag=True,
+    help="Save trained weights in the cells' folders.",
 )
-@click.option("--rerun", metavar="STATUS|FLAG", help="Run cells again that ended so.")
+@click.option(
+    "--rerun",
+    metavar="STATUS|FLAG",
+    help="Run cells again that ended with this status or flag.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     callback=_finite,
     metavar="SECONDS",
-    help="End a cell that takes longer.",
+    help="End cells that take longer.",
 )
 @click.option(
     "--budget",
@@ -144,22 +153,22 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
     type=click.FloatRange(min=0, min_open=True),
     callback=_finite,
     metavar="MINUTES",
-    help="Leave out cells that are predicted to take longer than what is left of it; the same "
-    "command goes on with them.",
+    help="Leave out cells that are predicted to take longer than the time left; the same command "
+    "runs them later.",
 )
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),
     default=Path("runs.csv"),
     show_default=True,
-    help="Where results are.",
+    help="File of the results.",
 )
 @click.option(
     "--reports",
     type=click.Path(path_type=Path),
     default=Path("reports"),
     show_default=True,
-    help="Where the report goes.",
+    help="Folder for the report.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the outcome as JSON.")
 def command(
@@ -181,18 +190,18 @@ def command(
 ) -> int:
     budget = Budget(math.inf if budget_min is None else 60 * budget_min)
     grid = override(gridfile.load(grid_name), overrides)
-    wanted = parse_selection(selection)
+    axes = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
-    found = find_conditions(device)
-    conditions = found.conditions
+    target = find_conditions(device)
+    conditions = target.conditions
     examples = _load_data(grid, data)
     grid = without_idle_caps(grid, examples)
     settings = grid.settings
     model = find_model(settings.model, settings.init, settings.pooling)
-    cells = select(expand(grid, _resolve(model, examples, found.amp_on)), wanted)
+    cells = select(expand(grid, _resolve(model, examples, target.amp_on)), axes)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
-    check_amp(cells, grid, found.device)
+    check_amp(cells, grid, target.device)
     check_compile(cells)
     check_ranks(cells, model.config)
     check_head(cells, keep)
@@ -203,12 +212,12 @@ def command(
     if searched is not None:
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
     store = Store(runs, conditions.code_version if fresh else None)
-    if store.rows is not None and store.torn:  # reading them tells
+    if store.rows is not None and store.torn:  # known once rows are read
         sys.stderr.write(f"note: {torn_line(runs)}\n")
 
-    def plan_now(wanted_cells: Sequence[Cell]) -> list[Planned]:
+    def plan_now(to_plan: Sequence[Cell]) -> list[Planned]:
         return plan(
-            wanted_cells,
+            to_plan,
             store.rows,
             conditions.columns(),
             repeats=settings.repeats,
@@ -217,8 +226,8 @@ def command(
         )
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
-        turn = turn_on(found.device_name, signals)
-        return forecast_plan(planned, store.rows, model, conditions, data, turn, found.gpu)
+        turn = turn_on(target.device_name, signals)
+        return forecast_plan(planned, store.rows, model, conditions, data, turn, target.gpu)
 
     search = None
     if searched is not None:
@@ -231,12 +240,12 @@ def command(
         (*examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, cells, examples),
         unfreezing_notes(cells, examples, model.config.num_hidden_layers),
-        (*found.device.notes, *amp_notes(cells, found.device)),
-        # the last, and made when the others are printed: examples are tokenised for it
+        (*target.device.notes, *amp_notes(cells, target.device)),
+        # the last, since it tokenises examples: the others are printed before
         cut_notes(examples, cells[0], model.tokenizer, data) if some_run else (),
     )
     if dry_run:
-        _tell(notes)
+        _print_notes(notes)
         with Signals() as signals:
             outlook = outlook_on(planned, forecast, signals)
         print_plan(planned, outlook.forecast, as_json, number, cells, budget.seconds)
@@ -246,7 +255,7 @@ def command(
     store.check_writable()
     check_reports(reports)
     check_space(runs, planned, model, keep)
-    _tell(notes)
+    _print_notes(notes)
     session = Session(
         grid=grid,
         conditions=conditions,
@@ -258,15 +267,15 @@ def command(
         keep=keep,
         timeout_s=timeout,
         arguments=tuple(sys.argv[1:]),
-        device_name=found.device_name,
-        has_bf16=found.device.has_bf16,
+        device_name=target.device_name,
+        has_bf16=target.device.has_bf16,
         forecaster=forecast,
         budget=budget,
     )
     return session.run(rounds(cells, plan_now, search), as_json)
 
 
-def _tell(notes: Iterable[str]) -> None:
+def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
 
@@ -277,16 +286,16 @@ PlanNow = Callable[[Sequence[Cell]], list[Planned]]
 def rounds(
     cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
 ) -> Iterator[list[Planned]]:
-    """The plans of a run: those of a search for rates, if there is one, and then the grid's."""
+    """The plans of a run: those of a search for learning rates, if any, then the grid's own."""
     if search is None:
         yield plan_now(cells)
         return
     for candidates in search.rounds():
         yield plan_now(candidates)
-    found = [search.found(cell) or without_rates(cell) for cell in cells]
+    rated = [search.found(cell) or without_rates(cell) for cell in cells]
     yield [
         _without_rates(item, search.statuses(item.cell)) if lacks_rates(item.cell) else item
-        for item in plan_now(found)
+        for item in plan_now(rated)
         if item.repeat == 1 or not lacks_rates(item.cell)
     ]
 
@@ -298,21 +307,22 @@ def _without_rates(item: Planned, tries: tuple[str, ...]) -> Planned:
 def _next_round(
     cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
 ) -> tuple[list[Planned], int | None]:
-    """The first of a run's plans that has something to run, else the grid's own.
+    """The first plan of a run that has cells to run, or the last, and its round of the search.
 
-    With it, which round of a search it is; None for the grid's.
+    The round is None for the grid's own plan.
     """
-    asked: list[list[Planned]] = []
+    planned: list[Planned] = []
+    number = 0
     for planned in rounds(cells, plan_now, search):
-        asked.append(planned)
+        number += 1
         if any(item.action == "run" for item in planned):
             break
-    searches = any(item.cell.learning_rate_source == CANDIDATE for item in asked[-1])
-    return asked[-1], len(asked) if searches else None
+    is_search = any(item.cell.learning_rate_source == CANDIDATE for item in planned)
+    return planned, number if is_search else None
 
 
 def override(grid: Grid, values: dict[str, Any]) -> Grid:
-    """The grid with settings replaced by the flags that were given."""
+    """The grid, with settings replaced by the flags that were given."""
     given = {name: value for name, value in values.items() if value is not None}
     return gridfile.with_settings(grid, given) if given else grid
 

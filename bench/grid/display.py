@@ -1,6 +1,6 @@
-"""Shows how far a run of cells is: live on a terminal, elsewhere one line a cell. To stderr.
+"""Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell.
 
-It draws when something has happened and never by itself, so that the parent can sleep.
+It draws only when something has happened, so that the parent process can sleep.
 """
 
 import math
@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -27,7 +26,7 @@ _FAILED: Final = "red"
 
 
 class Display:
-    """A run of `total` planned cells, of which `done` need not run."""
+    """The display of a run with `total` planned cells, of which `done` need not run."""
 
     def __init__(
         self,
@@ -61,12 +60,7 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             with suppress(OSError, ValueError):
                 self._live.stop()
@@ -74,11 +68,11 @@ class Display:
     def start(
         self, cell_name: str, cell_s: float | None = None, rest_s: float | None = None
     ) -> None:
-        """A cell begins.
+        """Show that a cell begins.
 
         Args:
-            cell_s: how long it is expected to take, if that is known.
-            rest_s: how long those after it are.
+            cell_s: its expected seconds, if known.
+            rest_s: the expected seconds of all later cells, if known.
         """
         self._cell_s, self._rest_s = cell_s, rest_s
         self._cell, self._cell_begun = cell_name, self._clock()
@@ -86,7 +80,7 @@ class Display:
         self._draw()
 
     def progress(self, message: dict[str, Any]) -> None:
-        """What the running cell's worker says of itself; what it can't have meant is not shown."""
+        """Show a message of the running cell's worker; invalid parts are ignored."""
         phase = message.get("phase")
         if isinstance(phase, str):
             self._phase, self._step = phase, {}
@@ -95,7 +89,7 @@ class Display:
         self._draw()
 
     def finish(self, row: Row) -> None:
-        """A cell has its row."""
+        """Show the row of a cell that has ended."""
         self._done += 1
         self._counts[str(row["status"])] += 1
         if isinstance(row["wall_s"], float):
@@ -112,7 +106,7 @@ class Display:
         self._draw()
 
     def note(self, text: str) -> None:
-        """A line beside the cells'."""
+        """Show a line of text."""
         self._say(" ".join(text.split()))
 
     def _is_terminal(self) -> bool:
@@ -120,7 +114,7 @@ class Display:
 
     def _say(self, *parts: str | tuple[str, str]) -> None:
         text = Text.assemble(*parts)
-        with suppress(OSError, ValueError):  # nobody may be looking any more: the cells go on
+        with suppress(OSError, ValueError):  # a closed terminal does not stop the cells
             if self._console is not None:
                 self._console.print(text, soft_wrap=True)
             else:
@@ -145,8 +139,8 @@ class Display:
         if self._cell:
             parts = [self._cell, one_line(self._phase)[:40]]
             if self._step:
-                of = f"/{self._step['steps']:,}" if "steps" in self._step else ""
-                parts.append(f"step {self._step['step']:,}{of}")
+                total = f"/{self._step['steps']:,}" if "steps" in self._step else ""
+                parts.append(f"step {self._step['step']:,}{total}")
                 loss = self._step.get("loss")
                 if isinstance(loss, float) and math.isfinite(loss):
                     parts.append(f"loss {loss:.4f}")
@@ -155,9 +149,9 @@ class Display:
         return Group(*lines)
 
     def _left_s(self, now: float) -> float | None:
-        """Time until all cells are done, as expected.
+        """The expected seconds until all cells are done.
 
-        Where nothing is expected, as if the rest took as long as this run's have on average; None
+        Without a forecast, later cells are expected to take the mean time of this run's cells; None
         before the first has ended.
         """
         if self._rest_s is not None:
@@ -178,24 +172,24 @@ def clock_time(seconds: float) -> str:
 
 
 def _figures(row: Row) -> list[str]:
-    """What a line says of a cell that has ended: its figures, or why it has none."""
-    found = []
-    if tried := row["learning_rate_source"] == CANDIDATE:
-        found.append(f"rate {row['learning_rate'] or row['learning_rate_head']:g}")
+    """The figures of a cell that has ended, or the reason why it has none."""
+    figures = []
+    if is_candidate := row["learning_rate_source"] == CANDIDATE:
+        figures.append(f"rate {row['learning_rate'] or row['learning_rate_head']:g}")
     if isinstance(row["wall_s"], float):
-        found.append(f"{row['wall_s']:.1f} s")
+        figures.append(f"{row['wall_s']:.1f} s")
     if row["status"] != "ok":
-        return [*found, one_line(str(row["message"] or ""))]
+        return [*figures, one_line(str(row["message"] or ""))]
     if isinstance(row["dev_score"], float):
-        where = "held-out" if tried else "dev"
-        found.append(f"{where} {row['dev_metric']} {row['dev_score']:.3f}")
+        where = "held-out" if is_candidate else "dev"
+        figures.append(f"{where} {row['dev_metric']} {row['dev_score']:.3f}")
     memory = row["peak_cuda_allocated_mib"]
     memory = row["peak_rss_mib"] if memory is None else memory
     if isinstance(memory, float):
-        found.append(f"{memory:,.0f} MiB")
+        figures.append(f"{memory:,.0f} MiB")
     if row["flags"]:
-        found.append(f"({row['flags']})")
-    return found
+        figures.append(f"({row['flags']})")
+    return figures
 
 
 def _is_count(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""What a plan would do, without doing it: as a table or as JSON."""
+"""Prints a plan without running it, as a table or as JSON."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_s
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
 _AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", *_VARIED, "seed")
-"""Those that a search for rates leaves as they are."""
+"""Axes that a search for learning rates does not change."""
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
 
 
@@ -30,24 +30,28 @@ def print_plan(
     cells: Sequence[Cell] = (),
     budget_s: float = math.inf,
 ) -> None:
-    """Print the plan to stdout, with what each cell that would run is expected to take.
+    """Print the plan to stdout, with the expected time and memory of each cell that would run.
 
     Args:
-        search_round: which round of a search for learning rates the plan is; None if it is the
-            grid's own.
-        cells: the grid's, which run after the search.
+        search_round: the round of a search for learning rates that the plan is for; None for the
+            grid's own plan.
+        cells: the cells of the grid, which run after the search.
         budget_s: the time that the command may take; cells that don't fit are marked and counted.
     """
-    told = [_prediction(item, forecast) for item in planned]
-    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in told])
+    predictions = [_prediction(item, forecast) for item in planned]
+    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions])
     covers = "the grid" if search_round is None else f"search, round {search_round}"
     elsewhere = scores_elsewhere(planned)
-    total = {**_total(told, forecast), "covers": covers, "scores_from_other_machines": elsewhere}
+    total = {
+        **_total(predictions, forecast),
+        "covers": covers,
+        "scores_from_other_machines": elsewhere,
+    }
     if limited := math.isfinite(budget_s):
         total |= {"budget_s": budget_s, "cells_that_fit": fit.count(True)}
     after = [] if search_round is None else cells
     if as_json:
-        items = [_as_json(item, one) for item, one in zip(planned, told, strict=True)]
+        items = [_as_json(item, one) for item, one in zip(planned, predictions, strict=True)]
         if limited:
             items = [item | {"fits": fits} for item, fits in zip(items, fit, strict=True)]
         later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
@@ -58,13 +62,12 @@ def print_plan(
     console = Console()
     if after:
         console.print(f"{covers}:")
-    console.print(_table(planned, told, fit, forecast is not None))
+    console.print(_table(planned, predictions, fit, forecast is not None))
     to_run = sum(item.action == "run" for item in planned)
-    what = "candidates" if after else "cells"
-    some = count_cells(planned, what)
-    console.print(f"{some}: {to_run} to run, {len(planned) - to_run} not")
+    noun = "candidates" if after else "cells"
+    console.print(f"{count_cells(planned, noun)}: {to_run} to run, {len(planned) - to_run} not")
     if elsewhere:
-        console.print(scores_sentence(elsewhere, what))
+        console.print(scores_sentence(elsewhere, noun))
     if forecast is not None:
         share = f"{covers}, alone" if after else "in all"
         console.print(
@@ -73,11 +76,11 @@ def print_plan(
             soft_wrap=True,
         )
     if limited and to_run:
-        console.print(_fitting(fit, to_run, budget_s, what), soft_wrap=True)
+        console.print(_fitting(fit, to_run, budget_s, noun), soft_wrap=True)
     if after:
         console.print(
             f"after the search, which may take more rounds, {len(after)} cells of the grid at the "
-            "rates that it finds; what is done of them shows then:",
+            "rates that it finds; the plan then shows which of them are done:",
             soft_wrap=True,
         )
         axes = _shown_axes(after)
@@ -87,17 +90,17 @@ def print_plan(
         console.print(table)
 
 
-def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, what: str) -> str:
-    """How many cells fit into a budget, in a sentence."""
+def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:
+    """A sentence on how many cells fit into a budget."""
     whole = f"the budget of {minutes(budget_s)} min"
     if all(fits is None for fits in fit):
-        return f"time is not predicted: {what} run while any of {whole} is left"
-    return f"{fit.count(True)} of {to_run} {what} fit into {whole}, if they take what is predicted"
+        return f"time is not predicted: {noun} run while any of {whole} is left"
+    return f"{fit.count(True)} of {to_run} {noun} fit into {whole}, if they take what is predicted"
 
 
 def _table(
     planned: Sequence[Planned],
-    told: Sequence[Prediction | None],
+    predictions: Sequence[Prediction | None],
     fit: Sequence[bool | None],
     predicted: bool,
 ) -> Table:
@@ -107,8 +110,8 @@ def _table(
     if predicted:
         table.add_column("min", justify="right")
         table.add_column("MiB", justify="right")
-    of_all = zip(planned, told, fit, strict=True)
-    for number, (item, one, fits) in enumerate(of_all, start=1):
+    lines = zip(planned, predictions, fit, strict=True)
+    for number, (item, one, fits) in enumerate(lines, start=1):
         cell = item.cell
         rate = cell.learning_rate or cell.learning_rate_head
         runs = "left out" if fits is False else "run"
@@ -126,7 +129,7 @@ def _table(
 
 
 def _shown_axes(cells: Sequence[Cell]) -> list[str]:
-    """The axes that a table shows: some of them only where cells differ in them."""
+    """The axes that a table shows; some of them only if cells differ in them."""
     rare = {
         "unfreeze": any(cell.unfreeze not in (None, "all") for cell in cells),
         **{
@@ -147,8 +150,8 @@ def _prediction(item: Planned, forecast: Forecast | None) -> Prediction | None:
     return forecast.predict(Variant.of(item.cell))
 
 
-def _total(told: Sequence[Prediction | None], forecast: Forecast | None) -> dict[str, Any]:
-    known = [one for one in told if one is not None]
+def _total(predictions: Sequence[Prediction | None], forecast: Forecast | None) -> dict[str, Any]:
+    known = [one for one in predictions if one is not None]
     if forecast is None or not known:
         return {"predicted_s": None, "predicted_peak_mib": None, "basis": None}
     return {

@@ -1,4 +1,4 @@
-"""Going on after a run that was stopped: what it left, and the command that continues it."""
+"""Continuing a run that was stopped: the results it left, and the command that continues it."""
 
 import shlex
 from collections import Counter
@@ -15,20 +15,20 @@ from bench.plan.planning import RERUN, Planned
 from bench.results.protocol import LONGEST_RESULT, RESULT, parse_result
 
 LEFT_OUT: Final = "left out"
-"""Stands for `skipped` where that was for a budget."""
+"""The status in counts of cells that were skipped because of a budget."""
 _GO_ON: Final = ("not run", "interrupted", LEFT_OUT)
-"""Statuses of cells that run when the same command is given again."""
+"""Statuses of cells that run if the same command is given again."""
 
 
 def how_to_go_on(
     arguments: Sequence[str], counts: Mapping[str, int] | None = None, *, fell_back: int = 0
 ) -> list[str]:
-    """Lines with the command for cells that have not run, and those for each way of failing.
+    """Lines with the commands that run what has not run, and what failed, by status.
 
     Args:
-        arguments: the grid's.
-        counts: cells of each status, `not run` and `LEFT_OUT` too; None if nobody has looked.
-        fell_back: cells as of `fallen_back`.
+        arguments: those of the present command.
+        counts: cells by status, including `not run` and `LEFT_OUT`; None if not counted.
+        fell_back: as counted by `fallen_back`.
     """
     lines = []
     if fell_back:
@@ -46,7 +46,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _without_rerun(arguments: Sequence[str]) -> list[str]:
-    """A grid's arguments without --rerun and what it names."""
+    """The arguments without --rerun and its value."""
     kept: list[str] = []
     for argument in arguments:
         if kept and kept[-1] == RERUN:
@@ -59,39 +59,40 @@ def _without_rerun(arguments: Sequence[str]) -> list[str]:
 def to_run_again(
     counts: Mapping[str, int], planned: Sequence[Planned], left_out: int = 0
 ) -> Counter[str]:
-    """Counts of statuses, with those of a search's tries for the cells that it left without rates.
+    """Counts of statuses for `how_to_go_on`.
 
-    Running such a cell again takes running its tries again.
+    Cells for which a search found no learning rate count by the statuses of its candidates, since
+    these have to run again.
 
     Args:
-        left_out: how many of those that were skipped were left out for a budget.
+        left_out: the number of skipped cells that were left out because of a budget.
     """
-    lacking = [item for item in planned if item.tries]
-    found = Counter(counts)
-    found["skipped"] -= len(lacking) + left_out
-    found[LEFT_OUT] += left_out
-    found.update(status for item in lacking for status in item.tries)
-    return +found
+    without_rates = [item for item in planned if item.tries]
+    result = Counter(counts)
+    result["skipped"] -= len(without_rates) + left_out
+    result[LEFT_OUT] += left_out
+    result.update(status for item in without_rates for status in item.tries)
+    return +result
 
 
 def statuses(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> Counter[str]:
-    """How many cells of a plan have ended in each way, or `not run`.
+    """The number of cells of a plan by status, or `not run`.
 
     Args:
-        last: as that of `fallen_back`.
+        last: as in `fallen_back`.
     """
-    found = {item.key: item.elsewhere for item in planned}
+    by_key = {item.key: item.elsewhere for item in planned}
     return Counter(
         "ok" if elsewhere else str(last[key]["status"]) if key in last else "not run"
-        for key, elsewhere in found.items()
+        for key, elsewhere in by_key.items()
     )
 
 
 def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> int:
-    """How many cells that are ok were to run again and did not end ok this time.
+    """The number of cells that ran again and failed, so that their older result counts.
 
     Args:
-        last: the row that each stands at, by `Planned.key`.
+        last: the row that counts for each cell, by `Planned.key`.
     """
     return sum(
         last[item.key]["status"] == "ok" and int(last[item.key]["attempt"] or 0) < item.attempt
@@ -100,12 +101,11 @@ def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row])
     )
 
 
-def left_behind(folder: Path, job: Job) -> Outcome | None:
-    """What a worker finished whose parent died before it could write the row.
+def orphaned_outcome(folder: Path, job: Job) -> Outcome | None:
+    """The outcome of a worker that finished after its parent had died; None without one.
 
-    It counts for the very same job only, the version of the code included. How long the whole took
-    nobody has measured then; the files say when it began and ended, as far as the clock did not
-    jump between.
+    It counts only for an identical job, including the version of the code. `wall_s` is None, since
+    nobody measured it; the start and the end are those of the files.
     """
     path = folder / RESULT
     try:

@@ -1,4 +1,4 @@
-"""One run of a grid: its cells one after the other, then the report."""
+"""One run of a grid: its cells in order, then the report."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from bench.common.files import write_atomically
 from bench.data.tokens import share
 from bench.forecast.outlook import Forecaster, Outlook, outlook_on
 from bench.grid.display import Display
-from bench.grid.resume import fallen_back, how_to_go_on, left_behind, statuses, to_run_again
+from bench.grid.resume import fallen_back, how_to_go_on, orphaned_outcome, statuses, to_run_again
 from bench.launch.locks import CELL_LOCKS, Locks, device_locks
 from bench.launch.runner import Outcome, Signals, run_worker
 from bench.machine.conditions import Conditions
@@ -44,11 +44,10 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What the cells of one run share.
+    """One run of a grid, and everything that its cells share.
 
-    `device_name` is that of `bench.machine.conditions.Found`; `has_bf16` says whether the device
-    computes in bf16, and does not emulate it. `worker` is the command that runs the cell in the
-    folder named behind it.
+    `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
+    emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     """
 
     grid: Grid
@@ -69,11 +68,11 @@ class Session:
     account: Account = field(default_factory=Account)
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
-        """Run what the plans say, render the report; the exit code.
+        """Run the plans, render the report, and return the exit code.
 
         Args:
-            rounds: plans that are carried out one after the other, each asked for when the one
-                before it is; the last is the grid's own, by whose cells the run is judged.
+            rounds: plans that run one after the other, each made when the one before has ended. The
+                last is the grid's own, whose cells decide the exit code.
         """
         planned: list[Planned] = []
         ended = "ok"
@@ -86,20 +85,20 @@ class Session:
                         return INTERRUPTED
                     if ended != "ok" or self._lacks_tries(planned):
                         break
-            except InputError as error:  # of a plan that what has run makes impossible
+            except InputError as error:  # of a plan that earlier results make impossible
                 sys.stderr.write(f"stopped: {error}\n")
                 ended = "stopped"
         return self._close(planned, ended, as_json)
 
     def _lacks_tries(self, planned: list[Planned]) -> bool:
-        """Whether tries of a search were left out: the others alone don't tell the best rates."""
+        """Whether candidates of a search were left out, so that the best rates can't be found."""
         return any(
             item.cell.learning_rate_source == CANDIDATE and item.key in self.budget.left_out
             for item in planned
         )
 
     def _run_round(self, planned: list[Planned], signals: Signals) -> str:
-        """Run a plan; `ok`, `interrupted` or `stopped`."""
+        """Run a plan; returns `ok`, `interrupted` or `stopped`."""
         try:
             outlook = outlook_on(planned, self.forecaster, signals)
         except StoppedError:
@@ -114,20 +113,20 @@ class Session:
             except StoppedError:
                 return "interrupted"
             except (DeviceError, DiskFullError, InputError, OSError) as error:
-                display.note(f"stopped: {error}; what is done is kept")
+                display.note(f"stopped: {error}; finished cells are kept")
                 return "stopped"
         return "ok"
 
     def _run_cells(self, outlook: Outlook, signals: Signals, display: Display) -> bool:
-        """Run the cells that no other grid has run meanwhile; whether the user stopped that."""
+        """Run the cells that no other grid has run meanwhile; true if the user stopped it."""
 
-        def waits() -> None:
-            display.progress({"phase": "waits for another grid"})
+        def on_wait() -> None:
+            display.progress({"phase": "waiting for another grid"})
 
         cells = cells_folder(self.store.path) / CELL_LOCKS
         with (
-            Locks(cells, signals, waits) as cell_locks,
-            Locks(device_locks(), signals, waits) as devices,
+            Locks(cells, signals, on_wait) as cell_locks,
+            Locks(device_locks(), signals, on_wait) as devices,
         ):
             for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
                 cell_s, rest_s = outlook.begin(item.cell)
@@ -153,16 +152,16 @@ class Session:
     def _turn(
         self, item: Planned, devices: Locks, outlook: Outlook
     ) -> AbstractContextManager[None]:
-        """A turn on the device, if the cell may need it: one that is left out waits for nobody."""
+        """A turn on the device; none, without waiting, for a cell that the budget leaves out."""
         fits = self.budget.fits(outlook.time_s(item.cell))
         return devices.turn(self.device_name) if fits else nullcontext()
 
     def _run_or_skip(
         self, item: Planned, last: Row | None, signals: Signals, display: Display, outlook: Outlook
     ) -> Row:
-        """What came of a cell, given the row that stands for it in the results so far."""
+        """The row of a cell after running or skipping it, given its latest row so far."""
         why = self._why_skipped(item)
-        row = self._left_behind(item, display, outlook) if why is None else None
+        row = self._recovered(item, display, outlook) if why is None else None
         if row is None:
             why = why or self.budget.leave_out(item.key, outlook.time_s(item.cell))
             if why is None:
@@ -176,7 +175,7 @@ class Session:
         return row
 
     def _why_skipped(self, item: Planned) -> str | None:
-        """Why a cell can't run or, if it is not asked for, would run out of memory; else None."""
+        """Why a cell can't run, or would run out of memory and was not asked for; else None."""
         if item.action == SKIP:
             return item.reason
         if item.reason.startswith(RERUN):
@@ -191,11 +190,11 @@ class Session:
         return cell_folder(self.store.path, item.cell.name, *self._key(item), item.attempt)
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
-        folder, job, told = self._folder(item), self._job(item), outlook.columns(item.cell)
+        folder, job, expected = self._folder(item), self._job(item), outlook.columns(item.cell)
         argv = [*self.worker, str(folder.resolve())]
         gpu = "" if self.conditions.device == "cpu" else self.device_name
         env = worker_environment(os.environ, self.conditions.threads, gpu)
-        # before the first worker starts, so that none differs from the others by making it
+        # before the first worker starts: otherwise that one alone would spend time on it
         share(self._data_of(item.cell), item.cell, self.model.tokenizer, self.data_folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -211,11 +210,11 @@ class Session:
             on_progress=display.progress,
             signals=signals,
         )
-        row = self._kept(folder, self._row(item, outcome, folder, told))
+        row = self._kept(folder, self._row(item, outcome, folder, expected))
         self.account.add(row)
         if gpu and outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
             why = why_unusable(gpu)
-            if why is None:  # the error was of that process alone, as an illegal address is
+            if why is None:  # only that process failed, as by an illegal address
                 display.note(f"{item.name}: {outcome.message}; another process can use the GPU")
                 return row
             self.store.append(row)
@@ -226,23 +225,23 @@ class Session:
             )
         return row
 
-    def _left_behind(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
-        """The row of a cell that ended when its parent died before it could append it."""
+    def _recovered(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
+        """The row of a cell that finished after its parent had died; None without one."""
         folder = self._folder(item)
         row = kept_row(folder)
         key = (*self._key(item), item.attempt)
         same = row is not None and row_key(row) == key and row["status"] == "ok"
         if row is None or not same or row["code_version"] != self.conditions.code_version:
-            left = left_behind(folder, self._job(item))
-            if left is None:
+            outcome = orphaned_outcome(folder, self._job(item))
+            if outcome is None:
                 return None
-            row = self._kept(folder, self._row(item, left, folder, outlook.columns(item.cell)))
+            row = self._kept(folder, self._row(item, outcome, folder, outlook.columns(item.cell)))
         display.note(f"{item.name}: taking over the result that a stopped run left")
         return row
 
     @staticmethod
     def _kept(folder: Path, row: Row) -> Row:
-        """A row, once it is in its cell's folder too."""
+        """Write a row to its cell's folder, and return it."""
         try:
             keep_row(folder, row)
         except OSError as error:
@@ -266,13 +265,13 @@ class Session:
             code_version=self.conditions.code_version,
         )
 
-    def _row(self, item: Planned, outcome: Outcome, folder: Path, told: Row) -> Row:
+    def _row(self, item: Planned, outcome: Outcome, folder: Path, expected: Row) -> Row:
         result = outcome.result or {}
         data = self._data_of(item.cell)
         emulated = ["emulated_bf16"] if item.cell.amp == "bf16" and not self.has_bf16 else []
         columns = {
             "peak_rss_mib": outcome.peak_rss_mib,
-            **told,
+            **expected,
             **result.get("columns", {}),
             "grid": self.grid.name,
             "repeat": item.repeat,
@@ -298,7 +297,7 @@ class Session:
 
     @cached_property
     def searched(self) -> Data:
-        """The examples that a search for learning rates trains on and is scored on."""
+        """The examples of a search for learning rates."""
         return for_search(self.data)
 
     def _planned_rows(self, planned: list[Planned]) -> list[Row]:
@@ -310,15 +309,15 @@ class Session:
         ]
 
     def _plan(self, planned: list[Planned]) -> list[Row]:
-        """The rows of a plan, each of the version of the code that has its result or is to give it.
+        """The rows of a plan. A cell with a result has the version of the code of that result.
 
-        Only `--fresh` asks for results of the present version where an older one has some.
+        With `--fresh`, only results of the present version count.
         """
         rows = self._planned_rows(planned)
         for row in rows:
-            at = self.store.last(*cell_key(row))
-            if at is not None:
-                row["code_version"] = at["code_version"]
+            last = self.store.last(*cell_key(row))
+            if last is not None:
+                row["code_version"] = last["code_version"]
         return rows
 
     def _write_plan(self, planned: list[Planned]) -> None:
@@ -331,10 +330,9 @@ class Session:
             raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
 
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
-        """Render, say how it ended and how to go on; the exit code."""
-        from bench.report.render import (
-            render,
-        )  # not before: matplotlib stays out of the cells' time
+        """Render the report, print the outcome and how to continue, and return the exit code."""
+        # imported late, so that matplotlib does not load while cells run
+        from bench.report.render import render
 
         last: dict[tuple[str, int], Row] = {}
         try:
@@ -343,7 +341,7 @@ class Session:
                 row = self.store.last(*self._key(item))
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
-            told = str(
+            report = str(
                 render(
                     rows,
                     self.reports,
@@ -353,20 +351,21 @@ class Session:
                 )
             )
         except (DiskFullError, InputError) as error:
-            ended, told = "stopped" if ended == "ok" else ended, f"not written: {error}"
+            ended = "stopped" if ended == "ok" else ended
+            report = f"not written: {error}"
         counts = statuses(planned, last)
         elsewhere = scores_elsewhere(planned)
         times = self.account.times()
         if as_json:
             spent = None if times is None else times.to_json()
             scores = {"scores_from_other_machines": elsewhere}
-            click.echo(json.dumps({"cells": counts, **scores, "report": told, "time": spent}))
+            click.echo(json.dumps({"cells": counts, **scores, "report": report, "time": spent}))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{count_cells(planned)}: {numbers}")
             if elsewhere:
                 click.echo(scores_sentence(elsewhere))
-            click.echo(f"report: {told}")
+            click.echo(f"report: {report}")
             if times is not None:
                 click.echo(f"time: {times}")
         fell_back = fallen_back(planned, last)

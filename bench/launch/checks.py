@@ -1,4 +1,4 @@
-"""What is checked before a run's first cell, so that bad input costs nothing. Each is one line."""
+"""Checks before a run's first cell, so that bad input costs no time. Each refusal is one line."""
 
 import math
 import os
@@ -26,26 +26,26 @@ from minbert.model.config import count_parameters
 from minbert.training.quarters import QUARTERS, layers_in
 
 MSE: Final = "mse"
-"""As `minbert.training.losses` has it, which imports torch."""
+"""The name in `minbert.training.losses`, which is not imported because it loads torch."""
 
 SPACE_PER_CELL_MIB: Final = 2
 SPACE_AT_LEAST_MIB: Final = 64
-_OF_PARTS: Final = ("encoders", "task_order", "task_rates", "task_decays")
-"""Settings of a task with parts alone."""
+_PART_SETTINGS: Final = ("encoders", "task_order", "task_rates", "task_decays")
+"""Settings that only a task with parts has."""
 
 
 def check_amp(cells: Sequence[Cell], grid: Grid, device: Device) -> None:
-    """Refuse fp16 where there is no GPU to scale gradients for, and what a GPU can't compute in.
+    """Refuse fp16 on the CPU, and types that a GPU can't compute in.
 
     Raises:
         InputError: naming the grid.
     """
-    wanted = {cell.amp for cell in cells}
+    amps = {cell.amp for cell in cells}
     if device.gpu is None:
-        if "fp16" in wanted:
+        if "fp16" in amps:
             raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")
         return
-    if failing := min(wanted & device.failures.keys(), default=None):
+    if failing := min(amps & device.failures.keys(), default=None):
         raise InputError(
             f"grid {grid.name}: {device.gpu.name} can't compute in amp {failing} "
             f"({device.failures[failing]}); leave those cells out with --select"
@@ -53,7 +53,7 @@ def check_amp(cells: Sequence[Cell], grid: Grid, device: Device) -> None:
 
 
 def amp_notes(cells: Sequence[Cell], device: Device) -> list[str]:
-    """A line on bf16 that the GPU emulates, if cells train in it."""
+    """A note if cells train in bf16 and the GPU only emulates it."""
     if device.gpu is None or device.has_bf16 or all(cell.amp != "bf16" for cell in cells):
         return []
     return [
@@ -63,15 +63,15 @@ def amp_notes(cells: Sequence[Cell], device: Device) -> list[str]:
 
 
 def check_head(cells: Sequence[Cell], keep: bool) -> None:
-    """Refuse to keep whole models whose head has no place in a checkpoint.
+    """Refuse to save whole models with a head that the checkpoint format has no place for.
 
-    Those of a task with parts are kept as plain tensors, which have a place for all heads.
+    Models of a task with parts are saved as plain tensors, whatever their heads.
 
     Raises:
         InputError: naming the head.
     """
-    whole = [cell.head for cell in cells if cell.layers is None and cell.encoders is None]
-    head = next((head for head in whole if head != "linear"), None)
+    heads = [cell.head for cell in cells if cell.layers is None and cell.encoders is None]
+    head = next((head for head in heads if head != "linear"), None)
     if keep and head is not None:
         raise InputError(
             f"--save-weights: a checkpoint has no place for the head {head}; take head linear, "
@@ -80,107 +80,106 @@ def check_head(cells: Sequence[Cell], keep: bool) -> None:
 
 
 def check_held_out(share: float, data: Data) -> None:
-    """Refuse to hold out a share of so few training examples, of any part, that it is none.
+    """Refuse to hold out a share that rounds to no example in any part of the task.
 
     Raises:
         InputError: naming the share.
     """
     for name, size in data.sizes.items():
         if share and not round(share * size.train):
-            of = f" of {name}" if data.task.parts else ""
+            part = f" of {name}" if data.task.parts else ""
             raise InputError(
-                f"held_out {share:g} of {size.train} training examples{of} is none; hold out more, "
-                "or nothing"
+                f"held_out {share:g} of {size.train} training examples{part} is none; hold out "
+                "more, or nothing"
             )
 
 
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
-    """Refuse a loss of numbers for a task of classes, and a correlation where no batch has one.
+    """Refuse a regression loss for a task of classes, and a correlation that no batch can have.
 
     Args:
         variants: the settings of the cells' grid.
 
     Raises:
-        InputError: naming the loss, and what it does not go with.
+        InputError: naming the loss, and why it can't be used.
     """
     losses = {settings.regression_loss for settings in variants} - {MSE}
     if not losses:
         return
-    told = f"regression_loss {min(losses)}: "
+    prefix = f"regression_loss {min(losses)}: "
     if data.task.classes:
-        raise InputError(f"{told}task {data.task.name} has classes; leave it out")
+        raise InputError(f"{prefix}task {data.task.name} has classes; leave it out")
     cells = [cell for cell in cells if cell.regression_loss in losses]
     if data.regression and any(cell.batch_size == 1 for cell in cells):
         raise InputError(
-            f"{told}a batch of 1 example has no correlation; take batches of at least 2, or {MSE}"
+            f"{prefix}a batch of 1 example has no correlation; take batches of at least 2, or {MSE}"
         )
-    for name, of in _examples(data).items() if cells else ():
-        if not of.task.classes and constant(of.train.labels):
+    for name, part in _examples(data).items() if cells else ():
+        if not part.task.classes and constant(part.train.labels):
             raise InputError(
-                f"{told}{_alike(name, of, of.train.labels, 'training')}, which have no "
+                f"{prefix}{_alike(name, part, part.train.labels, 'training')}, which have no "
                 f"correlation; take other data, or {MSE}"
             )
 
 
 def label_notes(data: Data) -> list[str]:
-    """What there is to say of labels that are all the same, of any part: of those to train on,
-    that nothing can be learned, and of those of dev, what that does to the score."""
-    found = []
-    for name, of in _examples(data).items():
-        if constant(of.train.labels):
-            alike = _alike(name, of, of.train.labels, "training")
-            found.append(f"{alike}, so there is nothing to learn")
-        if constant(of.dev.labels):
-            alike = _alike(name, of, of.dev.labels, "dev")
-            by_class = ", so its accuracy is of one class alone"
-            by_number = ", which have no correlation, so there is no score"
-            found.append(alike + (by_class if of.task.classes else by_number))
-    return found
+    """Notes on parts of the task whose training or dev labels are all the same."""
+    notes = []
+    for name, part in _examples(data).items():
+        if constant(part.train.labels):
+            alike = _alike(name, part, part.train.labels, "training")
+            notes.append(f"{alike}, so there is nothing to learn")
+        if constant(part.dev.labels):
+            alike = _alike(name, part, part.dev.labels, "dev")
+            of_class = ", so its accuracy is of one class alone"
+            of_number = ", which have no correlation, so there is no score"
+            notes.append(alike + (of_class if part.task.classes else of_number))
+    return notes
 
 
 def _examples(data: Data) -> Mapping[str, TaskData]:
-    """The examples of each part, or of the task itself; of pairs the second texts stand for both,
-    with the same labels."""
-    return {of.task.name: of for of in data.pieces().values()}
+    """Examples by the name of the part, or of the task. Both texts of a pair have its label, so one
+    of them stands for both."""
+    return {piece.task.name: piece for piece in data.pieces().values()}
 
 
-def _alike(name: str, of: TaskData, labels: NDArray[Any], side: str) -> str:
-    """`sts: all 12 dev labels are 3.8`, of labels that are all the same."""
+def _alike(name: str, part: TaskData, labels: NDArray[Any], side: str) -> str:
+    """A clause on labels that are all the same: `sts: all 12 dev labels are 3.8`."""
     label = float(labels[0])
-    meant = f" ({of.task.classes[int(label)]})" if of.task.classes else ""
-    return f"{name}: all {len(labels)} {side} labels are {label:g}{meant}"
+    class_name = f" ({part.task.classes[int(label)]})" if part.task.classes else ""
+    return f"{name}: all {len(labels)} {side} labels are {label:g}{class_name}"
 
 
 def idle_notes(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> list[str]:
-    """What there is to say of settings that are given and that data or cells have no use for.
+    """Notes on settings that have no effect on the data or the cells.
 
     Args:
         variants: the settings of the cells' grid.
     """
-    found = [note for settings in variants for note in _idle(settings, data)]
-    wanted = {settings.frozen_dtype for settings in variants} - {FP32}
-    if wanted and all(cell.frozen_dtype in (None, FP32) for cell in cells):
-        found.append(f"frozen_dtype {min(wanted)}: no cell with it has frozen weights under AMP")
-    return list(dict.fromkeys(found))
+    notes = [note for settings in variants for note in _idle(settings, data)]
+    dtypes = {settings.frozen_dtype for settings in variants} - {FP32}
+    if dtypes and all(cell.frozen_dtype in (None, FP32) for cell in cells):
+        notes.append(f"frozen_dtype {min(dtypes)}: no cell with it has frozen weights under AMP")
+    return list(dict.fromkeys(notes))
 
 
 def _idle(settings: Settings, data: Data) -> list[str]:
-    usual, found = Settings(), []
-    given = [name for name in _OF_PARTS if getattr(settings, name) != getattr(usual, name)]
+    usual, notes = Settings(), []
+    given = [name for name in _PART_SETTINGS if getattr(settings, name) != getattr(usual, name)]
     if given and not data.task.parts:
-        found.append(f"without effect on task {data.task.name}: {', '.join(given)}")
+        notes.append(f"without effect on task {data.task.name}: {', '.join(given)}")
     if data.task.parts and settings.encoders > most_encoders(data.sizes):
-        found.append(f"encoders {settings.encoders}: there is one, as of {', '.join(data.sizes)}")
+        notes.append(f"encoders {settings.encoders}: there is one, as of {', '.join(data.sizes)}")
     if settings.regression_loss != usual.regression_loss and not data.regression:
-        found.append(f"regression_loss {settings.regression_loss}: no part that is there has it")
-    return found
+        notes.append(f"regression_loss {settings.regression_loss}: no part of the data has it")
+    return notes
 
 
 def check_compile(cells: Sequence[Cell]) -> None:
-    """Refuse to compile training steps that are of several kinds: each would be other code.
+    """Refuse to compile training whose steps are of several kinds: each needs code of its own.
 
     Raises:
-        InputError: naming what makes them so.
+        InputError: naming the setting.
     """
     compiled = [cell for cell in cells if cell.is_compiled]
     if any(cell.encoders is not None for cell in compiled):
@@ -196,11 +195,10 @@ def check_compile(cells: Sequence[Cell]) -> None:
 
 
 def unfreezing_notes(cells: Sequence[Cell], data: Data, layers: int) -> list[str]:
-    """What there is to say of cells that end before all of their model is unfrozen, by their
-    epochs or by their steps: of that which ends first.
+    """A note if training ends before the whole model is unfrozen, on the cell that ends first.
 
     Args:
-        layers: of the encoder.
+        layers: the encoder's number of layers.
     """
     epochs = min((_epochs(c, data) for c in cells if c.unfreeze == ITERATIVE), default=QUARTERS + 1)
     if epochs > QUARTERS:
@@ -212,16 +210,16 @@ def unfreezing_notes(cells: Sequence[Cell], data: Data, layers: int) -> list[str
 
 
 def _epochs(cell: Cell, data: Data) -> int:
-    """In which epoch, from 1, a cell's training ends."""
+    """The epoch, counted from 1, in which a cell's training ends."""
     if cell.max_steps is None:
         return cell.epochs
-    kept = (size.train - round(cell.held_out * size.train) for size in data.sizes.values())
-    steps = sum(math.ceil(count / cell.batch_size) for count in kept)
+    examples = (size.train - round(cell.held_out * size.train) for size in data.sizes.values())
+    steps = sum(math.ceil(count / cell.batch_size) for count in examples)
     return min(cell.epochs, math.ceil(cell.max_steps / steps))
 
 
 def without_idle_caps(grid: Grid, data: Data) -> Grid:
-    """Drop caps that are above what there is, so that reports don't tell of them."""
+    """The grid without caps that exceed the data, so that reports don't mention them."""
     sizes = {
         "max_train": max(size.train for size in data.sizes.values()),
         "max_dev": max(size.dev for size in data.sizes.values()),
@@ -232,14 +230,14 @@ def without_idle_caps(grid: Grid, data: Data) -> Grid:
 
 
 def check_search(grid: Grid, examples: int, searched: TaskData) -> None:
-    """Refuse a search for learning rates that has nothing to go by, or that are given.
+    """Refuse a search for learning rates if they are given, or if no score can decide them.
 
     Args:
-        examples: how many there are to train on.
-        searched: those that the search is left with.
+        examples: the number of training examples.
+        searched: the data that the search uses.
 
     Raises:
-        InputError: saying what it lacks.
+        InputError: saying why there can be no search.
     """
     if any(axes.learning_rate for axes in grid.cells):
         raise InputError(
@@ -256,10 +254,10 @@ def check_search(grid: Grid, examples: int, searched: TaskData) -> None:
 
 
 def check_model(model: Model, init: str) -> None:
-    """Load vocabulary and weights once, before any cell does; the embedded ones are pinned.
+    """Load vocabulary and weights once, before any cell does. Embedded ones need no check.
 
     Raises:
-        InputError: as the worker would, for every cell.
+        InputError: the error that every cell would end with.
     """
     if init == "random" and not model.embedded:
         Tokenizer.from_folder(model.tokenizer)
@@ -268,13 +266,13 @@ def check_model(model: Model, init: str) -> None:
 
 
 def check_reports(reports: Path, place: str = "figures") -> None:
-    """Try whether a report can be written, and leave nothing behind: it comes hours later.
+    """Test that a report can be written, since that happens hours later. No files remain.
 
     Args:
-        place: the folder of its figures, in that of its pages.
+        place: the name of the folder of its figures, inside the folder of its pages.
 
     Raises:
-        InputError: if not.
+        InputError: if it can't be written.
     """
     figures = reports / place
     for folder in (reports, figures):
@@ -291,17 +289,18 @@ def check_reports(reports: Path, place: str = "figures") -> None:
 
 
 def check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) -> None:
-    """Refuse to begin where the disk can't hold what the cells leave.
+    """Refuse to begin where the disk can't hold the files of the cells.
 
     Raises:
-        InputError: naming what is free and what is needed.
+        InputError: naming the free and the needed space.
     """
     to_run = sum(item.action == "run" for item in planned)
-    each = SPACE_PER_CELL_MIB
+    per_cell = SPACE_PER_CELL_MIB
     if keep:
         encoders = max((item.cell.encoders or 1 for item in planned), default=1)
-        each += encoders * 4 * count_parameters(model.config, pooler=True, num_outputs=0) // 2**20
-    needed = SPACE_AT_LEAST_MIB + to_run * each
+        parameters = encoders * count_parameters(model.config, pooler=True, num_outputs=0)
+        per_cell += 4 * parameters // 2**20
+    needed = SPACE_AT_LEAST_MIB + to_run * per_cell
     if not to_run:
         return
     folder = next(path for path in runs.resolve().parents if path.exists())

@@ -1,7 +1,7 @@
 """Locks that grids share: one for each cell of a runs.csv, and one for each device of a machine.
 
-Each lock is a byte of one file, chosen by the digest of its name. The kernel gives it back when its
-process ends, however that ends. Who waits for one sleeps in the kernel.
+Each lock is a byte of one file, chosen by the digest of its name. The kernel releases it when its
+process ends, however that ends. A process that waits for a lock sleeps in the kernel.
 """
 
 import fcntl
@@ -11,16 +11,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, TypeVar
 
 from bench.common.errors import DiskFullError
 from bench.launch.signals import Signals
 
 CELL_LOCKS: Final = "grids.lock"
-"""The file, among the folders of a CSV's cells, of the locks on those cells."""
+"""The file of the locks on cells, beside the folders of these cells."""
 FOLDER: Final = "MINBERT_BENCH_LOCKS"
-"""Environment: the folder of the locks on devices; by default that for temporary files."""
+"""Environment: the folder of the locks on devices; by default the one for temporary files."""
 
 T = TypeVar("T")
 
@@ -35,13 +34,13 @@ class Locks:
     """The locks in a file, for this process.
 
     Args:
-        path: the file, made where it is missing.
-        signals: end a wait when they tell to stop.
+        path: the file, created if it is missing.
+        signals: end a wait when the user stops the run.
         on_wait: called before a wait begins.
 
     Raises:
-        DiskFullError: if the file can't be made or locked.
-        StoppedError: from a wait that was ended.
+        DiskFullError: if the file can't be created or locked.
+        StoppedError: if a wait was ended.
     """
 
     def __init__(self, path: Path, signals: Signals, on_wait: Callable[[], None]) -> None:
@@ -57,18 +56,13 @@ class Locks:
     def __enter__(self) -> "Locks":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
     def each(self, items: Iterable[T], name: Callable[[T], str]) -> Iterator[T]:
-        """Each item while its lock is held; those that others hold come last, once they are free.
+        """Yield each item while its lock is held; items that others hold come last, once free.
 
-        What is done meanwhile with an item may have been done by the other: look before.
+        Another process may have done the work on such an item: check before doing it.
         """
         later: list[T] = []
         for wait in (False, True):
@@ -83,7 +77,7 @@ class Locks:
 
     @contextmanager
     def turn(self, device: str) -> Iterator[None]:
-        """Hold a device. Grids take turns: who has just had it queues up behind who waits."""
+        """Hold a device. Grids take turns: one that has just had it queues behind the waiting."""
         queue = f"next on {device}"
         self._take(queue)
         try:

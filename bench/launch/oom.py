@@ -1,4 +1,4 @@
-"""How many processes of this one's control group the kernel has killed for want of memory."""
+"""The number of processes in this one's control group that the kernel killed for lack of memory."""
 
 from pathlib import Path
 from typing import Final
@@ -8,7 +8,7 @@ _MOUNTS: Final = Path("/sys/fs/cgroup")
 
 
 def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
-    """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is none.
+    """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is no count.
 
     Workers are in their parent's group, so the count rises when the kernel kills one.
     """
@@ -25,15 +25,16 @@ def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
 
 
 def _files(cgroups: Path, mounts: Path) -> list[Path]:
-    """Where the count can be, most telling first.
+    """Files that may hold the count, the most specific first.
 
-    Inside a container the group's path may be the host's, while its files are at the mount's top.
+    In a container, the group's path may be that of the host, while its files are at the top of the
+    mount.
     """
     try:
         lines = cgroups.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []
-    found: list[Path] = []
+    files: list[Path] = []
     for line in lines:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -43,5 +44,5 @@ def _files(cgroups: Path, mounts: Path) -> list[Path]:
             root, name = mounts, "memory.events"
         else:
             continue
-        found += [root / path.lstrip("/") / name, root / name]
-    return found
+        files += [root / path.lstrip("/") / name, root / name]
+    return files

@@ -1,25 +1,24 @@
-"""What a worker prints, kept in a file of bounded size: all of it, or its head and its tail.
+"""A worker's output in a file of bounded size: all of it, or its head and its tail.
 
-The file is in order and up to date at any moment, so it tells as much when the parent dies too.
+The file is complete and in order at any moment, also when the parent dies.
 """
 
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 HEAD: Final = 2**18
-"""Bytes that are kept of the beginning."""
+"""Bytes kept of the beginning."""
 TAIL: Final = 2**18
-"""Bytes that are kept of the end, at the least; at the most, twice as many."""
+"""Bytes kept of the end: at least these, at most twice as many."""
 
 
 class Output:
-    """A file that takes whatever is written, and never grows past `HEAD` and twice `TAIL`.
+    """A file that never grows beyond `HEAD` and twice `TAIL`, whatever is written.
 
     Raises:
-        OSError: if the file can't be made. Writing raises nothing: what a full disk doesn't take
-            is lost, since a result counts for more than what was printed on the way.
+        OSError: if the file can't be created. Writing raises nothing: what a full disk doesn't take
+            is lost, for the result matters more than the output.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,16 +31,11 @@ class Output:
     def __enter__(self) -> "Output":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
     def write(self, data: bytes) -> None:
-        """Add what was printed."""
+        """Append output."""
         if self._broken:
             return
         try:
@@ -53,7 +47,7 @@ class Output:
             self._broken = True
 
     def _shorten(self) -> None:
-        """Drop what lies between the head and the last `TAIL` bytes, and say how much it was."""
+        """Drop the bytes between the head and the last `TAIL`, and note their number."""
         tail = os.pread(self._descriptor, TAIL, self._size - TAIL)
         self._left_out += self._size - len(tail) - self._tail_at
         note = f"\n[... {self._left_out:,} bytes left out ...]\n".encode()

@@ -1,4 +1,4 @@
-"""Runs a worker and tells how it ended. Results come by a file, never by stdout."""
+"""Runs a worker and reports how it ended. Results come in a file, never on stdout."""
 
 import os
 import signal
@@ -17,25 +17,31 @@ from bench.launch.oom import oom_kills
 from bench.launch.output import Output
 from bench.launch.signals import Signals
 from bench.launch.watch import Watch
-from bench.results.protocol import RESULT, SAVE_S, STDERR, STDOUT, parse_result
+from bench.results.protocol import (
+    LONGEST_RESULT,
+    RESULT,
+    SAVE_S,
+    STDERR,
+    STDOUT,
+    parse_result,
+)
 
 __all__ = ["Outcome", "Signals", "run_worker"]
 
 GRACE_S: Final = 5.0
-"""Between asking a worker to end and killing it."""
+"""Seconds between asking a worker to end and killing it."""
 
-_LONGEST_RESULT: Final = 2**24
 _STDERR_TAIL: Final = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a worker ended. `result` is what it left, if that can be used.
+    """How a worker ended, and its result, if there is a valid one.
 
-    `wall_s` is from its launch to its end, without what keeping its weights took.
+    `wall_s` is the time from launch to end, without the time of saving weights.
 
-    `peak_rss_mib` is the kernel's figure, which a killed worker has too. It starts at the size of
-    the process that launched the worker, so it is None where it says no more than that.
+    `peak_rss_mib` is counted by the kernel, also for a killed worker. It starts at the size of the
+    process that launched the worker, and is None if it never exceeded that.
     """
 
     status: str
@@ -63,9 +69,9 @@ def run_worker(
     """Run a worker to its end; nothing of its process group is left running.
 
     Args:
-        folder: where it leaves its result, and its output goes. An earlier result is removed.
+        folder: the folder of its result and its output. An earlier result is removed.
         env: the whole environment, to which the protocol's variables are added.
-        on_progress: takes what the worker says of itself, as it comes.
+        on_progress: called with each message of the worker's progress.
         signals: entered by the caller, for all cells of a run.
 
     Raises:
@@ -88,7 +94,7 @@ def run_worker(
         if watch.failure is not None:
             return launched.outcome("crashed", f"could not be started: {watch.failure}")
         with watch:
-            watch.until_its_end(timeout_s, grace_s)
+            watch.wait(timeout_s, grace_s)
     remove_unfinished(folder)
     result, problem = _read_result(folder / RESULT)
     if result is not None and (watch.reason is None or result["status"] == "ok"):
@@ -109,14 +115,14 @@ def run_worker(
 
 
 class _Launch:
-    """The clocks at a worker's launch. A wall clock that jumps changes no duration."""
+    """The time of a worker's launch, by two clocks: a wall clock that jumps changes no duration."""
 
     def __init__(self) -> None:
         self._at = datetime.now(UTC)
         self._clock = time.monotonic()
 
     def outcome(
-        self, status: str, message: str, result: dict[str, Any] | None = None, **found: Any
+        self, status: str, message: str, result: dict[str, Any] | None = None, **usage: Any
     ) -> Outcome:
         """An outcome that ends now."""
         wall_s = time.monotonic() - self._clock
@@ -128,7 +134,7 @@ class _Launch:
             started_at=_utc(self._at),
             finished_at=_utc(self._at + timedelta(seconds=wall_s)),
             result=result,
-            **found,
+            **usage,
         )
 
 
@@ -137,9 +143,9 @@ def _utc(moment: datetime) -> str:
 
 
 def _read_result(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """A worker's result, or what is wrong with it."""
+    """A worker's result, or the reason why there is none."""
     try:
-        if path.stat().st_size > _LONGEST_RESULT:
+        if path.stat().st_size > LONGEST_RESULT:
             raise ValueError("it is too long")
         return parse_result(path.read_text(encoding="utf-8")), ""
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Signals that a run of cells waits for: a child's end, and being told to stop."""
+"""Signals that a run of cells waits for: the end of a child, and a stop by the user."""
 
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Final
 
 from bench.common.errors import StoppedError
@@ -13,10 +13,10 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Counts Ctrl-C and SIGTERM while it is entered, and wakes a runner for them.
+    """A context that counts Ctrl-C and SIGTERM, and wakes a runner that waits.
 
-    `stops` is how many came: the first ends the running cell in good order, the second at once.
-    Only the main thread can enter it.
+    `stops` is their number: the first ends the running cell in good order, the second at once. Only
+    the main thread can enter it.
     """
 
     def __init__(self) -> None:
@@ -32,16 +32,11 @@ class Signals:
         self._wakeup = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
         for number in _STOPPING:
             self._before[number] = signal.signal(number, self._stop)
-        # without a handler, nothing is written when a child ends
+        # without a handler, the end of a child would not wake the runner
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup)
@@ -55,7 +50,7 @@ class Signals:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Around a call that sleeps in the kernel: being told to stop raises StoppedError there."""
+        """A context for calls that sleep in the kernel: a stop by the user raises StoppedError."""
         before, self._raises = self._raises, True
         try:
             if self.stops:
@@ -65,7 +60,7 @@ class Signals:
             self._raises = before
 
     def drain(self) -> None:
-        """Forget what woke the runner up."""
+        """Discard the bytes that woke the runner."""
         with suppress(BlockingIOError):
             while os.read(self.fd, 4096):
                 pass

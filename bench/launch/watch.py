@@ -1,7 +1,7 @@
-"""One worker's process, watched without polling and ended with its whole group.
+"""One worker's process, watched without polling and ended with its whole process group.
 
-One select waits for all there is: progress by a pipe of its own, what the worker prints, signals by
-another pipe (the worker's end, Ctrl-C), and the time that is left.
+A single select waits for everything: progress and output in pipes, signals (the worker's end,
+Ctrl-C) in another pipe, and the deadline.
 """
 
 import json
@@ -14,14 +14,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final
 
-from bench.launch.guard import Guard
 from bench.launch.output import Output
 from bench.launch.signals import Signals
 from bench.results.protocol import LAUNCHED_AT, PARENT_PID, PROGRESS_FD
 
+_GUARD: Final = ("/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "guard")
+"""A shell that ends a process group when the process which holds its stdin dies, however that dies.
+
+The kernel ends the worker itself (`bench.worker.lifeline`), but not the processes that the worker
+started.
+"""
 _CHUNK: Final = 2**16
 _CHUNKS_AT_THE_END: Final = 16
 _LONGEST_LINE: Final = 2**16
@@ -29,7 +33,13 @@ _LONGEST_WAIT_S: Final = 24 * 3600
 
 
 class Watch:
-    """A worker's process, from its launch to the end of its whole group."""
+    """A worker's process, from its launch to the end of its whole process group.
+
+    Attributes:
+        failure: why it could not be started; None if it was.
+        reason: the status of a worker that was ended: `timeout` or `interrupted`; else None.
+        message: a sentence on that reason.
+    """
 
     def __init__(
         self,
@@ -77,11 +87,19 @@ class Watch:
             for write in writes:
                 os.close(write)
         self._inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._guard: subprocess.Popen[bytes] | None = None
         if self.failure is None:
-            self._guard = Guard(self._process.pid)
+            with suppress(OSError):  # without a shell, the worker's own lifeline has to do
+                self._guard = subprocess.Popen(
+                    [*_GUARD, str(self._process.pid)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
 
     def _pipe(self, taker: Callable[[bytes], None]) -> int:
-        """The end to write to of a pipe whose content goes to `taker`."""
+        """The write end of a new pipe, whose content is passed to `taker`."""
         read, write = os.pipe()
         os.set_blocking(read, False)
         self._takers[read] = taker
@@ -94,22 +112,20 @@ class Watch:
     def __enter__(self) -> "Watch":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._signal_group(signal.SIGKILL)
         if not self._ended:
             self._reap(0)
-        self._guard.release()
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
         self._close_pipes()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        for process in (self._process, self._guard):
+            if process is not None and process.stdin is not None:
+                process.stdin.close()
 
-    def until_its_end(self, timeout_s: float | None, grace_s: float) -> None:
-        """Wait for the worker's end, and bring it about on a timeout or a signal."""
+    def wait(self, timeout_s: float | None, grace_s: float) -> None:
+        """Wait for the worker's end; end it on a timeout or a stop by the user."""
         deadline = None if timeout_s is None else self._clock + timeout_s
         killed = False
         with selectors.DefaultSelector() as selector:
@@ -146,7 +162,7 @@ class Watch:
             os.killpg(self._process.pid, number)
 
     def _reap(self, options: int) -> bool:
-        """Whether the worker has ended; then what the kernel counted of it is kept."""
+        """Reap the worker if it has ended, and keep its resource usage; false while it runs."""
         pid, status, usage = os.wait4(self._process.pid, options)
         if pid == 0:
             return False
@@ -158,7 +174,7 @@ class Watch:
         return True
 
     def _read(self, pipe: int) -> bool:
-        """Pass on what has come by a pipe; False when nothing more will."""
+        """Pass on the data in a pipe; false at its end."""
         try:
             data = os.read(pipe, _CHUNK)
         except BlockingIOError:
@@ -167,9 +183,9 @@ class Watch:
         return bool(data)
 
     def _take_progress(self, data: bytes) -> None:
-        """Pass on what the worker says of itself.
+        """Pass on messages of the worker's progress.
 
-        Lines that are no JSON object are noise of a library's; overlong ones are dropped.
+        Lines that are no JSON object come from libraries and are ignored, as are overlong ones.
         """
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
@@ -182,9 +198,9 @@ class Watch:
                     self._phase = message["phase"]
                 self._on_progress(message)
         if len(self._rest) > _LONGEST_LINE:
-            self._rest = b"\0"  # so that what is left of the line is no JSON
+            self._rest = b"\0"  # so that the rest of the line is not valid JSON
 
 
 def _left(deadline: float | None) -> float | None:
-    """Seconds to a deadline, as long as a select can take."""
+    """Seconds until a deadline, limited to what a select accepts."""
     return None if deadline is None else min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT_S)

@@ -1,8 +1,8 @@
-"""Where cells run: the machine, the device and the software, found without importing torch."""
+"""The conditions of a run: machine, device and software, found without importing torch."""
 
-import ast
 import os
 import platform
+import re
 import subprocess
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -31,19 +31,21 @@ RUN_BY_WORKERS: Final = (
     "bench/plan/parts.py", "bench/plan/__init__.py", "bench/results/overall.py",
     "bench/results/protocol.py", "bench/results/__init__.py",
 )  # fmt: skip
-"""What workers import of the checkout."""
+"""The files of the checkout that workers import."""
 MEASURING: Final = (
     *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/row.py",
     "bench/launch/runner.py", "bench/launch/watch.py", "pyproject.toml",
 )  # fmt: skip
-"""That, and what else makes a row's figures: the environment of workers, what the parent measures
-and computes, and the versions of libraries."""
+"""These, and the other files that a row's figures depend on: the environment of workers, what the
+parent measures and computes, and the versions of libraries."""
 _DIGITS: Final = 10
+_BUILD: Final = re.compile(r"^(__version__|cuda)\b[^=]*= *['\"]([^'\"]+)['\"]", re.MULTILINE)
+"""The versions in torch's file version.py, such as `cuda: Optional[str] = '13.0'`."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """The columns that say where a cell ran. `code_version` is outside the identity."""
+    """The columns that say where a cell ran. `code_version` is not part of the identity."""
 
     device: str
     device_name: str
@@ -58,7 +60,7 @@ class Conditions:
 
     @property
     def worker_device(self) -> str:
-        """The device by the name that it has in a worker, which sees no other GPU."""
+        """The device's name in a worker, which sees no other GPU."""
         return "cpu" if self.device == "cpu" else "cuda:0"
 
     @property
@@ -76,8 +78,8 @@ class Conditions:
 def torch_build() -> tuple[str, str | None]:
     """The installed torch's version, and the CUDA version it was built with, if any.
 
-    The version is `torch.__version__`, such as 2.9.0+cu130: that of the package's metadata lacks
-    what follows the + in some indexes and has it in others, for the same build.
+    The version is `torch.__version__`, such as 2.9.0+cu130. The package's metadata has the part
+    after the + or not, depending on the index, for the same build.
 
     Raises:
         InputError: if torch is not installed.
@@ -85,19 +87,9 @@ def torch_build() -> tuple[str, str | None]:
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         raise InputError("torch is not installed; install this project with pip, which brings it")
-    names: dict[str, str] = {}
-    module = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
-    for node in module.body:
-        targets: list[ast.expr] = []
-        if isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        elif isinstance(node, ast.Assign):
-            targets = node.targets
-        value = getattr(node, "value", None)
-        if isinstance(value, ast.Constant) and value.value:
-            found = (target.id for target in targets if isinstance(target, ast.Name))
-            names |= dict.fromkeys(found, str(value.value))
-    return names.get("__version__") or metadata.version("torch"), names.get("cuda")
+    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    build = dict(_BUILD.findall(text))
+    return build.get("__version__") or metadata.version("torch"), build.get("cuda")
 
 
 def processor_name() -> str:
@@ -111,10 +103,7 @@ def processor_name() -> str:
 
 
 def usable_threads() -> int:
-    """Cores this process may use: those of its affinity and its group's quota.
-
-    Hyper-threads are not counted.
-    """
+    """Physical cores that this process may use, by its affinity and its control group's quota."""
     physical = psutil.cpu_count(logical=False) or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
     return max(1, min(allowed, physical, cpu_quota() or physical))
@@ -137,10 +126,10 @@ def cpu_quota(groups: Path = _CGROUPS) -> int | None:
 
 
 def code_version(root: Path = _ROOT) -> str:
-    """This project's version, in a checkout with the last commit that touched what measures.
+    """This project's version; in a checkout, with the last commit that changed `MEASURING`.
 
-    So commits to reports, tests and docs leave it as it is. `-dirty` and a digest of the changes
-    say that what measures differs from that commit.
+    So commits to reports, tests and docs don't change it. Uncommitted changes to `MEASURING` add
+    `-dirty` and their digest.
     """
     version = metadata.version("minbert-bench")
     if not (root / ".git").exists():
@@ -171,10 +160,10 @@ def _git(root: Path, *arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """The conditions of a run, what `amp = on` means there, and the device's own name.
+    """The conditions of a run, the type that `amp = on` stands for, and the device.
 
-    The name tells a device from all others of this machine, whatever numbers they have: of a GPU it
-    is the UUID, by which a worker sees it.
+    `device_name` identifies the device on this machine however devices are numbered: it is the UUID
+    of a GPU.
     """
 
     conditions: Conditions
@@ -184,21 +173,21 @@ class Found:
 
     @property
     def gpu(self) -> str:
-        """The one GPU that processes of it see, by its UUID; empty: none."""
+        """The UUID of the one GPU that workers see; empty: none."""
         return "" if self.device.gpu is None else self.device_name
 
 
-def find_conditions(wanted_device: str, check: Check | None = None) -> Found:
-    """The conditions of a run on the wanted device.
+def find_conditions(requested: str, check: Check | None = None) -> Found:
+    """The conditions of a run on a device.
 
     Args:
-        check: as of `resolve_device`.
+        check: as in `resolve_device`.
 
     Raises:
         InputError: as `resolve_device` and `torch_build`.
     """
     version, cuda = torch_build()
-    device = resolve_device(wanted_device, cuda, check)
+    device = resolve_device(requested, cuda, check)
     gpu = device.gpu
     processor = processor_name()
     memory_gib = round(psutil.virtual_memory().total / 2**30)

@@ -1,6 +1,6 @@
-"""The environment of a worker: what would change its numbers is set, dropped or recorded.
+"""The environment of a worker: variables that change its numbers are set, dropped or recorded.
 
-docs/measuring.md has the table, and a test holds it to the lists here.
+docs/measuring.md has a table of them, which a test compares with the lists here.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Final
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
 BY_BUS: Final = "PCI_BUS_ID"
-"""Values of these say which GPUs a process sees, and in which order."""
+"""The variables that decide which GPUs a process sees, and in which order."""
 
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _MALLOC: Final = "glibc.malloc."
@@ -22,14 +22,14 @@ _ALLOCATOR: Final = (
 )
 """Keep freed memory for the next step, in huge pages where the system has them.
 
-As it comes, glibc gives the memory of large tensors back when they die and asks for it again, page
-by page, in every step: an eighth of a step of a small encoder (docs/performance.md). Other C
-libraries ignore it.
+By default, glibc returns the memory of large tensors when they are freed and requests it again,
+page by page, in every step: an eighth of the time of a small encoder (docs/performance.md). Other C
+libraries ignore this variable.
 """
 
 _THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SET: Final = (VISIBLE, ORDER, *_THREADS, _TUNABLES)
-"""They are set; the last only if the user doesn't set the allocator by it."""
+"""Variables that are set; the last only if the user doesn't configure the allocator with it."""
 
 DROPPED: Final = (
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
@@ -37,8 +37,8 @@ DROPPED: Final = (
     *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
     *("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"),
 )
-"""They would change what a cell computes, its precision or its instructions, and no setting or
-column would say so."""
+"""Variables that are dropped: they change what a cell computes, its precision or its instructions,
+and no setting or column would show it."""
 
 RECORDED: Final = (
     *("LD_PRELOAD", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "_RJEM_MALLOC_CONF", "PYTHONMALLOC"),
@@ -46,8 +46,8 @@ RECORDED: Final = (
     *("TORCH_MKLDNN_*", "THP_MEM_ALLOC_ENABLE", _TUNABLES),
     *("TORCH_COMPILE_*", "TORCHDYNAMO_*", "TORCHINDUCTOR_*"),
 )
-"""They change time or memory, as a user may want it: they are inherited, and part of a row's
-conditions."""
+"""Variables that are inherited and recorded in a row's conditions: they change time or memory,
+which a user may want."""
 
 RECORDED_ON_GPU: Final = (
     *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
@@ -57,13 +57,13 @@ RECORDED_ON_GPU: Final = (
     *("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "TORCH_BLAS_PREFER_CUBLASLT"),
     *("DISABLE_ADDMM_CUDA_LT", "PYTORCH_TUNABLEOP_*", "CUDNN_*", "TORCH_CUDNN_*", "TRITON_*"),
 )
-"""The same, where the device is a GPU; elsewhere they are without effect."""
+"""More of these, where the device is a GPU; elsewhere they have no effect."""
 
 _PLACES: Final = ("_DIR", "_FILE", "_HOME", "_PATH")
-"""How variables end that say where files are, and change no number."""
+"""The endings of variables that name places of files, and change no number."""
 
 _SET_BY_LIBRARIES: Final = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-"""What scikit-learn sets in its own process as it is imported; no number changes with it."""
+"""Variables that scikit-learn sets in its own process when imported; they change no number."""
 
 _SEPARATORS: Final = re.compile(r"([:;,\s]+)")
 
@@ -71,19 +71,19 @@ _SEPARATORS: Final = re.compile(r"([:;,\s]+)")
 def worker_environment(
     inherited: Mapping[str, str], threads: int, gpu: str = "", *, tuned: bool = True
 ) -> dict[str, str]:
-    """The whole environment of a worker with so many threads.
+    """The whole environment of a worker.
 
     Args:
-        gpu: the one GPU that it sees, by its UUID; empty: it sees none.
-        tuned: whether the allocator is told to keep memory, if the user doesn't tell it anything.
+        gpu: the UUID of the one GPU that it sees; empty: none.
+        tuned: whether the allocator is configured to keep memory, unless the user configures it.
     """
-    told = inherited.get(_TUNABLES, "")
-    if tuned and _MALLOC not in told:
-        told = ":".join(filter(None, (told, _ALLOCATOR)))
+    tunables = inherited.get(_TUNABLES, "")
+    if tuned and _MALLOC not in tunables:
+        tunables = ":".join(filter(None, (tunables, _ALLOCATOR)))
     kept = {name: value for name, value in inherited.items() if name not in DROPPED}
     return {
         **kept,
-        **({_TUNABLES: told} if told else {}),
+        **({_TUNABLES: tunables} if tunables else {}),
         VISIBLE: gpu,
         ORDER: BY_BUS,
         **dict.fromkeys(_THREADS, str(threads)),
@@ -91,13 +91,13 @@ def worker_environment(
 
 
 def command_line(environment: Mapping[str, str], argv: Sequence[str]) -> str:
-    """The command that runs a worker by hand, with the variables that are set for it."""
+    """The shell command that runs a worker by hand, with the variables that are set for it."""
     pairs = [f"{name}={environment[name]}" for name in SET if name in environment]
     return shlex.join(["env", *pairs, *argv])
 
 
 def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
-    """The inherited variables that change numbers, for the column `environment`; None: no such.
+    """Inherited variables that change numbers, for the column `environment`; None without any.
 
     Paths are shortened to their last part.
     """

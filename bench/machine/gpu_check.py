@@ -1,7 +1,7 @@
-"""`python -m bench.machine.gpu_check INDEX` prints what torch can do with a GPU, as a line of JSON.
+"""Check a GPU with torch and print a line of JSON: `python -m bench.machine.gpu_check INDEX`.
 
-`bench.machine.gpu_trial` starts it before anything is planned, so that torch stays out of the
-process that plans, and a driver that hangs or crashes takes another process with it.
+`bench.machine.gpu_trial` starts it before anything is planned, so that the planning process does
+not load torch, and survives a driver that hangs or crashes.
 """
 
 import json
@@ -12,44 +12,44 @@ from typing import Any, Final
 import torch
 
 DTYPES: Final = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""By the value of `amp` that computes in it."""
+"""Types by the value of `amp` that computes in them."""
 
 _SIZE: Final = 32
 
 
 def main(index: int) -> int:
-    """Print what can be done with the GPU of an index; the exit code."""
+    """Print the result of checking a GPU; returns the exit code."""
     sys.stdout.write(f"\n{json.dumps(check(index))}\n")
     return 0
 
 
 def check(index: int) -> dict[str, Any]:
-    """What torch shows: the build, all GPUs, and by value of `amp` why the one of an index fails.
+    """Torch's build, all GPUs that it sees, and the failures of the GPU with an index.
 
-    `problem` is there instead of the GPUs where torch can use none.
+    Where torch can use no GPU, the result has `problem` instead of the last two.
     """
-    shown: dict[str, Any] = {"architectures": torch.cuda.get_arch_list()}
+    result: dict[str, Any] = {"architectures": torch.cuda.get_arch_list()}
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         gpus = [_described(number) for number in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError) as error:
-        return {**shown, "problem": _first_line(error)}
+        return {**result, "problem": _first_line(error)}
     failures = failures_on(f"cuda:{index}") if index < len(gpus) else {}
-    return {**shown, "gpus": gpus, "failures": failures}
+    return {**result, "gpus": gpus, "failures": failures}
 
 
 def failures_on(device: str) -> Mapping[str, str]:
-    """By value of `amp`, why a product in its type can't be computed on a device."""
-    found = {}
+    """The reasons why products can't be computed on a device, by value of `amp`."""
+    failures = {}
     for amp, dtype in DTYPES.items():
         try:
             ones = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
             result = float((ones @ ones).sum())
             if result != _SIZE**3:
-                found[amp] = f"a product of ones gave {result:g} instead of {_SIZE**3}"
+                failures[amp] = f"a product of ones gave {result:g} instead of {_SIZE**3}"
         except RuntimeError as error:
-            found[amp] = _first_line(error)
-    return found
+            failures[amp] = _first_line(error)
+    return failures
 
 
 def _described(number: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Trying a GPU in a process of its own, `bench.machine.gpu_check`, and what that printed."""
+"""Runs `bench.machine.gpu_check`, a process that checks a GPU, and reads its output."""
 
 import json
 import os
@@ -17,32 +17,32 @@ from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.machine.nvml import GpuInfo
 
 ON_CPU: Final = "--device cpu runs on the CPU"
-"""What to do about all of it, as messages say it."""
+"""The remedy that messages name."""
 PATIENCE_S: Final = 120.0
-"""Loading torch and one product take seconds; from a slow network's folder, a minute."""
+"""Loading torch and one product take seconds, or a minute from a slow network folder."""
 
 _ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What `bench.machine.gpu_check` printed: the GPUs that it saw, or the problem, and by value of
-    `amp` why the GPU that was asked for can't compute."""
+    """The output of `bench.machine.gpu_check`: the GPUs that it saw, or the problem, and the
+    reasons why the GPU in question can't compute, by value of `amp`."""
 
     gpus: tuple[GpuInfo, ...] = ()
     problem: str = ""
     failures: Mapping[str, str] = field(default_factory=dict)
     capabilities: tuple[tuple[int, int], ...] = ()
-    """Those that torch was built for."""
+    """The compute capabilities that torch was built for."""
 
 
 Check = Callable[[str | None, int], Answer]
-"""Tries the GPU of an index among those that a value of CUDA_VISIBLE_DEVICES shows."""
+"""Checks a GPU, given a value of CUDA_VISIBLE_DEVICES and an index among the GPUs it shows."""
 
 
 @cache
 def run_check(value: str | None, index: int) -> Answer:
-    """What `check_now` says, asked once.
+    """The answer of `check_now`, which is asked only once.
 
     Raises:
         InputError: as `check_now`.
@@ -54,14 +54,14 @@ def check_now(value: str | None, index: int) -> Answer:
     """Run `bench.machine.gpu_check` with a value of CUDA_VISIBLE_DEVICES; None inherits it.
 
     Raises:
-        InputError: if it does not end, or not with an answer.
+        InputError: if it does not end in time, or without an answer.
     """
     env = {**os.environ, ORDER: BY_BUS, **({} if value is None else {VISIBLE: value})}
     return check_by([sys.executable, "-m", "bench.machine.gpu_check", str(index)], env)
 
 
 def why_unusable(gpu: str) -> str | None:
-    """Why a GPU of a name in CUDA_VISIBLE_DEVICES can't compute at this moment; None: it can."""
+    """The reason why a GPU can't compute now, given its UUID; None if it can."""
     try:
         answer = check_now(gpu, 0)
     except InputError as error:
@@ -116,12 +116,12 @@ def _answer(values: dict[str, Any]) -> Answer:
     """
     gpus = [
         GpuInfo(
-            str(of["name"]),
+            str(gpu["name"]),
             "",
-            (int(of["capability"][0]), int(of["capability"][1])),
-            f"GPU-{of['uuid']}",
+            (int(gpu["capability"][0]), int(gpu["capability"][1])),
+            f"GPU-{gpu['uuid']}",
         )
-        for of in values.get("gpus", [])
+        for gpu in values.get("gpus", [])
     ]
     built = (_ARCHITECTURE.search(name) for name in values["architectures"])
     return Answer(

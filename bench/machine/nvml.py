@@ -1,4 +1,4 @@
-"""The NVIDIA driver and its GPUs as NVML shows them, and which of them CUDA_VISIBLE_DEVICES names.
+"""The NVIDIA driver and its GPUs by NVML, and the choice among them by CUDA_VISIBLE_DEVICES.
 
 NVML ignores that variable and CUDA obeys it.
 """
@@ -13,16 +13,16 @@ from typing import Any, Final
 from bench.common.messages import one_line
 
 CONTROL: Final = Path("/dev/nvidiactl")
-"""The file by which programs reach the driver."""
+"""The file through which programs access the driver."""
 OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
-"""Those of WSL, for GPUs of any maker, and of a Jetson, which may have no NVML."""
+"""The same for WSL, with GPUs of any maker, and for a Jetson, which may lack NVML."""
 
 _ABSENT: Final = (9, 12)
-"""NVML's errors where there is no driver: not loaded, and no library."""
+"""NVML's errors if there is no driver: not loaded, library not found."""
 _NO_MIG: Final = (3, 13)
-"""Where there is no MIG mode: not supported, and not known to the library."""
+"""NVML's errors if there is no MIG mode: not supported, unknown to the library."""
 _NO_PERMISSION: Final = 4
-"""Of a GPU or an instance that this process may not use. CUDA does not count it either."""
+"""NVML's error for a GPU or instance that this process may not use. CUDA ignores it too."""
 _NOT_FOUND: Final = 6
 _NAMES: Final = ("GPU-", "MIG-")
 _ORDINAL: Final = re.compile(r"[+-]?\d+")
@@ -40,15 +40,15 @@ class GpuInfo:
     capability: tuple[int, int]
     uuid: str
     older_name: str = ""
-    """Of an instance, its name for drivers before 470."""
+    """The name of an instance for drivers before 470."""
 
 
 @dataclass(frozen=True)
 class Board:
     """A GPU in its slot.
 
-    `devices` are what CUDA makes of it: itself, or its MIG instances. Where NVML does not say which
-    of these, `is_known` is false.
+    `devices` are the devices that CUDA sees: the GPU, or its MIG instances. `is_known` is false
+    where NVML does not say which of these.
     """
 
     uuid: str
@@ -58,11 +58,11 @@ class Board:
 
 @dataclass(frozen=True)
 class Driver:
-    """What NVML says.
+    """The driver as NVML describes it.
 
     `cuda` is the highest version of CUDA that the driver supports. With a `problem`, NVML does not
-    say which GPUs there are, and `boards` is empty. Where it is missing and there is a file that
-    may be a GPU's, there is a driver without a problem, and without boards.
+    list GPUs, and `boards` is empty. Without NVML but with a file in `OTHER_CONTROLS`, there is a
+    driver that has neither a problem nor boards.
     """
 
     is_there: bool
@@ -73,12 +73,12 @@ class Driver:
 
     @property
     def devices(self) -> list[GpuInfo]:
-        """All that CUDA could show, in PCI order."""
+        """All devices that CUDA could show, in PCI order."""
         return [device for board in self.boards for device in board.devices]
 
 
 def read_driver() -> Driver:
-    """Ask NVML. Whatever it raises is a problem of the result."""
+    """Query NVML. Any error becomes the problem of the result."""
     try:
         import pynvml as nvml
 
@@ -92,7 +92,7 @@ def read_driver() -> Driver:
     try:
         version, cuda = str(nvml.nvmlSystemGetDriverVersion()), _cuda(nvml)
         boards = [_board(nvml, index, version) for index in range(nvml.nvmlDeviceGetCount())]
-        return Driver(True, cuda, version, tuple(of for of in boards if of is not None))
+        return Driver(True, cuda, version, tuple(board for board in boards if board is not None))
     except Exception as error:  # noqa: BLE001
         return Driver(True, cuda, version, problem=_problem(error))
     finally:
@@ -113,7 +113,7 @@ def _cuda(nvml: Any) -> tuple[int, int] | None:
 
 
 def _board(nvml: Any, index: int, driver: str) -> Board | None:
-    """A GPU; None where this process may not use it."""
+    """The GPU with an index; None if this process may not use it."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
     except nvml.NVMLError as error:
@@ -131,7 +131,7 @@ def _board(nvml: Any, index: int, driver: str) -> Board | None:
 
 
 def _instances(nvml: Any, handle: Any, whole: GpuInfo) -> list[GpuInfo] | None:
-    """The MIG instances of a GPU; None where it is not in that mode."""
+    """The MIG instances of a GPU; None if it is not in MIG mode."""
     try:
         is_on, _ = nvml.nvmlDeviceGetMigMode(handle)
     except nvml.NVMLError as error:
@@ -140,42 +140,42 @@ def _instances(nvml: Any, handle: Any, whole: GpuInfo) -> list[GpuInfo] | None:
         raise
     if not is_on:
         return None
-    found = []
+    instances = []
     for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
         except nvml.NVMLError as error:
-            if error.value in (_NOT_FOUND, _NO_PERMISSION):  # of none, or of another's instance
+            if error.value in (_NOT_FOUND, _NO_PERMISSION):  # no instance, or another user's
                 continue
             raise
-        of_gpu = nvml.nvmlDeviceGetGpuInstanceId(instance)
-        of_compute = nvml.nvmlDeviceGetComputeInstanceId(instance)
-        found.append(
+        gpu_id = nvml.nvmlDeviceGetGpuInstanceId(instance)
+        compute_id = nvml.nvmlDeviceGetComputeInstanceId(instance)
+        instances.append(
             replace(
                 whole,
                 name=str(nvml.nvmlDeviceGetName(instance)),
                 uuid=str(nvml.nvmlDeviceGetUUID(instance)),
-                older_name=f"MIG-{whole.uuid}/{of_gpu}/{of_compute}",
+                older_name=f"MIG-{whole.uuid}/{gpu_id}/{compute_id}",
             )
         )
-    return found
+    return instances
 
 
 def hides_all(variable: str | None) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES has a value that people and schedulers hide all GPUs by."""
+    """Whether a value of CUDA_VISIBLE_DEVICES is one of those that hide all GPUs on purpose."""
     if variable is None:
         return False
     return not variable.strip() or variable.partition(",")[0].strip() in ("-1", "NoDevFiles")
 
 
 def visible(variable: str | None, boards: Sequence[Board]) -> tuple[list[GpuInfo], str]:
-    """The devices that CUDA shows with a value of CUDA_VISIBLE_DEVICES, in its order.
+    """The devices that CUDA shows for a value of CUDA_VISIBLE_DEVICES, in its order.
 
-    As CUDA does: the first entry that names none ends the list, and one that is named twice leaves
-    none. All instances of a GPU count, of which older drivers show a process one.
+    As in CUDA, the first entry that names no device ends the list, and a device named twice empties
+    it. All instances of a GPU count, although older drivers show a process only one.
 
     Returns:
-        With them, what is wrong with the value; empty: nothing.
+        The devices, and the problem with the value; empty if there is none.
     """
     if variable is None:
         devices = [device for board in boards for device in board.devices]
@@ -196,7 +196,7 @@ def visible(variable: str | None, boards: Sequence[Board]) -> tuple[list[GpuInfo
         if device is None:
             return shown, problem
         if device in shown:
-            return [], f"{key} is one that is there already, and CUDA then shows none"
+            return [], f"{key} names a GPU a second time, and CUDA then shows none"
         shown.append(device)
     ends_early = len(keys) < len(entries)
     kind_of_entry = f"name of kind {kind}…" if kind else "number"
@@ -204,8 +204,8 @@ def visible(variable: str | None, boards: Sequence[Board]) -> tuple[list[GpuInfo
 
 
 def _key(entry: str, kind: str) -> str | None:
-    """An entry as CUDA reads it: a name of the kind of the first one, or the number that it begins
-    with; None where it is neither."""
+    """An entry as CUDA reads it: a name of the first entry's kind, or its leading number; None if
+    it is neither."""
     if kind:
         return entry if entry.startswith(kind) else None
     number = _ORDINAL.match(entry)
@@ -213,18 +213,18 @@ def _key(entry: str, kind: str) -> str | None:
 
 
 def _named(key: str, boards: Sequence[Board]) -> tuple[GpuInfo | None, str]:
-    """The device that a key names, or None and why it names none."""
+    """The device that a key names; None, and the reason, if it names none."""
     if key.isdecimal():
-        of_number = boards[int(key) : int(key) + 1]
-        devices = [device for board in of_number for device in board.devices[:1]]
+        numbered = boards[int(key) : int(key) + 1]
+        devices = [device for board in numbered for device in board.devices[:1]]
     elif key.startswith("GPU-"):
-        of_name = [board for board in boards if board.uuid.startswith(key)]
-        if len(of_name) > 1:
-            return None, f"{key} is how {len(of_name)} GPUs begin"
-        devices = [device for board in of_name for device in board.devices[:1]]
+        named = [board for board in boards if board.uuid.startswith(key)]
+        if len(named) > 1:
+            return None, f"{key} is the beginning of {len(named)} GPUs' names"
+        devices = [device for board in named for device in board.devices[:1]]
     else:
         instances = [d for board in boards for d in board.devices if d.older_name]
         devices = [d for d in instances if d.uuid.startswith(key) or d.older_name == key]
         if len(devices) > 1:
-            return None, f"{key} is how {len(devices)} instances begin"
+            return None, f"{key} is the beginning of {len(devices)} instances' names"
     return (devices[0], "") if devices else (None, f"there is no {key}")

@@ -217,13 +217,13 @@ VALUES: Final[Mapping[str, str]] = {
     "7": "there is no 7; the GPUs are 0 (GPU-8932", "0,0": "0 is there twice",
     "-2": "'-2' is no number", "all": "'all' is no number", ",0": "'' is no number",
     SECOND.uuid: ON_SECOND, "GPU-89aa": ON_SECOND, f"GPU-89aa,{FIRST.uuid}": ON_SECOND,
-    "GPU-89aa,0": ON_SECOND, "GPU-89": "GPU-89 is how 2 GPUs begin",
+    "GPU-89aa,0": ON_SECOND, "GPU-89": "GPU-89 is the beginning of 2 GPUs' names",
     "GPU-ffff": "there is no GPU-ffff",
     "gpu-89aa": "'gpu-89aa' is no number",
-    "GPU-89aa,GPU-89aa0000": "GPU-89aa0000 is one that is there already",
+    "GPU-89aa,GPU-89aa0000": "GPU-89aa0000 names a GPU a second time",
     "GPU-c0de": "(MIG-1c83a9d0-0000)", SLICES[1].uuid: "(MIG-77e4b210-0000)",
     f"MIG-{SLICED.uuid}/2/0": "(MIG-77e4b210-0000)", "MIG-77e4": "(MIG-77e4b210-0000)",
-    "MIG-": "MIG- is how 2 instances begin", "MIG-ffff": "there is no MIG-ffff",
+    "MIG-": "MIG- is the beginning of 2 instances' names", "MIG-ffff": "there is no MIG-ffff",
     f"MIG-{SLICED.uuid}/9/0": "there is no MIG-GPU-c0de",
 }  # fmt: skip
 

@@ -55,5 +55,5 @@ def test_a_file_of_results_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_the_help_tells_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
     adds.main(["--help"], standalone_mode=False)
-    told = " ".join(capsys.readouterr().out.split())
-    assert "--runs FILE... Results to add up. [default: runs.csv]" in told
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--runs FILE... Results to add up. [default: runs.csv]" in text

@@ -51,15 +51,15 @@ class Plan:
         grid = load("smoke")
         grid = grid.model_copy(update={"settings": grid.settings.model_copy(update=settings)})
         self.model = find_model(str(checkpoint), "pretrained", "auto")
-        found = find_conditions("cpu")
-        self.conditions = found.conditions
+        target = find_conditions("cpu")
+        self.conditions = target.conditions
         self.data = load_task("movies", **EXAMPLES)
         resolved = Resolved(
             self.model.name,
             self.model.digest,
             "pooler",
             self.data.digest[:16],
-            found.amp_on,
+            target.amp_on,
             "grid",
         )
         self.cells = expand(grid, resolved)
@@ -82,10 +82,10 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
     smoke: Plan, monkeypatch: pytest.MonkeyPatch
 ):
     variants = [Variant.of(cell) for cell in smoke.cells]
-    told: list[tuple[int, int]] = []
-    first = find_costs(smoke.workload, variants, lambda done, of: told.append((done, of)))
+    progress: list[tuple[int, int]] = []
+    first = find_costs(smoke.workload, variants, lambda done, total: progress.append((done, total)))
     assert set(first.counts) == set(variants)
-    assert told[-1] == (8, 8)
+    assert progress[-1] == (8, 8)
     assert 30 < first.imports_mib["peak_anon_mib"] < first.imports_mib["peak_rss_mib"] < 2000
     assert first.shapes[16][""].steps == 2  # as max_steps says
 
@@ -93,7 +93,7 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(client, "_run", none)
-    assert find_costs(smoke.workload, variants, lambda done, of: None) == first
+    assert find_costs(smoke.workload, variants, lambda done, total: None) == first
 
 
 def test_each_batch_size_and_unfreezing_is_counted_with_its_own_batches(smoke: Plan):
@@ -105,16 +105,16 @@ def test_each_batch_size_and_unfreezing_is_counted_with_its_own_batches(smoke: P
         for unfreeze in ("all", "iterative")
     ]
     workload = replace(smoke.workload, epochs=6, max_steps=None)
-    found = find_costs(workload, variants, lambda done, of: None)
-    assert set(found.counts) == set(variants)
-    assert {size: of[""].steps for size, of in found.shapes.items()} == {8: 48, 16: 24}
-    for variant, counts in found.counts.items():
+    costs = find_costs(workload, variants, lambda done, total: None)
+    assert set(costs.counts) == set(variants)
+    assert {size: parts[""].steps for size, parts in costs.shapes.items()} == {8: 48, 16: 24}
+    for variant, counts in costs.counts.items():
         assert len(counts[""]) == (5 if variant.unfreezes else 1)
-        totals = totals_of(found.shapes[variant.batch_size], counts)
+        totals = totals_of(costs.shapes[variant.batch_size], counts)
         assert totals.lasting_mib > 0
-    small, large = (found.counts[v][""][0] for v in variants if not v.unfreezes)
+    small, large = (costs.counts[v][""][0] for v in variants if not v.unfreezes)
     assert small.step_gflop < large.step_gflop
-    assert find_costs(workload, variants, lambda done, of: pytest.fail("counted again")) == found
+    assert find_costs(workload, variants, lambda done, total: pytest.fail("counted again")) == costs
 
 
 def test_counting_takes_a_turn_and_what_is_cached_does_not(
@@ -130,7 +130,7 @@ def test_counting_takes_a_turn_and_what_is_cached_does_not(
         turns.append("ends")
 
     def ask(workload: Workload) -> None:
-        find_costs(workload, variants, lambda done, of: None, turn)
+        find_costs(workload, variants, lambda done, total: None, turn)
 
     ask(smoke.workload)
     assert turns == ["begins", "ends"]
@@ -150,13 +150,13 @@ def test_a_damaged_cache_is_counted_again(
     smoke: Plan, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     variants = [Variant.of(smoke.cells[0])]
-    first = find_costs(smoke.workload, variants, lambda done, of: None)
+    first = find_costs(smoke.workload, variants, lambda done, total: None)
     damaged = tmp_path / "predictions"
     shutil.copytree(own_cache / "predictions", damaged)
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     for path in damaged.iterdir():
         path.write_text('{"train": ')
-    again = find_costs(smoke.workload, variants, lambda done, of: None)
+    again = find_costs(smoke.workload, variants, lambda done, total: None)
     assert again.counts == first.counts
     assert again.shapes == first.shapes
 
@@ -167,7 +167,7 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
     def fails(*_: object) -> None:
         raise NoPredictionError("there is no such thing")
 
-    monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client, "_cached", lambda *_: None)
     monkeypatch.setattr(client, "_run", fails)
     assert smoke.forecast() is None
     assert capsys.readouterr().err.endswith(
@@ -176,9 +176,9 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
 
 
 def test_a_process_that_fails_says_why_in_a_line(smoke: Plan):
-    changed = smoke.workload.from_json(vars(smoke.workload) | {"data_digest": "other"})
+    changed = replace(smoke.workload, data_digest="other")
     with pytest.raises(NoPredictionError, match=r"^the examples of movies are not those"):
-        find_costs(changed, [Variant.of(smoke.cells[0])], lambda done, of: None)
+        find_costs(changed, [Variant.of(smoke.cells[0])], lambda done, total: None)
 
 
 def test_the_process_that_counts_sees_the_workers_gpu_or_none(
@@ -190,11 +190,13 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(
         seen.append((env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]))
         raise OSError(1, "not now")
 
-    monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client, "_cached", lambda *_: None)
     monkeypatch.setattr(client.subprocess, "Popen", popen)
     for gpu in ("GPU-1", ""):
         with pytest.raises(NoPredictionError, match="no process to count: not now"):
-            find_costs(smoke.workload, [Variant.of(smoke.cells[0])], lambda done, of: None, gpu=gpu)
+            find_costs(
+                smoke.workload, [Variant.of(smoke.cells[0])], lambda done, total: None, gpu=gpu
+            )
     assert seen == [("GPU-1", "PCI_BUS_ID"), ("", "PCI_BUS_ID")]
 
 
@@ -205,10 +207,10 @@ def measured(smoke: Plan) -> list[Row]:
     rows = []
     for cell in smoke.cells:
         variant = Variant.of(cell)
-        of = variant, forecast.totals[variant]
+        features = variant, forecast.totals[variant]
         row = new_row(**cell.columns(), **smoke.conditions.columns(), attempt=1, status="ok")
-        row["peak_rss_mib"] = forecast.imports_mib + 80 + 1.1 * sum(memory_features(*of)[2:])
-        row["wall_s"] = 6 + 1e-4 * time_features(*of)[1]
+        row["peak_rss_mib"] = forecast.imports_mib + 80 + 1.1 * sum(memory_features(*features)[2:])
+        row["wall_s"] = 6 + 1e-4 * time_features(*features)[1]
         rows.append(row)
     return rows
 
@@ -217,23 +219,23 @@ def test_the_check_leaves_out_groups_that_it_can_not_predict_and_says_so(
     smoke: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     other_model = {"model_digest": "0" * 16, "model": "other"}
-    other_card = {"device": "cuda:9", "device_name": "Card", "conditions_id": "there"}
+    other_gpu = {"device": "cuda:9", "device_name": "Some GPU", "conditions_id": "there"}
     store = Store(tmp_path / "runs.csv")
-    groups = ({}, {"task": "sst", "data_digest": "0" * 16}, other_model, other_card)
+    groups = ({}, {"task": "sst", "data_digest": "0" * 16}, other_model, other_gpu)
     for number, values in enumerate(groups):
         for row in measured(smoke):
             store.append(row | {"cell_id": f"{number}{row['cell_id']}"} | values)
     arguments = ["--check", str(store.path), "--model", str(smoke.checkpoint)]
     code = main.main([*arguments, "--data", str(tmp_path), "--json"], standalone_mode=False)
-    told, err = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert code == 1
-    assert [group["task"] for group in json.loads(told)] == ["movies"]
+    assert [group["task"] for group in json.loads(out)] == ["movies"]
     notes = [line for line in err.splitlines() if "is left out: " in line]
     assert len(notes) == 3
     assert any("on sst" in note and "ids-sst-train.csv" in note for note in notes)
     assert any(note.startswith("note: other on movies") and "--model" in note for note in notes)
-    [card] = [note for note in notes if "Card" in note]
-    assert card.endswith("they ran on cuda:9, which is not here")
+    [gpu] = [note for note in notes if "Some GPU" in note]
+    assert gpu.endswith("they ran on cuda:9, which is not here")
 
 
 def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
@@ -244,8 +246,8 @@ def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
         store.append(row)
     arguments = ["--check", str(store.path), "--model", str(smoke.checkpoint)]
     assert main.main([*arguments, "--json"], standalone_mode=False) == 0
-    (found,) = json.loads(capsys.readouterr().out)
-    ways = found["checks"]["peak_rss_mib"]
+    (group,) = json.loads(capsys.readouterr().out)
+    ways = group["checks"]["peak_rss_mib"]
     assert list(ways) == [
         "by the prior",
         "as they ran",
@@ -262,9 +264,9 @@ def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
 def test_the_check_refuses_what_it_can_not_check(smoke: Plan, tmp_path: Path):
     from bench.common.errors import InputError
 
-    for arguments, said in (
+    for arguments, message in (
         (["--check", str(tmp_path / "none.csv")], "no such file"),
         (["--check", str(Path(__file__))], "runs.csv|header|column"),
     ):
-        with pytest.raises((InputError, click.ClickException), match=said):
+        with pytest.raises((InputError, click.ClickException), match=message):
             main.main(arguments, standalone_mode=False)

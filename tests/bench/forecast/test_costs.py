@@ -2,22 +2,27 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from bench.forecast.batches import shapes_of
+from bench.forecast.cache import Cache
 from bench.forecast.costs import (
+    COUNTS as COUNTS_KIND,
+)
+from bench.forecast.costs import (
+    IMPORTS,
     Counts,
-    counts_from_json,
-    counts_to_json,
     fill_ranks,
-    shapes_from_json,
-    shapes_to_json,
     stages_of,
     to_count,
+)
+from bench.forecast.costs import (
+    SHAPES as SHAPES_KIND,
 )
 from bench.forecast.fake import count
 from bench.forecast.totals import stage_shares, totals_of
@@ -32,72 +37,76 @@ UNFREEZING = variant("full", unfreeze="iterative")
 
 def test_only_the_ends_of_the_ranks_are_counted():
     others = [variant("lora", 4, "attn", "bf16"), variant("lora", 4, "attn", batch_size=64)]
-    found = to_count([FULL, *RANKS, *others, UNFREEZING])
-    assert found == [FULL, RANKS[0], RANKS[3], *others, UNFREEZING]
+    ends = to_count([FULL, *RANKS, *others, UNFREEZING])
+    assert ends == [FULL, RANKS[0], RANKS[3], *others, UNFREEZING]
 
 
 def test_ranks_between_lie_on_the_line_in_every_part_and_stage():
     def steps(*gflop: float) -> dict[str, list[Counts]]:
-        return {part: [counts(step_gflop=of) for of in gflop] for part in ("sst", "sts")}
+        return {part: [counts(step_gflop=value) for value in gflop] for part in ("sst", "sts")}
 
     ends = {RANKS[0]: steps(10.0, 1.0), RANKS[3]: steps(24.0, 8.0), FULL: steps(80.0)}
-    found = fill_ranks(ends, [FULL, *RANKS])
+    filled = fill_ranks(ends, [FULL, *RANKS])
     for part in ("sst", "sts"):
-        assert [found[v][part][0].step_gflop for v in RANKS] == [10.0, 12.0, 16.0, 24.0]
-        assert [found[v][part][1].step_gflop for v in RANKS] == [1.0, 2.0, 4.0, 8.0]
-    assert found[FULL] == steps(80.0)
+        assert [filled[v][part][0].step_gflop for v in RANKS] == [10.0, 12.0, 16.0, 24.0]
+        assert [filled[v][part][1].step_gflop for v in RANKS] == [1.0, 2.0, 4.0, 8.0]
+    assert filled[FULL] == steps(80.0)
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 def test_the_line_is_what_counting_gives(mode: str):
     ends = {
-        of: count(workload(), ONE, of)
-        for of in (variant(mode, rank, "all-lin", "bf16") for rank in (1, 8))
+        end: count(workload(), ONE, end)
+        for end in (variant(mode, rank, "all-lin", "bf16") for rank in (1, 8))
     }
     between = variant(mode, 4, "all-lin", "bf16")
-    line = fill_ranks(ends, [between])[between][""][0].to_json()
-    for name, value in count(workload(), ONE, between)[""][0].to_json().items():
+    line = asdict(fill_ranks(ends, [between])[between][""][0])
+    for name, value in asdict(count(workload(), ONE, between)[""][0]).items():
         assert line[name] == pytest.approx(value, rel=0.005), name
 
 
-def through_json(value: object) -> object:
-    return json.loads(json.dumps(value))
-
-
-def test_costs_survive_json_and_nothing_else_passes_for_them():
-    assert shapes_from_json(through_json(shapes_to_json(THREE))) == THREE
+def test_costs_survive_json_and_nothing_else_passes_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
+    cache = Cache()
     stages = {"": [counts(), counts(step_gflop=7.0)]}
-    assert counts_from_json(through_json(counts_to_json(stages))) == stages
-    one = counts().to_json()
-    for other in (None, [], {}, {"train": 1}, {**one, "more": 1}):
-        assert Counts.from_json(other) is None
-        assert counts_from_json({"": [one, other]}) is None
-        assert shapes_from_json({"": other}) is None
-    for other in (None, [], {}, {"": []}, {"": one}, one):
-        assert counts_from_json(other) is None
-        assert shapes_from_json(other) is None
+    for kind, value in ((SHAPES_KIND, THREE), (COUNTS_KIND, stages)):
+        cache.write("key", kind, value)
+        assert cache.read("key", kind) == value
+    one = asdict(counts())
+    others = (None, [], {}, {"train": 1}, {**one, "more": 1})
+    of_stages = (None, [], {}, {"": []}, {"": one}, one, *({"": [one, other]} for other in others))
+    for kind, wrong in (
+        (SHAPES_KIND, (*of_stages, *({"": other} for other in others))),
+        (COUNTS_KIND, of_stages),
+        (IMPORTS, (None, [], {}, {"peak_rss_mib": 1.0}, {"peak_rss_mib": 1, "peak_anon_mib": []})),
+    ):
+        for value in wrong:
+            (tmp_path / "predictions" / "key.json").write_text(json.dumps(value))
+            assert cache.read("key", kind) is None
 
 
 def test_keys_tell_apart_what_decides_the_costs_and_nothing_else():
-    one, of = workload(), RANKS[0]
-    assert one.counts_key(ONE, of) == workload(max_train=9).counts_key(ONE, of)
+    one, lora = workload(), RANKS[0]
+    assert one.counts_key(ONE, lora) == workload(max_train=9).counts_key(ONE, lora)
     longer = {"": replace(SHAPES, evaluations=9, steps=36)}
-    assert one.counts_key(ONE, of) == one.counts_key(longer, of), "steps are of the same kinds"
+    assert one.counts_key(ONE, lora) == one.counts_key(longer, lora), "steps are of the same kinds"
     others = [
-        workload(pooling="pooler").counts_key(ONE, of),
-        workload(config=one.config | {"hidden_size": 64}).counts_key(ONE, of),
-        workload(torch_version="2.14.0").counts_key(ONE, of),
-        workload(head="conv").counts_key(ONE, of),
-        workload(task="sts").counts_key(ONE, of),
-        workload(kernels="reference").counts_key(ONE, of),
-        workload(regression_loss="pearson").counts_key(ONE, of),
+        workload(pooling="pooler").counts_key(ONE, lora),
+        workload(config=one.config | {"hidden_size": 64}).counts_key(ONE, lora),
+        workload(torch_version="2.14.0").counts_key(ONE, lora),
+        workload(head="conv").counts_key(ONE, lora),
+        workload(task="sts").counts_key(ONE, lora),
+        workload(kernels="reference").counts_key(ONE, lora),
+        workload(regression_loss="pearson").counts_key(ONE, lora),
         one.counts_key(ONE, RANKS[1]),
-        one.counts_key(ONE, of._replace(batch_size=64)),
-        one.counts_key(ONE, of._replace(unfreeze="iterative")),
-        one.counts_key(longer, of._replace(unfreeze="iterative")),
-        one.counts_key({"": replace(SHAPES, train_largest=(5, 17))}, of),
-        of_parts().counts_key(THREE, of),
-        of_parts(encoders=1).counts_key(THREE, of),
+        one.counts_key(ONE, lora._replace(batch_size=64)),
+        one.counts_key(ONE, lora._replace(unfreeze="iterative")),
+        one.counts_key(longer, lora._replace(unfreeze="iterative")),
+        one.counts_key({"": replace(SHAPES, train_largest=(5, 17))}, lora),
+        of_parts().counts_key(THREE, lora),
+        of_parts(encoders=1).counts_key(THREE, lora),
         one.shapes_key(5),
         one.shapes_key(64),
         workload(data_digest="0").shapes_key(5),
@@ -106,7 +115,7 @@ def test_keys_tell_apart_what_decides_the_costs_and_nothing_else():
         workload(held_out=0.1).shapes_key(5),
         workload(task_order="sequential").shapes_key(5),
     ]
-    assert len({one.counts_key(ONE, of), *others}) == len(others) + 1
+    assert len({one.counts_key(ONE, lora), *others}) == len(others) + 1
 
 
 def test_a_cell_comes_to_a_stage_of_unfreezing_in_each_epoch_up_to_five():
@@ -132,38 +141,38 @@ def test_stages_are_added_up_by_their_epochs_and_memory_is_that_of_the_largest()
         counts(step_gflop=2.0, step_kernels=20, train_peak_mib=300.0, optimizer_mib=5.0),
         counts(step_gflop=6.0, step_kernels=60, train_peak_mib=250.0, optimizer_mib=9.0),
     ]
-    found = totals_of(ONE, {"": stages})
+    totals = totals_of(ONE, {"": stages})
     batches = 336 / 28  # of mean length
-    assert found.train.gflop == pytest.approx(batches * 3.0)
-    assert found.train.kernels == pytest.approx(12 * 30)
-    assert found.timed.gflop == pytest.approx(batches * 6.0), "the last stage is timed"
-    assert (found.lasting_mib, found.passing_mib) == (95.0, 205.0)
-    assert found.evaluate.gflop == pytest.approx(3 * 36 / 36 * 30.0)
-    assert (found.steps, found.real_tokens) == (12, 300)
+    assert totals.train.gflop == pytest.approx(batches * 3.0)
+    assert totals.train.kernels == pytest.approx(12 * 30)
+    assert totals.timed.gflop == pytest.approx(batches * 6.0), "the last stage is timed"
+    assert (totals.lasting_mib, totals.passing_mib) == (95.0, 205.0)
+    assert totals.evaluate.gflop == pytest.approx(3 * 36 / 36 * 30.0)
+    assert (totals.steps, totals.real_tokens) == (12, 300)
 
 
 def test_parts_are_added_up_by_their_batches():
-    of = {
+    costs = {
         "sst": [counts(step_gflop=1.0, evaluate_gflop=1.0)],
         "quora": [counts(step_gflop=10.0, evaluate_gflop=10.0, train_peak_mib=900.0)],
         "sts": [counts(step_gflop=100.0, evaluate_gflop=100.0)],
     }
-    found = totals_of(THREE, of)
-    assert found.train.gflop == pytest.approx(336 / 28 + 10 * 960 / 48 + 100 * 336 / 30)
-    assert found.timed == found.train
-    assert found.train.kernels == pytest.approx(900 * 48)
-    assert found.evaluate.gflop == pytest.approx(3 * (1 + 10 * 2 + 100 * 2))
-    assert found.lasting_mib + found.passing_mib == 900.0
-    assert (found.steps, found.real_tokens) == (48, 1300)
+    totals = totals_of(THREE, costs)
+    assert totals.train.gflop == pytest.approx(336 / 28 + 10 * 960 / 48 + 100 * 336 / 30)
+    assert totals.timed == totals.train
+    assert totals.train.kernels == pytest.approx(900 * 48)
+    assert totals.evaluate.gflop == pytest.approx(3 * (1 + 10 * 2 + 100 * 2))
+    assert totals.lasting_mib + totals.passing_mib == 900.0
+    assert (totals.steps, totals.real_tokens) == (48, 1300)
 
 
 def test_a_part_of_which_no_batch_comes_is_evaluated_and_no_more():
     never = replace(SHAPES, train=(0, 0), train_largest=(0, 0), steps=0, train_tokens=0,
                     real_tokens=0)  # fmt: skip
-    found = totals_of({"sst": SHAPES, "sts": never}, {"sst": [counts()], "sts": [counts()]})
+    totals = totals_of({"sst": SHAPES, "sts": never}, {"sst": [counts()], "sts": [counts()]})
     alone = totals_of({"sst": SHAPES}, {"sst": [counts()]})
-    assert found.train == alone.train
-    assert found.evaluate.gflop == 2 * alone.evaluate.gflop
+    assert totals.train == alone.train
+    assert totals.evaluate.gflop == 2 * alone.evaluate.gflop
 
 
 @pytest.mark.parametrize("max_steps", [None, 7])
@@ -184,41 +193,27 @@ def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | 
         cpu = torch.device("cpu")
         trained += [collate([encoded], labels, indices, 0, cpu) for indices in plan]
     shapes = [tuple(batch.input_ids.shape) for batch in trained]
-    found = shapes_of(
-        {"": [lengths]},
-        {"": [lengths[:50]]},
-        batch_size=16,
-        batching="by-length",
-        epochs=2,
-        max_steps=max_steps,
-        seeds=[0],
+    batches = shapes_of(
+        workload(epochs=2, max_steps=max_steps), {"": [lengths]}, {"": [lengths[:50]]}, 16
     )[""]
-    assert found.steps_in_epoch == 10
-    assert found.steps == len(shapes) == steps
-    assert math.prod(found.train_largest) == max(map(math.prod, shapes))
-    assert found.train_tokens == pytest.approx(sum(map(math.prod, shapes)))
-    assert found.real_tokens == pytest.approx(sum(batch.tokens for batch in trained))
-    assert found.evaluations == (2 if max_steps is None else 1)
-    assert found.evaluate_batches == 4
-    assert found.evaluate_largest[1] <= lengths[:50].max()
+    assert batches.steps_in_epoch == 10
+    assert batches.steps == len(shapes) == steps
+    assert math.prod(batches.train_largest) == max(map(math.prod, shapes))
+    assert batches.train_tokens == pytest.approx(sum(map(math.prod, shapes)))
+    assert batches.real_tokens == pytest.approx(sum(batch.tokens for batch in trained))
+    assert batches.evaluations == (2 if max_steps is None else 1)
+    assert batches.evaluate_batches == 4
+    assert batches.evaluate_largest[1] <= lengths[:50].max()
 
 
 def test_many_epochs_and_seeds_take_no_longer_and_scale():
     lengths = np.random.default_rng(0).integers(4, 40, 64)
-    one, many = (
-        shapes_of(
-            {"": [lengths]},
-            {"": [lengths]},
-            batch_size=16,
-            batching="by-length",
-            epochs=epochs,
-            max_steps=None,
-            seeds=[0],
-        )[""]
+    one, later = (
+        shapes_of(workload(epochs=epochs), {"": [lengths]}, {"": [lengths]}, 16)[""]
         for epochs in (3, 10**9)
     )
-    assert many.train_tokens / one.train_tokens == pytest.approx(10**9 / 3)
-    assert many.train_largest == one.train_largest
+    assert later.train_tokens / one.train_tokens == pytest.approx(10**9 / 3)
+    assert later.train_largest == one.train_largest
 
 
 @pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
@@ -235,27 +230,20 @@ def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(
     longest = {part: np.max(columns, axis=0) for part, columns in texts.items()}
     steps = 10 if max_steps is None else max_steps  # 4 of sst and 6 of quora
     plan = plan_epoch(longest, 16, np.random.default_rng([0, 0]), "by-length", order)[:steps]
-    found = shapes_of(
-        texts,
-        dev,
-        batch_size=16,
-        batching="by-length",
-        epochs=1,
-        max_steps=max_steps,
-        seeds=[0],
-        task_order=order,
-    )
-    assert list(found) == ["sst", "quora"]
-    for part, of in found.items():
+    by_part = shapes_of(of_parts(epochs=1, max_steps=max_steps, task_order=order), texts, dev, 16)
+    assert list(by_part) == ["sst", "quora"]
+    for part, batches in by_part.items():
         taken = [indices for name, indices in plan if name == part]
         columns = texts[part]
         padded = [len(columns) * len(i) * int(longest[part][i].max()) for i in taken]
-        assert of.steps == pytest.approx(len(taken))
-        assert of.train_tokens == pytest.approx(sum(padded))
-        assert of.real_tokens == pytest.approx(sum(int(c[i].sum()) for i in taken for c in columns))
-        assert math.prod(of.train_largest) == max(padded, default=0)
-        assert of.train[0] == (len(columns) * 16 if taken else 0)
-        assert of.train_batches > 0 or not taken
-        assert (of.evaluations, of.evaluate_batches) == (1, 2)
-        assert of.evaluate_largest[0] in (len(columns) * 4, len(columns) * 16)
-    assert sum(of.steps_in_epoch for of in found.values()) == 10
+        assert batches.steps == pytest.approx(len(taken))
+        assert batches.train_tokens == pytest.approx(sum(padded))
+        assert batches.real_tokens == pytest.approx(
+            sum(int(c[i].sum()) for i in taken for c in columns)
+        )
+        assert math.prod(batches.train_largest) == max(padded, default=0)
+        assert batches.train[0] == (len(columns) * 16 if taken else 0)
+        assert batches.train_batches > 0 or not taken
+        assert (batches.evaluations, batches.evaluate_batches) == (1, 2)
+        assert batches.evaluate_largest[0] in (len(columns) * 4, len(columns) * 16)
+    assert sum(batches.steps_in_epoch for batches in by_part.values()) == 10

@@ -1,7 +1,7 @@
 """What is counted on fake tensors is what real ones take."""
 
 import gc
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -95,30 +95,32 @@ class Unasked(Counter):
         return out
 
 
-def counted_fake(of: Workload, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
+def counted_fake(settings: Workload, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
     """As `count`, without what asks for values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake, "Counter", Unasked)
-        return count(of, shapes, which)
+        return count(settings, shapes, which)
 
 
-def counted_for_real(of: Workload, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
+def counted_for_real(
+    settings: Workload, shapes: ShapesOf, which: Variant
+) -> dict[str, list[Counts]]:
     """As `counted_fake`, on tensors with values."""
-    model = skeleton(of, which)
+    model = skeleton(settings, which)
     gc.collect()
-    with Unasked() as counter, kernels(of.kernels):
+    with Unasked() as counter, kernels(settings.kernels):
         fill(model, CPU)
         with torch.no_grad():
             for parameter in model.parameters():  # a magnitude of zero takes more work
                 parameter.fill_(0.5)
             for buffer in model.buffers():  # as do scales that are no numbers, as memory may hold
                 buffer.fill_(1)
-        return run(model, of, shapes, which, counter)
+        return run(model, settings, shapes, which, counter)
 
 
 def check_alike(fake: Counts, real: Counts) -> None:
     """Fail unless counts of fake tensors are those of real ones."""
-    for name, value in fake.to_json().items():
+    for name, value in asdict(fake).items():
         # fake norms hold means and deviations in half precision
         close = 2048 / MIB if name.endswith("_mib") else 0.0
         assert value == pytest.approx(getattr(real, name), rel=1e-12, abs=close), name
@@ -129,8 +131,11 @@ def check_alike(fake: Counts, real: Counts) -> None:
 )
 @pytest.mark.parametrize("which", VARIANTS, ids=told)
 def test_fake_counts_are_those_of_the_same_run_for_real(which: Variant, task: str, used: str):
-    of = workload(task=task, kernels=used)
-    [one], [other] = counted_fake(of, ONE, which)[""], counted_for_real(of, ONE, which)[""]
+    settings = workload(task=task, kernels=used)
+    [one], [other] = (
+        counted_fake(settings, ONE, which)[""],
+        counted_for_real(settings, ONE, which)[""],
+    )
     check_alike(one, other)
 
 
@@ -152,8 +157,8 @@ def test_fake_counts_of_each_stage_of_unfreezing_are_those_of_real_tensors(mode:
 def test_fake_counts_of_each_part_are_those_of_real_tensors(
     which: Variant, regression_loss: str, head: str, encoders: int
 ):
-    of = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
-    parts, real = counted_fake(of, THREE, which), counted_for_real(of, THREE, which)
+    settings = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
+    parts, real = counted_fake(settings, THREE, which), counted_for_real(settings, THREE, which)
     assert list(parts) == list(real) == list(THREE)
     for part in THREE:
         [one], [other] = parts[part], real[part]
@@ -163,9 +168,9 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(
 def job_of(which: Variant, **settings: object) -> Job:
     """The job of a cell of a variant, with random weights."""
     settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
-    of = cell(*which[:4], model="bert-tiny", init="random", **settings)
+    planned = cell(*which[:4], model="bert-tiny", init="random", **settings)
     return Job(
-        cell=of, conditions_id="", attempt=1, device="cpu", threads=1, checkpoint=None,
+        cell=planned, conditions_id="", attempt=1, device="cpu", threads=1, checkpoint=None,
         geometry="bert-tiny", tokenizer="", data=None, keep=False, code_version="",
     )  # fmt: skip
 
@@ -221,8 +226,8 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
     model = build_model(job)
     trainer = trainer_of(model, job)
     trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    of = of_parts(config=BERT_TINY, new_pooler=True, encoders=encoders)
-    counted = count(of, THREE, which)
+    settings = of_parts(config=BERT_TINY, new_pooler=True, encoders=encoders)
+    counted = count(settings, THREE, which)
     for part in trainer.losses:
         pairs = part != "sst"
         ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
@@ -237,8 +242,8 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
 
 
 def count_one(shapes: ShapesOf, which: Variant) -> Counts:
-    [found] = count(workload(), shapes, which)[""]
-    return found
+    [counted] = count(workload(), shapes, which)[""]
+    return counted
 
 
 def test_peaks_hold_their_parts_and_grow_with_the_batch():
@@ -253,8 +258,8 @@ def test_peaks_hold_their_parts_and_grow_with_the_batch():
 
 
 def test_a_step_takes_three_times_the_products_of_a_forward_pass_when_everything_trains():
-    found = count_one({"": replace(SHAPES, evaluate_largest=SHAPES.train)}, variant("full"))
-    assert found.step_gflop == pytest.approx(3 * found.evaluate_gflop, rel=0.02)
+    counts = count_one({"": replace(SHAPES, evaluate_largest=SHAPES.train)}, variant("full"))
+    assert counts.step_gflop == pytest.approx(3 * counts.evaluate_gflop, rel=0.02)
 
 
 def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass():
@@ -277,12 +282,12 @@ def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
 
 def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     never = replace(THREE["sts"], train=(0, 0), train_largest=(0, 0), steps=0)
-    found = count(of_parts(), {**THREE, "sts": never}, variant("full"))
+    parts = count(of_parts(), {**THREE, "sts": never}, variant("full"))
     whole = count(of_parts(), THREE, variant("full"))
-    [counted] = found["sts"]
+    [counted] = parts["sts"]
     assert counted.step_gflop == counted.train_peak_mib == counted.gradients_mib == 0
     assert counted.evaluate_gflop == whole["sts"][0].evaluate_gflop > 0
-    assert found["sst"][0].step_gflop == whole["sst"][0].step_gflop
+    assert parts["sst"][0].step_gflop == whole["sst"][0].step_gflop
 
 
 def test_a_second_encoder_is_more_memory_and_no_more_work():

@@ -23,16 +23,16 @@ def test_without_measurements_the_prior_stands():
 
 def test_enough_measurements_give_the_law():
     design, measured = cells(40)
-    found = fit(design, measured, PRIOR)
+    coefficients = fit(design, measured, PRIOR)
     for x, y in zip(design, measured, strict=True):
-        assert apply(found, x) == pytest.approx(y, rel=0.01)
+        assert apply(coefficients, x) == pytest.approx(y, rel=0.01)
 
 
 def test_one_measurement_is_met_halfway_or_more_and_the_rest_follows():
     design, measured = cells(20)
     before = [apply(PRIOR.values, x) / y - 1 for x, y in zip(design, measured, strict=True)]
-    found = fit(design[:1], measured[:1], PRIOR)
-    after = [apply(found, x) / y - 1 for x, y in zip(design, measured, strict=True)]
+    coefficients = fit(design[:1], measured[:1], PRIOR)
+    after = [apply(coefficients, x) / y - 1 for x, y in zip(design, measured, strict=True)]
     assert abs(after[0]) < abs(before[0]) / 2
     assert np.abs(after).mean() < np.abs(before).mean()
 
@@ -47,15 +47,15 @@ def test_rates_are_scaled_by_the_first_measurement():
     prior = Prior((5.0, 0.01, 0.002), (5.0, 0.01, 0.002), rates=True)
     design, _ = cells(10)
     slow = [4 * apply(prior.values, x) for x in design]
-    found = fit(design[:1], slow[:1], prior)
-    assert [apply(found, x) for x in design] == pytest.approx(slow, rel=0.01)
+    coefficients = fit(design[:1], slow[:1], prior)
+    assert [apply(coefficients, x) for x in design] == pytest.approx(slow, rel=0.01)
 
 
 def test_a_feature_that_is_never_seen_keeps_its_prior():
     design, measured = cells(20)
     prior = Prior((*PRIOR.values, 7.0), (*PRIOR.spread, 1.0))
-    found = fit([(*x, 0.0) for x in design], measured, prior)
-    assert found[3] == pytest.approx(7.0)
+    coefficients = fit([(*x, 0.0) for x in design], measured, prior)
+    assert coefficients[3] == pytest.approx(7.0)
 
 
 def test_what_is_left_out_is_not_seen():
@@ -71,9 +71,9 @@ def test_what_is_left_out_is_not_seen():
 
 def test_one_by_one_sees_only_what_was_before():
     design, measured = cells(8)
-    told = one_by_one(design, measured, PRIOR)
-    assert told[0] == apply(PRIOR.values, design[0])
-    assert told[5] == apply(fit(design[:5], measured[:5], PRIOR), design[5])
+    predictions = one_by_one(design, measured, PRIOR)
+    assert predictions[0] == apply(PRIOR.values, design[0])
+    assert predictions[5] == apply(fit(design[:5], measured[:5], PRIOR), design[5])
 
 
 def test_checks_tell_errors_within_a_tenth():

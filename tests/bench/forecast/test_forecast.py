@@ -18,7 +18,7 @@ from tests.bench.workloads import ONE, SHAPES, counts
 IMPORTS = 250.0
 CELLS = [cell(*axes) for axes in full_grid()]
 BATCH_SIZE = CELLS[0].batch_size
-VARIANTS = [Variant.of(of) for of in CELLS]
+VARIANTS = [Variant.of(planned) for planned in CELLS]
 COUNTS = {
     variant: counts(
         train_peak_mib=300.0 + 40.0 * i, step_gflop=50.0 + i, step_moved_mib=5000.0 + 90.0 * i
@@ -27,15 +27,15 @@ COUNTS = {
 }
 COSTS = Costs(
     {BATCH_SIZE: ONE},
-    {variant: {"": [of]} for variant, of in COUNTS.items()},
+    {variant: {"": [counted]} for variant, counted in COUNTS.items()},
     {"peak_rss_mib": IMPORTS, "peak_anon_mib": 100.0},
 )
-TOTALS = {variant: totals_of(ONE, of) for variant, of in COSTS.counts.items()}
+TOTALS = {variant: totals_of(ONE, parts) for variant, parts in COSTS.counts.items()}
 
 
 def peak(variant: Variant) -> float:
-    of = memory_features(variant, TOTALS[variant])
-    return IMPORTS + 40 + 15 * of[1] + 1.02 * of[2] + 1.2 * sum(of[3:])
+    values = memory_features(variant, TOTALS[variant])
+    return IMPORTS + 40 + 15 * values[1] + 1.02 * values[2] + 1.2 * sum(values[3:])
 
 
 def wall(variant: Variant) -> float:
@@ -44,16 +44,16 @@ def wall(variant: Variant) -> float:
 
 def rows():
     return [
-        planned_row(of)
+        planned_row(planned)
         | {"status": "ok", "device": "cpu", "peak_rss_mib": peak(variant), "wall_s": wall(variant)}
-        for of, variant in zip(CELLS, VARIANTS, strict=True)
+        for planned, variant in zip(CELLS, VARIANTS, strict=True)
     ]
 
 
 def forecast(known=()) -> Forecast:
-    found = Forecast(COSTS, "cpu", 2, "peak_rss_mib")
-    found.learn(known)
-    return found
+    made = Forecast(COSTS, "cpu", 2, "peak_rss_mib")
+    made.learn(known)
+    return made
 
 
 def test_the_steps_that_time_a_cell_are_those_that_a_worker_takes():
@@ -75,59 +75,59 @@ def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
 def test_time_is_that_of_all_stages_and_of_timing_the_last():
     variant = VARIANTS[0]._replace(unfreeze="iterative")
     stages = [counts(step_gflop=gflop, evaluate_gflop=0.0) for gflop in (1.0, 2.0, 6.0)]
-    found = time_features(variant, totals_of(ONE, {"": stages}))
+    values = time_features(variant, totals_of(ONE, {"": stages}))
     batches = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
-    assert found[2] == pytest.approx(batches * (3.0 + 6.0 * features.PANEL_STEPS / SHAPES.steps))
+    assert values[2] == pytest.approx(batches * (3.0 + 6.0 * features.PANEL_STEPS / SHAPES.steps))
 
 
 def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
-    found = forecast()
-    assert found.basis is None
-    for variant, of in COUNTS.items():
-        told = found.predict(variant)
-        assert told.wall_s > 0
-        assert 1 < (told.peak_mib - IMPORTS) / of.train_peak_mib < 2.2
+    prior = forecast()
+    assert prior.basis is None
+    for variant, counted in COUNTS.items():
+        prediction = prior.predict(variant)
+        assert prediction.wall_s > 0
+        assert 1 < (prediction.peak_mib - IMPORTS) / counted.train_peak_mib < 2.2
 
 
-def test_without_rows_memory_on_a_card_is_that_of_its_tensors():
-    found = Forecast(COSTS, "cuda:0", 2, "peak_cuda_allocated_mib")
-    for variant, of in COUNTS.items():
-        assert found.predict(variant).peak_mib == pytest.approx(of.train_peak_mib, rel=0.01)
+def test_without_rows_memory_on_a_gpu_is_that_of_its_tensors():
+    learned = Forecast(COSTS, "cuda:0", 2, "peak_cuda_allocated_mib")
+    for variant, counted in COUNTS.items():
+        assert learned.predict(variant).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
 
 
 def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
     known, unseen = rows()[::3], rows()[1::3]
-    found = forecast(known)
-    assert found.seen == len(known)
+    learned = forecast(known)
+    assert learned.seen == len(known)
     for row in unseen:
-        told = found.predict(Variant.of_row(row))
-        assert told.peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
-        assert told.wall_s == pytest.approx(row["wall_s"], rel=0.1)
+        prediction = learned.predict(Variant.of_row(row))
+        assert prediction.peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
+        assert prediction.wall_s == pytest.approx(row["wall_s"], rel=0.1)
 
 
 def test_repeats_are_further_rows_of_the_same_cell():
     [row] = rows()[:1]
     wider = [row, row | {"repeat": 2, "wall_s": row["wall_s"] + 2, "peak_rss_mib": 900.0}]
-    found = forecast(wider)
-    assert found.seen == 1
-    (_, seconds), (_, above) = (*found.time_points().values(), *found.memory_points().values())
+    learned = forecast(wider)
+    assert learned.seen == 1
+    (_, seconds), (_, above) = (*learned.time_points().values(), *learned.memory_points().values())
     assert seconds == row["wall_s"] + 1
     assert above == (row["peak_rss_mib"] + 900) / 2 - IMPORTS
 
 
 def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
-    found = forecast()
-    assert found.basis is None
-    found.hint(others)
-    assert found.basis == "from the speed of other runs here"
-    told = [found.predict(variant).wall_s for variant in COUNTS]
+    learned = forecast()
+    assert learned.basis is None
+    learned.hint(others)
+    assert learned.basis == "from the speed of other runs here"
+    times = [learned.predict(variant).wall_s for variant in COUNTS]
     steps = 1 + features.PANEL_STEPS / SHAPES.steps
     training = steps * 0.12 * SHAPES.real_tokens / 1000
-    assert 4.0 + training < sum(told) / len(told) < 4.0 + 2 * training
-    found.learn(rows()[:1])
-    assert found.basis == "fitted on 1 setting that ran here"
-    assert found.predict(VARIANTS[0]).wall_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
+    assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
+    learned.learn(rows()[:1])
+    assert learned.basis == "fitted on 1 setting that ran here"
+    assert learned.predict(VARIANTS[0]).wall_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
 
 
 def test_rows_of_one_batch_size_tell_of_another():
@@ -142,56 +142,56 @@ def test_rows_of_one_batch_size_tell_of_another():
     costs = Costs(
         {BATCH_SIZE: ONE, 64: shapes}, {**COSTS.counts, **more}, {"peak_rss_mib": IMPORTS}
     )
-    found = Forecast(costs, "cpu", 2, "peak_rss_mib")
-    found.learn(rows())
-    assert found.seen == len(VARIANTS)
+    learned = Forecast(costs, "cpu", 2, "peak_rss_mib")
+    learned.learn(rows())
+    assert learned.seen == len(VARIANTS)
     for variant in list(larger)[::7]:
-        of = memory_features(variant, found.totals[variant])
-        told = found.predict(variant)
-        peak_mib = IMPORTS + 40 + 15 * of[1] + 1.02 * of[2] + 1.2 * sum(of[3:])
-        assert told.peak_mib == pytest.approx(peak_mib, rel=0.03)
-        s = 9 + 0.003 * sum(time_features(variant, found.totals[variant])[2:])
-        assert told.wall_s == pytest.approx(s, rel=0.1)
-        assert told.peak_mib > found.predict(larger[variant]).peak_mib
+        values = memory_features(variant, learned.totals[variant])
+        prediction = learned.predict(variant)
+        peak_mib = IMPORTS + 40 + 15 * values[1] + 1.02 * values[2] + 1.2 * sum(values[3:])
+        assert prediction.peak_mib == pytest.approx(peak_mib, rel=0.03)
+        s = 9 + 0.003 * sum(time_features(variant, learned.totals[variant])[2:])
+        assert prediction.wall_s == pytest.approx(s, rel=0.1)
+        assert prediction.peak_mib > learned.predict(larger[variant]).peak_mib
 
 
 def test_it_learns_as_rows_come():
-    found = forecast()
-    before = found.predict(VARIANTS[-1]).wall_s
-    found.learn(rows()[:10])
-    after = found.predict(VARIANTS[-1]).wall_s
+    learned = forecast()
+    before = learned.predict(VARIANTS[-1]).wall_s
+    learned.learn(rows()[:10])
+    after = learned.predict(VARIANTS[-1]).wall_s
     truth = wall(VARIANTS[-1])
     assert abs(after - truth) < abs(before - truth)
 
 
 def test_what_failed_or_was_disturbed_teaches_no_time():
-    found = forecast([failed_row(CELLS[0], "oom", "", peak_rss_mib=9e9, wall_s=9e9)])
-    assert found.seen == 0
-    found.learn([rows()[0] | {"flags": "not_learned disturbed"}])
-    assert found.seen == 0
-    assert len(found.memory_points()) == 1
-    found.learn([rows()[0] | {"flags": "not_learned"}])
-    assert found.seen == 1
+    learned = forecast([failed_row(CELLS[0], "oom", "", peak_rss_mib=9e9, wall_s=9e9)])
+    assert learned.seen == 0
+    learned.learn([rows()[0] | {"flags": "not_learned disturbed"}])
+    assert learned.seen == 0
+    assert len(learned.memory_points()) == 1
+    learned.learn([rows()[0] | {"flags": "not_learned"}])
+    assert learned.seen == 1
 
 
 def test_a_row_whose_time_nobody_measured_teaches_memory_alone():
-    found = forecast([rows()[0] | {"wall_s": None}])
-    assert found.seen == 0
-    assert len(found.memory_points()) == 1
+    learned = forecast([rows()[0] | {"wall_s": None}])
+    assert learned.seen == 0
+    assert len(learned.memory_points()) == 1
 
 
 def test_what_is_left_is_the_sum_over_cells():
-    found = forecast(rows())
+    learned = forecast(rows())
     one, two, three = VARIANTS[:3]
-    left = found.left_s({one: 2, two: 1, three: 0})
-    assert left == 2 * found.predict(one).wall_s + found.predict(two).wall_s
+    left = learned.left_s({one: 2, two: 1, three: 0})
+    assert left == 2 * learned.predict(one).wall_s + learned.predict(two).wall_s
 
 
 def test_flops_are_for_each_real_token():
     variant = VARIANTS[0]
     steps = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
-    wanted = COUNTS[variant].step_gflop * 1e9 * steps / SHAPES.real_tokens
-    assert forecast().predict(variant).flops_per_token == pytest.approx(wanted)
+    expected = COUNTS[variant].step_gflop * 1e9 * steps / SHAPES.real_tokens
+    assert forecast().predict(variant).flops_per_token == pytest.approx(expected)
 
 
 def test_only_rows_that_may_be_compared_count():

@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         (("--select", "mode=lorra"), "lorra"),
         (("--select", "seed=7"), "no cell"),
@@ -49,18 +49,18 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
         (("--seeds", "10001"), "--seeds"),
         (("--timeout", "-1"), "timeout"),
         (("--timeout", "nan"), "timeout"),
-        (("--timeout", "inf"), "inf is no number of seconds"),
+        (("--timeout", "inf"), "inf is not a number of seconds"),
         (("--budget", "0"), "budget"),
         (("--budget", "1h"), "budget"),
-        (("--budget", "nan"), "nan is no number of minutes"),
+        (("--budget", "nan"), "nan is not a number of minutes"),
         (("--model", "no/such/folder"), "no/such/folder"),
         (("--model", "bert-base"), "--init random"),
         (("--nonsense",), "--nonsense"),
         (("--lr", "auto", "--max-train", "1"), "--max-train"),
     ],
 )
-def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], told: str) -> None:
-    assert told in refused(grid, *extra)
+def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], message: str) -> None:
+    assert message in refused(grid, *extra)
 
 
 def test_an_unknown_grid(grid: GridRuns) -> None:
@@ -74,7 +74,7 @@ def test_a_typo_in_a_grid_file(grid: GridRuns) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "extra", "told"),
+    ("text", "extra", "message"),
     [
         ("[settings]\nhead='conv'\n[[cells]]\nmode=['full']", ("--save-weights",), "head conv"),
         (
@@ -86,19 +86,19 @@ def test_a_typo_in_a_grid_file(grid: GridRuns) -> None:
     ],
 )
 def test_what_does_not_go_together(
-    grid: GridRuns, text: str, extra: tuple[str, ...], told: str
+    grid: GridRuns, text: str, extra: tuple[str, ...], message: str
 ) -> None:
     path = grid.folder / "mine.toml"
     path.write_text(text)
-    assert told in refused(grid, *extra, grid=str(path))
+    assert message in refused(grid, *extra, grid=str(path))
 
 
 def test_a_rank_above_the_width(grid: GridRuns) -> None:
     path = grid.folder / "wide.toml"
     path.write_text("[[cells]]\nmode=['lora']\nrank=[33]\nlayers=['attn']\n")
-    told = refused(grid, grid=str(path))
-    assert "33" in told
-    assert "32" in told
+    message = refused(grid, grid=str(path))
+    assert "33" in message
+    assert "32" in message
 
 
 def test_texts_longer_than_the_encoder_has_positions(grid: GridRuns) -> None:
@@ -142,7 +142,7 @@ def other_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (another_architecture, "roberta"),
         (truncated_weights, "model.safetensors"),
@@ -151,12 +151,12 @@ def other_shape(folder: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint(
-    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory, damage: Callable, told: str
+    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory, damage: Callable, message: str
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged") / "tiny"
     shutil.copytree(grid.model, folder)
     damage(folder)
-    assert told in refused(grid, "--model", str(folder), apart=damage is truncated_weights)
+    assert message in refused(grid, "--model", str(folder), apart=damage is truncated_weights)
 
 
 def test_a_data_folder_without_the_files(grid: GridRuns) -> None:
@@ -205,8 +205,8 @@ def test_a_pair_of_texts_for_an_encoder_with_one_token_type(
     for name in ("sts-train.csv", "sts-dev.csv"):
         lines = "\n".join(f"{n}\tid{n}\ta cat\ta dog\t{n % 5}.0" for n in range(8))
         (data / name).write_text(f"\tid\tsentence1\tsentence2\tsimilarity\n{lines}\n")
-    told = refused(grid, "--model", str(folder), "--task", "sts", "--data", str(data))
-    assert "token type" in told
+    message = refused(grid, "--model", str(folder), "--task", "sts", "--data", str(data))
+    assert "token type" in message
 
 
 def test_random_weights_with_a_broken_vocabulary(

@@ -175,8 +175,8 @@ def shapes_of(checkpoint: Path) -> dict[str, int]:
     """Numbers in each tensor of an encoder without its pooler, by name."""
     tensors = load_file(checkpoint / "model.safetensors")
     return {
-        name: of.size
-        for name, of in tensors.items()
+        name: tensor.size
+        for name, tensor in tensors.items()
         if name.startswith("bert.") and "pooler" not in name
     }
 
@@ -249,7 +249,9 @@ def test_scores_are_those_of_the_predictions(ran: Ran) -> None:
     assert row["dev_metric"] == "accuracy"
     right = (kept["logits"].argmax(axis=1) == kept["labels"]).mean()
     assert row["dev_score"] == row["dev_accuracy"] == pytest.approx(right)
-    trained, kept_for_dev = (Counter(of.labels.tolist()) for of in (examples.train, examples.dev))
+    trained, kept_for_dev = (
+        Counter(split.labels.tolist()) for split in (examples.train, examples.dev)
+    )
     ((most, _),) = trained.most_common(1)
     assert most == 3 != kept_for_dev.most_common(1)[0][0]
     assert row["majority_score"] == pytest.approx((kept["labels"] == most).mean())

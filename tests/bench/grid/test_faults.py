@@ -154,6 +154,6 @@ def test_counts_are_by_kind_phase_and_worker():
     fault = Fault(number=0, seed=0, kind="hang", phase="train", worker="fake")
     good = Verdict(fault, struck=True)
     bad = Verdict(fault, struck=True, lost=["one", "two"])
-    [(key, found)] = counted([good, bad]).items()
+    [(key, counts)] = counted([good, bad]).items()
     assert key == ("hang", "train", "fake")
-    assert (found["injected"], found["lost"], found["duplicated"]) == (2, 2, 0)
+    assert (counts["injected"], counts["lost"], counts["duplicated"]) == (2, 2, 0)

@@ -155,13 +155,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     assert table.returncode == 0
     assert "8 cells: 8 to run" in table.stdout
     assert "no basis yet" in table.stdout
-    told = json.loads(grid.run("--dry-run", "--json").stdout)
-    items = told["cells"]
+    document = json.loads(grid.run("--dry-run", "--json").stdout)
+    items = document["cells"]
     assert len(items) == 8
     assert {item["action"] for item in items} == {"run"}
-    assert told["total"]["predicted_s"] == pytest.approx(sum(i["predicted_s"] for i in items))
-    assert told["total"]["predicted_peak_mib"] == max(i["predicted_peak_mib"] for i in items)
-    assert "cells_that_fit" not in told["total"]
+    assert document["total"]["predicted_s"] == pytest.approx(sum(i["predicted_s"] for i in items))
+    assert document["total"]["predicted_peak_mib"] == max(i["predicted_peak_mib"] for i in items)
+    assert "cells_that_fit" not in document["total"]
     assert list(grid.folder.iterdir()) == []
 
 
@@ -171,9 +171,9 @@ def test_repeats_are_planned_after_all_cells(grid: GridRuns, monkeypatch) -> Non
     table = grid.run(*heads).stdout
     assert "4 repeats of 2 cells: 4 to run" in table
     assert " repeat " in table
-    told = json.loads(grid.run(*heads, "--json").stdout)["cells"]
-    assert [cell["repeat"] for cell in told] == [1, 1, 2, 2]
-    assert [cell["name"] for cell in told[:2]] == [cell["name"] for cell in told[2:]]
+    document = json.loads(grid.run(*heads, "--json").stdout)["cells"]
+    assert [cell["repeat"] for cell in document] == [1, 1, 2, 2]
+    assert [cell["name"] for cell in document[:2]] == [cell["name"] for cell in document[2:]]
     refused = grid.run("--repeats", "0")
     assert refused.returncode == 2
     assert "--repeats" in refused.stderr
@@ -186,13 +186,13 @@ def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(
     all_of_it = grid.run("--dry-run", "--budget", "10000")
     assert "8 of 8 cells fit into the budget of 10,000 min" in all_of_it.stdout
     assert "left out" not in all_of_it.stdout
-    told = json.loads(grid.run("--dry-run", "--json").stdout)
-    half = told["total"]["predicted_s"] / 60 / 2
+    document = json.loads(grid.run("--dry-run", "--json").stdout)
+    half = document["total"]["predicted_s"] / 60 / 2
     table = grid.run("--dry-run", "--budget", f"{half}").stdout
-    told = json.loads(grid.run("--dry-run", "--json", "--budget", f"{half}").stdout)
-    fitting = [item["predicted_s"] for item in told["cells"] if item["fits"]]
-    assert 1 <= len(fitting) == told["total"]["cells_that_fit"] < 8
-    assert sum(fitting) <= told["total"]["budget_s"] == pytest.approx(60 * half)
+    document = json.loads(grid.run("--dry-run", "--json", "--budget", f"{half}").stdout)
+    fitting = [item["predicted_s"] for item in document["cells"] if item["fits"]]
+    assert 1 <= len(fitting) == document["total"]["cells_that_fit"] < 8
+    assert sum(fitting) <= document["total"]["budget_s"] == pytest.approx(60 * half)
     assert f"{len(fitting)} of 8 cells fit into the budget of" in table
     assert table.count("left out") == 8 - len(fitting)
     assert list(grid.folder.iterdir()) == []
@@ -208,10 +208,10 @@ def test_cells_of_several_batch_sizes_and_that_unfreeze_are_predicted(grid: Grid
     planned = grid.run("--dry-run", "--json", grid=str(path), quick=quick)
     assert planned.returncode == 0, planned.stderr
     assert "not predicted" not in planned.stderr
-    told = json.loads(planned.stdout)
-    cells = {(cell["batch_size"], cell["unfreeze"]): cell for cell in told["cells"]}
+    document = json.loads(planned.stdout)
+    cells = {(cell["batch_size"], cell["unfreeze"]): cell for cell in document["cells"]}
     assert len(cells) == 4
-    assert told["total"]["predicted_s"] == pytest.approx(
+    assert document["total"]["predicted_s"] == pytest.approx(
         sum(cell["predicted_s"] for cell in cells.values())
     )
     for unfreeze in ("all", "iterative"):
@@ -234,11 +234,11 @@ def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:
 
 def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     one = ("--lr", "auto", "--select", "mode=head amp=off")
-    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
-    plan = told["cells"]
+    document = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    plan = document["cells"]
     assert len(plan) == 5
-    assert told["total"]["covers"] == "search, round 1"
-    assert [cell["name"] for cell in told["after_search"]] == ["head-fp32-s0"]
+    assert document["total"]["covers"] == "search, round 1"
+    assert [cell["name"] for cell in document["after_search"]] == ["head-fp32-s0"]
     assert {item["learning_rate_source"] for item in plan} == {"candidate"}
     done = grid.run(*one)
     assert done.returncode == 0, done.stderr
@@ -256,19 +256,21 @@ def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     again = grid.run(*one)
     assert again.returncode == 0
     assert grid.rows() == rows
-    told = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
-    assert told["total"]["covers"] == "the grid"
-    assert [cell["action"] for cell in told["cells"]] == ["done"]
+    document = json.loads(grid.run(*one, "--dry-run", "--json").stdout)
+    assert document["total"]["covers"] == "the grid"
+    assert [cell["action"] for cell in document["cells"]] == ["done"]
 
     elsewhere = {"conditions_id": "there", "machine": "another", "threads": 99}
     others = [each | elsewhere for each in rows]
     grid.csv.write_bytes(record(NAMES) + b"".join(map(encode, others)))
-    told = json.loads(grid.run(*one, "--seeds", "2", "--dry-run", "--json").stdout)
-    assert told["total"]["covers"] == "the grid", "no try is trained again"
-    assert [cell["action"] for cell in told["cells"]] == ["done", "run"]
-    assert told["cells"][0]["reason"] == "score from another machine"
-    assert {cell["learning_rate_head"] for cell in told["cells"]} == {best["learning_rate_head"]}
-    assert told["total"]["scores_from_other_machines"] == 1
+    document = json.loads(grid.run(*one, "--seeds", "2", "--dry-run", "--json").stdout)
+    assert document["total"]["covers"] == "the grid", "no try is trained again"
+    assert [cell["action"] for cell in document["cells"]] == ["done", "run"]
+    assert document["cells"][0]["reason"] == "score from another machine"
+    assert {cell["learning_rate_head"] for cell in document["cells"]} == {
+        best["learning_rate_head"]
+    }
+    assert document["total"]["scores_from_other_machines"] == 1
     table = grid.run(*one, "--seeds", "2", "--dry-run").stdout
     assert "1 cells take their scores from other machines" in table
 

@@ -110,12 +110,12 @@ def test_a_killed_parent_leaves_no_worker_and_loses_nothing(grid: GridRuns) -> N
 
 def test_two_grids_at_once_share_the_work_and_the_device(grid: GridRuns) -> None:
     processes = [grid.start(*TWO) for _ in range(2)]
-    told = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
     rows = grid.rows()
     assert grid.statuses() == ["ok", "ok"]
     assert len({row["cell_id"] for row in rows}) == 2
-    assert any("another grid" in text for text in told)
+    assert any("another grid" in text for text in errors)
     one, other = sorted((row["started_at"], row["finished_at"]) for row in rows)
     assert one[1] <= other[0]
 
@@ -155,7 +155,7 @@ def test_a_disk_that_fills_stops_the_run_and_keeps_what_is_done(
             fill(file.fileno())
         _, err = process.communicate(timeout=120)
         assert process.returncode == 1
-        assert "what is done is kept" in err
+        assert "finished cells are kept" in err
         assert "Traceback" not in err
         rows = small.rows()
         assert rows

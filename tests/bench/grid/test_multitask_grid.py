@@ -77,8 +77,8 @@ def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
 
 
 def folder_of(grid: GridRuns, row: Row) -> Path:
-    (found,) = [p for p in (grid.folder / "runs").iterdir() if str(row["cell_id"]) in p.name]
-    return found
+    (folder,) = [p for p in (grid.folder / "runs").iterdir() if str(row["cell_id"]) in p.name]
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -164,13 +164,13 @@ def test_what_is_kept_gives_the_scores_again(ran: GridRuns) -> None:
 def rebuilt(folder: Path) -> BertClassifier:
     """A model of a cell's shape, without adapters and with other weights."""
     cell = Job.read(folder).cell
-    found = BertClassifier(
+    model = BertClassifier(
         BertConfig.from_folder(Path(Job.read(folder).checkpoint or "")),
         heads_of("multitask", PARTS),
         encoders=cell.encoders or 1, head=cell.head, pooling=cell.pooling, dropout=0.0,
     )  # fmt: skip
-    initialise(found, 7)
-    return found
+    initialise(model, 7)
+    return model
 
 
 def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
@@ -197,14 +197,14 @@ def test_done_is_done_and_a_plan_tells_memory_and_time(ran: GridRuns) -> None:
     planned = command(ran, FULL + ITERATIVE, "--dry-run", "--json", "--rerun", "ok")
     assert planned.returncode == 0, planned.stderr
     assert "not predicted" not in planned.stderr
-    told = json.loads(planned.stdout)
-    assert len(told["cells"]) == 2
-    for cell in told["cells"]:
+    document = json.loads(planned.stdout)
+    assert len(document["cells"]) == 2
+    for cell in document["cells"]:
         assert cell["encoders"] == 2
         assert cell["predicted_s"] > 0
         assert cell["predicted_peak_mib"] > 0
-    assert "here" in told["total"]["basis"]
-    full = next(cell for cell in told["cells"] if cell["mode"] == "full")
+    assert "here" in document["total"]["basis"]
+    full = next(cell for cell in document["cells"] if cell["mode"] == "full")
     (row,) = [row for row in before if row["mode"] == "full"]
     assert full["predicted_peak_mib"] == pytest.approx(row["peak_rss_mib"], rel=0.2)
 
@@ -256,9 +256,9 @@ def test_an_encoder_trains_from_the_epoch_in_which_it_unfreezes(
     cells = FULL + 'unfreeze = ["iterative"]\n'
     done = command(grid, cells, "--save-weights", settings=settings)
     assert done.returncode == 0, done.stderr
-    told = f"note: unfreezing ends in epoch 5, and training in epoch {epochs}: "
-    told += f"{len(trained)} of 1 layers train, and no embeddings"
-    assert (told in done.stderr) == (epochs < 5)
+    note = f"note: unfreezing ends in epoch 5, and training in epoch {epochs}: "
+    note += f"{len(trained)} of 1 layers train, and no embeddings"
+    assert (note in done.stderr) == (epochs < 5)
     (row,) = grid.rows()
     kept = load_file(folder_of(grid, row) / "checkpoint" / "model.safetensors")
     before = load_file(grid.model / "model.safetensors")
@@ -327,7 +327,7 @@ def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "extra", "told"),
+    ("settings", "extra", "message"),
     [
         (SETTINGS, ("--lr", "auto"), "--lr auto: no rates are searched for task multitask"),
         (SETTINGS + "held_out = 0.01\n", (), "of 24 training examples of sst is none"),
@@ -339,13 +339,13 @@ def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(
-    grid: GridRuns, settings: str, extra: tuple[str, ...], told: str
+    grid: GridRuns, settings: str, extra: tuple[str, ...], message: str
 ) -> None:
     done = command(grid, FULL, *extra, settings=settings)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert not grid.csv.exists()
 
 
@@ -354,7 +354,9 @@ def test_each_part_has_its_loss_and_its_outputs() -> None:
     assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
     losses = losses_of("multitask", PARTS, "pearson")
     assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "pearson"}
-    heads = {part: (of.outputs, of.pairs) for part, of in heads_of("multitask", PARTS).items()}
+    heads = {
+        part: (head.outputs, head.pairs) for part, head in heads_of("multitask", PARTS).items()
+    }
     assert heads == {"sst": (5, False), "quora": (1, True), "sts": (1, True)}
 
 
@@ -372,10 +374,11 @@ def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) 
     asked = ("--data", str(data))
     planned = grid.run(*asked, "--dry-run", "--json", grid=str(path), quick=CPU)
     done = grid.run(*asked, grid=str(path), quick=CPU)
-    for of in (planned, done):
-        assert of.returncode == 0, of.stderr
-        assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in of.stderr
-        assert "note: sts: all 12 dev labels are 3.8, which have no correlation" in of.stderr
+    for process in (planned, done):
+        err = process.stderr
+        assert process.returncode == 0, err
+        assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in err
+        assert "note: sts: all 12 dev labels are 3.8, which have no correlation" in err
     (row,) = grid.rows()
     assert row["status"] == "ok"
     assert "not_learned" in str(row["flags"]).split()
@@ -433,19 +436,19 @@ def test_members_are_chosen_for_each_part(
     held: GridRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ensemble.main(["--runs", str(held.csv), "--json"], standalone_mode=False) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [task["task"] for task in found["tasks"]] == list(PARTS)
-    assert [task["candidates"] for task in found["tasks"]] == [1, 1, 2]
+    document = json.loads(capsys.readouterr().out)
+    assert [task["task"] for task in document["tasks"]] == list(PARTS)
+    assert [task["candidates"] for task in document["tasks"]] == [1, 1, 2]
     together, alone = held.rows()
-    scores = {task["task"]: task["best_member"]["dev_score"] for task in found["tasks"]}
+    scores = {task["task"]: task["best_member"]["dev_score"] for task in document["tasks"]}
     assert scores["sst"] == pytest.approx(together["dev_sentiment"], abs=1e-6)
     assert scores["quora"] == pytest.approx(together["dev_paraphrase"], abs=1e-6)
     either = (together["dev_similarity"], alone["dev_score"])
     assert any(scores["sts"] == pytest.approx(score, abs=1e-6) for score in either)
-    assert found["overall"]["best_members"]["dev_score"] == pytest.approx(overall(scores))
+    assert document["overall"]["best_members"]["dev_score"] == pytest.approx(overall(scores))
     once = {row["cell_id"]: row["params_total"] for row in held.rows()}
-    used = {member["cell_id"] for task in found["tasks"] for member in task["members"]}
-    assert found["overall"]["ensemble"]["parameters"] == sum(once[cell_id] for cell_id in used)
+    used = {member["cell_id"] for task in document["tasks"] for member in task["members"]}
+    assert document["overall"]["ensemble"]["parameters"] == sum(once[cell_id] for cell_id in used)
 
 
 def test_settings_are_compared_example_by_example(ran: GridRuns) -> None:

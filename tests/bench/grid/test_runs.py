@@ -245,10 +245,10 @@ def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
 def test_a_report_of_several_versions_says_so_first_and_can_be_narrowed(tmp_path: Path) -> None:
     rows = synthetic_rows(68, failures=False)
     newer = [row | {"code_version": "0.2.0"} for row in rows[:10]]
-    said = "The rows are of 2 versions of the code: 68 of 0.1.0, 10 of 0.2.0."
+    sentence = "The rows are of 2 versions of the code: 68 of 0.1.0, 10 of 0.2.0."
     for page in pages(tmp_path, [*rows, *newer]):
-        assert said in page
-        assert page.index(said) < page.index("Least memory")
+        assert sentence in page
+        assert page.index(sentence) < page.index("Least memory")
         assert "78 of 78 runs ended ok" in page
         assert "<th>code" in page or "| code |" in page or 'data-key="code_version"' in page
     for page in pages(tmp_path, [*rows, *newer], code_version="0.2.0"):

@@ -126,8 +126,8 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
         assert place.launches() == launches
         out, err = capsys.readouterr()
         if as_json:
-            told = json.loads(out)
-            assert (told["cells"], told["scores_from_other_machines"]) == ({"ok": 3}, 2)
+            document = json.loads(out)
+            assert (document["cells"], document["scores_from_other_machines"]) == ({"ok": 3}, 2)
         else:
             assert "3 cells: 3 ok\n2 cells take their scores from other machines\n" in out
         assert "2 cells take their scores from other machines\n" in err
@@ -147,7 +147,7 @@ def on_gpu(place: Place) -> None:
     """Let the cells of a place be for a GPU, of which its worker needs none."""
     conditions = replace(place.setup.conditions, device="cuda:1")
     grid = place.setup.grid
-    axes = [of.model_copy(update={"amp": ["off", "bf16"]}) for of in grid.cells]
+    axes = [axes.model_copy(update={"amp": ["off", "bf16"]}) for axes in grid.cells]
     grid = grid.model_copy(update={"cells": axes})
     place.setup = replace(place.setup, conditions=conditions, grid=grid)
 
@@ -335,7 +335,7 @@ def test_what_is_the_same_only_bigger_than_an_oom_is_skipped_with_the_reason(pla
     row = place.rows()[-1]
     assert (row["status"], row["attempt"], row["batch_size"]) == ("skipped", 1, 128)
     assert "batch size 64, here 128" in row["message"]
-    assert len(place.rows()) == 5  # said once
+    assert len(place.rows()) == 5  # reported once
     assert place.launches() == launches
     assert "--rerun skipped" in capsys.readouterr().err
 
@@ -359,9 +359,9 @@ def test_what_is_no_bigger_than_an_oom_or_another_setting_runs(place, settings):
 def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(place):
     store, failed = Store(place.csv), out_of_memory(place)
     store.append(failed)
-    wanted = bigger(place, batch_size=128)
-    assert place.run([wanted]) == 1
-    again = plan([wanted.cell], place.rows(), place.setup.conditions.columns(), rerun="skipped")
+    item = bigger(place, batch_size=128)
+    assert place.run([item]) == 1
+    again = plan([item.cell], place.rows(), place.setup.conditions.columns(), rerun="skipped")
     assert place.run(again) == 0
     store.append(failed | {"attempt": 2, "status": "ok"})
     assert place.run([bigger(place, batch_size=256)]) == 0
@@ -369,13 +369,13 @@ def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(plac
 
 def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, capsys):
     tries = ("timeout", "timeout", "crashed")
-    wanted = replace(bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries)
+    item = replace(bigger(place, seed=7), action="skip", reason="no learning rate", tries=tries)
     launches = place.launches()
     for _ in range(2):
-        assert place.run([wanted]) == 1
+        assert place.run([item]) == 1
     *_, row = place.rows()
     assert (row["status"], row["message"]) == ("skipped", "no learning rate")
-    assert len(place.rows()) == 4  # said once
+    assert len(place.rows()) == 4  # reported once
     assert place.launches() == launches
     err = capsys.readouterr().err
     assert "--rerun timeout" in err

@@ -48,7 +48,7 @@ def test_of_labels_that_differ_there_is_nothing_to_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "label", "told"),
+    ("name", "label", "start"),
     [
         ("sst_train", "3", "sst: all 24 training labels are 3 (positive), so there is nothing to"),
         ("sst_dev", "0", "sst: all 12 dev labels are 0 (very negative), so its accuracy is of one"),
@@ -60,11 +60,11 @@ def test_of_labels_that_differ_there_is_nothing_to_say(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("alone", [False, True])
 def test_labels_that_are_all_the_same_are_told(
-    tmp_path: Path, name: str, label: str, told: str, alone: bool
+    tmp_path: Path, name: str, label: str, start: str, alone: bool
 ) -> None:
     task = name.partition("_")[0] if alone else "multitask"
     (line,) = label_notes(data_of(tmp_path, task, **{name: label}))
-    assert line.startswith(told)
+    assert line.startswith(start)
 
 
 def test_one_example_is_no_correlation(tmp_path: Path) -> None:
@@ -115,8 +115,10 @@ def test_training_labels_that_are_all_the_same_have_no_correlation(
 ) -> None:
     data = data_of(tmp_path, task, sts_train="3.8")
     check_loss([Settings()], learning(64, loss="mse"), data)
-    told = "regression_loss pearson: sts: all 24 training labels are 3.8, which have no correlation"
-    with pytest.raises(InputError, match=told):
+    message = (
+        "regression_loss pearson: sts: all 24 training labels are 3.8, which have no correlation"
+    )
+    with pytest.raises(InputError, match=message):
         check_loss([PEARSON], learning(64), data)
 
 
@@ -127,7 +129,7 @@ def test_one_class_hinders_no_correlation_of_another_part(tmp_path: Path) -> Non
 @pytest.mark.parametrize("count", [1, 3, 7, 24])
 @pytest.mark.parametrize("value", [0.1, 0.7, 3.8])
 def test_equal_targets_are_0(count: int, value: float) -> None:
-    """The deviation of 0.1 three times over is 1e-17, and nothing to divide by."""
+    """The standard deviation of 0.1 three times over is 1e-17, and nothing to divide by."""
     assert standard(np.full(count, value)) == (value, 1.0)
 
 
@@ -156,7 +158,7 @@ def test_a_second_encoder_or_a_loss_that_no_part_needs_is_told(tmp_path: Path) -
     assert line == "encoders 2: there is one, as of quora, sts"
     classes = load_data("multitask", write_folder(tmp_path / "classes", ("sst", "quora")))
     (line,) = idle_notes([Settings(encoders=2, regression_loss="pearson")], [], classes)
-    assert line == "regression_loss pearson: no part that is there has it"
+    assert line == "regression_loss pearson: no part of the data has it"
 
 
 # AMP
@@ -167,7 +169,7 @@ T4 = Device("cuda:0", GpuInfo("Tesla T4", "580", (7, 5), "GPU-1"))
 
 
 @pytest.mark.parametrize(
-    ("device", "amp", "told"),
+    ("device", "amp", "message"),
     [
         (Device(), "fp16", "amp fp16 needs a GPU; on the CPU take bf16 or on"),
         (Device(), "bf16", None),
@@ -180,13 +182,15 @@ T4 = Device("cuda:0", GpuInfo("Tesla T4", "580", (7, 5), "GPU-1"))
         ),
     ],
 )
-def test_amp_that_a_device_has_not_is_refused(device: Device, amp: str, told: str | None) -> None:
+def test_amp_that_a_device_has_not_is_refused(
+    device: Device, amp: str, message: str | None
+) -> None:
     cells = [cell("full", None, None, "off"), cell("full", None, None, amp)]
     grid = gridfile.load("smoke")
-    if told is None:
+    if message is None:
         check_amp(cells, grid, device)
         return
-    with pytest.raises(InputError, match=f"grid smoke: {told}"):
+    with pytest.raises(InputError, match=f"grid smoke: {message}"):
         check_amp(cells, grid, device)
 
 
@@ -195,9 +199,9 @@ def test_amp_that_a_device_has_not_is_refused(device: Device, amp: str, told: st
     [(T4, "bf16", 1), (T4, "fp16", 0), (T4, "off", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
 )
 def test_bf16_that_is_emulated_is_told(device: Device, amp: str, notes: int) -> None:
-    found = amp_notes([cell("full", None, None, amp)], device)
-    assert len(found) == notes
-    assert all("Tesla T4 has no bf16 units" in note for note in found)
+    lines = amp_notes([cell("full", None, None, amp)], device)
+    assert len(lines) == notes
+    assert all("Tesla T4 has no bf16 units" in note for note in lines)
 
 
 # Unfreezing
@@ -220,9 +224,9 @@ def test_training_that_ends_before_all_layers_train_is_told(
     settings = {"epochs": epochs, "max_steps": max_steps, "batch_size": 8}
     notes = unfreezing_notes([full(unfreeze="iterative", **settings)], data, 12)
     assert unfreezing_notes([full(**settings)], data, 12) == []
-    told = f"unfreezing ends in epoch 5, and training in {ends} of 12 layers train, and no "
-    told += "embeddings"
-    assert notes == ([] if ends is None else [told])
+    note = f"unfreezing ends in epoch 5, and training in {ends} of 12 layers train, and no "
+    note += "embeddings"
+    assert notes == ([] if ends is None else [note])
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ class Holder:
 
     def says_then(self) -> str:
         """What it says after it has waited."""
-        while (said := self.says()) == "waits":
+        while (line := self.says()) == "waits":
             pass
-        return said
+        return line
 
     def go_on(self) -> None:
         self.process.stdin.write("\n")

@@ -66,9 +66,9 @@ def wait_for(condition, timeout_s=10.0) -> bool:
 
 
 def all_gone(folder: Path) -> bool:
-    found = pids(folder)
-    assert found
-    return wait_for(lambda: not any(map(runs, found)), timeout_s=3)
+    workers = pids(folder)
+    assert workers
+    return wait_for(lambda: not any(map(runs, workers)), timeout_s=3)
 
 
 # How it ended

@@ -53,23 +53,23 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
     gpus = FakeGpu("GPU-0"), FakeGpu("GPU-1", "Tesla T4", (7, 5))
     for name in ("PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX"):
         monkeypatch.setenv(name, "of:1")
-    found = found_on(monkeypatch, "cuda:1", *gpus)
-    assert found.conditions.columns() | {
+    target = found_on(monkeypatch, "cuda:1", *gpus)
+    assert target.conditions.columns() | {
         "device": "cuda:1", "device_name": "Tesla T4, driver 580.65", "tf32": "off",
         "torch_version": "2.9.0+cu130", "cuda_version": "13.0",
         "environment": "MALLOC_ARENA_MAX=of:1 PYTORCH_CUDA_ALLOC_CONF=of:1",
-    } == found.conditions.columns()  # fmt: skip
-    assert (found.device_name, found.conditions.worker_device) == ("GPU-1", "cuda:0")
-    assert (found.amp_on, found.device.has_bf16) == ("fp16", False)
+    } == target.conditions.columns()  # fmt: skip
+    assert (target.device_name, target.conditions.worker_device) == ("GPU-1", "cuda:0")
+    assert (target.amp_on, target.device.has_bf16) == ("fp16", False)
     assert found_on(monkeypatch, "cuda:0", *gpus).amp_on == "bf16"
 
 
 def test_on_the_cpu_cuda_is_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "of:1")
-    found = found_on(monkeypatch, "cpu", FakeGpu("GPU-0"))
-    assert (found.conditions.cuda_version, found.conditions.environment) == (None, None)
-    assert found.conditions.worker_device == found.device_name == "cpu"
-    assert found.amp_on == "bf16"
+    target = found_on(monkeypatch, "cpu", FakeGpu("GPU-0"))
+    assert (target.conditions.cuda_version, target.conditions.environment) == (None, None)
+    assert target.conditions.worker_device == target.device_name == "cpu"
+    assert target.amp_on == "bf16"
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,10 @@ def test_a_gpu_fault_is_one_line_or_does_no_harm(fault: GpuFault) -> None:
         assert ("cpu" if "runs on cpu" in outcome else "cuda:") in outcome
 
 
-@pytest.mark.parametrize("wanted", ["tpu", "cuda:x", "cpu:1", "cuda:-1", ""])
-def test_another_name_is_no_device(wanted: str) -> None:
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:1", "cuda:-1", ""])
+def test_another_name_is_no_device(name: str) -> None:
     with pytest.raises(InputError, match="is not auto, cpu, cuda or cuda:i"):
-        resolve_device(wanted, "13.0", cuda(FIRST))
+        resolve_device(name, "13.0", cuda(FIRST))
 
 
 def test_a_gpu_is_tried_once_by_the_name_that_workers_see_it_by() -> None:
@@ -182,10 +182,10 @@ def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch: pytest.Monke
         return ones(*size, dtype=dtype, device=device) * (2 if dtype == torch.float16 else 1)
 
     monkeypatch.setattr(torch, "ones", fake)
-    found = gpu_check.failures_on("cpu")
-    assert found.pop("bf16") == NO_IMAGE
-    assert found.pop("fp16").startswith("a product of ones gave ")
-    assert found == {}
+    failures = gpu_check.failures_on("cpu")
+    assert failures.pop("bf16") == NO_IMAGE
+    assert failures.pop("fp16").startswith("a product of ones gave ")
+    assert failures == {}
 
 
 def test_the_process_says_what_torch_sees(
@@ -343,12 +343,13 @@ def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
     tmp_path: Path,
 ) -> None:
     ended = grid_on_broken_device(tmp_path, BROKEN)
-    told = f"the device failed: {BUSY}"
-    assert ended.rows == (("crashed", told),)
+    message = f"the device failed: {BUSY}"
+    assert ended.rows == (("crashed", message),)
     assert ended.code == 1
     (line,) = (line for line in ended.lines if line.startswith("stopped: "))
     assert line.startswith(
-        f"stopped: {told} (cuda:1), and tried again: {BUSY}; look at it with nvidia-smi and dmesg; "
+        f"stopped: {message} (cuda:1), and tried again: {BUSY}; look at it with nvidia-smi and "
+        "dmesg; "
     )
     assert not [line for line in ended.lines if "Traceback" in line]
     (command,) = tmp_path.glob("runs/*/command.txt")
@@ -359,8 +360,8 @@ def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
 
 def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Path) -> None:
     ended = grid_on_broken_device(tmp_path, WORKS, FAILED)
-    told = "the device failed: CUDA error: an illegal memory access"
-    assert ended.rows == (("crashed", told),) * 3
+    message = "the device failed: CUDA error: an illegal memory access"
+    assert ended.rows == (("crashed", message),) * 3
     assert ended.code == 1
     assert not [line for line in ended.lines if line.startswith("stopped: ")]
     assert len([line for line in ended.lines if "another process can use the GPU" in line]) == 3

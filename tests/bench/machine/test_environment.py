@@ -20,9 +20,9 @@ TUNABLES = "GLIBC_TUNABLES"
 
 
 def test_threads_are_the_cells_and_the_rest_is_inherited() -> None:
-    found = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2)
-    assert found["HOME"] == "/x"
-    assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "2"
+    environment = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2)
+    assert environment["HOME"] == "/x"
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
 
 
 @pytest.mark.parametrize("name", DROPPED)
@@ -34,8 +34,11 @@ def test_what_would_change_what_is_computed_is_dropped(name: str) -> None:
 @pytest.mark.parametrize("inherited", [{}, {"CUDA_VISIBLE_DEVICES": "0,1"}])
 def test_a_worker_sees_its_gpu_alone_or_none(inherited: dict[str, str]) -> None:
     inherited["CUDA_DEVICE_ORDER"] = "FASTEST_FIRST"
-    found = worker_environment(inherited, 1, "GPU-8932")
-    assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("GPU-8932", "PCI_BUS_ID")
+    environment = worker_environment(inherited, 1, "GPU-8932")
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == (
+        "GPU-8932",
+        "PCI_BUS_ID",
+    )
     assert worker_environment(inherited, 1)["CUDA_VISIBLE_DEVICES"] == ""
 
 
@@ -66,8 +69,8 @@ def test_what_is_set_is_not_recorded_and_neither_is_what_changes_nothing() -> No
 
 
 def test_the_users_own_allocator_is_recorded_and_ours_is_not() -> None:
-    told = "glibc.malloc.arena_max=1"
-    assert recorded({TUNABLES: told}, on_gpu=False) == f"{TUNABLES}={told}"
+    tunables = "glibc.malloc.arena_max=1"
+    assert recorded({TUNABLES: tunables}, on_gpu=False) == f"{TUNABLES}={tunables}"
     assert recorded({}, on_gpu=False) is None
 
 
@@ -101,11 +104,11 @@ def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it() -> Non
     text = page.read_text(encoding="utf-8").partition("## Inherited variables")[2]
     fates = "set|dropped|recorded|recorded on a GPU"
     rows = re.findall(rf"^\| (.*) \| ({fates}) \|", text, re.MULTILINE)
-    told = {name: fate for names, fate in rows for name in re.findall(r"`([\w*]+)`", names)}
+    documented = {name: fate for names, fate in rows for name in re.findall(r"`([\w*]+)`", names)}
     kinds = {
         "recorded": RECORDED, "set": SET, "dropped": DROPPED, "recorded on a GPU": RECORDED_ON_GPU,
     }  # fmt: skip
-    assert told == {name: fate for fate, names in kinds.items() for name in names}
+    assert documented == {name: fate for fate, names in kinds.items() for name in names}
 
 
 def test_the_allocator_keeps_memory_unless_a_user_tells_it_something() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.grid.resume import left_behind
+from bench.grid.resume import orphaned_outcome
 from bench.plan.cell import Row
 from bench.plan.columns import NAMES, SCHEMA
 from bench.plan.job import Job
@@ -192,11 +192,11 @@ def test_nesting_of_any_depth_is_refused() -> None:
 
 @examples(100)
 @given(content=damaged(json.dumps(RESULT).encode()))
-def test_a_result_left_behind_is_taken_over_or_run_again(tmp_path: Path, content: bytes) -> None:
+def test_an_orphaned_result_is_taken_over_or_run_again(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cell.json").write_text(JOB.to_json())
     (tmp_path / "panel.csv").write_text(PANEL)
     (tmp_path / "result.json").write_bytes(content)
-    outcome = left_behind(tmp_path, JOB)
+    outcome = orphaned_outcome(tmp_path, JOB)
     if outcome is not None:
         assert outcome.status == "ok"
         assert outcome.result is not None
@@ -215,7 +215,7 @@ def test_what_is_no_result_is_run_again(tmp_path: Path, kind: str) -> None:
         sparse(path, 2**36)
     else:
         path.symlink_to("/dev/zero" if kind == "device" else path)
-    assert left_behind(tmp_path, JOB) is None
+    assert orphaned_outcome(tmp_path, JOB) is None
 
 
 # panel.csv

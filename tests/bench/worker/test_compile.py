@@ -95,7 +95,7 @@ def test_a_plan_says_that_it_is_not_predicted(grid: GridRuns) -> None:
     path.write_text(LORA.format(settings="compile = true"))
     planned = grid.run("--dry-run", "--json", grid=str(path))
     assert planned.returncode == 0, planned.stderr
-    assert "are not predicted: it is not done for training that is compiled" in planned.stderr
+    assert "are not predicted: training is compiled" in planned.stderr
     (found,) = json.loads(planned.stdout)["cells"]
     assert (found["compile"], found["predicted_s"]) == ("on", None)
 
