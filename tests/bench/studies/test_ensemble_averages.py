@@ -104,7 +104,7 @@ def test_constant_numbers_have_no_correlation(value: float) -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="no average is of 'votes'"):
+    with pytest.raises(ValueError, match="unknown average 'votes'"):
         as_averaged(np.ones((4, 3)), "accuracy", "votes")
     with pytest.raises(ValueError, match="needs a model"):
         choose([], LABELS, "accuracy")

@@ -237,8 +237,14 @@ def test_a_file_without_indices_hides_no_difference_of_the_others(
             },
             "holds predictions of no examples",
         ),
-        ({"logits": np.full((DEV, 3), np.nan, np.float32)}, "holds predictions that are no numbe"),
-        ({"logits": np.full((DEV, 3), np.inf, np.float32)}, "holds predictions that are no numbe"),
+        (
+            {"logits": np.full((DEV, 3), np.nan, np.float32)},
+            "holds predictions that are not finite",
+        ),
+        (
+            {"logits": np.full((DEV, 3), np.inf, np.float32)},
+            "holds predictions that are not finite",
+        ),
         ({"held_indices": indices_of(7)}, "predictions and labels don't fit"),
         ({"held_indices": indices_of(HELD)[:, None]}, "predictions and labels don't fit"),
         ({"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),

@@ -18,9 +18,9 @@ from bench.report import files
 from bench.report.drawing import MARK
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import Outcome, ensemble_of
+from bench.studies.ensemble.overall import overall_of
 from bench.studies.ensemble.page import Facts, facts_of
 from bench.studies.ensemble.rows import COLUMNS
-from bench.studies.ensemble.together import together
 from minbert.data.tasks import TASKS
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place
 from tests.bench.report.test_browser import PHONE, WIDE, open_page
@@ -47,9 +47,9 @@ def outcomes_of(place: Place) -> list[Outcome]:
     return [ensemble_of(candidates, "probabilities", 8) for candidates in find([place.csv])]
 
 
-def facts(place: Place, *, beside: bool = False) -> Facts:
+def facts(place: Place, *, with_published: bool = False) -> Facts:
     outcomes = outcomes_of(place)
-    return facts_of(outcomes, together(outcomes), ["python"], beside=beside)
+    return facts_of(outcomes, overall_of(outcomes), ["python"], with_published=with_published)
 
 
 def seen(html: str) -> str:
@@ -68,13 +68,15 @@ def test_the_stages_of_the_choice_lead_to_the_ensemble(place: Place) -> None:
     added = [stage.added.row["cell_id"] for stage in taken]
     for member, weight in outcome.members:
         assert added.count(member.row["cell_id"]) == weight
-    assert taken[-1].held == outcome.ensemble.held
-    assert taken[-1].dev == pytest.approx(outcome.ensemble.dev.value)
+    assert taken[-1].held_score == outcome.ensemble.held_score
+    assert taken[-1].dev_score == pytest.approx(outcome.ensemble.dev.value)
     first = outcome.stages[0]
     assert first.added is outcome.best_member
-    assert (first.held, first.dev) == pytest.approx((outcome.best.held, outcome.best.dev.value))
-    highest = max(stage.held or 0.0 for stage in outcome.stages)
-    assert [stage.held for stage in outcome.stages].index(highest) == outcome.size - 1
+    assert (first.held_score, first.dev_score) == pytest.approx(
+        (outcome.best.held_score, outcome.best.dev.value)
+    )
+    highest = max(stage.held_score or 0.0 for stage in outcome.stages)
+    assert [stage.held_score for stage in outcome.stages].index(highest) == outcome.size - 1
 
 
 def test_each_candidate_is_scored_alone(place: Place) -> None:
@@ -85,8 +87,8 @@ def test_each_candidate_is_scored_alone(place: Place) -> None:
         "lora-r8-attn-fp32-s0, minilm", "lora-r8-attn-fp32-s1, other",
     ]  # fmt: skip
     best = next(of for of in outcome.alone if of.members[0] is outcome.best_member)
-    assert (best.name, best.dev, best.held) == (
-        outcome.best.name, outcome.best.dev, outcome.best.held,
+    assert (best.name, best.dev, best.held_score) == (
+        outcome.best.name, outcome.best.dev, outcome.best.held_score,
     )  # fmt: skip
     assert best.parameters == ENCODER + ADAPTER
 
@@ -189,7 +191,7 @@ def test_the_pages_tell_each_task_and_all_together(
             *(line for section in told.sections for line in section.said),
             "No ensemble of quora is in it, so it is no score of all three.",
             "Movies and sst share their sentences",
-            "The members, and what each scores alone.",
+            "The members, and the score of each alone.",
             "lora-r8-attn-fp32-s2",
             "Dev chooses nothing.",
             "--average probabilities --most 8 --reports reports/",
@@ -198,14 +200,14 @@ def test_the_pages_tell_each_task_and_all_together(
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
 
 
-def test_the_finding_is_the_gain_and_whether_it_is_proven(place: Place) -> None:
+def test_the_finding_is_the_gain_and_whether_it_is_significant(place: Place) -> None:
     (outcome,) = outcomes_of(fill(place, "movies", seeds=4))
     gain = outcome.gain
     assert gain.low is not None
     assert gain.low > 0
     (section,) = facts(place).sections
-    assert section.heading == "movies: better, which is proven"
-    said = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}): better, which is proven."
+    assert section.heading == "movies: significantly better"
+    said = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}): significantly better."
     assert section.said[0].endswith(said)
 
 
@@ -245,7 +247,7 @@ def test_pages_are_the_same_whenever_they_are_made(place: Place, tmp_path: Path)
 
 
 def test_published_scores_stand_apart(place: Place) -> None:
-    told = facts(fill(place, "sst", "quora", "sts"), beside=True)
+    told = facts(fill(place, "sst", "quora", "sts"), with_published=True)
     drawn = {drawing.stem: drawing for drawing in told.drawings}
     for stem in ("sst-scores", "quora-scores", "sts-scores", "overall-scores"):
         ours, _, papers = drawn[stem].alt.partition(" Published, on other examples: ")
@@ -261,7 +263,7 @@ def test_published_scores_stand_apart(place: Place) -> None:
 
 
 def test_a_score_of_all_parts_stands_in_no_figure_of_some(place: Place) -> None:
-    told = facts(fill(place, "sst", "sts"), beside=True)
+    told = facts(fill(place, "sst", "sts"), with_published=True)
     overall = told.sections[0]
     assert all("Lisan" not in drawing.alt for drawing in overall.drawings)
     assert any("Lisan" in row[0] for table in overall.tables for row in table.rows)
@@ -271,13 +273,15 @@ def test_a_best_member_that_nobody_joins_is_told(place: Place) -> None:
     place.add(0)
     told = facts(place)
     assert told.title == "An ensemble on movies"
-    assert told.sections[0].heading == "movies: no difference is proven"
+    assert told.sections[0].heading == "movies: no significant difference"
     assert "no addition made it better on what was held out" in told.sections[0].said[0]
 
 
 def test_where_nobody_may_join_no_addition_was_tried(place: Place) -> None:
     (candidates,) = find([fill(place, "movies").csv])
-    told = facts_of([ensemble_of(candidates, "probabilities", 1)], None, ["python"], beside=False)
+    told = facts_of(
+        [ensemble_of(candidates, "probabilities", 1)], None, ["python"], with_published=False
+    )
     (section,) = told.sections
     assert section.said[0].endswith("no more were allowed.")
     assert "no addition" not in section.said[0]

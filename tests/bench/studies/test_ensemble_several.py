@@ -332,4 +332,4 @@ def test_cells_with_other_classes_are_refused(place: Place) -> None:
     kept = load_file(path)
     fewer = {name: kept[name][:, :4].copy() for name in ("logits", "held_logits")}
     save_file({**kept, **fewer}, path)
-    assert "sst: cells tell different numbers of classes" in place.refused()
+    assert "sst: cells predict different numbers of classes" in place.refused()

@@ -16,7 +16,7 @@ from bench.plan.job import FILE
 from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.outcome import ALL, all_alike, ensemble_of
+from bench.studies.ensemble.outcome import ALL, average_of_all, ensemble_of
 from bench.studies.ensemble.peer import PEER
 from bench.studies.ensemble.published import published
 from minbert.data.tasks import TASKS, load_data, load_task
@@ -62,9 +62,9 @@ def test_each_other_encoder_has_its_best_member(place: Place) -> None:
     first, second = outcome.encoders
     assert (first.kind, first.name) == ("best of other feed", "lora-r8-attn-fp32-s3")
     assert (second.kind, second.name) == ("best of other 012345", "lora-r8-attn-fp32-s4")
-    assert second.held is not None
-    assert first.held is not None
-    assert second.held < first.held < outcome.best.held
+    assert second.held_score is not None
+    assert first.held_score is not None
+    assert second.held_score < first.held_score < outcome.best.held_score
     assert first.parameters == ENCODER + ADAPTER
     models = {member.row["model_digest"] for member, _ in outcome.members}
     assert outcome.ensemble.parameters == len(models) * ENCODER + len(outcome.members) * ADAPTER
@@ -256,10 +256,10 @@ def test_the_average_of_all_cells_has_each_of_them_once(place: Place) -> None:
     for seed, strength in ((0, 2.0), (1, 1.0), (2, 0.5)):
         place.add(seed, strength=strength)
     (candidates,) = find([place.csv])
-    found = all_alike(candidates, "logits")
+    found = average_of_all(candidates, "logits")
     mean = np.mean([of.logits.astype(float) for of in candidates.members], axis=0)
     right = mean.argmax(axis=1) == candidates.labels
     assert found.dev.value == pytest.approx(right.mean())
     held = np.mean([of.held_logits.astype(float) for of in candidates.members], axis=0)
-    assert found.held == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
+    assert found.held_score == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
     assert found.parameters == ENCODER + 3 * ADAPTER
