@@ -1,5 +1,5 @@
-"""What training changed in a model's weights, and whether that is of low rank: the singular values
-of the update of each linear layer, of cells that ran with --save-weights.
+"""The changes that training made to a model's weights, and whether they have low rank: singular
+values of each linear layer's update, for cells that ran with --save-weights.
 
 Example: python -m bench.updates --runs runs.csv --reports reports/
 """
@@ -26,19 +26,26 @@ Examples:
 
 
 @click.command("python -m bench.updates", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
-@with_runs("Results whose cells have kept their weights, of one or several files.")
+@with_runs("Results files whose cells have kept their weights, one or several.")
 @click.option(
     "--truncate",
     metavar="K[,K]",
     help="Also cut the updates of full fine-tuning to these ranks, and score them on dev.",
 )
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="With --truncate: the folder of tasks' files."
+    "--data", type=click.Path(path_type=Path), help="Folder of the tasks' files, for --truncate."
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the rows there.")
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    help="Write a CSV with a row for each cell and layer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--reports", type=click.Path(path_type=Path), help="Write updates.md and updates.html there."
+    "--reports",
+    type=click.Path(path_type=Path),
+    help="Write updates.md and updates.html to this folder.",
 )
 def command(
     runs: list[Path],

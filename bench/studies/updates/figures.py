@@ -1,4 +1,4 @@
-"""Figures of updates: energy against rank, ranks by layer and kind, dev score against rank."""
+"""Figures of updates: energy by rank, ranks by layer and kind, dev score by rank."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.drawing import BLUE, GREY, INK, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
-from bench.studies.updates.kinds import KINDS
-from bench.studies.updates.modules import Module, Update, held
+from bench.studies.updates.modules import KINDS, Module, Update, mean_energy
 from bench.studies.updates.spectrum import Floats
 from bench.studies.updates.truncation import Truncation
 
@@ -18,22 +17,22 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 MOST: Final = len(COLOURS)
 """Cells in a figure; the tables have them all."""
 _HALF_A_LINE: Final = 26
-"""Characters of a name, with two beside each other."""
+"""Characters of a name, where two stand side by side."""
 _RANDOM: Final[Any] = {"color": GREY, "linestyle": (0, (2, 2)), "linewidth": 1.4}
 _BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4}
 
 
 def energy(updates: Sequence[Update]) -> Drawing:
-    """The energy that the top k directions hold, against k: a line for each cell."""
+    """The share of energy in the top k directions against k, a line for each cell."""
     shown = updates[:MOST]
     modules = [module for update in shown for module in update.modules]
-    lines = {update.cell.name: held(update.modules, "update") for update in shown}
+    lines = {update.cell.name: mean_energy(update.modules, "update") for update in shown}
     return _energy(lines, modules, "energy", "Mean over linear layers.")
 
 
 def energy_by_kind(update: Update) -> Drawing:
-    """The same of one cell, a line for each kind of linear layer."""
-    lines = {kind: held(update.of_kind(kind), "update") for kind in update.kinds}
+    """The same for one cell, a line for each kind of linear layer."""
+    lines = {kind: mean_energy(update.of_kind(kind), "update") for kind in update.kinds}
     caption = f"{update.cell.name}: mean over layers."
     return _energy(lines, update.modules, "energy-kinds", caption)
 
@@ -44,8 +43,8 @@ def _energy(
     with canvas(3.8) as (figure, axes):
         for (name, curve), colour in zip(lines.items(), COLOURS, strict=False):
             _curve(axes, curve, color=colour, label=name)
-        _curve(axes, held(modules, "random"), label="random matrix", **_RANDOM)
-        _curve(axes, held(modules, "before"), label="weight before", **_BEFORE)
+        _curve(axes, mean_energy(modules, "random"), label="random matrix", **_RANDOM)
+        _curve(axes, mean_energy(modules, "before"), label="weight before", **_BEFORE)
         axes.set_xscale("log")
         most = max(map(len, lines.values()))
         ticks = log_ticks(1, most)
@@ -56,16 +55,16 @@ def _energy(
         axes.set_xlabel("directions k, largest first")
         axes.set_ylabel("share of the energy")
         _legend(figure)
-    said = "; ".join(f"{name} {_at(curve)}" for name, curve in lines.items())
+    curves = "; ".join(f"{name} {_in_words(curve)}" for name, curve in lines.items())
     alt = (
-        f"Share of the energy of updates in the top k directions. {said}; "
-        f"random matrix {_at(held(modules, 'random'))}."
+        f"Share of the energy of updates in the top k directions. {curves}; "
+        f"random matrix {_in_words(mean_energy(modules, 'random'))}."
     )
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def ranks(update: Update, percent: int, stem: str) -> Drawing:
-    """The rank that holds a share of the energy, a field for each layer and kind."""
+    """The rank that holds a share of the energy, a square for each layer and kind."""
     kinds = list(KINDS.values())
     layers = sorted({module.place.layer for module in update.modules})
     values = np.full((len(layers), len(kinds)), np.nan)
@@ -98,15 +97,15 @@ def ranks(update: Update, percent: int, stem: str) -> Drawing:
 
 
 def scores(truncations: Sequence[Truncation]) -> Drawing:
-    """Dev score by the rank that updates are cut to, with intervals; all of one metric."""
+    """Dev score with intervals by the rank that updates are cut to; all cells have one metric."""
     shown = truncations[:MOST]
-    every = {score.rank for of in shown for score in of.scores}
-    order = [*sorted(rank for rank in every if rank is not None), None]
+    ranks = {score.rank for of in shown for score in of.scores}
+    order = [*sorted(rank for rank in ranks if rank is not None), None]
     with canvas(3.4) as (figure, axes):
         for number, of in enumerate(shown):
-            known = [(order.index(each.rank), each.dev) for each in of.scores]
-            points = [(place, dev) for place, dev in known if dev is not None]
-            x = [place + 0.09 * (number - (len(shown) - 1) / 2) for place, _ in points]
+            shift = 0.09 * (number - (len(shown) - 1) / 2)
+            points = [(score.rank, score.dev) for score in of.scores if score.dev is not None]
+            x = [order.index(rank) + shift for rank, _ in points]
             ends = [dev.ends() or (dev.value, dev.value) for _, dev in points]
             colour = COLOURS[number]
             axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=colour,
@@ -120,23 +119,23 @@ def scores(truncations: Sequence[Truncation]) -> Drawing:
         axes.set_xlabel("rank of updates")
         axes.set_ylabel(f"dev {shown[0].metric}")
         _legend(figure)
-    said = "; ".join(
+    curves = "; ".join(
         f"{of.cell.name} "
         + ", ".join(
-            f"{each.told_rank}: {each.dev.value:.3f}" for each in of.scores if each.dev is not None
+            f"{score.label}: {score.dev.value:.3f}" for score in of.scores if score.dev is not None
         )
         for of in shown
     )
     stem = f"truncated-{shown[0].metric}"
     return Drawing(
-        stem, to_svg(figure, stem), f"Dev {shown[0].metric} by rank of the updates. {said}.",
+        stem, to_svg(figure, stem), f"Dev {shown[0].metric} by rank of the updates. {curves}.",
         "Each update cut to its largest directions, all else as trained; with 95% intervals over "
         "dev examples.",
     )  # fmt: skip
 
 
 def _legend(figure: Figure) -> None:
-    """Below the axes, in as many columns as its longest name leaves room for."""
+    """A legend below the axes, in two columns if the names are short enough."""
     names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
     columns = 2 if max(map(len, names)) <= _HALF_A_LINE else 1
     figure.legend(loc="outside lower center", ncols=columns)
@@ -146,7 +145,6 @@ def _curve(axes: Axes, curve: Floats, **style: Any) -> None:
     axes.plot(np.arange(1, len(curve) + 1), curve, **{"color": INK, **style})
 
 
-def _at(curve: Floats) -> str:
-    """A curve in words."""
-    places = [k for k in (1, 8, 32) if k <= len(curve)]
-    return ", ".join(f"{curve[k - 1]:.0%} in {k}" for k in places)
+def _in_words(curve: Floats) -> str:
+    """Points of a curve in words."""
+    return ", ".join(f"{curve[k - 1]:.0%} in {k}" for k in (1, 8, 32) if k <= len(curve))

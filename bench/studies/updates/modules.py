@@ -12,7 +12,7 @@ from bench.studies.updates.spectrum import FIGURES, Floats, Spectrum
 
 _KINDS: Final = ("query", "key", "value", "attention output", "intermediate", "output")
 KINDS: Final = dict(zip(adapted_layers("all-lin"), _KINDS, strict=True))
-"""Kinds of linear layers by their names in checkpoints, relative to `encoder.layer.{n}.`, in order."""
+"""Kinds of linear layers by their names in checkpoints, after `encoder.layer.{n}.`, in order."""
 MATRICES: Final = ("update", "random", "before")
 """The matrices of a module: what training added, a random one of its shape, the weight before."""
 SIZE: Final = "relative_size"

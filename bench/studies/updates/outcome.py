@@ -1,4 +1,4 @@
-"""Reads the updates of cells, cuts them if that is asked for, prints and writes what was found."""
+"""Reads the updates of cells, scores them cut to some ranks, prints and writes the results."""
 
 import os
 import shlex
@@ -25,7 +25,7 @@ from bench.studies.updates.truncation import Truncation, problems
 from minbert.data.tasks import Data, find_task
 
 PAGES: Final = "updates"
-"""The name of its pages and of the folder of their figures."""
+"""Name of the pages and of the folder of their figures."""
 _WITHOUT: Final = "name other results with --runs"
 
 
@@ -38,138 +38,125 @@ def updates_of(
     as_json: bool = False,
     reports: Path | None = None,
 ) -> int:
-    """Read the updates of the cells of some CSVs, and tell of them; the exit code.
+    """Read the updates of the cells of some CSVs, print and write the results; the exit code.
 
     Args:
-        ranks: to which to cut those of full fine-tuning and score them on dev; None: don't.
+        ranks: to which to cut the updates of full fine-tuning, to score them on dev; None: don't.
         data: the folder of the tasks' files, for that.
 
     Raises:
         InputError: if there is nothing to read, or it can't be read.
     """
     cells, notes = find(runs)
-    whole = [of for of in cells if of.whole]
-    scored = [of for of in whole if of.row["dev_score"] is not None]
-    if ranks is not None and not scored:
-        raise InputError(
-            "--truncate: no cell of full fine-tuning has kept its weights and has a dev score; run "
-            'some with --save-weights --rerun ok --select "mode=full", or leave it out'
-        )
-    cut = [] if ranks is None else scored
-    if cut:
-        names = [of.name for of in whole if of not in scored]
-        notes += [f"not cut: {name}, which has no dev score" for name in names]
-    folders = {of.name: data if find_task(of.cell.task).files else None for of in cut}
+    cut = []
+    if ranks is not None:
+        whole = [cell for cell in cells if cell.whole]
+        cut = [cell for cell in whole if cell.row["dev_score"] is not None]
+        if not cut:
+            raise InputError(
+                "--truncate: no cell of full fine-tuning has kept its weights and has a dev score; "
+                'run some with --save-weights --rerun ok --select "mode=full", or leave it out'
+            )
+        notes += [
+            f"not cut: {cell.name}, which has no dev score" for cell in whole if cell not in cut
+        ]
+    folders = {cell.name: data if find_task(cell.cell.task).files else None for cell in cut}
     if data is not None and not any(folders.values()):
         raise InputError("--data: no task of these cells is read from a folder; leave it out")
-    examples = {of.name: examples_of(of.row, folders[of.name]) for of in cut}
-    updates, truncations = _measured(cells, examples, folders, ranks or ())
-    still = [of.cell.name for of in updates if not of.modules]
-    notes += [f"left out: {name}, of which no linear layer trained" for name in still]
-    updates = [of for of in updates if of.modules]
+    examples = {cell.name: examples_of(cell.row, folders[cell.name]) for cell in cut}
+    updates, truncations = _measured(cells, cut, examples, folders, ranks or ())
+    unmoved = [update.cell.name for update in updates if not update.modules]
+    notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]
+    updates = [update for update in updates if update.modules]
     if not updates:
-        raise InputError(f"{', '.join(still)}: no linear layer of the encoder trained")
-    notes += list(dict.fromkeys(note for of in truncations for note in _task_notes(of)))
-    wrong = problems(truncations)
-    _tell(updates, truncations, notes, as_json=as_json)
+        raise InputError(f"{', '.join(unmoved)}: no linear layer of the encoder trained")
+    notes += dict.fromkeys(note for cell in cut for note in find_task(cell.cell.task).notes)
+    _print(updates, truncations, notes, as_json=as_json)
     if csv_file is not None:
         write_csv(csv_file, COLUMNS, modules.rows(updates))
-    code = 1 if wrong else 0
+    errors: list[str] = []
     if reports is not None:
         from bench.report.pages import write_pages
         from bench.studies.updates.page import facts
 
         words = ["python", "-m", "bench.updates", *map(plain, sys.argv[1:])]
-        line = without_paths(shlex.join(words))
-        said = facts(updates, truncations, notes, line)
+        page = facts(updates, truncations, notes, without_paths(shlex.join(words)))
         try:
-            path = write_pages(reports, PAGES, said)
-            sys.stderr.write(f"report: {path}\n")
+            sys.stderr.write(f"report: {write_pages(reports, PAGES, page)}\n")
         except DiskFullError as error:
-            sys.stderr.write(f"error: {error}\n")
-            code = 1
-    for problem in wrong:
-        sys.stderr.write(f"error: {problem}\n")
-    return code
-
-
-def _bases(cells: Sequence[Trained]) -> dict[str, Model]:
-    """The checkpoints that cells were trained from, by digest."""
-    found: dict[str, Model] = {}
-    for of in cells:
-        digest = str(of.row["model_digest"])
-        if digest not in found:
-            found[digest] = model_of(of.row, of.folder, _WITHOUT)
-    return found
+            errors.append(str(error))
+    errors += problems(truncations)
+    for message in errors:
+        sys.stderr.write(f"error: {message}\n")
+    return 1 if errors else 0
 
 
 def _measured(
     cells: Sequence[Trained],
+    cut: Sequence[Trained],
     examples: Mapping[str, Data],
     folders: Mapping[str, Path | None],
     ranks: Sequence[int],
 ) -> tuple[list[Update], list[Truncation]]:
-    """The spectra of all cells, and the scores of some with their updates cut.
+    """The spectra of all cells, and the scores of the cells to cut.
 
     Args:
-        examples: of those to cut, by name; `folders` are the data's.
+        examples: of the cells to cut, by name; `folders`: where they are from.
     """
-    bases, cut = _bases(cells), [of for of in cells if of.name in examples]
-    conditions = _where_to_predict(cut)
-    from bench.studies.updates.measure import (  # torch, which bad input need not wait for
-        Known,
-        measure,
-    )
-    from bench.studies.updates.truncate import check_precision, truncate
+    bases: dict[object, Model] = {}
+    for cell in cells:
+        if cell.row["model_digest"] not in bases:
+            bases[cell.row["model_digest"]] = model_of(cell.row, cell.folder, _WITHOUT)
+    conditions = _conditions(cut)
+    # These load torch, for which bad input need not wait.
+    from bench.studies.updates.truncate import truncate
+    from bench.studies.updates.weights import Known, measure
 
-    for of in cut:
-        check_precision(of, conditions[of.name])
     known: Known = {}
     with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
         done = count()
         updates = []
-        for of in cells:
-            show(next(done), of.name)
-            updates.append(measure(of, bases[str(of.row["model_digest"])], known))
+        for cell in cells:
+            show(next(done), cell.name)
+            updates.append(measure(cell, bases[cell.row["model_digest"]], known))
         truncations = [
             truncate(
-                of,
-                bases[str(of.row["model_digest"])],
+                cell,
+                bases[cell.row["model_digest"]],
                 ranks,
-                examples[of.name],
-                folders[of.name],
-                conditions[of.name],
-                lambda what: show(next(done), what),
+                examples[cell.name],
+                folders[cell.name],
+                conditions[cell.name],
+                lambda step: show(next(done), step),
             )
-            for of in cut
+            for cell in cut
         ]
     return updates, truncations
 
 
-def _where_to_predict(cut: Sequence[Trained]) -> dict[str, Conditions]:
-    """By name, the conditions in which to predict with cells that are cut: a CPU for those of one.
+def _conditions(cut: Sequence[Trained]) -> dict[str, Conditions]:
+    """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU.
 
-    Of the GPUs this process sees from now on the one that was tried.
+    If a GPU was tried, this process sees only that one from now on.
 
     Raises:
-        InputError: if a GPU is needed and can't be used.
+        InputError: if a GPU is needed and can't be used, or fp16 is needed without a GPU.
     """
     from bench.machine.conditions import find_conditions
 
-    wanted = {of.name: "cpu" if of.row["device"] == "cpu" else "auto" for of in cut}
-    found = {device: find_conditions(device) for device in dict.fromkeys(wanted.values())}
-    for of in found.values():
-        if of.gpu:
-            os.environ.update({VISIBLE: of.gpu, ORDER: BY_BUS})
-    return {name: found[device].conditions for name, device in wanted.items()}
+    devices = {cell.name: "cpu" if cell.row["device"] == "cpu" else "auto" for cell in cut}
+    machines = {device: find_conditions(device) for device in dict.fromkeys(devices.values())}
+    for machine in machines.values():
+        if machine.gpu:
+            os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
+    conditions = {name: machines[device].conditions for name, device in devices.items()}
+    for cell in cut:
+        if cell.cell.amp == "fp16" and conditions[cell.name].device == "cpu":
+            raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
+    return conditions
 
 
-def _task_notes(of: Truncation) -> Sequence[str]:
-    """What has to be said of a cell's data where its scores are shown."""
-    return find_task(of.cell.cell.task).notes
-
-
-def _tell(
+def _print(
     updates: Sequence[Update],
     truncations: Sequence[Truncation],
     notes: Sequence[str],
@@ -181,14 +168,15 @@ def _tell(
 
     if as_json:
         more = {
-            "cells": [modules.as_json(of) for of in updates],
-            "truncated": [truncation.as_json(of) for of in truncations],
+            "cells": [modules.as_json(update) for update in updates],
+            "truncated": [truncation.as_json(cell) for cell in truncations],
             "notes": list(notes),
             "problems": problems(truncations),
         }
         click.echo(to_json(modules.rows(updates), more))
         return
-    from bench.studies.updates import tables  # pandas
+    from bench.studies.updates import tables  # loads pandas
 
-    lines = [*tables.findings(updates, truncations), *tables.said(updates)]
-    print_tables(tables.tables(updates, truncations), [*lines, *(f"note: {of}" for of in notes)])
+    lines = [*tables.findings(updates, truncations), *tables.explanations(updates)]
+    lines += [f"note: {note}" for note in notes]
+    print_tables(tables.tables(updates, truncations), lines)

@@ -18,8 +18,7 @@ from adapters.names import adapted_layers
 from bench.studies.updates import __main__ as main
 from bench.studies.updates.__main__ import command
 from bench.studies.updates.cells import find
-from bench.studies.updates.kinds import KINDS
-from bench.studies.updates.modules import COLUMNS
+from bench.studies.updates.modules import COLUMNS, KINDS
 from bench.studies.updates.truncation import parse_ranks
 from bench.studies.updates.weights import linear_weights, pairs, place_of
 from tests.adapters.small import disturb

@@ -16,8 +16,8 @@ from bench.machine.devices import Device
 from bench.machine.nvml import GpuInfo
 from bench.results.origins import examples_of
 from bench.stats.intervals import Interval
-from bench.studies.updates import measure
 from bench.studies.updates import truncate as module
+from bench.studies.updates import weights
 from bench.studies.updates.__main__ import command
 from bench.studies.updates.cells import find
 from bench.studies.updates.tables import findings
@@ -137,16 +137,6 @@ def test_a_correlation(place: Place, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert -1 <= each["dev"]["value"] <= 1
 
 
-def test_fp16_needs_a_card(place: Place) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
-    place.add(model, amp="fp16")
-    ((cell,), _) = find([place.csv])
-    base, examples = peer_cells.find(place.checkpoint), examples_of(cell.row, None)
-    with pytest.raises(InputError, match="fp16, which needs a GPU"):
-        truncate(cell, base, (0,), examples, None, peer_cells.conditions(), lambda _: None)
-
-
 def test_fp16_is_refused_before_anything_is_read(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +145,7 @@ def test_fp16_is_refused_before_anything_is_read(
     place.add(model, amp="fp16")
     cpu = conditions.find_conditions("cpu")
     monkeypatch.setattr(conditions, "find_conditions", lambda _: cpu)
-    monkeypatch.setattr(measure, "measure", None)
+    monkeypatch.setattr(weights, "measure", None)
     assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
 
 
@@ -236,8 +226,8 @@ def cut(rank: int, low: float | None, high: float | None) -> Truncated:
     [
         (
             [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
-            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); of that rank and those above no "
-            "loss is proven; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
+            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); at this rank and above, no "
+            "significant loss; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
         ),
         (
             [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
@@ -246,12 +236,12 @@ def cut(rank: int, low: float | None, high: float | None) -> Truncated:
         ([cut(0, None, None)], "; cut to rank 0 it predicts a constant."),
         (
             [cut(0, -0.1, 0.1)],
-            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); of that rank and those above no "
-            "loss is proven.",
+            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); at this rank and above, no "
+            "significant loss.",
         ),
     ],
 )
-def test_from_which_rank_on_no_loss_is_proven(
+def test_from_which_rank_on_no_loss_is_significant(
     place: Place, cuts: list[Truncated], said: str
 ) -> None:
     place.add(base_model(place.checkpoint))
