@@ -70,7 +70,9 @@ def facts_of(
         command: the words of the command line that makes the pages again.
     """
     tasks = [_safe(outcome.candidates.task) for outcome in outcomes]
-    findings = [f"{task}: {_brief(of.gain)}" for task, of in zip(tasks, outcomes, strict=True)]
+    findings = [
+        f"{task}: {_brief(outcome.gain)}" for task, outcome in zip(tasks, outcomes, strict=True)
+    ]
     sections = [
         _task(outcome, index, with_published=with_published)
         for index, outcome in enumerate(outcomes, start=1)
@@ -272,16 +274,22 @@ def _cells_tables(outcome: Outcome, label: str) -> list[Table]:
 
 
 def _published_table(papers: Sequence[Published]) -> list[Table]:
+    """A table of published scores, if there are any."""
+    if not papers:
+        return []
     heads = [
         Head("model", "model"), Head("parameters", "parameters", numeric=True),
         Head("score", "score", numeric=True), Head("metric", "metric"),
         Head("split", "of", "the examples that were scored"), Head("source", "source"),
     ]  # fmt: skip
     lines = [
-        [of.model, number(of.parameters), fixed(of.score), of.metric, of.split, of.source]
-        for of in papers
-    ]
-    return [Table(heads, lines, _sentence(caveat(papers[0].task)))] if lines else []
+        [
+            paper.model, number(paper.parameters), fixed(paper.score), paper.metric, paper.split,
+            paper.source,
+        ]
+        for paper in papers
+    ]  # fmt: skip
+    return [Table(heads, lines, _sentence(caveat(papers[0].task)))]
 
 
 def _scores(row: Row) -> list[str]:

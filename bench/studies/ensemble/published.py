@@ -10,6 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
+from pydantic import TypeAdapter
+
 from bench.plan.cell import MULTITASK
 
 _OTHER: Final = {
@@ -44,15 +46,10 @@ class Published:
 def published(task: str) -> tuple[Published, ...]:
     """A task's published scores, lowest first."""
     text = files("bench.studies.ensemble").joinpath("published.csv").read_text("utf-8")
-    scores = [
-        Published(
-            **{
-                **row,
-                "parameters": int(row["parameters"]) if row["parameters"] else None,
-                "score": float(row["score"]),
-            }
-        )
+    rows = [
+        {**row, "parameters": row["parameters"] or None}
         for row in csv.DictReader(text.splitlines())
         if row["task"] == task
     ]
+    scores = TypeAdapter(list[Published]).validate_python(rows)
     return tuple(sorted(scores, key=lambda published: published.score))

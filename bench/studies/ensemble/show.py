@@ -135,9 +135,11 @@ class Printer:
         table = Table(box=None)
         for head in ("model", "parameters", "score", "metric", "of", "source"):
             table.add_column(head, justify="right" if head in ("parameters", "score") else "left")
-        for of in scores:
-            parameters = number(of.parameters)
-            table.add_row(of.model, parameters, f"{of.score:.3f}", of.metric, of.split, of.source)
+        for row in scores:
+            table.add_row(
+                row.model, number(row.parameters), f"{row.score:.3f}", row.metric, row.split,
+                row.source,
+            )  # fmt: skip
         self._line(caveat(task))
         self._console.print(table)
 

@@ -99,12 +99,14 @@ def ranks(update: Update, percent: int, stem: str) -> Drawing:
 def scores(truncations: Sequence[Truncation]) -> Drawing:
     """Dev score with intervals by the rank that updates are cut to; all cells have one metric."""
     shown = truncations[:MOST]
-    ranks = {score.rank for of in shown for score in of.scores}
+    ranks = {score.rank for cell in shown for score in cell.scores}
     order = [*sorted(rank for rank in ranks if rank is not None), None]
     with canvas(3.4) as (figure, axes):
-        for number, of in enumerate(shown):
+        for number, truncation in enumerate(shown):
             shift = 0.09 * (number - (len(shown) - 1) / 2)
-            points = [(score.rank, score.dev) for score in of.scores if score.dev is not None]
+            points = [
+                (score.rank, score.dev) for score in truncation.scores if score.dev is not None
+            ]
             x = [order.index(rank) + shift for rank, _ in points]
             ends = [dev.ends() or (dev.value, dev.value) for _, dev in points]
             colour = COLOURS[number]
@@ -112,7 +114,7 @@ def scores(truncations: Sequence[Truncation]) -> Drawing:
                         linewidth=1.1, alpha=0.7)  # fmt: skip
             axes.plot(
                 x, [dev.value for _, dev in points], color=colour, marker=MARKERS[number],
-                markersize=5, linewidth=1.1, label=of.cell.name,
+                markersize=5, linewidth=1.1, label=truncation.cell.name,
             )  # fmt: skip
         axes.set_xticks(range(len(order)), ["full" if k is None else str(k) for k in order])
         axes.grid(visible=False, axis="x")
@@ -120,11 +122,13 @@ def scores(truncations: Sequence[Truncation]) -> Drawing:
         axes.set_ylabel(f"dev {shown[0].metric}")
         _legend(figure)
     curves = "; ".join(
-        f"{of.cell.name} "
+        f"{truncation.cell.name} "
         + ", ".join(
-            f"{score.label}: {score.dev.value:.3f}" for score in of.scores if score.dev is not None
+            f"{score.label}: {score.dev.value:.3f}"
+            for score in truncation.scores
+            if score.dev is not None
         )
-        for of in shown
+        for truncation in shown
     )
     stem = f"truncated-{shown[0].metric}"
     return Drawing(

@@ -131,7 +131,7 @@ def as_json(update: Update) -> dict[str, Any]:
 
     def summary(modules: Sequence[Module]) -> dict[str, Any]:
         return {
-            matrix: {name: of._asdict() for name, of in ranges(modules, matrix).items()}
+            matrix: {name: figure._asdict() for name, figure in ranges(modules, matrix).items()}
             for matrix in MATRICES
         }
 

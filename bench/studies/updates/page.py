@@ -26,8 +26,10 @@ def facts(
     """
     whole = next((update for update in updates if update.cell.whole), updates[0])
     metrics = dict.fromkeys(truncation.metric for truncation in truncations)
-    models = " and ".join(dict.fromkeys(plain(str(of.cell.row["model"])) for of in updates))
-    tasks = " and ".join(dict.fromkeys(plain(str(of.cell.row["task"])) for of in updates))
+    models, tasks = (
+        " and ".join(dict.fromkeys(plain(str(update.cell.row[key])) for update in updates))
+        for key in ("model", "task")
+    )
     more = [f"Figures show the first {figures.MOST} cells, tables all."]
     return TableFacts(
         title=f"What training changed: {models} on {tasks}, {count(len(updates), 'cell')}",
@@ -37,7 +39,10 @@ def facts(
         drawings=[
             figures.energy(updates),
             figures.energy_by_kind(whole),
-            *(figures.scores([of for of in truncations if of.metric == name]) for name in metrics),
+            *(
+                figures.scores([cell for cell in truncations if cell.metric == metric])
+                for metric in metrics
+            ),
             *(
                 figures.ranks(update, _PERCENT, f"rank-{_PERCENT}-{number}")
                 for number, update in enumerate(updates[: figures.MOST], start=1)

@@ -15,12 +15,7 @@ _RANKS: Final = (
     Head("stable_rank", "stable rank", "energy over that of the largest direction", True),
     Head("effective_rank", "effective rank", "exponential of the entropy of s / Σ s", True),
     *(
-        Head(
-            f"rank_{percent}",
-            f"rank for {percent}%",
-            "directions that hold this share of the energy",
-            True,
-        )
+        Head(f"rank_{percent}", f"rank for {percent}%", "directions that hold this energy", True)
         for percent in PERCENTS
     ),
 )
@@ -70,7 +65,7 @@ def module_table(updates: Sequence[Update]) -> Table:
 def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[str]:
     """The main findings, a sentence for each cell."""
     return [
-        *(_score_finding(of) for of in truncations if len(of.scores) > 1),
+        *(_score_finding(cell) for cell in truncations if len(cell.scores) > 1),
         *map(_energy_finding, updates),
     ]
 
@@ -89,9 +84,9 @@ def explanations(updates: Sequence[Update]) -> list[str]:
         method.reading for name, method in METHODS.items() if name in modes and method.reading
     ]
     return lines + [
-        f"{of.cell.name}: without {count(of.unmoved, 'linear layer')} that did not train."
-        for of in updates
-        if of.unmoved
+        f"{update.cell.name}: without {count(update.unmoved, 'linear layer')} that did not train."
+        for update in updates
+        if update.unmoved
     ]
 
 
@@ -135,11 +130,11 @@ def _scores(truncations: Sequence[Truncation]) -> Table:
         Head("change_ci", "95% interval", "over dev examples"),
     ]
     rows = []
-    for of in truncations:
-        for number, score in enumerate(of.scores):
+    for truncation in truncations:
+        for number, score in enumerate(truncation.scores):
             dev, change = score.dev, score.change
             rows.append([
-                f"{of.cell.name}, {of.metric}" if number == 0 else "",
+                f"{truncation.cell.name}, {truncation.metric}" if number == 0 else "",
                 score.label,
                 "constant" if dev is None else fixed(dev.value),
                 DASH if dev is None else span(dev) or DASH,
@@ -164,15 +159,15 @@ def _energy_finding(update: Update) -> str:
     )
 
 
-def _score_finding(of: Truncation) -> str:
+def _score_finding(truncation: Truncation) -> str:
     """The lowest rank from which on no cut makes the score significantly worse."""
-    full = of.scores[-1].dev
+    full = truncation.scores[-1].dev
     trained = DASH if full is None else fixed(full.value)
-    cuts = of.scores[:-1]
+    cuts = truncation.scores[:-1]
     least = len(cuts)
     while least > 0 and not _loses(cuts[least - 1]):
         least -= 1
-    parts = [f"{of.cell.name}: dev {of.metric} is {trained} as trained"]
+    parts = [f"{truncation.cell.name}: dev {truncation.metric} is {trained} as trained"]
     if least < len(cuts):
         parts.append(f"cut to rank {cuts[least].label} {_change(cuts[least])}")
         parts.append("at this rank and above, no significant loss")
@@ -194,19 +189,19 @@ def _change(score: Truncated) -> str:
     return f"{fixed(score.dev.value)} ({change})"
 
 
-def _few(of: Range) -> str:
-    return f"{of.mean:.1f} ({of.low:.0f} to {of.high:.0f})"
+def _few(figure: Range) -> str:
+    return f"{figure.mean:.1f} ({figure.low:.0f} to {figure.high:.0f})"
 
 
 def _range(key: str, figures: Mapping[str, Range]) -> str:
     """A figure's mean, least and most, or a dash."""
-    of = figures.get(key)
-    if of is None:
+    figure = figures.get(key)
+    if figure is None:
         return DASH
     if key in _WHOLE:
-        return f"{of.mean:.1f} ({of.low:.0f}–{of.high:.0f})"
+        return f"{figure.mean:.1f} ({figure.low:.0f}–{figure.high:.0f})"
     digits = 1 if key.endswith("_rank") else 3
-    return f"{of.mean:.{digits}f} ({of.low:.{digits}f}–{of.high:.{digits}f})"
+    return f"{figure.mean:.{digits}f} ({figure.low:.{digits}f}–{figure.high:.{digits}f})"
 
 
 def _exact(key: str, module: Module) -> str:

@@ -8,17 +8,8 @@ import pytest
 from bench.studies.ensemble.baselines import cosine, tfidf, threshold
 from minbert.data.metrics import score
 from minbert.data.tasks import Examples, TaskData, find_task, load_task
-from tests.components import need
 
 WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
-
-
-@pytest.fixture
-def sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        need(condition=False, why="scikit-learn (install the extra `baselines`)")
 
 
 def pairs(task: str, count: int, seed: int) -> Examples:
