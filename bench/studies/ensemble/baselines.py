@@ -75,9 +75,8 @@ def is_comparison(data: TaskData) -> bool:
     return data.train.text_b is not None and len(data.task.classes) <= 2
 
 
-def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats | None:
-    """Predictions [N, C] on dev by the cosine of both texts' embeddings; None for other tasks than
-    `is_comparison`.
+def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
+    """Predictions [N, C] on dev by the cosine of both texts' embeddings, if `is_comparison`.
 
     An embedding is the mean of a text's hidden states in an encoder that was not trained for the
     task. The cosine is the predicted number; for two classes it is compared with the threshold that
@@ -86,8 +85,6 @@ def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats | None:
     Args:
         checkpoint: the encoder's folder, vocabulary included.
     """
-    if not is_comparison(data):
-        return None
     embed = _embedder(checkpoint, max_length)
     dev = _cosines(data.dev, embed)
     if not data.task.classes:

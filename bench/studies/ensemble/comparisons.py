@@ -36,7 +36,7 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     """
     task, member = outcome.candidates.task, outcome.best_member
     examples = _examples(member, task, data)
-    predictions: dict[str, Floats | None] = {}
+    predictions: dict[str, Floats] = {}
     others, notes = [*outcome.others, *outcome.encoders], list(outcome.notes)
     if len(outcome.candidates.members) > 1:
         others.insert(0, average_of_all(outcome.candidates, outcome.average))
@@ -48,8 +48,6 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
         length = int(member.row["max_length"] or 128)
         predictions[baselines.COSINE] = baselines.cosine(examples, checkpoint, length)
     for kind, values in predictions.items():
-        if values is None:
-            continue
         try:
             others.append(entry_for(outcome.candidates, kind, values))
         except ValueError as error:

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.report.text import count
@@ -57,15 +58,9 @@ class Entry:
         return sum(own.values()) + sum(shared.values())
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The ensemble after one step of the greedy choice.
-
-    Attributes:
-        added: the member that the step added.
-        held_score, dev_score: on held-out examples and on dev; None where all predictions are the
-            same number.
-    """
+class Stage(NamedTuple):
+    """The ensemble after one step of the greedy choice, which added a member, with its scores; None
+    where all predictions are the same number."""
 
     added: Member
     held_score: float | None
@@ -144,8 +139,7 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         raise InputError(f"{task}: the labels that were held out are all the same; hold out more")
     if metric == "pearson" and not np.ptp(candidates.labels):
         raise InputError(f"{task}: the dev labels are all the same; run cells on more of them")
-    held = [_averaged(member, member.held_logits, metric, average) for member in members]
-    dev = [_averaged(member, member.logits, metric, average) for member in members]
+    held, dev = _predictions(candidates, average)
     if len({predictions.shape[1] for predictions in (*held, *dev)}) > 1:
         raise InputError(f"{task}: cells predict different numbers of classes; keep them apart")
 
@@ -153,8 +147,7 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         return choose(held, candidates.held_labels, metric, most=most, among=indices)
 
     def entry(kind: str, choice: Choice, name: str = "") -> Entry:
-        cells = tuple(members[index] for index, _ in choice.weights)
-        return _ensemble_entry(candidates, kind, dev, choice, name, choice.held_score, cells)
+        return _ensemble_entry(candidates, dev, choice, kind, name)
 
     by_id = sorted(range(len(members)), key=lambda index: str(members[index].row["cell_id"]))
     choice, best_alone = choice_of(by_id, most), choice_of(by_id)
@@ -190,12 +183,11 @@ def average_of_all(candidates: Candidates, average: str) -> Entry:
     Raises:
         InputError: for predictions that can't be averaged, or whose average is constant.
     """
-    metric, members = candidates.metric, candidates.members
-    choice = Choice(tuple((index, 1) for index in range(len(members))), held_score=0.0)
-    held = [_averaged(member, member.held_logits, metric, average) for member in members]
-    dev = [_averaged(member, member.logits, metric, average) for member in members]
-    held_score = score(metric, averaged(held, choice), candidates.held_labels)
-    return _ensemble_entry(candidates, ALL, dev, choice, "", held_score, tuple(members))
+    held, dev = _predictions(candidates, average)
+    choice = Choice(tuple((index, 1) for index in range(len(dev))), held_score=0.0)
+    entry = _ensemble_entry(candidates, dev, choice, ALL)
+    held_score = score(candidates.metric, averaged(held, choice), candidates.held_labels)
+    return replace(entry, held_score=held_score)
 
 
 def entry_for(
@@ -216,21 +208,17 @@ def entry_for(
 
 
 def _ensemble_entry(
-    candidates: Candidates,
-    kind: str,
-    dev: Sequence[Floats],
-    choice: Choice,
-    name: str,
-    held_score: float | None,
-    members: tuple[Member, ...],
+    candidates: Candidates, dev: Sequence[Floats], choice: Choice, kind: str, name: str = ""
 ) -> Entry:
-    """The entry of an average of the candidates' predictions on dev.
+    """The entry of a choice of candidates, from the predictions of all of them on dev.
 
     Raises:
-        InputError: if the average is constant.
+        InputError: if its predictions are all the same number.
     """
+    members = tuple(candidates.members[index] for index, _ in choice.weights)
     try:
-        return entry_for(candidates, kind, averaged(dev, choice), name, held_score, members)
+        predictions = averaged(dev, choice)
+        return entry_for(candidates, kind, predictions, name, choice.held_score, members)
     except ValueError as error:
         raise InputError(f"{candidates.task}: the {kind} can't be scored: {error}") from error
 
@@ -246,11 +234,22 @@ def _stages(candidates: Candidates, choice: Choice, dev: Sequence[Floats]) -> li
     return stages
 
 
-def _averaged(member: Member, logits: Any, metric: str, average: str) -> Floats:
-    try:
-        return as_averaged(logits, metric, average)
-    except ValueError as error:
-        raise InputError(f"{member.name} can't be averaged: {error}; take its row out") from error
+def _predictions(candidates: Candidates, average: str) -> tuple[list[Floats], list[Floats]]:
+    """All candidates' predictions as they enter the average: on held-out examples, and on dev."""
+
+    def predictions(member: Member, logits: NDArray[np.float32]) -> Floats:
+        try:
+            return as_averaged(logits, candidates.metric, average)
+        except ValueError as error:
+            raise InputError(
+                f"{member.name} can't be averaged: {error}; take its row out"
+            ) from error
+
+    members = candidates.members
+    return (
+        [predictions(member, member.held_logits) for member in members],
+        [predictions(member, member.logits) for member in members],
+    )
 
 
 def _encoders(members: Sequence[Member]) -> Mapping[str, str]:

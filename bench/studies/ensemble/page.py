@@ -1,7 +1,7 @@
 """The pages of ensembles. Importing this loads pandas and matplotlib."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -294,16 +294,19 @@ def _published_table(papers: Sequence[Published]) -> list[Table]:
 
 def _scores(row: Row) -> list[str]:
     """The texts of a row for the dev score and for `_SCORES`."""
-    dev, difference = _interval(row, "dev_score", "dev"), _interval(row, "difference", "difference")
     held_score = row["held_score"]
     return [
-        DASH if dev is None else fixed(dev.value),
-        DASH if dev is None else span(dev) or DASH,
-        DASH if difference is None else signed(difference.value),
-        DASH if difference is None else span(difference, signed) or DASH,
+        *_with_interval(_interval(row, "dev_score", "dev")),
+        *_with_interval(_interval(row, "difference", "difference"), signed),
         DASH if held_score is None else fixed(held_score),
         number(row["parameters"]),
     ]
+
+
+def _with_interval(
+    score: Interval | None, shape: Callable[[float], str] = fixed
+) -> tuple[str, str]:
+    return (DASH, DASH) if score is None else (shape(score.value), span(score, shape) or DASH)
 
 
 def _to_ensemble(row: Row) -> str:

@@ -184,7 +184,7 @@ def test_cells_of_one_task_and_of_all_are_members_together(place: Place, printed
     result = printed()
     assert [entry["candidates"] for entry in result["tasks"]] == [2, 3, 3]
     # one logit for two classes goes with two
-    quora = next(of for entry in result["tasks"] if entry["task"] == "quora")
+    quora = next(entry for entry in result["tasks"] if entry["task"] == "quora")
     assert {member["task"] for member in quora["members"]} == {"quora", "multitask"}
     assert quora["ensemble"]["dev_score"] > quora["best_member"]["dev_score"] + 0.02
 

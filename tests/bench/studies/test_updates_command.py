@@ -300,7 +300,7 @@ def test_flags_that_go_with_others(
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "updates").write_text("a file")
     with monkeypatch.context() as patched:
-        patched.setattr(main, "updates_of", None)  # it is found before anything is read
+        patched.setattr(main, "find", None)  # it is found before anything is read
         message = place.refused("--reports", str(tmp_path / "reports"))
     assert message.endswith("updates is a file; name a folder")
     whole = base_model(place.checkpoint)
