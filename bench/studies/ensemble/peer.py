@@ -44,13 +44,13 @@ class PeerError(Exception):
 def why_not(cell: Cell, device: str) -> str | None:
     """The reason why they can't train a cell's setting on a device; None if they can."""
     if cell.task == MULTITASK:
-        return "the peer's script learns one task alone"
+        return "the Trainer script learns only one task"
     if cell.unfreeze == ITERATIVE:
-        return "the peer's script has no gradual unfreezing"
+        return "the Trainer script has no gradual unfreezing"
     defaults = Settings()
     for name in SAME:
         if getattr(cell, name) not in (None, getattr(defaults, name)):
-            return f"the peer's script has {name} {getattr(defaults, name)} alone"
+            return f"the Trainer script has only {name} {getattr(defaults, name)}"
     if cell.amp == "fp16" and device == "cpu":
         return "amp fp16 needs a GPU"
     return None

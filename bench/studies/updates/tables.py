@@ -150,9 +150,10 @@ def _energy_finding(update: Update) -> str:
     own, random = (ranges(update.modules, matrix) for matrix in ("update", "random"))
     sizes = sorted({len(module.update.values) for module in update.modules})
     most = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    rank, random_rank = (_mean_and_ends(figures["rank_90"]) for figures in (own, random))
     return (
-        f"{update.cell.name}: 90% of an update's energy lies in {_few(own['rank_90'])} of {most} "
-        f"directions, of a random matrix in {_few(random['rank_90'])}; its top 8 hold "
+        f"{update.cell.name}: 90% of an update's energy lies in {rank} of {most} directions, of a "
+        f"random matrix in {random_rank}; its top 8 hold "
         f"{own['energy_8'].mean:.1%}, those of a random matrix {random['energy_8'].mean:.1%}; "
         f"stable rank {own['stable_rank'].mean:.1f} against {random['stable_rank'].mean:.1f} "
         f"(means over {count(len(update.modules), 'linear layer')})."
@@ -189,7 +190,7 @@ def _change(score: Truncated) -> str:
     return f"{fixed(score.dev.value)} ({change})"
 
 
-def _few(figure: Range) -> str:
+def _mean_and_ends(figure: Range) -> str:
     return f"{figure.mean:.1f} ({figure.low:.0f} to {figure.high:.0f})"
 
 

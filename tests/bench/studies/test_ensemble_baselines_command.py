@@ -233,7 +233,7 @@ def test_baselines_of_cells_that_learned_all_tasks(
     assert [len(task["baselines"]) for task in result["tasks"]] == [1, 2, 2]
     for task in result["tasks"]:
         assert task["notes"][-1] == (
-            f"{PEER} left out for lora-r8-attn-fp32-s0: the peer's script learns one task alone"
+            f"{PEER} left out for lora-r8-attn-fp32-s0: the Trainer script learns only one task"
         )
 
 

@@ -39,12 +39,12 @@ def usual(**changes: Any) -> Cell:
     [
         (usual(), None),
         (usual(regression_loss="mse"), None),
-        (usual(task=MULTITASK), "learns one task alone"),
+        (usual(task=MULTITASK), "learns only one task"),
         (usual(unfreeze="iterative"), "no gradual unfreezing"),
-        (usual(head="conv"), "has head linear alone"),
-        (usual(optimizer="adamax"), "has optimizer adamw alone"),
-        (usual(schedule="halving"), "has schedule linear alone"),
-        (usual(regression_loss="pearson"), "has regression_loss mse alone"),
+        (usual(head="conv"), "has only head linear"),
+        (usual(optimizer="adamax"), "has only optimizer adamw"),
+        (usual(schedule="halving"), "has only schedule linear"),
+        (usual(regression_loss="pearson"), "has only regression_loss mse"),
         (replace(usual(), amp="fp16"), "fp16 needs a GPU"),
     ],
 )
@@ -70,7 +70,10 @@ def test_a_setting_that_only_ours_has_leaves_the_peer_out(
     place.add(0, head="conv")
     assert place.run("--peer") == 0
     result = capsys.readouterr().out
-    assert f"note: {PEER} left out for lora-r8-attn-fp32-s0: the peer's script has head" in result
+    assert (
+        f"note: {PEER} left out for lora-r8-attn-fp32-s0: the Trainer script has only head"
+        in result
+    )
 
 
 def test_where_no_setting_can_be_trained_the_best_one_says_why(
@@ -82,7 +85,7 @@ def test_where_no_setting_can_be_trained_the_best_one_says_why(
     assert place.run("--peer") == 0
     result = capsys.readouterr().out
     assert (
-        "left out for lora-r8-attn-fp32-s0: the peer's script has head linear alone; nor" in result
+        "left out for lora-r8-attn-fp32-s0: the Trainer script has only head linear; nor" in result
     )
 
 
@@ -182,7 +185,7 @@ def test_where_the_best_setting_is_only_ours_the_peer_trains_the_best_that_it_ca
     (scored,) = result["baselines"]
     assert (scored["name"], scored["dev_score"]) == (other.name, 1.0)
     assert result["notes"][-1].endswith(
-        f", the best that they can: for {best.name} the peer's script has head linear alone"
+        f", the best that they can: for {best.name} the Trainer script has only head linear"
     )
 
 
