@@ -6,7 +6,7 @@ Arrays in and out. Letters in shapes: N examples, C outputs of the task's head.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ AVERAGES: Final = (LOGITS, PROBABILITIES)
 Floats = NDArray[np.float64]
 
 
-class Addition(NamedTuple):
+@dataclass(frozen=True)
+class Addition:
     """One step of the greedy choice: the index of the model that was added, and the ensemble's
     score on held-out examples after it; −∞ where it has none."""
 
