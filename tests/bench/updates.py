@@ -5,23 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from adapters.injection import inject, linear_layers
 from adapters.peft_format import save_adapter
-from bench.common.command import BAD_INPUT
 from bench.plan.cell import Row
-from bench.plan.columns import NAMES, row_key
 from bench.plan.job import FILE
-from bench.results.rowfile import encode, record
-from bench.results.store import cell_folder
 from bench.studies.updates.__main__ import command
 from minbert.data.tasks import find_task
 from minbert.model.checkpoint import load_encoder, save_checkpoint
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from tests.bench import peer_cells
+from tests.bench.places import CommandPlace
 from tests.bench.synthetic_rows import result_row
 
 
@@ -37,7 +33,7 @@ def base_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
 
 
 def adapted_model(checkpoint: Path, mode: str, layers: str, rank: int = 4) -> BertClassifier:
-    """The same with adapters, which do nothing yet."""
+    """The same with adapters that do not change its output yet."""
     model = base_model(checkpoint)
     inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=False, seed=0)
     return model
@@ -45,36 +41,33 @@ def adapted_model(checkpoint: Path, mode: str, layers: str, rank: int = 4) -> Be
 
 @torch.no_grad()
 def move(model: BertClassifier, ending: str, update: np.ndarray) -> None:
-    """Add to the weight of the linear layers whose names in the format end so."""
+    """Add an update to the weights of the linear layers whose names have an ending."""
     for _, linear, names in linear_layers(model.bert):
         for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True):
             if name.endswith(ending):
                 rows.copy_(rows + torch.from_numpy(update).float())
 
 
-class Place:
+class Place(CommandPlace):
     """A runs.csv with the folders of its cells, all trained from one checkpoint."""
 
     def __init__(self, folder: Path, checkpoint: Path) -> None:
-        self.csv = folder / "runs.csv"
+        super().__init__(folder, command)
         self.checkpoint = checkpoint
-        self.rows: list[Row] = []
 
     def add(
         self, model: BertClassifier | None, /, mode: str = "full", layers: str = "all-lin-only",
         columns: Row | None = None, **changes: Any,
     ) -> Path:  # fmt: skip
-        """A cell that left a model; its folder.
+        """Add a cell with its trained model (None: none was kept); its folder.
 
         Args:
-            model: None: it kept none.
-            columns: that its row has.
             changes: to the cell's settings.
         """
         of = peer_cells.cell(self.checkpoint, mode, layers, **changes)
         own = {"threads": 1, **(columns or {})}
         row = result_row(of, random.Random(0), **own)  # noqa: S311
-        folder = cell_folder(self.csv, of.name, *row_key(row))
+        folder = self.folder(of, row)
         folder.mkdir(parents=True)
         (folder / FILE).write_text(peer_cells.job_of(of, self.checkpoint).to_json())
         if model is not None and of.rank is None:
@@ -82,18 +75,5 @@ class Place:
         elif model is not None:
             save_adapter(model, folder / "adapter", of.model)
         self.rows.append(row)
-        self.csv.write_bytes(record(NAMES) + b"".join(map(encode, self.rows)))
+        self.write()
         return folder
-
-    def run(self, *arguments: str) -> int:
-        """The command's exit code."""
-        line = ["--runs", str(self.csv), *arguments]
-        code: int = command.main(line, standalone_mode=False)
-        return code
-
-    def refused(self, *arguments: str) -> str:
-        """What the command says of bad input."""
-        with pytest.raises(BAD_INPUT) as caught:
-            self.run(*arguments)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)

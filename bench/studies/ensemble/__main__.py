@@ -1,4 +1,4 @@
-"""An ensemble of cells that have run, chosen on training data that was held out, scored on dev.
+"""An ensemble of cells that have run, chosen on held-out training examples and scored on dev.
 
 Example: python -m bench.ensemble --runs runs.csv --task movies
 """
@@ -19,16 +19,16 @@ from bench.launch.checks import check_reports
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.studies.ensemble.averages import AVERAGES
-from bench.studies.ensemble.beside import with_baselines, with_peers
+from bench.studies.ensemble.comparisons import with_baselines, with_peers
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import ensemble_of
+from bench.studies.ensemble.overall import overall_of
 from bench.studies.ensemble.rows import COLUMNS, csv_rows
 from bench.studies.ensemble.show import Printer, outcomes_as_json
-from bench.studies.ensemble.together import together
 
 _MOST: Final = 25
 _PAGES: Final = "ensemble"
-"""The name of the pages and of the folder of their figures."""
+"""Name of the pages and of the folder of their figures."""
 _EPILOG: Final = """\b
 Examples:
   python -m bench.ensemble --runs runs.csv
@@ -40,39 +40,44 @@ Examples:
 
 
 @click.command("python -m bench.ensemble", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
-@with_runs("Results whose cells are members, of one or several files.")
+@with_runs("Results files whose cells can be members, one or several.")
 @click.option(
     "--task",
     metavar="NAME[,NAME]",
-    help="Which of the tasks in it; multitask for sst, quora and sts, which have an overall score.",
+    help="Tasks to choose ensembles for; multitask: sst, quora and sts with their overall score.",
 )
-@click.option("--average", type=click.Choice(AVERAGES), default="probabilities", show_default=True)
+@click.option(
+    "--average", type=click.Choice(AVERAGES), default="probabilities", show_default=True,
+    help="What to average.",
+)  # fmt: skip
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=_MOST, show_default=True,
-    help="Members at most, each as often as it counts.",
+    help="Largest number of members; a member that was added twice counts twice.",
 )  # fmt: skip
 @click.option(
     "--baselines", is_flag=True,
-    help="Also score the average of all cells, TF-IDF with a linear model, for pairs the cosine of "
-    "embeddings, and the best member of each other encoder; show published scores.",
+    help="Also score the average of all cells, the best member of each other encoder, TF-IDF with "
+    "a linear model and, for pairs of texts, the cosine of embeddings; show published scores.",
 )  # fmt: skip
 @click.option(
     "--peer", is_flag=True,
-    help="Also train the best member's setting, or the best that they can, by transformers and "
-    "PEFT, here and now.",
+    help="Also train the best member's setting now with transformers and PEFT; if they can't, the "
+    "best one that they can.",
 )  # fmt: skip
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="With --baselines or --peer: the folder of the tasks' files.",
+    help="Folder of the tasks' files, for --baselines and --peer.",
 )
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path),
-    help="Write a row for each that is scored there, cells alone among them.",
+    help="Write a CSV with a row for each score, single cells included.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--reports", type=click.Path(path_type=Path), help="Write ensemble.md and ensemble.html there."
+    "--reports",
+    type=click.Path(path_type=Path),
+    help="Write ensemble.md and ensemble.html to this folder.",
 )
 def command(
     runs: Sequence[Path],
@@ -99,43 +104,44 @@ def command(
 
         check_libraries()
     asked = parse_tasks(task)
-    outcomes = [ensemble_of(of, average, most) for of in find(runs, asked)]
-    lacking = missing(asked, [of.candidates.task for of in outcomes])
-    if lacking and together(outcomes) is None:
-        tasks = {*lacking, *(of.candidates.task for of in outcomes)}
-        so = ", so there is no overall score" if tasks <= PART_SCORES.keys() else ""
-        note = f"no cells of {', '.join(lacking)}{so}"
+    outcomes = [ensemble_of(candidates, average, most) for candidates in find(runs, asked)]
+    tasks = [outcome.candidates.task for outcome in outcomes]
+    lacking = missing(asked, tasks)
+    if lacking and overall_of(outcomes) is None:
+        note = f"no cells of {', '.join(lacking)}"
+        if {*lacking, *tasks} <= PART_SCORES.keys():
+            note += ", so there is no overall score"
         outcomes[0] = replace(outcomes[0], notes=(*outcomes[0].notes, note))
     if baselines:
-        outcomes = [with_baselines(of, data) for of in outcomes]
+        outcomes = [with_baselines(outcome, data) for outcome in outcomes]
     if peer:
         outcomes = with_peers(outcomes, data)
-    overall = together(outcomes)
+    overall = overall_of(outcomes)
     if as_json:
-        click.echo(json.dumps(outcomes_as_json(outcomes, overall, beside=baselines), indent=2))
+        results = outcomes_as_json(outcomes, overall, with_published=baselines)
+        click.echo(json.dumps(results, indent=2))
     else:
-        printer = Printer(beside=baselines)
+        printer = Printer(with_published=baselines)
         for outcome in outcomes:
             printer.task(outcome)
         if overall is not None:
-            printer.together(overall)
+            printer.overall(overall)
     if csv_file is not None:
         write_csv(csv_file, COLUMNS, csv_rows(outcomes, overall))
     if reports is not None:
         from bench.report.pages import write_pages
-        from bench.studies.ensemble.page import (
-            facts_of,  # not before: it loads pandas and matplotlib
-        )
+        from bench.studies.ensemble.page import facts_of  # loads pandas and matplotlib
 
-        flags = [name for name, on in (("--baselines", baselines), ("--peer", peer)) if on]
         words = [
             *("python", "-m", "bench.ensemble", "--runs", *map(str, runs)),
             *(("--task", ",".join(asked)) if asked else ()),
-            *("--average", average, "--most", str(most), *flags),
+            *("--average", average, "--most", str(most)),
+            *(("--baselines",) if baselines else ()),
+            *(("--peer",) if peer else ()),
             *(("--data", str(data)) if data is not None else ()),
             *("--reports", "reports/"),
         ]
-        facts = facts_of(outcomes, overall, words, beside=baselines)
+        facts = facts_of(outcomes, overall, words, with_published=baselines)
         sys.stderr.write(f"report: {write_pages(reports, _PAGES, facts)}\n")
     problems = [problem for outcome in outcomes for problem in outcome.problems]
     for problem in problems:
@@ -144,10 +150,10 @@ def command(
 
 
 def parse_tasks(text: str | None) -> tuple[str, ...]:
-    """`"sst,quora"` as tasks, each once; none where nothing is asked.
+    """The distinct tasks in a text such as `"sst,quora"`; none for None.
 
     Raises:
-        InputError: for a text that names none.
+        InputError: for a text without a task.
     """
     if text is None:
         return ()
@@ -157,10 +163,10 @@ def parse_tasks(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def missing(asked: Collection[str], found: Collection[str]) -> list[str]:
-    """Tasks that were asked for and are not found; `multitask` asks for all of its parts."""
-    wanted = [*(PART_SCORES if MULTITASK in asked else ()), *asked]
-    return [task for task in dict.fromkeys(wanted) if task not in (MULTITASK, *found)]
+def missing(asked: Collection[str], present: Collection[str]) -> list[str]:
+    """Tasks in `asked` that have no cells; `multitask` stands for all of its parts."""
+    tasks = dict.fromkeys([*(PART_SCORES if MULTITASK in asked else ()), *asked])
+    return [task for task in tasks if task not in (MULTITASK, *present)]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Ensembles: averages of several models' predictions, and who is in one. Arrays in and out.
+"""Averages of several models' predictions, and the choice of an ensemble's members.
 
-Letters in shapes: M models, N examples, C outputs of the task's head.
+Arrays in and out. Letters in shapes: N examples, C outputs of the task's head.
 """
 
 from collections import Counter
@@ -21,8 +21,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Addition:
-    """One stage of a greedy choice: the number of the model that it adds, and what all that are in
-    by then score together on held-out examples; −∞ where that is no score."""
+    """One step of the greedy choice: the index of the model that was added, and the ensemble's
+    score on held-out examples after it; −∞ where it has none."""
 
     index: int
     held_score: float
@@ -30,13 +30,13 @@ class Addition:
 
 @dataclass(frozen=True)
 class Choice:
-    """Who is in an ensemble.
+    """The members of an ensemble.
 
     Attributes:
-        weights: a model's number and how many times it counts, most often first.
-        held_score: what they score together on held-out examples.
-        additions: the stages of the greedy choice, one for each addition, those after the stage
-            that was taken too; none where nobody chose.
+        weights: pairs of a model's index and how often it counts, the highest weight first.
+        held_score: the ensemble's score on held-out examples.
+        additions: all steps of the greedy choice, later ones that were not taken included; empty
+            for an ensemble that was not chosen.
     """
 
     weights: tuple[tuple[int, int], ...]
@@ -45,24 +45,24 @@ class Choice:
 
     @property
     def size(self) -> int:
-        """How many models are averaged, each as often as it counts."""
+        """The sum of all weights."""
         return sum(weight for _, weight in self.weights)
 
 
 def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Floats:
-    """What is averaged of a model's logits [N, C]: those, or the probabilities of its classes.
+    """A model's logits [N, C] as they enter the average: unchanged, or as probabilities.
 
-    One logit z [N, 1] that tells two classes stands for two, −z / 2 and z / 2, so that models with
-    either kind of head go together.
+    A single logit z [N, 1] for two classes becomes two, −z / 2 and z / 2, so that models with
+    either kind of head can be averaged.
 
-    Predictions of a number [N, 1] are brought to a mean of 0 and a std of 1 instead: models
-    that learned a correlation have no common scale.
+    Predicted numbers [N, 1] are scaled to mean 0 and std 1 instead: models that learned a
+    correlation have no common scale.
 
     Raises:
-        ValueError: for another average, or predictions of a number that are all the same.
+        ValueError: for an unknown average, or for predicted numbers that are all the same.
     """
     if average not in AVERAGES:
-        raise ValueError(f"no average is of {average!r}; there are {', '.join(AVERAGES)}")
+        raise ValueError(f"unknown average {average!r}; choose from {', '.join(AVERAGES)}")
     values = logits.astype(np.float64)
     if metric == "pearson":
         std = values.std()
@@ -78,7 +78,7 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
 
 
 def averaged(predictions: Sequence[Floats], choice: Choice) -> Floats:
-    """The ensemble's predictions [N, C], of each model's as `as_averaged` gives them."""
+    """The ensemble's predictions [N, C], from those of each model as `as_averaged` returns them."""
     total = sum(weight * predictions[index] for index, weight in choice.weights)
     return np.asarray(total / choice.size)
 
@@ -89,38 +89,43 @@ def choose(
     metric: str,
     *,
     most: int = 25,
+    among: Sequence[int] | None = None,
 ) -> Choice:
-    """An ensemble chosen greedily (Caruana et al. 2004): always the model whose addition scores
-    highest, one that is in it perhaps again.
+    """An ensemble chosen greedily (Caruana et al. 2004): each step adds the model that raises the
+    score most; a model can be added more than once.
 
-    It begins with the best model alone, goes on to `most` additions and ends, of all its stages,
-    with the smallest of the highest score. Of equal additions the one whose model is better alone
-    is taken, and of models that are equally good alone the first.
+    The best model alone comes first. Of all sizes up to `most`, the smallest with the highest score
+    is taken. Ties go to the model that scores higher alone, then to the one that comes first in
+    `among`.
 
     Args:
-        predictions: of each model on held-out examples, [N, C], as `as_averaged` gives them.
+        predictions: of each model on held-out examples, [N, C], as `as_averaged` returns them.
         labels: [N], as `minbert.data.metrics.score` takes them.
+        most: the largest size, each member counted by its weight.
+        among: indices of the models to choose from; all by default.
 
     Raises:
         ValueError: without a model.
     """
-    if not predictions:
+    indices = range(len(predictions)) if among is None else among
+    if not indices:
         raise ValueError("an ensemble needs a model")
 
-    def scored(values: Floats) -> float:
-        found = score(metric, values, labels)
-        return -np.inf if found is None else found
+    def score_of(values: Floats) -> float:
+        value = score(metric, values, labels)
+        return -np.inf if value is None else value
 
-    alone = [scored(values) for values in predictions]
-    order = sorted(range(len(predictions)), key=lambda index: -alone[index])
+    alone = {index: score_of(predictions[index]) for index in indices}
+    order = sorted(indices, key=lambda index: -alone[index])
     additions = [Addition(order[0], alone[order[0]])]
     total = predictions[order[0]].copy()
     for size in range(2, most + 1):
-        tried = [scored((total + predictions[index]) / size) for index in order]
-        best = int(np.argmax(tried))  # the first of equals
+        scores = [score_of((total + predictions[index]) / size) for index in order]
+        best = int(np.argmax(scores))  # the first of equal ones
         total += predictions[order[best]]
-        additions.append(Addition(order[best], tried[best]))
-    stage = max(range(len(additions)), key=lambda n: (additions[n].held_score, -n))
-    members = Counter(addition.index for addition in additions[: stage + 1])
-    weights = sorted(members.items(), key=lambda item: (-item[1], item[0]))
-    return Choice(tuple(weights), additions[stage].held_score, tuple(additions))
+        additions.append(Addition(order[best], scores[best]))
+    step = max(range(len(additions)), key=lambda n: (additions[n].held_score, -n))
+    members = Counter(addition.index for addition in additions[: step + 1])
+    place = {index: position for position, index in enumerate(indices)}
+    weights = sorted(members.items(), key=lambda item: (-item[1], place[item[0]]))
+    return Choice(tuple(weights), additions[step].held_score, tuple(additions))

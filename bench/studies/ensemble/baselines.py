@@ -1,6 +1,6 @@
-"""What an ensemble has to beat: TF-IDF with a linear model, and the cosine of sentence embeddings.
+"""Baselines of an ensemble: TF-IDF with a linear model, and the cosine of sentence embeddings.
 
-scikit-learn is an extra, `baselines`; both import what they need when they are asked.
+scikit-learn comes with the extra `baselines`; it and torch are imported on first use.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,19 @@ _BATCH: Final = 64
 
 
 class NothingToLearnError(Exception):
-    """There is nothing in the training examples that a baseline could learn. One line."""
+    """A baseline can't learn from these training examples. One line."""
 
 
 def tfidf(data: TaskData) -> Floats:
-    """Predictions [N, C] on dev of a linear model on the texts' words, trained on all of train.
+    """Predictions [N, C] on dev of a linear model on TF-IDF vectors, trained on all of train.
 
-    Words and pairs of words, weighted by TF-IDF. Classes by logistic regression, numbers by ridge
-    regression, both with scikit-learn's own regularisation. Of a pair of texts the model sees the
-    difference and the product of their vectors, and their cosine.
+    The vectors are of words and pairs of words. Classes are predicted by logistic regression,
+    numbers by ridge regression, both with scikit-learn's default regularisation. For a pair of
+    texts the features are the difference and the product of their vectors, and their cosine.
 
     Raises:
         InputError: without scikit-learn.
-        NothingToLearnError: of labels that are all the same, or of texts that share no word.
+        NothingToLearnError: if all labels are the same, or no two texts share a word.
     """
     try:
         from scipy.sparse import csr_matrix, hstack
@@ -49,44 +49,42 @@ def tfidf(data: TaskData) -> Floats:
         raise NothingToLearnError("the training labels are all the same")
     try:
         words.fit([*data.train.text_a, *(data.train.text_b or ())])
-    except ValueError as error:  # it has a vocabulary of nothing
+    except ValueError as error:  # the vocabulary is empty
         raise NothingToLearnError("no word is in two of the training texts") from error
 
-    def features(of: Examples) -> Any:
-        a = words.transform(of.text_a)
-        if of.text_b is None:
+    def features(examples: Examples) -> Any:
+        a = words.transform(examples.text_a)
+        if examples.text_b is None:
             return a
-        b = words.transform(of.text_b)
+        b = words.transform(examples.text_b)
         cosine = csr_matrix(a.multiply(b).sum(axis=1))  # rows have a length of 1
         return hstack([abs(a - b), a.multiply(b), cosine], format="csr")
 
     train, dev = features(data.train), features(data.dev)
     if not data.task.classes:
-        found = Ridge().fit(train, data.train.labels).predict(dev)
-        return np.asarray(found, dtype=np.float64)[:, None]
+        numbers = Ridge().fit(train, data.train.labels).predict(dev)
+        return np.asarray(numbers, dtype=np.float64)[:, None]
     model = LogisticRegression(max_iter=1000).fit(train, data.train.labels)
     scores = np.full((len(data.dev), data.task.num_outputs), -np.inf)
     scores[:, model.classes_] = model.predict_log_proba(dev)
     return scores
 
 
-def compares(data: TaskData) -> bool:
-    """Whether a cosine can tell: of pairs of texts, a number or one of two classes."""
+def is_comparison(data: TaskData) -> bool:
+    """Whether a cosine can be a prediction: for pairs of texts with a number or two classes."""
     return data.train.text_b is not None and len(data.task.classes) <= 2
 
 
-def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats | None:
-    """Predictions [N, C] on dev by the cosine of both texts' embeddings; None for single texts.
+def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
+    """Predictions [N, C] on dev by the cosine of both texts' embeddings, if `is_comparison`.
 
-    An embedding is the mean of a text's hidden states, of an encoder that was not trained for the
-    task. A number is the cosine itself. Of two classes it is the second above a threshold, the one
-    that is right most often on train.
+    An embedding is the mean of a text's hidden states in an encoder that was not trained for the
+    task. The cosine is the predicted number; for two classes it is compared with the threshold that
+    is most accurate on train.
 
     Args:
         checkpoint: the encoder's folder, vocabulary included.
     """
-    if not compares(data):
-        return None
     embed = _embedder(checkpoint, max_length)
     dev = _cosines(data.dev, embed)
     if not data.task.classes:
@@ -96,23 +94,23 @@ def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats | None:
 
 
 def threshold(values: Floats, labels: NDArray[np.generic]) -> float:
-    """Where to part numbers [N] so that those above are of class 1 most often: halfway between two
-    of them, the lowest such place."""
+    """The lowest threshold, halfway between two of the values [N], that separates the classes 0
+    (below) and 1 (above) most accurately."""
     order = np.argsort(values, kind="stable")
-    ones = np.concatenate([[0], np.cumsum(labels[order] == 1)])  # of the n lowest
-    right = (np.arange(len(values) + 1) - ones) + (ones[-1] - ones)
+    ones = np.concatenate([[0], np.cumsum(labels[order] == 1)])  # class 1 among the n lowest
+    correct = (np.arange(len(values) + 1) - ones) + (ones[-1] - ones)
     ordered = values[order]
     ends = np.concatenate([[ordered[0] - 1], ordered, [ordered[-1] + 1]])
-    places = (ends[:-1] + ends[1:]) / 2
-    real = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])  # none between equals
-    return float(places[np.where(real, right, -1).argmax()])
+    middles = (ends[:-1] + ends[1:]) / 2
+    distinct = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])
+    return float(middles[np.where(distinct, correct, -1).argmax()])
 
 
-def _cosines(of: Examples, embed: Callable[[tuple[str, ...]], Floats]) -> Floats:
-    a, b = embed(of.text_a), embed(of.text_b or ())
+def _cosines(examples: Examples, embed: Callable[[tuple[str, ...]], Floats]) -> Floats:
+    a, b = embed(examples.text_a), embed(examples.text_b or ())
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    found: Floats = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
-    return found
+    cosines: Floats = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return cosines
 
 
 def _embedder(checkpoint: Path, max_length: int) -> Callable[[tuple[str, ...]], Floats]:
@@ -133,12 +131,12 @@ def _embedder(checkpoint: Path, max_length: int) -> Callable[[tuple[str, ...]], 
     @torch.inference_mode()
     def embed(texts: tuple[str, ...]) -> Floats:
         encoded = tokenizer.encode(texts, None, max_length)
-        found = np.empty((len(texts), config.hidden_size))
+        embeddings = np.empty((len(texts), config.hidden_size))
         for indices in plan_evaluation(encoded.lengths, _BATCH):
             labels = np.zeros(len(texts), dtype=np.int64)
             batch = collate([encoded], labels, indices, config.pad_token_id, device)
             hidden = encoder(batch.input_ids, batch.attention_mask)
-            found[indices] = mean_of_real(hidden, batch.attention_mask).numpy()
-        return found
+            embeddings[indices] = mean_of_real(hidden, batch.attention_mask).numpy()
+        return embeddings
 
     return embed

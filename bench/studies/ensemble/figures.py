@@ -1,4 +1,4 @@
-"""Figures of an ensemble: who scores what, score against size, and how members were chosen."""
+"""Figures of an ensemble: all scores, score against size, and the greedy choice."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from bench.report.text import count, fixed, span
 from bench.stats.intervals import Interval
 from bench.studies.ensemble.outcome import BEST, CELL, ENSEMBLE
 
-BESIDE: Final = "beside it"
+BASELINE: Final = "baseline"
 PUBLISHED: Final = "published, on other examples"
 
 
@@ -42,7 +42,7 @@ class _Shape:
 _SHAPES: Final = {
     ENSEMBLE: _Shape("o", BLUE, True, 7.5),
     BEST: _Shape("s", INK, True, 6.5),
-    BESIDE: _Shape("^", ORANGE, True, 6.5),
+    BASELINE: _Shape("^", ORANGE, True, 6.5),
     CELL: _Shape("o", GREY, False, 5.0),
     PUBLISHED: _Shape("D", PURPLE, False, 5.5),
 }
@@ -53,12 +53,12 @@ _DASHED: Final = (0, (2, 3))
 
 @dataclass(frozen=True)
 class Mark:
-    """Someone in a figure.
+    """A marker in a figure.
 
     Attributes:
-        kind: how it is drawn: an ensemble, the best member, a cell alone, `BESIDE`, `PUBLISHED`.
-        score: with its interval, where there is one.
-        parameters: None where they are not known.
+        kind: which marker: `ENSEMBLE`, `BEST`, `BASELINE`, `CELL` or `PUBLISHED`.
+        score: with its interval, if known.
+        parameters: None where not known.
     """
 
     label: str
@@ -68,50 +68,52 @@ class Mark:
 
 
 def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing:
-    """A line for each mark, its score with its interval on it, published ones apart at the end."""
-    ours = [mark for mark in marks if mark.kind != PUBLISHED]
-    apart = [mark for mark in marks if mark.kind == PUBLISHED]
-    every = [*ours, *apart]
-    with canvas(1.1 + 0.24 * max(len(every), 3)) as (figure, axes):
-        for place, mark in enumerate(every):
+    """One line for each mark with its score and interval; published scores separate at the end."""
+    measured = [mark for mark in marks if mark.kind != PUBLISHED]
+    papers = [mark for mark in marks if mark.kind == PUBLISHED]
+    lines = [*measured, *papers]
+    with canvas(1.1 + 0.24 * max(len(lines), 3)) as (figure, axes):
+        for y, mark in enumerate(lines):
             ends = mark.score.ends()
             if ends is not None:
                 colour = _SHAPES[mark.kind].colour
-                axes.hlines([place], [ends[0]], [ends[1]], color=colour, linewidth=1.3, zorder=2)
-            _point(axes, mark, mark.score.value, place)
+                axes.hlines([y], [ends[0]], [ends[1]], color=colour, linewidth=1.3, zorder=2)
+            _point(axes, mark, mark.score.value, y)
             if mark.kind == BEST:
                 axes.axvline(
                     mark.score.value, color=INK, linewidth=0.7, linestyle=_DASHED, zorder=1
                 )
-        if apart:
-            axes.axhline(len(ours) - 0.5, color=GREY, linewidth=0.9)
-        axes.set_yticks(range(len(every)), [_short(mark.label) for mark in every])
-        axes.set_ylim(len(every) - 0.45, -0.55)
+        if papers:
+            axes.axhline(len(measured) - 0.5, color=GREY, linewidth=0.9)
+        axes.set_yticks(range(len(lines)), [_short(mark.label) for mark in lines])
+        axes.set_ylim(len(lines) - 0.45, -0.55)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(label)
-        _legend(figure, every)
-    alt = f"{label} with 95% intervals: {_said(ours)}."
-    alt += f" Published, on other examples: {_said(apart)}." if apart else ""
+        _legend(figure, lines)
+    alt = f"{label} with 95% intervals: {_in_words(measured)}."
+    alt += f" Published, on other examples: {_in_words(papers)}." if papers else ""
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing:
-    """Scores against parameters, of those whose parameters are known."""
+    """Scores against parameters, for marks whose parameters are known."""
     known = [mark for mark in marks if mark.parameters]
-    sizes_ = [float(mark.parameters or 0) for mark in known]
+    counts = [float(mark.parameters or 0) for mark in known]
     with canvas(3.6) as (figure, axes):
-        for mark, size in zip(known, sizes_, strict=True):
+        for mark, parameters in zip(known, counts, strict=True):
             ends = mark.score.ends()
             if ends is not None:
                 colour = _SHAPES[mark.kind].colour
-                axes.vlines([size], [ends[0]], [ends[1]], color=colour, linewidth=1.0, alpha=0.7)
-            _point(axes, mark, size, mark.score.value)
-            if mark.kind in (BESIDE, PUBLISHED):
+                axes.vlines(
+                    [parameters], [ends[0]], [ends[1]], color=colour, linewidth=1.0, alpha=0.7
+                )
+            _point(axes, mark, parameters, mark.score.value)
+            if mark.kind in (BASELINE, PUBLISHED):
                 axes.annotate(
-                    _short(mark.label), (size, mark.score.value), xytext=(6, 0),
+                    _short(mark.label), (parameters, mark.score.value), xytext=(6, 0),
                     textcoords="offset points", va="center", fontsize=7.5, color=INK,
                 )  # fmt: skip
-        low, high = min(sizes_) / 1.5, max(sizes_) * 8
+        low, high = min(counts) / 1.5, max(counts) * 8
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         ticks = log_ticks(low, high)
@@ -121,11 +123,11 @@ def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing
         axes.set_ylabel(label)
         axes.margins(y=0.12)
         _legend(figure, known)
-    said = "; ".join(
+    points = "; ".join(
         f"{mark.label} {fixed(mark.score.value)} with {mark.parameters:,}"
         for mark in known if mark.kind != CELL
     )  # fmt: skip
-    alt = f"{label} against the number of parameters: {said}."
+    alt = f"{label} against the number of parameters: {points}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -137,32 +139,32 @@ def choice(
     stem: str,
     caption: str,
 ) -> Drawing:
-    """Scores by the number of members, as the choice went on, and where it was taken.
+    """Scores at each step of the greedy choice, and the size that was taken.
 
     Args:
-        held, dev: after each addition, on what was held out and on dev.
-        taken: the number of members that were taken.
+        held, dev: scores after each addition, on held-out examples and on dev.
+        taken: the size of the ensemble.
     """
-    at = range(1, len(held) + 1)
+    curves = {"held out, which chooses": held, "dev, which chooses nothing": dev}
+    styles = (BLUE, "o", "-"), (ORANGE, "^", "--")
     with canvas(3.2) as (figure, axes):
         axes.axvline(taken, color=INK, linewidth=0.7, linestyle=_DASHED, zorder=1)
-        lines = axes.plot(
-            at, _drawn(held), color=BLUE, marker="o", markersize=3.5,
-            label="held out, which chooses",
-        )  # fmt: skip
-        lines += axes.plot(
-            at, _drawn(dev), color=ORANGE, marker="^", markersize=3.5, linestyle="--",
-            label="dev, which chooses nothing",
-        )  # fmt: skip
+        lines = []
+        for (name, values), (colour, marker, style) in zip(curves.items(), styles, strict=True):
+            points = [math.nan if value is None else value for value in values]
+            lines += axes.plot(
+                range(1, len(held) + 1), points, color=colour, marker=marker, markersize=3.5,
+                linestyle=style, label=name,
+            )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("members, each as often as it counts")
+        axes.set_xlabel("members, each counted by its weight")
         axes.set_ylabel(label)
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
-    said = [
+    ends = "; ".join(
         f"{name} {_text(values[0])} with 1 and {_text(values[taken - 1])} with the {taken} taken"
         for name, values in (("held out", held), ("dev", dev))
-    ]
-    alt = f"{label} by the number of members: {'; '.join(said)}."
+    )
+    alt = f"{label} by the number of members: {ends}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -189,26 +191,22 @@ def _legend(figure: Figure, marks: Sequence[Mark]) -> None:
     )  # fmt: skip
 
 
-def _said(marks: Sequence[Mark]) -> str:
-    """Marks in words, of cells alone from where to where they reach."""
-    said = []
+def _in_words(marks: Sequence[Mark]) -> str:
+    """The marks' scores in words; of cells alone only the lowest and the highest."""
+    parts = []
     for mark in marks:
         if mark.kind != CELL:
             ends = span(mark.score)
-            said.append(f"{mark.label} {fixed(mark.score.value)}{f' ({ends})' if ends else ''}")
+            parts.append(f"{mark.label} {fixed(mark.score.value)}{f' ({ends})' if ends else ''}")
     cells = [mark.score.value for mark in marks if mark.kind == CELL]
     if cells:
-        reach = f"from {fixed(min(cells))} to {fixed(max(cells))}"
-        said.append(f"{count(len(cells), 'cell')} alone {reach}")
-    return "; ".join(said)
+        ends = f"from {fixed(min(cells))} to {fixed(max(cells))}"
+        parts.append(f"{count(len(cells), 'cell')} alone {ends}")
+    return "; ".join(parts)
 
 
 def _short(label: str) -> str:
     return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
-
-
-def _drawn(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
 
 
 def _text(value: float | None) -> str:

@@ -1,8 +1,8 @@
-"""The peer of an ensemble: a member's setting trained by transformers' Trainer and PEFT.
+"""A member's setting trained by transformers' Trainer and PEFT, as a baseline of an ensemble.
 
-It is what `python -m bench.peers --vs trainer` runs: in a process of its own, from the weights that
-the member began with, on the examples that it trained on, for as many steps, by the script that
-users write. What it predicts is kept in the member's folder, since a training takes minutes.
+The training is that of `python -m bench.peers --vs trainer`: a process of its own with a typical
+Trainer script, the member's initial weights, its training examples and as many steps. Predictions
+are kept in the member's folder, since a training takes minutes.
 """
 
 import sys
@@ -33,24 +33,24 @@ from minbert.data.tasks import TaskData
 
 PEER: Final = "transformers + PEFT"
 FILE: Final = "peer.safetensors"
-"""What the peer predicted, in the folder of the cell whose setting it trained."""
+"""Its predictions, in the folder of the cell whose setting it trained."""
 _KEY, _LIBRARIES = "key", "libraries"
 
 
 class PeerError(Exception):
-    """The peer could not be trained. One line."""
+    """The training failed. One line."""
 
 
 def why_not(cell: Cell, device: str) -> str | None:
-    """Why the peer can't train a cell's setting on a device; None if it can."""
+    """The reason why they can't train a cell's setting on a device; None if they can."""
     if cell.task == MULTITASK:
-        return "the peer's script learns one task alone"
+        return "the Trainer script learns only one task"
     if cell.unfreeze == ITERATIVE:
-        return "the peer's script has no gradual unfreezing"
-    usual = Settings()
+        return "the Trainer script has no gradual unfreezing"
+    defaults = Settings()
     for name in SAME:
-        if getattr(cell, name) not in (None, getattr(usual, name)):
-            return f"the peer's script has {name} {getattr(usual, name)} alone"
+        if getattr(cell, name) not in (None, getattr(defaults, name)):
+            return f"the Trainer script has only {name} {getattr(defaults, name)}"
     if cell.amp == "fp16" and device == "cpu":
         return "amp fp16 needs a GPU"
     return None
@@ -58,37 +58,30 @@ def why_not(cell: Cell, device: str) -> str | None:
 
 @dataclass(frozen=True)
 class PeerPredictions:
-    """What the peer predicted on dev, and by which libraries.
-
-    Attributes:
-        logits: [N, C].
-        libraries: their names and versions, as they are told.
-    """
+    """Logits [N, C] on dev, and the names and versions of the libraries that trained."""
 
     logits: Floats
     libraries: str
 
 
 class KeptPeer:
-    """The peer's predictions in a setting, in a cell's folder.
+    """The file of predictions in a cell's folder.
 
-    They count while the cell's attempt, the machine, the libraries and the dev labels are those
-    that they were made with.
+    They are reused while the cell, the machine, the libraries and the dev labels are the same.
 
     Args:
-        folder: the cell's.
         labels: [N] of dev.
-        found: where the peer is trained.
+        found: the machine to train on.
     """
 
     def __init__(self, folder: Path, cell: Cell, labels: NDArray[np.generic], found: Found) -> None:
         self.path = folder / FILE
         self._labels = np.asarray(labels)
-        self._libraries = ", ".join(f"{name} {of}" for name, of in versions().items())
+        self._libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
         self._key = digest([cell.cell_id, found.conditions.conditions_id, self._libraries])
 
     def read(self) -> PeerPredictions | None:
-        """The predictions; None where there are none that count."""
+        """The predictions; None where there are none that can be reused."""
         try:
             with safe_open(self.path, framework="numpy") as file:
                 notes = file.metadata() or {}
@@ -97,42 +90,41 @@ class KeptPeer:
                 logits, labels = (file.get_tensor(name) for name in ("logits", "labels"))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
-        fits = logits.ndim == 2 and len(logits) == len(labels)
-        if not fits or not np.isfinite(logits).all() or not np.array_equal(labels, self._labels):
-            return None
-        return self._as_given(logits)
+        shapes_fit = logits.ndim == 2 and len(logits) == len(labels)
+        usable = shapes_fit and np.isfinite(logits).all() and np.array_equal(labels, self._labels)
+        return self._predictions(logits) if usable else None
 
     def write(self, logits: Floats) -> PeerPredictions:
-        """Keep predictions. Where they can't be, that is told, and the next time trains again."""
+        """Write predictions. If that fails, print a note; the next call then trains again."""
         tensors = {"logits": logits.astype(np.float32), "labels": self._labels}
         notes = {_KEY: self._key, _LIBRARIES: self._libraries}
         try:
             write_atomically(self.path, save(tensors, metadata=notes))
         except OSError as error:
             sys.stderr.write(f"note: {self.path}: can't be written ({error.strerror})\n")
-        return self._as_given(tensors["logits"])
+        return self._predictions(tensors["logits"])
 
-    def _as_given(self, logits: NDArray[np.generic]) -> PeerPredictions:
+    def _predictions(self, logits: NDArray[np.generic]) -> PeerPredictions:
         return PeerPredictions(np.asarray(logits, dtype=np.float64), self._libraries)
 
 
 def train_peer(
     cell: Cell, examples: TaskData, model: Model, data: Path | None, found: Found
 ) -> Floats:
-    """Train a cell's setting by the peer; its logits [N, C] on dev.
+    """Train a cell's setting by Trainer and PEFT, and return the logits [N, C] on dev.
 
     Args:
         examples: the cell's.
-        model: the checkpoint that the cell began with.
+        model: the checkpoint that the cell was trained from.
         data: the folder of the task's files; none for an embedded task.
-        found: where to train.
+        found: the machine to train on.
 
     Raises:
-        PeerError: if it failed.
+        PeerError: if the training failed.
         StoppedError: if the user stopped it.
     """
     if cell.frozen_dtype is not None:
-        cell = replace(cell, frozen_dtype=FP32)  # as the peer holds them, whatever the member did
+        cell = replace(cell, frozen_dtype=FP32)  # as transformers keeps them
     with (
         Signals() as signals,
         tempfile.TemporaryDirectory(prefix="bench-ensemble-") as name,
@@ -160,7 +152,7 @@ def train_peer(
             )
             if attempt.status != "ok":
                 raise PeerError(f"{attempt.status}: {attempt.message}")
-            kept = load_file(process_folder(folder, cell, TRAINER, 0) / PREDICTIONS)
+            tensors = load_file(process_folder(folder, cell, TRAINER, 0) / PREDICTIONS)
         except (StartError, DiskFullError, OSError, SafetensorError) as error:
             raise PeerError(str(error)) from error
-    return np.asarray(kept["logits"], dtype=np.float64)
+    return np.asarray(tensors["logits"], dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Published scores of leading models, to be shown below an ensemble's.
+"""Published scores of leading models, shown below an ensemble's.
 
-`published.csv` has a row for each: the task as it is called here, the model with its parameters
-where they are known, the score and its metric, what it was scored on, and the paper.
+`published.csv` has a row for each: task, model, parameters where known, score, metric, the examples
+it was scored on (`split`), and the paper.
 """
 
 import csv
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Final
+
+from pydantic import TypeAdapter
 
 from bench.plan.cell import MULTITASK
 
@@ -18,18 +20,18 @@ _OTHER: Final = {
     "sts": "STS-B's dev pairs as in GLUE",
     MULTITASK: "the authors' own data, with Quora pairs to train on that are not here",
 }
-"""What the published scores of a task were scored on."""
+"""The examples that published scores of a task are from."""
 
 
 def caveat(task: str) -> str:
-    """What has to be said wherever the published scores of a task are shown."""
+    """The caveat to print with a task's published scores."""
     other = _OTHER.get(task, "other examples")
     return f"published scores, of {other}: what can be reached, not what was compared"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A score from a paper; `parameters` are the model's, None where the row has none."""
+    """A score from a paper; `parameters` of the model are None where not known."""
 
     task: str
     model: str
@@ -42,19 +44,12 @@ class Published:
 
 @cache
 def published(task: str) -> tuple[Published, ...]:
-    """Those of a task, lowest first; none of a task that the file lacks."""
+    """A task's published scores, lowest first."""
     text = files("bench.studies.ensemble").joinpath("published.csv").read_text("utf-8")
-    found = [
-        Published(
-            task=row["task"],
-            model=row["model"],
-            parameters=int(row["parameters"]) if row["parameters"] else None,
-            score=float(row["score"]),
-            metric=row["metric"],
-            split=row["split"],
-            source=row["source"],
-        )
+    rows = [
+        {**row, "parameters": row["parameters"] or None}
         for row in csv.DictReader(text.splitlines())
         if row["task"] == task
     ]
-    return tuple(sorted(found, key=lambda of: of.score))
+    scores = TypeAdapter(list[Published]).validate_python(rows)
+    return tuple(sorted(scores, key=lambda published: published.score))

@@ -1,12 +1,12 @@
-"""Who is scored as rows of one set of columns, from which JSON, CSV and pages take theirs. Pure."""
+"""Scores as rows with one set of columns, which JSON, CSV and pages share. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 from bench.plan.cell import OVERALL
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.outcome import CELL, Outcome, Scored, gain_of
-from bench.studies.ensemble.together import Together
+from bench.studies.ensemble.outcome import CELL, Entry, Outcome, gain_of
+from bench.studies.ensemble.overall import Overall
 
 Row = dict[str, Any]
 
@@ -16,70 +16,61 @@ COLUMNS: Final = (
     *("difference", "difference_ci_low", "difference_ci_high"),
     *("to_ensemble", "to_ensemble_ci_low", "to_ensemble_ci_high", "held_score"),
 )
-"""Of the CSV. A row's difference is its dev score less that of the best member, example by example;
-the best member has none. `to_ensemble` is the same to the ensemble."""
+"""Columns of the CSV. `difference` is a row's dev score less the best member's, paired by example,
+and empty for the best member; `to_ensemble` is its score less the ensemble's."""
 
 
-def scored_row(of: Scored, best: Scored, ensemble: Scored) -> Row:
-    """Who is scored, beside the best member and the ensemble on the same examples.
+def entry_row(entry: Entry, result: Outcome | Overall) -> Row:
+    """An entry with its differences to the best member and to the ensemble.
 
-    `members` counts cells, each once; it and `parameters` are None where they are not told.
+    `members` counts cells, each once; it and `parameters` are None where they are not known.
     """
-    models = {str(member.row["model"]) for member in of.members}
-    ids = {member.row["cell_id"] for member in of.members}
-    difference = None if _same(of, best) else gain_of(of, best)
-    behind = None if of is ensemble else gain_of(of, ensemble)
+    best, ensemble = result.best, result.ensemble
+    models = {str(member.row["model"]) for member in entry.members}
+    ids = {member.row["cell_id"] for member in entry.members}
+    is_best = entry is best or (entry.kind == CELL and entry.members[0] is best.members[0])
+    difference = None if is_best else gain_of(entry, best)
+    to_ensemble = None if entry is ensemble else gain_of(entry, ensemble)
     return {
-        "kind": of.kind,
-        "name": of.name,
+        "kind": entry.kind,
+        "name": entry.name,
         "model": models.pop() if len(models) == 1 else None,
         "members": len(ids) or None,
-        "parameters": of.parameters,
-        **_with_ends("dev_score", "dev", of.dev),
+        "parameters": entry.parameters,
+        **_with_ends("dev_score", "dev", entry.dev),
         **_with_ends("difference", "difference", difference),
-        **_with_ends("to_ensemble", "to_ensemble", behind),
-        "held_score": of.held,
+        **_with_ends("to_ensemble", "to_ensemble", to_ensemble),
+        "held_score": entry.held_score,
     }
 
 
-def beside(outcome: Outcome) -> list[Row]:
-    """An ensemble, its best member, and what is scored beside them."""
-    scored = (outcome.ensemble, outcome.best, *outcome.others)
-    return [scored_row(of, outcome.best, outcome.ensemble) for of in scored]
+def compared_rows(result: Outcome | Overall) -> list[Row]:
+    """The rows of an ensemble, its best member and its baselines, in this order."""
+    return [entry_row(entry, result) for entry in (result.ensemble, result.best, *result.others)]
 
 
-def all_beside(overall: Together) -> list[Row]:
-    """The same of all tasks together."""
-    scored = (overall.ensembles, overall.best, *overall.others)
-    return [scored_row(of, overall.best, overall.ensembles) for of in scored]
-
-
-def cells(outcome: Outcome) -> list[Row]:
-    """Each candidate alone, in their order, with how many times it counts in the ensemble."""
+def cell_rows(outcome: Outcome) -> list[Row]:
+    """The rows of all candidates, each alone, with its weight in the ensemble."""
     weights = {member.row["cell_id"]: weight for member, weight in outcome.members}
-    found: list[Row] = []
-    for of in outcome.alone:
-        cell_id = of.members[0].row["cell_id"]
-        row = scored_row(of, outcome.best, outcome.ensemble)
-        found.append({**row, "cell_id": cell_id, "weight": weights.get(cell_id, 0)})
-    return found
+    rows: list[Row] = []
+    for entry in outcome.alone:
+        cell_id = entry.members[0].row["cell_id"]
+        row = entry_row(entry, outcome)
+        rows.append({**row, "cell_id": cell_id, "weight": weights.get(cell_id, 0)})
+    return rows
 
 
-def csv_rows(outcomes: Sequence[Outcome], overall: Together | None) -> list[Row]:
-    """All of them with `COLUMNS`, task by task; the tasks together are called `sst+sts`."""
+def csv_rows(outcomes: Sequence[Outcome], overall: Overall | None) -> list[Row]:
+    """All rows of the CSV, task by task; those of several tasks have the task `sst+sts`."""
     blank: Row = dict.fromkeys(COLUMNS)
-    found: list[Row] = []
+    rows: list[Row] = []
     for outcome in outcomes:
-        of = {"task": outcome.candidates.task, "metric": outcome.candidates.metric}
-        found += [{**blank, **of, **row} for row in (*beside(outcome), *cells(outcome))]
+        task = {"task": outcome.candidates.task, "metric": outcome.candidates.metric}
+        rows += [{**blank, **task, **row} for row in (*compared_rows(outcome), *cell_rows(outcome))]
     if overall is not None:
-        of = {"task": "+".join(overall.parts), "metric": OVERALL}
-        found += [{**blank, **of, **row} for row in all_beside(overall)]
-    return found
-
-
-def _same(of: Scored, best: Scored) -> bool:
-    return of is best or (of.kind == CELL and of.members[0] is best.members[0])
+        task = {"task": "+".join(overall.parts), "metric": OVERALL}
+        rows += [{**blank, **task, **row} for row in compared_rows(overall)]
+    return rows
 
 
 def _with_ends(name: str, prefix: str, interval: Interval | None) -> Row:

@@ -1,4 +1,4 @@
-"""What an ensemble's command prints: tables on a terminal, or JSON."""
+"""Ensembles as JSON, and as tables on a terminal."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,29 +12,24 @@ from bench.plan.cell import MULTITASK, OVERALL
 from bench.report.text import count, plain, span
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import rows
-from bench.studies.ensemble.outcome import Outcome, Scored, notes_of
+from bench.studies.ensemble.outcome import Outcome
+from bench.studies.ensemble.overall import Overall
 from bench.studies.ensemble.published import caveat, published
-from bench.studies.ensemble.together import Together
 
 _WIDTH: Final = 120
-"""Characters of a line where there is no terminal to ask."""
+"""Characters of a line where the output is no terminal."""
+_DASH: Final = "–"
 
 
 def outcomes_as_json(
-    outcomes: Sequence[Outcome], overall: Together | None, *, beside: bool
+    outcomes: Sequence[Outcome], overall: Overall | None, *, with_published: bool
 ) -> dict[str, Any]:
-    """What is told of one task, or of several tasks and all of them together.
-
-    Args:
-        beside: whether published scores are told too.
-    """
-    tasks = [_task_as_json(outcome, beside=beside) for outcome in outcomes]
-    if len(tasks) > 1 and overall is None:
-        return {"tasks": tasks, "overall": None}
+    """The outcome of one task, or those of several tasks with their overall score."""
+    tasks = [_task_as_json(outcome, with_published=with_published) for outcome in outcomes]
     if overall is None:
-        return tasks[0]
-    ensembles, best, *others = rows.all_beside(overall)
-    told: dict[str, Any] = {
+        return tasks[0] if len(tasks) == 1 else {"tasks": tasks, "overall": None}
+    ensembles, best, *others = rows.compared_rows(overall)
+    overall_json: dict[str, Any] = {
         "metric": OVERALL,
         "parts": list(overall.parts),
         "missing": list(overall.missing),
@@ -43,14 +38,14 @@ def outcomes_as_json(
         "baselines": others,
         "gain": vars(overall.gain),
         "notes": overall.notes,
-        **_published_as_json(MULTITASK, beside=beside),
+        **(_published_as_json(MULTITASK) if with_published else {}),
     }
-    return {"tasks": tasks, "overall": told}
+    return {"tasks": tasks, "overall": overall_json}
 
 
-def _task_as_json(outcome: Outcome, *, beside: bool) -> dict[str, Any]:
+def _task_as_json(outcome: Outcome, *, with_published: bool) -> dict[str, Any]:
     candidates = outcome.candidates
-    ensemble, best, *others = rows.beside(outcome)
+    ensemble, best, *others = rows.compared_rows(outcome)
     return {
         "task": candidates.task,
         "metric": candidates.metric,
@@ -70,91 +65,96 @@ def _task_as_json(outcome: Outcome, *, beside: bool) -> dict[str, Any]:
             }
             for member, weight in outcome.members
         ],
-        "cells": rows.cells(outcome),
+        "cells": rows.cell_rows(outcome),
         "choice": [
             {
                 "added": stage.added.row["cell_id"],
-                "held_score": stage.held,
-                "dev_score": stage.dev,
+                "held_score": stage.held_score,
+                "dev_score": stage.dev_score,
                 "taken": size == outcome.size,
             }
             for size, stage in enumerate(outcome.stages, start=1)
         ],
-        "notes": notes_of(outcome),
-        **_published_as_json(candidates.task, beside=beside),
+        "notes": outcome.all_notes,
+        **(_published_as_json(candidates.task) if with_published else {}),
     }
 
 
-def _published_as_json(task: str, *, beside: bool) -> dict[str, Any]:
-    if not beside:
-        return {}
-    return {"published": [asdict(of) for of in published(task)], "published_caveat": caveat(task)}
+def _published_as_json(task: str) -> dict[str, Any]:
+    scores = [asdict(score) for score in published(task)]
+    return {"published": scores, "published_caveat": caveat(task)}
 
 
 class Printer:
-    """Prints to stdout.
+    """Prints to stdout; published scores too, if `with_published`."""
 
-    Args:
-        beside: whether published scores are shown too.
-    """
-
-    def __init__(self, *, beside: bool) -> None:
+    def __init__(self, *, with_published: bool) -> None:
         console = Console(highlight=False)
         self._console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
-        self._beside = beside
+        self._with_published = with_published
 
     def task(self, outcome: Outcome) -> None:
-        """An ensemble of a task, and what stands beside it."""
+        """Print an ensemble of one task and its baselines."""
         candidates = outcome.candidates
         among = count(len(candidates.members), "cell")
         average = f"the average of {outcome.average}, members chosen among {among}"
-        self._say(f"{candidates.task}: {average}")
-        self._scores(candidates.metric, [outcome.ensemble, outcome.best, *outcome.others])
+        self._line(f"{candidates.task}: {average}")
+        self._scores(candidates.metric, outcome)
         for member, weight in outcome.members:
-            self._say(f"  {weight} × {candidates.name_of(member)}")
-        self._say(f"against the best member alone: {_gain_text(outcome.gain)}")
-        for note in notes_of(outcome):
-            self._say(f"note: {note}")
-        self._published(candidates.task)
+            self._line(f"  {weight} × {candidates.name_of(member)}")
+        self._line(f"against the best member alone: {_gain_text(outcome.gain)}")
+        self._notes(outcome.all_notes, candidates.task)
 
-    def together(self, overall: Together) -> None:
-        """The overall score of ensembles of several tasks."""
-        self._say("")
-        self._say(f"all together: {overall.counted}")
-        self._scores(OVERALL, [overall.ensembles, overall.best, *overall.others])
-        self._say(f"against the best members alone: {_gain_text(overall.gain)}")
-        for note in overall.notes:
-            self._say(f"note: {note}")
-        self._published(MULTITASK)
+    def overall(self, overall: Overall) -> None:
+        """Print the overall score of ensembles of several tasks."""
+        self._line("")
+        self._line(f"all together: {overall.formula}")
+        self._scores(OVERALL, overall)
+        self._line(f"against the best members alone: {_gain_text(overall.gain)}")
+        self._notes(overall.notes, MULTITASK)
 
-    def _scores(self, metric: str, scored: Sequence[Scored]) -> None:
+    def _scores(self, metric: str, result: Outcome | Overall) -> None:
         table = Table(box=None)
         for head in ("", f"dev {metric}", "95% interval", "held out", "parameters"):
             table.add_column(head, justify="right" if head else "left", no_wrap=bool(head))
-        for of in scored:
-            name = of.kind if of.name == of.kind else f"{of.kind}: {of.name}"
-            held = "–" if of.held is None else f"{of.held:.3f}"
-            parameters = "–" if of.parameters is None else f"{of.parameters:,}"
+        for entry in (result.ensemble, result.best, *result.others):
+            held = _DASH if entry.held_score is None else f"{entry.held_score:.3f}"
             table.add_row(
-                Text(plain(name)), f"{of.dev.value:.3f}", _interval_text(of.dev), held, parameters
-            )
+                Text(plain(label_of(entry.kind, entry.name))), f"{entry.dev.value:.3f}",
+                _interval_text(entry.dev), held, number(entry.parameters),
+            )  # fmt: skip
         self._console.print(table)
 
-    def _published(self, task: str) -> None:
-        found = published(task) if self._beside else ()
-        if not found:
+    def _notes(self, notes: Sequence[str], task: str) -> None:
+        """Print notes, then a task's published scores if they are asked for."""
+        for note in notes:
+            self._line(f"note: {note}")
+        scores = published(task) if self._with_published else ()
+        if not scores:
             return
         table = Table(box=None)
         for head in ("model", "parameters", "score", "metric", "of", "source"):
             table.add_column(head, justify="right" if head in ("parameters", "score") else "left")
-        for of in found:
-            parameters = "–" if of.parameters is None else f"{of.parameters:,}"
-            table.add_row(of.model, parameters, f"{of.score:.3f}", of.metric, of.split, of.source)
-        self._say(caveat(task))
+        for row in scores:
+            table.add_row(
+                row.model, number(row.parameters), f"{row.score:.3f}", row.metric, row.split,
+                row.source,
+            )  # fmt: skip
+        self._line(caveat(task))
         self._console.print(table)
 
-    def _say(self, line: str) -> None:
+    def _line(self, line: str) -> None:
         self._console.print(plain(line), markup=False, soft_wrap=True)
+
+
+def label_of(kind: str, name: str) -> str:
+    """The kind and the name of an entry; its kind alone where it has no name of its own."""
+    return kind if name == kind else f"{kind}: {name}"
+
+
+def number(value: int | None) -> str:
+    """A count, or a dash where it is not known."""
+    return _DASH if value is None else f"{value:,}"
 
 
 def _gain_text(gain: Interval) -> str:

@@ -1,1 +1,1 @@
-"""What training changed in a model's weights: `python -m bench.updates`."""
+"""The changes that training made to weights: `python -m bench.updates`."""

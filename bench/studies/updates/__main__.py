@@ -1,21 +1,32 @@
-"""What training changed in a model's weights, and whether that is of low rank: the singular values
-of the update of each linear layer, of cells that ran with --save-weights.
+"""The changes that training made to a model's weights, and whether they have low rank: singular
+values of each linear layer's update, for cells that ran with --save-weights.
 
 Example: python -m bench.updates --runs runs.csv --reports reports/
 """
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
 from bench.common.command import run_command, with_runs
-from bench.common.csvfile import check_csv
-from bench.common.errors import InputError
+from bench.common.csvfile import check_csv, write_csv
+from bench.common.errors import DiskFullError, InputError
 from bench.launch.checks import check_reports
-from bench.studies.updates.outcome import PAGES, updates_of
-from bench.studies.updates.truncation import parse_ranks
+from bench.report.text import plain, without_paths
+from bench.results.origins import examples_of
+from bench.studies.updates import modules, truncation
+from bench.studies.updates.cells import find
+from bench.studies.updates.measure import measure_all
+from bench.studies.updates.modules import COLUMNS, Update
+from bench.studies.updates.truncation import Truncation, parse_ranks, problems
+from minbert.data.tasks import find_task
 
+_PAGES: Final = "updates"
+"""Name of the pages and of the folder of their figures."""
 _EPILOG: Final = """\b
 Examples:
   python -m bench.updates
@@ -26,19 +37,26 @@ Examples:
 
 
 @click.command("python -m bench.updates", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
-@with_runs("Results whose cells have kept their weights, of one or several files.")
+@with_runs("Results files whose cells have kept their weights, one or several.")
 @click.option(
     "--truncate",
     metavar="K[,K]",
     help="Also cut the updates of full fine-tuning to these ranks, and score them on dev.",
 )
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="With --truncate: the folder of tasks' files."
+    "--data", type=click.Path(path_type=Path), help="Folder of the tasks' files, for --truncate."
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the rows there.")
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    help="Write a CSV with a row for each cell and layer.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--reports", type=click.Path(path_type=Path), help="Write updates.md and updates.html there."
+    "--reports",
+    type=click.Path(path_type=Path),
+    help="Write updates.md and updates.html to this folder.",
 )
 def command(
     runs: list[Path],
@@ -54,8 +72,75 @@ def command(
     if csv_file is not None:
         check_csv(csv_file, runs)
     if reports is not None:
-        check_reports(reports, PAGES)
-    return updates_of(runs, ranks, data, csv_file=csv_file, as_json=as_json, reports=reports)
+        check_reports(reports, _PAGES)
+    cells, notes = find(runs)
+    cut = []
+    if ranks is not None:
+        whole = [cell for cell in cells if cell.whole]
+        cut = [cell for cell in whole if cell.row["dev_score"] is not None]
+        if not cut:
+            raise InputError(
+                "--truncate: no cell of full fine-tuning has kept its weights and has a dev score; "
+                'run some with --save-weights --rerun ok --select "mode=full", or leave it out'
+            )
+        notes += [
+            f"not cut: {cell.name}, which has no dev score" for cell in whole if cell not in cut
+        ]
+    folders = {cell.name: data if find_task(cell.cell.task).files else None for cell in cut}
+    if data is not None and not any(folders.values()):
+        raise InputError("--data: no task of these cells is read from a folder; leave it out")
+    examples = {cell.name: examples_of(cell.row, folders[cell.name]) for cell in cut}
+    updates, truncations = measure_all(cells, cut, examples, folders, ranks or ())
+    unmoved = [update.cell.name for update in updates if not update.modules]
+    notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]
+    updates = [update for update in updates if update.modules]
+    if not updates:
+        raise InputError(f"{', '.join(unmoved)}: no linear layer of the encoder trained")
+    notes += dict.fromkeys(note for cell in cut for note in find_task(cell.cell.task).notes)
+    _print(updates, truncations, notes, as_json=as_json)
+    if csv_file is not None:
+        write_csv(csv_file, COLUMNS, modules.rows(updates))
+    errors: list[str] = []
+    if reports is not None:
+        from bench.report.pages import write_pages
+        from bench.studies.updates.page import facts
+
+        words = ["python", "-m", "bench.updates", *map(plain, sys.argv[1:])]
+        page = facts(updates, truncations, notes, without_paths(shlex.join(words)))
+        try:
+            sys.stderr.write(f"report: {write_pages(reports, _PAGES, page)}\n")
+        except DiskFullError as error:
+            errors.append(str(error))
+    errors += problems(truncations)
+    for message in errors:
+        sys.stderr.write(f"error: {message}\n")
+    return 1 if errors else 0
+
+
+def _print(
+    updates: Sequence[Update],
+    truncations: Sequence[Truncation],
+    notes: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    from bench.report.show import as_json as to_json
+    from bench.report.show import print_tables
+
+    if as_json:
+        more = {
+            "cells": [modules.as_json(update) for update in updates],
+            "truncated": [truncation.as_json(cell) for cell in truncations],
+            "notes": list(notes),
+            "problems": problems(truncations),
+        }
+        click.echo(to_json(modules.rows(updates), more))
+        return
+    from bench.studies.updates import tables  # loads pandas
+
+    lines = [*tables.findings(updates, truncations), *tables.explanations(updates)]
+    lines += [f"note: {note}" for note in notes]
+    print_tables(tables.tables(updates, truncations), lines)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,85 @@
-"""From the weights of a cell to the spectra of its updates. Imports torch."""
+"""Spectra of the updates of cells, and scores of cells with their updates cut to some ranks."""
 
-from collections.abc import MutableMapping
-
-import numpy as np
+import os
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Final
 
 from bench.common.errors import InputError
+from bench.common.progress import progress_bar
+from bench.machine.conditions import Conditions
+from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.plan.models import Model
+from bench.results.origins import model_of
 from bench.studies.updates.cells import Trained
-from bench.studies.updates.kinds import Place
-from bench.studies.updates.modules import Module, Update
-from bench.studies.updates.spectrum import Floats, Spectrum, random_spectrum, spectrum_of
-from bench.studies.updates.weights import pairs
+from bench.studies.updates.modules import Update
+from bench.studies.updates.truncation import Truncation
+from minbert.data.tasks import Data
 
-Known = MutableMapping[tuple[str, Place], Spectrum]
-"""Spectra of weights before training, by the digest of their checkpoint: cells share them."""
+_WITHOUT: Final = "name other results with --runs"
 
 
-def measure(cell: Trained, base: Model, known: Known) -> Update:
-    """The spectra of what a cell's training changed, beside those of what was there before.
+def measure_all(
+    cells: Sequence[Trained],
+    cut: Sequence[Trained],
+    examples: Mapping[str, Data],
+    folders: Mapping[str, Path | None],
+    ranks: Sequence[int],
+) -> tuple[list[Update], list[Truncation]]:
+    """The spectra of all cells, and the scores of the cells to cut.
 
     Args:
-        base: the checkpoint that it was trained from.
-        known: is added to.
+        examples: of the cells to cut, by name; `folders`: where they are from.
+    """
+    bases: dict[object, Model] = {}
+    for cell in cells:
+        if cell.row["model_digest"] not in bases:
+            bases[cell.row["model_digest"]] = model_of(cell.row, cell.folder, _WITHOUT)
+    conditions = _conditions(cut)
+    # These load torch, for which bad input need not wait.
+    from bench.studies.updates.truncate import truncate
+    from bench.studies.updates.weights import Known, measure
+
+    known: Known = {}
+    with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
+        done = count()
+        updates = []
+        for cell in cells:
+            show(next(done), cell.name)
+            updates.append(measure(cell, bases[cell.row["model_digest"]], known))
+        truncations = [
+            truncate(
+                cell,
+                bases[cell.row["model_digest"]],
+                ranks,
+                examples[cell.name],
+                folders[cell.name],
+                conditions[cell.name],
+                lambda step: show(next(done), step),
+            )
+            for cell in cut
+        ]
+    return updates, truncations
+
+
+def _conditions(cut: Sequence[Trained]) -> dict[str, Conditions]:
+    """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU.
+
+    If a GPU was tried, this process sees only that one from now on.
 
     Raises:
-        InputError: if the weights can't be read, or are no numbers.
+        InputError: if a GPU is needed and can't be used, or fp16 is needed without a GPU.
     """
-    found: list[Module] = []
-    unmoved = 0
-    for pair in pairs(cell, base):
-        if not pair.update.any():
-            unmoved += 1
-            continue
-        key = (base.digest, pair.place)
-        if key not in known:
-            known[key] = _spectrum(pair.before, pair.place, str(base.checkpoint))
-        update = _spectrum(pair.update, pair.place, str(cell.weights))
-        found.append(
-            Module(
-                place=pair.place,
-                update=update,
-                before=known[key],
-                random=random_spectrum(update.rows, update.columns),
-                relative_size=update.norm / float(np.linalg.norm(pair.before)),
-            )
-        )
-    return Update(cell, tuple(found), unmoved)
+    from bench.machine.conditions import find_conditions
 
-
-def _spectrum(matrix: Floats, place: Place, where: str) -> Spectrum:
-    try:
-        return spectrum_of(matrix)
-    except ValueError as error:
-        raise InputError(f"{where}: the {place.kind} of layer {place.layer} {error}") from error
+    devices = {cell.name: "cpu" if cell.row["device"] == "cpu" else "auto" for cell in cut}
+    machines = {device: find_conditions(device) for device in dict.fromkeys(devices.values())}
+    for machine in machines.values():
+        if machine.gpu:
+            os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
+    conditions = {name: machines[device].conditions for name, device in devices.items()}
+    for cell in cut:
+        if cell.cell.amp == "fp16" and conditions[cell.name].device == "cpu":
+            raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
+    return conditions

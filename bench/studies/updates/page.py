@@ -1,31 +1,30 @@
-"""The page of updates: its figures and what it says. Importing this loads matplotlib."""
+"""The page of updates with its figures. Importing this loads matplotlib."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from bench.report.drawing import Drawing
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.report.drawing import BLUE, GREY, INK, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
 from bench.report.pages import TableFacts
 from bench.report.text import count, plain
-from bench.studies.updates import figures, tables
-from bench.studies.updates.modules import Update
+from bench.studies.updates import tables
+from bench.studies.updates.modules import KINDS, Module, Update, mean_energy
+from bench.studies.updates.spectrum import Floats
 from bench.studies.updates.truncation import Truncation, problems
 
+_COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+_MOST: Final = len(_COLOURS)
+"""Cells in a figure; the tables have them all."""
 _PERCENT: Final = 90
-
-
-def drawings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[Drawing]:
-    """Energy by rank, of the cells and by kind, dev scores by rank, and ranks by layer."""
-    whole = next((update for update in updates if update.cell.whole), updates[0])
-    drawn = [figures.energy(updates), figures.energy_by_kind(whole)]
-    drawn += [
-        figures.scores([of for of in truncations if of.metric == metric])
-        for metric in dict.fromkeys(of.metric for of in truncations)
-    ]
-    drawn += [
-        figures.ranks(update, _PERCENT, f"rank-{_PERCENT}-{number}")
-        for number, update in enumerate(updates[: figures.MOST], start=1)
-    ]
-    return drawn
+"""Share of the energy for which a figure shows ranks by layer."""
+_HALF_A_LINE: Final = 26
+"""Characters of a name, where two stand side by side."""
+_RANDOM: Final[Any] = {"color": GREY, "linestyle": (0, (2, 2)), "linewidth": 1.4}
+_BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4}
 
 
 def facts(
@@ -34,23 +33,173 @@ def facts(
     notes: Sequence[str],
     command: str,
 ) -> TableFacts:
-    """Everything that the page says.
+    """The content of the page.
 
     Args:
-        notes: what else there is to say: what was left out, and of the tasks.
-        command: that made it.
+        notes: remarks on cells that were left out and on the tasks.
+        command: the command line that made it.
     """
-    models = " and ".join(dict.fromkeys(plain(str(of.cell.row["model"])) for of in updates))
-    tasks = " and ".join(dict.fromkeys(plain(str(of.cell.row["task"])) for of in updates))
-    left = len(updates) - figures.MOST
-    more = [f"Figures show the first {figures.MOST} cells, tables all."] if left > 0 else []
+    whole = next((update for update in updates if update.cell.whole), updates[0])
+    metrics = dict.fromkeys(truncation.metric for truncation in truncations)
+    models, tasks = (
+        " and ".join(dict.fromkeys(plain(str(update.cell.row[key])) for update in updates))
+        for key in ("model", "task")
+    )
+    more = [f"Figures show the first {_MOST} cells, tables all."]
     return TableFacts(
         title=f"What training changed: {models} on {tasks}, {count(len(updates), 'cell')}",
         findings=tables.findings(updates, truncations),
         problems=problems(truncations),
         tables=[*tables.tables(updates, truncations), tables.module_table(updates)],
-        drawings=drawings(updates, truncations),
+        drawings=[
+            _energy_figure(updates),
+            _kinds_figure(whole),
+            *(
+                _scores_figure([cell for cell in truncations if cell.metric == metric])
+                for metric in metrics
+            ),
+            *(
+                _ranks_figure(update, _PERCENT, f"rank-{_PERCENT}-{number}")
+                for number, update in enumerate(updates[:_MOST], start=1)
+            ),
+        ],
         how="What was read",
-        said=[*tables.said(updates), *notes, *more],
+        said=[
+            *tables.explanations(updates),
+            *notes,
+            *(more if len(updates) > _MOST else []),
+        ],
         command=command,
     )
+
+
+def _energy_figure(updates: Sequence[Update]) -> Drawing:
+    """The share of energy in the top k directions against k, a line for each cell."""
+    shown = updates[:_MOST]
+    modules = [module for update in shown for module in update.modules]
+    lines = {update.cell.name: mean_energy(update.modules, "update") for update in shown}
+    return _energy(lines, modules, "energy", "Mean over linear layers.")
+
+
+def _kinds_figure(update: Update) -> Drawing:
+    """The same for one cell, a line for each kind of linear layer."""
+    lines = {kind: mean_energy(update.of_kind(kind), "update") for kind in update.kinds}
+    caption = f"{update.cell.name}: mean over layers."
+    return _energy(lines, update.modules, "energy-kinds", caption)
+
+
+def _energy(
+    lines: dict[str, Floats], modules: Sequence[Module], stem: str, caption: str
+) -> Drawing:
+    with canvas(3.8) as (figure, axes):
+        for (name, curve), colour in zip(lines.items(), _COLOURS, strict=False):
+            _curve(axes, curve, color=colour, label=name)
+        _curve(axes, mean_energy(modules, "random"), label="random matrix", **_RANDOM)
+        _curve(axes, mean_energy(modules, "before"), label="weight before", **_BEFORE)
+        axes.set_xscale("log")
+        most = max(map(len, lines.values()))
+        ticks = log_ticks(1, most)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(1, most)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("directions k, largest first")
+        axes.set_ylabel("share of the energy")
+        _legend(figure)
+    curves = "; ".join(f"{name} {_in_words(curve)}" for name, curve in lines.items())
+    alt = (
+        f"Share of the energy of updates in the top k directions. {curves}; "
+        f"random matrix {_in_words(mean_energy(modules, 'random'))}."
+    )
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def _ranks_figure(update: Update, percent: int, stem: str) -> Drawing:
+    """The rank that holds a share of the energy, a square for each layer and kind."""
+    kinds = list(KINDS.values())
+    layers = sorted({module.place.layer for module in update.modules})
+    values = np.full((len(layers), len(kinds)), np.nan)
+    for module in update.modules:
+        place = layers.index(module.place.layer), kinds.index(module.place.kind)
+        values[place] = module.update.rank_for(percent / 100)
+    most = max(len(module.update.values) for module in update.modules)
+    with canvas(1.4 + 0.34 * len(layers)) as (figure, axes):
+        axes.grid(visible=False)
+        axes.pcolormesh(values, cmap="viridis", vmin=1, vmax=most)
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                dark = value < 0.55 * most
+                axes.text(
+                    column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center",
+                    fontsize=8, color="#ffffff" if dark else "#111111",
+                )  # fmt: skip
+        axes.set_xticks(np.arange(len(kinds)) + 0.5, [kind.replace(" ", "\n") for kind in kinds])
+        axes.set_yticks(np.arange(len(layers)) + 0.5, [str(layer) for layer in layers])
+        axes.set_ylim(len(layers), 0)
+        axes.set_ylabel("layer")
+        axes.set_title(update.cell.name)
+    low, high = np.nanmin(values), np.nanmax(values)
+    alt = (
+        f"Rank that holds {percent}% of the energy of the updates of {update.cell.name}, by layer "
+        f"and kind: from {low:.0f} to {high:.0f}, of at most {most}."
+    )
+    caption = f"Directions that hold {percent}% of an update's energy, of at most {most}."
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
+    """Dev score with intervals by the rank that updates are cut to; all cells have one metric."""
+    shown = truncations[:_MOST]
+    ranks = {score.rank for cell in shown for score in cell.scores}
+    order = [*sorted(rank for rank in ranks if rank is not None), None]
+    with canvas(3.4) as (figure, axes):
+        for number, truncation in enumerate(shown):
+            shift = 0.09 * (number - (len(shown) - 1) / 2)
+            points = [
+                (score.rank, score.dev) for score in truncation.scores if score.dev is not None
+            ]
+            x = [order.index(rank) + shift for rank, _ in points]
+            ends = [dev.ends() or (dev.value, dev.value) for _, dev in points]
+            colour = _COLOURS[number]
+            axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=colour,
+                        linewidth=1.1, alpha=0.7)  # fmt: skip
+            axes.plot(
+                x, [dev.value for _, dev in points], color=colour, marker=_MARKERS[number],
+                markersize=5, linewidth=1.1, label=truncation.cell.name,
+            )  # fmt: skip
+        axes.set_xticks(range(len(order)), ["full" if k is None else str(k) for k in order])
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("rank of updates")
+        axes.set_ylabel(f"dev {shown[0].metric}")
+        _legend(figure)
+    curves = "; ".join(
+        f"{truncation.cell.name} "
+        + ", ".join(
+            f"{score.label}: {score.dev.value:.3f}"
+            for score in truncation.scores
+            if score.dev is not None
+        )
+        for truncation in shown
+    )
+    stem = f"truncated-{shown[0].metric}"
+    return Drawing(
+        stem, to_svg(figure, stem), f"Dev {shown[0].metric} by rank of the updates. {curves}.",
+        "Each update cut to its largest directions, all else as trained; with 95% intervals over "
+        "dev examples.",
+    )  # fmt: skip
+
+
+def _legend(figure: Figure) -> None:
+    """A legend below the axes, in two columns if the names are short enough."""
+    names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
+    columns = 2 if max(map(len, names)) <= _HALF_A_LINE else 1
+    figure.legend(loc="outside lower center", ncols=columns)
+
+
+def _curve(axes: Axes, curve: Floats, **style: Any) -> None:
+    axes.plot(np.arange(1, len(curve) + 1), curve, **{"color": INK, **style})
+
+
+def _in_words(curve: Floats) -> str:
+    """Points of a curve in words."""
+    return ", ".join(f"{curve[k - 1]:.0%} in {k}" for k in (1, 8, 32) if k <= len(curve))

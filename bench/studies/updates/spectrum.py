@@ -1,4 +1,4 @@
-"""How much of a matrix lies in how few directions, from its singular values s. Pure.
+"""The spectrum of a matrix: its rank and energy, from its singular values s. Pure.
 
 Letters in shapes: o rows, i columns, m = min(o, i) singular values. Energy is the squared Frobenius
 norm, the sum of s²; the best matrix of rank k keeps that of the k largest (Eckart and Young 1936).
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 PERCENTS: Final = (50, 90, 99)
-"""Shares of the energy whose rank is told."""
+"""Shares of the energy for which a rank is computed."""
 TOPS: Final = (1, 5, 8, 10)
-"""Directions whose share of the energy is told: 1, 5 and 10, ranks of arXiv 2508.17586, and 8."""
+"""Numbers of directions whose share of the energy is computed: 1, 5 and 10, as in arXiv 2508.17586,
+and 8."""
 FIGURES: Final = (
     *("nonzero", "stable_rank", "effective_rank"),
     *(f"rank_{percent}" for percent in PERCENTS),
     *(f"energy_{top}" for top in TOPS),
 )
-"""What is told of a matrix, as columns name it."""
+"""The names of a spectrum's figures, as in columns."""
 _SEED: Final = 0
 
 
@@ -45,16 +46,16 @@ class Spectrum:
         return float(np.linalg.norm(self.values))
 
     @cached_property
-    def held(self) -> Floats:
+    def shares(self) -> Floats:
         """The share of the energy in the k largest directions, for k from 1 to m, [m]."""
         energies = (self.values / self.values[0]) ** 2
         sums = np.cumsum(energies)
-        shares: Floats = sums / sums[-1]
-        return shares
+        energy_shares: Floats = sums / sums[-1]
+        return energy_shares
 
     @property
     def nonzero(self) -> int:
-        """Singular values that are more than rounding, as numpy's `matrix_rank` counts them."""
+        """The number of singular values above rounding error, as numpy's `matrix_rank` counts."""
         least = self.values[0] * max(self.rows, self.columns) * np.finfo(np.float64).eps
         return int((self.values > least).sum())
 
@@ -70,15 +71,15 @@ class Spectrum:
         return float(np.exp(-(shares * np.log(shares)).sum()))
 
     def rank_for(self, share: float) -> int:
-        """The least k whose directions hold a share, below 1, of the energy."""
-        return int(np.searchsorted(self.held, share)) + 1
+        """The least k whose largest directions hold a share (below 1) of the energy."""
+        return int(np.searchsorted(self.shares, share)) + 1
 
     def energy(self, top: int) -> float:
-        """The share of the energy in the `top` largest directions; in none it is 0."""
-        return float(self.held[min(top, len(self.held)) - 1]) if top > 0 else 0.0
+        """The share of the energy in the `top` largest directions; 0 for none."""
+        return float(self.shares[min(top, len(self.shares)) - 1]) if top > 0 else 0.0
 
     def figures(self) -> Mapping[str, int | float]:
-        """All that is told, by the names of `FIGURES`."""
+        """All figures by the names in `FIGURES`."""
         return {
             "nonzero": self.nonzero,
             "stable_rank": self.stable_rank,
@@ -92,7 +93,7 @@ def spectrum_of(matrix: Floats) -> Spectrum:
     """The spectrum of a matrix [o, i].
 
     Raises:
-        ValueError: for one that is all zero, or holds a number that is not finite.
+        ValueError: for one that is all zero or not finite.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("holds numbers that are not finite")
@@ -105,9 +106,7 @@ def spectrum_of(matrix: Floats) -> Spectrum:
 
 @cache
 def random_spectrum(rows: int, columns: int) -> Spectrum:
-    """That of a matrix of independent normal numbers, the same ones in every run.
-
-    It is what no structure looks like: scale changes none of the figures.
-    """
+    """The spectrum of a matrix of independent normal numbers, the same in every run: a baseline
+    without structure. Its scale changes none of the figures."""
     drawn = np.random.default_rng([_SEED, rows, columns]).standard_normal((rows, columns))
     return spectrum_of(drawn)

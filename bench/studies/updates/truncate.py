@@ -1,8 +1,8 @@
-"""Evaluating a model whose updates are cut to their k largest directions. Imports torch.
+"""Scores of a model whose updates are cut to their k largest directions. Imports torch.
 
-Each linear layer of the encoder gets W + U_k S_k V_kᵀ for its W + U S Vᵀ, the nearest there is with
-an update of rank k (Eckart and Young 1936). All else stays as trained: biases, LayerNorm,
-embeddings, pooler and head. With k = 0 the linear layers are those of before training.
+Each linear layer of the encoder gets the weight W + U_k S_k V_kᵀ instead of W + U S Vᵀ: the nearest
+one with an update of rank k (Eckart and Young 1936). All else stays as trained: biases, LayerNorm,
+embeddings, pooler and head. With k = 0 the linear layers are as before training.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,8 +35,8 @@ _CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A linear layer: the model's own weight [o, i], that of before training, and of the update its
-    directions U S [o, k] and V [k, i], largest first."""
+    """A linear layer: the model's weight [o, i], its value before training, and the largest
+    directions of the update, U S [o, k] and Vᵀ [k, i]."""
 
     weight: Tensor
     before: Floats
@@ -44,19 +44,9 @@ class _Layer:
     right: Floats
 
     def cut(self, rank: int) -> None:
-        """Give the model's weight an update of a rank."""
+        """Set the model's weight to the one with an update of this rank."""
         cut = self.before + self.left[:, :rank] @ self.right[:rank]
         self.weight.copy_(torch.from_numpy(cut))
-
-
-def check_precision(cell: Trained, conditions: Conditions) -> None:
-    """Refuse to predict in fp16 without a GPU, before anything is read.
-
-    Raises:
-        InputError: naming the cell.
-    """
-    if cell.cell.amp == "fp16" and conditions.device == "cpu":
-        raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
 
 
 def truncate(
@@ -68,35 +58,30 @@ def truncate(
     conditions: Conditions,
     on_rank: Callable[[str], None],
 ) -> Truncation:
-    """Score a model that trained whole on dev, with its updates cut to some ranks.
+    """Score a fully fine-tuned model on dev, with its updates cut to some ranks.
 
     Args:
         base: the checkpoint that it was trained from.
         ranks: lowest first.
-        examples: the cell's, which `bench.results.origins.examples_of` finds.
+        examples: the cell's, from `bench.results.origins.examples_of`.
         data: the folder that they are from; none for an embedded task.
-        conditions: where to predict.
-        on_rank: is told of each that begins.
+        conditions: those to predict in.
+        on_rank: called with a description before each rank.
 
     Raises:
-        InputError: if the weights can't be read, or fp16 is asked of a CPU.
+        InputError: if the weights can't be read.
     """
-    of = cell.cell
-    check_precision(cell, conditions)
+    settings = cell.cell
     # as many threads as the cell had: they decide the order in which sums are rounded
     threads = min(int(cell.row["threads"] or conditions.threads), conditions.threads)
     torch.set_num_threads(threads)
     model = load_trained(cell, base).to(torch.device(conditions.worker_device))
-    dev = (
-        tokens.read(of, base.tokenizer, data) or tokens.make(examples, of, base.tokenizer, data)
-    )[1]
-
-    def values() -> Values | None:
-        return _values(model, dev, cell)
-
+    _, dev = tokens.read(settings, base.tokenizer, data) or tokens.make(
+        examples, settings, base.tokenizer, data
+    )
     on_rank(f"{cell.name}, as trained")
-    whole = values()
-    if whole is None:
+    trained = _values(model, dev, cell)
+    if trained is None:
         raise InputError(f"{cell.weights}: predicts the same number for all of dev")
     layers = _layers(model, base, max(ranks, default=0))
     scores = []
@@ -105,63 +90,68 @@ def truncate(
         with torch.no_grad():
             for layer in layers:
                 layer.cut(rank)
-        found = values()
-        if found is None:
+        values = _values(model, dev, cell)
+        if values is None:
             scores.append(Truncated(rank, None))
             continue
-        change = spread((found - whole)[None]).interval()
-        scores.append(Truncated(rank, spread(found[None]).interval(), change))
-    scores.append(Truncated(None, spread(whole[None]).interval()))
+        change = spread((values - trained)[None]).interval()
+        scores.append(Truncated(rank, spread(values[None]).interval(), change))
+    scores.append(Truncated(None, spread(trained[None]).interval()))
     return Truncation(
         cell=cell,
-        metric=find_task(of.task).metric,
+        metric=find_task(settings.task).metric,
         examples=len(dev),
         scores=tuple(scores),
-        problem=_problem(cell, float(whole.mean()), replace(conditions, threads=threads)),
+        problem=_problem(cell, float(trained.mean()), replace(conditions, threads=threads)),
     )
 
 
 def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: Trained) -> Values | None:
-    """A number for each dev example, [N], with the score as their mean; None of constants."""
-    of = cell.cell
+    """A number for each dev example, [N], whose mean is the score; None where all predictions are
+    the same number."""
+    settings = cell.cell
     logits: NDArray[np.float32] = predict(
         model,
         [dev.encoded],
-        batch_size=of.batch_size,
-        amp=of.amp,
+        batch_size=settings.batch_size,
+        amp=settings.amp,
         pad_id=model.bert.config.pad_token_id,
         device=next(model.parameters()).device,
     )
     try:
-        return values_for(find_task(of.task).metric, logits, dev.labels)
+        return values_for(find_task(settings.task).metric, logits, dev.labels)
     except ValueError:
         return None
 
 
 def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
-    """The linear layers of a model's encoder, with as many directions of their updates."""
+    """The linear layers of a model's encoder, with the `most` largest directions of updates."""
     before = base_weights(base)
-    found = []
+    layers = []
     for place, weight in linear_weights(model.bert).items():
-        first = before[place].astype(np.float64)
+        base_weight = before[place].astype(np.float64)
         left, values, right = np.linalg.svd(
-            weight.cpu().numpy().astype(np.float64) - first, full_matrices=False
+            weight.cpu().numpy().astype(np.float64) - base_weight, full_matrices=False
         )
-        found.append(_Layer(weight, first, left[:, :most] * values[:most], right[:most].copy()))
-    return found
+        directions = left[:, :most] * values[:most], right[:most].copy()
+        layers.append(_Layer(weight, base_weight, *directions))
+    return layers
 
 
 def _problem(cell: Trained, score: float, conditions: Conditions) -> str | None:
-    """How the score of the model as it was kept is not that of its cell."""
+    """A line if the score of the kept model differs from its cell's; else None."""
     own = cell.row["dev_score"]
     if isinstance(own, int | float) and abs(score - own) <= TOLERANCE:
         return None
-    there = {name: cell.row[name] for name in _CONDITIONS}
-    other = [
-        f"{name} {there[name]}, here {here}"
+    differences = [
+        f"{name} {cell.row[name]}, here {here}"
         for name in _CONDITIONS
-        if there[name] != (here := getattr(conditions, name))
+        if cell.row[name] != (here := getattr(conditions, name))
     ]
-    why = f"it ran with {'; '.join(other)}" if other else "it ran on this machine, with this torch"
-    told = "no score" if own is None else f"{own:.7g}"
-    return f"{cell.name}: as kept it scores {score:.7g} on dev, and its cell has {told} ({why})"
+    why = "it ran on this machine, with this torch"
+    if differences:
+        why = f"it ran with {'; '.join(differences)}"
+    cell_score = "no score" if own is None else f"{own:.7g}"
+    return (
+        f"{cell.name}: as kept it scores {score:.7g} on dev, and its cell has {cell_score} ({why})"
+    )

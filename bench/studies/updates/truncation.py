@@ -1,4 +1,4 @@
-"""Dev scores of a model whose updates are cut to rank k: what is told of them. Pure."""
+"""Dev scores of a model whose updates are cut to rank k. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,17 +12,18 @@ from bench.studies.updates.cells import Trained
 FULL: Final = "full"
 _MOST: Final = 100_000
 TOLERANCE: Final = 1e-6
-"""How far the score of the model as it was kept may be from its cell's, which is told to seven
+"""The largest difference between the score of the kept model and its cell's, which has seven
 digits."""
 
 
 @dataclass(frozen=True)
 class Truncated:
-    """The model with each update cut to a rank; None as the rank: as trained.
+    """A model with each update cut to a rank.
 
     Attributes:
-        dev: its score on dev; None where its predictions are all the same number.
-        change: against the model as trained, example by example; None of that itself.
+        rank: None for the model as trained.
+        dev: the score on dev; None where all predictions are the same number.
+        change: the difference to the model as trained, paired by example; None for that itself.
     """
 
     rank: int | None
@@ -30,18 +31,18 @@ class Truncated:
     change: Interval | None = None
 
     @property
-    def told_rank(self) -> str:
+    def label(self) -> str:
         """The rank, or `full`."""
         return FULL if self.rank is None else str(self.rank)
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """A cell with its updates cut to some ranks, lowest first, as trained last.
+    """The scores of a cell with its updates cut to some ranks, lowest first, as trained last.
 
     Attributes:
-        examples: how many dev examples there are.
-        problem: how the score as trained is not the cell's own; None where it is.
+        examples: the number of dev examples.
+        problem: set if the score as trained differs from the cell's own.
     """
 
     cell: Trained
@@ -52,7 +53,8 @@ class Truncation:
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
-    """`"0,1,8,full"` as ranks, lowest first, each once; `full` is always there and is none of them.
+    """The distinct ranks in a text such as `"0,1,8,full"`, lowest first; `full`, which is always
+    scored, is left out.
 
     Raises:
         InputError: for anything else.
@@ -82,15 +84,15 @@ def as_json(truncation: Truncation) -> dict[str, Any]:
         "reproduced": truncation.problem is None,
         "scores": [
             {
-                "rank": FULL if of.rank is None else of.rank,
-                "dev": None if of.dev is None else asdict(of.dev),
-                "change": None if of.change is None else asdict(of.change),
+                "rank": FULL if score.rank is None else score.rank,
+                "dev": None if score.dev is None else asdict(score.dev),
+                "change": None if score.change is None else asdict(score.change),
             }
-            for of in truncation.scores
+            for score in truncation.scores
         ],
     }
 
 
 def problems(truncations: Sequence[Truncation]) -> list[str]:
-    """What is wrong, a line each."""
-    return [plain(of.problem) for of in truncations if of.problem is not None]
+    """The problems of all cells, a line each."""
+    return [plain(cell.problem) for cell in truncations if cell.problem is not None]

@@ -1,11 +1,10 @@
 """The linear layers of an encoder before and after a cell's training. Imports torch."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +18,8 @@ from adapters.peft_format import ADAPTER, BASE, load_adapter
 from bench.common.errors import InputError
 from bench.plan.models import Model
 from bench.studies.updates.cells import Trained
-from bench.studies.updates.kinds import KINDS, Place
-from bench.studies.updates.spectrum import Floats
+from bench.studies.updates.modules import KINDS, Module, Place, Update
+from bench.studies.updates.spectrum import Floats, Spectrum, random_spectrum, spectrum_of
 from minbert.data.tasks import find_task
 from minbert.files import is_file, weights_file
 from minbert.model.checkpoint import load_classifier, load_encoder
@@ -30,9 +29,11 @@ from minbert.model.encoder import BertEncoder
 _LAYER: Final = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.(.+)")
 _EXACT: Final = (torch.float32, torch.float64)
 
+Known = MutableMapping[tuple[str, Place], Spectrum]
+"""Spectra of weights before training, by their checkpoint's digest and place: cells share them."""
 
-@dataclass(frozen=True, eq=False)
-class Pair:
+
+class Pair(NamedTuple):
     """A linear layer's weight before training and what training added to it, both [o, i]."""
 
     place: Place
@@ -40,8 +41,44 @@ class Pair:
     update: Floats
 
 
+def measure(cell: Trained, base: Model, known: Known) -> Update:
+    """The spectra of a cell's updates, and of the weights before training.
+
+    Args:
+        base: the checkpoint that it was trained from.
+        known: spectra of earlier calls, to which new ones are added.
+
+    Raises:
+        InputError: if the weights can't be read, or are not finite.
+    """
+    modules: list[Module] = []
+    unmoved = 0
+    for place, before, change in pairs(cell, base):
+        if not change.any():
+            unmoved += 1
+            continue
+        key = (base.digest, place)
+        if key not in known:
+            known[key] = _spectrum(before, place, str(base.checkpoint))
+        update = _spectrum(change, place, str(cell.weights))
+        spectra = {
+            "update": update,
+            "random": random_spectrum(update.rows, update.columns),
+            "before": known[key],
+        }
+        modules.append(Module(place, spectra, update.norm / float(np.linalg.norm(before))))
+    return Update(cell, tuple(modules), unmoved)
+
+
+def _spectrum(matrix: Floats, place: Place, path: str) -> Spectrum:
+    try:
+        return spectrum_of(matrix)
+    except ValueError as error:
+        raise InputError(f"{path}: the {place.kind} of layer {place.layer} {error}") from error
+
+
 def pairs(cell: Trained, base: Model) -> Iterator[Pair]:
-    """The linear layers of a cell's encoder, layer by layer; those that did not train too.
+    """The linear layers of a cell's encoder, layer by layer, unchanged ones included.
 
     Args:
         base: the checkpoint that it was trained from.
@@ -49,22 +86,20 @@ def pairs(cell: Trained, base: Model) -> Iterator[Pair]:
     Raises:
         InputError: as `load_trained`.
     """
-    before = base_weights(base)
     trained = load_trained(cell, base)
-    plain = {place: rows.numpy() for place, rows in linear_weights(trained.bert).items()}
+    plain = linear_weights(trained.bert)
     adapted = {
-        place: (layer, index)
+        place_of(part.name): (layer, index)
         for layer in trained.modules()
         if isinstance(layer, AdaptedLinear)
         for index, part in enumerate(layer.parts)
-        if (place := place_of(part.name)) is not None
     }
-    for place in before:
-        first = before[place].astype(np.float64)
+    for place, rows in base_weights(base).items():
+        before = rows.astype(np.float64)
         if place in adapted:
-            yield Pair(place, first, adapter_update(*adapted[place]))
+            yield Pair(place, before, adapter_update(*adapted[place]))
         else:
-            yield Pair(place, first, plain[place].astype(np.float64) - first)
+            yield Pair(place, before, plain[place].numpy().astype(np.float64) - before)
 
 
 def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
@@ -79,26 +114,26 @@ def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
 
 
 def load_trained(cell: Trained, base: Model) -> BertClassifier:
-    """The model that a cell left, ready to predict; with adapters where it has them.
+    """A cell's trained model, with its adapters if it has any, ready to predict.
 
     Args:
         base: the checkpoint that it was trained from.
 
     Raises:
-        InputError: here, of `minbert` or of `adapters`, if a file is missing, broken, of another
-            model, or holds numbers of 16 bits, whose differences are differences of rounded ones.
+        InputError: here, of `minbert` or of `adapters`, if a file is missing, damaged, of another
+            model, or in 16 bits: differences of such weights are mostly rounding.
     """
-    of = cell.cell
-    outputs = find_task(of.task).num_outputs
+    settings = cell.cell
+    outputs = find_task(settings.task).num_outputs
     model = BertClassifier(
-        base.config, outputs, pooling=of.pooling, dropout=of.dropout, head=of.head
+        base.config, outputs, pooling=settings.pooling, dropout=settings.dropout, head=settings.head
     )
     if cell.whole:
         load_classifier(model, cell.weights)
         _check_exact(weights_file(cell.weights))
     else:
         load_encoder(model.bert, _folder(base))
-        initialise(model, of.seed)  # the head, which the adapter's file then replaces
+        initialise(model, settings.seed)  # the head, which the adapter's file then replaces
         load_adapter(model, cell.weights)
         for path in (cell.weights / name for name in (ADAPTER, BASE)):
             if is_file(path):
@@ -107,20 +142,20 @@ def load_trained(cell: Trained, base: Model) -> BertClassifier:
 
 
 def linear_weights(encoder: nn.Module) -> dict[Place, Tensor]:
-    """The weights [o, i] of an encoder's plain linear layers, as views; fused ones apart."""
-    found: dict[Place, Tensor] = {}
+    """Views of the weights [o, i] of an encoder's plain linear layers, fused ones in parts."""
+    weights: dict[Place, Tensor] = {}
     for _, linear, names in linear_layers(encoder):
         for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True):
             place = place_of(name)
             if place is not None:
-                found[place] = rows
-    return found
+                weights[place] = rows
+    return weights
 
 
 def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
-    """What an adapter adds to the frozen weight W [o, i] of a part of its layer, [o, i].
+    """The update [o, i] that an adapter adds to the frozen weight of a part of its layer.
 
-    In fp64, and of LoRA from its factors: the difference of merged weights would hold their
+    In float64 and, for LoRA, from its factors: the difference of merged weights would include their
     rounding. Zero for a part without an adapter.
     """
     exact = deepcopy(layer).double()
@@ -131,7 +166,7 @@ def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
 
 
 def place_of(name: str) -> Place | None:
-    """Where a linear layer of that name in the format is; None for one outside the layers."""
+    """The place of a linear layer by its name in a checkpoint; None outside the encoder layers."""
     match = _LAYER.fullmatch(name)
     return Place(int(match[1]), KINDS[match[2]]) if match and match[2] in KINDS else None
 
@@ -143,17 +178,16 @@ def _folder(base: Model) -> Path:
 
 
 def _check_exact(path: Path) -> None:
-    """Refuse a file, already read without complaint, of numbers of 16 bits.
+    """Refuse a readable file of 16-bit numbers.
 
     Raises:
-        InputError: naming the tensor.
+        InputError: with the tensor's name.
     """
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 (it is no mapping)
             dtype = file.get_tensor(key).dtype
             if dtype not in _EXACT:
-                told = str(dtype).removeprefix("torch.")
                 raise InputError(
-                    f"{path}: holds {key} in {told}, and an update of rounded weights is mostly "
-                    "rounding; keep them in fp32, as --save-weights does"
+                    f"{path}: holds {key} in {str(dtype).removeprefix('torch.')}, and an update of "
+                    "rounded weights is mostly rounding; keep them in fp32, as --save-weights does"
                 )

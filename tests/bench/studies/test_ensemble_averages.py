@@ -54,18 +54,18 @@ def test_one_model_is_an_ensemble_of_itself() -> None:
     assert choose([model(1.0, 0)], LABELS, "accuracy").weights == ((0, 1),)
 
 
-def test_the_stages_of_a_choice_are_told() -> None:
+def test_a_choice_has_all_its_stages() -> None:
     models = [as_averaged(model(1.0, seed), "accuracy", "logits") for seed in range(4)]
     choice = choose(models, LABELS, "accuracy", most=9)
     assert len(choice.additions) == 9
     for size, addition in enumerate(choice.additions, start=1):
-        members = [of.index for of in choice.additions[:size]]
+        members = [entry.index for entry in choice.additions[:size]]
         together = Choice(tuple((index, members.count(index)) for index in {*members}), 0.0)
         assert accuracy(averaged(models, together)) == pytest.approx(addition.held_score)
     taken = choice.additions[: choice.size]
-    highest = max(of.held_score for of in choice.additions)
+    highest = max(entry.held_score for entry in choice.additions)
     assert taken[-1].held_score == choice.held_score == highest
-    assert all(of.held_score < choice.held_score for of in taken[:-1])
+    assert all(entry.held_score < choice.held_score for entry in taken[:-1])
     assert choose(models, LABELS, "accuracy", most=1).additions == choice.additions[:1]
 
 
@@ -104,7 +104,7 @@ def test_constant_numbers_have_no_correlation(value: float) -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="no average is of 'votes'"):
+    with pytest.raises(ValueError, match="unknown average 'votes'"):
         as_averaged(np.ones((4, 3)), "accuracy", "votes")
     with pytest.raises(ValueError, match="needs a model"):
         choose([], LABELS, "accuracy")

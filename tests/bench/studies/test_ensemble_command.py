@@ -1,7 +1,7 @@
 """`python -m bench.ensemble` on cells whose predictions are made up."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -25,18 +25,11 @@ from tests.bench.ensembles import (
 )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-def test_several_are_better_than_the_best_alone(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_are_better_than_the_best_alone(place: Place, printed: Any) -> None:
     for seed in range(4):
         place.add(seed)
     assert place.run("--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = printed()
     ensemble, best = found["ensemble"], found["best_member"]
     assert ensemble["dev_score"] > best["dev_score"] + 0.02
     assert ensemble["dev_ci_low"] < ensemble["dev_score"] < ensemble["dev_ci_high"]
@@ -48,19 +41,15 @@ def test_several_are_better_than_the_best_alone(
     assert best["parameters"] == ENCODER + ADAPTER
 
 
-def test_models_that_trained_whole_share_nothing(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_that_trained_whole_share_nothing(place: Place, printed: Any) -> None:
     for seed in range(3):
         place.add(seed, mode="full")
     assert place.run("--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = printed()
     assert found["ensemble"]["parameters"] == (ENCODER + ADAPTER) * len(found["members"])
 
 
-def test_of_equal_cells_the_order_of_rows_chooses_none(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_equal_cells_the_order_of_rows_chooses_none(place: Place, printed: Any) -> None:
     """Two cells that are equally right on what was held out, and not on dev."""
     paths = [place.add(seed) for seed in range(2)]
     first, second = (load_file(path) for path in paths)
@@ -68,8 +57,8 @@ def test_of_equal_cells_the_order_of_rows_chooses_none(
     found = []
     for _ in range(2):
         assert place.run("--json") == 0
-        told = json.loads(capsys.readouterr().out)
-        found.append([told[name] for name in ("ensemble", "best_member", "members", "choice")])
+        result = printed()
+        found.append([result[name] for name in ("ensemble", "best_member", "members", "choice")])
         place.rows.reverse()
         place.write()
     assert found[0] == found[1]
@@ -87,14 +76,14 @@ def test_repeats_and_versions_of_a_cell_are_one_member(place: Place) -> None:
     assert (newest["repeat"], newest["code_version"]) == (None, "newer")
 
 
-def test_dev_chooses_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dev_chooses_nothing(place: Place, printed: Any) -> None:
     """The best member is that of held-out examples, even where dev would have another."""
     place.add(0, strength=2.0)
     path = place.add(1, strength=1.0)
     kept = load_file(path)
     save_file({**kept, "logits": 9 * np.eye(3, dtype=np.float32)[labels_of("movies", DEV)]}, path)
     assert place.run("--json", "--most", "1") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = printed()
     assert found["best_member"]["name"] == "lora-r8-attn-fp32-s0"
 
 
@@ -163,9 +152,9 @@ def test_models_of_different_vocabularies_are_kept_apart(place: Place) -> None:
         keep_held(place.add(seed), texts())
     assert place.run() == 0
     keep_held(place.add(2, model_digest="beef"), texts(first_token=1))
-    told = place.refused()
-    assert "was made on other examples than those of the other cells" in told
-    assert "models of different vocabularies hold different examples out" in told
+    message = place.refused()
+    assert "was made on other examples than those of the other cells" in message
+    assert "models of different vocabularies hold different examples out" in message
 
 
 def test_cells_of_different_max_length_that_hold_others_out_are_kept_apart(place: Place) -> None:
@@ -198,12 +187,12 @@ def test_other_examples_whose_labels_are_the_same_are_found(
 
 @pytest.mark.parametrize("of_before", [0, 1])
 def test_a_file_without_indices_is_compared_by_labels(
-    place: Place, capsys: pytest.CaptureFixture[str], of_before: int
+    place: Place, printed: Any, of_before: int
 ) -> None:
     paths = [place.add(0), place.add(1)]
     keep_indices(paths[of_before], None)
     assert place.run("--json") == 0
-    assert json.loads(capsys.readouterr().out)["candidates"] == 2
+    assert printed()["candidates"] == 2
     kept = load_file(paths[of_before])
     save_file({**kept, "held_labels": (kept["held_labels"] + 1) % 3}, paths[of_before])
     assert "was made on other examples" in place.refused()
@@ -221,7 +210,7 @@ def test_a_file_without_indices_hides_no_difference_of_the_others(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"held_logits": np.zeros((7, 3), np.float32)}, "predictions and labels don't fit"),
         ({"labels": np.zeros(7)}, "predictions and labels don't fit"),
@@ -237,8 +226,14 @@ def test_a_file_without_indices_hides_no_difference_of_the_others(
             },
             "holds predictions of no examples",
         ),
-        ({"logits": np.full((DEV, 3), np.nan, np.float32)}, "holds predictions that are no numbe"),
-        ({"logits": np.full((DEV, 3), np.inf, np.float32)}, "holds predictions that are no numbe"),
+        (
+            {"logits": np.full((DEV, 3), np.nan, np.float32)},
+            "holds predictions that are not finite",
+        ),
+        (
+            {"logits": np.full((DEV, 3), np.inf, np.float32)},
+            "holds predictions that are not finite",
+        ),
         ({"held_indices": indices_of(7)}, "predictions and labels don't fit"),
         ({"held_indices": indices_of(HELD)[:, None]}, "predictions and labels don't fit"),
         ({"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
@@ -246,11 +241,11 @@ def test_a_file_without_indices_hides_no_difference_of_the_others(
         ({"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
     ],
 )
-def test_damaged_predictions_are_one_line(place: Place, change: dict, told: str) -> None:
+def test_damaged_predictions_are_one_line(place: Place, change: dict, message: str) -> None:
     place.add(0)
     path = place.add(1)
     save_file({**load_file(path), **change}, path)
-    assert place.refused().startswith(f"{path}: {told}")
+    assert place.refused().startswith(f"{path}: {message}")
 
 
 def test_a_file_cut_short_or_a_folder_in_its_place_is_one_line(place: Place) -> None:

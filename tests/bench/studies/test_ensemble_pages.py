@@ -1,7 +1,6 @@
 """What `python -m bench.ensemble` leaves: a CSV, and pages with figures."""
 
 import csv
-import json
 import re
 from collections.abc import Mapping
 from html import unescape
@@ -18,9 +17,9 @@ from bench.report import files
 from bench.report.drawing import MARK
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import Outcome, ensemble_of
+from bench.studies.ensemble.overall import overall_of
 from bench.studies.ensemble.page import Facts, facts_of
 from bench.studies.ensemble.rows import COLUMNS
-from bench.studies.ensemble.together import together
 from minbert.data.tasks import TASKS
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place
 from tests.bench.report.test_browser import PHONE, WIDE, open_page
@@ -28,11 +27,6 @@ from tests.hostile import TEXTS
 
 NAMES = [*(text for text in TEXTS if text.isprintable() and len(text) < 500), "a\u202etxt.exe b"]
 """Of models, as somebody might call them."""
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
 
 
 def fill(place: Place, *tasks: str, seeds: int = 3) -> Place:
@@ -47,9 +41,9 @@ def outcomes_of(place: Place) -> list[Outcome]:
     return [ensemble_of(candidates, "probabilities", 8) for candidates in find([place.csv])]
 
 
-def facts(place: Place, *, beside: bool = False) -> Facts:
+def facts(place: Place, *, with_published: bool = False) -> Facts:
     outcomes = outcomes_of(place)
-    return facts_of(outcomes, together(outcomes), ["python"], beside=beside)
+    return facts_of(outcomes, overall_of(outcomes), ["python"], with_published=with_published)
 
 
 def seen(html: str) -> str:
@@ -68,25 +62,27 @@ def test_the_stages_of_the_choice_lead_to_the_ensemble(place: Place) -> None:
     added = [stage.added.row["cell_id"] for stage in taken]
     for member, weight in outcome.members:
         assert added.count(member.row["cell_id"]) == weight
-    assert taken[-1].held == outcome.ensemble.held
-    assert taken[-1].dev == pytest.approx(outcome.ensemble.dev.value)
+    assert taken[-1].held_score == outcome.ensemble.held_score
+    assert taken[-1].dev_score == pytest.approx(outcome.ensemble.dev.value)
     first = outcome.stages[0]
     assert first.added is outcome.best_member
-    assert (first.held, first.dev) == pytest.approx((outcome.best.held, outcome.best.dev.value))
-    highest = max(stage.held or 0.0 for stage in outcome.stages)
-    assert [stage.held for stage in outcome.stages].index(highest) == outcome.size - 1
+    assert (first.held_score, first.dev_score) == pytest.approx(
+        (outcome.best.held_score, outcome.best.dev.value)
+    )
+    highest = max(stage.held_score or 0.0 for stage in outcome.stages)
+    assert [stage.held_score for stage in outcome.stages].index(highest) == outcome.size - 1
 
 
 def test_each_candidate_is_scored_alone(place: Place) -> None:
     place.add(0)
     place.add(1, model="other", model_digest="feed")
     (outcome,) = outcomes_of(place)
-    assert [of.name for of in outcome.alone] == [
+    assert [entry.name for entry in outcome.alone] == [
         "lora-r8-attn-fp32-s0, minilm", "lora-r8-attn-fp32-s1, other",
     ]  # fmt: skip
-    best = next(of for of in outcome.alone if of.members[0] is outcome.best_member)
-    assert (best.name, best.dev, best.held) == (
-        outcome.best.name, outcome.best.dev, outcome.best.held,
+    best = next(entry for entry in outcome.alone if entry.members[0] is outcome.best_member)
+    assert (best.name, best.dev, best.held_score) == (
+        outcome.best.name, outcome.best.dev, outcome.best.held_score,
     )  # fmt: skip
     assert best.parameters == ENCODER + ADAPTER
 
@@ -99,56 +95,50 @@ def figures_of(row: Mapping[str, Any]) -> dict[str, str]:
     return {name: "" if row[name] is None else str(row[name]) for name in COLUMNS if name in row}
 
 
-def test_the_csv_has_the_figures_of_the_json(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_csv_has_the_figures_of_the_json(place: Place, tmp_path: Path, printed: Any) -> None:
     fill(place, *PARTS)
     path = tmp_path / "ensemble.csv"
     assert place.run("--csv", str(path), "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    result = printed()
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
     expected = []
-    for task in told["tasks"]:
+    for task in result["tasks"]:
         of = {"task": task["task"], "metric": task["metric"]}
         scored = [task["ensemble"], task["best_member"], *task["cells"]]
         expected += [{**of, **figures_of(row)} for row in scored]
-    overall = told["overall"]
+    overall = result["overall"]
     of = {"task": "sst+quora+sts", "metric": "overall"}
     expected += [{**of, **figures_of(overall[key])} for key in ("ensemble", "best_members")]
     assert [{**dict.fromkeys(COLUMNS, ""), **row} for row in expected] == rows
     assert len(rows) == 3 * 5 + 2
 
 
-def test_differences_are_to_the_best_member(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_differences_are_to_the_best_member(place: Place, printed: Any) -> None:
     fill(place, "movies")
     assert place.run("--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    ensemble, best = told["ensemble"], told["best_member"]
-    gain = [told["gain"][name] for name in ("value", "low", "high")]
+    result = printed()
+    ensemble, best = result["ensemble"], result["best_member"]
+    gain = [result["gain"][name] for name in ("value", "low", "high")]
     assert [ensemble["difference"], ensemble["difference_ci_low"],
             ensemble["difference_ci_high"]] == gain  # fmt: skip
     assert best["difference"] is None
-    assert sum(cell["weight"] for cell in told["cells"]) == sum(
-        stage["taken"] * size for size, stage in enumerate(told["choice"], start=1)
+    assert sum(cell["weight"] for cell in result["cells"]) == sum(
+        stage["taken"] * size for size, stage in enumerate(result["choice"], start=1)
     )
-    for cell in told["cells"]:
+    for cell in result["cells"]:
         if cell["name"] == best["name"]:
             assert cell["difference"] is None
         else:
             assert cell["difference"] == pytest.approx(cell["dev_score"] - best["dev_score"])
 
 
-def test_differences_are_to_the_ensemble_too(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_differences_are_to_the_ensemble_too(place: Place, printed: Any) -> None:
     fill(place, *PARTS)
     assert place.run("--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    for of in (*told["tasks"], told["overall"]):
+    result = printed()
+    for of in (*result["tasks"], result["overall"]):
         ensemble, best = of["ensemble"], of.get("best_member") or of["best_members"]
         assert ensemble["to_ensemble"] is None
         assert best["to_ensemble"] == pytest.approx(-of["gain"]["value"])
@@ -170,7 +160,7 @@ def test_a_text_in_the_csv_is_no_formula(place: Place, tmp_path: Path) -> None:
 # The pages
 
 
-def test_the_pages_tell_each_task_and_all_together(
+def test_the_pages_show_each_task_and_all_together(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(place, "sst", "sts")
@@ -179,17 +169,17 @@ def test_the_pages_tell_each_task_and_all_together(
     assert f"report: {reports / 'ensemble.html'}\n" in capsys.readouterr().err
     page = (reports / "ensemble.html").read_text("utf-8")
     text = (reports / "ensemble.md").read_text("utf-8")
-    told = facts(place)
-    assert [section.short for section in told.sections] == ["all together", "sst", "sts"]
+    result = facts(place)
+    assert [section.short for section in result.sections] == ["all together", "sst", "sts"]
     for words in (seen(page), seen(markdown.markdown(text, extensions=["tables"]))):
         for said in (
             "Ensembles on sst and sts",
-            *told.findings,
-            *(section.heading for section in told.sections),
-            *(line for section in told.sections for line in section.said),
+            *result.findings,
+            *(section.heading for section in result.sections),
+            *(line for section in result.sections for line in section.said),
             "No ensemble of quora is in it, so it is no score of all three.",
             "Movies and sst share their sentences",
-            "The members, and what each scores alone.",
+            "The members, and the score of each alone.",
             "lora-r8-attn-fp32-s2",
             "Dev chooses nothing.",
             "--average probabilities --most 8 --reports reports/",
@@ -198,18 +188,18 @@ def test_the_pages_tell_each_task_and_all_together(
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
 
 
-def test_the_finding_is_the_gain_and_whether_it_is_proven(place: Place) -> None:
+def test_the_finding_is_the_gain_and_whether_it_is_significant(place: Place) -> None:
     (outcome,) = outcomes_of(fill(place, "movies", seeds=4))
     gain = outcome.gain
     assert gain.low is not None
     assert gain.low > 0
     (section,) = facts(place).sections
-    assert section.heading == "movies: better, which is proven"
-    said = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}): better, which is proven."
+    assert section.heading == "movies: significantly better"
+    said = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}): significantly better."
     assert section.said[0].endswith(said)
 
 
-def test_figures_are_there_and_are_told_in_words(place: Place, tmp_path: Path) -> None:
+def test_figures_are_there_and_have_a_text(place: Place, tmp_path: Path) -> None:
     fill(place, "sst", "sts")
     assert place.run("--reports", str(tmp_path)) == 0
     found = sorted(path.name for path in (tmp_path / "ensemble").iterdir())
@@ -245,8 +235,8 @@ def test_pages_are_the_same_whenever_they_are_made(place: Place, tmp_path: Path)
 
 
 def test_published_scores_stand_apart(place: Place) -> None:
-    told = facts(fill(place, "sst", "quora", "sts"), beside=True)
-    drawn = {drawing.stem: drawing for drawing in told.drawings}
+    result = facts(fill(place, "sst", "quora", "sts"), with_published=True)
+    drawn = {drawing.stem: drawing for drawing in result.drawings}
     for stem in ("sst-scores", "quora-scores", "sts-scores", "overall-scores"):
         ours, _, papers = drawn[stem].alt.partition(" Published, on other examples: ")
         assert papers
@@ -254,31 +244,33 @@ def test_published_scores_stand_apart(place: Place) -> None:
         assert "no comparison" in drawn[stem].caption
     assert "BERT-base 0.532 with 110,000,000" in drawn["sst-parameters"].alt
     assert "Heinsen" not in drawn["sst-parameters"].alt, "its parameters are not known"
-    assert any("Heinsen" in row[0] for table in told.sections[1].tables for row in table.rows)
+    assert any("Heinsen" in row[0] for table in result.sections[1].tables for row in table.rows)
     assert "ublished" not in "".join(
         drawing.alt + drawing.caption for drawing in facts(place).drawings
     )
 
 
 def test_a_score_of_all_parts_stands_in_no_figure_of_some(place: Place) -> None:
-    told = facts(fill(place, "sst", "sts"), beside=True)
-    overall = told.sections[0]
+    result = facts(fill(place, "sst", "sts"), with_published=True)
+    overall = result.sections[0]
     assert all("Lisan" not in drawing.alt for drawing in overall.drawings)
     assert any("Lisan" in row[0] for table in overall.tables for row in table.rows)
 
 
-def test_a_best_member_that_nobody_joins_is_told(place: Place) -> None:
+def test_a_best_member_that_nobody_joins_is_the_finding(place: Place) -> None:
     place.add(0)
-    told = facts(place)
-    assert told.title == "An ensemble on movies"
-    assert told.sections[0].heading == "movies: no difference is proven"
-    assert "no addition made it better on what was held out" in told.sections[0].said[0]
+    result = facts(place)
+    assert result.title == "An ensemble on movies"
+    assert result.sections[0].heading == "movies: no significant difference"
+    assert "no addition made it better on what was held out" in result.sections[0].said[0]
 
 
 def test_where_nobody_may_join_no_addition_was_tried(place: Place) -> None:
     (candidates,) = find([fill(place, "movies").csv])
-    told = facts_of([ensemble_of(candidates, "probabilities", 1)], None, ["python"], beside=False)
-    (section,) = told.sections
+    result = facts_of(
+        [ensemble_of(candidates, "probabilities", 1)], None, ["python"], with_published=False
+    )
+    (section,) = result.sections
     assert section.said[0].endswith("no more were allowed.")
     assert "no addition" not in section.said[0]
 
@@ -331,14 +323,14 @@ def test_places_that_cant_be_written_are_refused_before_anything(
     taken = tmp_path / "taken"
     taken.write_text("a file")
     before = place.csv.read_bytes()
-    for arguments, told in (
+    for arguments, message in (
         (["--csv", str(tmp_path)], "is a folder; name a file"),
         (["--csv", str(tmp_path / "no" / "x.csv")], "name a file in a folder that is there"),
         (["--csv", str(place.csv)], "is a file of results; name another"),
         (["--reports", str(taken)], "is a file; name a folder"),
         (["--reports", "/proc/x"], "--reports: /proc/x can't be written"),
     ):
-        assert told in place.refused(*arguments)
+        assert message in place.refused(*arguments)
     assert capsys.readouterr().out == ""
     assert place.csv.read_bytes() == before
     assert taken.read_text() == "a file"
@@ -384,21 +376,6 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(
             "s => [...s.querySelectorAll('text')].map(t => t.getBoundingClientRect().height)"
         )
         assert min(sizes) >= 7
-    page.close()
-
-
-def test_a_dark_page_has_light_ink(browser: Any, place: Place, tmp_path: Path) -> None:
-    fill(place, "movies")
-    assert place.run("--reports", str(tmp_path)) == 0
-    page = open_page(browser, tmp_path / "ensemble.html", WIDE, color_scheme="dark")
-    ink, paper = page.evaluate(
-        """() => [
-        getComputedStyle(document.querySelector('figure svg text')).fill,
-        getComputedStyle(document.body).backgroundColor,
-    ]"""
-    )
-    light = [sum(int(part) for part in colour[4:-1].split(",")[:3]) for colour in (ink, paper)]
-    assert light[0] > light[1] + 400
     page.close()
 
 

@@ -1,4 +1,4 @@
-"""The peer that stands beside an ensemble: a member's setting by transformers + PEFT."""
+"""A member's setting trained by transformers + PEFT, as a baseline of an ensemble."""
 
 import json
 import shutil
@@ -30,35 +30,30 @@ from tests.bench.synthetic_rows import cell
 FAKE = str(Path(__file__).parents[1].joinpath("fake_peer.py"))
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
 def usual(**changes: Any) -> Cell:
     return cell("lora", 8, "attn", "off", **changes)
 
 
 @pytest.mark.parametrize(
-    ("of", "told"),
+    ("of", "reason"),
     [
         (usual(), None),
         (usual(regression_loss="mse"), None),
-        (usual(task=MULTITASK), "learns one task alone"),
+        (usual(task=MULTITASK), "learns only one task"),
         (usual(unfreeze="iterative"), "no gradual unfreezing"),
-        (usual(head="conv"), "has head linear alone"),
-        (usual(optimizer="adamax"), "has optimizer adamw alone"),
-        (usual(schedule="halving"), "has schedule linear alone"),
-        (usual(regression_loss="pearson"), "has regression_loss mse alone"),
+        (usual(head="conv"), "has only head linear"),
+        (usual(optimizer="adamax"), "has only optimizer adamw"),
+        (usual(schedule="halving"), "has only schedule linear"),
+        (usual(regression_loss="pearson"), "has only regression_loss mse"),
         (replace(usual(), amp="fp16"), "fp16 needs a GPU"),
     ],
 )
-def test_settings_that_only_ours_has_are_told(of: Cell, told: str | None) -> None:
-    found = why_not(of, "cpu")
-    assert found is None if told is None else told in str(found)
+def test_settings_that_only_ours_has_give_a_reason(of: Cell, reason: str | None) -> None:
+    answer = why_not(of, "cpu")
+    assert answer is None if reason is None else reason in str(answer)
 
 
-def test_on_a_card_the_peer_has_fp16() -> None:
+def test_on_a_gpu_the_peer_has_fp16() -> None:
     assert why_not(replace(usual(), amp="fp16"), "cuda:0") is None
 
 
@@ -74,8 +69,11 @@ def test_a_setting_that_only_ours_has_leaves_the_peer_out(
     need_peft()
     place.add(0, head="conv")
     assert place.run("--peer") == 0
-    told = capsys.readouterr().out
-    assert f"note: {PEER} left out for lora-r8-attn-fp32-s0: the peer's script has head" in told
+    result = capsys.readouterr().out
+    assert (
+        f"note: {PEER} left out for lora-r8-attn-fp32-s0: the Trainer script has only head"
+        in result
+    )
 
 
 def test_where_no_setting_can_be_trained_the_best_one_says_why(
@@ -85,8 +83,10 @@ def test_where_no_setting_can_be_trained_the_best_one_says_why(
     place.add(0, head="conv", strength=2.0)
     place.add(1, unfreeze="iterative")
     assert place.run("--peer") == 0
-    told = capsys.readouterr().out
-    assert "left out for lora-r8-attn-fp32-s0: the peer's script has head linear alone; nor" in told
+    result = capsys.readouterr().out
+    assert (
+        "left out for lora-r8-attn-fp32-s0: the Trainer script has only head linear; nor" in result
+    )
 
 
 def add_trainable(place: Place, checkpoint: Path, *, right: float = 0.0, **changes: Any) -> Cell:
@@ -124,20 +124,20 @@ def test_the_peer_trains_the_best_members_setting(
     of = add_trainable(place, tiny_checkpoint)
     assert place.run("--peer", "--json") == 0
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    (scored,) = told["baselines"]
+    result = json.loads(shown.out)
+    (scored,) = result["baselines"]
     assert (scored["kind"], scored["held_score"]) == (PEER, None)
-    assert scored["parameters"] == told["best_member"]["parameters"]
+    assert scored["parameters"] == result["best_member"]["parameters"]
     right = scored["dev_score"] * 24
     assert right == pytest.approx(round(right))
     assert scored["dev_ci_low"] < scored["dev_score"] < scored["dev_ci_high"]
     assert scored["name"] == of.name
     assert f"{of.mode}-r4-all-lin-only-fp32: trainer" in shown.err
-    assert told["notes"][-1].startswith(f"{PEER} trained the setting of {of.name} (transformers ")
+    assert result["notes"][-1].startswith(f"{PEER} trained the setting of {of.name} (transformers ")
 
     assert place.run("--peer", "--json") == 0, "what was trained is taken as it is"
     again = capsys.readouterr()
-    assert json.loads(again.out) == told
+    assert json.loads(again.out) == result
     assert "trainer" not in again.err
 
 
@@ -171,7 +171,7 @@ def test_the_peer_of_cells_of_a_cpu_asks_for_no_gpu(
 
 
 def test_where_the_best_setting_is_only_ours_the_peer_trains_the_best_that_it_can(
-    place: Place, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], trained: list[str]
+    place: Place, tiny_checkpoint: Path, printed: Any, trained: list[str]
 ) -> None:
     need_peft()
     add_trainable(place, tiny_checkpoint, seed=0)
@@ -179,13 +179,13 @@ def test_where_the_best_setting_is_only_ours_the_peer_trains_the_best_that_it_ca
     add_trainable(place, tiny_checkpoint, seed=2)
     best = add_trainable(place, tiny_checkpoint, seed=3, right=9.0, head="conv")
     assert place.run("--peer", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["best_member"]["name"] == best.name
+    result = printed()
+    assert result["best_member"]["name"] == best.name
     assert trained == [other.name]
-    (scored,) = told["baselines"]
+    (scored,) = result["baselines"]
     assert (scored["name"], scored["dev_score"]) == (other.name, 1.0)
-    assert told["notes"][-1].endswith(
-        f", the best that they can: for {best.name} the peer's script has head linear alone"
+    assert result["notes"][-1].endswith(
+        f", the best that they can: for {best.name} the Trainer script has only head linear"
     )
 
 
@@ -229,7 +229,7 @@ def test_what_the_peer_predicted_counts_only_where_all_is_the_same(
     assert trained == [of.name, of.name], "what it wrote anew is good"
 
 
-def test_predictions_that_cannot_be_kept_are_told_and_count(
+def test_predictions_that_cannot_be_kept_give_a_note_and_count(
     place: Place,
     tiny_checkpoint: Path,
     capsys: pytest.CaptureFixture[str],
@@ -247,7 +247,7 @@ def test_predictions_that_cannot_be_kept_are_told_and_count(
 
 
 @pytest.mark.usefixtures("locks")
-def test_a_peer_that_fails_is_told_and_the_rest_is_shown(
+def test_a_peer_that_fails_is_an_error_and_the_rest_is_shown(
     place: Place,
     tiny_checkpoint: Path,
     capsys: pytest.CaptureFixture[str],
@@ -259,9 +259,9 @@ def test_a_peer_that_fails_is_told_and_the_rest_is_shown(
     add_trainable(place, tiny_checkpoint)
     assert place.run("--peer", "--json") == 1
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    assert told["baselines"] == []
-    assert told["ensemble"]["dev_score"] >= 0
+    result = json.loads(shown.out)
+    assert result["baselines"] == []
+    assert result["ensemble"]["dev_score"] >= 0
     assert "error: movies: transformers + PEFT: crashed: ValueError: no such thing\n" in shown.err
 
 
@@ -287,11 +287,11 @@ def test_a_checkpoint_that_is_gone_or_another_is_a_line(
     assert place.run() == 0, "without the peer it is not needed"
     config = checkpoint / "config.json"
     config.write_text(config.read_text() + "\n")
-    told = place.refused("--peer")
-    assert f"is another checkpoint than the one that {of.name} was trained from" in told
+    message = place.refused("--peer")
+    assert f"is another checkpoint than the one that {of.name} was trained from" in message
     shutil.rmtree(checkpoint)
-    told = place.refused("--peer")
-    assert told.startswith(f"{checkpoint}: the checkpoint of {of.name} is gone; put it back, or")
+    message = place.refused("--peer")
+    assert message.startswith(f"{checkpoint}: the checkpoint of {of.name} is gone; put it back, or")
     assert place.run() == 0
 
 

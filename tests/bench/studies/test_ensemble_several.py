@@ -24,65 +24,54 @@ from tests.bench.ensembles import (
 )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-@pytest.fixture
-def found(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What a command printed as JSON, once it has run."""
-    return lambda: json.loads(capsys.readouterr().out)
-
-
-def test_tasks_with_a_score_in_common_are_taken_together(place: Place, found: Any) -> None:
+def test_tasks_with_a_score_in_common_are_taken_together(place: Place, printed: Any) -> None:
     for task in PARTS:
         for seed in range(3):
             place.add(seed, task=task, data_digest=task)
     assert place.run("--json") == 0
-    told = found()
-    assert [of["task"] for of in told["tasks"]] == list(PARTS)
-    assert [of["metric"] for of in told["tasks"]] == ["accuracy", "accuracy", "pearson"]
-    together = told["overall"]
+    result = printed()
+    assert [entry["task"] for entry in result["tasks"]] == list(PARTS)
+    assert [entry["metric"] for entry in result["tasks"]] == ["accuracy", "accuracy", "pearson"]
+    together = result["overall"]
     assert (together["parts"], together["missing"]) == (list(PARTS), [])
     for name, key in (("ensemble", "ensemble"), ("best_members", "best_member")):
         for column in ("dev_score", "held_score"):
-            scores = {of["task"]: of[key][column] for of in told["tasks"]}
+            scores = {entry["task"]: entry[key][column] for entry in result["tasks"]}
             assert together[name][column] == pytest.approx(overall(scores))
-        scores = {of["task"]: of[key]["dev_score"] for of in told["tasks"]}
+        scores = {entry["task"]: entry[key]["dev_score"] for entry in result["tasks"]}
         ends = overall_interval(scores, dict.fromkeys(PARTS, DEV)).ends()
         assert (together[name]["dev_ci_low"], together[name]["dev_ci_high"]) == pytest.approx(ends)
-    gains = [of["gain"] for of in told["tasks"]]
+    gains = [entry["gain"] for entry in result["tasks"]]
     gain = together["gain"]
     assert gain["value"] == pytest.approx(
         together["ensemble"]["dev_score"] - together["best_members"]["dev_score"]
     )
-    halves = [(of["high"] - of["low"]) / 2 for of in gains]
+    halves = [(entry["high"] - entry["low"]) / 2 for entry in gains]
     halves[PARTS.index("sts")] /= 2  # of (1 + r) / 2
     half = sum(part**2 for part in halves) ** 0.5 / 3
     assert (gain["high"] - gain["low"]) / 2 == pytest.approx(half, rel=0.02)
     assert gain["low"] > 0
 
 
-def test_a_frozen_encoder_counts_once_over_all_tasks(place: Place, found: Any) -> None:
+def test_a_frozen_encoder_counts_once_over_all_tasks(place: Place, printed: Any) -> None:
     for task in PARTS:
         for seed in range(2):
             place.add(seed, task=task)
     assert place.run("--json") == 0
-    told = found()
-    members = [member for of in told["tasks"] for member in of["members"]]
+    result = printed()
+    members = [member for entry in result["tasks"] for member in entry["members"]]
     assert len({member["cell_id"] for member in members}) == len(members) >= len(PARTS)
-    together = told["overall"]
+    together = result["overall"]
     assert together["ensemble"]["parameters"] == ENCODER + ADAPTER * len(members)
     assert together["best_members"]["parameters"] == ENCODER + ADAPTER * len(PARTS)
 
 
-def test_a_cell_that_is_a_member_for_several_tasks_counts_once(place: Place, found: Any) -> None:
+def test_a_cell_that_is_a_member_for_several_tasks_counts_once(place: Place, printed: Any) -> None:
     place.add_whole(0, mode="full")
     assert place.run("--json") == 0
-    told = found()
-    assert [len(of["members"]) for of in told["tasks"]] == [1, 1, 1]
-    assert told["overall"]["ensemble"]["parameters"] == ENCODER + ADAPTER
+    result = printed()
+    assert [len(entry["members"]) for entry in result["tasks"]] == [1, 1, 1]
+    assert result["overall"]["ensemble"]["parameters"] == ENCODER + ADAPTER
 
 
 def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,14 +92,14 @@ def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
     assert "saw Quora's duplicate questions" in text
 
 
-def test_notes_of_the_data_stand_beside_the_overall_score(
-    place: Place, found: Any, capsys: pytest.CaptureFixture[str]
+def test_notes_of_the_data_are_printed_with_the_overall_score(
+    place: Place, printed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.add(0, task="sst")
     place.add(0, task="quora")
     assert place.run("--json") == 0
     notes = [f"{task}: {note}" for task in ("sst", "quora") for note in TASKS[task].notes]
-    assert found()["overall"]["notes"] == [
+    assert printed()["overall"]["notes"] == [
         "no ensemble of sts is in it, so it is no score of all three", *notes,
     ]  # fmt: skip
     assert place.run() == 0
@@ -118,21 +107,21 @@ def test_notes_of_the_data_stand_beside_the_overall_score(
     assert all(f"note: {note}" in below for note in notes)
 
 
-def test_notes_of_the_data_are_in_the_json(place: Place, found: Any) -> None:
+def test_notes_of_the_data_are_in_the_json(place: Place, printed: Any) -> None:
     place.add(0, task="quora")
     assert place.run("--json") == 0
-    assert found()["notes"] == list(TASKS["quora"].notes) != []
+    assert printed()["notes"] == list(TASKS["quora"].notes) != []
 
 
-def test_a_part_that_is_missing_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_part_has_a_note(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.add(0, task="sst")
     place.add(0, task="sts")
     assert place.run("--task", "sst,quora,sts", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [of["task"] for of in told["tasks"]] == ["sst", "sts"]
-    assert (told["overall"]["parts"], told["overall"]["missing"]) == (["sst", "sts"], ["quora"])
-    scores = {of["task"]: of["ensemble"]["dev_score"] for of in told["tasks"]}
-    assert told["overall"]["ensemble"]["dev_score"] == pytest.approx(overall(scores))
+    result = json.loads(capsys.readouterr().out)
+    assert [entry["task"] for entry in result["tasks"]] == ["sst", "sts"]
+    assert (result["overall"]["parts"], result["overall"]["missing"]) == (["sst", "sts"], ["quora"])
+    scores = {entry["task"]: entry["ensemble"]["dev_score"] for entry in result["tasks"]}
+    assert result["overall"]["ensemble"]["dev_score"] == pytest.approx(overall(scores))
     assert place.run() == 0
     text = capsys.readouterr().out
     assert "accuracy on sst, (1 + r) / 2 on sts, without quora\n" in text
@@ -142,32 +131,32 @@ def test_a_part_that_is_missing_is_told(place: Place, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("asked", "lacking"), [("sst,sts", "sts"), ("multitask", "quora, sts"), ("sst", None)]
 )
-def test_of_one_part_alone_it_is_told_that_there_is_no_overall_score(
-    place: Place, found: Any, asked: str, lacking: str | None
+def test_one_part_alone_has_a_note_that_there_is_no_overall_score(
+    place: Place, printed: Any, asked: str, lacking: str | None
 ) -> None:
     place.add(0, task="sst")
     assert place.run("--task", asked, "--json") == 0
-    told = [f"no cells of {lacking}, so there is no overall score"] if lacking else []
-    assert found()["notes"] == [*TASKS["sst"].notes, *told]
+    notes = [f"no cells of {lacking}, so there is no overall score"] if lacking else []
+    assert printed()["notes"] == [*TASKS["sst"].notes, *notes]
 
 
-def test_one_of_several_tasks_has_no_overall_score(place: Place, found: Any) -> None:
+def test_one_of_several_tasks_has_no_overall_score(place: Place, printed: Any) -> None:
     place.add(0, task="sst")
     place.add(0, task="sts")
     assert place.run("--task", "sts", "--json") == 0
-    told = found()
-    assert told["task"] == "sts"
-    assert "overall" not in told
+    result = printed()
+    assert result["task"] == "sts"
+    assert "overall" not in result
 
 
-def test_tasks_without_a_score_in_common_have_ensembles_alone(place: Place, found: Any) -> None:
+def test_tasks_without_a_score_in_common_have_ensembles_alone(place: Place, printed: Any) -> None:
     place.add(0)
     place.add(0, task="sst")
     assert place.run("--task", "tweets,movies,sst", "--json") == 0
-    told = found()
-    assert [of["task"] for of in told["tasks"]] == ["sst", "movies"]
-    assert told["overall"] is None
-    assert "no cells of tweets" in told["tasks"][0]["notes"]
+    result = printed()
+    assert [entry["task"] for entry in result["tasks"]] == ["sst", "movies"]
+    assert result["overall"] is None
+    assert "no cells of tweets" in result["tasks"][0]["notes"]
 
 
 def test_which_of_several_tasks_has_to_be_said(place: Place) -> None:
@@ -186,16 +175,16 @@ def test_tasks_are_named_once() -> None:
 # Cells of task multitask
 
 
-def test_cells_of_one_task_and_of_all_are_members_together(place: Place, found: Any) -> None:
+def test_cells_of_one_task_and_of_all_are_members_together(place: Place, printed: Any) -> None:
     for task in PARTS:
         place.add(0, task=task, strength=1.5)
     place.add_whole(1)
     place.add_whole(2, parts=("quora", "sts"))
     assert place.run("--json") == 0
-    told = found()
-    assert [of["candidates"] for of in told["tasks"]] == [2, 3, 3]
+    result = printed()
+    assert [entry["candidates"] for entry in result["tasks"]] == [2, 3, 3]
     # one logit for two classes goes with two
-    quora = next(of for of in told["tasks"] if of["task"] == "quora")
+    quora = next(entry for entry in result["tasks"] if entry["task"] == "quora")
     assert {member["task"] for member in quora["members"]} == {"quora", "multitask"}
     assert quora["ensemble"]["dev_score"] > quora["best_member"]["dev_score"] + 0.02
 
@@ -208,40 +197,40 @@ def without_an_example(path: Path, prefix: str) -> None:
     save_file({**kept, **shorter}, path)
 
 
-def test_cells_on_other_examples_are_left_out_with_a_note(place: Place, found: Any) -> None:
+def test_cells_on_other_examples_are_left_out_with_a_note(place: Place, printed: Any) -> None:
     place.add(0, task="sts")
     place.add(1, task="sts")
     path = place.add_whole(2, parts=("sst", "sts"))
     without_an_example(path, "sts.")
     assert place.run("--task", "sts", "--json") == 0
-    alone = found()
+    alone = printed()
     assert alone["candidates"] == 2
     assert alone["notes"] == ["1 cell of sts left out: made on other examples than the others"]
     assert place.run("--task", "multitask", "--json") == 0
-    sts = found()["tasks"][1]
+    sts = printed()["tasks"][1]
     assert (sts["task"], sts["candidates"]) == ("sts", 1)
     assert sts["members"][0]["task"] == "multitask"
     assert sts["notes"] == ["2 cells of sts left out: made on other examples than the others"]
 
 
 def test_cells_on_other_examples_with_the_same_labels_are_left_out(
-    place: Place, found: Any
+    place: Place, printed: Any
 ) -> None:
     place.add(0, task="sts")
     place.add(1, task="sts")
     path = place.add_whole(2, parts=("sst", "sts"))
     keep_indices(path, indices_of(HELD, first=1), "sts.")
     assert place.run("--task", "sts", "--json") == 0
-    told = found()
-    assert told["candidates"] == 2
-    assert told["notes"] == ["1 cell of sts left out: made on other examples than the others"]
+    result = printed()
+    assert result["candidates"] == 2
+    assert result["notes"] == ["1 cell of sts left out: made on other examples than the others"]
     keep_indices(path, None, "sts.")
     assert place.run("--task", "sts", "--json") == 0
-    assert found()["candidates"] == 3
+    assert printed()["candidates"] == 3
 
 
 def test_cells_that_join_those_without_indices_have_the_same_examples(
-    place: Place, found: Any
+    place: Place, printed: Any
 ) -> None:
     keep_indices(place.add(0, task="sts"), None)
     place.add_whole(1, parts=("sst", "sts"))
@@ -249,9 +238,9 @@ def test_cells_that_join_those_without_indices_have_the_same_examples(
     path = place.add_whole(3, parts=("sst", "sts"))
     keep_indices(path, indices_of(HELD, first=1), "sts.")
     assert place.run("--task", "sts", "--json") == 0
-    told = found()
-    assert told["candidates"] == 3
-    assert told["notes"] == ["1 cell of sts left out: made on other examples than the others"]
+    result = printed()
+    assert result["candidates"] == 3
+    assert result["notes"] == ["1 cell of sts left out: made on other examples than the others"]
 
 
 def test_cells_of_all_parts_on_different_examples_are_refused(place: Place) -> None:
@@ -276,7 +265,7 @@ def test_cells_that_held_nothing_out_are_refused(place: Place) -> None:
 # Several files
 
 
-def test_a_cell_in_several_files_counts_once(tmp_path: Path, found: Any) -> None:
+def test_a_cell_in_several_files_counts_once(tmp_path: Path, printed: Any) -> None:
     places = [Place(tmp_path / name) for name in ("one", "other")]
     for place in places:
         place.csv.parent.mkdir()
@@ -285,14 +274,14 @@ def test_a_cell_in_several_files_counts_once(tmp_path: Path, found: Any) -> None
     places[1].add(0, task="sts")
     both = [str(place.csv) for place in places]
     assert command.main(["--runs", *both, "--json"], standalone_mode=False) == 0
-    told = found()
-    assert [of["candidates"] for of in told["tasks"]] == [2, 1]
+    result = printed()
+    assert [entry["candidates"] for entry in result["tasks"]] == [2, 1]
     repeated = [word for path in both for word in ("--runs", path)]
     assert command.main([*repeated, "--json"], standalone_mode=False) == 0
-    assert found() == told
+    assert printed() == result
 
 
-def test_of_a_cell_in_several_files_what_is_kept_is_taken(tmp_path: Path, found: Any) -> None:
+def test_of_a_cell_in_several_files_what_is_kept_is_taken(tmp_path: Path, printed: Any) -> None:
     places = [Place(tmp_path / name) for name in ("one", "other")]
     for place in places:
         place.csv.parent.mkdir()
@@ -301,7 +290,7 @@ def test_of_a_cell_in_several_files_what_is_kept_is_taken(tmp_path: Path, found:
             path.unlink()
     both = [str(place.csv) for place in places]
     assert command.main(["--runs", *both, "--json"], standalone_mode=False) == 0
-    assert found()["candidates"] == 1
+    assert printed()["candidates"] == 1
     with pytest.raises(InputError, match="is gone"):
         places[0].run()
 
@@ -310,7 +299,7 @@ def test_of_a_cell_in_several_files_what_is_kept_is_taken(tmp_path: Path, found:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("labels", "sts: the dev labels are all the same; run cells on more of them"),
         ("held_labels", "sts: the labels that were held out are all the same; hold out more"),
@@ -318,12 +307,12 @@ def test_of_a_cell_in_several_files_what_is_kept_is_taken(tmp_path: Path, found:
         ("held_logits", "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
     ],
 )
-def test_a_correlation_of_constants_is_refused(place: Place, name: str, told: str) -> None:
+def test_a_correlation_of_constants_is_refused(place: Place, name: str, message: str) -> None:
     path = place.add(0, task="sts")
     kept = load_file(path)
     for value in (1.0, 0.1, 3.8):
         save_file({**kept, name: np.full_like(kept[name], value)}, path)
-        assert told in place.refused()
+        assert message in place.refused()
 
 
 def test_cells_with_other_classes_are_refused(place: Place) -> None:
@@ -332,4 +321,4 @@ def test_cells_with_other_classes_are_refused(place: Place) -> None:
     kept = load_file(path)
     fewer = {name: kept[name][:, :4].copy() for name in ("logits", "held_logits")}
     save_file({**kept, **fewer}, path)
-    assert "sst: cells tell different numbers of classes" in place.refused()
+    assert "sst: cells predict different numbers of classes" in place.refused()

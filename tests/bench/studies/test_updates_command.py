@@ -1,7 +1,6 @@
 """`python -m bench.updates` on kept weights whose updates are known."""
 
 import csv
-import json
 import re
 import shutil
 from pathlib import Path
@@ -18,8 +17,7 @@ from adapters.names import adapted_layers
 from bench.studies.updates import __main__ as main
 from bench.studies.updates.__main__ import command
 from bench.studies.updates.cells import find
-from bench.studies.updates.kinds import KINDS
-from bench.studies.updates.modules import COLUMNS
+from bench.studies.updates.modules import COLUMNS, KINDS
 from bench.studies.updates.truncation import parse_ranks
 from bench.studies.updates.weights import linear_weights, pairs, place_of
 from tests.adapters.small import disturb
@@ -35,16 +33,10 @@ def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
     return Place(tmp_path, tiny_checkpoint)
 
 
-@pytest.fixture
-def found(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What a command printed as JSON, once it has run."""
-    return lambda: json.loads(capsys.readouterr().out)
-
-
 # What is read
 
 
-def test_an_update_of_rank_1(place: Place, found: Any) -> None:
+def test_an_update_of_rank_1(place: Place, printed: Any) -> None:
     model = base_model(place.checkpoint)
     rng = np.random.default_rng(0)
     update = 0.1 * np.outer(rng.normal(size=HIDDEN), rng.normal(size=HIDDEN))
@@ -52,8 +44,8 @@ def test_an_update_of_rank_1(place: Place, found: Any) -> None:
     move(model, "self.key", update)
     place.add(model)
     assert place.run("--json") == 0
-    told = found()
-    (row,) = told["rows"]
+    result = printed()
+    (row,) = result["rows"]
     assert (row["layer"], row["kind"], row["height"], row["width"]) == (0, "key", HIDDEN, HIDDEN)
     assert row["stable_rank"] == pytest.approx(1, abs=1e-4)
     assert (row["rank_50"], row["rank_90"], row["rank_99"]) == (1, 1, 1)
@@ -62,14 +54,14 @@ def test_an_update_of_rank_1(place: Place, found: Any) -> None:
     assert row["relative_size"] == pytest.approx(size, rel=1e-4)
     assert row["random_rank_90"] > 10
     assert row["before_rank_90"] > 10
-    (cell,) = told["cells"]
+    (cell,) = result["cells"]
     assert (cell["modules"], cell["unmoved"]) == (1, 5)
     assert cell["over_all"]["update"]["rank_90"] == {"mean": 1.0, "low": 1, "high": 1}
     assert list(cell["over_kinds"]) == ["key"]
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_an_adapter_is_what_merging_it_adds(place: Place, found: Any, mode: str) -> None:
+def test_an_adapter_is_what_merging_it_adds(place: Place, printed: Any, mode: str) -> None:
     """LoRA's update has its rank at most; DoRA's magnitudes are bound by none."""
     model = adapted_model(place.checkpoint, mode, "all-lin-only")
     disturb(model)
@@ -83,36 +75,38 @@ def test_an_adapter_is_what_merging_it_adds(place: Place, found: Any, mode: str)
             for part, rows in zip(layer.parts, merged, strict=True):
                 assert read[place_of(part.name)] == pytest.approx(rows.numpy(), abs=1e-5)
     assert place.run("--json") == 0
-    ranks = [row["nonzero"] for row in found()["rows"]]
+    ranks = [row["nonzero"] for row in printed()["rows"]]
     if mode == "lora":
         assert ranks == [4] * 6
     else:
         assert min(ranks) > 4
 
 
-def test_what_trains_beside_adapters_is_read_too(place: Place, found: Any) -> None:
+def test_what_trains_beside_adapters_is_read_too(place: Place, printed: Any) -> None:
     model = adapted_model(place.checkpoint, "lora", "attn")
     disturb(model)
     place.add(model, "lora", "attn")
     assert place.run("--json") == 0
-    by_kind = {row["kind"]: row["nonzero"] for row in found()["rows"]}
+    by_kind = {row["kind"]: row["nonzero"] for row in printed()["rows"]}
     adapted = {KINDS[name] for name in adapted_layers("attn")}
     assert by_kind.keys() == set(KINDS.values())
     for kind, rank in by_kind.items():
         assert rank == (4 if kind in adapted else HIDDEN)
 
 
-def test_what_is_frozen_beside_adapters_is_counted_and_not_told(place: Place, found: Any) -> None:
+def test_what_is_frozen_beside_adapters_is_counted_and_not_listed(
+    place: Place, printed: Any
+) -> None:
     model = adapted_model(place.checkpoint, "lora", "attn-only")
     disturb(model)
     place.add(model, "lora", "attn-only")
     assert place.run("--json") == 0
-    told = found()
-    assert [row["kind"] for row in told["rows"]] == ["query", "key", "value"]
-    assert told["cells"][0]["unmoved"] == 3
+    result = printed()
+    assert [row["kind"] for row in result["rows"]] == ["query", "key", "value"]
+    assert result["cells"][0]["unmoved"] == 3
 
 
-def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, found: Any) -> None:
+def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, printed: Any) -> None:
     model = base_model(place.checkpoint)
     disturb(model)
     place.add(model)
@@ -121,9 +115,9 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, found:
     place.add(None, seed=2)
     place.add(None, init="random", seed=3)
     assert place.run("--json") == 0
-    told = found()
-    assert [cell["cell"] for cell in told["cells"]] == ["full-fp32-s0"]
-    assert sorted(told["notes"][:4]) == [
+    result = printed()
+    assert [cell["cell"] for cell in result["cells"]] == ["full-fp32-s0"]
+    assert sorted(result["notes"][:4]) == [
         "left out: 1 cell that began with random weights",
         "left out: 1 cell that kept no weights; run the grid again with --save-weights --rerun ok",
         "left out: 1 cell whose head alone trained",
@@ -131,29 +125,29 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, found:
     ]
 
 
-def test_repeats_of_a_cell_count_once(place: Place, found: Any) -> None:
+def test_repeats_of_a_cell_count_once(place: Place, printed: Any) -> None:
     for repeat in (1, 2):
         model = base_model(place.checkpoint)
         disturb(model)
         place.add(model, columns={"repeat": repeat})
     assert place.run("--json") == 0
-    assert [cell["cell"] for cell in found()["cells"]] == ["full-fp32-s0"]
+    assert [cell["cell"] for cell in printed()["cells"]] == ["full-fp32-s0"]
 
 
 def test_a_cell_in_two_files_counts_once_and_names_differ(
-    place: Place, tmp_path: Path, found: Any
+    place: Place, tmp_path: Path, printed: Any
 ) -> None:
     model = base_model(place.checkpoint)
     disturb(model)
     place.add(model)
     place.add(model, learning_rate=1e-4)
     assert place.run("--json", str(place.csv)) == 0
-    names = [cell["cell"] for cell in found()["cells"]]
+    names = [cell["cell"] for cell in printed()["cells"]]
     ids = [str(row["cell_id"])[:6] for row in place.rows]
     assert names == [f"full-fp32-s0 {cell_id}" for cell_id in ids]
 
 
-def test_a_name_of_another_is_told_as_text(place: Place) -> None:
+def test_a_name_of_another_is_shown_as_text(place: Place) -> None:
     place.add(base_model(place.checkpoint))
     place.add(base_model(place.checkpoint), model="a\u202eb", model_digest="beef", seed=1)
     cells, _ = find([place.csv])
@@ -199,9 +193,9 @@ def test_tables_csv_and_pages(
 def test_the_page_has_each_flag_and_no_other() -> None:
     page = (Path(__file__).parents[3] / "docs" / "updates.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `--")]
-    told = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
+    flags = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
     options = {option for parameter in command.params for option in parameter.opts}
-    assert told == options - {"more"}
+    assert flags == options - {"more"}
 
 
 # What is refused
@@ -210,9 +204,9 @@ def test_the_page_has_each_flag_and_no_other() -> None:
 def test_cells_without_weights(place: Place) -> None:
     assert "no such file of results" in place.refused()
     place.add(None)
-    told = place.refused()
-    assert "no weights to read: 1 cell that kept no weights; run the grid again" in told
-    assert "--save-weights --rerun ok" in told
+    message = place.refused()
+    assert "no weights to read: 1 cell that kept no weights; run the grid again" in message
+    assert "--save-weights --rerun ok" in message
 
 
 def test_cells_that_did_not_end_ok(place: Place) -> None:
@@ -234,9 +228,9 @@ def test_the_checkpoint_is_gone_or_another(tmp_path: Path, tiny_checkpoint: Path
     place.add(model)
     config = (mine / "config.json").read_text()
     (mine / "config.json").write_text(config + "\n")
-    told = place.refused()
-    assert "is another checkpoint than the one that full-fp32-s0 was trained from" in told
-    assert "--runs" in told
+    message = place.refused()
+    assert "is another checkpoint than the one that full-fp32-s0 was trained from" in message
+    assert "--runs" in message
     shutil.rmtree(mine)
     assert place.refused().startswith(f"{mine}: the checkpoint of full-fp32-s0 is gone")
 
@@ -247,9 +241,9 @@ def test_weights_of_16_bits(place: Place) -> None:
     path = place.add(model) / "checkpoint" / "model.safetensors"
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
-    told = place.refused()
-    assert told.startswith(f"{path}: holds ")
-    assert "in bfloat16" in told
+    message = place.refused()
+    assert message.startswith(f"{path}: holds ")
+    assert "in bfloat16" in message
 
 
 def test_weights_that_are_broken(place: Place) -> None:
@@ -261,8 +255,8 @@ def test_weights_that_are_broken(place: Place) -> None:
     assert "classifier.weight [2, 32] instead of" in place.refused()
     tensors["bert.encoder.layer.0.output.dense.weight"][0, 0] = torch.nan
     save_file(tensors, path)
-    told = place.refused()
-    assert "the output of layer 0 holds numbers that are not finite" in told
+    message = place.refused()
+    assert "the output of layer 0 holds numbers that are not finite" in message
     path.write_bytes(b"no tensors")
     assert "is broken, cut short or no file of plain tensors" in place.refused()
 
@@ -280,9 +274,9 @@ def test_an_adapter_that_is_broken(place: Place) -> None:
 @pytest.mark.parametrize("text", ["one", "-1", "1.5", "", "1,,2", "1000000"])
 def test_ranks_that_are_none(place: Place, text: str) -> None:
     place.add(None)
-    told = place.refused("--truncate", text)
-    assert told.startswith("--truncate: ")
-    assert "is no rank" in told
+    message = place.refused("--truncate", text)
+    assert message.startswith("--truncate: ")
+    assert "is no rank" in message
 
 
 def test_ranks() -> None:
@@ -297,8 +291,8 @@ def test_flags_that_go_with_others(
     disturb(model)
     place.add(model, "lora", "attn-only")
     assert "--data: is for --truncate" in place.refused("--data", str(tmp_path))
-    told = place.refused("--truncate", "0")
-    assert "no cell of full fine-tuning has kept its weights" in told
+    message = place.refused("--truncate", "0")
+    assert "no cell of full fine-tuning has kept its weights" in message
     assert "--csv" in place.refused("--csv", str(tmp_path))
     before = place.csv.read_bytes()
     assert "is a file of results; name another" in place.refused("--csv", str(place.csv))
@@ -306,13 +300,13 @@ def test_flags_that_go_with_others(
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "updates").write_text("a file")
     with monkeypatch.context() as patched:
-        patched.setattr(main, "updates_of", None)  # it is found before anything is read
-        told = place.refused("--reports", str(tmp_path / "reports"))
-    assert told.endswith("updates is a file; name a folder")
+        patched.setattr(main, "find", None)  # it is found before anything is read
+        message = place.refused("--reports", str(tmp_path / "reports"))
+    assert message.endswith("updates is a file; name a folder")
     whole = base_model(place.checkpoint)
     disturb(whole)
     place.add(whole)
-    told = place.refused("--truncate", "0", "--data", str(tmp_path))
-    assert "no task of these cells is read from a folder" in told
+    message = place.refused("--truncate", "0", "--data", str(tmp_path))
+    assert "no task of these cells is read from a folder" in message
     with pytest.raises(click.UsageError):
         command.main(["--nonsense"], standalone_mode=False)

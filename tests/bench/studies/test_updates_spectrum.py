@@ -17,7 +17,7 @@ def test_a_matrix_of_rank_1() -> None:
     assert of.effective_rank == pytest.approx(1)
     assert [of.rank_for(share) for share in (0.5, 0.9, 0.99)] == [1, 1, 1]
     assert of.energy(1) == pytest.approx(1)
-    assert len(of.held) == 6
+    assert len(of.shares) == 6
 
 
 def test_singular_values_4_and_3() -> None:
@@ -27,7 +27,7 @@ def test_singular_values_4_and_3() -> None:
     assert of.stable_rank == pytest.approx(25 / 16)
     shares = (4 / 7, 3 / 7)
     assert of.effective_rank == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)))
-    assert of.held == pytest.approx([16 / 25, 1, 1])
+    assert of.shares == pytest.approx([16 / 25, 1, 1])
     assert (of.rank_for(0.5), of.rank_for(0.9)) == (1, 2)
     assert [of.energy(top) for top in (0, 1, 2, 8)] == pytest.approx([0, 16 / 25, 1, 1])
 

@@ -16,8 +16,8 @@ from bench.machine.devices import Device
 from bench.machine.nvml import GpuInfo
 from bench.results.origins import examples_of
 from bench.stats.intervals import Interval
-from bench.studies.updates import measure
 from bench.studies.updates import truncate as module
+from bench.studies.updates import weights
 from bench.studies.updates.__main__ import command
 from bench.studies.updates.cells import find
 from bench.studies.updates.tables import findings
@@ -47,11 +47,11 @@ def test_the_model_as_kept_scores_as_its_cell_did(
     line = ["--runs", str(grid.csv), "--truncate", "0,4,full", "--json", "--reports", str(reports)]
     assert command.main(line, standalone_mode=False) == 0
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    assert told["problems"] == []
+    result = json.loads(shown.out)
+    assert result["problems"] == []
     scores = {str(row["cell_id"]): row["dev_score"] for row in grid.rows()}
-    assert {of["cell"] for of in told["truncated"]} == {"full-fp32-s0", "full-bf16-s0"}
-    for of in told["truncated"]:
+    assert {entry["cell"] for entry in result["truncated"]} == {"full-fp32-s0", "full-bf16-s0"}
+    for of in result["truncated"]:
         assert of["reproduced"]
         assert [each["rank"] for each in of["scores"]] == [0, 4, "full"]
         assert of["scores"][-1]["dev"]["value"] == pytest.approx(scores[of["cell_id"]], abs=1e-6)
@@ -60,9 +60,9 @@ def test_the_model_as_kept_scores_as_its_cell_did(
             gap = each["dev"]["value"] - of["scores"][-1]["dev"]["value"]
             assert each["change"]["value"] == pytest.approx(gap, abs=1e-9)
             assert each["change"]["low"] <= gap <= each["change"]["high"]
-    assert {row["nonzero"] for row in told["rows"] if row["mode"] == "lora"} == {1}
+    assert {row["nonzero"] for row in result["rows"] if row["mode"] == "lora"} == {1}
     assert "full-bf16-s0, updates of rank 4" in shown.err
-    assert any("movies and sst share" in note for note in told["notes"])
+    assert any("movies and sst share" in note for note in result["notes"])
     assert (reports / "updates" / "truncated-accuracy.svg").is_file()
     assert "Dev score with each update cut" in (reports / "updates.md").read_text()
 
@@ -92,19 +92,17 @@ def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.Mo
     assert seen == [{32}, {0}, {1}, {5}]
 
 
-def test_all_directions_are_the_model_as_trained(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_directions_are_the_model_as_trained(place: Place, printed: Any) -> None:
     model = base_model(place.checkpoint)
     disturb(model)
     place.add(model)
     place.run("--truncate", "32,100", "--json")
-    (told,) = json.loads(capsys.readouterr().out)["truncated"]
-    assert len({each["dev"]["value"] for each in told["scores"]}) == 1
-    assert told["examples"] == peer_cells.EXAMPLES["max_dev"]
+    (result,) = printed()["truncated"]
+    assert len({each["dev"]["value"] for each in result["scores"]}) == 1
+    assert result["examples"] == peer_cells.EXAMPLES["max_dev"]
 
 
-def test_a_score_that_is_not_the_cells_is_told(
+def test_a_score_that_is_not_the_cells_is_an_error(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = base_model(place.checkpoint)
@@ -118,7 +116,7 @@ def test_a_score_that_is_not_the_cells_is_told(
     assert "full-fp32-s0: dev accuracy is" in shown.out
 
 
-def test_a_correlation(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_correlation(place: Place, tmp_path: Path, printed: Any) -> None:
     data = write_folder(tmp_path / "data", count=60)
     model = base_model(place.checkpoint, "sts")
     disturb(model)
@@ -127,24 +125,14 @@ def test_a_correlation(place: Place, tmp_path: Path, capsys: pytest.CaptureFixtu
     place.add(model, regression_loss="mse", **changes)
     assert "--data DIR" in place.refused("--truncate", "1")
     other = write_folder(tmp_path / "other", count=61)
-    told = place.refused("--truncate", "1", "--data", str(other))
-    assert "are not those that full-fp32-s0 was trained on" in told
+    message = place.refused("--truncate", "1", "--data", str(other))
+    assert "are not those that full-fp32-s0 was trained on" in message
     place.run("--truncate", "0,1", "--data", str(data), "--json")
-    (told,) = json.loads(capsys.readouterr().out)["truncated"]
-    assert told["metric"] == "pearson"
-    assert told["examples"] == 30
-    for each in told["scores"]:
+    (result,) = printed()["truncated"]
+    assert result["metric"] == "pearson"
+    assert result["examples"] == 30
+    for each in result["scores"]:
         assert -1 <= each["dev"]["value"] <= 1
-
-
-def test_fp16_needs_a_card(place: Place) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
-    place.add(model, amp="fp16")
-    ((cell,), _) = find([place.csv])
-    base, examples = peer_cells.find(place.checkpoint), examples_of(cell.row, None)
-    with pytest.raises(InputError, match="fp16, which needs a GPU"):
-        truncate(cell, base, (0,), examples, None, peer_cells.conditions(), lambda _: None)
 
 
 def test_fp16_is_refused_before_anything_is_read(
@@ -155,7 +143,7 @@ def test_fp16_is_refused_before_anything_is_read(
     place.add(model, amp="fp16")
     cpu = conditions.find_conditions("cpu")
     monkeypatch.setattr(conditions, "find_conditions", lambda _: cpu)
-    monkeypatch.setattr(measure, "measure", None)
+    monkeypatch.setattr(weights, "measure", None)
     assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
 
 
@@ -208,20 +196,18 @@ def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
     assert (asked, used) == (["auto"], [("cuda:0", "GPU-1", "PCI_BUS_ID")])
 
 
-def test_a_cell_without_a_score_is_not_cut(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cell_without_a_score_is_not_cut(place: Place, printed: Any) -> None:
     model = base_model(place.checkpoint)
     disturb(model)
     place.add(model, columns={"dev_score": None})
-    told = place.refused("--truncate", "0")
-    assert "no cell of full fine-tuning has kept its weights and has a dev score" in told
+    message = place.refused("--truncate", "0")
+    assert "no cell of full fine-tuning has kept its weights and has a dev score" in message
     place.add(model, seed=1)
     place.run("--truncate", "0", "--json")
-    told = json.loads(capsys.readouterr().out)
-    assert [of["cell"] for of in told["truncated"]] == ["full-fp32-s1"]
-    assert "not cut: full-fp32-s0, which has no dev score" in told["notes"]
-    assert len(told["cells"]) == 2
+    result = printed()
+    assert [entry["cell"] for entry in result["truncated"]] == ["full-fp32-s1"]
+    assert "not cut: full-fp32-s0, which has no dev score" in result["notes"]
+    assert len(result["cells"]) == 2
 
 
 def cut(rank: int, low: float | None, high: float | None) -> Truncated:
@@ -236,8 +222,8 @@ def cut(rank: int, low: float | None, high: float | None) -> Truncated:
     [
         (
             [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
-            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); of that rank and those above no "
-            "loss is proven; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
+            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); at this rank and above, no "
+            "significant loss; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
         ),
         (
             [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
@@ -246,12 +232,12 @@ def cut(rank: int, low: float | None, high: float | None) -> Truncated:
         ([cut(0, None, None)], "; cut to rank 0 it predicts a constant."),
         (
             [cut(0, -0.1, 0.1)],
-            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); of that rank and those above no "
-            "loss is proven.",
+            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); at this rank and above, no "
+            "significant loss.",
         ),
     ],
 )
-def test_from_which_rank_on_no_loss_is_proven(
+def test_from_which_rank_on_no_loss_is_significant(
     place: Place, cuts: list[Truncated], said: str
 ) -> None:
     place.add(base_model(place.checkpoint))

@@ -1,6 +1,5 @@
 """What stands beside an ensemble: other encoders, baselines, published scores."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -16,7 +15,7 @@ from bench.plan.job import FILE
 from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.outcome import ALL, all_alike, ensemble_of
+from bench.studies.ensemble.outcome import ALL, average_of_all, ensemble_of
 from bench.studies.ensemble.peer import PEER
 from bench.studies.ensemble.published import published
 from minbert.data.tasks import TASKS, load_data, load_task
@@ -24,28 +23,7 @@ from minbert.errors import InputError as MinbertInputError
 from tests.adapters.small import need_peft
 from tests.bench import peer_cells
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place, indices_of, labels_of
-from tests.components import need
 from tests.cs224n import relabel, write_folder
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-@pytest.fixture
-def sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        need(condition=False, why="scikit-learn (install the extra `baselines`)")
-
-
-@pytest.fixture
-def found(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What a command printed as JSON, once it has run."""
-    return lambda: json.loads(capsys.readouterr().out)
-
 
 # Other encoders
 
@@ -62,9 +40,9 @@ def test_each_other_encoder_has_its_best_member(place: Place) -> None:
     first, second = outcome.encoders
     assert (first.kind, first.name) == ("best of other feed", "lora-r8-attn-fp32-s3")
     assert (second.kind, second.name) == ("best of other 012345", "lora-r8-attn-fp32-s4")
-    assert second.held is not None
-    assert first.held is not None
-    assert second.held < first.held < outcome.best.held
+    assert second.held_score is not None
+    assert first.held_score is not None
+    assert second.held_score < first.held_score < outcome.best.held_score
     assert first.parameters == ENCODER + ADAPTER
     models = {member.row["model_digest"] for member, _ in outcome.members}
     assert outcome.ensemble.parameters == len(models) * ENCODER + len(outcome.members) * ADAPTER
@@ -92,27 +70,30 @@ def add_real(place: Place, task: str, data: Path, checkpoint: Path, seed: int = 
 
 @pytest.mark.usefixtures("sklearn")
 def test_baselines_of_all_tasks_have_an_overall_score(
-    place: Place, data: Path, tiny_checkpoint: Path, found: Any
+    place: Place, data: Path, tiny_checkpoint: Path, printed: Any
 ) -> None:
     for task in PARTS:
         for seed in (0, 1):
             add_real(place, task, data, tiny_checkpoint, seed)
     assert place.run("--baselines", "--data", str(data), "--json") == 0
-    told = found()
-    kinds = [[of["kind"] for of in task["baselines"]] for task in told["tasks"]]
+    result = printed()
+    kinds = [[entry["kind"] for entry in task["baselines"]] for task in result["tasks"]]
     pairs = [ALL, baselines.TFIDF, baselines.COSINE]
     assert kinds == [[ALL, baselines.TFIDF], pairs, pairs]
-    every, overall = told["overall"]["baselines"]
+    every, overall = result["overall"]["baselines"]
     assert (every["kind"], every["members"]) == (ALL, 6)
     assert overall["kind"] == baselines.TFIDF
     assert (overall["held_score"], overall["parameters"]) == (None, None)
-    scores = [task["baselines"][1]["dev_score"] for task in told["tasks"]]
+    scores = [task["baselines"][1]["dev_score"] for task in result["tasks"]]
     expected = (scores[0] + scores[1] + (1 + scores[2]) / 2) / 3
     assert overall["dev_score"] == pytest.approx(expected)
     assert overall["dev_ci_low"] < overall["dev_score"] < overall["dev_ci_high"]
-    sst = told["tasks"][0]
-    assert {of["source"] for of in sst["published"]} >= {"arXiv 2012.01786", "arXiv 2211.11754"}
-    assert told["overall"]["published"][0]["score"] == 0.788
+    sst = result["tasks"][0]
+    assert {entry["source"] for entry in sst["published"]} >= {
+        "arXiv 2012.01786",
+        "arXiv 2211.11754",
+    }
+    assert result["overall"]["published"][0]["score"] == 0.788
 
 
 @pytest.mark.usefixtures("sklearn")
@@ -154,45 +135,47 @@ def test_a_baseline_of_constants_is_left_out_with_a_note(
     place: Place,
     data: Path,
     tiny_checkpoint: Path,
-    found: Any,
+    printed: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(baselines, "tfidf", lambda data: np.zeros((len(data.dev), 1)))
     add_real(place, "sts", data, tiny_checkpoint)
     assert place.run("--baselines", "--data", str(data), "--json") == 0
-    told = found()
-    assert [of["kind"] for of in told["baselines"]] == [baselines.COSINE]
-    assert told["notes"] == [f"{baselines.TFIDF} left out: a constant has no correlation"]
+    result = printed()
+    assert [entry["kind"] for entry in result["baselines"]] == [baselines.COSINE]
+    assert result["notes"] == [f"{baselines.TFIDF} left out: a constant has no correlation"]
 
 
 @pytest.mark.usefixtures("sklearn")
 @pytest.mark.parametrize(("task", "label"), [("sst", "3"), ("quora", "1"), ("sts", "3.8")])
 def test_a_baseline_with_one_label_to_learn_is_left_out_with_a_note(
-    place: Place, data: Path, tiny_checkpoint: Path, found: Any, task: str, label: str
+    place: Place, data: Path, tiny_checkpoint: Path, printed: Any, task: str, label: str
 ) -> None:
     relabel(data / TASKS[task].files[0], label)
     add_real(place, task, data, tiny_checkpoint)
     assert place.run("--baselines", "--data", str(data), "--json") == 0
-    told = found()
-    assert told["notes"][-1] == f"{baselines.TFIDF} left out: the training labels are all the same"
+    result = printed()
+    assert (
+        result["notes"][-1] == f"{baselines.TFIDF} left out: the training labels are all the same"
+    )
     cosines = [] if task == "sst" else [baselines.COSINE]
-    assert [of["kind"] for of in told["baselines"]] == cosines
+    assert [entry["kind"] for entry in result["baselines"]] == cosines
 
 
 @pytest.mark.usefixtures("sklearn")
 def test_a_baseline_of_words_that_no_text_shares_is_left_out_with_a_note(
-    place: Place, data: Path, tiny_checkpoint: Path, found: Any
+    place: Place, data: Path, tiny_checkpoint: Path, printed: Any
 ) -> None:
     rows = [f"{n}\tid{n}\tword{n}\t{n % 5}" for n in range(30)]
     path = data / TASKS["sst"].files[0]
     path.write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
     add_real(place, "sst", data, tiny_checkpoint)
     assert place.run("--baselines", "--data", str(data), "--json") == 0
-    told = found()
-    assert told["notes"][-1] == (
+    result = printed()
+    assert result["notes"][-1] == (
         f"{baselines.TFIDF} left out: no word is in two of the training texts"
     )
-    assert told["baselines"] == []
+    assert result["baselines"] == []
 
 
 @pytest.mark.usefixtures("sklearn")
@@ -209,16 +192,18 @@ def test_what_baselines_need_and_is_not_there_is_a_line(
     assert "are not those that lora" in place.refused("--baselines", "--data", str(other))
     config = (checkpoint / "config.json").read_text()
     (checkpoint / "config.json").write_text(config + "\n")
-    told = place.refused("--baselines", "--data", str(data))
-    assert "is another checkpoint than the one that lora-r8-attn-fp32-s0 was trained from" in told
+    message = place.refused("--baselines", "--data", str(data))
+    assert (
+        "is another checkpoint than the one that lora-r8-attn-fp32-s0 was trained from" in message
+    )
     shutil.rmtree(checkpoint)
-    told = place.refused("--baselines", "--data", str(data))
-    assert told.startswith(f"{checkpoint}: the checkpoint of lora-r8-attn-fp32-s0 is gone")
+    message = place.refused("--baselines", "--data", str(data))
+    assert message.startswith(f"{checkpoint}: the checkpoint of lora-r8-attn-fp32-s0 is gone")
 
 
 @pytest.mark.usefixtures("sklearn")
 def test_baselines_of_cells_that_learned_all_tasks(
-    place: Place, data: Path, tiny_checkpoint: Path, found: Any
+    place: Place, data: Path, tiny_checkpoint: Path, printed: Any
 ) -> None:
     need_peft()
     examples = load_data(MULTITASK, data)
@@ -244,11 +229,11 @@ def test_baselines_of_cells_that_learned_all_tasks(
     path = place.keep(of, kept)
     (path.parent / FILE).write_text(peer_cells.job_of(of, tiny_checkpoint).to_json())
     assert place.run("--baselines", "--peer", "--data", str(data), "--json") == 0
-    told = found()
-    assert [len(task["baselines"]) for task in told["tasks"]] == [1, 2, 2]
-    for task in told["tasks"]:
+    result = printed()
+    assert [len(task["baselines"]) for task in result["tasks"]] == [1, 2, 2]
+    for task in result["tasks"]:
         assert task["notes"][-1] == (
-            f"{PEER} left out for lora-r8-attn-fp32-s0: the peer's script learns one task alone"
+            f"{PEER} left out for lora-r8-attn-fp32-s0: the Trainer script learns only one task"
         )
 
 
@@ -256,10 +241,10 @@ def test_the_average_of_all_cells_has_each_of_them_once(place: Place) -> None:
     for seed, strength in ((0, 2.0), (1, 1.0), (2, 0.5)):
         place.add(seed, strength=strength)
     (candidates,) = find([place.csv])
-    found = all_alike(candidates, "logits")
-    mean = np.mean([of.logits.astype(float) for of in candidates.members], axis=0)
+    found = average_of_all(candidates, "logits")
+    mean = np.mean([entry.logits.astype(float) for entry in candidates.members], axis=0)
     right = mean.argmax(axis=1) == candidates.labels
     assert found.dev.value == pytest.approx(right.mean())
-    held = np.mean([of.held_logits.astype(float) for of in candidates.members], axis=0)
-    assert found.held == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
+    held = np.mean([entry.held_logits.astype(float) for entry in candidates.members], axis=0)
+    assert found.held_score == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
     assert found.parameters == ENCODER + 3 * ADAPTER

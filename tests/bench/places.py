@@ -1,0 +1,42 @@
+"""A runs.csv in a folder, and a command that reads it."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from bench.common.command import BAD_INPUT
+from bench.plan.cell import Cell, Row
+from bench.plan.columns import NAMES, row_key
+from bench.results.rowfile import encode, record
+from bench.results.store import cell_folder
+
+
+class CommandPlace:
+    """A runs.csv with rows of made-up cells, and a command that takes it as `--runs`."""
+
+    def __init__(self, folder: Path, command: click.Command) -> None:
+        self.csv = folder / "runs.csv"
+        self.rows: list[Row] = []
+        self._command = command
+
+    def folder(self, of: Cell, row: Row) -> Path:
+        """The folder of a cell."""
+        return cell_folder(self.csv, of.name, *row_key(row))
+
+    def write(self) -> None:
+        """Write the rows to the CSV."""
+        self.csv.write_bytes(record(NAMES) + b"".join(map(encode, self.rows)))
+
+    def run(self, *arguments: str) -> int:
+        """Run the command; its exit code."""
+        line = ["--runs", str(self.csv), *arguments]
+        code: int = self._command.main(line, standalone_mode=False)
+        return code
+
+    def refused(self, *arguments: str) -> str:
+        """The command's message for bad input, which has to be one line."""
+        with pytest.raises(BAD_INPUT) as caught:
+            self.run(*arguments)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
