@@ -15,10 +15,10 @@ from typing import Final
 import torch
 from torch import nn
 
-from adapters.errors import InputError
 from adapters.layer import AdaptedLinear, Part, replace
 from adapters.methods import METHODS, MODES
 from adapters.names import FUSED, LAYER_SETS, adapted_layers, trains_base
+from minbert.errors import InputError
 
 HEADS: Final = ("classifier", "comparison")
 POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from adapters.errors import InputError
+from minbert.errors import InputError
 
 _LONGEST: Final = 1000
 _ESCAPED: Final = re.compile(r"\\.", re.DOTALL)

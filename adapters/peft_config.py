@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from adapters.errors import InputError
 from adapters.layer import Part
 from adapters.methods import METHODS
 from adapters.patterns import compiled, count_repeats, shown
+from minbert.errors import InputError
 
 _READ: Final = {
     "peft_type",

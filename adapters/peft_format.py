@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.errors import InputError
 from adapters.injection import (
     HEADS,
     POOLERS,
@@ -32,6 +31,7 @@ from adapters.layer import AdaptedLinear, Part
 from adapters.methods import METHODS
 from adapters.patterns import shown
 from adapters.peft_config import AdapterConfig, build, parse
+from minbert.errors import InputError
 
 CONFIG: Final = "adapter_config.json"
 ADAPTER: Final = "adapter_model.safetensors"
@@ -56,7 +56,7 @@ def save_adapter(
     no adapter_config.json and can't be mistaken for one that is whole.
 
     Args:
-        model: with adapters, not merged.
+        model: with adapters.
         folder: made if missing.
         base_model: name or path of the base model, for the reader's information.
         notes: what else a reader should know, such as the pooling that the head was trained on,
@@ -68,7 +68,7 @@ def save_adapter(
     """
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
-        raise InputError("the model has no adapters to save; unmerge them if they are merged")
+        raise InputError("the model has no adapters to save; inject or load some first")
     training = training_of(model)
     named = {name for name, _ in model.named_modules()}
     whole = [name for name in HEADS if name in named]

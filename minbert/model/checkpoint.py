@@ -98,8 +98,8 @@ def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
     """The tensors of a model under their names in the format, on the CPU, nothing fused.
 
     Raises:
-        ValueError: if the model holds tensors that the format has no names for: adapters, which
-            have to be merged first, or a head of another kind than one linear layer.
+        ValueError: if the model holds tensors that the format has no names for: adapters, or a
+            head of another kind than one linear layer.
     """
     if not isinstance(model.classifier, nn.Linear):
         raise ValueError("the format has no place for a head that is not one linear layer")
@@ -107,7 +107,7 @@ def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
     known |= {"classifier.weight", "classifier.bias"}
     state = model.state_dict()
     if unknown := state.keys() - known:
-        raise ValueError(f"the format has no {min(unknown)}; merge the adapters first")
+        raise ValueError(f"the format has no {min(unknown)}; take the adapters out first")
     return {
         part: chunk.cpu() for name, tensor in state.items() for part, chunk in _split(name, tensor)
     }

@@ -16,7 +16,6 @@ from bench.studies.ensemble.averages import Floats
 from bench.studies.ensemble.members import Member
 from bench.studies.ensemble.outcome import Outcome, Scored, all_alike, scored_on
 from minbert.data.tasks import TaskData
-from minbert.data.tasks.multitask import MultitaskData
 
 _WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
@@ -130,8 +129,7 @@ def _examples(member: Member, task: str, data: Path | None) -> TaskData:
     Raises:
         InputError: if they are not at hand, or others are.
     """
-    found = examples_of(member.row, data)
-    return found.parts[task] if isinstance(found, MultitaskData) else found.pieces()[""]
+    return examples_of(member.row, data).parts[task]
 
 
 def _model(member: Member) -> Model:
