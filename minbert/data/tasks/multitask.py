@@ -32,14 +32,19 @@ class MultitaskData(Data):
     """The examples of the parts whose files a folder holds.
 
     Attributes:
-        parts: by name in the order of `PARTS`.
+        by_part: by name in the order of `PARTS`.
         missing: a line for each part whose files are missing.
     """
 
     task: Task
-    parts: Mapping[str, TaskData]
+    by_part: Mapping[str, TaskData]
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> Mapping[str, TaskData]:
+        """The examples of each part."""
+        return self.by_part
 
     @cached_property
     def digest(self) -> str:
