@@ -22,7 +22,7 @@ _CANCELLED: Final = 0.1
 class DoraLinear(LowRankLinear):
     """y = x (c ⊙ V)ᵀ + b, with V = W + s B A [o, i], c = m / n [o] and n the row norms of V.
 
-    The magnitude m [o], one for each output row, trains beside A and B. The norm n follows the
+    The magnitude m [o], one for each output row, trains with A and B. The norm n follows the
     updates but gets no gradient (section 4.3 of the paper). The bias is not scaled. m starts as
     the norms of W, and n is exactly that while B is zero, so c is 1 and the layer equals the base
     layer before training.

@@ -1,6 +1,6 @@
 """The registry of adapter methods. Free of torch.
 
-A method is a file beside this one, with its mathematics and the class of its layers, and an entry
+A method is a file in this folder, with its mathematics and the class of its layers, and an entry
 here. Planning, PEFT's format, the check of what moved, tables and figures read the entry and know
 no method by name. docs/extending.md adds one.
 """

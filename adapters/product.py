@@ -29,9 +29,8 @@ class AdaptedProduct(torch.autograd.Function):
     parts its own rows of G, B and c: P = s G (c ⊙ B), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x Aᵀ)), and dm = Σ
     G ⊙ (y − b) / m over tokens. Merged, dx = G (c ⊙ V); as a branch, dx = (c ⊙ G) W + P A. Where m
     is 0, dm is Σ (Gᵀ x) ⊙ V / n if merged on a CPU; on a GPU, where zeros are not looked for, it is
-    0.
-    y is in the type of the product: if |b| is much larger than |y − b|, half precision leaves few
-    digits of dm.
+    0. y is in the type of the product: if |b| is much larger than |y − b|, half precision leaves
+    few digits of dm.
     """
 
     @staticmethod

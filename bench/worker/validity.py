@@ -66,7 +66,7 @@ def unused_parameters(model: BertClassifier, trained: Set[str]) -> set[nn.Parame
     """Parameters that serve none of the parts of the task that were trained.
 
     Args:
-        trained: the parts of which there was a batch; {""} for a task without parts.
+        trained: the parts that had a batch; {""} for a task without parts.
     """
     if "" in trained:
         return set()

@@ -79,7 +79,7 @@ class Tokenizer:
 
         Raises:
             InputError: no such folder or file, a file that is broken or of another kind of
-                tokenizer, or more tokens than the encoder beside it has embeddings for.
+                tokenizer, or more tokens than the folder's encoder has embeddings for.
         """
         vocabulary, *settings = tokenizer_files(folder)
         read = _from_json if vocabulary.name == VOCABULARIES[0] else _from_vocabulary

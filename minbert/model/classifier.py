@@ -23,7 +23,7 @@ SHARED, APART = 1, 2
 @dataclass(frozen=True)
 class HeadConfig:
     """The head of a part of a task: its number of outputs, and whether it takes pairs of texts,
-    each of which goes through the encoder by itself."""
+    each of which goes through the encoder separately."""
 
     outputs: int
     pairs: bool = False

@@ -67,7 +67,7 @@ def read_state(proc: Path = _PROC, cpus: Path = _CPUS, cgroups: Path = _CGROUPS)
 
 @dataclass(frozen=True)
 class Watched:
-    """What the machine did during a measurement.
+    """Activity of the machine during a measurement.
 
     Attributes:
         waited: the time that this process's threads were ready to run and had no core, as a share
@@ -108,7 +108,7 @@ class Watched:
 def watched(
     spans: Sequence[tuple[State, State]], cores: int, clocks: Sequence[float] = ()
 ) -> Watched:
-    """What the machine did in several spans of time together.
+    """Activity of the machine in several spans of time together.
 
     Args:
         spans: states at the beginning and the end of each.

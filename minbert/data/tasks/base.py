@@ -173,7 +173,7 @@ class TaskData(Data):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the task."""
+        """The notes of the task."""
         return self.task.notes
 
     def pieces(self) -> Mapping[str, "TaskData"]:
@@ -228,7 +228,8 @@ def majority_class(examples: Examples) -> int:
 
 
 def majority_score(data: TaskData) -> float | None:
-    """What the training set's majority class scores on dev; None for a regression."""
+    """The dev score of always predicting the training set's majority class; None for a
+    regression."""
     if not data.task.classes:
         return None
     return float(np.mean(data.dev.labels == majority_class(data.train)))

@@ -15,7 +15,7 @@ from minbert.files import is_file, is_folder
 
 PARTS: Final = ("sst", "quora", "sts")
 PAIRS: Final = ("quora", "sts")
-"""Parts whose examples are pairs, of which each text goes through the encoder by itself."""
+"""Parts whose examples are pairs; both texts go through the encoder separately."""
 
 TASK: Final = Task(
     "multitask",
@@ -54,7 +54,7 @@ class MultitaskData(Data):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the parts, and which parts are missing."""
+        """The notes of the parts, and lines on missing parts."""
         notes = [f"{part}: {note}" for part, data in self.parts.items() for note in data.notes]
         return (*notes, *self.missing)
 
