@@ -182,7 +182,7 @@ COVERED = {
     "minbert/kernels/precision:on_cpu": STEP,
     "minbert/kernels/products:_by_onednn": STEP,
     "minbert/kernels/products:sum_over_tokens": STEP,
-    "minbert/kernels/residual:_type_of_sum": "tests/gpu/test_branches.py::test_in_half_precision",
+    "minbert/kernels/residual:_sum_dtype": "tests/gpu/test_branches.py::test_in_half_precision",
     "minbert/training/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
 }
 """What asks for a device, and the test of what it does on a GPU."""
