@@ -1,4 +1,4 @@
-"""What carries adapters, what trains, and what is refused."""
+"""Injection: which layers get adapters, which parameters train, and what is refused."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is done otherwise on a GPU, forced on the CPU, is what plain torch does."""
+"""Code paths for a GPU, forced on the CPU, give the results of plain torch."""
 
 import ast
 from collections.abc import Iterator
@@ -185,7 +185,7 @@ COVERED = {
     "minbert/kernels/residual:_sum_dtype": "tests/gpu/test_branches.py::test_in_half_precision",
     "minbert/training/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
 }
-"""What asks for a device, and the test of what it does on a GPU."""
+"""Functions that depend on the device, and the tests of their behaviour on a GPU."""
 
 
 def test_whatever_asks_for_a_device_has_a_test() -> None:

@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def visible(cache: Path) -> list[str]:
-    """What is in the cache, but for lock files."""
+    """The content of the cache, without lock files."""
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
