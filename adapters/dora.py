@@ -22,18 +22,18 @@ _CANCELLED: Final = 0.1
 class DoraLinear(LowRankLinear):
     """y = x (c ⊙ V)ᵀ + b, with V = W + s B A [o, i], c = m / n [o] and n the row norms of V.
 
-    The magnitude m [o], one for each output row, trains beside A and B. The norm n follows the
+    The magnitude m [o], one for each output row, trains with A and B. The norm n follows the
     updates but gets no gradient (section 4.3 of the paper). The bias is not scaled. m starts as
     the norms of W, and n is exactly that while B is zero, so c is 1 and the layer equals the base
     layer before training.
 
-    A row of V that is all zero stays so, its n taken as the smallest normal number; a magnitude
-    that reaches 0 leaves its row at the bias and, on a CPU, still gets a gradient. Rows of a part
-    without an adapter are not scaled, and their magnitude gets a gradient of zero.
+    A row of V that is all zero stays zero: its n is taken as the smallest normal number. The output
+    of a row whose magnitude is 0 is the bias; on a CPU that magnitude still gets a gradient. Rows
+    of a part without an adapter are not scaled, and their magnitude gets a gradient of zero.
 
     Attributes:
         magnitude: m, [o].
-        scaled: which rows have an adapter, [o]; not in the state dict.
+        scaled: true for rows with an adapter, [o]; not in the state dict.
     """
 
     method: ClassVar[Method] = METHODS["dora"]
@@ -85,7 +85,7 @@ class DoraLinear(LowRankLinear):
 
     @torch.no_grad()
     def reset_magnitude(self) -> None:
-        """Set m to the row norms of the weight as it is, so that c is 1."""
+        """Set m to the row norms of the current weight, so that c is 1."""
         self.magnitude.copy_(self.row_norms(self.updated_weight()))
 
     def magnitude_over_norm(self, norms: Tensor) -> Tensor:
@@ -96,14 +96,15 @@ class DoraLinear(LowRankLinear):
 
     @property
     def _scaled_rows(self) -> Tensor | None:
-        """Which rows have an adapter, [o]; None: all."""
+        """True for rows with an adapter, [o]; None if all have one."""
         return None if all(part.rank for part in self.parts) else self.scaled
 
     def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
 
-        As in LoRA it is the forward pass that is counted. W Aᵀ for the norms is as much as B A. On
-        a GPU, and compiled, it is always merged: the norms of a branch have to ask for values.
+        As in LoRA the forward pass is counted. W Aᵀ for the norms costs as much as B A. On a GPU
+        and
+        in compiled code the update is always merged: the norms of a branch depend on values.
         """
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
@@ -113,12 +114,13 @@ class DoraLinear(LowRankLinear):
     def factored_norms(self) -> Tensor:
         """n, [o], without V: n² = |w|² + 2 s Σ B ⊙ (W Aᵀ) + s² Σ (B A Aᵀ) ⊙ B (arXiv 2603.22276).
 
-        Rows that W and the update nearly cancel in are formed, since the sum has few digits there.
+        Rows in which W and the update nearly cancel are computed in full: the sum has few digits
+        there.
         """
         a, b = self.lora_A, self.lora_B * self.scales
         stacked = self.weight.to(a.dtype).view(len(self.parts), -1, self.in_features)
         base = torch.linalg.vector_norm(stacked, dim=2)  # [p, o / p]
-        through = torch.stack([times(w, of_part) for w, of_part in zip(stacked, a, strict=True)])
+        through = torch.stack([times(w, factor) for w, factor in zip(stacked, a, strict=True)])
         change = ((2 * through + b @ (a @ a.mT)) * b).sum(dim=2)  # n² − |w|²
         share = 1 + change / base.square()
         norms = base * share.clamp_min(0).sqrt()  # exactly |w| where B is 0, as m is at first
@@ -132,7 +134,7 @@ class DoraLinear(LowRankLinear):
 
     @staticmethod
     def row_norms(weight: Tensor) -> Tensor:
-        """Norms [o] of the rows of a weight [o, i], as constants."""
+        """Norms [o] of the rows of a weight [o, i], without a gradient."""
         norms: Tensor = torch.linalg.vector_norm(weight.detach(), dim=1)
         return norms
 
@@ -143,7 +145,7 @@ class DoraLinear(LowRankLinear):
 
     @staticmethod
     def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Those of A, B and the magnitude."""
+        """Shapes of A, B and the magnitude."""
         shapes = LowRankLinear.part_shapes(part, width_in, width_out)
         return {**shapes, "magnitude": (width_out,)}
 

@@ -1,8 +1,8 @@
-"""Putting adapters into a model, and saying what trains.
+"""Injection of adapters into a model, and the choice of its trainable parameters.
 
-The model is known by the names of its modules alone, those of BERT checkpoints: `bert.encoder.
-layer.{n}.…`, `bert.pooler.…` and `classifier.…`, with fused layers as `adapters.names` has them.
-A second encoder, `bert_pairs.…`, is treated as the first, and a `comparison.…` as the head.
+Only the names of a model's modules are used, which are those of BERT checkpoints: `bert.encoder.
+layer.{n}.…`, `bert.pooler.…` and `classifier.…`, with the fused layers of `adapters.names`. A
+second encoder, `bert_pairs.…`, is treated like the first, and a `comparison.…` like the head.
 """
 
 import math
@@ -15,14 +15,14 @@ from typing import Final
 import torch
 from torch import nn
 
-from adapters.errors import InputError
 from adapters.layer import AdaptedLinear, Part, replace
 from adapters.methods import METHODS, MODES
 from adapters.names import FUSED, LAYER_SETS, adapted_layers, trains_base
+from minbert.errors import InputError
 
 HEADS: Final = ("classifier", "comparison")
 POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")
-"""Names of the modules that are, or may be, part of the head."""
+"""Names of modules that belong to the head; poolers do so only if they are new."""
 _HEADS: Final = tuple(f"{name}." for name in HEADS)
 _POOLERS: Final = tuple(f"{name}." for name in POOLERS)
 _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
@@ -30,13 +30,13 @@ _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 @dataclass(frozen=True)
 class Training:
-    """What trains in a model.
+    """The choice of trainable parameters.
 
     Attributes:
         mode: one of the modes.
-        base: whether the encoder's parts without an adapter do.
-        new_pooler: whether the poolers, if there are any, were newly initialised: they then train
-            always, as part of the head, else as part of the base.
+        base: whether the parts of the encoder without an adapter train.
+        new_pooler: whether the poolers, if there are any, are newly initialised: they then always
+            train, as part of the head; otherwise they are part of the base.
     """
 
     mode: str
@@ -47,14 +47,14 @@ class Training:
 def layer_class(mode: str) -> type[AdaptedLinear]:
     """The class of the layers of an adapter mode."""
     module, _, name = METHODS[mode].layer.partition(":")
-    found: type[AdaptedLinear] = getattr(import_module(module), name)
-    return found
+    adapted: type[AdaptedLinear] = getattr(import_module(module), name)
+    return adapted
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, tuple[str, ...]]]:
-    """Every plain linear layer: its name, itself, and the format's names for its parts.
+    """Every plain linear layer with its name and the format's names for its parts.
 
-    A layer that is not fused has one part, of its own name.
+    A layer that is not fused has one part, with the layer's name.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -62,7 +62,7 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, tuple[str,
 
 
 def part_names(name: str) -> tuple[str, ...]:
-    """The format's names for the parts of a module: several if it is fused, else its own."""
+    """The format's names for the parts of a module: several if it is fused, else one."""
     for fused, parts in FUSED.items():
         if name.endswith(f".{fused}"):
             return tuple(name.removesuffix(fused) + part for part in parts)
@@ -80,7 +80,7 @@ def inject(
     seed: int,
     rslora: bool = False,
 ) -> None:
-    """Make a model ready to train in a mode, in place: adapters in, and the rest frozen or not.
+    """Prepare a model for training in a mode, in place: add adapters, and freeze the rest or not.
 
     The model's function does not change.
 
@@ -88,10 +88,10 @@ def inject(
         model: has the module names of a BERT checkpoint.
         mode: one of the modes.
         layers: the layer set; None in the modes without adapters.
-        rank: of every adapter; None in the modes that have none.
-        alpha: numerator of the scale, alpha / rank; without effect where there are no ranks.
+        rank: of every adapter; None in the modes without ranks.
+        alpha: numerator of the scale, alpha / rank; without effect in the modes without ranks.
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
-        seed: of the adapters' random numbers; the global generator is left alone.
+        seed: of the adapters' random numbers; the global generator is not used.
         rslora: divide alpha by √rank instead.
 
     Raises:
@@ -110,12 +110,12 @@ def inject(
         raise InputError(f"no layer set is called {layers!r}; choose from {', '.join(LAYER_SETS)}")
     if METHODS[mode].has_rank != (rank is not None):
         raise InputError(f"mode {mode!r} {'needs a' if rank is None else 'has no'} rank")
-    wanted = adapted_layers(layers)
+    adapted = adapted_layers(layers)
     parts = {
         part: Part(name=part, rank=1 if rank is None else rank, alpha=alpha, rslora=rslora)
         for _, _, names in linear_layers(model)
         for part in names
-        if (match := _ENCODER_LAYER.match(part)) and part[match.end() :] in wanted
+        if (match := _ENCODER_LAYER.match(part)) and part[match.end() :] in adapted
     }
     for layer in inject_parts(model, mode, parts):
         layer.reset_parameters(seed)
@@ -123,7 +123,7 @@ def inject(
 
 
 def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequence[AdaptedLinear]:
-    """Put adapters without values on the given parts of a model's linear layers, in place.
+    """Add adapters without values to the given parts of a model's linear layers, in place.
 
     Args:
         model: has plain linear layers of the parts' names, or fused ones that hold them.
@@ -147,8 +147,8 @@ def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequ
             if part.name in parts:
                 _check(part, linear.in_features, linear.out_features // len(stack))
         chosen.append((name, linear, stack))
-    there = {part.name for _, _, stack in chosen for part in stack}
-    if missing := [name for name in parts if name not in there]:
+    names_in_model = {part.name for _, _, stack in chosen for part in stack}
+    if missing := [name for name in parts if name not in names_in_model]:
         raise InputError(f"the model has no linear layer called {missing[0]} to adapt")
     if not chosen:
         raise InputError("the model has none of the linear layers to adapt; is it a BERT encoder?")
@@ -181,7 +181,8 @@ def _check(part: Part, width_in: int, width_out: int) -> None:
 
 
 def freeze(model: nn.Module, training: Training) -> None:
-    """Let train what trains, freeze the rest, and note the choice on the model."""
+    """Make the chosen parameters trainable, freeze the others, and store the choice on the
+    model."""
     vars(model)["training_choice"] = training
     for name, parameter in model.named_parameters():
         group = _group(model, name, training)
@@ -191,9 +192,9 @@ def freeze(model: nn.Module, training: Training) -> None:
 
 @torch.no_grad()
 def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold the weight matrix of every frozen linear layer, adapted or not, in a type, in place.
+    """Convert the weight of every frozen linear layer, adapted or not, to a type, in place.
 
-    New adapters have to be reset afterwards: DoRA's magnitude is that of the rounded weight.
+    New adapters have to be reset afterwards, as DoRA's magnitude is that of the rounded weight.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | AdaptedLinear) and not module.weight.requires_grad:
@@ -201,10 +202,10 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def training_of(model: nn.Module) -> Training:
-    """What trains in a model.
+    """The choice of trainable parameters that `inject` or a load has stored on a model.
 
     Raises:
-        InputError: if it has not been through `inject`, or a load.
+        InputError: if there is none.
     """
     training = vars(model).get("training_choice")
     if not isinstance(training, Training):
@@ -213,11 +214,11 @@ def training_of(model: nn.Module) -> Training:
 
 
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
-    """The parameters that train, by name, in the groups that have a learning rate of their own.
+    """The trainable parameters by name, in the groups that have separate learning rates.
 
     Returns:
-        `adapter`; `base`, the rest of the encoders, all of them in mode `full`; and `head`, newly
-        initialised poolers and a comparison included. A group may be empty.
+        `adapter`; `base`, the rest of the encoders, or all of them in mode `full`; and `head`, with
+        newly initialised poolers and a comparison. A group may be empty.
 
     Raises:
         InputError: as `training_of`.
@@ -232,7 +233,7 @@ def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def _group(model: nn.Module, name: str, training: Training) -> str | None:
-    """The group of a parameter; None for what an adapter stands beside, which never trains."""
+    """The group of a parameter; None for the weights that an adapter updates, which never train."""
     owner, _, own = name.rpartition(".")
     layer = model.get_submodule(owner)
     if isinstance(layer, AdaptedLinear):
@@ -243,6 +244,6 @@ def _group(model: nn.Module, name: str, training: Training) -> str | None:
 
 
 def decays(parameter: nn.Parameter) -> bool:
-    """Whether AdamW decays a parameter: matrices, the stacked factors A and B among them, yes;
-    biases, LayerNorm and DoRA's magnitude, no."""
+    """Whether AdamW decays a parameter: it decays matrices, among them the stacked factors A and B,
+    but not biases, LayerNorm and DoRA's magnitude."""
     return parameter.ndim > 1

@@ -1,4 +1,4 @@
-"""A linear layer with an adapter: what all methods share."""
+"""A linear layer with an adapter, the base of all methods."""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,10 +21,11 @@ class Part:
 
     Attributes:
         name: the layer's full name in the format, such as `….attention.self.query`.
-        rank: of its update, 1 if the method has no ranks; 0 for a part of a fused layer that has
-            no adapter.
+        rank: of its update; 1 if the method has no ranks; 0 for a part of a fused layer without an
+            adapter.
         alpha: numerator of its scale.
-        rslora: whether the scale is alpha / √rank (rsLoRA, arXiv 2312.03732) and not alpha / rank.
+        rslora: whether the scale is alpha / √rank (rsLoRA, arXiv 2312.03732) instead of alpha /
+        rank.
     """
 
     name: str
@@ -41,10 +42,10 @@ class Part:
 
 
 class AdaptedLinear(nn.Module, ABC):
-    """A linear layer whose weight and bias are frozen, and parameters of an adapter that train.
+    """A linear layer with frozen weight and bias, and an adapter that trains.
 
-    The layer takes over the linear layer's own parameters, under the same names. It is made of
-    p parts of equal height: 3 for fused query, key and value, else 1.
+    It takes over the parameters of a plain linear layer, under the same names. It has p parts of
+    equal height: 3 for fused query, key and value, else 1.
 
     Args:
         linear: the layer to adapt, weight [o, i].
@@ -70,31 +71,31 @@ class AdaptedLinear(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, seed: int) -> None:
-        """Start the adapter anew: the layer then computes what the frozen layer computes.
+        """Reset the adapter, so that the layer computes the same as the frozen layer.
 
-        Random numbers depend on the seed and each part's name alone: neither on the global
-        generator nor on the device, the other layers, or whether the layer is fused.
+        Random numbers depend only on the seed and each part's name: not on the global generator,
+        the device, other layers, or whether the layer is fused.
         """
 
     @abstractmethod
     def adapted_weight(self) -> Tensor:
-        """The weight [o, i] of a plain layer of the same function, by the method's definition.
+        """The weight [o, i] of a plain layer with the same function, by the method's definition.
 
-        In fp32 or better, differentiable. For use with autocast off.
+        It is in fp32 or better, and differentiable. For use with autocast off.
         """
 
     @abstractmethod
     def weight_change(self) -> Tensor:
-        """The adapted weight less the frozen one, [o, i]. For use with autocast off."""
+        """The adapted weight minus the frozen one, [o, i]. For use with autocast off."""
 
     @abstractmethod
     def part_tensors(self, index: int) -> dict[str, Tensor]:
-        """The parameters of a part by their names here, as views in the shapes of PEFT's format."""
+        """The parameters of a part by name, as views in the shapes of PEFT's format."""
 
     @staticmethod
     @abstractmethod
     def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of what `part_tensors` gives for a part with weight [width_out, width_in]."""
+        """Shapes of the `part_tensors` of a part with weight [width_out, width_in]."""
 
     @abstractmethod
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
@@ -105,7 +106,8 @@ class AdaptedLinear(nn.Module, ABC):
         """
 
     def reference_forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """As `forward`: y = x Vᵀ + b with V the adapted weight, in torch's own operators."""
+        """The same as `forward`, by torch's own operators: y = x Vᵀ + b with V the adapted
+        weight."""
         x = x if activation is None else activate(activation, x)
         dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -119,6 +121,6 @@ class AdaptedLinear(nn.Module, ABC):
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one that has this name."""
+    """Replace the module of this name by another."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

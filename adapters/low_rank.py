@@ -1,4 +1,5 @@
-"""What LoRA and DoRA share: a low-rank update of a frozen weight, and its product with an input."""
+"""The base of LoRA and DoRA: a low-rank update of a frozen weight, and its product with an
+input."""
 
 import hashlib
 import math
@@ -15,17 +16,18 @@ from adapters.product import AdaptedProduct
 class LowRankLinear(AdaptedLinear):
     """A frozen weight W [o, i] with an update s B A of factors A [r, i] and B [o, r].
 
-    The factors of all p parts are stacked. Parts of lower rank, or of none, are padded with zeros,
-    in A and in B: the gradient of each is a product with the other, so the padding is zero for
-    good, through any number of AdamW steps too, and the layer trains as if it were not there.
+    The factors of all p parts are stacked. Parts of lower rank, or without one, are padded with
+    zeros in A and in B. The gradient of each factor is a product with the other, so the padding
+    stays zero through any number of AdamW steps, and has no effect on training.
 
-    W + s B A is built anew in every forward pass, in fp32 or better with autocast off, and nothing
-    is cached. A and B are in fp32 or better, whatever the type of W.
+    W + s B A is computed in every forward pass, in fp32 or better with autocast off, and not
+    cached. A and B are in fp32 or better, whatever the type of W.
 
     Attributes:
-        lora_A: [p, r, i], r the highest rank of a part; zero until `reset_parameters` or a load.
+        lora_A: [p, r, i], with r the highest rank of a part; zero until `reset_parameters` or a
+        load.
         lora_B: [p, o / p, r], zero at first.
-        scales: [p, 1, 1], the factors s of the parts; not in the state dict.
+        scales: [p, 1, 1], the factor s of each part; not in the state dict.
     """
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
@@ -42,7 +44,8 @@ class LowRankLinear(AdaptedLinear):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
-        """Draw A as PEFT does, Kaiming-uniform with a = √5, which is from ±1/√i; B is zero."""
+        """Initialise A as PEFT does, Kaiming-uniform with a = √5, so within ±1/√i, and B to
+        zero."""
         self.lora_B.zero_()
         for index, part in enumerate(self.parts):
             if part.rank == 0:
@@ -64,13 +67,12 @@ class LowRankLinear(AdaptedLinear):
 
     @abstractmethod
     def uses_side_branch(self, tokens: int) -> bool:
-        """Whether a side branch needs fewer operations than a merge, for so many tokens."""
+        """Whether a side branch needs fewer operations than a merge, for a number of tokens."""
 
     def branches_off(self, x: Tensor, dtype: torch.dtype) -> bool:
-        """Whether the update of an input is to be a side branch.
+        """Whether to compute the update as a side branch for an input.
 
-        In half precision it is merged: small results of a branch would be lost beside the last
-        digits of the others.
+        In half precision it is merged, as rounding would lose the small results of a branch.
         """
         exact = torch.finfo(dtype).bits >= 32
         return exact and self.uses_side_branch(x.numel() // self.in_features)
@@ -89,7 +91,7 @@ class LowRankLinear(AdaptedLinear):
         scaled: Tensor | None = None,
         updated: Tensor | None = None,
     ) -> Tensor:
-        """`adapters.product.AdaptedProduct` with the layer's factors and bias."""
+        """The `adapters.product.AdaptedProduct` of the layer's factors and bias."""
         y: Tensor = AdaptedProduct.apply(
             x, self.lora_A, self.lora_B, magnitude, weight, ratios, norms,
             scaled, self.bias, self.scales, dtype, updated, activation, branch,
@@ -106,5 +108,5 @@ class LowRankLinear(AdaptedLinear):
 
     @staticmethod
     def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Those of A and B."""
+        """Shapes of A and B."""
         return {"lora_A": (part.rank, width_in), "lora_B": (width_out, part.rank)}

@@ -1,6 +1,6 @@
-"""The adapter methods, and what must be known of each without torch.
+"""The registry of adapter methods. Free of torch.
 
-A method is a file beside this one, with its mathematics and the class of its layers, and an entry
+A method is a file in this folder, with its mathematics and the class of its layers, and an entry
 here. Planning, PEFT's format, the check of what moved, tables and figures read the entry and know
 no method by name. docs/extending.md adds one.
 """
@@ -12,18 +12,18 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """An adapter method. What it costs is counted by running its layers on fake tensors.
+    """An adapter method. Its costs are counted by running its layers on fake tensors.
 
     Attributes:
-        name: the mode that it is.
+        name: the name of its mode.
         layer: the class of its layers, as `module:Class`.
         has_rank: whether rank and alpha apply to it.
-        parameters: the parameters of a layer that train, and what their keys in PEFT's format end
-            in.
-        moves: those of them that any training moves.
-        peft: fields of adapter_config.json that tell it from other methods; None: PEFT's format
-            does not hold it.
-        reading: a sentence on how the rank of its weight updates is to be read.
+        parameters: the trainable parameters of a layer, each with the ending of its key in PEFT's
+            format.
+        moves: those of them that every training changes.
+        peft: fields of adapter_config.json that distinguish it from other methods; None if PEFT's
+            format does not support it.
+        reading: a sentence on how to interpret the rank of its weight updates.
         colour, marker, line: how figures draw it.
     """
 

@@ -1,6 +1,6 @@
-"""The one definition of layer sets. Free of torch, so that planning stays light.
+"""Layer sets. Free of torch, so that planning stays light.
 
-A layer set says where adapters sit and whether the rest of the encoder trains beside them:
+A layer set says which layers have adapters and whether the rest of the encoder trains:
 
 ============== ============================================ ==========================
 layer set      adapters on                                  the rest of the encoder
@@ -26,7 +26,7 @@ _OTHER_LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.
 FUSED: Final = {
     "attention.self.qkv": ("attention.self.query", "attention.self.key", "attention.self.value")
 }
-"""Modules that hold several of the format's layers, stacked by output row in this order."""
+"""Modules that combine several layers of the format, stacked by output row in this order."""
 
 
 def adapted_layers(layers: str) -> tuple[str, ...]:
@@ -35,5 +35,5 @@ def adapted_layers(layers: str) -> tuple[str, ...]:
 
 
 def trains_base(layers: str) -> bool:
-    """Whether the parts of the encoder that carry no adapter train too."""
+    """Whether the parts of the encoder without an adapter train too."""
     return not layers.endswith("-only")

@@ -1,9 +1,9 @@
-"""Values and regular expressions out of a file: shown in one line, and kept to those that end."""
+"""Values and regular expressions from a file: shown on one line, and limited in matching time."""
 
 import re
 from typing import Any, Final
 
-from adapters.errors import InputError
+from minbert.errors import InputError
 
 _LONGEST: Final = 1000
 _ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
@@ -13,7 +13,7 @@ _REPEAT: Final = re.compile(r"(?<!\()[*+?{]")
 
 
 def shown(value: Any) -> str:
-    """A value on one line, cut where it is long."""
+    """A value on one line, cut if it is long."""
     try:
         return ascii(value)[:80]
     except RecursionError:
@@ -21,21 +21,22 @@ def shown(value: Any) -> str:
 
 
 def count_repeats(pattern: str) -> int:
-    """How often `*`, `+`, `?` or `{` repeats something in a regular expression, at most."""
+    """An upper bound on the number of `*`, `+`, `?` and `{` in a regular expression."""
     return len(_REPEAT.findall(_ESCAPED.sub("", pattern)))
 
 
 def compiled(pattern: str, most: int, around: tuple[str, str] = ("", "")) -> re.Pattern[str]:
-    """A file's regular expression, between two parts of one's own, if matching it must end soon.
+    """Compile a regular expression from a file, if matching it is sure to end soon.
 
-    The time for a name grows with its length to the power of the repeats in the expression, and
-    with repeats of repeats, such as `(a+)+`, two to the power of its length: those are refused.
+    The time for a name grows with its length to the power of the number of repeats. With repeats of
+    repeats, such as `(a+)+`, it grows exponentially: those are refused.
 
     Args:
-        most: repeats that it may have.
+        most: the number of repeats allowed.
+        around: parts to put before and after the expression.
 
     Raises:
-        InputError: for such an expression, or one that is none.
+        InputError: for an expression that may take long, or is invalid.
     """
     bare = _ESCAPED.sub("", pattern)
     if (

@@ -1,6 +1,6 @@
-"""The contents of PEFT's adapter_config.json, as plain data: read into parts, and made from them.
+"""Reading and making of the contents of PEFT's adapter_config.json, as plain data.
 
-What PEFT can configure and these adapters can't do is refused, not passed over.
+Options of PEFT that these adapters do not support are refused, not ignored.
 """
 
 import re
@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from adapters.errors import InputError
 from adapters.layer import Part
 from adapters.methods import METHODS
 from adapters.patterns import compiled, count_repeats, shown
+from minbert.errors import InputError
 
 _READ: Final = {
     "peft_type",
@@ -37,37 +37,37 @@ _WITHOUT_EFFECT: Final = {
     "revision",
     "runtime_config",
 }
-"""They change nothing of what a saved adapter computes: dropout does so in PEFT's training alone,
-and two belong to options that are off."""
+"""Keys that do not change the results of a saved adapter: dropout acts only in PEFT's training, and
+two keys belong to options that are off."""
 
 _KEEPING_THE_BASE: Final = (True, False, "gaussian", "eva", "orthogonal")
-"""The initialisations that leave the base weight as it is; PEFT repeats the others on loading."""
+"""Initialisations that do not change the base weight; PEFT repeats the others on loading."""
 
 _LARGEST_RANK: Final = 2**24
 _LARGEST_ALPHA: Final = 1e12
 _MOST_REPEATS: Final = 4
-"""In the one expression for the layers' names."""
+"""Repeats allowed in the expression for the layers' names."""
 _MOST_REPEATS_IN_KEYS: Final = (3, 30)
-"""In a key of a pattern, and in all of its keys."""
+"""Repeats allowed in a key of a pattern, and in all of its keys together."""
 _MOST_MODULES: Final = 100
 _NAME: Final = re.compile(r"[\w.-]{1,200}")
 
 _HEADS: Final = {"SEQ_CLS": ("classifier", "score"), "FEATURE_EXTRACTION": (), None: ()}
-"""What PEFT saves by itself for a task type."""
+"""Modules that PEFT saves by default for a task type."""
 
 
 Patterns = list[tuple[re.Pattern[str], float]]
-"""What each name's value is: the first that matches gives it."""
+"""Expressions and values; the first expression that matches a name gives its value."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What a saved adapter is.
+    """The contents of a saved adapter.
 
     Attributes:
         mode: one with adapters.
         parts: the adapted layers, by name.
-        saved: names of the modules whose whole weights are saved beside them.
+        saved: names of the modules whose whole weights are saved with it.
     """
 
     mode: str
@@ -78,7 +78,7 @@ class AdapterConfig:
 def parse(
     config: Mapping[str, Any], *, linear_names: Iterable[str], module_names: Iterable[str]
 ) -> AdapterConfig:
-    """Read a configuration, for a model of which these names are known.
+    """Read a configuration for a model with these names.
 
     Args:
         config: the JSON object.
@@ -86,8 +86,8 @@ def parse(
         module_names: names of all its modules.
 
     Raises:
-        InputError: if the configuration is of another kind of adapter, malformed, or asks for what
-            these adapters can't do.
+        InputError: if the configuration is of another kind of adapter, malformed, or asks for an
+            option that these adapters do not support.
     """
     _refuse_unknown(config)
     modules = _strings(config.get("modules_to_save") or [], "modules_to_save")
@@ -97,7 +97,7 @@ def parse(
         raise InputError(f"modules_to_save holds {shown(strange[0])}, which is no module's name")
     modules += _HEADS[config.get("task_type")]
     targets = config.get("target_modules")
-    wanted = (
+    target = (
         compiled(targets, _MOST_REPEATS)
         if isinstance(targets, str)
         else _strings(targets, "target_modules")
@@ -115,7 +115,7 @@ def parse(
             rslora=use_rslora,
         )
         for name in linear_names
-        if _is_target(name, wanted, modules)
+        if _is_target(name, target, modules)
     }
     if not parts:
         raise InputError(f"target_modules {shown(targets)} names no linear layer of this model")
@@ -129,11 +129,11 @@ def build(
     """The configuration of an adapter: the inverse of `parse`.
 
     Layers are named in full, since a short name such as `dense` would also match the pooler. Ranks
-    and alphas that differ from the first part's stand in PEFT's patterns.
+    and alphas other than the first part's are written as PEFT's patterns.
 
     Raises:
         InputError: if some parts are scaled by √rank and others by rank, or the format does not
-            hold adapters of the mode.
+            support the mode.
     """
     first, own = parts[0], METHODS[mode].peft
     if own is None:
@@ -167,10 +167,10 @@ def build(
 
 
 def _mode(config: Mapping[str, Any]) -> str:
-    """The mode that has the flags of a configuration."""
-    held = {name: of.peft for name, of in METHODS.items() if of.peft is not None}
-    flags = {flag: _flag(config, flag) for own in held.values() for flag in own}
-    return next(name for name, own in held.items() if own.items() <= flags.items())
+    """The mode with the flags of a configuration."""
+    known = {mode: method.peft for mode, method in METHODS.items() if method.peft is not None}
+    flags = {flag: _flag(config, flag) for own in known.values() for flag in own}
+    return next(mode for mode, own in known.items() if own.items() <= flags.items())
 
 
 def _refuse_unknown(config: Mapping[str, Any]) -> None:
@@ -192,18 +192,18 @@ def _refuse_unknown(config: Mapping[str, Any]) -> None:
         # 0 is a value: layers_to_transform counts from it
         off = value is None or value is False or value in ([], {}, "none")
         if not off:
-            told = name[:80] if name.isidentifier() else shown(name)
-            raise InputError(f"the adapter's config sets {told}, which is not supported here")
+            key = name[:80] if name.isidentifier() else shown(name)
+            raise InputError(f"the adapter's config sets {key}, which is not supported here")
 
 
-def _is_target(name: str, wanted: re.Pattern[str] | Sequence[str], modules: Sequence[str]) -> bool:
-    """PEFT's rule: a string is a regular expression for the whole name, a list holds endings; no
-    layer inside a module that is saved whole."""
+def _is_target(name: str, target: re.Pattern[str] | Sequence[str], modules: Sequence[str]) -> bool:
+    """PEFT's rule: a string is a regular expression for the whole name, and a list holds endings; a
+    layer inside a module that is saved whole is no target."""
     if any(re.match(rf"(^|.*\.){module}($|\..*)", name) for module in modules):
         return False
-    if isinstance(wanted, re.Pattern):
-        return wanted.fullmatch(name) is not None
-    return any(_ends_with(name, target) for target in wanted)
+    if isinstance(target, re.Pattern):
+        return target.fullmatch(name) is not None
+    return any(_ends_with(name, ending) for ending in target)
 
 
 def _by_pattern(pattern: Patterns, name: str, default: float) -> float:
@@ -263,5 +263,5 @@ def _given(name: str, value: Any) -> str:
 
 
 def _json_number(value: float) -> float:
-    """A number that is whole as an integer, as PEFT writes it."""
+    """A number as PEFT writes it: as an integer if it is whole."""
     return int(value) if value == int(value) else value

@@ -1,8 +1,8 @@
 """Saving and loading adapters in PEFT's format: adapter_config.json, adapter_model.safetensors.
 
-The format holds adapters, the head, and whole modules, but no base weights. For a layer set whose
-base trains too, all other weights are saved beside the adapter in model.safetensors, named as in
-a BERT checkpoint, and the adapter's file says so in its metadata.
+The format holds adapters, the head, and whole modules, but no base weights. If the base trains too,
+all other weights are saved in a second file, model.safetensors, under their names in a BERT
+checkpoint, and the adapter's file says so in its metadata.
 """
 
 import json
@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.errors import InputError
 from adapters.injection import (
     HEADS,
     POOLERS,
@@ -32,6 +31,7 @@ from adapters.layer import AdaptedLinear, Part
 from adapters.methods import METHODS
 from adapters.patterns import shown
 from adapters.peft_config import AdapterConfig, build, parse
+from minbert.errors import InputError
 
 CONFIG: Final = "adapter_config.json"
 ADAPTER: Final = "adapter_model.safetensors"
@@ -41,7 +41,7 @@ _PREFIX: Final = "base_model.model."
 _BASE_KEY: Final = "base_weights"
 _LARGEST_CONFIG: Final = 2**22
 _LOADED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of numbers that mean something by themselves: fewer bits have a scale beside them."""
+"""Types that need no separate scale, as types of fewer bits do."""
 
 
 def save_adapter(
@@ -50,17 +50,17 @@ def save_adapter(
     base_model: str | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Save a model's adapters and head, and what else has trained, into a folder.
+    """Save a model's adapters, its head and all else that has trained into a folder.
 
-    A folder that held an adapter before holds the new one after; if writing is cut off, it has
-    no adapter_config.json and can't be mistaken for one that is whole.
+    An adapter that the folder holds is replaced. If writing is interrupted, there is no
+    adapter_config.json, so that the folder can't be mistaken for a complete one.
 
     Args:
-        model: with adapters, not merged.
-        folder: made if missing.
+        model: with adapters.
+        folder: created if missing.
         base_model: name or path of the base model, for the reader's information.
-        notes: what else a reader should know, such as the pooling that the head was trained on,
-            which the format has no place for; kept in the tensors' file as metadata.
+        notes: settings that the format has no place for, such as the pooling that the head was
+            trained with; written to the metadata of the tensors' file.
 
     Raises:
         InputError: if the model has no adapters.
@@ -68,7 +68,7 @@ def save_adapter(
     """
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
-        raise InputError("the model has no adapters to save; unmerge them if they are merged")
+        raise InputError("the model has no adapters to save; inject or load some first")
     training = training_of(model)
     named = {name for name, _ in model.named_modules()}
     whole = [name for name in HEADS if name in named]
@@ -94,18 +94,19 @@ def save_adapter(
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
-    """Put a saved adapter, ours or PEFT's, into a model, with the head and all that was saved.
+    """Load a saved adapter, ours or PEFT's, into a model, with the head and all else saved.
 
-    Layers that hold several of the format's, such as fused query, key and value, take adapters of
-    different ranks and scales, or on some of their parts only.
+    The parts of a fused layer, such as query, key and value, may have adapters of different ranks
+    and scales, or none.
 
     Args:
         model: the base model that the adapter was trained on, without adapters.
-        folder: where the adapter's files are.
+        folder: with the adapter's files.
 
     Raises:
-        InputError: if a file is missing or broken, the config asks for what can't be done here,
-            or the tensors are not those that config and model call for. The model is unchanged.
+        InputError: if a file is missing or broken, the config asks for an unsupported option, or
+        the
+            tensors do not fit config and model. The model is then unchanged.
     """
     config = _configured(model, folder / CONFIG)
     base = _base_tensors(model)
@@ -129,7 +130,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
 
 def _configured(model: nn.Module, path: Path) -> AdapterConfig:
-    """What a folder's configuration says of a model."""
+    """The configuration in a file, for a model."""
     values = _read_config(path)
     try:
         config = parse(
@@ -138,9 +139,9 @@ def _configured(model: nn.Module, path: Path) -> AdapterConfig:
             module_names=[name for name, _ in model.named_modules()],
         )
         for name in config.saved:
-            if not f"{name}.".startswith(tuple(f"{of}." for of in (*HEADS, *POOLERS))):
+            if not f"{name}.".startswith(tuple(f"{module}." for module in (*HEADS, *POOLERS))):
                 raise InputError(
-                    f"modules_to_save takes in {name}; only the head and the pooler can be saved "
+                    f"modules_to_save includes {name}; only the head and the pooler can be saved "
                     "whole"
                 )
     except InputError as error:
@@ -149,7 +150,7 @@ def _configured(model: nn.Module, path: Path) -> AdapterConfig:
 
 
 def _keys(mode: str, part: Part) -> dict[str, str]:
-    """The format's keys of a part's parameters, by their names here."""
+    """The format's keys of a part's parameters, by parameter name."""
     endings = METHODS[mode].parameters
     return {name: f"{_PREFIX}{part.name}.{ending}" for name, ending in endings.items()}
 
@@ -163,20 +164,21 @@ def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
         for index, part in enumerate(layer.parts):
             if part.rank > 0:
                 keys = _keys(layer.method.name, part)
-                tensors |= {keys[name]: of for name, of in layer.part_tensors(index).items()}
+                named = layer.part_tensors(index)
+                tensors |= {keys[name]: tensor for name, tensor in named.items()}
     return tensors
 
 
 def _adapter_shapes(model: nn.Module, config: AdapterConfig) -> dict[str, tuple[int, ...]]:
-    """What `_adapter_tensors` will have once the configured adapters are in the plain model."""
+    """The shapes of `_adapter_tensors` once the configured adapters are in the plain model."""
     shapes: dict[str, tuple[int, ...]] = {}
     shapes_of = layer_class(config.mode).part_shapes
     for _, linear, names in linear_layers(model):
         height = linear.out_features // len(names)
         for part in (config.parts[name] for name in names if name in config.parts):
             keys = _keys(config.mode, part)
-            of_part = shapes_of(part, linear.in_features, height)
-            shapes |= {keys[name]: shape for name, shape in of_part.items()}
+            part_shapes = shapes_of(part, linear.in_features, height)
+            shapes |= {keys[name]: shape for name, shape in part_shapes.items()}
     return shapes
 
 
@@ -196,7 +198,7 @@ def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _inside(base: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of the named modules, by the keys they have beside an adapter."""
+    """The tensors of the named modules, by their keys in an adapter's file."""
     stems = tuple(f"{module}." for module in modules)
     return {_PREFIX + name: tensor for name, tensor in base.items() if name.startswith(stems)}
 
@@ -253,9 +255,9 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except InputError:
         raise
-    except Exception as error:  # torch's, too, for shapes and types that it does not have
-        told = shown(str(error)).strip("'\"")
-        raise InputError(f"{path} is damaged: {told}; save or download it again") from error
+    except Exception as error:  # torch raises others for shapes and types that it does not support
+        reason = shown(str(error)).strip("'\"")
+        raise InputError(f"{path} is damaged: {reason}; save or download it again") from error
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -271,7 +273,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, make it durable, and give it its name."""
+    """Write a file under a temporary name, flush it to disk, and rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

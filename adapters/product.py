@@ -1,13 +1,14 @@
 """The product of an adapted layer, with a backward pass written by hand.
 
-Plain autograd would form the gradient of the whole adapted weight, a product as large as the
+Plain autograd would compute the gradient of the whole adapted weight, a product as large as the
 forward pass, only to reduce it to the gradients of thin factors. Here those come from thin
-products, and what is kept for the backward pass is the input, the weight in the type of the
-product, and for DoRA the output, which what comes after the layer keeps anyway.
+products. For the backward pass the input is kept, the weight in the type of the product, and for
+DoRA the output, which the operation after the layer keeps anyway.
 
-The product has two forms. Merged, the update is added to the weight once, and there is one product;
-that is less work for many tokens. As a branch, two thin products stand beside that of the frozen
-weight; that is less for few. The layer counts which. In half precision it is always merged.
+The product has two forms. Merged, the update is added to the weight, and there is one product; that
+is less work for many tokens. As a branch, two thin products are added to that of the frozen weight;
+that is less work for few tokens. The layer chooses by their counts. In half precision it always
+merges.
 """
 
 from typing import Any
@@ -25,10 +26,10 @@ class AdaptedProduct(torch.autograd.Function):
     """y = x (c ⊙ V)ᵀ + b with V = W + s B A, c = m / n or 1, and n the row norms of V, constant.
 
     x is u, or an activation of it. In backward, with G the gradient of y, and for each of the p
-    parts its own rows of G, B and c: P = s G (c ⊙ B), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x Aᵀ)), and dm =
-    Σ G ⊙ (y − b) / m over tokens. Merged, dx = G (c ⊙ V); as a branch, dx = (c ⊙ G) W + P A. Where
-    m is 0, dm is Σ (Gᵀ x) ⊙ V / n, merged and on a CPU; on a GPU, which is not asked for zeros, it
-    is 0. y is in the type of the product: where |b| is many times |y − b|, half precision leaves
+    parts its own rows of G, B and c: P = s G (c ⊙ B), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x Aᵀ)), and dm = Σ
+    G ⊙ (y − b) / m over tokens. Merged, dx = G (c ⊙ V); as a branch, dx = (c ⊙ G) W + P A. Where m
+    is 0, dm is Σ (Gᵀ x) ⊙ V / n if merged on a CPU; on a GPU, where zeros are not looked for, it is
+    0. y is in the type of the product: if |b| is much larger than |y − b|, half precision leaves
     few digits of dm.
     """
 
@@ -47,7 +48,7 @@ class AdaptedProduct(torch.autograd.Function):
         scales: Tensor,  # [p, 1, 1]
         dtype: torch.dtype,
         updated: Tensor | None,  # V, [o, i], where a magnitude may be 0; not as a branch
-        activation: str | None,  # what makes x of u
+        activation: str | None,  # x is this activation of u
         branch: bool,
     ) -> Tensor:
         """The product in `dtype`, [..., o]."""
@@ -58,7 +59,7 @@ class AdaptedProduct(torch.autograd.Function):
             y = _beside(x, weight, lora_A, lora_B * scales, ratios, bias)
         else:
             y = times(x, weight, bias)
-        ctx.activation, ctx.of_u, ctx.branch = activation, u.dtype, branch
+        ctx.activation, ctx.u_dtype, ctx.branch = activation, u.dtype, branch
         ctx.save_for_backward(
             x if activation is None else u,
             lora_A,
@@ -78,7 +79,7 @@ class AdaptedProduct(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of u, A, B and m; of nothing else."""
+        """Gradients of u, A, B and m; None for all else."""
         (g,) = gradients
         with torch.autocast(g.device.type, enabled=False):
             return *_backward(ctx, g), *[None] * 10
@@ -90,7 +91,7 @@ def _backward(
     u, lora_a, lora_b, magnitude, weight, ratios, norms, scaled, bias, scales, y, v = (
         ctx.saved_tensors
     )
-    wants_u, wants_a, wants_b, wants_m = ctx.needs_input_grad[:4]
+    needs_u, needs_a, needs_b, needs_m = ctx.needs_input_grad[:4]
     parts, rank, width = lora_a.shape
     dtype = weight.dtype
     x = u if ctx.activation is None else activate(ctx.activation, u).to(dtype)
@@ -99,23 +100,23 @@ def _backward(
     by_part = g.chunk(parts, dim=1)  # p of [T, o / p]
     factor = scales if ratios is None else scales * ratios.view(parts, -1, 1)  # [p, o / p or 1, 1]
     du = da = db = dm = None
-    if wants_a or (wants_u and ctx.branch):
+    if needs_a or (needs_u and ctx.branch):
         scaled_b = (factor * lora_b).to(dtype)
         thin = [times(of_part, b.t()) for of_part, b in zip(by_part, scaled_b, strict=True)]
         p = thin[0] if parts == 1 else torch.cat(thin, dim=1)  # P, [T, p r]
-    if wants_a:
+    if needs_a:
         da = times(p.t(), flat.t()).to(lora_a.dtype).view(parts, rank, width)
-    if wants_b:
+    if needs_b:
         through = times(flat, lora_a.reshape(-1, width).to(dtype))  # x Aᵀ, [T, p r]
         thin = [
             thin_over_tokens(of_part, of_x.contiguous())
             for of_part, of_x in zip(by_part, through.chunk(parts, dim=1), strict=True)
         ]
         db = factor * torch.stack(thin).to(lora_b.dtype)
-    if wants_m:
+    if needs_m:
         dm = _of_magnitude(g, flat, y.reshape_as(g), magnitude, norms, bias, v)
         dm = dm if scaled is None else torch.where(scaled, dm, 0.0)
-    if wants_u:
+    if needs_u:
         if ctx.branch:
             of_base = g if ratios is None else g * ratios
             du = times(of_base, weight.t()).addmm_(p, lora_a.reshape(-1, width).to(dtype))
@@ -123,7 +124,7 @@ def _backward(
             du = times(g, weight.t())
         du = du.view_as(u)
         du = du if ctx.activation is None else gradient(ctx.activation, du, u)
-        du = du.to(ctx.of_u)
+        du = du.to(ctx.u_dtype)
     return du, da, db, dm
 
 
@@ -161,19 +162,19 @@ def _of_magnitude(
     """dm, [o], as if c came from m everywhere."""
     of_bias = 0.0 if bias is None else bias.to(magnitude.dtype)
     along = sum_over_tokens((y.to(magnitude.dtype) - of_bias).mul_(g))
-    found = torch.where(magnitude == 0, 0.0, along / magnitude)
+    dm = torch.where(magnitude == 0, 0.0, along / magnitude)
     if updated is not None:
         rows = (magnitude == 0).nonzero().squeeze(1)
         exact = ((g[:, rows].t() @ x).to(updated.dtype) * updated[rows]).sum(dim=1) / norms[rows]
-        found = found.index_copy(0, rows, exact)
-    return found
+        dm = dm.index_copy(0, rows, exact)
+    return dm
 
 
 def has_zero(magnitude: Tensor) -> bool:
     """Whether a magnitude is 0.
 
-    Not asked on a GPU, where it would wait for the answer, nor of a tensor without values, by
-    which a step is counted or compiled and not taken.
+    False on a GPU, where the check would wait for the device, and for a tensor without values, with
+    which a step is counted or compiled.
     """
     values = magnitude.detach()
     return on_cpu(values) and has_values(values) and bool((values == 0).any())

@@ -1,7 +1,7 @@
-"""Whether a checkpoint's folder can be loaded: `python -m minbert.check FOLDER`.
+"""Check that a checkpoint's folder can be loaded: `python -m minbert.check FOLDER`.
 
-A process of its own, so that who asks need not import torch, and that a file made to keep its
-reader busy can be given up.
+The check is a process of its own, so that its caller does not import torch, and so that a file made
+to keep its reader busy can be given up after a time.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ from minbert.errors import InputError
 from minbert.files import is_file
 
 PATIENCE_S: Final = 300.0
-"""Loading takes seconds; from a slow network's folder, minutes."""
+"""Loading takes seconds, or minutes from a folder on a slow network."""
 
 
 def check_checkpoint(folder: Path, digest: str) -> None:
     """Read a checkpoint's configuration, vocabulary and weights in another process.
 
-    What could be loaded once, by this code, is not loaded again.
+    A checkpoint that this code could load before is not loaded again.
 
     Args:
-        digest: of its files, as `minbert.files.model_digest` has it.
+        digest: of its files, from `minbert.files.model_digest`.
 
     Raises:
-        InputError: what loading it would raise, or if it takes longer than `PATIENCE_S`.
+        InputError: if loading it raises one, or takes longer than `PATIENCE_S`.
     """
     known = _mark(digest)
     if not is_file(known):
@@ -40,11 +40,11 @@ def check_checkpoint(folder: Path, digest: str) -> None:
 
 
 def _mark(digest: str) -> Path:
-    """The file in the user's cache that is there once a checkpoint could be loaded."""
-    found = hashlib.sha256(f"{digest} {version('torch')}".encode())
+    """The file in the user's cache that exists once a checkpoint could be loaded."""
+    key = hashlib.sha256(f"{digest} {version('torch')}".encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return cache_folder() / "checked" / found.hexdigest()[:32]
+        key.update(path.read_bytes())
+    return cache_folder() / "checked" / key.hexdigest()[:32]
 
 
 def _check(folder: Path) -> None:
@@ -64,7 +64,7 @@ def _check(folder: Path) -> None:
 
 
 def main(folder: Path) -> int:
-    """Load the checkpoint and forget it; the exit code."""
+    """Load the checkpoint, and return the exit code."""
     import torch
 
     from minbert.data.tokenizer import Tokenizer
@@ -79,8 +79,7 @@ def main(folder: Path) -> int:
         for name, parameter in encoder.named_parameters():
             if not parameter.is_meta and not torch.isfinite(parameter).all():
                 raise InputError(
-                    f"{folder}: {name} holds NaN or infinite numbers, so nothing can come of it; "
-                    "download it again"
+                    f"{folder}: {name} holds NaN or infinite numbers; download it again"
                 )
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

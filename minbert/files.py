@@ -1,4 +1,4 @@
-"""Which files a checkpoint in the Hugging Face layout has, and digests of them. Free of torch."""
+"""The files of a checkpoint in the Hugging Face layout, and their digests. Free of torch."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 VOCABULARIES: Final = ("tokenizer.json", "vocab.txt")
 """In the order of preference."""
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
-"""May say, beside either, how text is normalised."""
+"""Optional, with either vocabulary: how text is normalised."""
 
 LARGEST_VOCABULARY: Final = 2**25
 """Bytes; half a million tokens, as the largest BERT vocabularies have, take 10 MB."""
@@ -21,7 +21,7 @@ _LARGEST_JSON: Final = 2**23
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a folder is there; not where the path is none that can be."""
+    """Whether a folder exists; False for an impossible path."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
@@ -29,7 +29,7 @@ def is_folder(path: str | Path) -> bool:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file is there; not where the path is none that can be."""
+    """Whether a regular file exists; False for an impossible path."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def config_file(folder: Path) -> Path:
     """The configuration of the checkpoint in a folder.
 
     Raises:
-        InputError: no such folder, or it has none.
+        InputError: the folder does not exist, or has no such file.
     """
     return _first(folder, (CONFIG,))
 
@@ -49,19 +49,20 @@ def weights_file(folder: Path) -> Path:
     """The weights of the checkpoint in a folder.
 
     Raises:
-        InputError: no such folder, or it has none.
+        InputError: the folder does not exist, or has no such file.
     """
     return _first(folder, WEIGHTS)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files that decide how text becomes token ids: a vocabulary, and what is beside it.
+    """The files that decide how text becomes token ids: a vocabulary and, if it exists,
+    tokenizer_config.json.
 
     Raises:
         InputError: no such folder, or it has no vocabulary.
     """
-    vocabulary, beside = _first(folder, VOCABULARIES), folder / TOKENIZER_CONFIG
-    return [vocabulary, beside] if is_file(beside) else [vocabulary]
+    vocabulary, settings = _first(folder, VOCABULARIES), folder / TOKENIZER_CONFIG
+    return [vocabulary, settings] if is_file(settings) else [vocabulary]
 
 
 def vocabulary_digest(folder: Path) -> str:
@@ -83,10 +84,10 @@ def model_digest(folder: Path) -> str:
 
 
 def check_size(path: Path, largest: int) -> None:
-    """Refuse a file that is larger than it can be, before any of it is in memory.
+    """Refuse a file that is too large, before it is read into memory.
 
     Raises:
-        InputError: if it is, or can't be read.
+        InputError: if it is too large, or can't be read.
     """
     try:
         size = path.stat().st_size
@@ -128,13 +129,13 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def _digest(paths: list[Path]) -> str:
-    """Of the files' names and digests, in order."""
-    whole = hashlib.sha256()
+    """SHA-256 of the files' names and digests, in order."""
+    total = hashlib.sha256()
     for path in paths:
         try:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise InputError(f"{path}: can't be read ({error.strerror})") from error
-        whole.update(f"{path.name} {found}\n".encode())
-    return whole.hexdigest()
+        total.update(f"{path.name} {digest}\n".encode())
+    return total.hexdigest()

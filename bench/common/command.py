@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import click
 
-from adapters.errors import InputError as AdaptersInputError
 from bench.common.errors import DiskFullError, InputError, StoppedError
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file
@@ -17,7 +16,7 @@ _LONGEST: Final = 2000
 """The most characters of an error that are printed."""
 _RUNS: Final = Path("runs.csv")
 
-BAD_INPUT = (InputError, AdaptersInputError, MinbertInputError)
+BAD_INPUT = (InputError, MinbertInputError)
 Command = Callable[..., int]
 
 

@@ -1,9 +1,10 @@
 """Run the cell in a folder: `python -m bench.worker CELL_FOLDER`.
 
-The grid starts this, one process a cell; by hand it repeats a cell. It reads cell.json and leaves
-result.json, steps.csv, epochs.csv, machine.json and predictions.safetensors in the folder, and of
-a short training panel.csv. An error that is neither a lack of memory, nor the device's, nor a
-training without a result ends it with a traceback, and without result.json.
+The grid starts one such process for each cell; started by hand, it repeats a cell. It reads
+cell.json and writes result.json, steps.csv, epochs.csv, machine.json and predictions.safetensors
+into the folder, and after a short training panel.csv. If memory runs out, the device fails or the
+training is invalid, result.json says so; any other error ends the process with a traceback and no
+result.json.
 """
 
 import json
@@ -32,7 +33,7 @@ def write_result(
     device_failed: bool = False,
     save_s: float = 0.0,
 ) -> None:
-    """Leave result.json, whole or not at all; `save_s` is how long keeping the weights took."""
+    """Write result.json atomically; `save_s` is how long saving the weights took."""
     result = {
         "schema": SCHEMA,
         "status": status,
@@ -46,7 +47,7 @@ def write_result(
 
 
 def main(folder: Path) -> int:
-    """Run the cell in `folder`; the exit code."""
+    """Run the cell in `folder`, and return the exit code."""
     lifeline.attach()
     import_all()  # after the lifeline: importing torch takes seconds in which the parent may die
 
@@ -66,7 +67,7 @@ def main(folder: Path) -> int:
         line = str(error).partition("\n")[0]
         if is_out_of_memory(error):
             status, message = "oom", f"out of memory: {line or 'no memory left'}"
-        elif is_of_device(error) or (run is None and job.device != "cpu"):  # as a run begins
+        elif is_of_device(error) or (run is None and job.device != "cpu"):  # at the start of a run
             traceback.print_exc()
             status, message = "crashed", f"the device failed: {line or type(error).__name__}"
         else:
@@ -76,10 +77,10 @@ def main(folder: Path) -> int:
         save_s = run.phases.seconds.get("save", 0.0)
         write_result(folder, "ok", "", columns, run.record.flags, save_s=save_s)
         return 0
-    found: Row = {} if run is None else run.record.columns
+    measured: Row = {} if run is None else run.record.columns
     if run is not None and not device_failed:
-        found = found | run.memory()
-    write_result(folder, status, message, found, device_failed=device_failed)
+        measured = measured | run.memory()
+    write_result(folder, status, message, measured, device_failed=device_failed)
     return 1
 
 

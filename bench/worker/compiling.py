@@ -1,4 +1,4 @@
-"""Compiling a cell's training step: for which batches, and from an empty cache."""
+"""Compiling of a cell's training step, for the shapes of its batches and with an empty cache."""
 
 import os
 from collections.abc import Iterator
@@ -16,35 +16,36 @@ from minbert.model.classifier import BertClassifier
 from minbert.training.compiled import CompiledModel, compile_model
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-"""Environment: where torch's compiler, and triton, keep what they have compiled."""
+"""Environment variables that name the caches of torch's compiler and of triton."""
 
 
 def buckets_of(cell: Cell) -> Buckets | None:
-    """What the batches of a cell are padded to; None where each is as long as its longest text."""
+    """The lengths that a cell's batches are padded to; None: each to its longest text."""
     return Buckets(cell.max_length) if cell.is_compiled else None
 
 
 def compile_for(model: BertClassifier, train: Split, cell: Cell, epochs: int) -> CompiledModel:
-    """A cell's model, compiled for the whole batches of its first epochs.
+    """A cell's model, compiled for the full batches of its first epochs.
 
     Raises:
         InputError: as `compile_model`.
     """
     lengths, buckets = train.lengths, Buckets(cell.max_length)
     texts = min(cell.batch_size, len(train))
-    found: set[int] = set()
+    padded_lengths: set[int] = set()
     for epoch in range(epochs):
         rng = np.random.default_rng([cell.seed, epoch])
         plan = plan_training(lengths, cell.batch_size, rng, cell.batching)
-        whole = (indices for indices in plan if len(indices) == texts)
-        found |= {buckets.of(int(lengths[indices].max())) for indices in whole}
-    return compile_model(model, texts=texts, lengths=found, amp=cell.amp)
+        full = (indices for indices in plan if len(indices) == texts)
+        padded_lengths |= {buckets.of(int(lengths[indices].max())) for indices in full}
+    return compile_model(model, texts=texts, lengths=padded_lengths, amp=cell.amp)
 
 
 @contextmanager
 def empty_cache(folder: Path) -> Iterator[None]:
-    """While it is entered, what is compiled is kept below a folder, and what was compiled before is
-    not found: compiling takes as long in each cell as in the first. Nothing is left behind."""
+    """Use an empty cache for compiled code within the block, so that compiling takes as long in
+    each cell as in the first. The cache is a temporary folder below `folder`, removed at the
+    end."""
     before = {name: os.environ.get(name) for name in _CACHES}
     with TemporaryDirectory(prefix=".tmp-compiled-", dir=folder) as place:
         os.environ.update({name: str(Path(place) / name.lower()) for name in _CACHES})

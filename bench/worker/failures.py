@@ -1,11 +1,12 @@
-"""Why a cell's error ended it: no memory left, the device itself, or what the cell did."""
+"""Classification of a cell's error: out of memory, a failed device, or a bug."""
 
 from typing import Final
 
 import torch
 
 OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-"""torch has no exception type of its own where the host or a CUDA library has no memory."""
+"""In messages of a RuntimeError: torch has no exception type for lack of memory on the host or in a
+CUDA library."""
 
 _DEVICE_CODES: Final = frozenset(
     (
@@ -15,8 +16,8 @@ _DEVICE_CODES: Final = frozenset(
         *(802, 803, 804, 805, 806, 807, 808, 809, 810, 999),  # system, MPS, unknown
     )
 )
-"""Of cudaError_t: after these a process can do nothing more on the device. Whether another process
-can is tried by the grid."""
+"""Values of cudaError_t after which a process can no longer use the device. The grid then tries
+whether another process can."""
 
 _DEVICE_TEXTS: Final = (
     *("no kernel image is available", "unspecified launch failure", "illegal memory access"),
@@ -27,12 +28,13 @@ _DEVICE_TEXTS: Final = (
     *("CUDA error: initialization error", "system not yet initialized"),
     *("unsupported display driver", "Torch not compiled with CUDA"),
 )
-"""The same in the errors that torch raises without a code: before 2.8, and as it initialises."""
+"""The same errors, as torch words them when it gives no code: before 2.8, and while
+initialising."""
 
 _NOT_INITIALISED: Final = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
-"""What cuBLAS and cuDNN say for want of memory too."""
+"""Errors that cuBLAS and cuDNN also raise when memory runs out."""
 _LIBRARY_MIB: Final = 256
-"""With less of it free, that was the reason."""
+"""With less memory free on the GPU, lack of memory was the reason."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -47,14 +49,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_of_device(error: BaseException) -> bool:
-    """Whether the device failed, perhaps so that the next cell would fail too."""
+    """Whether the device failed, in a way that may make the next cell fail too."""
     if getattr(error, "error_code", None) in _DEVICE_CODES:
         return True
     return any(sign in str(error) for sign in (*_DEVICE_TEXTS, *_NOT_INITIALISED))
 
 
 def _free_mib() -> float | None:
-    """What is free on the current GPU; None if it does not answer."""
+    """Free memory of the current GPU; None if it does not answer."""
     try:
         return torch.cuda.mem_get_info()[0] / 2**20
     except (RuntimeError, AssertionError):

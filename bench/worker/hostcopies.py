@@ -1,4 +1,4 @@
-"""Small results of many steps, kept where they take no memory of a GPU and make no step wait."""
+"""Copies of small results of many steps in host memory, without waiting for the GPU."""
 
 from typing import Final
 
@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 _LEAST: Final = 4096
-"""Numbers in the first block; each further one is twice as long, so that there are few of them."""
+"""Numbers in the first block; each further block is twice as long, so that there are few."""
 
 
 class HostCopies:
     """Keeps tensors in the host's memory.
 
-    Of a GPU's tensors it keeps copies in pinned blocks, which are not waited for. Elsewhere tensors
-    are there already, and are kept themselves.
+    Tensors on a GPU are copied to pinned blocks asynchronously. Other tensors are in host memory
+    already and are kept as they are.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._blocks: dict[torch.dtype, tuple[Tensor, int]] = {}
-        """By type, the block that is filled now and how much of it is."""
+        """By type, the block being filled and how much of it is used."""
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """The tensor on the host; its values are there after `wait`."""
+        """The tensor in host memory; its values are valid after `wait`."""
         if self._device.type != "cuda":
             return tensor
         count = tensor.numel()
@@ -34,6 +34,6 @@ class HostCopies:
         return block[used : used + count].view(tensor.shape).copy_(tensor, non_blocking=True)
 
     def wait(self) -> None:
-        """Wait until the values of all that is kept are there."""
+        """Wait until the values of all kept tensors are valid."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

@@ -1,13 +1,13 @@
-"""Importing all that a cell needs, torch above all: most of the time until its first step."""
+"""The imports of a cell, torch above all, which take most of the time until its first step."""
 
 import gc
 
 
 def import_all() -> None:
-    """Import it without a search for garbage in between.
+    """Import everything that a cell needs, with garbage collection off.
 
-    Hundreds of thousands of objects come to stay. Looking through them again and again takes a
-    tenth of the import and more, and they are not looked through later on or at the end either.
+    Importing makes hundreds of thousands of permanent objects. Scanning them again and again takes
+    a tenth of the import and more; frozen, they are not scanned later either.
     """
     gc.disable()
     try:

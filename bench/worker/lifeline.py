@@ -1,8 +1,8 @@
-"""Ends this process when the one that started it is gone, however that died.
+"""Ends this process when its parent process has died, for whatever reason.
 
-The kernel does it on Linux (PR_SET_PDEATHSIG), even while a library holds Python's lock. Elsewhere,
-and for the worker's own children, a thread waits for the end of stdin, a pipe whose other end only
-the parent holds.
+On Linux the kernel does so (PR_SET_PDEATHSIG), even while a library holds Python's lock. On other
+systems, and for the worker's own children, a thread waits for the end of stdin, a pipe whose other
+end only the parent holds.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def attach() -> None:
-    """Tie this process to its parent, if a runner started it; by hand it lives on its own.
+    """Tie this process to its parent, if a runner started it and not a person.
 
-    From here on stdin is empty: a library that asks a question gets no answer instead of hanging.
+    Afterwards stdin is empty, so that a library that asks a question does not hang.
     """
     parent = os.environ.get(PARENT_PID)
     if parent is None:
@@ -32,7 +32,7 @@ def attach() -> None:
     threading.Thread(target=_wait, args=(stdin,), name="lifeline", daemon=True).start()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != int(parent):  # it died before the kernel was told to watch it
+        if os.getppid() != int(parent):  # the parent died before the kernel began to watch it
             _end()
 
 

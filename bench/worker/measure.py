@@ -1,4 +1,4 @@
-"""What is measured on the trained model: a panel of batches for time, the largest for memory."""
+"""Measurements on the trained model: step times on a few batches, and memory of activations."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from minbert.data.batches import Batch
 from minbert.training.trainer import Trainer, autocast, logits_of
 
 PANEL_SHARE: Final = 0.15
-"""Of the training's time: what the panel may take beyond the passes that it needs at least."""
+"""Share of the training's time that timing may take beyond its minimum of passes."""
 
 
 def measure_panel(
@@ -30,42 +30,43 @@ def measure_panel(
     gpu: Gpu | None,
     on_step: Callable[[int], None],
 ) -> list[str]:
-    """Time training steps on a panel of batches; flags for what makes the times doubtful.
+    """Time training steps on a few batches, and write the times to the folder, with a report on the
+    machine.
 
-    For a training too short to show its own step times.
-
-    Training is over: the schedule's rate is zero, so that a step does all its work and changes no
-    weight. Times go to the folder, with what the machine did meanwhile.
+    This is for a training too short to show its own step times. Training is over: its learning
+    rate is zero, so that a step does all its work and changes no weight.
 
     Args:
-        take_step: a training step on a batch, by the trainer.
+        take_step: takes the trainer's training step on a batch.
+
+    Returns:
+        Flags that make the times doubtful.
 
     Raises:
         RuntimeError: if the rate is not zero.
     """
     if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
-        raise RuntimeError("the steps of a panel would train: the learning rate is not zero")
+        raise RuntimeError("timing would train the model: the learning rate is not zero")
     with MachineWatch(gpu) as machine:
 
-        def heard(done: int) -> None:
+        def count_step(done: int) -> None:
             if done % len(chosen) == 0:
                 machine.look()
             on_step(done)
 
-        found = panel.replay(
-            take_step, chosen, trainer.device, budget_s=PANEL_SHARE * train_s, on_step=heard
+        replayed = panel.replay(
+            take_step, chosen, trainer.device, budget_s=PANEL_SHARE * train_s, on_step=count_step
         )
-    write_panel(folder, found)
+    write_panel(folder, replayed)
     write_machine(folder, machine.report)
     return list(machine.doubts)
 
 
 def measure_activations(trainer: Trainer, largest: Batch) -> Row:
-    """What the forward pass of the largest batch keeps for its backward pass; nothing where there
-    is no memory for it: a cell that has trained has not run out of memory.
+    """Memory that the forward pass of the largest batch keeps for its backward pass.
 
-    For the figure only: nothing is trained. Gradients are dropped before, since a training step's
-    forward pass has none of them beside what it keeps.
+    Without enough memory for it the result is empty, since the training itself did succeed.
+    Nothing is trained. Gradients are dropped first, as before the forward pass of a training step.
     """
     trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)

@@ -1,4 +1,4 @@
-"""Tells the parent how far the cell is: one JSON object a line, by a pipe of its own."""
+"""Progress messages from a cell to its parent: one JSON object a line, through a pipe."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from typing import Any, Final
 from bench.results.protocol import PROGRESS_FD
 
 INTERVAL_S: Final = 0.5
-"""Between two messages about steps."""
+"""Least time between two messages about steps."""
 
 
 class Progress:
     """Sends phases as they begin, and steps at most twice a second.
 
-    It never waits: what a full or closed pipe doesn't take is lost. Without a descriptor it says
-    nothing, so that a cell runs by hand as under a grid.
+    It never waits: a message that a full or closed pipe does not take is lost. Without a descriptor
+    it sends nothing, so that a cell can also run by hand.
     """
 
     def __init__(self, descriptor: int | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,29 +30,30 @@ class Progress:
 
     @classmethod
     def from_environment(cls) -> "Progress":
-        """To the runner that started this process, if one did."""
+        """Progress sent to the runner that started this process, if one did."""
         descriptor = os.environ.get(PROGRESS_FD)
         return cls(None if descriptor is None else int(descriptor))
 
     def phase(self, name: str) -> None:
-        """The phase that begins now."""
+        """Send the name of the phase that begins now."""
         self._send({"phase": name})
 
     def step(
         self, step: int, steps: int | None, loss: Callable[[], float] | float | None = None
     ) -> None:
-        """The number of steps done, out of how many if known, and the loss of the last.
+        """Send the number of steps done, their total if known, and the last loss.
 
         Args:
-            loss: called only when something is sent, so that a device is rarely waited for.
+            loss: the loss, or a function that is called only when a message is sent, so that the
+                device is rarely waited for.
         """
         now = self._clock()
         if self._descriptor is None or now < self._next:
             return
         self._next = now + INTERVAL_S
         value = loss() if callable(loss) else loss
-        told = {"step": step, "steps": steps, "loss": value}
-        self._send({name: value for name, value in told.items() if value is not None})
+        message = {"step": step, "steps": steps, "loss": value}
+        self._send({name: value for name, value in message.items() if value is not None})
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._descriptor is not None:

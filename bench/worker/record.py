@@ -1,4 +1,4 @@
-"""What a cell leaves in its folder beside its result: steps, epochs, panel, phases, machine."""
+"""Files that a cell writes beside its result: steps, epochs, timing batches, phases, machine."""
 
 import csv
 import json
@@ -15,9 +15,9 @@ from bench.worker.probes.steps import Step
 
 @dataclass
 class Epoch:
-    """What an epoch of training gave, on its own batches and then on dev.
+    """Losses and scores of an epoch, on its training batches and then on dev.
 
-    `parts` has the dev scores of a task's parts by their columns, if it has any.
+    `parts` has the dev scores of a task's parts, if it has any, by the names of their columns.
     """
 
     train_loss: float
@@ -28,7 +28,7 @@ class Epoch:
 
 
 def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
-    """Every training step: ms, tokens without and with padding, examples and loss."""
+    """Write every training step: ms, tokens without and with padding, examples and loss."""
     _write_csv(
         folder / STEPS,
         ("step", "ms", "tokens", "padded", "examples", "loss"),
@@ -40,7 +40,7 @@ def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) ->
 
 
 def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
-    """Every epoch: loss and score, on its own batches and then on dev."""
+    """Write loss and score of every epoch, on its training batches and then on dev."""
     _write_csv(
         folder / EPOCHS,
         ("epoch", "train_loss", "train_score", "dev_loss", "dev_score", *epochs[0].parts),
@@ -56,7 +56,7 @@ def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
 
 
 def write_panel(folder: Path, panel: Panel) -> None:
-    """Every step of the panel: its pass and batch, and whether its time counts."""
+    """Write every step on the timing batches: its pass and batch, and whether its time counts."""
     _write_csv(
         folder / PANEL,
         ("pass", "batch", "ms", "tokens", "examples", "counts", "settled"),
@@ -77,7 +77,7 @@ def write_panel(folder: Path, panel: Panel) -> None:
 
 
 def write_phases(folder: Path, phases: Phases) -> None:
-    """Seconds of each phase, and the memory that the process reached in it."""
+    """Write the seconds of each phase, and the peak memory of the process in it."""
     _write_csv(
         folder / PHASES,
         ("phase", "seconds", "peak_rss_mib", "peak_anon_mib"),
@@ -89,7 +89,7 @@ def write_phases(folder: Path, phases: Phases) -> None:
 
 
 def write_machine(folder: Path, report: dict[str, Any]) -> None:
-    """What the machine did during the timed steps, as JSON."""
+    """Write, as JSON, what the machine did during the timed steps."""
     text = json.dumps(report, indent=2) + "\n"
     (folder / MACHINE).write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""One cell from start to end: load, tokenise, train, evaluate, measure, write what was found.
+"""One cell from start to end: load, tokenise, train, evaluate, measure, write the results.
 
 A task without parts is one of a single part, whose name is "".
 """
@@ -12,22 +12,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
-from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 
-from adapters.methods import METHODS
 from bench.data.tokens import cut_columns
 from bench.plan.cell import FP32, Row
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
 from bench.results.overall import overall
-from bench.results.protocol import LAUNCHED_AT, PREDICTIONS
+from bench.results.protocol import LAUNCHED_AT
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.compiling import buckets_of, compile_for, empty_cache
 from bench.worker.hostcopies import HostCopies
@@ -41,6 +37,13 @@ from bench.worker.probes.phases import Phases
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
+from bench.worker.saving import (
+    HeldOut,
+    restore_frozen,
+    save_predictions,
+    save_weights,
+    target_notes,
+)
 from bench.worker.setup import (
     Split,
     build_model,
@@ -52,31 +55,28 @@ from bench.worker.setup import (
     unfreezing,
     without_held_out,
 )
-from bench.worker.validity import Movement
+from bench.worker.validity import Movement, idle_parameters, unused_parameters
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.metrics import score
 from minbert.data.tasks import find_task
 from minbert.errors import InputError
-from minbert.files import WEIGHTS
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
 from minbert.training.evaluation import predict
-from minbert.training.losses import PEARSON, mean_loss
+from minbert.training.losses import mean_loss
 from minbert.training.trainer import Trainer, schedule_of
 
-Outputs = Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]]
-"""By part of the task, logits [N, C] and targets [N]."""
 Order = list[tuple[str, NDArray[np.int64]]]
 """The part and the examples of each batch of an epoch."""
 
 
 class InvalidError(ArithmeticError):
-    """What was trained is no result: a loss that is not finite, or weights that did not move."""
+    """A training without a valid result: its loss is not finite, or its weights did not move."""
 
 
 @dataclass
 class Record:
-    """What is gathered while a cell runs; losses are on the host."""
+    """Measurements gathered while a cell runs; losses are on the host."""
 
     losses: list[torch.Tensor] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Record:
 
 
 class CellRun:
-    """Runs a job. The columns that it measures are in `record`, as far as it got."""
+    """Runs a job. `record` has the columns measured so far, also after an error."""
 
     model: BertClassifier
     train: dict[str, Split]
@@ -104,7 +104,9 @@ class CellRun:
         self.record = Record()
         self.held: dict[str, tuple[Split, NDArray[np.int64]]] = {}
         self.device = torch.device(job.device)
-        self.gpu = Gpu.of(self.device)  # before torch makes a context, which is memory of the cell
+        self.gpu = Gpu.of(
+            self.device
+        )  # before torch makes a context, whose memory counts as the cell's
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -132,13 +134,14 @@ class CellRun:
         movement = Movement(self.model)
         trainer = self._train()
         self._write_curves()
-        if problem := movement.problem(self._untrained(), self._idle()):
+        losses = {part: split.loss for part, split in self.train.items()}
+        if problem := movement.problem(self._untrained(), idle_parameters(self.model, losses)):
             raise InvalidError(problem)
         with self._phase("measure"):
-            chosen, largest = self._panel()
-            if not self.cell.is_compiled:  # compiled code does not say what it keeps
+            chosen, largest = self._timing_batches()
+            if not self.cell.is_compiled:  # compiled code does not report what it keeps
                 self.record.columns |= measure_activations(trainer, largest)
-            # steps of training that unfreezes are of several kinds: the last of them is timed
+            # gradual unfreezing changes what a step does: the last kind of step is timed
             if len(self.record.losses) >= STEPS_ENOUGH and self.unfreezing is None:
                 self.record.flags += self.machine.doubts
                 write_machine(self.folder, self.machine.report)
@@ -154,20 +157,13 @@ class CellRun:
                 )
         if self.job.keep:
             with self._phase("save"):
-                self._restore_frozen()
-                self._keep()
+                if self.cell.frozen_dtype not in (None, FP32):
+                    exact = replace(self.cell, frozen_dtype=FP32)
+                    job = replace(self.job, device="cpu", cell=exact)
+                    restore_frozen(self.model, self._load(job))
+                save_weights(self.model, self.job, self.folder, target_notes(self.dev))
         write_phases(self.folder, self.phases)
         return self.record.columns
-
-    def _restore_frozen(self) -> None:
-        """Give frozen weights that were held in AMP's type the values of before, in fp32."""
-        if self.cell.frozen_dtype in (None, FP32):
-            return
-        exact = replace(self.job, device="cpu", cell=replace(self.cell, frozen_dtype=FP32))
-        before = dict(self._load(exact).named_parameters())
-        for name, parameter in self.model.named_parameters():
-            if parameter.dtype != before[name].dtype:
-                parameter.data = before[name].data
 
     def memory(self) -> Row:
         """Peaks so far, of the process and on the GPU."""
@@ -188,40 +184,40 @@ class CellRun:
 
     def _tokenise(self) -> None:
         """Get the examples of each part, and hold a share of them out."""
-        found = examples(self.job)
-        self.train = {part: train for part, (train, _) in found.items()}
-        self.dev = {part: dev for part, (_, dev) in found.items()}
+        splits = examples(self.job)
+        self.train = {part: train for part, (train, _) in splits.items()}
+        self.dev = {part: dev for part, (_, dev) in splits.items()}
         every = (*self.train.values(), *self.dev.values())
-        self.record.columns |= cut_columns(encoded for of in every for encoded in of.texts)
+        self.record.columns |= cut_columns(texts for split in every for texts in split.texts)
         if share := self.cell.held_out:
-            for part, of in self.train.items():
-                apart = without_held_out(of, share, self.cell.max_length)
-                self.train[part], self.held[part] = apart[0], apart[1:]
+            for part, split in self.train.items():
+                kept, held, indices = without_held_out(split, share, self.cell.max_length)
+                self.train[part], self.held[part] = kept, (held, indices)
 
     @cached_property
     def _steps_per_epoch(self) -> int:
-        return sum(math.ceil(len(of) / self.cell.batch_size) for of in self.train.values())
+        return sum(math.ceil(len(split) / self.cell.batch_size) for split in self.train.values())
 
     def _order(self, epoch: int) -> Order:
         """The part and the examples of each batch of an epoch, from 0."""
         cell, rng = self.cell, np.random.default_rng([self.cell.seed, epoch])
-        lengths = {part: of.lengths for part, of in self.train.items()}
+        lengths = {part: split.lengths for part, split in self.train.items()}
         return plan_epoch(lengths, cell.batch_size, rng, cell.batching, cell.task_order)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        """Those of an epoch, from 0, each made when it is asked for."""
+        """The batches of an epoch, from 0, each made when it is needed."""
         return (self._batch(part, indices) for part, indices in self._order(epoch))
 
     def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
-        of, pad_id = self.train[part], self.model.bert.config.pad_token_id
+        split, pad_id = self.train[part], self.model.bert.config.pad_token_id
         buckets = buckets_of(self.cell)
-        return collate(of.texts, of.targets, indices, pad_id, self.device, buckets, part)
+        return collate(split.texts, split.targets, indices, pad_id, self.device, buckets, part)
 
     def _compile(self, epochs: int) -> Callable[[Batch], Tensor]:
-        """The model's forward and backward pass, compiled for the batches of so many epochs.
+        """The model's forward and backward pass, compiled for the batches of the first epochs.
 
         Raises:
-            InputError: where steps are of several kinds, or if it can't be done.
+            InputError: for a task of several parts, or if compiling fails.
         """
         if self.task.parts:
             raise InputError(
@@ -236,7 +232,7 @@ class CellRun:
         return trainer.step(batch)
 
     def _train(self) -> Trainer:
-        """Train and evaluate, epoch by epoch, and leave the predictions."""
+        """Train and evaluate, epoch by epoch, and write the predictions."""
         cell, record = self.cell, self.record
         steps_per_epoch = self._steps_per_epoch
         total = steps_per_epoch * cell.epochs
@@ -249,7 +245,7 @@ class CellRun:
         trainer = Trainer(
             self.model,
             trained_groups(self.model, cell),
-            losses={part: of.loss for part, of in self.train.items()},
+            losses={part: split.loss for part, split in self.train.items()},
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
             amp=cell.amp,
             device=self.device,
@@ -277,14 +273,18 @@ class CellRun:
                 break
         trainer.rest()
         record.columns |= self._totals() | self.memory() | self._quality()
-        kept, notes = self._predictions()
-        save_file(kept, self.folder / PREDICTIONS, metadata=notes)
+        held_out: dict[str, HeldOut] = {}
+        if self.held:
+            with self._phase("evaluate"):
+                for part, (split, indices) in self.held.items():
+                    held_out[part] = HeldOut(split, indices, self._predict(part, split))
+        save_predictions(self.folder, self.dev, self.logits, held_out)
         return trainer
 
     def _train_epoch(
         self, trainer: Trainer, batches: Iterable[Batch], total: int
     ) -> tuple[float, float | None]:
-        """Mean loss of an epoch's steps, and the score on its batches as they were trained on."""
+        """Mean loss of an epoch's steps, and the score of the predictions made in them."""
         record = self.record
         outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         outputs_kept = HostCopies(self.device)
@@ -295,28 +295,24 @@ class CellRun:
             with self.clock.step(batch):
                 loss, logits = self._step(trainer, batch)
             record.losses.append(self.losses_kept.keep(loss))
-            of_part = outputs.setdefault(batch.part, [])
-            of_part.append((outputs_kept.keep(logits), outputs_kept.keep(batch.labels)))
-            if len(of_part) == 1 and (not begun or self.unfreezing is not None):
+            part_outputs = outputs.setdefault(batch.part, [])
+            part_outputs.append((outputs_kept.keep(logits), outputs_kept.keep(batch.labels)))
+            if len(part_outputs) == 1 and (not begun or self.unfreezing is not None):
                 self._take_owned(trainer)
             self.progress.step(len(record.losses), total, self._last_loss)
             self.machine.look()
         losses = self._finite_losses()[begun:]
         if self.gpu is not None:
             self.gpu.look()
-        return float(losses.mean()), self._fitted(
-            {
-                part: (
-                    torch.cat([logits for logits, _ in steps]).numpy(),
-                    torch.cat([labels for _, labels in steps]).numpy(),
-                )
-                for part, steps in outputs.items()
-            }
-        )
+        scores: dict[str, float | None] = {}
+        for part, steps in outputs.items():
+            predicted, true = (torch.cat(tensors).numpy() for tensors in zip(*steps, strict=True))
+            scores[part] = score(task_of(self.cell, part).metric, predicted, true)
+        return float(losses.mean()), self._score(scores)
 
     def _take_owned(self, trainer: Trainer) -> None:
-        """Memory by owner after a step, where it is more than after those before: a part trains
-        what others don't, and what unfreezes is added."""
+        """Keep the highest memory of weights, gradients and optimizer: parts of a task train
+        different parameters, and unfreezing adds some."""
         for name, mib in owned_mib(self.model, trainer.optimizer).items():
             before = self.record.columns.get(name)
             self.record.columns[name] = max(mib, float(before or 0.0))
@@ -334,35 +330,34 @@ class CellRun:
             raise InvalidError(f"the loss is not finite, first at step {finite.argmin() + 1}")
         return losses
 
-    def _metric(self, part: str) -> str:
-        return task_of(self.cell, part).metric
-
     def _score(self, scores: Mapping[str, float | None]) -> float | None:
         """The task's score from those of its parts."""
         return scores.get("") if self.parts == [""] else overall(scores)
 
-    def _fitted(self, outputs: Outputs) -> float | None:
-        """The score on an epoch's batches as they were trained on."""
-        return self._score({p: score(self._metric(p), *of) for p, of in outputs.items()})
-
     def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
-        """Predict dev; with it, what an epoch of that loss and score on its batches gave."""
-        self.logits = {part: self._predict(part, of) for part, of in self.dev.items()}
-        found = [(part, of, self.logits[part]) for part, of in self.dev.items()]
-        losses = [mean_loss(of.loss, logits, of.targets) for _, of, logits in found]
-        scores = {part: score(self._metric(part), logits, of.labels) for part, of, logits in found}
+        """Predict dev, and record the epoch.
+
+        Args:
+            loss, fitted: of the epoch's training steps, as `_train_epoch` returns them.
+        """
+        self.logits = {part: self._predict(part, split) for part, split in self.dev.items()}
+        losses, scores = [], {}
+        for part, split in self.dev.items():
+            losses.append(mean_loss(split.loss, self.logits[part], split.targets))
+            metric = task_of(self.cell, part).metric
+            scores[part] = score(metric, self.logits[part], split.labels)
         return Epoch(
             train_loss=loss,
             train_score=fitted,
             dev_loss=sum(losses) / len(losses),
             dev_score=self._score(scores),
-            parts={PART_SCORES[part]: of for part, of in scores.items() if part},
+            parts={PART_SCORES[part]: value for part, value in scores.items() if part},
         )
 
-    def _predict(self, part: str, of: Split) -> NDArray[np.float32]:
+    def _predict(self, part: str, split: Split) -> NDArray[np.float32]:
         logits = predict(
             self.model,
-            of.texts,
+            split.texts,
             batch_size=self.cell.batch_size,
             amp=self.cell.amp,
             pad_id=self.model.bert.config.pad_token_id,
@@ -374,32 +369,8 @@ class CellRun:
             raise InvalidError("the dev logits are not finite")
         return logits
 
-    def _predictions(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-        """What is kept of the last predictions, and notes beside it."""
-        kept: dict[str, NDArray[Any]] = {}
-        for part, of in self.dev.items():
-            prefix = _prefix(part)
-            kept |= {f"{prefix}logits": self.logits[part], f"{prefix}labels": of.labels}
-        if self.held:
-            with self._phase("evaluate"):
-                logits = {part: self._predict(part, of) for part, (of, _) in self.held.items()}
-            for part, (of, indices) in self.held.items():
-                prefix = _prefix(part)
-                kept[f"{prefix}held_logits"] = logits[part]
-                kept[f"{prefix}held_labels"] = of.labels
-                kept[f"{prefix}held_indices"] = indices
-        return kept, self._notes()
-
-    def _notes(self) -> dict[str, str]:
-        """What brings the logits of regressions back to the scale of their labels."""
-        notes = {}
-        for part, of in self.dev.items():
-            notes[f"{_prefix(part)}target_mean"] = f"{of.mean:.9g}"
-            notes[f"{_prefix(part)}target_deviation"] = f"{of.std:.9g}"
-        return notes
-
-    def _panel(self) -> tuple[list[Batch], Batch]:
-        """Batches of the first epoch: a panel of them, and the largest."""
+    def _timing_batches(self) -> tuple[list[Batch], Batch]:
+        """Batches of the first epoch: those that are timed, and the largest."""
         order = self._order(0)
         sizes = [self._size(part, indices) for part, indices in order]
         chosen = choose([real for real, _ in sizes], [len(indices) for _, indices in order])
@@ -409,58 +380,19 @@ class CellRun:
 
     def _size(self, part: str, indices: NDArray[np.int64]) -> tuple[int, int]:
         """Tokens of a batch, without padding and with it."""
-        of = self.train[part]
-        real = sum(int(encoded.lengths[indices].sum()) for encoded in of.texts)
-        return real, len(of.texts) * len(indices) * int(of.lengths[indices].max())
+        split = self.train[part]
+        real = sum(int(encoded.lengths[indices].sum()) for encoded in split.texts)
+        return real, len(split.texts) * len(indices) * int(split.lengths[indices].max())
 
     def _untrained(self) -> Set[nn.Parameter]:
-        """What would train and never had the chance: in each epoch it was frozen, or not used."""
-        each = []
+        """Parameters that would train and never did: in every epoch frozen, or not used."""
+        by_epoch = []
         for epoch in range(len(self.record.epochs)):
             frozen = set() if self.unfreezing is None else self.unfreezing.frozen(epoch)
-            each.append(frozen | self._unused(epoch))
-        return set.intersection(*each)
-
-    def _unused(self, epoch: int) -> Set[nn.Parameter]:
-        """What serves only parts of which no batch came in an epoch, from 0."""
-        if self.parts == [""]:
-            return frozenset()
-        before = epoch * self._steps_per_epoch
-        came = {part for part, _ in self._order(epoch)[: len(self.record.losses) - before]}
-        heads = self.model.heads
-        pairs = any(heads[part].pairs for part in came)
-        used = {f"classifier.{part}.": part in came for part in self.parts}
-        used |= {"comparison.": pairs, "bert_pairs.": pairs}
-        apart = self.model.bert_pairs is not None
-        used["bert."] = not apart or any(not heads[part].pairs for part in came)
-        idle = tuple(prefix for prefix, is_used in used.items() if not is_used)
-        return {p for name, p in self.model.named_parameters() if name.startswith(idle)}
-
-    def _idle(self) -> Set[nn.Parameter]:
-        """What trains and need not move: the last bias where the loss is 1 − r, which does not
-        change with what is added to all predictions."""
-        by_r = [part for part, of in self.train.items() if of.loss == PEARSON]
-        return {self.model.head_of(part).last_bias for part in by_r}
-
-    def _keep(self) -> None:
-        """Leave the trained weights in the cell's folder: adapters in PEFT's format, a model with
-        one head as a checkpoint, one with several as plain tensors by their names here."""
-        if self.cell.mode in METHODS:
-            from adapters.peft_format import save_adapter
-
-            notes = {"pooling": self.cell.pooling, "head": self.cell.head, **self._notes()}
-            if self.cell.encoders is not None:
-                notes["encoders"] = str(self.cell.encoders)
-            save_adapter(self.model, self.folder / "adapter", self.cell.model, notes)
-        elif self.parts == [""]:
-            from minbert.model.checkpoint import save_checkpoint
-
-            save_checkpoint(self.model, self.folder / "checkpoint", Path(self.job.tokenizer))
-        else:
-            tensors = {name: of.cpu().contiguous() for name, of in self.model.state_dict().items()}
-            path = self.folder / "checkpoint" / WEIGHTS[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(tensors, path, metadata={"format": "pt", **self._notes()})
+            steps = len(self.record.losses) - epoch * self._steps_per_epoch
+            trained = {part for part, _ in self._order(epoch)[:steps]}
+            by_epoch.append(frozen | unused_parameters(self.model, trained))
+        return set.intersection(*by_epoch)
 
     def _totals(self) -> Row:
         joules = [value for value in self.record.joules if value is not None]
@@ -472,7 +404,7 @@ class CellRun:
         }
 
     def _quality(self) -> Row:
-        """Scores after the last epoch; none where the weights were random to begin with."""
+        """Scores after the last epoch; none if training began with random weights."""
         if self.cell.init == "random":
             return {}
         last = self.record.epochs[-1]
@@ -495,8 +427,3 @@ class CellRun:
 def _since_launch() -> float | None:
     launched = os.environ.get(LAUNCHED_AT)
     return time.monotonic() - float(launched) if launched is not None else None
-
-
-def _prefix(part: str) -> str:
-    """How names of a part's arrays and notes begin."""
-    return f"{part}." if part else ""

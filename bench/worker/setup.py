@@ -1,4 +1,4 @@
-"""From a job to a model, its parameter groups and its data, ready to train.
+"""Building of a job's model, parameter groups and data, ready to train.
 
 A task without parts is one of a single part, whose name is "".
 """
@@ -35,18 +35,18 @@ from minbert.training.unfreezing import GradualUnfreezing
 M = TypeVar("M", bound=nn.Module)
 
 _TWO: Final = 2
-"""Classes that one logit of a part decides between."""
+"""Classes between which one logit of a part decides."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Examples of a part, tokenised, with their targets as the loss takes them, and as given.
+    """Tokenised examples of a part, with their labels as given and as the loss takes them.
 
     Attributes:
-        texts: token ids of their one text, or pair in one sequence; of a part on pairs those of
-            their first and of their second texts.
-        targets: (`labels` − `mean`) / `std`, [N]; 0 and 1 for a classification.
-        loss: what they are learned by.
+        texts: token ids of each example, a text or a pair in one sequence; of a part on pairs, two:
+            token ids of the first texts, and of the second.
+        targets: (`labels` − `mean`) / `std`, [N]; mean 0 and std 1 for a classification.
+        loss: name of the loss that they are learned by.
     """
 
     texts: tuple[Encoded, ...]
@@ -77,14 +77,16 @@ class Split:
 def without_held_out(
     train: Split, share: float, max_length: int
 ) -> tuple[Split, Split, NDArray[np.int64]]:
-    """Examples to train on, a share of them that is held out, as `Encoded.held_out` has it, and
-    the indices of that.
+    """Split training examples by `Encoded.held_out`.
 
-    Of pairs whose texts stand by themselves those are held out that a task on such pairs alone
-    holds out, which has both in one sequence.
+    Pairs are put into one sequence to choose, so that a part of a task and a task on the same pairs
+    alone hold out the same examples.
 
     Args:
         max_length: tokens after which a text, or a pair, is cut.
+
+    Returns:
+        The examples to train on, the held-out examples, and the indices of the latter.
     """
     first, *second = train.texts
     kept, held = (in_one(first, second[0], max_length) if second else first).held_out(share)
@@ -92,47 +94,48 @@ def without_held_out(
 
 
 def parts_of(cell: Cell) -> list[str]:
-    """The parts of the cell's task that the data has, in the task's order; [""] without parts."""
+    """The parts of the cell's task that are in its data, in the task's order; [""] for a task
+    without parts."""
     parts = find_task(cell.task).parts
     if not parts:
         return [""]
-    there = from_text(cell.task_rates or "")
-    return [part for part in parts if part in there]
+    rates = from_text(cell.task_rates or "")
+    return [part for part in parts if part in rates]
 
 
 def task_of(cell: Cell, part: str) -> Task:
-    """The task that a part is; the cell's own, where that has no parts."""
+    """The task of a part; the cell's own task if that has no parts."""
     return find_task(part or cell.task)
 
 
 def heads_of(task: str, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
-    """What a model gives: a logit for each class, or one for a number; of a part of a task also
-    one for two classes."""
+    """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
+    two classes as well."""
     if list(parts) == [""]:
         return find_task(task).num_outputs
-    found = {}
+    heads = {}
     for part in parts:
         classes = len(find_task(part).classes)
         outputs = classes if classes > _TWO else 1
-        found[part] = HeadConfig(outputs, pairs=part not in SINGLE)
-    return found
+        heads[part] = HeadConfig(outputs, pairs=part not in SINGLE)
+    return heads
 
 
 def losses_of(task: str, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
-    """What each part is learned by."""
-    found = {}
+    """The name of each part's loss."""
+    losses = {}
     for part in parts:
-        of = find_task(part or task)
-        binary = part != "" and len(of.classes) == _TWO
-        found[part] = BINARY if binary else loss_name(of.kind, regression_loss)
-    return found
+        part_task = find_task(part or task)
+        binary = part != "" and len(part_task.classes) == _TWO
+        losses[part] = BINARY if binary else loss_name(part_task.kind, regression_loss)
+    return losses
 
 
 def load_examples(job: Job) -> Data:
     """The cell's examples as texts.
 
     Raises:
-        InputError: if they are no longer those that were planned.
+        InputError: if they have changed since the cell was planned.
     """
     cell = job.cell
     folder = Path(job.data) if job.data is not None else None
@@ -144,7 +147,7 @@ def load_examples(job: Job) -> Data:
 
 
 def check_planned(data: Data, cell: Cell) -> None:
-    """Refuse examples that are no longer those that were planned.
+    """Refuse examples that have changed since the cell was planned.
 
     Raises:
         InputError: naming the task.
@@ -171,7 +174,7 @@ def config_of(job: Job) -> BertConfig:
 
 
 def build_model(job: Job) -> BertClassifier:
-    """The encoder with its heads, weights loaded or drawn, and the adapters of the cell in it."""
+    """The encoder with its heads and the cell's adapters, and with weights loaded or drawn."""
     cell = job.cell
     model = BertClassifier(
         config_of(job),
@@ -183,15 +186,15 @@ def build_model(job: Job) -> BertClassifier:
     )
     new_pooler = cell.init == "random"
     if cell.init == "pretrained":
-        encoders = [of for of in (model.bert, model.bert_pairs) if of is not None]
-        lacked = [load_encoder(of, Path(job.checkpoint or "")) for of in encoders]
-        new_pooler = any(lacked)
+        encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
+        lacking = [load_encoder(encoder, Path(job.checkpoint or "")) for encoder in encoders]
+        new_pooler = any(lacking)
     initialise(model, cell.seed)
     return make_ready(model, job, new_pooler)
 
 
 def make_ready(model: M, job: Job, new_pooler: bool) -> M:
-    """A model that has its weights, with the adapters of the cell in it, on its device."""
+    """A model that has its weights, on its device and with the cell's adapters."""
     cell = job.cell
     inject(
         model,
@@ -205,22 +208,22 @@ def make_ready(model: M, job: Job, new_pooler: bool) -> M:
     if cell.frozen_dtype in HALF:
         hold_frozen(model, HALF[cell.frozen_dtype])
         for layer in model.modules():
-            if isinstance(layer, AdaptedLinear):  # what starts from the weight as it was
+            if isinstance(layer, AdaptedLinear):  # DoRA starts from the norms of the weight
                 layer.reset_parameters(cell.seed)
     return model.to(torch.device(job.device))
 
 
 def unfreezing(model: nn.Module, cell: Cell) -> GradualUnfreezing | None:
-    """What unfreezes the model epoch by epoch; None where all trains from the first."""
+    """The cell's gradual unfreezing; None if everything trains from the first epoch."""
     if cell.unfreeze != ITERATIVE:
         return None
     return GradualUnfreezing(model, always=frozenset(parameter_groups(model)["head"]))
 
 
 def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
-    """What trains, by rate and decay: matrices are decayed, vectors are not.
+    """Trained parameters by learning rate and weight decay: matrices are decayed, vectors are not.
 
-    The decay of matrices is 1, which every step multiplies by that of its part.
+    The decay of matrices is 1 here, and every step multiplies it by the decay of its part.
     """
     rates = {
         "adapter": cell.learning_rate,
@@ -239,34 +242,34 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
 
 
 def factors_of(cell: Cell) -> dict[str, tuple[float, float]]:
-    """By part, the factor on the rates of `trained_groups`, and the one on their decays."""
+    """By part, the factor on the rates of `trained_groups`, and the factor on their decays."""
     if cell.task_rates is None:
         return {"": (1.0, cell.weight_decay)}
-    rates, decay_of = from_text(cell.task_rates), from_text(cell.task_decays or "")
-    return {part: (rate, decay_of[part]) for part, rate in rates.items()}
+    rates, decays = from_text(cell.task_rates), from_text(cell.task_decays or "")
+    return {part: (rate, decays[part]) for part, rate in rates.items()}
 
 
 def examples(job: Job) -> dict[str, tuple[Split, Split]]:
-    """Train and dev of each part as token ids: mapped from where they are kept, or else made now.
+    """Train and dev of each part as token ids: mapped from the cache, or else tokenised now.
 
     Targets of a regression are standardised by the training set's mean and std, which changes no
     correlation and lets one learning rate serve every scale of ratings.
 
     Raises:
-        InputError: if they are no longer those that were planned.
+        InputError: if they have changed since the cell was planned.
     """
     cell, tokenizer, parts = job.cell, Path(job.tokenizer), parts_of(job.cell)
     folder = Path(job.data) if job.data is not None else None
     names = pieces_of(cell.task, folder)
-    found = {piece: tokens.read(cell, tokenizer, folder, piece) for piece in names}
-    sides = {piece: of for piece, of in found.items() if of is not None}
+    cached = {piece: tokens.read(cell, tokenizer, folder, piece) for piece in names}
+    sides = {piece: both for piece, both in cached.items() if both is not None}
     if len(sides) < len(names) or {_part_of(name) for name in names} != set(parts):
         data = load_examples(job)
         sides = {piece: tokens.make(data, cell, tokenizer, folder, piece) for piece in names}
     losses = losses_of(cell.task, parts, cell.regression_loss)
     return {
         part: _splits(
-            [of for piece, of in sides.items() if _part_of(piece) == part],
+            [both for piece, both in sides.items() if _part_of(piece) == part],
             losses[part],
             regression=task_of(cell, part).kind == "regression",
         )
@@ -281,8 +284,8 @@ def _part_of(piece: str) -> str:
 def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
     """The mean and the std by which a regression's targets are standardised.
 
-    Of labels that are all the same it is their value and 1, so that their targets are 0: what
-    their mean is rounded by is no std to divide by.
+    For labels that are all the same these are their value and 1, so that their targets are 0: the
+    rounding error of their mean must not be divided by.
     """
     numbers = np.asarray(labels, dtype=np.float64)
     if constant(numbers):
@@ -291,15 +294,15 @@ def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
 
 
 def _splits(pieces: Sequence[tokens.Sides], loss: str, *, regression: bool) -> tuple[Split, Split]:
-    """Train and dev of a part with their targets, from its first texts and its second, if it has
-    any."""
+    """Train and dev of a part with their targets, from the piece of its first texts and, for pairs,
+    that of its second texts."""
     mean, std = standard(pieces[0][0].labels) if regression else (0.0, 1.0)
-    found = []
+    splits = []
     for side in (0, 1):
         labels = np.array(
             pieces[0][side].labels
         )  # a copy: torch takes no array that can't be written to
         targets = ((labels - mean) / std).astype(np.float32) if regression else labels
         texts = tuple(piece[side].encoded for piece in pieces)
-        found.append(Split(texts, targets, labels, loss, mean, std))
-    return found[0], found[1]
+        splits.append(Split(texts, targets, labels, loss, mean, std))
+    return splits[0], splits[1]

@@ -1,6 +1,6 @@
-"""Whether training did what a mode says: what trains has moved, and what is frozen has not."""
+"""Checks after training that trainable parameters have moved and frozen ones have not."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Final
 
 import torch
@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from adapters.injection import parameter_groups, training_of
 from adapters.methods import METHODS
+from minbert.model.classifier import BertClassifier
+from minbert.training.losses import PEARSON
 
 _NAMED: Final = 3
+"""Parameters that a message names."""
 _BITS: Final = {2: torch.int16, 4: torch.int32}
-"""By the bytes of a number, integers of the same width."""
+"""Integer types by the number of bytes of a floating-point type."""
 
 
 class Movement:
@@ -27,14 +30,14 @@ class Movement:
     def problem(
         self, held: Set[nn.Parameter] = frozenset(), idle: Set[nn.Parameter] = frozenset()
     ) -> str | None:
-        """What is wrong, in a line; None if nothing is.
+        """One line that says what is wrong; None if nothing is.
 
-        Every tensor of the head and every adapter (what its method moves) must have moved;
-        of an encoder that trains without an adapter, at least one tensor. No frozen tensor may.
+        Every tensor of the head must have moved, and of every adapter those that its method moves;
+        of an encoder that trains without adapters at least one tensor. No frozen tensor may move.
 
         Args:
-            held: what would train, and was frozen in all epochs there were.
-            idle: what trains and need not move, as the loss does not depend on it.
+            held: parameters that would train, but were frozen or unused in every epoch.
+            idle: parameters that train and need not move, as the loss does not depend on them.
         """
         moved = {
             name
@@ -49,14 +52,40 @@ class Movement:
         mode = training_of(self._model).mode
         moves = METHODS[mode].moves if mode in METHODS else ()
         updates = [name for name in groups["adapter"] if name.rpartition(".")[2] in moves]
-        wanted = [*groups["head"], *updates]
-        excused = {name for name, parameter in named.items() if parameter in idle}
-        if stuck := sorted(set(wanted) - moved - frozen - excused):
+        must_move = {*groups["head"], *updates}
+        may_rest = {name for name, parameter in named.items() if parameter in idle}
+        if stuck := sorted(must_move - moved - frozen - may_rest):
             return f"nothing was learned in: {_some(stuck)}"
         base = groups["base"].keys() - frozen
         if base and not moved & base:
             return "the encoder was to train and did not move"
         return None
+
+
+def unused_parameters(model: BertClassifier, trained: Set[str]) -> set[nn.Parameter]:
+    """Parameters that serve none of the parts of the task that were trained.
+
+    Args:
+        trained: the parts that had a batch; {""} for a task without parts.
+    """
+    if "" in trained:
+        return set()
+    on_pairs = {model.heads[part].pairs for part in trained}
+    is_used = {f"classifier.{part}.": part in trained for part in model.heads}
+    is_used |= {"comparison.": True in on_pairs, "bert_pairs.": True in on_pairs}
+    is_used["bert."] = model.bert_pairs is None or False in on_pairs
+    unused = tuple(prefix for prefix, used in is_used.items() if not used)
+    return {p for name, p in model.named_parameters() if name.startswith(unused)}
+
+
+def idle_parameters(model: BertClassifier, losses: Mapping[str, str]) -> set[nn.Parameter]:
+    """Parameters that train and need not move: the last bias of a head whose loss is 1 − r, which
+    does not change when a constant is added to all predictions.
+
+    Args:
+        losses: the name of each part's loss.
+    """
+    return {model.head_of(part).last_bias for part, loss in losses.items() if loss == PEARSON}
 
 
 def _sum_of_bits(parameter: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def main() -> None:
 @main.command("list", epilog="Example: python -m minbert.assets list --json")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
 def list_command(as_json: bool) -> None:
-    """What there is, and whether it is here."""
+    """List the assets, and the folders of those that are here."""
     rows = [
         {
             "name": asset.name,
@@ -53,7 +53,7 @@ _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=Tr
 @main.command("fetch", epilog="Example: python -m minbert.assets fetch minilm vader")
 @_NAMES
 def fetch_command(names: tuple[str, ...]) -> None:
-    """Download what is not here, or damaged, and print the folders."""
+    """Download assets that are missing or damaged, and print their folders."""
     for name in names:
         click.echo(fetch_visibly(name, digests=True))
 
@@ -69,10 +69,10 @@ def verify_command(names: tuple[str, ...]) -> None:
 @main.command("path", epilog="Example: python -m minbert.assets path minilm")
 @click.argument("name", metavar="NAME")
 def path_command(name: str) -> None:
-    """Print the folder of something that was fetched."""
+    """Print the folder of an asset that was fetched."""
     asset, folder = find_asset(name, ASSETS), asset_folder(name)
-    if found := damage(folder, asset, digests=False):
-        raise InputError(f"{found}; {remedy(name)}")
+    if problem := damage(folder, asset, digests=False):
+        raise InputError(f"{problem}; {remedy(name)}")
     click.echo(folder)
 
 

@@ -1,4 +1,4 @@
-"""A bar on stderr for a download, where that is a terminal; elsewhere one line."""
+"""A progress bar for a download: on stderr if that is a terminal; otherwise one line."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +10,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives what takes the bytes done, and of how many. Shows nothing until it is called."""
+    """A function to call with the bytes done and their total; before its first call nothing is
+    shown."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

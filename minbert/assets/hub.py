@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face hub, by the hub's own library: an extra, imported on use."""
+"""Checkpoints from the Hugging Face hub, by the hub's own library, an optional dependency."""
 
 import io
 import logging
@@ -14,19 +14,19 @@ from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS
 
 Progress = Callable[[int, int], None]
 
-_WANTED: Final = (CONFIG, *VOCABULARIES, TOKENIZER_CONFIG)
+_FILES: Final = (CONFIG, *VOCABULARIES, TOKENIZER_CONFIG)
 
 
 def fetch_from_hub(name: str, progress: Progress | None = None) -> Path:
     """The folder of a checkpoint on the hub, in the hub library's cache; fetched if need be.
 
-    Only the files that a BERT encoder is loaded from are fetched. What the cache holds serves
-    without a network.
+    Only the files that a BERT encoder is loaded from are fetched. A cached checkpoint needs no
+    network.
 
     Args:
-        name: `bert-base-uncased` or `user/model`, with `@` and a branch, tag or commit if it is
-            not to be the newest.
-        progress: is told the bytes fetched, and of how many.
+        name: `bert-base-uncased` or `user/model`; `@` and a branch, tag or commit after it choose
+            a version other than the newest.
+        progress: called with the bytes fetched and their total.
 
     Raises:
         InputError: the extra `hub` is not installed, the hub has no such checkpoint, it can't be
@@ -39,7 +39,7 @@ def fetch_from_hub(name: str, progress: Progress | None = None) -> Path:
         )
     model, _, revision = name.partition("@")
     for weights in WEIGHTS:  # the second, a pickle, only where the first is missing
-        folder = _snapshot(model, revision or None, [*_WANTED, weights], progress)
+        folder = _snapshot(model, revision or None, [*_FILES, weights], progress)
         if (folder / weights).is_file():
             break
     for one_of in ((CONFIG,), WEIGHTS, VOCABULARIES):
@@ -94,7 +94,7 @@ def _snapshot(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the hub library's warnings: what matters of them is in its errors."""
+    """Silence the hub library's warnings: its errors say all that matters."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -105,17 +105,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """What lies at the bottom of an error, in a line."""
+    """The cause of an error, in one line."""
     if error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
 
 
 def _bar_class(progress: Progress | None) -> type[Any]:
-    """A progress bar that is not seen, and hands on its count if it counts bytes.
+    """A class of invisible progress bars that pass their count on if they count bytes.
 
-    The library keeps several at once, from several threads, on the same files: the furthest
-    tells.
+    The library runs several bars at once, from several threads, on the same files: the furthest
+    counts.
     """
     from tqdm import tqdm
 

@@ -1,26 +1,26 @@
 """One pinned file from the package index that pip is configured for.
 
-pip itself can't be asked for it: given a source distribution it runs the package's setup.py.
-`unearth` finds files without building anything; this module tells it where to look, from pip's own
-configuration (https://pip.pypa.io/en/stable/topics/configuration/), downloads, and turns what goes
-wrong into one line.
+pip itself can't download it: given a source distribution, it runs the package's setup.py. `unearth`
+finds files without building anything. This module passes pip's own configuration
+(https://pip.pypa.io/en/stable/topics/configuration/) to it, downloads, and turns every failure into
+one line.
 """
 
-import configparser
+import ast
 import hashlib
 import logging
 import os
 import re
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import platformdirs
 
 from minbert.errors import InputError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unearth import Link
 
 Progress = Callable[[int, int], None]
-"""Told how many bytes are done, and of how many."""
+"""Called with the bytes done and their total."""
 
 _ALIASES: Final = {"default-timeout": "timeout", "pypi-url": "index-url"}
 _TRUE: Final = ("y", "yes", "t", "true", "on", "1")
@@ -45,67 +45,47 @@ class PinnedFile:
     sha256: str
 
 
-def pip_config_files() -> list[Path]:
-    """The configuration files that pip reads, whether they exist or not; later ones win."""
-    given = os.environ.get("PIP_CONFIG_FILE")
-    if given == os.devnull:
-        return []
-    name = "pip.ini" if sys.platform == "win32" else "pip.conf"
-    site = platformdirs.site_config_dir("pip", appauthor=False, multipath=True)
-    folders = [Path(folder) for folder in site.split(os.pathsep)]
-    if sys.platform not in ("win32", "darwin"):
-        folders.append(Path("/etc"))
-    if not (given and Path(given).exists()):
-        user = Path(platformdirs.user_config_dir("pip", appauthor=False, roaming=True))
-        if sys.platform == "darwin" and not user.is_dir():
-            user = Path.home() / ".config" / "pip"
-        folders += [Path.home() / ("pip" if sys.platform == "win32" else ".pip"), user]
-    folders.append(Path(sys.prefix))
-    return [folder / name for folder in folders] + ([Path(given)] if given else [])
-
-
 def pip_settings() -> dict[str, str]:
     """Options that `pip install` would take from its files and from `PIP_…`, by long name.
+
+    Where pip is not installed, its files are not read, and `PIP_…` alone counts.
 
     Raises:
         InputError: for a configuration file that can't be read.
     """
-    files = []
-    for path in pip_config_files():
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read(path)
-        except (configparser.Error, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"pip's {path} can't be read: {_one_line(error)}") from error
-        files.append(parser)
-    found: list[tuple[str, str]] = []
-    for section in ("global", "install"):
-        for parser in files:
-            if parser.has_section(section):
-                found += parser.items(section)
-    found += [(key[4:], value) for key, value in os.environ.items() if key.startswith("PIP_")]
-    merged: dict[str, str] = {}
-    for key, value in found:
-        name = key.lower().replace("_", "-").removeprefix("--")
-        if value:  # pip ignores empty ones
-            merged[_ALIASES.get(name, name)] = value
-    return merged
+    if find_spec("pip") is None:
+        variables = ((name, text) for name, text in os.environ.items() if name.startswith("PIP_"))
+        lines = [f":env:.{name[4:].lower().replace('_', '-')}={text!r}" for name, text in variables]
+    else:
+        argv = [sys.executable, "-m", "pip", "config", "list"]
+        listed = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if listed.returncode:
+            raise InputError(f"pip's configuration can't be read: {_one_line(listed.stderr)}")
+        lines = listed.stdout.splitlines()
+    settings: dict[str, str] = {}
+    for section in ("global.", "install.", ":env:."):  # later ones win
+        for line in lines:
+            key, _, value = line.partition("=")
+            if key.startswith(section) and (text := ast.literal_eval(value)):  # pip ignores ""
+                name = key.removeprefix(section)
+                settings[_ALIASES.get(name, name)] = text
+    return settings
 
 
 def _sources(settings: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Where to look, as unearth's keyword and a URL or folder: nearest places first.
+    """Places to look in, as unearth's keyword and a URL or folder: nearest places first.
 
-    An empty URL is the default index, PyPI.
+    An empty URL stands for the default index, PyPI.
     """
-    found = [("find_links", place) for place in settings.get("find-links", "").split()]
+    places = [("find_links", place) for place in settings.get("find-links", "").split()]
     if settings.get("no-index", "").lower() not in _TRUE:
-        found.append(("index_urls", settings.get("index-url", "")))
-        found += [("index_urls", url) for url in settings.get("extra-index-url", "").split()]
-    return found
+        places.append(("index_urls", settings.get("index-url", "")))
+        places += [("index_urls", url) for url in settings.get("extra-index-url", "").split()]
+    return places
 
 
 def _session(settings: Mapping[str, str]) -> Any:
-    """A client set up as pip's would be. (Its own types don't match what unearth asks for.)"""
+    """A client set up as pip's would be. (Its types don't match those that unearth declares.)"""
     from unearth.auth import MultiDomainBasicAuth
     from unearth.fetchers import PyPIClient
 
@@ -135,7 +115,7 @@ def _session(settings: Mapping[str, str]) -> Any:
 
 
 class _Reasons(logging.Handler):
-    """Collects the warnings in which unearth says why it left a page or link out."""
+    """Collects unearth's warnings about pages and links that it left out."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -206,9 +186,11 @@ def _find(session: Any, settings: Mapping[str, str], pinned: PinnedFile) -> "Lin
 def check_file(path: Path, pinned: PinnedFile, source: str) -> None:
     """Compare a file's digest with the pinned one.
 
+    Args:
+        source: the file's origin, for messages.
+
     Raises:
-        InputError: where they differ, or the file can't be read; `source` says in it where the
-            file came from.
+        InputError: if they differ, or the file can't be read.
     """
     try:
         with path.open("rb") as file:
@@ -223,11 +205,11 @@ def check_file(path: Path, pinned: PinnedFile, source: str) -> None:
 
 
 def download(pinned: PinnedFile, folder: Path, progress: Progress | None) -> Path:
-    """The path, in a folder, of the pinned file from the first of pip's sources that has it.
+    """Download the pinned file, from the first of pip's sources that has it; its path.
 
     Raises:
-        InputError: when it isn't to be had, or what comes has another digest.
-        OSError: when it can't be written.
+        InputError: if no source has it, a download fails, or its digest is another.
+        OSError: if it can't be written.
     """
     from unearth.preparer import HTTPErrors
 
@@ -261,5 +243,5 @@ def _save(session: Any, link: "Link", path: Path, size: int, progress: Progress 
                 file.write(chunk)
                 if progress is not None:
                     progress(min(done, size), size)
-                if done > size:  # another file: no need of the rest
+                if done > size:  # another file: the rest is of no use
                     break

@@ -1,6 +1,6 @@
-"""Which examples go into a batch together, and the tensors of a batch.
+"""Planning of batches, and the tensors of a batch.
 
-The cost of a step is that of its longest text, so texts of like length go together: that more
+The cost of a step is that of its longest text, so texts of similar length go together: that more
 than halves the work on short sentences, where a random batch is mostly padding.
 """
 
@@ -21,7 +21,7 @@ CHUNK_BATCHES: Final = 50
 
 Sorting all texts would put the same ones together in every epoch; sorting each batch alone would
 save nothing. In a shuffled chunk of 50 batches of 64 the texts of a batch differ by a token or two
-in length, so that a twentieth of the work or less is padding, and who is with whom is drawn anew.
+in length, so that at most a twentieth of the work is padding, and batches differ in every epoch.
 """
 
 
@@ -30,10 +30,10 @@ SHUFFLED: Final = "shuffled"
 BATCHINGS: Final = (BY_LENGTH, SHUFFLED)
 
 LENGTH_MULTIPLE: Final = 8
-"""Tokens by which the buckets of code that is compiled differ.
+"""Tokens by which the buckets for compiled code differ.
 
-A batch is padded by 4 tokens more in the mean, a seventh of a short sentence; with 16 it would be
-twice that, and there would be half as many graphs to compile.
+On average this pads a batch by 4 more tokens, a seventh of a short sentence; with 16 it would be
+twice that, with half as many graphs to compile.
 """
 
 
@@ -41,16 +41,16 @@ twice that, and there would be half as many graphs to compile.
 class Batch:
     """B examples, padded to the longest text or to a bucket, S tokens.
 
-    An example is a text, or a pair of texts. A pair stands in one sequence, or, in a part of a task
-    of several, as two: then there are 2 B texts, the first ones and after them the second.
+    An example is a text or a pair of texts. A pair is one sequence or, in a part of a task, two:
+    then there are 2 B sequences, all first texts before all second texts.
 
     Attributes:
         input_ids: [B, S] or [2 B, S], int64.
-        attention_mask: the same, 1 at real tokens; None where nothing is padding.
-        token_type_ids: the same, 1 in the second text of a pair; None in a part of a task.
+        attention_mask: the same shape, 1 at real tokens; None if there is no padding.
+        token_type_ids: the same shape, 1 in the second text of a pair; None in a part of a task.
         labels: [B], int64 or float32.
-        tokens: how many are real.
-        part: of the task that the examples are of; "" where it has none.
+        tokens: the number of real tokens.
+        part: the part of the task; "" if the task has no parts.
     """
 
     input_ids: Tensor
@@ -62,24 +62,24 @@ class Batch:
 
     @property
     def padded(self) -> int:
-        """Tokens with padding, of all texts."""
+        """The number of tokens with padding."""
         return self.input_ids.numel()
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """The few lengths that batches are padded to where code is compiled for each.
+    """The few lengths that batches are padded to when code is compiled for each length.
 
-    They are the multiples of 8 tokens, as far as a text may be long.
+    They are the multiples of 8 tokens, up to the longest text allowed.
 
     Attributes:
-        longest: tokens after which a text is cut, the last of the lengths.
+        longest: tokens after which a text is cut, which is the last of the lengths.
     """
 
     longest: int
 
     def of(self, length: int) -> int:
-        """The length that a batch is padded to whose longest text has so many tokens."""
+        """The padded length of a batch whose longest text has `length` tokens."""
         return min(-(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, self.longest)
 
 
@@ -88,11 +88,11 @@ def plan_training(
 ) -> list[NDArray[np.int64]]:
     """Indices of each batch of an epoch: every text once, in random order.
 
-    Every batch has `batch_size` texts but one, which has the rest. `batching` is `by-length`, texts
-    of like length together, or `shuffled`, as a sampler without regard to length draws them.
+    Every batch has `batch_size` texts except one, which has the rest. `batching` is `by-length`,
+    texts of similar length together, or `shuffled`, without regard to length.
 
     Raises:
-        ValueError: for another.
+        ValueError: for another batching.
     """
     if batching not in BATCHINGS:
         raise ValueError(f"no batching is called {batching!r}; there are {', '.join(BATCHINGS)}")
@@ -114,18 +114,21 @@ def plan_epoch(
     batching: str = BY_LENGTH,
     order: str | None = None,
 ) -> list[tuple[str, NDArray[np.int64]]]:
-    """Part and indices of each batch of an epoch, which has every example of every part once.
+    """The part and the indices of each batch of an epoch, with every example of every part once.
 
     Args:
         lengths: of the examples of each part, [N]; of a task without parts under "".
         batch_size, batching: as of `plan_training`.
-        order: how the batches of parts follow, one of `minbert.data.mixing.MIXINGS`; None where
+        order: the order of the parts' batches, one of `minbert.data.mixing.MIXINGS`; None if
             there is one part.
 
     Raises:
         ValueError: for another batching or order.
     """
-    plans = {part: plan_training(of, batch_size, rng, batching) for part, of in lengths.items()}
+    plans = {
+        part: plan_training(part_lengths, batch_size, rng, batching)
+        for part, part_lengths in lengths.items()
+    }
     if order is None:
         return [(part, indices) for part, plan in plans.items() for indices in plan]
     turns = {part: iter(plan) for part, plan in plans.items()}
@@ -143,7 +146,7 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
 
 
 def longest_of(texts: Sequence[Encoded]) -> NDArray[np.int64]:
-    """The tokens of each example's longest text, by which like is put with like, [N]."""
+    """The number of tokens of each example's longest text, [N]."""
     longest: NDArray[np.int64] = np.max([encoded.lengths for encoded in texts], axis=0)
     return longest
 
@@ -162,9 +165,9 @@ def collate(
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
         labels: [N].
-        buckets: what it is padded to; then it has a mask in any case, since code is compiled for
-            one with or without. None: its longest text.
-        part: of a task of several parts; "" where it has none.
+        buckets: the lengths to pad to; the batch then always has a mask, since code is compiled for
+            one. None: it is padded to its longest text.
+        part: the part of the task; "" if the task has no parts.
     """
     chosen = np.asarray(indices)
     longest = int(longest_of(texts)[chosen].max(initial=0))
@@ -195,8 +198,10 @@ def collate(
 
 
 def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
-    """An array as a tensor on the device. A copy to a GPU is from pinned memory, and not waited
-    for: what is computed on it is queued behind it."""
+    """An array as a tensor on the device.
+
+    A copy to a GPU is asynchronous, from pinned memory; computations on it are queued behind it.
+    """
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor.to(device)

@@ -18,7 +18,7 @@ class Encoded:
     input_ids: NDArray[np.int32]  # [T]
     token_type_ids: NDArray[np.int8]  # [T], 1 in the second text of a pair and its [SEP]
     offsets: NDArray[np.int64]  # [N + 1]
-    cut: NDArray[np.int64] | None = None  # [N], tokens that each text lost; None: not counted
+    cut: NDArray[np.int64] | None = None  # [N], tokens cut from each text; None: not counted
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -39,17 +39,17 @@ class Encoded:
         return np.diff(self.offsets)
 
     def held_out(self, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Indices of the texts to train on, and of a share that is not, chosen by digest of their
+        """Indices of the texts to train on, and of a share that is held out, by digest of their
         tokens.
 
-        So the same ones are held out whatever the seed, and equal texts stand together.
+        So the same texts are held out whatever the seed, and equal texts stay together.
         """
         ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         digests = [
             hashlib.sha256(self.input_ids[begin:end].astype("<i4").tobytes()).digest()[:8]
             for begin, end in ends
         ]
-        keys = np.array([int.from_bytes(of) for of in digests], dtype=np.uint64)
+        keys = np.array([int.from_bytes(digest) for digest in digests], dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
         count = round(share * len(self))
         return np.sort(order[count:]), np.sort(order[:count])
@@ -59,11 +59,11 @@ def in_one(first: Encoded, second: Encoded, max_length: int) -> Encoded:
     """N pairs as `[CLS] a [SEP] b [SEP]`, of texts that stand alone as `[CLS] a [SEP]` and
     `[CLS] b [SEP]`.
 
-    They are cut as the tokenizer cuts pairs. Only where both texts were cut before, it may be the
-    other one that keeps an odd token.
+    They are cut as the tokenizer cuts pairs, except that where both texts were cut before, an odd
+    token may be kept in the other text.
 
     Args:
-        max_length: tokens of a pair at most, the special ones included, as of the texts.
+        max_length: the most tokens of a pair, and of the given texts, special tokens included.
     """
     room = max_length - 3
     ids: list[NDArray[np.int32]] = []
@@ -84,7 +84,7 @@ def in_one(first: Encoded, second: Encoded, max_length: int) -> Encoded:
 
 
 def kept_of_pair(a: int, b: int, room: int) -> tuple[int, int]:
-    """How many tokens each of two texts keeps: the longer one loses first, then both alike."""
+    """The number of tokens that each of two texts keeps: the longer one is cut first, then both."""
     if a + b <= room:
         return a, b
     shorter = min(a, b)

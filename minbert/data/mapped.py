@@ -1,7 +1,8 @@
-"""Arrays in a file that any number of processes map into memory, checked whole when it is read.
+"""Arrays in a file that several processes map into memory; the whole file is checked when it is
+read.
 
-The file is one of safetensors, with a SHA-256 of everything in it among its notes: what a disk, a
-crash or a hand has changed is told before a number of it is used. Free of torch.
+It is a safetensors file with a SHA-256 of its content among its notes, so that any change by a
+disk, a crash or a person is noticed before its numbers are used. Free of torch.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ _NOTES: Final = "__metadata__"
 _TYPES: Final = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "F64": np.float64}
 _LONGEST_HEADER: Final = 2**16
 _BEFORE_HEADER: Final = 8
-"""Bytes, little-endian, that say how long the header is."""
+"""Bytes that hold the length of the header, little-endian."""
 
 
 def to_bytes(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> bytes:
@@ -30,7 +31,7 @@ def to_bytes(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> by
 
     Args:
         arrays: of int8, int32, int64 or float64.
-        notes: any texts beside them, but one called `sha256`.
+        notes: any texts, except one called `sha256`.
     """
     from safetensors.numpy import save
 
@@ -42,8 +43,8 @@ def read(path: Path) -> tuple[Arrays, Notes]:
     """The arrays of a file, which are read-only views of it, and its notes.
 
     Raises:
-        OSError: if there is no file that can be read.
-        ValueError: if anything in it is not as it was written.
+        OSError: if the file can't be read.
+        ValueError: if its content is not as it was written.
     """
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -57,30 +58,30 @@ def read(path: Path) -> tuple[Arrays, Notes]:
     if not isinstance(header, dict) or not isinstance(header.get(_NOTES), dict):
         raise ValueError("its header has no notes")
     notes: Notes = {str(name): str(text) for name, text in header.pop(_NOTES).items()}
-    whole = np.frombuffer(data, dtype=np.uint8, offset=begin)
-    arrays = {name: _view(whole, of, begin) for name, of in header.items()}
+    content = np.frombuffer(data, dtype=np.uint8, offset=begin)
+    arrays = {name: _view(content, entry, begin) for name, entry in header.items()}
     if notes.pop(_DIGEST, None) != _digest(arrays, notes):
         raise ValueError("its content is not what was written")
     return arrays, notes
 
 
-def _view(whole: NDArray[np.uint8], of: Any, begin: int) -> NDArray[Any]:
-    """The array that an entry of a header tells of."""
+def _view(content: NDArray[np.uint8], entry: Any, begin: int) -> NDArray[Any]:
+    """The array that an entry of the header describes."""
     try:
-        dtype = np.dtype(_TYPES[of["dtype"]])
-        first, end = map(int, of["data_offsets"])
-        shape = [int(length) for length in of["shape"]]
+        dtype = np.dtype(_TYPES[entry["dtype"]])
+        first, end = map(int, entry["data_offsets"])
+        shape = [int(length) for length in entry["shape"]]
     except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise ValueError("its header tells of no array") from error
-    if not 0 <= first <= end <= len(whole) or (begin + first) % dtype.itemsize:
-        raise ValueError("an array of it lies elsewhere")
-    return whole[first:end].view(dtype).reshape(shape)
+        raise ValueError("its header describes no array") from error
+    if not 0 <= first <= end <= len(content) or (begin + first) % dtype.itemsize:
+        raise ValueError("an array lies outside the file")
+    return content[first:end].view(dtype).reshape(shape)
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> str:
-    """Of names, types, shapes and numbers, and of the notes."""
-    found = hashlib.sha256(json.dumps(sorted(notes.items())).encode())
+    """SHA-256 of names, types, shapes, numbers and notes."""
+    digest = hashlib.sha256(json.dumps(sorted(notes.items())).encode())
     for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        found.update(array.data)
-    return found.hexdigest()
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()

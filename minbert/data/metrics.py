@@ -11,14 +11,14 @@ def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
 
     One logit [N, 1] stands for two classes: the second where it is above 0.
     """
-    found = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
-    return float(np.mean(found == labels))
+    predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return float(np.mean(predicted == labels))
 
 
 def constant(values: NDArray[np.generic]) -> bool:
     """Whether numbers are all the same, or there are none: then nothing correlates with them.
 
-    They are compared: less their mean, equal numbers need not be 0, as that is rounded.
+    They are compared with each other and not with their mean, which is rounded.
     """
     return not values.size or bool(np.max(values) == np.min(values))
 

@@ -1,4 +1,4 @@
-"""In which order the batches of several tasks come in an epoch. Pure."""
+"""Orders of the batches of several tasks in an epoch. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -14,13 +14,13 @@ def sequential(counts: Mapping[str, int], _rng: np.random.Generator) -> Order:
 
 
 def round_robin(counts: Mapping[str, int], _rng: np.random.Generator) -> Order:
-    """A batch of each task in turn; a task whose batches are used up is passed over."""
+    """A batch of each task in turn; a task whose batches are used up is skipped."""
     turns = range(max(counts.values(), default=0))
     return [task for turn in turns for task, count in counts.items() if turn < count]
 
 
 def proportional(counts: Mapping[str, int], rng: np.random.Generator) -> Order:
-    """At random: at every step a task is as likely as it has batches left."""
+    """A random order: at every step a task is chosen in proportion to its remaining batches."""
     order = np.repeat(np.arange(len(counts)), list(counts.values()))
     names: Sequence[str] = list(counts)
     return [names[index] for index in rng.permutation(order)]

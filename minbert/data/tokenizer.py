@@ -34,27 +34,27 @@ _SETTINGS: Final = {
     "strip_accents": "strip_accents",  # null: where the case goes, accents go too
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"""Keys of a tokenizer_config.json, and what the library calls them."""
+"""Keys of a tokenizer_config.json, and the library's names for them."""
 _CHUNK: Final = 1024
-"""Texts given to the library at once: what it returns takes ten times the memory of the ids."""
+"""Texts passed to the library at once: its results take ten times the memory of the ids."""
 
 _STEPS: Final = {
     "BertNormalizer", "BertPreTokenizer", "Digits", "Lowercase", "NFC", "NFD", "NFKC", "NFKD",
     "Punctuation", "Sequence", "Strip", "StripAccents", "Whitespace", "WhitespaceSplit",
 }  # fmt: skip
-"""Ways to normalise and split text whose cost is known. Others hold patterns and replacements of
-the file's, which can take any time, and make any length of text."""
+"""Ways to normalise and split text whose cost is known. Others contain patterns and replacements
+from the file, which can take any time and make texts of any length."""
 _MOST_STEPS: Final = 16
 _LONGEST_WORD: Final = 1000
-"""Characters; the time for a word grows with their square. Longer ones are [UNK], mostly from 100
-on."""
+"""Characters; the time for a word grows with their square. Most vocabularies turn words of more
+than 100 into [UNK]."""
 _HIGHEST_ID: Final = 2**31 - 1
 
 
 class Tokenizer:
-    """WordPiece as a checkpoint's files define it, but for padding and truncation.
+    """WordPiece as a checkpoint's files define it, without their padding and truncation.
 
-    `highest_id` is the largest token id that an encoder has to know.
+    `highest_id` is the largest token id.
     """
 
     def __init__(self, wordpiece: tokenizers.Tokenizer, source: Path) -> None:
@@ -79,50 +79,50 @@ class Tokenizer:
 
         Raises:
             InputError: no such folder or file, a file that is broken or of another kind of
-                tokenizer, or more tokens than the encoder beside it has embeddings for.
+                tokenizer, or more tokens than the folder's encoder has embeddings for.
         """
-        vocabulary, *beside = tokenizer_files(folder)
+        vocabulary, *settings = tokenizer_files(folder)
         read = _from_json if vocabulary.name == VOCABULARIES[0] else _from_vocabulary
         wordpiece = read(vocabulary)
-        for path in beside:
-            _heed_settings(wordpiece, path)
-        found = cls(wordpiece, vocabulary)
+        for path in settings:
+            _apply_settings(wordpiece, path)
+        tokenizer = cls(wordpiece, vocabulary)
         if is_file(folder / CONFIG):
-            highest, rows = found.highest_id, BertConfig.from_folder(folder).vocab_size
+            highest, rows = tokenizer.highest_id, BertConfig.from_folder(folder).vocab_size
             if highest >= rows:
                 raise InputError(
                     f"{vocabulary}: has a token id {highest}, and the encoder beside it "
                     f"embeddings for {rows}; the files are not of one checkpoint"
                 )
-        return found
+        return tokenizer
 
     def encode(
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
     ) -> Encoded:
         """Token ids of texts, or of pairs where `text_b` is given.
 
-        What is over `max_length` tokens, the special ones included, loses tokens at the end: a
-        pair those of the longer text, then of both alike.
+        An example of more than `max_length` tokens, special ones included, is cut at the end; of a
+        pair first the longer text is cut, then both.
 
         Raises:
-            ValueError: if `max_length` leaves no room for [CLS] and [SEP], or the two sequences
-                differ in length.
+            ValueError: if `max_length` leaves no room for [CLS] and [SEP], or there are not as many
+                second texts as first ones.
         """
         special = 2 if text_b is None else 3
         if max_length <= special:
             raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
         texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
-        ids, types, whole = [], [], [np.zeros(0, dtype=np.int64)]
+        ids, types, counts = [], [], [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(texts), _CHUNK):
-            found = self._wordpiece.encode_batch(texts[start : start + _CHUNK])
-            lengths = [len(text) for text in found]
-            kept = [(text.ids, text.type_ids) for text in found]
+            encodings = self._wordpiece.encode_batch(texts[start : start + _CHUNK])
+            lengths = [len(encoding) for encoding in encodings]
+            kept = [(encoding.ids, encoding.type_ids) for encoding in encodings]
             for place in [place for place, length in enumerate(lengths) if length > max_length]:
                 kept[place] = _cut(*kept[place], max_length)
-            whole.append(np.array(lengths, dtype=np.int64))
-            ids.append(_joined([of for of, _ in kept], np.int32))
-            types.append(_joined([of for _, of in kept], np.int8))
-        tokens = np.concatenate(whole)
+            counts.append(np.array(lengths, dtype=np.int64))
+            ids.append(_joined([text_ids for text_ids, _ in kept], np.int32))
+            types.append(_joined([text_types for _, text_types in kept], np.int8))
+        tokens = np.concatenate(counts)
         left = np.minimum(tokens, max_length)
         return Encoded(
             np.concatenate([*ids, np.empty(0, dtype=np.int32)]),
@@ -148,7 +148,7 @@ def _joined(lists: list[list[int]], dtype: Any) -> NDArray[Any]:
 
 
 def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
-    """What in a tokenizer would fail, or take without end, once there is text."""
+    """The reason why a tokenizer would fail or never end on some text; None: there is none."""
     model = wordpiece.model
     if model.unk_token not in wordpiece.get_vocab(with_added_tokens=False):
         return f"calls unknown words {ascii(model.unk_token)[:60]}, which it does not hold"
@@ -166,12 +166,12 @@ def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
 
 
 def _steps(values: Any) -> Iterator[str]:
-    """The kinds of a normalizer or pre-tokenizer and of those within it."""
+    """The types of a normalizer or pre-tokenizer and of those nested in it."""
     if isinstance(values, dict) and "type" in values:
         yield str(values["type"])
         for inner in values.values():
-            for each in inner if isinstance(inner, list) else [inner]:
-                yield from _steps(each)
+            for step in inner if isinstance(inner, list) else [inner]:
+                yield from _steps(step)
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
@@ -203,8 +203,8 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     return wordpiece
 
 
-def _heed_settings(wordpiece: tokenizers.Tokenizer, path: Path) -> None:
-    """Normalise as a tokenizer_config.json says, where it does: it overrules a tokenizer.json."""
+def _apply_settings(wordpiece: tokenizers.Tokenizer, path: Path) -> None:
+    """Apply the normalisation of a tokenizer_config.json, which overrules a tokenizer.json."""
     normalizer, settings = wordpiece.normalizer, read_json(path)
     if not isinstance(normalizer, BertNormalizer):
         return

@@ -1,1 +1,1 @@
-"""The parts of a training step that cost, each with a backward pass written by hand."""
+"""The expensive operations of a training step, each with a backward pass written by hand."""

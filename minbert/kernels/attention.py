@@ -21,15 +21,16 @@ def attention(
 ) -> Tensor:
     """softmax(q kᵀ / √D) v of every head, side by side, [B, S, H], or [B, 1, H].
 
-    On a CPU it is spelled out, as torch's kernel there is slow with dropout and in half precision;
-    without a gradient in fp32, on a GPU, and in code that is compiled, torch's kernel does it.
+    On a CPU it is computed here, as torch's kernel is slow there with dropout and in half
+    precision. On a GPU, in compiled code, and on a CPU in fp32 without a gradient, torch's kernel
+    computes it.
 
     Args:
         qkv: queries, keys and values side by side, [B, S, 3 H].
         mask: [B, S], true at real tokens; None where all are real.
         heads: N.
         p: the probability that a weight of the softmax is dropped.
-        first_only: whether only the first token of each sentence asks.
+        first_only: compute only the result of the first token of each sentence.
     """
     differentiated = torch.is_grad_enabled() and qkv.requires_grad
     is_exact = qkv.dtype == torch.float32 and not differentiated and p == 0
@@ -42,7 +43,7 @@ def attention(
 def torch_attention(
     qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool = False
 ) -> Tensor:
-    """As `attention`, by torch's kernel."""
+    """The same as `attention`, by torch's kernel."""
     batch, length, width = qkv.shape
     split = qkv.view(batch, length, 3, heads, width // (3 * heads))
     q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, N, S, D]
@@ -53,9 +54,10 @@ def torch_attention(
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps qkv, which the layer before it keeps as well in DoRA, the weights and what was dropped.
+    """Keeps qkv, the weights and the dropout mask; in DoRA the layer before it keeps qkv as well.
 
-    The softmax is computed in fp32, of scores in the type of qkv, which its weights are kept in.
+    The softmax is computed in fp32, from scores in the type of qkv; its weights are kept in that
+    type.
     """
 
     @staticmethod
@@ -89,12 +91,12 @@ class _Attention(torch.autograd.Function):
             (dy,) = _to_heads(g, ctx.heads, 1)
             if keep is not None:
                 dy = dy * factor_of(ctx.p)
-            found = torch.empty(3, *q.shape, dtype=q.dtype, device=q.device)
-            of_q = found[0]
+            dqkv = torch.empty(3, *q.shape, dtype=q.dtype, device=q.device)
+            dq = dqkv[0]
             if ctx.first_only:
-                q, of_q = q[:, :1], torch.empty_like(dy)
+                q, dq = q[:, :1], torch.empty_like(dy)
             dropped = weights if keep is None else weights * keep
-            torch.bmm(dropped.transpose(1, 2), dy, out=found[2])
+            torch.bmm(dropped.transpose(1, 2), dy, out=dqkv[2])
             dweights = torch.bmm(dy, v.transpose(1, 2))
             if keep is not None:
                 dweights.mul_(keep)
@@ -102,15 +104,15 @@ class _Attention(torch.autograd.Function):
             dscores: Tensor = torch.ops.aten._softmax_backward_data(
                 dweights.to(exact), weights.to(exact), -1, exact
             ).to(q.dtype)
-            _scaled(dscores, k, q.shape[-1], out=of_q)
+            _scaled(dscores, k, q.shape[-1], out=dq)
             if ctx.first_only:
-                found[0].zero_()[:, :1] = of_q
-            _scaled(dscores.transpose(1, 2), q, q.shape[-1], out=found[1])
-            return _from_heads(found, ctx.heads), None, None, None, None
+                dqkv[0].zero_()[:, :1] = dq
+            _scaled(dscores.transpose(1, 2), q, q.shape[-1], out=dqkv[1])
+            return _from_heads(dqkv, ctx.heads), None, None, None, None
 
 
 def _scaled(a: Tensor, b: Tensor, width: int | None = None, out: Tensor | None = None) -> Tensor:
-    """a b / √D of batches of matrices; D is the width of `a` unless given."""
+    """a b / √D for batches of matrices; D is `width`, by default the width of `a`."""
     factor = 1 / math.sqrt(a.shape[-1] if width is None else width)
     like = a.new_empty(()).expand(*a.shape[:2], b.shape[2]) if out is None else out
     return torch.baddbmm(like, a, b, beta=0, alpha=factor, out=out)
@@ -124,7 +126,7 @@ def _to_heads(x: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:
 
 
 def _from_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, S, P H] of P parts, [P, B N, S, D]."""
+    """[B, S, P H] from P parts [P, B N, S, D]."""
     parts, rows, length, width = x.shape
     split = x.view(parts, rows // heads, heads, length, width).permute(1, 3, 0, 2, 4)
     return split.reshape(rows // heads, length, parts * heads * width)

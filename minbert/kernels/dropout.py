@@ -1,9 +1,9 @@
-"""Dropout by cheap random numbers.
+"""Dropout with cheap random numbers.
 
 On a CPU torch draws them one by one from a Mersenne twister, which takes a tenth of a training step
 of a small encoder. Here numpy's SFC64 (tested with PractRand) draws them, seeded for each call from
-torch's own generator, so that `torch.manual_seed` still determines them all. Each takes 16 bits:
-the probability is that asked for, to 1/65536.
+torch's own generator, so that `torch.manual_seed` still determines them all. Each has 16 bits, so
+the probability is exact to 1/65536.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ _DRAWS_IN_WORD: Final = 4
 
 
 def keep_mask(like: Tensor, p: float) -> Tensor:
-    """A mask of a tensor's shape, uint8: 0 with probability p, to 1/65536, else 1."""
+    """A uint8 mask in the shape of a tensor: 0 with probability p, exact to 1/65536, else 1."""
     if not on_cpu(like):
         return (torch.rand_like(like, dtype=torch.float32) >= p).view(torch.uint8)
     if not has_values(like):
@@ -34,7 +34,7 @@ def keep_mask(like: Tensor, p: float) -> Tensor:
 
 
 def factor_of(p: float) -> float:
-    """What is kept is multiplied by: 1 / (1 − p), or 0 where nothing is."""
+    """The factor on kept elements: 1 / (1 − p), or 0 if p is 1."""
     return 0.0 if p == 1 else 1 / (1 - p)
 
 

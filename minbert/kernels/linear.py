@@ -1,7 +1,7 @@
-"""A linear layer on activations that it computes itself.
+"""A linear layer that computes the activation of its input itself.
 
-The activation before a layer is recomputed in the backward pass: it costs a hundredth of a step,
-and keeping it would be a quarter of all that is kept. A layer keeps its input only if its weight
+The activation is recomputed in the backward pass: that costs a hundredth of a step, and keeping it
+would take a quarter of the memory of all activations. A layer keeps its input only if its weight
 trains.
 """
 
@@ -21,7 +21,7 @@ from minbert.kernels.reference import is_spelled_out
 class Linear(nn.Linear):
     """y = f(x) Wᵀ + b, with x [..., i], W [o, i], b [o], y [..., o], and f an activation or none.
 
-    The product is in autocast's type, or without it in x's.
+    The product is in autocast's type, or without autocast in x's.
     """
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
@@ -45,38 +45,38 @@ class _Product(torch.autograd.Function):
         activation: str | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        wants_u, wants_weight = ctx.needs_input_grad[:2]
+        needs_u, needs_weight = ctx.needs_input_grad[:2]
         ctx.activation, ctx.dtypes = activation, (u.dtype, weight.dtype)
         with torch.autocast(u.device.type, enabled=False):
             x = (u if activation is None else activate(activation, u)).to(dtype)
             used = weight.to(dtype)
             y = times(x, used, None if bias is None else bias.to(dtype))
         if activation is None:
-            kept = x if wants_weight else None
+            kept = x if needs_weight else None
         else:
-            kept = u if wants_u or wants_weight else None
-        ctx.save_for_backward(kept, used if wants_u else None)
+            kept = u if needs_u or needs_weight else None
+        ctx.save_for_backward(kept, used if needs_u else None)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        wants_u, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        needs_u, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         kept, weight = ctx.saved_tensors
-        of_u, of_weight = ctx.dtypes
+        u_dtype, weight_dtype = ctx.dtypes
         du = dw = db = None
         with torch.autocast(g.device.type, enabled=False):
             flat = g.reshape(-1, g.shape[-1])  # [T, o]
-            if wants_weight:
+            if needs_weight:
                 x = kept if ctx.activation is None else activate(ctx.activation, kept).to(g.dtype)
-                dw = over_tokens(flat, x.reshape(-1, x.shape[-1])).to(of_weight)
-            if wants_bias:
-                db = sum_over_tokens(flat).to(of_weight)
-            if wants_u:
+                dw = over_tokens(flat, x.reshape(-1, x.shape[-1])).to(weight_dtype)
+            if needs_bias:
+                db = sum_over_tokens(flat).to(weight_dtype)
+            if needs_u:
                 dx = times(flat, weight.t()).view(*g.shape[:-1], weight.shape[1])
                 if ctx.activation is None:
-                    du = dx.to(of_u)
+                    du = dx.to(u_dtype)
                 else:
-                    du = gradient(ctx.activation, dx.to(of_u), kept)
+                    du = gradient(ctx.activation, dx.to(u_dtype), kept)
         return du, dw, db, None, None

@@ -2,7 +2,7 @@
 
 In fp32 on a CPU torch multiplies by MKL. oneDNN, which torch uses in half precision, is a tenth
 faster for the shapes of small encoders and several times so for the thin ones of adapters;
-docs/performance.md has the figures. It is reached by the operator that torch's own compiler uses.
+docs/performance.md has the figures. It is called through the operator that torch's compiler uses.
 """
 
 from functools import cache
@@ -26,9 +26,9 @@ def _by_onednn(x: Tensor) -> bool:
 
 
 def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b, [..., o], of x [..., i], W [o, i] and b [o]; not differentiable.
+    """x Wᵀ + b, [..., o], from x [..., i], W [o, i] and b [o]; not differentiable.
 
-    Each of x and W is contiguous, or the transpose of such a matrix.
+    x and W are contiguous, or transposes of contiguous matrices.
     """
     if _by_onednn(x):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -37,12 +37,12 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def over_tokens(g: Tensor, x: Tensor) -> Tensor:
-    """Gᵀ x, [o, i], of G [T, o] and x [T, i], both contiguous: a weight's gradient."""
+    """Gᵀ x, [o, i], from G [T, o] and x [T, i], both contiguous: the gradient of a weight."""
     return g.t() @ x
 
 
 def thin_over_tokens(g: Tensor, thin: Tensor) -> Tensor:
-    """Gᵀ x, [o, r], of G [T, o], rows of a larger matrix perhaps, and x [T, r] with r small."""
+    """Gᵀ x, [o, r], from G [T, o], which may be part of a larger matrix, and x [T, r], r small."""
     if not torch.compiler.is_compiling() and g.is_contiguous():
         return times(thin.t(), g.t()).t()
     return (thin.t() @ g).t()
@@ -51,8 +51,8 @@ def thin_over_tokens(g: Tensor, thin: Tensor) -> Tensor:
 def sum_over_tokens(g: Tensor) -> Tensor:
     """Column sums [o] of G [T, o], contiguous, in its type; summed in fp32 or better.
 
-    As a product with ones: torch's sum over rows takes ten times as long on a CPU. The compiler
-    fuses that sum with what it is over.
+    On a CPU it is a product with ones, as torch's sum over rows takes ten times as long. In
+    compiled code it is the sum, which the compiler fuses.
     """
     if not on_cpu(g) or torch.compiler.is_compiling():
         return g.sum(dim=0)

@@ -1,4 +1,4 @@
-"""The way back to plain torch: what every kernel here is tested and measured against."""
+"""The switch to plain torch, which every kernel here is tested and measured against."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +14,7 @@ _reference = False
 
 
 def kernels(name: str) -> AbstractContextManager[None]:
-    """While it is entered, what a step consists of is computed by the kernels of that name.
+    """Within the block, compute the operations of a step by the kernels of that name.
 
     Raises:
         ValueError: for another name than `fast` or `reference`.
@@ -26,10 +26,8 @@ def kernels(name: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def use_reference() -> Iterator[None]:
-    """While it is entered, every kernel is spelled out in torch's own operators, under autograd.
-
-    For the whole process.
-    """
+    """Within the block, compute every kernel by torch's own operators, under autograd, in the whole
+    process."""
     global _reference
     before, _reference = _reference, True
     try:
@@ -39,11 +37,11 @@ def use_reference() -> Iterator[None]:
 
 
 def is_reference() -> bool:
-    """Whether `use_reference` is entered."""
+    """Whether kernels are torch's own operators, by `use_reference`."""
     return _reference
 
 
 def is_spelled_out() -> bool:
-    """Whether a kernel is spelled out in torch's own operators: with reference kernels, and in
-    code that torch.compile traces, since the compiler fuses operators by itself."""
+    """Whether a kernel uses torch's own operators: with reference kernels, and in code that
+    torch.compile traces, since the compiler fuses operators by itself."""
     return _reference or torch.compiler.is_compiling()

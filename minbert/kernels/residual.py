@@ -13,11 +13,11 @@ from minbert.kernels.reference import is_reference, is_spelled_out
 
 
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
-    """LayerNorm(x + dropout(y)), of x and y [..., H].
+    """LayerNorm(x + dropout(y)), from x and y [..., H].
 
-    Under autocast the result is in half precision, and on a CPU the sum too; mean, std and
-    what is done with them are in fp32. What is kept for the backward pass is x and y, which the
-    layers around it keep as well, and not their sum: that is formed again.
+    Under autocast the result is in half precision, and on a CPU the sum too; mean and std are
+    computed and applied in fp32. For the backward pass x and y are kept, which the layers around
+    keep as well, and their sum is computed again.
     """
     if is_spelled_out():
         normed: Tensor = norm(x + F.dropout(y, p, training))
@@ -44,11 +44,11 @@ class _AddAndNormalise(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            of_sum = _type_of_sum(x, weight, dtype)
-            total = _sum(x, y, keep, factor, of_sum)
+            sum_dtype = _sum_dtype(x, weight, dtype)
+            total = _sum(x, y, keep, factor, sum_dtype)
             out, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
         if any(ctx.needs_input_grad[:4]):
-            ctx.factor, ctx.of_sum = factor, of_sum
+            ctx.factor, ctx.sum_dtype = factor, sum_dtype
             ctx.save_for_backward(x, y, keep, weight, bias, mean, rstd)
         return out.to(dtype)
 
@@ -56,27 +56,27 @@ class _AddAndNormalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        wants_x, wants_y, wants_weight, wants_bias = ctx.needs_input_grad[:4]
+        needs_x, needs_y, needs_weight, needs_bias = ctx.needs_input_grad[:4]
         x, y, keep, weight, bias, mean, rstd = ctx.saved_tensors
         with torch.autocast(g.device.type, enabled=False):
-            total = _sum(x, y, keep, ctx.factor, ctx.of_sum)
-            wants = [wants_x or wants_y, wants_weight, wants_bias]
+            total = _sum(x, y, keep, ctx.factor, ctx.sum_dtype)
+            needed = [needs_x or needs_y, needs_weight, needs_bias]
             dtotal, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-                g.to(total.dtype), total, weight.shape, mean, rstd, weight, bias, wants
+                g.to(total.dtype), total, weight.shape, mean, rstd, weight, bias, needed
             )
-            dx = dtotal.to(x.dtype) if wants_x else None
+            dx = dtotal.to(x.dtype) if needs_x else None
             dy = None
-            if wants_y:
+            if needs_y:
                 dy = dtotal.to(y.dtype)
                 dy = dy if keep is None else (dy * keep).mul_(ctx.factor)
         return dx, dy, dweight, dbias, None, None, None, None
 
 
-def _type_of_sum(x: Tensor, weight: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The type that x + y is formed and normalised in, where the result has `dtype`.
+def _sum_dtype(x: Tensor, weight: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The type in which x + y is computed and normalised for a result in `dtype`.
 
-    On a CPU torch normalises half precision with weights in fp32. On a GPU input and weights have
-    to be of one type.
+    On a CPU torch normalises half precision with weights in fp32. On a GPU input and weights must
+    have the same type.
     """
     return dtype if on_cpu(x) else weight.dtype
 

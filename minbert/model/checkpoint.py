@@ -1,4 +1,4 @@
-"""Weights of an encoder: read from, and written to, folders in the Hugging Face layout."""
+"""Reading and writing of weights in folders of the Hugging Face layout."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from minbert.model.pickles import refuse_unsafe
 
 _FUSED: Final = ".self.qkv."
 _PARTS: Final = (".self.query.", ".self.key.", ".self.value.")
-"""Layers of the format that are one here, its output rows in this order."""
+"""Layers of the format that are one layer here, with their output rows in this order."""
 
 _FIRST: Final = "embeddings.word_embeddings.weight"
 _HEAD: Final = "classifier."
@@ -30,7 +30,7 @@ _POOLER: Final = "pooler."
 _NO_WEIGHTS: Final = ("embeddings.position_ids", "embeddings.token_type_ids")
 _OLD_NAMES: Final = {".gamma": ".weight", ".beta": ".bias"}
 _LOADED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of numbers that mean something by themselves: fewer bits have a scale beside them."""
+"""Types that need no separate scale, as types of fewer bits do."""
 _MOST_NAMED: Final = 4
 
 _T = TypeVar("_T")
@@ -38,14 +38,14 @@ _T = TypeVar("_T")
 
 @torch.no_grad()
 def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
-    """Give an encoder the weights of the checkpoint in a folder, as fp32.
+    """Load the weights of the checkpoint in a folder into an encoder, as fp32.
 
-    Names may have a prefix (`bert.`) and the old endings `gamma` and `beta`. Heads are passed
-    over, and so is a pooler where the encoder has none. Nothing changes unless everything fits.
+    Names may have a prefix (`bert.`) and the old endings `gamma` and `beta`. Heads are skipped, and
+    so is a pooler if the encoder has none. Nothing changes unless everything fits.
 
     Returns:
-        Whether the encoder has a pooler and the checkpoint none: the pooler then is as it was,
-        without values unless it was initialised before.
+        Whether the encoder has a pooler and the checkpoint none: the pooler is then unchanged, and
+        has no values unless it was initialised before.
 
     Raises:
         InputError: no such folder or file; a file that is broken, or that would run code; tensors
@@ -53,20 +53,20 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
             larger than the file.
     """
     path = weights_file(folder)
-    given = _encoder_tensors(_read(path), path)
+    tensors = _encoder_tensors(_read(path), path)
     parameters = dict(encoder.named_parameters())
     new_pooler = False
     if encoder.pooler is None:
-        given = _without_pooler(given)
-    elif not any(name.startswith(_POOLER) for name in given):
+        tensors = _without_pooler(tensors)
+    elif not any(name.startswith(_POOLER) for name in tensors):
         parameters = _without_pooler(parameters)
         new_pooler = True
-    wanted = dict(part for named in parameters.items() for part in _split(*named))
-    _check_fit(wanted, given, path)
+    expected = dict(part for named in parameters.items() for part in _split(*named))
+    _check_fit(expected, tensors, path)
     for name, parameter in parameters.items():
         values = torch.empty(parameter.shape) if parameter.is_meta else parameter
         for part, chunk in _split(name, values):
-            chunk.copy_(given[part])
+            chunk.copy_(tensors[part])
         if parameter.is_meta:
             owner, _, own = name.rpartition(".")
             setattr(encoder.get_submodule(owner), own, nn.Parameter(values))
@@ -75,31 +75,31 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
 
 @torch.no_grad()
 def load_classifier(model: BertClassifier, folder: Path) -> None:
-    """Give a model all weights of a checkpoint that has its head too, as `save_checkpoint` writes.
+    """Load all weights of a checkpoint that includes the head, as `save_checkpoint` writes them.
 
-    The encoder may change where the head does not fit.
+    The encoder may have changed even if the head does not fit.
 
     Raises:
-        InputError: as `load_encoder`, of the head and the pooler too.
+        InputError: as `load_encoder`, for the head and the pooler too.
     """
     path = weights_file(folder)
     if load_encoder(model.bert, folder):
         raise InputError(f"{path}: has no pooler, and the model has one")
-    given = {key: of for key, of in _read(path).items() if key.startswith(_HEAD)}
-    wanted = {f"{_HEAD}{name}": of for name, of in model.classifier.named_parameters()}
-    _check_fit(wanted, given, path, "head")
-    for key in wanted:
+    tensors = {key: tensor for key, tensor in _read(path).items() if key.startswith(_HEAD)}
+    expected = {f"{_HEAD}{name}": p for name, p in model.classifier.named_parameters()}
+    _check_fit(expected, tensors, path, "head")
+    for key in expected:
         owner, _, own = key.rpartition(".")
-        values = given[key].to(torch.float32, copy=True)
+        values = tensors[key].to(torch.float32, copy=True)
         setattr(model.get_submodule(owner), own, nn.Parameter(values))
 
 
 def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
-    """The tensors of a model under their names in the format, on the CPU, nothing fused.
+    """The tensors of a model on the CPU, under their names in the format and without fused layers.
 
     Raises:
-        ValueError: if the model holds tensors that the format has no names for: adapters, which
-            have to be merged first, or a head of another kind than one linear layer.
+        ValueError: if the model holds tensors that the format has no names for: adapters, or a
+            head of another kind than one linear layer.
     """
     if not isinstance(model.classifier, nn.Linear):
         raise ValueError("the format has no place for a head that is not one linear layer")
@@ -107,7 +107,7 @@ def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
     known |= {"classifier.weight", "classifier.bias"}
     state = model.state_dict()
     if unknown := state.keys() - known:
-        raise ValueError(f"the format has no {min(unknown)}; merge the adapters first")
+        raise ValueError(f"the format has no {min(unknown)}; take the adapters out first")
     return {
         part: chunk.cpu() for name, tensor in state.items() for part, chunk in _split(name, tensor)
     }
@@ -116,12 +116,12 @@ def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
 def save_checkpoint(model: BertClassifier, folder: Path, tokenizer: Path) -> None:
     """Write a model as a checkpoint that this project and transformers load.
 
-    transformers knows no mean pooling: a model that has it is a `BertModel` there, with the
-    weights of its linear layer beside it in the file.
+    transformers has no mean pooling: a model with it is loaded there as a `BertModel`, and the
+    weights of its linear layer are additional tensors in the file.
 
     Args:
         model: without adapters.
-        folder: is made; files of the same names in it are replaced.
+        folder: created if missing; files of the same names in it are replaced.
         tokenizer: the folder whose tokenizer files are copied.
 
     Raises:
@@ -147,7 +147,7 @@ def save_checkpoint(model: BertClassifier, folder: Path, tokenizer: Path) -> Non
 
 
 def _split(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Names in the format, and views, of a tensor's parts: itself, unless it is fused."""
+    """Names in the format, and views, of the parts of a fused tensor; of another, itself."""
     if _FUSED not in name:
         yield name, tensor
         return
@@ -160,12 +160,12 @@ def _without_pooler(tensors: Mapping[str, _T]) -> dict[str, _T]:
 
 
 def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Those of a file's tensors that are an encoder's, under their names in the format."""
+    """The tensors of a file that belong to an encoder, under their names in the format."""
     prefixes = [key.removesuffix(_FIRST) for key in tensors if f".{key}".endswith(f".{_FIRST}")]
     if len(prefixes) > 1:
         raise InputError(f"{path}: holds {len(prefixes)} encoders, under {_listed(prefixes)}")
     prefix = prefixes[0] if prefixes else ""
-    found: dict[str, Tensor] = {}
+    named: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         name = key.removeprefix(prefix)
         is_other = not key.startswith(prefix) or (not prefix and name.startswith(_HEADS))
@@ -174,50 +174,50 @@ def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
         for old, new in _OLD_NAMES.items():
             if name.endswith(old):
                 name = name.removesuffix(old) + new
-        if name in found:
+        if name in named:
             raise InputError(f"{path}: holds {_listed([key])} under an old name and a new one")
-        found[name] = tensor
-    return found
+        named[name] = tensor
+    return named
 
 
 def _check_fit(
-    wanted: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     path: Path,
     what: str = "encoder",
 ) -> None:
-    """Raise InputError unless the given tensors are the wanted ones."""
-    both = [name for name in wanted if name in given]
+    """Raise InputError unless a file's tensors have the expected names, shapes and types."""
+    both = [name for name in expected if name in tensors]
     problems = {
-        "missing": [name for name in wanted if name not in given],
-        "unexpected": [name for name in given if name not in wanted],
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
         "of another shape": [
-            f"{name} {list(given[name].shape)} instead of {list(wanted[name].shape)}"
+            f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
             for name in both
-            if given[name].shape != wanted[name].shape
+            if tensors[name].shape != expected[name].shape
         ],
         "not of floating-point numbers": [
-            name for name in both if not given[name].is_floating_point()
+            name for name in both if not tensors[name].is_floating_point()
         ],
         "of numbers that need a scale": [
-            f"{name} {given[name].dtype}"
+            f"{name} {tensors[name].dtype}"
             for name in both
-            if given[name].is_floating_point() and given[name].dtype not in _LOADED
+            if tensors[name].is_floating_point() and tensors[name].dtype not in _LOADED
         ],
     }
-    found = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
-    if found:
-        raise InputError(f"{path}: is not the {what} that {CONFIG} describes; {found}")
-    needed = sum(given[name].numel() * given[name].element_size() for name in both)
-    if needed > (there := path.stat().st_size):  # rows that repeat, at no cost in the file
+    listed = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
+    if listed:
+        raise InputError(f"{path}: is not the {what} that {CONFIG} describes; {listed}")
+    needed = sum(tensors[name].numel() * tensors[name].element_size() for name in both)
+    if needed > (present := path.stat().st_size):  # rows that repeat, at no cost in the file
         raise InputError(
-            f"{path}: its tensors are {needed:,} bytes of numbers, and it has {there:,}; "
+            f"{path}: its tensors are {needed:,} bytes of numbers, and it has {present:,}; "
             f"save it again as {WEIGHTS[0]}"
         )
 
 
 def _listed(names: list[str]) -> str:
-    """Some of the names, and how many more there are, fit for one line."""
+    """The first names, and the number of others, for one line."""
     shown = [name if name.isprintable() else ascii(name) for name in names[:_MOST_NAMED]]
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(name[:120] for name in shown) + more
@@ -229,12 +229,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         refuse_unsafe(path)
-        mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 is none
+        mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are no zip files
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except InputError:
         raise
-    except Exception as error:  # what a broken pickle raises can't be listed
+    except Exception as error:  # a broken pickle can raise anything
         raise InputError(
             f"{path}: is broken, cut short or no file of plain tensors "
             f"({type(error).__name__}); download it again, as {WEIGHTS[0]} if there is one"

@@ -1,4 +1,4 @@
-"""An encoder with task heads, and how weights that no checkpoint brings are drawn.
+"""An encoder with task heads, and the initialisation of weights that no checkpoint has.
 
 Letters in shapes: B examples, S tokens in the longest text, H hidden size, C outputs.
 """
@@ -22,8 +22,8 @@ SHARED, APART = 1, 2
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What the model gives for a part of a task: how many outputs, of texts or, with `pairs`, of
-    two texts that go through the encoder by themselves."""
+    """The head of a part of a task: its number of outputs, and whether it takes pairs of texts,
+    each of which goes through the encoder separately."""
 
     outputs: int
     pairs: bool = False
@@ -32,23 +32,23 @@ class HeadConfig:
 class BertClassifier(nn.Module):
     """Texts, or pairs of texts, to logits: encoder, one vector for each text, and a head.
 
-    A task of several parts has a head for each. What the two texts of a pair have in common is then
-    one vector, by a comparison that all parts on pairs share.
+    A task of several parts has a head for each part. The two texts of a pair then become one
+    vector, by a comparison that all parts on pairs share.
 
     Args:
         config: of each encoder.
-        heads: the number of outputs (classes, or 1 for a regression); of a task of several parts
-            the head of each.
+        heads: the number of outputs (classes, or 1 for a regression), or the heads of several
+            parts.
         pooling: `pooler` ([CLS], dense, tanh) or `mean` over the real tokens, [CLS] and [SEP]
             included, as sentence-transformers does.
-        dropout: probability, before each linear layer of heads and comparison.
-        head: one of `minbert.model.heads.HEADS`. One that reads tokens replaces the pooling, and
-            an encoder whose tokens are all read has no pooler; for pairs, whose vector has no
-            tokens, it is the nonlinear one.
-        encoders: 1, or 2: the second for parts on pairs alone, if there are others.
+        dropout: probability of dropout before each linear layer of heads and comparison.
+        head: one of `minbert.model.heads.HEADS`. A head that reads tokens replaces the pooling, and
+            an encoder that has only such heads has no pooler. For pairs, whose vector has no
+            tokens, the nonlinear head takes its place.
+        encoders: 1 or 2. The second serves the parts on pairs, if there are other parts too.
 
     Raises:
-        ValueError: for an argument that is none of those.
+        ValueError: for an unknown pooling, head or number of encoders, or without heads.
     """
 
     def __init__(
@@ -71,26 +71,26 @@ class BertClassifier(nn.Module):
         width, by_pooler = config.hidden_size, pooling == "pooler"
         self.dropout = dropout
         self.heads = {"": HeadConfig(heads)} if isinstance(heads, int) else dict(heads)
-        made = {
-            part: find_head(_kind(head, of), width, of.outputs, dropout)
-            for part, of in self.heads.items()
+        modules = {
+            part: find_head(_kind(head, config), width, config.outputs, dropout)
+            for part, config in self.heads.items()
         }
-        # an adapter may stand in a head's place later
-        self.reads_tokens = {part: of.reads_tokens for part, of in made.items()}
-        of_pairs = [of.pairs for of in self.heads.values()]
-        two = encoders == APART and any(of_pairs) and not all(of_pairs)
-        served = [part for part, of in self.heads.items() if not (two and of.pairs)]
+        # an adapter may replace a head's module later
+        self.reads_tokens = {part: module.reads_tokens for part, module in modules.items()}
+        on_pairs = [part for part, config in self.heads.items() if config.pairs]
+        two = encoders == APART and 0 < len(on_pairs) < len(self.heads)
+        served = [part for part in self.heads if not (two and part in on_pairs)]
         pools = not all(self.reads_tokens[part] for part in served)
-        # weights are drawn in this order
+        # weights are initialised in this order
         self.bert = BertEncoder(config, pooler=by_pooler and pools)
         self.bert_pairs = BertEncoder(config, pooler=by_pooler) if two else None
-        self.comparison = Comparison(width, dropout) if any(of_pairs) else None
-        self.classifier: nn.Module = made[""] if "" in made else nn.ModuleDict(made)
+        self.comparison = Comparison(width, dropout) if on_pairs else None
+        self.classifier: nn.Module = modules[""] if "" in modules else nn.ModuleDict(modules)
 
     def head_of(self, part: str) -> Head:
         """The head of a part, or the only one."""
-        found: Head = self.classifier if part == "" else self.classifier.get_submodule(part)  # type: ignore[assignment]
-        return found
+        head: Head = self.classifier if part == "" else self.classifier.get_submodule(part)  # type: ignore[assignment]
+        return head
 
     def forward(
         self,
@@ -102,9 +102,9 @@ class BertClassifier(nn.Module):
         """Logits [B, C].
 
         Args:
-            input_ids, attention_mask, token_type_ids: as the encoder's; of a part on pairs the
-                first texts, and after them the second.
-            part: of a task of several parts.
+            input_ids, attention_mask, token_type_ids: as for the encoder; in a part on pairs all
+                first texts come before all second texts.
+            part: the part of the task; "" if the task has no parts.
         """
         head, pairs = self.head_of(part), self.heads[part].pairs
         encoder = self.bert_pairs if pairs and self.bert_pairs is not None else self.bert
@@ -113,10 +113,10 @@ class BertClassifier(nn.Module):
         hidden = encoder(input_ids, attention_mask, token_type_ids, first_only=first_only)
         if by_token:
             exact = torch.promote_types(hidden.dtype, torch.float32)
-            found: Tensor = head(hidden.to(exact), attention_mask)
-            return found  # [B, C]
+            by_tokens: Tensor = head(hidden.to(exact), attention_mask)
+            return by_tokens  # [B, C]
         if encoder.pooler is not None:
-            pooled = encoder.pooler(hidden)  # [B, H]; of pairs [2 B, H]
+            pooled = encoder.pooler(hidden)  # [B, H]; for pairs [2 B, H]
         else:
             pooled = mean_of_real(hidden, attention_mask)
         if pairs and self.comparison is not None:
@@ -125,9 +125,9 @@ class BertClassifier(nn.Module):
         return logits
 
 
-def _kind(head: str, of: HeadConfig) -> str:
-    """The head that a part gets; `find_head` refuses what is none."""
-    return "nonlinear" if of.pairs and head in HEADS and HEADS[head].reads_tokens else head
+def _kind(head: str, config: HeadConfig) -> str:
+    """The name of a part's head: that of the model, or the nonlinear one for pairs."""
+    return "nonlinear" if config.pairs and head in HEADS and HEADS[head].reads_tokens else head
 
 
 def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -142,11 +142,11 @@ def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def initialise(model: BertClassifier | BertEncoder, seed: int) -> None:
-    """Draw every weight that is on the meta device, as BERT does; the rest stays as it is.
+    """Initialise every weight on the meta device, as BERT does; all others stay as they are.
 
-    After `load_encoder` that is the head, and the pooler where the checkpoint had none; without it,
+    After `load_encoder` those are the head, and the pooler if the checkpoint has none; without it,
     the whole model. Matrices are normal with the std of the configuration, biases 0, LayerNorm 1
-    and 0. Draws come from a generator of their own.
+    and 0. Random numbers come from a separate generator.
     """
     config = model.config if isinstance(model, BertEncoder) else model.bert.config
     std = config.initializer_range

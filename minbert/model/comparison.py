@@ -1,4 +1,4 @@
-"""What two texts have in common, from a vector for each.
+"""Comparison of two texts, from a vector for each.
 
 Letters in shapes: B pairs, H hidden size.
 """
@@ -11,13 +11,13 @@ from minbert.kernels.dropout import dropout
 
 
 def pair_features(a: Tensor, b: Tensor) -> Tensor:
-    """a, b, |a − b|, a ⊙ b and their cosine, side by side, [B, 4 H + 1], of a and b [B, H]."""
+    """a, b, |a − b|, a ⊙ b and their cosine, concatenated, [B, 4 H + 1], from a and b [B, H]."""
     cosine = F.cosine_similarity(a, b, dim=1)[:, None]
     return torch.cat([a, b, (a - b).abs(), a * b, cosine], dim=1)
 
 
 class Comparison(nn.Module):
-    """From the features of a pair to one vector of the encoder's width, for all tasks on pairs.
+    """Maps the features of a pair to one vector of the encoder's width, for all tasks on pairs.
 
     Two linear layers, the first of twice the width, each followed by GELU.
     """
@@ -29,7 +29,7 @@ class Comparison(nn.Module):
         self.dropped = dropout
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """One vector for each pair, [B, H], of a and b [B, H]."""
+        """One vector for each pair, [B, H], from a and b [B, H]."""
         x = dropout(pair_features(a, b), self.dropped, self.training)
         x = dropout(F.gelu(self.wide(x)), self.dropped, self.training)  # [B, 2 H]
         return F.gelu(self.narrow(x))

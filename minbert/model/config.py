@@ -29,7 +29,7 @@ _ONLY: Final = {
     "add_cross_attention": False,
     "quantization_config": None,
 }
-"""Keys that make another network of it, with the one value at which they don't."""
+"""Keys that can change the network, each with the one supported value."""
 
 _LARGEST_SIZE: Final = 2**24
 _MOST_LAYERS: Final = 1024
@@ -84,30 +84,30 @@ class BertConfig:
         if missing:
             raise InputError(f"{source}: lacks {', '.join(missing)}, which a BERT config.json has")
 
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for key in (*_REQUIRED_SIZES, *_OTHER_SIZES):
             if key in values:
                 most = _MOST_LAYERS if key == "num_hidden_layers" else _LARGEST_SIZE
-                found[key] = _size(values[key], most, f"{source}: {key}")
+                fields[key] = _size(values[key], most, f"{source}: {key}")
         for key in (*_PROBABILITIES, *_POSITIVE):
             if key in values:
-                found[key] = _fraction(values[key], key in _PROBABILITIES, f"{source}: {key}")
-        pad, last = values.get("pad_token_id"), found["vocab_size"] - 1
+                fields[key] = _fraction(values[key], key in _PROBABILITIES, f"{source}: {key}")
+        pad, last = values.get("pad_token_id"), fields["vocab_size"] - 1
         if pad is not None:
-            found["pad_token_id"] = _size(pad, last, f"{source}: pad_token_id", least=0)
+            fields["pad_token_id"] = _size(pad, last, f"{source}: pad_token_id", least=0)
         if "hidden_act" in values:
-            found["hidden_act"] = values["hidden_act"]
-            if found["hidden_act"] not in ACTIVATIONS:
+            fields["hidden_act"] = values["hidden_act"]
+            if fields["hidden_act"] not in ACTIVATIONS:
                 raise InputError(
-                    f"{source}: hidden_act {_shown(found['hidden_act'])} is not supported; known "
+                    f"{source}: hidden_act {_shown(fields['hidden_act'])} is not supported; known "
                     f"are {', '.join(ACTIVATIONS)}"
                 )
-        if found["hidden_size"] % found["num_attention_heads"]:
+        if fields["hidden_size"] % fields["num_attention_heads"]:
             raise InputError(
-                f"{source}: hidden_size {found['hidden_size']} is no multiple of "
-                f"num_attention_heads {found['num_attention_heads']}"
+                f"{source}: hidden_size {fields['hidden_size']} is no multiple of "
+                f"num_attention_heads {fields['num_attention_heads']}"
             )
-        config = cls(**found)
+        config = cls(**fields)
         if (count := count_parameters(config, True, 0)) > _MOST_PARAMETERS:
             raise InputError(f"{source}: with {count:,} parameters in all, which no BERT has")
         return config
@@ -136,7 +136,7 @@ GEOMETRIES: Final = {
 
 
 def count_parameters(config: BertConfig, pooler: bool, num_outputs: int) -> int:
-    """Parameters of an encoder and, where `num_outputs` is not 0, of the head on top of it."""
+    """The number of parameters of an encoder and, unless `num_outputs` is 0, of its linear head."""
     hidden, wide = config.hidden_size, config.intermediate_size
     norm = 2 * hidden
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size

@@ -1,12 +1,12 @@
 """BERT's encoder (Devlin et al. 2018, arXiv 1810.04805), as a stack of swappable modules.
 
-Letters in shapes: B sentences in a batch, S tokens in its longest, H hidden size, N heads of
-width D = H / N, I intermediate size. Modules and parameters have the names they have in
-checkpoints, but for the layers `query`, `key` and `value`: those are one, `qkv`, with their rows
-stacked in this order, which makes one product of three.
+Letters in shapes: B sentences in a batch, S tokens in its longest, H hidden size, N heads of width
+D = H / N, I intermediate size. Modules and parameters have their names in checkpoints, except that
+the layers `query`, `key` and `value` are one layer, `qkv`, with their rows stacked in this order,
+which makes one product of three.
 
-Modules are built on the meta device, without memory or values: what is loaded from a checkpoint
-is never initialised first. `minbert.model.checkpoint.load_encoder` and
+Modules are built on the meta device, without memory or values, so that no weight is initialised
+before it is loaded from a checkpoint. `minbert.model.checkpoint.load_encoder` and
 `minbert.model.classifier.initialise` give values to parameters.
 """
 
@@ -23,15 +23,15 @@ from minbert.model.config import BertConfig
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """An embedding without values: nn.Embedding draws them, which on the meta device costs seconds
-    and tens of MiB for what torch imports to do so."""
+    """An embedding without values. nn.Embedding would initialise them, for which torch imports
+    modules that cost seconds and tens of MiB even on the meta device."""
     empty = torch.empty(rows, width)
     table: nn.Embedding = nn.Embedding.from_pretrained(empty, freeze=False)  # type: ignore[no-untyped-call]
     return table
 
 
 class Embeddings(nn.Module):
-    """The sum of what stands for a token, its position and which text of a pair it is in."""
+    """The sum of the embeddings of a token, its position and its place in a pair of texts."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention up to the concatenated heads."""
+    """Multi-head attention up to the concatenation of heads."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class SelfAttention(nn.Module):
 
 
 class Residual(nn.Module):
-    """A linear layer, on an activation or not, whose result is added to what its block was given,
-    then normalised."""
+    """A linear layer, on an activation or not, whose result is added to the block's input and then
+    normalised."""
 
     def __init__(self, config: BertConfig, width: int, activation: str | None = None) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """The first half of a layer: tokens see each other."""
+    """The first half of a layer: attention among tokens."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The wide layer, before its activation: the layer after it computes that."""
+    """The wide layer, without its activation, which the layer after it computes."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """All layers."""
+    """The stack of all layers."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Stack(nn.Module):
 
 
 class Pooler(nn.Module):
-    """What stands for a whole text: its [CLS], through a linear layer and tanh."""
+    """One vector for a text: its [CLS], through a linear layer and tanh."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -158,8 +158,8 @@ class BertEncoder(nn.Module):
 
     Args:
         config: sizes, activation and dropout.
-        pooler: whether it has the pooler. The encoder holds it, as checkpoints do, and does not
-            run it: `encoder.pooler(hidden)` does.
+        pooler: whether it has a pooler. The encoder holds it, as checkpoints do, and does not run
+            it: call `encoder.pooler(hidden)`.
     """
 
     def __init__(self, config: BertConfig, pooler: bool = True) -> None:
@@ -181,10 +181,10 @@ class BertEncoder(nn.Module):
 
         Args:
             input_ids: token ids [B, S].
-            attention_mask: [B, S], 1 or true at real tokens; None where all are real.
-            token_type_ids: [B, S], 1 in the second text of a pair; None where there is none.
-            first_only: whether no more is needed than each text's first, [B, 1, H]: the last layer
-                then computes that alone, but for keys and values.
+            attention_mask: [B, S], 1 or true at real tokens; None if all are real.
+            token_type_ids: [B, S], 1 in the second text of a pair; None if there is no pair.
+            first_only: return only the first state of each text, [B, 1, H]; the last layer then
+                computes no others, except keys and values.
         """
         first_only = first_only and not is_reference()
         mask = None if attention_mask is None else attention_mask.bool()  # [B, S]

@@ -1,7 +1,7 @@
 """Task heads: from hidden states, or one vector for a text, to logits.
 
 Letters in shapes: B texts, S tokens in the longest, H hidden size, C outputs. All heads are built
-on the meta device; `minbert.model.classifier.initialise` draws their weights.
+on the meta device; `minbert.model.classifier.initialise` gives them weights.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from minbert.kernels.dropout import dropout
 
 _WINDOWS: Final = (2, 3, 4)
-"""Tokens that a convolution sees at once; each width has a third of the channels."""
+"""Widths of the convolutions in tokens; each has a third of the channels."""
 
 
 class LinearHead(nn.Linear):
@@ -28,11 +28,11 @@ class LinearHead(nn.Linear):
 
     @property
     def last_bias(self) -> nn.Parameter:
-        """What is added to the logits, [C]."""
+        """The bias that is added to the logits, [C]."""
         return self.bias
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Logits [B, C] of pooled vectors [B, H]."""
+        """Logits [B, C] from pooled vectors [B, H]."""
         return super().forward(dropout(pooled, self.dropped, self.training))
 
 
@@ -49,11 +49,11 @@ class NonlinearHead(nn.Module):
 
     @property
     def last_bias(self) -> nn.Parameter:
-        """What is added to the logits, [C]."""
+        """The bias that is added to the logits, [C]."""
         return self.out.bias
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Logits [B, C] of pooled vectors [B, H]."""
+        """Logits [B, C] from pooled vectors [B, H]."""
         x = F.gelu(self.dense(dropout(pooled, self.dropped, self.training)))
         logits: Tensor = self.out(dropout(x, self.dropped, self.training))
         return logits
@@ -76,24 +76,24 @@ class ConvHead(nn.Module):
 
     @property
     def last_bias(self) -> nn.Parameter:
-        """What is added to the logits, [C]."""
+        """The bias that is added to the logits, [C]."""
         return self.out.bias
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of hidden states [B, S, H]; the mask [B, S] is 1 at real tokens.
+        """Logits [B, C] from hidden states [B, S, H]; the mask [B, S] is 1 at real tokens.
 
         A window may begin at every real token; past the text's end it sees zeros.
         """
         real = None if attention_mask is None else attention_mask.bool()[:, :, None]  # [B, S, 1]
         hidden = hidden if real is None else hidden.masked_fill(~real, 0)
-        found = []
+        largest = []
         for window, linear in zip(_WINDOWS, self.windows, strict=True):
             padded = F.pad(hidden, (0, 0, 0, window - 1))
             seen = torch.cat([padded[:, n : n + hidden.shape[1]] for n in range(window)], dim=2)
             channels = F.relu(linear(seen))  # [B, S, H / 3]
             channels = channels if real is None else channels.masked_fill(~real, 0)  # ReLU's least
-            found.append(channels.amax(dim=1))
-        logits: Tensor = self.out(dropout(torch.cat(found, dim=1), self.dropped, self.training))
+            largest.append(channels.amax(dim=1))
+        logits: Tensor = self.out(dropout(torch.cat(largest, dim=1), self.dropped, self.training))
         return logits
 
 

@@ -1,7 +1,7 @@
-"""What a pytorch_model.bin holds, looked at before torch reads it: tensors, and nothing else.
+"""A check, before torch reads it, that a pytorch_model.bin holds tensors and nothing else.
 
-torch's own `weights_only` reader runs no code of a file's, but it lets a file of a few bytes ask
-for any amount of memory. Here the names that a pickle calls are read without calling them.
+torch's own `weights_only` reader runs no code from a file, but it lets a file of a few bytes
+allocate any amount of memory. Here the names that a pickle calls are read without calling them.
 """
 
 import pickletools
@@ -13,10 +13,10 @@ from typing import Final
 from minbert.errors import InputError
 
 _LONGEST: Final = 2**24
-"""Bytes of a pickle: names and shapes alone, the numbers lie beside it. bert-large has 0.1 MB."""
+"""Bytes of a pickle, which holds names and shapes but no numbers. bert-large has 0.1 MB."""
 
 _PICKLES_OF_OLD: Final = 5
-"""In a row at the start of what torch wrote before 1.6."""
+"""Consecutive pickles at the start of a file of torch before 1.6."""
 
 _NUMBERS: Final = (
     "BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short",
@@ -28,20 +28,20 @@ _CALLED: Final = {
     "torch._utils _rebuild_tensor_v2",
     *(f"torch {kind}Storage" for kind in _NUMBERS),
 }
-"""What a table of plain tensors needs."""
+"""Names that a table of plain tensors needs."""
 
 _FIRST_BYTE: Final = b"\x80"
-"""Of each pickle, before the number of its protocol."""
+"""The first byte of a pickle, before the number of its protocol."""
 
 _NAMING: Final = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
 """Other ways for a pickle to name what it calls, which torch never writes."""
 
 
 def refuse_unsafe(path: Path) -> None:
-    """Look through a file written by `torch.save`; nothing of it is run or unpacked.
+    """Check a file written by `torch.save`, without running or unpacking anything in it.
 
     Raises:
-        InputError: if it calls anything that tensors don't need, or is packed.
+        InputError: if it calls anything that tensors don't need, or is compressed.
         Exception: of many kinds, if it is broken.
     """
     if zipfile.is_zipfile(path):
@@ -53,16 +53,16 @@ def refuse_unsafe(path: Path) -> None:
 
 
 def _pickles(path: Path) -> list[bytes]:
-    """The pickles inside an archive of torch's, which compresses nothing."""
+    """The pickles in a zip archive of torch, which compresses nothing."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise InputError(f"{path}: is packed, which torch never does; save it again with it")
-        found = [entry for entry in entries if entry.filename.endswith(".pkl")]
-        if any(entry.file_size > _LONGEST for entry in found):
+        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        if any(entry.file_size > _LONGEST for entry in pickles):
             raise InputError(f"{path}: its names and shapes alone take over {_LONGEST:,} bytes")
-        return [archive.read(entry) for entry in found]
+        return [archive.read(entry) for entry in pickles]
 
 
 def _check_names(path: Path, content: bytes, count: int) -> None:
@@ -76,5 +76,5 @@ def _check_names(path: Path, content: bytes, count: int) -> None:
                 called = ascii(str(argument or operation.name).replace(" ", "."))[:80]
                 raise InputError(
                     f"{path}: is more than a table of tensors: it calls {called} (which was not "
-                    "done); save it again as model.safetensors, by whom you trust"
+                    "done); use a model.safetensors from a source that you trust"
                 )

@@ -1,11 +1,10 @@
-"""A model's forward and backward pass through torch.compile, for the few shapes of its batches.
+"""A model's forward and backward pass by torch.compile, for the few shapes of its batches.
 
-On a GPU a step of a small encoder is bound by launching its kernels. Compiled code has fewer of
-them, and a CUDA graph launches all of them at once; both are made for one shape. So batches are
-padded to buckets (`minbert.data.batches.Buckets`), every bucket has a graph of its own, and all of
-them are compiled before training begins. Kernels are spelled out in torch's operators, which the
-compiler fuses by itself (`minbert.kernels.reference`); adapters keep the backward pass that is
-written by hand.
+On a GPU the time of a step of a small encoder is that of launching its kernels. Compiled code has
+fewer kernels, and a CUDA graph launches all of them at once; both are made for one shape. So
+batches are padded to buckets (`minbert.data.batches.Buckets`), every bucket has a graph of its own,
+and all graphs are compiled before training begins. Kernels use torch's own operators, which the
+compiler fuses (`minbert.kernels.reference`); adapters keep their backward pass written by hand.
 """
 
 import inspect
@@ -24,18 +23,18 @@ from minbert.training.trainer import autocast
 _MODES: Final = {"cuda": "reduce-overhead"}
 """On a GPU CUDA graphs; elsewhere torch's default."""
 _ROUNDS: Final = {"cuda": 3}
-"""Steps on each bucket until all is made that is made once: a CUDA graph is recorded in the second
-and launched from the third on. Elsewhere one step."""
+"""Steps on each bucket until nothing more is compiled: a CUDA graph is recorded in the second step
+and launched from the third on. On other devices one step."""
 _ISOLATED: Final = "isolate_recompiles"
-"""The argument of torch.compile by which one model's graphs don't count against another's limit,
-and a release that has it."""
+"""The argument of torch.compile that gives each model a limit of its own on its number of graphs,
+and the first release that has it."""
 _NEEDED: Final = "2.13"
 _SKIPS: Final = "torch._inductor.cudagraph_utils.__cudagraphs"
-"""Where torch logs why it makes no CUDA graph."""
+"""The logger to which torch reports why it makes no CUDA graph."""
 _NO_MEMORY: Final = "out of memory"
-"""In the message of whatever lacks memory: torch's allocator, triton, the driver."""
+"""In the message of any failed allocation: by torch, triton or the driver."""
 _NO_COMPILER: Final = "C compiler"
-"""In the message of triton's RuntimeError where it finds none."""
+"""In the message of triton's RuntimeError if it finds none."""
 
 
 def mode_of(device: torch.device) -> str:
@@ -44,16 +43,16 @@ def mode_of(device: torch.device) -> str:
 
 
 class CompiledModel:
-    """Maps a batch to logits, as the model does: batches of so many texts by compiled code, smaller
-    ones, such as an epoch's last, by the model itself.
+    """Maps a batch to logits, as the model does: full batches by compiled code, and smaller ones,
+    such as an epoch's last, by the model itself.
 
-    It has one graph for each bucket. A batch in another fails: nothing is compiled in the midst of
-    training, and nothing runs uncompiled that was to be compiled.
+    It has one graph for each bucket. A batch of another length fails: nothing is compiled during
+    training, and no full batch runs uncompiled.
 
     Args:
-        model: takes a batch's tensors; a training step on it is what is compiled.
-        texts: B of the batches that are compiled for.
-        lengths: S of them, the buckets.
+        model: maps a batch's tensors to logits.
+        texts: B of a full batch.
+        lengths: the buckets, S of the batches.
     """
 
     def __init__(self, model: nn.Module, texts: int, lengths: Collection[int]) -> None:
@@ -73,22 +72,25 @@ class CompiledModel:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits [B, num_outputs]."""
-        given = batch.input_ids, batch.attention_mask, batch.token_type_ids
+        tensors = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if len(batch.input_ids) < self.texts:
-            small: Tensor = self._model(*given)
+            small: Tensor = self._model(*tensors)
             return small
-        logits: Tensor = self._run(*given)
+        logits: Tensor = self._run(*tensors)
         # a CUDA graph's result is overwritten when the graph is launched again
         return logits.clone() if self._device.type == "cuda" else logits
 
     def rehearse(self, amp: str) -> None:
-        """Go forward and back on a batch of each bucket, often enough that nothing is left to be
-        made. It changes nothing but the state of random numbers."""
+        """Run forward and backward passes on a batch of each bucket, until nothing is left to
+        compile.
+
+        This changes nothing but the state of the random number generators.
+        """
         for _ in range(_ROUNDS.get(self._device.type, 1)):
             for length in self.lengths:
-                self._go(length, amp)
+                self._run_passes(length, amp)
 
-    def _go(self, length: int, amp: str) -> None:
+    def _run_passes(self, length: int, amp: str) -> None:
         ids = torch.zeros((self.texts, length), dtype=torch.int64, device=self._device)
         batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], ids.numel())
         self._model.train()
@@ -102,15 +104,15 @@ class CompiledModel:
 def compile_model(
     model: nn.Module, *, texts: int, lengths: Collection[int], amp: str
 ) -> CompiledModel:
-    """A model for whose buckets all code is there, to go forward and back.
+    """A model whose forward and backward passes are compiled for all buckets.
 
     Args:
-        model: on its device, what trains in it chosen, and without gradients.
+        model: on its device and without gradients, with its trainable parameters chosen.
         texts, lengths: as of `CompiledModel`.
         amp: off, bf16 or fp16.
 
     Raises:
-        InputError: if there is no compiler, or if it fails, or makes no CUDA graph of a part.
+        InputError: if there is no compiler, it fails, or it makes no CUDA graph of a part.
         MemoryError, RuntimeError: if there is no memory left.
     """
     if _ISOLATED not in inspect.signature(torch.compile).parameters:
@@ -124,11 +126,11 @@ def compile_model(
     skipped, reasons = counters["inductor"]["cudagraph_skips"], _Messages()
     logging.getLogger(_SKIPS).addHandler(reasons)
     try:
-        found = CompiledModel(model, texts, lengths)
-        found.rehearse(amp)
+        compiled = CompiledModel(model, texts, lengths)
+        compiled.rehearse(amp)
     except (
         TorchDynamoException,
-        # triton builds what launches its kernels when the first of them is
+        # triton builds its launcher with the first kernel
         subprocess.CalledProcessError,
         FileNotFoundError,
         RuntimeError,
@@ -137,7 +139,7 @@ def compile_model(
         if isinstance(inner, MemoryError) or (
             isinstance(inner, RuntimeError) and _NO_MEMORY in str(inner)
         ):
-            raise inner from None  # as of a model that is not compiled
+            raise inner from None  # as without compiling
         is_compilers = not isinstance(error, RuntimeError) or isinstance(
             error, TorchDynamoException
         )
@@ -154,7 +156,7 @@ def compile_model(
         raise InputError(
             f"compile: torch made no CUDA graph of a part of the model ({why}); leave compile out"
         )
-    return found
+    return compiled
 
 
 class _Messages(logging.Handler):
@@ -169,7 +171,7 @@ class _Messages(logging.Handler):
 
 
 def _reason(error: BaseException) -> str:
-    """Why it failed, in a line: of a traceback, as another process hands it on, the last."""
+    """The reason of a failure in one line: the last line of a traceback from another process."""
     inner = getattr(error, "inner_exception", error)
     if isinstance(inner, subprocess.CalledProcessError):
         command = inner.cmd if isinstance(inner.cmd, str) else inner.cmd[0]

@@ -26,19 +26,19 @@ def predict(
 ) -> NDArray[np.float32]:
     """Logits [N, C] of every example, in the examples' order.
 
-    Batches are made of texts of like length, so that little padding is computed.
+    Batches consist of texts of similar length, which makes little padding.
 
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
-        part: of a task of several parts that the examples are of.
-        on_batch: called with how many examples are done, and of how many.
+        part: the part of the task; "" if the task has no parts.
+        on_batch: called with the number of examples done, and their total.
     """
     model.eval()
     lengths = longest_of(texts)
     labels = np.zeros(len(lengths), dtype=np.int64)
     plan = plan_evaluation(lengths, batch_size)
     on_gpu = device.type == "cuda"
-    kept: Tensor | None = None  # in the plan's order; a GPU copies to it and is not waited for
+    kept: Tensor | None = None  # in the plan's order; copies from a GPU are asynchronous
     done = 0
     for indices in plan:
         with autocast(amp, device):
@@ -53,6 +53,6 @@ def predict(
         return np.empty((0, 0), dtype=np.float32)
     if on_gpu:
         torch.cuda.synchronize(device)
-    found: NDArray[np.float32] = np.empty(kept.shape, dtype=np.float32)
-    found[np.concatenate(plan)] = kept.numpy()
-    return found
+    in_order: NDArray[np.float32] = np.empty(kept.shape, dtype=np.float32)
+    in_order[np.concatenate(plan)] = kept.numpy()
+    return in_order

@@ -1,6 +1,5 @@
 """Losses of a batch, and of a whole set of examples as plain arrays."""
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -15,12 +14,12 @@ REGRESSION: Final = (MSE, PEARSON)
 
 _TINY: Final = 1e-8
 _ROUNDING: Final = 4
-"""Units in the last place by which numbers may differ and count as the same."""
+"""Units in the last place by which numbers may differ and still count as equal."""
 
 
 def loss_name(kind: str, regression_loss: str | None = None) -> str:
-    """The loss of a kind of task, `classification` or `regression`; of the latter mse, or another
-    that is named."""
+    """The loss of a kind of task, `classification` or `regression`; for the latter
+    `regression_loss`, or mse."""
     return (regression_loss or MSE) if kind == "regression" else CROSS_ENTROPY
 
 
@@ -30,8 +29,8 @@ def loss_of(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         loss: `cross-entropy` of logits [B, C] and classes [B]; `binary`, cross-entropy of one logit
             [B, 1] and classes 0 and 1 [B]; `mse`, the squared error of [B, 1] and numbers [B]; or
-            `pearson`, 1 − r of the same. Where a batch has no correlation, being constant or of one
-            example, that is 1 and has no gradient.
+            `pearson`, 1 − r of the same. For a batch without a correlation, because it is constant
+            or has one example, that is 1 and has no gradient.
 
     Raises:
         ValueError: for another loss.
@@ -48,36 +47,31 @@ def loss_of(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's r [] of two batches [B]; 0, without a gradient, where one of them is constant.
+    """Pearson's r [] of two batches [B]; 0, without a gradient, if one of them is constant.
 
-    Numbers that differ by rounding alone are constant too: what they have in common is noise, and
-    its gradient would be as long as any. What is not finite has an r that is none either.
+    Numbers that differ only by rounding count as constant: their correlation is noise, with a
+    gradient as large as any. Numbers that are not finite have an r that is not finite.
     """
     constant = _constant(x) | _constant(y)
     x, y = x - x.mean(), y - y.mean()
     lengths = x.square().sum() * y.square().sum()
     if_none = torch.zeros_like(lengths)
     unknown = constant | (lengths <= _TINY**2)
-    # the root's gradient at 0 is infinite: 1 stands there
+    # the root's gradient at 0 is infinite, so it is taken of 1 there
     r = (x * y).sum() / torch.where(unknown, 1.0, lengths).sqrt()
     return torch.where(unknown, if_none, r)
 
 
 def _constant(values: Tensor) -> Tensor:
-    """Whether numbers [B] are the same up to rounding, []; those that are not finite are not."""
+    """Whether numbers [B] are equal up to rounding, []; False if one is not finite."""
     values = values.detach()
     spread = values.max() - values.min()
     return spread < _ROUNDING * torch.finfo(values.dtype).eps * values.abs().max()
 
 
 def mean_loss(loss: str, logits: NDArray[np.generic], targets: NDArray[np.generic]) -> float:
-    """As `loss_of`, over N examples in double precision."""
-    found = loss_of(
-        loss,
-        torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64)),
-        torch.from_numpy(np.ascontiguousarray(targets, dtype=_LABELS.get(loss, np.float64))),
-    )
-    return float(found)
-
-
-_LABELS: Final[Mapping[str, type[np.generic]]] = {CROSS_ENTROPY: np.int64}
+    """The loss of `loss_of` over N examples, in double precision."""
+    label_type = np.int64 if loss == CROSS_ENTROPY else np.float64
+    x = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64))
+    y = torch.from_numpy(np.ascontiguousarray(targets, dtype=label_type))
+    return float(loss_of(loss, x, y))

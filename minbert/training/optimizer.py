@@ -1,7 +1,7 @@
-"""Optimizers by torch's own functions, without torch's Optimizer class.
+"""Optimizers made of torch's own functions, without torch's Optimizer class.
 
-That class imports torch's compiler in each process, to exempt itself from being compiled: two
-seconds and 60 MiB in every worker, for nothing where nothing is compiled.
+That class imports torch's compiler, to exempt itself from being compiled, which costs two seconds
+and 60 MiB in every worker.
 """
 
 from abc import ABC, abstractmethod
@@ -30,23 +30,23 @@ class Group:
 
 
 class Optimizer(ABC):
-    """What all optimizers here share. Betas are 0.9 and 0.999, ε is 1e-8, torch's own.
+    """The base of all optimizers. Betas are 0.9 and 0.999 and ε is 1e-8, torch's defaults.
 
     Attributes:
         param_groups: dictionaries with `params`, `lr` and `weight_decay`, as torch's optimizers
             have them; `lr` may be changed between steps.
-        state: by parameter, its step [] and two averages, of the parameter's shape.
-        found_inf: [], 1 if a gradient is not finite; set by a GradScaler while it steps, after
-            gradients were unscaled.
+        state: by parameter, its step [] and two averages in the parameter's shape.
+        found_inf: [], 1 if a gradient is not finite; set by a GradScaler during its step, after
+            it has unscaled the gradients.
     """
 
     averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_avg_sq")
     skips_on_device: ClassVar[bool] = False
-    """Whether `_take` itself leaves everything as it is on overflow, so that nobody waits for the
-    device to know."""
+    """Whether `_take` itself changes nothing on overflow, so that the host need not wait for the
+    device."""
     found_inf: Tensor | None = None
     _step_supports_amp_scaling: ClassVar[bool] = True
-    """For GradScaler: it calls `step` even on overflow, and does not ask the device itself."""
+    """Makes GradScaler call `step` even on overflow, without waiting for the device."""
 
     def __init__(self, groups: Iterable[Group]) -> None:
         self.param_groups: list[dict[str, Any]] = [
@@ -70,8 +70,8 @@ class Optimizer(ABC):
     def step(self) -> None:
         """Take a step for every parameter that has a gradient.
 
-        On overflow (`found_inf`) parameters, averages and the count of steps stay as they are; the
-        state is made all the same.
+        On overflow (`found_inf`) parameters, averages and the count of steps do not change; the
+        state is created all the same.
         """
         waits = self.found_inf is not None and not self.skips_on_device
         skips = waits and bool(self.found_inf)
@@ -88,11 +88,11 @@ class Optimizer(ABC):
             self._take((params, gradients, one, other), steps, group["lr"], group["weight_decay"])
 
     @abstractmethod
-    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
+    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         """Take a step for the parameters of a group, in place.
 
         Args:
-            of: its parameters, their gradients and the two averages of each.
+            lists: its parameters, their gradients, and both averages of each.
         """
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -112,11 +112,11 @@ class AdamW(Optimizer):
 
     skips_on_device: ClassVar[bool] = True
 
-    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
+    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         from torch.optim.adamw import adamw
 
         adamw(
-            *of, [], steps, fused=True, amsgrad=False, beta1=_BETAS[0],
+            *lists, [], steps, fused=True, amsgrad=False, beta1=_BETAS[0],
             beta2=_BETAS[1], lr=lr, weight_decay=decay, eps=_EPS, maximize=False,
             found_inf=self.found_inf,
         )  # fmt: skip
@@ -128,16 +128,16 @@ class AdamW(Optimizer):
 class Adamax(Optimizer):
     """Adamax (Kingma and Ba 2015, arXiv 1412.6980), as `torch.optim.Adamax`.
 
-    Its weight decay is not decoupled: it is added to the gradient, as L2 regularisation.
+    Its weight decay is not decoupled but added to the gradient, as L2 regularisation.
     """
 
     averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_inf")
 
-    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
+    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         from torch.optim.adamax import adamax
 
         adamax(
-            *of, steps, foreach=not on_cpu(of[0][0]), eps=_EPS,
+            *lists, steps, foreach=not on_cpu(lists[0][0]), eps=_EPS,
             beta1=_BETAS[0], beta2=_BETAS[1], lr=lr, weight_decay=decay,
         )  # fmt: skip
 
@@ -146,12 +146,12 @@ class RAdam(Optimizer):
     """Rectified Adam (Liu et al. 2020, arXiv 1908.03265) with decoupled decay, as
     `torch.optim.RAdam(decoupled_weight_decay=True)`."""
 
-    def _take(self, of: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
+    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
         from torch.optim.radam import radam
 
         radam(
-            *of, steps, decoupled_weight_decay=True,
-            foreach=not on_cpu(of[0][0]), beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
+            *lists, steps, decoupled_weight_decay=True,
+            foreach=not on_cpu(lists[0][0]), beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
             weight_decay=decay, eps=_EPS,
         )  # fmt: skip
 

@@ -1,14 +1,14 @@
-"""How many layers gradual unfreezing lets train in each epoch. Pure."""
+"""Numbers of layers that gradual unfreezing trains in each epoch. Pure."""
 
 from typing import Final
 
 QUARTERS: Final = 4
-"""After so many epochs everything trains."""
+"""The number of epochs after which everything trains."""
 
 
 def layers_in(epoch: int, layers: int) -> int:
-    """How many of the top layers train in an epoch, from 0: none, then a quarter more in each.
+    """The number of top layers that train in an epoch, from 0: none, then a quarter more in each.
 
-    Rounded to a whole number, a half to the even one: of 6 layers 2, 3, 4 and 6.
+    It is rounded, halves to even: of 6 layers 2, 3, 4 and 6 train.
     """
     return round(layers * min(epoch, QUARTERS) / QUARTERS)

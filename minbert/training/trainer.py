@@ -1,4 +1,4 @@
-"""One training step: forward, backward, clipping, optimizer and schedule, under AMP or not."""
+"""One training step: forward, backward, clipping, optimizer and schedule, with or without AMP."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +35,7 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """A model's logits [B, C] of a batch."""
+    """A model's logits [B, C] for a batch."""
     logits: Tensor = model(
         batch.input_ids, batch.attention_mask, batch.token_type_ids, part=batch.part
     )
@@ -57,8 +57,8 @@ def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
 def halving_schedule(
     total_steps: int, warmup: float, steps_per_epoch: int
 ) -> Callable[[int], float]:
-    """The factor on the peak rate at each step (from 0): up over `warmup`, then held, and half of
-    that in each further epoch."""
+    """The factor on the peak rate at each step (from 0): up over `warmup`, then constant, and
+    halved after each epoch."""
     rising = max(1, round(total_steps * warmup))
 
     def factor(step: int) -> float:
@@ -84,21 +84,21 @@ def schedule_of(
 
 
 class Trainer:
-    """Holds what a training step needs and changes: model, optimizer, schedule, scaler.
+    """The state of a training: model, optimizer, schedule and scaler.
 
-    Gradients are clipped to a norm of 1. Under fp16 a GradScaler scales the loss, and gradients
-    are unscaled before they are clipped; bf16 has the range of fp32 and needs none. A step whose
-    gradients overflow changes no weight and no state of the optimizer; AdamW skips it on the
-    device, Adamax and RAdam wait for the device in every step to know.
+    Gradients are clipped to a norm of 1. Under fp16 a GradScaler scales the loss, and gradients are
+    unscaled before they are clipped; bf16 has the range of fp32 and needs no scaler. A step whose
+    gradients overflow changes no weight and no state of the optimizer. AdamW skips it on the
+    device; Adamax and RAdam wait for the device in every step.
 
     Args:
         model: maps a batch's tensors to logits [B, C].
-        groups: what trains, or will in some epoch, with rates and decays.
-        losses: of each part of the task, one of `minbert.training.losses.LOSSES`; of a task
+        groups: parameters that train in some epoch, with rates and decays.
+        losses: for each part of the task one of `minbert.training.losses.LOSSES`; for a task
             without parts under "".
         schedule: the factor on the rates at each step, from 0.
         amp: off, bf16 or fp16.
-        device: where the model is.
+        device: of the model.
         optimizer: one of `minbert.training.optimizer.OPTIMIZERS`.
         forward: maps a batch to logits; None: the model.
     """
@@ -127,6 +127,7 @@ class Trainer:
         self._decays = [group.weight_decay for group in kept]
         self._factor = schedule
         self._taken = 0
+        self._group_factors = (1.0, 1.0)
         self._set_rates()
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
 
@@ -153,24 +154,22 @@ class Trainer:
         return loss.detach(), logits.detach()
 
     def _clip(self) -> None:
-        # foreach is torch's choice on a CPU and a GPU anyway, but not for fake tensors of them
+        # foreach is torch's choice for real tensors, but not for fake ones
         nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM, foreach=True)
 
     def rest(self) -> None:
-        """From now on a step does all its work and changes no weight: the rates are zero."""
+        """Set the rates to zero: from now on a step does all its work and changes no weight."""
         self._factor = lambda _step: 0.0
         self._set_rates()
 
     def scale_groups(self, rate: float, decay: float) -> None:
-        """Until it is called again, rates and decays are so many times those of the groups."""
-        self._by = (rate, decay)
+        """Multiply rates and decays of the groups by these factors, until the next call."""
+        self._group_factors = (rate, decay)
         self._set_rates()
-
-    _by: tuple[float, float] = (1.0, 1.0)
 
     def _set_rates(self) -> None:
         factor = self._factor(self._taken)
         groups = zip(self.optimizer.param_groups, self._rates, self._decays, strict=True)
         for group, rate, decay in groups:
-            group["lr"] = rate * factor * self._by[0]
-            group["weight_decay"] = decay * self._by[1]
+            group["lr"] = rate * factor * self._group_factors[0]
+            group["weight_decay"] = decay * self._group_factors[1]

@@ -1,4 +1,4 @@
-"""Gradual unfreezing: which layers train in which epoch (ULMFiT, Howard and Ruder 2018, arXiv
+"""Gradual unfreezing of layers, epoch by epoch (ULMFiT, Howard and Ruder 2018, arXiv
 1801.06146, by quarters of the encoder)."""
 
 import re
@@ -18,14 +18,14 @@ _ENCODER: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\
 class GradualUnfreezing:
     """Freezes a model, and lets it train again from the top, epoch by epoch.
 
-    What trains when this is made is all that will ever train; the head does from the first epoch.
-    Embeddings, and a pooler that came with the checkpoint, train once all layers do. Adapters
-    unfreeze with their layer.
+    Only parameters that are trainable when this is made will ever train; the head trains from the
+    first epoch. Embeddings, and a pooler from the checkpoint, train once all layers do. Adapters
+    are unfrozen with their layer.
 
     Args:
-        model: its encoders' parameters are named `bert….encoder.layer.N.…`, as a checkpoint's are.
-        always: names of parameters that train from the first epoch although they are named as an
-            encoder's, such as those of a new pooler.
+        model: its encoders' parameters are named `bert….encoder.layer.N.…`, as in checkpoints.
+        always: names of further parameters that train from the first epoch, such as those of a new
+            pooler.
     """
 
     def __init__(self, model: nn.Module, always: frozenset[str] = frozenset()) -> None:
@@ -41,12 +41,12 @@ class GradualUnfreezing:
                 self._held.append((parameter, tower, None if layer is None else int(layer)))
 
     def begin(self, epoch: int) -> None:
-        """Let train what trains in an epoch, from 0, and freeze the rest."""
+        """Make the parameters trainable that train in an epoch, from 0, and freeze the others."""
         for parameter, tower, layer in self._held:
             parameter.requires_grad_(self._trains(epoch, tower, layer))
 
     def frozen(self, epoch: int) -> set[nn.Parameter]:
-        """The parameters that do not train in an epoch, from 0, of those it holds."""
+        """The parameters that this freezes in an epoch, from 0."""
         return {
             parameter
             for parameter, tower, layer in self._held

@@ -12,9 +12,9 @@ from hypothesis import given
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adapters.errors import InputError
 from adapters.peft_config import parse
 from adapters.peft_format import load_adapter, save_adapter
+from minbert.errors import InputError
 from tests.adapters.small import adapted_layers_of, adapted_model, base_model
 from tests.hostile import (
     NEAR_THE_LIMIT,

@@ -1,4 +1,4 @@
-"""What carries adapters, what trains, and what is refused."""
+"""Injection: which layers get adapters, which parameters train, and what is refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.errors import InputError
 from adapters.injection import decays, inject, inject_parts, parameter_groups
 from adapters.layer import Part
 from adapters.names import LAYER_SETS
+from minbert.errors import InputError
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from tests.adapters.small import (
     ADAPTED,

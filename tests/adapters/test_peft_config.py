@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from adapters.errors import InputError
 from adapters.layer import Part
 from adapters.peft_config import AdapterConfig, build, parse
+from minbert.errors import InputError
 from tests.adapters.small import need_peft
 
 _ENDINGS = (

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adapters.errors import InputError
 from adapters.injection import parameter_groups
 from adapters.names import LAYER_SETS
 from adapters.peft_format import load_adapter, save_adapter
+from minbert.errors import InputError
 from tests.adapters.small import (
     LAYERS,
     adapted_layers_of,

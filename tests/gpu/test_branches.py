@@ -1,4 +1,4 @@
-"""What is done otherwise on a GPU, forced on the CPU, is what plain torch does."""
+"""Code paths for a GPU, forced on the CPU, give the results of plain torch."""
 
 import ast
 from collections.abc import Iterator
@@ -182,10 +182,10 @@ COVERED = {
     "minbert/kernels/precision:on_cpu": STEP,
     "minbert/kernels/products:_by_onednn": STEP,
     "minbert/kernels/products:sum_over_tokens": STEP,
-    "minbert/kernels/residual:_type_of_sum": "tests/gpu/test_branches.py::test_in_half_precision",
+    "minbert/kernels/residual:_sum_dtype": "tests/gpu/test_branches.py::test_in_half_precision",
     "minbert/training/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
 }
-"""What asks for a device, and the test of what it does on a GPU."""
+"""Functions that depend on the device, and the tests of their behaviour on a GPU."""
 
 
 def test_whatever_asks_for_a_device_has_a_test() -> None:

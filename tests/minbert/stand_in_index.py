@@ -63,7 +63,7 @@ def sha256(content: bytes) -> str:
 
 @dataclass
 class Index:
-    """What the index serves, and what it was asked for."""
+    """The files that the index serves, and the requests it got."""
 
     filename: str
     content: bytes

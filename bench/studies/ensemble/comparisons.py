@@ -16,7 +16,6 @@ from bench.studies.ensemble.averages import Floats
 from bench.studies.ensemble.members import Member
 from bench.studies.ensemble.outcome import Entry, Outcome, average_of_all, entry_for
 from minbert.data.tasks import TaskData
-from minbert.data.tasks.multitask import MultitaskData
 
 _WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
@@ -130,8 +129,7 @@ def _examples(member: Member, task: str, data: Path | None) -> TaskData:
     Raises:
         InputError: if they are missing or have changed.
     """
-    examples = examples_of(member.row, data)
-    return examples.parts[task] if isinstance(examples, MultitaskData) else examples.pieces()[""]
+    return examples_of(member.row, data).parts[task]
 
 
 def _model(member: Member) -> Model:

@@ -1,1 +1,1 @@
-"""What measures a cell from inside its process: step times and memory."""
+"""Measurements of a cell from inside its process: time, memory, energy, the machine's state."""

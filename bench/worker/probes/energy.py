@@ -1,4 +1,4 @@
-"""Energy drawn while a block runs: of the GPU by NVML, of the processor by RAPL."""
+"""Energy drawn while a block runs: by the GPU from NVML, by the processor from RAPL."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _PACKAGE: Final = re.compile(r"intel-rapl:\d+")
 
 @dataclass
 class Energy:
-    """J drawn, and who counted them: `nvml` or `rapl`. None where nobody does."""
+    """Energy in J, and its source: `nvml` or `rapl`. None where nothing counts it."""
 
     joules: float | None = None
     source: str | None = None
@@ -23,39 +23,39 @@ class Energy:
 
 @contextmanager
 def energy(gpu: Gpu | None = None, powercap: Path = _POWERCAP) -> Iterator[Energy]:
-    """What the block draws: on a GPU what that draws, if it says so, and never the processor's.
+    """Measure the energy drawn in the block: the GPU's if there is a GPU, else the processor's.
 
-    By RAPL it is the whole processor, other processes included.
+    RAPL counts the whole processor, other processes included.
     """
-    found = Energy()
+    drawn = Energy()
     if gpu is not None:
-        card_before = gpu.energy_j()
-        yield found
-        card_after = gpu.energy_j()
-        if card_before is not None and card_after is not None:
-            found.joules, found.source = card_after - card_before, "nvml"
+        gpu_before = gpu.energy_j()
+        yield drawn
+        gpu_after = gpu.energy_j()
+        if gpu_before is not None and gpu_after is not None:
+            drawn.joules, drawn.source = gpu_after - gpu_before, "nvml"
         return
     before = _packages(powercap)
-    yield found
+    yield drawn
     after = _packages(powercap)
     if before and before.keys() == after.keys():
-        found.joules = sum(_rise(before[key], after[key]) for key in before) / 1e6
-        found.source = "rapl"
+        drawn.joules = sum(_rise(before[key], after[key]) for key in before) / 1e6
+        drawn.source = "rapl"
 
 
 def _packages(powercap: Path) -> dict[str, tuple[int, int]]:
-    """Each processor's counter in µJ, and the value after which it begins again."""
-    found = {}
+    """Each processor's counter in µJ, and the value at which it wraps around."""
+    packages = {}
     for folder in sorted(powercap.glob("intel-rapl:*")):
         if not _PACKAGE.fullmatch(folder.name):
             continue
         try:
             now = int((folder / "energy_uj").read_text(encoding="ascii"))
             end = int((folder / "max_energy_range_uj").read_text(encoding="ascii"))
-        except (OSError, ValueError):  # readable to root alone on most systems
+        except (OSError, ValueError):  # readable only by root on most systems
             return {}
-        found[folder.name] = (now, end)
-    return found
+        packages[folder.name] = (now, end)
+    return packages
 
 
 def _rise(before: tuple[int, int], after: tuple[int, int]) -> int:

@@ -1,6 +1,6 @@
 """A GPU as its driver sees it: memory of the process, clocks, throttling, heat, other users.
 
-By NVML. A driver or GPU that doesn't answer a question leaves that answer empty.
+NVML answers; a question that the driver or GPU does not answer stays empty.
 """
 
 import os
@@ -22,32 +22,32 @@ _REASONS: Final = {
     0x0000000000000040: "heat (hardware)",
     0x0000000000000080: "power brake",
 }
-"""Bits of NVML's reasons for lower clocks; idle and set clocks are none of interest.
+"""Bits of NVML's reasons for lower clocks; those for idle or configured clocks are left out.
 
-All but the power cap make a time doubtful. At its cap is where a GPU with little power for its
-clocks, such as a T4, is whenever it works: that is its speed, and is only reported.
+All but the power cap make a time doubtful. A GPU with little power for its clocks, such as a T4, is
+at its power cap whenever it works: that is its normal speed, and is only reported.
 """
 
 SLOWED: Final = 0.85
 """Share of its highest clock frequency below which a GPU, or a core, counts as throttled."""
 OFTEN: Final = 0.05
-"""Share of the looks at a GPU in which it has to be slowed, or used by others, to be doubted."""
+"""Share of the samples in which a GPU has to be slowed, or used by others, for a flag."""
 BY_PROCESS: Final = "nvml-process"
 BY_DEVICE: Final = "nvml-device"
 
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _NAMES: Final = ("GPU-", "MIG-")
-"""What NVML's names of GPUs, and of instances of them, begin with."""
+"""Prefixes of NVML's names of GPUs, and of instances of GPUs."""
 
 
 class Gpu:
-    """A GPU, looked at from time to time.
+    """Samples of a GPU's state.
 
-    What it holds at the beginning is not this process's, so this is made before torch has a
-    context on it.
+    Memory in use when this is made counts as that of other processes, so it is made before torch
+    has a context on the GPU.
 
     Args:
-        nvml: the module `pynvml`, initialised, or what stands for it; None: nothing is answered.
+        nvml: the initialised module `pynvml`, or a stand-in; None: no question is answered.
         handle: its handle of the GPU.
     """
 
@@ -62,10 +62,10 @@ class Gpu:
 
     @classmethod
     def of(cls, device: torch.device) -> "Gpu | None":
-        """The GPU of a device; None for the CPU. One that NVML doesn't know answers nothing.
+        """The GPU of a device; None for the CPU. A GPU unknown to NVML answers no question.
 
-        Its name is in `CUDA_VISIBLE_DEVICES`. Where it isn't, in a cell run by hand, torch is
-        asked, which may make its context on the GPU first.
+        Its name is read from `CUDA_VISIBLE_DEVICES`. If it is not there, in a cell run by hand,
+        torch is asked, which may make its context on the GPU first.
         """
         if device.type != "cuda":
             return None
@@ -85,7 +85,7 @@ class Gpu:
         return cls()
 
     def forget(self) -> None:
-        """Forget what the GPU did so far; the peak of memory and the energy stay."""
+        """Forget all samples so far, but not the peak of memory and the energy."""
         self._looks = 0
         self._reasons: Counter[str] = Counter()
         self._foreign: Counter[int] = Counter()
@@ -95,10 +95,10 @@ class Gpu:
         self._heat: list[int] = []
 
     def _ask(self, question: str, *names: str) -> Any:
-        """NVML's answer to `nvmlDeviceGet…`; None where it has none.
+        """NVML's answer to `nvmlDeviceGet…`; None if it has none.
 
         Args:
-            names: of the constants that it is asked with.
+            names: names of NVML's constants that are passed as arguments.
         """
         if self._nvml is None:
             return None
@@ -116,12 +116,12 @@ class Gpu:
 
     def _reasons_now(self) -> list[str]:
         bits = self._ask("CurrentClocksEventReasons")
-        if bits is None:  # the name that older drivers know, and newer ones will forget
+        if bits is None:  # the old name of the same question
             bits = self._ask("CurrentClocksThrottleReasons") or 0
         return [name for bit, name in _REASONS.items() if bits & bit]
 
     def look(self) -> None:
-        """Take note of what the GPU does now."""
+        """Sample the state of the GPU now."""
         reasons = self._reasons_now()
         self._looks += 1
         self._reasons.update(reasons)
@@ -143,7 +143,7 @@ class Gpu:
             self._take_peak(sum(used) / MIB, BY_PROCESS)
             self._foreign.update({process.pid for process in processes} - {os.getpid()})
             return
-        # in a container the driver knows this process by another number, or tells of none
+        # in a container the driver lists this process under another id, or not at all
         now = self._used_mib()
         if now is not None and self._used_before_mib is not None:
             self._take_peak(now - self._used_before_mib, BY_DEVICE)
@@ -157,7 +157,7 @@ class Gpu:
 
     @property
     def memory(self) -> dict[str, float | str]:
-        """The columns of the process's memory on the GPU, and where they come from."""
+        """The columns of the process's memory on the GPU, and their source."""
         if self._peak_mib is None or self._peak_source is None:
             return {}
         return {
@@ -166,7 +166,7 @@ class Gpu:
         }
 
     def energy_j(self) -> float | None:
-        """Drawn by the GPU since this began to look at it, J."""
+        """Energy drawn by the GPU since this was made, J."""
         now = self._ask("TotalEnergyConsumption")
         if now is None or self._energy_before is None:
             return None
@@ -174,22 +174,22 @@ class Gpu:
 
     @property
     def doubts(self) -> dict[str, str]:
-        """Flags with what led to them."""
-        found = {}
+        """Flags with their reasons."""
+        flags = {}
         seen, clocks = self._reasons, self._clocks_below_cap
         often = [name for name in seen if name != _POWER_CAP and self._is_often(seen[name])]
         if often:
-            found["throttled"] = f"the GPU was slowed: {', '.join(sorted(often))}"
+            flags["throttled"] = f"the GPU was slowed: {', '.join(sorted(often))}"
         elif clocks and median(clocks) < SLOWED * max(clocks):
             share = median(clocks) / max(clocks)
-            found["throttled"] = f"the GPU's clocks fell to {share:.0%}"
+            flags["throttled"] = f"the GPU's clocks fell to {share:.0%}"
         if any(map(self._is_often, self._foreign.values())):
-            found["disturbed"] = "other processes used the GPU"
-        return found
+            flags["disturbed"] = "other processes used the GPU"
+        return flags
 
     @property
     def report(self) -> dict[str, Any]:
-        """Everything seen, for people: clocks in MHz, temperature in °C, power in W."""
+        """A summary of all samples for readers: clocks in MHz, temperature in °C, power in W."""
         return {
             "looks": self._looks,
             "throttle_reasons": dict(sorted(self._reasons.items())),
@@ -204,7 +204,7 @@ class Gpu:
 
 
 def _range(values: Sequence[float]) -> dict[str, float]:
-    """The least, the usual and the highest of some values; nothing of none."""
+    """The least, the median and the highest of some values; empty without values."""
     if not values:
         return {}
     return {"least": min(values), "median": median(values), "most": max(values)}

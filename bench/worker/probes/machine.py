@@ -1,7 +1,7 @@
-"""What else the machine did while something ran: waiting for a core, throttling, other processes.
+"""Disturbances of a measurement by the machine: no free core, throttling, other processes.
 
-Counters are read at the beginning and the end of a block; the kernel keeps them anyway. Clocks and
-the GPU are looked at in between, once a second at most. What a system doesn't tell stays empty.
+The kernel's counters are read at the beginning and the end of a block. Clocks and the GPU are
+sampled in between, once a second at most. Values that a system does not provide stay empty.
 """
 
 import math
@@ -19,13 +19,13 @@ from bench.worker.probes.gpu import SLOWED, Gpu
 WAITED: Final = 0.05
 """Share of its running time that a process may wait for a core before it counts as disturbed."""
 STOLEN: Final = 0.05
-"""Share of all cores' time that a hypervisor may give to others."""
+"""Share of all cores' time that a hypervisor may give to other guests."""
 HELD_BACK: Final = 0.01
-"""Share of the time for which a CPU quota may hold the group's processes back."""
+"""Share of the time for which a CPU quota may stop the group's processes."""
 HEATED: Final = 1.0
-"""How many times in a minute cores may be slowed by heat."""
+"""Times a minute that heat may slow the cores."""
 LOOK_S: Final = 1.0
-"""Seconds from one look at clocks and GPU to the next, at least."""
+"""Least seconds between two samples of clocks and GPU."""
 
 _PROC: Final = Path("/proc")
 _CPUS: Final = Path("/sys/devices/system/cpu")
@@ -34,7 +34,7 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class State:
-    """The machine's counters at a moment. Times in s since some beginning."""
+    """The machine's counters at a moment. Times are in s since an arbitrary start."""
 
     at_s: float
     load: float | None
@@ -67,12 +67,14 @@ def read_state(proc: Path = _PROC, cpus: Path = _CPUS, cgroups: Path = _CGROUPS)
 
 @dataclass(frozen=True)
 class Watched:
-    """What happened, and what of it makes a measurement doubtful.
+    """Activity of the machine during a measurement.
 
-    `waited` is the time that this process's threads were ready to run and had no core, as a share
-    of the time they ran; `foreign_cores` is how many cores others kept busy on average;
-    `frequency` is the usual clock frequency of the cores over their highest; None where a GPU
-    does the work.
+    Attributes:
+        waited: the time that this process's threads were ready to run and had no core, as a share
+            of the time they ran.
+        foreign_cores: how many cores other processes kept busy on average.
+        frequency: the median clock frequency of the cores over their highest; None if a GPU does
+            the work.
     """
 
     seconds: float
@@ -86,38 +88,39 @@ class Watched:
 
     @property
     def doubts(self) -> dict[str, str]:
-        """Flags with what led to them."""
-        found: dict[str, list[str]] = {"disturbed": [], "throttled": []}
+        """Flags with their reasons."""
+        flags: dict[str, list[str]] = {"disturbed": [], "throttled": []}
         if self.waited is not None and self.waited > WAITED:
-            found["disturbed"].append(f"waited for a core for {self.waited:.0%} of its time")
+            flags["disturbed"].append(f"waited for a core for {self.waited:.0%} of its time")
         if self.stolen is not None and self.stolen > STOLEN:
-            found["disturbed"].append(f"{self.stolen:.0%} of the cores' time went to other guests")
+            flags["disturbed"].append(f"{self.stolen:.0%} of the cores' time went to other guests")
         if (self.quota_throttled_s or 0.0) > HELD_BACK * self.seconds:
-            found["throttled"].append(
+            flags["throttled"].append(
                 f"held back by its group's CPU quota for {self.quota_throttled_s:.1f} s"
             )
         if (self.thermal_throttles or 0) > HEATED * self.seconds / 60:
-            found["throttled"].append(f"cores were slowed {self.thermal_throttles} times by heat")
+            flags["throttled"].append(f"cores were slowed {self.thermal_throttles} times by heat")
         if self.frequency is not None and self.frequency < SLOWED:
-            found["throttled"].append(f"clocks fell to {self.frequency:.0%}")
-        return {flag: "; ".join(reasons) for flag, reasons in found.items() if reasons}
+            flags["throttled"].append(f"clocks fell to {self.frequency:.0%}")
+        return {flag: "; ".join(reasons) for flag, reasons in flags.items() if reasons}
 
 
 def watched(
     spans: Sequence[tuple[State, State]], cores: int, clocks: Sequence[float] = ()
 ) -> Watched:
-    """What happened in some spans of time together, on a machine of so many cores.
+    """Activity of the machine in several spans of time together.
 
     Args:
         spans: states at the beginning and the end of each.
-        clocks: frequencies of the cores that were seen, MHz.
+        cores: of the machine.
+        clocks: sampled frequencies of the cores, MHz.
     """
 
     def rise(name: str) -> float | None:
-        found = [(getattr(begin, name), getattr(end, name)) for begin, end in spans]
-        if any(value is None for pair in found for value in pair):
+        pairs = [(getattr(begin, name), getattr(end, name)) for begin, end in spans]
+        if any(value is None for pair in pairs for value in pair):
             return None
-        return float(sum(end - begin for begin, end in found))
+        return float(sum(end - begin for begin, end in pairs))
 
     seconds = max(rise("at_s") or 0.0, 1e-9)
     ran, waited, busy, stolen = map(rise, ("ran_s", "waited_s", "busy_s", "stolen_s"))
@@ -135,10 +138,9 @@ def watched(
 
 
 class MachineWatch:
-    """Watches the machine, and the GPU if there is one, while it is entered.
+    """Watches the machine, and the GPU if there is one, within its `with` blocks.
 
-    It may be entered again, and then tells of all those times together: `report` is everything
-    seen, as JSON, and `doubts` the flags with their reasons.
+    `report`, for JSON, and `doubts`, the flags with their reasons, cover all blocks together.
     """
 
     def __init__(self, gpu: Gpu | None = None) -> None:
@@ -151,14 +153,14 @@ class MachineWatch:
 
     def __enter__(self) -> "MachineWatch":
         if self._gpu is not None and not self._spans:
-            self._gpu.forget()  # of what was before: only timed steps are doubted
+            self._gpu.forget()  # samples from before the timed steps
         self._before = read_state()
         self._looked = -math.inf
         self.look()
         return self
 
     def look(self) -> None:
-        """See what clocks and GPU do now; to be called while they work, between timed steps."""
+        """Sample clocks and GPU; to be called while they work, between timed steps."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
@@ -177,8 +179,8 @@ class MachineWatch:
         traceback: TracebackType | None,
     ) -> None:
         self._spans.append((self._before, read_state()))
-        found = watched(self._spans, os.cpu_count() or 1, self._clocks)
-        self.doubts, self.report = found.doubts, {"cpu": asdict(found)}
+        summary = watched(self._spans, os.cpu_count() or 1, self._clocks)
+        self.doubts, self.report = summary.doubts, {"cpu": asdict(summary)}
         if self._gpu is not None:
             for flag, reason in self._gpu.doubts.items():
                 self.doubts[flag] = "; ".join(filter(None, (self.doubts.get(flag), reason)))
@@ -210,7 +212,7 @@ def _scheduled(proc: Path) -> tuple[float | None, float | None]:
 
 
 def _cores(proc: Path) -> tuple[float | None, float | None]:
-    """Seconds that all cores together were busy, and that a hypervisor took from them."""
+    """Seconds that all cores together were busy, and that a hypervisor gave to other guests."""
     fields = _text(proc / "stat").partition("\n")[0].split()[1:]
     if len(fields) < 8:
         return None, None
@@ -220,7 +222,7 @@ def _cores(proc: Path) -> tuple[float | None, float | None]:
 
 
 def _quota_throttled(cgroups: Path) -> float | None:
-    """Seconds that the group's CPU quota held its processes back, by cgroup v2 or v1."""
+    """Seconds that the group's CPU quota stopped its processes, by cgroup v2 or v1."""
     for name, key, unit in (
         ("cpu.stat", "throttled_usec", 1e6),
         ("cpu/cpu.stat", "throttled_time", 1e9),

@@ -1,4 +1,4 @@
-"""Memory of this process by kind, and of what it holds by owner. All in MiB."""
+"""Memory of this process in MiB: peaks, and its parts by owner."""
 
 import resource
 import sys
@@ -16,7 +16,7 @@ from minbert.training.optimizer import Optimizer
 MIB: Final = 2**20
 _STATUS: Final = Path("/proc/self/status")
 _NO_POOL: Final = (0, 0)
-"""The id of what is in no pool of its own, in torch's snapshots of CUDA memory."""
+"""The id of the default pool in torch's snapshots of CUDA memory."""
 _FORGET: Final = Path("/proc/self/clear_refs")
 _FORGET_PEAK: Final = "5"
 _FIELDS: Final = ("VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem")
@@ -24,9 +24,9 @@ _FIELDS: Final = ("VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem")
 
 @dataclass
 class Resident:
-    """A process's peak resident set, and how much of it was anonymous: not of mapped files.
+    """A process's peak resident set, and its anonymous part, which is not of mapped files.
 
-    None where the system doesn't tell.
+    None where the system does not report it.
     """
 
     rss_mib: float | None = None
@@ -44,35 +44,35 @@ def _higher(one: float | None, other: float | None) -> float | None:
 
 
 def resident_now() -> Resident:
-    """What this process holds at this moment."""
+    """The memory that this process holds now."""
     status = _status()
     return Resident(status.get("VmRSS"), status.get("RssAnon"))
 
 
 @contextmanager
 def resident_peak() -> Iterator[Resident]:
-    """The peaks reached in a block.
+    """Measure the peaks reached in a block.
 
-    On Linux the kernel's peak (VmHWM) is forgotten at the beginning; where that can't be done, or
-    on other systems, it is the peak of the process so far. The anonymous part is the peak less
-    the files that are mapped at the end of the block: mapped weights and libraries only grow.
+    On Linux the kernel's peak (VmHWM) is reset at the beginning; if that fails, and on other
+    systems, it is the peak of the process so far. The anonymous part is the peak less the files
+    that are mapped at the end of the block: mapped weights and libraries only grow.
     """
-    found = Resident()
+    peak = Resident()
     forget_peak()
     try:
-        yield found
+        yield peak
     finally:
-        found.take(peak_so_far())
+        peak.take(peak_so_far())
 
 
 def forget_peak() -> None:
-    """Let the kernel's peak of the resident set begin again, if it can."""
+    """Reset the kernel's peak of the resident set, if possible."""
     with suppress(OSError):
         _FORGET.write_text(_FORGET_PEAK, encoding="ascii")
 
 
 def peak_so_far() -> Resident:
-    """The peaks since they were last forgotten.
+    """The peaks since the last reset.
 
     `ru_maxrss` is not used on Linux: it is inherited across exec, and so starts at the size of
     the parent.
@@ -97,8 +97,8 @@ def _status() -> dict[str, float]:
 
 
 def start_cuda_peaks(device: torch.device) -> None:
-    """Forget the peaks that torch's CUDA allocator has seen so far, and give back to the driver
-    what it holds for no tensor: what loading and compiling took is no part of the training's."""
+    """Reset the peaks of torch's CUDA allocator, and return its unused memory to the driver, so
+    that loading and compiling do not count as the training's."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -107,8 +107,8 @@ def start_cuda_peaks(device: torch.device) -> None:
 def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
     """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU.
 
-    Where the allocator keeps nothing (PYTORCH_NO_CUDA_MEMORY_CACHING) it counts nothing either, and
-    some do not say what graphs hold (cudaMallocAsync): what is not known is left out.
+    Unknown values are left out: without caching (PYTORCH_NO_CUDA_MEMORY_CACHING) the allocator
+    counts nothing, and some allocators do not report what graphs hold (cudaMallocAsync).
 
     Args:
         graphs: whether CUDA graphs were launched, as compiled cells do.
@@ -127,8 +127,8 @@ def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
 def _held_by_graphs() -> int:
     """Bytes in the pools of CUDA graphs that the allocator does not count as allocated.
 
-    A graph that is launched again writes to where it was recorded, and its activations are not
-    allocated anew.
+    A graph writes to the memory that it was recorded with, so its activations are not allocated
+    again when it is launched.
     """
     segments: Any = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
     return sum(
@@ -163,9 +163,9 @@ def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
 
 
 class SavedTensors:
-    """Counts what a forward pass keeps for its backward pass, each storage once.
+    """Measures the tensors that a forward pass keeps for its backward pass, each storage once.
 
-    Parameters and what shares their memory are not counted: they are there anyway.
+    Parameters, and tensors that share their memory, are not counted: they exist anyway.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -175,7 +175,7 @@ class SavedTensors:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count what the block's forward passes save; they hold it as long as this does."""
+        """Count the tensors that the block's forward passes save."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
 
@@ -187,5 +187,5 @@ class SavedTensors:
 
     @property
     def mib(self) -> float:
-        """What has been saved, MiB."""
+        """Size of the saved tensors, MiB."""
         return float(sum(storage.nbytes() for storage in self._kept.values())) / MIB

@@ -1,8 +1,8 @@
-"""Step times in a steady state: one fixed panel of batches, replayed.
+"""Step times in a steady state: training steps on a few fixed timing batches, repeated in passes.
 
-Batches differ in tokens, so steps of one run are not repeats of one another; passes over a panel
-are. The first passes warm caches and allocators up, and how many that takes is found out: it ends
-when two passes agree.
+The batches of a training differ in tokens, so its steps are not repeats of one another; passes over
+the same batches are. The first passes warm up caches and allocators; warm-up ends when two passes
+agree.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from bench.worker.probes.steps import Sized, StepClock
 B = TypeVar("B", bound=Sized)
 
 PANEL_BATCHES: Final = 4
-"""Batches of a panel: at evenly spaced quantiles of their tokens."""
+"""Number of timing batches, at evenly spaced quantiles of their tokens."""
 WARMUP_PASSES: Final = 6
-"""After so many passes that never agreed the timing begins all the same, and is unstable."""
+"""After this many passes without agreement timing begins all the same, and counts as unstable."""
 TIMED_PASSES: Final = 5
 MOST_PASSES: Final = 12
 PRECISION: Final = 0.02
-"""Timing ends when half the interval is this share of the time for 1,000 tokens."""
+"""Timing ends when half the width of the interval is this share of the time for 1,000 tokens."""
 
 Passes = Sequence[Sequence[float]]
 """Milliseconds of each batch in each pass."""
@@ -32,9 +32,9 @@ Passes = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Panel:
-    """A replay: its batches' real tokens and examples, and the ms of all passes in order.
+    """Times of all passes in order, with the real tokens and the examples of each batch.
 
-    The passes from `warm` on count. `settled` is False where no two passes agreed.
+    Passes from `warm` on count. `settled` is False if no two passes agreed.
     """
 
     tokens: tuple[int, ...]
@@ -45,9 +45,9 @@ class Panel:
 
 
 def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
-    """A panel from the batches of an epoch: indices of full ones, in order of their tokens.
+    """Choose timing batches among the batches of an epoch: their indices, in order of their tokens.
 
-    A batch that has fewer examples than the others is left out where there are others.
+    Only batches with the most examples are chosen, which leaves out an epoch's smaller last one.
     """
     full = [index for index, count in enumerate(examples) if count == max(examples)]
     full.sort(key=lambda index: tokens[index])
@@ -57,20 +57,21 @@ def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
 
 
 def agree(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two passes are alike: in their mean, and, twice as far, in their steps' quartiles."""
+    """Whether two passes agree: in their mean, and within twice that tolerance in their
+    quartiles."""
     a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
 
-    def apart(x: float, y: float) -> float:
+    def relative_gap(x: float, y: float) -> float:
         return abs(x - y) / max(min(x, y), 1e-9)
 
     quartiles = zip(np.quantile(a, (0.25, 0.75)), np.quantile(b, (0.25, 0.75)), strict=True)
-    return apart(float(a.mean()), float(b.mean())) <= AGREEMENT and all(
-        apart(float(x), float(y)) <= 2 * AGREEMENT for x, y in quartiles
+    return relative_gap(float(a.mean()), float(b.mean())) <= AGREEMENT and all(
+        relative_gap(float(x), float(y)) <= 2 * AGREEMENT for x, y in quartiles
     )
 
 
 def warm_from(passes: Passes) -> int | None:
-    """The first pass that counts: the second of the first two neighbours that agree."""
+    """The first pass that counts: the second of the first two consecutive passes that agree."""
     for index in range(1, len(passes)):
         if agree(passes[index - 1], passes[index]):
             return index
@@ -84,15 +85,15 @@ def _begin(passes: Passes) -> tuple[int, bool]:
 
 
 def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
-    """Whether the passes so far will do: steady, enough of them, and precise or out of budget."""
+    """Whether the passes suffice: steady, enough of them, and precise or out of budget."""
     timed = passes[_begin(passes)[0] :]
     if len(timed) < TIMED_PASSES:
         return False
     if len(timed) >= MOST_PASSES or sum(map(sum, timed)) / 1000 >= budget_s:
         return True
-    found = panel_times(timed, tokens).ms_per_1k_tokens
-    ends = found.ends()
-    return ends is not None and (ends[1] - ends[0]) / 2 <= PRECISION * found.value
+    estimate = panel_times(timed, tokens).ms_per_1k_tokens
+    ends = estimate.ends()
+    return ends is not None and (ends[1] - ends[0]) / 2 <= PRECISION * estimate.value
 
 
 def replay(
@@ -103,12 +104,12 @@ def replay(
     budget_s: float,
     on_step: Callable[[int], None] = lambda _done: None,
 ) -> Panel:
-    """Run passes over the batches until they are enough.
+    """Run passes over the batches until they suffice.
 
     Args:
-        take_step: a training step; it is timed and nothing else is.
-        budget_s: seconds in steps that count after which no more precision is sought.
-        on_step: told the number of steps taken, outside of the timed ones.
+        take_step: takes a training step; only this is timed.
+        budget_s: seconds of timed steps after which no more precision is sought.
+        on_step: called after each step with the number of steps taken.
     """
     tokens = tuple(batch.tokens for batch in batches)
     passes: list[list[float]] = []

@@ -1,4 +1,4 @@
-"""Phases of a cell: how long each took, and the memory that this process reached in it."""
+"""Phases of a cell: the time of each, and the peak memory of this process in it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +8,10 @@ from bench.worker.probes.memory import Resident, resident_peak
 
 
 class Phases:
-    """Measures named phases, one after the other; a name that comes again adds to its first time.
+    """Measures named phases, one after the other; a repeated name adds to its time.
 
     Args:
-        on_phase: told a phase's name as it begins.
+        on_phase: called with a phase's name when it begins.
     """
 
     def __init__(self, on_phase: Callable[[str], None] = lambda _name: None) -> None:
@@ -33,7 +33,7 @@ class Phases:
 
     @property
     def peak(self) -> Resident:
-        """The highest of all phases."""
+        """The highest peaks of all phases."""
         highest = Resident()
         for peak in self.peaks.values():
             highest.take(peak)

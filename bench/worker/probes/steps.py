@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Sized(Protocol):
-    """A batch, as far as its size goes."""
+    """The size of a batch."""
 
     @property
     def labels(self) -> Tensor:
@@ -19,17 +19,17 @@ class Sized(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Real ones."""
+        """Tokens without padding."""
 
     @property
     def padded(self) -> int:
-        """Those with padding."""
+        """Tokens with padding."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training step: its time in ms, and of its batch the real tokens, the tokens with padding
-    and the examples."""
+    """One training step: its time in ms, and its batch's tokens without padding and with it, and
+    examples."""
 
     ms: float
     tokens: int
@@ -40,8 +40,8 @@ class Step:
 class StepClock:
     """Times steps one by one without waiting for the device between them.
 
-    On a GPU a pair of events brackets each step on the stream, so that nothing has to be
-    synchronised until the times are read. Elsewhere operators have ended when they return.
+    On a GPU a pair of events brackets each step on the stream, so that nothing is synchronised
+    until the times are read. On a CPU an operator has ended when it returns.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What can be learned: the embedded tasks, and those read from a folder with `--data`."""
+"""The tasks: embedded ones, and those whose files are in a folder given with `--data`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,17 +56,16 @@ def load_data(
     max_train: int | None = None,
     max_dev: int | None = None,
 ) -> Data:
-    """A task's examples for training and dev, never those for test; those of its parts, if it has
-    any.
+    """A task's examples, or those of its parts, for training and dev; never those for test.
 
     Args:
         name: one of `TASKS`.
-        data: the folder that holds its files; none for an embedded task, which is fetched.
-        max_train, max_dev: keep at most so many, of each part, the same ones whatever the seed; a
-            smaller number keeps a part of what a larger one keeps.
+        data: the folder that holds its files; None for an embedded task, which is fetched.
+        max_train, max_dev: keep at most so many examples of each part, the same ones whatever the
+            seed; a smaller number keeps a subset of what a larger one keeps.
 
     Raises:
-        InputError: unknown name, `data` missing or without its files, nothing to fetch it from.
+        InputError: unknown name, `data` missing or without its files, or a failed download.
     """
     task = find_task(name)
     if not task.parts:
@@ -90,12 +89,8 @@ def load_task(
     task = find_task(name)
     _check_limits(max_train, max_dev)
     examples, problems = _load(task, data)
-    return TaskData(
-        task,
-        examples[TRAIN].limited(max_train),
-        examples[DEV].limited(max_dev),
-        tuple(problems),
-    )
+    train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
+    return TaskData(task, train, dev, tuple(problems))
 
 
 def load_split(name: str, split: str, data: Path | None = None) -> Examples:
@@ -112,11 +107,12 @@ def load_split(name: str, split: str, data: Path | None = None) -> Examples:
 
 
 def source_files(name: str, data: Path | None = None) -> list[Path]:
-    """The files that a task's examples are read from; they need not be there, but those of a task
-    with parts are.
+    """The files that a task's examples are read from.
+
+    They need not exist, except that of a task with parts only existing files are listed.
 
     Raises:
-        InputError: unknown name, `data` missing, nothing to fetch an embedded task from.
+        InputError: unknown name, `data` missing, or a failed download of an embedded task.
     """
     task = find_task(name)
     folder = _folder(task, data)
@@ -126,7 +122,7 @@ def source_files(name: str, data: Path | None = None) -> list[Path]:
 
 
 def pieces_of(name: str, data: Path | None = None) -> list[str]:
-    """Names of what is tokenised by itself of a task, as `Data.pieces` has them.
+    """Names of the pieces of a task that are tokenised by themselves, as in `Data.pieces`.
 
     Raises:
         InputError: unknown name, `data` missing.
@@ -139,7 +135,7 @@ def pieces_of(name: str, data: Path | None = None) -> list[str]:
 
 
 def task_of_piece(name: str, piece: str) -> Task:
-    """The task whose labels a piece has: the part that it is of, or the task itself.
+    """The task whose labels a piece has: its part, or the task itself.
 
     Raises:
         InputError: unknown name.
@@ -161,7 +157,7 @@ def _load(task: Task, data: Path | None) -> tuple[dict[str, Examples], list[str]
 
 
 def _folder(task: Task, data: Path | None) -> Path:
-    """Where a task's files are; those of an embedded one are fetched."""
+    """The folder of a task's files; those of an embedded task are fetched."""
     if task.files:
         if data is None:
             raise InputError(

@@ -1,10 +1,11 @@
-"""What a task is, and its examples."""
+"""Tasks and their examples."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,19 @@ from numpy.typing import NDArray
 from minbert.data.tasks.splitting import smallest
 from minbert.errors import InputError
 
+_BY_CHANCE: Final = 0.5
+"""The share in an overall score of a correlation of 0: (1 + r) / 2."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """Something to learn: a class of a text or of a pair of texts, or, without classes, a number.
+    """A task: a class to learn of a text or of a pair of texts or, without classes, a number.
 
-    `files` is what a folder given with `--data` must hold, train and dev; a task without any
-    comes embedded. `notes` must be said wherever its scores are shown. `parts` names the tasks that
-    one model learns together; of their files a folder may hold some.
+    Attributes:
+        files: the files for training and dev that a folder given with `--data` must hold; the data
+            of a task without files is embedded.
+        notes: caveats that must stand wherever its scores are shown.
+        parts: tasks that one model learns together; a folder may hold the files of only some.
     """
 
     name: str
@@ -62,7 +68,7 @@ class Examples:
         return len(self.text_a)
 
     def taken(self, indices: Sequence[int]) -> "Examples":
-        """The examples at some indices, in the order of those."""
+        """The examples at some indices, in the order of the indices."""
         pairs = self.text_b
         return Examples(
             tuple(self.text_a[index] for index in indices),
@@ -70,8 +76,8 @@ class Examples:
             self.labels[list(indices)],
         )
 
-    def apart(self) -> tuple["Examples", ...]:
-        """The first texts, and the second ones if there are any, each by themselves."""
+    def split_pairs(self) -> tuple["Examples", ...]:
+        """The first texts and, of pairs, the second texts, each as examples of single texts."""
         columns = (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
         return tuple(Examples(texts, None, self.labels) for texts in columns)
 
@@ -95,52 +101,65 @@ class Sizes(NamedTuple):
     dev: int
 
 
-class Data(Protocol):
-    """What is asked of a task's examples, whether the task has parts or not."""
+class Data(ABC):
+    """A task's examples for training and for its dev score, whether the task has parts or not.
+
+    Attributes:
+        task: their task.
+        problems: rows that could not be read, a line each.
+    """
+
+    task: Task
+    problems: tuple[str, ...]
 
     @property
-    def task(self) -> Task:
-        """Whose they are."""
+    @abstractmethod
+    def parts(self) -> Mapping[str, "TaskData"]:
+        """The examples of each part; those of a task without parts under its own name."""
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """What could not be read, a line each."""
-
-    @property
+    @abstractmethod
     def digest(self) -> str:
         """SHA-256 of the examples and their order, train and dev."""
 
     @property
+    @abstractmethod
     def notes(self) -> tuple[str, ...]:
-        """What must be said wherever scores on them are shown."""
+        """Caveats that must stand wherever scores on these examples are shown."""
+
+    @abstractmethod
+    def pieces(self) -> Mapping[str, "TaskData"]:
+        """Examples that are tokenised by themselves, by name; those of a task without parts are one
+        piece, named ""."""
 
     @property
     def sizes(self) -> Mapping[str, Sizes]:
-        """How many there are of each part; of a task without parts, under its own name."""
+        """Numbers of examples of each of `parts`."""
+        return {name: Sizes(len(part.train), len(part.dev)) for name, part in self.parts.items()}
 
     @property
     def regression(self) -> bool:
-        """Whether a number is learned, if only by a part."""
+        """Whether a number is learned, if only by one part."""
+        return any(part.task.kind == "regression" for part in self.parts.values())
 
     @property
     def pairs_in_one(self) -> bool:
-        """Whether two texts stand in one sequence."""
+        """Whether both texts of a pair stand in one sequence."""
+        return not self.task.parts and self.parts[self.task.name].train.text_b is not None
 
     @property
     def majority(self) -> float | None:
-        """The dev score without learning: of the training set's majority class, and of a part that
-        is a regression that of no correlation. None for a task that is a regression."""
-
-    def pieces(self) -> Mapping[str, "TaskData"]:
-        """What is tokenised by itself, by name; of a task without parts the whole, named ""."""
+        """The dev score without learning: of always predicting the majority class, and of a part
+        that is a regression that of no correlation. None for a task that is a regression."""
+        scores = [majority_score(part) for part in self.parts.values()]
+        if not self.task.parts:
+            return scores[0]
+        return sum(_BY_CHANCE if score is None else score for score in scores) / len(scores)
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """A task's examples for training and for its dev score; it is `Data`.
-
-    `problems` says, one line each, what could not be read.
-    """
+class TaskData(Data):
+    """The examples of a task without parts."""
 
     task: Task
     train: Examples
@@ -148,32 +167,17 @@ class TaskData:
     problems: tuple[str, ...] = ()
 
     @property
+    def parts(self) -> Mapping[str, "TaskData"]:
+        """These examples, under the task's name."""
+        return {self.task.name: self}
+
+    @property
     def notes(self) -> tuple[str, ...]:
-        """As of `Data`."""
+        """The notes of the task."""
         return self.task.notes
 
-    @property
-    def sizes(self) -> Mapping[str, Sizes]:
-        """As of `Data`."""
-        return {self.task.name: Sizes(len(self.train), len(self.dev))}
-
-    @property
-    def regression(self) -> bool:
-        """As of `Data`."""
-        return self.task.kind == "regression"
-
-    @property
-    def pairs_in_one(self) -> bool:
-        """As of `Data`."""
-        return self.train.text_b is not None
-
-    @property
-    def majority(self) -> float | None:
-        """As of `Data`."""
-        return majority_score(self)
-
     def pieces(self) -> Mapping[str, "TaskData"]:
-        """As of `Data`."""
+        """All examples as one piece."""
         return {"": self}
 
     @cached_property
@@ -188,16 +192,16 @@ class TaskData:
 
 
 HELD_OUT: Final = 0.2
-"""Share of the training examples that a search is scored on, ..."""
+"""Share of the training examples that a search of learning rates is scored on, ..."""
 MOST_HELD_OUT: Final = 1000
 MOST_FITTED: Final = 4000
-"""... and how many there are at most, on either side."""
+"""... and the most examples that it is scored on, and trained on."""
 
 
 def for_search(data: Data) -> TaskData:
-    """A task made of training examples alone, for a search that must not see dev.
+    """Examples for a search of learning rates, which must not see dev.
 
-    Its training examples and its dev examples are two parts of `data.train`, chosen by digest.
+    Both its training and its dev examples are taken from `data.train`, by digest of their texts.
 
     Raises:
         InputError: for a task with parts, whose rates are the grid's.
@@ -224,7 +228,8 @@ def majority_class(examples: Examples) -> int:
 
 
 def majority_score(data: TaskData) -> float | None:
-    """What the training set's majority class scores on dev; None for a regression."""
+    """The dev score of always predicting the training set's majority class; None for a
+    regression."""
     if not data.task.classes:
         return None
     return float(np.mean(data.dev.labels == majority_class(data.train)))

@@ -1,8 +1,8 @@
 """Tasks from a folder in the format of the CS 224N default final project (`--data DIR`).
 
 Tab-separated UTF-8, quoted as by Python's csv, one example a line, with a header: a row number,
-`id`, `sentence` or `sentence1` and `sentence2`, and a label. An example whose label is empty is
-left out; a label that is there and wrong is refused.
+`id`, `sentence` or `sentence1` and `sentence2`, and a label. An example without a label is left
+out; a wrong label is refused.
 """
 
 import csv
@@ -23,12 +23,12 @@ from minbert.files import check_size, is_file, is_folder
 _LARGEST_FILE: Final = 2**28
 """Bytes; the largest of these sets, with 400,000 pairs of questions, has 60 MB."""
 _SHOWN: Final = 5
-"""Rows that can't be read and are told one by one; the others are counted."""
+"""Unreadable rows that are reported one by one; the others are counted."""
 
 
 @dataclass(frozen=True)
 class _Format:
-    """Columns of a file; `highest` is the largest label, and the smallest is 0."""
+    """Columns of a file; labels go from 0 to `highest`."""
 
     texts: tuple[str, ...]
     label: str
@@ -73,7 +73,7 @@ TASKS: Final = {
 
 
 def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
-    """Train and dev of one of `TASKS`, and what was left out, a line each.
+    """Train and dev of one of `TASKS`, and lines on rows that were left out.
 
     Raises:
         InputError: no such folder, a file that is missing or of another kind, a wrong label.
@@ -85,13 +85,13 @@ def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
         raise InputError(f"--data {folder}: task {task.name} needs {' and '.join(missing)} there")
     examples, problems = {}, []
     for side, name in zip((TRAIN, DEV), task.files, strict=True):
-        examples[side], found = _read(folder / name, _FORMATS[task.name], bool(task.classes))
-        problems += found
+        examples[side], notes = _read(folder / name, _FORMATS[task.name], bool(task.classes))
+        problems += notes
     return examples, problems
 
 
 class _WrongLabelError(ValueError):
-    """A label that is there and is none that the task has."""
+    """A label that the task does not have."""
 
 
 def _read(path: Path, form: _Format, classes: bool) -> tuple[Examples, list[str]]:
@@ -149,14 +149,14 @@ def _check_header(path: Path, header: str, columns: Sequence[str], form: _Format
     Raises:
         InputError: naming the columns.
     """
-    wanted = (*form.texts, form.label)
-    unclear = [name for name in wanted if name not in columns]
-    unclear = unclear or [name for name in wanted if columns.count(name) > 1]
+    expected = (*form.texts, form.label)
+    unclear = [name for name in expected if name not in columns]
+    unclear = unclear or [name for name in expected if columns.count(name) > 1]
     if unclear:
         what = "several columns" if unclear[0] in columns else "no column"
         raise InputError(
             f"{path}: its first line has {what} {' or '.join(unclear)}; a header with "
-            f"{', '.join(wanted)}, separated by tabs, is expected, not {header[:60]!r:.70}"
+            f"{', '.join(expected)}, separated by tabs, is expected, not {header[:60]!r:.70}"
         )
 
 
@@ -174,11 +174,12 @@ def _lines(path: Path) -> list[str]:
 
 
 _LONGEST_LINE: Final = 2**17
-"""Characters; the csv library's own limit is one for the whole process, and others change it."""
+"""Characters; the csv library's own limit is global and may be changed by other code."""
 
 
 def _fields(line: str) -> list[str]:
-    """The fields of one line: parsed alone, so that a stray quote can't swallow the next lines."""
+    """The fields of one line, parsed by itself so that a stray quote can't swallow the next
+    lines."""
     if len(line) > _LONGEST_LINE:
         return [line]
     try:
@@ -194,7 +195,7 @@ def _row(
 
     Raises:
         _WrongLabelError: for a label that the task does not have.
-        ValueError: saying what else is wrong with the row.
+        ValueError: for another problem with the row.
     """
     if len(fields) != len(columns):
         raise ValueError(f"has {len(fields)} fields, and the header {len(columns)}")
@@ -210,19 +211,19 @@ def _row(
 
 
 _CLASS: Final = re.compile(r"[0-9]+(\.0*)?")
-"""A class is written as `3` or, as a table of floats has it, as `3.0`."""
+"""A class is written as `3` or, in a table of floats, as `3.0`."""
 _SHOWN_LABEL: Final = 20
 """Characters of a wrong label that are shown."""
 
 
 def _label(text: str, form: _Format, classes: bool) -> float | None:
-    """The label that a field holds; None for an empty one.
+    """The label in a field; None for an empty field.
 
-    Python reads more as numbers than other programs do, such as `1_0` and digits of other scripts:
-    those are refused.
+    Texts that Python reads as numbers and other programs do not are refused, such as `1_0` and
+    digits of other scripts.
 
     Raises:
-        _WrongLabelError: saying what it is, and what it can be.
+        _WrongLabelError: with the text, and what it could be.
     """
     if not text:
         return None

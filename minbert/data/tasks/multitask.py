@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from minbert.data.tasks import cs224n
-from minbert.data.tasks.base import Sizes, Task, TaskData
+from minbert.data.tasks.base import Data, Task, TaskData
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
 from minbert.files import is_file, is_folder
 
 PARTS: Final = ("sst", "quora", "sts")
 PAIRS: Final = ("quora", "sts")
-"""Parts whose examples are pairs: their two texts go through the encoder by themselves."""
-_BY_CHANCE: Final = 0.5
-"""What a correlation of 0 counts, (1 + r) / 2."""
+"""Parts whose examples are pairs; both texts go through the encoder separately."""
 
 TASK: Final = Task(
     "multitask",
@@ -30,68 +28,52 @@ TASKS: Final = {TASK.name: TASK}
 
 
 @dataclass(frozen=True)
-class MultitaskData:
-    """The examples of the parts that are there, by name in the order of `PARTS`; it is `Data`.
+class MultitaskData(Data):
+    """The examples of the parts whose files a folder holds.
 
-    `missing` tells which parts are not there, a line each.
+    Attributes:
+        by_part: by name in the order of `PARTS`.
+        missing: a line for each part whose files are missing.
     """
 
     task: Task
-    parts: Mapping[str, TaskData]
+    by_part: Mapping[str, TaskData]
+    problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """As of `Data`."""
-        return tuple(problem for data in self.parts.values() for problem in data.problems)
+    def parts(self) -> Mapping[str, TaskData]:
+        """The examples of each part."""
+        return self.by_part
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the parts' names and digests."""
-        told = " ".join(f"{part} {data.digest}" for part, data in self.parts.items())
-        return hashlib.sha256(f"{self.task.kind} {told}".encode()).hexdigest()
+        digests = " ".join(f"{part} {data.digest}" for part, data in self.parts.items())
+        return hashlib.sha256(f"{self.task.kind} {digests}".encode()).hexdigest()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """As of `Data`: those of the parts that are there, and which are not."""
-        said = [f"{part}: {note}" for part, data in self.parts.items() for note in data.notes]
-        return (*said, *self.missing)
-
-    @property
-    def sizes(self) -> Mapping[str, Sizes]:
-        """As of `Data`."""
-        return {part: data.sizes[part] for part, data in self.parts.items()}
-
-    @property
-    def regression(self) -> bool:
-        """As of `Data`."""
-        return any(data.regression for data in self.parts.values())
-
-    @property
-    def pairs_in_one(self) -> bool:
-        """As of `Data`."""
-        return False
-
-    @property
-    def majority(self) -> float | None:
-        """As of `Data`."""
-        found = [data.majority for data in self.parts.values()]
-        scores = [_BY_CHANCE if score is None else score for score in found]
-        return sum(scores) / len(scores)
+        """The notes of the parts, and lines on missing parts."""
+        notes = [f"{part}: {note}" for part, data in self.parts.items() for note in data.notes]
+        return (*notes, *self.missing)
 
     def pieces(self) -> Mapping[str, TaskData]:
-        """As of `Data`: the first texts of a part, and the second ones of pairs."""
+        """The first texts of each part, and the second texts of pairs."""
         return {
             piece: TaskData(data.task, train, dev)
             for part, data in self.parts.items()
             for piece, train, dev in zip(
-                pieces_of_part(part), data.train.apart(), data.dev.apart(), strict=True
+                pieces_of_part(part),
+                data.train.split_pairs(),
+                data.dev.split_pairs(),
+                strict=True,
             )
         }
 
 
 def pieces_of_part(part: str) -> tuple[str, ...]:
-    """Names of what is tokenised by itself of a part."""
+    """Names of the pieces of a part that are tokenised by themselves."""
     return (f"{part}.1", f"{part}.2") if part in PAIRS else (f"{part}.1",)
 
 
@@ -106,7 +88,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def load(folder: Path, max_train: int | None, max_dev: int | None) -> MultitaskData:
-    """The examples of the parts that a folder holds, each cut to so many.
+    """The examples of the parts that a folder holds, at most so many of each part.
 
     Raises:
         InputError: no such folder, one without any part, or a file of another kind.
@@ -119,19 +101,15 @@ def load(folder: Path, max_train: int | None, max_dev: int | None) -> MultitaskD
             f"--data {folder}: task {TASK.name} needs both files of at least one of "
             f"{', '.join(PARTS)} there, such as {' and '.join(cs224n.TASKS[PARTS[0]].files)}"
         )
-    found = {}
+    loaded = {}
     for part in parts:
         task = cs224n.TASKS[part]
         examples, problems = cs224n.load(task, folder)
-        found[part] = TaskData(
-            task,
-            examples[TRAIN].limited(max_train),
-            examples[DEV].limited(max_dev),
-            tuple(problems),
-        )
-    missing = [f"{TASK.name} without {_absent_text(part, folder)}" for part in PARTS
-               if part not in found]  # fmt: skip
-    return MultitaskData(TASK, found, tuple(missing))
+        train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
+        loaded[part] = TaskData(task, train, dev, tuple(problems))
+    problems = [problem for data in loaded.values() for problem in data.problems]
+    missing = [f"{TASK.name} without {_absent_text(p, folder)}" for p in PARTS if p not in loaded]
+    return MultitaskData(TASK, loaded, tuple(problems), tuple(missing))
 
 
 def _absent(part: str, folder: Path) -> list[str]:

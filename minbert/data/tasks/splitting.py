@@ -1,7 +1,7 @@
-"""Which side of a split a text stands on, and which examples a smaller set keeps: by digest.
+"""Train, dev and test splits, and smaller sets of examples, by digest of the texts.
 
-Nothing here depends on a seed, on the order of a file or on the machine, so everyone's dev set is
-the same, and a text that is in two tasks stands on the same side of both.
+Nothing here depends on a seed, on the order of a file or on the machine, so everyone has the same
+dev set, and a text that is in two tasks is on the same side of both.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Final
 
 TRAIN, DEV, TEST = SIDES = ("train", "dev", "test")
 _SHARES: Final = (0.8, 0.9)
-"""Where, from 0 to 1, dev and test begin."""
+"""Positions, from 0 to 1, at which dev and test begin."""
 
 _WORD: Final = re.compile(r"\w+")
 
@@ -40,8 +40,8 @@ def sides(texts: Sequence[str], documents: Sequence[str] | None = None) -> list[
 
     Args:
         texts: the texts.
-        documents: for each text the document that it comes from; a document's texts stand on one
-            side. Documents that share a text count as one. Without it, each text is its own.
+        documents: for each text the document that it comes from; all texts of a document are on one
+            side. Documents that share a text count as one. None: each text is a document.
     """
     keys = [normalised(text) for text in texts]
     if documents is not None:
@@ -51,7 +51,7 @@ def sides(texts: Sequence[str], documents: Sequence[str] | None = None) -> list[
 
 
 def _joined(documents: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """For each document the least of those that it is linked with by shared texts."""
+    """For each document the first, by name, of those that it is linked with by shared texts."""
     parent = {document: document for document in documents}
 
     def root(document: str) -> str:
@@ -69,7 +69,7 @@ def _joined(documents: Sequence[str], texts: Sequence[str]) -> list[str]:
 def smallest(texts: Iterable[str], count: int) -> list[int]:
     """Indices, in order, of the `count` texts that come first by digest.
 
-    A smaller count keeps a part of what a larger one keeps, and classes keep their shares.
+    A smaller count keeps a subset of what a larger one keeps, and classes keep their shares.
     """
     places = [(_position(f"order {text}"), index) for index, text in enumerate(texts)]
     return sorted(index for _, index in sorted(places)[:count])

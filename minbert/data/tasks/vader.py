@@ -18,7 +18,7 @@ from minbert.data.tasks.splitting import SIDES, sides
 from minbert.errors import InputError
 
 Edge = tuple[Decimal, bool]
-"""Where a class begins, and whether a rating on the edge is already in it."""
+"""The rating at which a class begins, and whether that rating is in it."""
 
 _FIVE: Final = tuple((Decimal(edge), True) for edge in ("-2.4", "-0.8", "0.8", "2.4"))
 _THREE: Final = ((Decimal("-0.5"), True), (Decimal("0.5"), False))
@@ -30,7 +30,8 @@ _NAMES: Final = {
 
 @dataclass(frozen=True)
 class _Source:
-    """A file of ratings. `documents`: an id names the document before its underscore."""
+    """A file of ratings. `documents`: whether ids begin with the name of a document and an
+    underscore."""
 
     about: str
     file: str
@@ -60,22 +61,22 @@ _HIGHEST: Final = 4
 
 
 def _tasks() -> dict[str, Task]:
-    found = {}
+    tasks = {}
     for name, source in _SOURCES.items():
         classes = _NAMES[source.edges]
         about = f"{source.about}: sentiment in {len(classes)} classes"
-        found[name] = Task(name, about, classes, notes=source.notes)
+        tasks[name] = Task(name, about, classes, notes=source.notes)
     for name, source in _SOURCES.items():
         rating = name + _RATING
-        found[rating] = Task(rating, f"{source.about}: mean rating, -4 to 4", notes=source.notes)
-    return found
+        tasks[rating] = Task(rating, f"{source.about}: mean rating, -4 to 4", notes=source.notes)
+    return tasks
 
 
 TASKS: Final = _tasks()
 
 
 def class_of(rating: Decimal, edges: tuple[Edge, ...]) -> int:
-    """The class of a rating. In decimal: many ratings lie on an edge, where floats don't."""
+    """The class of a rating, in decimal numbers, since many ratings lie exactly on an edge."""
     return sum(rating > edge or (included and rating == edge) for edge, included in edges)
 
 
@@ -101,18 +102,15 @@ def load(task: Task, folder: Path) -> dict[str, Examples]:
         else np.array(ratings, dtype=np.float64)
     )
     everything = Examples(tuple(texts), None, labels)
-    where = sides(texts, documents if source.documents else None)
-    return {
-        side: everything.taken([index for index, at in enumerate(where) if at == side])
-        for side in SIDES
-    }
+    side_of = np.array(sides(texts, documents if source.documents else None))
+    return {side: everything.taken(np.flatnonzero(side_of == side).tolist()) for side in SIDES}
 
 
 def read_rows(path: Path) -> list[tuple[str, Decimal, str]]:
     """Id, rating and text of each line.
 
     Raises:
-        InputError: for a file that can't be read, or the first line that isn't such a row.
+        InputError: for a file that can't be read, or its first malformed line.
     """
     rows: list[tuple[str, Decimal, str]] = []
     try:
@@ -132,7 +130,7 @@ def read_rows(path: Path) -> list[tuple[str, Decimal, str]]:
 
 
 class _NoRatingError(ValueError):
-    """A field that holds no rating, and what it could hold."""
+    """A field that holds no rating."""
 
 
 def _rating(text: str) -> Decimal:

@@ -42,7 +42,7 @@ EPOCHS = 2
 
 @dataclass
 class World:
-    """What the time is, which phase runs, and whether energy is counted."""
+    """A simulated clock, phase, memory and energy counter."""
 
     seconds: float = 0.0
     phase: str = ""
@@ -145,7 +145,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
 
 
 def test_times_are_those_of_their_stages(ran: Ran) -> None:
-    """What is held out is predicted in neither."""
+    """Held-out examples are predicted in neither."""
     row = ran.row
     assert row["startup_s"] == IMPORTS_S + LOAD_S + TOKENISE_S
     assert row["train_s"] == EPOCHS * TRAIN_S
@@ -165,7 +165,7 @@ def test_energy_is_drawn_while_training(ran: Ran) -> None:
 
 
 def test_the_training_score_is_that_of_the_batches_as_trained(ran: Ran) -> None:
-    """Those of the last epoch: 19 examples."""
+    """The batches of the last epoch: 19 examples."""
     first, last = (
         torch.cat([logits.argmax(1) == labels for logits, labels in steps]).float().mean().item()
         for steps in (ran.run.trained[:3], ran.run.trained[3:6])

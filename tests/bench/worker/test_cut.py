@@ -34,7 +34,7 @@ def wanted(texts: Iterable[str | tuple[str, str]], checkpoint: Path, length: int
 
 
 def texts_of(data: Data) -> list[str | tuple[str, str]]:
-    """What is tokenised: of pairs in one sequence the pair, of other pairs each text."""
+    """The tokenised texts: a pair in one sequence, or each text of a pair by itself."""
     sides = [side for of in data.pieces().values() for side in (of.train, of.dev)]
     return [
         text

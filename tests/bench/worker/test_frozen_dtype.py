@@ -1,4 +1,4 @@
-"""How frozen weights are held: one rule for all modes, with and without --save-weights."""
+"""The type of frozen weights: one rule for all modes, with and without --save-weights."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -281,7 +281,7 @@ def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(
     assert Job.from_json(good.to_json()) == good
 
 
-def test_a_setting_that_no_cell_has_a_use_for_is_told() -> None:
+def test_a_setting_that_no_cell_uses_is_reported() -> None:
     data = load_task("movies", None, max_train=8, max_dev=8)
     held = Settings(frozen_dtype="amp")
     cells = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)

@@ -1,4 +1,4 @@
-"""What a worker imports: all of it at once, and nothing that only some cells need."""
+"""A worker's imports: all at once, and nothing that only some cells need."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, Any]:
-    """What a process says that has imported all."""
+    """The output of a process that has imported everything."""
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120
     )

@@ -155,13 +155,13 @@ def test_a_watch_that_is_entered_again_tells_of_both_times() -> None:
     assert 0.1 <= watch.report["cpu"]["seconds"] < 0.3
 
 
-def test_clocks_that_fell_for_most_of_the_time_are_told() -> None:
+def test_clocks_that_fell_for_most_of_the_time_are_reported() -> None:
     span = [(state(), state(at_s=10.0))]
     assert set(watched(span, 2, [3000.0, 2000.0, 2000.0]).doubts) == {"throttled"}
     assert watched(span, 2, [3000.0, 3000.0, 2000.0]).doubts == {}
 
 
-def test_cores_that_others_keep_busy_are_told() -> None:
+def test_cores_that_others_keep_busy_are_reported() -> None:
     end = state(at_s=10.0, busy_s=25.0, own_cpu_s=10.0)
     assert watched([(state(), end)], cores=4).foreign_cores == pytest.approx(1.5)
 

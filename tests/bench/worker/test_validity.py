@@ -1,4 +1,4 @@
-"""What trains must have moved, and what is frozen must not."""
+"""Trainable parameters must have moved, and frozen ones must not."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_a_model_that_trained_is_in_order(kind: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["mode"])
-def test_one_that_did_not_train_is_told(kind: dict[str, object]) -> None:
+def test_a_parameter_that_did_not_train_is_reported(kind: dict[str, object]) -> None:
     problem = Movement(adapted_model(**kind)).problem()
     assert problem is not None
     assert "nothing was learned in: " in problem or "did not move" in problem
@@ -55,7 +55,7 @@ def test_a_frozen_tensor_that_moved_is_named() -> None:
     assert movement.problem() == f"frozen tensors moved: {name}"
 
 
-def test_an_encoder_that_did_not_move_is_told() -> None:
+def test_an_encoder_that_did_not_move_is_reported() -> None:
     model = adapted_model(mode="full", layers=None, rank=None)
     movement = Movement(model)
     with torch.no_grad():

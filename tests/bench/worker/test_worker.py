@@ -1,4 +1,4 @@
-"""What a worker does in each step and epoch, run in this process on a tiny encoder and folder."""
+"""A worker's steps and epochs, run in this process on a tiny encoder and folder."""
 
 import re
 from collections.abc import Mapping
@@ -133,7 +133,7 @@ def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
         (7, {"bert": {2, 3}, "bert_pairs": {3}}),
     ],
 )
-def test_layers_that_do_not_move_though_a_batch_came_are_told(
+def test_layers_that_do_not_move_though_a_batch_came_are_reported(
     deep_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

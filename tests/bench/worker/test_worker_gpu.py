@@ -1,4 +1,4 @@
-"""What a worker does on a GPU, on a pretended one: when it measures what, and what it keeps."""
+"""A worker on a simulated GPU: the order of its measurements, and what it keeps."""
 
 import weakref
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is counted for a GPU, on fake tensors, is what a GPU launches."""
+"""Kernels counted on fake GPU tensors are those that a GPU launches."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is measured after training, on fake tensors of a GPU."""
+"""Measurements after training, on fake tensors of a GPU."""
 
 import warnings
 from contextlib import nullcontext

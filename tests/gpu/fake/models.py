@@ -57,7 +57,7 @@ def faked(model: nn.Module) -> Iterator[nn.Module]:
 def trainer_of(
     model: nn.Module, amp: str = "off", *, optimizer: str = "adamw", loss: str = "cross-entropy"
 ) -> Trainer:
-    """What trains all of a model that its mode trains."""
+    """A trainer of all parameters that a model's mode trains."""
     groups = [Group(tuple(of.values()), 1e-3, 0.01) for of in parameter_groups(model).values()]
     return Trainer(
         model, groups, losses={"": loss}, schedule=linear_schedule(3, 0.0), amp=amp, device=GPU,

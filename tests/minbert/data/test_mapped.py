@@ -62,7 +62,7 @@ def test_a_file_that_was_cut_is_refused(file):
             mapped.read(file)
 
 
-def test_a_changed_byte_is_told(file):
+def test_a_changed_byte_is_noticed(file):
     for place in range(0, len(WHOLE), 11):
         file.write_bytes(WHOLE[:place] + bytes([WHOLE[place] ^ 1]) + WHOLE[place + 1 :])
         try:

@@ -335,7 +335,7 @@ def test_the_shared_files_have_the_known_rows(name: str, train: int, dev: int) -
     assert all(text == text.strip() for text in data.train.text_a)
 
 
-def test_the_two_broken_rows_of_quora_are_told() -> None:
+def test_the_two_broken_rows_of_quora_are_reported() -> None:
     assert load_task("quora", shared("quora")).problems == (
         "quora-train.csv, line 14222: sentence2 is empty; left out",
         "quora-train.csv: 1 of 16214 examples left out for a missing is_duplicate, first line 2577",

@@ -1,4 +1,4 @@
-"""What a training step keeps for its backward pass, counted by saved-tensor hooks, is a formula."""
+"""Tensors kept for the backward pass, counted by saved-tensor hooks, follow a formula."""
 
 from dataclasses import replace
 

@@ -354,7 +354,7 @@ def test_a_model_with_something_in_its_layers_is_not_exported() -> None:
     made.bert.encoder.layer[0].attention.self.qkv.register_parameter(
         "lora_A", nn.Parameter(torch.zeros(2, 12))
     )
-    with pytest.raises(ValueError, match="merge the adapters first"):
+    with pytest.raises(ValueError, match="take the adapters out first"):
         state_dict_for_export(made)
 
 

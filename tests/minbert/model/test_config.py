@@ -1,4 +1,4 @@
-"""What a config.json says, what it may not say, and how many parameters follow from it."""
+"""Reading of a config.json, its refusals, and numbers of parameters."""
 
 import subprocess
 import sys

@@ -56,7 +56,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def graphs() -> int:
-    """How many were made."""
+    """The number of graphs made."""
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"]
