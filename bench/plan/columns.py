@@ -49,8 +49,7 @@ RESUMED: Final = ("interrupted", "skipped")
 """Statuses that a grid runs again by itself; cells of the others, except `ok`, wait for --rerun."""
 
 FLAGS: Final = {
-    "not_learned": "the dev score is not significantly above that of the majority class: its "
-    "interval reaches down to it",
+    "not_learned": "the interval of the dev score reaches down to the score of the majority class",
     "unstable_timing": "the step times did not settle; run it again on a quiet machine: --rerun "
     "unstable_timing",
     "throttled": "the machine slowed down while steps were timed; cool it or lift its limits, then "

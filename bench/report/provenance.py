@@ -103,7 +103,7 @@ def paired(group: Group) -> list[str]:
     if kept < 2:
         return [
             "Scores are compared by their own intervals, as if on different examples, because the "
-            "predictions of the cells are not known; so differences have wider intervals."
+            "predictions of the cells are not known, so differences have wider intervals."
         ]
     return [
         f"Scores of {kept:,} of {count(len(scored), 'setting')}, whose predictions are known, are "
@@ -120,7 +120,7 @@ def between_processes(group: Group) -> list[str]:
     if std.freedom is None:
         return [
             "No runs are repeated here, so the variation of time between identical processes is "
-            f"not measured. Intervals of times of single runs include a standard deviation of "
+            "not measured. Intervals of times of single runs include a standard deviation of "
             f"{std.value:.0%} for it, a constant from one CPU; --repeats 3 measures it."
         ]
     return [

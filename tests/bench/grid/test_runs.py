@@ -229,7 +229,7 @@ def pages(folder: Path, rows: list[Row], **more: Any) -> tuple[str, str]:
 def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
     rows = synthetic_rows(68, failures=False)
     for page in pages(tmp_path, rows):
-        assert "hold a standard deviation of 6% for it, a constant from one CPU" in page
+        assert "include a standard deviation of 6% for it, a constant from one CPU" in page
     again = [row | {"repeat": 2, TIME: float(row[TIME] or 0) * 1.06} for row in rows[:20]]
     for page in pages(tmp_path, [*rows, *again]):
         assert "Processes that do the same are 4.1% apart in time" in page

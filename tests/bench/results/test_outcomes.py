@@ -116,7 +116,7 @@ def test_a_report_without_folders_says_the_same(
     shutil.rmtree(tmp_path / "runs")
     assert pages() == with_folders
     paired = "Scores are compared example by example: the predictions of all cells are known."
-    unpaired = "the predictions of the cells are not known: so differences have wider intervals."
+    unpaired = "the predictions of the cells are not known, so differences have wider intervals."
     assert all(paired in page for page in with_folders)
     outcomes_file(runs).unlink()
     for page in pages():
