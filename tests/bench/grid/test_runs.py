@@ -232,7 +232,7 @@ def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
         assert "include a standard deviation of 6% for it, a constant from one CPU" in page
     again = [row | {"repeat": 2, TIME: float(row[TIME] or 0) * 1.06} for row in rows[:20]]
     for page in pages(tmp_path, [*rows, *again]):
-        assert "Processes that do the same are 4.1% apart in time" in page
+        assert "Time varies by 4.1% between identical processes" in page
         assert "20 degrees of freedom" in page
         assert "88 of 88 runs ended ok, 1 seed for each setting, up to 2 repeats of each" in page
     three = synthetic_rows(68 * 3, failures=False)
