@@ -237,7 +237,7 @@ def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
         assert "88 of 88 runs ended ok, 1 seed for each setting, up to 2 repeats of each" in page
     three = synthetic_rows(68 * 3, failures=False)
     for page in pages(tmp_path, three):
-        assert "Processes that do the same" not in page, "intervals are of seeds alone"
+        assert "between identical processes" not in page, "intervals are of seeds alone"
         assert "a constant from one CPU" not in page
 
 
