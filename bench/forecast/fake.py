@@ -17,14 +17,8 @@ from minbert.kernels.reference import kernels
 from minbert.model.classifier import SHARED, BertClassifier
 from minbert.model.config import BertConfig
 from minbert.training.losses import CROSS_ENTROPY, REGRESSION
-from minbert.training.trainer import (
-    HALF,
-    Group,
-    Trainer,
-    autocast,
-    linear_schedule,
-    logits_of,
-)
+from minbert.training.schedules import linear_schedule
+from minbert.training.trainer import HALF, Group, Trainer, autocast, logits_of
 from minbert.training.unfreezing import GradualUnfreezing
 
 _MIB: Final = 2**20

@@ -16,7 +16,7 @@ from bench.common.messages import last_error, one_line
 from bench.launch.oom import oom_kills
 from bench.launch.output import Output
 from bench.launch.signals import Signals
-from bench.launch.watch import Watch
+from bench.launch.watch import GRACE_S, Watch
 from bench.results.protocol import (
     LONGEST_RESULT,
     RESULT,
@@ -27,9 +27,6 @@ from bench.results.protocol import (
 )
 
 __all__ = ["Outcome", "Signals", "run_worker"]
-
-GRACE_S: Final = 5.0
-"""Seconds between asking a worker to end and killing it."""
 
 _STDERR_TAIL: Final = 2**16
 

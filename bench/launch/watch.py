@@ -26,6 +26,10 @@ _GUARD: Final = ("/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "guard")
 The kernel ends the worker itself (`bench.worker.lifeline`), but not the processes that the worker
 started.
 """
+
+GRACE_S: Final = 5.0
+"""Seconds between asking a worker to end and killing it."""
+
 _CHUNK: Final = 2**16
 _CHUNKS_AT_THE_END: Final = 16
 _LONGEST_LINE: Final = 2**16

@@ -10,7 +10,8 @@ from minbert.data.tasks import Task
 from minbert.model.classifier import BertClassifier
 from minbert.training.compiled import CompiledModel
 from minbert.training.losses import loss_name
-from minbert.training.trainer import Trainer, linear_schedule
+from minbert.training.schedules import linear_schedule
+from minbert.training.trainer import Trainer
 
 
 def build(

@@ -29,7 +29,8 @@ from minbert.data.batches import Batch
 from minbert.data.tasks import Task
 from minbert.model.config import BertConfig
 from minbert.training.losses import loss_name, loss_of
-from minbert.training.trainer import MAX_GRADIENT_NORM, autocast, linear_schedule
+from minbert.training.schedules import linear_schedule
+from minbert.training.trainer import MAX_GRADIENT_NORM, autocast
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -64,7 +64,8 @@ from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
 from minbert.training.evaluation import predict
 from minbert.training.losses import mean_loss
-from minbert.training.trainer import Trainer, schedule_of
+from minbert.training.schedules import schedule_of
+from minbert.training.trainer import Trainer
 
 Order = list[tuple[str, NDArray[np.int64]]]
 """The part and the examples of each batch of an epoch."""

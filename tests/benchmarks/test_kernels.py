@@ -19,7 +19,8 @@ from minbert.kernels.dropout import dropout
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.kernels.reference import use_reference
 from minbert.kernels.residual import add_and_normalise
-from minbert.training.trainer import Trainer, linear_schedule
+from minbert.training.schedules import linear_schedule
+from minbert.training.trainer import Trainer
 from tests.bench.synthetic_rows import cell
 
 SENTENCES, LENGTH, HIDDEN, WIDE, HEADS, RANK, DROPPED = 64, 29, 384, 1536, 12, 8, 0.1

@@ -16,7 +16,8 @@ from bench.worker.probes.memory import owned_mib
 from bench.worker.setup import build_model, trained_groups, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
-from minbert.training.trainer import Trainer, linear_schedule
+from minbert.training.schedules import linear_schedule
+from minbert.training.trainer import Trainer
 from tests.bench.synthetic_rows import cell
 from tests.bench.workloads import (
     ONE,

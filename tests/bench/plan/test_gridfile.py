@@ -14,7 +14,7 @@ from minbert.kernels.reference import KERNELS
 from minbert.model.heads import HEADS
 from minbert.training.losses import MSE, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
-from minbert.training.trainer import SCHEDULES
+from minbert.training.schedules import SCHEDULES
 from minbert.training.unfreezing import ITERATIVE, UNFREEZINGS
 
 GOOD = """

@@ -9,7 +9,8 @@ from torch import nn
 from minbert.training import trainer as training
 from minbert.training.losses import loss_of
 from minbert.training.optimizer import OPTIMIZERS
-from minbert.training.trainer import Group, Trainer, linear_schedule, schedule_of
+from minbert.training.schedules import linear_schedule, schedule_of
+from minbert.training.trainer import Group, Trainer
 
 CPU = torch.device("cpu")
 

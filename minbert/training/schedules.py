@@ -1,0 +1,48 @@
+"""Schedules: the factor on the peak learning rates at each step."""
+
+from collections.abc import Callable
+from typing import Final
+
+LINEAR, HALVING = "linear", "halving"
+SCHEDULES: Final = (LINEAR, HALVING)
+
+
+def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
+    """The factor on the peak rate at each step (from 0): up over `warmup`, then down to zero."""
+    rising = max(1, round(total_steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return max(0.0, (total_steps - step) / max(1, total_steps - rising))
+
+    return factor
+
+
+def halving_schedule(
+    total_steps: int, warmup: float, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """The factor on the peak rate at each step (from 0): up over `warmup`, then constant, and
+    halved after each epoch."""
+    rising = max(1, round(total_steps * warmup))
+
+    def factor(step: int) -> float:
+        risen = min(1.0, (step + 1) / rising)
+        return float(risen * 0.5 ** (step // steps_per_epoch))
+
+    return factor
+
+
+def schedule_of(
+    name: str, total_steps: int, warmup: float, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """The schedule of that name.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == LINEAR:
+        return linear_schedule(total_steps, warmup)
+    if name == HALVING:
+        return halving_schedule(total_steps, warmup, steps_per_epoch)
+    raise ValueError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
