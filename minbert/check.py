@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from minbert.assets.embedded import cache_folder
+from minbert.assets.cache import cache_folder
 from minbert.errors import InputError
 from minbert.files import is_file
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.common.files import write_atomically
 from bench.plan.cell import Cell, Row, digest
 from bench.plan.columns import float_of, int_of
-from minbert.assets.embedded import cache_folder
+from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
 from minbert.data.tasks import Data, Examples, Task, TaskData, source_files, task_of_piece

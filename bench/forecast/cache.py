@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from bench.common.files import write_atomically
-from minbert.assets.embedded import cache_folder
+from minbert.assets.cache import cache_folder
 
 T = TypeVar("T")
 

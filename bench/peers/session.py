@@ -23,7 +23,7 @@ from bench.plan import job as jobs
 from bench.plan.cell import Cell
 from bench.plan.job import Job
 from bench.plan.models import Model
-from minbert.assets.embedded import cache_folder
+from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TaskData
 
 OnProcess = Callable[[int, str], None]

@@ -18,10 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from minbert.assets.index import PinnedFile
 from minbert.errors import InputError
+
+
+def cache_folder() -> Path:
+    """The folder of all fetched assets."""
+    given = os.environ.get("MINBERT_CACHE")
+    return Path(given) if given else platformdirs.user_cache_path("minbert-bench")
 
 
 @dataclass(frozen=True)

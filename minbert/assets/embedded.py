@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import click
-import platformdirs
 
-from minbert.assets.cache import Asset, Member, damage, install
+from minbert.assets.cache import Asset, Member, cache_folder, damage, install
 from minbert.assets.index import PinnedFile, Progress, check_file, download
 from minbert.errors import InputError
 from minbert.files import is_file
@@ -98,12 +97,6 @@ def find_asset(name: str, assets: Mapping[str, Asset]) -> Asset:
     if name not in assets:
         raise InputError(f"no asset is called {name!r}; there are {', '.join(assets)}")
     return assets[name]
-
-
-def cache_folder() -> Path:
-    """The folder of all fetched assets."""
-    given = os.environ.get("MINBERT_CACHE")
-    return Path(given) if given else platformdirs.user_cache_path("minbert-bench")
 
 
 def asset_folder(name: str) -> Path:

@@ -116,7 +116,7 @@ def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mod
         cell=wanted, conditions_id="", attempt=1, device="cpu", threads=torch.get_num_threads(),
         checkpoint=None, geometry="minilm", tokenizer="", data=None, keep=False, code_version="",
     )  # fmt: skip
-    model = build_model(job, num_outputs=5)
+    model = build_model(job)
     trainer = Trainer(
         model, trained_groups(model, wanted), losses={"": "cross-entropy"},
         schedule=linear_schedule(1000, 0.1), amp=amp, device=torch.device("cpu"),

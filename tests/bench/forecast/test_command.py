@@ -27,7 +27,7 @@ from bench.plan.gridfile import load
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan
 from bench.results.store import Store
-from minbert.assets.embedded import cache_folder
+from minbert.assets.cache import cache_folder
 from minbert.data.tasks import load_task
 
 EXAMPLES = {"max_train": 64, "max_dev": 32}
