@@ -1,6 +1,7 @@
 """Conditions are found without torch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from bench.machine.conditions import (
     find_conditions,
     torch_build,
 )
-from bench.machine.environment import VISIBLE
+from bench.machine.environment import VISIBLE, recorded
 from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
 ROOT = Path(__file__).parents[3]
@@ -39,8 +40,16 @@ def test_identity_leaves_out_commit_and_gpu_number() -> None:
     assert replace(here, environment="KMP_BLOCKTIME=0").conditions_id != here.conditions_id
 
 
-def found_on(monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu) -> Found:
-    """The conditions on a machine with some GPUs and torch for CUDA 13.0."""
+def found_on(
+    monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu, **variables: str
+) -> Found:
+    """The conditions on a machine with some GPUs, torch for CUDA 13.0 and some variables that a
+    worker inherits; those of the machine that runs the tests are removed."""
+    for name, value in os.environ.items():
+        if recorded({name: value}, on_gpu=True):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
     monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
     monkeypatch.delenv(VISIBLE, raising=False)
@@ -51,9 +60,8 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gpus = FakeGpu("GPU-0"), FakeGpu("GPU-1", "Tesla T4", (7, 5))
-    for name in ("PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX"):
-        monkeypatch.setenv(name, "of:1")
-    target = found_on(monkeypatch, "cuda:1", *gpus)
+    variables = {"PYTORCH_CUDA_ALLOC_CONF": "of:1", "MALLOC_ARENA_MAX": "of:1"}
+    target = found_on(monkeypatch, "cuda:1", *gpus, **variables)
     assert target.conditions.columns() | {
         "device": "cuda:1", "device_name": "Tesla T4, driver 580.65", "tf32": "off",
         "torch_version": "2.9.0+cu130", "cuda_version": "13.0",
@@ -65,8 +73,7 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
 
 
 def test_on_the_cpu_cuda_is_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "of:1")
-    target = found_on(monkeypatch, "cpu", FakeGpu("GPU-0"))
+    target = found_on(monkeypatch, "cpu", FakeGpu("GPU-0"), PYTORCH_CUDA_ALLOC_CONF="of:1")
     assert (target.conditions.cuda_version, target.conditions.environment) == (None, None)
     assert target.conditions.worker_device == target.device_name == "cpu"
     assert target.amp_on == "bf16"
