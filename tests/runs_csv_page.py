@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from bench.plan.cell import everywhere
-from bench.plan.columns import COLUMNS, FLAGS, STATUSES, Column
+from bench.plan.columns import COLUMNS, Column
+from bench.plan.rows import FLAGS, STATUSES
+from tests.bench.column_checks import CHECKS
 
 _KINDS: Final = {str: "text", int: "whole number", float: "number"}
 
@@ -13,9 +15,9 @@ _HEAD: Final = """\
 # runs.csv
 
 The results of this project, one row for each attempt at a cell. This page is printed from
-[bench/plan/columns.py](../bench/plan/columns.py) and, for axes and settings,
-[bench/plan/cell.py](../bench/plan/cell.py), which define the columns. For each column they name
-the test that fails if its value does not have the stated meaning ("held by").
+[bench/plan/rows.py](../bench/plan/rows.py) and, for axes and settings,
+[bench/plan/cell.py](../bench/plan/cell.py), which define the columns. "Held by" is the test that
+fails if a value does not have the stated meaning.
 
 The file is UTF-8 in the format of RFC 4180, with a header. Numbers have up to seven significant
 digits. The name of a column ends in its unit: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An
@@ -49,7 +51,7 @@ def _named(title: str, what: str, meanings: dict[str, str]) -> str:
 def _table(title: str, columns: Iterable[Column]) -> str:
     lines = [
         f"| `{column.name}` | {_KINDS[column.kind]} | {column.about} "
-        f"| {_applies(column)} | {_held_by(column.check)} |"
+        f"| {_applies(column)} | {_held_by(CHECKS[column.name])} |"
         for column in columns
     ]
     head = ["| column | kind | meaning | applies to | held by |", "|---|---|---|---|---|"]

@@ -2,24 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Final
 
 from bench.analysis.metrics import Metric, metric_of
 from bench.analysis.points import FROZEN, place_in, settings_of
 from bench.analysis.setting import Setting, between_processes, seed_and_repeat
-from bench.plan.cell import CANDIDATE, Row, Value, named
-from bench.plan.columns import (
-    BY_NAME,
-    VALUES,
-    cell_key,
-    group_names,
-    latest,
-    on_cuda,
-    software_key,
-)
+from bench.plan.cell import Value, named
+from bench.plan.columns import BY_NAME, VALUES, group_names
 from bench.plan.learning_rates import still_lacking
+from bench.plan.rows import Row, latest, on_cuda
 from bench.results.outcomes import ValuesOf, no_values
 from bench.stats.intervals import Interval, Std
 
@@ -37,11 +30,11 @@ class Group:
     @property
     def first(self) -> Row:
         """A representative row; one that ended ok if there is one."""
-        return next((row for row in self.rows if row.get("status") == "ok"), self.rows[0])
+        return next((row for row in self.rows if row.is_ok), self.rows[0])
 
     def shared(self, column: str) -> Value:
         """The first value in a column that the rows share."""
-        values = (row.get(column) for row in (self.first, *self.rows))
+        values = (row[column] for row in (self.first, *self.rows))
         return next((value for value in values if value is not None), None)
 
     @cached_property
@@ -56,7 +49,7 @@ class Group:
     @property
     def ok(self) -> int:
         """The number of rows that ended ok."""
-        return sum(row.get("status") == "ok" for row in self.rows)
+        return sum(row.is_ok for row in self.rows)
 
     @property
     def metric(self) -> str:
@@ -114,9 +107,7 @@ class Group:
     @property
     def seeds(self) -> int:
         """The largest number of seeds that ended ok in a setting."""
-        return max(
-            (len({r.get("seed") for r in setting.ok}) for setting in self.settings), default=0
-        )
+        return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
 
     @property
     def runs(self) -> int:
@@ -186,17 +177,15 @@ def groups(
 ) -> list[Group]:
     """Rows, and planned cells without a row, grouped by what may be compared.
 
-    A planned cell with a code_version needs a result of that version. Candidates of a search for
+    A planned cell needs a result of its code_version. Candidates of a search for
     learning rates are left out: they were scored on other examples. The group of the plan comes
     first, then the newest and, of equally new ones, the largest.
     """
-    done = still_lacking([row for row in latest(rows).values() if not is_candidate(row)])
-    planned = [row for row in planned if not is_candidate(row)]
-    known = {(cell_key(row), v) for row in rows for v in (None, row.get("code_version"))}
+    done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
+    planned = [row for row in planned if not row.is_candidate]
+    known = {(row.key, row.code_version) for row in rows}
     waiting = [
-        {**row, "status": None}
-        for row in planned
-        if (cell_key(row), row.get("code_version")) not in known
+        replace(row, status=None) for row in planned if (row.key, row.code_version) not in known
     ]
     planned_keys = {group_key(row) for row in planned}
     by_key: dict[tuple[Value, ...], list[Row]] = {}
@@ -204,36 +193,25 @@ def groups(
         by_key.setdefault(group_key(row), []).append(row)
 
     def order(key: tuple[Value, ...]) -> tuple[bool, str, int]:
-        newest = max(str(r.get("finished_at") or r.get("started_at") or "") for r in by_key[key])
+        newest = max(r.finished_at or r.started_at or "" for r in by_key[key])
         return key in planned_keys, newest, len(by_key[key])
 
     members = [by_key[key] for key in sorted(by_key, key=order, reverse=True)]
     by_software: dict[tuple[Value, ...], list[list[Row]]] = {}
     for group_rows in members:
-        if (software := _software(group_rows[0])) is not None:
-            by_software.setdefault(software, []).append(group_rows)
+        by_software.setdefault(_software(group_rows[0]), []).append(group_rows)
     result = []
     for group_rows in members:
-        same = by_software.get(_software(group_rows[0]) or (), ())
+        same = by_software[_software(group_rows[0])]
         others = [other for other in same if other is not group_rows]
         result.append(Group(tuple(group_rows), settings_of(group_rows, others, values_of)))
     return result
 
 
-def _software(row: Row) -> tuple[Value, ...] | None:
-    """The values that must be equal for scores to be compared: a group's, except the machine.
-
-    None where the software is not known.
-    """
-    if row.get("torch_version") is None or row.get("measurement_version") is None:
-        return None
+def _software(row: Row) -> tuple[Value, ...]:
+    """The values that must be equal for scores to be compared: a group's, except the machine."""
     key = group_key(row)
-    return (*key[:_MACHINE], *key[_MACHINE + 1 :], *software_key(row))
-
-
-def is_candidate(row: Mapping[str, Value]) -> bool:
-    """Whether a row is a candidate of a search for learning rates."""
-    return row.get("learning_rate_source") == CANDIDATE
+    return (*key[:_MACHINE], *key[_MACHINE + 1 :], *row.software)
 
 
 @cache
@@ -242,14 +220,13 @@ def key_columns() -> tuple[str, ...]:
     return ("conditions_id", *named(lambda about: about.compared in ("group", "never")))
 
 
-def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+def group_key(row: Row) -> tuple[Value, ...]:
     """The values that must be equal for rows to be compared.
 
     Older rows of a regression without a score lack its loss, which was mse.
     """
-    model = row.get("model_digest") or row.get("model")
-    data = row.get("data_digest") or f"{row.get('task')} {row.get('max_train')}"
-    return (model, data, row.get("regression_loss") or "mse", *map(row.get, _OTHER_KEYS))
+    others = (row[name] for name in _OTHER_KEYS)
+    return (row.model_digest, row.data_digest, row.regression_loss or "mse", *others)
 
 
 _MACHINE: Final = 3

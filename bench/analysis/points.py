@@ -7,9 +7,10 @@ from typing import Final
 
 from adapters.methods import MODES
 from adapters.names import LAYER_SETS
-from bench.analysis.setting import Setting, between_processes, number
-from bench.plan.cell import Row, Value, named
-from bench.plan.columns import VALUES, has_score, int_of, text_of
+from bench.analysis.setting import Setting, between_processes
+from bench.plan.cell import Value, named
+from bench.plan.columns import VALUES
+from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 
 FROM_MODE: Final = (*named(lambda about: about.compared == "follows"), "scale")
@@ -38,13 +39,13 @@ def settings_of(
         row = members[0]
         settings.append(
             Setting(
-                mode=text_of(row, "mode") or "unknown",
-                rank=None if row.get("rank") is None else int_of(row, "rank"),
-                layers=text_of(row, "layers") or None,
-                amp=text_of(row, "amp") or "off",
-                unfreeze=text_of(row, "unfreeze") or None,
-                frozen=text_of(row, FROZEN) or None,
-                rate=number(row.get("learning_rate") or row.get("learning_rate_head")),
+                mode=row.mode,
+                rank=row.rank,
+                layers=row.layers,
+                amp=row.amp,
+                unfreeze=row.unfreeze,
+                frozen=row.frozen_dtype,
+                rate=row.learning_rate or row.learning_rate_head,
                 rows=tuple(members),
                 elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
                 tells_rate=rates[key[: axes + 1]] > 1,
@@ -65,7 +66,7 @@ def _by_point(rows: Iterable[Row]) -> dict[tuple[Value, ...], list[Row]]:
 
 def point(row: Row) -> tuple[Value, ...]:
     """The values that identify a setting within a group."""
-    return tuple(map(row.get, (*_AXES, FROZEN, *FROM_MODE)))
+    return tuple(map(row.__getitem__, (*_AXES, FROZEN, *FROM_MODE)))
 
 
 def _order(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:
@@ -85,11 +86,11 @@ def _scored_elsewhere(rows: Sequence[Row], others: Sequence[Sequence[Row]]) -> t
         rows: the setting's rows here.
         others: its rows on each of the other machines.
     """
-    seeds = {row.get("seed") for row in rows if has_score(row)}
+    seeds = {row.seed for row in rows if row.has_score}
     elsewhere: list[Row] = []
     for machine in others:
-        scored = [row for row in machine if has_score(row) and row.get("seed") not in seeds]
-        seeds |= {row.get("seed") for row in scored}
+        scored = [row for row in machine if row.has_score and row.seed not in seeds]
+        seeds |= {row.seed for row in scored}
         elsewhere += scored
     return tuple(elsewhere)
 

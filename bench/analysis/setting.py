@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from bench.plan.cell import Row, Value
-from bench.plan.columns import flags_of, int_of, text_of
+from bench.plan.cell import Value
+from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
 from bench.stats.intervals import Interval, Std, mean_t, pooled, scattered, spread, widened
 
@@ -41,9 +41,9 @@ def between_processes(rows: Iterable[Row], column: str) -> Std | None:
     """
     repeats: dict[Value, list[float]] = {}
     for row in rows:
-        value = number(row.get(column))
-        if row.get("status") == "ok" and value is not None and value > 0:
-            repeats.setdefault(row.get("cell_id"), []).append(log(value))
+        value = number(row[column])
+        if row.is_ok and value is not None and value > 0:
+            repeats.setdefault(row.cell_id, []).append(log(value))
     measured = pooled(repeats.values())
     if measured is None and column in _ENDS:
         return Std(BETWEEN_PROCESSES)
@@ -104,7 +104,7 @@ class Setting:
     @cached_property
     def ok(self) -> tuple[Row, ...]:
         """The rows that ended ok."""
-        return tuple(row for row in self.rows if row.get("status") == "ok")
+        return tuple(row for row in self.rows if row.is_ok)
 
     @cached_property
     def scored(self) -> tuple[Row, ...]:
@@ -114,7 +114,7 @@ class Setting:
     @cached_property
     def learned(self) -> bool:
         """False if any of its seeds is flagged `not_learned`."""
-        return not any("not_learned" in flags_of(row) for row in self.scored)
+        return not any("not_learned" in row.flag_names for row in self.scored)
 
     @cached_property
     def values(self) -> dict[int, Values]:
@@ -125,7 +125,7 @@ class Setting:
         by_seed: dict[int, list[Values]] = {}
         for row in self.scored:
             if (values := self.values_of(row)) is not None:
-                by_seed.setdefault(int_of(row, "seed"), []).append(values)
+                by_seed.setdefault(row.seed, []).append(values)
         return {
             seed: repeats[0] if len(repeats) == 1 else np.mean(repeats, axis=0)
             for seed, repeats in by_seed.items()
@@ -137,14 +137,14 @@ class Setting:
         """The dev score by seed, the mean over its repeats."""
         by_seed: dict[int, list[float]] = {}
         for row in self.scored:
-            if (score := number(row.get(_SCORE))) is not None:
-                by_seed.setdefault(int_of(row, "seed"), []).append(score)
+            if (score := row.dev_score) is not None:
+                by_seed.setdefault(row.seed, []).append(score)
         return {seed: fmean(scores) for seed, scores in by_seed.items()}
 
     def by_run(self, column: str) -> dict[Run, float]:
         """Values of a column in the rows that ended ok, by run."""
         if column not in self._by_run:
-            values = ((_run(row), number(row.get(column))) for row in self.ok)
+            values = ((_run(row), number(row[column])) for row in self.ok)
             self._by_run[column] = {run: value for run, value in values if value is not None}
         return self._by_run[column]
 
@@ -173,15 +173,13 @@ class Setting:
         if not scores:
             return None
         if len(scores) == 1:
-            return _mean_interval(
-                [row for row in self.scored if number(row.get(_SCORE)) is not None]
-            )
+            return _mean_interval([row for row in self.scored if row.dev_score is not None])
         if values.keys() == scores.keys() and len(set(map(len, values.values()))) == 1:
             return spread(np.stack(list(values.values()))).interval()
         return mean_t(list(scores.values()))
 
     def _cost(self, column: str) -> Interval | None:
-        rows = {_run(row): row for row in self.ok if number(row.get(column)) is not None}
+        rows = {_run(row): row for row in self.ok if number(row[column]) is not None}
         if not rows:
             return None
         std = self.between(column)
@@ -195,16 +193,16 @@ class Setting:
 
 def seed_and_repeat(row: Row) -> tuple[int, int]:
     """The seed and repeat of a row."""
-    return int_of(row, "seed"), int_of(row, "repeat", 1)
+    return row.seed, row.repeat
 
 
 def _run(row: Row) -> Run:
-    return *seed_and_repeat(row), text_of(row, "code_version")
+    return *seed_and_repeat(row), row.code_version
 
 
 def _own_interval(row: Row, column: str) -> Interval:
     """A row's value with the interval in the row."""
-    low, high = (number(row.get(name)) for name in _ENDS.get(column, ("", "")))
+    low, high = (number(row[name]) for name in _ENDS[column]) if column in _ENDS else (None, None)
     return Interval(number(row[column]) or 0.0, low, high)
 
 

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
-from bench.plan.cell import Cell, Row, digest
-from bench.plan.columns import float_of, int_of
+from bench.plan.cell import Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
@@ -89,7 +88,7 @@ def _errors_of_tokenising_ignored() -> Iterator[None]:
             raise
 
 
-def cut_columns(encoded: Iterable[Encoded]) -> Row:
+def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
     """The columns about the texts that are cut.
 
     A pair in one sequence is one text, and special tokens count, as in `tokens_total`.
@@ -119,8 +118,7 @@ def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> I
             for side in read(cell, tokenizer, folder, piece)
             or make(data, cell, tokenizer, folder, piece)
         ]
-    row = cut_columns(sides)
-    texts, lost = int_of(row, "texts_cut"), float_of(row, "tokens_cut")
+    texts, lost = cut_columns(sides).values()
     if texts:
         shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
         yield (

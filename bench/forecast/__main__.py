@@ -22,8 +22,8 @@ from bench.forecast.forecast import Forecast
 from bench.forecast.prepare import make_forecast
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
-from bench.plan.cell import Cell, Row
 from bench.plan.models import Model, find_model
+from bench.plan.rows import Row
 from bench.results.store import read_rows
 from minbert.data.tasks import find_task
 from minbert.model.config import GEOMETRIES
@@ -102,14 +102,14 @@ def _forecasts(
     """
     first = group.first
     rows = sorted(
-        (row for row in group.rows if row["status"] == "ok"),
-        key=lambda row: str(row["finished_at"] or ""),
+        (row for row in group.rows if row.is_ok),
+        key=lambda row: row.finished_at or "",
     )
     machine = _machine(first)
     conditions, turn = machine.conditions, turn_on(machine.device_name, signals)
     model = _model(first, name)
-    cells = [Cell.from_columns(row) for row in rows]
-    folder = data if find_task(str(first["task"])).files else None
+    cells = [row.cell for row in rows]
+    folder = data if find_task(first.task).files else None
     headline = make_forecast(cells, rows, model, conditions, folder, turn, machine.gpu)
     forecasts = [headline]
     for column in headline.costs.imports_mib.keys() - {headline.memory_column}:
@@ -125,12 +125,12 @@ def _model(row: Row, name: str | None) -> Model:
     Raises:
         InputError: if neither is the row's.
     """
-    own, init = str(row["model"]), str(row["init"])
+    own, init = row.model, row.init
     embedded = own == "minilm" or (init == "random" and own in GEOMETRIES)
     names = [*([own] if embedded or name is None else []), *([] if name is None else [name])]
     for candidate in names:
-        model = find_model(candidate, init, str(row["pooling"]))
-        if model.digest == row["model_digest"]:
+        model = find_model(candidate, init, row.pooling)
+        if model.digest == row.model_digest:
             return model
     raise InputError(
         f"{model.name} is not the model of these rows (its digest is {model.digest}, theirs "
@@ -144,14 +144,14 @@ def _machine(row: Row) -> Found:
     Raises:
         InputError: if this machine has no such device.
     """
-    device = str(row["device"])
+    device = row.device
     try:
         machine = find_conditions(device)
     except InputError as error:
         if device == "cpu":
             raise
         raise InputError(f"they ran on {device}, which is not here") from error
-    if machine.conditions.conditions_id != row["conditions_id"]:
+    if machine.conditions.conditions_id != row.conditions_id:
         sys.stderr.write("note: these rows were measured under other conditions than today's\n")
     return machine
 

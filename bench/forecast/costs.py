@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from bench.plan.cell import ITERATIVE, Cell, Row
+from bench.plan.cell import ITERATIVE, Cell
+from bench.plan.rows import Row
 from minbert.training.quarters import QUARTERS
 
 Shape = tuple[int, int]

@@ -19,7 +19,7 @@ from bench.forecast.features import (
 )
 from bench.forecast.fit import Prior, apply, fit
 from bench.forecast.totals import Totals, totals_of
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 
 Features = Callable[[Variant, Totals], tuple[float, ...]]
 
@@ -69,12 +69,12 @@ class Forecast:
         variants without counts, are ignored."""
         for row in rows:
             variant = Variant.of_row(row)
-            if row["status"] != "ok" or variant not in self.totals:
+            if row.status != "ok" or variant not in self.totals:
                 continue
-            peak, wall = number(row[self.memory_column]), number(row["wall_s"])
+            peak, wall = number(row[self.memory_column]), number(row.wall_s)
             if peak is not None and peak > self.imports_mib:
                 self._peaks.setdefault(variant, []).append(peak - self.imports_mib)
-            if wall is not None and not _DISTURBED & set(str(row["flags"] or "").split()):
+            if wall is not None and not _DISTURBED & set(row.flag_names):
                 self._times.setdefault(variant, []).append(wall)
             self._fitted = {}
 
@@ -88,8 +88,8 @@ class Forecast:
         prior = self.time_prior
         for row in rows:
             totals = self.totals.get(variant := Variant.of_row(row))
-            ms, start = number(row["ms_per_1k_tokens"]), number(row["startup_s"])
-            if row["status"] == "ok" and ms and start and totals is not None:
+            ms, start = number(row.ms_per_1k_tokens), number(row.startup_s)
+            if row.is_ok and ms and start and totals is not None:
                 s = apply(prior.values[1:], load_features(variant, totals.timed))
                 ratios.append(ms / (1e6 * s / totals.real_tokens))
                 starts.append(start)
@@ -160,13 +160,11 @@ def rows_like(rows: Iterable[Row], likes: Sequence[Row]) -> list[Row]:
         likes: rows of the same conditions and data.
     """
     keys = {group_key(like) for like in likes}
-    conditions_id, data = likes[0]["conditions_id"], likes[0]["data_digest"]
+    conditions_id, data = likes[0].conditions_id, likes[0].data_digest
     alike = (
         row
         for row in rows
-        if row["conditions_id"] == conditions_id
-        and row["data_digest"] == data
-        and group_key(row) in keys
+        if row.conditions_id == conditions_id and row.data_digest == data and group_key(row) in keys
     )
     return list(islice(alike, _MOST_ROWS))
 

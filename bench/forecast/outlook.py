@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from bench.forecast.costs import Variant
 from bench.forecast.forecast import Forecast
 from bench.launch.signals import Signals
-from bench.plan.cell import Cell, Row
+from bench.plan.cell import Cell, Columns
 from bench.plan.planning import SKIP, Planned
+from bench.plan.rows import Row
 
 Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]
 """Makes the forecast of a plan, or None if none can be made. It may wait for other grids."""
@@ -41,7 +42,7 @@ class Outlook:
             return None
         return self.forecast.predict(variant).wall_s
 
-    def columns(self, cell: Cell) -> Row:
+    def columns(self, cell: Cell) -> Columns:
         """Columns of the forecast of a cell."""
         if self.forecast is None:
             return {}

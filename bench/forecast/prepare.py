@@ -13,10 +13,11 @@ from bench.forecast.costs import Variant
 from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.forecast.workload import Workload
 from bench.machine.conditions import Conditions
-from bench.plan.cell import Cell, Row
-from bench.plan.columns import new_row
+from bench.plan.cell import Cell
+from bench.plan.columns import row_of
 from bench.plan.models import Model
 from bench.plan.planning import Planned
+from bench.plan.rows import Row
 
 
 def forecast_plan(
@@ -40,7 +41,7 @@ def forecast_plan(
     if not cells:
         return None
     by_size = {item.cell.batch_size: item.cell for item in planned}
-    likes = [new_row(**cell.columns(), **conditions.columns()) for cell in by_size.values()]
+    likes = [row_of({**cell.columns(), **conditions.columns()}) for cell in by_size.values()]
     newest = [*rows][::-1]
     try:
         forecast = make_forecast(
@@ -75,10 +76,10 @@ def make_forecast(
         raise NoPredictionError("training is compiled")
     workload = Workload.of(cells, model, conditions, data)
     variants = [Variant.of(cell) for cell in cells]
-    variants += [Variant.of_row(row) for row in rows if row["status"] == "ok"]
+    variants += [Variant.of_row(row) for row in rows if row.is_ok]
     with _progress() as on_progress:
         costs = find_costs(workload, list(dict.fromkeys(variants)), on_progress, turn, gpu)
-    like = rows or [new_row(**cells[0].columns(), **conditions.columns())]
+    like = rows or [row_of({**cells[0].columns(), **conditions.columns()})]
     forecast = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
     forecast.learn(rows)
     return forecast

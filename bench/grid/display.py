@@ -18,8 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from bench.common.messages import one_line
-from bench.plan.cell import CANDIDATE, Cell, Row
-from bench.plan.columns import repeat_suffix
+from bench.plan.rows import Row, repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"
@@ -91,13 +90,13 @@ class Display:
     def finish(self, row: Row) -> None:
         """Show the row of a cell that has ended."""
         self._done += 1
-        self._counts[str(row["status"])] += 1
-        if isinstance(row["wall_s"], float):
-            self._wall_s.append(row["wall_s"])
+        status = row.status or "not run"
+        self._counts[status] += 1
+        if row.wall_s is not None:
+            self._wall_s.append(row.wall_s)
         self._cell = ""
         width = len(str(self._total))
-        status = str(row["status"])
-        name = Cell.from_columns(row).name + repeat_suffix(row.get("repeat"))
+        name = row.name + repeat_suffix(row.repeat)
         self._say(
             f"[{self._done:>{width}}/{self._total}] {name}  ",
             (status, _COLOURS.get(status, _FAILED)),
@@ -174,20 +173,20 @@ def clock_time(seconds: float) -> str:
 def _figures(row: Row) -> list[str]:
     """The figures of a cell that has ended, or the reason why it has none."""
     figures = []
-    if is_candidate := row["learning_rate_source"] == CANDIDATE:
+    if row.is_candidate:
         figures.append(f"rate {row['learning_rate'] or row['learning_rate_head']:g}")
-    if isinstance(row["wall_s"], float):
+    if row.wall_s is not None:
         figures.append(f"{row['wall_s']:.1f} s")
-    if row["status"] != "ok":
-        return [*figures, one_line(str(row["message"] or ""))]
-    if isinstance(row["dev_score"], float):
-        where = "held-out" if is_candidate else "dev"
+    if row.status != "ok":
+        return [*figures, one_line(row.message or "")]
+    if row.dev_score is not None:
+        where = "held-out" if row.is_candidate else "dev"
         figures.append(f"{where} {row['dev_metric']} {row['dev_score']:.3f}")
-    memory = row["peak_cuda_allocated_mib"]
-    memory = row["peak_rss_mib"] if memory is None else memory
+    memory = row.peak_cuda_allocated_mib
+    memory = row.peak_rss_mib if memory is None else memory
     if isinstance(memory, float):
         figures.append(f"{memory:,.0f} MiB")
-    if row["flags"]:
+    if row.flags:
         figures.append(f"({row['flags']})")
     return figures
 

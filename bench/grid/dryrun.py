@@ -13,7 +13,7 @@ from bench.forecast.costs import Variant
 from bench.forecast.forecast import Forecast, Prediction
 from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
-from bench.plan.cell import Cell, Row
+from bench.plan.cell import Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
@@ -161,9 +161,10 @@ def _total(predictions: Sequence[Prediction | None], forecast: Forecast | None) 
     }
 
 
-def _as_json(item: Planned, one: Prediction | None) -> Row:
+def _as_json(item: Planned, one: Prediction | None) -> Columns:
     return {
         **item.cell.columns(),
+        "scale": item.cell.scale,
         "name": item.cell.name,
         "action": item.action,
         "reason": item.reason,

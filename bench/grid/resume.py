@@ -9,9 +9,9 @@ from typing import Final
 
 from bench.launch.runner import Outcome
 from bench.plan import job as jobs
-from bench.plan.cell import Row
 from bench.plan.job import Job
 from bench.plan.planning import RERUN, Planned
+from bench.plan.rows import Row
 from bench.results.protocol import LONGEST_RESULT, RESULT, parse_result
 
 LEFT_OUT: Final = "left out"

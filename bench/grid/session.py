@@ -25,13 +25,14 @@ from bench.machine.environment import command_line, worker_environment
 from bench.machine.gpu_trial import why_unusable
 from bench.plan import job as jobs
 from bench.plan.budget import Budget, needs_no_row, was_left_out
-from bench.plan.cell import CANDIDATE, Cell, Row
-from bench.plan.columns import CellKey, cell_key, new_row, row_key
+from bench.plan.cell import CANDIDATE, Cell, Columns
+from bench.plan.columns import row_of, values_of
 from bench.plan.gridfile import Grid
 from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.pruning import dominating, why_skipped
+from bench.plan.rows import CellKey, Row
 from bench.results.overhead import Account
 from bench.results.predictions import kept_values
 from bench.results.protocol import DEVICE_FAILED
@@ -145,7 +146,7 @@ class Session:
                 if others:
                     display.note(f"{item.name}: another grid has run it meanwhile")
                 display.finish(row)
-                if row["status"] == "interrupted" and not others:
+                if row.status == "interrupted" and not others:
                     return True
         return False
 
@@ -167,8 +168,8 @@ class Session:
             if why is None:
                 row = self._run_cell(item, signals, display, outlook)
             else:
-                [row] = self._planned_rows([item])
-                row |= {"attempt": item.attempt, "status": "skipped", "message": why}
+                [planned] = self._planned_rows([item])
+                row = replace(planned, attempt=item.attempt, status="skipped", message=why)
                 if needs_no_row(last, why):
                     return row
         self.store.append(row)
@@ -230,8 +231,8 @@ class Session:
         folder = self._folder(item)
         row = kept_row(folder)
         key = (*self._key(item), item.attempt)
-        same = row is not None and row_key(row) == key and row["status"] == "ok"
-        if row is None or not same or row["code_version"] != self.conditions.code_version:
+        same = row is not None and row.row_key == key and row.is_ok
+        if row is None or not same or row.code_version != self.conditions.code_version:
             outcome = orphaned_outcome(folder, self._job(item))
             if outcome is None:
                 return None
@@ -265,7 +266,7 @@ class Session:
             code_version=self.conditions.code_version,
         )
 
-    def _row(self, item: Planned, outcome: Outcome, folder: Path, expected: Row) -> Row:
+    def _row(self, item: Planned, outcome: Outcome, folder: Path, expected: Columns) -> Row:
         result = outcome.result or {}
         data = self._data_of(item.cell)
         emulated = ["emulated_bf16"] if item.cell.amp == "bf16" and not self.has_bf16 else []
@@ -303,7 +304,9 @@ class Session:
     def _planned_rows(self, planned: list[Planned]) -> list[Row]:
         conditions = self.conditions.columns()
         return [
-            new_row(**item.cell.columns(), **conditions, grid=self.grid.name, repeat=item.repeat)
+            row_of(
+                {**item.cell.columns(), **conditions, "grid": self.grid.name, "repeat": item.repeat}
+            )
             for item in planned
             if not item.elsewhere
         ]
@@ -313,16 +316,16 @@ class Session:
 
         With `--fresh`, only results of the present version count.
         """
-        rows = self._planned_rows(planned)
-        for row in rows:
-            last = self.store.last(*cell_key(row))
-            if last is not None:
-                row["code_version"] = last["code_version"]
-        return rows
+        return [
+            replace(row, code_version=last.code_version)
+            if (last := self.store.last(*row.key))
+            else row
+            for row in self._planned_rows(planned)
+        ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
         path = plan_file(self.store.path)
-        text = json.dumps(self._plan(planned), indent=1)
+        text = json.dumps(list(map(values_of, self._plan(planned))), indent=1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text.encode() + b"\n")

@@ -16,7 +16,7 @@ from bench.common.errors import InputError
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import recorded
 from bench.machine.gpu_trial import Check
-from bench.plan.cell import Row, digest
+from bench.plan.cell import Columns, digest
 
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
@@ -70,7 +70,7 @@ class Conditions:
         del values["code_version"]
         return digest(values, 8)
 
-    def columns(self) -> Row:
+    def columns(self) -> Columns:
         """The fields as columns of runs.csv."""
         return {**asdict(self), "conditions_id": self.conditions_id}
 

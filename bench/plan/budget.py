@@ -2,11 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final
 
-from bench.plan.cell import Value
-from bench.plan.columns import RESUMED, text_of
+from bench.plan.rows import RESUMED, Row
 
 _MINUTE_S: Final = 60
 _LEFT_OUT: Final = "left out: "
@@ -75,12 +74,12 @@ def minutes(seconds: float) -> str:
     return text.rstrip("0").rstrip(".") if places else text
 
 
-def was_left_out(row: Mapping[str, Value]) -> bool:
+def was_left_out(row: Row) -> bool:
     """Whether a row's cell was left out because it exceeded a budget."""
-    return row.get("status") == "skipped" and text_of(row, "message").startswith(_LEFT_OUT)
+    return row.status == "skipped" and (row.message or "").startswith(_LEFT_OUT)
 
 
-def needs_no_row(last: Mapping[str, Value] | None, why: str) -> bool:
+def needs_no_row(last: Row | None, why: str) -> bool:
     """Whether a cell that is skipped needs no new row, because its last one says enough.
 
     A skip is not recorded twice for the same reason, whatever time was left. And a cell that was
@@ -93,8 +92,8 @@ def needs_no_row(last: Mapping[str, Value] | None, why: str) -> bool:
     if last is None:
         return False
     if why.startswith(_LEFT_OUT):
-        return was_left_out(last) or last.get("status") not in RESUMED
-    return (last.get("status"), last.get("message")) == ("skipped", why)
+        return was_left_out(last) or last.status not in RESUMED
+    return (last.status, last.message) == ("skipped", why)
 
 
 def that_fit(seconds: float, predicted: Iterable[float | None]) -> list[bool | None]:

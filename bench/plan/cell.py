@@ -12,14 +12,15 @@ To add a setting: a field here, with `before` and at the end of its group; a def
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from adapters.methods import METHODS, MODES, has_rank
 from adapters.names import LAYER_SETS, trains_base
 
 Value = str | int | float | None
-Row = dict[str, Value]
+Columns = dict[str, Value]
+"""Values by the names of columns of runs.csv."""
 Applies = Callable[[Mapping[str, Any]], bool]
 Cost = Literal["memory", "time", "score"]
 
@@ -101,10 +102,6 @@ def has_parts(row: Mapping[str, Any]) -> bool:
     return row.get("task") == MULTITASK
 
 
-_CHECK: Final = "tests/bench/grid/test_columns.py::test_settings_are_those_of_the_grid_file"
-_MULTITASK: Final = "tests/bench/grid/test_multitask_grid.py::"
-
-
 @dataclass(frozen=True, kw_only=True)
 class About:
     """The properties of a setting besides its name and type.
@@ -127,7 +124,6 @@ class About:
             what another setting determines.
         varies: whether one table of cells in a grid file may set it differently from the grid.
         short: its text where it distinguishes cells of the same name; empty: it is not shown.
-        check: the id of the pytest test that fails when the value in a row is wrong.
     """
 
     meaning: str
@@ -140,7 +136,6 @@ class About:
     compared: Literal["axis", "follows", "within", "group", "never", "label"]
     varies: bool = False
     short: str = ""
-    check: str = _CHECK
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -299,7 +294,6 @@ class Cell:
             values=(OFF, ON),
             before=OFF,
             compared="group",
-            check="tests/bench/worker/test_compile.py::test_a_cell_without_a_compiler_ends_in_a_line",
         ),
     ] = OFF
     kernels: Annotated[
@@ -312,7 +306,6 @@ class Cell:
             compared="group",
             varies=True,
             short="{} kernels",
-            check="tests/bench/worker/test_kernels.py::test_a_cell_runs_on_the_kernels_it_names",
         ),
     ] = FAST
     frozen_dtype: Annotated[
@@ -326,7 +319,6 @@ class Cell:
             compared="within",
             varies=True,
             short="frozen {}",
-            check="tests/bench/worker/test_frozen_dtype.py::test_every_parameter_has_the_type_of_the_rule",
         ),
     ] = None
     epochs: Annotated[int, About(meaning="passes over the training examples", compared="group")]
@@ -367,7 +359,6 @@ class Cell:
             compared="group",
             varies=True,
             short="{}",
-            check=_MULTITASK + "test_with_one_part_of_the_files_that_part_is_learned",
         ),
     ] = None
     encoders: Annotated[
@@ -379,7 +370,6 @@ class Cell:
             compared="group",
             varies=True,
             short="encoders {}",
-            check=_MULTITASK + "test_cells_end_ok_with_all_figures",
         ),
     ] = None
     task_order: Annotated[
@@ -393,8 +383,6 @@ class Cell:
             compared="group",
             varies=True,
             short="{}",
-            check=_MULTITASK
-            + "test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move",
         ),
     ] = None
     task_rates: Annotated[
@@ -406,7 +394,6 @@ class Cell:
             changes=("score",),
             compared="group",
             varies=True,
-            check=_MULTITASK + "test_cells_end_ok_with_all_figures",
         ),
     ] = None
     task_decays: Annotated[
@@ -418,7 +405,6 @@ class Cell:
             changes=("score",),
             compared="group",
             varies=True,
-            check=_MULTITASK + "test_cells_end_ok_with_all_figures",
         ),
     ] = None
     learning_rate: Annotated[
@@ -458,7 +444,6 @@ class Cell:
             identifies=False,
             changes=(),
             compared="label",
-            check="tests/bench/grid/test_grid.py::test_rates_are_searched_on_training_data_and_used",
         ),
     ]
     weight_decay: Annotated[
@@ -529,15 +514,9 @@ class Cell:
             precision += f"-frozen-{self.frozen_dtype}"
         return f"{self.mode}{adapter}{unfreezing}-{precision}-s{self.seed}"
 
-    def columns(self) -> Row:
-        """The fields as columns of runs.csv."""
-        return {**asdict(self), "scale": self.scale, "cell_id": self.cell_id}
-
-    @classmethod
-    def from_columns(cls, columns: Mapping[str, Value]) -> "Cell":
-        """The inverse of `columns`; other columns are ignored."""
-        values: dict[str, Any] = {field.name: columns[field.name] for field in fields(cls)}
-        return cls(**values)
+    def columns(self) -> Columns:
+        """The fields, and the id."""
+        return {**asdict(self), "cell_id": self.cell_id}
 
 
 def _predates(name: str, value: Value) -> bool:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from bench.plan.cell import CANDIDATE, SEARCHED, Cell, Row, named
-from bench.plan.columns import float_of, has_score, text_of
+from bench.plan.cell import CANDIDATE, SEARCHED, Cell, named
+from bench.plan.rows import Row
 
 FIRST: Final = (-2, -1, 0, 1, 2)
 """Exponents n of the multipliers √10ⁿ that are always tried."""
@@ -110,9 +110,9 @@ class Search:
         """The exponent of the highest score, then of the lowest loss; None without any score."""
         scored = []
         for exponent, row in self._tried(kind).items():
-            if has_score(row):
-                loss = row["dev_loss"] if isinstance(row["dev_loss"], float) else math.inf
-                scored.append((-float_of(row, "dev_score"), loss, exponent))
+            if row.is_ok and row.dev_score is not None:
+                loss = math.inf if row.dev_loss is None else row.dev_loss
+                scored.append((-row.dev_score, loss, exponent))
         return min(scored)[2] if scored else None
 
     def found(self, cell: Cell) -> Cell | None:
@@ -124,7 +124,7 @@ class Search:
 
     def statuses(self, cell: Cell) -> tuple[str, ...]:
         """The statuses of the candidates for a cell's rates that have run."""
-        return tuple(text_of(row, "status") for row in self._tried(kind_of(cell)).values())
+        return tuple(row.status or "" for row in self._tried(kind_of(cell)).values())
 
 
 def without_rates(cell: Cell) -> Cell:
@@ -152,11 +152,13 @@ def still_lacking(rows: Sequence[Row]) -> list[Row]:
     names = tuple(name for name in names if name not in _RATES)
 
     def lacks(row: Row) -> bool:
-        return row.get("learning_rate_source") == SEARCHED and not any(map(row.get, _RATES))
+        return row.learning_rate_source == SEARCHED and not any(row[name] for name in _RATES)
 
     complete = {
-        tuple(map(row.get, names))
+        tuple(row[name] for name in names)
         for row in rows
-        if row.get("learning_rate_source") == SEARCHED and not lacks(row)
+        if row.learning_rate_source == SEARCHED and not lacks(row)
     }
-    return [row for row in rows if not lacks(row) or tuple(map(row.get, names)) not in complete]
+    return [
+        row for row in rows if not lacks(row) or tuple(row[name] for name in names) not in complete
+    ]

@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from bench.plan.cell import Row
 from bench.plan.columns import PART_SCORES
+from bench.plan.rows import Row
 
 SINGLE: Final = ("sst",)
 """Parts with single texts; the others have pairs of texts."""

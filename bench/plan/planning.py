@@ -9,23 +9,21 @@ from typing import Any, Final
 
 from adapters.methods import METHODS, has_rank
 from bench.common.errors import InputError
-from bench.plan.cell import ABOUT, CANDIDATE, FP32, OFF, ON, Cell, Row, has_parts, named
-from bench.plan.columns import (
+from bench.plan.cell import ABOUT, CANDIDATE, FP32, OFF, ON, Cell, Columns, has_parts, named
+from bench.plan.columns import learning_rates
+from bench.plan.gridfile import Axes, Grid, Settings
+from bench.plan.parts import most_encoders, to_text
+from bench.plan.rows import (
     FLAGS,
     RESUMED,
     STATUSES,
     CellKey,
-    flags_of,
-    has_score,
-    learning_rates,
+    Row,
     repeat_suffix,
-    software_key,
+    software_of,
     standing,
     take_attempts,
-    text_of,
 )
-from bench.plan.gridfile import Axes, Grid, Settings
-from bench.plan.parts import most_encoders, to_text
 
 NOT_RUN: Final = "not run yet"
 SKIP: Final = "skip"
@@ -237,7 +235,7 @@ def scores_sentence(number: int, what: str = "cells") -> str:
 def plan(
     cells: Sequence[Cell],
     rows: Sequence[Row],
-    here: Row,
+    here: Columns,
     *,
     repeats: int = 1,
     rerun: str | None = None,
@@ -259,12 +257,12 @@ def plan(
     """
     conditions_id = str(here["conditions_id"])
     ids = {cell.cell_id for cell in cells}
-    own = [r for r in rows if r["conditions_id"] == conditions_id and r["cell_id"] in ids]
+    own = [r for r in rows if r.conditions_id == conditions_id and r.cell_id in ids]
     highest: dict[CellKey, int] = {}
     take_attempts(highest, own)
     if fresh:
         rows, own = (
-            [row for row in side if row["code_version"] == here["code_version"]]
+            [row for row in side if row.code_version == here["code_version"]]
             for side in (rows, own)
         )
     current = standing(own)
@@ -279,17 +277,17 @@ def plan(
     return _with_scores(planned, scored, _measured(rows, conditions_id)) if scored else planned
 
 
-def _scored_elsewhere(rows: Iterable[Row], here: Row) -> set[str]:
+def _scored_elsewhere(rows: Iterable[Row], here: Columns) -> set[str]:
     """Ids of the cells that have a score from another machine with the same software."""
-    own, software = here["conditions_id"], software_key(here)
-    scored = (row for row in rows if row["conditions_id"] != own and has_score(row))
-    return {str(row["cell_id"]) for row in scored if software_key(row) == software}
+    own, software = here["conditions_id"], software_of(here)
+    scored = (row for row in rows if row.conditions_id != own and row.has_score)
+    return {row.cell_id for row in scored if row.software == software}
 
 
 def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
     """The settings whose costs have been measured under these conditions."""
-    ok = (r for r in rows if r["conditions_id"] == conditions_id and r["status"] == "ok")
-    return {_setting(Cell.from_columns(row)) for row in ok}
+    ok = (r for r in rows if r.conditions_id == conditions_id and r.is_ok)
+    return {_setting(row.cell) for row in ok}
 
 
 def _setting(cell: Cell) -> str:
@@ -333,8 +331,8 @@ def _with_scores(planned: list[Planned], scored: set[str], measured: set[str]) -
 def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
     if row is None:
         return "run", NOT_RUN
-    status = text_of(row, "status")
-    if rerun is not None and rerun in [status, *flags_of(row)]:
+    status = row.status
+    if rerun is not None and rerun in [status, *row.flag_names]:
         return "run", f"{RERUN} {rerun}"
     if status in RESUMED:
         return "run", f"was {status}"

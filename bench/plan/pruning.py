@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
-from bench.plan.cell import Cell, Row, named
+from bench.plan.cell import Cell, named
+from bench.plan.rows import Row
 
 _BIGGER: Final = named(lambda about: about.grows)
 """Settings with which memory grows, all else equal."""
@@ -24,8 +25,8 @@ def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | Non
     """
     for row in rows:
         if (
-            row["status"] == "oom"
-            and row["conditions_id"] == conditions_id
+            row.status == "oom"
+            and row.conditions_id == conditions_id
             and all(row[name] == getattr(cell, name) for name in _SAME)
             and all(_at_most(row[name], getattr(cell, name)) for name in _BIGGER)
             and any(row[name] != getattr(cell, name) for name in _BIGGER)

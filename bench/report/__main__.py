@@ -55,7 +55,7 @@ def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json:
         code_version=code_version,
     )
     if code_version is not None:
-        rows = [row for row in rows if row["code_version"] == code_version]
+        rows = [row for row in rows if row.code_version == code_version]
     outcome = {"rows": len(rows), "report": str(index)}
     click.echo(json.dumps(outcome) if as_json else f"{len(rows)} rows in {index}")
     return 0

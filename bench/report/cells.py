@@ -5,8 +5,9 @@ from typing import Final
 
 from bench.analysis.groups import CHANGED, Group, about
 from bench.plan.budget import was_left_out
-from bench.plan.cell import ABOUT, Row, Value
-from bench.plan.columns import BY_NAME, FLAGS, group_names
+from bench.plan.cell import ABOUT, Value
+from bench.plan.columns import BY_NAME, group_names
+from bench.plan.rows import FLAGS, Row
 from bench.report.findings import failures_heading, status_meaning
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, fixed, num, one_of, without_paths
@@ -62,10 +63,10 @@ def cells_table(groups: Sequence[Group]) -> Table:
     for number, group in enumerate(groups, start=1):
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
-    unfreezes = any(row.get("unfreeze") not in (None, "all") for _, row in chosen)
+    unfreezes = any(row.unfreeze not in (None, "all") for _, row in chosen)
     names = [
         n for n in _column_order(groups) if n != "unfreeze" or unfreezes
-        if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies(r) for _, r in chosen)
+        if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies_to(r) for _, r in chosen)
     ]  # fmt: skip
     heads = [_head(name) for name in names]
     if len(groups) > 1:
@@ -74,7 +75,7 @@ def cells_table(groups: Sequence[Group]) -> Table:
         [str(number)] * (len(groups) > 1) + [shown(row, name) for name in names]
         for number, row in chosen
     ]
-    marks = ["" if row.get("status") == "ok" else "failed" for _, row in chosen]
+    marks = ["" if row.is_ok else "failed" for _, row in chosen]
     return Table(heads, body, marks=marks, total=sum(len(group.rows) for group in groups))
 
 
@@ -86,9 +87,7 @@ def _column_order(groups: Sequence[Group]) -> list[str]:
         early.append("learning_rate")
     if any(setting.tells_frozen for setting in settings):
         early.append("frozen_dtype")
-    early += [
-        name for name in _RUNS if len({r.get(name) for g in groups for r in g.rows} - {None}) > 1
-    ]
+    early += [name for name in _RUNS if len({r[name] for g in groups for r in g.rows} - {None}) > 1]
     names = [name for name in _COLUMNS if name not in early]
     at = names.index("seed")
     return [*names[:at], *early, *names[at:]]
@@ -102,14 +101,14 @@ def _head(name: str) -> Head:
 
 def shown(row: Row, name: str) -> str:
     """A field as the tables show it: a dash where it does not apply, else `not measured`."""
-    value = overhead_s(row) if name == _OVERHEAD else row.get(name)
+    value = overhead_s(row) if name == _OVERHEAD else row[name]
     if name == "status":
         return str(value or "not run")
     if value is not None:
         return _formatted(name, value)
-    if name in _INPUTS or (name in BY_NAME and not BY_NAME[name].applies(row)):
+    if name in _INPUTS or (name in BY_NAME and not BY_NAME[name].applies_to(row)):
         return DASH
-    return "not run" if row.get("status") is None else "not measured"
+    return "not run" if row.status is None else "not measured"
 
 
 def _formatted(name: str, value: Value) -> str:
@@ -128,7 +127,7 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
     Cells that have not run yet are only counted in the heading; those left out for a budget share
     one line.
     """
-    bad = [row for row in rows if row.get("status") not in ("ok", None) or row.get("flags")]
+    bad = [row for row in rows if row.status not in ("ok", None) or row.flags]
     over_budget = [row for row in bad if was_left_out(row)]
     failed = [row for row in bad if not was_left_out(row)]
     heads = [
@@ -149,14 +148,14 @@ def names(rows: Sequence[Row]) -> Callable[[Row], str]:
     values: dict[tuple[str, str], set[Value]] = {}
     for row in rows:
         for column in _DISTINGUISHING:
-            values.setdefault((_short_name(row), column), set()).add(row.get(column))
+            values.setdefault((_short_name(row), column), set()).add(row[column])
 
     def name(row: Row) -> str:
         short = _short_name(row)
         differences = [
             form.format(row[column])
             for column, form in _DISTINGUISHING.items()
-            if len(values[short, column]) > 1 and row.get(column) is not None
+            if len(values[short, column]) > 1 and row[column] is not None
         ]
         return ", ".join((short, *differences))
 
@@ -164,20 +163,20 @@ def names(rows: Sequence[Row]) -> Callable[[Row], str]:
 
 
 def _short_name(row: Row) -> str:
-    rank = "" if row.get("rank") is None else f" r{row['rank']}"
-    adapter = "" if row.get("layers") is None else f"{rank} {row['layers']}"
-    unfreezing = " unfreezing" if row.get("unfreeze") not in (None, "all") else ""
-    amp = "fp32" if row.get("amp") in ("off", None) else row.get("amp")
-    return f"{row.get('mode')}{adapter}{unfreezing} {amp}, seed {row.get('seed')}"
+    rank = "" if row.rank is None else f" r{row.rank}"
+    adapter = "" if row.layers is None else f"{rank} {row.layers}"
+    unfreezing = " unfreezing" if row.unfreeze not in (None, "all") else ""
+    amp = "fp32" if row.amp == "off" else row.amp
+    return f"{row.mode}{adapter}{unfreezing} {amp}, seed {row.seed}"
 
 
 def _status(row: Row) -> str:
-    return " ".join(str(row[key]) for key in ("status", "flags") if row.get(key))
+    return " ".join(str(row[key]) for key in ("status", "flags") if row[key])
 
 
 def why(row: Row) -> str:
     """A failed cell's message, and the meaning of its status and flags."""
-    flags = [FLAGS[flag] for flag in str(row.get("flags") or "").split() if flag in FLAGS]
-    meanings = flags if row.get("status") == "ok" else [status_meaning(str(row["status"])), *flags]
-    message = without_paths(" ".join(str(row.get("message") or "").split()))
+    flags = [FLAGS[flag] for flag in row.flag_names if flag in FLAGS]
+    meanings = flags if row.is_ok else [status_meaning(row.status or ""), *flags]
+    message = without_paths(" ".join((row.message or "").split()))
     return f"{message} ({'; '.join(meanings)})" if message else "; ".join(meanings)

@@ -9,8 +9,9 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.cell import GRID, SEARCHED, Row
+from bench.plan.cell import GRID, SEARCHED
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import Row
 from bench.report import selections
 from bench.report.selections import Point
 from bench.report.text import count
@@ -86,7 +87,7 @@ class _Part:
             return None
         if self.seeds * sum(axes.most_cells for axes in grid.cells) > _MOST_CELLS:
             return None
-        kinds = [str(row["amp"]) for row in self.rows if row.get("amp") not in (None, "off")]
+        kinds = [row.amp for row in self.rows if row.amp not in (None, "off")]
         resolved = Resolved(
             model="", model_digest="", pooling="", data_digest="",
             amp_on=kinds[0] if kinds else "bf16", learning_rate_source=GRID,
@@ -138,9 +139,9 @@ def _parts(group: Group) -> list[_Part]:
     """The parts of a group, those with a grid's own rates first."""
     rows_of: dict[tuple[bool, str], list[Row]] = {}
     for row in group.ordered:
-        grid = _line(str(row.get("grid") or group.shared("grid") or "full"))
-        rows_of.setdefault((row.get("learning_rate_source") == SEARCHED, grid), []).append(row)
-    seeds = 1 + max(int(row.get("seed") or 0) for row in group.rows)
+        grid = _line(row.grid or str(group.shared("grid") or "full"))
+        rows_of.setdefault((row.learning_rate_source == SEARCHED, grid), []).append(row)
+    seeds = 1 + max(row.seed for row in group.rows)
     options = _options(group, seeds)
     return [
         _Part(grid, searched, rows, seeds, f"--grid {shlex.quote(_file(grid))} {options}")
@@ -156,7 +157,7 @@ def _options(group: Group, seeds: int) -> str:
         if (value := group.shared(name)) is not None
     ]
     options.append(f"--seeds {seeds}")
-    if (repeats := max(int(row.get("repeat") or 1) for row in group.rows)) > 1:
+    if (repeats := max(row.repeat for row in group.rows)) > 1:
         options.append(f"--repeats {repeats}")
     task = TASKS.get(str(group.shared("task")))
     if task is not None and task.files:

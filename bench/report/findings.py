@@ -18,8 +18,9 @@ from bench.analysis.verdicts import (
     pareto,
     rank_effect,
 )
-from bench.plan.cell import MULTITASK, SEARCHED, Row
-from bench.plan.columns import CORRELATED, PART_SCORES, STATUSES
+from bench.plan.cell import MULTITASK, SEARCHED
+from bench.plan.columns import CORRELATED, PART_SCORES
+from bench.plan.rows import STATUSES, Row
 from bench.report.provenance import elsewhere, repeats, spread_over
 from bench.report.text import (
     BASE,
@@ -144,10 +145,10 @@ def rank_heading(group: Group) -> tuple[str, str]:
 
 def _with_rank(group: Group) -> str:
     """The settings that differ along with the rank, as the end of a clause."""
-    rows = [row for row in group.rows if row.get("rank") is not None]
-    ranks, scales = (len({row.get(name) for row in rows}) for name in ("rank", "scale"))
+    rows = [row for row in group.rows if row.rank is not None]
+    ranks, scales = (len({row[name] for row in rows}) for name in ("rank", "scale"))
     also = ["in scale (alpha / rank)"] if ranks > 1 and scales > 1 else []
-    if any(row.get("learning_rate_source") == SEARCHED for row in rows):
+    if any(row.learning_rate_source == SEARCHED for row in rows):
         also.append("in the rates that a search found for each")
     return f", and with it {' and '.join(also)}" if also else ""
 
@@ -294,10 +295,10 @@ def _reached(low: float, high: float, limit: float, no_intervals: Sequence[int])
 
 def failures_heading(rows: list[Row]) -> str:
     """A heading with the number of cells or runs that did not end ok, by status."""
-    statuses = Counter(row.get("status") or "not run" for row in rows)
+    statuses = Counter(row.status or "not run" for row in rows)
     failed = [f"{number:,} {status}" for status, number in statuses.items() if status != "ok"]
     if not failed:
-        flagged = sum(bool(row.get("flags")) for row in rows)
+        flagged = sum(bool(row.flags) for row in rows)
         doubts = f", {flagged:,} of them flagged" if flagged else ""
         return f"Every {one_of(rows)} ended ok{doubts}" if rows else "No cell was run"
     return f"{len(rows) - statuses['ok']:,} of {counted(rows)} did not end ok: {', '.join(failed)}"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import number
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
 from bench.report.figures import _legend, _points
 from bench.report.sections import Section
@@ -48,8 +48,8 @@ def predictions_section(group: Group) -> list[Section]:
 
 
 def _error(row: Row, forecast: str, measured: str) -> float | None:
-    predicted, value = number(row.get(forecast)), number(row.get(measured))
-    if row.get("status") != "ok" or predicted is None or not value:
+    predicted, value = number(row[forecast]), number(row[measured])
+    if row.status != "ok" or predicted is None or not value:
         return None
     return predicted / value - 1
 

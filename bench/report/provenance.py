@@ -8,7 +8,8 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import column
 from bench.common.errors import InputError
-from bench.plan.cell import Row, Value
+from bench.plan.cell import Value
+from bench.plan.rows import Row
 from bench.report.text import count
 
 _UNKNOWN: Final = "a version not recorded"
@@ -22,16 +23,16 @@ def of_version(rows: Sequence[Row], version: str) -> list[Row]:
     Raises:
         InputError: if there are none.
     """
-    selected = [row for row in rows if row.get("code_version") == version]
+    selected = [row for row in rows if row.code_version == version]
     if rows and not selected:
-        versions = _counted(row.get("code_version") or _UNKNOWN for row in rows)
+        versions = _counted(row.code_version or _UNKNOWN for row in rows)
         raise InputError(f"--code-version: no row is of {version!r}; there are {versions}")
     return selected
 
 
 def versions(rows: Iterable[Row]) -> list[str]:
     """A sentence on the versions of the code, if the rows are of several."""
-    names = [str(row.get("code_version") or _UNKNOWN) for row in rows]
+    names = [row.code_version for row in rows]
     if len(set(names)) < 2:
         return []
     return [
@@ -54,7 +55,7 @@ def _counted(names: Iterable[object]) -> str:
 def elsewhere(group: Group) -> list[str]:
     """A sentence on the scores that a group has from other machines, if any."""
     machines = {
-        (at, row.get("seed")): row.get("machine") or "a machine not recorded"
+        (at, row.seed): row.machine or "a machine not recorded"
         for at, setting in enumerate(group.settings)
         for row in setting.elsewhere
     }
@@ -71,8 +72,8 @@ def repeats(group: Group) -> str:
     """The repeats of a group's cells, to follow the number of its seeds."""
     by_cell: dict[Value, set[Value]] = {}
     for row in group.rows:
-        if row.get("status") == "ok":
-            by_cell.setdefault(row.get("cell_id"), set()).add(row.get("repeat") or 1)
+        if row.is_ok:
+            by_cell.setdefault(row.cell_id, set()).add(row.repeat or 1)
     numbers = set(map(len, by_cell.values()))
     most = max(numbers, default=0)
     up_to = "up to " if len(numbers) > 1 else ""

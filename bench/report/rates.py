@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import pandas as pd
 
-from bench.analysis.groups import Group, is_candidate, key_columns
+from bench.analysis.groups import Group, key_columns
 from bench.analysis.metrics import metric_of
-from bench.plan.cell import SEARCHED, Row, Value
-from bench.plan.columns import cell_key, has_score, software_key, standing
+from bench.plan.cell import SEARCHED, Value
+from bench.plan.rows import Row, standing
 from bench.report import figures, text
 from bench.report.cells import why
 from bench.report.drawing import Drawing
@@ -108,32 +109,30 @@ def candidates(
     `here` marks the tries for the group's cells: those of their machine, and those of other
     machines whose scores a search uses. `chosen` marks the rates that the group's cells have.
     """
-    done = {key: row for key, row in standing(rows).items() if is_candidate(row)}
-    waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
+    done = {key: row for key, row in standing(rows).items() if row.is_candidate}
+    waiting = [row for row in planned if row.is_candidate and row.key not in done]
     cells = group.rows if group is not None else ()
-    machine = group.first["conditions_id"] if group is not None else None
+    machine = group.first.conditions_id if group is not None else None
     borrowed = _borrowed(group.first, list(done.values())) if group is not None else {}
     searched = {_values(row, _NAMES) for row in cells}
     used = {
-        _values(row, (*_KIND, *_RATES))
-        for row in cells
-        if row.get("learning_rate_source") == SEARCHED
+        _values(row, (*_KIND, *_RATES)) for row in cells if row.learning_rate_source == SEARCHED
     }
     records = [
         {
             "here": _values(row, _NAMES) in searched
-            and (row["conditions_id"] == machine or borrowed.get(row["cell_id"]) is row),
-            "elsewhere": row["conditions_id"] != machine,
-            "task": str(row["task"]), "kind": _kind(row),
-            "mode": row["mode"], "amp": row["amp"], "rank": row["rank"] or 0,
-            "rate": row["learning_rate"] or row["learning_rate_head"],
-            "score": row["dev_score"], "loss": row["dev_loss"],
-            "status": row["status"] or "not run",
-            "why": "" if row["status"] in ("ok", None) else why(row),
-            "data": row["data_digest"], "metric": row["dev_metric"],
+            and (row.conditions_id == machine or borrowed.get(row.cell_id) is row),
+            "elsewhere": row.conditions_id != machine,
+            "task": row.task, "kind": _kind(row),
+            "mode": row.mode, "amp": row.amp, "rank": row.rank or 0,
+            "rate": row.learning_rate or row.learning_rate_head,
+            "score": row.dev_score, "loss": row.dev_loss,
+            "status": row.status or "not run",
+            "why": "" if row.status in ("ok", None) else why(row),
+            "data": row.data_digest, "metric": row.dev_metric,
             "chosen": _values(row, (*_KIND, *_RATES)) in used,
         }
-        for row in [*done.values(), *({**row, "status": None} for row in waiting)]
+        for row in [*done.values(), *(replace(row, status=None) for row in waiting)]
     ]  # fmt: skip
     frame = pd.DataFrame(records, columns=list(_COLUMNS))
     frame = frame.astype({"rate": float, "score": float, "loss": float, "here": bool})
@@ -144,24 +143,24 @@ def candidates(
 def _borrowed(here: Row, tries: Sequence[Row]) -> dict[Value, Row]:
     """The tries of other machines whose scores count here, by cell_id: those with the same software
     of cells that this machine has not scored, as in `bench.results.store`."""
-    machine, scored = here["conditions_id"], list(filter(has_score, tries))
-    own = {row["cell_id"] for row in scored if row["conditions_id"] == machine}
+    machine, scored = here.conditions_id, [row for row in tries if row.has_score]
+    own = {row.cell_id for row in scored if row.conditions_id == machine}
     return {
-        row["cell_id"]: row
+        row.cell_id: row
         for row in scored
-        if row["conditions_id"] != machine and row["cell_id"] not in own
-        if software_key(row) == software_key(here)
+        if row.conditions_id != machine and row.cell_id not in own
+        if row.software == here.software
     }
 
 
 def _values(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
-    return tuple(row.get(name) for name in names)
+    return tuple(row[name] for name in names)
 
 
 def _kind(row: Row) -> str:
-    adapter = f" rank {row['rank']} on {row['layers']}" if row["rank"] is not None else ""
-    unfreezing = ", unfreezing" if row.get("unfreeze") not in (None, "all") else ""
-    return f"{row['mode']}{adapter}{unfreezing}"
+    adapter = f" rank {row.rank} on {row.layers}" if row.rank is not None else ""
+    unfreezing = ", unfreezing" if row.unfreeze not in (None, "all") else ""
+    return f"{row.mode}{adapter}{unfreezing}"
 
 
 def _at_an_edge(part: pd.DataFrame) -> bool:

@@ -14,8 +14,8 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from bench.analysis.groups import Group, group_key, groups
-from bench.plan.cell import Row
-from bench.plan.columns import COLUMNS, latest
+from bench.plan.columns import COLUMNS
+from bench.plan.rows import Row, latest
 from bench.report import cells, findings, provenance, tables, text, winners
 from bench.report.authors_sections import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
@@ -104,7 +104,7 @@ def report(
     if code_version is not None:
         number = len(rows)
         rows = provenance.of_version(rows, code_version)
-        planned = [row for row in planned if row.get("code_version") == code_version]
+        planned = [row for row in planned if row.code_version == code_version]
         narrowed = [provenance.left_out(number - len(rows), text.plain(code_version))]
     rows, planned = _printable(rows), _printable(planned)
     every_group = hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
@@ -148,8 +148,10 @@ def _printable(rows: Iterable[Row]) -> list[Row]:
     plain, without_paths = cache(text.plain), cache(text.without_paths)
 
     def printable(row: Row) -> Row:
-        texts = {n: plain(value) for n in _TEXTS if isinstance(value := row.get(n), str)}
-        return {**row, **texts, **{n: without_paths(texts[n]) for n in _WITH_PATHS if n in texts}}
+        texts = {n: plain(value) for n in _TEXTS if isinstance(value := row[n], str)}
+        texts |= {n: without_paths(texts[n]) for n in _WITH_PATHS if n in texts}
+        changed = {name: value for name, value in texts.items() if value != row[name]}
+        return row | changed if changed else row
 
     return [printable(row) for row in rows]
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bench.plan.cell import Cell, Row
+from bench.plan.cell import Cell
 from bench.plan.columns import format_value
 from bench.plan.selection import AXES
 
@@ -13,15 +13,15 @@ Point = tuple[str | None, ...]
 _RATE: Final = AXES.index("learning_rate")
 
 
-def point(row: Row, *, searched: bool = False) -> Point:
+def point(row: Cell, *, searched: bool = False) -> Point:
     """A row's point in its grid; without a rate if a search found it, for no grid has that rate.
 
     The rate is the one that `bench.plan.selection.select` compares: of the head alone, its own.
     """
-    texts = {name: format_value(row.get(name)) or None for name in AXES}
+    texts = {name: format_value(getattr(row, name)) or None for name in AXES}
     texts["seed"] = texts["seed"] or "0"
-    if row.get("mode") == "head":
-        texts["learning_rate"] = format_value(row.get("learning_rate_head")) or None
+    if row.mode == "head":
+        texts["learning_rate"] = format_value(row.learning_rate_head) or None
     else:
         texts["unfreeze"] = texts["unfreeze"] or "all"
     if searched:
@@ -37,7 +37,7 @@ def points(cells: Collection[Cell], seeds: int, *, searched: bool = False) -> di
     """
     exact_points = {}
     for cell in cells:
-        rounded = point(cell.columns(), searched=searched)
+        rounded = point(cell, searched=searched)
         rate = cell.learning_rate_head if cell.mode == "head" else cell.learning_rate
         exact = None if rounded[_RATE] is None else repr(rate)
         for seed in map(str, range(seeds)):

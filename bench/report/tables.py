@@ -266,10 +266,10 @@ def conditions_table(group: Group) -> Table:
     rows = []
     for key in names:
         # Values that vary within a group, such as the code's version, are listed.
-        values = list(dict.fromkeys(str(v) for r in group.rows if (v := r.get(key)) is not None))
+        values = list(dict.fromkeys(str(v) for r in group.rows if (v := r[key]) is not None))
         text = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
         if not text:
-            applies = BY_NAME[key].applies(group.first)
+            applies = BY_NAME[key].applies_to(group.first)
             text = _UNSET.get(key, "not recorded") if applies else DASH
         rows.append([key, text, about(key)])
     rows += [[f"{column} in {mode}", text, about(column)] for column, mode, text in _rates(group)]
@@ -280,9 +280,9 @@ def _rates(group: Group) -> list[tuple[str, str, str]]:
     """Columns of learning rates, modes, and the rates of each as text."""
     rates = []
     for mode in dict.fromkeys(setting.mode for setting in group.settings):
-        rows = [row for row in group.rows if row.get("mode") == mode]
+        rows = [row for row in group.rows if row.mode == mode]
         for name in _RATES:
-            values = sorted({v for row in rows if (v := number(row.get(name))) is not None})
+            values = sorted({v for row in rows if (v := number(row[name])) is not None})
             if values:
                 text = ", ".join(f"{value:g}" for value in values[:_MOST_RATES])
                 rates.append((name, mode, text + (", …" if len(values) > _MOST_RATES else "")))

@@ -7,7 +7,8 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.analysis.metrics import metric_of
 from bench.analysis.verdicts import Objective, column
-from bench.plan.cell import Row, Value
+from bench.plan.cell import Value
+from bench.plan.rows import Row
 from bench.stats.intervals import Interval
 
 MEMORY: Final = {
@@ -71,7 +72,7 @@ def counted(rows: Collection[Row]) -> str:
 
 def one_of(rows: Collection[Row]) -> str:
     """The noun for a row: cell, or run where a cell has several rows."""
-    cells = {(row.get("cell_id"), row.get("conditions_id")) for row in rows}
+    cells = {(row.cell_id, row.conditions_id) for row in rows}
     return "cell" if len(cells) == len(rows) else "run"
 
 

@@ -71,7 +71,7 @@ def _ties(best: Verdict) -> str:
 
 
 def _flags(setting: Setting) -> str:
-    flags = sorted({flag for row in setting.ok for flag in str(row.get("flags") or "").split()})
+    flags = sorted({flag for row in setting.ok for flag in row.flag_names})
     return f" Flagged {', '.join(flags)}." if flags else ""
 
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from bench.common.errors import InputError
-from bench.plan.cell import Cell, Row
-from bench.plan.columns import int_of, row_key, text_of
 from bench.plan.job import Job
 from bench.plan.models import Model, find_model
+from bench.plan.rows import Row
 from bench.results.store import cell_folder
 from minbert.data.tasks import Data, load_data
 from minbert.files import is_folder
@@ -19,7 +18,7 @@ def folder_of(runs: Path, row: Row) -> Path:
         InputError: if the row's ids could lead out of the folder of all cells.
     """
     try:
-        return cell_folder(runs, Cell.from_columns(row).name, *row_key(row))
+        return cell_folder(runs, row.name, *row.row_key)
     except ValueError as error:
         raise InputError(f"{runs}: {error}") from error
 
@@ -33,11 +32,10 @@ def examples_of(row: Row, data: Path | None) -> Data:
     Raises:
         InputError: if they can't be loaded, or have changed.
     """
-    caps = {n: None if row[n] is None else int_of(row, n) for n in ("max_train", "max_dev")}
-    examples = load_data(text_of(row, "task"), data, **caps)
-    if not examples.digest.startswith(text_of(row, "data_digest")):
+    examples = load_data(row.task, data, max_train=row.max_train, max_dev=row.max_dev)
+    if not examples.digest.startswith(row.data_digest):
         raise InputError(
-            f"the examples of {row['task']} are not those that {Cell.from_columns(row).name} was "
+            f"the examples of {row.task} are not those that {row.name} was "
             "trained on; name the folder that the grid had with --data"
         )
     return examples
@@ -53,7 +51,7 @@ def model_of(row: Row, folder: Path, otherwise: str) -> Model:
     Raises:
         InputError: if it is gone, or has changed.
     """
-    name, cell = text_of(row, "model"), Cell.from_columns(row).name
+    name, cell = row.model, row.name
     try:
         path = Job.read(folder).checkpoint
     except InputError:
@@ -65,7 +63,7 @@ def model_of(row: Row, folder: Path, otherwise: str) -> Model:
             )
         path = None
     model = find_model(path or name, "pretrained", "auto")
-    if model.digest != row["model_digest"]:
+    if model.digest != row.model_digest:
         raise InputError(
             f"{model.checkpoint}: is another checkpoint than the one that {cell} was trained from; "
             f"put that back, or {otherwise}"

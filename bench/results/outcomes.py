@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
-from bench.plan.cell import Row
-from bench.plan.columns import row_key
+from bench.plan.rows import Row
 
 _LARGEST: Final = 2**26
 """Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take a tenth."""
@@ -159,4 +158,4 @@ class Outcomes:
 
 
 def _key(row: Row) -> str:
-    return "/".join(map(str, row_key(row)))
+    return "/".join(map(str, row.row_key))

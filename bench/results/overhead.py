@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from bench.plan.cell import Row
-from bench.plan.columns import float_of
+from bench.plan.rows import Row
 
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
@@ -63,10 +62,9 @@ class Times:
 
 def overhead_s(row: Row) -> float | None:
     """A cell's seconds besides training and evaluation; None where they were not measured."""
-    if not all(isinstance(row.get(name), int | float) for name in _MEASURED):
+    if row.wall_s is None or row.train_s is None or row.eval_s is None:
         return None
-    wall, train, evaluation = (float_of(row, name) for name in _MEASURED)
-    return max(0.0, wall - train - evaluation)
+    return max(0.0, row.wall_s - row.train_s - row.eval_s)
 
 
 def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
@@ -75,12 +73,12 @@ def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
     train = evaluation = startup = rest = 0.0
     for row in rows:
         overhead = overhead_s(row)
-        if row.get("status") != "ok" or overhead is None:
+        if row.status != "ok" or overhead is None:
             continue
-        cell_startup = min(float_of(row, "startup_s"), overhead)
+        cell_startup = min(row.startup_s or 0.0, overhead)
         cells += 1
-        train += float_of(row, "train_s")
-        evaluation += float_of(row, "eval_s")
+        train += row.train_s or 0.0
+        evaluation += row.eval_s or 0.0
         startup += cell_startup
         rest += overhead - cell_startup
     times = Times(cells, train, evaluation, startup, rest, between_s)
@@ -113,7 +111,7 @@ class Account:
 
     def times(self) -> Times | None:
         """The times up to now; None where no cell ended ok."""
-        wall = sum(float_of(row, "wall_s") for row in self._rows)
+        wall = sum(row.wall_s or 0.0 for row in self._rows)
         between = self._clock() - self._begun - self._others_s - wall
         return times_of(self._rows, max(0.0, between))
 

@@ -16,8 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.cell import CANDIDATE, OVERALL, Cell, Row
-from bench.plan.columns import PART_SCORES, float_of, latest, row_key, text_of
+from bench.plan.cell import OVERALL
+from bench.plan.columns import PART_SCORES
+from bench.plan.rows import Row, latest
 from bench.results.outcomes import (
     Outcome,
     Outcomes,
@@ -61,7 +62,7 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
 
     def agrees(row: Row, parts: Mapping[str, Outcome]) -> bool:
         """Whether outcomes are of the same examples as earlier ones of the same data."""
-        data = row.get("task"), row.get("data_digest")
+        data = row.task, row.data_digest
         return all(
             examples.setdefault((*data, part), outcome.examples) == outcome.examples
             for part, outcome in parts.items()
@@ -76,7 +77,7 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
                 agrees(row, parts)
 
     def values_of(row: Row) -> Values | None:
-        if row.get("status") != "ok" or row.get("dev_metric") is None:
+        if row.status != "ok" or row.dev_metric is None:
             return None
         parts = _from_folder(runs, row, read)
         if parts is None:
@@ -87,7 +88,7 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
         if parts and not agrees(row, parts):
             note(f"{runs}: predictions of other examples than other rows have are left out")
             return None
-        return _values(text_of(row, "dev_metric"), parts) if parts else None
+        return _values(row.dev_metric, parts) if parts else None
 
     return values_of
 
@@ -120,8 +121,7 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
 
 def _has_outcome(row: Row) -> bool:
     """Whether reports compare a row's score."""
-    is_candidate = row.get("learning_rate_source") == CANDIDATE
-    return row.get("status") == "ok" and row.get("dev_metric") is not None and not is_candidate
+    return row.is_ok and row.dev_metric is not None and not row.is_candidate
 
 
 def first_of(sources: Sequence[ValuesOf]) -> ValuesOf:
@@ -162,16 +162,16 @@ def _from_folder(
 ) -> dict[str, Outcome] | None:
     """The outcomes in a row's folder by part; None without any that fit the row."""
     try:
-        folder = cell_folder(runs, Cell.from_columns(row).name, *row_key(row))
+        folder = cell_folder(runs, row.name, *row.row_key)
     except ValueError:
         return None
-    parts = read(folder, text_of(row, "dev_metric"))
+    parts = read(folder, row.dev_metric or "")
     return parts if parts and _fit(row, parts) else None
 
 
 def _from_file(outcomes: Outcomes, row: Row) -> dict[str, Outcome] | None:
     """The outcomes of a row in a file, if any, by part; None if they contradict the row."""
-    metric = text_of(row, "dev_metric")
+    metric = row.dev_metric or ""
     metrics = {part: metric_of_part(part) for part in PART_SCORES}
     metrics = metrics if metric == OVERALL else {"": metric}
     try:
@@ -184,8 +184,8 @@ def _from_file(outcomes: Outcomes, row: Row) -> dict[str, Outcome] | None:
 def _fit(row: Row, parts: Mapping[str, Outcome]) -> bool:
     """Whether outcomes give the score in their row."""
     with np.errstate(all="ignore"):
-        mean = _values(text_of(row, "dev_metric"), parts).mean()
-    return bool(abs(mean - float_of(row, "dev_score")) < _EXACT)
+        mean = _values(row.dev_metric or "", parts).mean()
+    return bool(abs(mean - (row.dev_score or 0.0)) < _EXACT)
 
 
 def _outcome(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Outcome:

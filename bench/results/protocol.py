@@ -5,16 +5,8 @@ import math
 from typing import Any, Final
 
 from bench.plan.cell import OVERALL, Value
-from bench.plan.columns import (
-    BY_NAME,
-    CORRELATED,
-    FLAGS,
-    LARGEST,
-    PART_SCORES,
-    STATUSES,
-    format_value,
-    parse_value,
-)
+from bench.plan.columns import BY_NAME, CORRELATED, LARGEST, PART_SCORES, format_value, parse_value
+from bench.plan.rows import FLAGS, STATUSES
 
 PARENT_PID: Final = "BENCH_PARENT_PID"
 """Environment variable: the process that the worker must not outlive; it holds the other end of the

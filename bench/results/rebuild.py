@@ -16,8 +16,9 @@ from filelock import FileLock
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
-from bench.plan.cell import Row, Value
-from bench.plan.columns import BY_NAME, NAMES, SCHEMA, parse_value, row_key, upgraded
+from bench.plan.cell import Value
+from bench.plan.columns import BY_NAME, NAMES, parse_value, row_of
+from bench.plan.rows import SCHEMA, Row
 from bench.results.outcomes import outcomes_file
 from bench.results.predictions import keep_outcomes
 from bench.results.row import kept_row
@@ -89,9 +90,7 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
     places = sorted(folder.iterdir()) if folder.exists() else []
     in_folders = (row for place in places if (row := kept_row(place)) is not None)
     restored = [row for row in in_folders if _key(row) not in known]
-    restored.sort(
-        key=lambda row: (str(row["finished_at"] or row["started_at"] or ""), row_key(row))
-    )
+    restored.sort(key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
     if problems:
         write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
     write_atomically(path, record(NAMES) + b"".join(map(encode, [*rows, *restored])))
@@ -156,7 +155,7 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
 
 def _key(row: Row) -> tuple[Value, ...]:
     """A unique key, also in a file merged from several, where two versions may share a row_key."""
-    return *row_key(row), row["code_version"]
+    return *row.row_key, row.code_version
 
 
 def _row(names: Iterable[str], fields: list[str]) -> Row:
@@ -164,7 +163,7 @@ def _row(names: Iterable[str], fields: list[str]) -> Row:
     if int(pairs["schema"]) > SCHEMA:
         raise ValueError(f"it is of schema {pairs['schema']}, and this version knows {SCHEMA}")
     values = {n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME}
-    row = upgraded(values)
+    row = row_of(values)
     encode(row)
     return row
 

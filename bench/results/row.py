@@ -3,13 +3,15 @@
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from bench.common.files import write_atomically
-from bench.plan.cell import OVERALL, Cell, Row
-from bench.plan.columns import BY_NAME, LARGEST, float_of, new_row, upgraded
+from bench.plan.cell import OVERALL, Cell, Columns
+from bench.plan.columns import BY_NAME, LARGEST, row_of, values_of
 from bench.plan.parts import scores_of
+from bench.plan.rows import Row
 from bench.results.overall import overall_interval, score_ends
 from bench.results.protocol import PANEL, ROW, STEPS
 from bench.results.rowfile import encode
@@ -34,7 +36,7 @@ _LARGEST_PANEL: Final = 2**24
 
 def measured_row(
     cell: Cell,
-    conditions: Row,
+    conditions: Columns,
     *,
     columns: dict[str, Any],
     status: str,
@@ -52,21 +54,18 @@ def measured_row(
         dev_examples: the number of dev examples of each part of the task.
         majority_score: score on dev of the training set's majority class, if there are classes.
     """
-    row = new_row(**cell.columns(), **conditions)
-    row |= {name: value for name, value in columns.items() if name in _MEASURED}
+    measured = {n: v for n, v in columns.items() if n in _MEASURED and v is not None}
+    text = " ".join(message.split())[:500] or None
+    row = row_of({**cell.columns(), **conditions, **measured, "status": status, "message": text})
     if status == "ok":
         times, steady = step_times(folder)
-        row |= times
         if not steady:
             flags = [*flags, "unstable_timing"]
-        row |= score_interval(row, dev_examples)
-        if row["dev_metric"] in ("accuracy", OVERALL):
-            row["majority_score"] = majority_score
+        majority = majority_score if row.dev_metric in ("accuracy", OVERALL) else None
+        row |= {**times, **score_interval(row, dev_examples), "majority_score": majority}
         if not_learned(row):
             flags = [*flags, "not_learned"]
-    row |= {"status": status, "message": " ".join(message.split())[:500] or None}
-    row["flags"] = " ".join(dict.fromkeys(flags)) or None
-    return row
+    return replace(row, flags=" ".join(dict.fromkeys(flags)) or None)
 
 
 def keep_row(folder: Path, row: Row) -> None:
@@ -76,21 +75,21 @@ def keep_row(folder: Path, row: Row) -> None:
         OSError: if it can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
-    write_atomically(folder / ROW, json.dumps(row, indent=1).encode() + b"\n")
+    write_atomically(folder / ROW, json.dumps(values_of(row), indent=1).encode() + b"\n")
 
 
 def kept_row(folder: Path) -> Row | None:
     """The row that `keep_row` stored, of this schema or an older one; None without a valid one."""
     try:
         values = json.loads((folder / ROW).read_text(encoding="utf-8"))
-        row = upgraded({name: value for name, value in values.items() if name in BY_NAME})
+        row = row_of({name: value for name, value in values.items() if name in BY_NAME})
         encode(row)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return row
 
 
-def step_times(folder: Path) -> tuple[Row, bool]:
+def step_times(folder: Path) -> tuple[Columns, bool]:
     """The columns of step times from a folder's files, and whether they are steady.
 
     From panel.csv where timing batches were replayed, else from the training steps in steps.csv.
@@ -117,7 +116,7 @@ def _lines(path: Path, largest: int) -> list[dict[str, str]]:
         return list(csv.DictReader(file, strict=True))
 
 
-def _from_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
+def _from_panel(lines: list[dict[str, str]]) -> tuple[Columns, bool]:
     """The result of `step_times`, from the lines of panel.csv.
 
     Raises:
@@ -137,7 +136,7 @@ def _from_panel(lines: list[dict[str, str]]) -> tuple[Row, bool]:
     return _columns(panel_times(times, tokens), steps, tokens, examples, settled=settled)
 
 
-def _from_training(lines: list[dict[str, str]]) -> tuple[Row, bool]:
+def _from_training(lines: list[dict[str, str]]) -> tuple[Columns, bool]:
     """The result of `step_times`, from the lines of steps.csv.
 
     Raises:
@@ -168,10 +167,10 @@ def _milliseconds(lines: list[dict[str, str]]) -> list[float]:
 
 def _columns(
     times: StepTimes, steps: int, tokens: list[int], examples: list[int], *, settled: bool
-) -> tuple[Row, bool]:
+) -> tuple[Columns, bool]:
     """The columns of times from `steps` steps, on batches of these sizes; whether steady."""
     rate = times.ms_per_1k_tokens
-    columns: Row = {
+    columns: Columns = {
         "step_ms_median": times.step_ms.value,
         "step_ms_ci_low": times.step_ms.low,
         "step_ms_ci_high": times.step_ms.high,
@@ -186,14 +185,14 @@ def _columns(
     return columns, narrow and settled
 
 
-def score_interval(row: Row, examples: Mapping[str, int]) -> Row:
+def score_interval(row: Row, examples: Mapping[str, int]) -> Columns:
     """The columns of the dev score's 95% interval.
 
     Args:
         examples: as `dev_examples` of `measured_row`.
     """
-    score, metric = row["dev_score"], row["dev_metric"]
-    if not isinstance(score, float):
+    score, metric = row.dev_score, row.dev_metric
+    if score is None or metric is None:
         return {}
     if metric == OVERALL:
         scores = {part: value for part, value in scores_of(row).items() if part in examples}
@@ -209,8 +208,6 @@ def not_learned(row: Row) -> bool:
 
     True also where predictions that are all the same have no correlation.
     """
-    if row["dev_metric"] is None:
+    if row.dev_metric is None:
         return False
-    return row["dev_ci_low"] is None or float_of(row, "dev_ci_low") <= float_of(
-        row, "majority_score"
-    )
+    return row.dev_ci_low is None or row.dev_ci_low <= (row.majority_score or 0.0)

@@ -12,10 +12,19 @@ from typing import BinaryIO, Final
 
 from bench.common.csvfile import FORMULA, harmless
 from bench.common.errors import InputError
-from bench.plan.cell import Row, Value
-from bench.plan.columns import BY_NAME, LARGEST, NAMES, SCHEMA, format_value, parse_value
+from bench.plan.cell import Value
+from bench.plan.columns import (
+    BY_NAME,
+    LARGEST,
+    NAMES,
+    REQUIRED,
+    complete_row,
+    format_value,
+    parse_value,
+)
+from bench.plan.rows import SCHEMA, Row
 
-_IDENTITY: Final = ("schema", "cell_id", "conditions_id", "attempt", "status")
+_FILLED: Final = REQUIRED | {"status"}
 _REMEMBERED: Final = 4096
 _LONGEST_LINE: Final = 2**26
 
@@ -60,10 +69,7 @@ def encode(row: Row) -> bytes:
     Raises:
         ValueError: if the record could not be read again.
     """
-    unknown = row.keys() - set(NAMES)
-    if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))}: no such columns")
-    texts = {name: format_value(row.get(name)) for name in NAMES}
+    texts = {name: format_value(row[name]) for name in NAMES}
     fields = [harmless(text) if BY_NAME[n].kind is str else text for n, text in texts.items()]
     _parse(fields, _parsers())
     return record(fields)
@@ -90,7 +96,7 @@ class _Parser(dict[str, Value]):
             value = parse_value(self._name, self._unquoted(text))
         except ValueError as error:
             raise ValueError(f"{self._name}: {str(error)[:200]}") from None
-        if text == "" and self._name in _IDENTITY:
+        if text == "" and self._name in _FILLED:
             raise ValueError(f"{self._name} is empty")
         if self._name == "schema" and value != SCHEMA:
             raise ValueError(f"schema is {value}, and this version reads {SCHEMA}")
@@ -116,7 +122,7 @@ def _parse(fields: list[str], parsers: tuple[_Parser, ...]) -> Row:
     """
     if len(fields) != len(NAMES):
         raise ValueError(f"it has {len(fields)} fields instead of {len(NAMES)}")
-    return dict(zip(NAMES, map(getitem, parsers, fields), strict=True))
+    return complete_row(dict(zip(NAMES, map(getitem, parsers, fields), strict=True)))
 
 
 class Reading:

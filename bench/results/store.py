@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +17,9 @@ from filelock import FileLock, Timeout
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import folder_for_now, try_to_write, write_atomically
-from bench.plan.cell import Row, Value
-from bench.plan.columns import (
-    NAMES,
-    CellKey,
-    cell_key,
-    has_score,
-    software_key,
-    take_attempts,
-    take_standing,
-)
+from bench.plan.cell import Columns, Value
+from bench.plan.columns import NAMES, row_of
+from bench.plan.rows import CellKey, Row, software_of, take_attempts, take_standing
 from bench.results.rowfile import Reading, encode, read_rows, record
 
 __all__ = [
@@ -75,9 +69,9 @@ def read_plan(path: Path) -> list[Row]:
     """
     try:
         planned = json.loads(plan_file(path).read_text(encoding="utf-8"))
-        rows = [{name: row.get(name) for name in NAMES} for row in planned]
+        rows = [row_of({name: values.get(name) for name in NAMES}) for values in planned]
         for row in rows:
-            encode({**row, "attempt": 1, "status": "ok"})
+            encode(replace(row, attempt=1, status="ok"))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return []
     return rows
@@ -120,7 +114,7 @@ class Store:
         self._catch_up()
         return self._last.get((cell_id, conditions_id, repeat))
 
-    def scored(self, cell_id: str, here: Row) -> Row | None:
+    def scored(self, cell_id: str, here: Columns) -> Row | None:
         """A cell's current row, or, if it has no score, one from another machine that has.
 
         Args:
@@ -130,9 +124,9 @@ class Store:
             InputError: as `read_rows`.
         """
         own = self.last(cell_id, str(here["conditions_id"]))
-        if own is not None and has_score(own):
+        if own is not None and own.has_score:
             return own
-        return self._scores.get((cell_id, *software_key(here)), own)
+        return self._scores.get((cell_id, *software_of(here)), own)
 
     @property
     def out_of_memory(self) -> list[Row]:
@@ -142,7 +136,7 @@ class Store:
             InputError: as `read_rows`.
         """
         self._catch_up()
-        return [row for row in self._ooms.values() if self._last[cell_key(row)] is row]
+        return [row for row in self._ooms.values() if self._last[row.key] is row]
 
     @property
     def torn(self) -> bool:
@@ -163,11 +157,11 @@ class Store:
             self._last, self._attempts, self._ooms, self._scores = {}, {}, {}, {}
         new = rows[self._seen :]
         take_attempts(self._attempts, new)
-        new = [row for row in new if self._version in (None, row["code_version"])]
+        new = [row for row in new if self._version in (None, row.code_version)]
         take_standing(self._last, new)
-        self._ooms |= {cell_key(row): row for row in new if row["status"] == "oom"}
-        scored = filter(has_score, new)
-        self._scores |= {(row["cell_id"], *software_key(row)): row for row in scored}
+        self._ooms |= {row.key: row for row in new if row.status == "oom"}
+        scored = (row for row in new if row.has_score)
+        self._scores |= {(row.cell_id, *row.software): row for row in scored}
         self._seen = len(rows)
 
     def append(self, row: Row) -> None:

@@ -16,8 +16,8 @@ import click
 
 from bench.common.command import run_command
 from bench.common.files import write_atomically
-from bench.plan.cell import Row
-from bench.plan.columns import SCHEMA
+from bench.plan.cell import Columns
+from bench.plan.rows import SCHEMA
 from bench.results.protocol import DEVICE_FAILED, RESULT, SAVE_S
 from bench.worker import lifeline
 from bench.worker.imports import import_all
@@ -27,7 +27,7 @@ def write_result(
     folder: Path,
     status: str,
     message: str,
-    columns: Row,
+    columns: Columns,
     flags: Sequence[str] = (),
     *,
     device_failed: bool = False,
@@ -77,7 +77,7 @@ def main(folder: Path) -> int:
         save_s = run.phases.seconds.get("save", 0.0)
         write_result(folder, "ok", "", columns, run.record.flags, save_s=save_s)
         return 0
-    measured: Row = {} if run is None else run.record.columns
+    measured: Columns = {} if run is None else run.record.columns
     if run is not None and not device_failed:
         measured = measured | run.memory()
     write_result(folder, status, message, measured, device_failed=device_failed)

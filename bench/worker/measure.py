@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from bench.plan.cell import Row
+from bench.plan.cell import Columns
 from bench.worker.failures import is_out_of_memory
 from bench.worker.probes import panel
 from bench.worker.probes.gpu import Gpu
@@ -62,7 +62,7 @@ def measure_panel(
     return list(machine.doubts)
 
 
-def measure_activations(trainer: Trainer, largest: Batch) -> Row:
+def measure_activations(trainer: Trainer, largest: Batch) -> Columns:
     """Memory that the forward pass of the largest batch keeps for its backward pass.
 
     Without enough memory for it the result is empty, since the training itself did succeed.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.data.tokens import cut_columns
-from bench.plan.cell import FP32, Row
+from bench.plan.cell import FP32, Columns
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
 from bench.results.overall import overall
@@ -81,7 +81,7 @@ class Record:
 
     losses: list[torch.Tensor] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
-    columns: Row = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     joules: list[float | None] = field(default_factory=list)
 
@@ -116,7 +116,7 @@ class CellRun:
         self.machine = MachineWatch(self.gpu)
         self.losses_kept = HostCopies(self.device)
 
-    def run(self) -> Row:
+    def run(self) -> Columns:
         """Train, evaluate and measure the cell; the measured columns.
 
         Raises:
@@ -125,7 +125,7 @@ class CellRun:
         with kernels(self.cell.kernels):
             return self._run()
 
-    def _run(self) -> Row:
+    def _run(self) -> Columns:
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self._phase("load"):
@@ -166,7 +166,7 @@ class CellRun:
         write_phases(self.folder, self.phases)
         return self.record.columns
 
-    def memory(self) -> Row:
+    def memory(self) -> Columns:
         """Peaks so far, of the process and on the GPU."""
         peak = self.phases.peak
         on_gpu = self.gpu.memory if self.gpu is not None else {}
@@ -395,7 +395,7 @@ class CellRun:
             by_epoch.append(frozen | unused_parameters(self.model, trained))
         return set.intersection(*by_epoch)
 
-    def _totals(self) -> Row:
+    def _totals(self) -> Columns:
         joules = [value for value in self.record.joules if value is not None]
         return {
             "tokens_total": sum(step.tokens for step in self.clock.steps()),
@@ -404,7 +404,7 @@ class CellRun:
             "energy_j": sum(joules) if len(joules) == len(self.record.joules) else None,
         }
 
-    def _quality(self) -> Row:
+    def _quality(self) -> Columns:
         """Scores after the last epoch; none if training began with random weights."""
         if self.cell.init == "random":
             return {}

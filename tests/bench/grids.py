@@ -11,7 +11,7 @@ from unittest import mock
 
 from bench.common.command import run_command
 from bench.grid.__main__ import command
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 from bench.results.store import read_rows
 
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")

@@ -6,8 +6,9 @@ import click
 import pytest
 
 from bench.common.command import BAD_INPUT
-from bench.plan.cell import Cell, Row
-from bench.plan.columns import NAMES, row_key
+from bench.plan.cell import Cell
+from bench.plan.columns import NAMES
+from bench.plan.rows import Row
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder
 
@@ -22,7 +23,7 @@ class CommandPlace:
 
     def folder(self, of: Cell, row: Row) -> Path:
         """The folder of a cell."""
-        return cell_folder(self.csv, of.name, *row_key(row))
+        return cell_folder(self.csv, of.name, *row.row_key)
 
     def write(self) -> None:
         """Write the rows to the CSV."""

@@ -5,8 +5,9 @@ from itertools import product
 
 from adapters.methods import ADAPTER_MODES
 from adapters.names import LAYER_SETS
-from bench.plan.cell import Cell, Row
-from bench.plan.columns import learning_rates, new_row
+from bench.plan.cell import Cell
+from bench.plan.columns import learning_rates, row_of
+from bench.plan.rows import Row
 from bench.stats.intervals import fisher, wilson
 
 RANKS = (1, 2, 4, 8)
@@ -44,9 +45,22 @@ def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 
     return Cell(mode=mode, rank=rank, layers=layers, amp=amp, seed=seed, **values)
 
 
+HERE = {
+    "conditions_id": "c0ffee123456", "device": "cpu", "device_name": "Xeon 2.8 GHz",
+    "machine": "Xeon 2.8 GHz, 2 cores, 16 GiB", "threads": 2, "torch_version": "2.13.0+cpu",
+    "measurement_version": 1, "code_version": "0.1.0",
+}  # fmt: skip
+
+
+def new_row(**values) -> Row:
+    """A row with some values, otherwise a planned cell of full fine-tuning."""
+    of = cell("full", None, None, "off")
+    return row_of(of.columns() | HERE | values)
+
+
 def planned_row(of: Cell, conditions_id: str = "c0ffee123456") -> Row:
     """A cell as planned: axes, settings and ids, no results."""
-    return new_row(**of.columns(), conditions_id=conditions_id)
+    return row_of(of.columns() | HERE | {"conditions_id": conditions_id})
 
 
 def result_row(of: Cell, noise: random.Random, **other) -> Row:
@@ -77,11 +91,9 @@ def result_row(of: Cell, noise: random.Random, **other) -> Row:
         "train_loss": 1.05, "train_score": score + 0.03,
         "majority_score": 0.36 if classifies else None,
     }  # fmt: skip
-    return new_row(
-        **of.columns(), conditions_id="c0ffee123456", attempt=1, grid="full", status="ok",
-        device="cpu", device_name="Xeon 2.8 GHz", machine="Xeon 2.8 GHz, 2 cores, 16 GiB",
-        threads=2, torch_version="2.13.0+cpu", measurement_version=1, code_version="0.1.0",
-        params_total=22_715_141, params_trainable=trainable, tokens_total=98_544,
+    return planned_row(of) | dict(
+        attempt=1, grid="full", status="ok", params_total=22_715_141,
+        params_trainable=trainable, tokens_total=98_544,
         flops_per_token=6.4e7, step_ms_median=step, step_ms_ci_low=step * 0.985,
         step_ms_ci_high=step * 1.02, ms_per_1k_tokens=time,
         ms_per_1k_tokens_ci_low=time * 0.985, ms_per_1k_tokens_ci_high=time * 1.02, steps_timed=48,
@@ -95,9 +107,7 @@ def result_row(of: Cell, noise: random.Random, **other) -> Row:
 def failed_row(of: Cell, status: str, message: str, **other) -> Row:
     """A row that did not end ok."""
     return planned_row(of) | {
-        "attempt": 1, "grid": "full", "status": status, "message": message, "device": "cpu",
-        "device_name": "Xeon 2.8 GHz", "machine": "Xeon 2.8 GHz, 2 cores, 16 GiB", "threads": 2,
-        "torch_version": "2.13.0+cpu", "measurement_version": 1, "code_version": "0.1.0",
+        "attempt": 1, "grid": "full", "status": status, "message": message,
         "started_at": "2026-11-20T10:00:00Z", "finished_at": "2026-11-20T10:01:10Z",
     } | other  # fmt: skip
 

@@ -9,8 +9,8 @@ import torch
 
 from adapters.injection import inject, linear_layers
 from adapters.peft_format import save_adapter
-from bench.plan.cell import Row
 from bench.plan.job import FILE
+from bench.plan.rows import Row
 from bench.studies.updates.__main__ import command
 from minbert.data.tasks import find_task
 from minbert.model.checkpoint import load_encoder, save_checkpoint

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from bench.plan.columns import RESUMED, new_row, standing
+from bench.plan.columns import row_of
+from bench.plan.rows import RESUMED, standing
 from bench.results.protocol import RESULT
 from bench.results.store import Store, read_rows
 from tests.faults import checks
@@ -112,7 +113,9 @@ class Case:
         conditions, at = self.setup.conditions.columns(), "2026-01-01T00:00:00Z"
         times = {"started_at": at, "finished_at": at}
         for cell in self.setup.cells:
-            row = new_row(**cell.columns(), **conditions, **times, attempt=1, status="interrupted")
+            row = row_of(
+                {**cell.columns(), **conditions, **times, "attempt": 1, "status": "interrupted"}
+            )
             Store(self.place / "runs.csv").append(row)
 
     @contextmanager

@@ -27,9 +27,9 @@ from bench.grid.display import Display
 from bench.grid.session import Session
 from bench.launch import runner
 from bench.launch.runner import Outcome, run_worker
-from bench.plan.cell import Row
 from bench.plan.columns import NAMES
 from bench.plan.planning import Planned, plan
+from bench.plan.rows import Row
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.faults.actions import fill_disk

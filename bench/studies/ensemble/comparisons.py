@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from bench.machine.conditions import Found
-from bench.plan.cell import Cell
 from bench.plan.models import Model
 from bench.results.origins import examples_of, model_of
 from bench.studies.ensemble import baselines
@@ -44,7 +43,7 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     except baselines.NothingToLearnError as error:
         notes.append(f"{baselines.TFIDF} left out: {error}")
     if baselines.is_comparison(examples) and (checkpoint := _model(member).checkpoint) is not None:
-        length = int(member.row["max_length"] or 128)
+        length = int(member.row.max_length or 128)
         predictions[baselines.COSINE] = baselines.cosine(examples, checkpoint, length)
     for kind, values in predictions.items():
         try:
@@ -71,7 +70,7 @@ def with_peers(outcomes: Sequence[Outcome], data: Path | None) -> list[Outcome]:
     from bench.machine.conditions import find_conditions
 
     members = [entry.members[0] for outcome in outcomes for entry in outcome.alone]
-    on_cpu = all(member.row["device"] == "cpu" for member in members)
+    on_cpu = all(member.row.device == "cpu" for member in members)
     found = find_conditions("cpu" if on_cpu else "auto")
     trainings = [_training(outcome, data, found) for outcome in outcomes]
     return [train() for train in trainings]
@@ -87,7 +86,7 @@ def _training(outcome: Outcome, data: Path | None, found: Found) -> Callable[[],
     from bench.studies.ensemble.peer import PEER, KeptPeer, PeerError, train_peer, why_not
 
     def obstacle(member: Member) -> str | None:
-        return why_not(Cell.from_columns(member.row), found.conditions.device)
+        return why_not(member.row.cell, found.conditions.device)
 
     candidates, best = outcome.candidates, outcome.best_member
     trainable = [
@@ -98,7 +97,7 @@ def _training(outcome: Outcome, data: Path | None, found: Found) -> Callable[[],
         note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
         return partial(replace, outcome, notes=(*outcome.notes, note))
     (member,) = max(trainable, key=_held_score).members
-    cell = Cell.from_columns(member.row)
+    cell = member.row.cell
     kept = KeptPeer(member.folder, cell, candidates.labels, found)
     earlier = kept.read()
     if earlier is None:

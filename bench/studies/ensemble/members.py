@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.plan.cell import CANDIDATE, MULTITASK, Cell, Row
-from bench.plan.columns import PART_SCORES, has_score, standing
+from bench.plan.cell import CANDIDATE, MULTITASK
+from bench.plan.columns import PART_SCORES
 from bench.plan.parts import from_text
+from bench.plan.rows import Row, standing
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS
 from bench.results.store import read_rows
@@ -38,19 +39,19 @@ class Member:
     @property
     def name(self) -> str:
         """A short name, such as `lora-r8-all-lin-only-bf16-s0`."""
-        return Cell.from_columns(self.row).name
+        return self.row.name
 
     @property
     def own_parameters(self) -> int:
         """Parameters that no other member shares: all after full fine-tuning, else those that
         trained while the encoder was frozen."""
-        whole = self.row["params_trainable"] == self.row["params_total"]
+        whole = self.row.params_trainable == self.row.params_total
         return int(self.row["params_total" if whole else "params_trainable"] or 0)
 
     @property
     def shared_parameters(self) -> int:
         """Parameters of the frozen encoder, which members with the same model share."""
-        return int(self.row["params_total"] or 0) - self.own_parameters
+        return int(self.row.params_total or 0) - self.own_parameters
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class Candidates:
     def name_of(self, member: Member) -> str:
         """A member's name, followed by its task if that is `multitask`, and by its model if the
         members have several."""
-        names, learned = [member.name], str(member.row["task"])
+        names, learned = [member.name], member.row.task
         if learned != self.task:
             names.append(learned)
-        if len({other.row["model_digest"] for other in self.members}) > 1:
-            names.append(str(member.row["model"]))
+        if len({other.row.model_digest for other in self.members}) > 1:
+            names.append(member.row.model)
         return ", ".join(names)
 
 
@@ -88,7 +89,7 @@ class _Source:
 
     @property
     def task(self) -> str:
-        return str(self.row["task"])
+        return self.row.task
 
     @property
     def predictions(self) -> Path:
@@ -115,7 +116,7 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
         (path, row)
         for path in runs
         for row in standing(read_rows(path)).values()
-        if has_score(row) and row["learning_rate_source"] != CANDIDATE
+        if row.has_score and row.learning_rate_source != CANDIDATE
     ]
     tasks = _tasks(files, [row for _, row in rows], asked)
     prefer_multitask = not asked or MULTITASK in asked
@@ -124,10 +125,10 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
 
 def _learned(row: Row) -> Collection[str]:
     """The tasks that a row's cell learned; for `multitask` its parts."""
-    if row["task"] != MULTITASK:
-        return (str(row["task"]),)
+    if row.task != MULTITASK:
+        return (row.task,)
     try:
-        return from_text(str(row["task_rates"] or ""))
+        return from_text(row.task_rates or "")
     except ValueError:
         return ()
 
@@ -139,7 +140,7 @@ def _tasks(files: str, rows: Sequence[Row], asked: Collection[str]) -> list[str]
     if MULTITASK in asked:
         tasks |= learned & PART_SCORES.keys()
     if not asked and len(tasks) > 1 and not tasks <= PART_SCORES.keys():
-        names = sorted({str(row["task"]) for row in rows})
+        names = sorted({row.task for row in rows})
         raise InputError(f"{files}: holds tasks {', '.join(names)}; choose with --task")
     if not tasks:
         of_task = f" of task {', '.join(asked)}" if asked else ""
@@ -159,12 +160,12 @@ def _candidates(
     """
     sources: dict[str, _Source] = {}  # by cell id, the first that still has its predictions
     for path, row in rows:
-        cell_id = str(row["cell_id"])
+        cell_id = row.cell_id
         if task in _learned(row) and not (
             cell_id in sources and is_file(sources[cell_id].predictions)
         ):
             sources[cell_id] = _Source(row, folder_of(path, row))
-    held = [source for source in sources.values() if source.row["held_out"]]
+    held = [source for source in sources.values() if source.row.held_out]
     if not held:
         first = next(iter(sources.values()))
         raise InputError(
@@ -196,7 +197,7 @@ def _candidates(
             examples = examples if _INDICES in examples else tensors
     return Candidates(
         task=task,
-        metric=find_task(task).metric if kind == MULTITASK else str(preferred[0].row["dev_metric"]),
+        metric=find_task(task).metric if kind == MULTITASK else str(preferred[0].row.dev_metric),
         members=members,
         labels=arrays[0]["labels"],
         held_labels=arrays[0]["held_labels"],
@@ -211,7 +212,7 @@ def _member(source: _Source, tensors: Arrays) -> Member:
 def _why_others(row: Row, other: Row) -> str:
     """The reason why two cells with the same data held out different examples, which are drawn
     from the texts' tokens."""
-    lengths = row["max_length"], other["max_length"]
+    lengths = row.max_length, other.max_length
     if lengths[0] != lengths[1]:
         return (
             f"with max_length {lengths[0]} and {lengths[1]} different ones are held out; keep them "

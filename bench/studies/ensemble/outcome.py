@@ -50,10 +50,10 @@ class Entry:
         and so does a frozen encoder that several cells share."""
         if not self.members:
             return None
-        own = {member.row["cell_id"]: member.own_parameters for member in self.members}
+        own = {member.row.cell_id: member.own_parameters for member in self.members}
         shared: dict[Any, int] = {}
         for member in self.members:
-            model = member.row["model_digest"]
+            model = member.row.model_digest
             shared[model] = max(shared.get(model, 0), member.shared_parameters)
         return sum(own.values()) + sum(shared.values())
 
@@ -149,13 +149,13 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
     def entry(kind: str, choice: Choice, name: str = "") -> Entry:
         return _ensemble_entry(candidates, dev, choice, kind, name)
 
-    by_id = sorted(range(len(members)), key=lambda index: str(members[index].row["cell_id"]))
+    by_id = sorted(range(len(members)), key=lambda index: str(members[index].row.cell_id))
     choice, best_alone = choice_of(by_id, most), choice_of(by_id)
     best = members[best_alone.weights[0][0]]
     encoders = []
     for digest, label in _encoders(members).items():
-        if digest != str(best.row["model_digest"]):
-            indices = [i for i in by_id if str(members[i].row["model_digest"]) == digest]
+        if digest != best.row.model_digest:
+            indices = [i for i in by_id if str(members[i].row.model_digest) == digest]
             first = choice_of(indices)
             encoders.append(entry(f"best of {label}", first, members[first.weights[0][0]].name))
     left_out = f"{count(candidates.left_out, 'cell')} of {task} left out"
@@ -254,7 +254,7 @@ def _predictions(candidates: Candidates, average: str) -> tuple[list[Floats], li
 
 def _encoders(members: Sequence[Member]) -> Mapping[str, str]:
     """Distinct names of the members' encoders, by digest."""
-    models = {str(member.row["model_digest"]): str(member.row["model"]) for member in members}
+    models = {member.row.model_digest: member.row.model for member in members}
     uses = Counter(models.values())
     return {
         digest: name if uses[name] == 1 else f"{name} {digest[:6]}"

@@ -26,8 +26,8 @@ def entry_row(entry: Entry, result: Outcome | Overall) -> Row:
     `members` counts cells, each once; it and `parameters` are None where they are not known.
     """
     best, ensemble = result.best, result.ensemble
-    models = {str(member.row["model"]) for member in entry.members}
-    ids = {member.row["cell_id"] for member in entry.members}
+    models = {member.row.model for member in entry.members}
+    ids = {member.row.cell_id for member in entry.members}
     is_best = entry is best or (entry.kind == CELL and entry.members[0] is best.members[0])
     difference = None if is_best else gain_of(entry, best)
     to_ensemble = None if entry is ensemble else gain_of(entry, ensemble)
@@ -51,10 +51,10 @@ def compared_rows(result: Outcome | Overall) -> list[Row]:
 
 def cell_rows(outcome: Outcome) -> list[Row]:
     """The rows of all candidates, each alone, with its weight in the ensemble."""
-    weights = {member.row["cell_id"]: weight for member, weight in outcome.members}
+    weights = {member.row.cell_id: weight for member, weight in outcome.members}
     rows: list[Row] = []
     for entry in outcome.alone:
-        cell_id = entry.members[0].row["cell_id"]
+        cell_id = entry.members[0].row.cell_id
         row = entry_row(entry, outcome)
         rows.append({**row, "cell_id": cell_id, "weight": weights.get(cell_id, 0)})
     return rows

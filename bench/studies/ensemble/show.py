@@ -58,9 +58,9 @@ def _task_as_json(outcome: Outcome, *, with_published: bool) -> dict[str, Any]:
         "members": [
             {
                 "name": member.name,
-                "task": member.row["task"],
-                "model": member.row["model"],
-                "cell_id": member.row["cell_id"],
+                "task": member.row.task,
+                "model": member.row.model,
+                "cell_id": member.row.cell_id,
                 "weight": weight,
             }
             for member, weight in outcome.members
@@ -68,7 +68,7 @@ def _task_as_json(outcome: Outcome, *, with_published: bool) -> dict[str, Any]:
         "cells": rows.cell_rows(outcome),
         "choice": [
             {
-                "added": stage.added.row["cell_id"],
+                "added": stage.added.row.cell_id,
                 "held_score": stage.held_score,
                 "dev_score": stage.dev_score,
                 "taken": size == outcome.size,

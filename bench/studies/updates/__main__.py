@@ -77,7 +77,7 @@ def command(
     cut = []
     if ranks is not None:
         whole = [cell for cell in cells if cell.whole]
-        cut = [cell for cell in whole if cell.row["dev_score"] is not None]
+        cut = [cell for cell in whole if cell.row.dev_score is not None]
         if not cut:
             raise InputError(
                 "--truncate: no cell of full fine-tuning has kept its weights and has a dev score; "

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.common.errors import InputError
-from bench.plan.cell import CANDIDATE, MULTITASK, Cell, Row
-from bench.plan.columns import standing
+from bench.plan.cell import CANDIDATE, MULTITASK, Cell
+from bench.plan.rows import Row, standing
 from bench.report.text import count, plain
 from bench.results.origins import folder_of
 from bench.results.store import read_rows
@@ -25,12 +25,12 @@ class Trained:
     @property
     def cell(self) -> Cell:
         """Its axes and settings."""
-        return Cell.from_columns(self.row)
+        return self.row.cell
 
     @property
     def whole(self) -> bool:
         """Whether it kept the whole model as a checkpoint, and not an adapter."""
-        return self.row["rank"] is None
+        return self.row.rank is None
 
     @property
     def weights(self) -> Path:
@@ -52,19 +52,19 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
         (path, row)
         for path in runs
         for row in standing(read_rows(path)).values()
-        if row["status"] == "ok" and row["learning_rate_source"] != CANDIDATE
+        if row.is_ok and row.learning_rate_source != CANDIDATE
     ]
     if not ended:
         raise InputError(f"{files}: no cell ended ok; run a grid first, with --save-weights")
     cells: dict[str, Trained] = {}
     left_out: dict[str, str] = {}
     for path, row in ended:
-        cell = Trained(row, folder_of(path, row), Cell.from_columns(row).name)
+        cell = Trained(row, folder_of(path, row), row.name)
         reason = _why_left_out(cell)
         if reason is None:
-            cells.setdefault(str(row["cell_id"]), cell)
+            cells.setdefault(row.cell_id, cell)
         else:
-            left_out[str(row["cell_id"])] = reason
+            left_out[row.cell_id] = reason
     reasons = Counter(reason for cell_id, reason in left_out.items() if cell_id not in cells)
     counts = [f"{count(number, 'cell')} {reason}" for reason, number in reasons.items()]
     if not cells:
@@ -74,11 +74,11 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
 
 def _why_left_out(cell: Trained) -> str | None:
     """The reason why a cell's update can't be read; None if it can."""
-    if cell.row["init"] == "random":
+    if cell.row.init == "random":
         return "that began with random weights"
-    if cell.row["task"] == MULTITASK:
+    if cell.row.task == MULTITASK:
         return f"of task {MULTITASK}, whose weights are not read"
-    if cell.row["mode"] == "head":
+    if cell.row.mode == "head":
         return "whose head alone trained"
     if not is_folder(cell.weights):
         return "that kept no weights; run the grid again with --save-weights --rerun ok"

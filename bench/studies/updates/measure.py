@@ -34,8 +34,8 @@ def measure_all(
     """
     bases: dict[object, Model] = {}
     for cell in cells:
-        if cell.row["model_digest"] not in bases:
-            bases[cell.row["model_digest"]] = model_of(cell.row, cell.folder, _WITHOUT)
+        if cell.row.model_digest not in bases:
+            bases[cell.row.model_digest] = model_of(cell.row, cell.folder, _WITHOUT)
     conditions = _conditions(cut)
     # These load torch, for which bad input need not wait.
     from bench.studies.updates.truncate import truncate
@@ -47,11 +47,11 @@ def measure_all(
         updates = []
         for cell in cells:
             show(next(done), cell.name)
-            updates.append(measure(cell, bases[cell.row["model_digest"]], known))
+            updates.append(measure(cell, bases[cell.row.model_digest], known))
         truncations = [
             truncate(
                 cell,
-                bases[cell.row["model_digest"]],
+                bases[cell.row.model_digest],
                 ranks,
                 examples[cell.name],
                 folders[cell.name],
@@ -73,7 +73,7 @@ def _conditions(cut: Sequence[Trained]) -> dict[str, Conditions]:
     """
     from bench.machine.conditions import find_conditions
 
-    devices = {cell.name: "cpu" if cell.row["device"] == "cpu" else "auto" for cell in cut}
+    devices = {cell.name: "cpu" if cell.row.device == "cpu" else "auto" for cell in cut}
     machines = {device: find_conditions(device) for device in dict.fromkeys(devices.values())}
     for machine in machines.values():
         if machine.gpu:

@@ -79,7 +79,7 @@ def explanations(updates: Sequence[Update]) -> list[str]:
         "The random matrix has independent normal numbers and the shape of the layer; it is one "
         "draw, the same in every run. It and the weight before training are what to judge by.",
     ]
-    modes = {str(update.cell.row["mode"]) for update in updates}
+    modes = {update.cell.row.mode for update in updates}
     lines += [
         method.reading for name, method in METHODS.items() if name in modes and method.reading
     ]

@@ -73,7 +73,7 @@ def truncate(
     """
     settings = cell.cell
     # as many threads as the cell had: they decide the order in which sums are rounded
-    threads = min(int(cell.row["threads"] or conditions.threads), conditions.threads)
+    threads = min(int(cell.row.threads or conditions.threads), conditions.threads)
     torch.set_num_threads(threads)
     model = load_trained(cell, base).to(torch.device(conditions.worker_device))
     _, dev = tokens.read(settings, base.tokenizer, data) or tokens.make(
@@ -140,7 +140,7 @@ def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
 
 def _problem(cell: Trained, score: float, conditions: Conditions) -> str | None:
     """A line if the score of the kept model differs from its cell's; else None."""
-    own = cell.row["dev_score"]
+    own = cell.row.dev_score
     if isinstance(own, int | float) and abs(score - own) <= TOLERANCE:
         return None
     differences = [

@@ -77,10 +77,10 @@ def as_json(truncation: Truncation) -> dict[str, Any]:
     """A cell's scores by rank, `full` as trained."""
     return {
         "cell": truncation.cell.name,
-        "cell_id": truncation.cell.row["cell_id"],
+        "cell_id": truncation.cell.row.cell_id,
         "metric": truncation.metric,
         "examples": truncation.examples,
-        "cell_dev_score": truncation.cell.row["dev_score"],
+        "cell_dev_score": truncation.cell.row.dev_score,
         "reproduced": truncation.problem is None,
         "scores": [
             {

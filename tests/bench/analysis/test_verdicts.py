@@ -19,7 +19,8 @@ from bench.analysis.verdicts import (
     score_spread,
     verdict,
 )
-from bench.plan.columns import VALUES, latest
+from bench.plan.columns import VALUES
+from bench.plan.rows import latest
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
 
 

@@ -21,14 +21,14 @@ from bench.forecast.totals import totals_of
 from bench.forecast.workload import Workload
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
-from bench.plan.cell import Row
-from bench.plan.columns import new_row
 from bench.plan.gridfile import load
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan
+from bench.plan.rows import Row
 from bench.results.store import Store
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import load_task
+from tests.bench.synthetic_rows import new_row
 
 EXAMPLES = {"max_train": 64, "max_dev": 32}
 
@@ -209,9 +209,10 @@ def measured(smoke: Plan) -> list[Row]:
         variant = Variant.of(cell)
         features = variant, forecast.totals[variant]
         row = new_row(**cell.columns(), **smoke.conditions.columns(), attempt=1, status="ok")
-        row["peak_rss_mib"] = forecast.imports_mib + 80 + 1.1 * sum(memory_features(*features)[2:])
-        row["wall_s"] = 6 + 1e-4 * time_features(*features)[1]
-        rows.append(row)
+        memory = forecast.imports_mib + 80 + 1.1 * sum(memory_features(*features)[2:])
+        rows.append(
+            row | {"peak_rss_mib": memory, "wall_s": 6 + 1e-4 * time_features(*features)[1]}
+        )
     return rows
 
 

@@ -23,10 +23,9 @@ from bench.grid import __main__ as grid
 from bench.launch import runner
 from bench.machine import conditions
 from bench.machine.conditions import MEASUREMENT_VERSION, code_version
-from bench.plan.cell import Row
-from bench.plan.columns import SCHEMA
 from bench.plan.job import Job
 from bench.plan.models import find_model
+from bench.plan.rows import SCHEMA, Row
 from minbert.data.tasks import load_task
 from minbert.data.tokenizer import Tokenizer
 from tests.bench.column_checks import held_by, refuses_wrong_values

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from bench.grid.display import Display, clock_time
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 from tests.bench.synthetic_rows import cell, planned_row
 
 CELL = cell("lora", 8, "all-lin-only", "bf16")

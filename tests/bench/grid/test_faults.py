@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.cell import Row
-from bench.plan.columns import NAMES, new_row
+from bench.plan.columns import NAMES
+from bench.plan.rows import Row
 from bench.results.rowfile import encode, record
+from tests.bench.synthetic_rows import new_row
 from tests.components import need
 from tests.faults import checks
 from tests.faults.case import Verdict

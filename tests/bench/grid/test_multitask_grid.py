@@ -15,8 +15,8 @@ from bench.analysis.verdicts import compare
 from bench.common.errors import InputError
 from bench.machine.conditions import find_conditions
 from bench.peers import wanted
-from bench.plan.cell import Row
 from bench.plan.job import Job
+from bench.plan.rows import Row
 from bench.results.overall import overall
 from bench.results.predictions import kept_values
 from bench.studies.ensemble import members

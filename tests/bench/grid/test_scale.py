@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 from bench.report import cells, tables
 from bench.report.cells import MOST_FAILURES, MOST_OF_A_GROUP
 from bench.report.render import render
@@ -37,7 +37,7 @@ def test_a_page_is_as_large_for_twice_the_seeds(tmp_path: Path) -> None:
 
 def test_many_failures_are_counted_and_the_first_shown(tmp_path: Path) -> None:
     failed = {"status": "crashed", "message": "no " * 90}
-    rows = [{**row, **failed} for row in synthetic_rows(2000, failures=False)]
+    rows = [row | {**failed} for row in synthetic_rows(2000, failures=False)]
     page, text, html = sizes(tmp_path, rows)
     assert page < LARGEST_PAGE / 2
     assert text < LARGEST_MARKDOWN
@@ -67,7 +67,7 @@ def test_many_groups_are_counted_and_the_first_shown(
     monkeypatch.setattr(cells, "MOST_CELLS", 200)
     count = 60
     rows = [
-        {**row, "conditions_id": f"c{number}"}
+        row | {"conditions_id": f"c{number}"}
         for number in range(count)
         for row in synthetic_rows(5)
     ]

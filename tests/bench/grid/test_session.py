@@ -15,10 +15,10 @@ from bench.forecast.forecast import Prediction
 from bench.grid.session import Session
 from bench.launch.locks import Locks
 from bench.plan.budget import Budget
-from bench.plan.cell import Row
-from bench.plan.columns import NAMES, latest, row_key
+from bench.plan.columns import NAMES
 from bench.plan.job import Job
 from bench.plan.planning import Planned, plan
+from bench.plan.rows import Row, latest
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
 from tests.faults.notes import Notes
@@ -274,7 +274,7 @@ def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
     Store(place.csv).append(row | {"attempt": 2, "code_version": "other"})
     assert place.run(planned, fresh=True) == 0
     rows = place.rows()
-    assert len({row_key(row) for row in rows}) == len(rows) == 7
+    assert len({row.row_key for row in rows}) == len(rows) == 7
     assert [(row["code_version"], row["attempt"]) for row in rows[4:]] == [
         ("newer", 3), ("newer", 2), ("newer", 2),
     ]  # fmt: skip

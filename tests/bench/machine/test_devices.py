@@ -18,7 +18,7 @@ from bench.machine.devices import resolve_device
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, check_by, run_check, why_unusable
 from bench.machine.nvml import read_driver, visible
-from bench.plan.cell import Row
+from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
@@ -287,7 +287,7 @@ class Running:
         self.run = raising(error)
         self.record = Record(columns={"startup_s": 2.5})
 
-    def memory(self) -> Row:
+    def memory(self) -> Columns:
         return {"peak_rss_mib": 1.0}
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from bench.grid.resume import LEFT_OUT, how_to_go_on, to_run_again
 from bench.plan.budget import Budget, minutes, needs_no_row, that_fit, was_left_out
-from bench.plan.cell import Row
 from bench.plan.columns import LARGEST
+from bench.plan.rows import Row
 from bench.report.cells import failures_table
 from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
 

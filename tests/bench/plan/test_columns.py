@@ -1,11 +1,10 @@
 """runs.csv's columns are those of the design, and fields survive their text."""
 
-from dataclasses import replace
-
 import pytest
 
-from bench.plan.columns import BY_NAME, COLUMNS, NAMES, Column, format_value, new_row, parse_value
-from tests.bench.column_checks import problem_of
+from bench.plan.columns import BY_NAME, COLUMNS, NAMES, Column, format_value, parse_value
+from tests.bench.column_checks import CHECKS, problem_of
+from tests.bench.synthetic_rows import new_row
 
 
 def test_names_are_unique_and_explained() -> None:
@@ -73,14 +72,16 @@ def test_a_column_knows_where_it_applies(name: str, row: dict[str, str], applies
 
 
 def test_a_row_takes_columns_only() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="colour"):
         new_row(colour="red")
-    assert new_row(mode="full")["mode"] == "full"
+    with pytest.raises(KeyError):
+        new_row()["colour"]
+    assert new_row(mode="lora")["mode"] == "lora"
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
 def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
-    assert problem_of(column) is None
+    assert problem_of(column.name, CHECKS.get(column.name, "")) is None
 
 
 @pytest.mark.parametrize(
@@ -97,4 +98,4 @@ def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
     ],
 )
 def test_a_check_that_holds_nothing_is_a_problem(check: str, message: str) -> None:
-    assert message in str(problem_of(replace(BY_NAME["rank"], check=check)))
+    assert message in str(problem_of("rank", check))

@@ -8,7 +8,7 @@ from bench.forecast.forecast import Prediction
 from bench.forecast.outlook import Outlook
 from bench.grid.__main__ import rounds
 from bench.plan import gridfile
-from bench.plan.cell import Cell, Row
+from bench.plan.cell import Cell
 from bench.plan.learning_rates import (
     FIRST,
     LAST_EXPONENT,
@@ -19,6 +19,8 @@ from bench.plan.learning_rates import (
     without_rates,
 )
 from bench.plan.planning import Resolved, expand, plan
+from bench.plan.rows import Row
+from tests.bench.synthetic_rows import HERE, planned_row
 
 CELLS = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
 LORA = next(cell for cell in CELLS if cell.mode == "lora")
@@ -42,7 +44,7 @@ class Runs:
             for cell in candidates:
                 found = self.score(cell)
                 ok = isinstance(found, tuple)
-                self.rows[cell.cell_id] = {
+                self.rows[cell.cell_id] = planned_row(cell) | {
                     "status": "ok" if ok else found,
                     "dev_score": found[0] if ok else None,
                     "dev_loss": found[1] if ok else None,
@@ -125,7 +127,7 @@ def test_a_kind_without_rates_is_skipped_and_the_others_run() -> None:
     runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
     search = Search([LORA, HEAD], "d2", runs.row_of)
     runs.run(search)
-    *_, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, {"conditions_id": "c"}), search)
+    *_, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, HERE), search)
     lora, head = last
     assert (head.action, head.cell.learning_rate_head) == ("run", 1e-3)
     assert (lora.action, lora.tries) == ("skip", ("timeout",) * 5)
@@ -138,7 +140,7 @@ def test_a_search_is_not_repeated_and_neither_is_a_kind_without_rates() -> None:
     runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
     search = Search([LORA, HEAD], "d2", runs.row_of)
     runs.run(search)
-    here = {"conditions_id": "c"}
+    here = HERE
     *tries, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, here, repeats=2), search)
     assert {item.repeat for planned in tries for item in planned} == {1}
     assert [(item.cell.mode, item.action, item.repeat) for item in last] == [
@@ -147,7 +149,7 @@ def test_a_search_is_not_repeated_and_neither_is_a_kind_without_rates() -> None:
 
 
 def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted() -> None:
-    head, lora = plan([HEAD, without_rates(LORA)], {}, {"conditions_id": "c"})
+    head, lora = plan([HEAD, without_rates(LORA)], {}, HERE)
     lora = replace(lora, action="skip")
     predictions = {Variant.of(HEAD): Prediction(100.0, 7.0, 1.0)}
     forecast = SimpleNamespace(
@@ -161,8 +163,8 @@ def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted() -> None:
 
 
 def test_a_cell_that_lacked_rates_is_forgotten_once_it_has_run() -> None:
-    old = {**without_rates(LORA).columns(), "conditions_id": "c", "status": "skipped"}
-    new = {**old, **replace(LORA, learning_rate_source="search").columns(), "status": "ok"}
+    old = planned_row(without_rates(LORA)) | {"status": "skipped"}
+    new = planned_row(replace(LORA, learning_rate_source="search")) | {"status": "ok"}
     assert still_lacking([old, new]) == [new]
     other = new | {"seed": 1}
     assert still_lacking([old, other]) == [old, other]

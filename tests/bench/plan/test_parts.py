@@ -10,19 +10,12 @@ import pytest
 from bench.common.errors import InputError
 from bench.plan import gridfile
 from bench.plan.cell import MULTITASK, OVERALL, Cell
-from bench.plan.columns import (
-    BY_NAME,
-    CORRELATED,
-    PART_SCORES,
-    VALUES,
-    new_row,
-    parse_value,
-    upgraded,
-)
+from bench.plan.columns import BY_NAME, CORRELATED, PART_SCORES, VALUES, parse_value, row_of
 from bench.plan.gridfile import parse
 from bench.plan.job import Job
 from bench.plan.parts import from_text, most_encoders, scores_of, to_text
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import Row
 from bench.results.overall import overall, overall_interval
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, score_interval
@@ -30,6 +23,7 @@ from bench.stats.intervals import Interval, fisher, mean_of, wilson
 from minbert.data.mixing import MIXINGS
 from minbert.data.tasks import TASKS
 from minbert.data.tasks.multitask import PAIRS, PARTS
+from tests.bench.synthetic_rows import HERE, new_row
 
 ROOT = Path(__file__).parents[3]
 SIZES = {"sst": 1101, "quora": 4000, "sts": 863}
@@ -177,7 +171,7 @@ def test_cells_that_ran_before_there_were_parts_keep_their_ids(name: str) -> Non
     assert rows
     for row in rows:
         known = {n: parse_value(n, text) for n, text in row.items() if n in BY_NAME}
-        assert Cell.from_columns(upgraded(known)).cell_id == row["cell_id"]
+        assert row_of(known).cell.cell_id == row["cell_id"]
 
 
 @pytest.mark.parametrize(
@@ -222,18 +216,18 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
     columns = {"dev_metric": OVERALL, "dev_score": overall(SCORES)}
     columns |= {PART_SCORES[part]: score for part, score in SCORES.items()}
 
-    def row_of(majority: float) -> dict:
+    def of_majority(majority: float) -> Row:
         return measured_row(
-            cells_of(PARTS)[0], {"device": "cpu", "conditions_id": "here"}, columns=columns,
+            cells_of(PARTS)[0], HERE, columns=columns,
             status="ok", flags=[], message="", folder=tmp_path, dev_examples=SIZES,
             majority_score=majority,
         )  # fmt: skip
 
-    row = row_of(0.5)
+    row = of_majority(0.5)
     assert (row["dev_ci_low"], row["dev_ci_high"]) == overall_interval(SCORES, SIZES).ends()
     assert row["majority_score"] == 0.5
     assert row["flags"] is None
-    assert row_of(0.72)["flags"] == "not_learned"
+    assert of_majority(0.72)["flags"] == "not_learned"
     assert scores_of(row) == SCORES
 
 

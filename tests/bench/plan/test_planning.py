@@ -8,13 +8,15 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.cell import CANDIDATE, Cell, Row, Value
-from bench.plan.columns import BY_NAME, new_row
+from bench.plan.cell import CANDIDATE, Cell, Columns, Value
 from bench.plan.parts import to_text
 from bench.plan.planning import Resolved, check_rerun, expand, plan
+from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
+from tests.bench import synthetic_rows
+from tests.bench.synthetic_rows import new_row
 
-HERE: Row = {"conditions_id": "here", "code_version": "v2"}
+HERE = synthetic_rows.HERE | {"conditions_id": "here", "code_version": "v2"}
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
@@ -197,8 +199,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
 
 def test_cell_survives_its_columns() -> None:
     for cell in cells_of("full"):
-        assert Cell.from_columns(cell.columns()) == cell
-        assert cell.columns().keys() <= BY_NAME.keys()
+        assert new_row(**cell.columns()).cell == cell
 
 
 def test_selection_keeps_cells_whose_axes_match() -> None:
@@ -237,8 +238,8 @@ def test_bad_selection_is_one_line(text: str, named: str) -> None:
 def row_of(
     cell: Cell, status: str, flags: str | None = None, attempt: int = 1, **columns: Value
 ) -> Row:
-    ids: Row = {"conditions_id": "here", "status": status, "flags": flags, "attempt": attempt}
-    return new_row(**{**cell.columns(), **ids, **columns})
+    ids = {"conditions_id": "here", "status": status, "flags": flags, "attempt": attempt}
+    return new_row(**(cell.columns() | ids | columns))
 
 
 def actions(rows: list[Row], cells: list[Cell], **options: object) -> list[str]:
@@ -286,7 +287,7 @@ def test_fresh_runs_what_the_present_version_lacks() -> None:
 def test_other_conditions_count_for_nothing() -> None:
     cells = cells_of("smoke")
     rows = [row_of(c, "ok") for c in cells]
-    elsewhere = [{**row, "conditions_id": "there"} for row in rows]
+    elsewhere = [row | {"conditions_id": "there"} for row in rows]
     assert actions(elsewhere, cells) == ["run"] * 8
 
 
@@ -328,7 +329,7 @@ def test_a_try_of_a_search_is_not_repeated() -> None:
     ]  # fmt: skip
 
 
-THERE: Row = {
+THERE = synthetic_rows.HERE | {
     "conditions_id": "there", "device": "cuda:1", "device_name": "H100", "machine": "other",
     "threads": 64, "torch_version": "2.13", "cuda_version": "12.8", "tf32": "off",
     "environment": None, "measurement_version": 5, "code_version": "v1", "dev_score": 0.5,
@@ -346,7 +347,7 @@ def seeds_of(count: int = 3) -> list[Cell]:
 
 
 def here_and_elsewhere(
-    rows: list[Row], cells: list[Cell], here: Row = MINE, **options: Any
+    rows: list[Row], cells: list[Cell], here: Columns = MINE, **options: Any
 ) -> list[str]:
     """Actions of a plan; `elsewhere` in place of `done` for a score of another machine."""
     planned = plan(cells, rows, here, **options)
@@ -379,7 +380,7 @@ def test_a_score_of_another_machine_will_do_once_costs_are_measured_here() -> No
         {"dev_score": None}, {"status": "invalid"},
     ],
 )  # fmt: skip
-def test_other_software_or_a_row_without_a_score_does_not_count(other: Row) -> None:
+def test_other_software_or_a_row_without_a_score_does_not_count(other: Columns) -> None:
     cells = seeds_of(2)
     others = [row_of(cell, "ok", **THERE) | other for cell in cells]
     assert here_and_elsewhere(others, cells) == ["run", "run"]

@@ -154,11 +154,10 @@ def test_how_pairs_are_read_is_told_where_there_are_some() -> None:
 
 def test_an_order_of_scores_says_which_learned_nothing() -> None:
     rows = synthetic_rows(68, failures=False, batch_size=64)
-    for row in rows:
-        if row["mode"] == "lora" and row["layers"] in ("attn", "all-lin") and row["rank"] != 2:
-            row["flags"] = "not_learned"
-        if row["mode"] == "lora" and row["layers"] == "all-lin-only":
-            row["flags"] = "not_learned"
+    for place, row in enumerate(rows):
+        some = row.layers in ("attn", "all-lin") and row.rank != 2
+        if row.mode == "lora" and (some or row.layers == "all-lin-only"):
+            rows[place] |= {"flags": "not_learned"}
     (section,) = authors_section(groups(rows))
     lora, dora = (line for line in section.said if line.startswith("Scores of"))
     assert lora.endswith("Flagged here as not learned: all-lin-only.")
@@ -168,7 +167,7 @@ def test_an_order_of_scores_says_which_learned_nothing() -> None:
 def batches(*sizes: int) -> list:
     """Rows of a group for each batch size, each under conditions of its own, the newest first."""
     return [
-        {**row, "conditions_id": str(place), "finished_at": f"2026-11-20T10:0{9 - place}:00Z"}
+        row | {"conditions_id": str(place), "finished_at": f"2026-11-20T10:0{9 - place}:00Z"}
         for place, size in enumerate(sizes)
         for row in synthetic_rows(68, failures=False, batch_size=size)
     ]

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.cell import Cell, Row
+from bench.plan.cell import Cell
+from bench.plan.rows import Row
 from bench.report import cells, tables
 from bench.report.sections import sections
 from tests.bench.synthetic_rows import cell, failed_row, result_row

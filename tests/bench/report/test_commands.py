@@ -11,15 +11,16 @@ import pytest
 from bench.analysis.groups import Group, groups
 from bench.grid.__main__ import command, override
 from bench.plan import gridfile
-from bench.plan.cell import Cell, Row
-from bench.plan.columns import NAMES, format_value, new_row, parse_value
+from bench.plan.cell import Cell
+from bench.plan.columns import NAMES, format_value, parse_value, row_of
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import Row
 from bench.plan.selection import AXES, parse_selection, select
 from bench.report.commands import Repeat, commands
 from bench.report.render import report
 from bench.report.selections import point
 from bench.results.store import read_rows
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import new_row, synthetic_rows
 
 PAPER = Path(__file__).parents[3] / "docs" / "paper.csv"
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task")
@@ -66,7 +67,7 @@ def planned(line: str, amp_on: str = "bf16") -> Counter[tuple]:
     )
     selected = select(cells(grid, amp_on), parse_selection(given["selection"]))
     searched = given["lr"] == "auto"
-    return Counter(point(cell.columns(), searched=searched) for cell in selected)
+    return Counter(point(cell, searched=searched) for cell in selected)
 
 
 def shown(rows: Iterable[Row], searched: bool = False) -> Counter[tuple]:
@@ -89,7 +90,9 @@ def rows_of(picked: Iterable[Cell], grid: str = "mine") -> list[Row]:
         new_row(**cell.columns(), conditions_id="c", grid=grid, status="ok", attempt=1)
         for cell in picked
     ]
-    return [{name: parse_value(name, format_value(row[name])) for name in NAMES} for row in rows]
+    return [
+        row_of({name: parse_value(name, format_value(row[name])) for name in NAMES}) for row in rows
+    ]
 
 
 def test_each_group_of_the_committed_rows_is_repeated_cell_by_cell() -> None:
@@ -217,21 +220,21 @@ def test_rows_of_two_grids_are_repeated_by_both() -> None:
 
 
 def test_a_seed_that_no_grid_has_costs_nothing() -> None:
-    (group,) = groups([{**row, "seed": 10**12} for row in rows_of(cells(gridfile.load("smoke")))])
+    (group,) = groups([row | {"seed": 10**12} for row in rows_of(cells(gridfile.load("smoke")))])
     assert len(commands(group, []).notes) == 2
 
 
 def test_a_note_states_whether_the_commands_repeat_the_whole_report() -> None:
     rows = synthetic_rows(4)
     assert report(rows, [], [])["commands_said"][0].startswith("All of it, one cell, and")
-    other = [{**row, "conditions_id": "other"} for row in rows]
+    other = [row | {"conditions_id": "other"} for row in rows]
     note = report([*rows, *other], [], [])["commands_said"][0]
     assert note.startswith("All of the first group, one cell of it, and")
 
 
 def test_repeats_are_run_again_as_often() -> None:
     rows = rows_of(cells(gridfile.load("full"))[:4], "full")
-    (group,) = groups([{**row, "repeat": n} for row in rows for n in (1, 3, 2)])
+    (group,) = groups([row | {"repeat": n} for row in rows for n in (1, 3, 2)])
     *whole, one, _ = commands(group, []).lines
     for line in (*whole, one):
         assert command.make_context("bench.grid", shlex.split(line)[3:]).params["repeats"] == 3

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 from bench.report import cells, figures, tables
 from bench.report.frozen import frozen_changes, frozen_section
 from bench.report.render import render

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bench.analysis.effects import effects
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import COSTS, rank_effect
-from bench.plan.cell import Row
-from bench.plan.columns import BY_NAME, NAMES, VALUES
+from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
+from bench.plan.rows import Row
 from bench.report import cells, findings, tables, winners
 from bench.report.commands import commands
 from bench.report.render import render
@@ -42,14 +42,14 @@ def spoiled(rows: list[Row]) -> list[Row]:
         texts = {name: text for name in TEXT_COLUMNS if name != "cell_id"}
         for row in rows:
             identity = {"cell_id": f"{row['cell_id']}{text}", "conditions_id": str(number)}
-            made.append({**row, **texts, **identity, **REAL})
+            made.append(row | {**texts, **identity, **REAL})
     failed = {"status": "crashed", "flags": None}
-    return [*made, *({**row, **failed, "cell_id": f"x{n}"} for n, row in enumerate(made))]
+    return [*made, *(row | {**failed, "cell_id": f"x{n}"} for n, row in enumerate(made))]
 
 
 ROWS = spoiled([*synthetic_rows(6), failed_row(cell("head", None, None, "off", 5), "oom", "no")])
 STRANGE = [
-    {**row, "mode": text, "layers": text, "amp": text, "rank": None, "status": "ok", "flags": text}
+    row | {"mode": text, "layers": text, "amp": text, "rank": None, "status": "ok", "flags": text}
     for text, row in zip(TEXTS, synthetic_rows(len(TEXTS)), strict=True)
 ]
 """Values that no reader accepts, in columns whose values the page lists."""
@@ -108,7 +108,7 @@ def test_markdown_holds_markup_as_text(folder: Path) -> None:
 
 def test_commands_take_texts_as_words(folder: Path) -> None:
     for text in TEXTS:
-        row = {**synthetic_rows(1)[0], "model": text, "task": text, "grid": text}
+        row = synthetic_rows(1)[0] | {"model": text, "task": text, "grid": text}
         for line in commands(groups([row])[0], [text]).lines:
             assert "\n" not in line
             words = shlex.split(line)
@@ -181,10 +181,9 @@ def with_numbers(values: list[float], columns: list[str]) -> list[Row]:
     """Rows of a full grid; every third has the next of these numbers in these columns."""
     noise = random.Random(0)  # noqa: S311
     rows = [result_row(cell(*axes), noise) for axes in full_grid()]
-    for row, value in zip(rows[::3], cycle(values), strict=False):
-        for name in columns:
-            if row[name] is not None:
-                row[name] = int(value) if BY_NAME[name].kind is int else float(value)
+    for place, value in zip(range(0, len(rows), 3), cycle(values), strict=False):
+        filled = [name for name in columns if rows[place][name] is not None]
+        rows[place] |= {name: BY_NAME[name].kind(value) for name in filled}
     return rows
 
 
@@ -201,6 +200,8 @@ def test_numbers_that_nobody_measured_are_shown(tmp_path: Path, first: float) ->
     assert "</html>" in index.read_text("utf-8")
 
 
+CHECKED = ("schema", "scale", "attempt", "status", "flags")
+"""Columns that readers check, or that follow from others."""
 PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) | st.floats(-9, 9)
 
 
@@ -209,16 +210,13 @@ PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) |
 def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data: st.DataObject) -> None:
     rows = with_numbers([], [])[: data.draw(st.integers(1, 12))]
     for _ in range(data.draw(st.integers(1, 8))):
-        row = rows[data.draw(st.integers(0, len(rows) - 1))]
-        name = data.draw(st.sampled_from([n for n in NAMES if n not in ("schema", "attempt")]))
+        place = data.draw(st.integers(0, len(rows) - 1))
+        name = data.draw(st.sampled_from([n for n in NAMES if n not in CHECKED]))
         kind = BY_NAME[name].kind
-        if name in VALUES:
-            row[name] = data.draw(st.none() | st.sampled_from(VALUES[name]))
-        elif kind is str and name not in ("status", "flags"):
-            row[name] = data.draw(st.none() | st.sampled_from(TEXTS))
-        elif kind is not str:
-            value = data.draw(PLAUSIBLE)
-            row[name] = None if value is None else kind(value)
+        texts = st.sampled_from(VALUES.get(name, TEXTS))
+        value = data.draw((texts if kind is str else PLAUSIBLE) | st.none())
+        if value is not None or name not in REQUIRED:
+            rows[place] |= {name: None if value is None else kind(value)}
     found = groups(rows)
     cells.cells_table(found)
     cells.failures_table(rows)

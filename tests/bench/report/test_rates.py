@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.cell import Row
 from bench.plan.learning_rates import candidate
+from bench.plan.rows import Row
 from bench.report.rates import candidates, rates_section
 from bench.report.render import report
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row
@@ -47,7 +47,7 @@ def test_tries_for_other_cells_are_separate(other):
 
 def test_chosen_is_the_rate_that_the_cells_have_whatever_scored_best_since():
     rows = [*tries(LORA), searched(LORA, learning_rate=3.16e-4, learning_rate_head=3.16e-4)]
-    rows[0]["dev_score"] = 0.99
+    rows[0] |= {"dev_score": 0.99}
     [group] = groups(rows)
     frame = candidates(group, rows)
     assert list(frame[frame["chosen"]]["rate"]) == [3.16e-4]

@@ -19,7 +19,7 @@ import bench.report
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import DiskFullError, InputError
-from bench.plan.columns import new_row
+from bench.plan.columns import values_of
 from bench.report import figures, files, tables
 from bench.report.markup import escape_markdown
 from bench.report.render import render, report
@@ -28,6 +28,7 @@ from tests.bench.synthetic_rows import (
     cell,
     failed_row,
     full_grid,
+    new_row,
     planned_row,
     synthetic_rows,
 )
@@ -98,10 +99,10 @@ def test_winners_come_with_number_ratio_and_worth(full):
 
 
 def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undrawn):
-    rows = synthetic_rows(68)
-    for row in rows:
-        if row["mode"] == "head":
-            row["flags"] = "not_learned"
+    rows = [
+        row | {"flags": "not_learned"} if row["mode"] == "head" else row
+        for row in synthetic_rows(68)
+    ]
     _, text = pages(tmp_path, rows)
     line = "2 of 68 settings are flagged not\\_learned and can't win: head, fp32; head, bf16."
     assert line in text
@@ -110,7 +111,7 @@ def test_settings_that_learned_nothing_are_named_and_cannot_win(tmp_path, undraw
 
 
 def test_where_nothing_learned_costs_still_have_a_winner(tmp_path, undrawn):
-    rows = [{**row, "flags": "not_learned"} for row in synthetic_rows(68)]
+    rows = [row | {"flags": "not_learned"} for row in synthetic_rows(68)]
     _, text = pages(tmp_path, rows)
     assert "## Costs alone: least memory and least time: head, bf16" in text
     assert "No setting is shown to have learned anything: all are flagged not\\_learned" in text
@@ -131,14 +132,14 @@ def assert_says_nothing_of_scores(text: str) -> None:
 def test_where_full_fine_tuning_alone_learned_costs_still_have_a_winner(tmp_path, undrawn):
     """As in the grid smoke, with its few steps."""
     rows = [
-        row if row["mode"] == "full" else {**row, "flags": "not_learned"}
+        row if row["mode"] == "full" else row | {"flags": "not_learned"}
         for row in synthetic_rows(68, failures=False)
     ]
     _, text = pages(tmp_path, rows)
     assert "## Costs alone: least memory and least time: head, bf16" in text
     assert "No setting but full fine-tuning is shown to have learned anything" in text
     assert_says_nothing_of_scores(text)
-    other = [{**row, "conditions_id": "other", "machine": "EPYC"} for row in rows]
+    other = [row | {"conditions_id": "other", "machine": "EPYC"} for row in rows]
     _, text = pages(tmp_path, [*rows, *other])
     assert_says_nothing_of_scores(text)
 
@@ -149,7 +150,7 @@ def test_adapters_are_compared_in_the_same_precision(full):
 
 
 def test_a_grid_of_the_users_is_named_as_its_file(tmp_path, undrawn):
-    rows = [{**row, "grid": "mine", "seed": 2} for row in synthetic_rows(8)]
+    rows = [row | {"grid": "mine", "seed": 2} for row in synthetic_rows(8)]
     _, text = pages(tmp_path, rows)
     assert "--grid mine.toml" in text
     assert "--seeds 3 " in text
@@ -468,7 +469,10 @@ def test_the_command_counts_planned_cells_that_have_no_row(tmp_path):
         store.append(row)
     plan_file(runs).parent.mkdir()
     planned = [planned_row(cell(*axes)) for axes in full_grid()]
-    for text, count in ((json.dumps(planned), "5 of 68 cells"), ('[{"mode": 3}]', "5 of 5 cells")):
+    for text, count in (
+        (json.dumps(list(map(values_of, planned))), "5 of 68 cells"),
+        ('[{"mode": 3}]', "5 of 5 cells"),
+    ):
         plan_file(runs).write_text(text)
         assert run("--runs", str(runs), "--reports", str(tmp_path / "out")).returncode == 0
         assert count in (tmp_path / "out" / "report.md").read_text()

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.grid.resume import orphaned_outcome
-from bench.plan.cell import Row
-from bench.plan.columns import NAMES, SCHEMA
+from bench.plan.columns import NAMES, values_of
 from bench.plan.job import Job
+from bench.plan.rows import SCHEMA, Row
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, step_times
 from bench.results.rowfile import encode, record
 from bench.results.store import read_rows
-from tests.bench.synthetic_rows import cell
+from tests.bench.synthetic_rows import HERE, cell
 from tests.hostile import (
     JSON,
     NEAR_THE_LIMIT,
@@ -31,7 +31,7 @@ from tests.hostile import (
 )
 
 CELL = cell("lora", 8, "attn", "off")
-CONDITIONS: Row = {"conditions_id": "here", "device": "cpu", "threads": 2}
+CONDITIONS = HERE | {"conditions_id": "here"}
 RESULT: dict[str, Any] = {
     "schema": 1,
     "status": "ok",
@@ -78,10 +78,11 @@ def row_of(folder: Path, result: dict[str, Any]) -> Row:
 
 def check_row(folder: Path, row: Row) -> None:
     """Fail unless a row is that of the cell, and can be written and read."""
-    assert tuple(row) == NAMES
     own = {**CELL.columns(), **CONDITIONS, "schema": SCHEMA, "attempt": 1, "grid": "g"}
     assert {name: row[name] for name in own} == own
-    assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
+    assert all(
+        math.isfinite(value) for value in values_of(row).values() if isinstance(value, float)
+    )
     path = folder / "runs.csv"
     path.write_bytes(record(NAMES) + encode(row))
     (found,) = read_rows(path)

@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from bench.plan.cell import Cell, Row
-from bench.plan.columns import row_key
+from bench.plan.rows import Row
 from bench.report import figures
 from bench.report.render import render
 from bench.results import outcomes
@@ -61,7 +60,7 @@ def fill(runs: Path, metric: str = "accuracy", count: int = 68, **settings: Any)
         row |= {"dev_metric": metric, "dev_score": score, "repeat": 1}
         row |= {"dev_ci_low": score - 0.03, "dev_ci_high": score + 0.03}
         store.append(row)
-        folder = cell_folder(runs, Cell.from_columns(row).name, *row_key(row))
+        folder = cell_folder(runs, row.name, *row.row_key)
         folder.mkdir(parents=True)
         save_file(tensors, folder / "predictions.safetensors")
     return read_rows(runs)
@@ -155,7 +154,7 @@ def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: 
     save_file(tensors | {"logits": logits}, path)
     score = float((logits.argmax(axis=1) == tensors["labels"]).mean())
     other |= {"code_version": "0.2.0", "dev_score": score}
-    assert row_key(row) == row_key(other)
+    assert row.row_key == other.row_key
     values_of = first_of([kept_values(runs, no_note) for runs in (one, two)])
     for each in (row, other):
         values = values_of(each)
@@ -176,7 +175,7 @@ def test_folders_say_which_examples_the_data_has_and_not_a_file(tmp_path: Path) 
 
     sizes = {other: EXAMPLES, name.rpartition("/")[2]: EXAMPLES}
     path.write_bytes(changed(rename, examples=json.dumps(sizes))(path))
-    shutil.rmtree(cell_folder(runs, Cell.from_columns(rows[0]).name, *row_key(rows[0])))
+    shutil.rmtree(cell_folder(runs, rows[0].name, *rows[0].row_key))
     notes: list[str] = []
     found = all_values(rows, kept_values(runs, notes.append))
     assert [values is None for values in found] == [True, False, False]
@@ -234,15 +233,15 @@ def test_rebuild_leaves_a_file_that_it_cannot_read(tmp_path: Path) -> None:
 def test_tries_of_a_search_and_what_failed_have_no_outcomes(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=3)
-    rows[0]["learning_rate_source"] = "candidate"
-    rows[1]["status"] = "invalid"
+    rows[0] |= {"learning_rate_source": "candidate"}
+    rows[1] |= {"status": "invalid"}
     assert keep_outcomes(runs, rows) == 1
 
 
 def test_predictions_that_do_not_give_their_score_are_not_kept(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=2)
-    rows[0]["dev_score"] = 0.123
+    rows[0] |= {"dev_score": 0.123}
     assert keep_outcomes(runs, rows) == 1
 
 
@@ -337,8 +336,8 @@ def test_predictions_of_other_examples_are_not_compared(tmp_path: Path) -> None:
     """Two cells of the same data have the same labels, in the same order."""
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=3)
-    name = Cell.from_columns(rows[1]).name
-    path = cell_folder(runs, name, *row_key(rows[1])) / "predictions.safetensors"
+    name = rows[1].name
+    path = cell_folder(runs, name, *rows[1].row_key) / "predictions.safetensors"
     order = np.random.default_rng(3).permutation(EXAMPLES)
     save_file({name: tensor[order] for name, tensor in load_file(path).items()}, path)
     for _ in range(2):

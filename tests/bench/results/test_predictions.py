@@ -9,7 +9,6 @@ from safetensors.numpy import save_file
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare, score_spread
 from bench.plan.cell import Cell
-from bench.plan.columns import row_key
 from bench.results.outcomes import no_values
 from bench.results.predictions import first_of, kept_values, mean_of_parts, values_for
 from bench.results.store import cell_folder
@@ -65,7 +64,7 @@ def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value: fl
 def keep(runs: Path, of: Cell, right: np.ndarray) -> dict:
     row = result_row(of, __import__("random").Random(0))
     row |= {"dev_metric": "accuracy", "dev_score": float(right.mean())}
-    folder = cell_folder(runs, of.name, *row_key(row))
+    folder = cell_folder(runs, of.name, *row.row_key)
     folder.mkdir(parents=True)
     logits = np.stack([1.0 - right, right], axis=1).astype(np.float32)
     save_file(
@@ -116,5 +115,5 @@ def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:
     file.write_bytes(b"no tensors")
     assert values_of(row) is None
     assert kept_values(tmp_path / "other.csv") is no_values
-    assert kept_values(runs)({**row, "cell_id": "../../etc"}) is None
+    assert kept_values(runs)(row | {"cell_id": "../../etc"}) is None
     assert first_of([no_values, lambda row: np.ones(2)])(row).tolist() == [1.0, 1.0]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.cell import Row
-from bench.plan.columns import NAMES, SCHEMA, row_key
+from bench.plan.columns import NAMES
+from bench.plan.rows import SCHEMA, Row
 from bench.results.row import keep_row
 from bench.results.store import Store, cell_folder, read_rows
 from tests.bench.synthetic_rows import synthetic_rows
@@ -22,7 +22,7 @@ def fill(path: Path, rows: list[Row], *, folders: bool = True) -> None:
         store.append(row)
         if folders:
             name = f"{row['mode']}-cell"
-            folder = cell_folder(path, name, *row_key(row))
+            folder = cell_folder(path, name, *row.row_key)
             folder.mkdir(parents=True)
             keep_row(folder, row)
 
@@ -51,7 +51,7 @@ def test_attempts_and_repeats_of_a_cell_come_back(tmp_path: Path) -> None:
     assert len([each for each in (tmp_path / "runs").iterdir() if each.is_dir()]) == 4
     path.unlink()
     assert rebuild(path).returncode == 0
-    assert sorted(read_rows(path), key=row_key) == rows
+    assert sorted(read_rows(path), key=lambda row: row.row_key) == rows
     assert rebuild(path).returncode == 0
     assert len(read_rows(path)) == 4
 
@@ -65,7 +65,7 @@ def test_rows_of_two_versions_with_one_key_both_stay(tmp_path: Path) -> None:
     before = read_rows(path)
     assert rebuild(path).returncode == 0
     assert read_rows(path) == before
-    folder = cell_folder(path, "full-cell", *row_key(newer))
+    folder = cell_folder(path, "full-cell", *newer.row_key)
     folder.mkdir(parents=True)
     keep_row(folder, newer | {"code_version": "0.3.0"})
     assert rebuild(path).returncode == 0
@@ -118,7 +118,7 @@ def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(names)
         for row in rows:
-            values = {**row, "schema": 1}
+            values = row | {"schema": 1}
             writer.writerow("" if values[n] is None else values[n] for n in names)
     assert rebuild(path).returncode == 0
     found = read_rows(path)

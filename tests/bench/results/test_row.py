@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from bench.plan import gridfile
-from bench.plan.cell import Row
-from bench.plan.columns import NAMES, new_row
+from bench.plan.columns import NAMES, values_of
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import Row
 from bench.results.row import (
     keep_row,
     kept_row,
@@ -17,6 +17,7 @@ from bench.results.row import (
     step_times,
 )
 from bench.stats.steptimes import panel_times
+from tests.bench.synthetic_rows import HERE, new_row
 
 CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
 
@@ -24,7 +25,7 @@ CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16
 def row_of(folder: Path, **columns: object) -> Row:
     return measured_row(
         CELL,
-        {"device": "cpu", "conditions_id": "here"},
+        HERE,
         columns=columns,
         status=str(columns.pop("status", "ok")),
         flags=[],
@@ -48,9 +49,9 @@ def panel_file(folder: Path, passes: list[list[float]], warm: int, settled: int 
 
 def test_row_has_every_column_and_ignores_strangers(tmp_path: Path) -> None:
     row = row_of(tmp_path, dev_metric="accuracy", dev_score=0.5, colour="red")
-    assert tuple(row) == NAMES
+    assert tuple(values_of(row)) == NAMES
     assert row["mode"] == CELL.mode
-    assert row["conditions_id"] == "here"
+    assert row["conditions_id"] == HERE["conditions_id"]
 
 
 def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_baselines_of_cells_that_learned_all_tasks(
     need_peft()
     examples = load_data(MULTITASK, data)
     add_real(place, "sst", data, tiny_checkpoint)
-    of = Cell.from_columns(place.rows.pop())
+    of = place.rows.pop().cell
     text = to_text(dict.fromkeys(PARTS, 1.0))
     of = replace(
         of, task=MULTITASK, data_digest=examples.digest[:16], encoders=1,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bench.plan.cell import Row
+from bench.plan.cell import Columns
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import phases
@@ -113,7 +113,7 @@ class Staged(CellRun):
 class Ran:
     """The columns that the run measured, and the run."""
 
-    row: Row
+    row: Columns
     run: Staged
 
 

@@ -17,9 +17,10 @@ from bench.peers.names import OURS
 from bench.peers.work import find_workload, training_batches
 from bench.plan import gridfile
 from bench.plan.cell import Cell
-from bench.plan.columns import BY_NAME, SCHEMA, new_row, upgraded
+from bench.plan.columns import BY_NAME, row_of
 from bench.plan.job import Job
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import SCHEMA
 from bench.worker import compiling
 from bench.worker.compiling import compile_for, empty_cache
 from bench.worker.progress import Progress
@@ -29,6 +30,7 @@ from minbert.data.tasks import find_task
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
 from tests.bench.peer_cells import cell, job_of, started
+from tests.bench.synthetic_rows import new_row
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
@@ -54,7 +56,7 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
     assert (usual.is_compiled, on.is_compiled, on.compile) == (False, True, "on")
     assert usual.cell_id != on.cell_id
     before = {name: value for name, value in usual.columns().items() if name != "compile"}
-    assert Cell.from_columns(upgraded(before)).cell_id == usual.cell_id
+    assert Cell.from_columns(row_of(before)).cell_id == usual.cell_id
 
 
 def test_only_true_and_false_are_taken() -> None:
@@ -64,9 +66,9 @@ def test_only_true_and_false_are_taken() -> None:
 
 def test_rows_of_older_schemas_were_not_compiled() -> None:
     assert SCHEMA >= 5
-    assert upgraded({"mode": "full", "cell_id": "x"})["compile"] == "off"
-    assert not BY_NAME["compile_s"].applies(new_row(compile="off"))
-    assert BY_NAME["compile_s"].applies(new_row(compile="on"))
+    assert new_row()["compile"] == "off"
+    assert not BY_NAME["compile_s"].applies_to(new_row(compile="off"))
+    assert BY_NAME["compile_s"].applies_to(new_row(compile="on"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from bench.launch.checks import idle_notes
 from bench.peers.start import write_start
 from bench.plan import gridfile
 from bench.plan.cell import MIXED, Cell
-from bench.plan.columns import new_row
 from bench.plan.gridfile import Settings
 from bench.plan.job import Job
 from bench.plan.learning_rates import Search, still_lacking
@@ -40,6 +39,7 @@ from minbert.model.config import BertConfig
 from minbert.training.trainer import HALF, autocast
 from tests.adapters.small import disturb
 from tests.bench.peer_cells import cell, job_of
+from tests.bench.synthetic_rows import new_row
 
 ROOT = Path(__file__).parents[3]
 ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]
@@ -260,7 +260,7 @@ def test_ids_of_committed_rows_are_those_of_their_settings() -> None:
     for name in names:
         rows = read_rows(ROOT / ("" if name == "runs" else "docs") / f"{name}.csv")
         for row in rows:
-            assert Cell.from_columns(row).cell_id == row["cell_id"], name
+            assert row.cell.cell_id == row["cell_id"], name
             seen.add(row["frozen_dtype"])
     assert seen >= {None, MIXED}
 

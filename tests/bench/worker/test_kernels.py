@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.plan.columns import upgraded
+from bench.plan.columns import row_of
 from bench.plan.job import Job
 from bench.results.store import read_rows
 from bench.worker.progress import Progress
@@ -67,8 +67,8 @@ def test_a_cell_runs_on_the_kernels_it_names(grid: GridRuns) -> None:
 def test_older_rows_ran_on_the_fast_kernels(tiny_checkpoint: Path) -> None:
     of = cell(tiny_checkpoint)
     older = {name: value for name, value in of.columns().items() if name != "kernels"}
-    assert upgraded(older)["kernels"] == "fast"
-    assert replace(of, kernels="reference").cell_id != of.cell_id == upgraded(older)["cell_id"]
+    assert row_of(older)["kernels"] == "fast"
+    assert replace(of, kernels="reference").cell_id != of.cell_id == row_of(older)["cell_id"]
 
 
 def test_there_are_no_others() -> None:
