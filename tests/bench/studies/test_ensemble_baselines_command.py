@@ -63,7 +63,7 @@ def add_real(place: Place, task: str, data: Path, checkpoint: Path, seed: int = 
         seed, task=task, dev=examples.dev.labels, data_digest=examples.digest[:16],
         max_train=None, model=model.name, model_digest=model.digest,
     )  # fmt: skip
-    of = Cell.from_columns(place.rows[-1])
+    of = place.rows[-1].cell
     (path.parent / FILE).write_text(peer_cells.job_of(of, checkpoint).to_json())
     return of
 

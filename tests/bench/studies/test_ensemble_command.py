@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench.plan.cell import Cell
 from bench.studies.ensemble.__main__ import command
 from bench.studies.ensemble.members import find
 from minbert.data.encoded import Encoded
@@ -67,13 +66,13 @@ def test_of_equal_cells_the_order_of_rows_chooses_none(place: Place, printed: An
 def test_repeats_and_versions_of_a_cell_are_one_member(place: Place) -> None:
     for seed in range(2):
         place.add(seed)
-    of, kept = Cell.from_columns(place.rows[0]), predictions("movies", 0, 1.0)
+    of, kept = place.rows[0].cell, predictions("movies", 0, 1.0)
     place.keep(of, kept, repeat=2)
     place.keep(of, kept, attempt=2, code_version="newer")
     [candidates] = find([place.csv])
     assert [member.row["seed"] for member in candidates.members] == [0, 1]
     newest = candidates.members[0].row
-    assert (newest["repeat"], newest["code_version"]) == (None, "newer")
+    assert (newest["repeat"], newest["code_version"]) == (1, "newer")
 
 
 def test_dev_chooses_nothing(place: Place, printed: Any) -> None:

@@ -30,7 +30,7 @@ from minbert.data.tasks import find_task
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
 from tests.bench.peer_cells import cell, job_of, started
-from tests.bench.synthetic_rows import new_row
+from tests.bench.synthetic_rows import HERE, new_row
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
@@ -56,7 +56,7 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
     assert (usual.is_compiled, on.is_compiled, on.compile) == (False, True, "on")
     assert usual.cell_id != on.cell_id
     before = {name: value for name, value in usual.columns().items() if name != "compile"}
-    assert Cell.from_columns(row_of(before)).cell_id == usual.cell_id
+    assert row_of(HERE | before).cell.cell_id == usual.cell_id
 
 
 def test_only_true_and_false_are_taken() -> None:

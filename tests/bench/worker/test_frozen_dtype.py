@@ -20,7 +20,7 @@ from bench.grid.dryrun import _shown_axes
 from bench.launch.checks import idle_notes
 from bench.peers.start import write_start
 from bench.plan import gridfile
-from bench.plan.cell import MIXED, Cell
+from bench.plan.cell import MIXED
 from bench.plan.gridfile import Settings
 from bench.plan.job import Job
 from bench.plan.learning_rates import Search, still_lacking
@@ -241,7 +241,7 @@ def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters() ->
         "head-fp32-s0", "head-bf16-s0", "dora-r8-attn-bf16-frozen-bf16-s0",
     }  # fmt: skip
     for of in cells:
-        assert Cell.from_columns(of.columns()) == of
+        assert new_row(**of.columns()).cell == of
     on_a_gpu = expand(gridfile.parse(GRID, "x.toml", "x"), replace(RESOLVED, amp_on="fp16"))
     assert {c.frozen_dtype for c in on_a_gpu} == {None, "fp32", "fp16"}
 

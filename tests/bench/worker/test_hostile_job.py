@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
 from bench.plan.job import Job
 from bench.results.store import cell_folder, cells_folder
 from tests.bench.synthetic_rows import cell
@@ -56,7 +55,7 @@ def test_a_changed_job_is_refused_or_of_the_same_cell(tmp_path: Path, values: An
         assert job.cell.cell_id == CELL.cell_id
         assert type(job.attempt) is type(job.threads) is int
         assert asdict(job).keys() == asdict(JOB).keys()
-        assert Cell.from_columns(job.cell.columns()) == job.cell
+        assert job.cell.cell_id == values["cell_id"]
 
 
 @examples(60)

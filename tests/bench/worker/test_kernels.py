@@ -14,6 +14,7 @@ from bench.worker.run import CellRun
 from minbert.kernels.reference import is_reference, kernels
 from tests.bench.grids import GridRuns
 from tests.bench.peer_cells import cell, job_of
+from tests.bench.synthetic_rows import HERE
 
 GRID = """
 [[cells]]
@@ -66,7 +67,7 @@ def test_a_cell_runs_on_the_kernels_it_names(grid: GridRuns) -> None:
 
 def test_older_rows_ran_on_the_fast_kernels(tiny_checkpoint: Path) -> None:
     of = cell(tiny_checkpoint)
-    older = {name: value for name, value in of.columns().items() if name != "kernels"}
+    older = {name: value for name, value in (HERE | of.columns()).items() if name != "kernels"}
     assert row_of(older)["kernels"] == "fast"
     assert replace(of, kernels="reference").cell_id != of.cell_id == row_of(older)["cell_id"]
 
