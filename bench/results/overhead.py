@@ -10,7 +10,6 @@ from bench.plan.columns import float_of
 
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
-_MEASURED: Final = ("wall_s", "train_s", "eval_s")
 
 
 @dataclass(frozen=True)
@@ -63,27 +62,24 @@ class Times:
 
 def overhead_s(row: Row) -> float | None:
     """A cell's seconds besides training and evaluation; None where they were not measured."""
-    if not all(isinstance(row.get(name), int | float) for name in _MEASURED):
+    if any(row.get(name) is None for name in ("wall_s", "train_s", "eval_s")):
         return None
-    wall, train, evaluation = (float_of(row, name) for name in _MEASURED)
-    return max(0.0, wall - train - evaluation)
+    return max(0.0, float_of(row, "wall_s") - float_of(row, "train_s") - float_of(row, "eval_s"))
 
 
 def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
     """The times of the rows that ended ok; None where none of them has any."""
-    cells = 0
-    train = evaluation = startup = rest = 0.0
-    for row in rows:
-        overhead = overhead_s(row)
-        if row.get("status") != "ok" or overhead is None:
-            continue
-        cell_startup = min(float_of(row, "startup_s"), overhead)
-        cells += 1
-        train += float_of(row, "train_s")
-        evaluation += float_of(row, "eval_s")
-        startup += cell_startup
-        rest += overhead - cell_startup
-    times = Times(cells, train, evaluation, startup, rest, between_s)
+    ok = (row for row in rows if row.get("status") == "ok")
+    cells = [(row, overhead) for row in ok if (overhead := overhead_s(row)) is not None]
+    startup = sum(min(float_of(row, "startup_s"), overhead) for row, overhead in cells)
+    times = Times(
+        cells=len(cells),
+        train_s=sum(float_of(row, "train_s") for row, _ in cells),
+        eval_s=sum(float_of(row, "eval_s") for row, _ in cells),
+        startup_s=startup,
+        rest_s=sum(overhead for _, overhead in cells) - startup,
+        between_s=between_s,
+    )
     return times if cells and times.total_s > 0 else None
 
 
