@@ -75,8 +75,8 @@ A fast part of the suite runs with the tests (`tests/bench/grid/test_faults.py`)
 
 This table shows how a command reacts to a faulty GPU or driver before it runs anything. Drivers
 and GPUs are simulated (`tests/faults/gpu.py`); the code that queries them is the real one.
-Unless the fault says otherwise, there are three GPUs, the last in MIG mode with two instances,
-torch is built with CUDA 13.0 and `--device` is `auto`. The tests run all of these cases.
+Unless the fault says otherwise, there are two GPUs, torch is built with CUDA
+13.0 and `--device` is `auto`. The tests run all of these cases.
 
 | fault | outcome |
 |---|---|

@@ -1,6 +1,6 @@
 """The examples of cells as token ids: tokenised once, and mapped into memory by every worker.
 
-The user's cache folder has a file for each set of examples, vocabulary and length. Its name is a
+The user's cache folder has a file for each task's examples, vocabulary and length. Its name is a
 digest of everything that determines its content, including the source files: when they change, the
 old file is no longer found, and the examples are tokenised again.
 """
@@ -21,12 +21,12 @@ from bench.plan.cell import Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
-from minbert.data.tasks import Data, Examples, Task, TaskData, source_files, task_of_piece
+from minbert.data.tasks import Data, Examples, Task, pieces_of, source_files, task_of_piece
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import CONFIG, is_file, vocabulary_digest
 from minbert.model.config import BertConfig
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 MOST_FILES: Final = 64
 """Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
@@ -59,10 +59,12 @@ class TokenisedExamples:
 
 Sides = tuple[TokenisedExamples, TokenisedExamples]
 """The examples for training, and those for dev."""
+Pieces = dict[str, Sides]
+"""The examples of a cell by `minbert.data.tasks.pieces_of` its task."""
 
 
 def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
-    """Make the files that the workers of cells like this one map, unless they exist.
+    """Make the file that the workers of cells like this one map, unless it exists.
 
     Errors are ignored here: each worker then tokenises its examples, and reports the error.
 
@@ -71,11 +73,10 @@ def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
         tokenizer: the folder with the vocabulary.
         folder: the folder of the task's files; None for an embedded task.
     """
-    for piece, examples in data.pieces().items():
-        path = _path(cell, tokenizer, folder, piece)
-        if path is not None and not is_file(path):
-            with _errors_of_tokenising_ignored():
-                _keep(path, tokenise(examples, tokenizer, cell.max_length), data.digest)
+    path = _path(cell, tokenizer, folder)
+    if path is not None and not is_file(path):
+        with _errors_of_tokenising_ignored():
+            make(data, cell, tokenizer, folder)
 
 
 @contextmanager
@@ -105,20 +106,17 @@ def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
 def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Iterator[str]:
     """A note about the texts that are cut, if there are any and they can be tokenised.
 
-    The files are made, as by `share`, once the note is requested.
+    The file is made, as by `share`, once the note is requested.
 
     Args:
         data, cell, tokenizer, folder: as of `share`.
     """
     sides: list[Encoded] = []
     with _errors_of_tokenising_ignored():
-        sides = [
-            side.encoded
-            for piece in data.pieces()
-            for side in read(cell, tokenizer, folder, piece)
-            or make(data, cell, tokenizer, folder, piece)
-        ]
-    texts, lost = cut_columns(sides).values()
+        pieces = read(cell, tokenizer, folder) or make(data, cell, tokenizer, folder)
+        sides = [side.encoded for both in pieces.values() for side in both]
+    row = cut_columns(sides)
+    texts, lost = int_of(row, "texts_cut"), float_of(row, "tokens_cut")
     if texts:
         shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
         yield (
@@ -127,13 +125,9 @@ def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> I
         )
 
 
-def read(cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> Sides | None:
-    """The examples of a cell, mapped from their file; None without a valid file.
-
-    Args:
-        piece: one of `minbert.data.tasks.pieces_of` the cell's task.
-    """
-    path = _path(cell, tokenizer, folder, piece)
+def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
+    """The examples of a cell, mapped from their file; None without a valid file."""
+    path = _path(cell, tokenizer, folder)
     if path is None or not is_file(path):
         return None
     rows = None
@@ -143,31 +137,21 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> S
         arrays, notes = mapped.read(path)
         if not notes.get(_DATA, "").startswith(cell.data_digest):
             raise ValueError("it has other examples")
-        task = task_of_piece(cell.task, piece)
-        train, dev = (_checked(arrays, side, task, cell.max_length, rows) for side in _SIDES)
+        pieces = {}
+        for piece in pieces_of(cell.task, folder):
+            task = task_of_piece(cell.task, piece)
+            train, dev = (
+                _checked(arrays, _prefix(piece, side), task, cell.max_length, rows)
+                for side in _SIDES
+            )
+            pieces[piece] = train, dev
     except (OSError, ValueError, MinbertInputError):
         return None
-    return train, dev
+    return pieces
 
 
-def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None, piece: str = "") -> Sides:
+def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces:
     """Tokenise the examples of a cell, and store them in their file if that is possible.
-
-    Args:
-        piece: as in `read`.
-
-    Raises:
-        InputError: of `minbert`, for a vocabulary that can't be used.
-    """
-    sides = tokenise(data.pieces()[piece], tokenizer, cell.max_length)
-    path = _path(cell, tokenizer, folder, piece)
-    if path is not None:
-        _keep(path, sides, data.digest)
-    return sides
-
-
-def tokenise(data: TaskData, tokenizer: Path, max_length: int) -> Sides:
-    """Train and dev as token ids.
 
     Raises:
         InputError: of `minbert`, for a vocabulary that can't be used.
@@ -177,14 +161,21 @@ def tokenise(data: TaskData, tokenizer: Path, max_length: int) -> Sides:
     encode = Tokenizer.from_folder(tokenizer).encode
 
     def tokenised(examples: Examples) -> TokenisedExamples:
-        encoded = encode(examples.text_a, examples.text_b, max_length)
+        encoded = encode(examples.text_a, examples.text_b, cell.max_length)
         return TokenisedExamples(encoded, examples.labels)
 
-    return tokenised(data.train), tokenised(data.dev)
+    pieces = {
+        piece: (tokenised(examples.train), tokenised(examples.dev))
+        for piece, examples in data.pieces().items()
+    }
+    path = _path(cell, tokenizer, folder)
+    if path is not None:
+        _keep(path, pieces, data.digest)
+    return pieces
 
 
-def _path(cell: Cell, tokenizer: Path, folder: Path | None, piece: str) -> Path | None:
-    """The file of a piece of a cell's examples; None where its sources can't be read."""
+def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
+    """The file of a cell's examples; None where its sources can't be read."""
     try:
         sources = [
             FORMAT,
@@ -193,11 +184,15 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None, piece: str) -> Path 
             cell.max_length,
             vocabulary_digest(tokenizer),
             *map(_digest_of_file, (*_CODE, *source_files(cell.task, folder))),
-            *([piece] if piece else []),
         ]
     except (OSError, MinbertInputError, metadata.PackageNotFoundError):
         return None
     return cache_folder() / "tokens" / f"{digest(sources, 32)}.safetensors"
+
+
+def _prefix(piece: str, side: str) -> str:
+    """The beginning of the names of the arrays of a side of a piece, in a file."""
+    return f"{piece}.{side}" if piece else side
 
 
 def _digest_of_file(path: Path) -> str:
@@ -205,14 +200,14 @@ def _digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _keep(path: Path, sides: Sides, data_digest: str) -> None:
+def _keep(path: Path, pieces: Pieces, data_digest: str) -> None:
     """Write examples to a file, atomically; no file without space or permission."""
-    arrays = {
-        f"{side}_{name}": array
-        for side, examples in zip(_SIDES, sides, strict=True)
-        for name, array in {**vars(examples.encoded), _LABELS: examples.labels}.items()
-        if name in _TYPES or name == _LABELS
-    }
+    arrays = {}
+    for piece, sides in pieces.items():
+        for side, examples in zip(_SIDES, sides, strict=True):
+            columns = {name: getattr(examples.encoded, name) for name in _TYPES}
+            for name, array in {**columns, _LABELS: examples.labels}.items():
+                arrays[f"{_prefix(piece, side)}_{name}"] = array
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, mapped.to_bytes(arrays, {_DATA: data_digest}))

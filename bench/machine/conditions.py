@@ -15,8 +15,8 @@ import psutil
 from bench.common.errors import InputError
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import recorded
-from bench.machine.gpu_trial import Check
-from bench.plan.cell import Columns, digest
+from bench.machine.gpu_trial import Check, check_gpu
+from bench.plan.cell import Row, digest
 
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
@@ -177,7 +177,7 @@ class Found:
         return "" if self.device.gpu is None else self.device_name
 
 
-def find_conditions(requested: str, check: Check | None = None) -> Found:
+def find_conditions(requested: str, check: Check = check_gpu) -> Found:
     """The conditions of a run on a device.
 
     Args:

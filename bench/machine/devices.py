@@ -1,20 +1,28 @@
 """The device that a command's cells run on, chosen by --device and checked before they run.
 
-NVML lists the GPUs. Torch checks one in a process of its own (`bench.machine.gpu_check`) that sees
-only this GPU, as a worker will. Where NVML has no usable answer, that process finds the GPU.
+NVML only says whether there is a driver. Torch lists the GPUs that CUDA_VISIBLE_DEVICES shows and
+checks one, in a process of its own (`bench.machine.gpu_check`).
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.common.messages import shown
+from bench.common.messages import one_line, shown
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import ON_CPU, Answer, Check, run_check
-from bench.machine.nvml import Driver, GpuInfo, hides_all, read_driver, visible
+from bench.machine.gpu_trial import ON_CPU, Answer, Check, GpuInfo, check_gpu
 
+CONTROL: Final = Path("/dev/nvidiactl")
+"""The file through which programs access the driver."""
+OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
+"""The same for WSL, with GPUs of any maker, and for a Jetson, which may lack NVML."""
+
+_ABSENT: Final = (9, 12)
+"""NVML's errors if there is no driver: not loaded, library not found."""
 _BF16_CAPABILITY: Final = (8, 0)
 _BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
 """Parts of the errors of a GPU that other processes use."""
@@ -39,7 +47,36 @@ class Device:
         return self.gpu is None or self.gpu.capability >= _BF16_CAPABILITY
 
 
-def resolve_device(requested: str, cuda: str | None, check: Check | None = None) -> Device:
+@dataclass(frozen=True)
+class Driver:
+    """The driver as NVML describes it; `gpus` is None where it does not say how many there are."""
+
+    version: str = ""
+    gpus: int | None = None
+    problem: str = ""
+
+
+def read_driver() -> Driver | None:
+    """Query NVML; None without a driver. Any error becomes the problem of the result."""
+    version = ""
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+        try:
+            version = str(nvml.nvmlSystemGetDriverVersion())
+            return Driver(version, int(nvml.nvmlDeviceGetCount()))
+        finally:
+            with suppress(Exception):
+                nvml.nvmlShutdown()
+    except Exception as error:  # noqa: BLE001 (an NVML that is broken can raise anything)
+        absent = isinstance(error, ImportError) or getattr(error, "value", None) in _ABSENT
+        if absent and not CONTROL.exists():
+            return Driver(gpus=0) if any(path.exists() for path in OTHER_CONTROLS) else None
+        return Driver(version, problem=f"NVML: {one_line(str(error)) or type(error).__name__}")
+
+
+def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -> Device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for.
 
     `auto` is the first GPU that can be used. It is the CPU if there is no GPU, if torch is built
@@ -47,7 +84,7 @@ def resolve_device(requested: str, cuda: str | None, check: Check | None = None)
 
     Args:
         cuda: the CUDA version that torch was built with, if any.
-        check: replaces `run_check`, in tests.
+        check: replaced in tests.
 
     Raises:
         InputError: for an unknown name, a GPU that does not exist, or one that can't be used.
@@ -59,141 +96,59 @@ def resolve_device(requested: str, cuda: str | None, check: Check | None = None)
     if not is_auto and (kind != "cuda" or not (index or "0").isdecimal()):
         raise InputError(f"--device: {requested!r} is not auto, cpu, cuda or cuda:i")
     variable = os.environ.get(VISIBLE)
-    hidden, driver = hides_all(variable), read_driver()
-    if is_auto and (cuda is None or hidden or not driver.is_there):
-        unused = driver.devices if cuda is None and not hidden else []
-        return Device(notes=tuple(_unused_note(gpu) for gpu in unused[:1]))
+    setting = "" if variable is None else f"{VISIBLE}={shown(variable)}"
+    driver, hidden = read_driver(), variable is not None and _hides_all(variable)
+    if is_auto and (cuda is None or hidden or driver is None):
+        unused = driver is not None and driver.gpus and not hidden
+        note = (
+            "the GPU is not used: the installed torch was built without CUDA; install one built "
+            "with it to run on the GPU"
+        )
+        return Device(notes=(note,) if unused else ())
     if cuda is None:
         raise _not_there(requested, "the installed torch was built without CUDA")
     if hidden:
-        raise _not_there(requested, f"{_given(variable)} hides all GPUs")
-    search = _Search(requested, int(index or 0), variable, driver, cuda, check or run_check)
-    return search.by_nvml() or search.by_cuda()
+        raise _not_there(requested, f"{setting} hides all GPUs")
 
-
-@dataclass(frozen=True)
-class _Search:
-    requested: str
-    index: int
-    variable: str | None
-    driver: Driver
-    cuda: str
-    check: Check
-
-    def by_nvml(self) -> Device | None:
-        """The GPU as NVML lists it; None where NVML does not say enough, or CUDA disagrees.
-
-        Raises:
-            InputError: if it does not exist, or can't be used.
-        """
-        boards = self.driver.boards
-        if not boards:
-            return None
-        gpus, problem = visible(self.variable, boards)
-        unknown = {board.uuid for board in boards if not board.is_known}
-        up_to_it = gpus[: self.index + 1]
-        if unknown and (len(up_to_it) <= self.index or unknown & {gpu.uuid for gpu in up_to_it}):
-            return None
-        why = f"{_given(self.variable)}: {problem}" if problem else ""
-        if not gpus:
-            here = [f"{i} ({board.uuid})" for i, board in enumerate(boards)]
-            raise InputError(f"{why}; the GPUs are {', '.join(here[:8])}; {ON_CPU}")
-        if self.index >= len(gpus):
-            raise _not_there(self.requested, _number_shown(len(gpus)) + (why and f" ({why})"))
-
-        def tried(number: int) -> _Tried | None:
-            answer = self.check(gpus[number].uuid, 0)
-            return _Tried(number, gpus[number], answer) if len(answer.gpus) == 1 else None
-
-        return self._first_usable(len(gpus), tried)
-
-    def by_cuda(self) -> Device:
-        """The GPU as torch finds it; the CPU if the driver works and has no GPU.
-
-        Raises:
-            InputError: if it does not exist, or can't be used.
-        """
-        answer = self.check(self.variable, self.index)
-        if self.index < len(answer.gpus):
-
-            def tried(number: int) -> _Tried:
-                own = answer if number == self.index else self.check(self.variable, number)
-                return self._as_worker_sees(_Tried(number, answer.gpus[number], own))
-
-            device = self._first_usable(len(answer.gpus), tried)
-            if device is not None:
-                return device
-        if answer.gpus:
-            raise _not_there(self.requested, _number_shown(len(answer.gpus)))
+    driver, number = driver or Driver(), int(index or 0)
+    answer = check(variable, number)
+    count = len(answer.gpus)
+    if not count:
         why = answer.problem.rstrip(".") or "torch sees none"
-        works = self.driver.is_there and not self.driver.problem
-        if works and not self.driver.boards and self.requested == "auto":
-            return Device(notes=() if self.driver.version else (f"no GPU is used: {why}",))
-        self._compare_driver()
-        if self.variable is not None:
-            why += f" ({_given(self.variable)})"
-        if self.driver.problem:
-            why += f" ({self.driver.problem})"
-        raise InputError(f"no GPU can be used: {why}; mend that, or {ON_CPU}")
+        if is_auto and driver.gpus == 0:
+            return Device(notes=(f"no GPU is used: {why}",))
+        details = "".join(f" ({text})" for text in (setting, driver.problem) if text)
+        raise InputError(f"no GPU can be used: {why}{details}; mend that, or {ON_CPU}")
+    if number >= count:
+        gpus = "1 GPU" if count == 1 else f"{count} GPUs"
+        raise _not_there(requested, f"torch sees {gpus}" + (f" ({setting})" if setting else ""))
 
-    def _as_worker_sees(self, tried: "_Tried") -> "_Tried":
-        """A GPU that torch found, checked again by a name that shows workers this GPU alone."""
-        entries = None if self.variable is None else self.variable.split(",")
-        entry = str(tried.number) if entries is None else entries[tried.number].strip()
-        gpu = replace(tried.gpu, driver=self.driver.version or "unknown")
-        # torch may report an instance by the UUID of its GPU, or without the prefix MIG-
-        names = [gpu.uuid, gpu.uuid.replace("GPU-", "MIG-", 1)]
-        for name in [entry] if entry.startswith("MIG-") else names:
-            answer = self.check(name, 0)
-            if len(answer.gpus) == 1:
-                return _Tried(tried.number, replace(gpu, uuid=name), answer)
-        return _Tried(tried.number, replace(gpu, uuid=entry), tried.answer)
+    def candidates() -> Iterator[_Candidate]:
+        for i in range(count) if is_auto else [number]:
+            own = answer if i == number else check(variable, i)
+            gpu = replace(answer.gpus[i], driver=driver.version or "unknown")
+            yield _Candidate(i, replace(gpu, uuid=_name_for_workers(gpu, i, variable)), own)
 
-    def _first_usable(self, count: int, tried: Callable[[int], "_Tried | None"]) -> Device | None:
-        """The GPU with the index, or with `auto` the first usable one; None if torch sees none.
+    return _first_usable(candidates())
 
-        A GPU that is busy or full is accepted: another grid may use it, and cells wait for it.
 
-        Raises:
-            InputError: if no GPU can be used.
-        """
-        failed: list[_Tried] = []
-        for number in range(count) if self.requested == "auto" else [self.index]:
-            gpu = tried(number)
-            if gpu is None:
-                return None
-            if not gpu.problem:
-                return gpu.device(*(f"cuda:{no.number} is not used: {no.problem}" for no in failed))
-            failed.append(gpu)
-        for gpu in failed:
-            if gpu.is_busy:
-                return gpu.device(
-                    f"cuda:{gpu.number}: {gpu.problem}; it is tried again as cells run"
-                )
-        self._compare_driver()
-        others = [number for number in range(count) if self.requested != "auto"]
-        able = [f"cuda:{gpu.number}" for gpu in map(tried, others) if gpu and not gpu.problem]
-        remedy = "install one built for it" if failed[0].is_too_old else "mend that"
-        remedy = f"take {' or '.join(able)}" if able else remedy
-        raise InputError(f"{failed[0].problem}; {remedy}, or {ON_CPU}")
+def _hides_all(variable: str) -> bool:
+    """Whether a value of CUDA_VISIBLE_DEVICES is one of those that hide all GPUs on purpose."""
+    return not variable.strip() or variable.partition(",")[0].strip() in ("-1", "NoDevFiles")
 
-    def _compare_driver(self) -> None:
-        """Refuse a driver that is older than torch's CUDA; minor versions are compatible.
 
-        Raises:
-            InputError: if it is older.
-        """
-        driver = self.driver
-        if driver.cuda is not None and driver.cuda[0] < int(self.cuda.partition(".")[0]):
-            raise InputError(
-                f"the NVIDIA driver {driver.version} supports CUDA {_dotted(driver.cuda)}, and the "
-                f"installed torch was built with CUDA {self.cuda}: update the driver, or install a "
-                f"torch built with CUDA {driver.cuda[0]}; {ON_CPU}"
-            )
+def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None) -> str:
+    """The value of CUDA_VISIBLE_DEVICES that shows a worker this GPU alone: its UUID.
+
+    Of an instance in MIG mode torch reports none by which it is found, so the user's entry is kept.
+    """
+    if "MIG" not in gpu.name:
+        return gpu.uuid
+    return str(number) if variable is None else variable.split(",")[number].strip()
 
 
 @dataclass(frozen=True)
-class _Tried:
+class _Candidate:
     """A GPU, its number in `cuda:i`, and the result of checking it."""
 
     number: int
@@ -206,48 +161,37 @@ class _Tried:
         failure = self.answer.failures.get("off")
         if failure is None:
             return ""
-        if self.is_too_old:
+        built = self.answer.capabilities
+        if built and self.gpu.capability < min(built):
+            dotted = [".".join(map(str, version)) for version in (self.gpu.capability, *built)]
             return (
-                f"{self.gpu.name} has compute capability {_dotted(self.gpu.capability)}, and the "
-                f"installed torch was built for {', '.join(map(_dotted, self.answer.capabilities))}"
+                f"{self.gpu.name} has compute capability {dotted[0]}, and the installed torch was "
+                f"built for {', '.join(dotted[1:])}"
             )
         return f"{self.gpu.name} can't be used: {failure}"
 
-    @property
-    def is_too_old(self) -> bool:
-        """Whether torch was built only for newer GPUs."""
-        built = self.answer.capabilities
-        return bool(built) and self.gpu.capability < min(built)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether the problem is that another process uses the GPU."""
-        return any(sign in self.problem for sign in _BUSY)
+def _first_usable(candidates: Iterator[_Candidate]) -> Device:
+    """The first GPU without a problem, with a note on those before it.
 
-    def device(self, *notes: str) -> Device:
-        """The GPU as a device. Of a busy one it is not known what it can't compute."""
-        failures = {} if self.problem else self.answer.failures
-        return Device(f"cuda:{self.number}", self.gpu, failures, notes)
+    A GPU that is busy or full is accepted: another grid may use it, and cells wait for it.
+
+    Raises:
+        InputError: if no GPU can be used.
+    """
+    failed: list[_Candidate] = []
+    for each in candidates:
+        if not each.problem:
+            notes = tuple(f"cuda:{no.number} is not used: {no.problem}" for no in failed)
+            return Device(f"cuda:{each.number}", each.gpu, each.answer.failures, notes)
+        failed.append(each)
+    for each in failed:
+        if any(sign in each.problem for sign in _BUSY):
+            name = f"cuda:{each.number}"
+            note = f"{name}: {each.problem}; it is tried again as cells run"
+            return Device(name, each.gpu, notes=(note,))  # what it can't compute is not known
+    raise InputError(f"{failed[0].problem}; mend that, name another GPU, or {ON_CPU}")
 
 
 def _not_there(requested: str, why: str) -> InputError:
     return InputError(f"--device: {requested} is not there: {why}; {ON_CPU}")
-
-
-def _number_shown(count: int) -> str:
-    return f"the driver shows {count} GPU{'s' if count > 1 else ''}"
-
-
-def _given(variable: str | None) -> str:
-    return f"{VISIBLE} is not set" if variable is None else f"{VISIBLE}={shown(variable)}"
-
-
-def _unused_note(gpu: GpuInfo) -> str:
-    return (
-        f"{gpu.name} is not used: the installed torch was built without CUDA; install one built "
-        "with it to run on the GPU"
-    )
-
-
-def _dotted(version: Sequence[int]) -> str:
-    return ".".join(map(str, version))

@@ -8,13 +8,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
-from bench.machine.nvml import GpuInfo
 
 ON_CPU: Final = "--device cpu runs on the CPU"
 """The remedy that messages name."""
@@ -22,6 +20,16 @@ PATIENCE_S: Final = 120.0
 """Loading torch and one product take seconds, or a minute from a slow network folder."""
 
 _ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
+
+
+@dataclass(frozen=True)
+class GpuInfo:
+    """A GPU; `uuid` is its name in CUDA_VISIBLE_DEVICES, `GPU-…` or `MIG-…`."""
+
+    name: str
+    driver: str
+    capability: tuple[int, int]
+    uuid: str
 
 
 @dataclass(frozen=True)
@@ -40,17 +48,7 @@ Check = Callable[[str | None, int], Answer]
 """Checks a GPU, given a value of CUDA_VISIBLE_DEVICES and an index among the GPUs it shows."""
 
 
-@cache
-def run_check(value: str | None, index: int) -> Answer:
-    """The answer of `check_now`, which is asked only once.
-
-    Raises:
-        InputError: as `check_now`.
-    """
-    return check_now(value, index)
-
-
-def check_now(value: str | None, index: int) -> Answer:
+def check_gpu(value: str | None, index: int) -> Answer:
     """Run `bench.machine.gpu_check` with a value of CUDA_VISIBLE_DEVICES; None inherits it.
 
     Raises:
@@ -63,7 +61,7 @@ def check_now(value: str | None, index: int) -> Answer:
 def why_unusable(gpu: str) -> str | None:
     """The reason why a GPU can't compute now, given its UUID; None if it can."""
     try:
-        answer = check_now(gpu, 0)
+        answer = check_gpu(gpu, 0)
     except InputError as error:
         return str(error)
     if not answer.gpus:
@@ -75,7 +73,7 @@ def check_by(argv: Sequence[str], env: Mapping[str, str], patience_s: float = PA
     """The answer of a process.
 
     Raises:
-        InputError: as `check_now`.
+        InputError: as `check_gpu`.
     """
     process = subprocess.Popen(
         argv,

@@ -8,10 +8,10 @@ the task's part and a digest of the labels, which identifies the examples.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,100 +62,77 @@ def outcomes_file(runs: Path) -> Path:
     return runs.with_name(f"{runs.stem}.outcomes.safetensors")
 
 
-@dataclass
-class Outcomes:
-    """The content of a file: tensors by name, and the number of examples by digest."""
+def outcome_key(row: Row, part: str) -> str:
+    """The name of a row's outcome on a part of its task; the part is "" for a whole task."""
+    return "/".join(map(str, (*row_key(row), part or _WHOLE)))
 
-    tensors: dict[str, Array] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Index the names of tensors by row and part."""
-        self._names = {name.rpartition("/")[0]: name for name in self.tensors}
+def read_outcomes(path: Path) -> dict[str, Outcome]:
+    """The outcomes of a file by their keys; none where there is no file.
 
-    @classmethod
-    def read(cls, path: Path) -> "Outcomes":
-        """The outcomes of a file; empty where there is no file.
+    Raises:
+        ValueError: with the reason why it can't be read.
+    """
+    from safetensors import SafetensorError, safe_open
 
-        Raises:
-            ValueError: with the reason why it can't be read.
-        """
-        from safetensors import SafetensorError, safe_open
+    if not path.exists():
+        return {}
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            raise ValueError("it is no file of outcomes")
+        with safe_open(path, framework="numpy") as file:
+            sizes = json.loads((file.metadata() or {})[_EXAMPLES])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            key: _outcome(tensor, tensors, examples, sizes[examples])
+            for name, tensor in tensors.items()
+            for key, _, examples in [name.rpartition("/")]
+            if key != _LABELS
+        }
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(" ".join(str(e).split())[:100]) from e
 
-        if not path.exists():
-            return cls()
-        try:
-            if not path.is_file() or path.stat().st_size > _LARGEST:
-                raise ValueError("it is no file of outcomes")
-            with safe_open(path, framework="numpy") as file:
-                sizes = json.loads((file.metadata() or {})[_EXAMPLES])
-                if not all(type(size) is int for size in sizes.values()):
-                    raise ValueError("its numbers of examples are none")
-                return cls({name: file.get_tensor(name) for name in file.keys()}, sizes)  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise ValueError(" ".join(str(e).split())[:100]) from e
 
-    def of(self, row: Row, parts: Mapping[str, bool]) -> dict[str, Outcome]:
-        """The outcomes of a row, by part.
+def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: int) -> Outcome:
+    """An outcome on `size` examples.
 
-        Args:
-            parts: parts that the task may have, "" for the whole, and whether each is a regression.
+    Raises:
+        KeyError, TypeError, ValueError: if the file contradicts itself.
+    """
+    if stored.dtype == np.uint8:
+        if stored.shape != ((size + 7) // 8,) or size < 1:
+            raise ValueError("it has bits of other examples")
+        bits = np.unpackbits(stored.view(np.uint8), count=size)
+        return Outcome(bits.astype(bool), None, examples)
+    labels = tensors[f"{_LABELS}/{examples}"]
+    if digest_of(labels) != examples or not stored.shape == labels.shape == (size,):
+        raise ValueError("it has predictions of other examples")
+    if stored.dtype.kind != "f":
+        raise ValueError("its predictions are no numbers")
+    return Outcome(stored, labels, examples)
 
-        Raises:
-            ValueError: if the tensors contradict the file's names and sizes.
-        """
-        outcomes = {}
-        for part, regression in parts.items():
-            name = self._names.get(f"{_key(row)}/{part or _WHOLE}")
-            if name is not None:
-                examples = name.rpartition("/")[2]
-                outcomes[part] = self._outcome(self.tensors[name], examples, regression)
-        return outcomes
 
-    def _outcome(self, stored: Array, examples: str, regression: bool) -> Outcome:
-        size = self.sizes.get(examples, 0)
-        if not regression:
-            if stored.dtype != np.uint8 or stored.shape != ((size + 7) // 8,) or not size:
-                raise ValueError("bits of other examples")
-            bits = np.unpackbits(stored.view(np.uint8), count=size)
-            return Outcome(bits.astype(bool), None, examples)
-        labels = self.tensors.get(f"{_LABELS}/{examples}")
-        if labels is None or digest_of(labels) != examples:
-            raise ValueError("labels that are not there")
-        if stored.shape != (size,) or labels.shape != (size,) or stored.dtype.kind != "f":
-            raise ValueError("predictions of other examples")
-        return Outcome(stored, labels, examples)
+def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
+    """Write a file that `read_outcomes` reads.
 
-    def keep(self, row: Row, part: str, outcome: Outcome) -> None:
-        """Store a row's outcome, replacing an earlier one."""
-        stem = f"{_key(row)}/{part or _WHOLE}"
-        self.tensors.pop(self._names.get(stem, ""), None)
-        name = self._names[stem] = f"{stem}/{outcome.examples}"
-        self.sizes[outcome.examples] = len(outcome.numbers)
+    Raises:
+        ValueError: if it would be too large to be read. Nothing is written.
+        OSError: if it can't be written. An earlier file stays as it is.
+    """
+    from safetensors.numpy import save
+
+    tensors: dict[str, Array] = {}
+    for key, outcome in outcomes.items():
+        name = f"{key}/{outcome.examples}"
         if outcome.labels is None:
-            self.tensors[name] = np.packbits(outcome.numbers.astype(bool))
+            tensors[name] = np.packbits(outcome.numbers.astype(bool))
         else:
-            self.tensors[name] = outcome.numbers
-            self.tensors[f"{_LABELS}/{outcome.examples}"] = outcome.labels
-
-    def write(self, path: Path) -> None:
-        """Write the file.
-
-        Raises:
-            ValueError: if it would be too large to be read. Nothing is written.
-            OSError: if it can't be written. An earlier file stays as it is.
-        """
-        from safetensors.numpy import save
-
-        tensors: dict[str, Any] = {n: np.ascontiguousarray(t) for n, t in self.tensors.items()}
-        sizes = json.dumps(self.sizes, sort_keys=True)
-        content = save(tensors, metadata={_EXAMPLES: sizes})
-        if len(content) > _LARGEST:
-            raise ValueError(
-                f"it would have {len(content):,} bytes, and no more than {_LARGEST:,} are read"
-            )
-        write_atomically(path, content)
-
-
-def _key(row: Row) -> str:
-    return "/".join(map(str, row.row_key))
+            tensors[name] = np.ascontiguousarray(outcome.numbers)
+            tensors[f"{_LABELS}/{outcome.examples}"] = np.ascontiguousarray(outcome.labels)
+    sizes = {outcome.examples: len(outcome.numbers) for outcome in outcomes.values()}
+    content = save(tensors, metadata={_EXAMPLES: json.dumps(sizes, sort_keys=True)})
+    if len(content) > _LARGEST:
+        raise ValueError(
+            f"it would have {len(content):,} bytes, and no more than {_LARGEST:,} are read"
+        )
+    write_atomically(path, content)

@@ -9,7 +9,6 @@ from bench.plan.rows import Row
 
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
-_MEASURED: Final = ("wall_s", "train_s", "eval_s")
 
 
 @dataclass(frozen=True)
@@ -62,26 +61,24 @@ class Times:
 
 def overhead_s(row: Row) -> float | None:
     """A cell's seconds besides training and evaluation; None where they were not measured."""
-    if row.wall_s is None or row.train_s is None or row.eval_s is None:
+    if any(row.get(name) is None for name in ("wall_s", "train_s", "eval_s")):
         return None
-    return max(0.0, row.wall_s - row.train_s - row.eval_s)
+    return max(0.0, float_of(row, "wall_s") - float_of(row, "train_s") - float_of(row, "eval_s"))
 
 
 def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
     """The times of the rows that ended ok; None where none of them has any."""
-    cells = 0
-    train = evaluation = startup = rest = 0.0
-    for row in rows:
-        overhead = overhead_s(row)
-        if row.status != "ok" or overhead is None:
-            continue
-        cell_startup = min(row.startup_s or 0.0, overhead)
-        cells += 1
-        train += row.train_s or 0.0
-        evaluation += row.eval_s or 0.0
-        startup += cell_startup
-        rest += overhead - cell_startup
-    times = Times(cells, train, evaluation, startup, rest, between_s)
+    ok = (row for row in rows if row.get("status") == "ok")
+    cells = [(row, overhead) for row in ok if (overhead := overhead_s(row)) is not None]
+    startup = sum(min(float_of(row, "startup_s"), overhead) for row, overhead in cells)
+    times = Times(
+        cells=len(cells),
+        train_s=sum(float_of(row, "train_s") for row, _ in cells),
+        eval_s=sum(float_of(row, "eval_s") for row, _ in cells),
+        startup_s=startup,
+        rest_s=sum(overhead for _, overhead in cells) - startup,
+        between_s=between_s,
+    )
     return times if cells and times.total_s > 0 else None
 
 

@@ -21,16 +21,18 @@ from bench.plan.columns import PART_SCORES
 from bench.plan.rows import Row, latest
 from bench.results.outcomes import (
     Outcome,
-    Outcomes,
     Values,
     ValuesOf,
     digest_of,
     no_values,
+    outcome_key,
     outcomes_file,
+    read_outcomes,
+    write_outcomes,
 )
 from bench.results.overall import counted, metric_of_part
 from bench.results.protocol import PREDICTIONS
-from bench.results.store import cell_folder, cells_folder, read_rows
+from bench.results.store import cell_folder, cells_folder
 from minbert.data.metrics import constant
 from minbert.files import is_folder
 
@@ -48,47 +50,35 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
     Args:
         note: called with a line about outcomes that can't be read or don't fit.
     """
-    has_folders, path = is_folder(cells_folder(runs)), outcomes_file(runs)
+    path = outcomes_file(runs)
     note = cache(note)
     try:
-        outcomes = Outcomes.read(path)
+        stored = read_outcomes(path)
     except ValueError as error:
         note(f"{path}: can't be read ({error}); scores without predictions are not paired")
-        outcomes = Outcomes()
-    if not has_folders and not outcomes.tensors:
+        stored = {}
+    if not stored and not is_folder(cells_folder(runs)):
         return no_values
     examples: dict[tuple[object, ...], str] = {}
     read = cache(_read)
 
-    def agrees(row: Row, parts: Mapping[str, Outcome]) -> bool:
-        """Whether outcomes are of the same examples as earlier ones of the same data."""
-        data = row.task, row.data_digest
-        return all(
-            examples.setdefault((*data, part), outcome.examples) == outcome.examples
-            for part, outcome in parts.items()
-        )
-
-    @cache
-    def look_into_folders() -> None:
-        """Learn the examples of all data from folders, which count before the file."""
-        is_useful = has_folders and outcomes.tensors and runs.exists()
-        for row in read_rows(runs) if is_useful else ():
-            if _has_outcome(row) and (parts := _from_folder(runs, row, read)):
-                agrees(row, parts)
-
     def values_of(row: Row) -> Values | None:
         if row.status != "ok" or row.dev_metric is None:
             return None
-        parts = _from_folder(runs, row, read)
-        if parts is None:
-            look_into_folders()
-            parts = _from_file(outcomes, row)
-            if parts is None:
+        metric = text_of(row, "dev_metric")
+        outcomes = _from_folder(runs, row, read)
+        if outcomes is None:
+            keys = {part: outcome_key(row, part) for part in _parts(metric)}
+            outcomes = {part: stored[key] for part, key in keys.items() if key in stored}
+            if outcomes and not _fit(row, outcomes):
                 note(f"{path}: outcomes that don't fit their rows are left out")
-        if parts and not agrees(row, parts):
-            note(f"{runs}: predictions of other examples than other rows have are left out")
-            return None
-        return _values(row.dev_metric, parts) if parts else None
+                return None
+        for part, outcome in outcomes.items():
+            data = row.get("task"), row.get("data_digest"), part
+            if examples.setdefault(data, outcome.examples) != outcome.examples:
+                note(f"{runs}: predictions of other examples than other rows have are left out")
+                return None
+        return _values(metric, outcomes) if outcomes else None
 
     return values_of
 
@@ -105,17 +95,16 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     """
     path = outcomes_file(runs)
     try:
-        outcomes = Outcomes.read(path)
+        stored = read_outcomes(path)
     except ValueError as error:
         raise ValueError(f"it can't be read ({error})") from error
     kept = 0
     for row in latest(rows).values():
-        if _has_outcome(row) and (parts := _from_folder(runs, row)):
+        if _has_outcome(row) and (outcomes := _from_folder(runs, row)):
             kept += 1
-            for part, outcome in parts.items():
-                outcomes.keep(row, part, outcome)
+            stored |= {outcome_key(row, part): one for part, one in outcomes.items()}
     if kept:
-        outcomes.write(path)
+        write_outcomes(path, stored)
     return kept
 
 
@@ -134,24 +123,28 @@ def first_of(sources: Sequence[ValuesOf]) -> ValuesOf:
     return values_of
 
 
+def _parts(metric: str) -> Sequence[str]:
+    """The parts that a score of this metric may have; "" stands for the whole task."""
+    return tuple(PART_SCORES) if metric == OVERALL else ("",)
+
+
 def _read(folder: Path, metric: str) -> dict[str, Outcome] | None:
     """The outcomes of a cell's folder by part; None where it has none that can be read."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    outcomes = {}
     try:
         tensors = load_file(folder / PREDICTIONS)
-        if metric != OVERALL:
-            outcomes = {"": _outcome(metric, tensors["logits"], tensors["labels"])}
-        else:
-            outcomes = {
-                part: _outcome(
-                    metric_of_part(part), tensors[f"{part}.logits"], tensors[f"{part}.labels"]
-                )
-                for part in PART_SCORES
-                if f"{part}.logits" in tensors
-            }
-        _values(metric, outcomes)
+        for part in _parts(metric):
+            prefix = f"{part}." if part else ""
+            if f"{prefix}logits" in tensors:
+                logits, labels = tensors[f"{prefix}logits"], tensors[f"{prefix}labels"]
+                if (metric_of_part(part) if part else metric) == "accuracy":
+                    right = values_for("accuracy", logits, labels) > 0
+                    outcomes[part] = Outcome(right, None, digest_of(labels))
+                else:
+                    outcomes[part] = Outcome(logits[:, 0], labels, digest_of(labels))
     except (OSError, SafetensorError, KeyError, ValueError, IndexError):
         return None
     return outcomes
@@ -165,35 +158,18 @@ def _from_folder(
         folder = cell_folder(runs, row.name, *row.row_key)
     except ValueError:
         return None
-    parts = read(folder, row.dev_metric or "")
-    return parts if parts and _fit(row, parts) else None
+    outcomes = read(folder, text_of(row, "dev_metric"))
+    return outcomes if outcomes and _fit(row, outcomes) else None
 
 
-def _from_file(outcomes: Outcomes, row: Row) -> dict[str, Outcome] | None:
-    """The outcomes of a row in a file, if any, by part; None if they contradict the row."""
-    metric = row.dev_metric or ""
-    metrics = {part: metric_of_part(part) for part in PART_SCORES}
-    metrics = metrics if metric == OVERALL else {"": metric}
-    try:
-        parts = outcomes.of(row, {part: name == "pearson" for part, name in metrics.items()})
-        return parts if not parts or _fit(row, parts) else None
-    except ValueError:
-        return None
-
-
-def _fit(row: Row, parts: Mapping[str, Outcome]) -> bool:
+def _fit(row: Row, outcomes: Mapping[str, Outcome]) -> bool:
     """Whether outcomes give the score in their row."""
-    with np.errstate(all="ignore"):
-        mean = _values(row.dev_metric or "", parts).mean()
-    return bool(abs(mean - (row.dev_score or 0.0)) < _EXACT)
-
-
-def _outcome(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Outcome:
-    """The outcome of predictions [N, C] of examples with labels [N]."""
-    examples = digest_of(labels)
-    if metric == "accuracy":
-        return Outcome(values_for(metric, logits, labels) > 0, None, examples)
-    return Outcome(logits[:, 0], labels, examples)
+    try:
+        with np.errstate(all="ignore"):
+            mean = _values(text_of(row, "dev_metric"), outcomes).mean()
+    except ValueError:
+        return False
+    return bool(abs(mean - float_of(row, "dev_score")) < _EXACT)
 
 
 def _values(metric: str, outcomes: Mapping[str, Outcome]) -> Values:
@@ -202,15 +178,15 @@ def _values(metric: str, outcomes: Mapping[str, Outcome]) -> Values:
     Raises:
         ValueError: without parts, or for a correlation of constants.
     """
-
-    def values(outcome: Outcome) -> Values:
-        if outcome.labels is None:
-            return outcome.numbers.astype(np.float64)
-        return _influences(outcome.numbers, outcome.labels)
-
+    values = {
+        part: one.numbers.astype(np.float64)
+        if one.labels is None
+        else _influences(one.numbers, one.labels)
+        for part, one in outcomes.items()
+    }
     if metric != OVERALL:
-        return values(outcomes[""])
-    return mean_of_parts([counted(part, values(outcome)) for part, outcome in outcomes.items()])
+        return values[""]
+    return mean_of_parts([counted(part, numbers) for part, numbers in values.items()])
 
 
 def mean_of_parts(parts: Sequence[Values]) -> Values:

@@ -6,7 +6,7 @@ Example: python -m bench.rebuild --runs runs.csv
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -63,8 +63,9 @@ def main(path: Path, as_json: bool) -> int:
             except ValueError as error:
                 problems.append(f"{outcomes_file(path)}: is left as it is: {error}")
                 outcomes = 0
-    except OSError as error:
-        raise InputError(f"{path}: can't be rebuilt ({error.strerror or error})") from error
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: can't be rebuilt ({reason})") from error
     for problem in problems:
         click.echo(f"note: {problem}", err=True)
     summary = f"{kept + restored} rows in {path}: {kept} kept, {restored} from folders"
@@ -102,33 +103,20 @@ def _check(path: Path) -> None:
 
     Raises:
         InputError: naming it.
-        OSError: if it can't be read.
+        OSError, csv.Error: if it can't be read.
     """
     if os.path.lexists(path) and not is_file(path):
         raise InputError(f"{path}: is no file; name a runs.csv with --runs")
     folder = cells_folder(path)
     if is_file(path):
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            _columns(path, csv.reader([file.readline(_LONGEST_HEADER)]))
+            names = next(csv.reader([file.readline(_LONGEST_HEADER)]), [])
+        if "cell_id" not in names or "schema" not in names:
+            raise InputError(f"{path}, line 1: these are no columns of runs.csv")
     elif not folder.exists():
         raise InputError(f"{path}: is not there, and neither is a folder of its cells, {folder}")
     if folder.exists() and not is_folder(folder):
         raise InputError(f"{folder}: is no folder of cells; name another file with --runs")
-
-
-def _columns(path: Path, records: Iterator[list[str]]) -> list[str]:
-    """The first record of a CSV: its columns.
-
-    Raises:
-        InputError: if they are not those of a runs.csv.
-    """
-    try:
-        names = next(records, [])
-    except csv.Error:
-        names = []
-    if "cell_id" not in names or "schema" not in names:
-        raise InputError(f"{path}, line 1: these are no columns of runs.csv")
-    return names
 
 
 def _rows(path: Path, problems: list[str]) -> list[Row]:
@@ -137,7 +125,7 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
         text = list(file)
     torn = bool(text) and not text[-1].endswith("\n")
     lines = csv.reader(text)
-    names = _columns(path, lines)
+    names = next(lines, [])
     rows: dict[tuple[Value, ...], Row] = {}
     while True:
         try:

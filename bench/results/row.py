@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.common.files import write_atomically
 from bench.plan.cell import OVERALL, Cell, Columns
 from bench.plan.columns import BY_NAME, LARGEST, row_of, values_of
@@ -98,79 +101,48 @@ def step_times(folder: Path) -> tuple[Columns, bool]:
     panel = folder / PANEL
     try:
         if panel.exists():
-            return _from_panel(_lines(panel, _LARGEST_PANEL))
-        return _from_training(_lines(folder / STEPS, _LARGEST_FILE))
-    except (OSError, ValueError, TypeError, KeyError, ArithmeticError, csv.Error):
+            table = _table(panel, _LARGEST_PANEL)
+            counted = {name: column[table["counts"] == 1] for name, column in table.items()}
+            passes = [counted["pass"] == number for number in np.unique(counted["pass"])]
+            first = {name: column[passes[0]] for name, column in counted.items()}
+            ms = [counted["ms"][one].tolist() for one in passes]
+            times = panel_times(ms, first["tokens"].tolist())
+            return _columns(times, counted["ms"].size, first, settled=first["settled"][0] == 1)
+        table = _table(folder / STEPS, _LARGEST_FILE)
+        if (table["padded"] < table["tokens"]).any():
+            raise ValueError("a batch is smaller with padding than without")
+        trained = training_times(*(table[name].tolist() for name in ("ms", "tokens", "padded")))
+        steps = table["ms"].size - trained.warm
+        return _columns(trained, steps, table, settled=trained.settled)
+    except (OSError, ValueError, KeyError, IndexError, ArithmeticError, csv.Error):
         return {}, True
 
 
-def _lines(path: Path, largest: int) -> list[dict[str, str]]:
-    """The lines of a file of steps.
+def _table(path: Path, largest: int) -> dict[str, NDArray[np.float64]]:
+    """The columns of a file of steps.
 
     Raises:
-        OSError, ValueError, csv.Error: if it can't be read, is no file or is too large.
+        OSError, ValueError, csv.Error: if it can't be read, is no file, is too large, or has sizes
+            or times that can't be.
     """
     if not path.is_file() or path.stat().st_size > largest:
         raise ValueError("it is no file of step times")
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, strict=True))
-
-
-def _from_panel(lines: list[dict[str, str]]) -> tuple[Columns, bool]:
-    """The result of `step_times`, from the lines of panel.csv.
-
-    Raises:
-        ValueError, TypeError, KeyError, ArithmeticError: for other lines.
-    """
-    passes: dict[str, list[dict[str, str]]] = {}
-    for line in lines:
-        if line["counts"] == "1":
-            passes.setdefault(line["pass"], []).append(line)
-    if not passes:
-        raise ValueError("no pass counts")
-    panel = next(iter(passes.values()))
-    tokens, examples = _sizes(panel)
-    times = [_milliseconds(lines) for lines in passes.values()]
-    settled = panel[0]["settled"] == "1"
-    steps = sum(map(len, times))
-    return _columns(panel_times(times, tokens), steps, tokens, examples, settled=settled)
-
-
-def _from_training(lines: list[dict[str, str]]) -> tuple[Columns, bool]:
-    """The result of `step_times`, from the lines of steps.csv.
-
-    Raises:
-        ValueError, TypeError, KeyError: for other lines, or too few.
-    """
-    tokens, examples = _sizes(lines)
-    padded = [int(line["padded"]) for line in lines]
-    if not all(size >= least for size, least in zip(padded, tokens, strict=True)):
-        raise ValueError("a batch is smaller with padding than without")
-    times = training_times(_milliseconds(lines), tokens, padded)
-    return _columns(times, len(lines) - times.warm, tokens, examples, settled=times.settled)
-
-
-def _sizes(lines: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """Real tokens and examples of each step."""
-    tokens = [int(line["tokens"]) for line in lines]
-    if not all(0 < size < LARGEST for size in tokens):
-        raise ValueError("a step has no tokens")
-    return tokens, [int(line["examples"]) for line in lines]
-
-
-def _milliseconds(lines: list[dict[str, str]]) -> list[float]:
-    times = [float(line["ms"]) for line in lines]
-    if not all(0 < ms < LARGEST for ms in times):
-        raise ValueError("a step takes no time")
-    return times
+        names, *lines = csv.reader(file, strict=True)
+    table = dict(zip(names, np.array(lines, dtype=float).T, strict=True))
+    for name in table.keys() & {"ms", "tokens", "examples", "padded"}:
+        if not ((table[name] > 0) & (table[name] < LARGEST)).all():
+            raise ValueError(f"a step has no {name}")
+    return table
 
 
 def _columns(
-    times: StepTimes, steps: int, tokens: list[int], examples: list[int], *, settled: bool
-) -> tuple[Columns, bool]:
-    """The columns of times from `steps` steps, on batches of these sizes; whether steady."""
+    times: StepTimes, steps: int, batches: Mapping[str, NDArray[np.float64]], *, settled: bool
+) -> tuple[Row, bool]:
+    """The columns of times from `steps` steps, on these batches; whether steady."""
     rate = times.ms_per_1k_tokens
-    columns: Columns = {
+    tokens, examples = (float(batches[name].sum()) for name in ("tokens", "examples"))
+    columns: Row = {
         "step_ms_median": times.step_ms.value,
         "step_ms_ci_low": times.step_ms.low,
         "step_ms_ci_high": times.step_ms.high,
@@ -178,11 +150,11 @@ def _columns(
         "ms_per_1k_tokens_ci_low": rate.low,
         "ms_per_1k_tokens_ci_high": rate.high,
         "steps_timed": steps,
-        "examples_per_s": sum(examples) / (rate.value * sum(tokens) / 1000) * 1000,
+        "examples_per_s": examples / (rate.value * tokens / 1000) * 1000,
     }
     ends = rate.ends()
     narrow = ends is None or (ends[1] - ends[0]) / 2 <= UNSTEADY * rate.value
-    return columns, narrow and settled
+    return columns, bool(narrow and settled)
 
 
 def score_interval(row: Row, examples: Mapping[str, int]) -> Columns:

@@ -23,7 +23,7 @@ from bench.plan.parts import SINGLE, from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, Task, find_task, for_search, load_data, pieces_of
+from minbert.data.tasks import Data, Task, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import SHARED, BertClassifier, HeadConfig, initialise
@@ -260,12 +260,9 @@ def examples(job: Job) -> dict[str, tuple[Split, Split]]:
     """
     cell, tokenizer, parts = job.cell, Path(job.tokenizer), parts_of(job.cell)
     folder = Path(job.data) if job.data is not None else None
-    names = pieces_of(cell.task, folder)
-    cached = {piece: tokens.read(cell, tokenizer, folder, piece) for piece in names}
-    sides = {piece: both for piece, both in cached.items() if both is not None}
-    if len(sides) < len(names) or {_part_of(name) for name in names} != set(parts):
-        data = load_examples(job)
-        sides = {piece: tokens.make(data, cell, tokenizer, folder, piece) for piece in names}
+    sides = tokens.read(cell, tokenizer, folder)
+    if sides is None or set(map(_part_of, sides)) != set(parts):
+        sides = tokens.make(load_examples(job), cell, tokenizer, folder)
     losses = losses_of(cell.task, parts, cell.regression_loss)
     return {
         part: _splits(

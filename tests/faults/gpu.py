@@ -16,7 +16,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.grid.session import Session
 from bench.launch.checks import amp_notes, check_amp
-from bench.machine import gpu_trial, nvml
+from bench.machine import devices, gpu_trial
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, Check, check_by
@@ -24,22 +24,18 @@ from bench.plan.gridfile import Axes, Grid
 from bench.plan.planning import plan
 from bench.results.store import Store, read_rows
 from tests.bench.synthetic_rows import cell
-from tests.faults.fake_driver import BUILT, FakeCuda, FakeGpu, FakeInstance, FakeNvml
+from tests.faults.fake_driver import BUILT, FakeCuda, FakeGpu, FakeNvml
 from tests.faults.parent import stub_report
 from tests.faults.setups import ROOT, setup
 
 FIRST: Final = FakeGpu("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
 SECOND: Final = FakeGpu("GPU-89aa0000-1111-2222-3333-444444444444")
-SLICES: Final = (FakeInstance("MIG-1c83a9d0-0000", 1), FakeInstance("MIG-77e4b210-0000", 2))
-SLICED: Final = FakeGpu("GPU-c0de0000-5555-6666-7777-888888888888", instances=SLICES)
 V100: Final = FakeGpu(
     "GPU-70000000-0000", "Tesla V100", (7, 0), failures={"off": "CUDA error: no kernel image"}
 )
 T4: Final = FakeGpu("GPU-75000000-0000", "Tesla T4", (7, 5))
-ALL: Final = (FIRST, SECOND, SLICED)
-NO_PERMISSION: Final = 4
-HIDDEN: Final = FakeGpu("GPU-41dd0000-0000", refuses={"nvmlDeviceGetHandleByIndex": NO_PERMISSION})
-SECRET: Final = replace(SECOND, refuses={"nvmlDeviceGetMigMode": 999})
+INSTANCE: Final = FakeGpu("GPU-c0de0000-5555", "NVIDIA A100 MIG 3g.40gb")
+ALL: Final = (FIRST, SECOND)
 
 NO_IMAGE: Final = "CUDA error: no kernel image is available for execution on the device"
 BUSY: Final = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
@@ -48,14 +44,10 @@ TAKEN: Final = replace(FIRST, failures={"off": BUSY})
 NOT_LOADED, NO_LIBRARY, MISMATCH, UNKNOWN = 9, 12, 18, 999
 
 CALLS: Final = (
-    *("nvmlInit", "nvmlSystemGetDriverVersion", "nvmlSystemGetCudaDriverVersion"),
-    *("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName"),
-    *("nvmlDeviceGetUUID", "nvmlDeviceGetCudaComputeCapability", "nvmlDeviceGetMigMode"),
+    "nvmlInit",
+    "nvmlSystemGetDriverVersion",
+    "nvmlDeviceGetCount",
     "nvmlShutdown",
-)
-MIG_CALLS: Final = (
-    *("nvmlDeviceGetMaxMigDeviceCount", "nvmlDeviceGetMigDeviceHandleByIndex"),
-    *("nvmlDeviceGetGpuInstanceId", "nvmlDeviceGetComputeInstanceId"),
 )
 
 
@@ -99,8 +91,8 @@ class GpuFault:
         other = Path("/dev/null" if self.has_other_file else "/dev/null/none")
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "pynvml", self.nvml)
-            patch.setattr(nvml, "CONTROL", control)
-            patch.setattr(nvml, "OTHER_CONTROLS", (other,))
+            patch.setattr(devices, "CONTROL", control)
+            patch.setattr(devices, "OTHER_CONTROLS", (other,))
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)
@@ -132,17 +124,13 @@ ON_CPU: Final = "runs on cpu"
 ENDS: Final = "--device cpu runs on the CPU"
 
 DEVICES: Final = (
-    GpuFault("the driver is too old for torch's CUDA", "supports CUDA 12.4, and the installed",
-             FakeNvml(FIRST, driver="550.54", cuda=12040), cuda(problem=OLD)),
-    GpuFault("the same, with the libraries of CUDA's forward compatibility", ON_FIRST,
-             FakeNvml(FIRST, driver="550.54", cuda=12040)),
-    GpuFault("the same, and NVML does not say for which CUDA it is", f"used: {OLD.rstrip('.')}",
-             failing("nvmlSystemGetCudaDriverVersion", UNKNOWN, FIRST), cuda(problem=OLD)),
+    GpuFault("the driver is too old for torch's CUDA", f"used: {OLD.rstrip('.')}",
+             FakeNvml(FIRST, driver="550.54"), cuda(problem=OLD)),
     GpuFault("the GPU is too old for torch", "has compute capability 7.0, and the installed torch",
              FakeNvml(V100), cuda(V100)),
     GpuFault("the same, and another is not", "runs on cuda:1, NVIDIA A100 (GPU-8932f937-",
              FakeNvml(V100, FIRST), cuda(V100, FIRST)),
-    GpuFault("the same, with `--device cuda`", "8.0, 9.0, 12.0; take cuda:1, or --device cpu",
+    GpuFault("the same, with `--device cuda`", "8.0, 9.0, 12.0; mend that, name another GPU, or",
              FakeNvml(V100, FIRST), cuda(V100, FIRST), device="cuda"),
     GpuFault("the same, and NVML does not answer", "runs on cuda:1, NVIDIA A100 (GPU-8932f937-",
              failing("nvmlInit"), cuda(V100, FIRST)),
@@ -154,14 +142,14 @@ DEVICES: Final = (
              FakeNvml(FIRST, SECOND), cuda(TAKEN, SECOND), device="cuda"),
     GpuFault("the GPU is full", "note: cuda:0: NVIDIA A100 can't be used: CUDA error: out of",
              FakeNvml(FIRST), cuda(FIRST, failures={"off": "CUDA error: out of memory"})),
-    GpuFault("all GPUs are broken", "can't be used: CUDA unknown error; mend that, or --device cpu",
+    GpuFault("all GPUs are broken", "A100 can't be used: CUDA unknown error; mend that",
              FakeNvml(FIRST, SECOND),
              cuda(FIRST, SECOND, failures={"off": "CUDA unknown error"})),
     GpuFault("the GPU computes no bf16 at all", "can't compute in amp bf16",
              FakeNvml(T4), cuda(T4, failures={"bf16": "not supported"}), amp="bf16"),
     GpuFault("the GPU emulates bf16", "note: amp bf16: Tesla T4 has no bf16 units",
              FakeNvml(T4), cuda(T4), amp="bf16"),
-    GpuFault("torch is built without CUDA", f"{ON_CPU}; note: NVIDIA A100 is not used",
+    GpuFault("torch is built without CUDA", f"{ON_CPU}; note: the GPU is not used",
              build=None),
     GpuFault("the same, with `--device cuda`", "the installed torch was built without CUDA",
              build=None, device="cuda"),
@@ -172,12 +160,12 @@ DEVICES: Final = (
     GpuFault("driver and library are of different versions", "no GPU can be used: Error 803",
              failing("nvmlInit", MISMATCH), cuda(problem="Error 803: unsupported display driver")),
     GpuFault("the driver has no GPU", ON_CPU, FakeNvml(), cuda()),
-    GpuFault("`--device cuda:3` with three GPUs, one of them in two instances",
-             "runs on cuda:3, NVIDIA A100 MIG 3g.40gb (MIG-77e4b210-0000)", device="cuda:3"),
-    GpuFault("`--device cuda:4` with these", "cuda:4 is not there: the driver shows 4 GPUs",
-             device="cuda:4"),
-    GpuFault("a GPU in MIG mode has no instances", "they are in MIG mode and have no instances",
-             FakeNvml(replace(SLICED, instances=())), cuda()),
+    GpuFault("`--device cuda:2` with two GPUs", "cuda:2 is not there: torch sees 2 GPUs",
+             device="cuda:2"),
+    GpuFault("the GPU is an instance in MIG mode", "runs on cuda:0, NVIDIA A100 MIG 3g.40gb (0)",
+             FakeNvml(FIRST), cuda(INSTANCE)),
+    GpuFault("a GPU in MIG mode has no instances", "no GPU can be used: No CUDA GPUs are available",
+             FakeNvml(FIRST), cuda()),
 )  # fmt: skip
 
 NVML: Final = (
@@ -190,41 +178,22 @@ NVML: Final = (
              failing("nvmlInit", NO_LIBRARY), has_other_file=True),
     GpuFault("the same, and torch sees none", f"{ON_CPU}; note: no GPU is used: No CUDA GPUs",
              failing("nvmlInit", NO_LIBRARY), cuda(), has_other_file=True),
-    GpuFault("NVML counts a GPU that this process may not use", ON_FIRST,
-             FakeNvml(HIDDEN, FIRST), cuda(FIRST)),
-    GpuFault("NVML can't open it, and the driver is too old", "supports CUDA 12.4, and the",
-             FakeNvml(FIRST, driver="550.54", cuda=12040,
-                      errors={"nvmlDeviceGetHandleByIndex": UNKNOWN}), cuda(problem=OLD)),
-    GpuFault("NVML does not say whether another GPU is in MIG mode", ON_FIRST,
-             FakeNvml(FIRST, SECRET)),
     GpuFault("NVML shows a GPU that CUDA does not know", ON_SECOND,
              FakeNvml(FIRST), cuda(SECOND)),
     GpuFault("the same, and torch sees none", "no GPU can be used: No CUDA GPUs are available",
              FakeNvml(FIRST), cuda()),
     *(GpuFault(f"NVML fails in `{call}`", ON_FIRST, failing(call)) for call in CALLS),
-    *(
-        GpuFault(f"NVML fails in `{call}`", "(MIG-77e4b210-0000)",
-                 failing(call, UNKNOWN, SLICED), visible=SLICES[1].uuid, check=cuda(SLICED))
-        for call in MIG_CALLS
-    ),
 )  # fmt: skip
 
+NONE: Final = "no GPU can be used: No CUDA GPUs are available (CUDA_VISIBLE_DEVICES="
 VALUES: Final[Mapping[str, str]] = {
     "": ON_CPU, "-1": ON_CPU, "-1,0": ON_CPU, "NoDevFiles": ON_CPU,
     "0": ON_FIRST, "1": ON_SECOND, "1,0": ON_SECOND, " 1 , 0 ": ON_SECOND, "1st,0": ON_SECOND,
     "+1": ON_SECOND, "0,7": ON_FIRST, "0,-1": ON_FIRST, "0,": ON_FIRST, "0,GPU-89aa": ON_FIRST,
-    "2": "NVIDIA A100 MIG 3g.40gb (MIG-1c83a9d0-0000)",
-    "7": "there is no 7; the GPUs are 0 (GPU-8932", "0,0": "0 is there twice",
-    "-2": "'-2' is no number", "all": "'all' is no number", ",0": "'' is no number",
+    "7": NONE, "0,0": NONE, "-2": NONE, "all": NONE, ",0": NONE,
     SECOND.uuid: ON_SECOND, "GPU-89aa": ON_SECOND, f"GPU-89aa,{FIRST.uuid}": ON_SECOND,
-    "GPU-89aa,0": ON_SECOND, "GPU-89": "GPU-89 is the beginning of 2 GPUs' names",
-    "GPU-ffff": "there is no GPU-ffff",
-    "gpu-89aa": "'gpu-89aa' is no number",
-    "GPU-89aa,GPU-89aa0000": "GPU-89aa0000 names a GPU a second time",
-    "GPU-c0de": "(MIG-1c83a9d0-0000)", SLICES[1].uuid: "(MIG-77e4b210-0000)",
-    f"MIG-{SLICED.uuid}/2/0": "(MIG-77e4b210-0000)", "MIG-77e4": "(MIG-77e4b210-0000)",
-    "MIG-": "MIG- is the beginning of 2 instances' names", "MIG-ffff": "there is no MIG-ffff",
-    f"MIG-{SLICED.uuid}/9/0": "there is no MIG-GPU-c0de",
+    "GPU-89aa,0": ON_SECOND, "GPU-89": NONE, "GPU-ffff": NONE, "gpu-89aa": NONE,
+    "GPU-89aa,GPU-89aa0000": NONE,
 }  # fmt: skip
 
 VISIBLE_DEVICES: Final = tuple(
@@ -294,7 +263,7 @@ def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> 
         redirect_stdout(StringIO()),
     ):
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
-        patch.setattr(gpu_trial, "check_now", lambda _value, _index: then)
+        patch.setattr(gpu_trial, "check_gpu", lambda _value, _index: then)
         patch.setenv("PYTHONPATH", str(ROOT))
         code = Session(
             grid=made.grid, conditions=conditions, model=made.model, data=made.data,

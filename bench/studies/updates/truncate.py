@@ -76,9 +76,10 @@ def truncate(
     threads = min(int(cell.row.threads or conditions.threads), conditions.threads)
     torch.set_num_threads(threads)
     model = load_trained(cell, base).to(torch.device(conditions.worker_device))
-    _, dev = tokens.read(settings, base.tokenizer, data) or tokens.make(
+    pieces = tokens.read(settings, base.tokenizer, data) or tokens.make(
         examples, settings, base.tokenizer, data
     )
+    _, dev = pieces[""]
     on_rank(f"{cell.name}, as trained")
     trained = _values(model, dev, cell)
     if trained is None:

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from bench.data import tokens
-from bench.data.tokens import Sides
+from bench.data.tokens import Pieces
 from bench.grid.session import Session
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
@@ -72,7 +72,7 @@ class Place:
         [file] = self.cache.iterdir()
         return file
 
-    def read(self) -> Sides | None:
+    def read(self) -> Pieces | None:
         return tokens.read(self.cell, self.tokenizer, self.folder)
 
     def job(self, folder: Path) -> Path:
@@ -101,11 +101,14 @@ def place(cache, tmp_path, tiny_checkpoint) -> Place:
     return Place(tmp_path, tiny_checkpoint)
 
 
-def check_same(sides: Sides | None, data: TaskData, tokenizer: Path, max_length: int = 32) -> None:
+def check_same(
+    pieces: Pieces | None, data: TaskData, tokenizer: Path, max_length: int = 32
+) -> None:
     """Fail unless the examples are those that tokenising the data gives."""
-    assert sides is not None
+    assert pieces is not None
+    assert list(pieces) == [""]
     encode = Tokenizer.from_folder(tokenizer).encode
-    for side, examples in zip(sides, (data.train, data.dev), strict=True):
+    for side, examples in zip(pieces[""], (data.train, data.dev), strict=True):
         expected = encode(examples.text_a, examples.text_b, max_length)
         for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             found = getattr(side.encoded, name)

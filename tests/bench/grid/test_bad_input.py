@@ -111,9 +111,7 @@ def test_a_gpu_that_is_not_there(grid: GridRuns, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(FakeGpu("GPU-0")))
     monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
     monkeypatch.setenv(VISIBLE, "7")
-    assert f"{VISIBLE}='7': there is no 7; the GPUs are 0 (GPU-0)" in refused(
-        grid, "--device", "auto"
-    )
+    assert f"({VISIBLE}='7')" in refused(grid, "--device", "auto")
 
 
 def test_fp16_on_the_cpu(grid: GridRuns) -> None:

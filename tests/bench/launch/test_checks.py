@@ -17,7 +17,7 @@ from bench.launch.checks import (
     unfreezing_notes,
 )
 from bench.machine.devices import Device
-from bench.machine.nvml import GpuInfo
+from bench.machine.gpu_trial import GpuInfo
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Settings, TaskRates

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +15,15 @@ from bench.common.errors import InputError
 from bench.machine import gpu_check, gpu_trial
 from bench.machine.devices import resolve_device
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import Answer, check_by, run_check, why_unusable
-from bench.machine.nvml import read_driver, visible
-from bench.plan.cell import Columns
+from bench.machine.gpu_trial import Answer, check_by, check_gpu, why_unusable
+from bench.plan.cell import Row
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
 from bench.worker import run as running
 from bench.worker.failures import is_of_device, is_out_of_memory
 from bench.worker.run import Record
-from tests.faults.fake_driver import FakeNvml, torch_shows
+from tests.faults.fake_driver import FakeNvml
 from tests.faults.gpu import (
     ALL,
     BROKEN,
@@ -33,12 +31,9 @@ from tests.faults.gpu import (
     FAILED,
     FAULTS,
     FIRST,
-    HIDDEN,
+    INSTANCE,
     NO_IMAGE,
     OLD,
-    SECOND,
-    SECRET,
-    SLICES,
     WORKS,
     GpuFault,
     cuda,
@@ -63,31 +58,33 @@ def test_another_name_is_no_device(name: str) -> None:
         resolve_device(name, "13.0", cuda(FIRST))
 
 
-def test_a_gpu_is_tried_once_by_the_name_that_workers_see_it_by() -> None:
+def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid() -> None:
     check = cuda(*ALL)
     device = GpuFault("", "", check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
-    assert check.asked == [(FIRST.uuid, 0)]
+    assert check.asked == [("GPU-89aa,GPU-8932", 1)]
     assert (device.name, device.gpu and device.gpu.uuid) == ("cuda:1", FIRST.uuid)
 
 
-def test_where_nvml_says_nothing_a_mig_name_stays_as_it_was_given() -> None:
-    broken = FakeNvml(errors={"nvmlInit": 999})
-    fault = GpuFault("", "", broken, cuda(*ALL), visible=SLICES[1].uuid)
-    device = fault.resolve()
+@pytest.mark.parametrize(
+    ("visible", "name"), [(None, "0"), ("MIG-1c83a9d0", "MIG-1c83a9d0"), ("0,1", "0")]
+)
+def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave(
+    visible: str | None, name: str
+) -> None:
+    """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
+
+    def check(value: str | None, index: int) -> Answer:
+        return cuda(INSTANCE)(None, index) if value == visible else Answer(problem="none")
+
+    device = GpuFault("", "", check=check, visible=visible).resolve()
     assert device.gpu is not None
-    assert (device.gpu.uuid, device.gpu.driver) == (SLICES[1].uuid, "unknown")
+    assert device.gpu.uuid == name
 
 
-def test_a_gpu_that_nvml_says_nothing_of_hides_no_other() -> None:
-    """As in a control group that allows one of them, and where MIG mode can't be asked for."""
-    check = cuda(FIRST, SECOND)
-    fault = GpuFault("", "", FakeNvml(HIDDEN, FIRST, SECRET), check)
-    first = fault.resolve()
-    assert (first.gpu and first.gpu.uuid, check.asked) == (FIRST.uuid, [(FIRST.uuid, 0)])
-    check.asked.clear()
-    second = replace(fault, device="cuda:1").resolve()
-    assert (second.gpu and second.gpu.uuid) == SECOND.uuid
-    assert check.asked == [(None, 1), (SECOND.uuid, 0)]
+def test_without_nvml_the_driver_is_unknown() -> None:
+    device = GpuFault("", "", FakeNvml(errors={"nvmlInit": 999}), cuda(FIRST)).resolve()
+    assert device.gpu is not None
+    assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, "unknown")
 
 
 def test_the_drivers_version_is_known_though_its_gpus_are_not() -> None:
@@ -103,44 +100,6 @@ def test_on_the_cpu_neither_nvml_nor_torch_is_asked() -> None:
     broken = FakeNvml(errors={"nvmlInit": 999})
     assert GpuFault("", "", broken, never, device="cpu").resolve().name == "cpu"
     assert GpuFault("", "", check=never, visible="-1").resolve().name == "cpu"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None, "", "-1", "0", "1", "1,0", "0,1", "0,0", "0,7", "7,0", "0,7,0", "0,-1,1", "1gpu,0x",
-        "+1", "all", "0,all,1", " 1", "1 ", "0,GPU-89aa", "GPU-8932", "GPU-89aa", "GPU-89", "GPU-",
-        "GPU-89aa,GPU-8932", "GPU-89aa,GPU-89aa", "GPU-89aa,GPU-89aa0000", "GPU-89aa,0", "gpu-89aa",
-        "GPU-ffff", "GPU-8932,GPU-ffff,GPU-89aa", "GPU-89aa,GPU-89,GPU-89aa", FIRST.uuid,
-    ],
-)  # fmt: skip
-def test_the_gpus_that_a_value_shows_are_those_that_torch_counts(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
-    gpus = FIRST, SECOND
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
-    shown, problem = visible(value, read_driver().boards)
-    expected = [gpus[number].uuid for number in torch_shows(value, [gpu.uuid for gpu in gpus])]
-    assert [device.uuid for device in shown] == expected
-    assert bool(problem) == (value is not None and len(expected) < len(value.split(",")))
-
-
-@pytest.mark.parametrize(("shown_by", "name"), [("MIG-", f"MIG-{FIRST.uuid[4:]}"), ("0", "0")])
-def test_where_nvml_says_nothing_the_name_that_workers_get_is_tried(
-    shown_by: str, name: str
-) -> None:
-    """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
-    asked: list[str | None] = []
-
-    def check(value: str | None, _index: int) -> Answer:
-        asked.append(value)
-        seen = value is None or value.startswith(shown_by)
-        return cuda(FIRST)(None, 0) if seen else Answer(problem="No CUDA GPUs are available")
-
-    device = GpuFault("", "", FakeNvml(errors={"nvmlInit": 999}), check).resolve()
-    assert device.gpu is not None
-    assert device.gpu.uuid == name
-    assert asked == [None, FIRST.uuid, f"MIG-{FIRST.uuid[4:]}"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +120,7 @@ def test_a_gpu_is_tried_anew_after_a_cell_failed(
         asked.append((value, index))
         return answer
 
-    monkeypatch.setattr(gpu_trial, "check_now", check)
+    monkeypatch.setattr(gpu_trial, "check_gpu", check)
     assert [why_unusable(FIRST.uuid) for _ in range(2)] == [why, why]
     assert asked == [(FIRST.uuid, 0)] * 2
 
@@ -219,8 +178,7 @@ def test_the_process_says_why_torch_sees_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_real_process_sees_what_its_variable_shows() -> None:
     """A GPU that is not there: torch of any build has a reason."""
-    run_check.cache_clear()
-    assert run_check("GPU-00000000-none", 0).problem
+    assert check_gpu("GPU-00000000-none", 0).problem
 
 
 # The device fails while a cell runs

@@ -162,27 +162,6 @@ def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: 
         assert values.mean() == pytest.approx(each["dev_score"])
 
 
-def test_folders_say_which_examples_the_data_has_and_not_a_file(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=3)
-    keep_outcomes(runs, rows)
-    path, other = outcomes_file(runs), "0" * 16
-    [name] = [name for name in load_file(path) if name.startswith(f"{rows[0]['cell_id']}/")]
-
-    def rename(tensors: Tensors) -> Tensors:
-        bits = tensors.pop(name)
-        return {f"{name.rpartition('/')[0]}/{other}": bits, **tensors}
-
-    sizes = {other: EXAMPLES, name.rpartition("/")[2]: EXAMPLES}
-    path.write_bytes(changed(rename, examples=json.dumps(sizes))(path))
-    shutil.rmtree(cell_folder(runs, rows[0].name, *rows[0].row_key))
-    notes: list[str] = []
-    found = all_values(rows, kept_values(runs, notes.append))
-    assert [values is None for values in found] == [True, False, False]
-    assert len(notes) == 1
-    assert "other examples" in notes[0]
-
-
 def test_no_file_is_written_that_would_not_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from bench.common.errors import InputError
 from bench.machine import conditions
 from bench.machine.devices import Device
-from bench.machine.nvml import GpuInfo
+from bench.machine.gpu_trial import GpuInfo
 from bench.results.origins import examples_of
 from bench.stats.intervals import Interval
 from bench.studies.updates import truncate as module

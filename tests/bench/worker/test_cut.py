@@ -110,7 +110,7 @@ def test_a_note_says_what_is_cut(
     assert place.notes() == expected
     assert list((cache / "tokens").iterdir())
     with monkeypatch.context() as mapped:
-        mapped.setattr(tokens, "tokenise", None)
+        mapped.setattr(tokens, "make", None)
         assert place.notes() == expected, "a second time nothing is tokenised"
     monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "sst-train.csv"))
     assert place.notes() == expected, "without a cache too"
