@@ -115,8 +115,7 @@ def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> I
     with _errors_of_tokenising_ignored():
         pieces = read(cell, tokenizer, folder) or make(data, cell, tokenizer, folder)
         sides = [side.encoded for both in pieces.values() for side in both]
-    row = cut_columns(sides)
-    texts, lost = int_of(row, "texts_cut"), float_of(row, "tokens_cut")
+    texts, lost = cut_columns(sides).values()
     if texts:
         shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
         yield (

@@ -16,7 +16,7 @@ from bench.common.errors import InputError
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import recorded
 from bench.machine.gpu_trial import Check, check_gpu
-from bench.plan.cell import Row, digest
+from bench.plan.cell import Columns, digest
 
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""

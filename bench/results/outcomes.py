@@ -64,7 +64,7 @@ def outcomes_file(runs: Path) -> Path:
 
 def outcome_key(row: Row, part: str) -> str:
     """The name of a row's outcome on a part of its task; the part is "" for a whole task."""
-    return "/".join(map(str, (*row_key(row), part or _WHOLE)))
+    return "/".join(map(str, (*row.row_key, part or _WHOLE)))
 
 
 def read_outcomes(path: Path) -> dict[str, Outcome]:

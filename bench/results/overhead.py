@@ -61,20 +61,20 @@ class Times:
 
 def overhead_s(row: Row) -> float | None:
     """A cell's seconds besides training and evaluation; None where they were not measured."""
-    if any(row.get(name) is None for name in ("wall_s", "train_s", "eval_s")):
+    if row.wall_s is None or row.train_s is None or row.eval_s is None:
         return None
-    return max(0.0, float_of(row, "wall_s") - float_of(row, "train_s") - float_of(row, "eval_s"))
+    return max(0.0, row.wall_s - row.train_s - row.eval_s)
 
 
 def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
     """The times of the rows that ended ok; None where none of them has any."""
-    ok = (row for row in rows if row.get("status") == "ok")
+    ok = (row for row in rows if row.is_ok)
     cells = [(row, overhead) for row in ok if (overhead := overhead_s(row)) is not None]
-    startup = sum(min(float_of(row, "startup_s"), overhead) for row, overhead in cells)
+    startup = sum(min(row.startup_s or 0.0, overhead) for row, overhead in cells)
     times = Times(
         cells=len(cells),
-        train_s=sum(float_of(row, "train_s") for row, _ in cells),
-        eval_s=sum(float_of(row, "eval_s") for row, _ in cells),
+        train_s=sum(row.train_s or 0.0 for row, _ in cells),
+        eval_s=sum(row.eval_s or 0.0 for row, _ in cells),
         startup_s=startup,
         rest_s=sum(overhead for _, overhead in cells) - startup,
         between_s=between_s,

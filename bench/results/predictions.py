@@ -65,7 +65,7 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
     def values_of(row: Row) -> Values | None:
         if row.status != "ok" or row.dev_metric is None:
             return None
-        metric = text_of(row, "dev_metric")
+        metric = row.dev_metric
         outcomes = _from_folder(runs, row, read)
         if outcomes is None:
             keys = {part: outcome_key(row, part) for part in _parts(metric)}
@@ -74,7 +74,7 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
                 note(f"{path}: outcomes that don't fit their rows are left out")
                 return None
         for part, outcome in outcomes.items():
-            data = row.get("task"), row.get("data_digest"), part
+            data = row.task, row.data_digest, part
             if examples.setdefault(data, outcome.examples) != outcome.examples:
                 note(f"{runs}: predictions of other examples than other rows have are left out")
                 return None
@@ -158,7 +158,7 @@ def _from_folder(
         folder = cell_folder(runs, row.name, *row.row_key)
     except ValueError:
         return None
-    outcomes = read(folder, text_of(row, "dev_metric"))
+    outcomes = read(folder, row.dev_metric or "")
     return outcomes if outcomes and _fit(row, outcomes) else None
 
 
@@ -166,10 +166,10 @@ def _fit(row: Row, outcomes: Mapping[str, Outcome]) -> bool:
     """Whether outcomes give the score in their row."""
     try:
         with np.errstate(all="ignore"):
-            mean = _values(text_of(row, "dev_metric"), outcomes).mean()
+            mean = _values(row.dev_metric or "", outcomes).mean()
     except ValueError:
         return False
-    return bool(abs(mean - float_of(row, "dev_score")) < _EXACT)
+    return bool(abs(mean - (row.dev_score or 0.0)) < _EXACT)
 
 
 def _values(metric: str, outcomes: Mapping[str, Outcome]) -> Values:

@@ -138,11 +138,11 @@ def _table(path: Path, largest: int) -> dict[str, NDArray[np.float64]]:
 
 def _columns(
     times: StepTimes, steps: int, batches: Mapping[str, NDArray[np.float64]], *, settled: bool
-) -> tuple[Row, bool]:
+) -> tuple[Columns, bool]:
     """The columns of times from `steps` steps, on these batches; whether steady."""
     rate = times.ms_per_1k_tokens
     tokens, examples = (float(batches[name].sum()) for name in ("tokens", "examples"))
-    columns: Row = {
+    columns: Columns = {
         "step_ms_median": times.step_ms.value,
         "step_ms_ci_low": times.step_ms.low,
         "step_ms_ci_high": times.step_ms.high,

@@ -16,7 +16,7 @@ from bench.machine import gpu_check, gpu_trial
 from bench.machine.devices import resolve_device
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, check_by, check_gpu, why_unusable
-from bench.plan.cell import Row
+from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
