@@ -36,8 +36,6 @@ BY_PROCESS: Final = "nvml-process"
 BY_DEVICE: Final = "nvml-device"
 
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-_NAMES: Final = ("GPU-", "MIG-")
-"""Prefixes of NVML's names of GPUs, and of instances of GPUs."""
 
 
 class Gpu:
@@ -62,10 +60,10 @@ class Gpu:
 
     @classmethod
     def of(cls, device: torch.device) -> "Gpu | None":
-        """The GPU of a device; None for the CPU. A GPU unknown to NVML answers no question.
+        """The GPU of a device; None for the CPU.
 
-        Its name is read from `CUDA_VISIBLE_DEVICES`. If it is not there, in a cell run by hand,
-        torch is asked, which may make its context on the GPU first.
+        Its name is read from `CUDA_VISIBLE_DEVICES`, since torch would make its context on the GPU
+        when asked. A GPU without a name there, or unknown to NVML, answers no question.
         """
         if device.type != "cuda":
             return None
@@ -75,13 +73,7 @@ class Gpu:
         name = names[index].strip() if index < len(names) else ""
         with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
-            if name.startswith(_NAMES):
-                with suppress(pynvml.NVMLError):
-                    return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
-            uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-            for prefix in _NAMES:
-                with suppress(pynvml.NVMLError):
-                    return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"{prefix}{uuid}"))
+            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
         return cls()
 
     def forget(self) -> None:
@@ -89,10 +81,12 @@ class Gpu:
         self._looks = 0
         self._reasons: Counter[str] = Counter()
         self._foreign: Counter[int] = Counter()
-        self._clocks: list[int] = []
-        self._clocks_below_cap: list[int] = []
-        self._watts: list[float] = []
-        self._heat: list[int] = []
+        self._samples: dict[str, list[float]] = {
+            "sm_clock_mhz": [],
+            "temperature_c": [],
+            "power_w": [],
+        }
+        self._clocks_below_cap: list[float] = []
 
     def _ask(self, question: str, *names: str) -> Any:
         """NVML's answer to `nvmlDeviceGet…`; None if it has none.
@@ -126,13 +120,16 @@ class Gpu:
         self._looks += 1
         self._reasons.update(reasons)
         clock = self._ask("ClockInfo", "NVML_CLOCK_SM")
-        heat = self._ask("Temperature", "NVML_TEMPERATURE_GPU")
-        power = self._ask("PowerUsage")
-        if clock is not None:
-            self._clocks.append(clock)
-            self._clocks_below_cap += [clock] if _POWER_CAP not in reasons else []
-        self._heat += [heat] if heat is not None else []
-        self._watts += [power / 1000] if power is not None else []
+        power_mw = self._ask("PowerUsage")
+        sample = {
+            "sm_clock_mhz": clock,
+            "temperature_c": self._ask("Temperature", "NVML_TEMPERATURE_GPU"),
+            "power_w": None if power_mw is None else power_mw / 1000,
+        }
+        for name, value in sample.items():
+            self._samples[name] += [value] if value is not None else []
+        if clock is not None and _POWER_CAP not in reasons:
+            self._clocks_below_cap.append(clock)
         self._look_at_processes()
 
     def _look_at_processes(self) -> None:
@@ -194,9 +191,7 @@ class Gpu:
             "looks": self._looks,
             "throttle_reasons": dict(sorted(self._reasons.items())),
             "other_processes": len(self._foreign),
-            "sm_clock_mhz": _range(self._clocks),
-            "temperature_c": _range(self._heat),
-            "power_w": _range(self._watts),
+            **{name: _range(values) for name, values in self._samples.items()},
         }
 
     def _is_often(self, looks: int) -> bool:

@@ -7,15 +7,14 @@ agree.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
 
 from bench.stats.steptimes import AGREEMENT, panel_times
-from bench.worker.probes.steps import Sized, StepClock
-
-B = TypeVar("B", bound=Sized)
+from bench.worker.probes.steps import StepClock
+from minbert.data.batches import Batch
 
 PANEL_BATCHES: Final = 4
 """Number of timing batches, at evenly spaced quantiles of their tokens."""
@@ -59,15 +58,9 @@ def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
 def agree(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two passes agree: in their mean, and within twice that tolerance in their
     quartiles."""
-    a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
-
-    def relative_gap(x: float, y: float) -> float:
-        return abs(x - y) / max(min(x, y), 1e-9)
-
-    quartiles = zip(np.quantile(a, (0.25, 0.75)), np.quantile(b, (0.25, 0.75)), strict=True)
-    return relative_gap(float(a.mean()), float(b.mean())) <= AGREEMENT and all(
-        relative_gap(float(x), float(y)) <= 2 * AGREEMENT for x, y in quartiles
-    )
+    a, b = (np.array([np.mean(ms), *np.quantile(ms, (0.25, 0.75))]) for ms in (one, other))
+    gaps = np.abs(a - b) / np.maximum(np.minimum(a, b), 1e-9)
+    return bool((gaps <= AGREEMENT * np.array([1, 2, 2])).all())
 
 
 def warm_from(passes: Passes) -> int | None:
@@ -97,8 +90,8 @@ def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
 
 
 def replay(
-    take_step: Callable[[B], object],
-    batches: Sequence[B],
+    take_step: Callable[[Batch], object],
+    batches: Sequence[Batch],
     device: torch.device,
     *,
     budget_s: float,
