@@ -12,7 +12,7 @@ from bench.worker.probes import panel
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
 from bench.worker.probes.memory import SavedTensors
-from bench.worker.record import write_machine, write_panel
+from bench.worker.saving import write_machine, write_panel
 from minbert.data.batches import Batch
 from minbert.training.trainer import Trainer, autocast, logits_of
 
