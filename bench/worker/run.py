@@ -134,7 +134,8 @@ class CellRun:
             self._tokenise()
         movement = Movement(self.model)
         trainer = self._train()
-        self._write_curves()
+        write_steps(self.folder, self.clock.steps(), torch.stack(self.record.losses).tolist())
+        write_epochs(self.folder, self.record.epochs)
         # 1 − r does not depend on the last bias, and some part of a task may have had no batch
         is_whole = self.parts == [""] and self.train[""].loss != PEARSON
         if problem := movement.problem(every=is_whole):
@@ -396,11 +397,6 @@ class CellRun:
             "train_loss": last.train_loss,
             "train_score": last.train_score,
         }
-
-    def _write_curves(self) -> None:
-        losses = torch.stack(self.record.losses).tolist()
-        write_steps(self.folder, self.clock.steps(), losses)
-        write_epochs(self.folder, self.record.epochs)
 
 
 def _since_launch() -> float | None:

@@ -5,7 +5,6 @@ NVML answers; a question that the driver or GPU does not answer stays empty.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from statistics import median
 from typing import Any, Final
@@ -35,6 +34,13 @@ OFTEN: Final = 0.05
 BY_PROCESS: Final = "nvml-process"
 BY_DEVICE: Final = "nvml-device"
 
+_CLOCK: Final = "sm_clock_mhz"
+_SAMPLED: Final = {
+    _CLOCK: ("ClockInfo", "NVML_CLOCK_SM"),
+    "temperature_c": ("Temperature", "NVML_TEMPERATURE_GPU"),
+    "power_mw": ("PowerUsage",),
+}
+"""Questions to NVML by what they give."""
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
@@ -43,6 +49,8 @@ class Gpu:
 
     Memory in use when this is made counts as that of other processes, so it is made before torch
     has a context on the GPU.
+
+    `memory` has the columns of the process's peak on the GPU, and of its source.
 
     Args:
         nvml: the initialised module `pynvml`, or a stand-in; None: no question is answered.
@@ -55,8 +63,7 @@ class Gpu:
         self._used_before_mib = self._used_mib()
         self._energy_before = self._ask("TotalEnergyConsumption")
         self.forget()
-        self._peak_mib: float | None = None
-        self._peak_source: str | None = None
+        self.memory: dict[str, Any] = {}
 
     @classmethod
     def of(cls, device: torch.device) -> "Gpu | None":
@@ -81,11 +88,7 @@ class Gpu:
         self._looks = 0
         self._reasons: Counter[str] = Counter()
         self._foreign: Counter[int] = Counter()
-        self._samples: dict[str, list[float]] = {
-            "sm_clock_mhz": [],
-            "temperature_c": [],
-            "power_w": [],
-        }
+        self._samples: dict[str, list[float]] = {name: [] for name in _SAMPLED}
         self._clocks_below_cap: list[float] = []
 
     def _ask(self, question: str, *names: str) -> Any:
@@ -119,17 +122,11 @@ class Gpu:
         reasons = self._reasons_now()
         self._looks += 1
         self._reasons.update(reasons)
-        clock = self._ask("ClockInfo", "NVML_CLOCK_SM")
-        power_mw = self._ask("PowerUsage")
-        sample = {
-            "sm_clock_mhz": clock,
-            "temperature_c": self._ask("Temperature", "NVML_TEMPERATURE_GPU"),
-            "power_w": None if power_mw is None else power_mw / 1000,
-        }
-        for name, value in sample.items():
+        for name, question in _SAMPLED.items():
+            value = self._ask(*question)
             self._samples[name] += [value] if value is not None else []
-        if clock is not None and _POWER_CAP not in reasons:
-            self._clocks_below_cap.append(clock)
+            if name == _CLOCK and value is not None and _POWER_CAP not in reasons:
+                self._clocks_below_cap.append(value)
         self._look_at_processes()
 
     def _look_at_processes(self) -> None:
@@ -148,19 +145,11 @@ class Gpu:
             self._foreign.update({process.pid for process in processes})
 
     def _take_peak(self, mib: float, source: str) -> None:
-        if source == self._peak_source or self._peak_source is None:
-            self._peak_mib = max(self._peak_mib or 0.0, mib)
-            self._peak_source = source
-
-    @property
-    def memory(self) -> dict[str, float | str]:
-        """The columns of the process's memory on the GPU, and their source."""
-        if self._peak_mib is None or self._peak_source is None:
-            return {}
-        return {
-            "peak_process_vram_mib": self._peak_mib,
-            "process_vram_source": self._peak_source,
-        }
+        """Keep a higher peak, but none of another source than the first."""
+        peak = self.memory or {"peak_process_vram_mib": 0.0, "process_vram_source": source}
+        if peak["process_vram_source"] == source:
+            peak["peak_process_vram_mib"] = max(mib, peak["peak_process_vram_mib"])
+            self.memory = peak
 
     def energy_j(self) -> float | None:
         """Energy drawn by the GPU since this was made, J."""
@@ -186,20 +175,17 @@ class Gpu:
 
     @property
     def report(self) -> dict[str, Any]:
-        """A summary of all samples for readers: clocks in MHz, temperature in °C, power in W."""
+        """A summary of all samples for readers."""
         return {
             "looks": self._looks,
             "throttle_reasons": dict(sorted(self._reasons.items())),
             "other_processes": len(self._foreign),
-            **{name: _range(values) for name, values in self._samples.items()},
+            **{
+                name: {"least": min(values), "median": median(values), "most": max(values)}
+                for name, values in self._samples.items()
+                if values
+            },
         }
 
     def _is_often(self, looks: int) -> bool:
         return looks > OFTEN * self._looks
-
-
-def _range(values: Sequence[float]) -> dict[str, float]:
-    """The least, the median and the highest of some values; empty without values."""
-    if not values:
-        return {}
-    return {"least": min(values), "median": median(values), "most": max(values)}

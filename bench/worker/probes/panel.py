@@ -63,23 +63,18 @@ def agree(one: Sequence[float], other: Sequence[float]) -> bool:
     return bool((gaps <= AGREEMENT * np.array([1, 2, 2])).all())
 
 
-def warm_from(passes: Passes) -> int | None:
-    """The first pass that counts: the second of the first two consecutive passes that agree."""
-    for index in range(1, len(passes)):
+def warm_from(passes: Passes) -> tuple[int, bool]:
+    """The first pass that counts, and whether it is the first of a steady state: the second of the
+    first two consecutive passes that agree."""
+    for index in range(1, min(len(passes), WARMUP_PASSES)):
         if agree(passes[index - 1], passes[index]):
-            return index
-    return None
-
-
-def _begin(passes: Passes) -> tuple[int, bool]:
-    """The first pass that counts, and whether it is the first of a steady state."""
-    warm = warm_from(passes[:WARMUP_PASSES])
-    return (WARMUP_PASSES, False) if warm is None else (warm, True)
+            return index, True
+    return WARMUP_PASSES, False
 
 
 def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
     """Whether the passes suffice: steady, enough of them, and precise or out of budget."""
-    timed = passes[_begin(passes)[0] :]
+    timed = passes[warm_from(passes)[0] :]
     if len(timed) < TIMED_PASSES:
         return False
     if len(timed) >= MOST_PASSES or sum(map(sum, timed)) / 1000 >= budget_s:
@@ -115,7 +110,7 @@ def replay(
             done += 1
             on_step(done)
         passes.append([step.ms for step in clock.steps()])
-    warm, settled = _begin(passes)
+    warm, settled = warm_from(passes)
     return Panel(
         tokens=tokens,
         examples=tuple(len(batch.labels) for batch in batches),
