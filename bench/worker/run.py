@@ -6,10 +6,9 @@ A task without parts is one of a single part, whose name is "".
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,24 +25,29 @@ from bench.results.protocol import LAUNCHED_AT
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.compiling import buckets_of, compile_for, empty_cache
 from bench.worker.hostcopies import HostCopies
-from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
-from bench.worker.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
-from bench.worker.probes.panel import choose
+from bench.worker.probes.memory import (
+    cuda_peaks_mib,
+    measure_activations,
+    owned_mib,
+    resident_now,
+    start_cuda_peaks,
+)
+from bench.worker.probes.panel import PANEL_SHARE, choose, replay
 from bench.worker.probes.phases import Phases
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.saving import (
     Epoch,
-    HeldOut,
     restore_frozen,
     save_predictions,
     save_weights,
     target_notes,
     write_epochs,
     write_machine,
+    write_panel,
     write_phases,
     write_steps,
 )
@@ -144,20 +148,12 @@ class CellRun:
             chosen, largest = self._timing_batches()
             if not self.cell.is_compiled:  # compiled code does not report what it keeps
                 self.record.columns |= measure_activations(trainer, largest)
+            machine = self.machine
             # gradual unfreezing changes what a step does: the last kind of step is timed
-            if len(self.record.losses) >= STEPS_ENOUGH and self.unfreezing is None:
-                self.record.flags += self.machine.doubts
-                write_machine(self.folder, self.machine.report)
-            else:
-                self.record.flags += measure_panel(
-                    trainer,
-                    lambda batch: self._step(trainer, batch),
-                    chosen,
-                    self.folder,
-                    train_s=self.phases.seconds["train"],
-                    gpu=self.gpu,
-                    on_step=lambda done: self.progress.step(done, None),
-                )
+            if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
+                machine = self._replay(trainer, chosen)
+            self.record.flags += machine.doubts
+            write_machine(self.folder, machine.report)
         if self.job.keep:
             with self.phases.phase("save"):
                 if self.cell.frozen_dtype not in (None, FP32):
@@ -167,6 +163,31 @@ class CellRun:
                 save_weights(self.model, self.job, self.folder, target_notes(self.dev))
         write_phases(self.folder, self.phases)
         return self.record.columns
+
+    def _replay(self, trainer: Trainer, chosen: Sequence[Batch]) -> MachineWatch:
+        """Time steps on a few batches, for a training too short to show its own step times.
+
+        Training is over: its learning rate is zero, so that a step does all its work and changes no
+        weight.
+        """
+        if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
+            raise RuntimeError("timing would train the model: the learning rate is not zero")
+        with MachineWatch(self.gpu) as machine:
+
+            def on_step(done: int) -> None:
+                if done % len(chosen) == 0:
+                    machine.look()
+                self.progress.step(done, None)
+
+            replayed = replay(
+                lambda batch: self._step(trainer, batch),
+                chosen,
+                self.device,
+                budget_s=PANEL_SHARE * self.phases.seconds["train"],
+                on_step=on_step,
+            )
+        write_panel(self.folder, replayed)
+        return machine
 
     def memory(self) -> Row:
         """Peaks so far, of the process and on the GPU."""
@@ -203,10 +224,6 @@ class CellRun:
         cell, rng = self.cell, np.random.default_rng([self.cell.seed, epoch])
         lengths = {part: split.lengths for part, split in self.train.items()}
         return plan_epoch(lengths, cell.batch_size, rng, cell.batching, cell.task_order)
-
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, from 0, each made when it is needed."""
-        return (self._batch(part, indices) for part, indices in self._order(epoch))
 
     def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
         split, pad_id = self.train[part], self.model.bert.config.pad_token_id
@@ -251,7 +268,8 @@ class CellRun:
             if self.unfreezing is not None:
                 self.unfreezing.begin(epoch)
             with self.phases.phase("train"), self.machine, energy(self.gpu) as drawn:
-                batches = islice(self._batches(epoch), total - len(record.losses))
+                order = self._order(epoch)[: total - len(record.losses)]
+                batches = (self._batch(part, indices) for part, indices in order)
                 loss, fitted = self._train_epoch(trainer, batches, total)
             record.joules.append(drawn.joules)
             record.columns["energy_source"] = drawn.source
@@ -261,12 +279,12 @@ class CellRun:
                 break
         trainer.rest()
         record.columns |= self._totals() | self.memory() | self._quality()
-        held_out: dict[str, HeldOut] = {}
+        held_logits: dict[str, NDArray[np.float32]] = {}
         if self.held:
             with self.phases.phase("evaluate"):
-                for part, (split, indices) in self.held.items():
-                    held_out[part] = HeldOut(split, indices, self._predict(part, split))
-        save_predictions(self.folder, self.dev, self.logits, held_out)
+                for part, (split, _) in self.held.items():
+                    held_logits[part] = self._predict(part, split)
+        save_predictions(self.folder, self.dev, self.logits, self.held, held_logits)
         return trainer
 
     def _train_epoch(

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,31 +38,24 @@ class Epoch:
     parts: Mapping[str, float | None] = field(default_factory=dict)
 
 
-class HeldOut(NamedTuple):
-    """Held-out training examples of a part, N, with their indices [N] and their logits [N, C]."""
-
-    split: Split
-    indices: NDArray[np.int64]
-    logits: NDArray[np.float32]
-
-
 def save_predictions(
     folder: Path,
     dev: Mapping[str, Split],
     logits: Mapping[str, NDArray[np.float32]],
-    held_out: Mapping[str, HeldOut],
+    held: Mapping[str, tuple[Split, NDArray[np.int64]]],
+    held_logits: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    """Write predictions.safetensors: the last logits and the labels of all dev and held-out
-    examples of each part."""
+    """Write predictions.safetensors: the last logits [N, C] and the labels [N] of all dev and
+    held-out examples of each part, and the indices [N] of the latter."""
     arrays: dict[str, NDArray[Any]] = {}
     for part, split in dev.items():
         prefix = _prefix(part)
         arrays |= {f"{prefix}logits": logits[part], f"{prefix}labels": split.labels}
-    for part, held in held_out.items():
+    for part, (split, indices) in held.items():
         prefix = _prefix(part)
-        arrays[f"{prefix}held_logits"] = held.logits
-        arrays[f"{prefix}held_labels"] = held.split.labels
-        arrays[f"{prefix}held_indices"] = held.indices
+        arrays[f"{prefix}held_logits"] = held_logits[part]
+        arrays[f"{prefix}held_labels"] = split.labels
+        arrays[f"{prefix}held_indices"] = indices
     save_arrays(arrays, folder / PREDICTIONS, metadata=target_notes(dev))
 
 
@@ -121,63 +114,47 @@ def save_weights(model: BertClassifier, job: Job, folder: Path, notes: Mapping[s
 
 def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
     """Write every training step: ms, tokens without and with padding, examples and loss."""
-    _write_csv(
-        folder / STEPS,
-        ("step", "ms", "tokens", "padded", "examples", "loss"),
-        [
-            (number, f"{step.ms:.4f}", step.tokens, step.padded, step.examples, f"{loss:.9g}")
-            for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
-        ],
-    )
+    rows = [
+        {"step": number, **vars(step), "ms": f"{step.ms:.4f}", "loss": f"{loss:.9g}"}
+        for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
+    ]
+    _write_csv(folder / STEPS, rows)
 
 
 def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
     """Write loss and score of every epoch, on its training batches and then on dev."""
-    _write_csv(
-        folder / EPOCHS,
-        ("epoch", "train_loss", "train_score", "dev_loss", "dev_score", *epochs[0].parts),
-        [
-            (
-                number,
-                *(epoch.train_loss, epoch.train_score, epoch.dev_loss, epoch.dev_score),
-                *epoch.parts.values(),
-            )
-            for number, epoch in enumerate(epochs, start=1)
-        ],
-    )
+    rows = [{"epoch": n, **vars(epoch), **epoch.parts} for n, epoch in enumerate(epochs, start=1)]
+    for row in rows:
+        del row["parts"]
+    _write_csv(folder / EPOCHS, rows)
 
 
 def write_panel(folder: Path, panel: Panel) -> None:
     """Write every step on the timing batches: its pass and batch, and whether its time counts."""
-    _write_csv(
-        folder / PANEL,
-        ("pass", "batch", "ms", "tokens", "examples", "counts", "settled"),
-        [
-            (
-                number,
-                batch,
-                f"{ms:.4f}",
-                panel.tokens[batch],
-                panel.examples[batch],
-                int(number >= panel.warm),
-                int(panel.settled),
-            )
-            for number, times in enumerate(panel.passes)
-            for batch, ms in enumerate(times)
-        ],
-    )
+    rows = [
+        {
+            "pass": number,
+            "batch": batch,
+            "ms": f"{ms:.4f}",
+            "tokens": panel.tokens[batch],
+            "examples": panel.examples[batch],
+            "counts": int(number >= panel.warm),
+            "settled": int(panel.settled),
+        }
+        for number, times in enumerate(panel.passes)
+        for batch, ms in enumerate(times)
+    ]
+    _write_csv(folder / PANEL, rows)
 
 
 def write_phases(folder: Path, phases: Phases) -> None:
     """Write the seconds of each phase, and the peak memory of the process in it."""
-    _write_csv(
-        folder / PHASES,
-        ("phase", "seconds", "peak_rss_mib", "peak_anon_mib"),
-        [
-            (name, f"{seconds:.4f}", phases.peaks[name].rss_mib, phases.peaks[name].anon_mib)
-            for name, seconds in phases.seconds.items()
-        ],
-    )
+    rows = [
+        {"phase": name, "seconds": f"{seconds:.4f}"}
+        | {f"peak_{key}": value for key, value in vars(phases.peaks[name]).items()}
+        for name, seconds in phases.seconds.items()
+    ]
+    _write_csv(folder / PHASES, rows)
 
 
 def write_machine(folder: Path, report: dict[str, Any]) -> None:
@@ -186,8 +163,8 @@ def write_machine(folder: Path, report: dict[str, Any]) -> None:
     (folder / MACHINE).write_text(text, encoding="utf-8")
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
+def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
         writer.writerows(rows)

@@ -9,7 +9,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from bench.plan.cell import Row
+from bench.worker.failures import is_out_of_memory
+from minbert.data.batches import Batch
 from minbert.training.optimizer import Optimizer
+from minbert.training.trainer import Trainer, autocast, logits_of
 
 MIB: Final = 2**20
 _STATUS: Final = Path("/proc/self/status")
@@ -168,3 +172,26 @@ class SavedTensors:
     def mib(self) -> float:
         """Size of the saved tensors, MiB."""
         return float(sum(storage.nbytes() for storage in self._kept.values())) / MIB
+
+
+def measure_activations(trainer: Trainer, largest: Batch) -> Row:
+    """Memory that the forward pass of the largest batch keeps for its backward pass.
+
+    Without enough memory for it the result is empty, since the training itself did succeed.
+    Nothing is trained. Gradients are dropped first, as before the forward pass of a training step.
+    """
+    trainer.optimizer.zero_grad()
+    saved = SavedTensors(trainer.model)
+    trainer.model.train()
+    devices = [trainer.device] if trainer.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            with saved.counting(), autocast(trainer.amp, trainer.device):
+                logits = logits_of(trainer.model, largest)
+            mib = saved.mib
+            del logits
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}
+    return {"activations_mib": mib}

@@ -22,6 +22,8 @@ WARMUP_PASSES: Final = 6
 """After this many passes without agreement timing begins all the same, and counts as unstable."""
 TIMED_PASSES: Final = 5
 MOST_PASSES: Final = 12
+PANEL_SHARE: Final = 0.15
+"""Share of the training's time that timing may take beyond its minimum of passes."""
 PRECISION: Final = 0.02
 """Timing ends when half the width of the interval is this share of the time for 1,000 tokens."""
 

@@ -174,7 +174,8 @@ def test_the_training_score_is_that_of_the_batches_as_trained(ran: Ran) -> None:
 def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
     sizes = []
     ran.run.model.train()
-    for batch in ran.run._batches(0):
+    for part, indices in ran.run._order(0):
+        batch = ran.run._batch(part, indices)
         saved = SavedTensors(ran.run.model)
         with saved.counting():
             logits_of(ran.run.model, batch)
