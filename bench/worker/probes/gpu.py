@@ -61,7 +61,6 @@ class Gpu:
         self._nvml = nvml
         self._handle = handle
         self._used_before_mib = self._used_mib()
-        self._energy_before = self._ask("TotalEnergyConsumption")
         self.forget()
         self.memory: dict[str, Any] = {}
 
@@ -84,7 +83,7 @@ class Gpu:
         return cls()
 
     def forget(self) -> None:
-        """Forget all samples so far, but not the peak of memory and the energy."""
+        """Forget all samples so far, but not the peak of memory."""
         self._looks = 0
         self._reasons: Counter[str] = Counter()
         self._foreign: Counter[int] = Counter()
@@ -152,11 +151,9 @@ class Gpu:
             self.memory = peak
 
     def energy_j(self) -> float | None:
-        """Energy drawn by the GPU since this was made, J."""
-        now = self._ask("TotalEnergyConsumption")
-        if now is None or self._energy_before is None:
-            return None
-        return float(now - self._energy_before) / 1000
+        """The GPU's counter of the energy that it has drawn, J."""
+        millijoules = self._ask("TotalEnergyConsumption")
+        return None if millijoules is None else float(millijoules) / 1000
 
     @property
     def doubts(self) -> dict[str, str]:
