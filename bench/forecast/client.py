@@ -136,7 +136,7 @@ def _run(folder: Path, total: int, on_progress: OnProgress, gpu: str) -> None:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "bench.forecast.process", str(folder)],
                     env={**os.environ, **devices, **protocol},
-                    stdin=subprocess.PIPE,
+                    stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=stderr,
                     pass_fds=(write,),

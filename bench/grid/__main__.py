@@ -206,7 +206,7 @@ def command(
     check_ranks(cells, model.config)
     check_head(cells, keep)
     check_held_out(settings.held_out, examples)
-    check_loss(grid.variants, cells, examples)
+    check_loss(cells, examples)
     check_length(settings.max_length, model, pairs=examples.pairs_in_one)
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
@@ -238,8 +238,8 @@ def command(
     some_run = any(item.action == "run" for item in planned)
     notes = chain(
         (*examples.notes, *examples.problems, *label_notes(examples)),
-        idle_notes(grid.variants, cells, examples),
-        unfreezing_notes(cells, examples, model.config.num_hidden_layers),
+        idle_notes(grid.variants, examples),
+        unfreezing_notes(cells, model.config.num_hidden_layers),
         (*target.device.notes, *amp_notes(cells, target.device)),
         # the last, since it tokenises examples: the others are printed before
         cut_notes(examples, cells[0], model.tokenizer, data) if some_run else (),

@@ -91,18 +91,14 @@ class Locks:
 
     def _take(self, name: str, *, wait: bool = True) -> bool:
         try:
-            self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, name)
-        except (BlockingIOError, PermissionError):  # POSIX allows both for a lock that is held
-            if not wait:
-                return False
-        except OSError as error:
-            raise self._failed(error) from error
-        else:
-            return True
-        self._on_wait()
-        try:
-            with self._signals.raising():
-                self._lock(fcntl.LOCK_EX, name)
+            try:
+                self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, name)
+            except (BlockingIOError, PermissionError):  # POSIX allows both for a lock that is held
+                if not wait:
+                    return False
+                self._on_wait()
+                with self._signals.raising():
+                    self._lock(fcntl.LOCK_EX, name)
         except OSError as error:
             raise self._failed(error) from error
         return True

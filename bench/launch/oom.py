@@ -1,5 +1,6 @@
 """The number of processes in this one's control group that the kernel killed for lack of memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,36 +14,32 @@ def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
     Workers are in their parent's group, so the count rises when the kernel kills one.
     """
     for file in _files(cgroups, mounts):
-        try:
-            text = file.read_text(encoding="ascii")
-        except (OSError, ValueError):
-            continue
-        for line in text.splitlines():
-            key, _, count = line.partition(" ")
-            if key == "oom_kill" and count.isdecimal():
-                return int(count)
+        words = _text(file).split()
+        if "oom_kill" in words:
+            return int(words[words.index("oom_kill") + 1])
     return None
 
 
-def _files(cgroups: Path, mounts: Path) -> list[Path]:
+def _files(cgroups: Path, mounts: Path) -> Iterator[Path]:
     """Files that may hold the count, the most specific first.
 
     In a container, the group's path may be that of the host, while its files are at the top of the
     mount.
     """
-    try:
-        lines = cgroups.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    files: list[Path] = []
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+    for line in _text(cgroups).splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")
         if "memory" in controllers.split(","):
             root, name = mounts / "memory", "memory.oom_control"
-        elif number == "0" and controllers == "":
+        elif line.startswith("0::"):
             root, name = mounts, "memory.events"
         else:
             continue
-        files += [root / path.lstrip("/") / name, root / name]
-    return files
+        yield root / group.lstrip("/") / name
+        yield root / name
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,20 +14,16 @@ from bench.common.errors import DiskFullError
 from bench.common.files import remove_unfinished
 from bench.common.messages import last_error, one_line
 from bench.launch.oom import oom_kills
-from bench.launch.output import Output
 from bench.launch.signals import Signals
 from bench.launch.watch import GRACE_S, Watch
-from bench.results.protocol import (
-    LONGEST_RESULT,
-    RESULT,
-    SAVE_S,
-    STDERR,
-    STDOUT,
-    parse_result,
-)
+from bench.results.protocol import LONGEST_RESULT, RESULT, SAVE_S, STDERR, STDOUT, parse_result
 
 __all__ = ["Outcome", "Signals", "run_worker"]
 
+HEAD: Final = 2**18
+"""Bytes that are kept of the beginning of a worker's output."""
+TAIL: Final = 2**18
+"""Bytes that are kept of its end."""
 _STDERR_TAIL: Final = 2**16
 
 
@@ -74,25 +70,45 @@ def run_worker(
     Raises:
         DiskFullError: if its output can't be written.
     """
-    launched = _Launch()
+    started, clock = datetime.now(UTC), time.monotonic()
+
+    def outcome(
+        status: str, message: str, result: dict[str, Any] | None = None, **usage: Any
+    ) -> Outcome:
+        """An outcome that ends now. A wall clock that jumps changes no duration."""
+        wall_s = time.monotonic() - clock
+        saved_s = 0.0 if result is None else float(result[SAVE_S])
+        return Outcome(
+            status=status,
+            message=one_line(message),
+            wall_s=max(0.0, wall_s - saved_s),
+            started_at=_utc(started),
+            finished_at=_utc(started + timedelta(seconds=wall_s)),
+            result=result,
+            **usage,
+        )
+
     if signals.stops:
-        return launched.outcome("interrupted", "stopped by the user before it began")
+        return outcome("interrupted", "stopped by the user before it began")
     oom_before = oom_kills()
     with ExitStack() as files:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RESULT).unlink(missing_ok=True)
             remove_unfinished(folder)
-            stdout = files.enter_context(Output(folder / STDOUT))
-            stderr = files.enter_context(Output(folder / STDERR))
-            watch = Watch(argv, env, stdout, stderr, signals, on_progress)
+            stdout = files.enter_context((folder / STDOUT).open("wb"))
+            stderr = files.enter_context((folder / STDERR).open("wb"))
         except OSError as error:
             raise DiskFullError(f"{folder}: can't be written ({error.strerror})") from error
-        if watch.failure is not None:
-            return launched.outcome("crashed", f"could not be started: {watch.failure}")
+        try:
+            watch = Watch(argv, env, stdout, stderr)
+        except OSError as error:
+            return outcome("crashed", f"could not be started: {error.strerror or error}")
         with watch:
-            watch.wait(timeout_s, grace_s)
+            watch.wait(signals, on_progress, timeout_s, grace_s)
     remove_unfinished(folder)
+    for name in (STDOUT, STDERR):
+        _shorten(folder / name)
     result, problem = _read_result(folder / RESULT)
     if result is not None and (watch.reason is None or result["status"] == "ok"):
         status, message = result["status"], result["message"]
@@ -100,7 +116,7 @@ def run_worker(
         status, message = watch.reason, watch.message
     else:
         status, message = _failure(watch, folder / STDERR, problem, oom_before)
-    return launched.outcome(
+    return outcome(
         status,
         message,
         exit_code=watch.code if watch.code >= 0 else None,
@@ -109,30 +125,6 @@ def run_worker(
         cpu_s=watch.cpu_s,
         result=result,
     )
-
-
-class _Launch:
-    """The time of a worker's launch, by two clocks: a wall clock that jumps changes no duration."""
-
-    def __init__(self) -> None:
-        self._at = datetime.now(UTC)
-        self._clock = time.monotonic()
-
-    def outcome(
-        self, status: str, message: str, result: dict[str, Any] | None = None, **usage: Any
-    ) -> Outcome:
-        """An outcome that ends now."""
-        wall_s = time.monotonic() - self._clock
-        saved = 0.0 if result is None else float(result[SAVE_S])
-        return Outcome(
-            status=status,
-            message=one_line(message),
-            wall_s=max(0.0, wall_s - saved),
-            started_at=_utc(self._at),
-            finished_at=_utc(self._at + timedelta(seconds=wall_s)),
-            result=result,
-            **usage,
-        )
 
 
 def _utc(moment: datetime) -> str:
@@ -174,10 +166,20 @@ def _signal_name(number: int) -> str:
         return "real-time"
 
 
+def _shorten(path: Path) -> None:
+    """Keep head and tail of a worker's output, with a note of what was left out between them."""
+    with suppress(OSError), path.open("r+b") as file:
+        left_out = file.seek(0, os.SEEK_END) - HEAD - TAIL
+        if left_out > 0:
+            file.seek(-TAIL, os.SEEK_END)
+            tail = file.read()
+            file.seek(HEAD)
+            file.write(f"\n[... {left_out:,} bytes left out ...]\n".encode() + tail)
+            file.truncate()
+
+
 def _tail(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _STDERR_TAIL))
-            return file.read().decode(errors="replace")
+        return path.read_bytes()[-_STDERR_TAIL:].decode(errors="replace")
     except OSError:
         return ""

@@ -1,9 +1,8 @@
-"""Signals that a run of cells waits for: the end of a child, and a stop by the user."""
+"""Signals by which the user stops a run of cells."""
 
-import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -13,35 +12,23 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """A context that counts Ctrl-C and SIGTERM, and wakes a runner that waits.
+    """A context that counts Ctrl-C and SIGTERM. Only the main thread can enter it.
 
-    `stops` is their number: the first ends the running cell in good order, the second at once. Only
-    the main thread can enter it.
+    `stops` is their number: the first ends the running cell in good order, the second at once.
     """
 
     def __init__(self) -> None:
         self.stops = 0
-        self.fd = -1
         self._raises = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        self.fd, self._written = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._written, False)
-        self._wakeup = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
-        for number in _STOPPING:
-            self._before[number] = signal.signal(number, self._stop)
-        # without a handler, the end of a child would not wake the runner
-        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._before = {number: signal.signal(number, self._stop) for number in _STOPPING}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self.fd)
-        os.close(self._written)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stops += 1
@@ -58,9 +45,3 @@ class Signals:
             yield
         finally:
             self._raises = before
-
-    def drain(self) -> None:
-        """Discard the bytes that woke the runner."""
-        with suppress(BlockingIOError):
-            while os.read(self.fd, 4096):
-                pass

@@ -1,26 +1,20 @@
-"""One worker's process, watched without polling and ended with its whole process group.
-
-A single select waits for everything: progress and output in pipes, signals (the worker's end,
-Ctrl-C) in another pipe, and the deadline.
-"""
+"""One worker's process: started, waited for, and ended with its whole process group."""
 
 import json
 import os
 import resource
-import selectors
+import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import IO, Any, Final
 
-from bench.launch.output import Output
 from bench.launch.signals import Signals
 from bench.results.protocol import LAUNCHED_AT, PARENT_PID, PROGRESS_FD
 
-_GUARD: Final = ("/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "guard")
+_GUARD: Final = 'read -r group && { read -r _ || kill -s KILL -- "-$group"; }'
 """A shell that ends a process group when the process which holds its stdin dies, however that dies.
 
 The kernel ends the worker itself (`bench.worker.lifeline`), but not the processes that the worker
@@ -29,89 +23,69 @@ started.
 
 GRACE_S: Final = 5.0
 """Seconds between asking a worker to end and killing it."""
-
+_TICK_S: Final = 0.2
+"""Longest time after which a timeout or a stop by the user is noticed."""
+_CLOSED_S: Final = 0.01
+"""The same for the end of a worker that has closed its pipe, which it does when it ends."""
 _CHUNK: Final = 2**16
-_CHUNKS_AT_THE_END: Final = 16
-_LONGEST_LINE: Final = 2**16
-_LONGEST_WAIT_S: Final = 24 * 3600
 
 
 class Watch:
     """A worker's process, from its launch to the end of its whole process group.
 
     Attributes:
-        failure: why it could not be started; None if it was.
         reason: the status of a worker that was ended: `timeout` or `interrupted`; else None.
         message: a sentence on that reason.
+
+    Raises:
+        OSError: if it can't be started.
     """
 
     def __init__(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        stdout: Output,
-        stderr: Output,
-        signals: Signals,
-        on_progress: Callable[[dict[str, Any]], None],
+        self, argv: Sequence[str], env: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
     ) -> None:
-        self.failure: str | None = None
         self.reason: str | None = None
         self.message = ""
         self.code = 0
         self.peak_rss_mib: float | None = None
         self.cpu_s: float | None = None
-        self._signals = signals
-        self._on_progress = on_progress
         self._phase = "start"
         self._rest = b""
         self._ended = False
-        self._takers: dict[int, Callable[[bytes], None]] = {}
-        writes = [self._pipe(taker) for taker in (self._take_progress, stdout.write, stderr.write)]
-        progress, printed, errors = writes
-        self._clock = time.monotonic()
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._pipe, progress = os.pipe()
+        self._launched = time.monotonic()
+        protocol = {
+            PARENT_PID: str(os.getpid()),
+            PROGRESS_FD: str(progress),
+            LAUNCHED_AT: repr(self._launched),
+        }
         try:
             self._process = subprocess.Popen(
                 list(argv),
-                env={
-                    **env,
-                    PARENT_PID: str(os.getpid()),
-                    PROGRESS_FD: str(progress),
-                    LAUNCHED_AT: repr(self._clock),
-                },
-                stdin=subprocess.PIPE,
-                stdout=printed,
-                stderr=errors,
+                env={**env, **protocol},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
                 pass_fds=(progress,),
                 start_new_session=True,
             )
-        except OSError as error:
-            self.failure = error.strerror or str(error)
-            self._close_pipes()
+        except OSError:
+            self._close()
+            raise
         finally:
-            for write in writes:
-                os.close(write)
+            os.close(progress)
         self._inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self._guard: subprocess.Popen[bytes] | None = None
-        if self.failure is None:
-            with suppress(OSError):  # without a shell, the worker's own lifeline has to do
-                self._guard = subprocess.Popen(
-                    [*_GUARD, str(self._process.pid)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-
-    def _pipe(self, taker: Callable[[bytes], None]) -> int:
-        """The write end of a new pipe, whose content is passed to `taker`."""
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        self._takers[read] = taker
-        return write
-
-    def _close_pipes(self) -> None:
-        for read in self._takers:
-            os.close(read)
+        if self._guard.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._guard.stdin.write(f"{self._process.pid}\n".encode())
+                self._guard.stdin.flush()
 
     def __enter__(self) -> "Watch":
         return self
@@ -120,41 +94,34 @@ class Watch:
         self._signal_group(signal.SIGKILL)
         if not self._ended:
             self._reap(0)
-        if self._guard is not None:
-            self._guard.kill()
-            self._guard.wait()
-        self._close_pipes()
-        for process in (self._process, self._guard):
-            if process is not None and process.stdin is not None:
-                process.stdin.close()
+        self._close()
 
-    def wait(self, timeout_s: float | None, grace_s: float) -> None:
+    def _close(self) -> None:
+        self._guard.kill()
+        self._guard.communicate()
+        os.close(self._pipe)
+
+    def wait(
+        self,
+        signals: Signals,
+        on_progress: Callable[[dict[str, Any]], None],
+        timeout_s: float | None,
+        grace_s: float,
+    ) -> None:
         """Wait for the worker's end; end it on a timeout or a stop by the user."""
-        deadline = None if timeout_s is None else self._clock + timeout_s
-        killed = False
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._signals.fd, selectors.EVENT_READ)
-            for read in self._takers:
-                selector.register(read, selectors.EVENT_READ)
-            while not self._reap(os.WNOHANG):
-                late = deadline is not None and time.monotonic() >= deadline
-                if self.reason is None and (self._signals.stops or late):
-                    self._ask_to_end(timeout_s)
-                    deadline, late = time.monotonic() + grace_s, False
-                if self.reason is not None and not killed and (late or self._signals.stops > 1):
-                    self._signal_group(signal.SIGKILL)
-                    deadline, killed = None, True
-                for key, _ in selector.select(_left(deadline)):
-                    if key.fd == self._signals.fd:
-                        self._signals.drain()
-                    elif not self._read(key.fd):
-                        selector.unregister(key.fd)
-        for read in self._takers:
-            for _ in range(_CHUNKS_AT_THE_END):
-                self._read(read)
+        deadline = None if timeout_s is None else self._launched + timeout_s
+        while not self._reap(os.WNOHANG):
+            is_late = deadline is not None and time.monotonic() >= deadline
+            if self.reason is None and (signals.stops or is_late):
+                self._ask_to_end(signals, timeout_s)
+                deadline = time.monotonic() + grace_s
+            elif self.reason is not None and (signals.stops > 1 or is_late):
+                self._signal_group(signal.SIGKILL)
+            self._read(on_progress, _TICK_S)
+        self._read(on_progress, 0)
 
-    def _ask_to_end(self, timeout_s: float | None) -> None:
-        if self._signals.stops:
+    def _ask_to_end(self, signals: Signals, timeout_s: float | None) -> None:
+        if signals.stops:
             self.reason, self.message = "interrupted", f"stopped by the user (phase: {self._phase})"
         else:
             self.reason = "timeout"
@@ -174,23 +141,19 @@ class Watch:
         self.code = self._process.returncode = os.waitstatus_to_exitcode(status)
         self.cpu_s = usage.ru_utime + usage.ru_stime
         if usage.ru_maxrss > self._inherited:
-            self.peak_rss_mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+            self.peak_rss_mib = usage.ru_maxrss / 2**10
         return True
 
-    def _read(self, pipe: int) -> bool:
-        """Pass on the data in a pipe; false at its end."""
-        try:
-            data = os.read(pipe, _CHUNK)
-        except BlockingIOError:
-            return True
-        self._takers[pipe](data)
-        return bool(data)
+    def _read(self, on_progress: Callable[[dict[str, Any]], None], wait_s: float) -> None:
+        """Wait for messages of the worker's progress, and pass them on.
 
-    def _take_progress(self, data: bytes) -> None:
-        """Pass on messages of the worker's progress.
-
-        Lines that are no JSON object come from libraries and are ignored, as are overlong ones.
+        Lines that are no JSON object come from libraries and are ignored.
         """
+        if not select.select([self._pipe], [], [], wait_s)[0]:
+            return
+        data = os.read(self._pipe, _CHUNK)
+        if not data:
+            time.sleep(min(wait_s, _CLOSED_S))
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             try:
@@ -200,11 +163,4 @@ class Watch:
             if isinstance(message, dict):
                 if isinstance(message.get("phase"), str):
                     self._phase = message["phase"]
-                self._on_progress(message)
-        if len(self._rest) > _LONGEST_LINE:
-            self._rest = b"\0"  # so that the rest of the line is not valid JSON
-
-
-def _left(deadline: float | None) -> float | None:
-    """Seconds until a deadline, limited to what a select accepts."""
-    return None if deadline is None else min(max(deadline - time.monotonic(), 0), _LONGEST_WAIT_S)
+                on_progress(message)

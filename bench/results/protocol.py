@@ -9,8 +9,7 @@ from bench.plan.columns import BY_NAME, CORRELATED, LARGEST, PART_SCORES, format
 from bench.plan.rows import FLAGS, STATUSES
 
 PARENT_PID: Final = "BENCH_PARENT_PID"
-"""Environment variable: the process that the worker must not outlive; it holds the other end of the
-worker's stdin."""
+"""Environment variable: the process that the worker must not outlive."""
 PROGRESS_FD: Final = "BENCH_PROGRESS_FD"
 """Environment variable: the file descriptor for progress, one JSON object a line."""
 LAUNCHED_AT: Final = "BENCH_LAUNCHED_AT"

@@ -58,11 +58,12 @@ def main(folder: Path) -> int:
 
     job = Job.read(folder)
     run: CellRun | None = None
+    device_failed = False
     try:
         run = CellRun(job, folder, Progress.from_environment())
         columns = run.run()
     except InvalidError as error:
-        status, message, device_failed = "invalid", str(error), False
+        status, message = "invalid", str(error)
     except (MemoryError, RuntimeError, AssertionError) as error:
         line = str(error).partition("\n")[0]
         if is_out_of_memory(error):
@@ -70,17 +71,17 @@ def main(folder: Path) -> int:
         elif is_of_device(error) or (run is None and job.device != "cpu"):  # at the start of a run
             traceback.print_exc()
             status, message = "crashed", f"the device failed: {line or type(error).__name__}"
+            device_failed = True
         else:
             raise
-        device_failed = status == "crashed"
     else:
         save_s = run.phases.seconds.get("save", 0.0)
         write_result(folder, "ok", "", columns, run.record.flags, save_s=save_s)
         return 0
-    measured: Columns = {} if run is None else run.record.columns
-    if run is not None and not device_failed:
-        measured = measured | run.memory()
-    write_result(folder, status, message, measured, device_failed=device_failed)
+    columns = {}
+    if run is not None:
+        columns = run.record.columns | ({} if device_failed else run.memory())
+    write_result(folder, status, message, columns, device_failed=device_failed)
     return 1
 
 

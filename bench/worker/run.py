@@ -6,17 +6,15 @@ A task without parts is one of a single part, whose name is "".
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.data.tokens import cut_columns
 from bench.plan.cell import FP32, Columns
@@ -27,22 +25,31 @@ from bench.results.protocol import LAUNCHED_AT
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.compiling import buckets_of, compile_for, empty_cache
 from bench.worker.hostcopies import HostCopies
-from bench.worker.measure import measure_activations, measure_panel
 from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
-from bench.worker.probes.memory import cuda_peaks_mib, owned_mib, resident_now, start_cuda_peaks
-from bench.worker.probes.panel import choose
+from bench.worker.probes.memory import (
+    cuda_peaks_mib,
+    measure_activations,
+    owned_mib,
+    resident_now,
+    start_cuda_peaks,
+)
+from bench.worker.probes.panel import PANEL_SHARE, choose, replay
 from bench.worker.probes.phases import Phases
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
-from bench.worker.record import Epoch, write_epochs, write_machine, write_phases, write_steps
 from bench.worker.saving import (
-    HeldOut,
+    Epoch,
     restore_frozen,
     save_predictions,
     save_weights,
     target_notes,
+    write_epochs,
+    write_machine,
+    write_panel,
+    write_phases,
+    write_steps,
 )
 from bench.worker.setup import (
     Split,
@@ -50,20 +57,18 @@ from bench.worker.setup import (
     examples,
     factors_of,
     parts_of,
-    task_of,
     trained_groups,
     unfreezing,
     without_held_out,
 )
-from bench.worker.validity import Movement, idle_parameters, unused_parameters
+from bench.worker.validity import Movement
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.metrics import score
 from minbert.data.tasks import find_task
-from minbert.errors import InputError
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
 from minbert.training.evaluation import predict
-from minbert.training.losses import mean_loss
+from minbert.training.losses import PEARSON, mean_loss
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 
@@ -105,9 +110,8 @@ class CellRun:
         self.record = Record()
         self.held: dict[str, tuple[Split, NDArray[np.int64]]] = {}
         self.device = torch.device(job.device)
-        self.gpu = Gpu.of(
-            self.device
-        )  # before torch makes a context, whose memory counts as the cell's
+        # before torch makes a context, whose memory counts as the cell's
+        self.gpu = Gpu.of(self.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -128,36 +132,30 @@ class CellRun:
     def _run(self) -> Columns:
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
-        with self._phase("load"):
+        with self.phases.phase("load"):
             self.model = self._load(self.job)
-        with self._phase("tokenise"):
+        with self.phases.phase("tokenise"):
             self._tokenise()
         movement = Movement(self.model)
         trainer = self._train()
-        self._write_curves()
-        losses = {part: split.loss for part, split in self.train.items()}
-        if problem := movement.problem(self._untrained(), idle_parameters(self.model, losses)):
+        write_steps(self.folder, self.clock.steps(), torch.stack(self.record.losses).tolist())
+        write_epochs(self.folder, self.record.epochs)
+        # 1 − r does not depend on the last bias, and some part of a task may have had no batch
+        is_whole = self.parts == [""] and self.train[""].loss != PEARSON
+        if problem := movement.problem(every=is_whole):
             raise InvalidError(problem)
-        with self._phase("measure"):
+        with self.phases.phase("measure"):
             chosen, largest = self._timing_batches()
             if not self.cell.is_compiled:  # compiled code does not report what it keeps
                 self.record.columns |= measure_activations(trainer, largest)
+            machine = self.machine
             # gradual unfreezing changes what a step does: the last kind of step is timed
-            if len(self.record.losses) >= STEPS_ENOUGH and self.unfreezing is None:
-                self.record.flags += self.machine.doubts
-                write_machine(self.folder, self.machine.report)
-            else:
-                self.record.flags += measure_panel(
-                    trainer,
-                    lambda batch: self._step(trainer, batch),
-                    chosen,
-                    self.folder,
-                    train_s=self.phases.seconds["train"],
-                    gpu=self.gpu,
-                    on_step=lambda done: self.progress.step(done, None),
-                )
+            if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
+                machine = self._replay(trainer, chosen)
+            self.record.flags += machine.doubts
+            write_machine(self.folder, machine.report)
         if self.job.keep:
-            with self._phase("save"):
+            with self.phases.phase("save"):
                 if self.cell.frozen_dtype not in (None, FP32):
                     exact = replace(self.cell, frozen_dtype=FP32)
                     job = replace(self.job, device="cpu", cell=exact)
@@ -165,6 +163,31 @@ class CellRun:
                 save_weights(self.model, self.job, self.folder, target_notes(self.dev))
         write_phases(self.folder, self.phases)
         return self.record.columns
+
+    def _replay(self, trainer: Trainer, chosen: Sequence[Batch]) -> MachineWatch:
+        """Time steps on a few batches, for a training too short to show its own step times.
+
+        Training is over: its learning rate is zero, so that a step does all its work and changes no
+        weight.
+        """
+        if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
+            raise RuntimeError("timing would train the model: the learning rate is not zero")
+        with MachineWatch(self.gpu) as machine:
+
+            def on_step(done: int) -> None:
+                if done % len(chosen) == 0:
+                    machine.look()
+                self.progress.step(done, None)
+
+            replayed = replay(
+                lambda batch: self._step(trainer, batch),
+                chosen,
+                self.device,
+                budget_s=PANEL_SHARE * self.phases.seconds["train"],
+                on_step=on_step,
+            )
+        write_panel(self.folder, replayed)
+        return machine
 
     def memory(self) -> Columns:
         """Peaks so far, of the process and on the GPU."""
@@ -176,9 +199,6 @@ class CellRun:
             **cuda_peaks_mib(self.device, graphs=self.cell.is_compiled),
             **on_gpu,
         }
-
-    def _phase(self, name: str) -> AbstractContextManager[None]:
-        return self.phases.phase(name)
 
     def _load(self, job: Job) -> BertClassifier:
         return build_model(job)
@@ -205,27 +225,10 @@ class CellRun:
         lengths = {part: split.lengths for part, split in self.train.items()}
         return plan_epoch(lengths, cell.batch_size, rng, cell.batching, cell.task_order)
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, from 0, each made when it is needed."""
-        return (self._batch(part, indices) for part, indices in self._order(epoch))
-
     def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
         split, pad_id = self.train[part], self.model.bert.config.pad_token_id
         buckets = buckets_of(self.cell)
         return collate(split.texts, split.targets, indices, pad_id, self.device, buckets, part)
-
-    def _compile(self, epochs: int) -> Callable[[Batch], Tensor]:
-        """The model's forward and backward pass, compiled for the batches of the first epochs.
-
-        Raises:
-            InputError: for a task of several parts, or if compiling fails.
-        """
-        if self.task.parts:
-            raise InputError(
-                f"compile: steps of task {self.task.name} are not compiled; leave it out"
-            )
-        with empty_cache(self.folder):
-            return compile_for(self.model, self.train[""], self.cell, epochs)
 
     def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take a training step; its loss [] and logits [B, C]."""
@@ -240,8 +243,9 @@ class CellRun:
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
         compiled: Callable[[Batch], Tensor] | None = None
         if cell.is_compiled:
-            with self._phase("compile"):
-                compiled = self._compile(math.ceil(total / steps_per_epoch))
+            with self.phases.phase("compile"), empty_cache(self.folder):
+                epochs = math.ceil(total / steps_per_epoch)
+                compiled = compile_for(self.model, self.train[""], cell, epochs)
             record.columns["compile_s"] = self.phases.seconds["compile"]
         trainer = Trainer(
             self.model,
@@ -263,23 +267,24 @@ class CellRun:
         for epoch in range(cell.epochs):
             if self.unfreezing is not None:
                 self.unfreezing.begin(epoch)
-            with self._phase("train"), self.machine, energy(self.gpu) as drawn:
-                batches = islice(self._batches(epoch), total - len(record.losses))
+            with self.phases.phase("train"), self.machine, energy(self.gpu) as drawn:
+                order = self._order(epoch)[: total - len(record.losses)]
+                batches = (self._batch(part, indices) for part, indices in order)
                 loss, fitted = self._train_epoch(trainer, batches, total)
             record.joules.append(drawn.joules)
             record.columns["energy_source"] = drawn.source
-            with self._phase("evaluate"):
+            with self.phases.phase("evaluate"):
                 record.epochs.append(self._evaluate(loss, fitted))
             if len(record.losses) >= total:
                 break
         trainer.rest()
         record.columns |= self._totals() | self.memory() | self._quality()
-        held_out: dict[str, HeldOut] = {}
+        held_logits: dict[str, NDArray[np.float32]] = {}
         if self.held:
-            with self._phase("evaluate"):
-                for part, (split, indices) in self.held.items():
-                    held_out[part] = HeldOut(split, indices, self._predict(part, split))
-        save_predictions(self.folder, self.dev, self.logits, held_out)
+            with self.phases.phase("evaluate"):
+                for part, (split, _) in self.held.items():
+                    held_logits[part] = self._predict(part, split)
+        save_predictions(self.folder, self.dev, self.logits, self.held, held_logits)
         return trainer
 
     def _train_epoch(
@@ -308,7 +313,7 @@ class CellRun:
         scores: dict[str, float | None] = {}
         for part, steps in outputs.items():
             predicted, true = (torch.cat(tensors).numpy() for tensors in zip(*steps, strict=True))
-            scores[part] = score(task_of(self.cell, part).metric, predicted, true)
+            scores[part] = score(self._metric(part), predicted, true)
         return float(losses.mean()), self._score(scores)
 
     def _take_owned(self, trainer: Trainer) -> None:
@@ -331,6 +336,9 @@ class CellRun:
             raise InvalidError(f"the loss is not finite, first at step {finite.argmin() + 1}")
         return losses
 
+    def _metric(self, part: str) -> str:
+        return find_task(part or self.cell.task).metric
+
     def _score(self, scores: Mapping[str, float | None]) -> float | None:
         """The task's score from those of its parts."""
         return scores.get("") if self.parts == [""] else overall(scores)
@@ -345,8 +353,7 @@ class CellRun:
         losses, scores = [], {}
         for part, split in self.dev.items():
             losses.append(mean_loss(split.loss, self.logits[part], split.targets))
-            metric = task_of(self.cell, part).metric
-            scores[part] = score(metric, self.logits[part], split.labels)
+            scores[part] = score(self._metric(part), self.logits[part], split.labels)
         return Epoch(
             train_loss=loss,
             train_score=fitted,
@@ -385,16 +392,6 @@ class CellRun:
         real = sum(int(encoded.lengths[indices].sum()) for encoded in split.texts)
         return real, len(split.texts) * len(indices) * int(split.lengths[indices].max())
 
-    def _untrained(self) -> Set[nn.Parameter]:
-        """Parameters that would train and never did: in every epoch frozen, or not used."""
-        by_epoch = []
-        for epoch in range(len(self.record.epochs)):
-            frozen = set() if self.unfreezing is None else self.unfreezing.frozen(epoch)
-            steps = len(self.record.losses) - epoch * self._steps_per_epoch
-            trained = {part for part, _ in self._order(epoch)[:steps]}
-            by_epoch.append(frozen | unused_parameters(self.model, trained))
-        return set.intersection(*by_epoch)
-
     def _totals(self) -> Columns:
         joules = [value for value in self.record.joules if value is not None]
         return {
@@ -418,11 +415,6 @@ class CellRun:
             "train_loss": last.train_loss,
             "train_score": last.train_score,
         }
-
-    def _write_curves(self) -> None:
-        losses = torch.stack(self.record.losses).tolist()
-        write_steps(self.folder, self.clock.steps(), losses)
-        write_epochs(self.folder, self.record.epochs)
 
 
 def _since_launch() -> float | None:

@@ -1,8 +1,11 @@
-"""Files that outlast a cell: its predictions and, with --save-weights, its trained weights."""
+"""Files of a cell: its curves, predictions and, with --save-weights, its trained weights."""
 
-from collections.abc import Mapping
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,37 +15,47 @@ from torch import nn
 
 from adapters.methods import METHODS
 from bench.plan.job import Job
-from bench.results.protocol import PREDICTIONS
+from bench.results.protocol import EPOCHS, MACHINE, PANEL, PHASES, PREDICTIONS, STEPS
+from bench.worker.probes.panel import Panel
+from bench.worker.probes.phases import Phases
+from bench.worker.probes.steps import Step
 from bench.worker.setup import Split
 from minbert.files import WEIGHTS
 from minbert.model.classifier import BertClassifier
 
 
-class HeldOut(NamedTuple):
-    """Held-out training examples of a part, N, with their indices [N] and their logits [N, C]."""
+@dataclass
+class Epoch:
+    """Losses and scores of an epoch, on its training batches and then on dev.
 
-    split: Split
-    indices: NDArray[np.int64]
-    logits: NDArray[np.float32]
+    `parts` has the dev scores of a task's parts, if it has any, by the names of their columns.
+    """
+
+    train_loss: float
+    train_score: float | None
+    dev_loss: float
+    dev_score: float | None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def save_predictions(
     folder: Path,
     dev: Mapping[str, Split],
     logits: Mapping[str, NDArray[np.float32]],
-    held_out: Mapping[str, HeldOut],
+    held: Mapping[str, tuple[Split, NDArray[np.int64]]],
+    held_logits: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    """Write predictions.safetensors: the last logits and the labels of all dev and held-out
-    examples of each part."""
+    """Write predictions.safetensors: the last logits [N, C] and the labels [N] of all dev and
+    held-out examples of each part, and the indices [N] of the latter."""
     arrays: dict[str, NDArray[Any]] = {}
     for part, split in dev.items():
         prefix = _prefix(part)
         arrays |= {f"{prefix}logits": logits[part], f"{prefix}labels": split.labels}
-    for part, held in held_out.items():
+    for part, (split, indices) in held.items():
         prefix = _prefix(part)
-        arrays[f"{prefix}held_logits"] = held.logits
-        arrays[f"{prefix}held_labels"] = held.split.labels
-        arrays[f"{prefix}held_indices"] = held.indices
+        arrays[f"{prefix}held_logits"] = held_logits[part]
+        arrays[f"{prefix}held_labels"] = split.labels
+        arrays[f"{prefix}held_indices"] = indices
     save_arrays(arrays, folder / PREDICTIONS, metadata=target_notes(dev))
 
 
@@ -97,3 +110,61 @@ def save_weights(model: BertClassifier, job: Job, folder: Path, notes: Mapping[s
         from minbert.model.checkpoint import save_checkpoint
 
         save_checkpoint(model, folder / "checkpoint", Path(job.tokenizer))
+
+
+def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
+    """Write every training step: ms, tokens without and with padding, examples and loss."""
+    rows = [
+        {"step": number, **vars(step), "ms": f"{step.ms:.4f}", "loss": f"{loss:.9g}"}
+        for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
+    ]
+    _write_csv(folder / STEPS, rows)
+
+
+def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
+    """Write loss and score of every epoch, on its training batches and then on dev."""
+    rows = [{"epoch": n, **vars(epoch), **epoch.parts} for n, epoch in enumerate(epochs, start=1)]
+    for row in rows:
+        del row["parts"]
+    _write_csv(folder / EPOCHS, rows)
+
+
+def write_panel(folder: Path, panel: Panel) -> None:
+    """Write every step on the timing batches: its pass and batch, and whether its time counts."""
+    rows = [
+        {
+            "pass": number,
+            "batch": batch,
+            "ms": f"{ms:.4f}",
+            "tokens": panel.tokens[batch],
+            "examples": panel.examples[batch],
+            "counts": int(number >= panel.warm),
+            "settled": int(panel.settled),
+        }
+        for number, times in enumerate(panel.passes)
+        for batch, ms in enumerate(times)
+    ]
+    _write_csv(folder / PANEL, rows)
+
+
+def write_phases(folder: Path, phases: Phases) -> None:
+    """Write the seconds of each phase, and the peak memory of the process in it."""
+    rows = [
+        {"phase": name, "seconds": f"{seconds:.4f}"}
+        | {f"peak_{key}": value for key, value in vars(phases.peaks[name]).items()}
+        for name, seconds in phases.seconds.items()
+    ]
+    _write_csv(folder / PHASES, rows)
+
+
+def write_machine(folder: Path, report: dict[str, Any]) -> None:
+    """Write, as JSON, what the machine did during the timed steps."""
+    text = json.dumps(report, indent=2) + "\n"
+    (folder / MACHINE).write_text(text, encoding="utf-8")
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)

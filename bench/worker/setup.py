@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from bench.plan.parts import SINGLE, from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, Task, find_task, for_search, load_data
+from minbert.data.tasks import Data, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import SHARED, BertClassifier, HeadConfig, initialise
@@ -31,8 +31,6 @@ from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.losses import BINARY, loss_name
 from minbert.training.trainer import HALF, Group
 from minbert.training.unfreezing import GradualUnfreezing
-
-M = TypeVar("M", bound=nn.Module)
 
 _TWO: Final = 2
 """Classes between which one logit of a part decides."""
@@ -103,11 +101,6 @@ def parts_of(cell: Cell) -> list[str]:
     return [part for part in parts if part in rates]
 
 
-def task_of(cell: Cell, part: str) -> Task:
-    """The task of a part; the cell's own task if that has no parts."""
-    return find_task(part or cell.task)
-
-
 def heads_of(task: str, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
     """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
     two classes as well."""
@@ -142,42 +135,27 @@ def load_examples(job: Job) -> Data:
     data = load_data(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
-    check_planned(data, cell)
-    return data
-
-
-def check_planned(data: Data, cell: Cell) -> None:
-    """Refuse examples that have changed since the cell was planned.
-
-    Raises:
-        InputError: naming the task.
-    """
     if not data.digest.startswith(cell.data_digest):
         raise InputError(
             f"the examples of {cell.task} have changed since the cell was planned; "
             "start the grid again"
         )
-
-
-def config_of(job: Job) -> BertConfig:
-    """The encoder's configuration, with the cell's dropout."""
-    config = (
-        GEOMETRIES[job.geometry]
-        if job.geometry is not None
-        else BertConfig.from_folder(Path(job.checkpoint or ""))
-    )
-    return replace(
-        config,
-        hidden_dropout_prob=job.cell.dropout,
-        attention_probs_dropout_prob=job.cell.dropout,
-    )
+    return data
 
 
 def build_model(job: Job) -> BertClassifier:
-    """The encoder with its heads and the cell's adapters, and with weights loaded or drawn."""
-    cell = job.cell
+    """The encoder with its heads and the cell's adapters on its device, and with weights loaded or
+    drawn."""
+    cell, checkpoint = job.cell, Path(job.checkpoint or "")
+    if job.geometry is not None:
+        config = GEOMETRIES[job.geometry]
+    else:
+        config = BertConfig.from_folder(checkpoint)
+    config = replace(
+        config, hidden_dropout_prob=cell.dropout, attention_probs_dropout_prob=cell.dropout
+    )
     model = BertClassifier(
-        config_of(job),
+        config,
         heads_of(cell.task, parts_of(cell)),
         pooling=cell.pooling,
         dropout=cell.dropout,
@@ -187,15 +165,9 @@ def build_model(job: Job) -> BertClassifier:
     new_pooler = cell.init == "random"
     if cell.init == "pretrained":
         encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
-        lacking = [load_encoder(encoder, Path(job.checkpoint or "")) for encoder in encoders]
+        lacking = [load_encoder(encoder, checkpoint) for encoder in encoders]
         new_pooler = any(lacking)
     initialise(model, cell.seed)
-    return make_ready(model, job, new_pooler)
-
-
-def make_ready(model: M, job: Job, new_pooler: bool) -> M:
-    """A model that has its weights, on its device and with the cell's adapters."""
-    cell = job.cell
     inject(
         model,
         mode=cell.mode,
@@ -268,7 +240,7 @@ def examples(job: Job) -> dict[str, tuple[Split, Split]]:
         part: _splits(
             [both for piece, both in sides.items() if _part_of(piece) == part],
             losses[part],
-            regression=task_of(cell, part).kind == "regression",
+            regression=find_task(part or cell.task).kind == "regression",
         )
         for part in parts
     }
@@ -296,9 +268,7 @@ def _splits(pieces: Sequence[tokens.Sides], loss: str, *, regression: bool) -> t
     mean, std = standard(pieces[0][0].labels) if regression else (0.0, 1.0)
     splits = []
     for side in (0, 1):
-        labels = np.array(
-            pieces[0][side].labels
-        )  # a copy: torch takes no array that can't be written to
+        labels = np.array(pieces[0][side].labels)  # a copy that torch can write to
         targets = ((labels - mean) / std).astype(np.float32) if regression else labels
         texts = tuple(piece[side].encoded for piece in pieces)
         splits.append(Split(texts, targets, labels, loss, mean, std))

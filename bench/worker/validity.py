@@ -1,6 +1,5 @@
 """Checks after training that trainable parameters have moved and frozen ones have not."""
 
-from collections.abc import Mapping, Set
 from typing import Final
 
 import torch
@@ -8,8 +7,6 @@ from torch import Tensor, nn
 
 from adapters.injection import parameter_groups, training_of
 from adapters.methods import METHODS
-from minbert.model.classifier import BertClassifier
-from minbert.training.losses import PEARSON
 
 _NAMED: Final = 3
 """Parameters that a message names."""
@@ -27,65 +24,33 @@ class Movement:
         self._model = model
         self._before = {name: _sum_of_bits(p) for name, p in model.named_parameters()}
 
-    def problem(
-        self, held: Set[nn.Parameter] = frozenset(), idle: Set[nn.Parameter] = frozenset()
-    ) -> str | None:
+    def problem(self, *, every: bool = True) -> str | None:
         """One line that says what is wrong; None if nothing is.
 
         Every tensor of the head must have moved, and of every adapter those that its method moves;
         of an encoder that trains without adapters at least one tensor. No frozen tensor may move.
 
         Args:
-            held: parameters that would train, but were frozen or unused in every epoch.
-            idle: parameters that train and need not move, as the loss does not depend on them.
+            every: false if some may rest, as a part of the task had no batch, or the loss does not
+                depend on them: at least one tensor must have moved then.
         """
-        moved = {
-            name
-            for name, parameter in self._model.named_parameters()
-            if not torch.equal(self._before[name], _sum_of_bits(parameter))
-        }
         named = dict(self._model.named_parameters())
-        frozen = {name for name, p in named.items() if not p.requires_grad or p in held}
+        moved = {n for n, p in named.items() if not torch.equal(self._before[n], _sum_of_bits(p))}
+        frozen = {name for name, parameter in named.items() if not parameter.requires_grad}
         if strayed := sorted(frozen & moved):
             return f"frozen tensors moved: {_some(strayed)}"
         groups = parameter_groups(self._model)
         mode = training_of(self._model).mode
         moves = METHODS[mode].moves if mode in METHODS else ()
         updates = [name for name in groups["adapter"] if name.rpartition(".")[2] in moves]
-        must_move = {*groups["head"], *updates}
-        may_rest = {name for name, parameter in named.items() if parameter in idle}
-        if stuck := sorted(must_move - moved - frozen - may_rest):
-            return f"nothing was learned in: {_some(stuck)}"
+        for names in (groups["head"].keys() - frozen, set(updates) - frozen):
+            stuck = sorted(names - moved)
+            if stuck and (every or len(stuck) == len(names)):
+                return f"nothing was learned in: {_some(stuck)}"
         base = groups["base"].keys() - frozen
         if base and not moved & base:
             return "the encoder was to train and did not move"
         return None
-
-
-def unused_parameters(model: BertClassifier, trained: Set[str]) -> set[nn.Parameter]:
-    """Parameters that serve none of the parts of the task that were trained.
-
-    Args:
-        trained: the parts that had a batch; {""} for a task without parts.
-    """
-    if "" in trained:
-        return set()
-    on_pairs = {model.heads[part].pairs for part in trained}
-    is_used = {f"classifier.{part}.": part in trained for part in model.heads}
-    is_used |= {"comparison.": True in on_pairs, "bert_pairs.": True in on_pairs}
-    is_used["bert."] = model.bert_pairs is None or False in on_pairs
-    unused = tuple(prefix for prefix, used in is_used.items() if not used)
-    return {p for name, p in model.named_parameters() if name.startswith(unused)}
-
-
-def idle_parameters(model: BertClassifier, losses: Mapping[str, str]) -> set[nn.Parameter]:
-    """Parameters that train and need not move: the last bias of a head whose loss is 1 − r, which
-    does not change when a constant is added to all predictions.
-
-    Args:
-        losses: the name of each part's loss.
-    """
-    return {model.head_of(part).last_bias for part, loss in losses.items() if loss == PEARSON}
 
 
 def _sum_of_bits(parameter: Tensor) -> Tensor:

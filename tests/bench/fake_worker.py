@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from bench.worker import lifeline
 from bench.worker.progress import Progress
@@ -40,12 +39,6 @@ def attach():
     lifeline.attach()
 
 
-def attach_thread_only():
-    """As where the kernel offers nothing."""
-    lifeline.sys = SimpleNamespace(platform="other")
-    lifeline.attach()
-
-
 def note_pid():
     (folder / f"pid-{os.getpid()}").touch()
 
@@ -69,7 +62,7 @@ def garbage():
     for part in (noise, b'{"phase": "hidden"}\n{"phase": "told"}\n{"phase": "cut'):
         while part:
             part = part[os.write(pipe, part) :]
-        time.sleep(0.2)  # so that the overlong line is dropped before its end comes
+        time.sleep(0.2)  # so that the long line comes in pieces
 
 
 def chatter():

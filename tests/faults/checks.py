@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from bench.launch.output import HEAD, TAIL
+from bench.launch.runner import HEAD, TAIL
 from bench.results.protocol import RESULT, STDERR, STDOUT
 from tests.faults.notes import Launch, records, whole
 
 _GONE_S: Final = 3.0
-_LONGEST_OUTPUT: Final = HEAD + 3 * TAIL
+_LONGEST_OUTPUT: Final = HEAD + 2 * TAIL
 _AT_THE_TOP: Final = {"runs.csv", "runs.csv.lock", "runs", "reports"}
 _LONGEST_CELL_S: Final = 300.0
 

@@ -1,5 +1,6 @@
 """Energy drawn while a block runs: by the GPU from NVML, by the processor from RAPL."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,36 +29,29 @@ def energy(gpu: Gpu | None = None, powercap: Path = _POWERCAP) -> Iterator[Energ
     RAPL counts the whole processor, other processes included.
     """
     drawn = Energy()
-    if gpu is not None:
-        gpu_before = gpu.energy_j()
-        yield drawn
-        gpu_after = gpu.energy_j()
-        if gpu_before is not None and gpu_after is not None:
-            drawn.joules, drawn.source = gpu_after - gpu_before, "nvml"
-        return
-    before = _packages(powercap)
+    before = _counters(gpu, powercap)
     yield drawn
-    after = _packages(powercap)
+    after = _counters(gpu, powercap)
     if before and before.keys() == after.keys():
-        drawn.joules = sum(_rise(before[key], after[key]) for key in before) / 1e6
-        drawn.source = "rapl"
+        drawn.joules = sum((after[key][0] - before[key][0]) % before[key][1] for key in before)
+        drawn.source = "rapl" if gpu is None else "nvml"
 
 
-def _packages(powercap: Path) -> dict[str, tuple[int, int]]:
-    """Each processor's counter in µJ, and the value at which it wraps around."""
-    packages = {}
-    for folder in sorted(powercap.glob("intel-rapl:*")):
+def _counters(gpu: Gpu | None, powercap: Path) -> dict[str, tuple[float, float]]:
+    """Each counter in J, and the value at which it wraps around; empty if one does not answer."""
+    if gpu is not None:
+        joules = gpu.energy_j()
+        return {} if joules is None else {"gpu": (joules, math.inf)}
+    counters = {}
+    for folder in powercap.glob("intel-rapl:*"):
         if not _PACKAGE.fullmatch(folder.name):
             continue
         try:
-            now = int((folder / "energy_uj").read_text(encoding="ascii"))
-            end = int((folder / "max_energy_range_uj").read_text(encoding="ascii"))
+            now, end = (
+                int((folder / name).read_text(encoding="ascii")) / 1e6
+                for name in ("energy_uj", "max_energy_range_uj")
+            )
         except (OSError, ValueError):  # readable only by root on most systems
             return {}
-        packages[folder.name] = (now, end)
-    return packages
-
-
-def _rise(before: tuple[int, int], after: tuple[int, int]) -> int:
-    rise = after[0] - before[0]
-    return rise if rise >= 0 else rise + before[1]
+        counters[folder.name] = now, end
+    return counters

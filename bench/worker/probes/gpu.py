@@ -5,7 +5,6 @@ NVML answers; a question that the driver or GPU does not answer stays empty.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from statistics import median
 from typing import Any, Final
@@ -35,9 +34,14 @@ OFTEN: Final = 0.05
 BY_PROCESS: Final = "nvml-process"
 BY_DEVICE: Final = "nvml-device"
 
+_CLOCK: Final = "sm_clock_mhz"
+_SAMPLED: Final = {
+    _CLOCK: ("ClockInfo", "NVML_CLOCK_SM"),
+    "temperature_c": ("Temperature", "NVML_TEMPERATURE_GPU"),
+    "power_mw": ("PowerUsage",),
+}
+"""Questions to NVML by what they give."""
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-_NAMES: Final = ("GPU-", "MIG-")
-"""Prefixes of NVML's names of GPUs, and of instances of GPUs."""
 
 
 class Gpu:
@@ -45,6 +49,8 @@ class Gpu:
 
     Memory in use when this is made counts as that of other processes, so it is made before torch
     has a context on the GPU.
+
+    `memory` has the columns of the process's peak on the GPU, and of its source.
 
     Args:
         nvml: the initialised module `pynvml`, or a stand-in; None: no question is answered.
@@ -55,17 +61,15 @@ class Gpu:
         self._nvml = nvml
         self._handle = handle
         self._used_before_mib = self._used_mib()
-        self._energy_before = self._ask("TotalEnergyConsumption")
         self.forget()
-        self._peak_mib: float | None = None
-        self._peak_source: str | None = None
+        self.memory: dict[str, Any] = {}
 
     @classmethod
     def of(cls, device: torch.device) -> "Gpu | None":
-        """The GPU of a device; None for the CPU. A GPU unknown to NVML answers no question.
+        """The GPU of a device; None for the CPU.
 
-        Its name is read from `CUDA_VISIBLE_DEVICES`. If it is not there, in a cell run by hand,
-        torch is asked, which may make its context on the GPU first.
+        Its name is read from `CUDA_VISIBLE_DEVICES`, since torch would make its context on the GPU
+        when asked. A GPU without a name there, or unknown to NVML, answers no question.
         """
         if device.type != "cuda":
             return None
@@ -75,24 +79,16 @@ class Gpu:
         name = names[index].strip() if index < len(names) else ""
         with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
-            if name.startswith(_NAMES):
-                with suppress(pynvml.NVMLError):
-                    return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
-            uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-            for prefix in _NAMES:
-                with suppress(pynvml.NVMLError):
-                    return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"{prefix}{uuid}"))
+            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
         return cls()
 
     def forget(self) -> None:
-        """Forget all samples so far, but not the peak of memory and the energy."""
+        """Forget all samples so far, but not the peak of memory."""
         self._looks = 0
         self._reasons: Counter[str] = Counter()
         self._foreign: Counter[int] = Counter()
-        self._clocks: list[int] = []
-        self._clocks_below_cap: list[int] = []
-        self._watts: list[float] = []
-        self._heat: list[int] = []
+        self._samples: dict[str, list[float]] = {name: [] for name in _SAMPLED}
+        self._clocks_below_cap: list[float] = []
 
     def _ask(self, question: str, *names: str) -> Any:
         """NVML's answer to `nvmlDeviceGet…`; None if it has none.
@@ -125,14 +121,11 @@ class Gpu:
         reasons = self._reasons_now()
         self._looks += 1
         self._reasons.update(reasons)
-        clock = self._ask("ClockInfo", "NVML_CLOCK_SM")
-        heat = self._ask("Temperature", "NVML_TEMPERATURE_GPU")
-        power = self._ask("PowerUsage")
-        if clock is not None:
-            self._clocks.append(clock)
-            self._clocks_below_cap += [clock] if _POWER_CAP not in reasons else []
-        self._heat += [heat] if heat is not None else []
-        self._watts += [power / 1000] if power is not None else []
+        for name, question in _SAMPLED.items():
+            value = self._ask(*question)
+            self._samples[name] += [value] if value is not None else []
+            if name == _CLOCK and value is not None and _POWER_CAP not in reasons:
+                self._clocks_below_cap.append(value)
         self._look_at_processes()
 
     def _look_at_processes(self) -> None:
@@ -151,26 +144,16 @@ class Gpu:
             self._foreign.update({process.pid for process in processes})
 
     def _take_peak(self, mib: float, source: str) -> None:
-        if source == self._peak_source or self._peak_source is None:
-            self._peak_mib = max(self._peak_mib or 0.0, mib)
-            self._peak_source = source
-
-    @property
-    def memory(self) -> dict[str, float | str]:
-        """The columns of the process's memory on the GPU, and their source."""
-        if self._peak_mib is None or self._peak_source is None:
-            return {}
-        return {
-            "peak_process_vram_mib": self._peak_mib,
-            "process_vram_source": self._peak_source,
-        }
+        """Keep a higher peak, but none of another source than the first."""
+        peak = self.memory or {"peak_process_vram_mib": 0.0, "process_vram_source": source}
+        if peak["process_vram_source"] == source:
+            peak["peak_process_vram_mib"] = max(mib, peak["peak_process_vram_mib"])
+            self.memory = peak
 
     def energy_j(self) -> float | None:
-        """Energy drawn by the GPU since this was made, J."""
-        now = self._ask("TotalEnergyConsumption")
-        if now is None or self._energy_before is None:
-            return None
-        return float(now - self._energy_before) / 1000
+        """The GPU's counter of the energy that it has drawn, J."""
+        millijoules = self._ask("TotalEnergyConsumption")
+        return None if millijoules is None else float(millijoules) / 1000
 
     @property
     def doubts(self) -> dict[str, str]:
@@ -189,22 +172,17 @@ class Gpu:
 
     @property
     def report(self) -> dict[str, Any]:
-        """A summary of all samples for readers: clocks in MHz, temperature in °C, power in W."""
+        """A summary of all samples for readers."""
         return {
             "looks": self._looks,
             "throttle_reasons": dict(sorted(self._reasons.items())),
             "other_processes": len(self._foreign),
-            "sm_clock_mhz": _range(self._clocks),
-            "temperature_c": _range(self._heat),
-            "power_w": _range(self._watts),
+            **{
+                name: {"least": min(values), "median": median(values), "most": max(values)}
+                for name, values in self._samples.items()
+                if values
+            },
         }
 
     def _is_often(self, looks: int) -> bool:
         return looks > OFTEN * self._looks
-
-
-def _range(values: Sequence[float]) -> dict[str, float]:
-    """The least, the median and the highest of some values; empty without values."""
-    if not values:
-        return {}
-    return {"least": min(values), "median": median(values), "most": max(values)}

@@ -7,11 +7,10 @@ sampled in between, once a second at most. Values that a system does not provide
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import Any, Final
 
 from bench.worker.probes.gpu import SLOWED, Gpu
@@ -32,109 +31,80 @@ _CPUS: Final = Path("/sys/devices/system/cpu")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True)
-class State:
-    """The machine's counters at a moment. Times are in s since an arbitrary start."""
-
-    at_s: float
-    load: float | None
-    waited_s: float | None
-    ran_s: float | None
-    busy_s: float | None
-    stolen_s: float | None
-    own_cpu_s: float
-    quota_throttled_s: float | None
-    thermal_throttles: int | None
-
-
-def read_state(proc: Path = _PROC, cpus: Path = _CPUS, cgroups: Path = _CGROUPS) -> State:
-    """The counters now."""
-    ran, waited = _scheduled(proc)
-    busy, stolen = _cores(proc)
+def read_counters() -> dict[str, float]:
+    """The machine's counters now, without those that it does not have. Times are in s."""
     times = os.times()
-    return State(
-        at_s=time.monotonic(),
-        load=_load(proc),
-        waited_s=waited,
-        ran_s=ran,
-        busy_s=busy,
-        stolen_s=stolen,
-        own_cpu_s=times.user + times.system,
-        quota_throttled_s=_quota_throttled(cgroups),
-        thermal_throttles=_sum_of(cpus, "cpu*/thermal_throttle/core_throttle_count"),
-    )
+    counters = {"seconds": time.monotonic(), "own_cpu_s": times.user + times.system}
+    cores = _text(_PROC / "stat").partition("\n")[0].split()[1:9]
+    if len(cores) == 8:
+        ticks = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) / ticks for n in cores)
+        counters["busy_s"] = user + nice + system + irq + softirq
+        counters["stolen_s"] = steal
+    threads = [_text(path).split() for path in (_PROC / "self/task").glob("*/schedstat")]
+    if threads := [fields for fields in threads if len(fields) >= 2]:
+        counters["ran_s"] = sum(int(fields[0]) for fields in threads) / 1e9
+        counters["waited_s"] = sum(int(fields[1]) for fields in threads) / 1e9
+    for name, key, unit in (
+        ("cpu/cpu.stat", "throttled_time", 1e9),  # cgroup v1
+        ("cpu.stat", "throttled_usec", 1e6),
+    ):
+        words = _text(_CGROUPS / name).split()
+        if key in words:
+            counters["quota_throttled_s"] = int(words[words.index(key) + 1]) / unit
+    if throttles := _numbers("cpu*/thermal_throttle/core_throttle_count"):
+        counters["thermal_throttles"] = sum(throttles)
+    return counters
 
 
-@dataclass(frozen=True)
-class Watched:
-    """Activity of the machine during a measurement.
+def summarise(
+    rises: Mapping[str, float], cores: int, clocks: Sequence[float] = ()
+) -> dict[str, float | None]:
+    """Activity of the machine during a measurement; None where it is not known.
 
-    Attributes:
-        waited: the time that this process's threads were ready to run and had no core, as a share
-            of the time they ran.
-        foreign_cores: how many cores other processes kept busy on average.
-        frequency: the median clock frequency of the cores over their highest; None if a GPU does
-            the work.
-    """
-
-    seconds: float
-    load: float | None
-    waited: float | None
-    foreign_cores: float | None
-    stolen: float | None
-    quota_throttled_s: float | None
-    thermal_throttles: int | None
-    frequency: float | None
-
-    @property
-    def doubts(self) -> dict[str, str]:
-        """Flags with their reasons."""
-        flags: dict[str, list[str]] = {"disturbed": [], "throttled": []}
-        if self.waited is not None and self.waited > WAITED:
-            flags["disturbed"].append(f"waited for a core for {self.waited:.0%} of its time")
-        if self.stolen is not None and self.stolen > STOLEN:
-            flags["disturbed"].append(f"{self.stolen:.0%} of the cores' time went to other guests")
-        if (self.quota_throttled_s or 0.0) > HELD_BACK * self.seconds:
-            flags["throttled"].append(
-                f"held back by its group's CPU quota for {self.quota_throttled_s:.1f} s"
-            )
-        if (self.thermal_throttles or 0) > HEATED * self.seconds / 60:
-            flags["throttled"].append(f"cores were slowed {self.thermal_throttles} times by heat")
-        if self.frequency is not None and self.frequency < SLOWED:
-            flags["throttled"].append(f"clocks fell to {self.frequency:.0%}")
-        return {flag: "; ".join(reasons) for flag, reasons in flags.items() if reasons}
-
-
-def watched(
-    spans: Sequence[tuple[State, State]], cores: int, clocks: Sequence[float] = ()
-) -> Watched:
-    """Activity of the machine in several spans of time together.
+    `waited` is the time that this process's threads were ready to run and had no core, as a share
+    of the time they ran; `foreign_cores` how many cores other processes kept busy on average;
+    `stolen` the share of the cores' time that a hypervisor gave to other guests; `frequency` the
+    median clock frequency of the cores over their highest.
 
     Args:
-        spans: states at the beginning and the end of each.
+        rises: by how much each of the counters rose.
         cores: of the machine.
-        clocks: sampled frequencies of the cores, MHz.
+        clocks: sampled frequencies of the cores, MHz; none if a GPU does the work.
     """
+    seconds = max(rises["seconds"], 1e-9)
+    busy_s, stolen_s, ran_s = (rises.get(name) for name in ("busy_s", "stolen_s", "ran_s"))
+    own_s = rises["own_cpu_s"]
+    return {
+        "seconds": seconds,
+        "waited": rises["waited_s"] / ran_s if ran_s else None,
+        "foreign_cores": None if busy_s is None else max(0.0, busy_s - own_s) / seconds,
+        "stolen": None if stolen_s is None else stolen_s / seconds / cores,
+        "quota_throttled_s": rises.get("quota_throttled_s"),
+        "thermal_throttles": rises.get("thermal_throttles"),
+        "frequency": median(clocks) / max(clocks) if clocks else None,
+    }
 
-    def rise(name: str) -> float | None:
-        pairs = [(getattr(begin, name), getattr(end, name)) for begin, end in spans]
-        if any(value is None for pair in pairs for value in pair):
-            return None
-        return float(sum(end - begin for begin, end in pairs))
 
-    seconds = max(rise("at_s") or 0.0, 1e-9)
-    ran, waited, busy, stolen = map(rise, ("ran_s", "waited_s", "busy_s", "stolen_s"))
-    thermal, own = rise("thermal_throttles"), rise("own_cpu_s") or 0.0
-    return Watched(
-        seconds=seconds,
-        load=spans[0][0].load if spans else None,
-        waited=waited / ran if waited is not None and ran else None,
-        foreign_cores=None if busy is None else max(0.0, busy - own) / seconds,
-        stolen=None if stolen is None else stolen / seconds / cores,
-        quota_throttled_s=rise("quota_throttled_s"),
-        thermal_throttles=None if thermal is None else int(thermal),
-        frequency=median(clocks) / max(clocks) if clocks else None,
+def doubts_of(activity: Mapping[str, float | None]) -> list[tuple[str, str]]:
+    """Flags that an activity raises, each with a reason."""
+    seconds, waited, stolen, quota_s, throttles = (
+        activity[name] or 0.0
+        for name in ("seconds", "waited", "stolen", "quota_throttled_s", "thermal_throttles")
     )
+    frequency = activity["frequency"] or 1.0
+    doubts = []
+    if waited > WAITED:
+        doubts.append(("disturbed", f"waited for a core for {waited:.0%} of its time"))
+    if stolen > STOLEN:
+        doubts.append(("disturbed", f"{stolen:.0%} of the cores' time went to other guests"))
+    if quota_s > HELD_BACK * seconds:
+        doubts.append(("throttled", f"held back by its group's CPU quota for {quota_s:.1f} s"))
+    if throttles > HEATED * seconds / 60:
+        doubts.append(("throttled", f"cores were slowed {throttles:.0f} times by heat"))
+    if frequency < SLOWED:
+        doubts.append(("throttled", f"clocks fell to {frequency:.0%}"))
+    return doubts
 
 
 class MachineWatch:
@@ -145,16 +115,18 @@ class MachineWatch:
 
     def __init__(self, gpu: Gpu | None = None) -> None:
         self._gpu = gpu
-        self._spans: list[tuple[State, State]] = []
+        self._rises: defaultdict[str, float] = defaultdict(float)
         self._clocks: list[float] = []
         self._looked = -math.inf
         self.doubts: dict[str, str] = {}
         self.report: dict[str, Any] = {}
 
     def __enter__(self) -> "MachineWatch":
-        if self._gpu is not None and not self._spans:
-            self._gpu.forget()  # samples from before the timed steps
-        self._before = read_state()
+        if not self._rises:
+            self._load = os.getloadavg()[0]
+            if self._gpu is not None:
+                self._gpu.forget()  # samples from before the timed steps
+        self._before = read_counters()
         self._looked = -math.inf
         self.look()
         return self
@@ -168,23 +140,23 @@ class MachineWatch:
         if self._gpu is not None:
             # one core feeds the GPU and the others rest: their mean frequency says nothing
             self._gpu.look()
-            return
-        frequency = _frequency(_CPUS)
-        self._clocks += [frequency] if frequency is not None else []
+        else:
+            self._clocks += _frequencies()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._spans.append((self._before, read_state()))
-        summary = watched(self._spans, os.cpu_count() or 1, self._clocks)
-        self.doubts, self.report = summary.doubts, {"cpu": asdict(summary)}
+    def __exit__(self, *_: object) -> None:
+        after = read_counters()
+        for name in self._before.keys() & after.keys():
+            self._rises[name] += after[name] - self._before[name]
+        activity = summarise(self._rises, os.cpu_count() or 1, self._clocks)
+        doubts = doubts_of(activity)
+        self.report = {"cpu": {"load": self._load, **activity}}
         if self._gpu is not None:
-            for flag, reason in self._gpu.doubts.items():
-                self.doubts[flag] = "; ".join(filter(None, (self.doubts.get(flag), reason)))
+            doubts += self._gpu.doubts.items()
             self.report["gpu"] = self._gpu.report
+        reasons: dict[str, list[str]] = {}
+        for flag, reason in doubts:
+            reasons.setdefault(flag, []).append(reason)
+        self.doubts = {flag: "; ".join(texts) for flag, texts in reasons.items()}
         self.report["doubts"] = self.doubts
 
 
@@ -195,51 +167,12 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _load(proc: Path) -> float | None:
-    text = _text(proc / "loadavg")
-    return float(text.split()[0]) if text else None
+def _numbers(pattern: str) -> list[int]:
+    """The numbers in files of the cores, where those exist."""
+    return [int(text) for path in _CPUS.glob(pattern) if (text := _text(path).strip())]
 
 
-def _scheduled(proc: Path) -> tuple[float | None, float | None]:
-    """Seconds that this process's threads have run, and waited to run."""
-    ran = waited = 0
-    seen = False
-    for path in (proc / "self" / "task").glob("*/schedstat"):
-        fields = _text(path).split()
-        if len(fields) >= 2:
-            ran, waited, seen = ran + int(fields[0]), waited + int(fields[1]), True
-    return (ran / 1e9, waited / 1e9) if seen else (None, None)
-
-
-def _cores(proc: Path) -> tuple[float | None, float | None]:
-    """Seconds that all cores together were busy, and that a hypervisor gave to other guests."""
-    fields = _text(proc / "stat").partition("\n")[0].split()[1:]
-    if len(fields) < 8:
-        return None, None
-    ticks = os.sysconf("SC_CLK_TCK")
-    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(f) / ticks for f in fields[:8])
-    return user + nice + system + irq + softirq, steal
-
-
-def _quota_throttled(cgroups: Path) -> float | None:
-    """Seconds that the group's CPU quota stopped its processes, by cgroup v2 or v1."""
-    for name, key, unit in (
-        ("cpu.stat", "throttled_usec", 1e6),
-        ("cpu/cpu.stat", "throttled_time", 1e9),
-    ):
-        for line in _text(cgroups / name).splitlines():
-            if line.startswith(f"{key} "):
-                return int(line.split()[1]) / unit
-    return None
-
-
-def _sum_of(folder: Path, pattern: str) -> int | None:
-    values = [text.strip() for path in folder.glob(pattern) if (text := _text(path))]
-    return sum(map(int, values)) if values else None
-
-
-def _frequency(cpus: Path) -> float | None:
-    """Mean clock frequency of the cores, MHz."""
-    paths = cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
-    values = [int(text) / 1000 for path in paths if (text := _text(path).strip())]
-    return sum(values) / len(values) if values else None
+def _frequencies() -> list[float]:
+    """The mean clock frequency of the cores, MHz; empty where it is not known."""
+    khz = _numbers("cpu[0-9]*/cpufreq/scaling_cur_freq")
+    return [sum(khz) / len(khz) / 1000] if khz else []

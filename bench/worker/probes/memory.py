@@ -1,7 +1,5 @@
 """Memory of this process in MiB: peaks, and its parts by owner."""
 
-import resource
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +9,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from bench.plan.cell import Columns
+from bench.worker.failures import is_out_of_memory
+from minbert.data.batches import Batch
 from minbert.training.optimizer import Optimizer
+from minbert.training.trainer import Trainer, autocast, logits_of
 
 MIB: Final = 2**20
 _STATUS: Final = Path("/proc/self/status")
@@ -49,22 +51,6 @@ def resident_now() -> Resident:
     return Resident(status.get("VmRSS"), status.get("RssAnon"))
 
 
-@contextmanager
-def resident_peak() -> Iterator[Resident]:
-    """Measure the peaks reached in a block.
-
-    On Linux the kernel's peak (VmHWM) is reset at the beginning; if that fails, and on other
-    systems, it is the peak of the process so far. The anonymous part is the peak less the files
-    that are mapped at the end of the block: mapped weights and libraries only grow.
-    """
-    peak = Resident()
-    forget_peak()
-    try:
-        yield peak
-    finally:
-        peak.take(peak_so_far())
-
-
 def forget_peak() -> None:
     """Reset the kernel's peak of the resident set, if possible."""
     with suppress(OSError):
@@ -72,19 +58,16 @@ def forget_peak() -> None:
 
 
 def peak_so_far() -> Resident:
-    """The peaks since the last reset.
+    """The peaks since the last reset, or of the process so far if it could not be reset.
 
-    `ru_maxrss` is not used on Linux: it is inherited across exec, and so starts at the size of
-    the parent.
+    The anonymous part is the peak less the files that are mapped now: mapped weights and libraries
+    only grow. `ru_maxrss` is inherited across exec, and so starts at the size of the parent.
     """
     status = _status()
-    peak = status.get("VmHWM")
-    if peak is None:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return Resident(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB)
-    if "RssFile" not in status:
+    peak, files = status.get("VmHWM"), status.get("RssFile")
+    if peak is None or files is None:
         return Resident(peak)
-    return Resident(peak, max(0.0, peak - status["RssFile"] - status.get("RssShmem", 0.0)))
+    return Resident(peak, max(0.0, peak - files - status.get("RssShmem", 0.0)))
 
 
 def _status() -> dict[str, float]:
@@ -189,3 +172,26 @@ class SavedTensors:
     def mib(self) -> float:
         """Size of the saved tensors, MiB."""
         return float(sum(storage.nbytes() for storage in self._kept.values())) / MIB
+
+
+def measure_activations(trainer: Trainer, largest: Batch) -> Columns:
+    """Memory that the forward pass of the largest batch keeps for its backward pass.
+
+    Without enough memory for it the result is empty, since the training itself did succeed.
+    Nothing is trained. Gradients are dropped first, as before the forward pass of a training step.
+    """
+    trainer.optimizer.zero_grad()
+    saved = SavedTensors(trainer.model)
+    trainer.model.train()
+    devices = [trainer.device] if trainer.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            with saved.counting(), autocast(trainer.amp, trainer.device):
+                logits = logits_of(trainer.model, largest)
+            mib = saved.mib
+            del logits
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}
+    return {"activations_mib": mib}

@@ -7,15 +7,14 @@ agree.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
 
 from bench.stats.steptimes import AGREEMENT, panel_times
-from bench.worker.probes.steps import Sized, StepClock
-
-B = TypeVar("B", bound=Sized)
+from bench.worker.probes.steps import StepClock
+from minbert.data.batches import Batch
 
 PANEL_BATCHES: Final = 4
 """Number of timing batches, at evenly spaced quantiles of their tokens."""
@@ -23,6 +22,8 @@ WARMUP_PASSES: Final = 6
 """After this many passes without agreement timing begins all the same, and counts as unstable."""
 TIMED_PASSES: Final = 5
 MOST_PASSES: Final = 12
+PANEL_SHARE: Final = 0.15
+"""Share of the training's time that timing may take beyond its minimum of passes."""
 PRECISION: Final = 0.02
 """Timing ends when half the width of the interval is this share of the time for 1,000 tokens."""
 
@@ -59,34 +60,23 @@ def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
 def agree(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two passes agree: in their mean, and within twice that tolerance in their
     quartiles."""
-    a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
-
-    def relative_gap(x: float, y: float) -> float:
-        return abs(x - y) / max(min(x, y), 1e-9)
-
-    quartiles = zip(np.quantile(a, (0.25, 0.75)), np.quantile(b, (0.25, 0.75)), strict=True)
-    return relative_gap(float(a.mean()), float(b.mean())) <= AGREEMENT and all(
-        relative_gap(float(x), float(y)) <= 2 * AGREEMENT for x, y in quartiles
-    )
+    a, b = (np.array([np.mean(ms), *np.quantile(ms, (0.25, 0.75))]) for ms in (one, other))
+    gaps = np.abs(a - b) / np.maximum(np.minimum(a, b), 1e-9)
+    return bool((gaps <= AGREEMENT * np.array([1, 2, 2])).all())
 
 
-def warm_from(passes: Passes) -> int | None:
-    """The first pass that counts: the second of the first two consecutive passes that agree."""
-    for index in range(1, len(passes)):
+def warm_from(passes: Passes) -> tuple[int, bool]:
+    """The first pass that counts, and whether it is the first of a steady state: the second of the
+    first two consecutive passes that agree."""
+    for index in range(1, min(len(passes), WARMUP_PASSES)):
         if agree(passes[index - 1], passes[index]):
-            return index
-    return None
-
-
-def _begin(passes: Passes) -> tuple[int, bool]:
-    """The first pass that counts, and whether it is the first of a steady state."""
-    warm = warm_from(passes[:WARMUP_PASSES])
-    return (WARMUP_PASSES, False) if warm is None else (warm, True)
+            return index, True
+    return WARMUP_PASSES, False
 
 
 def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
     """Whether the passes suffice: steady, enough of them, and precise or out of budget."""
-    timed = passes[_begin(passes)[0] :]
+    timed = passes[warm_from(passes)[0] :]
     if len(timed) < TIMED_PASSES:
         return False
     if len(timed) >= MOST_PASSES or sum(map(sum, timed)) / 1000 >= budget_s:
@@ -97,8 +87,8 @@ def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
 
 
 def replay(
-    take_step: Callable[[B], object],
-    batches: Sequence[B],
+    take_step: Callable[[Batch], object],
+    batches: Sequence[Batch],
     device: torch.device,
     *,
     budget_s: float,
@@ -122,7 +112,7 @@ def replay(
             done += 1
             on_step(done)
         passes.append([step.ms for step in clock.steps()])
-    warm, settled = _begin(passes)
+    warm, settled = warm_from(passes)
     return Panel(
         tokens=tokens,
         examples=tuple(len(batch.labels) for batch in batches),

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bench.worker.probes.memory import Resident, resident_peak
+from bench.worker.probes.memory import Resident, forget_peak, peak_so_far
 
 
 class Phases:
@@ -24,12 +24,12 @@ class Phases:
         """Measure the block as a phase. Phases don't nest."""
         self._on_phase(name)
         begun = time.perf_counter()
+        forget_peak()
         try:
-            with resident_peak() as peak:
-                yield
+            yield
         finally:
+            self.peaks.setdefault(name, Resident()).take(peak_so_far())
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
-            self.peaks.setdefault(name, Resident()).take(peak)
 
     @property
     def peak(self) -> Resident:

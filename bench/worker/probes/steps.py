@@ -4,26 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
-
-class Sized(Protocol):
-    """The size of a batch."""
-
-    @property
-    def labels(self) -> Tensor:
-        """[B]."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens without padding."""
-
-    @property
-    def padded(self) -> int:
-        """Tokens with padding."""
+from minbert.data.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ class StepClock:
         self._marks: list[tuple[Any, Any, int, int, int]] = []
 
     @contextmanager
-    def step(self, batch: Sized) -> Iterator[None]:
+    def step(self, batch: Batch) -> Iterator[None]:
         """Time the block as one step on a batch."""
         begin = self._now()
         yield

@@ -378,7 +378,7 @@ def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) 
         err = process.stderr
         assert process.returncode == 0, err
         assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in err
-        assert "note: sts: all 12 dev labels are 3.8, which have no correlation" in err
+        assert "note: sts: all dev labels are 3.8" in err
     (row,) = grid.rows()
     assert row["status"] == "ok"
     assert "not_learned" in str(row["flags"]).split()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,7 +120,8 @@ def test_of_a_flood_only_head_and_tail_are_kept(tmp_path):
         assert (tmp_path / name).stat().st_size < 2**20
         text = (tmp_path / name).read_text()
         assert text.startswith("tick tock 100%|##########|\n" * 1000)
-        assert " bytes left out ...]\n" in text
+        [left_out] = re.findall(r"\n\[\.\.\. ([\d,]+) bytes left out \.\.\.\]\n", text)
+        assert 0 <= int(left_out.replace(",", "")) - (13_500_000 - 2**19) < 2**12
     assert "Traceback" in (tmp_path / "stderr.txt").read_text()[-2000:]
 
 
@@ -357,14 +359,11 @@ def test_after_a_stop_nothing_is_started(tmp_path):
 
 
 def test_handlers_are_restored():
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
-    descriptors = psutil.Process().num_fds()
     with Signals():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(number) for number in numbers] == before
-    assert signal.set_wakeup_fd(-1) == -1
-    assert psutil.Process().num_fds() == descriptors
 
 
 def test_no_descriptor_is_left_open(tmp_path):
@@ -383,7 +382,6 @@ def test_no_descriptor_is_left_open(tmp_path):
     [
         ("attach", "note_pid", "hang"),
         ("attach", "note_pid", "hang_with_the_lock"),
-        ("attach_thread_only", "note_pid", "child", "hang"),
         ("attach", "note_pid", "child", "hang"),
         ("note_pid", "child", "hang"),
         ("attach", "ignore_term", "note_pid", "hang"),

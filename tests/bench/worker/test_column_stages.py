@@ -21,8 +21,8 @@ from bench.worker import run as worker
 from bench.worker.probes import phases
 from bench.worker.probes.energy import Energy
 from bench.worker.probes.memory import Resident, SavedTensors
-from bench.worker.record import Epoch
 from bench.worker.run import CellRun
+from bench.worker.saving import Epoch
 from bench.worker.setup import Split
 from minbert.data.batches import Batch
 from minbert.training.trainer import Trainer, logits_of
@@ -56,11 +56,8 @@ class World:
         anon = IMPORTS_MIB if not self.phase else 3 * IMPORTS_MIB
         return Resident(2 * anon, anon)
 
-    @contextmanager
-    def resident_peak(self) -> Iterator[Resident]:
-        peak, phase = Resident(), self.phase
-        yield peak
-        peak.take(Resident(PEAKS_MIB[phase], PEAKS_MIB[phase] * 3 / 4))
+    def peak_so_far(self) -> Resident:
+        return Resident(PEAKS_MIB[self.phase], PEAKS_MIB[self.phase] * 3 / 4)
 
     @contextmanager
     def energy(self, _gpu: object) -> Iterator[Energy]:
@@ -129,7 +126,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "time", clock)
         patch.setattr(phases, "time", clock)
-        patch.setattr(phases, "resident_peak", world.resident_peak)
+        patch.setattr(phases, "peak_so_far", world.peak_so_far)
         patch.setattr(worker, "resident_now", world.resident_now)
         patch.setattr(worker, "energy", world.energy)
         patch.setenv(LAUNCHED_AT, str(-IMPORTS_S))
@@ -177,7 +174,8 @@ def test_the_training_score_is_that_of_the_batches_as_trained(ran: Ran) -> None:
 def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
     sizes = []
     ran.run.model.train()
-    for batch in ran.run._batches(0):
+    for part, indices in ran.run._order(0):
+        batch = ran.run._batch(part, indices)
         saved = SavedTensors(ran.run.model)
         with saved.counting():
             logits_of(ran.run.model, batch)

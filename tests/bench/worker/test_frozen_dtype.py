@@ -17,22 +17,19 @@ from adapters.peft_format import load_adapter
 from bench.common.errors import InputError
 from bench.forecast.costs import Variant
 from bench.grid.dryrun import _shown_axes
-from bench.launch.checks import idle_notes
 from bench.peers.start import write_start
 from bench.plan import gridfile
 from bench.plan.cell import MIXED
-from bench.plan.gridfile import Settings
+from bench.plan.columns import new_row
 from bench.plan.job import Job
 from bench.plan.learning_rates import Search, still_lacking
 from bench.plan.planning import Resolved, expand
 from bench.plan.pruning import dominating
 from bench.results.store import read_rows
-from bench.worker import run as worker
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from bench.worker.setup import build_model
 from bench.worker.validity import Movement
-from minbert.data.tasks import load_task
 from minbert.model.checkpoint import load_classifier, load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
@@ -164,7 +161,7 @@ class Watched(CellRun):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No panel of steps, which say nothing of what is held."""
-    monkeypatch.setattr(worker, "measure_panel", lambda *_, **__: [])
+    monkeypatch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -279,17 +276,6 @@ def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(
     good = replace(of, cell=replace(of.cell, amp="bf16", frozen_dtype=None if mode == "full"
                                     else "bf16"))  # fmt: skip
     assert Job.from_json(good.to_json()) == good
-
-
-def test_a_setting_that_no_cell_uses_is_reported() -> None:
-    data = load_task("movies", None, max_train=8, max_dev=8)
-    held = Settings(frozen_dtype="amp")
-    cells = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)
-    assert idle_notes([Settings(), held], cells, data) == []
-    assert idle_notes([Settings()], [], data) == []
-    assert idle_notes([held], [c for c in cells if c.mode != "dora"], data) == [
-        "frozen_dtype amp: no cell with it has frozen weights under AMP"
-    ]
 
 
 def test_what_ran_out_of_memory_dominates_cells_that_hold_weights_alike(

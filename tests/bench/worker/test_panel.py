@@ -40,9 +40,9 @@ def test_passes_agree_in_mean_and_quartiles(other: list[float], alike: bool) -> 
 
 
 def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before() -> None:
-    assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == 3
-    assert warm_from([times(3)]) is None
-    assert warm_from([times(2**n) for n in range(8)]) is None
+    assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == (3, True)
+    for drifting in ([times(3)], [times(2**n) for n in range(8)]):
+        assert warm_from(drifting) == (panel.WARMUP_PASSES, False)
 
 
 def test_a_steady_panel_takes_the_fewest_passes() -> None:

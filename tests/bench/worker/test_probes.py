@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 from bench.worker.probes.energy import energy
-from bench.worker.probes.machine import MachineWatch, State, read_state, watched
-from bench.worker.probes.memory import SavedTensors, owned_mib, resident_now, resident_peak
+from bench.worker.probes.machine import MachineWatch, doubts_of, read_counters, summarise
+from bench.worker.probes.memory import SavedTensors, owned_mib, resident_now
 from bench.worker.probes.phases import Phases
 from minbert.training.optimizer import AdamW, Group
 
@@ -75,9 +76,11 @@ def test_mapped_files_are_in_the_resident_set_and_not_anonymous(tmp_path: Path) 
     file = tmp_path / "mapped"
     file.write_bytes(b"x" * (100 * MIB))
     before = resident_now()
-    with resident_peak() as peak:
+    phases = Phases()
+    with phases.phase("map"):
         mapped = np.memmap(file, dtype=np.uint8, mode="r")
         assert mapped[::4096].sum() > 0
+    peak = phases.peaks["map"]
     assert peak.rss_mib - before.rss_mib >= 95
     assert peak.anon_mib - before.anon_mib <= 20
 
@@ -105,12 +108,9 @@ def test_saved_tensors_are_those_of_the_backward_pass_without_weights() -> None:
     assert saved.mib == pytest.approx(1.0 + 2.0 + 1.0)  # x, the second input, what exp keeps
 
 
-def state(**changes: float | None) -> State:
-    usual = {
-        "at_s": 0.0, "load": 0.5, "waited_s": 0.0, "ran_s": 0.0, "busy_s": 0.0, "stolen_s": 0.0,
-        "own_cpu_s": 0.0, "quota_throttled_s": 0.0, "thermal_throttles": 0,
-    }  # fmt: skip
-    return State(**{**usual, **changes})  # type: ignore[arg-type]
+def flags_of(cores: int = 2, clocks: Sequence[float] = (), **rises: float) -> set[str]:
+    usual = {"seconds": 10.0, "own_cpu_s": 20.0}
+    return {flag for flag, _ in doubts_of(summarise(usual | rises, cores, clocks))}
 
 
 @pytest.mark.parametrize(
@@ -123,27 +123,19 @@ def state(**changes: float | None) -> State:
         ({"quota_throttled_s": 0.3}, {"throttled"}),
         ({"thermal_throttles": 2}, {"throttled"}),
         ({"quota_throttled_s": 0.05}, set()),
-        ({"waited_s": None, "stolen_s": None, "busy_s": None}, set()),
     ],
 )
-def test_doubts_follow_from_counters(after: dict[str, float | None], flags: set[str]) -> None:
-    end = {"at_s": 10.0, "ran_s": 20.0, "busy_s": 20.0, "own_cpu_s": 20.0, **after}
-    assert set(watched([(state(), state(**end))], cores=2).doubts) == flags
+def test_doubts_follow_from_counters(after: dict[str, float], flags: set[str]) -> None:
+    rises = {"ran_s": 20.0, "waited_s": 0.0, "busy_s": 20.0, "stolen_s": 0.0, **after}
+    assert flags_of(**rises) == flags
+
+
+def test_a_machine_without_counters_raises_no_doubt() -> None:
+    assert flags_of() == set()
 
 
 def test_rare_events_of_a_long_run_are_no_doubt() -> None:
-    end = state(at_s=3600.0, ran_s=7200.0, thermal_throttles=2, quota_throttled_s=3.0)
-    assert watched([(state(), end)], cores=2).doubts == {}
-
-
-def test_what_was_between_two_spans_counts_nothing() -> None:
-    first = state(), state(at_s=10.0, ran_s=20.0)
-    second = (
-        state(at_s=50.0, ran_s=90.0, waited_s=30.0),
-        state(at_s=60.0, ran_s=110.0, waited_s=30.5),
-    )
-    found = watched([first, second], cores=2)
-    assert (found.seconds, found.waited) == (20.0, pytest.approx(0.5 / 40))
+    assert flags_of(seconds=3600.0, thermal_throttles=2.0, quota_throttled_s=3.0) == set()
 
 
 def test_a_watch_that_is_entered_again_tells_of_both_times() -> None:
@@ -156,19 +148,18 @@ def test_a_watch_that_is_entered_again_tells_of_both_times() -> None:
 
 
 def test_clocks_that_fell_for_most_of_the_time_are_reported() -> None:
-    span = [(state(), state(at_s=10.0))]
-    assert set(watched(span, 2, [3000.0, 2000.0, 2000.0]).doubts) == {"throttled"}
-    assert watched(span, 2, [3000.0, 3000.0, 2000.0]).doubts == {}
+    assert flags_of(clocks=[3000.0, 2000.0, 2000.0]) == {"throttled"}
+    assert flags_of(clocks=[3000.0, 3000.0, 2000.0]) == set()
 
 
 def test_cores_that_others_keep_busy_are_reported() -> None:
-    end = state(at_s=10.0, busy_s=25.0, own_cpu_s=10.0)
-    assert watched([(state(), end)], cores=4).foreign_cores == pytest.approx(1.5)
+    activity = summarise({"seconds": 10.0, "busy_s": 25.0, "own_cpu_s": 10.0}, cores=4)
+    assert activity["foreign_cores"] == pytest.approx(1.5)
 
 
 @LINUX
 def test_spinning_neighbours_disturb() -> None:
-    if read_state().ran_s is None:
+    if "ran_s" not in read_counters():
         pytest.skip("this kernel does not count the time that processes wait for a core")
     spin = "while True: pass"
     others = [

@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.plan.job import Job
-from bench.worker import validity
 from bench.worker.progress import Progress
-from bench.worker.record import Epoch
 from bench.worker.run import CellRun, InvalidError
+from bench.worker.saving import Epoch
 from minbert.data.batches import Batch
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
@@ -125,29 +124,12 @@ def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
     assert {tower: layers_of(run.moved[-1], tower) for tower in TOWERS} == moved
 
 
-@pytest.mark.parametrize(
-    ("max_steps", "stuck"),
-    [
-        (4, {"bert": {3}, "bert_pairs": set()}),
-        (5, {"bert": {3}, "bert_pairs": {3}}),
-        (7, {"bert": {2, 3}, "bert_pairs": {3}}),
-    ],
-)
-def test_layers_that_do_not_move_though_a_batch_came_are_reported(
-    deep_checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    max_steps: int,
-    stuck: Mapping[str, set[int]],
+def test_a_training_of_several_parts_that_moves_nothing_is_invalid(
+    deep_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Of seven steps the last, of sst, begins the third epoch: what came in the second counts."""
-    monkeypatch.setattr(validity, "_NAMED", 99)
-    run = watched(deep_checkpoint, tmp_path, max_steps=max_steps, learning_rate=NO_RATE)
-    with pytest.raises(InvalidError, match=r"^nothing was learned in: ") as told:
+    run = watched(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
+    with pytest.raises(InvalidError, match=r"^nothing was learned in: .*lora_B"):
         run.run()
-    names = set(str(told.value).partition(": ")[2].split(", "))
-    assert {tower: layers_of(names, tower) for tower in TOWERS} == stuck
-    assert all("lora_B" in name for name in names)
 
 
 # What comes when, and at what rate
