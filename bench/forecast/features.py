@@ -10,9 +10,8 @@ and bytes have rates by the type that they are computed in.
 
 from typing import Final
 
-from bench.forecast.costs import Variant
+from bench.forecast.costs import Load, Totals, Variant
 from bench.forecast.fit import Prior
-from bench.forecast.totals import Load, Totals
 from bench.stats.steptimes import STEPS_ENOUGH
 
 PANEL_STEPS: Final = 24
@@ -78,4 +77,4 @@ def time_prior(device: str, threads: int) -> Prior:
 
 def flops_per_token(totals: Totals) -> float:
     """Floating-point operations of training for each real token."""
-    return 1e9 * totals.train.gflop / totals.real_tokens
+    return 1e9 * totals.train_gflop / totals.real_tokens
