@@ -16,6 +16,7 @@ from typing import IO, Any, Final, cast
 from rich.console import Console
 from rich.progress import track
 
+from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
 from bench.common.messages import last_error
 from bench.forecast.costs import Costs, Totals, Variant, fill_ranks, to_count
@@ -73,7 +74,13 @@ def find_costs(
     costs = _kept(path, counted)
     if costs is None:
         with turn():
-            costs = _kept(path, counted) or _count(request, counted, gpu, path)
+            costs = _kept(path, counted)
+            if costs is None:
+                text = _run(request, len(counted), gpu)
+                costs = _parsed(text, counted)
+                with suppress(OSError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(path, text.encode())
     return Costs(fill_ranks(costs.totals, variants), costs.imports_mib)
 
 
@@ -89,7 +96,7 @@ def _code() -> str:
 
 def _kept(path: Path, variants: Sequence[Variant]) -> Costs | None:
     """The costs in a file of the cache; None without a valid file."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, UnicodeError, NoPredictionError):
         return _parsed(path.read_text(encoding="utf-8"), variants)
     return None
 
@@ -98,27 +105,14 @@ def _parsed(text: str, variants: Sequence[Variant]) -> Costs:
     """The costs that the counting process wrote.
 
     Raises:
-        ValueError: if it wrote anything else.
+        NoPredictionError: if it wrote anything else.
     """
     try:
         imports, *totals = [json.loads(line) for line in text.splitlines()]
         values = [Totals(*map(float, numbers)) for numbers in totals]
         return Costs(dict(zip(variants, values, strict=True)), float(imports))
-    except TypeError as error:
-        raise ValueError("not the costs of these variants") from error
-
-
-def _count(request: str, variants: Sequence[Variant], gpu: str, path: Path) -> Costs:
-    """Costs counted by a process, and kept in the cache if that is possible."""
-    text = _run(request, len(variants), gpu)
-    try:
-        costs = _parsed(text, variants)
-    except ValueError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise NoPredictionError(f"the counting process wrote something else: {error}") from error
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
-    return costs
 
 
 def _run(request: str, count: int, gpu: str) -> str:
@@ -163,8 +157,8 @@ def _run(request: str, count: int, gpu: str) -> str:
 def turn_on(device: str, signals: Signals) -> Turn:
     """Turns on a device, since counting would disturb the times of another grid on it.
 
-    Entering one raises DiskFullError if the device can't be locked. StoppedError is raised if the
-    user stops the wait, or what runs inside.
+    Entering one raises NoPredictionError if the device can't be locked. StoppedError is raised if
+    the user stops the wait, or what runs inside.
     """
 
     def on_wait() -> None:
@@ -172,11 +166,14 @@ def turn_on(device: str, signals: Signals) -> Turn:
 
     @contextmanager
     def turn() -> Iterator[None]:
-        with (
-            Locks(device_locks(), signals, on_wait) as devices,
-            devices.turn(device),
-            signals.raising(),
-        ):
-            yield
+        try:
+            with (
+                Locks(device_locks(), signals, on_wait) as devices,
+                devices.turn(device),
+                signals.raising(),
+            ):
+                yield
+        except DiskFullError as error:
+            raise NoPredictionError(str(error)) from error
 
     return turn

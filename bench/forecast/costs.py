@@ -204,27 +204,32 @@ def to_count(variants: Iterable[Variant]) -> list[Variant]:
     Of ranks these are the lowest and the highest: all costs grow linearly with the rank, except
     that a peak may move to another place.
     """
-    ends: dict[Variant, tuple[Variant, Variant]] = {}
-    for variant in sorted(set(variants), key=lambda variant: variant.rank or 0):
-        kind = variant._replace(rank=None)
-        lowest, _ = ends.get(kind, (variant, variant))
-        ends[kind] = lowest, variant
-    return sorted({end for both in ends.values() for end in both}, key=str)
+    by_kind = _by_kind(variants).values()
+    return sorted({end for kind in by_kind for end in (kind[0], kind[-1])}, key=str)
 
 
 def fill_ranks(
     counted: Mapping[Variant, Totals], variants: Iterable[Variant]
 ) -> dict[Variant, Totals]:
     """Totals of all variants from those of `to_count`."""
-    by_kind: dict[Variant, list[Variant]] = {}
-    for variant in counted:
-        by_kind.setdefault(variant._replace(rank=None), []).append(variant)
-    filled = dict(counted)
+    ends, filled = _by_kind(counted), dict(counted)
     for variant in variants:
-        if variant in filled or variant.rank is None:
+        if variant in filled:
             continue
-        low, high = sorted(by_kind[variant._replace(rank=None)], key=lambda end: end.rank or 0)
-        share = (variant.rank - (low.rank or 0)) / ((high.rank or 0) - (low.rank or 0))
-        ends = zip(counted[low], counted[high], strict=True)
-        filled[variant] = Totals(*(start + share * (end - start) for start, end in ends))
+        low, high = ends[variant._replace(rank=None)]
+        share = (_rank(variant) - _rank(low)) / (_rank(high) - _rank(low))
+        both = zip(counted[low], counted[high], strict=True)
+        filled[variant] = Totals(*(start + share * (end - start) for start, end in both))
     return filled
+
+
+def _by_kind(variants: Iterable[Variant]) -> dict[Variant, list[Variant]]:
+    """Variants that differ in the rank alone, in its order."""
+    kinds: dict[Variant, list[Variant]] = {}
+    for variant in sorted(variants, key=_rank):
+        kinds.setdefault(variant._replace(rank=None), []).append(variant)
+    return kinds
+
+
+def _rank(variant: Variant) -> int:
+    return variant.rank or 0

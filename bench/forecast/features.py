@@ -73,8 +73,3 @@ def time_prior(device: str, threads: int) -> Prior:
     else:
         values = (8.0, 5e-6, 1 / (60 * threads), 1 / (90 * threads), 1 / 12_000, 1 / 20_000)
     return Prior(values, values, rates=True)
-
-
-def flops_per_token(totals: Totals) -> float:
-    """Floating-point operations of training for each real token."""
-    return 1e9 * totals.train_gflop / totals.real_tokens

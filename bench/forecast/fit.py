@@ -42,13 +42,10 @@ def fit(
     from scipy.optimize import nnls
 
     x, y = np.asarray(design, dtype=float), np.asarray(measured, dtype=float)
-    if prior.rates:
-        factor = float(np.median(y / (x @ np.asarray(prior.values))))
-        prior = Prior(
-            tuple(factor * value for value in prior.values),
-            tuple(factor * value for value in prior.spread),
-        )
     values, spread = np.asarray(prior.values), np.asarray(prior.spread)
+    if prior.rates:
+        factor = np.median(y / (x @ values))
+        values, spread = factor * values, factor * spread
     rows = np.concatenate([x / y[:, None] / NOISE, np.diag(1 / spread)])
     targets = np.concatenate([np.full(len(y), 1 / NOISE), values / spread])
     scale = np.linalg.norm(rows, axis=0)  # features differ by many orders of magnitude

@@ -10,7 +10,6 @@ from bench.analysis.groups import Group, group_key
 from bench.analysis.setting import number
 from bench.forecast.costs import Costs, Variant
 from bench.forecast.features import (
-    flops_per_token,
     load_features,
     memory_features,
     memory_prior,
@@ -30,7 +29,10 @@ _DISTURBED: Final = {"disturbed", "throttled"}
 
 @dataclass(frozen=True)
 class Prediction:
-    """Expected costs of a cell. `peak_mib` is the whole peak, imports included."""
+    """Expected costs of a cell.
+
+    `peak_mib` is the whole peak, imports included; `flops_per_token` is of training, by real token.
+    """
 
     peak_mib: float
     wall_s: float
@@ -134,7 +136,7 @@ class Forecast:
             variant: Prediction(
                 self.imports_mib + apply(memory, memory_features(variant, totals)),
                 apply(time, time_features(variant, totals)),
-                flops_per_token(totals),
+                1e9 * totals.train_gflop / totals.real_tokens,
             )
             for variant, totals in self.totals.items()
         }
