@@ -5,9 +5,8 @@ Example: python -m bench.forecast --check runs.csv
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -16,10 +15,11 @@ from rich.table import Table
 from bench.analysis.groups import Group, groups
 from bench.common.command import BAD_INPUT, run_command
 from bench.common.errors import InputError
-from bench.forecast.check import Check, checks
+from bench.forecast.check import checks, errors
 from bench.forecast.client import NoPredictionError, turn_on
-from bench.forecast.forecast import Forecast
-from bench.forecast.prepare import make_forecast
+from bench.forecast.costs import Variant
+from bench.forecast.forecast import Forecast, Points
+from bench.forecast.outlook import make_forecast
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.models import Model, find_model
@@ -58,19 +58,21 @@ Examples:
 def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int:
     if not runs.is_file():
         raise InputError(f"{runs}: no such file of results; name one with --check")
-    checked = [group for group in groups(read_rows(runs)) if _settings(group) >= _FEWEST]
-    if not checked:
+    to_check = [group for group in groups(read_rows(runs)) if _settings(group) >= _FEWEST]
+    if not to_check:
         raise InputError(f"{runs}: no group has {_FEWEST} settings that ended ok")
     answers = []
     with Signals() as signals, signals.raising():
-        for group in checked:
+        for group in to_check:
             try:
-                answers.append((group, _forecasts(group, model, data, signals)))
+                forecast = _forecast(group, model, data, signals)
             except (NoPredictionError, *BAD_INPUT) as error:
                 sys.stderr.write(f"note: {_name(group)} is left out: {error}\n")
-    code = 0 if len(answers) == len(checked) else 1
+            else:
+                answers.append((group, _checked(group, forecast)))
+    code = 0 if len(answers) == len(to_check) else 1
     if as_json:
-        click.echo(json.dumps([_as_json(*answer) for answer in answers], indent=2))
+        click.echo(json.dumps([checked for _, checked in answers], indent=2))
         return code
     for answer in answers:
         _print(*answer)
@@ -88,10 +90,8 @@ def _settings(group: Group) -> int:
     return sum(bool(setting.ok) for setting in group.settings)
 
 
-def _forecasts(
-    group: Group, name: str | None, data: Path | None, signals: Signals
-) -> list[Forecast]:
-    """Forecasts of a group, one for each column of memory that was measured, the headline first.
+def _forecast(group: Group, name: str | None, data: Path | None, signals: Signals) -> Forecast:
+    """The forecast of a group.
 
     Args:
         name: the model's name or folder, for a group whose model is not embedded.
@@ -106,17 +106,11 @@ def _forecasts(
         key=lambda row: row.finished_at or "",
     )
     machine = _machine(first)
-    conditions, turn = machine.conditions, turn_on(machine.device_name, signals)
+    turn = turn_on(machine.device_name, signals)
+    cells = [Cell.from_columns(row) for row in rows]
+    folder = data if find_task(str(first["task"])).files else None
     model = _model(first, name)
-    cells = [row.cell for row in rows]
-    folder = data if find_task(first.task).files else None
-    headline = make_forecast(cells, rows, model, conditions, folder, turn, machine.gpu)
-    forecasts = [headline]
-    for column in headline.costs.imports_mib.keys() - {headline.memory_column}:
-        other = Forecast(headline.costs, conditions.device, conditions.threads, column)
-        other.learn(rows)
-        forecasts += [other] if other.memory_points() else []
-    return forecasts
+    return make_forecast(cells, rows, model, machine.conditions, folder, turn, machine.gpu)
 
 
 def _model(row: Row, name: str | None) -> Model:
@@ -127,11 +121,9 @@ def _model(row: Row, name: str | None) -> Model:
     """
     own, init = row.model, row.init
     embedded = own == "minilm" or (init == "random" and own in GEOMETRIES)
-    names = [*([own] if embedded or name is None else []), *([] if name is None else [name])]
-    for candidate in names:
-        model = find_model(candidate, init, row.pooling)
-        if model.digest == row.model_digest:
-            return model
+    model = find_model(own if embedded or name is None else name, init, str(row["pooling"]))
+    if model.digest == row["model_digest"]:
+        return model
     raise InputError(
         f"{model.name} is not the model of these rows (its digest is {model.digest}, theirs "
         f"{row['model_digest']}); name the model's folder with --model"
@@ -156,60 +148,52 @@ def _machine(row: Row) -> Found:
     return machine
 
 
-def _checks(forecasts: Sequence[Forecast]) -> dict[str, list[Check]]:
-    """Checks by the column that is predicted."""
-    memory = {one.memory_column: checks(one.memory_points(), one.memory_prior) for one in forecasts}
-    times = forecasts[0].time_points()
-    return memory | ({"wall_s": checks(times, forecasts[0].time_prior)} if times else {})
-
-
-def _print(group: Group, forecasts: Sequence[Forecast]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"{group.shared('model')} on {group.shared('task')}, {group.shared('machine')}: "
-        f"{_settings(group)} settings. Memory is counted above that of a worker which has only "
-        "imported its libraries:"
-    )
-    for forecast in forecasts:
-        console.print(f"  {forecast.memory_column}: {forecast.imports_mib:,.0f} MiB")
-    table = Table(
-        "", "predicted", "within 10%", "median error", "9 of 10 below", "largest", box=None
-    )
-    for column, ways in _checks(forecasts).items():
-        for check in ways:
-            table.add_row(
-                column,
-                check.way,
-                f"{check.within:.0%}",
-                *(f"{check.quantile(share):.1%}" for share in (0.5, 0.9, 1.0)),
-            )
-    console.print(table)
-
-
-def _as_json(group: Group, forecasts: Sequence[Forecast]) -> dict[str, object]:
+def _checked(group: Group, forecast: Forecast) -> dict[str, Any]:
+    """Predictions of a group and their errors, by the column that is predicted."""
+    by_column = {
+        forecast.memory_column: (forecast.memory_points(), forecast.memory_prior),
+        "wall_s": (forecast.time_points(), forecast.time_prior),
+    }
     return {
         "conditions_id": group.shared("conditions_id"),
         "model": group.shared("model"),
         "task": group.shared("task"),
-        "imports_mib": {one.memory_column: one.imports_mib for one in forecasts},
+        "imports_mib": {forecast.memory_column: forecast.imports_mib},
         "checks": {
-            column: {check.way: _check_as_json(check) for check in ways}
-            for column, ways in _checks(forecasts).items()
+            column: {
+                way: {**errors(points, predicted), "settings": _settings_of(points, predicted)}
+                for way, predicted in checks(points, prior).items()
+            }
+            for column, (points, prior) in by_column.items()
+            if points
         },
     }
 
 
-def _check_as_json(check: Check) -> dict[str, object]:
-    return {
-        "within_10_percent": check.within,
-        "error_median": check.quantile(0.5),
-        "error_90": check.quantile(0.9),
-        "error_max": check.quantile(1.0),
-        "settings": [
-            {**variant._asdict(), "measured": check.measured[variant], "predicted": predicted}
-            for variant, predicted in check.predicted.items()
-        ],
-    }
+def _settings_of(points: Points, predicted: dict[Variant, float]) -> list[dict[str, Any]]:
+    return [
+        {**variant._asdict(), "measured": measured, "predicted": predicted[variant]}
+        for variant, (_, measured) in points.items()
+    ]
+
+
+def _print(group: Group, checked: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    [imports_mib] = checked["imports_mib"].values()
+    console.print(
+        f"{group.shared('model')} on {group.shared('task')}, {group.shared('machine')}: "
+        f"{_settings(group)} settings. Memory is counted above the {imports_mib:,.0f} MiB of a "
+        "worker which has only imported its libraries:"
+    )
+    table = Table(
+        "", "predicted", "within 10%", "median error", "9 of 10 below", "largest", box=None
+    )
+    for column, ways in checked["checks"].items():
+        for way, figures in ways.items():
+            shares = (figures[name] for name in ("error_median", "error_90", "error_max"))
+            within = f"{figures['within_10_percent']:.0%}"
+            table.add_row(column, way, within, *(f"{share:.1%}" for share in shares))
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
-"""Shapes of the batches of a workload, from the lengths of its texts."""
+"""Shapes of a cell's batches, from the lengths of its texts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.errors import InputError
 from bench.forecast.costs import Shape, Shapes
-from bench.forecast.workload import Workload
+from bench.plan.cell import Cell
+from bench.plan.job import Job
+from bench.worker.setup import examples, without_held_out
 from minbert.data.batches import plan_epoch, plan_evaluation
-from minbert.data.tasks import Data, for_search, load_data
-from minbert.data.tokenizer import Tokenizer
 
 _EPOCHS: Final = 3
 """The number of epochs whose batches are planned; later epochs are alike."""
@@ -25,61 +23,48 @@ Texts = Sequence[Lengths]
 """Tokens of each example, [N], once for each text of an example that is encoded by itself."""
 
 
-def find_shapes(workload: Workload, batch_sizes: Iterable[int]) -> dict[int, dict[str, Shapes]]:
-    """Tokenise the data of a workload as a cell does, and plan batches of some sizes.
-
-    Returns:
-        Shapes by batch size and part of the task.
+def find_shapes(
+    job: Job, seeds: Sequence[int], batch_sizes: Iterable[int]
+) -> dict[int, dict[str, Shapes]]:
+    """Shapes by batch size and part of the task, of the examples that a job trains on.
 
     Raises:
-        InputError: if the examples are not those that were planned, or can't be read.
+        InputError: if the examples have changed since the cell was planned, or can't be read.
     """
-    data: Data = load_data(
-        workload.task,
-        None if workload.data is None else Path(workload.data),
-        max_train=workload.max_train,
-        max_dev=workload.max_dev,
-    )
-    if workload.searches:
-        data = for_search(data)
-    if not data.digest.startswith(workload.data_digest):
-        raise InputError(f"the examples of {workload.task} are not those that were planned")
-    tokenizer = Tokenizer.from_folder(Path(workload.tokenizer))
-    train: dict[str, list[Lengths]] = {}
-    dev: dict[str, list[Lengths]] = {}
-    for piece, examples in data.pieces().items():
-        part = piece.partition(".")[0]
-        encoded, evaluated = (
-            tokenizer.encode(side.text_a, side.text_b, workload.max_length)
-            for side in (examples.train, examples.dev)
-        )
-        lengths = encoded.lengths
-        if workload.held_out:
-            lengths = lengths[encoded.held_out(workload.held_out)[0]]
-        train.setdefault(part, []).append(lengths)
-        dev.setdefault(part, []).append(evaluated.lengths)
-    return {size: shapes_of(workload, train, dev, size) for size in batch_sizes}
+    cell = job.cell
+    train: dict[str, Texts] = {}
+    dev: dict[str, Texts] = {}
+    for part, (trained, evaluated) in examples(job).items():
+        if cell.held_out:
+            trained, _, _ = without_held_out(trained, cell.held_out, cell.max_length)
+        train[part] = [encoded.lengths for encoded in trained.texts]
+        dev[part] = [encoded.lengths for encoded in evaluated.texts]
+    return {size: shapes_of(cell, seeds, train, dev, size) for size in batch_sizes}
 
 
 def shapes_of(
-    workload: Workload, train: Mapping[str, Texts], dev: Mapping[str, Texts], batch_size: int
+    cell: Cell,
+    seeds: Sequence[int],
+    train: Mapping[str, Texts],
+    dev: Mapping[str, Texts],
+    batch_size: int,
 ) -> dict[str, Shapes]:
-    """Shapes of the batches over all seeds of a workload, planned as a worker plans them.
+    """Shapes of the batches over all seeds, planned as a worker plans them.
 
     Args:
         train, dev: texts by part of the task; a task without parts has the single part "".
     """
-    epochs, max_steps = workload.epochs, workload.max_steps
+    epochs, max_steps = cell.epochs, cell.max_steps
     longest = {part: _longest(texts) for part, texts in train.items()}
     in_epoch = {part: math.ceil(len(lengths) / batch_size) for part, lengths in longest.items()}
     epoch_steps = sum(in_epoch.values())
     steps = epoch_steps * epochs if max_steps is None else min(epoch_steps * epochs, max_steps)
     trained: dict[str, list[Shape]] = {part: [] for part in train}
     real = dict.fromkeys(train, 0)
-    for seed in workload.seeds:
+    for seed in seeds:
         for epoch in range(min(epochs, _EPOCHS, math.ceil(steps / epoch_steps))):
             rng = np.random.default_rng([seed, epoch])
-            plan = plan_epoch(longest, batch_size, rng, workload.batching, workload.task_order)
+            plan = plan_epoch(longest, batch_size, rng, cell.batching, cell.task_order)
             for part, indices in plan[: steps - epoch * epoch_steps]:
                 trained[part].append(_shape(train[part], longest[part], indices))
                 real[part] += sum(int(lengths[indices].sum()) for lengths in train[part])

@@ -1,68 +1,47 @@
 """Errors of predictions for settings that the fit has not seen. Plain numbers in and out."""
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
 
-from bench.forecast.costs import Points, Variant
-from bench.forecast.fit import Prior, apply, held_out, one_by_one
+from bench.forecast.costs import Variant
+from bench.forecast.fit import Prior, apply, fit
+from bench.forecast.forecast import Points
 
-FOLDS: Final = 5
 WITHIN: Final = 0.1
 """The relative error up to which a prediction counts as right."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """Predicted and measured values by variant; `way` names what the fit was made on."""
+def checks(points: Points, prior: Prior) -> dict[str, dict[Variant, float]]:
+    """Predictions of every variant by fits that have not seen it, by what they were made on.
 
-    way: str
-    predicted: dict[Variant, float]
-    measured: dict[Variant, float]
-
-    @property
-    def errors(self) -> dict[Variant, float]:
-        """Relative errors: (predicted - measured) / measured."""
-        return {v: self.predicted[v] / measured - 1 for v, measured in self.measured.items()}
-
-    @property
-    def within(self) -> float:
-        """The share of predictions with an error of at most `WITHIN`."""
-        return float(np.mean(np.abs(list(self.errors.values())) <= WITHIN))
-
-    def quantile(self, share: float) -> float:
-        """A quantile of the absolute errors."""
-        return float(np.quantile(np.abs(list(self.errors.values())), share))
-
-
-def checks(points: Points, prior: Prior) -> list[Check]:
-    """Predictions of every variant by fits that have not seen it.
-
-    They are made by the prior alone; by a fit on the variants that ran earlier, as in a first run;
-    on all variants of other modes and layer sets; on four of five folds; and on all other variants.
+    That is nothing but the prior; the variants that ran earlier, as in a first run; all variants of
+    other modes and layer sets; and all other variants.
     """
-    variants = list(points)
-    design = [features for features, _ in points.values()]
-    measured = [value for _, value in points.values()]
+    variants, values = list(points), list(points.values())
     kinds = [(variant.mode, variant.layers) for variant in variants]
-    predicted = {
-        "by the prior": [apply(prior.values, features) for features in design],
-        "as they ran": one_by_one(design, measured, prior),
-        "kind left out": held_out(design, measured, prior, kinds),
-        f"{FOLDS} folds": held_out(design, measured, prior, _folds(len(variants))),
-        "one left out": held_out(design, measured, prior, range(len(variants))),
+    ways: dict[str, Callable[[int, int], bool]] = {
+        "by the prior": lambda _one, _other: False,
+        "as they ran": lambda one, other: other < one,
+        "kind left out": lambda one, other: kinds[other] != kinds[one],
+        "one left out": lambda one, other: other != one,
     }
-    truth = dict(zip(variants, measured, strict=True))
-    return [
-        Check(way, dict(zip(variants, values, strict=True)), truth)
-        for way, values in predicted.items()
-    ]
+    predicted: dict[str, dict[Variant, float]] = {way: {} for way in ways}
+    for way, sees in ways.items():
+        for one, variant in enumerate(variants):
+            seen = [point for other, point in enumerate(values) if sees(one, other)]
+            coefficients = fit([x for x, _ in seen], [y for _, y in seen], prior)
+            predicted[way][variant] = apply(coefficients, values[one][0])
+    return predicted
 
 
-def _folds(count: int, seed: int = 0) -> Sequence[int]:
-    folds = [index % FOLDS for index in range(count)]
-    random.Random(seed).shuffle(folds)  # noqa: S311
-    return folds
+def errors(points: Points, predicted: Mapping[Variant, float]) -> dict[str, float]:
+    """The share of predictions within `WITHIN`, and quantiles of the absolute relative errors."""
+    relative = np.array([abs(predicted[v] / value - 1) for v, (_, value) in points.items()])
+    return {
+        "within_10_percent": float(np.mean(relative <= WITHIN)),
+        "error_median": float(np.median(relative)),
+        "error_90": float(np.quantile(relative, 0.9)),
+        "error_max": float(relative.max()),
+    }

@@ -1,42 +1,47 @@
 """Costs from the cache, or from a process that counts them."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final, cast
+
+from rich.console import Console
+from rich.progress import track
 
 from bench.common.errors import DiskFullError
+from bench.common.files import write_atomically
 from bench.common.messages import last_error
-from bench.forecast.cache import Cache
-from bench.forecast.costs import (
-    COUNTS,
-    IMPORTS,
-    SHAPES,
-    Costs,
-    CountsOf,
-    ShapesOf,
-    Variant,
-    fill_ranks,
-    to_count,
-)
-from bench.forecast.process import FILE
-from bench.forecast.workload import REQUEST, Workload
+from bench.forecast.costs import Costs, Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
-from bench.results.protocol import PARENT_PID, PROGRESS_FD
-
-OnProgress = Callable[[int, int], None]
-"""Called with the number of variants counted so far, and the number of all."""
-
+from bench.plan.cell import digest
+from bench.plan.job import Job
+from bench.results.protocol import PARENT_PID
+from minbert.assets.cache import cache_folder
 
 Turn = Callable[[], AbstractContextManager[None]]
 """Makes the context in which costs are counted."""
+
+_ROOT: Final = Path(__file__).parents[2]
+_SAME: Final[dict[str, Any]] = {
+    "mode": "full",
+    "amp": "off",
+    "unfreeze": "all",
+    "batch_size": 1,
+    "seed": 0,
+    **dict.fromkeys(("rank", "layers", "frozen_dtype", "alpha")),
+    **dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head")),
+}
+"""Settings of the job that is sent: the same for every cell of a grid, which differ in them."""
 
 
 class NoPredictionError(Exception):
@@ -44,15 +49,17 @@ class NoPredictionError(Exception):
 
 
 def find_costs(
-    workload: Workload,
+    job: Job,
+    seeds: Sequence[int],
     variants: Sequence[Variant],
-    on_progress: OnProgress,
     turn: Turn = nullcontext,
     gpu: str = "",
 ) -> Costs:
-    """The costs of some variants of a workload.
+    """The costs of some variants.
 
     Args:
+        job: of any cell that agrees with the variants in all else.
+        seeds: those whose batches are planned.
         turn: makes the context in which variants are counted. Entering it may wait for other
             grids; what they counted meanwhile is not counted again.
         gpu: the UUID of the one GPU that the counting process sees; empty: none.
@@ -60,45 +67,91 @@ def find_costs(
     Raises:
         NoPredictionError: if they can't be counted.
     """
-    ends = to_count(variants)
-    costs = _cached(workload, ends, Cache())
+    counted = to_count(variants)
+    job = replace(job, cell=replace(job.cell, **_SAME))
+    request = json.dumps([job.to_json(), seeds, counted])
+    path = cache_folder() / "predictions" / f"{digest([request, sys.version, _code()], 32)}.json"
+    costs = _kept(path, counted)
     if costs is None:
         with turn():
-            costs = _cached(workload, ends, Cache()) or _count(workload, ends, on_progress, gpu)
-    return Costs(costs.shapes, fill_ranks(costs.counts, variants), costs.imports_mib)
+            costs = _kept(path, counted)
+            if costs is None:
+                text = _run(request, len(counted), gpu)
+                costs = _parsed(text, counted)
+                with suppress(OSError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(path, text.encode())
+    return Costs(fill_ranks(costs.totals, variants), costs.imports_mib)
 
 
-def _cached(workload: Workload, variants: Sequence[Variant], cache: Cache) -> Costs | None:
-    """The costs of all variants from a cache; None if any is missing."""
-    imports = cache.read(workload.imports_key(), IMPORTS)
-    if imports is None:
-        return None
-    shapes: dict[int, ShapesOf] = {}
-    counts: dict[Variant, CountsOf] = {}
-    for variant in variants:
-        size = variant.batch_size
-        of_size = shapes.get(size) or cache.read(workload.shapes_key(size), SHAPES)
-        if of_size is None:
-            return None
-        of_variant = cache.read(workload.counts_key(of_size, variant), COUNTS)
-        if of_variant is None:
-            return None
-        shapes[size], counts[variant] = of_size, of_variant
-    return Costs(shapes, counts, imports)
+@cache
+def _code() -> str:
+    """Digest of the code that is counted, that counts, and that a worker imports."""
+    code = hashlib.sha256()
+    for package in ("adapters", "bench", "minbert"):
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            code.update(path.read_bytes())
+    return code.hexdigest()
 
 
-def _count(
-    workload: Workload, variants: Sequence[Variant], on_progress: OnProgress, gpu: str
-) -> Costs:
-    """The costs of all variants, counted by a process where they are not cached."""
-    with tempfile.TemporaryDirectory(prefix="bench-forecast-") as name:
-        folder = Path(name)
-        (folder / FILE).write_bytes(REQUEST.dump_json((workload, list(variants))))
-        _run(folder, len(variants), on_progress, gpu)
-        costs = _cached(workload, variants, Cache(folder))
-    if costs is None:
-        raise NoPredictionError("the process that counts did not count everything it was asked for")
-    return costs
+def _kept(path: Path, variants: Sequence[Variant]) -> Costs | None:
+    """The costs in a file of the cache; None without a valid file."""
+    with suppress(OSError, UnicodeError, NoPredictionError):
+        return _parsed(path.read_text(encoding="utf-8"), variants)
+    return None
+
+
+def _parsed(text: str, variants: Sequence[Variant]) -> Costs:
+    """The costs that the counting process wrote.
+
+    Raises:
+        NoPredictionError: if it wrote anything else.
+    """
+    try:
+        imports, *totals = [json.loads(line) for line in text.splitlines()]
+        values = [Totals(*map(float, numbers)) for numbers in totals]
+        return Costs(dict(zip(variants, values, strict=True)), float(imports))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NoPredictionError(f"the counting process wrote something else: {error}") from error
+
+
+def _run(request: str, count: int, gpu: str) -> str:
+    """The output of the counting process. It ends with this process, however that dies."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        sys.stderr.write(f"predicting memory and time of {count} settings\n")
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bench.forecast.process"],
+                env={**os.environ, VISIBLE: gpu, ORDER: BY_BUS, PARENT_PID: str(os.getpid())},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            raise NoPredictionError(f"no process to count: {error.strerror}") from error
+        text = ""
+        with process, suppress(BrokenPipeError):  # stdin stays open: its end would end the process
+            stdin = cast("IO[str]", process.stdin)
+            stdin.write(f"{request}\n")
+            stdin.flush()
+            lines = track(
+                cast("IO[str]", process.stdout),
+                "predicting memory and time",
+                total=count + 1,
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
+            text = "".join(lines)
+            process.wait()
+        if process.returncode != 0:
+            stderr.seek(0)
+            why = last_error(stderr.read()).removeprefix("error: ")
+            raise NoPredictionError(why or f"counting ended with exit code {process.returncode}")
+    return text
 
 
 def turn_on(device: str, signals: Signals) -> Turn:
@@ -113,53 +166,14 @@ def turn_on(device: str, signals: Signals) -> Turn:
 
     @contextmanager
     def turn() -> Iterator[None]:
-        with ExitStack() as held:
-            try:
-                devices = held.enter_context(Locks(device_locks(), signals, on_wait))
-                held.enter_context(devices.turn(device))
-            except DiskFullError as error:
-                raise NoPredictionError(str(error)) from error
-            held.enter_context(signals.raising())
-            yield
+        try:
+            with (
+                Locks(device_locks(), signals, on_wait) as devices,
+                devices.turn(device),
+                signals.raising(),
+            ):
+                yield
+        except DiskFullError as error:
+            raise NoPredictionError(str(error)) from error
 
     return turn
-
-
-def _run(folder: Path, total: int, on_progress: OnProgress, gpu: str) -> None:
-    """Run the counting process to its end. It ends with this process, however that dies."""
-    read, write = os.pipe()
-    devices = {VISIBLE: gpu, ORDER: BY_BUS}  # as of a worker
-    protocol = {PARENT_PID: str(os.getpid()), PROGRESS_FD: str(write)}
-    with os.fdopen(read, encoding="utf-8", errors="replace") as progress:
-        with (folder / "stderr.txt").open("w+b") as stderr:
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "bench.forecast.process", str(folder)],
-                    env={**os.environ, **devices, **protocol},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=stderr,
-                    pass_fds=(write,),
-                )
-            except OSError as error:
-                raise NoPredictionError(f"no process to count: {error.strerror}") from error
-            finally:
-                os.close(write)
-        with process:
-            for line in progress:
-                _report(line, on_progress)
-            code = process.wait()
-    if code != 0:
-        text = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace")
-        error_line = last_error(text).removeprefix("error: ")
-        raise NoPredictionError(error_line or f"counting ended with exit code {code}")
-    on_progress(total, total)
-
-
-def _report(line: str, on_progress: OnProgress) -> None:
-    try:
-        message: Any = json.loads(line)
-    except ValueError:
-        return
-    if isinstance(message, dict) and "step" in message and "steps" in message:
-        on_progress(int(message["step"]), int(message["steps"]))

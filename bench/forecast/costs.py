@@ -1,11 +1,11 @@
-"""The costs of a cell by count: memory of its tensors, products, bytes moved. Free of torch."""
+"""The costs of cells as counts of memory, products and bytes moved. Free of torch."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter
+import numpy as np
 
 from bench.plan.cell import ITERATIVE, Cell
 from bench.plan.rows import Row
@@ -44,12 +44,6 @@ class Variant(NamedTuple):
         return self.unfreeze == ITERATIVE
 
 
-Points = Mapping[Variant, tuple[tuple[float, ...], float]]
-"""The features and the measured value of each variant, in the order in which they ran."""
-
-_EXACT: Final = ConfigDict(extra="forbid")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """The batches of a cell, or of one part of its task, padding included.
@@ -58,8 +52,6 @@ class Shapes:
     training batches. `train_tokens` counts all steps, `evaluate_tokens` one evaluation. An
     evaluation follows each epoch that is begun.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
 
     train: Shape
     train_largest: Shape
@@ -72,23 +64,123 @@ class Shapes:
     evaluate_batches: int
     evaluate_tokens: float
 
-    @property
-    def train_batches(self) -> float:
-        """The steps' tokens, in batches of mean length."""
-        return self.train_tokens / math.prod(self.train) if self.train_tokens else 0.0
-
-    @property
-    def evaluate_batches_largest(self) -> float:
-        """An evaluation's tokens, in batches of the largest shape."""
-        return self.evaluate_tokens / math.prod(self.evaluate_largest)
-
-    def to_count(self) -> list[Shape]:
-        """The shapes that are run to count a variant."""
-        return [self.train, self.train_largest, self.evaluate_largest]
-
 
 ShapesOf = Mapping[str, Shapes]
 """Shapes by part of the task; a task without parts has the single part ""."""
+
+
+class Load(NamedTuple):
+    """Work: operators run, GFLOP of products (a multiply-add is 2 operations), and MiB read and
+    written."""
+
+    kernels: float
+    gflop: float
+    moved_mib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """The costs of a variant in one part of the task and one stage of unfreezing.
+
+    Memory is that of weights (buffers included), of the optimizer's state, and everything alive at
+    the peak of a step or an evaluation on the largest batch. Work is that of a step of mean length
+    and of an evaluation's largest batch.
+    """
+
+    weights_mib: float
+    optimizer_mib: float
+    train_peak_mib: float
+    evaluate_peak_mib: float
+    step: Load
+    evaluation: Load
+
+    @property
+    def peak_mib(self) -> float:
+        """The most memory alive at once."""
+        return max(self.train_peak_mib, self.evaluate_peak_mib)
+
+
+CountsOf = Mapping[str, Sequence[Counts]]
+"""Counts of a variant by part of the task: one for each stage of unfreezing."""
+
+
+class Totals(NamedTuple):
+    """Memory of a cell at its peak, and its work.
+
+    `lasting_mib` is that of weights and the optimizer's state, `passing_mib` everything else at the
+    peak. `real_tokens` are those of all steps, without padding.
+    """
+
+    lasting_mib: float
+    passing_mib: float
+    steps: float
+    real_tokens: float
+    train_kernels: float
+    train_gflop: float
+    train_moved_mib: float
+    timed_kernels: float
+    timed_gflop: float
+    timed_moved_mib: float
+    evaluate_kernels: float
+    evaluate_gflop: float
+    evaluate_moved_mib: float
+
+    @property
+    def train(self) -> Load:
+        """The work of all steps."""
+        return Load(*self[4:7])
+
+    @property
+    def timed(self) -> Load:
+        """The work of as many steps of the last unfreezing stage, whose steps are timed.
+
+        It equals `train` where nothing unfreezes.
+        """
+        return Load(*self[7:10])
+
+    @property
+    def evaluate(self) -> Load:
+        """The work of all evaluations."""
+        return Load(*self[10:])
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of variants, and the memory of a worker that has only imported its libraries."""
+
+    totals: Mapping[Variant, Totals]
+    imports_mib: float
+
+
+def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
+    """The costs of a cell over all its parts and stages of unfreezing.
+
+    The number of operators follows the number of batches, other work that of their tokens.
+
+    Args:
+        shapes: of its batches, by part.
+        counts: of its variant, by part and stage.
+    """
+    train, timed, evaluate = np.zeros(3), np.zeros(3), np.zeros(3)
+    for part, batches in shapes.items():
+        stages = counts[part]
+        full = batches.train_tokens / math.prod(batches.train) if batches.train_tokens else 0.0
+        loads = [np.array([batches.steps, full, full]) * stage.step for stage in stages]
+        shares = stage_shares(shapes, len(stages))
+        train += sum(share * load for share, load in zip(shares, loads, strict=True))
+        timed += loads[-1]
+        largest = batches.evaluate_tokens / math.prod(batches.evaluate_largest)
+        evaluated = np.array([batches.evaluate_batches, largest, largest])
+        evaluate += batches.evaluations * evaluated * stages[-1].evaluation
+    most = max((count for stages in counts.values() for count in stages), key=lambda c: c.peak_mib)
+    lasting = most.weights_mib + most.optimizer_mib
+    return Totals(
+        lasting,
+        most.peak_mib - lasting,
+        sum(part.steps for part in shapes.values()),
+        sum(part.real_tokens for part in shapes.values()),
+        *map(float, (*train, *timed, *evaluate)),
+    )
 
 
 def stages_of(variant: Variant, shapes: ShapesOf) -> int:
@@ -97,68 +189,14 @@ def stages_of(variant: Variant, shapes: ShapesOf) -> int:
     return min(epochs, QUARTERS + 1) if variant.unfreezes else 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """The costs of a variant in one part of the task and one stage of unfreezing.
+def stage_shares(shapes: ShapesOf, stages: int) -> list[float]:
+    """The share of all steps in each stage of unfreezing.
 
-    Memory is that of weights (buffers included), of gradients, of the optimizer's state, and
-    everything alive at the peak of a step or an evaluation on the largest batch. Work is that of a
-    step of mean length and of an evaluation's largest batch; a multiply-add counts as 2
-    operations, and `moved` is everything that operators read and write.
+    Each stage is one epoch; the last one lasts to the end.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _EXACT
-
-    weights_mib: float
-    gradients_mib: float
-    optimizer_mib: float
-    train_peak_mib: float
-    evaluate_peak_mib: float
-    step_gflop: float
-    step_moved_mib: float
-    step_kernels: float
-    evaluate_gflop: float
-    evaluate_moved_mib: float
-    evaluate_kernels: float
-
-    @property
-    def peak_mib(self) -> float:
-        """The most memory alive at once."""
-        return max(self.train_peak_mib, self.evaluate_peak_mib)
-
-    def towards(self, other: "Counts", share: float) -> "Counts":
-        """Counts on the straight line from these to others."""
-        end = asdict(other)
-        return Counts(**{k: v + share * (end[k] - v) for k, v in asdict(self).items()})
-
-
-CountsOf = Mapping[str, Sequence[Counts]]
-"""Counts of a variant by part of the task: one for each stage of unfreezing."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Everything that was counted for a workload.
-
-    `shapes` are by batch size. `imports_mib` is the memory of a worker that has imported its
-    libraries and loaded nothing, by the column of its peak.
-    """
-
-    shapes: Mapping[int, ShapesOf]
-    counts: Mapping[Variant, CountsOf]
-    imports_mib: Mapping[str, float]
-
-
-SHAPES: Final[TypeAdapter[ShapesOf]] = TypeAdapter(
-    Annotated[dict[str, Shapes], Field(min_length=1)]
-)
-COUNTS: Final[TypeAdapter[CountsOf]] = TypeAdapter(
-    Annotated[dict[str, Annotated[list[Counts], Field(min_length=1)]], Field(min_length=1)]
-)
-IMPORTS: Final[TypeAdapter[Any]] = TypeAdapter(
-    Annotated[dict[Literal["peak_rss_mib", "peak_anon_mib"], float], Field(min_length=2)]
-)
-"""The formats in which costs are kept as JSON."""
+    steps = sum(part.steps for part in shapes.values())
+    epoch = sum(part.steps_in_epoch for part in shapes.values()) / steps
+    return [epoch] * (stages - 1) + [1 - epoch * (stages - 1)]
 
 
 def to_count(variants: Iterable[Variant]) -> list[Variant]:
@@ -167,33 +205,32 @@ def to_count(variants: Iterable[Variant]) -> list[Variant]:
     Of ranks these are the lowest and the highest: all costs grow linearly with the rank, except
     that a peak may move to another place.
     """
-    ranks: dict[Variant, list[int]] = {}
-    for variant in variants:
-        ranks.setdefault(variant._replace(rank=None), []).append(variant.rank or 0)
-    ends = dict.fromkeys(
-        kind._replace(rank=rank or None)
-        for kind, of_kind in ranks.items()
-        for rank in (min(of_kind), max(of_kind))
-    )
-    return list(ends)
+    by_kind = _by_kind(variants).values()
+    return sorted({end for kind in by_kind for end in (kind[0], kind[-1])}, key=str)
 
 
 def fill_ranks(
-    counted: Mapping[Variant, CountsOf], variants: Iterable[Variant]
-) -> dict[Variant, CountsOf]:
-    """Counts of all variants from those of `to_count`."""
-    filled: dict[Variant, CountsOf] = {}
+    counted: Mapping[Variant, Totals], variants: Iterable[Variant]
+) -> dict[Variant, Totals]:
+    """Totals of all variants from those of `to_count`."""
+    ends, filled = _by_kind(counted), dict(counted)
     for variant in variants:
-        if variant in counted:
-            filled[variant] = counted[variant]
+        if variant in filled:
             continue
-        kind, rank = variant._replace(rank=None), variant.rank or 0
-        by_rank = {v.rank or 0: c for v, c in counted.items() if v._replace(rank=None) == kind}
-        low = max((r for r in by_rank if r < rank), default=0)
-        high = min((r for r in by_rank if r > rank), default=0)
-        share = (rank - low) / (high - low)
-        filled[variant] = {
-            part: [a.towards(b, share) for a, b in zip(stages, by_rank[high][part], strict=True)]
-            for part, stages in by_rank[low].items()
-        }
+        low, high = ends[variant._replace(rank=None)]
+        share = (_rank(variant) - _rank(low)) / (_rank(high) - _rank(low))
+        both = zip(counted[low], counted[high], strict=True)
+        filled[variant] = Totals(*(start + share * (end - start) for start, end in both))
     return filled
+
+
+def _by_kind(variants: Iterable[Variant]) -> dict[Variant, list[Variant]]:
+    """Variants that differ in the rank alone, in its order."""
+    kinds: dict[Variant, list[Variant]] = {}
+    for variant in sorted(variants, key=_rank):
+        kinds.setdefault(variant._replace(rank=None), []).append(variant)
+    return kinds
+
+
+def _rank(variant: Variant) -> int:
+    return variant.rank or 0

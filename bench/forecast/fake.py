@@ -1,65 +1,60 @@
 """Counts the costs of a variant by running its steps and evaluations on fake tensors."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapters.injection import hold_frozen, inject, parameter_groups
-from bench.forecast.costs import Counts, Shape, ShapesOf, Variant, stages_of
+from adapters.injection import parameter_groups
+from bench.forecast.costs import Counts, Load, Shape, ShapesOf, Variant, stages_of
 from bench.forecast.counting import Counter, Work
-from bench.forecast.workload import Workload
-from bench.worker.setup import heads_of, losses_of
+from bench.plan.job import Job
+from bench.worker.setup import config_of, heads_of, losses_of, make_ready, parts_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import SHARED, BertClassifier
-from minbert.model.config import BertConfig
 from minbert.training.losses import CROSS_ENTROPY, REGRESSION
 from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import HALF, Group, Trainer, autocast, logits_of
-from minbert.training.unfreezing import GradualUnfreezing
+from minbert.training.trainer import Group, Trainer, autocast, logits_of
 
 _MIB: Final = 2**20
 _GFLOP: Final = 1e9
 
 
-def count(workload: Workload, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
+def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
     """Counts of a variant, from the code that trains it, run on tensors without data.
+
+    Args:
+        job: of any cell that agrees with the variant in all else.
 
     Returns:
         By part of the task, counts of each unfreezing stage in order.
     """
-    model = skeleton(workload, variant)
-    with FakeTensorMode(), kernels(workload.kernels), Counter() as counter:
-        fill(model, torch.device(workload.device))
-        return run(model, workload, shapes, variant, counter)
+    job = replace(job, cell=replace(job.cell, **variant._asdict()))
+    model = skeleton(job)
+    with FakeTensorMode(), kernels(job.cell.kernels), Counter() as counter:
+        fill(model, torch.device(job.device))
+        return run(model, job, shapes, counter)
 
 
-def skeleton(workload: Workload, variant: Variant) -> BertClassifier:
-    """The model with its adapters, on the meta device."""
-    config = BertConfig(**workload.config)
+def skeleton(job: Job) -> BertClassifier:
+    """The model with its adapters, on the meta device.
+
+    A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
+    """
+    cell = job.cell
     model = BertClassifier(
-        config,
-        heads_of(workload.task, workload.parts),
-        pooling=workload.pooling,
-        dropout=config.hidden_dropout_prob,
-        head=workload.head,
-        encoders=workload.encoders or SHARED,
+        config_of(job),
+        heads_of(cell.task, parts_of(cell)),
+        pooling=cell.pooling,
+        dropout=cell.dropout,
+        head=cell.head,
+        encoders=cell.encoders or SHARED,
     )
-    inject(
-        model,
-        mode=variant.mode,
-        layers=variant.layers,
-        rank=variant.rank,
-        alpha=1.0,
-        new_pooler=workload.new_pooler,
-        seed=0,
-    )
-    if variant.frozen_dtype in HALF:
-        hold_frozen(model, HALF[variant.frozen_dtype])
-    return model
+    return make_ready(model, replace(job, device="meta"), new_pooler=cell.init == "random")
 
 
 def fill(model: nn.Module, device: torch.device) -> None:
@@ -73,7 +68,7 @@ def fill(model: nn.Module, device: torch.device) -> None:
 
 
 def run(
-    model: BertClassifier, workload: Workload, shapes: ShapesOf, variant: Variant, counter: Counter
+    model: BertClassifier, job: Job, shapes: ShapesOf, counter: Counter
 ) -> dict[str, list[Counts]]:
     """Run steps and evaluations of each part in each stage.
 
@@ -86,23 +81,20 @@ def run(
     Returns:
         As `count`.
     """
-    losses = losses_of(workload.task, workload.parts, workload.regression_loss)
-    groups = parameter_groups(model)
+    cell, device = job.cell, torch.device(job.device)
     trainer = Trainer(
         model,
-        [Group(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
-        losses=losses,
+        [Group(tuple(group.values()), 1e-3, 0.01) for group in parameter_groups(model).values()],
+        losses=losses_of(cell.task, parts_of(cell), cell.regression_loss),
         schedule=linear_schedule(2, 0.0),
-        amp=variant.amp,
-        device=torch.device(workload.device),
+        amp=cell.amp,
+        device=device,
     )
-    unfreezing = (
-        GradualUnfreezing(model, always=frozenset(groups["head"])) if variant.unfreezes else None
-    )
+    gradual = unfreezing(model, cell)
     counted: dict[str, list[Counts]] = {part: [] for part in shapes}
-    for stage in range(stages_of(variant, shapes)):
-        if unfreezing is not None:
-            unfreezing.begin(stage)
+    for stage in range(stages_of(Variant.of(cell), shapes)):
+        if gradual is not None:
+            gradual.begin(stage)
         for part, counts in _count_stage(trainer, model, shapes, counter).items():
             counted[part].append(counts)
     return counted
@@ -123,12 +115,10 @@ def _count_stage(
         for part, batches in trained.items()
     }
     peaks: dict[str, int] = {}
-    gradients: dict[str, float] = {}
     for part, batches in trained.items():
         counter.restart_peak()
         _train(trainer, model, part, batches.train_largest, counter)
         peaks[part] = counter.peak
-        gradients[part] = _mib(p.grad for p in trainer.parameters if p.grad is not None)
     weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()])
     state = _mib(
         value
@@ -139,22 +129,20 @@ def _count_stage(
     counts = {}
     for part, batches in shapes.items():
         counter.restart_peak()
-        step = steps.get(part, Work())
         evaluation = _evaluate(trainer, model, part, batches.evaluate_largest, counter)
         counts[part] = Counts(
             weights_mib=weights,
-            gradients_mib=gradients.get(part, 0.0),
             optimizer_mib=state,
             train_peak_mib=peaks.get(part, 0) / _MIB,
             evaluate_peak_mib=counter.peak / _MIB,
-            step_gflop=step.flops / _GFLOP,
-            step_moved_mib=step.moved / _MIB,
-            step_kernels=step.kernels,
-            evaluate_gflop=evaluation.flops / _GFLOP,
-            evaluate_moved_mib=evaluation.moved / _MIB,
-            evaluate_kernels=evaluation.kernels,
+            step=_load(steps.get(part, Work())),
+            evaluation=_load(evaluation),
         )
     return counts
+
+
+def _load(work: Work) -> Load:
+    return Load(work.kernels, work.flops / _GFLOP, work.moved / _MIB)
 
 
 def _train(

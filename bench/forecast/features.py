@@ -10,9 +10,8 @@ and bytes have rates by the type that they are computed in.
 
 from typing import Final
 
-from bench.forecast.costs import Variant
+from bench.forecast.costs import Load, Totals, Variant
 from bench.forecast.fit import Prior
-from bench.forecast.totals import Load, Totals
 from bench.stats.steptimes import STEPS_ENOUGH
 
 PANEL_STEPS: Final = 24
@@ -74,8 +73,3 @@ def time_prior(device: str, threads: int) -> Prior:
     else:
         values = (8.0, 5e-6, 1 / (60 * threads), 1 / (90 * threads), 1 / 12_000, 1 / 20_000)
     return Prior(values, values, rates=True)
-
-
-def flops_per_token(totals: Totals) -> float:
-    """Floating-point operations of training for each real token."""
-    return 1e9 * totals.train.gflop / totals.real_tokens

@@ -1,6 +1,6 @@
 """Non-negative coefficients from few measurements and a prior. Plain numbers in and out."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,13 +42,10 @@ def fit(
     from scipy.optimize import nnls
 
     x, y = np.asarray(design, dtype=float), np.asarray(measured, dtype=float)
-    if prior.rates:
-        factor = float(np.median(y / (x @ np.asarray(prior.values))))
-        prior = Prior(
-            tuple(factor * value for value in prior.values),
-            tuple(factor * value for value in prior.spread),
-        )
     values, spread = np.asarray(prior.values), np.asarray(prior.spread)
+    if prior.rates:
+        factor = np.median(y / (x @ values))
+        values, spread = factor * values, factor * spread
     rows = np.concatenate([x / y[:, None] / NOISE, np.diag(1 / spread)])
     targets = np.concatenate([np.full(len(y), 1 / NOISE), values / spread])
     scale = np.linalg.norm(rows, axis=0)  # features differ by many orders of magnitude
@@ -59,26 +56,3 @@ def fit(
 def apply(coefficients: Sequence[float], features: Sequence[float]) -> float:
     """The value that a linear model gives."""
     return sum(c * f for c, f in zip(coefficients, features, strict=True))
-
-
-def held_out(
-    design: Sequence[Sequence[float]],
-    measured: Sequence[float],
-    prior: Prior,
-    folds: Sequence[Hashable],
-) -> list[float]:
-    """Predictions of each measurement by a fit on all other folds."""
-    coefficients = {}
-    for fold in set(folds):
-        seen = [i for i, other in enumerate(folds) if other != fold]
-        coefficients[fold] = fit([design[i] for i in seen], [measured[i] for i in seen], prior)
-    return [apply(coefficients[fold], design[i]) for i, fold in enumerate(folds)]
-
-
-def one_by_one(
-    design: Sequence[Sequence[float]], measured: Sequence[float], prior: Prior
-) -> list[float]:
-    """Predictions of each measurement by a fit on the earlier ones."""
-    return [
-        apply(fit(design[:i], measured[:i], prior), features) for i, features in enumerate(design)
-    ]

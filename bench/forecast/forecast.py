@@ -1,6 +1,6 @@
 """Predictions of cells from counts and the rows that have run so far."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean, median
@@ -8,9 +8,8 @@ from typing import Final
 
 from bench.analysis.groups import Group, group_key
 from bench.analysis.setting import number
-from bench.forecast.costs import Costs, Points, Variant
+from bench.forecast.costs import Costs, Variant
 from bench.forecast.features import (
-    flops_per_token,
     load_features,
     memory_features,
     memory_prior,
@@ -18,10 +17,10 @@ from bench.forecast.features import (
     time_prior,
 )
 from bench.forecast.fit import Prior, apply, fit
-from bench.forecast.totals import Totals, totals_of
-from bench.plan.rows import Row
+from bench.plan.cell import Row
 
-Features = Callable[[Variant, Totals], tuple[float, ...]]
+Points = Mapping[Variant, tuple[tuple[float, ...], float]]
+"""The features and the measured value of each variant, in the order in which they ran."""
 
 _MOST_ROWS: Final = 1000
 """The most rows that a fit is made on; the newest count."""
@@ -30,7 +29,10 @@ _DISTURBED: Final = {"disturbed", "throttled"}
 
 @dataclass(frozen=True)
 class Prediction:
-    """Expected costs of a cell. `peak_mib` is the whole peak, imports included."""
+    """Expected costs of a cell.
+
+    `peak_mib` is the whole peak, imports included; `flops_per_token` is of training, by real token.
+    """
 
     peak_mib: float
     wall_s: float
@@ -44,25 +46,18 @@ class Forecast:
         costs: counts of every variant that is predicted or learned from.
         device, threads: as in the columns of these names.
         memory_column: the column whose value is predicted.
-
-    Attributes:
-        totals: the costs of each variant by count.
     """
 
     def __init__(self, costs: Costs, device: str, threads: int, memory_column: str) -> None:
-        self.costs = costs
-        self.totals = {
-            variant: totals_of(costs.shapes[variant.batch_size], counts)
-            for variant, counts in costs.counts.items()
-        }
+        self.totals = costs.totals
         self.memory_column = memory_column
-        self.imports_mib = costs.imports_mib.get(memory_column, 0.0)
+        self.imports_mib = costs.imports_mib if memory_column == "peak_rss_mib" else 0.0
         self.memory_prior: Prior = memory_prior(device)
         self.time_prior: Prior = time_prior(device, threads)
         self._hinted = False
         self._peaks: dict[Variant, list[float]] = {}
         self._times: dict[Variant, list[float]] = {}
-        self._fitted: dict[Variant, Prediction] = {}
+        self._fit()
 
     def learn(self, rows: Iterable[Row]) -> None:
         """Learn from comparable rows of any batch size. Rows that did not end ok, and those of
@@ -76,7 +71,7 @@ class Forecast:
                 self._peaks.setdefault(variant, []).append(peak - self.imports_mib)
             if wall is not None and not _DISTURBED & set(row.flag_names):
                 self._times.setdefault(variant, []).append(wall)
-            self._fitted = {}
+        self._fit()
 
     def hint(self, rows: Iterable[Row]) -> None:
         """Estimate the speed of the machine from rows on other data or of other lengths.
@@ -98,7 +93,7 @@ class Forecast:
         values = (median(starts), *(median(ratios) * value for value in prior.values[1:]))
         self.time_prior = replace(prior, values=values, spread=values)
         self._hinted = True
-        self._fitted = {}
+        self._fit()
 
     @property
     def seen(self) -> int:
@@ -114,9 +109,7 @@ class Forecast:
 
     def predict(self, variant: Variant) -> Prediction:
         """Expected costs of a cell of a variant."""
-        if not self._fitted:
-            self._fit()
-        return self._fitted[variant]
+        return self._predictions[variant]
 
     def left_s(self, variants: Mapping[Variant, int]) -> float:
         """Expected seconds of all cells, given their number by variant."""
@@ -124,26 +117,26 @@ class Forecast:
 
     def memory_points(self) -> Points:
         """Features and mean peak above imports of each variant that has run."""
-        return self._points(self._peaks, memory_features)
+        return {
+            variant: (memory_features(variant, self.totals[variant]), fmean(peaks))
+            for variant, peaks in self._peaks.items()
+        }
 
     def time_points(self) -> Points:
         """Features and mean wall time of each variant that has run."""
-        return self._points(self._times, time_features)
-
-    def _points(self, measured: Mapping[Variant, Sequence[float]], features: Features) -> Points:
         return {
-            variant: (features(variant, self.totals[variant]), fmean(values))
-            for variant, values in measured.items()
+            variant: (time_features(variant, self.totals[variant]), fmean(times))
+            for variant, times in self._times.items()
         }
 
     def _fit(self) -> None:
         memory = _fitted(self.memory_points(), self.memory_prior)
         time = _fitted(self.time_points(), self.time_prior)
-        self._fitted = {
+        self._predictions = {
             variant: Prediction(
                 self.imports_mib + apply(memory, memory_features(variant, totals)),
                 apply(time, time_features(variant, totals)),
-                flops_per_token(totals),
+                1e9 * totals.train_gflop / totals.real_tokens,
             )
             for variant, totals in self.totals.items()
         }

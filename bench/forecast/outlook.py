@@ -1,17 +1,105 @@
-"""The forecast of a run: columns of each cell before it runs, and the time that is left."""
+"""The forecast of a run: made from its plan, asked before each cell, and taught by each row."""
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final
 
+from bench.forecast.client import NoPredictionError, Turn, find_costs
 from bench.forecast.costs import Variant
-from bench.forecast.forecast import Forecast
+from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.launch.signals import Signals
-from bench.plan.cell import Cell, Columns
+from bench.machine.conditions import Conditions
+from bench.plan.cell import Cell, Row
+from bench.plan.columns import new_row
+from bench.plan.job import Job
+from bench.plan.models import Model
 from bench.plan.planning import SKIP, Planned
 from bench.plan.rows import Row
 
 Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]
 """Makes the forecast of a plan, or None if none can be made. It may wait for other grids."""
+
+_SEEDS: Final = 3
+"""The number of seeds whose batches are planned: those of other seeds hardly differ."""
+
+
+def forecast_plan(
+    planned: Sequence[Planned],
+    rows: Iterable[Row],
+    model: Model,
+    conditions: Conditions,
+    data: Path | None,
+    turn: Turn = nullcontext,
+    gpu: str = "",
+) -> Forecast | None:
+    """The forecast of the cells of a plan; None if none is to run, or, with a note, if it fails.
+
+    Args:
+        planned: cells of one grid.
+        rows: results, of which those comparable with the plan's are learned from.
+        model, conditions, data: those that the cells were planned with.
+        turn, gpu: as in `find_costs`.
+    """
+    if all(item.action != "run" for item in planned):
+        return None
+    cells = [item.cell for item in planned]
+    by_size = {cell.batch_size: cell for cell in cells}
+    likes = [new_row(**cell.columns(), **conditions.columns()) for cell in by_size.values()]
+    newest = [*rows][::-1]
+    like = rows_like(newest, likes)
+    try:
+        forecast = make_forecast(cells, like, model, conditions, data, turn, gpu)
+    except NoPredictionError as error:
+        sys.stderr.write(f"note: memory and time are not predicted: {error}\n")
+        return None
+    if forecast.basis is None:
+        forecast.hint(rows_of_model(newest, likes[0]))
+    return forecast
+
+
+def make_forecast(
+    cells: Sequence[Cell],
+    rows: Sequence[Row],
+    model: Model,
+    conditions: Conditions,
+    data: Path | None,
+    turn: Turn = nullcontext,
+    gpu: str = "",
+) -> Forecast:
+    """The forecast of some cells of a grid, learned from comparable rows.
+
+    Args:
+        turn, gpu: as in `find_costs`.
+
+    Raises:
+        NoPredictionError: if costs can't be counted.
+    """
+    if any(cell.is_compiled for cell in cells):
+        raise NoPredictionError("training is compiled")
+    job = Job(
+        cell=cells[0],
+        conditions_id=conditions.conditions_id,
+        attempt=1,
+        device=conditions.worker_device,
+        threads=conditions.threads,
+        checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
+        geometry=model.geometry,
+        tokenizer=str(model.tokenizer.resolve()),
+        data=None if data is None else str(data.resolve()),
+        keep=False,
+        code_version="",
+    )
+    variants = [Variant.of(cell) for cell in cells]
+    variants += [Variant.of_row(row) for row in rows if row["status"] == "ok"]
+    seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
+    costs = find_costs(job, seeds, variants, turn, gpu)
+    like = rows or [new_row(**cells[0].columns(), **conditions.columns())]
+    forecast = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
+    forecast.learn(rows)
+    return forecast
 
 
 class Outlook:
@@ -54,10 +142,9 @@ class Outlook:
         }
 
     def learn(self, row: Row) -> None:
-        """Learn from a cell's row and fit at once, while this grid still has the device."""
+        """Learn from a cell's row."""
         if self.forecast is not None:
             self.forecast.learn([row])
-            self.forecast.left_s(self._left)
 
 
 def outlook_on(

@@ -19,8 +19,7 @@ from bench.common.errors import InputError
 from bench.data.tokens import cut_notes
 from bench.forecast.client import turn_on
 from bench.forecast.forecast import Forecast
-from bench.forecast.outlook import outlook_on
-from bench.forecast.prepare import forecast_plan
+from bench.forecast.outlook import forecast_plan, outlook_on
 from bench.grid.dryrun import print_plan
 from bench.grid.session import Session
 from bench.launch.checks import (

@@ -1,11 +1,11 @@
-"""A small workload to predict: bert-tiny with few words, and batches of a few short texts."""
+"""A small workload to predict: bert-tiny, and batches of a few short texts."""
 
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any
 
-from bench.forecast.costs import Counts, Shapes, Variant
-from bench.forecast.workload import Workload
-from minbert.model.config import GEOMETRIES
+from bench.forecast.costs import Counts, Load, Shapes, Variant
+from bench.plan.job import Job
+from tests.bench.synthetic_rows import cell
 
 BATCH_SIZE = 5
 
@@ -63,38 +63,43 @@ def told(of: Variant) -> str:
     return "-".join(map(str, of))
 
 
-def workload(**changes: Any) -> Workload:
-    """The workload, changed."""
-    values: dict[str, Any] = {
-        "config": asdict(replace(GEOMETRIES["bert-tiny"], vocab_size=1000)),
-        "pooling": "mean", "new_pooler": False, "head": "linear",
-        "kernels": "fast", "regression_loss": None,
-        "parts": ("",), "encoders": None, "task_order": None,
-        "task": "movies", "data": None, "data_digest": "3e9ab01c77d2", "max_train": 64,
-        "max_dev": 32, "held_out": 0.0, "searches": False, "tokenizer": "",
-        "vocabulary": "7c1d0f9a44be",
-        "max_length": 32, "batching": "by-length", "epochs": 3,
-        "max_steps": None, "seeds": (0,),
-        "device": "cpu", "conditions_id": "c0ffee12", "torch_version": "2.13.0",
+def workload(**changes: Any) -> Job:
+    """The job of a cell that trains on it, with changed settings or fields of the job."""
+    job = {
+        "conditions_id": "c0ffee12", "attempt": 1, "device": "cpu", "threads": 1,
+        "checkpoint": None, "geometry": "bert-tiny", "tokenizer": "", "data": None, "keep": False,
+        "code_version": "",
     }  # fmt: skip
-    return Workload(**(values | changes))
+    names = {field.name for field in fields(Job)}
+    job |= {name: value for name, value in changes.items() if name in names}
+    settings = {"epochs": 3, **changes}
+    settings = {name: value for name, value in settings.items() if name not in names}
+    return Job(cell=cell("full", None, None, "off", **settings), **job)
 
 
-def of_parts(**changes: Any) -> Workload:
+def of_parts(**changes: Any) -> Job:
     """One of a task with three parts, changed."""
+    rates = " ".join(f"{part}=1" for part in sorted(THREE))
     values: dict[str, Any] = {
-        "task": "multitask", "parts": tuple(THREE),
+        "task": "multitask", "task_rates": rates, "task_decays": rates,
         "encoders": 2, "task_order": "proportional", "regression_loss": "mse", "head": "conv",
     }  # fmt: skip
     return workload(**(values | changes))
 
 
-def counts(**changes: float) -> Counts:
-    """Counts of a variant, changed."""
-    values = {
-        "weights_mib": 90.0, "gradients_mib": 10.0, "optimizer_mib": 20.0,
-        "train_peak_mib": 600.0, "evaluate_peak_mib": 200.0, "step_gflop": 80.0,
-        "step_moved_mib": 9000.0, "step_kernels": 900.0, "evaluate_gflop": 30.0,
-        "evaluate_moved_mib": 2000.0, "evaluate_kernels": 250.0,
+def counts(
+    *,
+    step: dict[str, float] | None = None,
+    evaluation: dict[str, float] | None = None,
+    **changes: float,
+) -> Counts:
+    """Counts of a variant, changed; `step` and `evaluation` change fields of these loads."""
+    memory = {
+        "weights_mib": 90.0, "optimizer_mib": 20.0, "train_peak_mib": 600.0,
+        "evaluate_peak_mib": 200.0,
     }  # fmt: skip
-    return Counts(**(values | changes))
+    return Counts(
+        step=Load(900.0, 80.0, 9000.0)._replace(**(step or {})),
+        evaluation=Load(250.0, 30.0, 2000.0)._replace(**(evaluation or {})),
+        **(memory | changes),
+    )

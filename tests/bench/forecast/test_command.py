@@ -2,8 +2,7 @@
 
 import json
 import os
-import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +11,14 @@ import pytest
 
 from bench.forecast import client
 from bench.forecast.__main__ import main
-from bench.forecast.client import NoPredictionError, find_costs
-from bench.forecast.costs import Variant
+from bench.forecast.client import NoPredictionError, Turn, find_costs
+from bench.forecast.costs import Costs, Variant
 from bench.forecast.features import memory_features, time_features
-from bench.forecast.outlook import outlook_on
-from bench.forecast.prepare import forecast_plan
-from bench.forecast.totals import totals_of
-from bench.forecast.workload import Workload
+from bench.forecast.outlook import forecast_plan, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan.gridfile import load
+from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan
 from bench.plan.rows import Row
@@ -65,9 +62,31 @@ class Plan:
         self.cells = expand(grid, resolved)
         self.planned = plan(self.cells, [], self.conditions.columns())
 
-    @property
-    def workload(self) -> Workload:
-        return Workload.of(self.cells, self.model, self.conditions, None)
+    def job(self, **settings: object) -> Job:
+        return Job(
+            cell=replace(self.cells[0], **settings),
+            conditions_id=self.conditions.conditions_id,
+            attempt=1,
+            device="cpu",
+            threads=1,
+            checkpoint=str(self.checkpoint),
+            geometry=None,
+            tokenizer=str(self.checkpoint),
+            data=None,
+            keep=False,
+            code_version="",
+        )
+
+    def costs(
+        self,
+        variants: list[Variant] | None = None,
+        turn: Turn = nullcontext,
+        gpu: str = "",
+        **settings: object,
+    ) -> Costs:
+        return find_costs(
+            self.job(**settings), [0], variants or [Variant.of(self.cells[0])], turn, gpu
+        )
 
     def forecast(self):
         return forecast_plan(self.planned, [], self.model, self.conditions, None)
@@ -79,21 +98,44 @@ def smoke(own_cache: Path, tiny_checkpoint: Path) -> Plan:
 
 
 def test_a_process_counts_and_the_second_time_none_is_needed(
-    smoke: Plan, monkeypatch: pytest.MonkeyPatch
+    smoke: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     variants = [Variant.of(cell) for cell in smoke.cells]
-    progress: list[tuple[int, int]] = []
-    first = find_costs(smoke.workload, variants, lambda done, total: progress.append((done, total)))
-    assert set(first.counts) == set(variants)
-    assert progress[-1] == (8, 8)
-    assert 30 < first.imports_mib["peak_anon_mib"] < first.imports_mib["peak_rss_mib"] < 2000
-    assert first.shapes[16][""].steps == 2  # as max_steps says
+    first = smoke.costs(variants)
+    assert set(first.totals) == set(variants)
+    assert "predicting memory and time of 8 settings" in capsys.readouterr().err
+    assert 30 < first.imports_mib < 2000
+    assert first.totals[variants[0]].steps == 2  # as max_steps says
 
     def none(*_: object) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(client, "_run", none)
-    assert find_costs(smoke.workload, variants, lambda done, total: None) == first
+    assert smoke.costs(variants) == first
+    assert smoke.costs(variants, seed=9, learning_rate=1e-9) == first, "they cost nothing else"
+
+
+def test_what_decides_the_costs_is_counted_again(smoke: Plan, monkeypatch: pytest.MonkeyPatch):
+    class StartedError(Exception):
+        pass
+
+    def starts(*_: object) -> None:
+        raise StartedError
+
+    smoke.costs()
+    monkeypatch.setattr(client, "_run", starts)
+    smoke.costs()
+    changes = [
+        {"pooling": "mean"}, {"head": "conv"}, {"kernels": "reference"}, {"epochs": 9},
+        {"max_length": 16}, {"batching": "shuffled"}, {"data_digest": "0"}, {"dropout": 0.0},
+        {"model_digest": "0"}, {"held_out": 0.1}, {"optimizer": "radam"},
+    ]  # fmt: skip
+    for change in changes:
+        with pytest.raises(StartedError):
+            smoke.costs(**change)
+    for axis in ({"batch_size": 3}, {"unfreeze": "iterative"}, {"amp": "fp16"}):
+        with pytest.raises(StartedError):
+            smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
 
 
 def test_each_batch_size_and_unfreezing_is_counted_with_its_own_batches(smoke: Plan):
@@ -104,24 +146,22 @@ def test_each_batch_size_and_unfreezing_is_counted_with_its_own_batches(smoke: P
         for size in (8, 16)
         for unfreeze in ("all", "iterative")
     ]
-    workload = replace(smoke.workload, epochs=6, max_steps=None)
-    costs = find_costs(workload, variants, lambda done, total: None)
-    assert set(costs.counts) == set(variants)
-    assert {size: parts[""].steps for size, parts in costs.shapes.items()} == {8: 48, 16: 24}
-    for variant, counts in costs.counts.items():
-        assert len(counts[""]) == (5 if variant.unfreezes else 1)
-        totals = totals_of(costs.shapes[variant.batch_size], counts)
-        assert totals.lasting_mib > 0
-    small, large = (costs.counts[v][""][0] for v in variants if not v.unfreezes)
-    assert small.step_gflop < large.step_gflop
-    assert find_costs(workload, variants, lambda done, total: pytest.fail("counted again")) == costs
+    totals = smoke.costs(variants, epochs=6, max_steps=None).totals
+    assert set(totals) == set(variants)
+    assert {v.batch_size: totals[v].steps for v in variants} == {8: 48, 16: 24}
+    assert all(totals[v].lasting_mib > 0 for v in variants)
+    for all_at_once, iterative in (variants[:2], variants[2:]):
+        assert totals[all_at_once].train == totals[all_at_once].timed
+        assert totals[iterative].train_gflop < totals[iterative].timed_gflop
+    small, large = (totals[v].train_gflop / totals[v].steps for v in (variants[0], variants[2]))
+    assert small < large
 
 
 def test_counting_takes_a_turn_and_what_is_cached_does_not(
     smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
-    variants, turns = [Variant.of(smoke.cells[0])], []
+    turns = []
 
     @contextmanager
     def turn():
@@ -129,12 +169,9 @@ def test_counting_takes_a_turn_and_what_is_cached_does_not(
         yield
         turns.append("ends")
 
-    def ask(workload: Workload) -> None:
-        find_costs(workload, variants, lambda done, total: None, turn)
-
-    ask(smoke.workload)
+    smoke.costs(turn=turn)
     assert turns == ["begins", "ends"]
-    ask(smoke.workload)
+    smoke.costs(turn=turn)
     assert turns == ["begins", "ends"]
 
 
@@ -147,18 +184,21 @@ def test_a_plan_with_nothing_to_run_is_not_forecast(smoke: Plan):
 
 
 def test_a_damaged_cache_is_counted_again(
-    smoke: Plan, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    variants = [Variant.of(smoke.cells[0])]
-    first = find_costs(smoke.workload, variants, lambda done, total: None)
-    damaged = tmp_path / "predictions"
-    shutil.copytree(own_cache / "predictions", damaged)
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
-    for path in damaged.iterdir():
-        path.write_text('{"train": ')
-    again = find_costs(smoke.workload, variants, lambda done, total: None)
-    assert again.counts == first.counts
-    assert again.shapes == first.shapes
+    first = smoke.costs()
+    [path] = (tmp_path / "predictions").iterdir()
+    good = path.read_text()
+    [imports, totals] = good.splitlines()
+    damaged = (
+        *("", "{", f"{imports}\n", f"[]\n{totals}", f"null\n{totals}", f"{good}{totals}"),
+        *(f"{imports}\n{line}" for line in ("5", "null", "{}", "[1.0, 2.0]")),
+    )
+    for text in damaged:
+        path.write_text(text)
+        assert client._kept(path, [Variant.of(smoke.cells[0])]) is None, text
+    assert smoke.costs().totals == first.totals
 
 
 def test_what_can_not_be_counted_is_a_note_and_no_more(
@@ -167,7 +207,7 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
     def fails(*_: object) -> None:
         raise NoPredictionError("there is no such thing")
 
-    monkeypatch.setattr(client, "_cached", lambda *_: None)
+    monkeypatch.setattr(client, "_kept", lambda *_: None)
     monkeypatch.setattr(client, "_run", fails)
     assert smoke.forecast() is None
     assert capsys.readouterr().err.endswith(
@@ -176,9 +216,17 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
 
 
 def test_a_process_that_fails_says_why_in_a_line(smoke: Plan):
-    changed = replace(smoke.workload, data_digest="other")
-    with pytest.raises(NoPredictionError, match=r"^the examples of movies are not those"):
-        find_costs(changed, [Variant.of(smoke.cells[0])], lambda done, total: None)
+    with pytest.raises(NoPredictionError, match=r"^the examples of movies have changed"):
+        smoke.costs(data_digest="other")
+
+
+def test_a_process_that_writes_something_else_is_a_line_too(
+    smoke: Plan, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client, "_run", lambda *_: "100.0\nhello\n")
+    with pytest.raises(NoPredictionError, match="wrote something else"):
+        smoke.costs()
 
 
 def test_the_process_that_counts_sees_the_workers_gpu_or_none(
@@ -190,13 +238,11 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(
         seen.append((env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]))
         raise OSError(1, "not now")
 
-    monkeypatch.setattr(client, "_cached", lambda *_: None)
+    monkeypatch.setattr(client, "_kept", lambda *_: None)
     monkeypatch.setattr(client.subprocess, "Popen", popen)
     for gpu in ("GPU-1", ""):
         with pytest.raises(NoPredictionError, match="no process to count: not now"):
-            find_costs(
-                smoke.workload, [Variant.of(smoke.cells[0])], lambda done, total: None, gpu=gpu
-            )
+            smoke.costs(gpu=gpu)
     assert seen == [("GPU-1", "PCI_BUS_ID"), ("", "PCI_BUS_ID")]
 
 
@@ -253,7 +299,6 @@ def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
         "by the prior",
         "as they ran",
         "kind left out",
-        "5 folds",
         "one left out",
     ]
     assert ways["one left out"]["within_10_percent"] == 1.0

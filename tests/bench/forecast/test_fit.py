@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.forecast.check import checks
-from bench.forecast.fit import NOISE, Prior, apply, fit, held_out, one_by_one
+from bench.forecast.check import checks, errors
+from bench.forecast.fit import NOISE, Prior, apply, fit
 from tests.bench.workloads import variant
 
 PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
@@ -58,20 +58,31 @@ def test_a_feature_that_is_never_seen_keeps_its_prior():
     assert coefficients[3] == pytest.approx(7.0)
 
 
+def ways(design, measured):
+    """Predictions by way, of variants of two kinds in turn."""
+    variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
+    points = dict(zip(variants, zip(design, measured, strict=True), strict=True))
+    return {way: list(predicted.values()) for way, predicted in checks(points, PRIOR).items()}
+
+
 def test_what_is_left_out_is_not_seen():
     design, measured = cells(12, noise=NOISE)
-    folds = [i % 4 for i in range(12)]
-    before = held_out(design, measured, PRIOR, folds)
-    for i in (0, 4, 8):
+    before = ways(design, measured)
+    for i in range(0, 12, 2):
         measured[i] *= 3
-    after = held_out(design, measured, PRIOR, folds)
-    assert [after[i] for i in (0, 4, 8)] == [before[i] for i in (0, 4, 8)]
-    assert after[1] != before[1]
+    after = ways(design, measured)
+    kind = "kind left out"
+    assert after[kind][::2] == before[kind][::2]
+    assert after[kind][1] != before[kind][1]
+    measured[1] *= 3
+    again = ways(design, measured)
+    assert again["one left out"][1] == after["one left out"][1]
+    assert again["one left out"][0] != after["one left out"][0]
 
 
 def test_one_by_one_sees_only_what_was_before():
     design, measured = cells(8)
-    predictions = one_by_one(design, measured, PRIOR)
+    predictions = ways(design, measured)["as they ran"]
     assert predictions[0] == apply(PRIOR.values, design[0])
     assert predictions[5] == apply(fit(design[:5], measured[:5], PRIOR), design[5])
 
@@ -80,10 +91,9 @@ def test_checks_tell_errors_within_a_tenth():
     design, measured = cells(30, noise=NOISE)
     variants = [variant("lora", rank, "attn") for rank in range(1, 31)]
     points = dict(zip(variants, zip(design, measured, strict=True), strict=True))
-    ways = {check.way: check for check in checks(points, PRIOR)}
-    assert ways["by the prior"].within < 0.5
-    for way in ("5 folds", "one left out"):
-        assert ways[way].within >= 0.9
-        assert 0 < ways[way].quantile(0.5) < ways[way].quantile(0.9) <= ways[way].quantile(1.0)
-    errors = ways["one left out"].errors
-    assert sum(abs(e) <= 0.1 for e in errors.values()) / 30 == ways["one left out"].within
+    by_way = {way: errors(points, predicted) for way, predicted in checks(points, PRIOR).items()}
+    assert by_way["by the prior"]["within_10_percent"] < 0.5
+    one = by_way["one left out"]
+    assert one["within_10_percent"] >= 0.9
+    assert 0 < one["error_median"] < one["error_90"] <= one["error_max"]
+    assert errors({variants[0]: ((1.0,), 100.0)}, {variants[0]: 89.0})["within_10_percent"] == 0

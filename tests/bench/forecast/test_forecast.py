@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 
 from bench.forecast import features
-from bench.forecast.costs import Costs, Variant
+from bench.forecast.costs import Costs, Load, Variant, totals_of
 from bench.forecast.features import memory_features, panel_steps, time_features
 from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
-from bench.forecast.totals import totals_of
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.probes import panel
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
@@ -20,16 +19,12 @@ BATCH_SIZE = CELLS[0].batch_size
 VARIANTS = [Variant.of(planned) for planned in CELLS]
 COUNTS = {
     variant: counts(
-        train_peak_mib=300.0 + 40.0 * i, step_gflop=50.0 + i, step_moved_mib=5000.0 + 90.0 * i
+        train_peak_mib=300.0 + 40.0 * i, step={"gflop": 50.0 + i, "moved_mib": 5000.0 + 90.0 * i}
     )
     for i, variant in enumerate(VARIANTS)
 }
-COSTS = Costs(
-    {BATCH_SIZE: ONE},
-    {variant: {"": [counted]} for variant, counted in COUNTS.items()},
-    {"peak_rss_mib": IMPORTS, "peak_anon_mib": 100.0},
-)
-TOTALS = {variant: totals_of(ONE, parts) for variant, parts in COSTS.counts.items()}
+TOTALS = {variant: totals_of(ONE, {"": [counted]}) for variant, counted in COUNTS.items()}
+COSTS = Costs(TOTALS, IMPORTS)
 
 
 def peak(variant: Variant) -> float:
@@ -73,7 +68,7 @@ def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
 
 def test_time_is_that_of_all_stages_and_of_timing_the_last():
     variant = VARIANTS[0]._replace(unfreeze="iterative")
-    stages = [counts(step_gflop=gflop, evaluate_gflop=0.0) for gflop in (1.0, 2.0, 6.0)]
+    stages = [counts(step={"gflop": gflop}, evaluation={"gflop": 0.0}) for gflop in (1.0, 2.0, 6.0)]
     values = time_features(variant, totals_of(ONE, {"": stages}))
     batches = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
     assert values[2] == pytest.approx(batches * (3.0 + 6.0 * features.PANEL_STEPS / SHAPES.steps))
@@ -132,15 +127,14 @@ def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
 def test_rows_of_one_batch_size_tell_of_another():
     larger = {v._replace(batch_size=64): v for v in VARIANTS}
     shapes = {"": replace(SHAPES, train=(8, 7), train_largest=(10, 16), steps=6, steps_in_epoch=2)}
-    more = {
-        v: {"": [replace(COUNTS[of], train_peak_mib=2 * COUNTS[of].train_peak_mib,
-                         step_gflop=2 * COUNTS[of].step_gflop,
-                         step_moved_mib=2 * COUNTS[of].step_moved_mib)]}
-        for v, of in larger.items()
-    }  # fmt: skip
-    costs = Costs(
-        {BATCH_SIZE: ONE, 64: shapes}, {**COSTS.counts, **more}, {"peak_rss_mib": IMPORTS}
-    )
+    more = {}
+    for v, small in larger.items():
+        twice = Load(*(2 * value for value in COUNTS[small].step))._replace(kernels=900.0)
+        peak_mib = 2 * COUNTS[small].train_peak_mib
+        more[v] = totals_of(
+            shapes, {"": [replace(COUNTS[small], train_peak_mib=peak_mib, step=twice)]}
+        )
+    costs = Costs({**TOTALS, **more}, IMPORTS)
     learned = Forecast(costs, "cpu", 2, "peak_rss_mib")
     learned.learn(rows())
     assert learned.seen == len(VARIANTS)
@@ -189,7 +183,7 @@ def test_what_is_left_is_the_sum_over_cells():
 def test_flops_are_for_each_real_token():
     variant = VARIANTS[0]
     steps = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
-    expected = COUNTS[variant].step_gflop * 1e9 * steps / SHAPES.real_tokens
+    expected = COUNTS[variant].step.gflop * 1e9 * steps / SHAPES.real_tokens
     assert forecast().predict(variant).flops_per_token == pytest.approx(expected)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.forecast import workload
-from tests.bench import workloads
+from bench.forecast import client
 
 CODE = """
 import gc, json, sys
@@ -53,19 +52,18 @@ def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier
 def test_memory_of_imports_is_measured_again_when_any_imported_module_has_changed(
     imported: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = Path(workload.__file__).parents[2]
+    root = Path(client.__file__).parents[2]
     names = [Path(file).relative_to(root) for file in imported["files"]]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    monkeypatch.setattr(workload, "_ROOT", tmp_path)
-    of = workloads.workload()
+    monkeypatch.setattr(client, "_ROOT", tmp_path)
     keys = set()
     for name in [None, *names]:
         if name is not None:
             (tmp_path / name).write_text("changed = True\n")
-        workload._code.cache_clear()
-        keys.add(of.imports_key())
-    workload._code.cache_clear()
+        client._code.cache_clear()
+        keys.add(client._code())
+    client._code.cache_clear()
     assert len(names) > 50
     assert len(keys) == 1 + len(names)
