@@ -107,8 +107,8 @@ def _forecast(group: Group, name: str | None, data: Path | None, signals: Signal
     )
     machine = _machine(first)
     turn = turn_on(machine.device_name, signals)
-    cells = [Cell.from_columns(row) for row in rows]
-    folder = data if find_task(str(first["task"])).files else None
+    cells = [row.cell for row in rows]
+    folder = data if find_task(first.task).files else None
     model = _model(first, name)
     return make_forecast(cells, rows, model, machine.conditions, folder, turn, machine.gpu)
 
@@ -121,8 +121,8 @@ def _model(row: Row, name: str | None) -> Model:
     """
     own, init = row.model, row.init
     embedded = own == "minilm" or (init == "random" and own in GEOMETRIES)
-    model = find_model(own if embedded or name is None else name, init, str(row["pooling"]))
-    if model.digest == row["model_digest"]:
+    model = find_model(own if embedded or name is None else name, init, row.pooling)
+    if model.digest == row.model_digest:
         return model
     raise InputError(
         f"{model.name} is not the model of these rows (its digest is {model.digest}, theirs "

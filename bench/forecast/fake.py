@@ -12,10 +12,10 @@ from adapters.injection import parameter_groups
 from bench.forecast.costs import Counts, Load, Shape, ShapesOf, Variant, stages_of
 from bench.forecast.counting import Counter, Work
 from bench.plan.job import Job
-from bench.worker.setup import config_of, heads_of, losses_of, make_ready, parts_of, unfreezing
+from bench.worker.setup import losses_of, make_ready, new_model, parts_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
-from minbert.model.classifier import SHARED, BertClassifier
+from minbert.model.classifier import BertClassifier
 from minbert.training.losses import CROSS_ENTROPY, REGRESSION
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import Group, Trainer, autocast, logits_of
@@ -45,16 +45,8 @@ def skeleton(job: Job) -> BertClassifier:
 
     A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
     """
-    cell = job.cell
-    model = BertClassifier(
-        config_of(job),
-        heads_of(cell.task, parts_of(cell)),
-        pooling=cell.pooling,
-        dropout=cell.dropout,
-        head=cell.head,
-        encoders=cell.encoders or SHARED,
-    )
-    return make_ready(model, replace(job, device="meta"), new_pooler=cell.init == "random")
+    on_meta = replace(job, device="meta")
+    return make_ready(new_model(job), on_meta, new_pooler=job.cell.init == "random")
 
 
 def fill(model: nn.Module, device: torch.device) -> None:

@@ -17,7 +17,7 @@ from bench.forecast.features import (
     time_prior,
 )
 from bench.forecast.fit import Prior, apply, fit
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 
 Points = Mapping[Variant, tuple[tuple[float, ...], float]]
 """The features and the measured value of each variant, in the order in which they ran."""

@@ -12,8 +12,8 @@ from bench.forecast.costs import Variant
 from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.launch.signals import Signals
 from bench.machine.conditions import Conditions
-from bench.plan.cell import Cell, Row
-from bench.plan.columns import new_row
+from bench.plan.cell import Cell, Columns
+from bench.plan.columns import row_of
 from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.plan.planning import SKIP, Planned
@@ -47,7 +47,7 @@ def forecast_plan(
         return None
     cells = [item.cell for item in planned]
     by_size = {cell.batch_size: cell for cell in cells}
-    likes = [new_row(**cell.columns(), **conditions.columns()) for cell in by_size.values()]
+    likes = [row_of({**cell.columns(), **conditions.columns()}) for cell in by_size.values()]
     newest = [*rows][::-1]
     like = rows_like(newest, likes)
     try:
@@ -93,10 +93,10 @@ def make_forecast(
         code_version="",
     )
     variants = [Variant.of(cell) for cell in cells]
-    variants += [Variant.of_row(row) for row in rows if row["status"] == "ok"]
+    variants += [Variant.of_row(row) for row in rows if row.is_ok]
     seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
     costs = find_costs(job, seeds, variants, turn, gpu)
-    like = rows or [new_row(**cells[0].columns(), **conditions.columns())]
+    like = rows or [row_of({**cells[0].columns(), **conditions.columns()})]
     forecast = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
     forecast.learn(rows)
     return forecast

@@ -205,7 +205,7 @@ def command(
     check_ranks(cells, model.config)
     check_head(cells, keep)
     check_held_out(settings.held_out, examples)
-    check_loss(cells, examples)
+    check_loss(grid.variants, cells, examples)
     check_length(settings.max_length, model, pairs=examples.pairs_in_one)
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:

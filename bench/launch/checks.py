@@ -83,8 +83,17 @@ def check_held_out(share: float, data: Data) -> None:
             )
 
 
-def check_loss(cells: Sequence[Cell], data: Data) -> None:
-    """Refuse a correlation as the loss where batches or training labels have none."""
+def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
+    """Refuse a regression loss for a task of classes, and a correlation that no batch can have.
+
+    Args:
+        variants: the settings of the cells' grid.
+    """
+    losses = {settings.regression_loss for settings in variants} - {MSE}
+    if losses and data.task.classes:
+        raise InputError(
+            f"regression_loss {min(losses)}: task {data.task.name} has classes; leave it out"
+        )
     cells = [cell for cell in cells if cell.regression_loss not in (None, MSE)]
     if not cells:
         return

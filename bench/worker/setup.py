@@ -144,17 +144,29 @@ def load_examples(job: Job) -> Data:
 
 
 def build_model(job: Job) -> BertClassifier:
-    """The encoder with its heads and the cell's adapters on its device, and with weights loaded or
-    drawn."""
-    cell, checkpoint = job.cell, Path(job.checkpoint or "")
+    """The model of a cell on its device, with its adapters and with weights loaded or drawn."""
+    cell = job.cell
+    model = new_model(job)
+    new_pooler = cell.init == "random"
+    if cell.init == "pretrained":
+        checkpoint = Path(job.checkpoint or "")
+        encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
+        new_pooler = any([load_encoder(encoder, checkpoint) for encoder in encoders])
+    initialise(model, cell.seed)
+    return make_ready(model, job, new_pooler)
+
+
+def new_model(job: Job) -> BertClassifier:
+    """The encoder with its heads, still without adapters and weights."""
+    cell = job.cell
     if job.geometry is not None:
         config = GEOMETRIES[job.geometry]
     else:
-        config = BertConfig.from_folder(checkpoint)
+        config = BertConfig.from_folder(Path(job.checkpoint or ""))
     config = replace(
         config, hidden_dropout_prob=cell.dropout, attention_probs_dropout_prob=cell.dropout
     )
-    model = BertClassifier(
+    return BertClassifier(
         config,
         heads_of(cell.task, parts_of(cell)),
         pooling=cell.pooling,
@@ -162,12 +174,11 @@ def build_model(job: Job) -> BertClassifier:
         head=cell.head,
         encoders=cell.encoders or SHARED,
     )
-    new_pooler = cell.init == "random"
-    if cell.init == "pretrained":
-        encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
-        lacking = [load_encoder(encoder, checkpoint) for encoder in encoders]
-        new_pooler = any(lacking)
-    initialise(model, cell.seed)
+
+
+def make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassifier:
+    """A model that has its weights, on its device and with the cell's adapters."""
+    cell = job.cell
     inject(
         model,
         mode=cell.mode,

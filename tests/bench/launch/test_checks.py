@@ -66,6 +66,8 @@ def test_labels_that_are_all_the_same_are_reported(
 
 # 1 − r as a loss
 
+PEARSON = Settings(regression_loss="pearson")
+
 
 def learning(*sizes: int, loss: str | None = "pearson") -> list[Cell]:
     """Cells with some batch sizes that learn numbers, or with loss None classes alone."""
@@ -73,19 +75,24 @@ def learning(*sizes: int, loss: str | None = "pearson") -> list[Cell]:
 
 
 def test_a_correlation_is_the_loss_of_batches_of_two(tmp_path: Path) -> None:
-    check_loss([*learning(1, loss="mse"), *learning(2)], data_of(tmp_path))
+    check_loss([Settings(), PEARSON], [*learning(1, loss="mse"), *learning(2)], data_of(tmp_path))
+
+
+def test_a_loss_of_numbers_goes_with_numbers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="regression_loss pearson: task sst has classes; leave it"):
+        check_loss([PEARSON], learning(64, loss=None), data_of(tmp_path, "sst"))
 
 
 @pytest.mark.parametrize("task", ["sts", "multitask"])
 def test_a_batch_of_one_has_no_correlation(tmp_path: Path, task: str) -> None:
     cells = [*learning(64, loss="mse"), *learning(64, 1)]
     with pytest.raises(InputError, match="a batch of 1 example has no correlation; take batches"):
-        check_loss(cells, data_of(tmp_path, task))
+        check_loss([Settings(), PEARSON], cells, data_of(tmp_path, task))
 
 
 def test_of_parts_of_classes_a_batch_of_one_is_a_batch(tmp_path: Path) -> None:
     write_folder(tmp_path, ("sst", "quora"))
-    check_loss(learning(1, loss=None), load_data("multitask", tmp_path))
+    check_loss([Settings(), PEARSON], learning(1, loss=None), load_data("multitask", tmp_path))
 
 
 @pytest.mark.parametrize("task", ["sts", "multitask"])
@@ -93,14 +100,14 @@ def test_training_labels_that_are_all_the_same_have_no_correlation(
     tmp_path: Path, task: str
 ) -> None:
     data = data_of(tmp_path, task, sts_train="3.8")
-    check_loss(learning(64, loss="mse"), data)
+    check_loss([Settings(), PEARSON], learning(64, loss="mse"), data)
     message = "regression_loss pearson: all training labels of sts are the same, which have no"
     with pytest.raises(InputError, match=message):
-        check_loss(learning(64), data)
+        check_loss([Settings(), PEARSON], learning(64), data)
 
 
 def test_one_class_hinders_no_correlation_of_another_part(tmp_path: Path) -> None:
-    check_loss(learning(64), data_of(tmp_path, sst_train="3"))
+    check_loss([Settings(), PEARSON], learning(64), data_of(tmp_path, sst_train="3"))
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 24])
