@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,18 +23,12 @@ _LARGEST_JSON: Final = 2**23
 
 def is_folder(path: str | Path) -> bool:
     """Whether a folder exists; False for an impossible path."""
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):
-        return False
+    return os.path.isdir(path)  # noqa: PTH112 (that of pathlib raises for an impossible path)
 
 
 def is_file(path: str | Path) -> bool:
     """Whether a regular file exists; False for an impossible path."""
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):
-        return False
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def config_file(folder: Path) -> Path:
@@ -83,6 +78,21 @@ def model_digest(folder: Path) -> str:
     return _digest([config_file(folder), *tokenizer_files(folder), weights_file(folder)])
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: if it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+
+
 def check_size(path: Path, largest: int) -> None:
     """Refuse a file that is too large, before it is read into memory.
 
@@ -130,12 +140,5 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 
 def _digest(paths: list[Path]) -> str:
     """SHA-256 of the files' names and digests, in order."""
-    total = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise InputError(f"{path}: can't be read ({error.strerror})") from error
-        total.update(f"{path.name} {digest}\n".encode())
-    return total.hexdigest()
+    lines = [f"{path.name} {sha256_of(path)}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

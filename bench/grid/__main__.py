@@ -50,7 +50,7 @@ from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, pl
 from bench.plan.selection import parse_selection, select
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
-from minbert.assets.embedded import fetch_visibly
+from minbert.assets.embedded import fetch
 from minbert.data.tasks import Data, find_task, for_search, load_data
 
 _EPILOG: Final = """\b
@@ -329,7 +329,7 @@ def override(grid: Grid, values: dict[str, Any]) -> Grid:
 def _load_data(grid: Grid, data: Path | None) -> Data:
     settings = grid.settings
     if not find_task(settings.task).files and data is None:
-        fetch_visibly("vader")
+        fetch("vader")
     return load_data(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
 
 

@@ -13,7 +13,7 @@ from bench.plan.cell import GRID, Cell
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
-from minbert.assets.embedded import fetch_visibly
+from minbert.assets.embedded import fetch
 from minbert.data.tasks import TaskData, find_task, load_task
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
@@ -42,7 +42,7 @@ def find(
             f"--task: bench.peers compares tasks without parts; take one of {', '.join(task.parts)}"
         )
     if not task.files and data is None:
-        fetch_visibly("vader")
+        fetch("vader")
     caps = {"max_train": grid.settings.max_train, "max_dev": grid.settings.max_dev}
     examples = load_task(grid.settings.task, data, **caps)
     if (most := grid.settings.max_steps) is not None:

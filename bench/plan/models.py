@@ -6,8 +6,7 @@ from pathlib import Path
 from adapters.names import adapted_layers
 from bench.common.errors import InputError
 from bench.plan.cell import Cell, digest
-from minbert.assets.bar import download_bar
-from minbert.assets.embedded import fetch_visibly
+from minbert.assets.embedded import fetch
 from minbert.files import is_folder, model_digest, vocabulary_digest
 from minbert.model.config import GEOMETRIES, BertConfig
 
@@ -45,7 +44,7 @@ def find_model(name: str, init: str, pooling: str) -> Model:
     """
     chosen = pooling if pooling != "auto" else "mean" if name == "minilm" else "pooler"
     if init == "random" and name in GEOMETRIES:
-        tokenizer = fetch_visibly("minilm")
+        tokenizer = fetch("minilm")
         identity = digest([vars(GEOMETRIES[name]), vocabulary_digest(tokenizer)], 16)
         return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer, True)
     embedded = name == "minilm"
@@ -61,7 +60,7 @@ def find_model(name: str, init: str, pooling: str) -> Model:
 
 def _folder(name: str) -> Path:
     if name == "minilm":
-        return fetch_visibly("minilm", digests=True)
+        return fetch("minilm")
     if is_folder(name):
         return Path(name).resolve()
     if name in GEOMETRIES:
@@ -73,8 +72,7 @@ def _folder(name: str) -> Path:
         raise InputError(f"--model: there is no folder {name}")
     from minbert.assets.hub import fetch_from_hub
 
-    with download_bar(name) as progress:
-        return fetch_from_hub(name, progress)
+    return fetch_from_hub(name)
 
 
 def check_length(max_length: int, model: Model, *, pairs: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from minbert.assets.cache import damage
-from minbert.assets.embedded import ASSETS, asset_folder, fetch_visibly, find_asset, remedy, verify
+from minbert.assets.embedded import ASSETS, asset_folder, fetch, verify
 from minbert.errors import InputError
 
 
@@ -30,11 +30,11 @@ def list_command(as_json: bool) -> None:
             "name": asset.name,
             "about": asset.about,
             "licence": asset.licence,
-            "archive": asset.archive.filename,
-            "sha256": asset.archive.sha256,
+            "archive": asset.archive,
+            "sha256": asset.archive_sha256,
             "bytes": asset.size,
             "folder": str(asset_folder(asset.name)),
-            "fetched": damage(asset_folder(asset.name), asset, digests=False) is None,
+            "fetched": damage(asset_folder(asset.name), asset) is None,
         }
         for asset in ASSETS.values()
     ]
@@ -55,7 +55,7 @@ _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, required=Tr
 def fetch_command(names: tuple[str, ...]) -> None:
     """Download assets that are missing or damaged, and print their folders."""
     for name in names:
-        click.echo(fetch_visibly(name, digests=True))
+        click.echo(fetch(name))
 
 
 @main.command("verify", epilog="Example: python -m minbert.assets verify minilm vader")
@@ -70,10 +70,7 @@ def verify_command(names: tuple[str, ...]) -> None:
 @click.argument("name", metavar="NAME")
 def path_command(name: str) -> None:
     """Print the folder of an asset that was fetched."""
-    asset, folder = find_asset(name, ASSETS), asset_folder(name)
-    if problem := damage(folder, asset, digests=False):
-        raise InputError(f"{problem}; {remedy(name)}")
-    click.echo(folder)
+    click.echo(verify(name))
 
 
 def _run() -> None:

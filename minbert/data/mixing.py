@@ -1,48 +1,31 @@
 """Orders of the batches of several tasks in an epoch. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
-Order = list[str]
+MIXINGS: Final = ("sequential", "round-robin", "proportional")
 
 
-def sequential(counts: Mapping[str, int], _rng: np.random.Generator) -> Order:
-    """All batches of the first task, then all of the second, and so on."""
-    return [task for task, count in counts.items() for _ in range(count)]
-
-
-def round_robin(counts: Mapping[str, int], _rng: np.random.Generator) -> Order:
-    """A batch of each task in turn; a task whose batches are used up is skipped."""
-    turns = range(max(counts.values(), default=0))
-    return [task for turn in turns for task, count in counts.items() if turn < count]
-
-
-def proportional(counts: Mapping[str, int], rng: np.random.Generator) -> Order:
-    """A random order: at every step a task is chosen in proportion to its remaining batches."""
-    order = np.repeat(np.arange(len(counts)), list(counts.values()))
-    names: Sequence[str] = list(counts)
-    return [names[index] for index in rng.permutation(order)]
-
-
-MIXINGS: Final[Mapping[str, Callable[[Mapping[str, int], np.random.Generator], Order]]] = {
-    "sequential": sequential,
-    "round-robin": round_robin,
-    "proportional": proportional,
-}
-
-
-def mix(name: str, counts: Mapping[str, int], rng: np.random.Generator) -> Order:
+def mix(name: str, counts: Mapping[str, int], rng: np.random.Generator) -> list[str]:
     """The task of each step of an epoch that has every batch of every task once.
 
     Args:
-        name: one of `MIXINGS`.
+        name: one of `MIXINGS`: all batches of the first task, then all of the second, and so on; a
+            batch of each task in turn, skipping those whose batches are used up; or a random order,
+            in which every step's task is chosen in proportion to its remaining batches.
         counts: batches of each task.
 
     Raises:
         ValueError: for another name.
     """
-    if name not in MIXINGS:
-        raise ValueError(f"no order of tasks is called {name!r}; there are {', '.join(MIXINGS)}")
-    return MIXINGS[name](counts, rng)
+    in_sequence = [task for task, count in counts.items() for _ in range(count)]
+    if name == "sequential":
+        return in_sequence
+    if name == "round-robin":
+        turns = range(max(counts.values(), default=0))
+        return [task for turn in turns for task, count in counts.items() if turn < count]
+    if name == "proportional":
+        return [in_sequence[place] for place in rng.permutation(len(in_sequence))]
+    raise ValueError(f"no order of tasks is called {name!r}; there are {', '.join(MIXINGS)}")

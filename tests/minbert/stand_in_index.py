@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from minbert.assets.cache import Asset, Member
-from minbert.assets.index import PinnedFile
+from minbert.assets.cache import Asset
 
 FILES = {"one.txt": b"first\n" * 20_000, "two.bin": bytes(range(256)) * 500}
 
@@ -45,15 +44,20 @@ def nested_sdist() -> bytes:
     return _tar({"toy-1.0/setup.py": b"raise SystemExit", "toy-1.0/inner.tar.gz": inner})
 
 
-def toy_asset(content: bytes, filename: str, inside: tuple[str, ...]) -> Asset:
+def toy_asset(content: bytes, filename: str, folder: str, inside: tuple[str, ...] = ()) -> Asset:
     """An asset whose pins are those of an archive."""
     return Asset(
         name="toy",
         about="a toy",
         licence="none",
-        archive=PinnedFile("toy", "1.0", filename, len(content), sha256(content)),
+        project="toy",
+        archive=filename,
+        archive_size=len(content),
+        archive_sha256=sha256(content),
         inside=inside,
-        members=tuple(Member(name, len(data), sha256(data)) for name, data in FILES.items()),
+        folder=folder,
+        files={name: sha256(data) for name, data in FILES.items()},
+        size=sum(map(len, FILES.values())),
     )
 
 

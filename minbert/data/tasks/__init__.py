@@ -11,8 +11,6 @@ from minbert.data.tasks.base import (
     Task,
     TaskData,
     for_search,
-    majority_class,
-    majority_score,
 )
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
@@ -26,10 +24,7 @@ __all__ = [
     "find_task",
     "for_search",
     "load_data",
-    "load_split",
     "load_task",
-    "majority_class",
-    "majority_score",
     "pieces_of",
     "source_files",
     "task_of_piece",
@@ -88,22 +83,12 @@ def load_task(
     """
     task = find_task(name)
     _check_limits(max_train, max_dev)
-    examples, problems = _load(task, data)
+    if task.parts:
+        raise InputError(f"task {task.name} has parts; take one of {', '.join(task.parts)}")
+    folder = _folder(task, data)
+    examples, problems = cs224n.load(task, folder) if task.files else (vader.load(task, folder), [])
     train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
     return TaskData(task, train, dev, tuple(problems))
-
-
-def load_split(name: str, split: str, data: Path | None = None) -> Examples:
-    """All examples of one side: `train`, `dev`, or `test`, which only final claims may touch.
-
-    Raises:
-        InputError: as `load_task`, or if the task has no such side.
-    """
-    examples, _ = _load(find_task(name), data)
-    if split not in examples:
-        known = ", ".join(examples)
-        raise InputError(f"task {name} has no split {split!r}; it has {known}")
-    return examples[split]
 
 
 def source_files(name: str, data: Path | None = None) -> list[Path]:
@@ -147,13 +132,6 @@ def _check_limits(max_train: int | None, max_dev: int | None) -> None:
     for flag, count in (("--max-train", max_train), ("--max-dev", max_dev)):
         if count is not None and count < 1:
             raise InputError(f"{flag} {count}: give at least 1")
-
-
-def _load(task: Task, data: Path | None) -> tuple[dict[str, Examples], list[str]]:
-    if task.parts:
-        raise InputError(f"task {task.name} has parts; take one of {', '.join(task.parts)}")
-    folder = _folder(task, data)
-    return cs224n.load(task, folder) if task.files else (vader.load(task, folder), [])
 
 
 def _folder(task: Task, data: Path | None) -> Path:

@@ -1,7 +1,6 @@
 """Tasks and their examples."""
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,17 +80,17 @@ class Examples:
         columns = (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
         return tuple(Examples(texts, None, self.labels) for texts in columns)
 
+    def texts(self) -> Sequence[str]:
+        """A text for each example, which decides its place in an order by digest."""
+        if self.text_b is None:
+            return self.text_a
+        return [f"{a}\t{b}" for a, b in zip(self.text_a, self.text_b, strict=True)]
+
     def limited(self, count: int | None) -> "Examples":
         """At most `count` examples, chosen by digest of their texts, in their order."""
         if count is None or count >= len(self):
             return self
-        if self.text_b is None:
-            return self.taken(smallest(self.text_a, count))
-        return self.taken(smallest(_pairs(self), count))
-
-
-def _pairs(examples: Examples) -> list[str]:
-    return [f"{a}\t{b}" for a, b in zip(examples.text_a, examples.text_b or (), strict=True)]
+        return self.taken(smallest(self.texts(), count))
 
 
 class Sizes(NamedTuple):
@@ -101,7 +100,7 @@ class Sizes(NamedTuple):
     dev: int
 
 
-class Data(ABC):
+class Data:
     """A task's examples for training and for its dev score, whether the task has parts or not.
 
     Attributes:
@@ -113,24 +112,24 @@ class Data(ABC):
     problems: tuple[str, ...]
 
     @property
-    @abstractmethod
     def parts(self) -> Mapping[str, "TaskData"]:
         """The examples of each part; those of a task without parts under its own name."""
+        raise NotImplementedError
 
     @property
-    @abstractmethod
     def digest(self) -> str:
         """SHA-256 of the examples and their order, train and dev."""
+        raise NotImplementedError
 
     @property
-    @abstractmethod
     def notes(self) -> tuple[str, ...]:
         """Caveats that must stand wherever scores on these examples are shown."""
+        return self.task.notes
 
-    @abstractmethod
     def pieces(self) -> Mapping[str, "TaskData"]:
         """Examples that are tokenised by themselves, by name; those of a task without parts are one
         piece, named ""."""
+        raise NotImplementedError
 
     @property
     def sizes(self) -> Mapping[str, Sizes]:
@@ -149,12 +148,19 @@ class Data(ABC):
 
     @property
     def majority(self) -> float | None:
-        """The dev score without learning: of always predicting the majority class, and of a part
-        that is a regression that of no correlation. None for a task that is a regression."""
-        scores = [majority_score(part) for part in self.parts.values()]
-        if not self.task.parts:
-            return scores[0]
-        return sum(_BY_CHANCE if score is None else score for score in scores) / len(scores)
+        """The dev score without learning: of always predicting the most frequent class of the
+        training examples, of several the first, and of a part that is a regression that of no
+        correlation. None for a task that is a regression."""
+        if self.task.kind == "regression":
+            return None
+        scores = []
+        for part in self.parts.values():
+            score = _BY_CHANCE
+            if part.task.classes:
+                majority = np.bincount(part.train.labels.astype(np.int64)).argmax()
+                score = float(np.mean(part.dev.labels == majority))
+            scores.append(score)
+        return sum(scores) / len(scores)
 
 
 @dataclass(frozen=True)
@@ -170,11 +176,6 @@ class TaskData(Data):
     def parts(self) -> Mapping[str, "TaskData"]:
         """These examples, under the task's name."""
         return {self.task.name: self}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The notes of the task."""
-        return self.task.notes
 
     def pieces(self) -> Mapping[str, "TaskData"]:
         """All examples as one piece."""
@@ -211,25 +212,11 @@ def for_search(data: Data) -> TaskData:
             f"--lr auto: no rates are searched for task {data.task.name}, whose parts have factors "
             "on them; give both in the grid file and leave it out"
         )
-    texts = data.train.text_a if data.train.text_b is None else _pairs(data.train)
     count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(data.train))))
-    held = set(smallest((f"search\t{text}" for text in texts), count))
+    held = set(smallest((f"search\t{text}" for text in data.train.texts()), count))
     kept = [index for index in range(len(data.train)) if index not in held]
     return TaskData(
         data.task,
         data.train.taken(kept).limited(MOST_FITTED),
         data.train.taken(sorted(held)),
     )
-
-
-def majority_class(examples: Examples) -> int:
-    """The most frequent class; of several, the first."""
-    return int(np.bincount(examples.labels.astype(np.int64)).argmax())
-
-
-def majority_score(data: TaskData) -> float | None:
-    """The dev score of always predicting the training set's majority class; None for a
-    regression."""
-    if not data.task.classes:
-        return None
-    return float(np.mean(data.dev.labels == majority_class(data.train)))

@@ -1,8 +1,8 @@
 """Tasks from a folder in the format of the CS 224N default final project (`--data DIR`).
 
 Tab-separated UTF-8, quoted as by Python's csv, one example a line, with a header: a row number,
-`id`, `sentence` or `sentence1` and `sentence2`, and a label. An example without a label is left
-out; a wrong label is refused.
+`id`, `sentence` or `sentence1` and `sentence2`, and a label. A broken row, or one without a label,
+is left out; a wrong label is refused.
 """
 
 import csv
@@ -23,7 +23,7 @@ from minbert.files import check_size, is_file, is_folder
 _LARGEST_FILE: Final = 2**28
 """Bytes; the largest of these sets, with 400,000 pairs of questions, has 60 MB."""
 _SHOWN: Final = 5
-"""Unreadable rows that are reported one by one; the others are counted."""
+"""Rows left out that are reported one by one; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -90,98 +90,59 @@ def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
     return examples, problems
 
 
-class _WrongLabelError(ValueError):
-    """A label that the task does not have."""
-
-
 def _read(path: Path, form: _Format, classes: bool) -> tuple[Examples, list[str]]:
     """The examples in a file, and lines on the rows that are left out."""
-    header, *rows = _lines(path)
-    columns = _fields(header)
-    _check_header(path, header, columns, form)
+    header, *lines = _lines(path)
+    columns, expected = _fields(header), (*form.texts, form.label)
+    if unclear := [name for name in expected if columns.count(name) != 1]:
+        raise InputError(
+            f"{path}: its first line does not have {' and '.join(unclear)} once; a header with "
+            f"{', '.join(expected)}, separated by tabs, is expected, not {header[:60]!r:.70}"
+        )
     texts: list[tuple[str, ...]] = []
     labels: list[float] = []
-    broken: list[str] = []
-    wrong: list[str] = []
-    unlabelled: list[int] = []
-    for number, line in enumerate(rows, start=2):
+    left_out: list[str] = []
+    for number, line in enumerate(lines, start=2):
         if not line.strip():
             continue
         try:
-            text, label = _row(_fields(line), columns, form, classes)
-        except _WrongLabelError as error:
-            wrong.append(f"line {number}: {error}")
+            row_texts, label = _row(_fields(line), columns, form, classes)
+        except InputError as error:
+            raise InputError(
+                f"{path}, line {number}: {error}; correct it, or empty the field to leave the "
+                "example out"
+            ) from error
         except ValueError as error:
-            broken.append(f"{path.name}, line {number}: {error}")
+            left_out.append(f"{path.name}, line {number}: {error}")
         else:
-            if label is None:
-                unlabelled.append(number)
-            else:
-                texts.append(text)
-                labels.append(label)
-    if wrong:
-        more = f" ({len(wrong) - 1} more labels of this file are wrong)" if len(wrong) > 1 else ""
-        raise InputError(
-            f"{path}, {wrong[0]}; correct it, or empty the field to leave the example out{more}"
-        )
-    total = len(texts) + len(broken) + len(unlabelled)
-    if len(broken) + len(unlabelled) >= len(texts):
-        lacking = f" and {len(unlabelled)} have no {form.label}" if unlabelled else ""
-        first = f", first {broken[0]}" if broken else ""
-        raise InputError(f"{path}: {len(broken)} of its {total} rows can't be read{lacking}{first}")
-    notes = [f"{problem}; left out" for problem in broken[:_SHOWN]]
-    if len(broken) > _SHOWN:
-        notes.append(f"{path.name}: {len(broken)} rows in all can't be read and are left out")
-    if unlabelled:
-        notes.append(
-            f"{path.name}: {len(unlabelled)} of {total} examples left out for a missing "
-            f"{form.label}, first line {unlabelled[0]}"
-        )
+            texts.append(row_texts)
+            labels.append(label)
+    if len(left_out) >= len(texts):
+        first = f", first {left_out[0]}" if left_out else ""
+        total = len(texts) + len(left_out)
+        raise InputError(f"{path}: {len(left_out)} of its {total} rows can't be used{first}")
+    notes = [f"{problem}; left out" for problem in left_out[:_SHOWN]]
+    if len(left_out) > _SHOWN:
+        notes.append(f"{path.name}: {len(left_out)} rows in all are left out")
     a, *b = zip(*texts, strict=True)
-    numbers = np.array(labels, dtype=np.float64)
-    given = numbers.astype(np.int64) if classes else numbers
-    return Examples(a, b[0] if b else None, given), notes
-
-
-def _check_header(path: Path, header: str, columns: Sequence[str], form: _Format) -> None:
-    """Refuse a first line that does not have each column once.
-
-    Raises:
-        InputError: naming the columns.
-    """
-    expected = (*form.texts, form.label)
-    unclear = [name for name in expected if name not in columns]
-    unclear = unclear or [name for name in expected if columns.count(name) > 1]
-    if unclear:
-        what = "several columns" if unclear[0] in columns else "no column"
-        raise InputError(
-            f"{path}: its first line has {what} {' or '.join(unclear)}; a header with "
-            f"{', '.join(expected)}, separated by tabs, is expected, not {header[:60]!r:.70}"
-        )
+    return Examples(a, b[0] if b else None, np.array(labels, np.int64 if classes else None)), notes
 
 
 def _lines(path: Path) -> list[str]:
     """A text file's lines. Bytes that aren't UTF-8 become surrogates, which `_row` refuses."""
     check_size(path, _LARGEST_FILE)
     try:
-        content = path.read_bytes()
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    if b"\0" in content:
+    if "\0" in text:
         raise InputError(f"{path}: is no text file in UTF-8")
-    text = content.decode("utf-8-sig", errors="surrogateescape")
     return text.replace("\r\n", "\n").split("\n")
-
-
-_LONGEST_LINE: Final = 2**17
-"""Characters; the csv library's own limit is global and may be changed by other code."""
 
 
 def _fields(line: str) -> list[str]:
     """The fields of one line, parsed by itself so that a stray quote can't swallow the next
     lines."""
-    if len(line) > _LONGEST_LINE:
-        return [line]
     try:
         return next(csv.reader([line], delimiter="\t"), [])
     except csv.Error:
@@ -190,23 +151,25 @@ def _fields(line: str) -> list[str]:
 
 def _row(
     fields: Sequence[str], columns: Sequence[str], form: _Format, classes: bool
-) -> tuple[tuple[str, ...], float | None]:
-    """Texts of a row, and its label; None where that is missing.
+) -> tuple[tuple[str, ...], float]:
+    """Texts and label of a row.
 
     Raises:
-        _WrongLabelError: for a label that the task does not have.
+        InputError: for a label that the task does not have.
         ValueError: for another problem with the row.
     """
     if len(fields) != len(columns):
         raise ValueError(f"has {len(fields)} fields, and the header {len(columns)}")
-    row = dict(zip(columns, fields, strict=True))
-    label = _label(row[form.label].strip(), form, classes)
-    texts = tuple(row[name].strip() for name in form.texts)
+    row = {name: field.strip() for name, field in zip(columns, fields, strict=True)}
+    label = _label(row[form.label], form, classes)
+    texts = tuple(row[name] for name in form.texts)
     for name, text in zip(form.texts, texts, strict=True):
         if not text:
             raise ValueError(f"{name} is empty")
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError(f"{name} is not UTF-8")
+    if label is None:
+        raise ValueError(f"{form.label} is empty")
     return texts, label
 
 
@@ -223,7 +186,7 @@ def _label(text: str, form: _Format, classes: bool) -> float | None:
     digits of other scripts.
 
     Raises:
-        _WrongLabelError: with the text, and what it could be.
+        InputError: with the text, and what it could be.
     """
     if not text:
         return None
@@ -234,4 +197,4 @@ def _label(text: str, form: _Format, classes: bool) -> float | None:
                 return label
     kind = "a class" if classes else "a number"
     shown = f"{text[:_SHOWN_LABEL]!r}{' and more' if len(text) > _SHOWN_LABEL else ''}"
-    raise _WrongLabelError(f"{form.label} is {shown}, not {kind} from 0 to {form.highest}")
+    raise InputError(f"{form.label} is {shown}, not {kind} from 0 to {form.highest}")

@@ -60,16 +60,12 @@ class MultitaskData(Data):
 
     def pieces(self) -> Mapping[str, TaskData]:
         """The first texts of each part, and the second texts of pairs."""
-        return {
-            piece: TaskData(data.task, train, dev)
-            for part, data in self.parts.items()
-            for piece, train, dev in zip(
-                pieces_of_part(part),
-                data.train.split_pairs(),
-                data.dev.split_pairs(),
-                strict=True,
-            )
-        }
+        pieces = {}
+        for part, data in self.parts.items():
+            sides = zip(data.train.split_pairs(), data.dev.split_pairs(), strict=True)
+            for name, (train, dev) in zip(pieces_of_part(part), sides, strict=True):
+                pieces[name] = TaskData(data.task, train, dev)
+        return pieces
 
 
 def pieces_of_part(part: str) -> tuple[str, ...]:
@@ -108,15 +104,13 @@ def load(folder: Path, max_train: int | None, max_dev: int | None) -> MultitaskD
         train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
         loaded[part] = TaskData(task, train, dev, tuple(problems))
     problems = [problem for data in loaded.values() for problem in data.problems]
-    missing = [f"{TASK.name} without {_absent_text(p, folder)}" for p in PARTS if p not in loaded]
-    return MultitaskData(TASK, loaded, tuple(problems), tuple(missing))
+    missing = tuple(
+        f"{TASK.name} without {part}, as {' and '.join(absent)} can't be found"
+        for part in PARTS
+        if (absent := _absent(part, folder))
+    )
+    return MultitaskData(TASK, loaded, tuple(problems), missing)
 
 
 def _absent(part: str, folder: Path) -> list[str]:
     return [file for file in cs224n.TASKS[part].files if not is_file(folder / file)]
-
-
-def _absent_text(part: str, folder: Path) -> str:
-    absent = _absent(part, folder)
-    verb = "is" if len(absent) == 1 else "are"
-    return f"{part}, as {' and '.join(absent)} {verb} not there"

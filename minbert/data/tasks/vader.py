@@ -5,26 +5,24 @@ of Social Media Text", ICWSM 2014 (MIT). Each sentence has the mean of at least 
 ratings from -4 to 4.
 """
 
-from contextlib import suppress
+import math
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from minbert.data.tasks.base import Examples, Task
 from minbert.data.tasks.splitting import SIDES, sides
 from minbert.errors import InputError
 
-Edge = tuple[Decimal, bool]
-"""The rating at which a class begins, and whether that rating is in it."""
-
-_FIVE: Final = tuple((Decimal(edge), True) for edge in ("-2.4", "-0.8", "0.8", "2.4"))
-_THREE: Final = ((Decimal("-0.5"), True), (Decimal("0.5"), False))
+FIVE: Final = (-2.4, -0.8, 0.8, 2.4)
+"""Ratings at which the classes above the first begin."""
+THREE: Final = (-0.5, math.nextafter(0.5, 1))
 _NAMES: Final = {
-    _FIVE: ("very negative", "negative", "neutral", "positive", "very positive"),
-    _THREE: ("negative", "neutral", "positive"),
+    FIVE: ("very negative", "negative", "neutral", "positive", "very positive"),
+    THREE: ("negative", "neutral", "positive"),
 }
 
 
@@ -35,7 +33,7 @@ class _Source:
 
     about: str
     file: str
-    edges: tuple[Edge, ...]
+    edges: tuple[float, ...]
     documents: bool
     notes: tuple[str, ...] = ()
 
@@ -44,20 +42,19 @@ _SOURCES: Final = {
     "movies": _Source(
         "sentences of film reviews",
         "movieReviewSnippets_GroundTruth.txt",
-        _FIVE,
+        FIVE,
         False,
         ("movies and sst share their sentences: neither is evidence beside the other",),
     ),
     "amazon": _Source(
-        "sentences of product reviews", "amazonReviewSnippets_GroundTruth.txt", _THREE, True
+        "sentences of product reviews", "amazonReviewSnippets_GroundTruth.txt", THREE, True
     ),
     "nyt": _Source(
-        "sentences of newspaper editorials", "nytEditorialSnippets_GroundTruth.txt", _THREE, True
+        "sentences of newspaper editorials", "nytEditorialSnippets_GroundTruth.txt", THREE, True
     ),
-    "tweets": _Source("tweet-like texts", "tweets_GroundTruth.txt", _THREE, False),
+    "tweets": _Source("tweet-like texts", "tweets_GroundTruth.txt", THREE, False),
 }
 _RATING: Final = "-rating"
-_HIGHEST: Final = 4
 
 
 def _tasks() -> dict[str, Task]:
@@ -75,11 +72,6 @@ def _tasks() -> dict[str, Task]:
 TASKS: Final = _tasks()
 
 
-def class_of(rating: Decimal, edges: tuple[Edge, ...]) -> int:
-    """The class of a rating, in decimal numbers, since many ratings lie exactly on an edge."""
-    return sum(rating > edge or (included and rating == edge) for edge, included in edges)
-
-
 def file_of(task: Task) -> str:
     """The name, in the asset's folder, of the file of one of `TASKS`."""
     return _SOURCES[task.name.removesuffix(_RATING)].file
@@ -89,52 +81,28 @@ def load(task: Task, folder: Path) -> dict[str, Examples]:
     """The examples of one of `TASKS` on each side, from the folder of the fetched asset.
 
     Raises:
-        InputError: for a file that is damaged.
+        InputError: for a file that can't be read.
     """
     source = _SOURCES[task.name.removesuffix(_RATING)]
-    rows = read_rows(folder / source.file)
-    texts = [text for _, _, text in rows]
-    documents = [identity.partition("_")[0] for identity, _, _ in rows]
-    ratings = [rating for _, rating, _ in rows]
-    labels = (
-        np.array([class_of(rating, source.edges) for rating in ratings], dtype=np.int64)
-        if task.classes
-        else np.array(ratings, dtype=np.float64)
-    )
-    everything = Examples(tuple(texts), None, labels)
+    identities, ratings, texts = read_rows(folder / source.file)
+    documents = [identity.partition("_")[0] for identity in identities]
+    labels = np.searchsorted(source.edges, ratings, side="right") if task.classes else ratings
+    everything = Examples(texts, None, labels)
     side_of = np.array(sides(texts, documents if source.documents else None))
     return {side: everything.taken(np.flatnonzero(side_of == side).tolist()) for side in SIDES}
 
 
-def read_rows(path: Path) -> list[tuple[str, Decimal, str]]:
-    """Id, rating and text of each line.
+def read_rows(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], tuple[str, ...]]:
+    """Ids, ratings and texts of a file, whose content is as pinned: `fetch` compares its digest.
 
     Raises:
-        InputError: for a file that can't be read, or its first malformed line.
+        InputError: for a file that can't be read, or is another.
     """
-    rows: list[tuple[str, Decimal, str]] = []
     try:
-        content = path.read_bytes().replace(b"\r\n", b"\n").removesuffix(b"\n")
-        for line in content.split(b"\n"):
-            identity, rating, text = line.decode().split("\t")
-            rows.append((identity, _rating(rating), text))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    except ValueError as error:
-        why = f" ({error})" if isinstance(error, _NoRatingError) else ""
+        lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+        identities, ratings, texts = zip(*(line.split("\t") for line in lines), strict=True)
+        return identities, np.array(ratings, dtype=np.float64), texts
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: is damaged at line {len(rows) + 1}{why}; `python -m minbert.assets fetch "
-            "vader` gets it again"
+            f"{path}: can't be read ({error}); `python -m minbert.assets fetch vader` gets it again"
         ) from error
-    return rows
-
-
-class _NoRatingError(ValueError):
-    """A field that holds no rating."""
-
-
-def _rating(text: str) -> Decimal:
-    with suppress(InvalidOperation):
-        if -_HIGHEST <= (rating := Decimal(text)) <= _HIGHEST:
-            return rating
-    raise _NoRatingError(f"{text[:20]!r} is no rating from -{_HIGHEST} to {_HIGHEST}")

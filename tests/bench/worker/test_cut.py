@@ -149,7 +149,7 @@ def test_a_run_says_what_it_cuts_and_leaves_out_and_its_rows_hold_the_first(
     texts, lost, whole = wanted(texts_of(load_data("sst", place.folder)), grid.model, 8)
     notes = (
         "note: ids-sst-train.csv, line 8: sentence is not UTF-8; left out\n",
-        "note: ids-sst-train.csv: 1 of 24 examples left out for a missing sentiment, first line 5",
+        "note: ids-sst-train.csv, line 5: sentiment is empty; left out\n",
         f"note: max_length 8 cuts {texts} of 34 texts, and {lost / whole:.1%} of all tokens with",
     )
     path = grid.folder / "mine.toml"

