@@ -19,8 +19,7 @@ from bench.plan.columns import COLUMNS, latest
 from bench.report import cells, findings, provenance, tables, text, winners
 from bench.report.authors_sections import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
-from bench.report.commands import Repeat
-from bench.report.commands import commands as repeat
+from bench.report.commands import NOTE, commands
 from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
 from bench.report.frozen import frozen_section
@@ -113,9 +112,6 @@ def report(
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
-    again = Repeat([], [])
-    if first:
-        again = repeat(first, sources, alone=not others, code_version=code_version)
     return {
         "title": findings.title(first) if first else "No cell was run",
         "lead": [
@@ -137,8 +133,8 @@ def report(
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": again.lines,
-        "commands_said": again.notes,
+        "commands": commands(first, sources, code_version) if first else [],
+        "commands_said": [NOTE],
         "terms": TERMS,
     }
 

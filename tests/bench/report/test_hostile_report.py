@@ -109,7 +109,7 @@ def test_markdown_holds_markup_as_text(folder: Path) -> None:
 def test_commands_take_texts_as_words(folder: Path) -> None:
     for text in TEXTS:
         row = {**synthetic_rows(1)[0], "model": text, "task": text, "grid": text}
-        for line in commands(groups([row])[0], [text]).lines:
+        for line in commands(groups([row])[0], [text]):
             assert "\n" not in line
             words = shlex.split(line)
             assert words[:2] == ["python", "-m"]
