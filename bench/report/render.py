@@ -22,7 +22,6 @@ from bench.report.changes import changes_section, hub_first
 from bench.report.commands import NOTE, commands
 from bench.report.drawing import Drawing, as_file
 from bench.report.files import write_all
-from bench.report.frozen import frozen_section
 from bench.report.markup import html_environment, markdown_environment, style
 from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
@@ -155,7 +154,6 @@ def _sections(every_group: Sequence[Group], searches: Sequence[Section]) -> list
     first = every_group[0]
     return [
         *sections(first),
-        *frozen_section(first),
         *changes_section(every_group),
         *searches,
         *authors_section(every_group[: 1 + _MOST_OTHERS]),
@@ -176,7 +174,7 @@ def _other(group: Group, first: Group, number: int) -> Other:
             *provenance.between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
-        [*frozen_section(group, prefix), *group_section(group, prefix, drawn=drawn)],
+        [*changes_section([group], prefix), *group_section(group, prefix, drawn=drawn)],
     )  # fmt: skip
 
 
