@@ -176,7 +176,8 @@ def changes_section(groups: Sequence[Group], prefix: str = "") -> list[Section]:
     by_title: dict[str, list[Change]] = {}
     for change in compared:
         by_title.setdefault(change.title, []).append(change)
-    summaries = [f"{title}: {_summary(alike)}." for title, alike in by_title.items()]
+    several = {title: alike for title, alike in by_title.items() if len(alike) > 1}
+    summaries = [f"{title}: {_summary(alike)}." for title, alike in several.items()]
     return [
         Section(
             f"{prefix}changes", "Settings", heading, [_METHOD, *summaries],
@@ -240,7 +241,7 @@ def _table(base: Group, changes: Sequence[Change]) -> Table:
     rows = []
     for change in changes[:_MOST_ROWS]:
         score = change.setting.estimate("dev_score")
-        row = [change.label, change.setting.label]
+        row = [change.title, change.setting.label]
         row.append(text.fixed(score.value) if score else "not measured")
         for objective in ("score", *COSTS):
             shape = text.signed if objective == "score" else text.times

@@ -17,7 +17,7 @@ from bench.analysis.groups import Group, group_key, groups
 from bench.plan.cell import Row
 from bench.plan.columns import COLUMNS, latest
 from bench.report import cells, findings, provenance, tables, text, winners
-from bench.report.authors_sections import authors_section, group_section
+from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
 from bench.report.commands import NOTE, commands
 from bench.report.drawing import Drawing, as_file

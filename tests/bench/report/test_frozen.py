@@ -43,7 +43,9 @@ def test_each_is_compared_with_the_usual_type() -> None:
         "significantly better in 32 and worse in 0."
     )
     first = section.tables[0].rows[0]
-    assert first[:2] == ["frozen dtype bf16", "lora rank 1 on attn-only, bf16, frozen weights bf16"]
+    assert first[:2] == [
+        "frozen dtype bf16 instead of fp32", "lora rank 1 on attn-only, bf16, frozen weights bf16",
+    ]  # fmt: skip
     assert first[3:] == ["+0.100", "+0.100 to +0.100", *["0.50", "0.50 to 0.50"] * 2]
 
 
