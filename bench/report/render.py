@@ -16,7 +16,8 @@ from markupsafe import Markup
 from bench.analysis.groups import Group, group_key, groups
 from bench.plan.cell import Row
 from bench.plan.columns import COLUMNS, latest
-from bench.report import cells, findings, provenance, tables, text, winners
+from bench.report import cells, lead, tables, text, winners
+from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
 from bench.report.commands import NOTE, commands
@@ -25,9 +26,10 @@ from bench.report.files import write_all
 from bench.report.markup import html_environment, markdown_environment, style
 from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
-from bench.report.sections import Card, Section, cards, sections, tradeoffs
+from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
+from bench.report.winners import Card, cards
 from bench.results.outcomes import ValuesOf, no_values
 
 _MOST_DRAWN: Final = 3
@@ -101,9 +103,12 @@ def report(
     narrowed: list[str] = []
     if code_version is not None:
         number = len(rows)
-        rows = provenance.of_version(rows, code_version)
+        rows = lead.of_version(rows, code_version)
         planned = [row for row in planned if row.get("code_version") == code_version]
-        narrowed = [provenance.left_out(number - len(rows), text.plain(code_version))]
+        omitted = text.count(number - len(rows), "row")
+        narrowed = [
+            f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."
+        ]
     rows, planned = _printable(rows), _printable(planned)
     every_group = hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
     every_row = [row for group in every_group for row in group.rows]
@@ -112,10 +117,10 @@ def report(
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     return {
-        "title": findings.title(first) if first else "No cell was run",
+        "title": lead.title(first) if first else "No cell was run",
         "lead": [
-            *(findings.lead(first) if first else [_TRIES if searches else _NOTHING]),
-            *(narrowed or provenance.versions(latest(rows).values())),
+            *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
+            *(narrowed or lead.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
@@ -154,6 +159,7 @@ def _sections(every_group: Sequence[Group], searches: Sequence[Section]) -> list
     first = every_group[0]
     return [
         *sections(first),
+        *amp_section(first),
         *changes_section(every_group),
         *searches,
         *authors_section(every_group[: 1 + _MOST_OTHERS]),
@@ -168,10 +174,10 @@ def _other(group: Group, first: Group, number: int) -> Other:
     if drawn and group.has_quality and group.learned:
         drawings = tradeoffs(group, tables.frame(group), prefix)
     return Other(
-        number, findings.title(group),
+        number, lead.title(group),
         [
-            findings.differs(group, first), *findings.lead(group), *winners.left_out(group),
-            *provenance.between_processes(group),
+            lead.differs(group, first), *lead.lead(group), *winners.left_out(group),
+            *between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
         [*changes_section([group], prefix), *group_section(group, prefix, drawn=drawn)],
