@@ -21,9 +21,8 @@ from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_section, hub_first
 from bench.report.commands import NOTE, commands
-from bench.report.drawing import Drawing, as_file
-from bench.report.files import write_all
-from bench.report.markup import html_environment, markdown_environment, style
+from bench.report.drawing import Drawing
+from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
 from bench.report.sections import Section, between_processes, sections, tradeoffs
@@ -36,8 +35,6 @@ _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
-_LISTED: Final = 500
-"""Rows of a table that report.md lists; web hosts cut off a longer file soon after."""
 _NOTHING: Final = "There are no rows, so there is nothing to show."
 _TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
@@ -88,7 +85,7 @@ def render(
     for other in facts["others"]:
         drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
-    write_all(reports, pages, {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings})
+    write_all(reports, pages, drawings)
     return reports / "index.html"
 
 
@@ -205,4 +202,4 @@ def _html(facts: dict[str, Any]) -> str:
 
 def _markdown(facts: dict[str, Any]) -> str:
     template = markdown_environment().get_template("report.md.jinja")
-    return template.render(**facts, listed=_LISTED)
+    return template.render(**facts, listed=LISTED)

@@ -20,8 +20,9 @@ from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import DiskFullError, InputError
 from bench.plan.columns import new_row
-from bench.report import figures, files, tables
-from bench.report.markup import escape_markdown
+from bench.report import figures, tables
+from bench.report import pages as report_pages
+from bench.report.pages import escape_markdown
 from bench.report.render import render, report
 from bench.report.text import num, signed, without_paths
 from tests.bench.synthetic_rows import (
@@ -414,7 +415,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, undrawn, monkeypatch):
     def fail(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write_atomically", fail)
+    monkeypatch.setattr(report_pages, "write_atomically", fail)
     with pytest.raises(DiskFullError, match="no space"):
         render(synthetic_rows(4), tmp_path)
     assert index.read_bytes() == before
