@@ -1,13 +1,12 @@
 """Groups of rows that may be compared, and the settings of a group over their seeds."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Final
 
 from bench.analysis.metrics import Metric, metric_of
-from bench.analysis.points import FROZEN, place_in, settings_of
+from bench.analysis.points import FROZEN, settings_of
 from bench.analysis.setting import Setting, between_processes, seed_and_repeat
 from bench.plan.cell import CANDIDATE, Row, Value, named
 from bench.plan.columns import (
@@ -75,20 +74,13 @@ class Group:
         The type is the most frequent one under a kind of AMP; of equally frequent ones, the first
         of the schema's values.
         """
-        counts: dict[str, Counter[str | None]] = {}
+        types: dict[str, list[str | None]] = {}
         for setting in self.settings:
             if setting.tells_frozen:
-                counts.setdefault(setting.amp, Counter())[setting.frozen] += 1
-        order = VALUES[FROZEN]
-        most = {
-            amp: max(types, key=lambda name: (types[name], -place_in(name, order)))
-            for amp, types in counts.items()
-        }
-        return tuple(
-            setting
-            for setting in self.settings
-            if not setting.tells_frozen or setting.frozen == most[setting.amp]
-        )
+                types.setdefault(setting.amp, []).append(setting.frozen)
+        # Of equally frequent ones, max takes the first.
+        most = {amp: max((*VALUES[FROZEN], None), key=types[amp].count) for amp in types}
+        return tuple(s for s in self.settings if not s.tells_frozen or s.frozen == most[s.amp])
 
     def between(self, column: str) -> Std | None:
         """The std of a column between processes that run the same cell."""
@@ -117,11 +109,6 @@ class Group:
         return max(
             (len({r.get("seed") for r in setting.ok}) for setting in self.settings), default=0
         )
-
-    @property
-    def runs(self) -> int:
-        """The largest number of runs that ended ok in a setting: seeds, repeats and versions."""
-        return max((len(setting.ok) for setting in self.settings), default=0)
 
     @cached_property
     def compared(self) -> dict[tuple[str, int, int], Interval | None]:
@@ -227,8 +214,7 @@ def _software(row: Row) -> tuple[Value, ...] | None:
     """
     if row.get("torch_version") is None or row.get("measurement_version") is None:
         return None
-    key = group_key(row)
-    return (*key[:_MACHINE], *key[_MACHINE + 1 :], *software_key(row))
+    return (*_settings_key(row), *software_key(row))
 
 
 def is_candidate(row: Mapping[str, Value]) -> bool:
@@ -236,14 +222,13 @@ def is_candidate(row: Mapping[str, Value]) -> bool:
     return row.get("learning_rate_source") == CANDIDATE
 
 
-@cache
-def key_columns() -> tuple[str, ...]:
-    """Columns whose values must be equal for rows to be compared."""
-    return ("conditions_id", *named(lambda about: about.compared in ("group", "never")))
-
-
 def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
-    """The values that must be equal for rows to be compared.
+    """The values that must be equal for rows to be compared."""
+    return (row.get("conditions_id"), *_settings_key(row))
+
+
+def _settings_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The values of a group's key without the machine's.
 
     Older rows of a regression without a score lack its loss, which was mse.
     """
@@ -252,13 +237,11 @@ def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
     return (model, data, row.get("regression_loss") or "mse", *map(row.get, _OTHER_KEYS))
 
 
-_MACHINE: Final = 3
-"""The index of the machine, its conditions_id, in a group's key."""
 _OTHER_KEYS: Final = tuple(
-    name for name in key_columns() if name not in ("model_digest", "data_digest", "regression_loss")
+    name
+    for name in named(lambda about: about.compared in ("group", "never"))
+    if name not in ("model_digest", "data_digest", "regression_loss")
 )
-
-
 _GROUP_COLUMNS: Final = (
     *(name for name in group_names("conditions") if name != "code_version"),
     *named(lambda about: about.compared in ("group", "never", "label")),

@@ -158,16 +158,21 @@ def frozen_changes(group: Group) -> list[Change]:
     ]  # fmt: skip
 
 
-def changes_section(groups: Sequence[Group], prefix: str = "") -> list[Section]:
+def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:
     """The section on changed settings; none where nothing differs in a single setting.
 
-    It compares the first group's types of frozen weights, and the groups with each other.
+    It compares the first group's types of frozen weights, and the groups around the hub with it; in
+    two sections if the hub is another group, which may have another metric.
     """
-    neighbourhood = hub(groups)
-    compared = frozen_changes(groups[0]) + (changes(*neighbourhood) if neighbourhood else [])
-    if not compared:
-        return []
-    base = compared[-1].group
+    base, neighbours = hub(groups) or (groups[0], [])
+    frozen, others = frozen_changes(groups[0]), changes(base, neighbours) if neighbours else []
+    parts = [frozen + others] if base is groups[0] else [frozen, others]
+    anchors = (f"{prefix}changes", f"{prefix}changes-2")
+    return [_section(part, at) for part, at in zip(filter(None, parts), anchors, strict=False)]
+
+
+def _section(compared: Sequence[Change], anchor: str) -> Section:
+    base = compared[0].group
     scored = [gap for change in compared if (gap := change.gaps["score"]) is not None]
     heading = f"One setting changed: {text.count(len(compared), 'comparison')}"
     if scored:
@@ -178,12 +183,10 @@ def changes_section(groups: Sequence[Group], prefix: str = "") -> list[Section]:
         by_title.setdefault(change.title, []).append(change)
     several = {title: alike for title, alike in by_title.items() if len(alike) > 1}
     summaries = [f"{title}: {_summary(alike)}." for title, alike in several.items()]
-    return [
-        Section(
-            f"{prefix}changes", "Settings", heading, [_METHOD, *summaries],
-            _drawings(base, compared, prefix), [_table(base, compared)],
-        )
-    ]  # fmt: skip
+    return Section(
+        anchor, "Settings", heading, [_METHOD, *summaries],
+        _drawings(base, compared, anchor), [_table(base, compared)],
+    )  # fmt: skip
 
 
 def _summary(alike: Sequence[Change]) -> str:
@@ -193,9 +196,10 @@ def _summary(alike: Sequence[Change]) -> str:
         gaps = [gap for change in alike if (gap := change.gaps[cost])]
         ends = [pair for gap in gaps if (pair := gap.ends())]
         less, more = sum(high < 1 for _, high in ends), sum(low > 1 for low, _ in ends)
+        significant = f", significantly less in {less} and more in {more}" if ends else ""
         if gaps:
             mean = text.times(geometric_mean(gap.value for gap in gaps))
-            parts.append(f"{mean}× the {cost}, significantly less in {less} and more in {more}")
+            parts.append(f"{mean}× the {cost}{significant}")
     scored = [gap for change in alike if (gap := change.gaps["score"])]
     if scored:
         better, worse = better_worse(alike[0].group, scored)
@@ -203,7 +207,7 @@ def _summary(alike: Sequence[Change]) -> str:
     return "; ".join(parts)
 
 
-def _drawings(base: Group, changes: Sequence[Change], prefix: str) -> list[Drawing]:
+def _drawings(base: Group, changes: Sequence[Change], stem: str) -> list[Drawing]:
     """The differences of scores, unless there are too many to draw."""
     scored = [(change, gap) for change in changes if (gap := change.gaps["score"]) is not None]
     if not 0 < len(scored) <= _MOST_DRAWN:
@@ -221,7 +225,7 @@ def _drawings(base: Group, changes: Sequence[Change], prefix: str) -> list[Drawi
     frame = pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
     return [
         figures.gaps(
-            frame, f"difference of {text.y_label(base)}", f"{prefix}changes",
+            frame, f"difference of {text.y_label(base)}", stem,
             "Right of 0: the changed setting scores higher. 95% intervals.", at=0.0,
         )
     ]  # fmt: skip

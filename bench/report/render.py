@@ -19,7 +19,7 @@ from bench.plan.columns import COLUMNS, latest
 from bench.report import cells, lead, tables, text, winners
 from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
-from bench.report.changes import changes_section, hub_first
+from bench.report.changes import changes_sections, hub_first
 from bench.report.commands import NOTE, commands
 from bench.report.drawing import Drawing
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
@@ -157,7 +157,7 @@ def _sections(every_group: Sequence[Group], searches: Sequence[Section]) -> list
     return [
         *sections(first),
         *amp_section(first),
-        *changes_section(every_group),
+        *changes_sections(every_group),
         *searches,
         *authors_section(every_group[: 1 + _MOST_OTHERS]),
         *predictions_section(first),
@@ -177,7 +177,7 @@ def _other(group: Group, first: Group, number: int) -> Other:
             *between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
-        [*changes_section([group], prefix), *group_section(group, prefix, drawn=drawn)],
+        [*changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn)],
     )  # fmt: skip
 
 
