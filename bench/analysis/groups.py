@@ -195,13 +195,13 @@ def groups(
         return key in planned_keys, newest, len(by_key[key])
 
     members = [by_key[key] for key in sorted(by_key, key=order, reverse=True)]
-    by_software: dict[tuple[Value, ...], list[list[Row]]] = {}
+    by_software: dict[tuple[Value, ...] | None, list[list[Row]]] = {}
     for group_rows in members:
-        if (software := _software(group_rows[0])) is not None:
-            by_software.setdefault(software, []).append(group_rows)
+        by_software.setdefault(_software(group_rows[0]), []).append(group_rows)
+    by_software.pop(None, None)
     result = []
     for group_rows in members:
-        same = by_software.get(_software(group_rows[0]) or (), ())
+        same = by_software.get(_software(group_rows[0]), [])
         others = [other for other in same if other is not group_rows]
         result.append(Group(tuple(group_rows), settings_of(group_rows, others, values_of)))
     return result
