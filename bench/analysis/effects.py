@@ -1,9 +1,8 @@
 """The separate effects of AMP and of an adapter on cost, in a group."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from math import exp, log
+from statistics import geometric_mean
 
 from adapters.methods import ADAPTER_MODES
 from adapters.names import LAYER_SETS
@@ -53,7 +52,7 @@ def effects(group: Group, cost: Objective) -> list[Effects]:
         ranks = off.keys() & on.keys()
         if alone is None or not ranks:
             continue
-        adapter, both = (_geometric_mean(side[r] / unit for r in ranks) for side in (off, on))
+        adapter, both = (geometric_mean(side[r] / unit for r in ranks) for side in (off, on))
         results.append(Effects(mode, layers, amp, len(ranks), alone / unit, adapter, both))
     return results
 
@@ -76,8 +75,3 @@ def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
 def _cost(setting: Setting, name: str) -> float | None:
     estimate = setting.estimate(name)
     return estimate.value if estimate and estimate.value > 0 else None
-
-
-def _geometric_mean(values: Iterable[float]) -> float:
-    logs = [log(value) for value in values]
-    return exp(sum(logs) / len(logs))

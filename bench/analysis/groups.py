@@ -1,13 +1,12 @@
 """Groups of rows that may be compared, and the settings of a group over their seeds."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from bench.analysis.metrics import Metric, metric_of
-from bench.analysis.points import FROZEN, place_in, settings_of
+from bench.analysis.points import FROZEN, settings_of
 from bench.analysis.setting import Setting, between_processes, seed_and_repeat
 from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names
@@ -68,20 +67,13 @@ class Group:
         The type is the most frequent one under a kind of AMP; of equally frequent ones, the first
         of the schema's values.
         """
-        counts: dict[str, Counter[str | None]] = {}
+        types: dict[str, list[str | None]] = {}
         for setting in self.settings:
             if setting.tells_frozen:
-                counts.setdefault(setting.amp, Counter())[setting.frozen] += 1
-        order = VALUES[FROZEN]
-        most = {
-            amp: max(types, key=lambda name: (types[name], -place_in(name, order)))
-            for amp, types in counts.items()
-        }
-        return tuple(
-            setting
-            for setting in self.settings
-            if not setting.tells_frozen or setting.frozen == most[setting.amp]
-        )
+                types.setdefault(setting.amp, []).append(setting.frozen)
+        # Of equally frequent ones, max takes the first.
+        most = {amp: max((*VALUES[FROZEN], None), key=types[amp].count) for amp in types}
+        return tuple(s for s in self.settings if not s.tells_frozen or s.frozen == most[s.amp])
 
     def between(self, column: str) -> Std | None:
         """The std of a column between processes that run the same cell."""
@@ -108,11 +100,6 @@ class Group:
     def seeds(self) -> int:
         """The largest number of seeds that ended ok in a setting."""
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
-
-    @property
-    def runs(self) -> int:
-        """The largest number of runs that ended ok in a setting: seeds, repeats and versions."""
-        return max((len(setting.ok) for setting in self.settings), default=0)
 
     @cached_property
     def compared(self) -> dict[tuple[str, int, int], Interval | None]:
@@ -197,31 +184,40 @@ def groups(
         return key in planned_keys, newest, len(by_key[key])
 
     members = [by_key[key] for key in sorted(by_key, key=order, reverse=True)]
-    by_software: dict[tuple[Value, ...], list[list[Row]]] = {}
+    by_software: dict[tuple[Value, ...] | None, list[list[Row]]] = {}
     for group_rows in members:
         by_software.setdefault(_software(group_rows[0]), []).append(group_rows)
+    by_software.pop(None, None)
     result = []
     for group_rows in members:
-        same = by_software[_software(group_rows[0])]
+        same = by_software.get(_software(group_rows[0]), [])
         others = [other for other in same if other is not group_rows]
         result.append(Group(tuple(group_rows), settings_of(group_rows, others, values_of)))
     return result
 
 
-def _software(row: Row) -> tuple[Value, ...]:
-    """The values that must be equal for scores to be compared: a group's, except the machine."""
-    key = group_key(row)
-    return (*key[:_MACHINE], *key[_MACHINE + 1 :], *row.software)
+def _software(row: Row) -> tuple[Value, ...] | None:
+    """The values that must be equal for scores to be compared: a group's, except the machine.
+
+    None where the software is not known.
+    """
+    if row.get("torch_version") is None or row.get("measurement_version") is None:
+        return None
+    return (*_settings_key(row), *software_key(row))
 
 
-@cache
-def key_columns() -> tuple[str, ...]:
-    """Columns whose values must be equal for rows to be compared."""
-    return ("conditions_id", *named(lambda about: about.compared in ("group", "never")))
+def is_candidate(row: Mapping[str, Value]) -> bool:
+    """Whether a row is a candidate of a search for learning rates."""
+    return row.get("learning_rate_source") == CANDIDATE
 
 
-def group_key(row: Row) -> tuple[Value, ...]:
-    """The values that must be equal for rows to be compared.
+def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The values that must be equal for rows to be compared."""
+    return (row.get("conditions_id"), *_settings_key(row))
+
+
+def _settings_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The values of a group's key without the machine's.
 
     Older rows of a regression without a score lack its loss, which was mse.
     """
@@ -229,13 +225,11 @@ def group_key(row: Row) -> tuple[Value, ...]:
     return (row.model_digest, row.data_digest, row.regression_loss or "mse", *others)
 
 
-_MACHINE: Final = 3
-"""The index of the machine, its conditions_id, in a group's key."""
 _OTHER_KEYS: Final = tuple(
-    name for name in key_columns() if name not in ("model_digest", "data_digest", "regression_loss")
+    name
+    for name in named(lambda about: about.compared in ("group", "never"))
+    if name not in ("model_digest", "data_digest", "regression_loss")
 )
-
-
 _GROUP_COLUMNS: Final = (
     *(name for name in group_names("conditions") if name != "code_version"),
     *named(lambda about: about.compared in ("group", "never", "label")),

@@ -84,17 +84,12 @@ class Setting:
     def label(self) -> str:
         """The name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
         frozen = f", frozen weights {self.frozen}" if self.tells_frozen and self.frozen else ""
-        return f"{self.plain_label}{frozen}"
-
-    @property
-    def plain_label(self) -> str:
-        """The label without the type of frozen weights."""
         rank = "" if self.rank is None else f" rank {self.rank}"
         adapter = f"{rank} on {self.layers}" if self.adapted else ""
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
         precision = "fp32" if self.amp == "off" else self.amp
-        return f"{self.mode}{adapter}{unfreezing}, {precision}{rate}"
+        return f"{self.mode}{adapter}{unfreezing}, {precision}{rate}{frozen}"
 
     @property
     def unfreezes(self) -> bool:

@@ -1,16 +1,15 @@
 """The tables of single cells: of all cells, up to what a page can hold, and of failures."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from bench.analysis.groups import CHANGED, Group, about
 from bench.plan.budget import was_left_out
-from bench.plan.cell import ABOUT, Value
-from bench.plan.columns import BY_NAME, group_names
-from bench.plan.rows import FLAGS, Row
-from bench.report.findings import failures_heading, status_meaning
+from bench.plan.cell import ABOUT, Row, Value
+from bench.plan.columns import BY_NAME, FLAGS, STATUSES, group_names
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, fixed, num, one_of, without_paths
+from bench.report.text import count, counted, fixed, num, one_of, without_paths
 from bench.results.overhead import overhead_s
 
 MOST_CELLS: Final = 3000
@@ -140,7 +139,19 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
     if others := len(over_budget) - 1 if over_budget else 0:
         body[0][0] += f", and {count(others, f'other {one_of(over_budget)}')} left out"
     total = bool(over_budget) + len(failed)
-    return failures_heading(list(rows)), Table(heads, body, total=total)
+    return _failures_heading(rows), Table(heads, body, total=total)
+
+
+def _failures_heading(rows: Sequence[Row]) -> str:
+    """The number of cells or runs that did not end ok, by status."""
+    statuses = Counter(str(row.get("status") or "not run") for row in rows)
+    failed = [f"{number:,} {status}" for status, number in statuses.items() if status != "ok"]
+    if failed:
+        number = len(rows) - statuses["ok"]
+        return f"{number:,} of {counted(rows)} did not end ok: {', '.join(failed)}"
+    flagged = sum(bool(row.get("flags")) for row in rows)
+    doubts = f", {flagged:,} of them flagged" if flagged else ""
+    return f"Every {one_of(rows)} ended ok{doubts}" if rows else "No cell was run"
 
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:
@@ -176,7 +187,9 @@ def _status(row: Row) -> str:
 
 def why(row: Row) -> str:
     """A failed cell's message, and the meaning of its status and flags."""
-    flags = [FLAGS[flag] for flag in row.flag_names if flag in FLAGS]
-    meanings = flags if row.is_ok else [status_meaning(row.status or ""), *flags]
-    message = without_paths(" ".join((row.message or "").split()))
+    flags = [FLAGS[flag] for flag in str(row.get("flags") or "").split() if flag in FLAGS]
+    meanings = (
+        flags if row.get("status") == "ok" else [STATUSES.get(str(row["status"]), ""), *flags]
+    )
+    message = without_paths(" ".join(str(row.get("message") or "").split()))
     return f"{message} ({'; '.join(meanings)})" if message else "; ".join(meanings)

@@ -1,8 +1,9 @@
-"""The report's section on settings: cells of groups that differ in one setting, compared."""
+"""The report's section on settings: cells that differ in one setting, compared."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import geometric_mean
 from typing import Final
 
 import pandas as pd
@@ -27,6 +28,11 @@ from bench.stats.intervals import Interval
 _PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_steps"}
 """Settings that a grid changes one at a time from a usual value."""
 _POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate")
+_METHOD: Final = (
+    "Each cell is compared with the same cell without the change, all else equal; mean ratios are "
+    "geometric. Learning rates are equal too, so a setting that needs other rates is not seen at "
+    "its best. Intervals are not corrected for the number of comparisons."
+)
 _MOST_GROUPS: Final = 60
 _MOST_ROWS: Final = 200
 _MOST_DRAWN: Final = 40
@@ -62,6 +68,11 @@ class Change:
     def label(self) -> str:
         """The change as text, such as `head conv`."""
         return f"{self.name.replace('_', ' ')} {self.value}"
+
+    @property
+    def title(self) -> str:
+        """The change with the usual value, such as `head conv instead of linear`."""
+        return f"{self.label} instead of {self.usual}"
 
 
 def point(setting: Setting, without: str | None = None) -> tuple[object, ...]:
@@ -104,9 +115,7 @@ def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Grou
 
 def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change]:
     """The comparisons of each neighbour's settings with those of the base, and of unfreezing."""
-    usual = {}
-    for setting in reversed(base.settings):
-        usual[point(setting)] = setting
+    usual = {point(setting): setting for setting in reversed(base.settings)}
     compared = [*_unfreezing(base)]
     for group, name in neighbours:
         value, before = (text.setting_value(one.shared(name)) for one in (group, base))
@@ -137,37 +146,68 @@ def _unfreezing(base: Group) -> Iterator[Change]:
             yield Change(base, "unfreeze", value, before, setting, against)
 
 
-def changes_section(groups: Sequence[Group]) -> list[Section]:
-    """The section on changed settings; none where no groups differ in a single setting."""
-    neighbourhood = hub(groups)
-    compared = changes(*neighbourhood) if neighbourhood else []
-    if not compared:
-        return []
+def frozen_changes(group: Group) -> list[Change]:
+    """The settings whose frozen weights have an unusual type, compared with the usual one."""
+    usual = {point(s, "frozen"): s for s in group.usual if s.tells_frozen and s.ok}
+    return [
+        Change(group, "frozen_dtype", str(setting.frozen), str(against.frozen), setting, against)
+        for setting in group.settings
+        if setting.tells_frozen and setting.ok
+        and (against := usual.get(point(setting, "frozen")))
+        and against is not setting
+    ]  # fmt: skip
+
+
+def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:
+    """The section on changed settings; none where nothing differs in a single setting.
+
+    It compares the first group's types of frozen weights, and the groups around the hub with it; in
+    two sections if the hub is another group, which may have another metric.
+    """
+    base, neighbours = hub(groups) or (groups[0], [])
+    frozen, others = frozen_changes(groups[0]), changes(base, neighbours) if neighbours else []
+    parts = [frozen + others] if base is groups[0] else [frozen, others]
+    anchors = (f"{prefix}changes", f"{prefix}changes-2")
+    return [_section(part, at) for part, at in zip(filter(None, parts), anchors, strict=False)]
+
+
+def _section(compared: Sequence[Change], anchor: str) -> Section:
     base = compared[0].group
     scored = [gap for change in compared if (gap := change.gaps["score"]) is not None]
     heading = f"One setting changed: {text.count(len(compared), 'comparison')}"
     if scored:
         better, worse = better_worse(base, scored)
         heading += f", {better} significantly better by dev score and {worse} worse"
-    return [
-        Section(
-            "changes", "Settings", heading, [_method(compared)], _drawings(base, compared),
-            [_table(base, compared)],
-        )
-    ]  # fmt: skip
+    by_title: dict[str, list[Change]] = {}
+    for change in compared:
+        by_title.setdefault(change.title, []).append(change)
+    several = {title: alike for title, alike in by_title.items() if len(alike) > 1}
+    summaries = [f"{title}: {_summary(alike)}." for title, alike in several.items()]
+    return Section(
+        anchor, "Settings", heading, [_METHOD, *summaries],
+        _drawings(base, compared, anchor), [_table(base, compared)],
+    )  # fmt: skip
 
 
-def _method(changes: Sequence[Change]) -> str:
-    usual = {change.name: change.usual for change in changes}
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in usual.items())
-    return (
-        f"Each cell is compared with the same cell with {settings}, all else equal. Learning rates "
-        "are equal too, so a setting that needs other rates is not seen at its best. Intervals are "
-        "not corrected for the number of comparisons."
-    )
+def _summary(alike: Sequence[Change]) -> str:
+    """The mean ratios of costs, and how many comparisons show a difference by their intervals."""
+    parts = [text.count(len(alike), "comparison")]
+    for cost in COSTS:
+        gaps = [gap for change in alike if (gap := change.gaps[cost])]
+        ends = [pair for gap in gaps if (pair := gap.ends())]
+        less, more = sum(high < 1 for _, high in ends), sum(low > 1 for low, _ in ends)
+        significant = f", significantly less in {less} and more in {more}" if ends else ""
+        if gaps:
+            mean = text.times(geometric_mean(gap.value for gap in gaps))
+            parts.append(f"{mean}× the {cost}{significant}")
+    scored = [gap for change in alike if (gap := change.gaps["score"])]
+    if scored:
+        better, worse = better_worse(alike[0].group, scored)
+        parts.append(f"the score is significantly better in {better} and worse in {worse}")
+    return "; ".join(parts)
 
 
-def _drawings(base: Group, changes: Sequence[Change]) -> list[Drawing]:
+def _drawings(base: Group, changes: Sequence[Change], stem: str) -> list[Drawing]:
     """The differences of scores, unless there are too many to draw."""
     scored = [(change, gap) for change in changes if (gap := change.gaps["score"]) is not None]
     if not 0 < len(scored) <= _MOST_DRAWN:
@@ -185,7 +225,7 @@ def _drawings(base: Group, changes: Sequence[Change]) -> list[Drawing]:
     frame = pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
     return [
         figures.gaps(
-            frame, f"difference of {text.y_label(base)}", "changes",
+            frame, f"difference of {text.y_label(base)}", stem,
             "Right of 0: the changed setting scores higher. 95% intervals.", at=0.0,
         )
     ]  # fmt: skip
@@ -198,18 +238,19 @@ def _table(base: Group, changes: Sequence[Change]) -> Table:
         Head("dev_score", "dev score", "", True),
         Head("difference", "difference", "of dev scores, from the same cell without it", True),
         Head("interval", "95% interval", "of the difference"),
-        *(Head(cost, f"× {cost}", f"{column(base, cost)} against that cell's", True)
-          for cost in COSTS),
-    ]  # fmt: skip
+    ]
+    for cost in COSTS:
+        about = f"{column(base, cost)} against that cell's"
+        heads += [Head(cost, f"× {cost}", about, True), Head(f"{cost}_interval", "95% interval")]
     rows = []
     for change in changes[:_MOST_ROWS]:
-        score, gap = change.setting.estimate("dev_score"), change.gaps["score"]
-        rows.append([
-            change.label, change.setting.label,
-            text.fixed(score.value) if score else "not measured",
-            text.signed(gap.value) if gap else DASH,
-            (gap and text.span(gap, text.signed)) or DASH,
-            *(text.times(ratio.value) if (ratio := change.gaps[cost]) else DASH for cost in COSTS),
-        ])  # fmt: skip
+        score = change.setting.estimate("dev_score")
+        row = [change.title, change.setting.label]
+        row.append(text.fixed(score.value) if score else "not measured")
+        for objective in ("score", *COSTS):
+            shape = text.signed if objective == "score" else text.times
+            gap = change.gaps[objective]
+            row += [shape(gap.value), text.span(gap, shape) or DASH] if gap else [DASH, DASH]
+        rows.append(row)
     caption = "Cells with one setting changed, against the same cells without the change."
     return Table(heads, rows, caption, total=len(changes), folded=len(changes) > _MOST_DRAWN)

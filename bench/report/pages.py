@@ -1,42 +1,56 @@
-"""The pages of a command in the folder of a grid's report: NAME.html, NAME.md, figures in NAME/.
+"""Pages in HTML and Markdown, from templates that escape every value, and their files.
 
-They don't touch the report's own files, nor the report theirs. Importing this loads matplotlib.
+The pages of another command stand in the folder of a grid's report: NAME.html, NAME.md, and figures
+in NAME/. They don't touch the report's own files, nor the report theirs. Importing this loads
+matplotlib.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Final, Protocol
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.report.drawing import Drawing, as_file
-from bench.report.files import write_all
-from bench.report.markup import REPORT, html_environment, markdown_environment, style
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import NO_SPACE, write_atomically
+from bench.report.drawing import MARK, Drawing, as_file, inline
+from bench.report.sections import Section
 from bench.report.tables import Table
 
-_LISTED: Final = 500
-"""Rows of a table that the Markdown lists."""
+LISTED: Final = 500
+"""Rows of a table that the Markdown lists; web hosts cut off a longer file soon after."""
+_MARKDOWN: Final = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;", "~": "&#126;"}
+    | {mark: f"\\{mark}" for mark in "\\`*_[]#"}
+)
 
 
 class Facts(Protocol):
-    """The content that all pages have; their own templates may ask for more."""
+    """The content of a command's pages.
+
+    `findings` are the first lines, `said` the sentences on how it was made, and `command` the
+    command line that makes the pages again.
+    """
 
     @property
-    def title(self) -> str:
-        """The heading."""
+    def title(self) -> str: ...
 
     @property
-    def findings(self) -> Sequence[str]:
-        """The first lines."""
+    def findings(self) -> Sequence[str]: ...
 
     @property
-    def drawings(self) -> Sequence[Drawing]:
-        """All figures, in any section."""
+    def sections(self) -> Sequence[Section]: ...
 
     @property
-    def command(self) -> str:
-        """The command line that makes the pages again."""
+    def said(self) -> Sequence[str]: ...
+
+    @property
+    def command(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,38 +70,114 @@ class TableFacts:
     said: Sequence[str]
     command: str
 
+    @property
+    def sections(self) -> list[Section]:
+        """Problems, figures and tables, where there are any."""
+        every = [
+            Section("problems", "Problems", "What is wrong with it", self.problems),
+            Section("figures", "Figures", "In pictures", drawings=self.drawings),
+            Section("tables", "Tables", "In numbers", tables=self.tables),
+        ]
+        return [section for section in every if section.said or section.drawings or section.tables]
+
 
 def write_pages(folder: Path, name: str, facts: Facts) -> Path:
     """Write the pages and their figures, delete older figures, and return the HTML page's path.
-
-    Args:
-        name: of the pages. Facts other than `TableFacts` need templates of that name, in the
-            package of that name in `bench.studies`.
 
     Raises:
         InputError: if the folder can't be written.
         DiskFullError: if there is no space left.
     """
     pages = {f"{name}.md": markdown(name, facts), f"{name}.html": html(name, facts)}
-    figures = {f"{drawing.stem}.svg": as_file(drawing) for drawing in facts.drawings}
-    write_all(folder, pages, figures, name)
+    drawings = [drawing for section in facts.sections for drawing in section.drawings]
+    write_all(folder, pages, drawings, name)
     return folder / f"{name}.html"
 
 
 def html(name: str, facts: Facts) -> str:
     """The self-contained HTML page."""
-    package, template = _templates(name, facts)
-    page = html_environment(package).get_template(f"{template}.html.jinja")
+    page = html_environment().get_template("page.html.jinja")
     return page.render(facts=facts, generator=f"bench.{name}", style=Markup(style()))  # noqa: S704
 
 
 def markdown(name: str, facts: Facts) -> str:
     """The page as Markdown, with its figures as separate files."""
-    package, template = _templates(name, facts)
-    page = markdown_environment(package).get_template(f"{template}.md.jinja")
-    return page.render(facts=facts, name=name, listed=_LISTED, where="the HTML page")
+    page = markdown_environment().get_template("page.md.jinja")
+    return page.render(facts=facts, name=name, listed=LISTED, where="the HTML page")
 
 
-def _templates(name: str, facts: Facts) -> tuple[str, str]:
-    """The package of the templates, and the name of the templates."""
-    return (REPORT, "tables") if isinstance(facts, TableFacts) else (f"bench.studies.{name}", name)
+def html_environment() -> Environment:
+    """The environment of HTML templates."""
+    environment = Environment(
+        loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
+    return environment
+
+
+def markdown_environment() -> Environment:
+    """The environment of Markdown templates."""
+    environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
+        loader=PackageLoader("bench.report"), undefined=StrictUndefined, finalize=escape_markdown,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["code"] = _code
+    return environment
+
+
+@cache
+def style() -> str:
+    """The style sheet of all pages."""
+    return files("bench.report").joinpath("style.css").read_text("utf-8")
+
+
+def escape_markdown(value: object) -> object:
+    """A value on one line, escaped so that Markdown shows it unchanged; Markup stays."""
+    if isinstance(value, Markup):
+        return value
+    return " ".join(str(value).split()).translate(_MARKDOWN)
+
+
+def _code(lines: Sequence[str]) -> Markup:
+    """Lines as an indented code block, in which Markdown has no meaning."""
+    whole = [part for line in lines for part in line.splitlines() or [""]]
+    return Markup("\n".join(f"    {line}" for line in whole))  # noqa: S704
+
+
+def write_all(
+    folder: Path, pages: Mapping[str, str], drawings: Sequence[Drawing], place: str = "figures"
+) -> None:
+    """Write each file atomically: figures, then pages; then delete figures of an older report.
+
+    Args:
+        place: the folder of the figures, inside that of the pages.
+
+    Raises:
+        InputError: if the folder can't be written.
+        DiskFullError: if there is no space left.
+    """
+    figures = {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings}
+    figures_folder = folder / place
+    try:
+        figures_folder.mkdir(parents=True, exist_ok=True)
+        for name, text in figures.items():
+            write_atomically(figures_folder / name, text.encode())
+        for name, text in pages.items():
+            write_atomically(folder / name, text.encode())
+        for path in sorted(figures_folder.glob("*.svg")):
+            with suppress(FileNotFoundError):  # another process may be rendering, too
+                if path.name not in figures and path.is_file() and MARK in _start(path):
+                    path.unlink()
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFullError(f"{folder}: no space left for the report") from error
+        raise InputError(
+            f"{folder}: the report can't be written there ({error.strerror or error}); "
+            "name another folder with --reports"
+        ) from error
+
+
+def _start(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(2000).decode(errors="replace")

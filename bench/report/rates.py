@@ -7,37 +7,32 @@ from typing import Final
 
 import pandas as pd
 
-from bench.analysis.groups import Group, key_columns
+from bench.analysis.groups import Group, is_candidate
 from bench.analysis.metrics import metric_of
-from bench.plan.cell import SEARCHED, Value
-from bench.plan.rows import Row, standing
+from bench.plan.cell import SEARCHED, Row, Value, named
+from bench.plan.columns import cell_key, has_score, software_key, standing
 from bench.report import figures, text
 from bench.report.cells import why
-from bench.report.drawing import Drawing
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _KIND: Final = ("mode", "layers", "rank", "unfreeze")
 _NAMES: Final = (
-    *(name for name in key_columns() if name not in ("conditions_id", "data_digest")),
+    *(n for n in named(lambda about: about.compared in ("group", "never")) if n != "data_digest"),
     "task", "max_train", "max_dev",
 )  # fmt: skip
 """Columns in which a search's tries equal the cells that they are for; data and machine differ."""
-_COLUMNS: Final = (
-    "here", "elsewhere", "task", "kind", "mode", "amp", "rank", "rate", "score", "loss", "status",
-    "why", "data", "metric", "chosen",
-)  # fmt: skip
 
 
 def rates_section(
-    group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = (), prefix: str = ""
+    group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
 ) -> list[Section]:
     """The section on the searches for a group's rates and on other searches; none without any."""
     frame = candidates(group, rows, planned)
-    here, others = frame[frame["here"]], frame[~frame["here"]]
     if frame.empty:
         return []
+    here, others = frame[frame["here"]], frame[~frame["here"]]
     heading = "Learning rates: a search whose rates no cell here has"
     sentences: list[str] = []
     drawings = []
@@ -50,7 +45,11 @@ def rates_section(
         sentences.append(_summary(here))
         scored = here.dropna(subset=["score"])
         if not scored.empty:
-            drawings.append(_drawing(scored, prefix))
+            drawings.append(figures.rates(
+                scored, f"held-out {metric_of(scored['metric'].iloc[0]).label}", "rates",
+                "Held-out score by learning rate; the larger marker is the rate that the cells "
+                "have.",
+            ))  # fmt: skip
         tables.append(_table(here, "Every rate that was tried."))
     if not others.empty:
         sentences.append(
@@ -92,15 +91,6 @@ def _ended(frame: pd.DataFrame) -> str:
     return ", ".join(f"{number:,} {status}" for status, number in Counter(frame["status"]).items())
 
 
-def _drawing(scored: pd.DataFrame, prefix: str) -> Drawing:
-    return figures.rates(
-        scored,
-        f"held-out {metric_of(scored['metric'].iloc[0]).label}",
-        f"{prefix}rates",
-        "Held-out score by learning rate; the larger marker is the rate that the cells have.",
-    )
-
-
 def candidates(
     group: Group | None, rows: Sequence[Row], planned: Sequence[Row] = ()
 ) -> pd.DataFrame:
@@ -109,11 +99,11 @@ def candidates(
     `here` marks the tries for the group's cells: those of their machine, and those of other
     machines whose scores a search uses. `chosen` marks the rates that the group's cells have.
     """
-    done = {key: row for key, row in standing(rows).items() if row.is_candidate}
-    waiting = [row for row in planned if row.is_candidate and row.key not in done]
-    cells = group.rows if group is not None else ()
-    machine = group.first.conditions_id if group is not None else None
-    borrowed = _borrowed(group.first, list(done.values())) if group is not None else {}
+    done = {key: row for key, row in standing(rows).items() if is_candidate(row)}
+    waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
+    cells: Sequence[Row] = group.rows if group else ()
+    machine = group.first["conditions_id"] if group else None
+    borrowed = _borrowed(group.first, list(done.values())) if group else {}
     searched = {_values(row, _NAMES) for row in cells}
     used = {
         _values(row, (*_KIND, *_RATES)) for row in cells if row.learning_rate_source == SEARCHED
@@ -134,9 +124,10 @@ def candidates(
         }
         for row in [*done.values(), *(replace(row, status=None) for row in waiting)]
     ]  # fmt: skip
-    frame = pd.DataFrame(records, columns=list(_COLUMNS))
-    frame = frame.astype({"rate": float, "score": float, "loss": float, "here": bool})
-    frame["chosen"] = frame["chosen"].astype(bool) & frame["here"]
+    if not records:
+        return pd.DataFrame()
+    frame = pd.DataFrame(records).astype({"rate": float, "score": float, "loss": float})
+    frame["chosen"] &= frame["here"]
     return frame.sort_values(["task", "mode", "kind", "rate"], ignore_index=True)
 
 
@@ -169,22 +160,17 @@ def _at_an_edge(part: pd.DataFrame) -> bool:
 
 
 def _table(frame: pd.DataFrame, caption: str, *, task: bool = False) -> Table:
+    """The tries, each with its task, or with whether its rate is chosen."""
     heads = [
-        *([Head("task", "task")] if task else []),
         Head("kind", "mode, rank, layers"), Head("rate", "rate", "the mode's main one", True),
         Head("score", "held-out score", "", True), Head("loss", "held-out loss", "", True),
         Head("status", "status"), Head("why", "why"),
-        *([] if task else [Head("chosen", "chosen")]),
     ]  # fmt: skip
-    rows = [
-        [
-            *([row["task"]] if task else []), str(row["kind"]),
-            DASH if pd.isna(row["rate"]) else f"{row['rate']:g}",
-            DASH if pd.isna(row["score"]) else text.fixed(row["score"]),
-            DASH if pd.isna(row["loss"]) else text.fixed(row["loss"]),
-            str(row["status"]), str(row["why"]),
-            *([] if task else ["yes" if row["chosen"] else ""]),
-        ]
-        for row in frame.to_dict("records")
-    ]  # fmt: skip
-    return Table(heads, rows, caption, folded=True)
+    heads = [Head("task", "task"), *heads] if task else [*heads, Head("chosen", "chosen")]
+    texts = frame.assign(
+        rate=frame["rate"].map("{:g}".format, na_action="ignore"),
+        score=frame["score"].map(text.fixed, na_action="ignore"),
+        loss=frame["loss"].map(text.fixed, na_action="ignore"),
+        chosen=frame["chosen"].map({True: "yes", False: ""}),
+    )[[head.key for head in heads]].astype(object)
+    return Table(heads, texts.fillna(DASH).values.tolist(), caption, folded=True)

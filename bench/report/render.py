@@ -14,30 +14,27 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from bench.analysis.groups import Group, group_key, groups
-from bench.plan.columns import COLUMNS
-from bench.plan.rows import Row, latest
-from bench.report import cells, findings, provenance, tables, text, winners
-from bench.report.authors_sections import authors_section, group_section
-from bench.report.changes import changes_section, hub_first
-from bench.report.commands import Repeat
-from bench.report.commands import commands as repeat
-from bench.report.drawing import Drawing, as_file
-from bench.report.files import write_all
-from bench.report.frozen import frozen_section
-from bench.report.markup import html_environment, markdown_environment, style
+from bench.plan.cell import Row
+from bench.plan.columns import COLUMNS, latest
+from bench.report import cells, lead, tables, text, winners
+from bench.report.amp import amp_section
+from bench.report.authors import authors_section, group_section
+from bench.report.changes import changes_sections, hub_first
+from bench.report.commands import NOTE, commands
+from bench.report.drawing import Drawing
+from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
-from bench.report.sections import Card, Section, cards, sections, tradeoffs
+from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
+from bench.report.winners import Card, cards
 from bench.results.outcomes import ValuesOf, no_values
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
-_LISTED: Final = 500
-"""Rows of a table that report.md lists; web hosts cut off a longer file soon after."""
 _NOTHING: Final = "There are no rows, so there is nothing to show."
 _TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
@@ -88,7 +85,7 @@ def render(
     for other in facts["others"]:
         drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
     pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
-    write_all(reports, pages, {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings})
+    write_all(reports, pages, drawings)
     return reports / "index.html"
 
 
@@ -103,9 +100,12 @@ def report(
     narrowed: list[str] = []
     if code_version is not None:
         number = len(rows)
-        rows = provenance.of_version(rows, code_version)
-        planned = [row for row in planned if row.code_version == code_version]
-        narrowed = [provenance.left_out(number - len(rows), text.plain(code_version))]
+        rows = lead.of_version(rows, code_version)
+        planned = [row for row in planned if row.get("code_version") == code_version]
+        omitted = text.count(number - len(rows), "row")
+        narrowed = [
+            f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."
+        ]
     rows, planned = _printable(rows), _printable(planned)
     every_group = hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
     every_row = [row for group in every_group for row in group.rows]
@@ -113,14 +113,11 @@ def report(
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
-    again = Repeat([], [])
-    if first:
-        again = repeat(first, sources, alone=not others, code_version=code_version)
     return {
-        "title": findings.title(first) if first else "No cell was run",
+        "title": lead.title(first) if first else "No cell was run",
         "lead": [
-            *(findings.lead(first) if first else [_TRIES if searches else _NOTHING]),
-            *(narrowed or provenance.versions(latest(rows).values())),
+            *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
+            *(narrowed or lead.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
@@ -137,8 +134,8 @@ def report(
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": again.lines,
-        "commands_said": again.notes,
+        "commands": commands(first, sources, code_version) if first else [],
+        "commands_said": [NOTE],
         "terms": TERMS,
     }
 
@@ -161,8 +158,8 @@ def _sections(every_group: Sequence[Group], searches: Sequence[Section]) -> list
     first = every_group[0]
     return [
         *sections(first),
-        *frozen_section(first),
-        *changes_section(every_group),
+        *amp_section(first),
+        *changes_sections(every_group),
         *searches,
         *authors_section(every_group[: 1 + _MOST_OTHERS]),
         *predictions_section(first),
@@ -176,13 +173,13 @@ def _other(group: Group, first: Group, number: int) -> Other:
     if drawn and group.has_quality and group.learned:
         drawings = tradeoffs(group, tables.frame(group), prefix)
     return Other(
-        number, findings.title(group),
+        number, lead.title(group),
         [
-            findings.differs(group, first), *findings.lead(group), *winners.left_out(group),
-            *provenance.between_processes(group),
+            lead.differs(group, first), *lead.lead(group), *winners.left_out(group),
+            *between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
-        [*frozen_section(group, prefix), *group_section(group, prefix, drawn=drawn)],
+        [*changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn)],
     )  # fmt: skip
 
 
@@ -207,4 +204,4 @@ def _html(facts: dict[str, Any]) -> str:
 
 def _markdown(facts: dict[str, Any]) -> str:
     template = markdown_environment().get_template("report.md.jinja")
-    return template.render(**facts, listed=_LISTED)
+    return template.render(**facts, listed=LISTED)

@@ -1,28 +1,22 @@
-"""The sections on a group: sentences, figures and tables, from which both pages are printed."""
+"""The sections on a group: trade-off, rank, learning rate and cost."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import pandas as pd
 
 from adapters.names import LAYER_SETS
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import COSTS, OBJECTIVES, verdict
-from bench.report import figures, findings, provenance, tables, text, winners
+from bench.analysis.verdicts import COSTS, column, compare, pareto, rank_effect
+from bench.plan.cell import SEARCHED
+from bench.report import figures, tables, text, winners
 from bench.report.drawing import Drawing
 from bench.report.tables import Table
-
-
-@dataclass(frozen=True)
-class Card:
-    """The winner of one objective: a title, the number alone, the setting, and a sentence."""
-
-    title: str
-    big: str
-    unit: str
-    winner: str
-    said: str
+from bench.report.text import count
+from bench.results.overhead import times_of
 
 
 @dataclass(frozen=True)
@@ -37,58 +31,20 @@ class Section:
     tables: Sequence[Table] = ()
 
 
-def cards(group: Group) -> list[Card]:
-    """The winners on memory, time and score."""
-    all_cards = []
-    for objective in COSTS if group.has_quality and not group.learned else OBJECTIVES:
-        title = winners.card_title(objective, group.metric)
-        best = verdict(group, objective)
-        if best is None:
-            all_cards.append(Card(title, "–", "", "", winners.no_verdict(group, objective)))
-            continue
-        unit = group.metric if objective == "score" else text.x_label(group, objective)
-        if objective != "score" and best.against is not None:
-            unit = "of full fine-tuning in fp32"
-        sentences = winners.sentence(group, best) + winners.adapter_winner(group, objective, best)
-        sentences = sentences[:1].upper() + sentences[1:]
-        all_cards.append(Card(title, winners.big(best), unit, best.winner.label, sentences))
-    return all_cards
-
-
-def sections(group: Group, prefix: str = "") -> list[Section]:
-    """Trade-off, rank, rate, cost and AMP of a group, without those that have nothing to show."""
+def sections(group: Group) -> list[Section]:
+    """Trade-off, rank, rate and cost of a group, without those that have nothing to show."""
     if not group.ok:
         return []
     rows = tables.frame(group)
     usual = rows[rows["usual"]]
     shown = []
     if group.has_quality and group.learned:
-        shown.append(_tradeoff(group, rows, prefix))
+        shown.append(_tradeoff(group, rows))
         if (usual["rank"].notna() & usual["score"].notna()).any():
-            shown.append(_rank(group, usual, prefix))
+            shown.append(_rank(group, usual))
         if (usual["several_rates"] & usual["score"].notna()).any():
-            shown.append(_rate(group, usual, prefix))
-    return [*shown, _cost(group, usual, prefix), _amp(group, prefix)]
-
-
-def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str) -> list[Drawing]:
-    """Figures of the score against memory, and against time."""
-    drawings = []
-    types = _frozen_types(group.settings)
-    held = f" Frozen weights are held in {types}." if types else ""
-    for cost in COSTS:
-        if rows.dropna(subset=[cost, "score"]).empty:
-            continue
-        caption = (
-            f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The "
-            "line is the Pareto front; its settings are numbered as in the table. Dotted: "
-            f"{text.BASE}.{held}{_left_out(group)}"
-        )
-        drawings.append(figures.tradeoff(
-            rows, cost, text.x_label(group, cost), text.y_label(group),
-            f"{prefix}tradeoff-{cost}", caption,
-        ))  # fmt: skip
-    return drawings
+            shown.append(_rate(group, usual))
+    return [*shown, _cost(group, usual)]
 
 
 def _frozen_types(settings: Sequence[Setting]) -> str:
@@ -96,42 +52,87 @@ def _frozen_types(settings: Sequence[Setting]) -> str:
 
 
 def _left_out(group: Group) -> str:
-    count, most = len(group.settings), tables.MOST_DRAWN
-    return f" {most} of {count:,} settings are drawn." if count > most else ""
+    settings, most = len(group.settings), tables.MOST_DRAWN
+    return f" {most} of {settings:,} settings are drawn." if settings > most else ""
 
 
-def _drawn(group: Group) -> str:
+def drawn_note(group: Group) -> str:
     """A caption's sentences on the settings that are drawn, unless these are all."""
     types = _frozen_types(group.usual)
     only = f" Only frozen weights held in {types} are drawn." if types else ""
     return f"{only}{_left_out(group)}"
 
 
-def _tradeoff(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    frugal = winners.frugal_sentence(group)
+def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str = "") -> list[Drawing]:
+    """Figures of the score against memory, and against time."""
+    types = _frozen_types(group.settings)
+    held = f" Frozen weights are held in {types}." if types else ""
+    caption = (
+        f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The line "
+        "is the Pareto front; its settings are numbered as in the table. Dotted: "
+        f"{text.BASE}.{held}{_left_out(group)}"
+    )
+    return [
+        figures.tradeoff(
+            rows, cost, text.x_label(group, cost), text.y_label(group),
+            f"{prefix}tradeoff-{cost}", caption,
+        )
+        for cost in COSTS
+        if not rows.dropna(subset=[cost, "score"]).empty
+    ]  # fmt: skip
+
+
+def _tradeoff(group: Group, rows: pd.DataFrame) -> Section:
+    on_front = {id(s) for cost in COSTS for s in pareto(group, cost)}
+    total = sum(s.learned and s.estimate("dev_score") is not None for s in group.settings)
+    what = "settings that learned" if group.unlearned else "settings"
+    heading = (
+        f"Trade-off: for {len(on_front)} of {total} {what} no other is both cheaper and better"
+    )
+    if not on_front:
+        heading = "Trade-off: no setting has both a cost and a score"
+    sentences = [*winners.frugal_sentence(group), *winners.seeds_sentence(group), *_paired(group)]
     return Section(
-        "tradeoff", "Trade-off", findings.front_heading(group),
-        [*([frugal] if frugal else []), *winners.seeds_sentence(group), *provenance.paired(group)],
-        tradeoffs(group, rows, prefix), [tables.front_table(group)],
+        "tradeoff", "Trade-off", heading, sentences,
+        tradeoffs(group, rows), [tables.front_table(group)],
     )  # fmt: skip
 
 
-def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
-    heading, sentence = findings.rank_heading(group)
+def _paired(group: Group) -> list[str]:
+    """A sentence on whether differences of scores are paired over dev examples."""
+    scored = [setting for setting in group.settings if setting.scores]
+    kept = sum(setting.values.keys() >= setting.scores.keys() for setting in scored)
+    if len(scored) < 2:
+        return []
+    if kept == len(scored):
+        return ["Scores are compared example by example: the predictions of all cells are known."]
+    if kept < 2:
+        return [
+            "Scores are compared by their own intervals, as if on different examples, because the "
+            "predictions of the cells are not known, so differences have wider intervals."
+        ]
+    return [
+        f"Scores of {kept:,} of {count(len(scored), 'setting')}, whose "
+        "predictions are known, are compared example by example, and others as if on different "
+        "examples, with wider intervals."
+    ]
+
+
+def _rank(group: Group, rows: pd.DataFrame) -> Section:
+    heading, sentence = _rank_effect(group)
     if not rows[rows["rank"].notna()]["unfreezes"].all():
         rows = rows[~rows["unfreezes"].astype(bool)]
     plain = rows[rows["mode"].isin(["full", "head"]) & (rows["amp"] == "off")]
-    adapted = rows[rows["rank"].notna()]
-    shown = pd.concat([plain, adapted])
+    shown = pd.concat([plain, rows[rows["rank"].notna()]])
     limits = figures.limits([shown["score"], shown["low"], shown["high"]])
     joined = " Of several rates the best by dev is joined, which flatters it; the others are paler."
     of_rates = joined if rows["several_rates"].any() else ""
     bars = "95% intervals" if shown["low"].notna().any() else "no intervals: not measured"
     drawings = [
         figures.rank(
-            rows, layers, limits, text.y_label(group), f"{prefix}rank-{layers}",
+            rows, layers, limits, text.y_label(group), f"rank-{layers}",
             f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32."
-            f"{of_rates}{_drawn(group)}",
+            f"{of_rates}{drawn_note(group)}",
         )
         for layers in LAYER_SETS
         if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
@@ -139,55 +140,141 @@ def _rank(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
     return Section("rank", "Rank", heading, [sentence], drawings)
 
 
-def _rate(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
+def _rank_effect(group: Group) -> tuple[str, str]:
+    """The effect of a higher rank on the score, as a heading and a sentence."""
+    effect = rank_effect(group)
+    if effect is None:
+        return "Rank and score", "Fewer than two ranks were scored, so their effect is not known."
+    pairs = count(effect.pairs, "pair")
+    rows = [row for row in group.rows if row.get("rank") is not None]
+    also = ["in scale (alpha / rank)"] if len({row.get("scale") for row in rows}) > 1 else []
+    if any(row.get("learning_rate_source") == SEARCHED for row in rows):
+        also.append("in the rates that a search found for each")
+    with_it = f", and with it {' and '.join(also)}" if also else ""
+    return (
+        f"Rank {effect.high} is significantly better than rank {effect.low} in {effect.better} of "
+        f"{pairs}",
+        f"Over {pairs} of settings that differ in rank{with_it}, rank {effect.high} scores "
+        f"{text.signed(effect.mean)} against rank {effect.low} on average; the interval of the "
+        f"difference is above zero in {effect.better} and below in {effect.worse}. Intervals are "
+        "not corrected for the number of pairs. The paper's claim is that rank 1 captures most of "
+        "the update.",
+    )
+
+
+def _rate(group: Group, rows: pd.DataFrame) -> Section:
     """The score by learning rate, for settings that ran at several."""
     rows = rows[rows["several_rates"] & rows["score"].notna()].sort_values("rate")
-    heading, sentence = findings.rate_heading(rows)
     rows = rows.assign(chosen=rows["best"], kind=rows["line"])
-    note = f"the larger marker is the best rate by dev.{_drawn(group)}"
+    best = rows[rows["best"]]["rate"]
+    rate, often = Counter(best).most_common(1)[0]
+    heading = (
+        f"Of {rows['rate'].nunique()} rates {rate:g} scores best, "
+        f"in {often} of {count(len(best), 'setting')}"
+    )
+    sentences = [
+        "Each mode, layer set and rank has a rate of its own at which it scores best, so a "
+        "comparison at one rate for all also compares rates."
+    ]
+    ends = {"highest": rows["rate"].max(), "lowest": rows["rate"].min()}
+    beyond = [f"the {name} in {n}" for name, end in ends.items() if (n := int((best == end).sum()))]
+    if beyond:
+        sentences.append(
+            f"The best rate is at an end of those tried, {' and '.join(beyond)}: a rate beyond "
+            "that end may be better."
+        )
+    note = f"the larger marker is the best rate by dev.{drawn_note(group)}"
     drawings = [
         figures.rates(
             rows[(rows["layers"] == layers) | rows["layers"].isna()],
-            text.y_label(group), f"{prefix}rate-{layers}", f"{layers}: {note}", title=layers,
+            text.y_label(group), f"rate-{layers}", f"{layers}: {note}", title=layers,
         )
         for layers in LAYER_SETS
         if (rows["layers"] == layers).any()
     ]  # fmt: skip
-    return Section("rate", "Rate", heading, [sentence], drawings)
+    return Section("rate", "Rate", heading, [" ".join(sentences)], drawings)
 
 
-def _cost(group: Group, rows: pd.DataFrame, prefix: str) -> Section:
+def _cost(group: Group, rows: pd.DataFrame) -> Section:
     dots = "a dot for each rank and rate" if rows["several_rates"].any() else "a dot for each rank"
     drawings = [
         figures.cost(
-            rows, cost, text.x_label(group, cost), f"{prefix}{cost}",
-            f"{text.x_label(group, cost)}, {dots}; less is better."
-            f"{_drawn(group)}",
+            rows, cost, text.x_label(group, cost), cost,
+            f"{text.x_label(group, cost)}, {dots}; less is better.{drawn_note(group)}",
         )
         for cost in COSTS
         if rows[cost].notna().any()
     ]  # fmt: skip
+    times = times_of(group.rows)
+    took = [] if times is None else [f"{count(times.cells, text.one_of(group.rows))} took {times}."]
+    sentences = [_memory_note(group), *took, *between_processes(group)]
     return Section(
-        "cost", "Memory and time", findings.cost_heading(group),
-        [
-            findings.memory_note(group), *findings.time_note(group),
-            *provenance.between_processes(group),
-        ],
-        drawings,
+        "cost", "Memory and time", _cost_heading(group), sentences, drawings,
         [tables.settings_table(group)],
     )  # fmt: skip
 
 
-def _amp(group: Group, prefix: str) -> Section:
-    heading, sentences = findings.amp_sentences(group)
-    drawings = []
-    for cost in COSTS:
-        rows = tables.amp_frame(group, cost)
-        if not rows.empty:
-            drawings.append(figures.gaps(
-                rows, f"{cost} with AMP, × the same in fp32", f"{prefix}amp-{cost}",
-                f"Below 1: AMP saves {cost}. Each setting is compared with itself without AMP; a "
-                f"dot for each rank.{_drawn(group)}",
-            ))  # fmt: skip
-    table = tables.effects_table(group)
-    return Section("amp", "AMP", heading, sentences, drawings, [table] if table else [])
+def _cost_heading(group: Group) -> str:
+    """The adapters' range of costs, relative to full fine-tuning."""
+    ranges = []
+    for amp in dict.fromkeys(setting.amp for setting in group.settings):
+        full = group.full(amp)
+        adapted = [s for s in group.usual if s.adapted and s.amp == amp] if full else []
+        parts = []
+        for cost in COSTS:
+            gaps = [compare(group, cost, s, full) for s in adapted if full]
+            ratios = [gap.value for gap in gaps if gap]
+            if ratios:
+                low, high = text.times(min(ratios)), text.times(max(ratios))
+                parts.append(f"{low} to {high}× the {cost}")
+        if parts:
+            ranges.append(f"in {'fp32' if amp == 'off' else amp} {' and '.join(parts)}")
+    if not ranges:
+        return "Memory and step time"
+    return f"Against full fine-tuning in the same precision, adapters take {'; '.join(ranges)}"
+
+
+def _memory_note(group: Group) -> str:
+    """What the memory column counts."""
+    if group.memory_column == "peak_cuda_allocated_mib":
+        return (
+            "Memory is the peak that torch's tensors had allocated on the GPU; what its allocator "
+            "reserves and the driver takes comes on top."
+        )
+    imports = [value for s in group.settings for value in s.by_run("imports_anon_mib").values()]
+    share = (
+        f"Python and the imported libraries alone take {text.num(median(imports))} MiB of it (the "
+        "median of imports_anon_mib, without mapped files)"
+        if imports
+        else "how much Python and the libraries alone take is not recorded here"
+    )
+    return (
+        "Memory is the worker's peak resident set (RSS). It counts Python and the imported "
+        f"libraries too, and the checkpoint's mapped file; {share}. So ratios understate what a "
+        "mode saves."
+    )
+
+
+def between_processes(group: Group) -> list[str]:
+    """A sentence on how much the time of identical processes varies, if intervals include that."""
+    name = column(group, "time")
+    std = group.between(name)
+
+    def uses_std(setting: Setting) -> bool:
+        estimate = setting.estimate(name)
+        seeds = {seed for seed, _, _ in setting.by_run(name)}
+        return len(seeds) == 1 and estimate is not None and estimate.ends() is not None
+
+    if std is None or not any(map(uses_std, group.settings)):
+        return []
+    if std.freedom is None:
+        return [
+            "No runs are repeated here, so the variation of time between identical processes is "
+            "not measured. Intervals of times of single runs include a standard deviation of "
+            f"{std.value:.0%} for it, a constant from one CPU; --repeats 3 measures it."
+        ]
+    return [
+        f"Time varies by {std.value:.1%} between identical processes, as measured here between "
+        f"runs of the same cell (standard deviation of logarithms, {std.freedom:,} degrees of "
+        "freedom). Intervals of times of single runs and of several of one seed include that."
+    ]

@@ -1,27 +1,30 @@
 """A group's settings as frames for figures, and as tables of text for the pages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
 import pandas as pd
 
-from bench.analysis.effects import amp_ratios, effects
 from bench.analysis.groups import Group, about
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
 from bench.plan.columns import BY_NAME, group_names
-from bench.report.text import MEMORY, TIME, fixed, num, signed, span, times
+from bench.report.text import fixed, num, signed, span, times, x_label
+from bench.stats.intervals import Interval
 
 DASH: Final = "–"
 MOST_DRAWN: Final = 400
 """Settings in a figure; each takes 0.5 KB of the page, in up to ten figures."""
 MOST_SETTINGS: Final = 500
 """Settings in a table."""
-_MOST_RATES: Final = 12
-_SCORE_COLUMNS: Final = 3
-"""Columns of a setting's score, which stand before those of its costs."""
+_MOST_LISTED: Final = 12
+_RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
+_UNSET: Final = {"max_train": "all", "max_dev": "all", "max_steps": "no cap"}
+
+Columns = list[tuple["Head", Callable[[Setting], object]]]
+"""Headings, and the value of each for a setting; a dash for None."""
 
 
 @dataclass(frozen=True)
@@ -116,93 +119,27 @@ def frame(group: Group) -> pd.DataFrame:
     return settings.assign(best=place == 1)
 
 
-def amp_frame(group: Group, cost: Objective) -> pd.DataFrame:
-    """A row for each setting that ran with AMP: its cost against that without, by rank."""
-    ratios = amp_ratios(group, cost)[:MOST_DRAWN]
-    ranks = sorted({setting.rank or 0 for setting, _ in ratios if setting.rank})
-    place = {rank: 0.5 * ((i + 0.5) / len(ranks) - 0.5) for i, rank in enumerate(ranks)}
-    return pd.DataFrame([
-        {
-            "kind": kind(setting), "mode": setting.mode, "amp": setting.amp, "value": gap.value,
-            "low": gap.low if gap.low is not None else gap.value,
-            "high": gap.high if gap.high is not None else gap.value,
-            "offset": place.get(setting.rank or 0, 0.0),
-        }
-        for setting, gap in ratios
-    ])  # fmt: skip
-
-
 def front_table(group: Group) -> Table:
     """The settings on either Pareto front, with their numbers in the figures."""
     fronts = places(group)
     on_front = [s for s in group.settings if any(id(s) in front for front in fronts.values())]
     last = len(on_front) + 1
     on_front.sort(key=lambda s: tuple(fronts[cost].get(id(s), last) for cost in COSTS))
-    rows = [
-        [
-            setting.label,
-            *(str(fronts[cost].get(id(setting), DASH)) for cost in COSTS),
-            *_results(group, setting),
-        ]
-        for setting in on_front[:MOST_SETTINGS]
-    ]
-    heads = [
-        Head("setting", "setting"),
-        Head("by_memory", "no. by memory", "its number in the figure of memory", True),
-        Head("by_time", "no. by time", "its number in the figure of time", True),
-        *_result_heads(group),
-    ]
+    columns: Columns = [
+        (Head("setting", "setting"), lambda s: s.label),
+        (Head("by_memory", "no. by memory", "its number in the figure of memory", True),
+         lambda s: fronts["memory"].get(id(s))),
+        (Head("by_time", "no. by time", "its number in the figure of time", True),
+         lambda s: fronts["time"].get(id(s))),
+        *_result_columns(group),
+    ]  # fmt: skip
     caption = "The settings on a Pareto front, by increasing memory."
-    return Table(heads, rows, caption, total=len(on_front))
-
-
-def _result_heads(group: Group) -> list[Head]:
-    memory, time = column(group, "memory"), column(group, "time")
-    heads = [
-        Head("dev_score", "dev score", about("dev_score"), True),
-        Head("dev_interval", "95% interval", "of the dev score"),
-        Head(
-            "to_full",
-            "to full",
-            "dev score minus that of full fine-tuning in fp32, with the interval",
-        ),
-        Head("memory", MEMORY[memory], about(memory), True),
-        Head("memory_ratio", "× full", "memory against full fine-tuning in fp32", True),
-        Head("time", TIME[time], about(time), True),
-        Head("time_ratio", "× full", "time against full fine-tuning in fp32", True),
-    ]
-    return heads if group.has_quality else heads[_SCORE_COLUMNS:]
-
-
-def _results(group: Group, setting: Setting) -> list[str]:
-    score = setting.estimate("dev_score")
-    fields = [
-        fixed(score.value) if score else "not measured",
-        (score and span(score)) or DASH,
-        _to_full(group, setting),
-    ]
-    for cost in COSTS:
-        value = setting.estimate(column(group, cost))
-        fields.append(num(value.value if value else None))
-        against = compare(group, cost, setting, group.baseline) if group.baseline else None
-        fields.append(times(against.value) if against else DASH)
-    return fields if group.has_quality else fields[_SCORE_COLUMNS:]
-
-
-def _to_full(group: Group, setting: Setting) -> str:
-    """The difference of scores from the baseline, with its interval."""
-    base = group.baseline
-    gap = None if base in (None, setting) else compare(group, "score", setting, base)
-    if gap is None:
-        return DASH
-    ends = span(gap, signed)
-    return signed(gap.value) + (f" ({ends})" if ends else "")
+    return Table(*_filled(columns, on_front), caption, total=len(on_front))
 
 
 def settings_table(group: Group) -> Table:
     """Every setting, averaged over its seeds, against full fine-tuning in fp32."""
-    settings = group.settings[:MOST_SETTINGS]
-    columns: list[tuple[Head, Callable[[Setting], object]]] = [
+    columns: Columns = [
         (Head("mode", "mode", about("mode")), lambda s: s.mode),
         (Head("rank", "rank", about("rank"), True), lambda s: s.rank),
         (Head("layers", "layers", about("layers")), lambda s: s.layers),
@@ -216,74 +153,92 @@ def settings_table(group: Group) -> Table:
         head = Head("rate", "rate", about("learning_rate"), True)
         columns.append((head, lambda s: None if s.rate is None else f"{s.rate:g}"))
     ok = Head("ok", "ok", "runs that ended ok, of those that ran or are planned")
-    heads = [*(head for head, _ in columns), ok, *_result_heads(group)]
-    rows = [
-        [
-            *(DASH if (value := field(s)) in (None, "") else str(value) for _, field in columns),
-            f"{len(s.ok)}/{len(s.rows)}", *_results(group, s),
-        ]
-        for s in settings
-    ]  # fmt: skip
-    marks = ["baseline" if s is group.baseline else "" for s in settings]
+    columns += [(ok, lambda s: f"{len(s.ok)}/{len(s.rows)}"), *_result_columns(group)]
+    heads, rows = _filled(columns, group.settings)
+    marks = ["baseline" if s is group.baseline else "" for s in group.settings[:MOST_SETTINGS]]
     caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
     return Table(heads, rows, caption, marks, folded=True, total=len(group.settings))
 
 
-def effects_table(group: Group) -> Table | None:
-    """AMP alone, the adapter alone, and both, against full fine-tuning in fp32."""
-    rows = [
-        [
-            cost, e.mode, e.layers, e.amp, str(e.ranks), f"{e.amp_alone:.2f}",
-            f"{e.adapter_alone:.2f}", f"{e.both:.2f}", f"{e.product:.2f}",
-        ]
-        for cost in COSTS for e in effects(group, cost)
-    ]  # fmt: skip
-    if not rows:
-        return None
-    heads = [
-        Head("cost", "cost"), Head("mode", "mode"), Head("layers", "layers"), Head("amp", "AMP"),
-        Head("ranks", "ranks", "ranks averaged", True),
-        Head("amp_alone", "AMP alone", "full fine-tuning with AMP, against fp32", True),
-        Head("adapter_alone", "adapter alone", "the adapter in fp32", True),
-        Head("both", "both", "the adapter with AMP", True),
-        Head("product", "if independent", "AMP alone times adapter alone", True),
-    ]  # fmt: skip
-    caption = "Ratios to full fine-tuning in fp32, the geometric mean over ranks."
-    return Table(heads, rows, caption)
+def _filled(
+    columns: Columns, settings: Sequence[Setting]
+) -> tuple[Sequence[Head], Sequence[Sequence[str]]]:
+    """The headings, and a row of texts for each of the first settings."""
+
+    def text(value: object) -> str:
+        return DASH if value in (None, "") else str(value)
+
+    rows = [[text(field(s)) for _, field in columns] for s in settings[:MOST_SETTINGS]]
+    return [head for head, _ in columns], rows
 
 
-_RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
-_UNSET: Final = {"max_train": "all", "max_dev": "all", "max_steps": "no cap"}
+def _result_columns(group: Group) -> Columns:
+    """Score and costs, and how they compare with full fine-tuning in fp32."""
+    base = group.baseline
+
+    def estimate(setting: Setting, objective: Objective) -> Interval | None:
+        return setting.estimate(column(group, objective))
+
+    def against(setting: Setting, objective: Objective) -> Interval | None:
+        return compare(group, objective, setting, base) if base else None
+
+    def score(setting: Setting) -> str:
+        value = estimate(setting, "score")
+        return fixed(value.value) if value else "not measured"
+
+    def to_full(setting: Setting) -> str | None:
+        gap = None if setting is base else against(setting, "score")
+        if gap is None:
+            return None
+        ends = span(gap, signed)
+        return signed(gap.value) + (f" ({ends})" if ends else "")
+
+    def cost_columns(cost: Objective, unit: str) -> Columns:
+        name, ratio_about = column(group, cost), f"{cost} against full fine-tuning in fp32"
+        return [
+            (Head(cost, unit, about(name), True),
+             lambda s: num(value.value if (value := estimate(s, cost)) else None)),
+            (Head(f"{cost}_ratio", "× full", ratio_about, True),
+             lambda s: times(ratio.value) if (ratio := against(s, cost)) else None),
+        ]  # fmt: skip
+
+    difference = "dev score minus that of full fine-tuning in fp32, with the interval"
+    scores: Columns = [
+        (Head("dev_score", "dev score", about("dev_score"), True), score),
+        (Head("dev_interval", "95% interval", "of the dev score"),
+         lambda s: span(value) if (value := estimate(s, "score")) else None),
+        (Head("to_full", "to full", difference), to_full),
+    ]  # fmt: skip
+    return [
+        *(scores if group.has_quality else []),
+        *cost_columns("memory", x_label(group, "memory")),
+        *cost_columns("time", x_label(group, "time")),
+    ]
 
 
 def conditions_table(group: Group) -> Table:
     """The conditions and settings that a group's cells share, and the rates of its modes."""
-    names = [
-        n
-        for n in ("conditions_id", *group_names("conditions"), *group_names("settings"))
-        if n not in (*_RATES, "scale")
-    ]
+    names = ("conditions_id", *group_names("conditions"), *group_names("settings"))
     rows = []
-    for key in names:
+    for name in names:
+        if name in (*_RATES, "scale"):
+            continue
         # Values that vary within a group, such as the code's version, are listed.
-        values = list(dict.fromkeys(str(v) for r in group.rows if (v := r[key]) is not None))
-        text = ", ".join(values[:6]) + (", …" if len(values) > 6 else "")
+        text = _listed(dict.fromkeys(str(v) for r in group.rows if (v := r.get(name)) is not None))
         if not text:
-            applies = BY_NAME[key].applies_to(group.first)
-            text = _UNSET.get(key, "not recorded") if applies else DASH
-        rows.append([key, text, about(key)])
-    rows += [[f"{column} in {mode}", text, about(column)] for column, mode, text in _rates(group)]
+            applies = BY_NAME[name].applies(group.first)
+            text = _UNSET.get(name, "not recorded") if applies else DASH
+        rows.append([name, text, about(name)])
+    for mode in dict.fromkeys(setting.mode for setting in group.settings):
+        members = [row for row in group.rows if row.get("mode") == mode]
+        for name in _RATES:
+            rates = sorted({v for row in members if (v := number(row.get(name))) is not None})
+            if rates:
+                text = _listed([f"{rate:g}" for rate in rates])
+                rows.append([f"{name} in {mode}", text, about(name)])
     return Table([Head("name", "name"), Head("value", "value"), Head("about", "meaning")], rows)
 
 
-def _rates(group: Group) -> list[tuple[str, str, str]]:
-    """Columns of learning rates, modes, and the rates of each as text."""
-    rates = []
-    for mode in dict.fromkeys(setting.mode for setting in group.settings):
-        rows = [row for row in group.rows if row.mode == mode]
-        for name in _RATES:
-            values = sorted({v for row in rows if (v := number(row[name])) is not None})
-            if values:
-                text = ", ".join(f"{value:g}" for value in values[:_MOST_RATES])
-                rates.append((name, mode, text + (", …" if len(values) > _MOST_RATES else "")))
-    return rates
+def _listed(values: Collection[str]) -> str:
+    """The first values, separated by commas."""
+    return ", ".join([*values][:_MOST_LISTED]) + (", …" if len(values) > _MOST_LISTED else "")

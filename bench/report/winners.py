@@ -1,5 +1,6 @@
-"""The verdicts of a group in sentences: the winner, its lead, and whether it is significant."""
+"""The winners of a group on memory, time and score, in cards and sentences."""
 
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
@@ -7,6 +8,7 @@ from bench.analysis.groups import Group
 from bench.analysis.metrics import metric_of
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import (
+    COSTS,
     OBJECTIVES,
     Objective,
     Verdict,
@@ -17,12 +19,64 @@ from bench.analysis.verdicts import (
     score_spread,
     verdict,
 )
+from bench.plan.columns import flags_of
 from bench.report.text import BASE, count, fixed, no_interval, num, signed, span, times, x_label
 
+_MOST_NAMED: Final = 4
+"""Settings that a sentence names; it counts the others."""
 
-def sentence(group: Group, best: Verdict) -> str:
+
+@dataclass(frozen=True)
+class Card:
+    """The winner of one objective: a title, the number alone, the setting, and a sentence."""
+
+    title: str
+    big: str
+    unit: str
+    winner: str
+    said: str
+
+
+def cards(group: Group) -> list[Card]:
+    """The winners on memory, time and score."""
+    weighed = group.learned or not group.has_quality
+    return [_card(group, objective) for objective in (OBJECTIVES if weighed else COSTS)]
+
+
+def _card(group: Group, objective: Objective) -> Card:
+    title, best = _title(group, objective), verdict(group, objective)
+    if best is None:
+        return Card(title, "–", "", "", _no_verdict(group, objective))
+    if objective == "score":
+        big, unit = fixed(best.value.value), group.metric
+    elif best.against:
+        big, unit = f"{best.against.value:.2f}×", f"of {BASE}"
+    else:
+        big, unit = num(best.value.value), x_label(group, objective)
+    sentences = _sentence(group, best)
+    if best.winner.mode == "head":
+        other = verdict(group, objective, among=lambda setting: setting.mode != "head")
+        if other is not None:
+            label, rest = other.winner.label, _sentence(group, other)
+            sentences += f" Of those that train the encoder, {label} {rest}"
+    return Card(title, big, unit, best.winner.label, _capital(sentences))
+
+
+def _title(group: Group, objective: Objective) -> str:
+    if objective == "score":
+        return f"Best {metric_of(group.metric).short}"
+    return f"Least {objective}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(group: Group, best: Verdict) -> str:
     """A verdict: its number, the comparison with full fine-tuning, ties and flags."""
-    return _value(group, best) + _against(group, best) + _ties(best) + _flags(best.winner)
+    flags = sorted({flag for row in best.winner.ok for flag in flags_of(row)})
+    flagged = f" Flagged {', '.join(flags)}." if flags else ""
+    return _value(group, best) + _against(group, best) + _ties(best) + flagged
 
 
 def _value(group: Group, best: Verdict) -> str:
@@ -31,10 +85,9 @@ def _value(group: Group, best: Verdict) -> str:
         ends = f" (95% interval {span(value)})" if value.ends() else ""
         return f"scores {fixed(value.value)} {group.metric}{ends} on dev"
     unit = x_label(group, best.objective)
-    verb = "peaks at" if best.objective == "memory" else "takes"
-    name, _, _ = unit.partition(", MiB")
-    number = num(value.value)
-    return f"{verb} {number} MiB ({name})" if "MiB" in unit else f"{verb} {number} {unit}"
+    if best.objective == "memory":
+        return f"peaks at {num(value.value)} MiB ({unit.removesuffix(', MiB')})"
+    return f"takes {num(value.value)} {unit}"
 
 
 def _against(group: Group, best: Verdict) -> str:
@@ -46,18 +99,18 @@ def _against(group: Group, best: Verdict) -> str:
     versus, own = best.against, base.estimate(column(group, best.objective))
     if versus is None or own is None:
         return f"; {BASE} has no figure to compare with."
+    both = (best.winner, base)
     if best.objective == "score":
-        comparison = f", {signed(versus.value)} against {BASE} ({fixed(own.value)}"
-        ends = f"; 95% interval of the difference {span(versus, signed)})"
+        comparison = f"{signed(versus.value)} against {BASE} ({fixed(own.value)}"
+        ends = f"95% interval of the difference {span(versus, signed)}"
+        runs = [len(setting.scored) for setting in both]
     else:
         unit = "MiB" if best.objective == "memory" else "ms"
-        comparison = f", {times(versus.value)}× {BASE} ({num(own.value)} {unit}"
-        ends = f"; 95% interval of the ratio {span(versus, times)})"
-    if versus.ends() is None:
-        of_score, both = best.objective == "score", (best.winner, base)
-        ends = f"; {no_interval(*(len(s.scored if of_score else s.ok) for s in both))})"
+        comparison = f"{times(versus.value)}× {BASE} ({num(own.value)} {unit}"
+        ends = f"95% interval of the ratio {span(versus, times)}"
+        runs = [len(setting.ok) for setting in both]
     doubt = " The difference is not significant." if best.proven is False else ""
-    return f"{comparison}{ends}.{doubt}"
+    return f", {comparison}; {ends if versus.ends() else no_interval(*runs)}).{doubt}"
 
 
 def _ties(best: Verdict) -> str:
@@ -70,46 +123,19 @@ def _ties(best: Verdict) -> str:
     return ties + "."
 
 
-def _flags(setting: Setting) -> str:
-    flags = sorted({flag for row in setting.ok for flag in row.flag_names})
-    return f" Flagged {', '.join(flags)}." if flags else ""
-
-
-_MOST_NAMED: Final = 4
-"""Settings that a sentence names; it counts the others."""
-_TITLES: Final[dict[Objective, str]] = {"memory": "Least memory", "time": "Least time"}
-
-
-def card_title(objective: Objective, metric: str) -> str:
-    """The title of an objective's winner."""
-    if objective != "score":
-        return _TITLES[objective]
-    return f"Best {metric_of(metric).short}"
-
-
-def big(best: Verdict) -> str:
-    """A verdict's number alone."""
-    if best.objective == "score":
-        return fixed(best.value.value)
-    return f"{best.against.value:.2f}×" if best.against else num(best.value.value)
-
-
 def winners_heading(group: Group) -> str:
     """A heading with the winner of each objective; of costs alone where nothing learned."""
     titles: dict[str, list[str]] = {}
     for objective in OBJECTIVES:
-        best = verdict(group, objective)
-        if best is not None:
-            title = card_title(objective, group.metric).lower()
-            titles.setdefault(best.winner.label, []).append(title)
+        if best := verdict(group, objective):
+            titles.setdefault(best.winner.label, []).append(_title(group, objective).lower())
     heading = "; ".join(f"{' and '.join(won)}: {label}" for label, won in titles.items())
     if heading and group.has_quality and not group.learned:
         return f"Costs alone: {heading}"
-    return heading[:1].upper() + heading[1:] or "No winner"
+    return _capital(heading) or "No winner"
 
 
-def no_verdict(group: Group, objective: Objective) -> str:
-    """The reason why an objective has no winner."""
+def _no_verdict(group: Group, objective: Objective) -> str:
     if not group.ok:
         return "No cell ended ok."
     if objective == "score" and group.shared("init") != "pretrained":
@@ -139,73 +165,20 @@ def left_out(group: Group) -> list[str]:
     ]
 
 
-def adapter_winner(group: Group, objective: Objective, best: Verdict) -> str:
-    """A sentence on the best setting that trains the encoder, if the head alone wins."""
-    if best.winner.mode != "head":
-        return ""
-    other = verdict(group, objective, among=lambda setting: setting.mode != "head")
-    if other is None:
-        return ""
-    return f" Of those that train the encoder, {other.winner.label} {sentence(group, other)}"
-
-
-def frugal_sentence(group: Group) -> str | None:
-    """A sentence on the setting of least memory that keeps the score; None without a score."""
+def frugal_sentence(group: Group) -> list[str]:
+    """A sentence on the setting of least memory that keeps the score, if scores are compared."""
     if not group.has_quality or not group.learned or group.baseline is None:
-        return None
+        return []
     near = f"within {group.scoring.size(group.scoring.margin)} of {BASE}"
     kept = verdict(group, "memory", among=lambda setting: keeps_score(group, setting))
     if kept and kept.winner is not group.baseline:
-        return f"The least memory that is shown to score {near}: {_tradeoff(group, kept)}."
+        return [f"The least memory that is shown to score {near}: {_tradeoff(group, kept)}."]
     none = f"No setting that needs less memory is shown to score {near}: {_precision(group)}."
     loose = verdict(group, "memory", among=lambda setting: not_worse(group, setting))
     if loose is None or loose.against is None or loose.against.value >= 1:
-        return none
+        return [none]
     weaker = "The least memory that does not score significantly worse, which is a weaker claim"
-    return f"{none} {weaker}: {_tradeoff(group, loose)}."
-
-
-def seeds_sentence(group: Group) -> list[str]:
-    """A sentence on how many seeds would show a difference of the metric's margin, if known."""
-    base = group.baseline
-    best = verdict(group, "score", among=lambda setting: setting is not base)
-    if base is None or best is None:
-        return []
-    spread = score_spread(best.winner, base)
-    if spread is None:
-        return []
-    width = f"±{fixed(spread.half_width())}"
-    known = f"The difference of scores between {best.winner.label} and {BASE} is known to {width}"
-    if spread.of_seeds is None:
-        return [
-            f"{known}, over {spread.examples:,} dev examples and one seed. One seed can't "
-            "show how much seeds matter: run --seeds 3 or more before believing a difference."
-        ]
-    known += f", over {spread.examples:,} dev examples and {count(spread.seeds, 'seed')}"
-    margin = group.scoring.margin
-    size, needed = group.scoring.size(margin), spread.seeds_for(margin)
-    if needed is None:
-        return [f"{known}. No number of seeds shows {size}: that takes more dev examples."]
-    if needed <= spread.seeds:
-        return [f"{known}: enough to show a difference of {size}."]
-    more = count(needed - spread.seeds, "more seed")
-    return [f"{known}. Showing one of {size}, four times out of five, takes about {more}."]
-
-
-def _precision(group: Group) -> str:
-    """How precisely differences of scores are known: perhaps too badly to show anything."""
-    base = group.baseline
-    gaps = [
-        ends
-        for setting in group.judged
-        if base and setting is not base and (gap := compare(group, "score", setting, base))
-        and (ends := gap.ends())
-    ]  # fmt: skip
-    if not gaps:
-        return "the differences have no intervals"
-    half = median((high - low) / 2 for low, high in gaps)
-    more = "more seeds narrow it" if half > group.scoring.margin / 2 else "the losses are real"
-    return f"a difference of scores is known to about ±{fixed(half)} here, and {more}"
+    return [f"{none} {weaker}: {_tradeoff(group, loose)}."]
 
 
 def _tradeoff(group: Group, best: Verdict) -> str:
@@ -216,3 +189,41 @@ def _tradeoff(group: Group, best: Verdict) -> str:
     if gap:
         text += f" and {signed(gap.value)} in score (95% interval {span(gap, signed)})"
     return text
+
+
+def _precision(group: Group) -> str:
+    """How precisely differences of scores are known: perhaps too badly to show anything."""
+    others: list[Setting] = [s for s in group.judged if s is not group.baseline]
+    gaps = [compare(group, "score", s, group.baseline) for s in others if group.baseline]
+    ends = [pair for gap in gaps if gap and (pair := gap.ends())]
+    if not ends:
+        return "the differences have no intervals"
+    half = median((high - low) / 2 for low, high in ends)
+    more = "more seeds narrow it" if half > group.scoring.margin / 2 else "the losses are real"
+    return f"a difference of scores is known to about ±{fixed(half)} here, and {more}"
+
+
+def seeds_sentence(group: Group) -> list[str]:
+    """A sentence on how many seeds would show a difference of the metric's margin, if known."""
+    base = group.baseline
+    best = verdict(group, "score", among=lambda setting: setting is not base)
+    spread = score_spread(best.winner, base) if best and base else None
+    if best is None or spread is None:
+        return []
+    known = (
+        f"The difference of scores between {best.winner.label} and {BASE} is known to "
+        f"±{fixed(spread.half_width())}, over {spread.examples:,} dev examples and "
+    )
+    if spread.of_seeds is None:
+        return [
+            f"{known}one seed. One seed can't show how much seeds matter: run --seeds 3 or more "
+            "before believing a difference."
+        ]
+    known += count(spread.seeds, "seed")
+    size, needed = group.scoring.size(group.scoring.margin), spread.seeds_for(group.scoring.margin)
+    if needed is None:
+        return [f"{known}. No number of seeds shows {size}: that takes more dev examples."]
+    if needed <= spread.seeds:
+        return [f"{known}: enough to show a difference of {size}."]
+    more = count(needed - spread.seeds, "more seed")
+    return [f"{known}. Showing one of {size}, four times out of five, takes about {more}."]

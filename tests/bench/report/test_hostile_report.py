@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from bench.analysis.effects import effects
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import COSTS, rank_effect
-from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
-from bench.plan.rows import Row
-from bench.report import cells, findings, tables, winners
+from bench.plan.cell import Row
+from bench.plan.columns import BY_NAME, NAMES, VALUES
+from bench.report import cells, lead, tables, winners
+from bench.report.amp import amp_section
 from bench.report.commands import commands
 from bench.report.render import render
-from bench.report.sections import cards
+from bench.report.sections import sections
 from bench.report.text import plain
 from tests.bench.report.test_browser import WIDE
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row, synthetic_rows
@@ -108,8 +109,8 @@ def test_markdown_holds_markup_as_text(folder: Path) -> None:
 
 def test_commands_take_texts_as_words(folder: Path) -> None:
     for text in TEXTS:
-        row = synthetic_rows(1)[0] | {"model": text, "task": text, "grid": text}
-        for line in commands(groups([row])[0], [text]).lines:
+        row = {**synthetic_rows(1)[0], "model": text, "task": text, "grid": text}
+        for line in commands(groups([row])[0], [text]):
             assert "\n" not in line
             words = shlex.split(line)
             assert words[:2] == ["python", "-m"]
@@ -226,22 +227,16 @@ def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data: st.Data
 
 def check_facts(group: Any, first: Any) -> None:
     """Make every sentence and table of a group."""
-    findings.title(group)
-    findings.lead(group)
-    findings.front_heading(group)
-    findings.rank_heading(group)
-    findings.cost_heading(group)
-    findings.amp_sentences(group)
-    findings.differs(group, first)
+    lead.title(group)
+    lead.lead(group)
+    lead.differs(group, first)
     winners.frugal_sentence(group)
     winners.winners_heading(group)
-    cards(group)
+    winners.cards(group)
     rank_effect(group)
+    sections(group)
+    amp_section(group)
     tables.frame(group)
-    tables.front_table(group)
-    tables.settings_table(group)
-    tables.effects_table(group)
     tables.conditions_table(group)
     for cost in COSTS:
         effects(group, cost)
-        tables.amp_frame(group, cost)

@@ -13,7 +13,7 @@ import pytest
 
 from bench.common import csvfile
 from bench.common.errors import DiskFullError
-from bench.report import files
+from bench.report import pages
 from bench.report.drawing import MARK
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import Outcome, ensemble_of
@@ -348,7 +348,7 @@ def test_a_full_disk_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(csvfile, "write_atomically", fail)
-    monkeypatch.setattr(files, "write_atomically", fail)
+    monkeypatch.setattr(pages, "write_atomically", fail)
     for arguments in (["--csv", str(path)], ["--reports", str(reports)]):
         with pytest.raises(DiskFullError, match="no space left"):
             place.run("--most", "1", *arguments)

@@ -1,0 +1,168 @@
+"""The heading and the first lines of a group: what was compared, on what, and from which rows."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from bench.analysis.groups import Group, differing
+from bench.analysis.setting import number
+from bench.common.errors import InputError
+from bench.plan.cell import MULTITASK, Row, Value
+from bench.plan.columns import CORRELATED, PART_SCORES
+from bench.report.text import count, counted, setting_value
+from minbert.data.tasks import TASKS
+
+_UNKNOWN: Final = "a version not recorded"
+_MOST: Final = 6
+"""Versions or machines that a sentence names."""
+
+
+def title(group: Group) -> str:
+    """The report's heading: the model and the task that were compared."""
+    return f"Fine-tuning {_known(group, 'model')} on {_known(group, 'task')}"
+
+
+def lead(group: Group) -> list[str]:
+    """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
+    modes = list(dict.fromkeys(setting.mode for setting in group.settings))
+    init = "" if group.shared("init") == "pretrained" else " with random weights"
+    scored = f", scored by {group.metric} on dev" if group.has_quality else ""
+    first = (
+        f"Compared: {', '.join(modes)} on the model {_known(group, 'model')}{init} and the task "
+        f"{_known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} ended ok, "
+        f"{count(group.seeds, 'seed')} for each setting{_repeats(group)}{_intervals(group)}."
+    )
+    device = _known(group, "device")
+    gpu = f" ({_known(group, 'device_name')})" if device.startswith("cuda") else ""
+    machine = (
+        f"Machine: {_known(group, 'machine')}; device {device}{gpu}; "
+        f"torch {_known(group, 'torch_version')}, threads {_known(group, 'threads')}."
+    )
+    task = TASKS.get(str(group.shared("task")))
+    notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
+    lines = [first, _overall(group), _caps(group), _cut(group), *notes, machine, _elsewhere(group)]
+    return [line for line in lines if line]
+
+
+def _known(group: Group, column: str) -> str:
+    value = group.shared(column)
+    return "not recorded" if value is None else str(value)
+
+
+def _repeats(group: Group) -> str:
+    by_cell: dict[Value, set[Value]] = {}
+    for row in group.rows:
+        if row.get("status") == "ok":
+            by_cell.setdefault(row.get("cell_id"), set()).add(row.get("repeat") or 1)
+    numbers = set(map(len, by_cell.values()))
+    most = max(numbers, default=0)
+    up_to = "up to " if len(numbers) > 1 else ""
+    return f", {up_to}{most} repeats of each" if most > 1 else ""
+
+
+def _intervals(group: Group) -> str:
+    """The variation that the intervals of several seeds cover, in brackets."""
+    if group.seeds < 2:
+        return ""
+    several = [s for s in group.settings if len(s.scores) > 1]
+    if not several:
+        return " (intervals are over runs)"
+    kept = [s.values.keys() == s.scores.keys() for s in several]
+    examples = ", and over dev examples where predictions are kept" if any(kept) else ""
+    return f" (intervals of costs are over runs, those of scores over seeds{examples})"
+
+
+def _overall(group: Group) -> str:
+    """The mean that a score over several parts is."""
+    scores = [
+        f"(1 + r) / 2 of the correlation r on {part}"
+        if part in CORRELATED
+        else f"the accuracy on {part}"
+        for part, column in PART_SCORES.items()
+        if group.shared(column) is not None
+    ]
+    return f"Overall is the mean of {', '.join(scores)}." if scores else ""
+
+
+def _caps(group: Group) -> str:
+    """How much data and how many steps each cell had."""
+    train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
+    parts = group.shared("task") == MULTITASK
+    whose, its = ("each part's", "each part's") if parts else ("the task's", "its")
+    share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
+    epochs, batch = group.shared("epochs"), group.shared("batch_size")
+    sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
+    if steps:
+        examples = f" of {batch} examples" if batch else ""
+        sentence += f", and for {count(int(steps), 'step')}{examples} at most"
+    if dev:
+        sentence += f"; scored on {dev:,} of {its} dev examples"
+    if group.has_quality and (steps or train):
+        sentence += ". Capped, so scores may be lower than those of full training"
+    return sentence + "."
+
+
+def _cut(group: Group) -> str:
+    """How many texts were cut, if some were."""
+    texts, share = number(group.shared("texts_cut")), number(group.shared("tokens_cut"))
+    if not texts:
+        return ""
+    lost = "" if share is None else f"; {share:.2%} of tokens cut"
+    verb = "text is" if texts == 1 else "texts are"
+    return f"{texts:,.0f} {verb} longer than max_length {_known(group, 'max_length')}{lost}."
+
+
+def _elsewhere(group: Group) -> str:
+    """The number of scores that a group has from other machines, if any."""
+    machines = {
+        (at, row.get("seed")): row.get("machine") or "a machine not recorded"
+        for at, setting in enumerate(group.settings)
+        for row in setting.elsewhere
+    }
+    if not machines:
+        return ""
+    return (
+        f"{count(len(machines), 'score')} of seeds that have none here, and no costs, "
+        f"{'is' if len(machines) == 1 else 'are'} from elsewhere, with the same software: "
+        f"{_by_name(machines.values())}."
+    )
+
+
+def differs(group: Group, first: Group) -> str:
+    """A sentence on the columns in which a group differs from the first."""
+    parts = []
+    for name in differing(group, first):
+        here, there = (setting_value(one.shared(name)) for one in (group, first))
+        parts.append(f"{name} ({here} instead of {there})")
+    return f"Not comparable with the first group, from which it differs in {', '.join(parts)}."
+
+
+def of_version(rows: Sequence[Row], version: str) -> list[Row]:
+    """The rows of one version of the code.
+
+    Raises:
+        InputError: if there are none.
+    """
+    selected = [row for row in rows if row.get("code_version") == version]
+    if rows and not selected:
+        versions = _by_name(row.get("code_version") or _UNKNOWN for row in rows)
+        raise InputError(f"--code-version: no row is of {version!r}; there are {versions}")
+    return selected
+
+
+def versions(rows: Iterable[Row]) -> list[str]:
+    """A sentence on the versions of the code, if the rows are of several."""
+    names = [str(row.get("code_version") or _UNKNOWN) for row in rows]
+    if len(set(names)) < 2:
+        return []
+    return [
+        f"The rows are of {len(set(names))} versions of the code: {_by_name(names)}. All "
+        "runs of a cell count, of any version; --code-version shows one version alone."
+    ]
+
+
+def _by_name(names: Iterable[object]) -> str:
+    """The number of times that each name occurs."""
+    counts = Counter(map(str, names)).most_common()
+    named = ", ".join(f"{number:,} of {name}" for name, number in counts[:_MOST])
+    return named + (f" and {len(counts) - _MOST} more" if len(counts) > _MOST else "")
