@@ -1,7 +1,7 @@
 """Groups of rows that may be compared, and the settings of a group over their seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -164,9 +164,9 @@ def groups(
 ) -> list[Group]:
     """Rows, and planned cells without a row, grouped by what may be compared.
 
-    A planned cell needs a result of its code_version. Candidates of a search for
-    learning rates are left out: they were scored on other examples. The group of the plan comes
-    first, then the newest and, of equally new ones, the largest.
+    A planned cell needs a result of its code_version. Candidates of a search for learning rates
+    are left out: they were scored on other examples. The group of the plan comes first, then the
+    newest and, of equally new ones, the largest.
     """
     done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
     planned = [row for row in planned if not row.is_candidate]
@@ -184,39 +184,28 @@ def groups(
         return key in planned_keys, newest, len(by_key[key])
 
     members = [by_key[key] for key in sorted(by_key, key=order, reverse=True)]
-    by_software: dict[tuple[Value, ...] | None, list[list[Row]]] = {}
+    by_software: dict[tuple[Value, ...], list[list[Row]]] = {}
     for group_rows in members:
         by_software.setdefault(_software(group_rows[0]), []).append(group_rows)
-    by_software.pop(None, None)
     result = []
     for group_rows in members:
-        same = by_software.get(_software(group_rows[0]), [])
+        same = by_software[_software(group_rows[0])]
         others = [other for other in same if other is not group_rows]
         result.append(Group(tuple(group_rows), settings_of(group_rows, others, values_of)))
     return result
 
 
-def _software(row: Row) -> tuple[Value, ...] | None:
-    """The values that must be equal for scores to be compared: a group's, except the machine.
-
-    None where the software is not known.
-    """
-    if row.get("torch_version") is None or row.get("measurement_version") is None:
-        return None
-    return (*_settings_key(row), *software_key(row))
+def _software(row: Row) -> tuple[Value, ...]:
+    """The values that must be equal for scores to be compared: a group's, except the machine."""
+    return (*_settings_key(row), *row.software)
 
 
-def is_candidate(row: Mapping[str, Value]) -> bool:
-    """Whether a row is a candidate of a search for learning rates."""
-    return row.get("learning_rate_source") == CANDIDATE
-
-
-def group_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+def group_key(row: Row) -> tuple[Value, ...]:
     """The values that must be equal for rows to be compared."""
-    return (row.get("conditions_id"), *_settings_key(row))
+    return (row.conditions_id, *_settings_key(row))
 
 
-def _settings_key(row: Mapping[str, Value]) -> tuple[Value, ...]:
+def _settings_key(row: Row) -> tuple[Value, ...]:
     """The values of a group's key without the machine's.
 
     Older rows of a regression without a score lack its loss, which was mse.

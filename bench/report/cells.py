@@ -6,8 +6,9 @@ from typing import Final
 
 from bench.analysis.groups import CHANGED, Group, about
 from bench.plan.budget import was_left_out
-from bench.plan.cell import ABOUT, Row, Value
-from bench.plan.columns import BY_NAME, FLAGS, STATUSES, group_names
+from bench.plan.cell import ABOUT, Value
+from bench.plan.columns import BY_NAME, group_names
+from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, counted, fixed, num, one_of, without_paths
 from bench.results.overhead import overhead_s
@@ -144,12 +145,12 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
 
 def _failures_heading(rows: Sequence[Row]) -> str:
     """The number of cells or runs that did not end ok, by status."""
-    statuses = Counter(str(row.get("status") or "not run") for row in rows)
+    statuses = Counter(str(row.status or "not run") for row in rows)
     failed = [f"{number:,} {status}" for status, number in statuses.items() if status != "ok"]
     if failed:
         number = len(rows) - statuses["ok"]
         return f"{number:,} of {counted(rows)} did not end ok: {', '.join(failed)}"
-    flagged = sum(bool(row.get("flags")) for row in rows)
+    flagged = sum(bool(row.flags) for row in rows)
     doubts = f", {flagged:,} of them flagged" if flagged else ""
     return f"Every {one_of(rows)} ended ok{doubts}" if rows else "No cell was run"
 
@@ -187,9 +188,7 @@ def _status(row: Row) -> str:
 
 def why(row: Row) -> str:
     """A failed cell's message, and the meaning of its status and flags."""
-    flags = [FLAGS[flag] for flag in str(row.get("flags") or "").split() if flag in FLAGS]
-    meanings = (
-        flags if row.get("status") == "ok" else [STATUSES.get(str(row["status"]), ""), *flags]
-    )
-    message = without_paths(" ".join(str(row.get("message") or "").split()))
+    flags = [FLAGS[flag] for flag in row.flag_names if flag in FLAGS]
+    meanings = flags if row.is_ok else [STATUSES.get(row.status or "", ""), *flags]
+    message = without_paths(" ".join((row.message or "").split()))
     return f"{message} ({'; '.join(meanings)})" if message else "; ".join(meanings)

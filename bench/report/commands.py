@@ -6,8 +6,9 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.plan import gridfile
-from bench.plan.cell import SEARCHED, Row
+from bench.plan.cell import SEARCHED
 from bench.plan.columns import format_value
+from bench.plan.rows import Row
 from bench.plan.selection import AXES
 from minbert.data.tasks import TASKS
 
@@ -38,17 +39,17 @@ def commands(group: Group, sources: Sequence[str], code_version: str | None = No
 
 def _grid(group: Group, row: Row) -> tuple[str, str]:
     """The option of a search if the row's rates are of one, and the name or file of its grid."""
-    grid = str(row.get("grid") or group.shared("grid") or "full")
-    search = " --lr auto" if row.get("learning_rate_source") == SEARCHED else ""
+    grid = row.grid or str(group.shared("grid") or "full")
+    search = " --lr auto" if row.learning_rate_source == SEARCHED else ""
     return search, _word(grid if grid in gridfile.names() else f"{grid}.toml")
 
 
 def _cell(group: Group, search: str) -> str:
     """A selection of the group's representative cell, by its rate too where rates vary."""
     row = group.first
-    values = {name: row.get(name) for name in AXES}
-    if row.get("mode") == "head":
-        values["learning_rate"] = row.get("learning_rate_head")
+    values = {name: row[name] for name in AXES}
+    if row.mode == "head":
+        values["learning_rate"] = row.learning_rate_head
     if search or not any(setting.tells_rate for setting in group.settings):
         values["learning_rate"] = None
     texts = {name: format_value(value) for name, value in values.items()}
@@ -62,8 +63,8 @@ def _options(group: Group) -> str:
         for name in names
         if (value := group.shared(name)) is not None
     ]
-    options.append(f"--seeds {1 + max(int(row.get('seed') or 0) for row in group.rows)}")
-    if (repeats := max(int(row.get("repeat") or 1) for row in group.rows)) > 1:
+    options.append(f"--seeds {1 + max(row.seed for row in group.rows)}")
+    if (repeats := max(row.repeat for row in group.rows)) > 1:
         options.append(f"--repeats {repeats}")
     task = TASKS.get(str(group.shared("task")))
     if task is not None and task.files:

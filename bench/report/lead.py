@@ -7,8 +7,9 @@ from typing import Final
 from bench.analysis.groups import Group, differing
 from bench.analysis.setting import number
 from bench.common.errors import InputError
-from bench.plan.cell import MULTITASK, Row, Value
+from bench.plan.cell import MULTITASK, Value
 from bench.plan.columns import CORRELATED, PART_SCORES
+from bench.plan.rows import Row
 from bench.report.text import count, counted, setting_value
 from minbert.data.tasks import TASKS
 
@@ -52,8 +53,8 @@ def _known(group: Group, column: str) -> str:
 def _repeats(group: Group) -> str:
     by_cell: dict[Value, set[Value]] = {}
     for row in group.rows:
-        if row.get("status") == "ok":
-            by_cell.setdefault(row.get("cell_id"), set()).add(row.get("repeat") or 1)
+        if row.is_ok:
+            by_cell.setdefault(row.cell_id, set()).add(row.repeat or 1)
     numbers = set(map(len, by_cell.values()))
     most = max(numbers, default=0)
     up_to = "up to " if len(numbers) > 1 else ""
@@ -115,7 +116,7 @@ def _cut(group: Group) -> str:
 def _elsewhere(group: Group) -> str:
     """The number of scores that a group has from other machines, if any."""
     machines = {
-        (at, row.get("seed")): row.get("machine") or "a machine not recorded"
+        (at, row.seed): row.machine or "a machine not recorded"
         for at, setting in enumerate(group.settings)
         for row in setting.elsewhere
     }
@@ -143,16 +144,16 @@ def of_version(rows: Sequence[Row], version: str) -> list[Row]:
     Raises:
         InputError: if there are none.
     """
-    selected = [row for row in rows if row.get("code_version") == version]
+    selected = [row for row in rows if row.code_version == version]
     if rows and not selected:
-        versions = _by_name(row.get("code_version") or _UNKNOWN for row in rows)
+        versions = _by_name(row.code_version or _UNKNOWN for row in rows)
         raise InputError(f"--code-version: no row is of {version!r}; there are {versions}")
     return selected
 
 
 def versions(rows: Iterable[Row]) -> list[str]:
     """A sentence on the versions of the code, if the rows are of several."""
-    names = [str(row.get("code_version") or _UNKNOWN) for row in rows]
+    names = [str(row.code_version or _UNKNOWN) for row in rows]
     if len(set(names)) < 2:
         return []
     return [

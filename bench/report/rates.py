@@ -7,10 +7,10 @@ from typing import Final
 
 import pandas as pd
 
-from bench.analysis.groups import Group, is_candidate
+from bench.analysis.groups import Group
 from bench.analysis.metrics import metric_of
-from bench.plan.cell import SEARCHED, Row, Value, named
-from bench.plan.columns import cell_key, has_score, software_key, standing
+from bench.plan.cell import SEARCHED, Value, named
+from bench.plan.rows import Row, standing
 from bench.report import figures, text
 from bench.report.cells import why
 from bench.report.sections import Section
@@ -99,10 +99,10 @@ def candidates(
     `here` marks the tries for the group's cells: those of their machine, and those of other
     machines whose scores a search uses. `chosen` marks the rates that the group's cells have.
     """
-    done = {key: row for key, row in standing(rows).items() if is_candidate(row)}
-    waiting = [row for row in planned if is_candidate(row) and cell_key(row) not in done]
+    done = {key: row for key, row in standing(rows).items() if row.is_candidate}
+    waiting = [row for row in planned if row.is_candidate and row.key not in done]
     cells: Sequence[Row] = group.rows if group else ()
-    machine = group.first["conditions_id"] if group else None
+    machine = group.first.conditions_id if group else None
     borrowed = _borrowed(group.first, list(done.values())) if group else {}
     searched = {_values(row, _NAMES) for row in cells}
     used = {

@@ -14,8 +14,8 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from bench.analysis.groups import Group, group_key, groups
-from bench.plan.cell import Row
-from bench.plan.columns import COLUMNS, latest
+from bench.plan.columns import COLUMNS
+from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text, winners
 from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
@@ -101,7 +101,7 @@ def report(
     if code_version is not None:
         number = len(rows)
         rows = lead.of_version(rows, code_version)
-        planned = [row for row in planned if row.get("code_version") == code_version]
+        planned = [row for row in planned if row.code_version == code_version]
         omitted = text.count(number - len(rows), "row")
         narrowed = [
             f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."

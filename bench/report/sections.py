@@ -146,9 +146,9 @@ def _rank_effect(group: Group) -> tuple[str, str]:
     if effect is None:
         return "Rank and score", "Fewer than two ranks were scored, so their effect is not known."
     pairs = count(effect.pairs, "pair")
-    rows = [row for row in group.rows if row.get("rank") is not None]
-    also = ["in scale (alpha / rank)"] if len({row.get("scale") for row in rows}) > 1 else []
-    if any(row.get("learning_rate_source") == SEARCHED for row in rows):
+    rows = [row for row in group.rows if row.rank is not None]
+    also = ["in scale (alpha / rank)"] if len({row.scale for row in rows}) > 1 else []
+    if any(row.learning_rate_source == SEARCHED for row in rows):
         also.append("in the rates that a search found for each")
     with_it = f", and with it {' and '.join(also)}" if also else ""
     return (

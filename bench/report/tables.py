@@ -224,15 +224,15 @@ def conditions_table(group: Group) -> Table:
         if name in (*_RATES, "scale"):
             continue
         # Values that vary within a group, such as the code's version, are listed.
-        text = _listed(dict.fromkeys(str(v) for r in group.rows if (v := r.get(name)) is not None))
+        text = _listed(dict.fromkeys(str(v) for r in group.rows if (v := r[name]) is not None))
         if not text:
-            applies = BY_NAME[name].applies(group.first)
+            applies = BY_NAME[name].applies_to(group.first)
             text = _UNSET.get(name, "not recorded") if applies else DASH
         rows.append([name, text, about(name)])
     for mode in dict.fromkeys(setting.mode for setting in group.settings):
-        members = [row for row in group.rows if row.get("mode") == mode]
+        members = [row for row in group.rows if row.mode == mode]
         for name in _RATES:
-            rates = sorted({v for row in members if (v := number(row.get(name))) is not None})
+            rates = sorted({v for row in members if (v := number(row[name])) is not None})
             if rates:
                 text = _listed([f"{rate:g}" for rate in rates])
                 rows.append([f"{name} in {mode}", text, about(name)])

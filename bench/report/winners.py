@@ -19,7 +19,6 @@ from bench.analysis.verdicts import (
     score_spread,
     verdict,
 )
-from bench.plan.columns import flags_of
 from bench.report.text import BASE, count, fixed, no_interval, num, signed, span, times, x_label
 
 _MOST_NAMED: Final = 4
@@ -74,7 +73,7 @@ def _capital(text: str) -> str:
 
 def _sentence(group: Group, best: Verdict) -> str:
     """A verdict: its number, the comparison with full fine-tuning, ties and flags."""
-    flags = sorted({flag for row in best.winner.ok for flag in flags_of(row)})
+    flags = sorted({flag for row in best.winner.ok for flag in row.flag_names})
     flagged = f" Flagged {', '.join(flags)}." if flags else ""
     return _value(group, best) + _against(group, best) + _ties(best) + flagged
 

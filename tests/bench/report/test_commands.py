@@ -13,9 +13,11 @@ from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.columns import NAMES, format_value, parse_value, row_of
 from bench.plan.planning import Resolved, expand
+from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
 from bench.results.store import read_rows
+from tests.bench.synthetic_rows import new_row
 
 PAPER = Path(__file__).parents[3] / "docs" / "paper.csv"
 SETTINGS = ("seeds", "epochs", "max_steps", "max_train", "max_dev", "model", "init", "task")

@@ -16,7 +16,7 @@ from bench.analysis.effects import effects
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import COSTS, rank_effect
 from bench.plan.cell import Row
-from bench.plan.columns import BY_NAME, NAMES, VALUES
+from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
 from bench.report import cells, lead, tables, winners
 from bench.report.amp import amp_section
 from bench.report.commands import commands
