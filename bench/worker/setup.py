@@ -151,7 +151,8 @@ def build_model(job: Job) -> BertClassifier:
     if cell.init == "pretrained":
         checkpoint = Path(job.checkpoint or "")
         encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
-        new_pooler = any([load_encoder(encoder, checkpoint) for encoder in encoders])
+        lacking = [load_encoder(encoder, checkpoint) for encoder in encoders]
+        new_pooler = any(lacking)
     initialise(model, cell.seed)
     return make_ready(model, job, new_pooler)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.groups import Group, group_key, groups
-from bench.plan.cell import Row
+from bench.plan.rows import Row
 from bench.report.changes import Change, changes, changes_sections, hub, hub_first
 from bench.report.render import render
 from tests.bench.synthetic_rows import cell, failed_row, result_row

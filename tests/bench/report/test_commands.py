@@ -124,7 +124,7 @@ def test_rows_of_two_grids_are_repeated_by_both() -> None:
 
 def test_repeats_are_run_again_as_often() -> None:
     rows = rows_of(cells(gridfile.load("full"))[:4], "full")
-    (group,) = groups([{**row, "repeat": n} for row in rows for n in (1, 3, 2)])
+    (group,) = groups([row | {"repeat": n} for row in rows for n in (1, 3, 2)])
     whole, one, _ = commands(group, [])
     for line in (whole, one):
         assert command.make_context("bench.grid", shlex.split(line)[3:]).params["repeats"] == 3

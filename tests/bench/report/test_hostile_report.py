@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bench.analysis.effects import effects
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import COSTS, rank_effect
-from bench.plan.cell import Row
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
+from bench.plan.rows import Row
 from bench.report import cells, lead, tables, winners
 from bench.report.amp import amp_section
 from bench.report.commands import commands
@@ -109,7 +109,7 @@ def test_markdown_holds_markup_as_text(folder: Path) -> None:
 
 def test_commands_take_texts_as_words(folder: Path) -> None:
     for text in TEXTS:
-        row = {**synthetic_rows(1)[0], "model": text, "task": text, "grid": text}
+        row = synthetic_rows(1)[0] | {"model": text, "task": text, "grid": text}
         for line in commands(groups([row])[0], [text]):
             assert "\n" not in line
             words = shlex.split(line)

@@ -19,7 +19,7 @@ import bench.report
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import DiskFullError, InputError
-from bench.plan.columns import new_row, values_of
+from bench.plan.columns import values_of
 from bench.report import figures, tables
 from bench.report import pages as report_pages
 from bench.report.pages import escape_markdown

@@ -20,7 +20,6 @@ from bench.grid.dryrun import _shown_axes
 from bench.peers.start import write_start
 from bench.plan import gridfile
 from bench.plan.cell import MIXED
-from bench.plan.columns import new_row
 from bench.plan.job import Job
 from bench.plan.learning_rates import Search, still_lacking
 from bench.plan.planning import Resolved, expand
