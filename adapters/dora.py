@@ -143,12 +143,6 @@ class DoraLinear(LowRankLinear):
         magnitude = self.magnitude.detach().chunk(len(self.parts))[index]
         return super().part_tensors(index) | {"magnitude": magnitude}
 
-    @staticmethod
-    def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of A, B and the magnitude."""
-        shapes = LowRankLinear.part_shapes(part, width_in, width_out)
-        return {**shapes, "magnitude": (width_out,)}
-
 
 def _not_zero(norms: Tensor) -> Tensor:
     """Norms, at least the smallest normal number."""

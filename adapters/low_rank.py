@@ -105,8 +105,3 @@ class LowRankLinear(AdaptedLinear):
             "lora_A": self.lora_A.detach()[index, :rank],
             "lora_B": self.lora_B.detach()[index, :, :rank],
         }
-
-    @staticmethod
-    def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of A and B."""
-        return {"lora_A": (part.rank, width_in), "lora_B": (width_out, part.rank)}
