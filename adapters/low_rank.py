@@ -87,14 +87,12 @@ class LowRankLinear(AdaptedLinear):
         branch: bool,
         magnitude: Tensor | None = None,
         ratios: Tensor | None = None,
-        norms: Tensor | None = None,
         scaled: Tensor | None = None,
-        updated: Tensor | None = None,
     ) -> Tensor:
         """The `adapters.product.AdaptedProduct` of the layer's factors and bias."""
         y: Tensor = AdaptedProduct.apply(
-            x, self.lora_A, self.lora_B, magnitude, weight, ratios, norms,
-            scaled, self.bias, self.scales, dtype, updated, activation, branch,
+            x, self.lora_A, self.lora_B, magnitude, weight, ratios,
+            scaled, self.bias, self.scales, dtype, activation, branch,
         )  # type: ignore[no-untyped-call]  # fmt: skip
         return y
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import adapters.dora
-import adapters.product
 import minbert.training.optimizer
 from adapters.dora import DoraLinear
 from adapters.layer import Part
@@ -21,7 +20,7 @@ from tests.minbert.kernels.test_fast_path import MODES, model_of, step
 ROOT = Path(__file__).parents[2]
 ASKING = (
     *(attention, dropout, products, residual),
-    *(adapters.dora, adapters.product, minbert.training.optimizer),
+    *(adapters.dora, minbert.training.optimizer),
 )
 """Modules that ask whether a tensor is on the CPU."""
 
@@ -110,7 +109,7 @@ def test_a_mask_of_dropout_follows_the_seed_and_its_probability(p: float, as_on_
     assert not torch.equal(dropout.keep_mask(like, p), mask)
 
 
-def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_look_for_zeros(
+def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
@@ -161,7 +160,6 @@ def is_kind(node: ast.AST) -> bool:
 STEP = "tests/gpu/test_branches.py::test_a_step_is_plain_torchs"
 COVERED = {
     "adapters/dora:uses_side_branch": "tests/gpu/test_branches.py::test_dora_merges_where",
-    "adapters/product:has_zero": "tests/gpu/test_branches.py::test_dora_merges_where",
     "minbert/data/batches:on_device": (
         "tests/minbert/data/test_batches.py::test_what_goes_to_a_gpu"
     ),
