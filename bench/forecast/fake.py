@@ -14,7 +14,7 @@ from bench.forecast.workload import Workload
 from bench.worker.setup import heads_of, losses_of
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
-from minbert.model.classifier import SHARED, BertClassifier
+from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from minbert.training.losses import CROSS_ENTROPY, REGRESSION
 from minbert.training.schedules import linear_schedule
@@ -46,7 +46,7 @@ def skeleton(workload: Workload, variant: Variant) -> BertClassifier:
         pooling=workload.pooling,
         dropout=config.hidden_dropout_prob,
         head=workload.head,
-        encoders=workload.encoders or SHARED,
+        encoders=workload.encoders or 1,
     )
     inject(
         model,

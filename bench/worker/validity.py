@@ -85,7 +85,7 @@ def idle_parameters(model: BertClassifier, losses: Mapping[str, str]) -> set[nn.
     Args:
         losses: the name of each part's loss.
     """
-    return {model.head_of(part).last_bias for part, loss in losses.items() if loss == PEARSON}
+    return {model.last_bias(part) for part, loss in losses.items() if loss == PEARSON}
 
 
 def _sum_of_bits(parameter: Tensor) -> Tensor:

@@ -26,11 +26,6 @@ class LinearHead(nn.Linear):
         super().__init__(width, outputs, device="meta")
         self.dropped = dropout
 
-    @property
-    def last_bias(self) -> nn.Parameter:
-        """The bias that is added to the logits, [C]."""
-        return self.bias
-
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits [B, C] from pooled vectors [B, H]."""
         return super().forward(dropout(pooled, self.dropped, self.training))
@@ -46,11 +41,6 @@ class NonlinearHead(nn.Module):
         self.dense = nn.Linear(width, width, device="meta")
         self.out = nn.Linear(width, outputs, device="meta")
         self.dropped = dropout
-
-    @property
-    def last_bias(self) -> nn.Parameter:
-        """The bias that is added to the logits, [C]."""
-        return self.out.bias
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits [B, C] from pooled vectors [B, H]."""
@@ -73,11 +63,6 @@ class ConvHead(nn.Module):
         )
         self.out = nn.Linear(channels * len(_WINDOWS), outputs, device="meta")
         self.dropped = dropout
-
-    @property
-    def last_bias(self) -> nn.Parameter:
-        """The bias that is added to the logits, [C]."""
-        return self.out.bias
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, C] from hidden states [B, S, H]; the mask [B, S] is 1 at real tokens.
@@ -103,14 +88,3 @@ HEADS: Final[Mapping[str, type[LinearHead] | type[NonlinearHead] | type[ConvHead
     "nonlinear": NonlinearHead,
     "conv": ConvHead,
 }
-
-
-def find_head(name: str, width: int, outputs: int, dropout: float) -> Head:
-    """The head of that name, without weights.
-
-    Raises:
-        ValueError: for another name.
-    """
-    if name not in HEADS:
-        raise ValueError(f"no head is called {name!r}; there are {', '.join(HEADS)}")
-    return HEADS[name](width, outputs, dropout)

@@ -13,7 +13,7 @@ import minbert.training.optimizer
 from adapters.dora import DoraLinear
 from adapters.layer import Part
 from minbert.kernels import attention, dropout, products, residual
-from minbert.kernels.reference import use_reference
+from minbert.kernels.reference import kernels
 from minbert.training.optimizer import OPTIMIZERS, Group
 from tests.minbert.kernels.test_fast_path import MODES, model_of, step
 
@@ -50,7 +50,7 @@ def test_a_step_is_plain_torchs(mode, layers, padded: bool, pooling: str, as_on_
         here = dict(step(model, padded, "off"))
     assert "_linear_pointwise" not in names.seen, "oneDNN is for the CPU"
     assert any(name.startswith("_scaled_dot_product") for name in names.seen)
-    with use_reference():
+    with kernels("reference"):
         exact = dict(step(model, padded, "off"))
     assert here.keys() == exact.keys()
     for name, value in exact.items():
@@ -64,7 +64,7 @@ def test_in_half_precision_a_step_is_as_near_to_fp32_as_plain_torchs(
 ) -> None:
     model = model_of(mode, layers, "mean")
     here = dict(step(model, True, "bf16"))
-    with use_reference():
+    with kernels("reference"):
         exact, usual = (dict(step(model, True, amp)) for amp in ("off", "bf16"))
 
     def error(of: dict[str, torch.Tensor]) -> float:

@@ -20,7 +20,7 @@ from minbert.kernels.products import (
     thin_over_tokens,
     times,
 )
-from minbert.kernels.reference import is_reference, use_reference
+from minbert.kernels.reference import is_reference, kernels
 from minbert.kernels.residual import add_and_normalise
 from minbert.model.config import ACTIVATIONS
 
@@ -91,7 +91,7 @@ def test_linear(activation: str | None, bias: bool) -> None:
         return torch.func.functional_call(layer, given, (x, activation))
 
     def by_torch(*given: Tensor) -> Tensor:
-        with use_reference():
+        with kernels("reference"):
             return run(*given)
 
     x = drawn(2, 3, 6, dtype=torch.float64)
@@ -172,7 +172,7 @@ def test_add_and_normalise(trains: bool) -> None:
         norm.zero_grad()
         x, y = drawn(2, 5, 6).requires_grad_(), drawn(2, 5, 6, seed=1).requires_grad_()
         if way:
-            with use_reference():
+            with kernels("reference"):
                 out = add_and_normalise(x, y, norm, 0.1, training=False)
         else:
             out = add_and_normalise(x, y, norm, 0.1, training=False)
@@ -245,11 +245,11 @@ def test_no_texts_are_no_error() -> None:
 
 
 def test_plain_ends_with_its_block() -> None:
-    with use_reference():
+    with kernels("reference"):
         assert is_reference()
-        with use_reference():
+        with kernels("reference"):
             pass
         assert is_reference()
-    with pytest.raises(ZeroDivisionError), use_reference():
+    with pytest.raises(ZeroDivisionError), kernels("reference"):
         raise ZeroDivisionError
     assert not is_reference()

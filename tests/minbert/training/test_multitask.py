@@ -178,24 +178,6 @@ def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
     assert torch.cosine_similarity(gradient, expected, dim=0) > 0.99
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"encoders": 3}, "3 encoders: there can be 1 or 2"),
-        ({"head": "deep"}, "no head is called 'deep'"),
-        ({"pooling": "max"}, "no pooling is called 'max'"),
-        ({"heads": {}}, "needs a head"),
-    ],
-)
-def test_bad_arguments_are_refused(changes: dict[str, object], told: str) -> None:
-    values = {
-        "heads": HEADS, "encoders": 1, "head": "linear", "pooling": "mean", "dropout": 0.1,
-        **changes,
-    }  # fmt: skip
-    with pytest.raises(ValueError, match=told):
-        BertClassifier(replace(CONFIG), values.pop("heads"), **values)
-
-
 @pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
 def test_an_epoch_has_every_example_of_every_task_once(order: str) -> None:
     lengths = {"sst": np.arange(3, 13), "sts": np.arange(4, 27)}
