@@ -49,7 +49,7 @@ class DoraLinear(LowRankLinear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
         if is_reference():
-            return self.reference_forward(x, activation)
+            return super().forward(x, activation)
         dtype = product_dtype(x)
         branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):
@@ -68,10 +68,6 @@ class DoraLinear(LowRankLinear):
         """c ⊙ V, [o, i]."""
         updated = self.updated_weight()
         return self.magnitude_over_norm(self.row_norms(updated))[:, None] * updated
-
-    def weight_change(self) -> Tensor:
-        """c ⊙ V − W, [o, i]."""
-        return self.adapted_weight() - self.weight
 
     def reset_parameters(self, seed: int) -> None:
         """Draw A, set B to zero and m to the row norms of W, so that c is 1."""

@@ -85,34 +85,24 @@ class AdaptedLinear(nn.Module, ABC):
         """
 
     @abstractmethod
-    def weight_change(self) -> Tensor:
-        """The adapted weight minus the frozen one, [o, i]. For use with autocast off."""
-
-    @abstractmethod
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """The parameters of a part by name, as views in the shapes of PEFT's format."""
 
-    @abstractmethod
+    def weight_change(self) -> Tensor:
+        """The adapted weight minus the frozen one, [o, i]. For use with autocast off."""
+        return self.adapted_weight() - self.weight
+
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x [..., i], or an activation of it, to [..., o].
+        """Map x [..., i], or an activation of it, to y = x Vᵀ + b [..., o], V the adapted weight.
 
         The product is in autocast's type, or without autocast in x's. `activation` is one of
-        `minbert.model.config.ACTIVATIONS`.
+        `minbert.model.config.ACTIVATIONS`. A method may compute the same by a kernel of its own.
         """
-
-    def reference_forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """The same as `forward`, by torch's own operators: y = x Vᵀ + b with V the adapted
-        weight."""
         x = x if activation is None else activate(activation, x)
         dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.to(dtype)
             return F.linear(x.to(dtype), self.adapted_weight().to(dtype), bias)
-
-    def extra_repr(self) -> str:
-        """Sizes and ranks, for `print(model)`."""
-        ranks = ", ".join(str(part.rank) for part in self.parts)
-        return f"{self.in_features}, {self.out_features}, rank={ranks}"
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -61,10 +61,6 @@ class LowRankLinear(AdaptedLinear):
         stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
         return torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A).flatten(0, 1)
 
-    def low_rank_update(self) -> Tensor:
-        """s B A, [o, i]."""
-        return torch.bmm(self.lora_B * self.scales, self.lora_A).flatten(0, 1)
-
     @abstractmethod
     def uses_side_branch(self, tokens: int) -> bool:
         """Whether a side branch needs fewer operations than a merge, for a number of tokens."""

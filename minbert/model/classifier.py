@@ -10,10 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from minbert.model.comparison import Comparison
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
-from minbert.model.heads import HEADS, Head, LinearHead
+from minbert.model.heads import HEADS, Comparison, Head, LinearHead
 
 POOLINGS: Final = ("pooler", "mean")
 

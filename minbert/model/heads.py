@@ -1,4 +1,4 @@
-"""Task heads: from hidden states, or one vector for a text, to logits.
+"""Task heads: from hidden states, or one vector for a text or a pair of texts, to logits.
 
 Letters in shapes: B texts, S tokens in the longest, H hidden size, C outputs. All heads are built
 on the meta device; `minbert.model.classifier.initialise` gives them weights.
@@ -80,6 +80,31 @@ class ConvHead(nn.Module):
             largest.append(channels.amax(dim=1))
         logits: Tensor = self.out(dropout(torch.cat(largest, dim=1), self.dropped, self.training))
         return logits
+
+
+def pair_features(a: Tensor, b: Tensor) -> Tensor:
+    """a, b, |a − b|, a ⊙ b and their cosine, concatenated, [B, 4 H + 1], from a and b [B, H]."""
+    cosine = F.cosine_similarity(a, b, dim=1)[:, None]
+    return torch.cat([a, b, (a - b).abs(), a * b, cosine], dim=1)
+
+
+class Comparison(nn.Module):
+    """Maps the features of a pair to one vector of the encoder's width, for all tasks on pairs.
+
+    Two linear layers, the first of twice the width, each followed by GELU.
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.wide = nn.Linear(4 * width + 1, 2 * width, device="meta")
+        self.narrow = nn.Linear(2 * width, width, device="meta")
+        self.dropped = dropout
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """One vector for each pair, [B, H], from a and b [B, H]."""
+        x = dropout(pair_features(a, b), self.dropped, self.training)
+        x = dropout(F.gelu(self.wide(x)), self.dropped, self.training)  # [B, 2 H]
+        return F.gelu(self.narrow(x))
 
 
 Head = LinearHead | NonlinearHead | ConvHead

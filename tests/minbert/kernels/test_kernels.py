@@ -15,7 +15,6 @@ from minbert.kernels.attention import attention, torch_attention
 from minbert.kernels.dropout import dropout, keep_mask
 from minbert.kernels.linear import Linear
 from minbert.kernels.products import (
-    over_tokens,
     sum_over_tokens,
     thin_over_tokens,
     times,
@@ -55,7 +54,6 @@ def test_products_are_those_of_the_definition(dtype: torch.dtype, within: float)
     for found, exact in [
         (times(x, w, b).view(18, 5), exact_x @ exact_w.t() + b.double()),
         (times(g, w.t()), exact_g @ exact_w),
-        (over_tokens(g, flat), exact_g.t() @ exact_x),
         (thin_over_tokens(g, flat), exact_g.t() @ exact_x),
         (thin_over_tokens(g[:, 1:3], flat), exact_g[:, 1:3].t() @ exact_x),
         (sum_over_tokens(g), exact_g.sum(dim=0)),

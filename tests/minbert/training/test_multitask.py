@@ -10,8 +10,8 @@ from torch import Tensor
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
-from minbert.model.comparison import pair_features
 from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.heads import pair_features
 from minbert.training.trainer import Group, Trainer, logits_of
 
 HEADS = {
