@@ -1,4 +1,4 @@
-"""Reading and making of the contents of PEFT's adapter_config.json, as plain data.
+"""Reading of the contents of PEFT's adapter_config.json, as plain data.
 
 Options of PEFT that these adapters do not support are refused, not ignored.
 """
@@ -122,39 +122,6 @@ def parse(
         and all(flags.get(flag) == value for flag, value in method.peft.items())
     )
     return AdapterConfig(mode, parts, saved)
-
-
-def build(
-    *, mode: str, parts: Sequence[Part], modules_to_save: Sequence[str], base_model: str | None
-) -> dict[str, Any]:
-    """The configuration of an adapter: the inverse of `parse`.
-
-    Layers are named in full, since a short name such as `dense` would also match the pooler.
-
-    Raises:
-        InputError: if the parts differ in rank or scale, or the format does not support the mode.
-    """
-    first, own = parts[0], METHODS[mode].peft
-    if own is None:
-        raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
-    if len({(part.rank, part.alpha, part.rslora) for part in parts}) > 1:
-        raise InputError("adapters are saved with one rank and one scale for all layers")
-    return {
-        "base_model_name_or_path": base_model,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": int(first.alpha) if first.alpha.is_integer() else first.alpha,
-        "lora_dropout": 0.0,
-        "modules_to_save": list(modules_to_save),
-        "peft_type": "LORA",
-        "r": first.rank,
-        "target_modules": [part.name for part in parts],
-        "task_type": "SEQ_CLS",
-        "use_rslora": first.rslora,
-        **own,
-    }
 
 
 def _ends_with(name: str, endings: Iterable[str]) -> bool:

@@ -6,9 +6,9 @@ checkpoint, and the adapter's file says so in its metadata.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import safe_open
@@ -25,8 +25,8 @@ from adapters.injection import (
     part_names,
     training_of,
 )
-from adapters.layer import AdaptedLinear, replace
-from adapters.peft_config import build, parse, shown
+from adapters.layer import AdaptedLinear, Part, replace
+from adapters.methods import METHODS
 from minbert.errors import InputError
 from minbert.files import read_json
 
@@ -70,7 +70,7 @@ def save_adapter(
     whole = [name for name in HEADS if name in named]
     if training.new_pooler:
         whole += [name for name in POOLERS if name in named]
-    config = build(
+    config = build_config(
         mode=training.mode,
         parts=[part for layer in adapted for part in layer.parts if part.rank > 0],
         modules_to_save=[*whole, "score"],
@@ -102,6 +102,8 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         InputError: if a file is missing or broken, the config asks for an unsupported option, or
             the tensors do not fit config and model. The model is then unchanged.
     """
+    from adapters.peft_config import parse  # saving, in a measured process, needs no pydantic
+
     _check_file(folder / CONFIG)
     values = read_json(folder / CONFIG)
     try:
@@ -133,6 +135,39 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         replace(model, name, layer)
     pooler = any(name.startswith(POOLERS) for name in config.saved)
     freeze(model, Training(config.mode, base=_BASE_KEY in metadata, new_pooler=pooler))
+
+
+def build_config(
+    *, mode: str, parts: Sequence[Part], modules_to_save: Sequence[str], base_model: str | None
+) -> dict[str, Any]:
+    """The configuration of an adapter: the inverse of `adapters.peft_config.parse`.
+
+    Layers are named in full, since a short name such as `dense` would also match the pooler.
+
+    Raises:
+        InputError: if the parts differ in rank or scale, or the format does not support the mode.
+    """
+    first, own = parts[0], METHODS[mode].peft
+    if own is None:
+        raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
+    if len({(part.rank, part.alpha, part.rslora) for part in parts}) > 1:
+        raise InputError("adapters are saved with one rank and one scale for all layers")
+    return {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(first.alpha) if first.alpha.is_integer() else first.alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": list(modules_to_save),
+        "peft_type": "LORA",
+        "r": first.rank,
+        "target_modules": [part.name for part in parts],
+        "task_type": "SEQ_CLS",
+        "use_rslora": first.rslora,
+        **own,
+    }
 
 
 def _adapter_tensors(layers: Iterable[AdaptedLinear]) -> dict[str, Tensor]:
@@ -173,7 +208,7 @@ def _check(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Ten
         if key not in tensors:
             fault = f"lacks {key}"
         elif key not in expected:
-            fault = f"has an unexpected {shown(key)}"
+            fault = f"has an unexpected {ascii(key)[:80]}"
         elif tensors[key].shape != expected[key].shape:
             shapes = list(tensors[key].shape), list(expected[key].shape)
             fault = f"has {key} of {shapes[0]} in place of {shapes[1]}"
@@ -198,7 +233,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # torch raises others for shapes and types that it does not support
-        reason = shown(str(error)).strip("'\"")
+        reason = ascii(str(error))[:80].strip("'\"")
         raise InputError(f"{path} is damaged: {reason}; save or download it again") from error
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from adapters.layer import Part
-from adapters.peft_config import AdapterConfig, build, parse
+from adapters.peft_config import AdapterConfig, parse
+from adapters.peft_format import build_config
 from minbert.errors import InputError
 from tests.adapters.small import need_peft
 
@@ -57,7 +58,7 @@ def test_what_is_saved_whole_has_no_adapter() -> None:
 
 def test_what_is_built_reads_back_the_same() -> None:
     parts = [Part(name=LINEAR[n], rank=4, alpha=2.5, rslora=True) for n in (0, 2, 6)]
-    config = build(mode="dora", parts=parts, modules_to_save=["classifier"], base_model="x")
+    config = build_config(mode="dora", parts=parts, modules_to_save=["classifier"], base_model="x")
     again = parse(json.loads(json.dumps(config)), linear_names=LINEAR, module_names=MODULES)
     assert again == AdapterConfig("dora", {part.name: part for part in parts}, ["classifier"])
 
@@ -69,7 +70,7 @@ def test_adapters_of_several_ranks_or_scales_are_not_saved(changes: dict[str, An
         for n in LINEAR[:2]
     ]
     with pytest.raises(InputError, match="one rank and one scale"):
-        build(mode="lora", parts=parts, modules_to_save=[], base_model=None)
+        build_config(mode="lora", parts=parts, modules_to_save=[], base_model=None)
 
 
 def test_every_default_of_peft_is_accepted() -> None:
