@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from adapters.layer import Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
-from adapters.product import has_zero
 from minbert.kernels.precision import has_values, on_cpu, product_dtype
 from minbert.kernels.products import times
 from minbert.kernels.reference import is_reference
@@ -28,8 +27,8 @@ class DoraLinear(LowRankLinear):
     layer before training.
 
     A row of V that is all zero stays zero: its n is taken as the smallest normal number. The output
-    of a row whose magnitude is 0 is the bias; on a CPU that magnitude still gets a gradient. Rows
-    of a part without an adapter are not scaled, and their magnitude gets a gradient of zero.
+    of a row whose magnitude is exactly 0 is the bias, and that magnitude gets a gradient of zero.
+    Rows of a part without an adapter are not scaled, and their magnitude gets a gradient of zero.
 
     Attributes:
         magnitude: m, [o].
@@ -50,33 +49,25 @@ class DoraLinear(LowRankLinear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
         if is_reference():
-            return self.reference_forward(x, activation)
+            return super().forward(x, activation)
         dtype = product_dtype(x)
-        zeros = torch.is_grad_enabled() and has_zero(self.magnitude)
-        branch = not zeros and self.branches_off(x, dtype)
+        branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():  # the product has a backward pass of its own
                 weight = self.weight if branch else self.updated_weight()  # W or V, [o, i]
                 norms = self.factored_norms() if branch else self.row_norms(weight)  # [o]
-                norms = _not_zero(norms)
                 ratios = self.magnitude_over_norm(norms)  # c, [o]
-                updated = weight if zeros else None
-                if not branch:  # V is this pass's own, so in place
-                    column = ratios[:, None]
-                    weight = weight * column if zeros else weight.mul_(column)
+                if not branch:
+                    weight.mul_(ratios[:, None])  # V is this pass's own, so in place
             return self.product(
                 x, activation, weight, dtype, branch=branch, magnitude=self.magnitude,
-                ratios=ratios, norms=norms, scaled=self._scaled_rows, updated=updated,
+                ratios=ratios, scaled=self._scaled_rows,
             )  # fmt: skip
 
     def adapted_weight(self) -> Tensor:
         """c ⊙ V, [o, i]."""
         updated = self.updated_weight()
-        return self.magnitude_over_norm(_not_zero(self.row_norms(updated)))[:, None] * updated
-
-    def weight_change(self) -> Tensor:
-        """c ⊙ V − W, [o, i]."""
-        return self.adapted_weight() - self.weight
+        return self.magnitude_over_norm(self.row_norms(updated))[:, None] * updated
 
     def reset_parameters(self, seed: int) -> None:
         """Draw A, set B to zero and m to the row norms of W, so that c is 1."""
@@ -90,7 +81,7 @@ class DoraLinear(LowRankLinear):
 
     def magnitude_over_norm(self, norms: Tensor) -> Tensor:
         """c = m / n, [o]; 1 in rows of a part without an adapter."""
-        ratios = self.magnitude / norms
+        ratios = self.magnitude / norms.clamp_min(torch.finfo(norms.dtype).tiny)
         scaled = self._scaled_rows
         return ratios if scaled is None else torch.where(scaled, ratios, 1.0)
 
@@ -103,8 +94,7 @@ class DoraLinear(LowRankLinear):
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
 
         As in LoRA the forward pass is counted. W Aᵀ for the norms costs as much as B A. On a GPU
-        and
-        in compiled code the update is always merged: the norms of a branch depend on values.
+        and in compiled code the update is always merged: the norms of a branch depend on values.
         """
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
@@ -142,14 +132,3 @@ class DoraLinear(LowRankLinear):
         """A, B and the magnitude [o / p] of a part."""
         magnitude = self.magnitude.detach().chunk(len(self.parts))[index]
         return super().part_tensors(index) | {"magnitude": magnitude}
-
-    @staticmethod
-    def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of A, B and the magnitude."""
-        shapes = LowRankLinear.part_shapes(part, width_in, width_out)
-        return {**shapes, "magnitude": (width_out,)}
-
-
-def _not_zero(norms: Tensor) -> Tensor:
-    """Norms, at least the smallest normal number."""
-    return norms.clamp_min(torch.finfo(norms.dtype).tiny)

@@ -7,7 +7,7 @@ second encoder, `bert_pairs.…`, is treated like the first, and a `comparison.�
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
@@ -78,7 +78,6 @@ def inject(
     alpha: float,
     new_pooler: bool,
     seed: int,
-    rslora: bool = False,
 ) -> None:
     """Prepare a model for training in a mode, in place: add adapters, and freeze the rest or not.
 
@@ -92,7 +91,6 @@ def inject(
         alpha: numerator of the scale, alpha / rank; without effect in the modes without ranks.
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
-        rslora: divide alpha by √rank instead.
 
     Raises:
         InputError: if an argument is out of range, or the model has adapters already or lacks the
@@ -112,64 +110,62 @@ def inject(
         raise InputError(f"mode {mode!r} {'needs a' if rank is None else 'has no'} rank")
     adapted = adapted_layers(layers)
     parts = {
-        part: Part(name=part, rank=1 if rank is None else rank, alpha=alpha, rslora=rslora)
+        part: Part(name=part, rank=1 if rank is None else rank, alpha=alpha)
         for _, _, names in linear_layers(model)
         for part in names
         if (match := _ENCODER_LAYER.match(part)) and part[match.end() :] in adapted
     }
-    for layer in inject_parts(model, mode, parts):
+    for name, layer in build_layers(model, mode, parts).items():
         layer.reset_parameters(seed)
+        replace(model, name, layer)
     freeze(model, Training(mode, base=trains_base(layers), new_pooler=new_pooler))
 
 
-def inject_parts(model: nn.Module, mode: str, parts: Mapping[str, Part]) -> Sequence[AdaptedLinear]:
-    """Add adapters without values to the given parts of a model's linear layers, in place.
+def build_layers(
+    model: nn.Module, mode: str, parts: Mapping[str, Part]
+) -> dict[str, AdaptedLinear]:
+    """Adapted layers without values that could replace a model's linear layers of the same names.
+
+    They share the weights of those layers. The model does not change.
 
     Args:
         model: has plain linear layers of the parts' names, or fused ones that hold them.
         mode: one with adapters.
         parts: by their names in PEFT's format.
 
-    Returns:
-        The new layers, in the model's order.
-
     Raises:
         InputError: as `inject`.
     """
     _refuse_adapters(model)
-    chosen: list[tuple[str, nn.Linear, list[Part]]] = []
-    for name, linear, names in linear_layers(model):
-        if not any(part in parts for part in names):
-            continue
-        absent = [Part(name=part, rank=0, alpha=0.0) for part in names]
-        stack = [parts.get(part, without) for part, without in zip(names, absent, strict=True)]
-        for part in stack:
-            if part.name in parts:
-                _check(part, linear.in_features, linear.out_features // len(stack))
-        chosen.append((name, linear, stack))
-    names_in_model = {part.name for _, _, stack in chosen for part in stack}
-    if missing := [name for name in parts if name not in names_in_model]:
+    chosen = {
+        name: (linear, names)
+        for name, linear, names in linear_layers(model)
+        if not parts.keys().isdisjoint(names)
+    }
+    in_model = {name for _, names in chosen.values() for name in names}
+    if missing := [name for name in parts if name not in in_model]:
         raise InputError(f"the model has no linear layer called {missing[0]} to adapt")
     if not chosen:
         raise InputError("the model has none of the linear layers to adapt; is it a BERT encoder?")
-    new: list[AdaptedLinear] = []
-    for name, linear, stack in chosen:
-        layer = layer_class(mode)(linear, stack)
-        layer.train(linear.training)
-        replace(model, name, layer)
-        new.append(layer)
-    return new
+    layers: dict[str, AdaptedLinear] = {}
+    for name, (linear, names) in chosen.items():
+        absent = [Part(name=part, rank=0, alpha=0.0) for part in names]
+        stack = [parts.get(part.name, part) for part in absent]
+        width = min(linear.in_features, linear.out_features // len(names))
+        for part in stack:
+            if part.name in parts:
+                _check(part, width)
+        layers[name] = layer_class(mode)(linear, stack).train(linear.training)
+    return layers
 
 
 def _refuse_adapters(model: nn.Module) -> None:
-    """Raise InputError if a model has adapters."""
     if any(isinstance(module, AdaptedLinear) for module in model.modules()):
         raise InputError("the model has adapters already; start again from the base model")
 
 
-def _check(part: Part, width_in: int, width_out: int) -> None:
+def _check(part: Part, width: int) -> None:
     """Raise InputError if a part's rank or alpha is out of range."""
-    width = min(width_in, width_out)
     if part.rank < 1:
         raise InputError(f"rank {part.rank} of {part.name} is below 1; choose 1 to {width}")
     if part.rank > width:

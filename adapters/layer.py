@@ -44,8 +44,8 @@ class Part:
 class AdaptedLinear(nn.Module, ABC):
     """A linear layer with frozen weight and bias, and an adapter that trains.
 
-    It takes over the parameters of a plain linear layer, under the same names. It has p parts of
-    equal height: 3 for fused query, key and value, else 1.
+    It shares the weights of a plain linear layer, under the same names. It has p parts of equal
+    height: 3 for fused query, key and value, else 1.
 
     Args:
         linear: the layer to adapt, weight [o, i].
@@ -64,10 +64,10 @@ class AdaptedLinear(nn.Module, ABC):
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.parts = tuple(parts)
-        self.weight = linear.weight.requires_grad_(False)
-        self.bias: nn.Parameter | None = linear.bias
-        if self.bias is not None:
-            self.bias.requires_grad_(False)
+        self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+        self.bias: nn.Parameter | None = None
+        if linear.bias is not None:
+            self.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     @abstractmethod
     def reset_parameters(self, seed: int) -> None:
@@ -85,39 +85,24 @@ class AdaptedLinear(nn.Module, ABC):
         """
 
     @abstractmethod
-    def weight_change(self) -> Tensor:
-        """The adapted weight minus the frozen one, [o, i]. For use with autocast off."""
-
-    @abstractmethod
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """The parameters of a part by name, as views in the shapes of PEFT's format."""
 
-    @staticmethod
-    @abstractmethod
-    def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the `part_tensors` of a part with weight [width_out, width_in]."""
+    def weight_change(self) -> Tensor:
+        """The adapted weight minus the frozen one, [o, i]. For use with autocast off."""
+        return self.adapted_weight() - self.weight
 
-    @abstractmethod
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x [..., i], or an activation of it, to [..., o].
+        """Map x [..., i], or an activation of it, to y = x Vᵀ + b [..., o], V the adapted weight.
 
         The product is in autocast's type, or without autocast in x's. `activation` is one of
-        `minbert.model.config.ACTIVATIONS`.
+        `minbert.model.config.ACTIVATIONS`. A method may compute the same by a kernel of its own.
         """
-
-    def reference_forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """The same as `forward`, by torch's own operators: y = x Vᵀ + b with V the adapted
-        weight."""
         x = x if activation is None else activate(activation, x)
         dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.to(dtype)
             return F.linear(x.to(dtype), self.adapted_weight().to(dtype), bias)
-
-    def extra_repr(self) -> str:
-        """Sizes and ranks, for `print(model)`."""
-        ranks = ", ".join(str(part.rank) for part in self.parts)
-        return f"{self.in_features}, {self.out_features}, rank={ranks}"
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

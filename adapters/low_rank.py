@@ -61,10 +61,6 @@ class LowRankLinear(AdaptedLinear):
         stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
         return torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A).flatten(0, 1)
 
-    def low_rank_update(self) -> Tensor:
-        """s B A, [o, i]."""
-        return torch.bmm(self.lora_B * self.scales, self.lora_A).flatten(0, 1)
-
     @abstractmethod
     def uses_side_branch(self, tokens: int) -> bool:
         """Whether a side branch needs fewer operations than a merge, for a number of tokens."""
@@ -87,14 +83,12 @@ class LowRankLinear(AdaptedLinear):
         branch: bool,
         magnitude: Tensor | None = None,
         ratios: Tensor | None = None,
-        norms: Tensor | None = None,
         scaled: Tensor | None = None,
-        updated: Tensor | None = None,
     ) -> Tensor:
         """The `adapters.product.AdaptedProduct` of the layer's factors and bias."""
         y: Tensor = AdaptedProduct.apply(
-            x, self.lora_A, self.lora_B, magnitude, weight, ratios, norms,
-            scaled, self.bias, self.scales, dtype, updated, activation, branch,
+            x, self.lora_A, self.lora_B, magnitude, weight, ratios,
+            scaled, self.bias, self.scales, dtype, activation, branch,
         )  # type: ignore[no-untyped-call]  # fmt: skip
         return y
 
@@ -105,8 +99,3 @@ class LowRankLinear(AdaptedLinear):
             "lora_A": self.lora_A.detach()[index, :rank],
             "lora_B": self.lora_B.detach()[index, :, :rank],
         }
-
-    @staticmethod
-    def part_shapes(part: Part, width_in: int, width_out: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of A and B."""
-        return {"lora_A": (part.rank, width_in), "lora_B": (width_out, part.rank)}

@@ -6,13 +6,12 @@ checkpoint, and the adapter's file says so in its metadata.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,18 +19,16 @@ from adapters.injection import (
     HEADS,
     POOLERS,
     Training,
+    build_layers,
     freeze,
-    inject_parts,
-    layer_class,
     linear_layers,
     part_names,
     training_of,
 )
-from adapters.layer import AdaptedLinear, Part
+from adapters.layer import AdaptedLinear, Part, replace
 from adapters.methods import METHODS
-from adapters.patterns import shown
-from adapters.peft_config import AdapterConfig, build, parse
 from minbert.errors import InputError
+from minbert.files import read_json
 
 CONFIG: Final = "adapter_config.json"
 ADAPTER: Final = "adapter_model.safetensors"
@@ -39,7 +36,6 @@ BASE: Final = "model.safetensors"
 
 _PREFIX: Final = "base_model.model."
 _BASE_KEY: Final = "base_weights"
-_LARGEST_CONFIG: Final = 2**22
 _LOADED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types that need no separate scale, as types of fewer bits do."""
 
@@ -64,7 +60,7 @@ def save_adapter(
 
     Raises:
         InputError: if the model has no adapters.
-        OSError: if the folder can't be written.
+        OSError, SafetensorError: if the folder can't be written.
     """
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
@@ -74,30 +70,29 @@ def save_adapter(
     whole = [name for name in HEADS if name in named]
     if training.new_pooler:
         whole += [name for name in POOLERS if name in named]
-    config = build(
+    config = build_config(
         mode=training.mode,
         parts=[part for layer in adapted for part in layer.parts if part.rank > 0],
         modules_to_save=[*whole, "score"],
         base_model=base_model,
     )
     base = _base_tensors(model)
-    tensors = _adapter_tensors(model) | _inside(base, whole)
+    tensors = _adapter_tensors(adapted) | _inside(base, whole)
     metadata = {**(notes or {}), "format": "pt"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     if training.base:
         _write_tensors(folder / BASE, base, metadata)
-        metadata = {**metadata, _BASE_KEY: BASE}
+        metadata[_BASE_KEY] = BASE
     _write_tensors(folder / ADAPTER, tensors, metadata)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
     """Load a saved adapter, ours or PEFT's, into a model, with the head and all else saved.
 
-    The parts of a fused layer, such as query, key and value, may have adapters of different ranks
-    and scales, or none.
+    The parts of a fused layer, such as query, key and value, need not all have adapters.
 
     Args:
         model: the base model that the adapter was trained on, without adapters.
@@ -105,33 +100,12 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
     Raises:
         InputError: if a file is missing or broken, the config asks for an unsupported option, or
-        the
-            tensors do not fit config and model. The model is then unchanged.
+            the tensors do not fit config and model. The model is then unchanged.
     """
-    config = _configured(model, folder / CONFIG)
-    base = _base_tensors(model)
-    saved = _inside(base, config.saved)
-    tensors, metadata = _read_tensors(folder / ADAPTER)
-    _check(folder / ADAPTER, tensors, _adapter_shapes(model, config) | _shapes(saved))
-    weights: dict[str, Tensor] = {}
-    if _BASE_KEY in metadata:
-        weights, _ = _read_tensors(folder / BASE)
-        _check(folder / BASE, weights, _shapes(base))
-    try:
-        inject_parts(model, config.mode, config.parts)
-    except InputError as error:
-        raise InputError(f"{folder / CONFIG}: {error}") from error
-    for key, value in weights.items():
-        base[key].copy_(value)
-    for key, tensor in (saved | _adapter_tensors(model)).items():
-        tensor.copy_(tensors[key])
-    pooler = any(name.startswith(POOLERS) for name in config.saved)
-    freeze(model, Training(config.mode, base=_BASE_KEY in metadata, new_pooler=pooler))
+    from adapters.peft_config import parse  # saving, in a measured process, needs no pydantic
 
-
-def _configured(model: nn.Module, path: Path) -> AdapterConfig:
-    """The configuration in a file, for a model."""
-    values = _read_config(path)
+    _check_file(folder / CONFIG)
+    values = read_json(folder / CONFIG)
     try:
         config = parse(
             values,
@@ -144,42 +118,67 @@ def _configured(model: nn.Module, path: Path) -> AdapterConfig:
                     f"modules_to_save includes {name}; only the head and the pooler can be saved "
                     "whole"
                 )
+        layers = build_layers(model, config.mode, config.parts)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return config
+        raise InputError(f"{folder / CONFIG}: {error}") from error
+    base = _base_tensors(model)
+    tensors, metadata = _read_tensors(folder / ADAPTER)
+    copies = [(ADAPTER, _adapter_tensors(layers.values()) | _inside(base, config.saved), tensors)]
+    if _BASE_KEY in metadata:
+        copies.append((BASE, base, _read_tensors(folder / BASE)[0]))
+    for name, to, saved in copies:
+        _check(folder / name, saved, to)
+    for _, to, saved in reversed(copies):  # the head of the adapter's file counts
+        for key, tensor in to.items():
+            tensor.copy_(saved[key])
+    for name, layer in layers.items():
+        replace(model, name, layer)
+    pooler = any(name.startswith(POOLERS) for name in config.saved)
+    freeze(model, Training(config.mode, base=_BASE_KEY in metadata, new_pooler=pooler))
 
 
-def _keys(mode: str, part: Part) -> dict[str, str]:
-    """The format's keys of a part's parameters, by parameter name."""
-    endings = METHODS[mode].parameters
-    return {name: f"{_PREFIX}{part.name}.{ending}" for name, ending in endings.items()}
+def build_config(
+    *, mode: str, parts: Sequence[Part], modules_to_save: Sequence[str], base_model: str | None
+) -> dict[str, Any]:
+    """The configuration of an adapter: the inverse of `adapters.peft_config.parse`.
+
+    Layers are named in full, since a short name such as `dense` would also match the pooler.
+
+    Raises:
+        InputError: if the parts differ in rank or scale, or the format does not support the mode.
+    """
+    first, own = parts[0], METHODS[mode].peft
+    if own is None:
+        raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
+    if len({(part.rank, part.alpha, part.rslora) for part in parts}) > 1:
+        raise InputError("adapters are saved with one rank and one scale for all layers")
+    return {
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(first.alpha) if first.alpha.is_integer() else first.alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": list(modules_to_save),
+        "peft_type": "LORA",
+        "r": first.rank,
+        "target_modules": [part.name for part in parts],
+        "task_type": "SEQ_CLS",
+        "use_rslora": first.rslora,
+        **own,
+    }
 
 
-def _adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters of a model by the format's keys, as views in the format's shapes."""
-    tensors: dict[str, Tensor] = {}
-    for layer in model.modules():
-        if not isinstance(layer, AdaptedLinear):
-            continue
-        for index, part in enumerate(layer.parts):
-            if part.rank > 0:
-                keys = _keys(layer.method.name, part)
-                named = layer.part_tensors(index)
-                tensors |= {keys[name]: tensor for name, tensor in named.items()}
-    return tensors
-
-
-def _adapter_shapes(model: nn.Module, config: AdapterConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of `_adapter_tensors` once the configured adapters are in the plain model."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    shapes_of = layer_class(config.mode).part_shapes
-    for _, linear, names in linear_layers(model):
-        height = linear.out_features // len(names)
-        for part in (config.parts[name] for name in names if name in config.parts):
-            keys = _keys(config.mode, part)
-            part_shapes = shapes_of(part, linear.in_features, height)
-            shapes |= {keys[name]: shape for name, shape in part_shapes.items()}
-    return shapes
+def _adapter_tensors(layers: Iterable[AdaptedLinear]) -> dict[str, Tensor]:
+    """The parameters of adapters by the format's keys, as views in the format's shapes."""
+    return {
+        f"{_PREFIX}{part.name}.{layer.method.parameters[name]}": tensor
+        for layer in layers
+        for index, part in enumerate(layer.parts)
+        if part.rank > 0
+        for name, tensor in layer.part_tensors(index).items()
+    }
 
 
 def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -203,82 +202,41 @@ def _inside(base: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Ten
     return {_PREFIX + name: tensor for name, tensor in base.items() if name.startswith(stems)}
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-
-
-def _check(
-    path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
+def _check(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise InputError unless a file's tensors are floating-point and of these keys and shapes."""
-    faults = [f"lacks {key}" for key in shapes if key not in tensors]
-    faults += [f"has an unexpected {shown(key)}" for key in tensors if key not in shapes]
-    for key, shape in shapes.items():
-        tensor = tensors.get(key)
-        if tensor is None:
+    for key in {**expected, **tensors}:
+        if key not in tensors:
+            fault = f"lacks {key}"
+        elif key not in expected:
+            fault = f"has an unexpected {ascii(key)[:80]}"
+        elif tensors[key].shape != expected[key].shape:
+            shapes = list(tensors[key].shape), list(expected[key].shape)
+            fault = f"has {key} of {shapes[0]} in place of {shapes[1]}"
+        elif tensors[key].dtype not in _LOADED:
+            kind = tensors[key].dtype
+            fault = f"has {key} in {kind}, which is no floating-point type of 16 bits or more"
+        else:
             continue
-        if tuple(tensor.shape) != shape:
-            faults.append(f"has {key} of {list(tensor.shape)} in place of {list(shape)}")
-        elif tensor.dtype not in _LOADED:
-            faults.append(
-                f"has {key} in {tensor.dtype}, which is no floating-point type of 16 bits or more"
-            )
-    if faults:
-        more = f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else ""
-        raise InputError(f"{path} {faults[0]}{more}; is it of this model and config?")
+        raise InputError(f"{path} {fault}; is it of this model and config?")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        if (path.exists() and not path.is_file()) or path.stat().st_size > _LARGEST_CONFIG:
-            raise InputError(f"{path} is no file of at most {_LARGEST_CONFIG:,} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return config
+def _check_file(path: Path) -> None:
+    """Raise InputError for a missing file, and for a pipe, which would be waited for."""
+    if not path.is_file():
+        raise InputError(f"{path} can't be read: there is no such file")
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a file, and its metadata."""
+    _check_file(path)
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no file")
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    except InputError:
-        raise
     except Exception as error:  # torch raises others for shapes and types that it does not support
-        reason = shown(str(error)).strip("'\"")
+        reason = ascii(str(error))[:80].strip("'\"")
         raise InputError(f"{path} is damaged: {reason}; save or download it again") from error
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     copies = {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(copies, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} can't be written: {error}") from error
-
-    _write(path, write)
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_file(copies, path, metadata)

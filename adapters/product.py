@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minbert.kernels.activations import activate, gradient
-from minbert.kernels.precision import has_values, on_cpu
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 
 
@@ -27,10 +26,9 @@ class AdaptedProduct(torch.autograd.Function):
 
     x is u, or an activation of it. In backward, with G the gradient of y, and for each of the p
     parts its own rows of G, B and c: P = s G (c ⊙ B), dA = Pᵀ x, dB = s c ⊙ (Gᵀ (x Aᵀ)), and dm = Σ
-    G ⊙ (y − b) / m over tokens. Merged, dx = G (c ⊙ V); as a branch, dx = (c ⊙ G) W + P A. Where m
-    is 0, dm is Σ (Gᵀ x) ⊙ V / n if merged on a CPU; on a GPU, where zeros are not looked for, it is
-    0. y is in the type of the product: if |b| is much larger than |y − b|, half precision leaves
-    few digits of dm.
+    G ⊙ (y − b) / m over tokens, or 0 where m is 0. Merged, dx = G (c ⊙ V); as a branch,
+    dx = (c ⊙ G) W + P A. y is in the type of the product: if |b| is much larger than |y − b|, half
+    precision leaves few digits of dm.
     """
 
     @staticmethod
@@ -42,12 +40,10 @@ class AdaptedProduct(torch.autograd.Function):
         magnitude: Tensor | None,  # [o]
         weight: Tensor,  # c ⊙ V, or as a branch W, [o, i], a constant here
         ratios: Tensor | None,  # c, [o]
-        norms: Tensor | None,  # n, [o]
         scaled: Tensor | None,  # where c comes from m, [o]; None: everywhere
         bias: Tensor | None,  # [o]
         scales: Tensor,  # [p, 1, 1]
         dtype: torch.dtype,
-        updated: Tensor | None,  # V, [o, i], where a magnitude may be 0; not as a branch
         activation: str | None,  # x is this activation of u
         branch: bool,
     ) -> Tensor:
@@ -56,7 +52,7 @@ class AdaptedProduct(torch.autograd.Function):
         x = (u if activation is None else activate(activation, u)).to(dtype)
         bias = None if bias is None else bias.to(dtype)
         if branch:
-            y = _beside(x, weight, lora_A, lora_B * scales, ratios, bias)
+            y = _by_branch(x, weight, lora_A, lora_B * scales, ratios, bias)
         else:
             y = times(x, weight, bias)
         ctx.activation, ctx.u_dtype, ctx.branch = activation, u.dtype, branch
@@ -67,12 +63,10 @@ class AdaptedProduct(torch.autograd.Function):
             magnitude,
             weight,
             ratios,
-            norms,
             scaled,
             bias,
             scales,
             y if magnitude is not None else None,
-            updated,
         )
         return y
 
@@ -82,15 +76,13 @@ class AdaptedProduct(torch.autograd.Function):
         """Gradients of u, A, B and m; None for all else."""
         (g,) = gradients
         with torch.autocast(g.device.type, enabled=False):
-            return *_backward(ctx, g), *[None] * 10
+            return *_backward(ctx, g), *[None] * 8
 
 
 def _backward(
     ctx: Any, gradient_of_y: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    u, lora_a, lora_b, magnitude, weight, ratios, norms, scaled, bias, scales, y, v = (
-        ctx.saved_tensors
-    )
+    u, lora_a, lora_b, magnitude, weight, ratios, scaled, bias, scales, y = ctx.saved_tensors
     needs_u, needs_a, needs_b, needs_m = ctx.needs_input_grad[:4]
     parts, rank, width = lora_a.shape
     dtype = weight.dtype
@@ -114,7 +106,9 @@ def _backward(
         ]
         db = factor * torch.stack(thin).to(lora_b.dtype)
     if needs_m:
-        dm = _of_magnitude(g, flat, y.reshape_as(g), magnitude, norms, bias, v)
+        of_bias = 0.0 if bias is None else bias.to(magnitude.dtype)
+        along = sum_over_tokens((y.reshape_as(g).to(magnitude.dtype) - of_bias).mul_(g))
+        dm = torch.where(magnitude == 0, 0.0, along / magnitude)
         dm = dm if scaled is None else torch.where(scaled, dm, 0.0)
     if needs_u:
         if ctx.branch:
@@ -128,7 +122,7 @@ def _backward(
     return du, da, db, dm
 
 
-def _beside(
+def _by_branch(
     x: Tensor,
     weight: Tensor,
     lora_a: Tensor,
@@ -148,33 +142,3 @@ def _beside(
         y.mul_(ratios)
         y = y if bias is None else y.add_(bias)
     return y.view(*x.shape[:-1], y.shape[1])
-
-
-def _of_magnitude(
-    g: Tensor,
-    x: Tensor,
-    y: Tensor,
-    magnitude: Tensor,
-    norms: Tensor,
-    bias: Tensor | None,
-    updated: Tensor | None,
-) -> Tensor:
-    """dm, [o], as if c came from m everywhere."""
-    of_bias = 0.0 if bias is None else bias.to(magnitude.dtype)
-    along = sum_over_tokens((y.to(magnitude.dtype) - of_bias).mul_(g))
-    dm = torch.where(magnitude == 0, 0.0, along / magnitude)
-    if updated is not None:
-        rows = (magnitude == 0).nonzero().squeeze(1)
-        exact = ((g[:, rows].t() @ x).to(updated.dtype) * updated[rows]).sum(dim=1) / norms[rows]
-        dm = dm.index_copy(0, rows, exact)
-    return dm
-
-
-def has_zero(magnitude: Tensor) -> bool:
-    """Whether a magnitude is 0.
-
-    False on a GPU, where the check would wait for the device, and for a tensor without values, with
-    which a step is counted or compiled.
-    """
-    values = magnitude.detach()
-    return on_cpu(values) and has_values(values) and bool((values == 0).any())

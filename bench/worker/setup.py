@@ -26,7 +26,7 @@ from minbert.data.metrics import constant
 from minbert.data.tasks import Data, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.model.checkpoint import load_encoder
-from minbert.model.classifier import SHARED, BertClassifier, HeadConfig, initialise
+from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.losses import BINARY, loss_name
 from minbert.training.trainer import HALF, Group
@@ -173,7 +173,7 @@ def new_model(job: Job) -> BertClassifier:
         pooling=cell.pooling,
         dropout=cell.dropout,
         head=cell.head,
-        encoders=cell.encoders or SHARED,
+        encoders=cell.encoders or 1,
     )
 
 

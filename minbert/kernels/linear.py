@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.activations import activate, gradient
 from minbert.kernels.precision import product_dtype
-from minbert.kernels.products import over_tokens, sum_over_tokens, times
+from minbert.kernels.products import sum_over_tokens, times
 from minbert.kernels.reference import is_spelled_out
 
 
@@ -27,12 +27,11 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x to y; `activation` is one of `minbert.model.config.ACTIVATIONS`."""
         if is_spelled_out():
-            return F.linear(x if activation is None else activate(activation, x), *self._both())
-        y: Tensor = _Product.apply(x, *self._both(), activation, product_dtype(x))  # type: ignore[no-untyped-call]
+            return F.linear(
+                x if activation is None else activate(activation, x), self.weight, self.bias
+            )
+        y: Tensor = _Product.apply(x, self.weight, self.bias, activation, product_dtype(x))  # type: ignore[no-untyped-call]
         return y
-
-    def _both(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight, self.bias
 
 
 class _Product(torch.autograd.Function):
@@ -70,7 +69,7 @@ class _Product(torch.autograd.Function):
             flat = g.reshape(-1, g.shape[-1])  # [T, o]
             if needs_weight:
                 x = kept if ctx.activation is None else activate(ctx.activation, kept).to(g.dtype)
-                dw = over_tokens(flat, x.reshape(-1, x.shape[-1])).to(weight_dtype)
+                dw = (flat.t() @ x.reshape(-1, x.shape[-1])).to(weight_dtype)
             if needs_bias:
                 db = sum_over_tokens(flat).to(weight_dtype)
             if needs_u:

@@ -36,11 +36,6 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def over_tokens(g: Tensor, x: Tensor) -> Tensor:
-    """Gᵀ x, [o, i], from G [T, o] and x [T, i], both contiguous: the gradient of a weight."""
-    return g.t() @ x
-
-
 def thin_over_tokens(g: Tensor, thin: Tensor) -> Tensor:
     """Gᵀ x, [o, r], from G [T, o], which may be part of a larger matrix, and x [T, r], r small."""
     if not torch.compiler.is_compiling() and g.is_contiguous():

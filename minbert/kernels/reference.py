@@ -1,7 +1,7 @@
 """The switch to plain torch, which every kernel here is tested and measured against."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -13,23 +13,18 @@ KERNELS: Final = (FAST, REFERENCE)
 _reference = False
 
 
-def kernels(name: str) -> AbstractContextManager[None]:
-    """Within the block, compute the operations of a step by the kernels of that name.
+@contextmanager
+def kernels(name: str) -> Iterator[None]:
+    """Within the block, compute the operations of a step by the kernels of that name, in the whole
+    process: `fast`, or `reference`, which are torch's own operators under autograd.
 
     Raises:
-        ValueError: for another name than `fast` or `reference`.
+        ValueError: for another name.
     """
     if name not in KERNELS:
         raise ValueError(f"no kernels are called {name!r}; there are {', '.join(KERNELS)}")
-    return use_reference() if name == REFERENCE else nullcontext()
-
-
-@contextmanager
-def use_reference() -> Iterator[None]:
-    """Within the block, compute every kernel by torch's own operators, under autograd, in the whole
-    process."""
     global _reference
-    before, _reference = _reference, True
+    before, _reference = _reference, name == REFERENCE
     try:
         yield
     finally:
@@ -37,7 +32,7 @@ def use_reference() -> Iterator[None]:
 
 
 def is_reference() -> bool:
-    """Whether kernels are torch's own operators, by `use_reference`."""
+    """Whether kernels are torch's own operators."""
     return _reference
 
 

@@ -10,14 +10,11 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from minbert.model.comparison import Comparison
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
-from minbert.model.heads import HEADS, Head, find_head
+from minbert.model.heads import HEADS, Comparison, Head, LinearHead
 
 POOLINGS: Final = ("pooler", "mean")
-SHARED, APART = 1, 2
-"""Numbers of encoders."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class BertClassifier(nn.Module):
         encoders: 1 or 2. The second serves the parts on pairs, if there are other parts too.
 
     Raises:
-        ValueError: for an unknown pooling, head or number of encoders, or without heads.
+        ValueError: for an unknown pooling.
     """
 
     def __init__(
@@ -59,26 +56,22 @@ class BertClassifier(nn.Module):
         pooling: str,
         dropout: float,
         head: str = "linear",
-        encoders: int = SHARED,
+        encoders: int = 1,
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling is called {pooling!r}; there are {', '.join(POOLINGS)}")
-        if encoders not in (SHARED, APART):
-            raise ValueError(f"{encoders} encoders: there can be 1 or 2")
-        if not heads:
-            raise ValueError("a model needs a head with an output")
         super().__init__()
         width, by_pooler = config.hidden_size, pooling == "pooler"
         self.dropout = dropout
         self.heads = {"": HeadConfig(heads)} if isinstance(heads, int) else dict(heads)
         modules = {
-            part: find_head(_kind(head, config), width, config.outputs, dropout)
+            part: HEADS[_kind(head, config)](width, config.outputs, dropout)
             for part, config in self.heads.items()
         }
         # an adapter may replace a head's module later
         self.reads_tokens = {part: module.reads_tokens for part, module in modules.items()}
         on_pairs = [part for part, config in self.heads.items() if config.pairs]
-        two = encoders == APART and 0 < len(on_pairs) < len(self.heads)
+        two = encoders == 2 and 0 < len(on_pairs) < len(self.heads)
         served = [part for part in self.heads if not (two and part in on_pairs)]
         pools = not all(self.reads_tokens[part] for part in served)
         # weights are initialised in this order
@@ -91,6 +84,11 @@ class BertClassifier(nn.Module):
         """The head of a part, or the only one."""
         head: Head = self.classifier if part == "" else self.classifier.get_submodule(part)  # type: ignore[assignment]
         return head
+
+    def last_bias(self, part: str) -> nn.Parameter:
+        """The bias that is added to the logits of a part, [C]."""
+        head = self.head_of(part)
+        return head.bias if isinstance(head, LinearHead) else head.out.bias
 
     def forward(
         self,
@@ -127,7 +125,7 @@ class BertClassifier(nn.Module):
 
 def _kind(head: str, config: HeadConfig) -> str:
     """The name of a part's head: that of the model, or the nonlinear one for pairs."""
-    return "nonlinear" if config.pairs and head in HEADS and HEADS[head].reads_tokens else head
+    return "nonlinear" if config.pairs and HEADS[head].reads_tokens else head
 
 
 def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:

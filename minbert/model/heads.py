@@ -1,4 +1,4 @@
-"""Task heads: from hidden states, or one vector for a text, to logits.
+"""Task heads: from hidden states, or one vector for a text or a pair of texts, to logits.
 
 Letters in shapes: B texts, S tokens in the longest, H hidden size, C outputs. All heads are built
 on the meta device; `minbert.model.classifier.initialise` gives them weights.
@@ -26,11 +26,6 @@ class LinearHead(nn.Linear):
         super().__init__(width, outputs, device="meta")
         self.dropped = dropout
 
-    @property
-    def last_bias(self) -> nn.Parameter:
-        """The bias that is added to the logits, [C]."""
-        return self.bias
-
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits [B, C] from pooled vectors [B, H]."""
         return super().forward(dropout(pooled, self.dropped, self.training))
@@ -46,11 +41,6 @@ class NonlinearHead(nn.Module):
         self.dense = nn.Linear(width, width, device="meta")
         self.out = nn.Linear(width, outputs, device="meta")
         self.dropped = dropout
-
-    @property
-    def last_bias(self) -> nn.Parameter:
-        """The bias that is added to the logits, [C]."""
-        return self.out.bias
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits [B, C] from pooled vectors [B, H]."""
@@ -74,11 +64,6 @@ class ConvHead(nn.Module):
         self.out = nn.Linear(channels * len(_WINDOWS), outputs, device="meta")
         self.dropped = dropout
 
-    @property
-    def last_bias(self) -> nn.Parameter:
-        """The bias that is added to the logits, [C]."""
-        return self.out.bias
-
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, C] from hidden states [B, S, H]; the mask [B, S] is 1 at real tokens.
 
@@ -97,20 +82,34 @@ class ConvHead(nn.Module):
         return logits
 
 
+def pair_features(a: Tensor, b: Tensor) -> Tensor:
+    """a, b, |a − b|, a ⊙ b and their cosine, concatenated, [B, 4 H + 1], from a and b [B, H]."""
+    cosine = F.cosine_similarity(a, b, dim=1)[:, None]
+    return torch.cat([a, b, (a - b).abs(), a * b, cosine], dim=1)
+
+
+class Comparison(nn.Module):
+    """Maps the features of a pair to one vector of the encoder's width, for all tasks on pairs.
+
+    Two linear layers, the first of twice the width, each followed by GELU.
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.wide = nn.Linear(4 * width + 1, 2 * width, device="meta")
+        self.narrow = nn.Linear(2 * width, width, device="meta")
+        self.dropped = dropout
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """One vector for each pair, [B, H], from a and b [B, H]."""
+        x = dropout(pair_features(a, b), self.dropped, self.training)
+        x = dropout(F.gelu(self.wide(x)), self.dropped, self.training)  # [B, 2 H]
+        return F.gelu(self.narrow(x))
+
+
 Head = LinearHead | NonlinearHead | ConvHead
 HEADS: Final[Mapping[str, type[LinearHead] | type[NonlinearHead] | type[ConvHead]]] = {
     "linear": LinearHead,
     "nonlinear": NonlinearHead,
     "conv": ConvHead,
 }
-
-
-def find_head(name: str, width: int, outputs: int, dropout: float) -> Head:
-    """The head of that name, without weights.
-
-    Raises:
-        ValueError: for another name.
-    """
-    if name not in HEADS:
-        raise ValueError(f"no head is called {name!r}; there are {', '.join(HEADS)}")
-    return HEADS[name](width, outputs, dropout)

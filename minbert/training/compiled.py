@@ -8,7 +8,6 @@ compiler fuses (`minbert.kernels.reference`); adapters keep their backward pass 
 """
 
 import inspect
-import logging
 import subprocess
 from collections.abc import Collection
 from typing import Any, Final
@@ -29,12 +28,8 @@ _ISOLATED: Final = "isolate_recompiles"
 """The argument of torch.compile that gives each model a limit of its own on its number of graphs,
 and the first release that has it."""
 _NEEDED: Final = "2.13"
-_SKIPS: Final = "torch._inductor.cudagraph_utils.__cudagraphs"
-"""The logger to which torch reports why it makes no CUDA graph."""
-_NO_MEMORY: Final = "out of memory"
+_NO_MEMORY: Final = ("out of memory", "can't allocate memory")
 """In the message of any failed allocation: by torch, triton or the driver."""
-_NO_COMPILER: Final = "C compiler"
-"""In the message of triton's RuntimeError if it finds none."""
 
 
 def mode_of(device: torch.device) -> str:
@@ -123,8 +118,7 @@ def compile_model(
     from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
     from torch._dynamo.utils import counters
 
-    skipped, reasons = counters["inductor"]["cudagraph_skips"], _Messages()
-    logging.getLogger(_SKIPS).addHandler(reasons)
+    skipped = counters["inductor"]["cudagraph_skips"]
     try:
         compiled = CompiledModel(model, texts, lengths)
         compiled.rehearse(amp)
@@ -136,47 +130,18 @@ def compile_model(
         RuntimeError,
     ) as error:
         inner = getattr(error, "inner_exception", error)
-        if isinstance(inner, MemoryError) or (
-            isinstance(inner, RuntimeError) and _NO_MEMORY in str(inner)
-        ):
+        if isinstance(inner, MemoryError) or any(sign in str(inner) for sign in _NO_MEMORY):
             raise inner from None  # as without compiling
-        is_compilers = not isinstance(error, RuntimeError) or isinstance(
-            error, TorchDynamoException
-        )
-        if not is_compilers and _NO_COMPILER not in str(error):
-            raise
+        lines = str(inner).strip().splitlines() or [type(inner).__name__]
+        # a traceback comes from another process
+        reason = lines[-1] if "Traceback (most recent call last):" in lines else lines[0]
         raise InputError(
-            f"compile: torch can't compile the model ({_reason(error)}); it needs a C++ compiler, "
+            f"compile: torch can't compile the model ({reason}); it needs a C++ compiler, "
             "and on a GPU triton, a C compiler and Python.h: install them, or leave compile out"
         ) from error
-    finally:
-        logging.getLogger(_SKIPS).removeHandler(reasons)
     if counters["inductor"]["cudagraph_skips"] > skipped:
-        why = next(iter(reasons.first_lines), "TORCH_LOGS=cudagraphs in the environment says why")
         raise InputError(
-            f"compile: torch made no CUDA graph of a part of the model ({why}); leave compile out"
+            "compile: torch made no CUDA graph of a part of the model (TORCH_LOGS=cudagraphs in "
+            "the environment says why); leave compile out"
         )
     return compiled
-
-
-class _Messages(logging.Handler):
-    """Keeps the first line of each message."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first_lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.first_lines.append(record.getMessage().partition("\n")[0])
-
-
-def _reason(error: BaseException) -> str:
-    """The reason of a failure in one line: the last line of a traceback from another process."""
-    inner = getattr(error, "inner_exception", error)
-    if isinstance(inner, subprocess.CalledProcessError):
-        command = inner.cmd if isinstance(inner.cmd, str) else inner.cmd[0]
-        return f"{command} ended with exit status {inner.returncode}"
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    if not lines:
-        return type(inner).__name__
-    return lines[-1] if "Traceback (most recent call last):" in lines else lines[0]

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamax import adamax
+from torch.optim.adamw import adamw
+from torch.optim.radam import radam
 
 from minbert.kernels.precision import on_cpu
-
-_BETAS: Final = (0.9, 0.999)
-_EPS: Final = 1e-8
 
 Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
@@ -41,9 +41,9 @@ class Optimizer(ABC):
     """
 
     averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_avg_sq")
-    skips_on_device: ClassVar[bool] = False
-    """Whether `_take` itself changes nothing on overflow, so that the host need not wait for the
-    device."""
+    fused: ClassVar[bool] = False
+    """Whether torch's function counts steps on the device and itself changes nothing on overflow,
+    so that the host need not wait for the device."""
     found_inf: Tensor | None = None
     _step_supports_amp_scaling: ClassVar[bool] = True
     """Makes GradScaler call `step` even on overflow, without waiting for the device."""
@@ -73,22 +73,26 @@ class Optimizer(ABC):
         On overflow (`found_inf`) parameters, averages and the count of steps do not change; the
         state is created all the same.
         """
-        waits = self.found_inf is not None and not self.skips_on_device
-        skips = waits and bool(self.found_inf)
+        skips = self.found_inf is not None and not self.fused and bool(self.found_inf)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
             states = [self._state_of(parameter) for parameter in params]
-            if skips:
+            if skips or not params:
                 continue
-            one, other = ([state[name] for state in states] for name in self.averages)
-            steps = [state["step"] for state in states]
             gradients = [parameter.grad for parameter in params]
-            self._take((params, gradients, one, other), steps, group["lr"], group["weight_decay"])
+            one, other = ([state[name] for state in states] for name in self.averages)
+            self._take(
+                (params, gradients, one, other),
+                [state["step"] for state in states],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                beta1=0.9,
+                beta2=0.999,
+                eps=1e-8,
+            )
 
     @abstractmethod
-    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
+    def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:
         """Take a step for the parameters of a group, in place.
 
         Args:
@@ -103,26 +107,20 @@ class Optimizer(ABC):
             }
         return self.state[parameter]
 
-    def _first_step(self, _parameter: Tensor) -> Tensor:
-        return torch.zeros((), dtype=torch.float32)
+    def _first_step(self, parameter: Tensor) -> Tensor:
+        return torch.zeros((), device=parameter.device if self.fused else None)
 
 
 class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), as `torch.optim.AdamW(fused=True)`."""
 
-    skips_on_device: ClassVar[bool] = True
+    fused: ClassVar[bool] = True
 
-    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
-        from torch.optim.adamw import adamw
-
+    def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:
         adamw(
-            *lists, [], steps, fused=True, amsgrad=False, beta1=_BETAS[0],
-            beta2=_BETAS[1], lr=lr, weight_decay=decay, eps=_EPS, maximize=False,
-            found_inf=self.found_inf,
+            *lists, [], steps, fused=True, amsgrad=False, maximize=False,
+            found_inf=self.found_inf, **options,
         )  # fmt: skip
-
-    def _first_step(self, parameter: Tensor) -> Tensor:
-        return torch.zeros((), dtype=torch.float32, device=parameter.device)
 
 
 class Adamax(Optimizer):
@@ -133,27 +131,18 @@ class Adamax(Optimizer):
 
     averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_inf")
 
-    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
-        from torch.optim.adamax import adamax
-
-        adamax(
-            *lists, steps, foreach=not on_cpu(lists[0][0]), eps=_EPS,
-            beta1=_BETAS[0], beta2=_BETAS[1], lr=lr, weight_decay=decay,
-        )  # fmt: skip
+    def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:
+        adamax(*lists, steps, foreach=not on_cpu(lists[0][0]), **options)
 
 
 class RAdam(Optimizer):
     """Rectified Adam (Liu et al. 2020, arXiv 1908.03265) with decoupled decay, as
     `torch.optim.RAdam(decoupled_weight_decay=True)`."""
 
-    def _take(self, lists: Lists, steps: list[Tensor], lr: float, decay: float) -> None:
-        from torch.optim.radam import radam
-
+    def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:
         radam(
-            *lists, steps, decoupled_weight_decay=True,
-            foreach=not on_cpu(lists[0][0]), beta1=_BETAS[0], beta2=_BETAS[1], lr=lr,
-            weight_decay=decay, eps=_EPS,
-        )  # fmt: skip
+            *lists, steps, decoupled_weight_decay=True, foreach=not on_cpu(lists[0][0]), **options
+        )
 
 
 OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {

@@ -19,11 +19,19 @@ def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
-def halving_schedule(
-    total_steps: int, warmup: float, steps_per_epoch: int
+def schedule_of(
+    name: str, total_steps: int, warmup: float, steps_per_epoch: int
 ) -> Callable[[int], float]:
-    """The factor on the peak rate at each step (from 0): up over `warmup`, then constant, and
-    halved after each epoch."""
+    """The `linear` schedule, or `halving`: up over `warmup`, then constant, and halved after each
+    epoch.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == LINEAR:
+        return linear_schedule(total_steps, warmup)
+    if name != HALVING:
+        raise ValueError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
     rising = max(1, round(total_steps * warmup))
 
     def factor(step: int) -> float:
@@ -31,18 +39,3 @@ def halving_schedule(
         return float(risen * 0.5 ** (step // steps_per_epoch))
 
     return factor
-
-
-def schedule_of(
-    name: str, total_steps: int, warmup: float, steps_per_epoch: int
-) -> Callable[[int], float]:
-    """The schedule of that name.
-
-    Raises:
-        ValueError: for another name.
-    """
-    if name == LINEAR:
-        return linear_schedule(total_steps, warmup)
-    if name == HALVING:
-        return halving_schedule(total_steps, warmup, steps_per_epoch)
-    raise ValueError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")

@@ -8,10 +8,6 @@ from torch import nn
 
 from minbert.training.quarters import QUARTERS, layers_in
 
-ALL: Final = "all"
-ITERATIVE: Final = "iterative"
-UNFREEZINGS: Final = (ALL, ITERATIVE)
-
 _ENCODER: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
 
 
@@ -29,32 +25,35 @@ class GradualUnfreezing:
     """
 
     def __init__(self, model: nn.Module, always: frozenset[str] = frozenset()) -> None:
-        self._held: list[tuple[nn.Parameter, str, int | None]] = []
-        self._depths: dict[str, int] = {}
-        for name, parameter in model.named_parameters():
-            if not (match := _ENCODER.match(name)) or name in always:
-                continue
-            tower, layer = match.groups()
+        self._first_epochs: dict[nn.Parameter, int] = {}
+        matches = {
+            parameter: match
+            for name, parameter in model.named_parameters()
+            if name not in always and (match := _ENCODER.match(name))
+        }
+        depths: dict[str, int] = {}
+        for tower, layer in (match.groups() for match in matches.values()):
             if layer is not None:
-                self._depths[tower] = max(self._depths.get(tower, 0), int(layer) + 1)
+                depths[tower] = max(depths.get(tower, 0), int(layer) + 1)
+        for parameter, match in matches.items():
+            tower, layer = match.groups()
             if parameter.requires_grad:
-                self._held.append((parameter, tower, None if layer is None else int(layer)))
+                below = 0 if layer is None else depths[tower] - int(layer)
+                self._first_epochs[parameter] = _first_epoch(below, depths.get(tower, 0))
 
     def begin(self, epoch: int) -> None:
         """Make the parameters trainable that train in an epoch, from 0, and freeze the others."""
-        for parameter, tower, layer in self._held:
-            parameter.requires_grad_(self._trains(epoch, tower, layer))
+        for parameter, first in self._first_epochs.items():
+            parameter.requires_grad_(epoch >= first)
 
     def frozen(self, epoch: int) -> set[nn.Parameter]:
         """The parameters that this freezes in an epoch, from 0."""
-        return {
-            parameter
-            for parameter, tower, layer in self._held
-            if not self._trains(epoch, tower, layer)
-        }
+        return {parameter for parameter, first in self._first_epochs.items() if epoch < first}
 
-    def _trains(self, epoch: int, tower: str, layer: int | None) -> bool:
-        if layer is None:
-            return epoch >= QUARTERS
-        depth = self._depths[tower]
-        return layer >= depth - layers_in(epoch, depth)
+
+def _first_epoch(place: int, depth: int) -> int:
+    """The first epoch in which a layer trains, by its place from the top, from 1; 0 for embeddings
+    and pooler."""
+    if place == 0:
+        return QUARTERS
+    return next(epoch for epoch in range(QUARTERS + 1) if place <= layers_in(epoch, depth))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.injection import decays, inject, inject_parts, parameter_groups
+from adapters.injection import build_layers, decays, inject, parameter_groups
 from adapters.layer import Part
 from adapters.names import LAYER_SETS
 from minbert.errors import InputError
@@ -178,11 +178,11 @@ def test_bad_arguments_are_one_line_and_change_nothing(
 @pytest.mark.parametrize("name", ["intermediate.dense", "output.dense"])
 def test_the_width_of_a_layer_is_its_smaller_side(name: str) -> None:
     layer = f"bert.encoder.layer.0.{name}"
-    inject_parts(base_model(), "lora", {layer: Part(name=layer, rank=32, alpha=1.0)})
+    build_layers(base_model(), "lora", {layer: Part(name=layer, rank=32, alpha=1.0)})
     with pytest.raises(InputError, match=f"rank 33 is above the width 32 of {layer}"):
-        inject_parts(base_model(), "lora", {layer: Part(name=layer, rank=33, alpha=1.0)})
+        build_layers(base_model(), "lora", {layer: Part(name=layer, rank=33, alpha=1.0)})
     with pytest.raises(InputError, match="no linear layer called other to adapt"):
-        inject_parts(base_model(), "lora", {"other": Part(name="other", rank=1, alpha=1.0)})
+        build_layers(base_model(), "lora", {"other": Part(name="other", rank=1, alpha=1.0)})
 
 
 def test_the_widest_rank_is_allowed() -> None:

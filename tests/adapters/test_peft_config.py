@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from adapters.layer import Part
-from adapters.peft_config import AdapterConfig, build, parse
+from adapters.peft_config import AdapterConfig, parse
+from adapters.peft_format import build_config
 from minbert.errors import InputError
 from tests.adapters.small import need_peft
 
@@ -38,13 +39,10 @@ def read(**changes: Any) -> AdapterConfig:
     return parse(config, linear_names=LINEAR, module_names=MODULES)
 
 
-def test_a_list_holds_endings_and_an_expression_the_whole_name() -> None:
+def test_target_modules_hold_endings_of_names() -> None:
     assert [*read(target_modules=["dense"]).parts] == [n for n in LINEAR if n.endswith(".dense")]
     assert [*read(target_modules=["output.dense"]).parts] == [
         n for n in LINEAR if n.endswith("output.dense")
-    ]
-    assert [*read(target_modules=r".*layer\.1\..*key").parts] == [
-        "bert.encoder.layer.1.attention.self.key"
     ]
     full = "bert.encoder.layer.1.output.dense"
     assert [*read(target_modules=[full]).parts] == [full]
@@ -58,38 +56,21 @@ def test_what_is_saved_whole_has_no_adapter() -> None:
     assert read(task_type=None).saved == []
 
 
-def test_patterns_of_rank_and_alpha() -> None:
-    config = read(
-        target_modules=["query", "key"],
-        rank_pattern={"layer.1.attention.self.query": 2, "query": 8},
-        alpha_pattern={r"layer\.\d\d\..*": 3.5},
-        use_rslora=True,
-    )
-    found = {name.removeprefix("bert.encoder.layer."): p for name, p in config.parts.items()}
-    assert {name: (p.rank, p.alpha) for name, p in found.items()} == {
-        "1.attention.self.query": (2, 16),
-        "1.attention.self.key": (4, 16),
-        "11.attention.self.query": (8, 3.5),
-        "11.attention.self.key": (4, 3.5),
-    }
-    assert all(part.rslora for part in config.parts.values())
-
-
 def test_what_is_built_reads_back_the_same() -> None:
-    parts = [
-        Part(name=LINEAR[0], rank=4, alpha=16.0, rslora=True),
-        Part(name=LINEAR[2], rank=8, alpha=2.5, rslora=True),
-        Part(name=LINEAR[6], rank=1, alpha=16.0, rslora=True),
-    ]
-    config = build(mode="dora", parts=parts, modules_to_save=["classifier"], base_model="x")
+    parts = [Part(name=LINEAR[n], rank=4, alpha=2.5, rslora=True) for n in (0, 2, 6)]
+    config = build_config(mode="dora", parts=parts, modules_to_save=["classifier"], base_model="x")
     again = parse(json.loads(json.dumps(config)), linear_names=LINEAR, module_names=MODULES)
     assert again == AdapterConfig("dora", {part.name: part for part in parts}, ["classifier"])
 
 
-def test_mixed_rslora_is_refused() -> None:
-    parts = [Part(name=n, rank=4, alpha=16.0, rslora=n == LINEAR[0]) for n in LINEAR[:2]]
-    with pytest.raises(InputError, match="for all layers or for none"):
-        build(mode="lora", parts=parts, modules_to_save=[], base_model=None)
+@pytest.mark.parametrize("changes", [{"rank": 8}, {"alpha": 2.5}, {"rslora": True}])
+def test_adapters_of_several_ranks_or_scales_are_not_saved(changes: dict[str, Any]) -> None:
+    parts = [
+        Part(**{"name": n, "rank": 4, "alpha": 16.0, **(changes if n == LINEAR[0] else {})})
+        for n in LINEAR[:2]
+    ]
+    with pytest.raises(InputError, match="one rank and one scale"):
+        build_config(mode="lora", parts=parts, modules_to_save=[], base_model=None)
 
 
 def test_every_default_of_peft_is_accepted() -> None:
@@ -114,25 +95,27 @@ def test_every_default_of_peft_is_accepted() -> None:
         ({"layer_replication": [[0, 1]]}, "sets layer_replication, which"),
         ({"trainable_token_indices": [1]}, "sets trainable_token_indices, which"),
         ({"an_option_of_tomorrow": "yes"}, "sets an_option_of_tomorrow, which"),
-        ({"init_lora_weights": "pissa"}, "'pissa', which changes the base weights"),
-        ({"init_lora_weights": ["pissa"]}, "which changes the base weights"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+        ({"init_lora_weights": ["pissa"]}, "init_lora_weights is"),
         ({"peft_type": "ADALORA"}, "peft_type is 'ADALORA'"),
         ({"peft_type": ["LORA"]}, "peft_type is"),
         ({"task_type": "CAUSAL_LM"}, "task_type is 'CAUSAL_LM'"),
         ({"task_type": ["SEQ_CLS"]}, "task_type is"),
         ({"target_modules": ["nothing"]}, "names no linear layer"),
-        ({"target_modules": "("}, "no regular expression"),
+        ({"target_modules": ".*query"}, r"target_modules is '\.\*query'.* valid list"),
         ({"target_modules": None}, "target_modules is None"),
         ({"target_modules": [1]}, r"target_modules is \[1\]"),
         ({"modules_to_save": "classifier"}, "modules_to_save is 'classifier'"),
-        ({"rank_pattern": {"(": 1}}, "no regular expression"),
-        ({"rank_pattern": {"query": "8"}}, r"rank_pattern\['query'\] is '8'"),
-        ({"rank_pattern": [4]}, "rank_pattern is"),
+        ({"target_modules": [".*query"]}, "target_modules is"),
+        ({"rank_pattern": {"query": 8}}, "sets rank_pattern, which"),
+        ({"alpha_pattern": {"query": 8}}, "sets alpha_pattern, which"),
         ({"r": "4"}, "r is '4'"),
         ({"r": 4.0}, "r is 4.0"),
         ({"r": True}, "r is True"),
+        ({"r": 0}, "r is 0"),
         ({"r": None}, "r is None"),
         ({"lora_alpha": None}, "lora_alpha is None"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
         ({"use_dora": "yes"}, "use_dora is 'yes'"),
         ({"use_rslora": None}, "use_rslora is None"),
     ],

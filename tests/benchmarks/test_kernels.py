@@ -17,7 +17,7 @@ from minbert.data.batches import Batch
 from minbert.kernels.attention import attention
 from minbert.kernels.dropout import dropout
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
-from minbert.kernels.reference import use_reference
+from minbert.kernels.reference import kernels
 from minbert.kernels.residual import add_and_normalise
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import Trainer
@@ -34,7 +34,7 @@ def in_pairs(benchmark: BenchmarkFixture, what: str, run: Callable[[], object]) 
 
 
 def of(way: str) -> AbstractContextManager[None]:
-    return use_reference() if way == "torch" else nullcontext()
+    return kernels("reference") if way == "torch" else nullcontext()
 
 
 @WAYS

@@ -9,19 +9,18 @@ import torch
 from torch import nn
 
 import adapters.dora
-import adapters.product
 import minbert.training.optimizer
 from adapters.dora import DoraLinear
 from adapters.layer import Part
 from minbert.kernels import attention, dropout, products, residual
-from minbert.kernels.reference import use_reference
+from minbert.kernels.reference import kernels
 from minbert.training.optimizer import OPTIMIZERS, Group
 from tests.minbert.kernels.test_fast_path import MODES, model_of, step
 
 ROOT = Path(__file__).parents[2]
 ASKING = (
     *(attention, dropout, products, residual),
-    *(adapters.dora, adapters.product, minbert.training.optimizer),
+    *(adapters.dora, minbert.training.optimizer),
 )
 """Modules that ask whether a tensor is on the CPU."""
 
@@ -51,7 +50,7 @@ def test_a_step_is_plain_torchs(mode, layers, padded: bool, pooling: str, as_on_
         here = dict(step(model, padded, "off"))
     assert "_linear_pointwise" not in names.seen, "oneDNN is for the CPU"
     assert any(name.startswith("_scaled_dot_product") for name in names.seen)
-    with use_reference():
+    with kernels("reference"):
         exact = dict(step(model, padded, "off"))
     assert here.keys() == exact.keys()
     for name, value in exact.items():
@@ -65,7 +64,7 @@ def test_in_half_precision_a_step_is_as_near_to_fp32_as_plain_torchs(
 ) -> None:
     model = model_of(mode, layers, "mean")
     here = dict(step(model, True, "bf16"))
-    with use_reference():
+    with kernels("reference"):
         exact, usual = (dict(step(model, True, amp)) for amp in ("off", "bf16"))
 
     def error(of: dict[str, torch.Tensor]) -> float:
@@ -110,7 +109,7 @@ def test_a_mask_of_dropout_follows_the_seed_and_its_probability(p: float, as_on_
     assert not torch.equal(dropout.keep_mask(like, p), mask)
 
 
-def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_look_for_zeros(
+def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
@@ -161,7 +160,6 @@ def is_kind(node: ast.AST) -> bool:
 STEP = "tests/gpu/test_branches.py::test_a_step_is_plain_torchs"
 COVERED = {
     "adapters/dora:uses_side_branch": "tests/gpu/test_branches.py::test_dora_merges_where",
-    "adapters/product:has_zero": "tests/gpu/test_branches.py::test_dora_merges_where",
     "minbert/data/batches:on_device": (
         "tests/minbert/data/test_batches.py::test_what_goes_to_a_gpu"
     ),

@@ -110,9 +110,9 @@ def counted_for_real(settings: Job, shapes: ShapesOf, which: Variant) -> dict[st
     with Unasked() as counter, kernels(settings.cell.kernels):
         fill(model, CPU)
         with torch.no_grad():
-            for parameter in model.parameters():  # a magnitude of zero takes more work
+            for parameter in model.parameters():  # memory may hold what is no number
                 parameter.fill_(0.5)
-            for buffer in model.buffers():  # as do scales that are no numbers, as memory may hold
+            for buffer in model.buffers():
                 buffer.fill_(1)
         return run(model, settings, shapes, counter)
 

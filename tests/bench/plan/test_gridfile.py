@@ -7,7 +7,7 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.launch import checks
-from bench.plan import cell, gridfile
+from bench.plan import gridfile
 from bench.plan.cell import ABOUT
 from minbert.data.batches import BATCHINGS
 from minbert.kernels.reference import KERNELS
@@ -15,7 +15,6 @@ from minbert.model.heads import HEADS
 from minbert.training.losses import MSE, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import SCHEDULES
-from minbert.training.unfreezing import ITERATIVE, UNFREEZINGS
 
 GOOD = """
 about = "two cells"
@@ -32,12 +31,11 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
     settings = gridfile.Settings.model_fields
     for name, known in (
         ("head", HEADS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
-        ("regression_loss", REGRESSION), ("kernels", KERNELS), ("unfreeze", UNFREEZINGS),
+        ("regression_loss", REGRESSION), ("kernels", KERNELS),
     ):  # fmt: skip
         assert ABOUT[name].values == tuple(known), name
     assert get_args(settings["batching"].annotation) == BATCHINGS
     assert checks.MSE == MSE
-    assert cell.ITERATIVE == ITERATIVE
 
 
 def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:

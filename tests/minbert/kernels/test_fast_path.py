@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.injection import hold_frozen, inject
-from minbert.kernels.reference import use_reference
+from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.losses import loss_of
@@ -70,7 +70,7 @@ def step(model: BertClassifier, padded: bool, amp: str) -> Iterator[tuple[str, T
 def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, pooling) -> None:
     model = model_of(mode, layers, pooling)
     fast = dict(step(model, padded, "off"))
-    with use_reference():
+    with kernels("reference"):
         exact = dict(step(model, padded, "off"))
     assert fast.keys() == exact.keys()
     assert {name for name in fast if "." in name} == {
@@ -86,7 +86,7 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers)
     model = model_of(mode, layers, "mean")
     exact = dict(step(model, True, "off"))
     errors = []
-    ways: list[AbstractContextManager[None]] = [nullcontext(), use_reference()]
+    ways: list[AbstractContextManager[None]] = [nullcontext(), kernels("reference")]
     for way in ways:
         with way:
             found = dict(step(model, True, "bf16"))

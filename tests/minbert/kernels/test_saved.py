@@ -7,7 +7,7 @@ import torch
 
 from adapters.injection import inject
 from bench.worker.probes.memory import SavedTensors
-from minbert.kernels.reference import use_reference
+from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.trainer import autocast
@@ -83,7 +83,7 @@ def test_dora_keeps_at_most_a_twentieth_more_than_lora(layers: str, amp: str) ->
 @pytest.mark.parametrize(("mode", "layers"), MODES)
 def test_the_fast_path_keeps_less_than_the_plain_one(mode, layers, amp: str) -> None:
     fast = saved_bytes(mode, layers, amp)
-    with use_reference():
+    with kernels("reference"):
         usual = saved_bytes(mode, layers, amp)
     if mode == "head":
         assert fast <= usual < 4 * B * S * H

@@ -10,8 +10,8 @@ from torch import Tensor
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
-from minbert.model.comparison import pair_features
 from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.heads import pair_features
 from minbert.training.trainer import Group, Trainer, logits_of
 
 HEADS = {
@@ -176,24 +176,6 @@ def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
     assert loss.item() == pytest.approx(1 - r, abs=1e-6)
     assert loss.item() == pytest.approx(usual.item(), abs=0.02)
     assert torch.cosine_similarity(gradient, expected, dim=0) > 0.99
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"encoders": 3}, "3 encoders: there can be 1 or 2"),
-        ({"head": "deep"}, "no head is called 'deep'"),
-        ({"pooling": "max"}, "no pooling is called 'max'"),
-        ({"heads": {}}, "needs a head"),
-    ],
-)
-def test_bad_arguments_are_refused(changes: dict[str, object], told: str) -> None:
-    values = {
-        "heads": HEADS, "encoders": 1, "head": "linear", "pooling": "mean", "dropout": 0.1,
-        **changes,
-    }  # fmt: skip
-    with pytest.raises(ValueError, match=told):
-        BertClassifier(replace(CONFIG), values.pop("heads"), **values)
 
 
 @pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
