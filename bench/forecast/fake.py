@@ -16,7 +16,6 @@ from bench.worker.setup import losses_of, make_ready, new_model, parts_of, unfre
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
-from minbert.model.config import BertConfig
 from minbert.training.losses import CROSS_ENTROPY, REGRESSION
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import Group, Trainer, autocast, logits_of
@@ -41,29 +40,13 @@ def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts
         return run(model, job, shapes, counter)
 
 
-def skeleton(workload: Workload, variant: Variant) -> BertClassifier:
-    """The model with its adapters, on the meta device."""
-    config = BertConfig(**workload.config)
-    model = BertClassifier(
-        config,
-        heads_of(workload.task, workload.parts),
-        pooling=workload.pooling,
-        dropout=config.hidden_dropout_prob,
-        head=workload.head,
-        encoders=workload.encoders or 1,
-    )
-    inject(
-        model,
-        mode=variant.mode,
-        layers=variant.layers,
-        rank=variant.rank,
-        alpha=1.0,
-        new_pooler=workload.new_pooler,
-        seed=0,
-    )
-    if variant.frozen_dtype in HALF:
-        hold_frozen(model, HALF[variant.frozen_dtype])
-    return model
+def skeleton(job: Job) -> BertClassifier:
+    """The model with its adapters, on the meta device.
+
+    A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
+    """
+    on_meta = replace(job, device="meta")
+    return make_ready(new_model(job), on_meta, new_pooler=job.cell.init == "random")
 
 
 def fill(model: nn.Module, device: torch.device) -> None:

@@ -53,32 +53,6 @@ class Movement:
         return None
 
 
-def unused_parameters(model: BertClassifier, trained: Set[str]) -> set[nn.Parameter]:
-    """Parameters that serve none of the parts of the task that were trained.
-
-    Args:
-        trained: the parts that had a batch; {""} for a task without parts.
-    """
-    if "" in trained:
-        return set()
-    on_pairs = {model.heads[part].pairs for part in trained}
-    is_used = {f"classifier.{part}.": part in trained for part in model.heads}
-    is_used |= {"comparison.": True in on_pairs, "bert_pairs.": True in on_pairs}
-    is_used["bert."] = model.bert_pairs is None or False in on_pairs
-    unused = tuple(prefix for prefix, used in is_used.items() if not used)
-    return {p for name, p in model.named_parameters() if name.startswith(unused)}
-
-
-def idle_parameters(model: BertClassifier, losses: Mapping[str, str]) -> set[nn.Parameter]:
-    """Parameters that train and need not move: the last bias of a head whose loss is 1 − r, which
-    does not change when a constant is added to all predictions.
-
-    Args:
-        losses: the name of each part's loss.
-    """
-    return {model.last_bias(part) for part, loss in losses.items() if loss == PEARSON}
-
-
 def _sum_of_bits(parameter: Tensor) -> Tensor:
     bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
     return bits.sum(dtype=torch.int64)
