@@ -1,6 +1,6 @@
 """The page of updates with its figures. Importing this loads matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -52,14 +52,22 @@ def facts(
         problems=problems(truncations),
         tables=[*tables.tables(updates, truncations), tables.module_table(updates)],
         drawings=[
-            _energy_figure(updates),
-            _kinds_figure(whole),
+            _energy(
+                {update.cell.name: update.modules for update in updates[:_MOST]},
+                "energy",
+                "Mean over linear layers.",
+            ),
+            _energy(
+                {kind: modules for kind in KINDS.values() if (modules := _of_kind(whole, kind))},
+                "energy-kinds",
+                f"{whole.cell.name}: mean over layers.",
+            ),
             *(
                 _scores_figure([cell for cell in truncations if cell.metric == metric])
                 for metric in metrics
             ),
             *(
-                _ranks_figure(update, _PERCENT, f"rank-{_PERCENT}-{number}")
+                _ranks_figure(update, f"rank-{_PERCENT}-{number}")
                 for number, update in enumerate(updates[:_MOST], start=1)
             ),
         ],
@@ -73,24 +81,14 @@ def facts(
     )
 
 
-def _energy_figure(updates: Sequence[Update]) -> Drawing:
-    """The share of energy in the top k directions against k, a line for each cell."""
-    shown = updates[:_MOST]
-    modules = [module for update in shown for module in update.modules]
-    lines = {update.cell.name: mean_energy(update.modules, "update") for update in shown}
-    return _energy(lines, modules, "energy", "Mean over linear layers.")
+def _of_kind(update: Update, kind: str) -> list[Module]:
+    return [module for module in update.modules if module.place[1] == kind]
 
 
-def _kinds_figure(update: Update) -> Drawing:
-    """The same for one cell, a line for each kind of linear layer."""
-    lines = {kind: mean_energy(update.of_kind(kind), "update") for kind in update.kinds}
-    caption = f"{update.cell.name}: mean over layers."
-    return _energy(lines, update.modules, "energy-kinds", caption)
-
-
-def _energy(
-    lines: dict[str, Floats], modules: Sequence[Module], stem: str, caption: str
-) -> Drawing:
+def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> Drawing:
+    """The share of energy in the top k directions against k, a line for each group of modules."""
+    modules = [module for group in groups.values() for module in group]
+    lines = {name: mean_energy(group, "update") for name, group in groups.items()}
     with canvas(3.8) as (figure, axes):
         for (name, curve), colour in zip(lines.items(), _COLOURS, strict=False):
             _curve(axes, curve, color=colour, label=name)
@@ -114,15 +112,16 @@ def _energy(
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def _ranks_figure(update: Update, percent: int, stem: str) -> Drawing:
+def _ranks_figure(update: Update, stem: str) -> Drawing:
     """The rank that holds a share of the energy, a square for each layer and kind."""
     kinds = list(KINDS.values())
-    layers = sorted({module.place.layer for module in update.modules})
+    layers = sorted({module.place[0] for module in update.modules})
     values = np.full((len(layers), len(kinds)), np.nan)
     for module in update.modules:
-        place = layers.index(module.place.layer), kinds.index(module.place.kind)
-        values[place] = module.update.rank_for(percent / 100)
-    most = max(len(module.update.values) for module in update.modules)
+        layer, kind = module.place
+        rank = module.spectra["update"].rank_for(_PERCENT / 100)
+        values[layers.index(layer), kinds.index(kind)] = rank
+    most = max(len(module.spectra["update"].values) for module in update.modules)
     with canvas(1.4 + 0.34 * len(layers)) as (figure, axes):
         axes.grid(visible=False)
         axes.pcolormesh(values, cmap="viridis", vmin=1, vmax=most)
@@ -140,10 +139,10 @@ def _ranks_figure(update: Update, percent: int, stem: str) -> Drawing:
         axes.set_title(update.cell.name)
     low, high = np.nanmin(values), np.nanmax(values)
     alt = (
-        f"Rank that holds {percent}% of the energy of the updates of {update.cell.name}, by layer "
+        f"Rank that holds {_PERCENT}% of the energy of the updates of {update.cell.name}, by layer "
         f"and kind: from {low:.0f} to {high:.0f}, of at most {most}."
     )
-    caption = f"Directions that hold {percent}% of an update's energy, of at most {most}."
+    caption = f"Directions that hold {_PERCENT}% of an update's energy, of at most {most}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
