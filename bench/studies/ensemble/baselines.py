@@ -149,27 +149,24 @@ def _cosines(examples: Examples, embed: Callable[[tuple[str, ...]], Floats]) -> 
 def _embedder(checkpoint: Path, max_length: int) -> Callable[[tuple[str, ...]], Floats]:
     import torch
 
-    from minbert.data.batches import collate, plan_evaluation
     from minbert.data.tokenizer import Tokenizer
     from minbert.model.checkpoint import load_encoder
-    from minbert.model.classifier import mean_of_real
+    from minbert.model.classifier import BertClassifier
     from minbert.model.config import BertConfig
-    from minbert.model.encoder import BertEncoder
+    from minbert.training.evaluation import predict
 
     config = BertConfig.from_folder(checkpoint)
-    encoder = BertEncoder(config, pooler=False).eval()
-    load_encoder(encoder, checkpoint)
+    model = BertClassifier(config, 1, pooling="mean", dropout=0.0)
+    load_encoder(model.bert, checkpoint)
+    model.classifier = torch.nn.Identity()
     tokenizer, device = Tokenizer.from_folder(checkpoint), torch.device("cpu")
 
-    @torch.inference_mode()
     def embed(texts: tuple[str, ...]) -> Floats:
         encoded = tokenizer.encode(texts, None, max_length)
-        embeddings = np.empty((len(texts), config.hidden_size))
-        for indices in plan_evaluation(encoded.lengths, _BATCH):
-            labels = np.zeros(len(texts), dtype=np.int64)
-            batch = collate([encoded], labels, indices, config.pad_token_id, device)
-            hidden = encoder(batch.input_ids, batch.attention_mask)
-            embeddings[indices] = mean_of_real(hidden, batch.attention_mask).numpy()
-        return embeddings
+        embeddings = predict(
+            model, [encoded], batch_size=_BATCH, amp="off", pad_id=config.pad_token_id,
+            device=device,
+        )  # fmt: skip
+        return embeddings.astype(np.float64)
 
     return embed
