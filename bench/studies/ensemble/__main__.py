@@ -13,9 +13,8 @@ from typing import Final
 import click
 
 from bench.common.command import run_command, with_runs
-from bench.common.csvfile import check_csv, write_csv
+from bench.common.csvfile import write_csv
 from bench.common.errors import InputError
-from bench.launch.checks import check_reports
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.report.text import plain, without_paths
@@ -24,6 +23,7 @@ from bench.studies.ensemble.averages import AVERAGES
 from bench.studies.ensemble.baselines import with_baselines
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import ensemble_of, overall_of
+from bench.studies.outputs import with_outputs
 
 _MOST: Final = 25
 _PAGES: Final = "ensemble"
@@ -68,16 +68,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Folder of the tasks' files, for --baselines and --peer.",
 )
-@click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path),
-    help="Write a CSV with a row for each score, single cells included.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    help="Write ensemble.md and ensemble.html to this folder.",
-)
+@with_outputs(_PAGES, "each score, single cells included")
 def command(
     runs: Sequence[Path],
     task: str | None,
@@ -94,10 +85,6 @@ def command(
         raise InputError(
             "--data: is for --baselines and --peer; members are taken from --runs alone"
         )
-    if csv_file is not None:
-        check_csv(csv_file, runs)
-    if reports is not None:
-        check_reports(reports, _PAGES)
     if peer:
         from bench.peers.names import check_libraries
 

@@ -12,10 +12,10 @@ from typing import Final
 import click
 
 from bench.common.command import run_command, with_runs
-from bench.common.csvfile import check_csv, write_csv
+from bench.common.csvfile import write_csv
 from bench.common.errors import DiskFullError, InputError
-from bench.launch.checks import check_reports
 from bench.report.text import plain, without_paths
+from bench.studies.outputs import with_outputs
 from bench.studies.updates import truncation
 from bench.studies.updates.cells import find
 from bench.studies.updates.measure import measure_all
@@ -44,18 +44,7 @@ Examples:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of the tasks' files, for --truncate."
 )
-@click.option(
-    "--csv",
-    "csv_file",
-    type=click.Path(path_type=Path),
-    help="Write a CSV with a row for each cell and layer.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    help="Write updates.md and updates.html to this folder.",
-)
+@with_outputs(_PAGES, "each cell and layer")
 def command(
     runs: list[Path],
     truncate: str | None,
@@ -67,10 +56,6 @@ def command(
     if data is not None and truncate is None:
         raise InputError("--data: is for --truncate, which scores on dev; leave it out")
     ranks = None if truncate is None else parse_ranks(truncate)
-    if csv_file is not None:
-        check_csv(csv_file, runs)
-    if reports is not None:
-        check_reports(reports, _PAGES)
     cells, notes = find(runs)
     cut = []
     if ranks is not None:
