@@ -27,23 +27,13 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Member:
-    """A cell that ended ok, with its arrays for one task: logits [N, C] and labels [N], on dev and
-    on the training examples that it held out, and the latter's indices if kept. `folder` is the
-    cell's."""
+    """A cell that ended ok, with its arrays for one task by their names in its file: logits [N, C]
+    and labels [N], on dev and (`held_…`) on the training examples that it held out, and the
+    latter's indices if kept. `folder` is the cell's."""
 
     row: Row
     folder: Path
     arrays: Arrays
-
-    @property
-    def logits(self) -> NDArray[np.float32]:
-        """On dev, [N, C]."""
-        return self.arrays["logits"]
-
-    @property
-    def held_logits(self) -> NDArray[np.float32]:
-        """On held-out examples, [N, C]."""
-        return self.arrays["held_logits"]
 
     @property
     def name(self) -> str:

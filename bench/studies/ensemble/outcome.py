@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.plan.cell import OVERALL
@@ -286,19 +285,17 @@ def _stages(candidates: Candidates, choice: Choice, dev: Sequence[Floats]) -> li
 def _predictions(candidates: Candidates, average: str) -> tuple[list[Floats], list[Floats]]:
     """All candidates' predictions as they enter the average: on held-out examples, and on dev."""
 
-    def predictions(member: Member, logits: NDArray[np.float32]) -> Floats:
-        try:
-            return as_averaged(logits, candidates.metric, average)
-        except ValueError as error:
-            raise InputError(
-                f"{member.name} can't be averaged: {error}; take its row out"
-            ) from error
+    def predictions(name: str) -> list[Floats]:
+        each = []
+        for member in candidates.members:
+            try:
+                each.append(as_averaged(member.arrays[name], candidates.metric, average))
+            except ValueError as error:
+                message = f"{member.name} can't be averaged: {error}; take its row out"
+                raise InputError(message) from error
+        return each
 
-    members = candidates.members
-    return (
-        [predictions(member, member.held_logits) for member in members],
-        [predictions(member, member.logits) for member in members],
-    )
+    return predictions("held_logits"), predictions("logits")
 
 
 def _encoders(members: Sequence[Member]) -> Mapping[str, str]:

@@ -40,17 +40,10 @@ class Published(NamedTuple):
 def published(task: str) -> list[Published]:
     """A task's published scores, lowest first."""
     text = files("bench.studies.ensemble").joinpath("published.csv").read_text("utf-8")
+    _, *rows = csv.reader(text.splitlines())
     scores = [
-        Published(
-            task=row["task"],
-            model=row["model"],
-            parameters=int(row["parameters"]) if row["parameters"] else None,
-            score=float(row["score"]),
-            metric=row["metric"],
-            split=row["split"],
-            source=row["source"],
-        )
-        for row in csv.DictReader(text.splitlines())
-        if row["task"] == task
+        Published(name, model, int(parameters) if parameters else None, float(score), *rest)
+        for name, model, parameters, score, *rest in rows
+        if name == task
     ]
     return sorted(scores, key=lambda each: each.score)

@@ -244,9 +244,11 @@ def test_the_average_of_all_cells_has_each_of_them_once(place: Place) -> None:
         place.add(seed, strength=strength)
     (candidates,) = find([place.csv])
     found = average_of_all(candidates, "logits")
-    mean = np.mean([entry.logits.astype(float) for entry in candidates.members], axis=0)
+    mean = np.mean([entry.arrays["logits"].astype(float) for entry in candidates.members], axis=0)
     right = mean.argmax(axis=1) == candidates.labels
     assert found.dev.value == pytest.approx(right.mean())
-    held = np.mean([entry.held_logits.astype(float) for entry in candidates.members], axis=0)
+    held = np.mean(
+        [entry.arrays["held_logits"].astype(float) for entry in candidates.members], axis=0
+    )
     assert found.held_score == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
     assert found.parameters == ENCODER + 3 * ADAPTER
