@@ -4,27 +4,26 @@ Example: python -m bench.ensemble --runs runs.csv --task movies
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
 
 from bench.common.command import run_command, with_runs
-from bench.common.csvfile import check_csv, write_csv
+from bench.common.csvfile import write_csv
 from bench.common.errors import InputError
-from bench.launch.checks import check_reports
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
+from bench.report.text import plain, without_paths
+from bench.studies.ensemble import rows
 from bench.studies.ensemble.averages import AVERAGES
-from bench.studies.ensemble.comparisons import with_baselines, with_peers
+from bench.studies.ensemble.baselines import with_baselines
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.outcome import ensemble_of
-from bench.studies.ensemble.overall import overall_of
-from bench.studies.ensemble.rows import COLUMNS, csv_rows
-from bench.studies.ensemble.show import Printer, outcomes_as_json
+from bench.studies.ensemble.outcome import ensemble_of, overall_of
+from bench.studies.outputs import with_outputs
 
 _MOST: Final = 25
 _PAGES: Final = "ensemble"
@@ -69,16 +68,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Folder of the tasks' files, for --baselines and --peer.",
 )
-@click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path),
-    help="Write a CSV with a row for each score, single cells included.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    help="Write ensemble.md and ensemble.html to this folder.",
-)
+@with_outputs(_PAGES, "each score, single cells included")
 def command(
     runs: Sequence[Path],
     task: str | None,
@@ -95,53 +85,41 @@ def command(
         raise InputError(
             "--data: is for --baselines and --peer; members are taken from --runs alone"
         )
-    if csv_file is not None:
-        check_csv(csv_file, runs)
-    if reports is not None:
-        check_reports(reports, _PAGES)
     if peer:
         from bench.peers.names import check_libraries
 
         check_libraries()
     asked = parse_tasks(task)
     outcomes = [ensemble_of(candidates, average, most) for candidates in find(runs, asked)]
-    tasks = [outcome.candidates.task for outcome in outcomes]
-    lacking = missing(asked, tasks)
+    lacking = missing(asked, [outcome.task for outcome in outcomes])
     if lacking and overall_of(outcomes) is None:
         note = f"no cells of {', '.join(lacking)}"
-        if {*lacking, *tasks} <= PART_SCORES.keys():
+        if {*lacking, *(outcome.task for outcome in outcomes)} <= PART_SCORES.keys():
             note += ", so there is no overall score"
-        outcomes[0] = replace(outcomes[0], notes=(*outcomes[0].notes, note))
+        outcomes[0] = outcomes[0].with_notes(note)
     if baselines:
         outcomes = [with_baselines(outcome, data) for outcome in outcomes]
     if peer:
+        from bench.studies.ensemble.peer import with_peers
+
         outcomes = with_peers(outcomes, data)
     overall = overall_of(outcomes)
     if as_json:
-        results = outcomes_as_json(outcomes, overall, with_published=baselines)
+        results = rows.as_json(outcomes, overall, with_published=baselines)
         click.echo(json.dumps(results, indent=2))
     else:
-        printer = Printer(with_published=baselines)
-        for outcome in outcomes:
-            printer.task(outcome)
-        if overall is not None:
-            printer.overall(overall)
+        from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib
+
+        print_sections(outcomes, overall, with_published=baselines)
     if csv_file is not None:
-        write_csv(csv_file, COLUMNS, csv_rows(outcomes, overall))
+        write_csv(csv_file, rows.COLUMNS, rows.csv_rows(outcomes, overall))
     if reports is not None:
         from bench.report.pages import write_pages
-        from bench.studies.ensemble.page import facts_of  # loads pandas and matplotlib
+        from bench.studies.ensemble.page import facts_of
 
-        words = [
-            *("python", "-m", "bench.ensemble", "--runs", *map(str, runs)),
-            *(("--task", ",".join(asked)) if asked else ()),
-            *("--average", average, "--most", str(most)),
-            *(("--baselines",) if baselines else ()),
-            *(("--peer",) if peer else ()),
-            *(("--data", str(data)) if data is not None else ()),
-            *("--reports", "reports/"),
-        ]
-        facts = facts_of(outcomes, overall, words, with_published=baselines)
+        words = ["python", "-m", "bench.ensemble", *map(plain, sys.argv[1:])]
+        line = without_paths(shlex.join(words))
+        facts = facts_of(outcomes, overall, line, with_published=baselines)
         sys.stderr.write(f"report: {write_pages(reports, _PAGES, facts)}\n")
     problems = [problem for outcome in outcomes for problem in outcome.problems]
     for problem in problems:

@@ -6,7 +6,7 @@ Arrays in and out. Letters in shapes: N examples, C outputs of the task's head.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ LOGITS, PROBABILITIES = "logits", "probabilities"
 AVERAGES: Final = (LOGITS, PROBABILITIES)
 
 Floats = NDArray[np.float64]
+Weights = tuple[tuple[int, int], ...]
+"""Pairs of a model's index and how often it counts, the highest weight first."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,17 @@ class Addition:
     held_score: float
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The members of an ensemble.
 
     Attributes:
-        weights: pairs of a model's index and how often it counts, the highest weight first.
         held_score: the ensemble's score on held-out examples.
-        additions: all steps of the greedy choice, later ones that were not taken included; empty
-            for an ensemble that was not chosen.
+        additions: all steps of the greedy choice, later ones that were not taken included.
     """
 
-    weights: tuple[tuple[int, int], ...]
+    weights: Weights
     held_score: float
-    additions: tuple[Addition, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """The sum of all weights."""
-        return sum(weight for _, weight in self.weights)
+    additions: Sequence[Addition]
 
 
 def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Floats:
@@ -59,10 +53,8 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
     correlation have no common scale.
 
     Raises:
-        ValueError: for an unknown average, or for predicted numbers that are all the same.
+        ValueError: for predicted numbers that are all the same.
     """
-    if average not in AVERAGES:
-        raise ValueError(f"unknown average {average!r}; choose from {', '.join(AVERAGES)}")
     values = logits.astype(np.float64)
     if metric == "pearson":
         std = values.std()
@@ -77,10 +69,10 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def averaged(predictions: Sequence[Floats], choice: Choice) -> Floats:
+def averaged(predictions: Sequence[Floats], weights: Weights) -> Floats:
     """The ensemble's predictions [N, C], from those of each model as `as_averaged` returns them."""
-    total = sum(weight * predictions[index] for index, weight in choice.weights)
-    return np.asarray(total / choice.size)
+    total = sum(weight * predictions[index] for index, weight in weights)
+    return np.asarray(total / sum(weight for _, weight in weights))
 
 
 def choose(
@@ -102,14 +94,9 @@ def choose(
         predictions: of each model on held-out examples, [N, C], as `as_averaged` returns them.
         labels: [N], as `minbert.data.metrics.score` takes them.
         most: the largest size, each member counted by its weight.
-        among: indices of the models to choose from; all by default.
-
-    Raises:
-        ValueError: without a model.
+        among: indices of the models to choose from, at least one; all by default.
     """
-    indices = range(len(predictions)) if among is None else among
-    if not indices:
-        raise ValueError("an ensemble needs a model")
+    indices = list(range(len(predictions)) if among is None else among)
 
     def score_of(values: Floats) -> float:
         value = score(metric, values, labels)
@@ -124,8 +111,8 @@ def choose(
         best = int(np.argmax(scores))  # the first of equal ones
         total += predictions[order[best]]
         additions.append(Addition(order[best], scores[best]))
-    step = max(range(len(additions)), key=lambda n: (additions[n].held_score, -n))
-    members = Counter(addition.index for addition in additions[: step + 1])
-    place = {index: position for position, index in enumerate(indices)}
-    weights = sorted(members.items(), key=lambda item: (-item[1], place[item[0]]))
-    return Choice(tuple(weights), additions[step].held_score, tuple(additions))
+    held_scores = [addition.held_score for addition in additions]
+    taken = int(np.argmax(held_scores))
+    members = Counter(addition.index for addition in additions[: taken + 1])
+    weights = sorted(members.items(), key=lambda item: (-item[1], indices.index(item[0])))
+    return Choice(tuple(weights), held_scores[taken], additions)

@@ -1,9 +1,11 @@
-"""Baselines of an ensemble: TF-IDF with a linear model, and the cosine of sentence embeddings.
+"""Baselines of an ensemble: the average of all cells, the best members of other encoders, TF-IDF
+with a linear model, and the cosine of sentence embeddings.
 
 scikit-learn comes with the extra `baselines`; it and torch are imported on first use.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,18 +13,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
+from bench.results.origins import examples_of, model_of
+from bench.studies.ensemble.averages import Floats
+from bench.studies.ensemble.outcome import Outcome, average_of_all, entry_for
 from minbert.data.metrics import constant
 from minbert.data.tasks import Examples, TaskData
 
-Floats = NDArray[np.float64]
-
 TFIDF, COSINE = "tf-idf and a linear model", "cosine of sentence embeddings"
-_EXTRA: Final = "pip install -e '.[baselines]'"
+WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
+"""What the user can do if a checkpoint is gone."""
 _BATCH: Final = 64
 
 
-class NothingToLearnError(Exception):
-    """A baseline can't learn from these training examples. One line."""
+def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
+    """An outcome with its baselines.
+
+    One that predicts the same number for all examples, or has nothing to learn from, is left out,
+    with a note.
+
+    Args:
+        data: the folder of the task's files; none for an embedded task.
+
+    Raises:
+        InputError: if the examples, the checkpoint or scikit-learn are missing.
+    """
+    candidates, member = outcome.candidates, outcome.best_member
+    examples = examples_of(member.row, data).parts[outcome.task]
+    others, notes = [*outcome.others, *outcome.encoders], []
+    if len(candidates.members) > 1:
+        others.insert(0, average_of_all(candidates, outcome.average))
+
+    def add(kind: str, predict: Callable[..., Floats], *arguments: Any) -> None:
+        try:
+            others.append(entry_for(candidates, kind, predict(*arguments)))
+        except ValueError as error:
+            notes.append(f"{kind} left out: {error}")
+
+    add(TFIDF, tfidf, examples)
+    if is_comparison(examples):
+        checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
+        if checkpoint is not None:
+            add(COSINE, cosine, examples, checkpoint, int(member.row["max_length"] or 128))
+    return replace(outcome, others=others).with_notes(*notes)
 
 
 def tfidf(data: TaskData) -> Floats:
@@ -34,7 +66,7 @@ def tfidf(data: TaskData) -> Floats:
 
     Raises:
         InputError: without scikit-learn.
-        NothingToLearnError: if all labels are the same, or no two texts share a word.
+        ValueError: if all labels are the same, or no two texts share a word.
     """
     try:
         from scipy.sparse import csr_matrix, hstack
@@ -42,15 +74,16 @@ def tfidf(data: TaskData) -> Floats:
         from sklearn.linear_model import LogisticRegression, Ridge
     except ImportError as error:
         raise InputError(
-            f"scikit-learn can't be imported ({error}); install the extra: {_EXTRA}"
+            f"scikit-learn can't be imported ({error}); install the extra: "
+            "pip install -e '.[baselines]'"
         ) from error
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     if constant(data.train.labels):
-        raise NothingToLearnError("the training labels are all the same")
+        raise ValueError("the training labels are all the same")
     try:
         words.fit([*data.train.text_a, *(data.train.text_b or ())])
     except ValueError as error:  # the vocabulary is empty
-        raise NothingToLearnError("no word is in two of the training texts") from error
+        raise ValueError("no word is in two of the training texts") from error
 
     def features(examples: Examples) -> Any:
         a = words.transform(examples.text_a)
@@ -116,27 +149,24 @@ def _cosines(examples: Examples, embed: Callable[[tuple[str, ...]], Floats]) -> 
 def _embedder(checkpoint: Path, max_length: int) -> Callable[[tuple[str, ...]], Floats]:
     import torch
 
-    from minbert.data.batches import collate, plan_evaluation
     from minbert.data.tokenizer import Tokenizer
     from minbert.model.checkpoint import load_encoder
-    from minbert.model.classifier import mean_of_real
+    from minbert.model.classifier import BertClassifier
     from minbert.model.config import BertConfig
-    from minbert.model.encoder import BertEncoder
+    from minbert.training.evaluation import predict
 
     config = BertConfig.from_folder(checkpoint)
-    encoder = BertEncoder(config, pooler=False).eval()
-    load_encoder(encoder, checkpoint)
+    model = BertClassifier(config, 1, pooling="mean", dropout=0.0)
+    load_encoder(model.bert, checkpoint)
+    model.classifier = torch.nn.Identity()
     tokenizer, device = Tokenizer.from_folder(checkpoint), torch.device("cpu")
 
-    @torch.inference_mode()
     def embed(texts: tuple[str, ...]) -> Floats:
         encoded = tokenizer.encode(texts, None, max_length)
-        embeddings = np.empty((len(texts), config.hidden_size))
-        for indices in plan_evaluation(encoded.lengths, _BATCH):
-            labels = np.zeros(len(texts), dtype=np.int64)
-            batch = collate([encoded], labels, indices, config.pad_token_id, device)
-            hidden = encoder(batch.input_ids, batch.attention_mask)
-            embeddings[indices] = mean_of_real(hidden, batch.attention_mask).numpy()
-        return embeddings
+        embeddings = predict(
+            model, [encoded], batch_size=_BATCH, amp="off", pad_id=config.pad_token_id,
+            device=device,
+        )  # fmt: skip
+        return embeddings.astype(np.float64)
 
     return embed

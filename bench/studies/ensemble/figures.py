@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bench.report.drawing import (
@@ -31,8 +30,7 @@ BASELINE: Final = "baseline"
 PUBLISHED: Final = "published, on other examples"
 
 
-@dataclass(frozen=True)
-class _Shape:
+class _Shape(NamedTuple):
     marker: str
     colour: str
     filled: bool
@@ -74,11 +72,7 @@ def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawin
     lines = [*measured, *papers]
     with canvas(1.1 + 0.24 * max(len(lines), 3)) as (figure, axes):
         for y, mark in enumerate(lines):
-            ends = mark.score.ends()
-            if ends is not None:
-                colour = _SHAPES[mark.kind].colour
-                axes.hlines([y], [ends[0]], [ends[1]], color=colour, linewidth=1.3, zorder=2)
-            _point(axes, mark, mark.score.value, y)
+            _draw(axes, mark, mark.score.value, y, xerr=_lengths(mark), elinewidth=1.3)
             if mark.kind == BEST:
                 axes.axvline(
                     mark.score.value, color=INK, linewidth=0.7, linestyle=_DASHED, zorder=1
@@ -89,7 +83,7 @@ def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawin
         axes.set_ylim(len(lines) - 0.45, -0.55)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(label)
-        _legend(figure, lines)
+        _legend(figure)
     alt = f"{label} with 95% intervals: {_in_words(measured)}."
     alt += f" Published, on other examples: {_in_words(papers)}." if papers else ""
     return Drawing(stem, to_svg(figure, stem), alt, caption)
@@ -98,16 +92,10 @@ def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawin
 def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing:
     """Scores against parameters, for marks whose parameters are known."""
     known = [mark for mark in marks if mark.parameters]
-    counts = [float(mark.parameters or 0) for mark in known]
+    counts = [mark.parameters or 0 for mark in known]
     with canvas(3.6) as (figure, axes):
         for mark, parameters in zip(known, counts, strict=True):
-            ends = mark.score.ends()
-            if ends is not None:
-                colour = _SHAPES[mark.kind].colour
-                axes.vlines(
-                    [parameters], [ends[0]], [ends[1]], color=colour, linewidth=1.0, alpha=0.7
-                )
-            _point(axes, mark, parameters, mark.score.value)
+            _draw(axes, mark, parameters, mark.score.value, yerr=_lengths(mark), elinewidth=1.0)
             if mark.kind in (BASELINE, PUBLISHED):
                 axes.annotate(
                     _short(mark.label), (parameters, mark.score.value), xytext=(6, 0),
@@ -122,7 +110,7 @@ def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing
         axes.set_xlabel("parameters of all members together")
         axes.set_ylabel(label)
         axes.margins(y=0.12)
-        _legend(figure, known)
+        _legend(figure)
     points = "; ".join(
         f"{mark.label} {fixed(mark.score.value)} with {mark.parameters:,}"
         for mark in known if mark.kind != CELL
@@ -168,27 +156,27 @@ def choice(
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def _point(axes: Axes, mark: Mark, x: float, y: float) -> None:
+def _draw(axes: Axes, mark: Mark, x: float, y: float, **bars: Any) -> None:
+    """Draw a mark with its interval; it is in the legend if it is the first of its kind."""
     shape = _SHAPES[mark.kind]
-    axes.plot(
-        [x], [y], marker=shape.marker, linestyle="none", color=shape.colour,
+    labels = axes.get_legend_handles_labels()[1]
+    axes.errorbar(
+        [x], [y], **bars, linestyle="none", color=shape.colour, marker=shape.marker,
         markerfacecolor=shape.colour if shape.filled else PAPER, markersize=shape.size,
         markeredgewidth=1.2, zorder=3 if mark.kind == CELL else 4,
+        label="" if mark.kind in labels else mark.kind,
     )  # fmt: skip
 
 
-def _legend(figure: Figure, marks: Sequence[Mark]) -> None:
-    handles = [
-        Line2D(
-            [], [], marker=shape.marker, linestyle="none", color=shape.colour, markersize=6,
-            markerfacecolor=shape.colour if shape.filled else PAPER, label=kind,
-        )
-        for kind, shape in _SHAPES.items() if any(mark.kind == kind for mark in marks)
-    ]  # fmt: skip
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 3),
-        columnspacing=1.2, handletextpad=0.4,
-    )  # fmt: skip
+def _lengths(mark: Mark) -> list[list[float]] | None:
+    """The lengths of an interval's lower and upper half."""
+    ends = mark.score.ends()
+    return ends and [[abs(mark.score.value - end)] for end in ends]
+
+
+def _legend(figure: Figure) -> None:
+    columns = min(len(figure.axes[0].get_legend_handles_labels()[1]), 3)
+    figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4)
 
 
 def _in_words(marks: Sequence[Mark]) -> str:

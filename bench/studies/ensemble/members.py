@@ -19,22 +19,22 @@ from bench.results.store import read_rows
 from minbert.data.tasks import find_task
 from minbert.files import is_file
 
-_LOGITS: Final = ("logits", "held_logits")
-_LABELS: Final = ("labels", "held_labels")
+_NAMES: Final = ("logits", "labels", "held_logits", "held_labels")
 _INDICES: Final = "held_indices"
+_UNFIT: Final = "predictions and labels don't fit together"
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A cell that ended ok, with its logits [N, C] for one task, on dev and on the training
-    examples that it held out. `folder` is the cell's."""
+    """A cell that ended ok, with its arrays for one task by their names in its file: logits [N, C]
+    and labels [N], on dev and (`held_…`) on the training examples that it held out, and the
+    latter's indices if kept. `folder` is the cell's."""
 
     row: Row
-    logits: NDArray[np.float32]
-    held_logits: NDArray[np.float32]
     folder: Path
+    arrays: Arrays
 
     @property
     def name(self) -> str:
@@ -78,22 +78,6 @@ class Candidates:
         if len({other.row.model_digest for other in self.members}) > 1:
             names.append(member.row.model)
         return ", ".join(names)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A cell's row and the folder with its files."""
-
-    row: Row
-    folder: Path
-
-    @property
-    def task(self) -> str:
-        return self.row.task
-
-    @property
-    def predictions(self) -> Path:
-        return self.folder / PREDICTIONS
 
 
 def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
@@ -158,119 +142,86 @@ def _candidates(
         prefer_multitask: whether cells of the part alone are left out, if they predicted other
             examples than those that learned all parts.
     """
-    sources: dict[str, _Source] = {}  # by cell id, the first that still has its predictions
+    cells: dict[str, tuple[Row, Path]] = {}  # by id, the first that still has its predictions
     for path, row in rows:
-        cell_id = row.cell_id
-        if task in _learned(row) and not (
-            cell_id in sources and is_file(sources[cell_id].predictions)
-        ):
-            sources[cell_id] = _Source(row, folder_of(path, row))
-    held = [source for source in sources.values() if source.row.held_out]
+        known = cells.get(str(row["cell_id"]))
+        if task in _learned(row) and not (known and is_file(known[1] / PREDICTIONS)):
+            cells[str(row["cell_id"])] = row, folder_of(path, row)
+    held = [(row, folder) for row, folder in cells.values() if row["held_out"]]
     if not held:
-        first = next(iter(sources.values()))
+        first, _ = next(iter(cells.values()))
         raise InputError(
-            f"{files}: no cell of {first.task} held training examples out, by which members are "
+            f"{files}: no cell of {first['task']} held training examples out, by which members are "
             "chosen; run a grid with held_out = 0.1 in its settings"
         )
-    kinds = {source.task for source in held}
+    kinds = {str(row["task"]) for row, _ in held}
     kind = MULTITASK if MULTITASK in kinds and (prefer_multitask or len(kinds) == 1) else task
-    preferred = [source for source in held if source.task == kind]
+    preferred = [(row, folder) for row, folder in held if row["task"] == kind]
     for name, noun in (("data_digest", "examples"), ("held_out", "shares held out")):
-        if len({source.row[name] for source in preferred}) > 1:
+        if len({row[name] for row, _ in preferred}) > 1:
             raise InputError(f"{files}: cells of {kind} have different {noun}; keep them apart")
-    arrays = [_read(source, task) for source in preferred]
-    # Compare with a file that has indices, if any: one without fits several that differ.
-    known = next((i for i, tensors in enumerate(arrays) if _INDICES in tensors), 0)
-    examples = arrays[known]
-    for source, tensors in zip(preferred, arrays, strict=True):
-        if not _same_examples(examples, tensors):
+    members: list[Member] = []
+    examples: Arrays = {}
+    for row, folder in (*preferred, *(cell for cell in held if cell not in preferred)):
+        arrays = _read(row, folder, task)
+        if not examples or _same_examples(examples, arrays):
+            members.append(Member(row, folder, arrays))
+            # without indices, one would go with several that differ
+            examples = examples if _INDICES in examples else arrays
+        elif row["task"] == kind:
             raise InputError(
-                f"{source.predictions}: was made on other examples than those of the other cells; "
-                f"{_why_others(source.row, preferred[known].row)}"
+                f"{folder / PREDICTIONS}: was made on other examples than those of the other "
+                "cells; models of another vocabulary or max_length hold different examples out, "
+                "and can't be together"
             )
-    members = [_member(source, own) for source, own in zip(preferred, arrays, strict=True)]
-    others = [source for source in held if source.task != kind]
-    for source in others:
-        tensors = _read(source, task)
-        if _same_examples(examples, tensors):
-            members.append(_member(source, tensors))
-            examples = examples if _INDICES in examples else tensors
     return Candidates(
         task=task,
-        metric=find_task(task).metric if kind == MULTITASK else str(preferred[0].row.dev_metric),
+        metric=find_task(task).metric if kind == MULTITASK else str(members[0].row["dev_metric"]),
         members=members,
-        labels=arrays[0]["labels"],
-        held_labels=arrays[0]["held_labels"],
+        labels=members[0].arrays["labels"],
+        held_labels=members[0].arrays["held_labels"],
         left_out=len(held) - len(members),
     )
 
 
-def _member(source: _Source, tensors: Arrays) -> Member:
-    return Member(source.row, tensors["logits"], tensors["held_logits"], source.folder)
-
-
-def _why_others(row: Row, other: Row) -> str:
-    """The reason why two cells with the same data held out different examples, which are drawn
-    from the texts' tokens."""
-    lengths = row.max_length, other.max_length
-    if lengths[0] != lengths[1]:
-        return (
-            f"with max_length {lengths[0]} and {lengths[1]} different ones are held out; keep them "
-            "apart"
-        )
-    return "models of different vocabularies hold different examples out, and can't be together"
-
-
 def _same_examples(one: Arrays, other: Arrays) -> bool:
     """Whether two files are of the same examples; without indices in both, by labels alone."""
-    names = [*_LABELS, *([_INDICES] if _INDICES in one and _INDICES in other else [])]
-    return all(np.array_equal(one[name], other[name]) for name in names)
+    names = ("labels", "held_labels", _INDICES)
+    return all(np.array_equal(one[n], other[n]) for n in names if n in one and n in other)
 
 
-def _read(source: _Source, task: str) -> Arrays:
-    """A cell's logits, labels and, if the file has them, indices for a task, checked."""
+def _read(row: Row, folder: Path, task: str) -> Arrays:
+    """A cell's arrays for a task, checked."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path, prefix = source.predictions, f"{task}." if source.task == MULTITASK else ""
+    path, prefix = folder / PREDICTIONS, f"{task}." if row["task"] == MULTITASK else ""
+    again = "run the cell again with --rerun ok"
     try:
         file = load_file(path)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: is gone; run the cell again with --rerun ok, or take its row out"
-        ) from error
+        raise InputError(f"{path}: is gone; {again}, or take its row out") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from error
-    for name in (*_LOGITS, *_LABELS):
+    for name in _NAMES:
         if f"{prefix}{name}" not in file:
-            raise InputError(f"{path}: has no {prefix}{name}; run the cell again with --rerun ok")
-    names = (*_LOGITS, *_LABELS, _INDICES)
-    tensors = {name: file[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in file}
-    shapes = all(
-        array.ndim == 2 and array.shape[1] if name in _LOGITS else array.ndim == 1
-        for name, array in tensors.items()
-    )
-    dev = {len(tensors[name]) for name in ("logits", "labels")} if shapes else set()
-    held = {len(tensors[name]) for name in tensors if name.startswith("held_")} if shapes else set()
-    if len(dev) != 1 or len(held) != 1:
-        raise InputError(f"{path}: predictions and labels don't fit together")
-    if 0 in dev | held:
+            raise InputError(f"{path}: has no {prefix}{name}; {again}")
+    names = [name for name in (*_NAMES, _INDICES) if f"{prefix}{name}" in file]
+    arrays = {name: file[f"{prefix}{name}"] for name in names}
+    if not all(array.ndim == (2 if "logits" in name else 1) for name, array in arrays.items()):
+        raise InputError(f"{path}: {_UNFIT}")
+    dev, *others_of_dev = (len(arrays[name]) for name in names if not name.startswith("held_"))
+    held, *others_held = (len(arrays[name]) for name in names if name.startswith("held_"))
+    classes = [arrays[name].shape[1] for name in ("logits", "held_logits")]
+    if {*others_of_dev} != {dev} or {*others_held} != {held} or 0 in classes:
+        raise InputError(f"{path}: {_UNFIT}")
+    if not (dev and held):
         raise InputError(f"{path}: holds predictions of no examples")
-    if not all(np.isfinite(array).all() for array in tensors.values()):
-        raise InputError(
-            f"{path}: holds predictions that are not finite; run the cell again with --rerun ok"
-        )
-    if _INDICES in tensors and not _are_indices(tensors[_INDICES]):
-        raise InputError(
-            f"{path}: {prefix}{_INDICES} are no indices; run the cell again with --rerun ok"
-        )
-    return tensors
-
-
-def _are_indices(array: NDArray[Any]) -> bool:
-    """Whether numbers [N] can be indices of examples: int64, ascending, each once.
-
-    They are only compared, so the number of training examples, which no file has, is not needed.
-    """
-    ascending = (array[1:] > array[:-1]).all()
-    return bool(array.dtype == np.int64 and array[0] >= 0 and ascending)
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise InputError(f"{path}: holds predictions that are not finite; {again}")
+    indices = arrays.get(_INDICES)
+    if indices is not None and not (
+        indices.dtype == np.int64 and indices[0] >= 0 and (np.diff(indices) > 0).all()
+    ):
+        raise InputError(f"{path}: {prefix}{_INDICES} are no indices; {again}")
+    return arrays

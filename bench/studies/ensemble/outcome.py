@@ -1,4 +1,4 @@
-"""An ensemble of one task, its members and its score on dev beside other entries. Pure."""
+"""Ensembles of one task and of several, with their scores on dev and those of baselines. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.common.errors import InputError
+from bench.plan.cell import OVERALL
+from bench.plan.columns import CORRELATED, PART_SCORES
 from bench.report.text import count
 from bench.results.outcomes import Values
-from bench.results.predictions import values_for
+from bench.results.overall import counted, overall, overall_interval
+from bench.results.predictions import mean_of_parts, values_for
 from bench.stats.intervals import Interval, spread
-from bench.studies.ensemble.averages import Choice, Floats, as_averaged, averaged, choose
+from bench.studies.ensemble.averages import Choice, Floats, Weights, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Candidates, Member
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS
@@ -22,6 +24,7 @@ ENSEMBLE: Final = "ensemble"
 BEST: Final = "best member"
 ALL: Final = "average of all cells"
 CELL: Final = "cell alone"
+_PLURALS: Final = {ENSEMBLE: "ensembles", BEST: "best members"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Entry:
     members: tuple[Member, ...] = ()
 
     @property
+    def label(self) -> str:
+        """The kind and the name; the kind alone where it has no name of its own."""
+        return self.kind if self.name == self.kind else f"{self.kind}: {self.name}"
+
+    @property
     def parameters(self) -> int | None:
         """Parameters of all members together; None where they are not known. A cell counts once,
         and so does a frozen encoder that several cells share."""
@@ -57,6 +65,10 @@ class Entry:
             shared[model] = max(shared.get(model, 0), member.shared_parameters)
         return sum(own.values()) + sum(shared.values())
 
+    def less(self, other: "Entry") -> Interval:
+        """The difference of two scores on the same examples, with its interval."""
+        return spread((self.values - other.values)[None]).interval()
+
 
 class Stage(NamedTuple):
     """The ensemble after one step of the greedy choice, which added a member, with its scores; None
@@ -67,9 +79,49 @@ class Stage(NamedTuple):
     dev_score: float | None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """An ensemble of one task, its best member, and the entries they are compared with.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An ensemble, or those of several tasks together, and what it is compared with.
+
+    Attributes:
+        task: of several, such as `sst+sts`.
+        others: baselines, as far as they were asked for.
+        notes: remarks for the user, a line each, on the data too; `problems`: failures.
+    """
+
+    task: str
+    metric: str
+    ensemble: Entry
+    best: Entry
+    others: Sequence[Entry] = ()
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> list[Entry]:
+        """The ensemble, its best member and its baselines."""
+        return [self.ensemble, self.best, *self.others]
+
+    @property
+    def gain(self) -> Interval:
+        """Score of the ensemble less that of the best member, paired by example."""
+        return self.ensemble.less(self.best)
+
+    def differences(self, entry: Entry) -> tuple[Interval | None, Interval | None]:
+        """An entry's score less the best member's, and less the ensemble's; None for those
+        themselves."""
+        is_best = entry is self.best or (
+            entry.kind == CELL and entry.members[0] is self.best.members[0]
+        )
+        return (
+            None if is_best else entry.less(self.best),
+            None if entry is self.ensemble else entry.less(self.ensemble),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Result):
+    """An ensemble of one task.
 
     Attributes:
         average: what is averaged, `logits` or `probabilities`.
@@ -77,21 +129,14 @@ class Outcome:
         alone: each candidate by itself, in their order.
         stages: all steps of the choice, later ones that were not taken included.
         encoders: the best member of each encoder other than the best member's.
-        others: baselines, those best members included, as far as they were asked for.
-        notes: remarks for the user, a line each; `problems`: failures, a line each.
     """
 
     candidates: Candidates
     average: str
-    ensemble: Entry
-    best: Entry
     members: Sequence[tuple[Member, int]]
     alone: Sequence[Entry]
     stages: Sequence[Stage]
     encoders: Sequence[Entry]
-    others: Sequence[Entry] = ()
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
 
     @property
     def best_member(self) -> Member:
@@ -99,25 +144,22 @@ class Outcome:
         return self.best.members[0]
 
     @property
-    def gain(self) -> Interval:
-        """Score of the ensemble less that of the best member, paired by example."""
-        return gain_of(self.ensemble, self.best)
-
-    @property
     def size(self) -> int:
         """The sum of all members' weights."""
         return sum(weight for _, weight in self.members)
 
-    @property
-    def all_notes(self) -> list[str]:
-        """The notes, those on the task's data first."""
-        task = TASKS.get(self.candidates.task)
-        return [*(task.notes if task else ()), *self.notes]
+    def with_notes(self, *notes: str) -> "Outcome":
+        """The same with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
 
-def gain_of(entry: Entry, other: Entry) -> Interval:
-    """The difference of two scores on the same examples, with its interval."""
-    return spread((entry.values - other.values)[None]).interval()
+@dataclass(frozen=True, kw_only=True)
+class Overall(Result):
+    """The ensembles of several parts of task `multitask`; `missing` are those without one."""
+
+    parts: tuple[str, ...]
+    missing: tuple[str, ...]
+    formula: str
 
 
 def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
@@ -147,7 +189,7 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         return choose(held, candidates.held_labels, metric, most=most, among=indices)
 
     def entry(kind: str, choice: Choice, name: str = "") -> Entry:
-        return _ensemble_entry(candidates, dev, choice, kind, name)
+        return _average(candidates, dev, choice.weights, choice.held_score, kind, name)
 
     by_id = sorted(range(len(members)), key=lambda index: str(members[index].row.cell_id))
     choice, best_alone = choice_of(by_id, most), choice_of(by_id)
@@ -158,8 +200,13 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
             indices = [i for i in by_id if str(members[i].row.model_digest) == digest]
             first = choice_of(indices)
             encoders.append(entry(f"best of {label}", first, members[first.weights[0][0]].name))
-    left_out = f"{count(candidates.left_out, 'cell')} of {task} left out"
+    notes = list(TASKS[task].notes) if task in TASKS else []
+    if candidates.left_out:
+        cells = count(candidates.left_out, "cell")
+        notes.append(f"{cells} of {task} left out: made on other examples than the others")
     return Outcome(
+        task=task,
+        metric=metric,
         candidates=candidates,
         average=average,
         ensemble=entry(ENSEMBLE, choice),
@@ -171,9 +218,7 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         ],
         stages=_stages(candidates, choice, dev),
         encoders=encoders,
-        notes=(f"{left_out}: made on other examples than the others",)
-        if candidates.left_out
-        else (),
+        notes=tuple(notes),
     )
 
 
@@ -184,10 +229,9 @@ def average_of_all(candidates: Candidates, average: str) -> Entry:
         InputError: for predictions that can't be averaged, or whose average is constant.
     """
     held, dev = _predictions(candidates, average)
-    choice = Choice(tuple((index, 1) for index in range(len(dev))), held_score=0.0)
-    entry = _ensemble_entry(candidates, dev, choice, ALL)
-    held_score = score(candidates.metric, averaged(held, choice), candidates.held_labels)
-    return replace(entry, held_score=held_score)
+    weights = tuple((index, 1) for index in range(len(dev)))
+    held_score = score(candidates.metric, averaged(held, weights), candidates.held_labels)
+    return _average(candidates, dev, weights, held_score, ALL)
 
 
 def entry_for(
@@ -207,18 +251,22 @@ def entry_for(
     return Entry(kind, name or kind, spread(values[None]).interval(), values, held_score, members)
 
 
-def _ensemble_entry(
-    candidates: Candidates, dev: Sequence[Floats], choice: Choice, kind: str, name: str = ""
+def _average(
+    candidates: Candidates,
+    dev: Sequence[Floats],
+    weights: Weights,
+    held_score: float | None,
+    kind: str,
+    name: str = "",
 ) -> Entry:
-    """The entry of a choice of candidates, from the predictions of all of them on dev.
+    """The entry of an average of candidates, from the predictions of all of them on dev.
 
     Raises:
         InputError: if its predictions are all the same number.
     """
-    members = tuple(candidates.members[index] for index, _ in choice.weights)
+    members = tuple(candidates.members[index] for index, _ in weights)
     try:
-        predictions = averaged(dev, choice)
-        return entry_for(candidates, kind, predictions, name, choice.held_score, members)
+        return entry_for(candidates, kind, averaged(dev, weights), name, held_score, members)
     except ValueError as error:
         raise InputError(f"{candidates.task}: the {kind} can't be scored: {error}") from error
 
@@ -237,19 +285,17 @@ def _stages(candidates: Candidates, choice: Choice, dev: Sequence[Floats]) -> li
 def _predictions(candidates: Candidates, average: str) -> tuple[list[Floats], list[Floats]]:
     """All candidates' predictions as they enter the average: on held-out examples, and on dev."""
 
-    def predictions(member: Member, logits: NDArray[np.float32]) -> Floats:
-        try:
-            return as_averaged(logits, candidates.metric, average)
-        except ValueError as error:
-            raise InputError(
-                f"{member.name} can't be averaged: {error}; take its row out"
-            ) from error
+    def predictions(name: str) -> list[Floats]:
+        each = []
+        for member in candidates.members:
+            try:
+                each.append(as_averaged(member.arrays[name], candidates.metric, average))
+            except ValueError as error:
+                message = f"{member.name} can't be averaged: {error}; take its row out"
+                raise InputError(message) from error
+        return each
 
-    members = candidates.members
-    return (
-        [predictions(member, member.held_logits) for member in members],
-        [predictions(member, member.logits) for member in members],
-    )
+    return predictions("held_logits"), predictions("logits")
 
 
 def _encoders(members: Sequence[Member]) -> Mapping[str, str]:
@@ -260,3 +306,55 @@ def _encoders(members: Sequence[Member]) -> Mapping[str, str]:
         digest: name if uses[name] == 1 else f"{name} {digest[:6]}"
         for digest, name in models.items()
     }
+
+
+def overall_of(outcomes: Sequence[Outcome]) -> Overall | None:
+    """The overall scores of several parts of task `multitask`, with the baselines that all of them
+    have; None for one task, and for tasks that are not its parts and so have no common score."""
+    parts = tuple(outcome.task for outcome in outcomes)
+    if len(parts) < 2 or not set(parts) <= PART_SCORES.keys():
+        return None
+    missing = tuple(part for part in PART_SCORES if part not in parts)
+    others = [{entry.kind: entry for entry in outcome.others} for outcome in outcomes]
+    notes = [f"{part}: {note}" for part in parts for note in TASKS[part].notes]
+    if missing:
+        names = " and ".join(missing)
+        notes.insert(0, f"no ensemble of {names} is in it, so it is no score of all three")
+    terms = [
+        f"(1 + r) / 2 on {part}" if part in CORRELATED else f"accuracy on {part}" for part in parts
+    ]
+    without = "".join(f", without {part}" for part in missing)
+    return Overall(
+        task="+".join(parts),
+        metric=OVERALL,
+        parts=parts,
+        missing=missing,
+        formula=f"the mean of {', '.join(terms)}{without}",
+        ensemble=_mean(parts, [outcome.ensemble for outcome in outcomes]),
+        best=_mean(parts, [outcome.best for outcome in outcomes]),
+        others=[
+            _mean(parts, [entries[kind] for entries in others])
+            for kind in others[0]
+            if all(kind in entries for entries in others)
+        ],
+        notes=tuple(notes),
+    )
+
+
+def _mean(parts: Sequence[str], entries: Sequence[Entry]) -> Entry:
+    """The overall score of entries of one kind, one for each part."""
+    of_parts = dict(zip(parts, entries, strict=True))
+    name = _PLURALS.get(entries[0].kind, entries[0].kind)
+    return Entry(
+        kind=name,
+        name=name,
+        dev=overall_interval(
+            {part: entry.dev.value for part, entry in of_parts.items()},
+            {part: len(entry.values) for part, entry in of_parts.items()},
+        ),
+        values=mean_of_parts([counted(part, entry.values) for part, entry in of_parts.items()]),
+        held_score=overall({part: entry.held_score for part, entry in of_parts.items()}),
+        members=tuple(member for entry in entries for member in entry.members)
+        if all(entry.members for entry in entries)
+        else (),
+    )

@@ -7,7 +7,9 @@ are kept in the member's folder, since a training takes minutes.
 
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,14 +29,18 @@ from bench.peers.wanted import SAME
 from bench.plan.cell import FP32, ITERATIVE, MULTITASK, Cell, digest
 from bench.plan.gridfile import Settings
 from bench.plan.models import Model
+from bench.results.origins import examples_of, model_of
 from bench.results.protocol import PREDICTIONS
 from bench.studies.ensemble.averages import Floats
+from bench.studies.ensemble.baselines import WITHOUT
+from bench.studies.ensemble.members import Member
+from bench.studies.ensemble.outcome import Outcome, entry_for
 from minbert.data.tasks import TaskData
 
 PEER: Final = "transformers + PEFT"
 FILE: Final = "peer.safetensors"
 """Its predictions, in the folder of the cell whose setting it trained."""
-_KEY, _LIBRARIES = "key", "libraries"
+_KEY: Final = "key"
 
 
 class PeerError(Exception):
@@ -56,60 +62,98 @@ def why_not(cell: Cell, device: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class PeerPredictions:
-    """Logits [N, C] on dev, and the names and versions of the libraries that trained."""
+def with_peers(outcomes: Sequence[Outcome], data: Path | None) -> list[Outcome]:
+    """Outcomes with the score that transformers + PEFT reach with the best member's setting.
 
-    logits: Floats
-    libraries: str
-
-
-class KeptPeer:
-    """The file of predictions in a cell's folder.
-
-    They are reused while the cell, the machine, the libraries and the dev labels are the same.
+    If they can't train that setting, they train the best they can, by score on held-out examples;
+    if they can train none, a note says so. A failed training adds a problem. Results of earlier
+    calls are reused. Where all members were trained on a CPU, so are these.
 
     Args:
-        labels: [N] of dev.
-        found: the machine to train on.
+        data: the folder of the tasks' files, if they are not embedded.
+
+    Raises:
+        InputError: if examples or a checkpoint are missing, before anything is trained.
+        StoppedError: if the user stopped a training.
     """
+    from bench.machine.conditions import find_conditions
 
-    def __init__(self, folder: Path, cell: Cell, labels: NDArray[np.generic], found: Found) -> None:
-        self.path = folder / FILE
-        self._labels = np.asarray(labels)
-        self._libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
-        self._key = digest([cell.cell_id, found.conditions.conditions_id, self._libraries])
+    members = [member for outcome in outcomes for member in outcome.candidates.members]
+    on_cpu = all(member.row["device"] == "cpu" for member in members)
+    machine = find_conditions("cpu" if on_cpu else "auto")
+    trainings = [_training(outcome, data, machine) for outcome in outcomes]
+    return [train() for train in trainings]
 
-    def read(self) -> PeerPredictions | None:
-        """The predictions; None where there are none that can be reused."""
+
+def _training(outcome: Outcome, data: Path | None, machine: Found) -> Callable[[], Outcome]:
+    """A function that trains an outcome's setting, if it has to be trained, and returns the outcome
+    with its score."""
+
+    def obstacle(member: Member) -> str | None:
+        return why_not(Cell.from_columns(member.row), machine.conditions.device)
+
+    candidates, best = outcome.candidates, outcome.best_member
+    trainable = [
+        entry for entry in (outcome.best, *outcome.alone) if not obstacle(entry.members[0])
+    ]
+    if not trainable:
+        note = f"{PEER} left out for {best.name}: {obstacle(best)}"
+        note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
+        return partial(outcome.with_notes, note)
+    (member,) = max(trainable, key=lambda entry: entry.held_score or 0.0).members
+    cell, path = Cell.from_columns(member.row), member.folder / FILE
+    libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
+    key = digest([cell.cell_id, machine.conditions.conditions_id, libraries])
+    earlier = _read(path, key, candidates.labels)
+    if earlier is None:
+        examples = examples_of(member.row, data).parts[outcome.task]
+        model = model_of(member.row, member.folder, WITHOUT)
+
+    def train() -> Outcome:
+        logits = earlier
         try:
-            with safe_open(self.path, framework="numpy") as file:
-                notes = file.metadata() or {}
-                if notes.get(_KEY) != self._key:
-                    return None
-                logits, labels = (file.get_tensor(name) for name in ("logits", "labels"))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            return None
-        shapes_fit = logits.ndim == 2 and len(logits) == len(labels)
-        usable = shapes_fit and np.isfinite(logits).all() and np.array_equal(labels, self._labels)
-        return self._predictions(logits) if usable else None
+            if logits is None:
+                logits = train_peer(cell, examples, model, data, machine).astype(np.float32)
+                _write(path, key, logits, candidates.labels)
+            entry = entry_for(
+                candidates, PEER, logits.astype(np.float64), cell.name, members=(member,)
+            )
+        except (PeerError, ValueError) as error:
+            problem = f"{outcome.task}: {PEER}: {error}"
+            return replace(outcome, problems=(*outcome.problems, problem))
+        note = f"{PEER} trained the setting of {cell.name} ({libraries})"
+        if member is not best:
+            note += f", the best that they can: for {candidates.name_of(best)} {obstacle(best)}"
+        return replace(outcome, others=[*outcome.others, entry]).with_notes(note)
 
-    def write(self, logits: Floats) -> PeerPredictions:
-        """Write predictions. If that fails, print a note; the next call then trains again."""
-        tensors = {"logits": logits.astype(np.float32), "labels": self._labels}
-        notes = {_KEY: self._key, _LIBRARIES: self._libraries}
-        try:
-            write_atomically(self.path, save(tensors, metadata=notes))
-        except OSError as error:
-            sys.stderr.write(f"note: {self.path}: can't be written ({error.strerror})\n")
-        return self._predictions(tensors["logits"])
+    return train
 
-    def _predictions(self, logits: NDArray[np.generic]) -> PeerPredictions:
-        return PeerPredictions(np.asarray(logits, dtype=np.float64), self._libraries)
+
+def _read(path: Path, key: str, labels: NDArray[np.generic]) -> NDArray[np.float32] | None:
+    """The logits [N, C] in a file; None unless its key and the labels of dev are these."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if (file.metadata() or {}).get(_KEY) != key:
+                return None
+            logits: NDArray[np.float32] = file.get_tensor("logits")
+            usable = np.array_equal(labels, file.get_tensor("labels"))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    usable = usable and logits.ndim == 2 and len(logits) == len(labels)
+    return logits if usable and np.isfinite(logits).all() else None
+
+
+def _write(path: Path, key: str, logits: NDArray[np.float32], labels: NDArray[np.generic]) -> None:
+    """Keep logits. If that fails, print a note; the next call then trains again."""
+    tensors = {"logits": logits, "labels": np.asarray(labels)}
+    try:
+        write_atomically(path, save(tensors, metadata={_KEY: key}))
+    except OSError as error:
+        sys.stderr.write(f"note: {path}: can't be written ({error.strerror})\n")
 
 
 def train_peer(
-    cell: Cell, examples: TaskData, model: Model, data: Path | None, found: Found
+    cell: Cell, examples: TaskData, model: Model, data: Path | None, machine: Found
 ) -> Floats:
     """Train a cell's setting by Trainer and PEFT, and return the logits [N, C] on dev.
 
@@ -117,7 +161,7 @@ def train_peer(
         examples: the cell's.
         model: the checkpoint that the cell was trained from.
         data: the folder of the task's files; none for an embedded task.
-        found: the machine to train on.
+        machine: the one to train on.
 
     Raises:
         PeerError: if the training failed.
@@ -138,8 +182,8 @@ def train_peer(
             budget_s=0.0,
             whole=True,
             model=model,
-            conditions=found.conditions,
-            device_name=found.device_name,
+            conditions=machine.conditions,
+            device_name=machine.device_name,
             data=data,
             on_progress=display.progress,
         )

@@ -5,12 +5,8 @@ it was scored on (`split`), and the paper.
 """
 
 import csv
-from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
-from typing import Final
-
-from pydantic import TypeAdapter
+from typing import Final, NamedTuple
 
 from bench.plan.cell import MULTITASK
 
@@ -29,8 +25,7 @@ def caveat(task: str) -> str:
     return f"published scores, of {other}: what can be reached, not what was compared"
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """A score from a paper; `parameters` of the model are None where not known."""
 
     task: str
@@ -42,14 +37,13 @@ class Published:
     source: str
 
 
-@cache
-def published(task: str) -> tuple[Published, ...]:
+def published(task: str) -> list[Published]:
     """A task's published scores, lowest first."""
     text = files("bench.studies.ensemble").joinpath("published.csv").read_text("utf-8")
-    rows = [
-        {**row, "parameters": row["parameters"] or None}
-        for row in csv.DictReader(text.splitlines())
-        if row["task"] == task
+    _, *rows = csv.reader(text.splitlines())
+    scores = [
+        Published(name, model, int(parameters) if parameters else None, float(score), *rest)
+        for name, model, parameters, score, *rest in rows
+        if name == task
     ]
-    scores = TypeAdapter(list[Published]).validate_python(rows)
-    return tuple(sorted(scores, key=lambda published: published.score))
+    return sorted(scores, key=lambda each: each.score)

@@ -1,12 +1,12 @@
-"""Scores as rows with one set of columns, which JSON, CSV and pages share. Pure."""
+"""Ensembles as the rows of a CSV and as JSON. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bench.plan.cell import OVERALL
+from bench.plan.cell import MULTITASK
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.outcome import CELL, Entry, Outcome, gain_of
-from bench.studies.ensemble.overall import Overall
+from bench.studies.ensemble.outcome import Entry, Outcome, Overall, Result
+from bench.studies.ensemble.published import caveat, published
 
 Row = dict[str, Any]
 
@@ -20,22 +20,18 @@ COLUMNS: Final = (
 and empty for the best member; `to_ensemble` is its score less the ensemble's."""
 
 
-def entry_row(entry: Entry, result: Outcome | Overall) -> Row:
+def entry_row(entry: Entry, result: Result) -> Row:
     """An entry with its differences to the best member and to the ensemble.
 
     `members` counts cells, each once; it and `parameters` are None where they are not known.
     """
-    best, ensemble = result.best, result.ensemble
-    models = {member.row.model for member in entry.members}
-    ids = {member.row.cell_id for member in entry.members}
-    is_best = entry is best or (entry.kind == CELL and entry.members[0] is best.members[0])
-    difference = None if is_best else gain_of(entry, best)
-    to_ensemble = None if entry is ensemble else gain_of(entry, ensemble)
+    difference, to_ensemble = result.differences(entry)
+    models = {str(member.row["model"]) for member in entry.members}
     return {
         "kind": entry.kind,
         "name": entry.name,
         "model": models.pop() if len(models) == 1 else None,
-        "members": len(ids) or None,
+        "members": len({member.row["cell_id"] for member in entry.members}) or None,
         "parameters": entry.parameters,
         **_with_ends("dev_score", "dev", entry.dev),
         **_with_ends("difference", "difference", difference),
@@ -44,33 +40,87 @@ def entry_row(entry: Entry, result: Outcome | Overall) -> Row:
     }
 
 
-def compared_rows(result: Outcome | Overall) -> list[Row]:
-    """The rows of an ensemble, its best member and its baselines, in this order."""
-    return [entry_row(entry, result) for entry in (result.ensemble, result.best, *result.others)]
-
-
 def cell_rows(outcome: Outcome) -> list[Row]:
     """The rows of all candidates, each alone, with its weight in the ensemble."""
-    weights = {member.row.cell_id: weight for member, weight in outcome.members}
-    rows: list[Row] = []
-    for entry in outcome.alone:
-        cell_id = entry.members[0].row.cell_id
-        row = entry_row(entry, outcome)
-        rows.append({**row, "cell_id": cell_id, "weight": weights.get(cell_id, 0)})
-    return rows
+    weights = {member.row["cell_id"]: weight for member, weight in outcome.members}
+    return [
+        {
+            **entry_row(entry, outcome),
+            "cell_id": entry.members[0].row["cell_id"],
+            "weight": weights.get(entry.members[0].row["cell_id"], 0),
+        }
+        for entry in outcome.alone
+    ]
 
 
 def csv_rows(outcomes: Sequence[Outcome], overall: Overall | None) -> list[Row]:
     """All rows of the CSV, task by task; those of several tasks have the task `sst+sts`."""
-    blank: Row = dict.fromkeys(COLUMNS)
     rows: list[Row] = []
-    for outcome in outcomes:
-        task = {"task": outcome.candidates.task, "metric": outcome.candidates.metric}
-        rows += [{**blank, **task, **row} for row in (*compared_rows(outcome), *cell_rows(outcome))]
-    if overall is not None:
-        task = {"task": "+".join(overall.parts), "metric": OVERALL}
-        rows += [{**blank, **task, **row} for row in compared_rows(overall)]
+    for result in (*outcomes, *([overall] if overall else [])):
+        task = {**dict.fromkeys(COLUMNS), "task": result.task, "metric": result.metric}
+        scored = [entry_row(entry, result) for entry in result.compared]
+        scored += cell_rows(result) if isinstance(result, Outcome) else []
+        rows += [{**task, **row} for row in scored]
     return rows
+
+
+def as_json(
+    outcomes: Sequence[Outcome], overall: Overall | None, *, with_published: bool
+) -> dict[str, Any]:
+    """The outcome of one task, or those of several tasks with their overall score."""
+
+    def more(result: Result, task: str) -> Row:
+        scores = [score._asdict() for score in published(task)]
+        shown = {"published": scores, "published_caveat": caveat(task)}
+        return {"notes": result.notes, **(shown if with_published else {})}
+
+    tasks = [{**_task_as_json(outcome), **more(outcome, outcome.task)} for outcome in outcomes]
+    if overall is None:
+        return tasks[0] if len(tasks) == 1 else {"tasks": tasks, "overall": None}
+    ensembles, best, *others = (entry_row(entry, overall) for entry in overall.compared)
+    overall_json = {
+        "metric": overall.metric,
+        "parts": overall.parts,
+        "missing": overall.missing,
+        "ensemble": ensembles,
+        "best_members": best,
+        "baselines": others,
+        "gain": vars(overall.gain),
+        **more(overall, MULTITASK),
+    }
+    return {"tasks": tasks, "overall": overall_json}
+
+
+def _task_as_json(outcome: Outcome) -> Row:
+    ensemble, best, *others = (entry_row(entry, outcome) for entry in outcome.compared)
+    return {
+        "task": outcome.task,
+        "metric": outcome.metric,
+        "average": outcome.average,
+        "candidates": len(outcome.candidates.members),
+        "ensemble": ensemble,
+        "best_member": best,
+        "baselines": others,
+        "gain": vars(outcome.gain),
+        "members": [
+            {
+                "name": member.name,
+                **{name: member.row[name] for name in ("task", "model", "cell_id")},
+                "weight": weight,
+            }
+            for member, weight in outcome.members
+        ],
+        "cells": cell_rows(outcome),
+        "choice": [
+            {
+                "added": stage.added.row["cell_id"],
+                "held_score": stage.held_score,
+                "dev_score": stage.dev_score,
+                "taken": size == outcome.size,
+            }
+            for size, stage in enumerate(outcome.stages, start=1)
+        ],
+    }
 
 
 def _with_ends(name: str, prefix: str, interval: Interval | None) -> Row:

@@ -6,23 +6,21 @@ Example: python -m bench.updates --runs runs.csv --reports reports/
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
 from bench.common.command import run_command, with_runs
-from bench.common.csvfile import check_csv, write_csv
+from bench.common.csvfile import write_csv
 from bench.common.errors import DiskFullError, InputError
-from bench.launch.checks import check_reports
 from bench.report.text import plain, without_paths
-from bench.results.origins import examples_of
-from bench.studies.updates import modules, truncation
+from bench.studies.outputs import with_outputs
+from bench.studies.updates import truncation
 from bench.studies.updates.cells import find
 from bench.studies.updates.measure import measure_all
-from bench.studies.updates.modules import COLUMNS, Update
-from bench.studies.updates.truncation import Truncation, parse_ranks, problems
+from bench.studies.updates.modules import COLUMNS, rows_of
+from bench.studies.updates.truncation import parse_ranks, problems
 from minbert.data.tasks import find_task
 
 _PAGES: Final = "updates"
@@ -46,18 +44,7 @@ Examples:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of the tasks' files, for --truncate."
 )
-@click.option(
-    "--csv",
-    "csv_file",
-    type=click.Path(path_type=Path),
-    help="Write a CSV with a row for each cell and layer.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    help="Write updates.md and updates.html to this folder.",
-)
+@with_outputs(_PAGES, "each cell and layer")
 def command(
     runs: list[Path],
     truncate: str | None,
@@ -69,10 +56,6 @@ def command(
     if data is not None and truncate is None:
         raise InputError("--data: is for --truncate, which scores on dev; leave it out")
     ranks = None if truncate is None else parse_ranks(truncate)
-    if csv_file is not None:
-        check_csv(csv_file, runs)
-    if reports is not None:
-        check_reports(reports, _PAGES)
     cells, notes = find(runs)
     cut = []
     if ranks is not None:
@@ -86,21 +69,33 @@ def command(
         notes += [
             f"not cut: {cell.name}, which has no dev score" for cell in whole if cell not in cut
         ]
-    folders = {cell.name: data if find_task(cell.cell.task).files else None for cell in cut}
-    if data is not None and not any(folders.values()):
-        raise InputError("--data: no task of these cells is read from a folder; leave it out")
-    examples = {cell.name: examples_of(cell.row, folders[cell.name]) for cell in cut}
-    updates, truncations = measure_all(cells, cut, examples, folders, ranks or ())
-    unmoved = [update.cell.name for update in updates if not update.modules]
-    notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]
-    updates = [update for update in updates if update.modules]
+    every_update, truncations = measure_all(cells, cut, data, ranks or ())
+    updates = [update for update in every_update if update.modules]
+    unmoved = [update.cell.name for update in every_update if not update.modules]
     if not updates:
         raise InputError(f"{', '.join(unmoved)}: no linear layer of the encoder trained")
+    notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]
     notes += dict.fromkeys(note for cell in cut for note in find_task(cell.cell.task).notes)
-    _print(updates, truncations, notes, as_json=as_json)
+    rows, errors = rows_of(updates), problems(truncations)
+
+    from bench.report.show import as_json as to_json
+    from bench.report.show import print_tables
+    from bench.studies.updates import tables
+
+    if as_json:
+        more = {
+            "cells": tables.as_json(updates),
+            "truncated": [truncation.as_json(cell) for cell in truncations],
+            "notes": notes,
+            "problems": errors,
+        }
+        click.echo(to_json(rows, more))
+    else:
+        lines = [*tables.findings(updates, truncations), *tables.explanations(updates)]
+        lines += [f"note: {note}" for note in notes]
+        print_tables(tables.tables(updates, truncations), lines)
     if csv_file is not None:
-        write_csv(csv_file, COLUMNS, modules.rows(updates))
-    errors: list[str] = []
+        write_csv(csv_file, COLUMNS, rows)
     if reports is not None:
         from bench.report.pages import write_pages
         from bench.studies.updates.page import facts
@@ -110,37 +105,10 @@ def command(
         try:
             sys.stderr.write(f"report: {write_pages(reports, _PAGES, page)}\n")
         except DiskFullError as error:
-            errors.append(str(error))
-    errors += problems(truncations)
+            errors.insert(0, str(error))
     for message in errors:
         sys.stderr.write(f"error: {message}\n")
     return 1 if errors else 0
-
-
-def _print(
-    updates: Sequence[Update],
-    truncations: Sequence[Truncation],
-    notes: Sequence[str],
-    *,
-    as_json: bool,
-) -> None:
-    from bench.report.show import as_json as to_json
-    from bench.report.show import print_tables
-
-    if as_json:
-        more = {
-            "cells": [modules.as_json(update) for update in updates],
-            "truncated": [truncation.as_json(cell) for cell in truncations],
-            "notes": list(notes),
-            "problems": problems(truncations),
-        }
-        click.echo(to_json(modules.rows(updates), more))
-        return
-    from bench.studies.updates import tables  # loads pandas
-
-    lines = [*tables.findings(updates, truncations), *tables.explanations(updates)]
-    lines += [f"note: {note}" for note in notes]
-    print_tables(tables.tables(updates, truncations), lines)
 
 
 if __name__ == "__main__":

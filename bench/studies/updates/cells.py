@@ -48,23 +48,20 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
         InputError: if there is none.
     """
     files = ", ".join(map(str, runs))
-    ended = [
-        (path, row)
-        for path in runs
-        for row in standing(read_rows(path)).values()
-        if row.is_ok and row.learning_rate_source != CANDIDATE
-    ]
-    if not ended:
-        raise InputError(f"{files}: no cell ended ok; run a grid first, with --save-weights")
     cells: dict[str, Trained] = {}
     left_out: dict[str, str] = {}
-    for path, row in ended:
-        cell = Trained(row, folder_of(path, row), row.name)
-        reason = _why_left_out(cell)
-        if reason is None:
-            cells.setdefault(row.cell_id, cell)
-        else:
-            left_out[row.cell_id] = reason
+    for path in runs:
+        for row in standing(read_rows(path)).values():
+            if row["status"] != "ok" or row["learning_rate_source"] == CANDIDATE:
+                continue
+            cell_id = str(row["cell_id"])
+            cell = Trained(row, folder_of(path, row), Cell.from_columns(row).name)
+            if reason := _why_left_out(cell):
+                left_out[cell_id] = reason
+            else:
+                cells.setdefault(cell_id, cell)
+    if not cells and not left_out:
+        raise InputError(f"{files}: no cell ended ok; run a grid first, with --save-weights")
     reasons = Counter(reason for cell_id, reason in left_out.items() if cell_id not in cells)
     counts = [f"{count(number, 'cell')} {reason}" for reason, number in reasons.items()]
     if not cells:
@@ -87,14 +84,13 @@ def _why_left_out(cell: Trained) -> str | None:
 
 def _named(cells: Sequence[Trained]) -> list[Trained]:
     """Cells with unique names, to which task, model and digest are added where needed."""
-    keys = {"task": "task", "model_digest": "model"}
-    shown = [column for key, column in keys.items() if len({cell.row[key] for cell in cells}) > 1]
-    names = [
-        ", ".join([cell.name, *(plain(str(cell.row[column])) for column in shown)])
-        for cell in cells
-    ]
-    uses = Counter(names)
+    columns = {"task": "task", "model_digest": "model"}
+    shown = [name for key, name in columns.items() if len({cell.row[key] for cell in cells}) > 1]
+    names = [", ".join([cell.name, *(plain(str(cell.row[name])) for name in shown)])
+             for cell in cells]  # fmt: skip
     return [
-        replace(cell, name=name if uses[name] == 1 else f"{name} {str(cell.row['cell_id'])[:6]}")
+        replace(cell, name=name)
+        if names.count(name) == 1
+        else replace(cell, name=f"{name} {str(cell.row['cell_id'])[:6]}")
         for cell, name in zip(cells, names, strict=True)
     ]

@@ -1,7 +1,8 @@
 """Spectra of the updates of cells, and scores of cells with their updates cut to some ranks."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -11,27 +12,31 @@ from bench.common.progress import progress_bar
 from bench.machine.conditions import Conditions
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.plan.models import Model
-from bench.results.origins import model_of
+from bench.results.origins import examples_of, model_of
 from bench.studies.updates.cells import Trained
 from bench.studies.updates.modules import Update
 from bench.studies.updates.truncation import Truncation
-from minbert.data.tasks import Data
+from minbert.data.tasks import find_task
 
 _WITHOUT: Final = "name other results with --runs"
 
 
 def measure_all(
-    cells: Sequence[Trained],
-    cut: Sequence[Trained],
-    examples: Mapping[str, Data],
-    folders: Mapping[str, Path | None],
-    ranks: Sequence[int],
+    cells: Sequence[Trained], cut: Sequence[Trained], data: Path | None, ranks: Sequence[int]
 ) -> tuple[list[Update], list[Truncation]]:
     """The spectra of all cells, and the scores of the cells to cut.
 
     Args:
-        examples: of the cells to cut, by name; `folders`: where they are from.
+        data: the folder of the tasks' files, if they are not embedded.
+
+    Raises:
+        InputError: if weights, checkpoints or examples are missing or have changed, or a GPU is
+            needed and can't be used.
     """
+    folders = [data if find_task(cell.cell.task).files else None for cell in cut]
+    if data is not None and not any(folders):
+        raise InputError("--data: no task of these cells is read from a folder; leave it out")
+    examples = [examples_of(cell.row, folder) for cell, folder in zip(cut, folders, strict=True)]
     bases: dict[object, Model] = {}
     for cell in cells:
         if cell.row.model_digest not in bases:
@@ -42,44 +47,34 @@ def measure_all(
     from bench.studies.updates.weights import Known, measure
 
     known: Known = {}
+    updates, truncations = [], []
     with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
         done = count()
-        updates = []
         for cell in cells:
             show(next(done), cell.name)
-            updates.append(measure(cell, bases[cell.row.model_digest], known))
-        truncations = [
-            truncate(
-                cell,
-                bases[cell.row.model_digest],
-                ranks,
-                examples[cell.name],
-                folders[cell.name],
-                conditions[cell.name],
-                lambda step: show(next(done), step),
+            updates.append(measure(cell, bases[cell.row["model_digest"]], known))
+        for cell, own, folder, place in zip(cut, examples, folders, conditions, strict=True):
+            base = bases[cell.row["model_digest"]]
+            truncations.append(
+                truncate(cell, base, ranks, own, folder, place, lambda step: show(next(done), step))
             )
-            for cell in cut
-        ]
     return updates, truncations
 
 
-def _conditions(cut: Sequence[Trained]) -> dict[str, Conditions]:
+def _conditions(cut: Sequence[Trained]) -> list[Conditions]:
     """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU.
 
     If a GPU was tried, this process sees only that one from now on.
-
-    Raises:
-        InputError: if a GPU is needed and can't be used, or fp16 is needed without a GPU.
     """
     from bench.machine.conditions import find_conditions
 
-    devices = {cell.name: "cpu" if cell.row.device == "cpu" else "auto" for cell in cut}
-    machines = {device: find_conditions(device) for device in dict.fromkeys(devices.values())}
-    for machine in machines.values():
+    machine_with = cache(find_conditions)
+    conditions = []
+    for cell in cut:
+        machine = machine_with("cpu" if cell.row["device"] == "cpu" else "auto")
         if machine.gpu:
             os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
-    conditions = {name: machines[device].conditions for name, device in devices.items()}
-    for cell in cut:
-        if cell.cell.amp == "fp16" and conditions[cell.name].device == "cpu":
+        if cell.cell.amp == "fp16" and machine.conditions.device == "cpu":
             raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
+        conditions.append(machine.conditions)
     return conditions

@@ -1,13 +1,12 @@
 """The page of updates with its figures. Importing this loads matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.report.drawing import BLUE, GREY, INK, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
+from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
 from bench.report.pages import TableFacts
 from bench.report.text import count, plain
 from bench.studies.updates import tables
@@ -52,14 +51,22 @@ def facts(
         problems=problems(truncations),
         tables=[*tables.tables(updates, truncations), tables.module_table(updates)],
         drawings=[
-            _energy_figure(updates),
-            _kinds_figure(whole),
+            _energy(
+                {update.cell.name: update.modules for update in updates[:_MOST]},
+                "energy",
+                "Mean over linear layers.",
+            ),
+            _energy(
+                {kind: modules for kind in KINDS.values() if (modules := _of_kind(whole, kind))},
+                "energy-kinds",
+                f"{whole.cell.name}: mean over layers.",
+            ),
             *(
                 _scores_figure([cell for cell in truncations if cell.metric == metric])
                 for metric in metrics
             ),
             *(
-                _ranks_figure(update, _PERCENT, f"rank-{_PERCENT}-{number}")
+                _ranks_figure(update, f"rank-{_PERCENT}-{number}")
                 for number, update in enumerate(updates[:_MOST], start=1)
             ),
         ],
@@ -73,29 +80,20 @@ def facts(
     )
 
 
-def _energy_figure(updates: Sequence[Update]) -> Drawing:
-    """The share of energy in the top k directions against k, a line for each cell."""
-    shown = updates[:_MOST]
-    modules = [module for update in shown for module in update.modules]
-    lines = {update.cell.name: mean_energy(update.modules, "update") for update in shown}
-    return _energy(lines, modules, "energy", "Mean over linear layers.")
+def _of_kind(update: Update, kind: str) -> list[Module]:
+    return [module for module in update.modules if module.place[1] == kind]
 
 
-def _kinds_figure(update: Update) -> Drawing:
-    """The same for one cell, a line for each kind of linear layer."""
-    lines = {kind: mean_energy(update.of_kind(kind), "update") for kind in update.kinds}
-    caption = f"{update.cell.name}: mean over layers."
-    return _energy(lines, update.modules, "energy-kinds", caption)
-
-
-def _energy(
-    lines: dict[str, Floats], modules: Sequence[Module], stem: str, caption: str
-) -> Drawing:
+def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> Drawing:
+    """The share of energy in the top k directions against k, a line for each group of modules."""
+    modules = [module for group in groups.values() for module in group]
+    lines = {name: mean_energy(group, "update") for name, group in groups.items()}
+    styles = [{"color": colour} for colour in _COLOURS[: len(lines)]] + [_RANDOM, _BEFORE]
+    random, before = (mean_energy(modules, matrix) for matrix in ("random", "before"))
+    curves = [*lines.items(), ("random matrix", random), ("weight before", before)]
     with canvas(3.8) as (figure, axes):
-        for (name, curve), colour in zip(lines.items(), _COLOURS, strict=False):
-            _curve(axes, curve, color=colour, label=name)
-        _curve(axes, mean_energy(modules, "random"), label="random matrix", **_RANDOM)
-        _curve(axes, mean_energy(modules, "before"), label="weight before", **_BEFORE)
+        for (name, curve), style in zip(curves, styles, strict=True):
+            axes.plot(np.arange(1, len(curve) + 1), curve, label=name, **style)
         axes.set_xscale("log")
         most = max(map(len, lines.values()))
         ticks = log_ticks(1, most)
@@ -106,44 +104,32 @@ def _energy(
         axes.set_xlabel("directions k, largest first")
         axes.set_ylabel("share of the energy")
         _legend(figure)
-    curves = "; ".join(f"{name} {_in_words(curve)}" for name, curve in lines.items())
-    alt = (
-        f"Share of the energy of updates in the top k directions. {curves}; "
-        f"random matrix {_in_words(mean_energy(modules, 'random'))}."
-    )
+    texts = "; ".join(f"{name} {_in_words(curve)}" for name, curve in curves[:-1])
+    alt = f"Share of the energy of updates in the top k directions. {texts}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def _ranks_figure(update: Update, percent: int, stem: str) -> Drawing:
+def _ranks_figure(update: Update, stem: str) -> Drawing:
     """The rank that holds a share of the energy, a square for each layer and kind."""
-    kinds = list(KINDS.values())
-    layers = sorted({module.place.layer for module in update.modules})
-    values = np.full((len(layers), len(kinds)), np.nan)
-    for module in update.modules:
-        place = layers.index(module.place.layer), kinds.index(module.place.kind)
-        values[place] = module.update.rank_for(percent / 100)
-    most = max(len(module.update.values) for module in update.modules)
-    with canvas(1.4 + 0.34 * len(layers)) as (figure, axes):
-        axes.grid(visible=False)
-        axes.pcolormesh(values, cmap="viridis", vmin=1, vmax=most)
-        for (row, column), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                dark = value < 0.55 * most
-                axes.text(
-                    column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center",
-                    fontsize=8, color="#ffffff" if dark else "#111111",
-                )  # fmt: skip
-        axes.set_xticks(np.arange(len(kinds)) + 0.5, [kind.replace(" ", "\n") for kind in kinds])
-        axes.set_yticks(np.arange(len(layers)) + 0.5, [str(layer) for layer in layers])
-        axes.set_ylim(len(layers), 0)
-        axes.set_ylabel("layer")
-        axes.set_title(update.cell.name)
-    low, high = np.nanmin(values), np.nanmax(values)
+    import seaborn as sns
+
+    frame = tables.frame_of([update])
+    values = frame.pivot_table(f"rank_{_PERCENT}", "layer", "kind", observed=False, dropna=False)
+    _, low, high = tables.range_of(frame, f"rank_{_PERCENT}")
+    most = int(frame[["height", "width"]].min(axis=1).max())
+    with canvas(1.4 + 0.34 * len(values)) as (figure, axes):
+        sns.heatmap(
+            values, vmin=1, vmax=most, cmap="viridis", cbar=False, annot=True, fmt=".0f",
+            annot_kws={"fontsize": 8}, ax=axes,
+            xticklabels=[kind.replace(" ", "\n") for kind in KINDS.values()],
+        )  # fmt: skip
+        axes.tick_params(rotation=0)
+        axes.set(xlabel="", title=update.cell.name)
     alt = (
-        f"Rank that holds {percent}% of the energy of the updates of {update.cell.name}, by layer "
-        f"and kind: from {low:.0f} to {high:.0f}, of at most {most}."
+        f"Rank that holds {_PERCENT}% of the energy of the updates of {update.cell.name}, by layer "
+        f"and kind: from {low} to {high}, of at most {most}."
     )
-    caption = f"Directions that hold {percent}% of an update's energy, of at most {most}."
+    caption = f"Directions that hold {_PERCENT}% of an update's energy, of at most {most}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -160,12 +146,12 @@ def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
             ]
             x = [order.index(rank) + shift for rank, _ in points]
             ends = [dev.ends() or (dev.value, dev.value) for _, dev in points]
-            colour = _COLOURS[number]
-            axes.vlines(x, [low for low, _ in ends], [high for _, high in ends], color=colour,
-                        linewidth=1.1, alpha=0.7)  # fmt: skip
-            axes.plot(
-                x, [dev.value for _, dev in points], color=colour, marker=_MARKERS[number],
-                markersize=5, linewidth=1.1, label=truncation.cell.name,
+            y = [dev.value for _, dev in points]
+            lengths = [[abs(end[side] - value) for value, end in zip(y, ends, strict=True)]
+                       for side in (0, 1)]  # fmt: skip
+            axes.errorbar(
+                x, y, lengths, color=_COLOURS[number], marker=_MARKERS[number], markersize=5,
+                linewidth=1.1, label=truncation.cell.name,
             )  # fmt: skip
         axes.set_xticks(range(len(order)), ["full" if k is None else str(k) for k in order])
         axes.grid(visible=False, axis="x")
@@ -194,10 +180,6 @@ def _legend(figure: Figure) -> None:
     names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
     columns = 2 if max(map(len, names)) <= _HALF_A_LINE else 1
     figure.legend(loc="outside lower center", ncols=columns)
-
-
-def _curve(axes: Axes, curve: Floats, **style: Any) -> None:
-    axes.plot(np.arange(1, len(curve) + 1), curve, **{"color": INK, **style})
 
 
 def _in_words(curve: Floats) -> str:

@@ -1,16 +1,22 @@
-"""Updates as tables and sentences, the same for a terminal and for a page. Pure; loads pandas."""
+"""Updates as tables and sentences, the same for a terminal and for a page. Loads pandas."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import pandas as pd
 
 from adapters.methods import METHODS
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, fixed, signed, span
-from bench.studies.updates.modules import MATRICES, SIZE, Module, Range, Update, ranges
-from bench.studies.updates.spectrum import PERCENTS, TOPS
+from bench.studies.updates.modules import AXES, KINDS, PREFIXES, SIZE, Update, rows_of
+from bench.studies.updates.spectrum import FIGURES, PERCENTS, TOPS
 from bench.studies.updates.truncation import Truncated, Truncation
 
 _MATRICES: Final = {"update": "update", "random": "random, its shape", "before": "weight before"}
+_SIZES: Final = (
+    Head("nonzero", "non-zero", "singular values that are more than rounding", True),
+    Head(SIZE, "|dW| / |W|", "Frobenius norms", True),
+)
 _RANKS: Final = (
     Head("stable_rank", "stable rank", "energy over that of the largest direction", True),
     Head("effective_rank", "effective rank", "exponential of the entropy of s / Σ s", True),
@@ -19,47 +25,90 @@ _RANKS: Final = (
         for percent in PERCENTS
     ),
 )
-_SIZES: Final = (
-    Head("nonzero", "non-zero", "singular values that are more than rounding", True),
-    Head(SIZE, "|dW| / |W|", "Frobenius norms", True),
-)
 _ENERGIES: Final = tuple(
     Head(f"energy_{top}", f"top {top}", "share of the energy in so many directions", True)
     for top in TOPS
 )
-_WHOLE: Final = ("nonzero", *(f"rank_{percent}" for percent in PERCENTS))
-"""Figures that are whole numbers for one module."""
+_BY_KIND: Final = (
+    *(_SIZES[1], _RANKS[0], *_RANKS[2:]),
+    Head("random_rank_90", "random, for 90%", "of a random matrix of its shape", True),
+)
+_CELL: Final = Head("cell", "cell")
+
+
+class Range(NamedTuple):
+    """A figure's mean, least and most over some modules."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def frame_of(updates: Sequence[Update]) -> pd.DataFrame:
+    """The rows of the CSV, with kinds in the order of `KINDS`."""
+    frame = pd.DataFrame(rows_of(updates))
+    return frame.assign(kind=pd.Categorical(frame["kind"], list(KINDS.values())))
+
+
+def range_of(modules: pd.DataFrame, column: str) -> Range:
+    """The range of a column over some modules."""
+    values = modules[column]
+    return Range(float(values.mean()), values.min().item(), values.max().item())
+
+
+def as_json(updates: Sequence[Update]) -> list[dict[str, Any]]:
+    """Cells with the range of each figure over all modules and over those of each kind."""
+
+    def summary(modules: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+        return {
+            matrix: {
+                name: range_of(modules, f"{prefix}{name}")._asdict()
+                for name in (*FIGURES, SIZE)
+                if f"{prefix}{name}" in modules
+            }
+            for matrix, prefix in PREFIXES.items()
+        }
+
+    frame = frame_of(updates)
+    cells = []
+    for update in updates:
+        modules = frame[frame["cell"] == update.cell.name]
+        cells.append({
+            "cell": update.cell.name,
+            **{name: update.cell.row[name] for name in AXES},
+            "modules": len(modules),
+            "unmoved": update.unmoved,
+            "over_all": summary(modules),
+            "over_kinds": {kind: summary(rows) for kind, rows in _by_kind(modules)},
+        })  # fmt: skip
+    return cells
 
 
 def tables(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[Table]:
     """The tables on a terminal: over all modules, by kind, and scores by rank if there are any."""
+    frame, means = frame_of(updates), "mean over linear layers (least to most)"
     spectra = [
-        _over_all(updates, (*_SIZES, *_RANKS), "Directions of an update: mean over linear layers "
-                  "(least to most)"),
-        _over_all(updates, _ENERGIES, "Share of the energy in the largest directions: mean over "
-                  "linear layers (least to most)"),
-        _by_kind(updates),
-    ]  # fmt: skip
+        _over_all(frame, (*_SIZES, *_RANKS), f"Directions of an update: {means}"),
+        _over_all(frame, _ENERGIES, f"Share of the energy in the largest directions: {means}"),
+        _kinds_table(frame),
+    ]
     return [*spectra, _scores(truncations)] if truncations else spectra
 
 
 def module_table(updates: Sequence[Update]) -> Table:
     """Every module of every cell, for the page only."""
     columns = (*_SIZES, *_RANKS, *_ENERGIES)
-    heads = [Head("cell", "cell"), Head("layer", "layer", "from 0", True), Head("kind", "kind")]
+    heads = [_CELL, Head("layer", "layer", "from 0", True), Head("kind", "kind")]
     heads += [Head("shape", "shape", "outputs × inputs"), *columns]
-    rows = [
+    lines = [
         [
-            update.cell.name,
-            str(module.place.layer),
-            module.place.kind,
-            f"{module.update.rows} × {module.update.columns}",
-            *(_exact(head.key, module) for head in columns),
+            row["cell"], str(row["layer"]), row["kind"], f"{row['height']} × {row['width']}",
+            *(fixed(row[head.key], 4 if head.key == SIZE else _digits(head.key))
+              for head in columns),
         ]
-        for update in updates
-        for module in update.modules
-    ]
-    return Table(heads, rows, "Every linear layer", folded=True)
+        for row in rows_of(updates)
+    ]  # fmt: skip
+    return Table(heads, lines, "Every linear layer", folded=True)
 
 
 def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[str]:
@@ -72,108 +121,108 @@ def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> li
 
 def explanations(updates: Sequence[Update]) -> list[str]:
     """Sentences on the quantities and on how to read them."""
-    lines = [
+    modes = {str(update.cell.row["mode"]) for update in updates}
+    return [
         "dW is the weight of a linear layer after training less that before: query, key, value, "
         "attention output, intermediate and output of each layer. Its energy is its squared "
         "Frobenius norm, the sum of its squared singular values.",
         "The random matrix has independent normal numbers and the shape of the layer; it is one "
         "draw, the same in every run. It and the weight before training are what to judge by.",
-    ]
-    modes = {update.cell.row.mode for update in updates}
-    lines += [
-        method.reading for name, method in METHODS.items() if name in modes and method.reading
-    ]
-    return lines + [
-        f"{update.cell.name}: without {count(update.unmoved, 'linear layer')} that did not train."
-        for update in updates
-        if update.unmoved
+        *(method.reading for name, method in METHODS.items() if name in modes and method.reading),
+        *(
+            f"{update.cell.name}: without {count(update.unmoved, 'linear layer')} that did not "
+            "train."
+            for update in updates
+            if update.unmoved
+        ),
     ]
 
 
-def _over_all(updates: Sequence[Update], columns: Sequence[Head], caption: str) -> Table:
-    rows: list[list[str]] = []
-    marks: list[str] = []
-    for update in updates:
-        for matrix in MATRICES:
-            name = update.cell.name if matrix == "update" else ""
-            figures = ranges(update.modules, matrix)
-            rows.append([name, _MATRICES[matrix], *(_range(head.key, figures) for head in columns)])
-            marks.append("baseline" if matrix == "update" else "")
-    return Table([Head("cell", "cell"), Head("of", "of"), *columns], rows, caption, marks)
+def _by_kind(modules: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    return ((str(kind), rows) for kind, rows in modules.groupby("kind", observed=True))
 
 
-def _by_kind(updates: Sequence[Update]) -> Table:
-    columns = (_SIZES[1], _RANKS[0], *_RANKS[2:])
-    heads = [Head("cell", "cell"), Head("kind", "kind"), *columns]
-    random = Head("random_rank_90", "random, for 90%", "of a random matrix of its shape", True)
-    rows = [
+def _over_all(frame: pd.DataFrame, columns: Sequence[Head], caption: str) -> Table:
+    lines = [
         [
-            update.cell.name if number == 0 else "",
-            kind,
-            *(_range(head.key, ranges(update.of_kind(kind), "update")) for head in columns),
-            _range("rank_90", ranges(update.of_kind(kind), "random")),
+            str(cell) if matrix == "update" else "", _MATRICES[matrix],
+            *(_range_text(modules, head.key, prefix) for head in columns),
         ]
-        for update in updates
-        for number, kind in enumerate(update.kinds)
-    ]
-    caption = "By kind of linear layer: mean over layers (least to most)"
-    return Table([*heads, random], rows, caption)
+        for cell, modules in frame.groupby("cell", sort=False)
+        for matrix, prefix in PREFIXES.items()
+    ]  # fmt: skip
+    marks = ["baseline" if line[0] else "" for line in lines]
+    return Table([_CELL, Head("of", "of"), *columns], lines, caption, marks)
+
+
+def _kinds_table(frame: pd.DataFrame) -> Table:
+    lines = []
+    for cell, modules in frame.groupby("cell", sort=False):
+        name = str(cell)
+        for kind, rows in _by_kind(modules):
+            lines.append([name, kind, *(_range_text(rows, head.key) for head in _BY_KIND)])
+            name = ""
+    heads = [_CELL, Head("kind", "kind"), *_BY_KIND]
+    return Table(heads, lines, "By kind of linear layer: mean over layers (least to most)")
 
 
 def _scores(truncations: Sequence[Truncation]) -> Table:
     heads = [
-        Head("cell", "cell"),
+        _CELL,
         Head("rank", "rank of updates", "full: as trained", True),
         Head("dev", "dev score", "", True),
         Head("dev_ci", "95% interval", "over dev examples"),
         Head("change", "against full", "paired by example", True),
         Head("change_ci", "95% interval", "over dev examples"),
     ]
-    rows = []
+    lines = []
     for truncation in truncations:
-        for number, score in enumerate(truncation.scores):
+        name = f"{truncation.cell.name}, {truncation.metric}"
+        for score in truncation.scores:
             dev, change = score.dev, score.change
-            rows.append([
-                f"{truncation.cell.name}, {truncation.metric}" if number == 0 else "",
+            lines.append([
+                name,
                 score.label,
                 "constant" if dev is None else fixed(dev.value),
                 DASH if dev is None else span(dev) or DASH,
                 DASH if change is None else signed(change.value),
                 DASH if change is None else span(change, signed) or DASH,
             ])  # fmt: skip
+            name = ""
     caption = "Dev score with each update cut to its largest directions, all else as trained"
-    return Table(heads, rows, caption)
+    return Table(heads, lines, caption)
 
 
 def _energy_finding(update: Update) -> str:
     """A comparison of a cell's updates with random matrices."""
-    own, random = (ranges(update.modules, matrix) for matrix in ("update", "random"))
-    sizes = sorted({len(module.update.values) for module in update.modules})
+    frame = frame_of([update])
+
+    def mean(column: str) -> float:
+        return range_of(frame, column).mean
+
+    sizes = sorted({len(module.spectra["update"].values) for module in update.modules})
     most = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    rank, random_rank = (_mean_and_ends(figures["rank_90"]) for figures in (own, random))
+    ranks = [range_of(frame, f"{prefix}rank_90") for prefix in ("", "random_")]
+    own, random = (f"{rank.mean:.1f} ({rank.low} to {rank.high})" for rank in ranks)
     return (
-        f"{update.cell.name}: 90% of an update's energy lies in {rank} of {most} directions, of a "
-        f"random matrix in {random_rank}; its top 8 hold "
-        f"{own['energy_8'].mean:.1%}, those of a random matrix {random['energy_8'].mean:.1%}; "
-        f"stable rank {own['stable_rank'].mean:.1f} against {random['stable_rank'].mean:.1f} "
-        f"(means over {count(len(update.modules), 'linear layer')})."
+        f"{update.cell.name}: 90% of an update's energy lies in {own} of {most} directions, of a "
+        f"random matrix in {random}; its top 8 hold {mean('energy_8'):.1%}, those of a random "
+        f"matrix {mean('random_energy_8'):.1%}; stable rank {mean('stable_rank'):.1f} against "
+        f"{mean('random_stable_rank'):.1f} (means over {count(len(frame), 'linear layer')})."
     )
 
 
 def _score_finding(truncation: Truncation) -> str:
     """The lowest rank from which on no cut makes the score significantly worse."""
-    full = truncation.scores[-1].dev
+    full, cuts = truncation.scores[-1].dev, truncation.scores[:-1]
+    least = max((n for n, cut in enumerate(cuts, start=1) if _loses(cut)), default=0)
     trained = DASH if full is None else fixed(full.value)
-    cuts = truncation.scores[:-1]
-    least = len(cuts)
-    while least > 0 and not _loses(cuts[least - 1]):
-        least -= 1
     parts = [f"{truncation.cell.name}: dev {truncation.metric} is {trained} as trained"]
     if least < len(cuts):
-        parts.append(f"cut to rank {cuts[least].label} {_change(cuts[least])}")
+        parts.append(_change(cuts[least]))
         parts.append("at this rank and above, no significant loss")
     if least > 0:
-        parts.append(f"cut to rank {cuts[least - 1].label} {_change(cuts[least - 1])}")
+        parts.append(_change(cuts[least - 1]))
     return f"{'; '.join(parts)}."
 
 
@@ -185,29 +234,21 @@ def _loses(score: Truncated) -> bool:
 
 def _change(score: Truncated) -> str:
     if score.change is None or score.dev is None:
-        return "it predicts a constant"
+        return f"cut to rank {score.label} it predicts a constant"
     change = ", ".join(filter(None, [signed(score.change.value), span(score.change, signed)]))
-    return f"{fixed(score.dev.value)} ({change})"
+    return f"cut to rank {score.label} {fixed(score.dev.value)} ({change})"
 
 
-def _mean_and_ends(figure: Range) -> str:
-    return f"{figure.mean:.1f} ({figure.low:.0f} to {figure.high:.0f})"
+def _digits(figure: str) -> int:
+    """The decimals of a figure of one module."""
+    if figure == "nonzero" or "rank_" in figure:
+        return 0
+    return 1 if figure.endswith("_rank") else 3
 
 
-def _range(key: str, figures: Mapping[str, Range]) -> str:
+def _range_text(modules: pd.DataFrame, figure: str, prefix: str = "") -> str:
     """A figure's mean, least and most, or a dash."""
-    figure = figures.get(key)
-    if figure is None:
+    if f"{prefix}{figure}" not in modules:
         return DASH
-    if key in _WHOLE:
-        return f"{figure.mean:.1f} ({figure.low:.0f}–{figure.high:.0f})"
-    digits = 1 if key.endswith("_rank") else 3
-    return f"{figure.mean:.{digits}f} ({figure.low:.{digits}f}–{figure.high:.{digits}f})"
-
-
-def _exact(key: str, module: Module) -> str:
-    """A figure of one module's update as text."""
-    if key == SIZE:
-        return f"{module.relative_size:.4f}"
-    value = module.update.figures()[key]
-    return str(value) if isinstance(value, int) else fixed(value, 1 if key.endswith("_rank") else 3)
+    (mean, low, high), digits = range_of(modules, f"{prefix}{figure}"), _digits(figure)
+    return f"{mean:.{digits or 1}f} ({low:.{digits}f}–{high:.{digits}f})"

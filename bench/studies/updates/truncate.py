@@ -6,13 +6,12 @@ embeddings, pooler and head. With k = 0 the linear layers are as before training
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.common.errors import InputError
@@ -24,17 +23,19 @@ from bench.results.predictions import values_for
 from bench.stats.intervals import spread
 from bench.studies.updates.cells import Trained
 from bench.studies.updates.spectrum import Floats
-from bench.studies.updates.truncation import TOLERANCE, Truncated, Truncation
+from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_trained
 from minbert.data.tasks import Data, find_task
 from minbert.model.classifier import BertClassifier
 from minbert.training.evaluation import predict
 
 _CONDITIONS: Final = ("device", "machine", "torch_version", "threads")
+_TOLERANCE: Final = 1e-6
+"""The largest difference between the score of the kept model and its cell's, which has seven
+digits."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
+class _Layer(NamedTuple):
     """A linear layer: the model's weight [o, i], its value before training, and the largest
     directions of the update, U S [o, k] and Vᵀ [k, i]."""
 
@@ -42,11 +43,6 @@ class _Layer:
     before: Floats
     left: Floats
     right: Floats
-
-    def cut(self, rank: int) -> None:
-        """Set the model's weight to the one with an update of this rank."""
-        cut = self.before + self.left[:, :rank] @ self.right[:rank]
-        self.weight.copy_(torch.from_numpy(cut))
 
 
 def truncate(
@@ -88,15 +84,15 @@ def truncate(
     scores = []
     for rank in ranks:
         on_rank(f"{cell.name}, updates of rank {rank}")
-        with torch.no_grad():
-            for layer in layers:
-                layer.cut(rank)
+        for layer in layers:
+            cut = layer.before + layer.left[:, :rank] @ layer.right[:rank]
+            layer.weight.copy_(torch.from_numpy(cut))
         values = _values(model, dev, cell)
         if values is None:
             scores.append(Truncated(rank, None))
-            continue
-        change = spread((values - trained)[None]).interval()
-        scores.append(Truncated(rank, spread(values[None]).interval(), change))
+        else:
+            change = spread((values - trained)[None]).interval()
+            scores.append(Truncated(rank, spread(values[None]).interval(), change))
     scores.append(Truncated(None, spread(trained[None]).interval()))
     return Truncation(
         cell=cell,
@@ -111,7 +107,7 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: Trained)
     """A number for each dev example, [N], whose mean is the score; None where all predictions are
     the same number."""
     settings = cell.cell
-    logits: NDArray[np.float32] = predict(
+    logits = predict(
         model,
         [dev.encoded],
         batch_size=settings.batch_size,
@@ -131,28 +127,23 @@ def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
     layers = []
     for place, weight in linear_weights(model.bert).items():
         base_weight = before[place].astype(np.float64)
-        left, values, right = np.linalg.svd(
-            weight.cpu().numpy().astype(np.float64) - base_weight, full_matrices=False
+        update = weight.cpu().numpy().astype(np.float64) - base_weight
+        left, values, right = np.linalg.svd(update, full_matrices=False)
+        layers.append(
+            _Layer(weight, base_weight, left[:, :most] * values[:most], right[:most].copy())
         )
-        directions = left[:, :most] * values[:most], right[:most].copy()
-        layers.append(_Layer(weight, base_weight, *directions))
     return layers
 
 
 def _problem(cell: Trained, score: float, conditions: Conditions) -> str | None:
     """A line if the score of the kept model differs from its cell's; else None."""
-    own = cell.row.dev_score
-    if isinstance(own, int | float) and abs(score - own) <= TOLERANCE:
+    own = float(cell.row["dev_score"] or 0.0)
+    if abs(score - own) <= _TOLERANCE:
         return None
     differences = [
         f"{name} {cell.row[name]}, here {here}"
         for name in _CONDITIONS
         if cell.row[name] != (here := getattr(conditions, name))
     ]
-    why = "it ran on this machine, with this torch"
-    if differences:
-        why = f"it ran with {'; '.join(differences)}"
-    cell_score = "no score" if own is None else f"{own:.7g}"
-    return (
-        f"{cell.name}: as kept it scores {score:.7g} on dev, and its cell has {cell_score} ({why})"
-    )
+    why = f"it ran with {'; '.join(differences)}" if differences else "it ran in these conditions"
+    return f"{cell.name}: as kept it scores {score:.7g} on dev, and its cell has {own:.7g} ({why})"

@@ -11,9 +11,6 @@ from bench.studies.updates.cells import Trained
 
 FULL: Final = "full"
 _MOST: Final = 100_000
-TOLERANCE: Final = 1e-6
-"""The largest difference between the score of the kept model and its cell's, which has seven
-digits."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,8 @@ def parse_ranks(text: str) -> tuple[int, ...]:
     Raises:
         InputError: for anything else.
     """
-    words = [word.strip() for word in text.split(",")]
     ranks = set()
-    for word in words:
+    for word in map(str.strip, text.split(",")):
         if word == FULL:
             continue
         if not (word.isascii() and word.isdecimal() and len(word) < 7 and int(word) <= _MOST):
@@ -83,11 +79,7 @@ def as_json(truncation: Truncation) -> dict[str, Any]:
         "cell_dev_score": truncation.cell.row.dev_score,
         "reproduced": truncation.problem is None,
         "scores": [
-            {
-                "rank": FULL if score.rank is None else score.rank,
-                "dev": None if score.dev is None else asdict(score.dev),
-                "change": None if score.change is None else asdict(score.change),
-            }
+            {**asdict(score), "rank": FULL if score.rank is None else score.rank}
             for score in truncation.scores
         ],
     }

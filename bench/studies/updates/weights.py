@@ -57,24 +57,25 @@ def measure(cell: Trained, base: Model, known: Known) -> Update:
         if not change.any():
             unmoved += 1
             continue
-        key = (base.digest, place)
-        if key not in known:
-            known[key] = _spectrum(before, place, str(base.checkpoint))
-        update = _spectrum(change, place, str(cell.weights))
+        if (base.digest, place) not in known:
+            known[base.digest, place] = _spectrum(before, place, base.checkpoint)
+        update = _spectrum(change, place, cell.weights)
         spectra = {
             "update": update,
-            "random": random_spectrum(update.rows, update.columns),
-            "before": known[key],
+            "random": random_spectrum(update.shape),
+            "before": known[base.digest, place],
         }
-        modules.append(Module(place, spectra, update.norm / float(np.linalg.norm(before))))
+        size = float(np.linalg.norm(update.values)) / float(np.linalg.norm(before))
+        modules.append(Module(place, spectra, size))
     return Update(cell, tuple(modules), unmoved)
 
 
-def _spectrum(matrix: Floats, place: Place, path: str) -> Spectrum:
+def _spectrum(matrix: Floats, place: Place, path: Path | None) -> Spectrum:
     try:
         return spectrum_of(matrix)
     except ValueError as error:
-        raise InputError(f"{path}: the {place.kind} of layer {place.layer} {error}") from error
+        layer, kind = place
+        raise InputError(f"{path}: the {kind} of layer {layer} {error}") from error
 
 
 def pairs(cell: Trained, base: Model) -> Iterator[Pair]:
@@ -97,9 +98,10 @@ def pairs(cell: Trained, base: Model) -> Iterator[Pair]:
     for place, rows in base_weights(base).items():
         before = rows.astype(np.float64)
         if place in adapted:
-            yield Pair(place, before, adapter_update(*adapted[place]))
+            update = adapter_update(*adapted[place])
         else:
-            yield Pair(place, before, plain[place].numpy().astype(np.float64) - before)
+            update = plain[place].numpy().astype(np.float64) - before
+        yield Pair(place, before, update)
 
 
 def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
@@ -168,7 +170,7 @@ def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
 def place_of(name: str) -> Place | None:
     """The place of a linear layer by its name in a checkpoint; None outside the encoder layers."""
     match = _LAYER.fullmatch(name)
-    return Place(int(match[1]), KINDS[match[2]]) if match and match[2] in KINDS else None
+    return (int(match[1]), KINDS[match[2]]) if match and match[2] in KINDS else None
 
 
 def _folder(base: Model) -> Path:

@@ -16,8 +16,7 @@ from bench.common.errors import DiskFullError
 from bench.report import pages
 from bench.report.drawing import MARK
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.outcome import Outcome, ensemble_of
-from bench.studies.ensemble.overall import overall_of
+from bench.studies.ensemble.outcome import Outcome, ensemble_of, overall_of
 from bench.studies.ensemble.page import Facts, facts_of
 from bench.studies.ensemble.rows import COLUMNS
 from minbert.data.tasks import TASKS
@@ -43,7 +42,7 @@ def outcomes_of(place: Place) -> list[Outcome]:
 
 def facts(place: Place, *, with_published: bool = False) -> Facts:
     outcomes = outcomes_of(place)
-    return facts_of(outcomes, overall_of(outcomes), ["python"], with_published=with_published)
+    return facts_of(outcomes, overall_of(outcomes), "python", with_published=with_published)
 
 
 def seen(html: str) -> str:
@@ -161,10 +160,14 @@ def test_a_text_in_the_csv_is_no_formula(place: Place, tmp_path: Path) -> None:
 
 
 def test_the_pages_show_each_task_and_all_together(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(place, "sst", "sts")
     reports = tmp_path / "reports"
+    monkeypatch.setattr("sys.argv", ["", "--most", "8"])
     assert place.run("--most", "8", "--reports", str(reports)) == 0
     assert f"report: {reports / 'ensemble.html'}\n" in capsys.readouterr().err
     page = (reports / "ensemble.html").read_text("utf-8")
@@ -182,7 +185,7 @@ def test_the_pages_show_each_task_and_all_together(
             "The members, and the score of each alone.",
             "lora-r8-attn-fp32-s2",
             "Dev chooses nothing.",
-            "--average probabilities --most 8 --reports reports/",
+            "python -m bench.ensemble --most 8",
         ):
             assert said in words
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
@@ -268,7 +271,7 @@ def test_a_best_member_that_nobody_joins_is_the_finding(place: Place) -> None:
 def test_where_nobody_may_join_no_addition_was_tried(place: Place) -> None:
     (candidates,) = find([fill(place, "movies").csv])
     result = facts_of(
-        [ensemble_of(candidates, "probabilities", 1)], None, ["python"], with_published=False
+        [ensemble_of(candidates, "probabilities", 1)], None, "python", with_published=False
     )
     (section,) = result.sections
     assert section.said[0].endswith("no more were allowed.")

@@ -71,7 +71,7 @@ def test_a_setting_that_only_ours_has_leaves_the_peer_out(
     assert place.run("--peer") == 0
     result = capsys.readouterr().out
     assert (
-        f"note: {PEER} left out for lora-r8-attn-fp32-s0: the Trainer script has only head"
+        "\nTransformers + PEFT left out for lora-r8-attn-fp32-s0: the Trainer script has only head"
         in result
     )
 

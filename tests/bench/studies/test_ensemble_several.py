@@ -81,14 +81,14 @@ def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
     place.add_whole(2)
     assert place.run() == 0
     text = capsys.readouterr().out
-    assert "quora: the average of probabilities, members chosen among 3 cells" in text
+    assert "It is the average of probabilities; its members were chosen among 3 cells." in text
     assert "lora-r8-attn-fp32-s2, multitask" in text
-    heading = "all together: the mean of accuracy on sst, accuracy on quora, (1 + r) / 2 on sts\n"
-    assert heading in text
-    assert "against the best members alone: +0." in text
+    formula = "The score is the mean of accuracy on sst, accuracy on quora, (1 + r) / 2 on sts.\n"
+    assert formula in text
+    assert text.count("the difference is +0.") == 4
     for task in PARTS:
         for note in TASKS[task].notes:
-            assert f"note: {note}\n" in text
+            assert f"\n{note[0].upper()}{note[1:]}.\n" in text
     assert "saw Quora's duplicate questions" in text
 
 
@@ -103,8 +103,8 @@ def test_notes_of_the_data_are_printed_with_the_overall_score(
         "no ensemble of sts is in it, so it is no score of all three", *notes,
     ]  # fmt: skip
     assert place.run() == 0
-    below = capsys.readouterr().out.partition("all together")[2]
-    assert all(f"note: {note}" in below for note in notes)
+    above = capsys.readouterr().out.partition("\nsst: ")[0]
+    assert all(note[1:] in above for note in notes)
 
 
 def test_notes_of_the_data_are_in_the_json(place: Place, printed: Any) -> None:
@@ -124,8 +124,8 @@ def test_a_missing_part_has_a_note(place: Place, capsys: pytest.CaptureFixture[s
     assert result["overall"]["ensemble"]["dev_score"] == pytest.approx(overall(scores))
     assert place.run() == 0
     text = capsys.readouterr().out
-    assert "accuracy on sst, (1 + r) / 2 on sts, without quora\n" in text
-    assert "note: no ensemble of quora is in it, so it is no score of all three" in text
+    assert "accuracy on sst, (1 + r) / 2 on sts, without quora.\n" in text
+    assert "No ensemble of quora is in it, so it is no score of all three." in text
 
 
 @pytest.mark.parametrize(
