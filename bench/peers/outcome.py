@@ -118,18 +118,20 @@ def _tell(
         print_tables(shown, [*said, *findings])
     if reports is not None:
         from bench.peers.page import drawings
-        from bench.report.pages import TableFacts, write_pages
+        from bench.report.pages import Facts, sections_of, write_pages
         from bench.report.text import plain, without_paths
 
         words = ["python", "-m", "bench.peers", *map(plain, sys.argv[1:])]
         line = without_paths(shlex.join(words))
         title = f"{comparison.model.name} on {examples.task.name}: ours and transformers + PEFT"
-        facts = TableFacts(
+        facts = Facts(
             title=title,
             findings=findings,
-            problems=wrong,
-            tables=[*shown, *tables.operator_tables(spent)],
-            drawings=drawings(rows, losses, whole),
+            sections=sections_of(
+                problems=wrong,
+                tables=[*shown, *tables.operator_tables(spent)],
+                drawings=drawings(rows, losses, whole),
+            ),
             how="What was compared",
             said=said,
             command=line,

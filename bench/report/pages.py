@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -30,55 +30,34 @@ _MARKDOWN: Final = str.maketrans(
 )
 
 
-class Facts(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Facts:
     """The content of a command's pages.
 
-    `findings` are the first lines, `said` the sentences on how it was made, and `command` the
-    command line that makes the pages again.
-    """
-
-    @property
-    def title(self) -> str: ...
-
-    @property
-    def findings(self) -> Sequence[str]: ...
-
-    @property
-    def sections(self) -> Sequence[Section]: ...
-
-    @property
-    def said(self) -> Sequence[str]: ...
-
-    @property
-    def command(self) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableFacts:
-    """The content of pages of figures and tables, one after the other.
-
     Attributes:
-        how: the heading above the sentences `said` and the command, on how the pages were made.
+        findings: the first lines.
+        how, said, command: the last section: its heading, sentences on how the pages were made, and
+            the command line that makes them again.
     """
 
     title: str
     findings: Sequence[str]
-    problems: Sequence[str]
-    tables: Sequence[Table]
-    drawings: Sequence[Drawing]
-    how: str
+    sections: Sequence[Section]
     said: Sequence[str]
     command: str
+    how: str = "How it was made"
 
-    @property
-    def sections(self) -> list[Section]:
-        """Problems, figures and tables, where there are any."""
-        every = [
-            Section("problems", "Problems", "What is wrong with it", self.problems),
-            Section("figures", "Figures", "In pictures", drawings=self.drawings),
-            Section("tables", "Tables", "In numbers", tables=self.tables),
-        ]
-        return [section for section in every if section.said or section.drawings or section.tables]
+
+def sections_of(
+    problems: Sequence[str], tables: Sequence[Table], drawings: Sequence[Drawing]
+) -> list[Section]:
+    """Sections of problems, figures and tables, where there are any."""
+    every = [
+        Section("problems", "Problems", "What is wrong with it", problems),
+        Section("figures", "Figures", "In pictures", drawings=drawings),
+        Section("tables", "Tables", "In numbers", tables=tables),
+    ]
+    return [section for section in every if section.said or section.drawings or section.tables]
 
 
 def write_pages(folder: Path, name: str, facts: Facts) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
-from minbert.model.heads import HEADS, Comparison, Head, LinearHead
+from minbert.model.heads import HEADS, Comparison, Head
 
 POOLINGS: Final = ("pooler", "mean")
 
@@ -84,11 +84,6 @@ class BertClassifier(nn.Module):
         """The head of a part, or the only one."""
         head: Head = self.classifier if part == "" else self.classifier.get_submodule(part)  # type: ignore[assignment]
         return head
-
-    def last_bias(self, part: str) -> nn.Parameter:
-        """The bias that is added to the logits of a part, [C]."""
-        head = self.head_of(part)
-        return head.bias if isinstance(head, LinearHead) else head.out.bias
 
     def forward(
         self,

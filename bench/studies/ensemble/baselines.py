@@ -53,7 +53,7 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     if is_comparison(examples):
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
-            add(COSINE, cosine, examples, checkpoint, int(member.row["max_length"] or 128))
+            add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
     return replace(outcome, others=others).with_notes(*notes)
 
 

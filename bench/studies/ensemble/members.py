@@ -144,19 +144,19 @@ def _candidates(
     """
     cells: dict[str, tuple[Row, Path]] = {}  # by id, the first that still has its predictions
     for path, row in rows:
-        known = cells.get(str(row["cell_id"]))
+        known = cells.get(row.cell_id)
         if task in _learned(row) and not (known and is_file(known[1] / PREDICTIONS)):
-            cells[str(row["cell_id"])] = row, folder_of(path, row)
-    held = [(row, folder) for row, folder in cells.values() if row["held_out"]]
+            cells[row.cell_id] = row, folder_of(path, row)
+    held = [(row, folder) for row, folder in cells.values() if row.held_out]
     if not held:
         first, _ = next(iter(cells.values()))
         raise InputError(
             f"{files}: no cell of {first['task']} held training examples out, by which members are "
             "chosen; run a grid with held_out = 0.1 in its settings"
         )
-    kinds = {str(row["task"]) for row, _ in held}
+    kinds = {row.task for row, _ in held}
     kind = MULTITASK if MULTITASK in kinds and (prefer_multitask or len(kinds) == 1) else task
-    preferred = [(row, folder) for row, folder in held if row["task"] == kind]
+    preferred = [(row, folder) for row, folder in held if row.task == kind]
     for name, noun in (("data_digest", "examples"), ("held_out", "shares held out")):
         if len({row[name] for row, _ in preferred}) > 1:
             raise InputError(f"{files}: cells of {kind} have different {noun}; keep them apart")
@@ -168,7 +168,7 @@ def _candidates(
             members.append(Member(row, folder, arrays))
             # without indices, one would go with several that differ
             examples = examples if _INDICES in examples else arrays
-        elif row["task"] == kind:
+        elif row.task == kind:
             raise InputError(
                 f"{folder / PREDICTIONS}: was made on other examples than those of the other "
                 "cells; models of another vocabulary or max_length hold different examples out, "
@@ -176,7 +176,7 @@ def _candidates(
             )
     return Candidates(
         task=task,
-        metric=find_task(task).metric if kind == MULTITASK else str(members[0].row["dev_metric"]),
+        metric=find_task(task).metric if kind == MULTITASK else str(members[0].row.dev_metric),
         members=members,
         labels=members[0].arrays["labels"],
         held_labels=members[0].arrays["held_labels"],
@@ -195,7 +195,7 @@ def _read(row: Row, folder: Path, task: str) -> Arrays:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path, prefix = folder / PREDICTIONS, f"{task}." if row["task"] == MULTITASK else ""
+    path, prefix = folder / PREDICTIONS, f"{task}." if row.task == MULTITASK else ""
     again = "run the cell again with --rerun ok"
     try:
         file = load_file(path)

@@ -2,13 +2,14 @@
 this loads pandas and matplotlib."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import click
 
 from bench.plan.cell import MULTITASK
 from bench.report.drawing import Drawing
+from bench.report.pages import Facts
 from bench.report.sections import Section
 from bench.report.show import print_tables
 from bench.report.tables import DASH, Head, Table
@@ -44,22 +45,6 @@ _PUBLISHED: Final = (
     Head("score", "score", numeric=True), Head("metric", "metric"),
     Head("split", "of", "the examples that were scored"), Head("source", "source"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The content of the pages, for their templates; `said` describes the method."""
-
-    title: str
-    findings: Sequence[str]
-    sections: Sequence[Section]
-    said: Sequence[str]
-    command: str
-
-    @property
-    def drawings(self) -> list[Drawing]:
-        """All figures."""
-        return [drawing for section in self.sections for drawing in section.drawings]
 
 
 def print_sections(
@@ -258,7 +243,7 @@ def _scores_table(result: Result) -> Table:
     lines, marks = [], []
     for entry in result.compared:
         difference, gap = result.differences(entry)
-        cells = len({member.row["cell_id"] for member in entry.members})
+        cells = len({member.row.cell_id for member in entry.members})
         ends = span(gap, signed) if gap else ""
         to_ensemble = f"{signed(gap.value)}{f' ({ends})' if ends else ''}" if gap else DASH
         lines.append([
@@ -275,8 +260,8 @@ def _cells_tables(outcome: Outcome) -> list[Table]:
         Head("weight", "times", "how often it counts in the average", numeric=True),
         Head("cell", "cell"), Head("dev_score", dev_label(outcome.metric), numeric=True), *_SCORES,
     ]  # fmt: skip
-    weights = {member.row["cell_id"]: weight for member, weight in outcome.members}
-    cells = [(weights.get(entry.members[0].row["cell_id"], 0), entry) for entry in outcome.alone]
+    weights = {member.row.cell_id: weight for member, weight in outcome.members}
+    cells = [(weights.get(entry.members[0].row.cell_id, 0), entry) for entry in outcome.alone]
     cells.sort(key=lambda cell: (-cell[0], -(cell[1].held_score or 0)))
     lines = [
         [str(weight), _safe(entry.name), *_scores(entry, outcome.differences(entry)[0])]

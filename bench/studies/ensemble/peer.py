@@ -79,7 +79,7 @@ def with_peers(outcomes: Sequence[Outcome], data: Path | None) -> list[Outcome]:
     from bench.machine.conditions import find_conditions
 
     members = [member for outcome in outcomes for member in outcome.candidates.members]
-    on_cpu = all(member.row["device"] == "cpu" for member in members)
+    on_cpu = all(member.row.device == "cpu" for member in members)
     machine = find_conditions("cpu" if on_cpu else "auto")
     trainings = [_training(outcome, data, machine) for outcome in outcomes]
     return [train() for train in trainings]
@@ -90,7 +90,7 @@ def _training(outcome: Outcome, data: Path | None, machine: Found) -> Callable[[
     with its score."""
 
     def obstacle(member: Member) -> str | None:
-        return why_not(Cell.from_columns(member.row), machine.conditions.device)
+        return why_not(member.row.cell, machine.conditions.device)
 
     candidates, best = outcome.candidates, outcome.best_member
     trainable = [
@@ -101,7 +101,7 @@ def _training(outcome: Outcome, data: Path | None, machine: Found) -> Callable[[
         note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
         return partial(outcome.with_notes, note)
     (member,) = max(trainable, key=lambda entry: entry.held_score or 0.0).members
-    cell, path = Cell.from_columns(member.row), member.folder / FILE
+    cell, path = member.row.cell, member.folder / FILE
     libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
     key = digest([cell.cell_id, machine.conditions.conditions_id, libraries])
     earlier = _read(path, key, candidates.labels)

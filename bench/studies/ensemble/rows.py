@@ -26,12 +26,12 @@ def entry_row(entry: Entry, result: Result) -> Row:
     `members` counts cells, each once; it and `parameters` are None where they are not known.
     """
     difference, to_ensemble = result.differences(entry)
-    models = {str(member.row["model"]) for member in entry.members}
+    models = {member.row.model for member in entry.members}
     return {
         "kind": entry.kind,
         "name": entry.name,
         "model": models.pop() if len(models) == 1 else None,
-        "members": len({member.row["cell_id"] for member in entry.members}) or None,
+        "members": len({member.row.cell_id for member in entry.members}) or None,
         "parameters": entry.parameters,
         **_with_ends("dev_score", "dev", entry.dev),
         **_with_ends("difference", "difference", difference),
@@ -42,12 +42,12 @@ def entry_row(entry: Entry, result: Result) -> Row:
 
 def cell_rows(outcome: Outcome) -> list[Row]:
     """The rows of all candidates, each alone, with its weight in the ensemble."""
-    weights = {member.row["cell_id"]: weight for member, weight in outcome.members}
+    weights = {member.row.cell_id: weight for member, weight in outcome.members}
     return [
         {
             **entry_row(entry, outcome),
-            "cell_id": entry.members[0].row["cell_id"],
-            "weight": weights.get(entry.members[0].row["cell_id"], 0),
+            "cell_id": entry.members[0].row.cell_id,
+            "weight": weights.get(entry.members[0].row.cell_id, 0),
         }
         for entry in outcome.alone
     ]
@@ -113,7 +113,7 @@ def _task_as_json(outcome: Outcome) -> Row:
         "cells": cell_rows(outcome),
         "choice": [
             {
-                "added": stage.added.row["cell_id"],
+                "added": stage.added.row.cell_id,
                 "held_score": stage.held_score,
                 "dev_score": stage.dev_score,
                 "taken": size == outcome.size,

@@ -52,10 +52,10 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
     left_out: dict[str, str] = {}
     for path in runs:
         for row in standing(read_rows(path)).values():
-            if row["status"] != "ok" or row["learning_rate_source"] == CANDIDATE:
+            if row.status != "ok" or row.learning_rate_source == CANDIDATE:
                 continue
-            cell_id = str(row["cell_id"])
-            cell = Trained(row, folder_of(path, row), Cell.from_columns(row).name)
+            cell_id = row.cell_id
+            cell = Trained(row, folder_of(path, row), row.name)
             if reason := _why_left_out(cell):
                 left_out[cell_id] = reason
             else:

@@ -52,9 +52,9 @@ def measure_all(
         done = count()
         for cell in cells:
             show(next(done), cell.name)
-            updates.append(measure(cell, bases[cell.row["model_digest"]], known))
+            updates.append(measure(cell, bases[cell.row.model_digest], known))
         for cell, own, folder, place in zip(cut, examples, folders, conditions, strict=True):
-            base = bases[cell.row["model_digest"]]
+            base = bases[cell.row.model_digest]
             truncations.append(
                 truncate(cell, base, ranks, own, folder, place, lambda step: show(next(done), step))
             )
@@ -71,7 +71,7 @@ def _conditions(cut: Sequence[Trained]) -> list[Conditions]:
     machine_with = cache(find_conditions)
     conditions = []
     for cell in cut:
-        machine = machine_with("cpu" if cell.row["device"] == "cpu" else "auto")
+        machine = machine_with("cpu" if cell.row.device == "cpu" else "auto")
         if machine.gpu:
             os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
         if cell.cell.amp == "fp16" and machine.conditions.device == "cpu":

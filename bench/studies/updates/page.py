@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
-from bench.report.pages import TableFacts
+from bench.report.pages import Facts, sections_of
 from bench.report.text import count, plain
 from bench.studies.updates import tables
 from bench.studies.updates.modules import KINDS, Module, Update, mean_energy
@@ -31,7 +31,7 @@ def facts(
     truncations: Sequence[Truncation],
     notes: Sequence[str],
     command: str,
-) -> TableFacts:
+) -> Facts:
     """The content of the page.
 
     Args:
@@ -45,31 +45,37 @@ def facts(
         for key in ("model", "task")
     )
     more = [f"Figures show the first {_MOST} cells, tables all."]
-    return TableFacts(
+    return Facts(
         title=f"What training changed: {models} on {tasks}, {count(len(updates), 'cell')}",
         findings=tables.findings(updates, truncations),
-        problems=problems(truncations),
-        tables=[*tables.tables(updates, truncations), tables.module_table(updates)],
-        drawings=[
-            _energy(
-                {update.cell.name: update.modules for update in updates[:_MOST]},
-                "energy",
-                "Mean over linear layers.",
-            ),
-            _energy(
-                {kind: modules for kind in KINDS.values() if (modules := _of_kind(whole, kind))},
-                "energy-kinds",
-                f"{whole.cell.name}: mean over layers.",
-            ),
-            *(
-                _scores_figure([cell for cell in truncations if cell.metric == metric])
-                for metric in metrics
-            ),
-            *(
-                _ranks_figure(update, f"rank-{_PERCENT}-{number}")
-                for number, update in enumerate(updates[:_MOST], start=1)
-            ),
-        ],
+        sections=sections_of(
+            problems=problems(truncations),
+            tables=[*tables.tables(updates, truncations), tables.module_table(updates)],
+            drawings=[
+                _energy(
+                    {update.cell.name: update.modules for update in updates[:_MOST]},
+                    "energy",
+                    "Mean over linear layers.",
+                ),
+                _energy(
+                    {
+                        kind: modules
+                        for kind in KINDS.values()
+                        if (modules := _of_kind(whole, kind))
+                    },
+                    "energy-kinds",
+                    f"{whole.cell.name}: mean over layers.",
+                ),
+                *(
+                    _scores_figure([cell for cell in truncations if cell.metric == metric])
+                    for metric in metrics
+                ),
+                *(
+                    _ranks_figure(update, f"rank-{_PERCENT}-{number}")
+                    for number, update in enumerate(updates[:_MOST], start=1)
+                ),
+            ],
+        ),
         how="What was read",
         said=[
             *tables.explanations(updates),

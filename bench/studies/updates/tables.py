@@ -121,7 +121,7 @@ def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> li
 
 def explanations(updates: Sequence[Update]) -> list[str]:
     """Sentences on the quantities and on how to read them."""
-    modes = {str(update.cell.row["mode"]) for update in updates}
+    modes = {update.cell.row.mode for update in updates}
     return [
         "dW is the weight of a linear layer after training less that before: query, key, value, "
         "attention output, intermediate and output of each layer. Its energy is its squared "

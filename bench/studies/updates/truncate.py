@@ -137,7 +137,7 @@ def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
 
 def _problem(cell: Trained, score: float, conditions: Conditions) -> str | None:
     """A line if the score of the kept model differs from its cell's; else None."""
-    own = float(cell.row["dev_score"] or 0.0)
+    own = float(cell.row.dev_score or 0.0)
     if abs(score - own) <= _TOLERANCE:
         return None
     differences = [

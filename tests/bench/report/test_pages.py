@@ -3,7 +3,7 @@
 import markdown
 import pytest
 
-from bench.report.pages import TableFacts
+from bench.report.pages import Facts, sections_of
 from bench.report.pages import markdown as as_markdown
 from bench.report.show import print_tables
 from bench.report.tables import Head, Table
@@ -19,10 +19,10 @@ def test_a_text_on_a_terminal_is_no_markup(capsys: pytest.CaptureFixture[str]) -
     assert "[b]caption" in shown
 
 
-def facts(rows: int, command: str = "python") -> TableFacts:
+def facts(rows: int, command: str = "python") -> Facts:
     table = Table([Head("h", "h")], [[f"row {row}"] for row in range(rows)], "All of them")
-    return TableFacts(
-        title="title", findings=[], problems=[], tables=[table], drawings=[], how="How", said=[],
+    return Facts(
+        title="title", findings=[], sections=sections_of([], [table], []), how="How", said=[],
         command=command,
     )  # fmt: skip
 
