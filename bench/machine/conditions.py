@@ -28,8 +28,8 @@ _ROOT: Final = Path(__file__).parents[2]
 RUN_BY_WORKERS: Final = (
     "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/data", "bench/stats",
     "bench/worker", "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",
-    "bench/plan/parts.py", "bench/plan/__init__.py", "bench/results/overall.py",
-    "bench/results/protocol.py", "bench/results/__init__.py",
+    "bench/plan/parts.py", "bench/plan/rows.py", "bench/plan/__init__.py",
+    "bench/results/overall.py", "bench/results/protocol.py", "bench/results/__init__.py",
 )  # fmt: skip
 """The files of the checkout that workers import."""
 MEASURING: Final = (

@@ -22,6 +22,8 @@ from minbert.files import check_size, is_file, is_folder
 
 _LARGEST_FILE: Final = 2**28
 """Bytes; the largest of these sets, with 400,000 pairs of questions, has 60 MB."""
+_LONGEST_LINE: Final = 2**17
+"""Characters; the csv library's own limit is global, and other code may change it."""
 _SHOWN: Final = 5
 """Rows left out that are reported one by one; the others are counted."""
 
@@ -143,6 +145,8 @@ def _lines(path: Path) -> list[str]:
 def _fields(line: str) -> list[str]:
     """The fields of one line, parsed by itself so that a stray quote can't swallow the next
     lines."""
+    if len(line) > _LONGEST_LINE:
+        return [line]
     try:
         return next(csv.reader([line], delimiter="\t"), [])
     except csv.Error:

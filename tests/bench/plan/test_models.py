@@ -37,6 +37,8 @@ def test_a_name_that_leads_to_no_checkpoint_is_one_line(tmp_path: Path) -> None:
     grid = GridRuns(tmp_path, Path("user/tiny@v2"))
     done = grid.run_apart()
     assert done.returncode == 2
-    line = "error: user/tiny on the Hugging Face hub has no branch, tag or commit v2\n"
-    assert done.stderr == line
+    assert done.stderr == (
+        "error: user/tiny is no folder here, and on the Hugging Face hub it has no branch, tag or "
+        "commit v2\n"
+    )
     assert not grid.csv.exists()

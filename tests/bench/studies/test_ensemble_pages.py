@@ -239,7 +239,7 @@ def test_pages_are_the_same_whenever_they_are_made(place: Place, tmp_path: Path)
 
 def test_published_scores_stand_apart(place: Place) -> None:
     result = facts(fill(place, "sst", "quora", "sts"), with_published=True)
-    drawn = {drawing.stem: drawing for drawing in result.drawings}
+    drawn = {drawing.stem: drawing for part in result.sections for drawing in part.drawings}
     for stem in ("sst-scores", "quora-scores", "sts-scores", "overall-scores"):
         ours, _, papers = drawn[stem].alt.partition(" Published, on other examples: ")
         assert papers
