@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -14,6 +14,7 @@ from bench.grid.__main__ import command
 from bench.plan.rows import Row
 from bench.results.store import read_rows
 
+FORECAST = "bench.grid.__main__.forecast_plan"
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
@@ -38,16 +39,24 @@ class GridRuns:
         """Turns on the device are taken among this place's grids alone."""
         return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
-    def run(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *extra: str, forecast: bool = False, **options: object
+    ) -> subprocess.CompletedProcess[str]:
         """Run to the end, as `run_apart` does but in this process, which has imported it all.
 
         The workers and whatever else the command starts are processes as ever.
+
+        Args:
+            forecast: whether memory and time are predicted, which takes two seconds; a dry run
+                predicts them always.
         """
+        predicts = forecast or "--dry-run" in extra
         argv = self.argv(*extra, **options)
         out, err = StringIO(), StringIO()
         with (
             mock.patch.dict(os.environ, self.environment),
             mock.patch.object(sys, "argv", argv[2:]),
+            nullcontext() if predicts else mock.patch(FORECAST, return_value=None),
             redirect_stdout(out),
             redirect_stderr(err),
         ):

@@ -113,6 +113,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
         begun = datetime.now(UTC).replace(microsecond=0)
         done = place.run(
             *("--data", str(data), "--select", "seed=1"),
+            forecast=True,
             grid=str(place.folder / "mine.toml"),
             quick=("--device", "cpu"),
         )

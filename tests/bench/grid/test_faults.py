@@ -20,7 +20,7 @@ from tests.faults.notes import Launch
 from tests.faults.suite import counted, run_suite, summary
 
 SEED = 3
-FEW = 36
+FEW = 28
 
 
 @pytest.fixture(scope="module")

@@ -62,18 +62,19 @@ def run(
     *extra: str,
     parts: tuple[str, ...] = PARTS,
     settings: str = SETTINGS,
+    forecast: bool = False,
 ) -> list[Row]:
     """Run a grid of such cells, which must end ok; their rows."""
-    done = command(grid, cells, *extra, parts=parts, settings=settings)
+    done = command(grid, cells, *extra, parts=parts, settings=settings, forecast=forecast)
     assert done.returncode == 0, done.stderr
     return grid.rows()
 
 
-def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
+def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS, forecast=False):
     path = grid.folder / "mine.toml"
     path.write_text(settings + cells)
     data = write_folder(grid.folder / "data", parts)
-    return grid.run("--data", str(data), *extra, grid=str(path), quick=CPU)
+    return grid.run("--data", str(data), *extra, grid=str(path), quick=CPU, forecast=forecast)
 
 
 def folder_of(grid: GridRuns, row: Row) -> Path:
@@ -98,7 +99,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
     """A place where a full and a LoRA cell have run. Not to be changed."""
     made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint)
     made.folder.mkdir(parents=True)
-    run(made, FULL + LORA, "--save-weights")
+    run(made, FULL + LORA, "--save-weights", forecast=True)
     return made
 
 
@@ -228,7 +229,7 @@ def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path: Path, deep_checkpoint: 
     """Of four layers the top two have trained in three epochs, in both encoders."""
     grid = GridRuns(tmp_path, deep_checkpoint)
     settings = SETTINGS.replace("epochs = 2", "epochs = 3")
-    (row,) = run(grid, ITERATIVE, "--save-weights", settings=settings)
+    (row,) = run(grid, ITERATIVE, "--save-weights", settings=settings, forecast=True)
     kept = load_file(folder_of(grid, row) / "adapter" / "adapter_model.safetensors")
     for tower in ("bert", "bert_pairs"):
         begin = f"base_model.model.{tower}.encoder.layer."

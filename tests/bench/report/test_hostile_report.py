@@ -206,7 +206,7 @@ CHECKED = ("schema", "scale", "attempt", "status", "flags")
 PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) | st.floats(-9, 9)
 
 
-@examples(50)
+@examples(15)
 @given(data=st.data())
 def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data: st.DataObject) -> None:
     rows = with_numbers([], [])[: data.draw(st.integers(1, 12))]
