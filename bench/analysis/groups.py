@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Final
 
 from bench.analysis.metrics import Metric, metric_of
@@ -33,7 +34,7 @@ class Group:
 
     def shared(self, column: str) -> Value:
         """The first value in a column that the rows share."""
-        values = (row[column] for row in (self.first, *self.rows))
+        values = map(attrgetter(column), (self.first, *self.rows))
         return next((value for value in values if value is not None), None)
 
     @cached_property
@@ -210,14 +211,15 @@ def _settings_key(row: Row) -> tuple[Value, ...]:
 
     Older rows of a regression without a score lack its loss, which was mse.
     """
-    others = (row[name] for name in _OTHER_KEYS)
-    return (row.model_digest, row.data_digest, row.regression_loss or "mse", *others)
+    return (row.model_digest, row.data_digest, row.regression_loss or "mse", *_other_keys(row))
 
 
-_OTHER_KEYS: Final = tuple(
-    name
-    for name in named(lambda about: about.compared in ("group", "never"))
-    if name not in ("model_digest", "data_digest", "regression_loss")
+_other_keys = attrgetter(
+    *(
+        name
+        for name in named(lambda about: about.compared in ("group", "never"))
+        if name not in ("model_digest", "data_digest", "regression_loss")
+    )
 )
 _GROUP_COLUMNS: Final = (
     *(name for name in group_names("conditions") if name != "code_version"),

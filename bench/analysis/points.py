@@ -1,8 +1,9 @@
 """The settings of a group: its rows by the points of the grid without their seeds."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from operator import attrgetter
 from typing import Final
 
 from adapters.methods import MODES
@@ -64,9 +65,8 @@ def _by_point(rows: Iterable[Row]) -> dict[tuple[Value, ...], list[Row]]:
     return points
 
 
-def point(row: Row) -> tuple[Value, ...]:
-    """The values that identify a setting within a group."""
-    return tuple(map(row.__getitem__, (*_AXES, FROZEN, *FROM_MODE)))
+point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *FROM_MODE)
+"""The values that identify a setting within a group."""
 
 
 def _order(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import log
+from operator import attrgetter
 from statistics import fmean
 from typing import Final
 
@@ -40,8 +41,9 @@ def between_processes(rows: Iterable[Row], column: str) -> Std | None:
     a constant for times, and None for other columns.
     """
     repeats: dict[Value, list[float]] = {}
+    value_of = attrgetter(column)
     for row in rows:
-        value = number(row[column])
+        value = number(value_of(row))
         if row.is_ok and value is not None and value > 0:
             repeats.setdefault(row.cell_id, []).append(log(value))
     measured = pooled(repeats.values())
@@ -139,7 +141,8 @@ class Setting:
     def by_run(self, column: str) -> dict[Run, float]:
         """Values of a column in the rows that ended ok, by run."""
         if column not in self._by_run:
-            values = ((_run(row), number(row[column])) for row in self.ok)
+            value_of = attrgetter(column)
+            values = ((_run(row), number(value_of(row))) for row in self.ok)
             self._by_run[column] = {run: value for run, value in values if value is not None}
         return self._by_run[column]
 

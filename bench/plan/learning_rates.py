@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Final
 
 from bench.plan.cell import CANDIDATE, SEARCHED, Cell, named
@@ -148,17 +149,13 @@ def why_no_rates(statuses: Sequence[str]) -> str:
 
 def still_lacking(rows: Sequence[Row]) -> list[Row]:
     """Rows, except those of cells that once lacked rates and have since run at found ones."""
-    names = ("conditions_id", *named(lambda about: about.identifies))
-    names = tuple(name for name in names if name not in _RATES)
+    names = named(lambda about: about.identifies)
+    settings = attrgetter("conditions_id", *(name for name in names if name not in _RATES))
 
     def lacks(row: Row) -> bool:
         return row.learning_rate_source == SEARCHED and not any(row[name] for name in _RATES)
 
     complete = {
-        tuple(row[name] for name in names)
-        for row in rows
-        if row.learning_rate_source == SEARCHED and not lacks(row)
+        settings(row) for row in rows if row.learning_rate_source == SEARCHED and not lacks(row)
     }
-    return [
-        row for row in rows if not lacks(row) or tuple(row[name] for name in names) not in complete
-    ]
+    return [row for row in rows if not lacks(row) or settings(row) not in complete]

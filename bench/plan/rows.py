@@ -272,10 +272,7 @@ class Row(Cell):
         Raises:
             KeyError: if there is no such column.
         """
-        try:
-            return getattr(self, column)  # type: ignore[no-any-return]
-        except AttributeError:
-            raise KeyError(column) from None
+        return self.scale if column == "scale" else self.__dict__[column]
 
     def __or__(self, values: Mapping[str, Value]) -> "Row":
         """A copy with other values in some columns."""

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
+from operator import attrgetter
 from typing import Final
 
 from bench.analysis.groups import CHANGED, Group, about
@@ -46,6 +48,7 @@ _DISTINGUISHING: Final = {
     "code_version": "{}",
 }
 """Columns that distinguish cells of the same name, and how a name includes their value."""
+_distinguishing = attrgetter(*_DISTINGUISHING)
 _RUNS: Final = ("repeat", "code_version")
 """Columns that distinguish runs of the same cell."""
 _AXES: Final = frozenset(group_names("axes"))
@@ -87,7 +90,8 @@ def _column_order(groups: Sequence[Group]) -> list[str]:
         early.append("learning_rate")
     if any(setting.tells_frozen for setting in settings):
         early.append("frozen_dtype")
-    early += [name for name in _RUNS if len({r[name] for g in groups for r in g.rows} - {None}) > 1]
+    every = [row for group in groups for row in group.rows]
+    early += [name for name in _RUNS if len({*map(attrgetter(name), every)} - {None}) > 1]
     names = [name for name in _COLUMNS if name not in early]
     at = names.index("seed")
     return [*names[:at], *early, *names[at:]]
@@ -157,19 +161,22 @@ def _failures_heading(rows: Sequence[Row]) -> str:
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:
     """A function that names each of some cells for people, distinctly among them."""
-    values: dict[tuple[str, str], set[Value]] = {}
+    alike: dict[str, set[tuple[Value, ...]]] = {}
     for row in rows:
-        for column in _DISTINGUISHING:
-            values.setdefault((_short_name(row), column), set()).add(row[column])
+        alike.setdefault(_short_name(row), set()).add(_distinguishing(row))
+
+    @cache
+    def differing(short: str) -> list[bool]:
+        """Which of the columns differ among the cells of a short name."""
+        return [len(set(values)) > 1 for values in zip(*alike[short], strict=True)]
 
     def name(row: Row) -> str:
         short = _short_name(row)
-        differences = [
-            form.format(row[column])
-            for column, form in _DISTINGUISHING.items()
-            if len(values[short, column]) > 1 and row[column] is not None
+        fields = zip(differing(short), _distinguishing(row), _DISTINGUISHING.values(), strict=True)
+        shown = [
+            form.format(value) for differs, value, form in fields if differs and value is not None
         ]
-        return ", ".join((short, *differences))
+        return ", ".join((short, *shown))
 
     return name
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ _MOST_OTHERS: Final = 20
 _NOTHING: Final = "There are no rows, so there is nothing to show."
 _TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
+_texts = attrgetter(*_TEXTS)
 _WITH_PATHS: Final = ("model", "task", "grid", "message")
 """Columns that may hold a path."""
 
@@ -145,9 +147,10 @@ def _printable(rows: Iterable[Row]) -> list[Row]:
     plain, without_paths = cache(text.plain), cache(text.without_paths)
 
     def printable(row: Row) -> Row:
-        texts = {n: plain(value) for n in _TEXTS if isinstance(value := row[n], str)}
-        texts |= {n: without_paths(texts[n]) for n in _WITH_PATHS if n in texts}
-        changed = {name: value for name, value in texts.items() if value != row[name]}
+        values = dict(zip(_TEXTS, _texts(row), strict=True))
+        texts = {name: plain(value) for name, value in values.items() if value is not None}
+        texts |= {name: without_paths(texts[name]) for name in _WITH_PATHS if name in texts}
+        changed = {name: value for name, value in texts.items() if value != values[name]}
         return row | changed if changed else row
 
     return [printable(row) for row in rows]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
+from operator import attrgetter
 from typing import Final
 
 import pandas as pd
@@ -224,7 +225,9 @@ def conditions_table(group: Group) -> Table:
         if name in (*_RATES, "scale"):
             continue
         # Values that vary within a group, such as the code's version, are listed.
-        text = _listed(dict.fromkeys(str(v) for r in group.rows if (v := r[name]) is not None))
+        text = _listed(
+            dict.fromkeys(str(v) for v in map(attrgetter(name), group.rows) if v is not None)
+        )
         if not text:
             applies = BY_NAME[name].applies_to(group.first)
             text = _UNSET.get(name, "not recorded") if applies else DASH
