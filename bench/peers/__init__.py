@@ -1,1 +1,1 @@
-"""The same work by transformers + PEFT and by us: `python -m bench.peers`."""
+"""Comparison with transformers + PEFT on the same work: `python -m bench.peers`."""

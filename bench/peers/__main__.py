@@ -1,5 +1,5 @@
-"""The same work by transformers + PEFT and by us: time, memory and losses, in processes that
-alternate.
+"""Compare this project with transformers + PEFT on the same work: time, memory and losses, measured
+in alternating processes.
 
 Example: python -m bench.peers --quick
 """
@@ -16,10 +16,10 @@ from bench.common.csvfile import check_csv
 from bench.common.errors import InputError
 from bench.launch.checks import amp_notes, check_reports
 from bench.machine.conditions import find_conditions
-from bench.peers.names import OURS, PAGES, TRAINER, check_libraries, parse_peers
+from bench.peers.inputs import find
+from bench.peers.names import OURS, PAGES, TRAINER, check_libraries, parse_baselines
 from bench.peers.outcome import compare
 from bench.peers.session import Comparison
-from bench.peers.wanted import find
 
 _EPILOG: Final = """\b
 Examples:
@@ -35,24 +35,24 @@ Positive = click.IntRange(min=1)
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done where no flag says: rounds, steps, seconds of timed steps, peers."""
+    """Defaults of flags: rounds, steps, seconds of timed steps, baselines."""
 
     rounds: int
     loss_steps: int
     whole_steps: int
     budget_s: float
-    peers: str
+    baselines: str
 
 
-_USUAL: Final = Effort(4, 50, 200, 10.0, "default,grouped,compiled")
+_FULL: Final = Effort(4, 50, 200, 10.0, "default,grouped,compiled")
 _QUICK: Final = Effort(2, 10, 20, 0.0, "default,grouped")
 
 
 @click.command("python -m bench.peers", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
-@click.option("--grid", "grid_file", metavar="FILE.toml", help="Settings to compare, as a grid's.")
-@click.option("--model", help="minilm, a checkpoint's folder or name; with --init random a size.")
-@click.option("--init", type=click.Choice(["pretrained", "random"]), help="Its weights.")
-@click.option("--task", help="What is learned: movies, amazon, …; sst, quora, sts with --data.")
+@click.option("--grid", "grid_file", metavar="FILE.toml", help="Grid file of settings to compare.")
+@click.option("--model", help="minilm, a checkpoint's folder or name; a size with --init random.")
+@click.option("--init", type=click.Choice(["pretrained", "random"]), help="Initial weights.")
+@click.option("--task", help="Task: movies, amazon, …; sst, quora, sts with --data.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the task's files.")
 @click.option("--max-train", type=Positive, help="Train on N examples only.")
 @click.option("--max-dev", type=Positive, help="Evaluate on N examples only.")
@@ -62,12 +62,12 @@ _QUICK: Final = Effort(2, 10, 20, 0.0, "default,grouped")
     "selection",
     default="",
     metavar='"AXIS=V[,V] …"',
-    help='Only settings such as "mode=lora amp=off".',
+    help='Compare only settings such as "mode=lora amp=off".',
 )
 @click.option(
     "--peers",
     metavar="NAME[,NAME]",
-    help=f"Of default, grouped and compiled.  [default: {_USUAL.peers}]",
+    help=f"Baselines: default, grouped, compiled.  [default: {_FULL.baselines}]",
 )
 @click.option(
     "--vs",
@@ -79,17 +79,15 @@ _QUICK: Final = Effort(2, 10, 20, 0.0, "default,grouped")
 @click.option(
     "--steps",
     type=Positive,
-    help=f"Steps whose losses are compared; with --vs trainer those of the cell.  [default: "
-    f"{_USUAL.loss_steps}, {_USUAL.whole_steps}]",
+    help=f"Steps whose losses are compared; with --vs trainer the cell's steps.  [default: "
+    f"{_FULL.loss_steps}, {_FULL.whole_steps}]",
 )
-@click.option(
-    "--rounds", type=Positive, help=f"Processes of each side.  [default: {_USUAL.rounds}]"
-)
+@click.option("--rounds", type=Positive, help=f"Processes of each side.  [default: {_FULL.rounds}]")
 @click.option(
     "--quick",
     is_flag=True,
     help=f"{_QUICK.rounds} rounds, {_QUICK.loss_steps} steps ({_QUICK.whole_steps} of a cell), "
-    "nothing compiled.",
+    "no compiled baseline.",
 )
 @click.option(
     "--timeout",
@@ -104,18 +102,20 @@ _QUICK: Final = Effort(2, 10, 20, 0.0, "default,grouped")
     default=_COMPILE_TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",
-    help="Leave a peer out that is not compiled by then.",
+    help="Leave out a baseline that takes longer to compile.",
 )
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),
     metavar="FILE.jsonl",
-    help="Keep what has run there, and run only what is missing.",
+    help="Keep results in this file, and run only what is missing.",
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the rows there.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write rows to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--reports", type=click.Path(path_type=Path), help="Write peers.md and peers.html there."
+    "--reports",
+    type=click.Path(path_type=Path),
+    help="Folder for peers.md and peers.html.",
 )
 def command(
     grid_file: str | None,
@@ -136,30 +136,32 @@ def command(
     **overrides: Any,
 ) -> int:
     check_libraries()
-    effort, whole = _QUICK if quick else _USUAL, vs == "trainer"
+    effort, whole = _QUICK if quick else _FULL, vs == "trainer"
     if whole and peers is not None:
-        raise InputError("--peers: --vs trainer has one peer, the Trainer; leave --peers out")
-    others = (TRAINER,) if whole else parse_peers(effort.peers if peers is None else peers)
+        raise InputError("--peers: --vs trainer has one baseline, the Trainer; leave --peers out")
+    baselines = (
+        (TRAINER,) if whole else parse_baselines(effort.baselines if peers is None else peers)
+    )
     if csv_file is not None:
         check_csv(csv_file, [runs] if runs is not None and runs.exists() else [])
     if reports is not None:
         check_reports(reports, PAGES)
-    found = find_conditions(device)
+    target = find_conditions(device)
     settings = {name: value for name, value in overrides.items() if value is not None}
     settings["max_steps"] = (steps or effort.whole_steps) if whole else None
-    model, examples, cells = find(grid_file, settings, data, selection, found)
-    for note in (*found.device.notes, *amp_notes(cells, found.device)):
+    model, examples, cells = find(grid_file, settings, data, selection, target)
+    for note in (*target.device.notes, *amp_notes(cells, target.device)):
         sys.stderr.write(f"note: {note}\n")
     comparison = Comparison(
         cells=cells,
-        sides=(OURS, *others),
+        sides=(OURS, *baselines),
         rounds=rounds or effort.rounds,
         loss_steps=0 if whole else steps or effort.loss_steps,
         budget_s=effort.budget_s,
         whole=whole,
         model=model,
-        conditions=found.conditions,
-        device_name=found.device_name,
+        conditions=target.conditions,
+        device_name=target.device_name,
         data=data,
         timeout_s=timeout,
         compile_timeout_s=compile_timeout,

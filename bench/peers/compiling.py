@@ -1,4 +1,4 @@
-"""A limit on the time that a process spends on compiling its model."""
+"""A limit on the time that a process spends compiling its model."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,17 @@ from bench.peers.request import ANSWER, COMPILE_TIMEOUT
 from bench.worker.__main__ import write_result
 
 STEPS: Final = 5
-"""Steps during which code is compiled: the first, and one for each batch of a panel."""
+"""Steps during which code is compiled: the first, and one for each timing batch."""
 
 
 class CompileLimit:
-    """Ends this process if its first steps take too long; the result that it leaves says so.
+    """Ends this process, with a result that says so, if its first steps take too long.
 
-    A compiler can't be interrupted from its own thread, so another one waits.
+    A compiler can't be interrupted from its own thread, so a timer runs in another one.
 
     Args:
-        folder: where the result goes.
-        seconds: from `begin` to the last of `STEPS` steps; None: no limit.
+        folder: the folder for the result.
+        seconds: the limit from `begin` to the last of `STEPS` steps; None: no limit.
     """
 
     def __init__(self, folder: Path, seconds: float | None) -> None:
@@ -29,26 +29,26 @@ class CompileLimit:
         self._steps = 0
 
     def begin(self) -> None:
-        """The first step comes next."""
+        """Start the limit, before the first step."""
         self.end()
         if self._seconds is not None:
             self._steps = 0
-            self._timer = Timer(self._seconds, self._leave)
+            self._timer = Timer(self._seconds, self._exit)
             self._timer.daemon = True
             self._timer.start()
 
     def step(self) -> None:
-        """A step is done."""
+        """Count a finished step."""
         self._steps += 1
         if self._steps >= STEPS:
             self.end()
 
     def end(self) -> None:
-        """Limit nothing any more."""
+        """Lift the limit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _leave(self) -> None:
+    def _exit(self) -> None:
         write_result(self._folder, "ok", "", {ANSWER: {COMPILE_TIMEOUT: self._seconds}})  # type: ignore[dict-item]
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Figures of a comparison: times by setting and side, and loss curves on top of each other."""
+"""Figures of a comparison: times by setting and side, and overlaid loss curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,11 +13,10 @@ COLOURS: Final = {
     "trainer": ORANGE,
 }  # fmt: skip
 MARKERS: Final = {OURS: "o", "default": "s", "grouped": "D", "compiled": "^", "trainer": "s"}
-_LIMIT: Final = "limit"
 
 
 def times(rows: Sequence[Row], name: str, x_label: str, stem: str, caption: str) -> Drawing:
-    """A time by setting, a mark with its interval for each side, and the limit where there is."""
+    """Times by setting, a marker with an interval for each side, and the limit if there is one."""
     known = [row for row in rows if row[name] is not None]
     settings = list(dict.fromkeys(row["setting"] for row in known))
     sides = list(dict.fromkeys(row["side"] for row in known))
@@ -34,20 +33,22 @@ def times(rows: Sequence[Row], name: str, x_label: str, stem: str, caption: str)
         for row in known:
             limit = row.get("limit_ms_per_1k_tokens")
             if row["side"] == OURS and limit is not None:
-                at = settings.index(row["setting"])
-                axes.vlines([limit], [at - 0.35], [at + 0.35], color=INK, linestyle=(0, (2, 2)))
+                y = settings.index(row["setting"])
+                axes.vlines([limit], [y - 0.35], [y + 0.35], color=INK, linestyle=(0, (2, 2)))
         axes.set_yticks(range(len(settings)), settings)
         axes.set_ylim(len(settings) - 0.45, -0.55)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(left=0)
         axes.set_xlabel(x_label)
         _legend(figure, sides)
-    told = "; ".join(f"{row['setting']} {row['side']} {num(row[name])}" for row in known)
-    return Drawing(stem, to_svg(figure, stem), f"{x_label}, by setting and side: {told}.", caption)
+    values = "; ".join(f"{row['setting']} {row['side']} {num(row[name])}" for row in known)
+    return Drawing(
+        stem, to_svg(figure, stem), f"{x_label}, by setting and side: {values}.", caption
+    )
 
 
 def losses(setting: str, curves: Mapping[str, Sequence[float]], stem: str) -> Drawing:
-    """A setting's losses step by step: ours as a line, each peer's as marks on top of it."""
+    """A setting's losses by step: ours as a line, each baseline's as markers on top of it."""
     with canvas(2.6) as (figure, axes):
         for side, values in curves.items():
             steps = range(1, len(values) + 1)

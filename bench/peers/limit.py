@@ -1,16 +1,17 @@
-"""The least that a training step has to multiply, and how long that takes at a measured speed.
+"""A lower bound on the time of a training step: the matrix products that no implementation can
+leave out, at their measured speeds.
 
-Pure. A product of an [m, k] and a [k, n] matrix is 2 m n k floating-point operations. Counted is
-what a mode, layer set and pooling require of any implementation, on real tokens:
+Pure. A product of an [m, k] and a [k, n] matrix is 2 m n k floating-point operations. A mode,
+layer set and pooling require these products, on real tokens:
 
-- forward of each weight; where the pooling reads [CLS] alone, the last layer's query, attention
-  output and feed-forward only there;
-- dX, the gradient of a layer's input, only above the lowest part that trains;
-- dW only of weights that train;
-- of an adapter, X Aᵀ, P = G B, dA = Pᵀ X and dB = Gᵀ (X Aᵀ), and the update itself either merged
+- the forward product of each weight; if the pooling reads only [CLS], the last layer's query,
+  attention output and feed-forward only at [CLS];
+- dX, the gradient of a layer's input, only above the lowest trained part;
+- dW, the gradient of a weight, only if the weight trains;
+- for an adapter, X Aᵀ, P = G B, dA = Pᵀ X and dB = Gᵀ (X Aᵀ), and the update itself either merged
   into the weight, 2 o i r, or as a branch, whichever is less.
 
-Attention's own products, norms, activations, dropout and the optimizer count nothing, so no
+Attention's own products, norms, activations, dropout and the optimizer are not counted, so no
 implementation reaches the limit.
 """
 
@@ -25,7 +26,7 @@ from minbert.model.config import BertConfig
 KINDS: Final = ("forward", "dx", "dw")
 _INPUTS: Final = ("attention.self.query", "attention.self.key", "attention.self.value")
 _ALL_TOKENS: Final = ("attention.self.key", "attention.self.value")
-"""Layers whose result at every token is needed even if only [CLS] is read."""
+"""Layers whose output at every token is needed even if only [CLS] is read."""
 
 Shape = tuple[str, int, int, int]
 """Kind, rows, outputs and inputs of a product."""
@@ -33,10 +34,10 @@ Shape = tuple[str, int, int, int]
 
 @dataclass(frozen=True)
 class Work:
-    """What trains, and on how much: the least work follows from it.
+    """Training on one batch: the parts that train, and the batch's size.
 
     Attributes:
-        tokens, texts: real tokens and texts of a batch.
+        tokens, texts: real tokens and texts of the batch.
     """
 
     mode: str
@@ -50,7 +51,7 @@ class Work:
 
     @property
     def base_trains(self) -> bool:
-        """Whether embeddings, and all that carries no adapter, train."""
+        """Whether embeddings and all other weights without adapters train."""
         return self.mode == "full" or (self.layers is not None and trains_base(self.layers))
 
 
@@ -61,7 +62,7 @@ def work_of(
     tokens: Sequence[int],
     texts: Sequence[int],
 ) -> Work:
-    """The work of a cell on the mean of some batches, of so many real tokens and texts each."""
+    """The work of a cell on a mean batch, from the real tokens and texts of each batch."""
     return Work(
         mode=cell.mode,
         layers=cell.layers,
@@ -76,10 +77,10 @@ def work_of(
 
 @dataclass(frozen=True)
 class Product:
-    """One product of a step: `rows` tokens or texts, and the weight's outputs and inputs.
+    """A product of a step: `rows` tokens or texts, and the weight's outputs and inputs.
 
-    Those that are `thin` (of adapters and the head) have no speed of their own: they count at the
-    mean speed of the others.
+    `thin` products (of adapters and the head) are not measured: the mean speed of the others is
+    assumed.
     """
 
     kind: str
@@ -90,17 +91,16 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Its floating-point operations."""
         return 2 * self.rows * self.outputs * self.inputs
 
     @property
     def shape(self) -> Shape:
-        """What its speed depends on."""
+        """The key of its measured speed."""
         return self.kind, self.rows, self.outputs, self.inputs
 
 
 def required(config: BertConfig, work: Work) -> list[Product]:
-    """The products of one training step that can't be left out."""
+    """The products that a training step can't leave out."""
     return list(_products(config, work))
 
 
@@ -148,33 +148,33 @@ def _adapter(rows: int, outputs: int, inputs: int, rank: int, *, dx: bool) -> It
     branch = [Product("forward", rows, outputs, rank, thin=True)]  # (X Aᵀ) Bᵀ
     branch += [Product("dx", rows, rank, inputs, thin=True)] if dx else []  # P A
     merged = Product("forward", outputs, inputs, rank, thin=True)  # W + s B A
-    less = merged.flops < sum(product.flops for product in branch)
-    yield from [merged] if less else branch
+    merges = merged.flops < sum(product.flops for product in branch)
+    yield from [merged] if merges else branch
 
 
 def shapes(products: Sequence[Product]) -> list[Shape]:
-    """The shapes whose speeds are to be measured, each once."""
+    """The distinct shapes to measure."""
     return list(dict.fromkeys(product.shape for product in products if not product.thin))
 
 
 def gflop(products: Sequence[Product]) -> float:
-    """Work of some products, in 10⁹ floating-point operations."""
+    """The total of some products, in 10⁹ floating-point operations."""
     return sum(product.flops for product in products) / 1e9
 
 
 def limit_ms(products: Sequence[Product], gflops: Mapping[Shape, float]) -> float:
-    """The time that some products take at measured speeds, in ms.
+    """The time of some products at measured speeds, in ms.
 
     Args:
-        gflops: 10⁹ floating-point operations a second, by shape.
+        gflops: 10⁹ floating-point operations per second, by shape.
     """
-    own = [product for product in products if not product.thin]
-    own_s = sum(product.flops / gflops[product.shape] for product in own) / 1e9
-    own_flops = sum(product.flops for product in own)
+    wide = [product for product in products if not product.thin]
+    wide_s = sum(product.flops / gflops[product.shape] for product in wide) / 1e9
+    wide_flops = sum(product.flops for product in wide)
     thin_flops = sum(product.flops for product in products if product.thin)
-    return 1000 * own_s * (own_flops + thin_flops) / own_flops
+    return 1000 * wide_s * (wide_flops + thin_flops) / wide_flops
 
 
 def mean_gflops(products: Sequence[Product], gflops: Mapping[Shape, float]) -> float:
-    """The speed at which the limit does its work, 10⁹ operations a second."""
+    """The mean speed of some products, in 10⁹ operations per second."""
     return gflop(products) / limit_ms(products, gflops) * 1000

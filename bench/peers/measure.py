@@ -1,4 +1,4 @@
-"""One side's training steps of one cell: times, memory, saved activations, losses."""
+"""Measurement of one side's training steps in a cell: times, memory, saved activations, losses."""
 
 import os
 import statistics
@@ -38,8 +38,8 @@ from minbert.data.tasks import Task, find_task
 from minbert.model.config import BertConfig
 
 
-class Steps(Protocol):
-    """What takes training steps: our Trainer, or the peer's."""
+class StepTrainer(Protocol):
+    """A trainer that is driven step by step: ours, or a baseline's."""
 
     model: nn.Module
     amp: str
@@ -47,28 +47,28 @@ class Steps(Protocol):
     optimizer: Any
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take one step; loss [] and logits [B, num_outputs]."""
+        """Take one step; returns loss [] and logits [B, num_outputs]."""
         ...
 
 
 class Build(Protocol):
-    """Makes what takes the steps of a cell, with the first weights of all sides."""
+    """Builds the trainer of a cell, with all sides' initial weights, and the id of padding."""
 
     def __call__(
         self, job: Job, request: Request, task: Task, *, total_steps: int, warmup: float
-    ) -> tuple[Steps, int]: ...
+    ) -> tuple[StepTrainer, int]: ...
 
 
 @dataclass(frozen=True)
 class Side:
-    """A side in its process: what builds it, and what it held once it had imported its own."""
+    """A side in its process: its builder, and the memory held after its imports."""
 
     build: Build
     imports: Resident
 
 
 def use_device(job: Job) -> torch.device:
-    """The device of a job, set up as a cell's worker does."""
+    """Set up the device of a job as a cell's worker does."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     if device.type == "cuda":
@@ -85,10 +85,11 @@ def measure(
     on_phase: Callable[[str], None],
     on_step: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Measure a cell's training steps, as this process's side takes them.
+    """Measure a cell's training steps on this process's side.
 
-    The schedule ends with the first step, on the epoch's largest batch: from then on the rate is
-    zero, so that a step does all its work and changes no weight, and the panel is replayed.
+    The schedule ends with the first step, on the epoch's largest batch. From then on the learning
+    rate is zero, so that a step does all its work but changes no weight, and the timing batches
+    are replayed.
     """
     job = Job.read(Path(request.cells[0]))
     forget_peak()
@@ -97,27 +98,31 @@ def measure(
     task = find_task(job.cell.task)
     trainer, pad_id = side.build(job, request, task, total_steps=1, warmup=0.0)
     train, _ = examples(job)[""]
-    work = find_workload(request.side, train, job.cell, pad_id, device)
+    workload = find_workload(request.side, train, job.cell, pad_id, device)
     torch.manual_seed(job.cell.seed)
     start_cuda_peaks(device)
     startup_s = _since_launch()
     on_phase("measure")
     clock = StepClock(device)
 
-    def stepped(done: int) -> None:
+    def count_step(done: int) -> None:
         limit.step()
         on_step(done)
 
     limit.begin()
-    with clock.step(work.largest):
-        trainer.step(work.largest)
+    with clock.step(workload.largest):
+        trainer.step(workload.largest)
     limit.step()
     if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
-        raise RuntimeError("the steps of a panel would train: the learning rate is not zero")
+        raise RuntimeError("the timed steps would train: the learning rate is not zero")
     # a silent GPU: the other side's process is on it too, which is no disturbance
     with MachineWatch(Gpu() if device.type == "cuda" else None) as machine:
-        found = panel.replay(
-            trainer.step, work.panel, device, budget_s=request.budget_s, on_step=stepped
+        replay = panel.replay(
+            trainer.step,
+            workload.timing_batches,
+            device,
+            budget_s=request.budget_s,
+            on_step=count_step,
         )
     limit.end()
     peak = peak_so_far()
@@ -125,28 +130,28 @@ def measure(
     answer = {
         "startup_s": startup_s,
         "first_step_ms": clock.steps()[0].ms,
-        "first_step_tokens": work.largest.tokens,
+        "first_step_tokens": workload.largest.tokens,
         "imports_mib": side.imports.rss_mib,
         "peak_mib": peak.rss_mib,
         "peak_above_imports_mib": _above(peak.rss_mib, side.imports.rss_mib),
         "peak_anon_above_imports_mib": _above(peak.anon_mib, side.imports.anon_mib),
         **cuda_peaks_mib(device, graphs=compiled),
-        # after the peak: counting keeps alive what it counts; compiled code does not say
-        "activations_mib": None if compiled else saved_mib(trainer, work.largest),
-        "flags": [*machine.doubts, *([] if found.settled else ["unstable_timing"])],
-        **_panel_figures(found, work),
+        # after the peak, since counting keeps tensors alive; not available for compiled code
+        "activations_mib": None if compiled else saved_mib(trainer, workload.largest),
+        "flags": [*machine.doubts, *([] if replay.settled else ["unstable_timing"])],
+        **_timings(replay, workload),
     }
-    if not compiled:  # of compiled code there are no operators to see
-        middle = len(work.panel) // 2
-        step_ms = statistics.median(times[middle] for times in found.passes[found.warm :])
-        answer["operators"] = profile(trainer, work.panel[middle], step_ms)
+    if not compiled:  # compiled code has no visible operators
+        middle = len(workload.timing_batches) // 2
+        step_ms = statistics.median(times[middle] for times in replay.passes[replay.warm :])
+        answer["operators"] = profile(trainer, workload.timing_batches[middle], step_ms)
     if request.side == OURS:
-        answer["gflops"] = _speeds(job, request, task, work, device)
+        answer["gflops"] = _speeds(job, request, task, workload, device)
     if request.loss_steps:
         on_phase("losses")
         del trainer
-        limit.begin()  # without dropout it is other code
-        answer["losses"] = losses(side.build, request, job, task, train, stepped)
+        limit.begin()  # without dropout, other code is compiled
+        answer["losses"] = losses(side.build, request, job, task, train, count_step)
         limit.end()
     return answer
 
@@ -159,24 +164,24 @@ def losses(
     train: Split,
     on_step: Callable[[int], None] = lambda _done: None,
 ) -> list[float]:
-    """The losses of a cell's first steps without dropout, which no two libraries draw alike."""
+    """The losses of a cell's first steps, without dropout, which differs between libraries."""
     job = replace(job, cell=replace(job.cell, dropout=0.0))
     trainer, pad_id = build(
         job, request, task, total_steps=request.loss_steps, warmup=job.cell.warmup
     )
-    found = []
+    values = []
     batches = training_batches(request.side, train, job.cell, pad_id, trainer.device)
     for done, batch in zip(range(1, request.loss_steps + 1), batches, strict=False):
         loss, _ = trainer.step(batch)
-        found.append(loss)
+        values.append(loss)
         on_step(done)
-    return [float(loss) for loss in torch.stack(found).cpu()]
+    return [float(loss) for loss in torch.stack(values).cpu()]
 
 
-def saved_mib(trainer: Steps, batch: Batch) -> float:
-    """What a step's forward pass of a batch keeps for its backward pass, MiB.
+def saved_mib(trainer: StepTrainer, batch: Batch) -> float:
+    """The tensors that a forward pass saves for its backward pass, in MiB.
 
-    For the figure only: the rate is zero, so nothing is trained.
+    The learning rate is zero, so nothing is trained.
     """
     saved = SavedTensors(trainer.model)
     with saved.counting():
@@ -185,28 +190,28 @@ def saved_mib(trainer: Steps, batch: Batch) -> float:
     return saved.mib
 
 
-def _panel_figures(found: panel.Panel, work: Workload) -> dict[str, Any]:
+def _timings(replay: panel.Panel, workload: Workload) -> dict[str, Any]:
     return {
-        "passes": [list(times) for times in found.passes],
-        "warm": found.warm,
-        "tokens": list(found.tokens),
-        "texts": list(found.examples),
-        "padded": [batch.padded for batch in work.panel],
-        "epoch_tokens": work.real_tokens,
-        "epoch_padded": work.padded_tokens,
+        "passes": [list(times) for times in replay.passes],
+        "warm": replay.warm,
+        "tokens": list(replay.tokens),
+        "texts": list(replay.examples),
+        "padded": [batch.padded for batch in workload.timing_batches],
+        "epoch_tokens": workload.real_tokens,
+        "epoch_padded": workload.padded_tokens,
     }
 
 
 def _speeds(
-    job: Job, request: Request, task: Task, work: Workload, device: torch.device
+    job: Job, request: Request, task: Task, workload: Workload, device: torch.device
 ) -> list[Any]:
-    """The speed of each product that the panel's mean batch needs: shapes with 10⁹ operations/s."""
+    """Pairs of a product's shape and its speed, 10⁹ operations/s, for the mean timing batch."""
     config = BertConfig.from_folder(Path(request.checkpoint))
-    tokens = [batch.tokens for batch in work.panel]
-    texts = [len(batch.labels) for batch in work.panel]
+    tokens = [batch.tokens for batch in workload.timing_batches]
+    texts = [len(batch.labels) for batch in workload.timing_batches]
     mean = work_of(job.cell, task.num_outputs, request.new_pooler, tokens, texts)
-    wanted = shapes(required(config, mean))
-    return [[list(shape), speed] for shape, speed in measure_gflops(wanted, job.cell.amp, device)]
+    speeds = measure_gflops(shapes(required(config, mean)), job.cell.amp, device)
+    return [[list(shape), speed] for shape, speed in speeds]
 
 
 def _above(peak: float | None, imports: float | None) -> float | None:

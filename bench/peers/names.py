@@ -1,4 +1,4 @@
-"""Who is compared, and what each does with the same work. Pure."""
+"""The sides of a comparison. Pure."""
 
 from collections.abc import Sequence
 from importlib import metadata
@@ -12,30 +12,30 @@ TRAINER: Final = "trainer"
 """A whole script around transformers' Trainer, for `--vs trainer` alone."""
 COMPILED: Final = "compiled"
 DEFAULT: Final = "default"
-PEERS: Final = (DEFAULT, "grouped", COMPILED)
+BASELINES: Final = (DEFAULT, "grouped", COMPILED)
 UNTUNED: Final = (DEFAULT, TRAINER)
-"""Those in the environment that a user's script has; the others have that of our workers, where
-the allocator keeps memory for the next step."""
+"""Sides in the environment of a user's script; the others have that of our workers, where the
+allocator keeps memory for the next step."""
 
 ABOUT: Final = {
-    OURS: "this project, as a cell trains, on batches of like length",
+    OURS: "this project, as a cell trains, on batches of similar length",
     DEFAULT: "transformers + PEFT as its Trainer does by default: shuffled batches, padded to "
     "their longest text",
-    "grouped": "transformers + PEFT on batches of like length, the very ones of ours, and with our "
-    "settings of the allocator",
-    COMPILED: "as grouped, the model through torch.compile(dynamic=True)",
-    TRAINER: "transformers' Trainer with PEFT in its usual script, batches shuffled",
+    "grouped": "transformers + PEFT on the same batches as ours, of similar length, and with our "
+    "allocator settings",
+    COMPILED: "as grouped, with the model through torch.compile(dynamic=True)",
+    TRAINER: "transformers' Trainer with PEFT in a typical script, on shuffled batches",
 }
 LIBRARIES: Final = ("transformers", "peft")
 PAGES: Final = "peers"
-"""The name of the pages and of the folder of their figures."""
+"""The name of the pages and of the folder with their figures."""
 
 
 def check_libraries() -> None:
-    """Refuse to begin where a peer is not installed.
+    """Check that the libraries to compare with are installed.
 
     Raises:
-        InputError: naming it and the command that installs it.
+        InputError: with the missing libraries and the command that installs them.
     """
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
@@ -46,24 +46,24 @@ def check_libraries() -> None:
 
 
 def versions() -> dict[str, str]:
-    """The peers' installed versions, by library."""
+    """The installed versions of the libraries to compare with."""
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
-def parse_peers(text: str) -> tuple[str, ...]:
-    """`"default,grouped"` as the peers that are asked for, in our order.
+def parse_baselines(text: str) -> tuple[str, ...]:
+    """Names such as `"default,grouped"`, in the order of `BASELINES`.
 
     Raises:
-        InputError: for another name, or none.
+        InputError: if a name is unknown or there is none.
     """
     given = [name for name in text.split(",") if name]
-    unknown = [name for name in given if name not in PEERS]
+    unknown = [name for name in given if name not in BASELINES]
     if unknown or not given:
-        told = repr(unknown[0]) if unknown else "nothing"
-        raise InputError(f"--peers: {told} is no peer; choose among {', '.join(PEERS)}")
-    return tuple(name for name in PEERS if name in given)
+        problem = f"unknown baseline {unknown[0]!r}" if unknown else "no baseline given"
+        raise InputError(f"--peers: {problem}; choose from {', '.join(BASELINES)}")
+    return tuple(name for name in BASELINES if name in given)
 
 
 def eager(sides: Sequence[str]) -> str | None:
-    """The peer whose losses stand for all that run the same code uncompiled."""
+    """The baseline whose losses are compared for all that run the same code uncompiled."""
     return next((side for side in sides if side not in (OURS, COMPILED)), None)

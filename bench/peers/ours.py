@@ -1,4 +1,4 @@
-"""Our side: model, adapters and training step exactly as a cell has them."""
+"""Our side: model, adapters and training step exactly as in a cell."""
 
 import math
 
@@ -17,7 +17,7 @@ from minbert.training.trainer import Trainer
 def build(
     job: Job, _request: Request, task: Task, *, total_steps: int, warmup: float
 ) -> tuple[Trainer, int]:
-    """What takes training steps, and the id of padding."""
+    """The trainer of a cell, and the id of padding."""
     model = build_model(job)
     trainer = Trainer(
         model,

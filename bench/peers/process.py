@@ -1,7 +1,7 @@
 """One process of the comparison: `python -m bench.peers.process FOLDER`.
 
-It reads request.json in the folder, does what that says and leaves result.json, as a cell's worker
-does, so that the same runner watches it.
+It reads request.json in the folder, carries it out and writes result.json, as a cell's worker does,
+so that the same runner supervises it.
 """
 
 import sys
@@ -15,7 +15,7 @@ PHASE_MEASURE = "measure"
 
 
 def main(folder: Path) -> int:
-    """Do what the request in a folder asks for; the exit code."""
+    """Carry out the request in a folder; returns the exit code."""
     lifeline.attach()
 
     from bench.common.command import BAD_INPUT
@@ -25,11 +25,11 @@ def main(folder: Path) -> int:
 
     request = Request.read(folder)
     progress = Progress.from_environment()
-    act: Callable[[Request, Path, Progress], dict[str, Any]] = (
+    action: Callable[[Request, Path, Progress], dict[str, Any]] = (
         _start if request.kind == START else _whole if request.kind == WHOLE else _steps
     )
     try:
-        answer = act(request, folder, progress)
+        answer = action(request, folder, progress)
     except BAD_INPUT as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -57,7 +57,7 @@ def _steps(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
         import_all()  # as a cell's worker does
         from bench.peers.ours import build
     else:
-        from bench.peers.theirs import build
+        from bench.peers.baseline import build
     from bench.peers.measure import Side, measure
 
     side = Side(build, resident_now())
@@ -67,13 +67,13 @@ def _steps(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
 
 def _whole(request: Any, folder: Path, progress: Any) -> dict[str, Any]:
     from bench.peers.measure import use_device
-    from bench.peers.usual import run
+    from bench.peers.trainer_script import run
     from bench.plan.job import Job
 
     job = Job.read(Path(request.cells[0]))
     use_device(job)
     answer = run(job, request, folder, progress.step)
-    progress.phase(PHASE_MEASURE)  # as a cell's worker says when it has its dev score
+    progress.phase(PHASE_MEASURE)  # reported, as by a cell's worker, once the dev score is known
     return answer
 
 

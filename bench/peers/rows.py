@@ -1,14 +1,14 @@
-"""From what the processes answered to one row for each setting and side. Pure."""
+"""Rows of a comparison, one for each setting and side, from the answers of its processes. Pure."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bench.peers.curves import compare
 from bench.peers.limit import Shape, gflop, limit_ms, mean_gflops, required, work_of
 from bench.peers.names import COMPILED, OURS
-from bench.peers.ratios import Replay, ratio_of, time_of, whole
+from bench.peers.ratios import Replay, as_replay, ratio_of, time_of
 from bench.plan.cell import Cell
 from bench.stats.intervals import Interval
 from minbert.model.config import BertConfig
@@ -25,7 +25,7 @@ STEP_COLUMNS: Final = (
     *("gflop_per_1k_tokens", "limit_gflops", "limit_ms_per_1k_tokens", "limit_share"),
     *("loss_steps", "loss_difference", "agrees"),
 )
-"""Of a comparison of steps. A ratio is ours over the row's; its own row has none."""
+"""Columns of a comparison of steps. A ratio is ours over the row's side; rows of ours have none."""
 
 WHOLE_COLUMNS: Final = (
     *("setting", "mode", "rank", "layers", "amp", "side", "status", "message", "rounds", "steps"),
@@ -33,20 +33,20 @@ WHOLE_COLUMNS: Final = (
     *("time_ratio", "time_ratio_ci_low", "time_ratio_ci_high"),
     *("peak_rss_mib", "memory_ratio", "dev_metric", "dev_score"),
 )
-"""Of a comparison of whole cells."""
+"""Columns of a comparison of whole cells."""
 
 
 NOT_COMPILED: Final = "not compiled"
-"""The status of a peer that is left out because compiling it takes too long. No failure."""
+"""The status of a baseline that is left out since compiling takes too long; not a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One process: whose, in which round, how it ended and what it answered.
+    """One process of a side: its round, status and answer.
 
     Attributes:
-        round: what the processes have in common that took turns.
-        scored_s: from launch to the dev score, where a whole cell was asked for.
+        round: the id shared by the processes that alternated.
+        scored_s: seconds from launch to the dev score, for a whole cell.
     """
 
     cell: Cell
@@ -59,15 +59,14 @@ class Attempt:
     peak_rss_mib: float | None = None
 
 
-def missing_rounds(attempts: Sequence[Attempt], cell: Cell, peer: str, rounds: int) -> int:
-    """How many rounds a peer still has to take turns with ours. One that is not compiled has had
-    its turn."""
-    own = _of(attempts, cell, peer)
+def missing_rounds(attempts: Sequence[Attempt], cell: Cell, baseline: str, rounds: int) -> int:
+    """The rounds that a baseline still has to run with ours; 0 if it was not compiled in time."""
+    own = _of(attempts, cell, baseline)
     if any(attempt.status == NOT_COMPILED for attempt in own):
         return 0
     ours = {a.round for a in _of(attempts, cell, OURS) if a.status == "ok"}
-    had = len(ours & {attempt.round for attempt in own if attempt.status == "ok"})
-    return max(0, rounds - had)
+    done = len(ours & {attempt.round for attempt in own if attempt.status == "ok"})
+    return max(0, rounds - done)
 
 
 def setting_of(cell: Cell) -> str:
@@ -82,7 +81,7 @@ def step_rows(
     speeds = fastest(attempts)
     rows = []
     for cell, side, own in _grouped(attempts):
-        row = _begun(STEP_COLUMNS, cell, side, own)
+        row = _new_row(STEP_COLUMNS, cell, side, own)
         ok = [attempt for attempt in own if attempt.status == "ok"]
         ours = [a for a in _of(attempts, cell, OURS) if a.status == "ok"]
         if ok:
@@ -99,7 +98,7 @@ def step_rows(
                 "limit_share": limit / row["ms_per_1k_tokens"] if ok else None,
             }
         if ok and ours and side != OURS:
-            row |= _against(ours, ok, _memory_column(ok[0]), _replay)
+            row |= _ratios(ours, ok, _memory_column(ok[0]), _replay)
             row |= _agreement(ours, ok, cell.amp)
         rows.append(row)
     return rows
@@ -109,7 +108,7 @@ def whole_rows(attempts: Sequence[Attempt]) -> list[Row]:
     """Rows with `WHOLE_COLUMNS`."""
     rows = []
     for cell, side, own in _grouped(attempts):
-        row = _begun(WHOLE_COLUMNS, cell, side, own)
+        row = _new_row(WHOLE_COLUMNS, cell, side, own)
         ok = [attempt for attempt in own if attempt.status == "ok"]
         ours = [a for a in _of(attempts, cell, OURS) if a.status == "ok"]
         if ok:
@@ -121,69 +120,69 @@ def whole_rows(attempts: Sequence[Attempt]) -> list[Row]:
             if cell.init == "pretrained":
                 row |= {name: ok[0].answer.get(name) for name in ("dev_metric", "dev_score")}
         if ok and ours and side != OURS:
-            row |= _against(ours, ok, "peak_rss_mib", _duration)
+            row |= _ratios(ours, ok, "peak_rss_mib", _duration)
         rows.append(row)
     return rows
 
 
 def curves(attempts: Iterable[Attempt]) -> dict[str, dict[str, list[float]]]:
-    """The losses that were kept, by setting and side."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """Recorded losses, by setting and side."""
+    losses: dict[str, dict[str, list[float]]] = {}
     for attempt in attempts:
         if attempt.answer.get("losses"):
-            found.setdefault(setting_of(attempt.cell), {})[attempt.side] = attempt.answer["losses"]
-    return found
+            losses.setdefault(setting_of(attempt.cell), {})[attempt.side] = attempt.answer["losses"]
+    return losses
 
 
 def operators(attempts: Iterable[Attempt]) -> dict[str, dict[str, list[Any]]]:
-    """Operators of a step with calls and ms, by setting and side, from each one's first process."""
-    found: dict[str, dict[str, list[Any]]] = {}
+    """Operators of a step with calls and ms, by setting and side, each from its first process."""
+    result: dict[str, dict[str, list[Any]]] = {}
     for attempt in attempts:
         if attempt.answer.get("operators"):
-            sides = found.setdefault(setting_of(attempt.cell), {})
+            sides = result.setdefault(setting_of(attempt.cell), {})
             sides.setdefault(attempt.side, attempt.answer["operators"])
-    return found
+    return result
 
 
 def fastest(attempts: Iterable[Attempt]) -> dict[str, dict[Shape, float]]:
-    """10⁹ operations a second of each shape, by AMP: the fastest that any process saw."""
-    found: dict[str, dict[Shape, float]] = {}
+    """10⁹ operations per second by AMP and shape: the fastest of all processes."""
+    result: dict[str, dict[Shape, float]] = {}
     for attempt in attempts:
-        of = found.setdefault(attempt.cell.amp, {})
+        speeds = result.setdefault(attempt.cell.amp, {})
         for (kind, rows, outputs, inputs), speed in attempt.answer.get("gflops", ()):
             shape = (str(kind), int(rows), int(outputs), int(inputs))
-            of[shape] = max(float(speed), of.get(shape, 0.0))
-    return found
+            speeds[shape] = max(float(speed), speeds.get(shape, 0.0))
+    return result
 
 
 def problems(rows: Iterable[Row]) -> list[str]:
-    """What is wrong with a comparison, one line each."""
-    found = []
+    """Problems of a comparison, one line each."""
+    lines = []
     for row in rows:
         who = f"{row['setting']}, {row['side']}"
         if row["status"] not in ("ok", NOT_COMPILED):
-            found.append(f"{who}: {row['status']}: {row['message']}")
+            lines.append(f"{who}: {row['status']}: {row['message']}")
         elif row.get("agrees") is False:
-            found.append(
-                f"{who}: the losses part from ours, by {row['loss_difference']:.2g} within "
+            lines.append(
+                f"{who}: the losses differ from ours by up to {row['loss_difference']:.2g} over "
                 f"{row['loss_steps']} steps; the two don't do the same work"
             )
-    return found
+    return lines
 
 
 def _grouped(attempts: Sequence[Attempt]) -> list[tuple[Cell, str, list[Attempt]]]:
-    """Attempts by cell and side, as they came."""
-    found: dict[tuple[str, str], list[Attempt]] = {}
+    """Attempts by cell and side, in their order."""
+    groups: dict[tuple[str, str], list[Attempt]] = {}
     for attempt in attempts:
-        found.setdefault((attempt.cell.name, attempt.side), []).append(attempt)
-    return [(own[0].cell, side, own) for (_, side), own in found.items()]
+        groups.setdefault((attempt.cell.name, attempt.side), []).append(attempt)
+    return [(own[0].cell, side, own) for (_, side), own in groups.items()]
 
 
 def _of(attempts: Iterable[Attempt], cell: Cell, side: str) -> list[Attempt]:
     return [a for a in attempts if a.cell.name == cell.name and a.side == side]
 
 
-def _begun(columns: Sequence[str], cell: Cell, side: str, own: Sequence[Attempt]) -> Row:
+def _new_row(columns: Sequence[str], cell: Cell, side: str, own: Sequence[Attempt]) -> Row:
     failed = next((attempt for attempt in own if attempt.status != "ok"), None)
     row: Row = dict.fromkeys(columns)
     return row | {
@@ -202,7 +201,7 @@ def _replay(attempt: Attempt) -> Replay:
 
 
 def _duration(attempt: Attempt) -> Replay:
-    return whole(float(attempt.scored_s or 0.0))
+    return as_replay(float(attempt.scored_s or 0.0))
 
 
 def _measured(ok: Sequence[Attempt], side: str) -> Row:
@@ -227,29 +226,33 @@ def _measured(ok: Sequence[Attempt], side: str) -> Row:
 
 
 def _compile_s(answer: Mapping[str, Any], ms_per_1k: float) -> float:
-    """What the steps before the counted ones took beyond their usual time, in the first process:
-    the later ones find its code in the compiler's cache."""
+    """The extra time of the steps before the counted ones, in the first process; later ones use the
+    compiler's cache."""
     warm = answer["passes"][: answer["warm"]]
-    taken = float(answer["first_step_ms"]) + sum(map(sum, warm))
+    elapsed = float(answer["first_step_ms"]) + sum(map(sum, warm))
     tokens = answer["first_step_tokens"] + len(warm) * sum(answer["tokens"])
-    return max(0.0, taken - float(tokens) * ms_per_1k / 1000) / 1000
+    return max(0.0, elapsed - float(tokens) * ms_per_1k / 1000) / 1000
 
 
-def _against(ours: Sequence[Attempt], peers: Sequence[Attempt], memory: str, replay: Any) -> Row:
-    """Ours over theirs, in the rounds that both have."""
+def _ratios(
+    ours: Sequence[Attempt],
+    baseline: Sequence[Attempt],
+    memory: str,
+    replay: Callable[[Attempt], Replay],
+) -> Row:
+    """Ratios of ours over the baseline, in the rounds that both have."""
     by_round = {attempt.round: attempt for attempt in ours}
-    both = [(by_round[peer.round], peer) for peer in peers if peer.round in by_round]
-    if not both:
+    pairs = [(by_round[a.round], a) for a in baseline if a.round in by_round]
+    if not pairs:
         return {}
-    found = ratio_of([replay(one) for one, _ in both], [replay(other) for _, other in both])
-    pairs = [[_memory(side, memory) for side in pair] for pair in both]
-    own, other = (_median(column) for column in zip(*pairs, strict=True))
+    time = ratio_of([replay(own) for own, _ in pairs], [replay(other) for _, other in pairs])
+    own, other = (_median(_memory(a, memory) for a in side) for side in zip(*pairs, strict=True))
     ratio = own / other if own is not None and other else None
-    return {**_with_ends("time_ratio", found), "memory_ratio": ratio}
+    return {**_with_ends("time_ratio", time), "memory_ratio": ratio}
 
 
 def _memory_column(attempt: Attempt) -> str:
-    """What is compared: on a GPU what tensors had allocated, else the resident set."""
+    """The compared memory: on a GPU the peak allocated by tensors, else of the resident set."""
     on_gpu = "peak_cuda_allocated_mib"
     return on_gpu if attempt.answer.get(on_gpu) is not None else "peak_above_imports_mib"
 
@@ -259,13 +262,15 @@ def _memory(attempt: Attempt, name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _agreement(ours: Sequence[Attempt], peers: Sequence[Attempt], amp: str) -> Row:
-    pair = [next((a.answer["losses"] for a in of if a.answer.get("losses")), None)
-            for of in (ours, peers)]  # fmt: skip
-    if pair[0] is None or pair[1] is None:
+def _agreement(ours: Sequence[Attempt], baseline: Sequence[Attempt], amp: str) -> Row:
+    own, other = (
+        next((a.answer["losses"] for a in side if a.answer.get("losses")), None)
+        for side in (ours, baseline)
+    )
+    if own is None or other is None:
         return {}
-    found = compare(pair[0], pair[1], amp)
-    return {"loss_difference": found.difference, "agrees": found.agrees}
+    agreement = compare(own, other, amp)
+    return {"loss_difference": agreement.difference, "agrees": agreement.agrees}
 
 
 def _with_ends(name: str, interval: Interval) -> Row:

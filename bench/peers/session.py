@@ -1,4 +1,4 @@
-"""Runs the processes of a comparison: fresh ones that alternate, one at a time."""
+"""Run the processes of a comparison: fresh ones that alternate, one at a time."""
 
 import os
 import secrets
@@ -27,31 +27,31 @@ from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TaskData
 
 OnProcess = Callable[[int, str], None]
-"""Told how many processes have run, and in words what comes next."""
+"""Called with the number of the next process and its description."""
 
 _PHASE_SCORED: Final = "measure"
-"""The phase that a process, a cell's worker too, begins when it has its dev score."""
+"""The phase that a process, like a cell's worker, begins once its dev score is known."""
 _TOKENS: Final = "tokens"
 """The folder of token ids in the user's cache."""
 
 
 class StartError(Exception):
-    """The first weights could not be written, so there is nothing to compare. One line."""
+    """The initial weights could not be written, so there is nothing to compare. One line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is compared, where.
+    """A comparison: cells, sides, and the machine to run on.
 
     Attributes:
-        sides: ours and the peers'.
+        sides: ours and the baselines.
         loss_steps: training steps whose losses are compared; 0 for none.
-        whole: compare whole cells, from process start to dev score, and not steps.
-        compile_timeout_s: seconds after which a peer that compiles is left out; None: never.
-        on_progress: takes what a running process says of itself, as it comes.
-        started: what tells its rounds from those of other comparisons.
-        process: the command that does what the folder named behind it asks for.
-        worker: the command that runs the cell in the folder named behind it.
+        whole: compare whole cells, from process start to dev score, instead of steps.
+        compile_timeout_s: seconds after which the compiled baseline is left out; None: never.
+        on_progress: called with the progress messages of a running process.
+        started: prefix of its rounds' ids, which distinguishes them from other comparisons.
+        process: the command that carries out the request in a folder, its last argument.
+        worker: the command that runs the cell in a folder, its last argument.
     """
 
     cells: Sequence[Cell]
@@ -72,32 +72,35 @@ class Comparison:
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
 
     def prepare(self, folder: Path, examples: TaskData, signals: Signals) -> bool:
-        """Write cells and first weights to a folder; whether the pooler is newly initialised.
+        """Write cells and initial weights to a folder.
 
-        Examples are tokenised before the steps of any side, so that none is the one to do it.
+        Examples are tokenised first, so that no side's steps include it.
+
+        Returns:
+            Whether the pooler is newly initialised.
 
         Raises:
-            StartError: if there is nothing to begin with.
+            StartError: if the weights can't be made.
             StoppedError: if the user stopped it.
             DiskFullError: if something can't be written.
         """
         if not self.whole:
             share(examples, self.cells[0], self.model.tokenizer, self.data)
         for cell in self.cells:
-            home = self._home(folder, cell)
-            home.mkdir(parents=True)
-            (home / jobs.FILE).write_text(self._job(cell).to_json(), encoding="utf-8")
+            cell_folder = self._cell_folder(folder, cell)
+            cell_folder.mkdir(parents=True)
+            (cell_folder / jobs.FILE).write_text(self._job(cell).to_json(), encoding="utf-8")
         request = Request(
             kind=requests.START,
             side=OURS,
-            cells=tuple(str(self._home(folder, cell)) for cell in self.cells),
+            cells=tuple(str(self._cell_folder(folder, cell)) for cell in self.cells),
             checkpoint=str(folder / requests.CHECKPOINT),
         )
         outcome, _ = self._run(folder / "processes" / "start", request, signals)
         if outcome.status == "interrupted":
             raise StoppedError
         if outcome.status != "ok":
-            raise StartError(f"the first weights can't be made: {outcome.message}")
+            raise StartError(f"the initial weights can't be made: {outcome.message}")
         return bool(_answer(outcome)["new_pooler"])
 
     def attempts(
@@ -108,35 +111,37 @@ class Comparison:
         signals: Signals,
         on_process: OnProcess,
     ) -> Iterator[Attempt]:
-        """Run the processes that are missing, one after the other.
+        """Run the missing processes, one after the other.
 
         A side that fails, or is not compiled in time, has no further rounds.
 
         Args:
-            done: those that have run.
+            done: attempts of earlier runs.
 
         Raises:
-            StoppedError: if the user stopped it; the process that ran then is no attempt.
+            StoppedError: if the user stopped it; the process running then is not an attempt.
             DiskFullError: if a folder or lock can't be written.
         """
         number = 0
 
-        def waits() -> None:
-            on_process(number, "waits for another run on this device")
+        def report_waiting() -> None:
+            on_process(number, "waiting for another run on this device")
 
         failed: set[tuple[str, str]] = set()
-        drawn = {(a.cell.name, a.side) for a in done if a.answer.get("losses")}
-        with Locks(device_locks(), signals, waits) as devices:
+        with_losses = {(a.cell.name, a.side) for a in done if a.answer.get("losses")}
+        with Locks(device_locks(), signals, report_waiting) as devices:
             for number, (turn, cell, side) in enumerate(self.turns(done, failed), start=1):
                 key = cell.name, side
                 on_process(number, f"{setting_of(cell)}: {side}, round {turn + 1} of {self.rounds}")
-                compared = side in (OURS, COMPILED, eager(self.sides)) and key not in drawn
+                needs_losses = (
+                    side in (OURS, COMPILED, eager(self.sides)) and key not in with_losses
+                )
                 request = Request(
                     kind=requests.WHOLE if self.whole else requests.STEPS,
                     side=side,
-                    cells=(str(self._home(folder, cell)),),
+                    cells=(str(self._cell_folder(folder, cell)),),
                     checkpoint=str(folder / requests.CHECKPOINT),
-                    loss_steps=self.loss_steps if compared else 0,
+                    loss_steps=self.loss_steps if needs_losses else 0,
                     budget_s=self.budget_s,
                     compile_timeout_s=self.compile_timeout_s,
                     new_pooler=new_pooler,
@@ -147,23 +152,23 @@ class Comparison:
                     raise StoppedError
                 if attempt.status != "ok":
                     failed.add(key)
-                elif compared:
-                    drawn.add(key)
+                elif needs_losses:
+                    with_losses.add(key)
                 yield attempt
 
     def turns(
         self, done: Sequence[Attempt] = (), failed: Set[tuple[str, str]] = frozenset()
     ) -> Iterator[tuple[int, Cell, str]]:
-        """Round, cell and side of each process that is missing, in order.
+        """Round, cell and side of each missing process, in order.
 
         Rounds are outermost, and each begins with another side, so that neither a drift of the
-        machine nor what the process before left behind favours one. Ours takes part in all that a
-        peer is left for.
+        machine nor effects of the previous process favour one. Ours takes part in each round in
+        which a baseline does.
 
         Args:
-            done: the processes that have run.
-            failed: names of cells, and their sides, that have no further rounds; looked at when a
-                round begins.
+            done: attempts of earlier runs.
+            failed: names of cells and sides without further rounds; read at the start of each
+                round of a cell.
         """
         missing = {
             (cell.name, side): missing_rounds(done, cell, side, self.rounds)
@@ -173,9 +178,10 @@ class Comparison:
         }
         for number in range(self.rounds):
             for place, cell in enumerate(self.cells):
-                left = [side for side in self.sides if (cell.name, side) not in failed]
-                peers = [side for side in left if missing.get((cell.name, side), 0) > number]
-                sides = [side for side in left if side == OURS or side in peers] if peers else []
+                able = [side for side in self.sides if (cell.name, side) not in failed]
+                baselines = [side for side in able if missing.get((cell.name, side), 0) > number]
+                sides = [side for side in able if side == OURS or side in baselines]
+                sides = sides if baselines else []
                 first = (number + place) % len(sides) if sides else 0
                 for side in (*sides[first:], *sides[:first]):
                     yield number, cell, side
@@ -184,18 +190,20 @@ class Comparison:
         self, folder: Path, number: int, cell: Cell, request: Request, signals: Signals
     ) -> Attempt:
         side = request.side
-        place = process_folder(folder, cell, side, number)
+        run_folder = process_folder(folder, cell, side, number)
         if self.whole and side == OURS:
-            place.mkdir(parents=True)
-            (place / jobs.FILE).write_text(self._job(cell).to_json(), encoding="utf-8")
-            outcome, scored_s = self._watched(place, (*self.worker, str(place)), side, signals)
+            run_folder.mkdir(parents=True)
+            (run_folder / jobs.FILE).write_text(self._job(cell).to_json(), encoding="utf-8")
+            outcome, scored_s = self._watch(
+                run_folder, (*self.worker, str(run_folder)), side, signals
+            )
             answer = (outcome.result or {}).get("columns", {})
         else:
-            outcome, scored_s = self._run(place, request, signals)
+            outcome, scored_s = self._run(run_folder, request, signals)
             answer = _answer(outcome)
         status, message = outcome.status, outcome.message
         if status == "ok" and self.whole and scored_s is None:
-            status, message = "crashed", "it ended without saying that it had its dev score"
+            status, message = "crashed", "it ended without reporting its dev score"
         if status == "ok" and COMPILE_TIMEOUT in answer:
             status = NOT_COMPILED
             message = f"not compiled within {answer[COMPILE_TIMEOUT]:g} s"
@@ -210,50 +218,56 @@ class Comparison:
             peak_rss_mib=outcome.peak_rss_mib,
         )
 
-    def _run(self, place: Path, request: Request, signals: Signals) -> tuple[Outcome, float | None]:
-        place.mkdir(parents=True)
-        request.write(place)
-        return self._watched(place, (*self.process, str(place)), request.side, signals)
-
-    def _watched(
-        self, place: Path, argv: Sequence[str], side: str, signals: Signals
+    def _run(
+        self, folder: Path, request: Request, signals: Signals
     ) -> tuple[Outcome, float | None]:
-        """How a process ended, and when it said that it had its dev score."""
-        env = self._environment(place, side)
+        folder.mkdir(parents=True)
+        request.write(folder)
+        return self._watch(folder, (*self.process, str(folder)), request.side, signals)
+
+    def _watch(
+        self, folder: Path, argv: Sequence[str], side: str, signals: Signals
+    ) -> tuple[Outcome, float | None]:
+        """Run a process; returns its outcome, and the seconds from launch to its dev score."""
+        env = self._environment(folder, side)
         launched = time.monotonic()
         scored: list[float] = []
 
-        def heard(message: dict[str, Any]) -> None:
+        def receive(message: dict[str, Any]) -> None:
             if message.get("phase") == _PHASE_SCORED:
                 scored.append(time.monotonic() - launched)
             if self.on_progress is not None:
                 self.on_progress(message)
 
         outcome = run_worker(
-            place,
+            folder,
             argv,
             env=env,
             timeout_s=self.timeout_s,
-            on_progress=heard,
+            on_progress=receive,
             signals=signals,
         )
         return outcome, scored[0] if scored else None
 
-    def _environment(self, place: Path, side: str) -> dict[str, str]:
-        """What a side's process gets: a compiler's cache for this side of this setting alone, so
-        that what compiling takes does not depend on what ran before; for whole cells a cache
-        without token ids, so that ours has to make them too; of the GPUs only its own, as
-        the Trainer takes all that it sees; and nothing asks a hub."""
-        threads, setting = self.conditions.threads, place.name.rpartition("-")[0]
-        gpu = "" if self.conditions.device == "cpu" else self.device_name
-        found = worker_environment(os.environ, threads, gpu, tuned=side not in UNTUNED)
-        found["HF_HUB_OFFLINE"] = "1"
-        found["TORCHINDUCTOR_CACHE_DIR"] = str(place.parent / f"compiled-{setting}")
-        if self.whole:
-            found["MINBERT_CACHE"] = str(_without_tokens(place.with_name(f"cache-{place.name}")))
-        return found
+    def _environment(self, folder: Path, side: str) -> dict[str, str]:
+        """The environment of a side's process.
 
-    def _home(self, folder: Path, cell: Cell) -> Path:
+        A compiler cache for this side of this setting alone, so that compile times do not depend
+        on earlier processes; for whole cells a cache without token ids, so that ours has to make
+        them too; only its own GPU, since the Trainer uses all visible ones; no access to a hub.
+        """
+        threads, setting = self.conditions.threads, folder.name.rpartition("-")[0]
+        gpu = "" if self.conditions.device == "cpu" else self.device_name
+        environment = worker_environment(os.environ, threads, gpu, tuned=side not in UNTUNED)
+        environment["HF_HUB_OFFLINE"] = "1"
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder.parent / f"compiled-{setting}")
+        if self.whole:
+            environment["MINBERT_CACHE"] = str(
+                _without_tokens(folder.with_name(f"cache-{folder.name}"))
+            )
+        return environment
+
+    def _cell_folder(self, folder: Path, cell: Cell) -> Path:
         return folder / "cells" / setting_of(cell)
 
     def _job(self, cell: Cell) -> Job:
@@ -274,21 +288,21 @@ class Comparison:
 
 
 def process_folder(folder: Path, cell: Cell, side: str, number: int) -> Path:
-    """The folder, in that of a comparison, of a side's process in a round."""
+    """The folder, within that of a comparison, of a side's process in a round."""
     return folder / "processes" / f"{setting_of(cell)}-{side}-{number}"
 
 
 def _answer(outcome: Outcome) -> Mapping[str, Any]:
     columns = (outcome.result or {}).get("columns", {})
-    found = columns.get(ANSWER, {})
-    return found if isinstance(found, dict) else {}
+    answer = columns.get(ANSWER, {})
+    return answer if isinstance(answer, dict) else {}
 
 
 def _without_tokens(folder: Path) -> Path:
-    """A folder that stands for the user's cache, but holds no token ids."""
+    """A folder with links to the user's cache, except its token ids."""
     folder.mkdir()
-    kept = cache_folder()
-    for path in kept.iterdir() if kept.is_dir() else ():
+    cache = cache_folder()
+    for path in cache.iterdir() if cache.is_dir() else ():
         if path.name != _TOKENS:
             (folder / path.name).symlink_to(path.resolve())
     return folder

@@ -1,4 +1,4 @@
-"""The weights that all sides begin with, written in the formats that the peers read."""
+"""The initial weights of all sides, in the formats that the baselines read."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +13,9 @@ from minbert.model.checkpoint import save_checkpoint
 
 
 def write_start(cells: Sequence[Path], checkpoint: Path) -> bool:
-    """Write encoder and head once, and beside each cell that has one its adapter.
+    """Write encoder and head once, and the adapter of each cell that has one to the cell's folder.
 
-    In fp32, from which each side takes what it holds in another type.
+    In fp32, from which each side converts weights that it holds in another type.
 
     Returns:
         Whether the pooler, if there is one, is newly initialised.

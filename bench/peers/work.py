@@ -1,4 +1,4 @@
-"""The batches that a side trains on: which examples go together, and what is padded."""
+"""The batches that a side trains on, and their padding."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ _SHUFFLED: Final = (DEFAULT, TRAINER)
 
 @dataclass(frozen=True)
 class Workload:
-    """The batches that are timed, in order of their size; the largest of the epoch; and its count.
+    """The batches to time, by size; the epoch's largest batch; and the epoch's tokens.
 
     Attributes:
-        real_tokens, padded_tokens: of the whole epoch, padding left out and counted.
+        real_tokens, padded_tokens: tokens of the whole epoch, without and with padding.
     """
 
-    panel: list[Batch]
+    timing_batches: list[Batch]
     largest: Batch
     real_tokens: int
     padded_tokens: int
@@ -35,7 +35,7 @@ class Workload:
 def find_workload(
     side: str, train: Split, cell: Cell, pad_id: int, device: torch.device
 ) -> Workload:
-    """A side's batches of the first epoch. All sides but `default` have the same ones."""
+    """A side's workload of the first epoch. All sides but `default` have the same batches."""
     lengths = train.lengths
     rng = np.random.default_rng([cell.seed, 0])
     order = plan_training(
@@ -45,35 +45,37 @@ def find_workload(
     sizes = [len(indices) * length for indices, length in zip(order, longest, strict=True)]
     chosen = [order[index] for index in choose(sizes, [len(indices) for indices in order])]
     buckets = _buckets(side, cell)
-    *panel, largest = (
-        as_given(side, collate(train.texts, train.targets, indices, pad_id, device, buckets))
+    *timing_batches, largest = (
+        _for_side(side, collate(train.texts, train.targets, indices, pad_id, device, buckets))
         for indices in (*chosen, order[int(np.argmax(sizes))])
     )
     if buckets is not None:
-        sizes = [len(of) * buckets.of(length) for of, length in zip(order, longest, strict=True)]
-    return Workload(panel, largest, int(lengths.sum()), sum(sizes))
+        sizes = [
+            len(indices) * buckets.of(length)
+            for indices, length in zip(order, longest, strict=True)
+        ]
+    return Workload(timing_batches, largest, int(lengths.sum()), sum(sizes))
 
 
 def training_batches(
     side: str, train: Split, cell: Cell, pad_id: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Batches in the order of a cell, epoch by epoch without end: for losses, which
-    are compared on the same batches."""
+    """Batches in a cell's order, for epochs without end, to compare losses on the same batches."""
     for epoch in count():
         rng = np.random.default_rng([cell.seed, epoch])
         for indices in plan_training(train.lengths, cell.batch_size, rng, cell.batching):
             buckets = _buckets(side, cell)
             batch = collate(train.texts, train.targets, indices, pad_id, device, buckets)
-            yield as_given(side, batch)
+            yield _for_side(side, batch)
 
 
 def _buckets(side: str, cell: Cell) -> Buckets | None:
-    """What a side's batches are padded to: of a setting that is compiled, ours are."""
+    """The buckets that a side's batches are padded to, for ours in compiled settings."""
     return buckets_of(cell) if side == OURS else None
 
 
-def as_given(side: str, batch: Batch) -> Batch:
-    """The batch as a side gets it: a transformers tokenizer always makes a mask."""
+def _for_side(side: str, batch: Batch) -> Batch:
+    """A batch as its side gets it: a transformers tokenizer always makes a mask."""
     if side == OURS or batch.attention_mask is not None:
         return batch
     return replace(batch, attention_mask=torch.ones_like(batch.input_ids))

@@ -1,8 +1,8 @@
-"""A process of a comparison that answers at once, without torch: `fake_peer.py BEHAVIOUR FOLDER`.
+"""A fake process of a comparison, fast and without torch: `fake_peer.py BEHAVIOUR FOLDER`.
 
-Behaviours: `alike` (all sides have the same losses), `parted` (the peers' are others), `crash` (the
-peers end without a result), `silent` (no whole cell says that it has its dev score), `slow` (no
-model is compiled in time). Ours takes 2 ms where the peers take 4.
+Behaviours: `alike` (all sides have the same losses), `different` (the baselines have other losses),
+`crash` (the baselines end without a result), `silent` (no whole cell reports its dev score), `slow`
+(no model is compiled in time). Ours takes 2 ms, a baseline 4.
 """
 
 import json
@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LOSSES = {"ours": [1.5, 1.25], "peer": [1.5, 1.2502]}
+LOSSES = {"ours": [1.5, 1.25], "baseline": [1.5, 1.2502]}
 
 
 def main(behaviour: str, folder: Path) -> int:
-    asked = folder / "request.json"
-    if not asked.exists():  # a whole cell of ours, which its worker would run
+    request_file = folder / "request.json"
+    if not request_file.exists():  # a whole cell of ours, for the worker
         return whole(folder, behaviour, {"dev_metric": "accuracy", "dev_score": 0.5})
-    request = json.loads(asked.read_text())
+    request = json.loads(request_file.read_text())
     ours = request["side"] == "ours"
     if behaviour == "crash" and not ours:
         sys.stderr.write("ValueError: no such thing\n")
@@ -58,25 +58,22 @@ def steps(request: dict[str, Any], behaviour: str, ours: bool) -> dict[str, Any]
     job = json.loads((Path(request["cells"][0]) / "cell.json").read_text())
     answer["gpu"] = [os.environ["CUDA_VISIBLE_DEVICES"], job["device"]]
     if ours:
-        answer["gflops"] = Everything.of(request)
+        answer["gflops"] = all_speeds(request)
     if request["loss_steps"]:
-        answer["losses"] = LOSSES["peer" if behaviour == "parted" and not ours else "ours"]
+        answer["losses"] = LOSSES["baseline" if behaviour == "different" and not ours else "ours"]
     return answer
 
 
-class Everything:
-    """Speeds of all shapes that the tiny checkpoint's full fine-tuning needs."""
+def all_speeds(request: dict[str, Any]) -> list[Any]:
+    """Speeds of all shapes that the cell needs."""
+    from bench.peers.limit import required, shapes, work_of
+    from bench.plan.job import Job
+    from minbert.model.config import BertConfig
 
-    @staticmethod
-    def of(request: dict[str, Any]) -> list[Any]:
-        from bench.peers.limit import required, shapes, work_of
-        from bench.plan.job import Job
-        from minbert.model.config import BertConfig
-
-        job = Job.read(Path(request["cells"][0]))
-        config = BertConfig.from_folder(Path(str(job.checkpoint)))
-        work = work_of(job.cell, 5, False, [90, 110], [8, 8])
-        return [[list(shape), 100.0] for shape in shapes(required(config, work))]
+    job = Job.read(Path(request["cells"][0]))
+    config = BertConfig.from_folder(Path(str(job.checkpoint)))
+    work = work_of(job.cell, 5, False, [90, 110], [8, 8])
+    return [[list(shape), 100.0] for shape in shapes(required(config, work))]
 
 
 if __name__ == "__main__":

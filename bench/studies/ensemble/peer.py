@@ -23,9 +23,9 @@ from bench.common.files import write_atomically
 from bench.grid.display import Display
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
+from bench.peers.inputs import SAME
 from bench.peers.names import TRAINER, versions
 from bench.peers.session import Comparison, StartError, process_folder
-from bench.peers.wanted import SAME
 from bench.plan.cell import FP32, ITERATIVE, MULTITASK, Cell, digest
 from bench.plan.gridfile import Settings
 from bench.plan.models import Model

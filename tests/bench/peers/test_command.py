@@ -1,4 +1,4 @@
-"""`python -m bench.peers`: what it prints and writes, how it fails, and once for real."""
+"""`python -m bench.peers`: output, files and failures with fake processes; a real comparison."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def comparison(checkpoint: Path, behaviour: str, **changes) -> Comparison:
-    """One of a cell, whose processes are fakes."""
+    """A comparison of two cells with fake processes."""
     values = {
         "cells": [cell(checkpoint), cell(checkpoint, "full", amp="bf16")],
         "sides": ("ours", "default", "grouped"), "rounds": 2, "loss_steps": 2, "budget_s": 0.0,
@@ -39,14 +39,15 @@ def comparison(checkpoint: Path, behaviour: str, **changes) -> Comparison:
     return Comparison(**{**values, **changes})
 
 
-def run(of: Comparison, **options) -> int:
-    need_peft()  # whose versions are told
-    return compare(of, load_task("movies", **EXAMPLES), **options)
+def run(compared: Comparison, **options) -> int:
+    need_peft()  # the output has its version
+    return compare(compared, load_task("movies", **EXAMPLES), **options)
 
 
 def test_sides_take_turns_to_begin(tiny_checkpoint: Path) -> None:
     turns = [
-        (number, of.mode, side) for number, of, side in comparison(tiny_checkpoint, "alike").turns()
+        (number, cell.mode, side)
+        for number, cell, side in comparison(tiny_checkpoint, "alike").turns()
     ]
     assert turns[:3] == [(0, "lora", side) for side in ("ours", "default", "grouped")]
     assert turns[3:6] == [(0, "full", side) for side in ("default", "grouped", "ours")]
@@ -59,10 +60,10 @@ def test_tables_csv_and_pages(
 ) -> None:
     (tmp_path / "reports" / "peers").mkdir(parents=True)
     (tmp_path / "reports" / "peers" / "losses-9.svg").write_text(f"{MARK} of an older one")
-    of = comparison(tiny_checkpoint, "alike")
-    assert run(of, csv_file=tmp_path / "x.csv", reports=tmp_path / "reports") == 0
+    compared = comparison(tiny_checkpoint, "alike")
+    assert run(compared, csv_file=tmp_path / "x.csv", reports=tmp_path / "reports") == 0
     shown = capsys.readouterr()
-    assert "Against each setting's fastest peer, ours takes 0.50 times the time" in shown.out
+    assert "Against each setting's fastest baseline, ours takes 0.50 times the time" in shown.out
     assert "[13/13, 0 min] full-bf16" in shown.err
     rows = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
     assert tuple(rows[0]) == STEP_COLUMNS
@@ -85,18 +86,18 @@ def test_tables_csv_and_pages(
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
 
 
-def test_it_fails_if_the_losses_part(
+def test_different_losses_are_a_failure(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(comparison(tiny_checkpoint, "parted"), as_json=True) == 1
+    assert run(comparison(tiny_checkpoint, "different"), as_json=True) == 1
     shown = capsys.readouterr()
-    found = json.loads(shown.out)
-    assert [row["agrees"] for row in found["rows"]] == [None, False, None, None, True, None]
-    assert "lora-r4-all-lin-only-fp32, default: the losses part from ours, by 0.0002" in shown.err
-    assert found["losses"]["full-bf16"]["default"][-1] == 1.2502
+    result = json.loads(shown.out)
+    assert [row["agrees"] for row in result["rows"]] == [None, False, None, None, True, None]
+    assert "fp32, default: the losses differ from ours by up to 0.0002 over 2 steps" in shown.err
+    assert result["losses"]["full-bf16"]["default"][-1] == 1.2502
 
 
-def test_a_peer_that_crashes_is_told_and_the_others_go_on(
+def test_a_crash_of_a_baseline_is_reported_and_the_others_continue(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(comparison(tiny_checkpoint, "crash"), as_json=True) == 1
@@ -104,18 +105,18 @@ def test_a_peer_that_crashes_is_told_and_the_others_go_on(
     rows = json.loads(shown.out)["rows"]
     assert [row["status"] for row in rows] == ["ok", "crashed", "crashed"] * 2
     assert rows[1]["message"] == "ValueError: no such thing"
-    assert rows[0]["rounds"] == 1, "ours has no further rounds without a peer"
+    assert rows[0]["rounds"] == 1, "ours has no further rounds without a baseline"
     assert rows[1]["rounds"] == 0
     assert shown.err.count("default, round") == 2, "a side that failed has no further rounds"
 
 
-def test_a_peer_that_is_not_compiled_in_time_is_left_out_and_no_failure(
+def test_a_baseline_that_is_not_compiled_in_time_is_left_out_without_failure(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of = comparison(
+    compared = comparison(
         tiny_checkpoint, "slow", sides=("ours", "default", "compiled"), compile_timeout_s=90.0
     )
-    assert run(of) == 0
+    assert run(compared) == 0
     shown = capsys.readouterr()
     assert "full-bf16, compiled: not compiled within 90 s." in shown.out
     assert "compiled (not compiled)" in shown.out
@@ -123,15 +124,15 @@ def test_a_peer_that_is_not_compiled_in_time_is_left_out_and_no_failure(
 
 
 @pytest.mark.parametrize("behaviour", ["alike", "silent"])
-def test_whole_cells_end_when_they_have_their_dev_score(
+def test_whole_cells_are_timed_until_their_dev_score(
     tiny_checkpoint: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process = (sys.executable, FAKE, behaviour)
-    of = comparison(
+    compared = comparison(
         tiny_checkpoint, behaviour, whole=True, sides=("ours", "trainer"), rounds=1,
         cells=[cell(tiny_checkpoint, max_steps=7)], worker=process,
     )  # fmt: skip
-    code = run(of, as_json=True)
+    code = run(compared, as_json=True)
     ours, trainer = json.loads(capsys.readouterr().out)["rows"]
     if behaviour == "silent":
         assert code == 1
@@ -144,21 +145,21 @@ def test_whole_cells_end_when_they_have_their_dev_score(
     assert trainer["steps"] == 7
 
 
-def test_without_first_weights_there_is_nothing_to_compare(
+def test_without_initial_weights_there_is_nothing_to_compare(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of = comparison(tiny_checkpoint, "", process=(sys.executable, "-c", "import no_such"))
-    assert run(of) == 1
-    assert "error: the first weights can't be made: ModuleNotFound" in capsys.readouterr().err
+    compared = comparison(tiny_checkpoint, "", process=(sys.executable, "-c", "import no_such"))
+    assert run(compared) == 1
+    assert "error: the initial weights can't be made: ModuleNotFound" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--select", "mode=lorra"], "lorra"),
         (["--select", "rank=3"], "none of the settings"),
         (["--peers", "fastest"], "default, grouped, compiled"),
-        (["--peers", ""], "nothing is no peer"),
+        (["--peers", ""], "no baseline given"),
         (["--vs", "trainer", "--peers", "grouped"], "leave --peers out"),
         (["--vs", "nobody"], "nobody"),
         (["--rounds", "0"], "rounds"),
@@ -170,29 +171,29 @@ def test_without_first_weights_there_is_nothing_to_compare(
         (["--csv", "/"], "is a folder"),
         (["--runs", __file__, "--csv", __file__], "is a file of results"),
         (["--runs", "/no/such/folder/x.jsonl"], "--runs"),
-        (["--runs", __file__], "no file that bench.peers wrote"),
+        (["--runs", __file__], "not written by bench.peers"),
         (["--compile-timeout", "0"], "compile-timeout"),
         (["--reports", "/proc/x"], "--reports"),
         (["--grid", "no.toml"], "no.toml"),
     ],
 )
-def test_bad_input_is_one_line(tiny_checkpoint: Path, arguments: list[str], told: str) -> None:
+def test_bad_input_is_one_line(tiny_checkpoint: Path, arguments: list[str], message: str) -> None:
     need_peft()
     model = [] if "--model" in arguments else ["--model", str(tiny_checkpoint)]
     quick = ["--max-train", "96", "--max-dev", "24"]
     with pytest.raises((ValueError, click.ClickException)) as caught:
         command.main([*quick, *model, *arguments], standalone_mode=False)
-    of_click = isinstance(caught.value, click.ClickException)
-    line = caught.value.format_message() if of_click else str(caught.value)
-    assert told in line
+    error = caught.value
+    line = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    assert message in line
     assert "\n" not in line
 
 
-def test_the_page_has_each_flag_and_no_other() -> None:
+def test_the_docs_list_exactly_the_flags() -> None:
     page = (Path(__file__).parents[3] / "docs" / "peers.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `--")]
-    told = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
-    assert told == {option for parameter in command.params for option in parameter.opts}
+    flags = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
+    assert flags == {option for parameter in command.params for option in parameter.opts}
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +202,8 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         names.check_libraries()
 
 
-def test_the_whole_of_it(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One setting by real processes."""
+def test_a_real_comparison(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One setting, with real processes."""
     need_peft()
     arguments = [
         "--quick", "--rounds", "1", "--peers", "default", "--model", str(tiny_checkpoint),
@@ -210,23 +211,23 @@ def test_the_whole_of_it(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[st
         "--device", "cpu", "--json",
     ]  # fmt: skip
     assert command.main(arguments, standalone_mode=False) == 0
-    found = json.loads(capsys.readouterr().out)
-    ours, peer = found["rows"]
-    assert peer["agrees"] is True
-    assert peer["loss_difference"] < 1e-5
-    assert len(found["losses"]["lora-r8-attn-only-fp32"]["ours"]) == 10
+    result = json.loads(capsys.readouterr().out)
+    ours, baseline = result["rows"]
+    assert baseline["agrees"] is True
+    assert baseline["loss_difference"] < 1e-5
+    assert len(result["losses"]["lora-r8-attn-only-fp32"]["ours"]) == 10
     for side, forward in (("ours", "_linear_pointwise"), ("default", "addmm")):
-        spent = found["operators"]["lora-r8-attn-only-fp32"][side]
-        assert spent[-1][0] == "outside of operators"
-        assert any(forward in name and calls > 1 and ms > 0 for name, calls, ms in spent[:-1])
-    assert ours["epoch_tokens"] == peer["epoch_tokens"]
-    assert ours["epoch_padded"] <= peer["epoch_padded"]
-    for row in (ours, peer):
+        operators = result["operators"]["lora-r8-attn-only-fp32"][side]
+        assert operators[-1][0] == "outside of operators"
+        assert any(forward in name and calls > 1 and ms > 0 for name, calls, ms in operators[:-1])
+    assert ours["epoch_tokens"] == baseline["epoch_tokens"]
+    assert ours["epoch_padded"] <= baseline["epoch_padded"]
+    for row in (ours, baseline):
         assert row["status"] == "ok"
         assert row["ms_per_1k_tokens"] > 0
         assert row["limit_ms_per_1k_tokens"] > 0
         assert row["peak_above_imports_mib"] > 1
         assert 0.1 < row["startup_s"] < 120
         assert row["activations_mib"] > 0.1
-    assert peer["imports_mib"] > ours["imports_mib"]
-    assert peer["time_ratio"] > 0
+    assert baseline["imports_mib"] > ours["imports_mib"]
+    assert baseline["time_ratio"] > 0

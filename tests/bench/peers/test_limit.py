@@ -1,4 +1,4 @@
-"""The FLOPs of the limit, against computations by hand, and the speed of its products."""
+"""The FLOPs of the limit, against calculations by hand, and the timing of its products."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def flops(**changes) -> int:
 
 
 def thin(outputs: int, inputs: int, *, dx: bool = True, rows: int = T) -> int:
-    """An adapter: X Aᵀ, dA; P, dB; then merged, or the branch forwards and backwards."""
+    """FLOPs of an adapter: X Aᵀ, dA; P, dB; and the update, merged or as a branch."""
     always = 2 * 2 * rows * R * inputs + 2 * 2 * rows * R * outputs
     branch = 2 * rows * R * outputs + (2 * rows * R * inputs if dx else 0)
     return always + min(2 * outputs * inputs * R, branch)
@@ -49,11 +49,11 @@ def test_full_fine_tuning_takes_three_products_of_each_weight() -> None:
     assert flops() == 3 * 2 * LAYER + 3 * HEAD
 
 
-def test_the_head_alone_needs_no_gradient_of_any_input() -> None:
+def test_a_trained_head_needs_no_gradient_of_inputs() -> None:
     assert flops(mode="head") == 2 * LAYER + 2 * HEAD
 
 
-def test_adapters_need_no_gradient_of_weights_nor_of_the_first_layers_input() -> None:
+def test_adapters_need_no_gradient_of_weights_or_of_the_first_layers_input() -> None:
     base = 2 * LAYER + (2 * LAYER - 3 * SQUARE) + 3 * HEAD
     first = 3 * thin(H, H, dx=False) + thin(H, H) + thin(W, H) + thin(H, W)
     second = 4 * thin(H, H) + thin(W, H) + thin(H, W)
@@ -61,18 +61,18 @@ def test_adapters_need_no_gradient_of_weights_nor_of_the_first_layers_input() ->
     assert flops(mode="dora", layers="all-lin-only", rank=R) == adapted()
 
 
-def test_on_attention_alone_the_rest_passes_gradients_on() -> None:
+def test_layers_without_adapters_pass_gradients_on() -> None:
     base = 2 * LAYER + (2 * LAYER - 3 * SQUARE) + 3 * HEAD
     thins = 3 * thin(H, H, dx=False) + 3 * thin(H, H)
     assert flops(mode="lora", layers="attn-only", rank=R) == base + thins
 
 
-def test_a_base_that_trains_needs_its_gradients_too() -> None:
+def test_a_trained_base_needs_gradients_of_weights() -> None:
     base = 2 * 2 * LAYER + 2 * (SQUARE + 2 * WIDE) + 3 * HEAD
     assert flops(mode="lora", layers="attn", rank=R) == base + 6 * thin(H, H)
 
 
-def test_a_pooler_reads_cls_alone() -> None:
+def test_a_pooler_reads_only_cls() -> None:
     at_cls = (2 * SQUARE + 2 * WIDE) * B // T
     last = 2 * SQUARE + at_cls
     pooler = 2 * B * H * H
@@ -83,9 +83,9 @@ def test_a_pooler_reads_cls_alone() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "merged"), [(15, False), (17, True)])
-def test_an_update_is_merged_from_as_many_tokens_on_as_that_pays(tokens: int, merged: bool) -> None:
+def test_an_update_is_merged_if_that_takes_fewer_operations(tokens: int, merged: bool) -> None:
     products = required(CONFIG, replace(WORK, mode="lora", layers="attn", rank=R, tokens=tokens))
-    # i o / (i + o) tokens: 16 of a layer that is 32 wide
+    # more than i o / (i + o) tokens: 16 in a layer of width 32
     assert (Product("forward", H, H, R, thin=True) in products) is merged
 
 
@@ -95,16 +95,18 @@ def test_the_limit_is_the_time_at_the_speed_of_each_shape() -> None:
         Product("forward", 100, 1, 10, thin=True),
     ]  # fmt: skip
     speeds = {("forward", 100, 10, 10): 2.0, ("dw", 100, 10, 10): 1.0}
-    own_ms = 20_000 / 2e9 * 1000 + 20_000 / 1e9 * 1000
-    assert limit_ms(products, speeds) == pytest.approx(own_ms * 42 / 40)
+    wide_ms = 20_000 / 2e9 * 1000 + 20_000 / 1e9 * 1000
+    assert limit_ms(products, speeds) == pytest.approx(wide_ms * 42 / 40)
     assert gflop(products) == pytest.approx(42_000 / 1e9)
-    assert mean_gflops(products, speeds) == pytest.approx(40_000 / own_ms * 1000 / 1e9)
+    assert mean_gflops(products, speeds) == pytest.approx(40_000 / wide_ms * 1000 / 1e9)
     assert shapes(products) == list(speeds)
 
 
 class Gpu:
-    """A GPU that takes a time for a product, whose launch takes the CPU 5 µs; to wait for it takes
-    15 µs more. Its events and the CPU's clock are of one time."""
+    """A fake GPU with a given time per product; a launch takes the CPU 5 µs, waiting 15 µs more.
+
+    Its events and the CPU share one clock.
+    """
 
     def __init__(self, product_s: float) -> None:
         self.cpu_s = self.busy_until_s = 0.0
@@ -130,20 +132,20 @@ class Gpu:
 
 class Event:
     def __init__(self, gpu: Gpu) -> None:
-        self.gpu, self.at_s = gpu, 0.0
+        self.gpu, self.time_s = gpu, 0.0
 
     def record(self) -> None:
-        self.at_s = max(self.gpu.busy_until_s, self.gpu.cpu_s)
+        self.time_s = max(self.gpu.busy_until_s, self.gpu.cpu_s)
 
     def synchronize(self) -> None:
         self.gpu.synchronize()
 
     def elapsed_time(self, other: "Event") -> float:
-        return (other.at_s - self.at_s) * 1000
+        return (other.time_s - self.time_s) * 1000
 
 
 @pytest.mark.parametrize("product_s", [2e-6, 10e-6])
-def test_a_gpus_product_is_timed_without_its_launch_and_the_wait_for_it(
+def test_a_gpus_product_is_timed_without_launch_and_wait(
     monkeypatch: pytest.MonkeyPatch, product_s: float
 ) -> None:
     gpu = Gpu(product_s)
@@ -153,4 +155,4 @@ def test_a_gpus_product_is_timed_without_its_launch_and_the_wait_for_it(
     monkeypatch.setattr(products.time, "perf_counter", lambda: gpu.cpu_s)
     fastest_s = products._fastest_s(gpu.product, torch.device("cuda"))
     assert fastest_s == pytest.approx(product_s, rel=0.01)
-    assert gpu.cpu_s < 1.2, "not much longer than it has to"
+    assert gpu.cpu_s < 1.2, "little overhead"

@@ -1,4 +1,4 @@
-"""The peer does the same work: its losses are ours, and a wrong peer's are not."""
+"""The baseline does the same work: its losses agree with ours, and those of a wrong one do not."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ WRONG = [{"alpha": 32.0}, {"learning_rate": 1e-3}, {"weight_decay": 1.0}, {"seed
 
 
 class Curves:
-    """Losses of ours and of the peer's, in this process, from the same first weights."""
+    """Losses of ours and of the baseline, in this process, from the same initial weights."""
 
     def __init__(self, checkpoint: Path, folder: Path, pooling: str = "pooler") -> None:
         from bench.worker.setup import examples
@@ -35,22 +35,19 @@ class Curves:
     def losses(
         self, kind: tuple[str, str], side: str, steps: int = 50, **changes: object
     ) -> list[float]:
-        from bench.peers import measure, ours, theirs
+        from bench.peers import baseline, measure, ours
 
-        of = self.cells[kind]
-        request = replace(self.requests[of.name], side=side, loss_steps=steps)
-        job = job_of(replace(of, **changes), self.checkpoint)
-        build = ours.build if side == OURS else theirs.build
-        return measure.losses(build, request, job, find_task(of.task), self.train)
+        kind_cell = self.cells[kind]
+        request = replace(self.requests[kind_cell.name], side=side, loss_steps=steps)
+        job = job_of(replace(kind_cell, **changes), self.checkpoint)
+        build = ours.build if side == OURS else baseline.build
+        return measure.losses(build, request, job, find_task(kind_cell.task), self.train)
 
     def compare(self, kind: tuple[str, str], steps: int = 50, **changes: object) -> Agreement:
         amp = str(changes.get("amp", "off"))
-        found = (
-            self.losses(kind, OURS, steps, amp=amp),
-            self.losses(kind, "default", steps, **changes),
-        )
-        assert found[0][0] != found[0][-1]
-        return compare(*found, amp)
+        own = self.losses(kind, OURS, steps, amp=amp)
+        assert own[0] != own[-1]
+        return compare(own, self.losses(kind, "default", steps, **changes), amp)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +58,8 @@ def both(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Cur
 
 @pytest.mark.parametrize("kind", KINDS, ids=" ".join)
 def test_losses_of_50_steps_agree(both: Curves, kind: tuple[str, str]) -> None:
-    found = both.compare(kind)
-    assert found.agrees, found
+    agreement = both.compare(kind)
+    assert agreement.agrees, agreement
 
 
 def test_losses_agree_with_mean_pooling_and_in_bf16(
@@ -74,57 +71,55 @@ def test_losses_agree_with_mean_pooling_and_in_bf16(
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_a_peer_that_does_other_work_is_found(both: Curves, wrong: dict[str, object]) -> None:
-    found = both.compare(("lora", "all-lin"), 20, **wrong)
-    assert not found.agrees, found
+def test_different_work_is_detected(both: Curves, wrong: dict[str, object]) -> None:
+    agreement = both.compare(("lora", "all-lin"), 20, **wrong)
+    assert not agreement.agrees, agreement
 
 
-def test_the_usual_script_trains_and_scores(both: Curves, tmp_path: Path) -> None:
-    from bench.peers import usual
+def test_the_trainer_script_trains_and_scores(both: Curves, tmp_path: Path) -> None:
+    from bench.peers import trainer_script
 
-    of = both.cells["lora", "attn-only"]
-    request = replace(both.requests[of.name], side="trainer")
-    job = job_of(replace(of, max_steps=3, amp="bf16"), both.checkpoint)
-    found = usual.run(job, request, tmp_path)
-    assert found["steps"] == 3
-    assert found["dev_metric"] == "accuracy"
-    assert 0 <= found["dev_score"] <= 1
+    lora = both.cells["lora", "attn-only"]
+    request = replace(both.requests[lora.name], side="trainer")
+    job = job_of(replace(lora, max_steps=3, amp="bf16"), both.checkpoint)
+    answer = trainer_script.run(job, request, tmp_path)
+    assert answer["steps"] == 3
+    assert answer["dev_metric"] == "accuracy"
+    assert 0 <= answer["dev_score"] <= 1
 
 
-def test_the_usual_script_leaves_out_what_is_held_out_and_keeps_its_predictions(
+def test_the_trainer_script_leaves_out_held_out_examples_and_writes_predictions(
     both: Curves, tmp_path: Path
 ) -> None:
-    from bench.peers import usual
+    from bench.peers import trainer_script
 
-    of = both.cells["lora", "attn-only"]
-    request = replace(both.requests[of.name], side="trainer")
-    job = job_of(replace(of, held_out=0.25), both.checkpoint)
-    told: list[tuple[int, int]] = []
-    found = usual.run(job, request, tmp_path, lambda *step: told.append(step))
-    assert told == [(step, 9) for step in range(1, 10)], "of 96 examples 72, in batches of 8"
-    assert found["steps"] == 9
-    kept = load_file(tmp_path / "predictions.safetensors")
+    lora = both.cells["lora", "attn-only"]
+    request = replace(both.requests[lora.name], side="trainer")
+    job = job_of(replace(lora, held_out=0.25), both.checkpoint)
+    reported: list[tuple[int, int]] = []
+    answer = trainer_script.run(job, request, tmp_path, lambda *step: reported.append(step))
+    assert reported == [(step, 9) for step in range(1, 10)], "72 of 96 examples in batches of 8"
+    assert answer["steps"] == 9
+    predictions = load_file(tmp_path / "predictions.safetensors")
     labels = load_task("movies", **EXAMPLES).dev.labels
-    np.testing.assert_array_equal(kept["labels"], labels)
-    assert kept["logits"].shape == (24, 5)
-    assert score("accuracy", kept["logits"], labels) == pytest.approx(found["dev_score"])
+    np.testing.assert_array_equal(predictions["labels"], labels)
+    assert predictions["logits"].shape == (24, 5)
+    assert score("accuracy", predictions["logits"], labels) == pytest.approx(answer["dev_score"])
 
 
-def test_a_peer_without_some_of_the_adapters_is_refused(
+def test_a_baseline_with_fewer_adapters_is_an_error(
     both: Curves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.peers import theirs
+    from bench.peers import baseline
 
-    monkeypatch.setattr(theirs, "adapted_layers", lambda _layers: ("attention.self.query",))
+    monkeypatch.setattr(baseline, "adapted_layers", lambda _layers: ("attention.self.query",))
     with pytest.raises(RuntimeError, match="another adapter than ours"):
         both.losses(("lora", "all-lin"), "default")
 
 
-def test_curves_are_alike_up_to_a_tolerance() -> None:
+def test_curves_agree_within_a_tolerance() -> None:
     assert compare([1.0, 0.5], [1.0, 0.50009], "off").agrees
-    found = compare([1.0, 0.5, 0.4], [1.0, 0.5002, 0.4], "off")
-    assert not found.agrees
-    assert found.step == 2
+    assert not compare([1.0, 0.5, 0.4], [1.0, 0.5002, 0.4], "off").agrees
     assert compare([1.0, 0.5, 0.4], [1.0, 0.5002, 0.4], "bf16").agrees
     assert not compare([1.0, float("nan")], [1.0, float("nan")], "off").agrees
     with pytest.raises(ValueError, match="same steps"):

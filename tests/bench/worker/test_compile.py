@@ -224,11 +224,13 @@ def test_the_peers_batches_stay_as_long_as_their_texts(tiny_checkpoint: Path) ->
     mine, theirs = (
         find_workload(side, train, on.cell, 0, torch.device("cpu")) for side in (OURS, "grouped")
     )
-    assert [batch.tokens for batch in mine.panel] == [batch.tokens for batch in theirs.panel]
+    assert [batch.tokens for batch in mine.timing_batches] == [
+        batch.tokens for batch in theirs.timing_batches
+    ]
     assert mine.real_tokens == theirs.real_tokens
     assert mine.padded_tokens > theirs.padded_tokens
     for one, other in zip(
-        [*mine.panel, mine.largest], [*theirs.panel, theirs.largest], strict=True
+        [*mine.timing_batches, mine.largest], [*theirs.timing_batches, theirs.largest], strict=True
     ):
         assert one.input_ids.shape[1] % 8 == 0
         assert other.input_ids.shape[1] == other.attention_mask.sum(dim=1).max()

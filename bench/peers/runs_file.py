@@ -1,5 +1,5 @@
-"""What the processes of a comparison answered, kept in a file of JSON lines, so that a comparison
-can go on where it was stopped, and be run in pieces."""
+"""Results of a comparison's processes in a file of JSON lines, so that a comparison can be resumed
+after a stop, and run in pieces."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ from bench.common.files import try_to_write, write_atomically
 from bench.peers.request import COMPILE_TIMEOUT
 from bench.peers.rows import NOT_COMPILED, Attempt
 from bench.peers.session import Comparison
-from bench.plan.cell import Cell, digest
+from bench.plan.cell import digest
 
 _FIELDS: Final = ("side", "round", "status", "message", "answer", "scored_s", "peak_rss_mib")
 _KNOWN: Final = frozenset(("key", "cell_id", "code_version", *_FIELDS))
 
 
-class Kept:
-    """A file of attempts. Those of other machines, libraries and settings in it count nothing.
+class RunsFile:
+    """A file of attempts. Attempts of other machines, libraries or settings are ignored.
 
     Args:
-        path: the file, made where it is missing; None keeps nothing.
-        comparison: what the attempts are of.
-        versions: of the peers' libraries.
+        path: the file, created if missing; None: nothing is kept.
+        comparison: the comparison that the attempts belong to.
+        versions: versions of the baselines' libraries.
 
     Raises:
         InputError: if the file can't be used.
@@ -48,20 +48,19 @@ class Kept:
         self._lines = [] if path is None else _read(path)
 
     def attempts(self, sides: Sequence[str]) -> list[Attempt]:
-        """Those of these cells and sides that ended well, or would again not compile in time."""
-        found = [(self._cells.get(line["cell_id"]), line) for line in self._mine()]
+        """Attempts of some sides that succeeded, or would again not compile in time."""
         return [
-            _attempt(cell, line)
-            for cell, line in found
-            if cell is not None and line["side"] in sides and not self._has_more_time(line)
+            Attempt(cell=self._cells[line["cell_id"]], **{name: line[name] for name in _FIELDS})
+            for line in self._matching()
+            if line["side"] in sides and not self._has_more_time(line)
         ]
 
     def code_versions(self) -> list[str]:
-        """The versions of this project that the attempts are of."""
-        return sorted({line["code_version"] for line in self._mine()})
+        """The versions of this project that produced the attempts."""
+        return sorted({line["code_version"] for line in self._matching()})
 
     def add(self, attempt: Attempt) -> None:
-        """Keep an attempt that ended well or did not compile; others are for another try.
+        """Keep an attempt that succeeded or did not compile; others are retried later.
 
         Raises:
             DiskFullError: if it can't be written.
@@ -83,7 +82,7 @@ class Kept:
         except OSError as error:
             raise DiskFullError(f"{self._path}: can't be written ({error.strerror})") from error
 
-    def _mine(self) -> list[dict[str, Any]]:
+    def _matching(self) -> list[dict[str, Any]]:
         return [
             line
             for line in self._lines
@@ -91,7 +90,7 @@ class Kept:
         ]
 
     def _has_more_time(self, line: Mapping[str, Any]) -> bool:
-        """Whether what was not compiled in time now gets more."""
+        """Whether an attempt that was not compiled in time would now get more time."""
         if line["status"] != NOT_COMPILED:
             return False
         return self._limit is None or self._limit > line["answer"][COMPILE_TIMEOUT]
@@ -103,17 +102,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().splitlines() if path.exists() else []
     except OSError as error:
         raise InputError(
-            f"--runs: {path} can't be used ({error.strerror}); name a file in a folder that is "
-            "there"
+            f"--runs: {path} can't be used ({error.strerror}); name a file in an existing folder"
         ) from error
     try:
-        found = [json.loads(line) for line in lines]
+        parsed = [json.loads(line) for line in lines]
     except (ValueError, RecursionError):
-        found = [None]
-    if not all(isinstance(line, dict) and line.keys() == _KNOWN for line in found):
-        raise InputError(f"--runs: {path} is no file that bench.peers wrote; name another")
-    return found
-
-
-def _attempt(cell: Cell, line: Mapping[str, Any]) -> Attempt:
-    return Attempt(cell=cell, **{name: line[name] for name in _FIELDS})
+        parsed = [None]
+    if not all(isinstance(line, dict) and line.keys() == _KNOWN for line in parsed):
+        raise InputError(f"--runs: {path} was not written by bench.peers; name another file")
+    return parsed

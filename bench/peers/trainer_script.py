@@ -1,4 +1,4 @@
-"""The script that users write around transformers' Trainer, from process start to dev score."""
+"""A typical script around transformers' Trainer, from process start to dev score."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from bench.peers.baseline import adamw, load_model, parameter_groups
 from bench.peers.request import Request
-from bench.peers.theirs import adamw, load_model, parameter_groups
 from bench.plan.job import Job
 from bench.results.protocol import PREDICTIONS
 from bench.worker.setup import examples, load_examples, standard
@@ -31,11 +31,11 @@ _HALF: Final = ("bf16", "fp16")
 _OUTPUT: Final = "trainer"
 
 OnStep = Callable[[int, int], None]
-"""Told how many steps are done, and of how many."""
+"""Called with the number of finished steps and of all steps."""
 
 
 class Encoded(Dataset[dict[str, Any]]):
-    """Examples as a tokenizer of transformers gives them, one dictionary each."""
+    """Examples encoded by a tokenizer of transformers, one dictionary each."""
 
     def __init__(self, examples: Examples, labels: Any, tokenizer: Any, max_length: int) -> None:
         pairs = None if examples.text_b is None else list(examples.text_b)
@@ -52,33 +52,32 @@ class Encoded(Dataset[dict[str, Any]]):
         return item | {"labels": self._labels[index]}
 
 
-class Steps(TrainerCallback):  # type: ignore[misc]
-    """Tells of each training step."""
+class StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Reports each training step."""
 
     def __init__(self, on_step: OnStep) -> None:
         self._on_step = on_step
 
     def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """As the Trainer calls it."""
         self._on_step(int(state.global_step), int(state.max_steps))
 
 
 def run(job: Job, request: Request, folder: Path, on_step: OnStep | None = None) -> dict[str, Any]:
     """Train a cell and score it on dev after each epoch, by a Trainer with its own defaults.
 
-    What the cell holds out of training is left out here too. The last dev predictions are kept as a
-    cell keeps them.
+    Examples that the cell holds out of training are left out here too. The last dev predictions
+    are written as a cell writes them.
 
     Args:
-        folder: takes these, and the Trainer's own files below it.
+        folder: the folder for the predictions and the Trainer's own files.
     """
     cell, data = job.cell, load_examples(job).pieces()[""]
     transformers.set_seed(cell.seed)
     tokenizer = AutoTokenizer.from_pretrained(request.checkpoint)
     train_labels, dev_labels = _targets(data)
-    kept = _trained_on(job, len(data.train))
-    labels = [train_labels[index] for index in kept]
-    train = Encoded(data.train.taken(kept), labels, tokenizer, cell.max_length)
+    indices = _training_indices(job, len(data.train))
+    labels = [train_labels[index] for index in indices]
+    train = Encoded(data.train.taken(indices), labels, tokenizer, cell.max_length)
     dev = Encoded(data.dev, dev_labels, tokenizer, cell.max_length)
     model = load_model(job, request, data.task)
     steps = cell.epochs * math.ceil(len(train) / cell.batch_size)
@@ -90,7 +89,7 @@ def run(job: Job, request: Request, folder: Path, on_step: OnStep | None = None)
         num_train_epochs=cell.epochs,
         max_steps=steps,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, round(steps * cell.warmup)),  # as all versions take it
+        warmup_steps=max(1, round(steps * cell.warmup)),  # in the form that all versions accept
         max_grad_norm=MAX_GRADIENT_NORM,
         eval_strategy="epoch",
         save_strategy="no",
@@ -103,9 +102,9 @@ def run(job: Job, request: Request, folder: Path, on_step: OnStep | None = None)
     )
     logits = np.empty((0, data.task.num_outputs), dtype=np.float32)
 
-    def scored(found: Any) -> dict[str, float]:
+    def compute_score(evaluation: Any) -> dict[str, float]:
         nonlocal logits
-        logits = _logits(found.predictions)
+        logits = _logits(evaluation.predictions)
         return {"score": float(score(data.task.metric, logits, data.dev.labels) or 0.0)}
 
     trainer = Trainer(
@@ -114,9 +113,9 @@ def run(job: Job, request: Request, folder: Path, on_step: OnStep | None = None)
         train_dataset=train,
         eval_dataset=dev,
         data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=scored,
+        compute_metrics=compute_score,
         optimizers=(adamw(parameter_groups(model, cell, request.new_pooler)), None),
-        callbacks=[] if on_step is None else [Steps(on_step)],
+        callbacks=[] if on_step is None else [StepCallback(on_step)],
     )
     trainer.train()
     scores = [entry["eval_score"] for entry in trainer.state.log_history if "eval_score" in entry]
@@ -128,13 +127,13 @@ def run(job: Job, request: Request, folder: Path, on_step: OnStep | None = None)
     }
 
 
-def _trained_on(job: Job, count: int) -> list[int]:
-    """Indices of the training examples, `count` in all, without those that the cell holds out."""
+def _training_indices(job: Job, count: int) -> list[int]:
+    """Indices of `count` training examples, without those that the cell holds out."""
     if not job.cell.held_out:
         return list(range(count))
     train, _ = examples(job)[""]
-    kept: list[int] = train.texts[0].held_out(job.cell.held_out)[0].tolist()
-    return kept
+    indices: list[int] = train.texts[0].held_out(job.cell.held_out)[0].tolist()
+    return indices
 
 
 def _logits(predictions: Any) -> NDArray[np.float32]:
@@ -143,7 +142,7 @@ def _logits(predictions: Any) -> NDArray[np.float32]:
 
 
 def _targets(data: TaskData) -> tuple[Any, Any]:
-    """Labels of train and dev; those of a regression standardised as ours are."""
+    """Labels of train and dev, standardised for regression as ours are."""
     train, dev = data.train.labels, data.dev.labels
     if data.task.kind != "regression":
         return train.tolist(), dev.tolist()

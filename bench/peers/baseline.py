@@ -1,7 +1,7 @@
-"""The peer: a classifier on transformers' BertModel, PEFT's adapters, torch's AdamW.
+"""The baseline: a classifier on transformers' BertModel, PEFT's adapters, torch's AdamW.
 
-It begins with the weights that ours has, and is written as users of both libraries write it; what
-is not theirs is only what has to be equal: pooling, dropout, rates, decay and schedule.
+It starts from the same weights as ours and is written as users of both libraries write it. Only
+pooling, dropout, learning rates, weight decay and schedule are ours, since they have to be equal.
 """
 
 from pathlib import Path
@@ -38,16 +38,16 @@ logging.disable_progress_bar()
 _HEAD: Final = "classifier"
 _POOLER: Final = "pooler"
 _FROZEN: Final = (".base_layer.", ".original_module.")
-"""In the names of what PEFT keeps beside what trains."""
+"""Parts of the names of PEFT's frozen copies."""
 
 
 class Classifier(BertPreTrainedModel):  # type: ignore[misc]
-    """BertForSequenceClassification, with the choice of pooling that ours has.
+    """BertForSequenceClassification with the same choice of pooling as ours.
 
     Args:
         config: of the encoder, with `classifier_dropout` and labels.
         pooling: `pooler` or `mean` over real tokens.
-        kind: of the task, which says what loss its labels are for.
+        kind: the kind of the task, which determines the loss.
     """
 
     def __init__(self, config: Any, pooling: str, kind: str) -> None:
@@ -65,11 +65,11 @@ class Classifier(BertPreTrainedModel):  # type: ignore[misc]
         token_type_ids: Tensor,
         labels: Tensor | None = None,
     ) -> Any:
-        """Logits [B, num_labels], with the loss [] where labels are given."""
-        found = self.bert(input_ids, attention_mask, token_type_ids)
-        pooled = found.pooler_output
+        """Compute logits [B, num_labels], and the loss [] if labels are given."""
+        output = self.bert(input_ids, attention_mask, token_type_ids)
+        pooled = output.pooler_output
         if pooled is None:
-            hidden = found.last_hidden_state  # [B, S, H]
+            hidden = output.last_hidden_state  # [B, S, H]
             real = attention_mask[:, :, None].to(hidden.dtype)  # [B, S, 1]
             pooled = (hidden * real).sum(dim=1) / real.sum(dim=1)  # [B, H]
         logits = self.classifier(self.dropout(pooled))
@@ -78,10 +78,10 @@ class Classifier(BertPreTrainedModel):  # type: ignore[misc]
 
 
 def load_model(job: Job, request: Request, task: Task) -> nn.Module:
-    """The classifier with the first weights of all sides, ready to train in the cell's mode.
+    """Load the classifier with the initial weights of all sides, ready to train in the cell's mode.
 
     Raises:
-        RuntimeError: if the first weights are not those that the model has names for.
+        RuntimeError: if the names of the weights are not those of the model.
     """
     cell = job.cell
     config = TheirConfig.from_pretrained(request.checkpoint)
@@ -90,21 +90,21 @@ def load_model(job: Job, request: Request, task: Task) -> nn.Module:
     model, info = Classifier.from_pretrained(
         request.checkpoint, cell.pooling, task.kind, config=config, output_loading_info=True
     )
-    if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
-        raise RuntimeError(f"transformers knows other weights than ours: {wrong[0]}")
-    whole = [_HEAD, *([_POOLER] if request.new_pooler and cell.pooling == "pooler" else [])]
+    if mismatch := [*info["missing_keys"], *info["unexpected_keys"]]:
+        raise RuntimeError(f"transformers expects other weights than ours: {mismatch[0]}")
+    fully_trained = [_HEAD, *([_POOLER] if request.new_pooler and cell.pooling == "pooler" else [])]
     if cell.rank is not None:
         adapter = Path(request.cells[0]) / requests.ADAPTER
-        model = _adapted(model, cell, whole, adapter)
+        model = _add_adapters(model, cell, fully_trained, adapter)
     elif cell.mode == "head":
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(any(f"{module}." in name for module in whole))
-    trained: nn.Module = model.to(torch.device(job.device))
-    return trained
+            parameter.requires_grad_(any(f"{module}." in name for module in fully_trained))
+    on_device: nn.Module = model.to(torch.device(job.device))
+    return on_device
 
 
-def lora_config(cell: Cell, whole: list[str]) -> LoraConfig:
-    """PEFT's configuration of a cell's adapters, without dropout inside of them, as ours."""
+def lora_config(cell: Cell, fully_trained: list[str]) -> LoraConfig:
+    """PEFT's configuration of a cell's adapters, without dropout inside them, as in ours."""
     layers = "|".join(adapted_layers(str(cell.layers))).replace(".", r"\.")
     return LoraConfig(
         r=cell.rank,
@@ -112,17 +112,19 @@ def lora_config(cell: Cell, whole: list[str]) -> LoraConfig:
         lora_dropout=0.0,
         bias="none",
         target_modules=rf".*encoder\.layer\.\d+\.({layers})",
-        modules_to_save=whole,
+        modules_to_save=fully_trained,
         **(METHODS[cell.mode].peft or {}),
     )
 
 
-def _adapted(model: nn.Module, cell: Cell, whole: list[str], adapter: Path) -> nn.Module:
-    adapted: nn.Module = get_peft_model(model, lora_config(cell, whole))
+def _add_adapters(
+    model: nn.Module, cell: Cell, fully_trained: list[str], adapter: Path
+) -> nn.Module:
+    adapted: nn.Module = get_peft_model(model, lora_config(cell, fully_trained))
     loaded = set_peft_model_state_dict(adapted, load_file(adapter / ADAPTER_FILE))
     missing = [name for name in loaded.missing_keys if "lora_" in name]
-    if wrong := [*missing, *loaded.unexpected_keys]:
-        raise RuntimeError(f"PEFT knows another adapter than ours: {wrong[0]}")
+    if mismatch := [*missing, *loaded.unexpected_keys]:
+        raise RuntimeError(f"PEFT expects another adapter than ours: {mismatch[0]}")
     if trains_base(str(cell.layers)):
         for name, parameter in adapted.named_parameters():
             if not any(part in name for part in _FROZEN):
@@ -131,7 +133,7 @@ def _adapted(model: nn.Module, cell: Cell, whole: list[str], adapter: Path) -> n
 
 
 def parameter_groups(model: nn.Module, cell: Cell, new_pooler: bool) -> list[dict[str, Any]]:
-    """What trains, by rate and decay, as torch's optimizers take it. The rates are ours."""
+    """Trained parameters grouped by learning rate and weight decay, for torch's optimizers."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -143,7 +145,7 @@ def parameter_groups(model: nn.Module, cell: Cell, new_pooler: bool) -> list[dic
         else:
             rate = cell.learning_rate_base
         if rate is None:
-            raise RuntimeError(f"{name} trains, and the cell has no rate for it")
+            raise RuntimeError(f"{name} trains, but the cell has no learning rate for it")
         groups.setdefault((rate, decays(parameter)), []).append(parameter)
     return [
         {"params": params, "lr": rate, "weight_decay": cell.weight_decay if decayed else 0.0}
@@ -152,17 +154,17 @@ def parameter_groups(model: nn.Module, cell: Cell, new_pooler: bool) -> list[dic
 
 
 def adamw(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-    """torch's AdamW, by its fused kernel where there is one."""
+    """torch's AdamW, with its fused kernel if available."""
     try:
         return torch.optim.AdamW(groups, fused=True)
     except RuntimeError:
         return torch.optim.AdamW(groups)
 
 
-class PeerTrainer:
+class BaselineTrainer:
     """The training loop that users write: autocast, backward, clipping, AdamW, schedule.
 
-    Attributes as of our Trainer; `run` is the model, or what torch.compile made of it.
+    Attributes as in our Trainer; `run` is the model, compiled or not.
     """
 
     def __init__(
@@ -190,16 +192,16 @@ class PeerTrainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take one step; loss [] and logits [B, num_outputs], both detached, on the device."""
+        """Take one step; returns loss [] and logits [B, num_outputs], detached, on the device."""
         self.model.train()
         self.optimizer.zero_grad()
         with autocast(self.amp, self.device):
-            found = self.run(
+            output = self.run(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 token_type_ids=batch.token_type_ids,
             )
-        logits = found.logits.float()
+        logits = output.logits.float()
         loss = loss_of(loss_name(self.kind), logits, batch.labels)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.unscale_(self.optimizer)
@@ -212,10 +214,10 @@ class PeerTrainer:
 
 def build(
     job: Job, request: Request, task: Task, *, total_steps: int, warmup: float
-) -> tuple[PeerTrainer, int]:
-    """What takes training steps, and the id of padding."""
+) -> tuple[BaselineTrainer, int]:
+    """The trainer of a cell, and the id of padding."""
     model = load_model(job, request, task)
-    trainer = PeerTrainer(
+    trainer = BaselineTrainer(
         model,
         parameter_groups(model, job.cell, request.new_pooler),
         kind=task.kind,

@@ -1,4 +1,4 @@
-"""What a command line's names stand for: the model, the examples and the cells to compare."""
+"""The model, the examples and the cells that a command line selects."""
 
 import math
 from itertools import product
@@ -18,7 +18,7 @@ from minbert.data.tasks import TaskData, find_task, load_task
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
 SAME: Final = ("head", "optimizer", "schedule", "regression_loss")
-"""Settings that the peers have at our defaults alone."""
+"""Settings that the baselines support only at our defaults."""
 
 
 def find(
@@ -26,12 +26,12 @@ def find(
     settings: dict[str, Any],
     data: Path | None,
     selection: str,
-    found: Found,
+    machine: Found,
 ) -> tuple[Model, TaskData, list[Cell]]:
-    """Model, examples and cells that the flags stand for, checked.
+    """The model, examples and cells that the flags select, checked.
 
     Raises:
-        InputError: for whatever can't be compared.
+        InputError: if something can't be compared.
     """
     grid = gridfile.load(grid_file or str(_SETTINGS))
     wanted = parse_selection(selection)
@@ -39,7 +39,7 @@ def find(
     task = find_task(grid.settings.task)
     if task.parts:
         raise InputError(
-            f"--task: bench.peers compares tasks without parts; take one of {', '.join(task.parts)}"
+            f"--task: bench.peers needs a task without parts; choose one of {', '.join(task.parts)}"
         )
     if not task.files and data is None:
         fetch("vader")
@@ -55,14 +55,14 @@ def find(
         model_digest=model.digest,
         pooling=model.pooling,
         data_digest=examples.digest[:16],
-        amp_on=found.amp_on,
+        amp_on=machine.amp_on,
         learning_rate_source=GRID,
     )
     _check_same(grid)
     cells = select(_in_order(grid, resolved), wanted)
     if not cells:
-        raise InputError(f"--select: none of the settings that are compared has {selection}")
-    check_amp(cells, grid, found.device)
+        raise InputError(f"--select: none of the settings to compare has {selection}")
+    check_amp(cells, grid, machine.device)
     check_ranks(cells, model.config)
     check_length(grid.settings.max_length, model, pairs=examples.train.text_b is not None)
     check_model(model, grid.settings.init)
@@ -70,32 +70,34 @@ def find(
 
 
 def _check_same(grid: gridfile.Grid) -> None:
-    """Raise InputError for what only ours does, and for axes by which cells have no names."""
-    usual = gridfile.Settings()
+    """Raise InputError for settings of ours alone, and for axes that cell names do not contain."""
+    defaults = gridfile.Settings()
     for settings, name in product(grid.variants, (*SAME, "held_out", "frozen_dtype")):
-        if getattr(settings, name) != getattr(usual, name):
+        if getattr(settings, name) != getattr(defaults, name):
             raise InputError(
-                f"--grid: bench.peers compares {name} {getattr(usual, name)} alone, not "
+                f"--grid: bench.peers compares only {name} {getattr(defaults, name)}, not "
                 f"{getattr(settings, name)}"
             )
     if any("iterative" in axes.unfreeze for axes in grid.cells):
-        raise InputError("--grid: bench.peers compares training without gradual unfreezing alone")
+        raise InputError("--grid: bench.peers compares only training without gradual unfreezing")
     if any(axes.batch_size or axes.learning_rate for axes in grid.cells):
         raise InputError(
-            "--grid: bench.peers compares at one batch size and the rates of the settings; leave "
-            "the axes batch_size and learning_rate out"
+            "--grid: bench.peers compares at one batch size and the learning rates of settings; "
+            "leave out the axes batch_size and learning_rate"
         )
 
 
 def _in_order(grid: gridfile.Grid, resolved: Resolved) -> list[Cell]:
-    """The cells of a grid, each once, in the order of its file: one table after the other."""
+    """The distinct cells of a grid, in the order of its file, table by table."""
 
-    def place(cell: Cell, axes: gridfile.Axes) -> tuple[int, int, int, bool]:
+    def position(cell: Cell, axes: gridfile.Axes) -> tuple[int, int, int, bool]:
         layers = axes.layers.index(cell.layers) if cell.layers else 0
         return axes.mode.index(cell.mode), layers, cell.rank or 0, cell.amp != "off"
 
-    found: dict[str, Cell] = {}
+    by_name: dict[str, Cell] = {}
     for axes in grid.cells:
         cells = expand(grid.model_copy(update={"cells": [axes]}), resolved)
-        found |= {cell.name: cell for cell in sorted(cells, key=lambda cell: place(cell, axes))}
-    return list(found.values())
+        by_name |= {
+            cell.name: cell for cell in sorted(cells, key=lambda cell: position(cell, axes))
+        }
+    return list(by_name.values())
