@@ -398,7 +398,7 @@ def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
 def test_other_commands_say_what_they_lack(ran: GridRuns) -> None:
     with pytest.raises(InputError, match="no cell of multitask held training examples out"):
         members.find([ran.csv])
-    with pytest.raises(InputError, match="compares tasks without parts"):
+    with pytest.raises(InputError, match="needs a task without parts"):
         inputs.find(None, {"task": "multitask"}, ran.folder / "data", "", find_conditions("cpu"))
 
 
