@@ -13,7 +13,7 @@ from bench.plan.planning import Planned, Resolved, expand, plan
 from bench.report.render import render
 from bench.results.rowfile import encode, record
 from bench.results.store import Store
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import HERE, synthetic_rows
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_plan_among_100_000_rows(benchmark: BenchmarkFixture, many: Path) -> Non
     resolved = Resolved("minilm", "7c1d0f9a44be", "mean", "3e9ab01c77d2", "bf16", "grid")
 
     def read_and_plan() -> list[Planned]:
-        return plan(expand(grid, resolved), Store(many).rows, {"conditions_id": "c0ffee123456"})
+        return plan(expand(grid, resolved), Store(many).rows, HERE)
 
     assert len(benchmark.pedantic(read_and_plan, rounds=3)) == 68
 
