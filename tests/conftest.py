@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+worker = os.environ.get("PYTEST_XDIST_WORKER")
+if worker and hasattr(os, "sched_setaffinity"):
     # A core for each: with more threads than cores, torch's threads spin and wait for each other,
     # which makes a cell ten times slower.
     cores = sorted(os.sched_getaffinity(0))
