@@ -20,8 +20,8 @@ def amp_section(group: Group) -> list[Section]:
     """The section on AMP; none where no cell ended ok."""
     if not group.ok:
         return []
-    found = {cost: effects(group, cost) for cost in COSTS}
-    heading, sentences = _sentences(group, found)
+    by_cost = {cost: effects(group, cost) for cost in COSTS}
+    heading, sentences = _sentences(group, by_cost)
     drawings = []
     for cost in COSTS:
         rows = amp_frame(group, cost)
@@ -31,7 +31,7 @@ def amp_section(group: Group) -> list[Section]:
                 f"Below 1: AMP saves {cost}. Each setting is compared with itself without AMP; a "
                 f"dot for each rank.{drawn_note(group)}",
             ))  # fmt: skip
-    tables = [_table(found)] if any(found.values()) else []
+    tables = [_table(by_cost)] if any(by_cost.values()) else []
     return [Section("amp", "AMP", heading, sentences, drawings, tables)]
 
 
@@ -51,10 +51,10 @@ def amp_frame(group: Group, cost: Objective) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def _sentences(group: Group, found: dict[Objective, list[Effects]]) -> tuple[str, list[str]]:
+def _sentences(group: Group, by_cost: dict[Objective, list[Effects]]) -> tuple[str, list[str]]:
     """A heading, and for each cost a sentence on the effects of AMP and of the adapter."""
     ratios, sentences = [], []
-    for cost, every in found.items():
+    for cost, every in by_cost.items():
         claimed = [e for e in every if (e.mode, e.layers) in _CLAIMED]
         for e in (claimed or every)[:1]:
             ratios.append(f"{e.amp_alone:.2f}× the {cost}")
@@ -108,14 +108,14 @@ def _claim(group: Group, cost: Objective, e: Effects) -> str:
     )
 
 
-def _table(found: dict[Objective, list[Effects]]) -> Table:
+def _table(by_cost: dict[Objective, list[Effects]]) -> Table:
     """AMP alone, the adapter alone, and both, against full fine-tuning in fp32."""
     rows = [
         [
             cost, e.mode, e.layers, e.amp, str(e.ranks),
             *(f"{value:.2f}" for value in (e.amp_alone, e.adapter_alone, e.both, e.product)),
         ]
-        for cost, every in found.items() for e in every
+        for cost, every in by_cost.items() for e in every
     ]  # fmt: skip
     heads = [
         Head("cost", "cost"), Head("mode", "mode"), Head("layers", "layers"), Head("amp", "AMP"),

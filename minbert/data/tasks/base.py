@@ -1,6 +1,7 @@
 """Tasks and their examples."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,7 +101,7 @@ class Sizes(NamedTuple):
     dev: int
 
 
-class Data:
+class Data(ABC):
     """A task's examples for training and for its dev score, whether the task has parts or not.
 
     Attributes:
@@ -112,24 +113,24 @@ class Data:
     problems: tuple[str, ...]
 
     @property
+    @abstractmethod
     def parts(self) -> Mapping[str, "TaskData"]:
         """The examples of each part; those of a task without parts under its own name."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def digest(self) -> str:
         """SHA-256 of the examples and their order, train and dev."""
-        raise NotImplementedError
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Caveats that must stand wherever scores on these examples are shown."""
         return self.task.notes
 
+    @abstractmethod
     def pieces(self) -> Mapping[str, "TaskData"]:
         """Examples that are tokenised by themselves, by name; those of a task without parts are one
         piece, named ""."""
-        raise NotImplementedError
 
     @property
     def sizes(self) -> Mapping[str, Sizes]:
