@@ -1,1 +1,1 @@
-"""The examples of cells as token ids, shared by all workers of a run."""
+"""The command `python -m bench.data`: what is in a data set."""

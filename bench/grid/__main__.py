@@ -16,7 +16,7 @@ import click
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
-from bench.data.tokens import cut_notes
+from bench.examples.tokens import cut_notes
 from bench.forecast.client import turn_on
 from bench.forecast.forecast import Forecast
 from bench.forecast.outlook import forecast_plan, outlook_on

@@ -14,7 +14,7 @@ import click
 
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
-from bench.data.tokens import share
+from bench.examples.tokens import share
 from bench.forecast.outlook import Forecaster, Outlook, outlook_on
 from bench.grid.display import Display
 from bench.grid.resume import fallen_back, how_to_go_on, orphaned_outcome, statuses, to_run_again

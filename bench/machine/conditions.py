@@ -26,7 +26,7 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 _ROOT: Final = Path(__file__).parents[2]
 
 RUN_BY_WORKERS: Final = (
-    "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/data", "bench/stats",
+    "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/examples", "bench/stats",
     "bench/worker", "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",
     "bench/plan/parts.py", "bench/plan/rows.py", "bench/plan/__init__.py",
     "bench/results/overall.py", "bench/results/protocol.py", "bench/results/__init__.py",

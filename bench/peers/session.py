@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import StoppedError
-from bench.data.tokens import share
+from bench.examples.tokens import share
 from bench.launch.locks import Locks, device_locks
 from bench.launch.runner import Outcome, Signals, run_worker
 from bench.machine.conditions import Conditions

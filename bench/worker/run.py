@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.tokens import cut_columns
+from bench.examples.tokens import cut_columns
 from bench.plan.cell import FP32, Columns
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job

@@ -16,7 +16,7 @@ from torch import nn
 
 from adapters.injection import decays, hold_frozen, inject, parameter_groups
 from adapters.layer import AdaptedLinear
-from bench.data import tokens
+from bench.examples import tokens
 from bench.plan.cell import CANDIDATE, ITERATIVE, Cell
 from bench.plan.job import Job
 from bench.plan.parts import SINGLE, from_text

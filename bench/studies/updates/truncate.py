@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.common.errors import InputError
-from bench.data import tokens
+from bench.examples import tokens
 from bench.machine.conditions import Conditions
 from bench.plan.models import Model
 from bench.results.outcomes import Values

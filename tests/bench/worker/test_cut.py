@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer as Library
 
-from bench.data import tokens
+from bench.examples import tokens
 from bench.plan.cell import Cell
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bench.data import tokens
-from bench.data.tokens import Pieces
+from bench.examples import tokens
+from bench.examples.tokens import Pieces
 from bench.grid.session import Session
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
@@ -316,7 +316,7 @@ def test_a_worker_survives_a_spoilt_file_and_mends_it(place, tmp_path):
 
 def test_several_at_once_leave_one_whole_file(place, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from bench.data import tokens;"
+        "import sys; from pathlib import Path; from bench.examples import tokens;"
         "from bench.plan.job import Job;"
         "from minbert.data.tasks import load_task; job = Job.read(Path(sys.argv[1]));"
         "data = load_task(job.cell.task, Path(job.data));"
@@ -390,6 +390,6 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
 
 def test_nothing_of_it_loads_torch_or_the_tokenizers():
     code = (
-        "import sys, bench.data.tokens;sys.exit(bool({'torch', 'tokenizers'} & sys.modules.keys()))"
+        "import sys, bench.examples.tokens;sys.exit(bool({'torch', 'tokenizers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,48 @@
+"""Data of one's own, as a grid file's `[data]` table or the flags from `--data` on describe it."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SINGLE_LABEL: Final = "single_label"
+MULTI_LABEL: Final = "multi_label"
+REGRESSION: Final = "regression"
+Problem = Literal["single_label", "multi_label", "regression"]
+
+HUB: Final = "hub:"
+"""The beginning of a path that names a data set on the Hugging Face hub."""
+
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class DataSpec(BaseModel):
+    """Where examples are read from, and the roles of their columns; None: inferred.
+
+    Attributes:
+        path: a file, a folder, or `hub:USER/NAME[@REVISION]`.
+        config: the configuration of a data set on the hub.
+        text, text_pair, label, group: names of columns.
+        classes: the classes in their order; without them numbers are in their order, and words in
+            that of the alphabet.
+        validation, test: files like `path`.
+        drop_leaks: whether training examples are dropped whose text is in the dev examples too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: _Text
+    config: _Text | None = None
+    text: _Text | None = None
+    text_pair: _Text | None = None
+    label: _Text | None = None
+    group: _Text | None = None
+    problem: Problem | None = None
+    classes: tuple[_Text, ...] = ()
+    validation: _Text | None = None
+    test: _Text | None = None
+    drop_leaks: bool = False
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the data set is on the Hugging Face hub."""
+        return self.path.startswith(HUB)

@@ -1,0 +1,94 @@
+"""What is in the data of a file of results: its classes, what checks found, and reference points.
+
+They stand in `runs.data.json` next to runs.csv, by the rows' `data_digest`, so that a report can
+show them on a machine that does not have the data.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.common.errors import DiskFullError
+from bench.common.files import write_atomically
+
+_LARGEST: Final = 2**26
+
+
+class Reference(BaseModel):
+    """A score to compare others with, of a method without fine-tuning.
+
+    Attributes:
+        name: `majority`, `tf-idf` or `frozen`.
+        about: a line on how it was obtained.
+        model_digest: of the encoder, for `frozen`; else None.
+        scores: by metric, the value and both ends of its 95% interval; None: not defined.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    about: str
+    model_digest: str | None = None
+    scores: dict[str, tuple[float, float | None, float | None] | None]
+
+
+class DataFacts(BaseModel):
+    """Facts on one set of examples.
+
+    Attributes:
+        task: the name in the rows.
+        problem: `single_label`, `multi_label`, `regression`, or `multitask` with parts.
+        source: the names of the files, without folders, or the name on the hub.
+        classes: their names, in the order of the labels.
+        train, dev: numbers of examples.
+        class_counts: of each class, in train and in dev; empty without classes.
+        checks: as `bench.examples.checks` returns them; empty: not made.
+        references: reference points, of every encoder that they were made for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    problem: str
+    source: str = ""
+    classes: tuple[str, ...] = ()
+    train: int
+    dev: int
+    class_counts: dict[str, tuple[int, ...]] = {}
+    checks: dict[str, Any] = {}
+    references: tuple[Reference, ...] = ()
+
+
+def facts_file(runs: Path) -> Path:
+    """The path of a CSV's facts."""
+    return runs.with_name(f"{runs.stem}.data.json")
+
+
+def read_facts(runs: Path) -> dict[str, DataFacts]:
+    """The facts by `data_digest`; none where there is no file, or one that can't be read."""
+    path = facts_file(runs)
+    try:
+        if path.stat().st_size > _LARGEST:
+            return {}
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {digest: DataFacts.model_validate(facts) for digest, facts in values.items()}
+    except (OSError, ValueError, ValidationError, AttributeError, RecursionError):
+        return {}
+
+
+def keep_facts(runs: Path, facts: Iterable[tuple[str, DataFacts]]) -> None:
+    """Add facts, by `data_digest`, to a CSV's file, or replace them there.
+
+    Raises:
+        DiskFullError: if it can't be written. The file stays as it was.
+    """
+    path = facts_file(runs)
+    kept = {**read_facts(runs), **dict(facts)}
+    values = {digest: item.model_dump(mode="json") for digest, item in kept.items()}
+    try:
+        write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n")
+    except OSError as error:
+        raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
