@@ -109,6 +109,14 @@ class Setting:
         return (*self.ok, *self.elsewhere)
 
     @cached_property
+    def scored_runs(self) -> dict[int, list[Sequence[Row]]]:
+        """The rows of each run whose scores count, by seed."""
+        by_seed: dict[int, list[Sequence[Row]]] = {}
+        for row in self.scored:
+            by_seed.setdefault(row.seed, []).append((row,))
+        return by_seed
+
+    @cached_property
     def learned(self) -> bool:
         """False if any of its seeds is flagged `not_learned`."""
         return not any("not_learned" in row.flag_names for row in self.scored)
@@ -120,9 +128,10 @@ class Setting:
         Repeats of a seed are the same training, and count once, with the mean of their numbers.
         """
         by_seed: dict[int, list[Values]] = {}
-        for row in self.scored:
-            if (values := self.values_of(row)) is not None:
-                by_seed.setdefault(row.seed, []).append(values)
+        for seed, runs in self.scored_runs.items():
+            for rows in runs:
+                if (values := self.values_of(rows)) is not None:
+                    by_seed.setdefault(seed, []).append(values)
         return {
             seed: repeats[0] if len(repeats) == 1 else np.mean(repeats, axis=0)
             for seed, repeats in by_seed.items()

@@ -45,6 +45,7 @@ from bench.plan.budget import Budget
 from bench.plan.cell import CANDIDATE, GRID, Cell
 from bench.plan.gridfile import Grid
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
+from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, problem_of
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
 from bench.plan.selection import parse_selection, select
@@ -169,6 +170,7 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
     show_default=True,
     help="Folder for the report.",
 )
+@click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the outcome as JSON.")
 def command(
     grid_name: str,
@@ -182,6 +184,7 @@ def command(
     budget_min: float | None,
     runs: Path,
     reports: Path,
+    metric: str | None,
     as_json: bool,
     device: str,
     data: Path | None,
@@ -194,6 +197,8 @@ def command(
     target = find_conditions(device)
     conditions = target.conditions
     examples = _load_data(grid, data)
+    if metric is not None:
+        check_metric(metric, problem_of(examples.task.metric))
     grid = without_idle_caps(grid, examples)
     settings = grid.settings
     model = find_model(settings.model, settings.init, settings.pooling)
@@ -268,6 +273,7 @@ def command(
         arguments=tuple(sys.argv[1:]),
         device_name=target.device_name,
         has_bf16=target.device.has_bf16,
+        metric=metric,
         forecaster=forecast,
         budget=budget,
     )

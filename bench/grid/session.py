@@ -33,9 +33,11 @@ from bench.plan.models import Model
 from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
+from bench.results.facts import read_facts
 from bench.results.overhead import Account
-from bench.results.predictions import kept_values
+from bench.results.predictions import kept_predictions
 from bench.results.protocol import DEVICE_FAILED
+from bench.results.rescoring import rescored
 from bench.results.row import keep_row, kept_row, measured_row
 from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from minbert.data.tasks import Data, for_search
@@ -49,6 +51,7 @@ class Session:
 
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
+    `metric` decides in the report; None: the rows' own.
     """
 
     grid: Grid
@@ -64,6 +67,7 @@ class Session:
     device_name: str
     has_bf16: bool = True
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
+    metric: str | None = None
     forecaster: Forecaster | None = None
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
@@ -344,13 +348,18 @@ class Session:
                 row = self.store.last(*self._key(item))
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
+            facts = read_facts(self.store.path)
+            predictions_of = kept_predictions(self.store.path)
+            if self.metric is not None:
+                rows = rescored(rows, self.metric, predictions_of, facts)
             report = str(
                 render(
                     rows,
                     self.reports,
                     planned=self._plan(planned),
                     sources=[self.store.path.name],
-                    values_of=kept_values(self.store.path),
+                    predictions_of=predictions_of,
+                    facts=facts,
                 )
             )
         except (DiskFullError, InputError) as error:

@@ -33,8 +33,16 @@ def pearson(predicted: Floats, labels: Floats) -> float | None:
     return float(x @ y) / norm if norm > 0 else None
 
 
+def micro_f1(logits: Floats, labels: NDArray[np.generic]) -> float:
+    """F1 of the decisions on all labels [N, C] of 0 or 1 together; a label is predicted where its
+    logit [N, C] is above 0. 0 where no label occurs and none is predicted."""
+    predicted, true = logits > 0, labels.astype(bool)
+    number = int(predicted.sum()) + int(true.sum())
+    return 2 * int((predicted & true).sum()) / number if number else 0.0
+
+
 def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | None:
-    """A dev score: `accuracy` of logits [N, C], or `pearson` of predictions [N, 1].
+    """A dev score: `accuracy` or `micro_f1` of logits [N, C], or `pearson` of predictions [N, 1].
 
     Raises:
         ValueError: for another metric.
@@ -43,4 +51,6 @@ def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | N
         return accuracy(logits, labels.astype(np.int64))
     if metric == "pearson":
         return pearson(logits[:, 0], labels.astype(np.float64))
+    if metric == "micro_f1":
+        return micro_f1(logits, labels)
     raise ValueError(f"no metric is called {metric!r}")
