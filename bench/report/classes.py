@@ -92,9 +92,10 @@ def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names)
         return None
     f1 = counts.f1
     worst, best = (present[pick(f1[present])] for pick in (np.argmin, np.argmax))
+    noun = "Classes" if labels.ndim == 1 else "Labels"
     heading = (
-        f"{setting.label}: F1 from {f1[worst]:.2f} ({names(int(worst))}) to {f1[best]:.2f} "
-        f"({names(int(best))})"
+        f"{noun}: with {setting.label} F1 is from {f1[worst]:.2f} ({names(int(worst))}) to "
+        f"{f1[best]:.2f} ({names(int(best))})"
     )
     shown = sorted(used, key=lambda index: -counts.true[index])[:_MOST_CLASSES]
     most = len(used) > len(shown)
@@ -123,7 +124,7 @@ def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names)
         caption += f" The {len(shown)} with most examples of {len(used):,}."
     tables = [Table(heads, rows, caption)]
     drawings = []
-    sentences = [f"Of the setting that scores best, {setting.label}, all seeds together."]
+    sentences = [f"Of the setting that scores best, {setting.label}, all its seeds together."]
     if labels.ndim == 1:
         table, pairs = _confused(labels, predicted, used, names)
         if len(used) <= _MOST_DRAWN:

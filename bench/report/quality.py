@@ -2,10 +2,9 @@
 the settings that score best, and of the best one its classes and its calibration."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
-
-import numpy as np
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
@@ -21,7 +20,7 @@ from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf
 from bench.results.scores import numbers, score_of
-from bench.stats.intervals import Interval, spread
+from bench.stats.intervals import Interval
 
 _MOST_SETTINGS: Final = 20
 """Settings in the table of all metrics."""
@@ -116,12 +115,8 @@ def _by_metric(
     if len(outcomes) < len(setting.scores) or len({len(o.predicted) for o in outcomes}) != 1:
         return scores
     for name in names:
-        try:
-            values = [numbers(name, outcome) for outcome in outcomes]
-        except ValueError:
-            continue
-        several = len(values) > 1
-        scores[name] = spread(np.stack(values)).interval() if several else score_of(name, values[0])
+        with suppress(ValueError):
+            scores[name] = score_of(name, [numbers(name, outcome) for outcome in outcomes])
     return scores
 
 

@@ -81,6 +81,10 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _uncapital(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
 def _sentence(group: Group, best: Verdict) -> str:
     """A verdict: its number, the comparison with full fine-tuning, ties and flags."""
     flags = sorted({flag for row in best.winner.ok for flag in row.flag_names})
@@ -137,7 +141,7 @@ def winners_heading(group: Group) -> str:
     titles: dict[str, list[str]] = {}
     for objective in OBJECTIVES:
         if best := verdict(group, objective):
-            titles.setdefault(best.winner.label, []).append(_title(group, objective).lower())
+            titles.setdefault(best.winner.label, []).append(_uncapital(_title(group, objective)))
     heading = "; ".join(f"{' and '.join(won)}: {label}" for label, won in titles.items())
     if heading and group.has_quality and not group.learned:
         return f"Costs alone: {heading}"

@@ -79,7 +79,7 @@ def _rescored(row: Row, metric: str, predictions_of: PredictionsOf, facts: DataF
         "dev_ci_high": None,
     }
     try:
-        score = score_of(metric, numbers(metric, outcomes[""]))
+        score = score_of(metric, [numbers(metric, outcomes[""])])
     except (KeyError, ValueError):
         return row | columns | {"majority_score": None}
     columns |= {"dev_score": score.value, "dev_ci_low": score.low, "dev_ci_high": score.high}

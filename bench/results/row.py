@@ -179,7 +179,7 @@ def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Colum
         low, high = score_ends(metric, score, sum(examples.values()))
     elif outcomes := read_folder(folder, metric):
         try:
-            known = score_of(metric, values(metric, outcomes))
+            known = score_of(metric, [values(metric, outcomes)])
         except ValueError:  # predictions of another task
             return {}
         low, high = known.low, known.high

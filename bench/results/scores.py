@@ -6,7 +6,7 @@ comparisons can be paired over examples, whatever the metric. For an accuracy th
 or wrong.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -174,12 +174,19 @@ def probabilities(logits: Array) -> Floats:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def score_of(metric: str, values: Values) -> Interval:
-    """A score with its 95% interval over examples, from the numbers of one model: Wilson's of an
-    accuracy, Fisher's of a Pearson correlation, else by Student's t, within the metric's bounds."""
-    score, known = float(values.mean()), metric_of(metric)
-    if metric in EXACT:
-        return Interval(score, *score_ends(metric, score, len(values)))
-    ends = spread(values[None, :]).interval().ends()
-    low, high = ends or (score, score)
+def score_of(metric: str, values: Sequence[Values]) -> Interval:
+    """A score with its 95% interval, from the numbers of one or several seeds.
+
+    For one seed it is over examples: Wilson's of an accuracy, Fisher's of a Pearson correlation,
+    else by Student's t; for several seeds over seeds and examples. Ends stay within the metric's
+    bounds.
+
+    Raises:
+        ValueError: if seeds have other numbers of examples.
+    """
+    known = metric_of(metric)
+    score = float(np.mean(values))
+    if metric in EXACT and len(values) == 1:
+        return Interval(score, *score_ends(metric, score, len(values[0])))
+    low, high = spread(np.stack(values)).interval().ends() or (score, score)
     return Interval(score, max(low, known.lowest), min(high, 1.0) if known.bounded else high)
