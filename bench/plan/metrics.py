@@ -202,5 +202,6 @@ def check_metric(name: str, problem: str | None) -> None:
     """
     names = (OVERALL,) if problem is None else metrics_for(problem)
     if name not in names:
-        what = "a task of several parts" if problem is None else problem.replace("_", "-")
-        raise InputError(f"--metric {name}: {what} data have {', '.join(names)}")
+        what = "a task of several parts" if problem is None else f"{problem.replace('_', '-')} data"
+        known = ", ".join(names)
+        raise InputError(f"--metric {name}: it is no metric of {what}; there are {known}")

@@ -11,6 +11,8 @@ from bench.analysis.effects import amp_ratios, effects
 from bench.analysis.groups import groups
 from bench.analysis.setting import BETWEEN_PROCESSES
 from bench.analysis.verdicts import (
+    better_worse,
+    compare,
     keeps_score,
     not_worse,
     pareto,
@@ -273,6 +275,25 @@ def test_the_margin_of_no_worse_is_the_metrics(monkeypatch):
     monkeypatch.setitem(METRICS, "accuracy", replace(METRICS["accuracy"], higher_is_better=False))
     assert verdict(one(rows), "score").winner.mode == "head"
     assert [s.mode for s in pareto(one(rows), "memory")] == ["head"]
+
+
+def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines():
+    errors = {"full": 200.0, "head": 240.0, "lora": 208.0}
+    rows = [
+        row(*((mode, None, None) if mode != "lora" else LORA), dev_metric="rmse",
+            dev_score=error, dev_ci_low=error - 0.5, dev_ci_high=error + 0.5)
+        for mode, error in errors.items()
+    ]  # fmt: skip
+    group = one(rows)
+    best = verdict(group, "score")
+    assert (best.winner.mode, best.value.value) == ("full", 200.0)
+    assert group.margin == pytest.approx(10.0)
+    assert {s.mode for s in group.settings if keeps_score(group, s)} == {"full", "lora"}
+    assert not any(not_worse(group, s) for s in group.settings)
+    assert [s.mode for s in pareto(group, "memory")] == ["head", "lora", "full"]
+    assert group.decimals == 1
+    gaps = [compare(group, "score", s, group.baseline) for s in group.settings[1:]]
+    assert better_worse(group, gaps) == (0, 2)
 
 
 def test_every_metric_has_its_place_in_the_table():

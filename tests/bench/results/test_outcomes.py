@@ -19,15 +19,24 @@ from bench.plan.rows import Row
 from bench.report import figures
 from bench.report.render import render
 from bench.results import outcomes
-from bench.results.outcomes import ValuesOf, outcomes_file
+from bench.results.outcomes import (
+    Outcome,
+    ValuesOf,
+    outcome_key,
+    outcomes_file,
+    read_outcomes,
+    write_outcomes,
+)
 from bench.results.predictions import (
     first_of,
     keep_outcomes,
     kept_predictions,
     kept_values,
+    outcome_of,
     values_from,
 )
 from bench.results.rebuild import main
+from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -341,3 +350,38 @@ def test_predictions_of_other_examples_are_not_compared(tmp_path: Path) -> None:
         assert "other examples" in notes[0]
         keep_outcomes(runs, rows)
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers", "many classes"])
+def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path: Path, kind: str) -> None:
+    rng, number = np.random.default_rng(0), 300
+    if kind == "labels":
+        labels = (rng.random((number, 11)) < 0.3).astype(np.int8)
+        outcome = outcome_of(rng.normal(size=(number, 11)), labels, None)
+    elif kind == "numbers":
+        outcome = outcome_of(rng.normal(size=(number, 1)), rng.normal(size=number), (5.0, 2.0))
+    else:
+        labels = rng.integers(0, 300, number)
+        outcome = outcome_of(rng.normal(size=(number, 300)), labels, None)
+    path = tmp_path / "one.safetensors"
+    write_outcomes(path, {"a/dev": outcome})
+    back = read_outcomes(path)["a/dev"]
+    assert np.array_equal(back.predicted, outcome.predicted)
+    assert np.array_equal(back.labels, outcome.labels)
+    assert back.logits is None
+    assert (back.has_classes, back.has_numbers) == (outcome.has_classes, outcome.has_numbers)
+    assert back.in_unit == outcome.in_unit
+
+
+def test_bits_of_older_files_give_the_accuracy_alone(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    [row] = fill(runs, count=1)
+    values = kept_values(runs, no_note)([row])
+    shutil.rmtree(tmp_path / "runs")
+    old = Outcome(values > 0, None, "0" * 16)
+    write_outcomes(outcomes_file(runs), {outcome_key(row, ""): old})
+    assert np.array_equal(kept_values(runs, no_note)([row]), values)
+    notes: list[str] = []
+    [other] = rescored([row], "macro_f1", kept_predictions(runs, no_note), {}, notes.append)
+    assert other.dev_score is None
+    assert len(notes) == 1

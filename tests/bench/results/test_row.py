@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bench.plan import gridfile
 from bench.plan.columns import NAMES, values_of
@@ -17,6 +19,7 @@ from bench.results.row import (
     step_times,
 )
 from bench.stats.steptimes import panel_times
+from minbert.data.metrics import micro_f1
 from tests.bench.synthetic_rows import HERE, new_row
 
 CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
@@ -117,6 +120,26 @@ def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"mode": "lorra"}', "3"):
         (tmp_path / "row.json").write_text(text)
         assert kept_row(tmp_path) is None
+
+
+NO_FOLDER = Path("none")
+
+
+def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((200, 4)) < 0.4).astype(np.int8)
+    logits = (labels - 0.5 + rng.normal(size=(200, 4))).astype(np.float32)
+    save_file({"logits": logits, "labels": labels}, tmp_path / "predictions.safetensors")
+    row = new_row(dev_metric="micro_f1", dev_score=micro_f1(logits, labels))
+    ends = score_interval(row, {"mine": 200}, tmp_path)
+    scores = []
+    for _ in range(300):
+        taken = rng.integers(0, 200, 200)
+        scores.append(micro_f1(logits[taken], labels[taken]))
+    half = 1.96 * np.std(scores, ddof=1)
+    assert ends["dev_ci_low"] == pytest.approx(row.dev_score - half, abs=0.15 * half)
+    assert ends["dev_ci_high"] == pytest.approx(row.dev_score + half, abs=0.15 * half)
+    assert score_interval(row, {"mine": 200}, tmp_path / "none") == {}
 
 
 def test_accuracy_gets_wilson_and_correlation_fisher() -> None:

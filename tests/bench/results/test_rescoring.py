@@ -1,0 +1,104 @@
+"""Rows scored by another metric, from stored predictions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from bench.common.errors import InputError
+from bench.plan.rows import Row
+from bench.results.facts import DataFacts
+from bench.results.outcomes import Outcome
+from bench.results.predictions import Parts, outcome_of
+from bench.results.rescoring import majority_score, rescored
+from tests.bench.synthetic_rows import new_row
+
+N = 200
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, N)
+LOGITS = RNG.normal(size=(N, 3)) + np.eye(3)[LABELS]
+CLASSES = outcome_of(LOGITS, LABELS, None)
+FACTS = DataFacts(
+    task="movies", problem="single_label", train=90, dev=N, classes=("a", "b", "c"),
+    class_counts={"train": (20, 50, 20), "dev": tuple(np.bincount(LABELS).tolist())},
+)  # fmt: skip
+
+
+def scored(**values: object) -> Row:
+    known = {"status": "ok", "dev_metric": "accuracy", "dev_score": 0.5, "majority_score": 0.3}
+    return new_row(**(known | values))
+
+
+def source(outcome: Outcome, missing: Sequence[int] = ()) -> object:
+    def predictions_of(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+        if rows[0].seed in missing:
+            return None
+        return {"": outcome if logits else Outcome(outcome.predicted, outcome.labels, "")}
+
+    return predictions_of
+
+
+def test_score_interval_and_majority_are_those_of_the_metric() -> None:
+    row = scored(flags="not_learned")
+    notes: list[str] = []
+    facts = {row.data_digest: FACTS}
+    [other] = rescored([row], "macro_f1", source(CLASSES), facts, notes.append)
+    expected = f1_score(LABELS, LOGITS.argmax(axis=1), average="macro")
+    assert other.dev_metric == "macro_f1"
+    assert other.dev_score == pytest.approx(expected)
+    assert other.dev_ci_low < expected < other.dev_ci_high
+    assert other.majority_score == pytest.approx(f1_score(LABELS, np.ones(N), average="macro"))
+    assert other.flags == "not_learned", "a flag is of the row's own metric"
+    assert not notes
+    [without] = rescored([row], "macro_f1", source(CLASSES), {}, notes.append)
+    assert without.majority_score is None
+    assert row | {"dev_score": 0.5} == row
+
+
+def test_rows_without_predictions_lose_their_score_with_one_note() -> None:
+    rows = [scored(seed=seed) for seed in range(4)]
+    rows.append(scored(seed=5, status="oom", dev_metric=None, dev_score=None))
+    notes: list[str] = []
+    result = rescored(rows, "auroc", source(CLASSES, missing=(1, 2)), {}, notes.append)
+    assert [row.dev_score is None for row in result] == [False, True, True, False, True]
+    assert [row.dev_ci_low is None for row in result[:4]] == [False, True, True, False]
+    [note] = notes
+    assert note.startswith("--metric auroc: 2 rows are without a score, which takes the logits")
+
+
+def test_other_problems_and_candidates_keep_their_metric() -> None:
+    rows = [
+        scored(), scored(task="movies-rating", dev_metric="pearson"),
+        scored(learning_rate_source="candidate"),
+    ]  # fmt: skip
+    notes: list[str] = []
+    result = rescored(rows, "mcc", source(CLASSES), {}, notes.append)
+    assert [row.dev_metric for row in result] == ["mcc", "pearson", "accuracy"]
+    assert result[1:] == rows[1:]
+    assert notes == ["--metric mcc: 1 row is of other problems, by their own metric"]
+
+
+def test_a_metric_that_no_row_has_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InputError) as refused:
+        rescored([scored(dev_metric="pearson")], "macro_f1", source(CLASSES), {})
+    assert str(refused.value) == (
+        "--metric macro_f1: it is no metric of regression data; there are pearson, spearman, r2, "
+        "rmse"
+    )
+    assert rescored([new_row()], "macro_f1", source(CLASSES), {}) == [new_row()]
+
+
+def test_the_majority_is_that_of_the_training_examples() -> None:
+    expected = balanced_accuracy_score(LABELS, np.ones(N, dtype=int))
+    assert majority_score("balanced_accuracy", CLASSES, FACTS) == pytest.approx(expected)
+    assert majority_score("auroc", CLASSES, FACTS) == pytest.approx(0.5)
+    labels = (RNG.random((N, 2)) < 0.5).astype(np.int8)
+    several = outcome_of(RNG.normal(size=(N, 2)), labels, None)
+    counts = FACTS.model_copy(update={"class_counts": {"train": (60, 10)}})
+    guess = np.tile([1, 0], (N, 1))
+    assert majority_score("micro_f1", several, counts) == pytest.approx(
+        f1_score(labels, guess, average="micro")
+    )
+    numbers = outcome_of(RNG.normal(size=(N, 1)), RNG.normal(size=N), (0.0, 1.0))
+    assert majority_score("rmse", numbers, FACTS) is None

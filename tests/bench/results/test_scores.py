@@ -1,0 +1,227 @@
+"""Scores and numbers of stored predictions, against scikit-learn on the same predictions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from scipy.special import softmax
+from scipy.stats import spearmanr
+from sklearn import metrics as library
+from sklearn.preprocessing import label_binarize
+
+from bench.plan.metrics import DEFAULTS, METRICS, check_metric, metrics_for, problem_of
+from bench.results.outcomes import Outcome, joined
+from bench.results.predictions import kept_predictions, outcome_of, read_folder, values_from
+from bench.results.scores import numbers, probabilities, score_of
+from bench.results.store import cell_folder
+from bench.stats.intervals import spread
+from tests.bench.synthetic_rows import new_row
+
+N = 300
+
+
+def of_classes(number: int, columns: int | None = None, seed: int = 0) -> Outcome:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, number, N)
+    logits = rng.normal(size=(N, columns or number)).astype(np.float32)
+    if columns == 1:
+        logits[:, 0] += labels * 2 - 1
+    else:
+        logits[np.arange(N), labels] += 1
+    return outcome_of(logits, labels, None)
+
+
+def of_numbers(unit: tuple[float, float] | None = (900.0, 250.0)) -> Outcome:
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=N)
+    logits = (targets + rng.normal(size=N)).astype(np.float32)[:, None]
+    return outcome_of(logits, targets * 250 + 900, unit)
+
+
+def of_labels() -> Outcome:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((N, 9)) < 0.3).astype(np.int8)
+    return outcome_of(labels * 2 - 1.2 + rng.normal(size=(N, 9)), labels, None)
+
+
+@pytest.mark.parametrize(("number", "columns"), [(5, None), (2, 2), (2, 1)])
+def test_scores_of_classes_are_those_of_the_library(number: int, columns: int | None) -> None:
+    outcome = of_classes(number, columns)
+    assert outcome.labels is not None
+    assert outcome.logits is not None
+    labels, predicted, logits = outcome.labels, outcome.predicted, outcome.logits
+    if number == 2:
+        ranked = logits[:, 0] if columns == 1 else softmax(logits, axis=1)[:, 1]
+        area = library.roc_auc_score(labels, ranked)
+        precision = library.average_precision_score(labels, ranked)
+    else:
+        ranked = softmax(logits.astype(float), axis=1)
+        area = library.roc_auc_score(labels, ranked, multi_class="ovr", average="macro")
+        each = label_binarize(labels, classes=range(number))
+        precision = library.average_precision_score(each, ranked, average="macro")
+    expected = {
+        "accuracy": library.accuracy_score(labels, predicted),
+        "balanced_accuracy": library.balanced_accuracy_score(labels, predicted),
+        "macro_f1": library.f1_score(labels, predicted, average="macro"),
+        "weighted_f1": library.f1_score(labels, predicted, average="weighted"),
+        "mcc": library.matthews_corrcoef(labels, predicted),
+        "auroc": area,
+        "average_precision": precision,
+    }
+    assert metrics_for("single_label") == tuple(expected)
+    for metric, score in expected.items():
+        assert numbers(metric, outcome).mean() == pytest.approx(score, abs=1e-12), metric
+
+
+def test_scores_of_numbers_are_in_the_unit_of_the_labels() -> None:
+    outcome = of_numbers()
+    assert outcome.labels is not None
+    labels, predicted = outcome.labels, outcome.predicted
+    expected = {
+        "pearson": np.corrcoef(labels, predicted)[0, 1],
+        "spearman": spearmanr(labels, predicted).statistic,
+        "r2": library.r2_score(labels, predicted),
+        "rmse": library.root_mean_squared_error(labels, predicted),
+    }
+    assert metrics_for("regression") == tuple(expected)
+    for metric, score in expected.items():
+        assert numbers(metric, outcome).mean() == pytest.approx(score, rel=1e-9), metric
+    assert 200 < expected["rmse"] < 300
+
+
+def test_scores_of_several_labels_are_those_of_the_library() -> None:
+    outcome = of_labels()
+    for metric in metrics_for("multi_label"):
+        average = metric.removesuffix("_f1")
+        score = library.f1_score(outcome.labels, outcome.predicted, average=average)
+        assert numbers(metric, outcome).mean() == pytest.approx(score, abs=1e-12)
+
+
+def test_a_class_without_dev_examples_has_no_curve_of_its_own() -> None:
+    outcome = of_classes(4, 6)
+    areas = [
+        library.roc_auc_score(outcome.labels == label, probabilities(outcome.logits)[:, label])
+        for label in range(4)
+    ]
+    assert numbers("auroc", outcome).mean() == pytest.approx(np.mean(areas))
+    with pytest.raises(ValueError, match="no examples"):
+        numbers("auroc", outcome_of(np.zeros((3, 2)), np.ones(3, dtype=np.int64), None))
+
+
+def test_what_is_not_stored_gives_no_score() -> None:
+    bits = Outcome(np.array([True, False, True]), None, "")
+    assert numbers("accuracy", bits).tolist() == [1.0, 0.0, 1.0]
+    classes, values = of_classes(3), of_numbers(unit=None)
+    without_logits = Outcome(classes.predicted, classes.labels, "")
+    for metric, outcome, reason in (
+        ("macro_f1", bits, "only right and wrong"),
+        ("auroc", without_logits, "logits are not stored"),
+        ("rmse", values, "not in the unit"),
+        ("r2", values, "not in the unit"),
+        ("macro_f1", values, "not defined"),
+        ("pearson", classes, "not defined"),
+        ("micro_f1", classes, "not defined"),
+        ("mcc", of_labels(), "not defined"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            numbers(metric, outcome)
+    assert numbers("spearman", values).mean() == pytest.approx(
+        numbers("spearman", of_numbers()).mean()
+    )
+
+
+def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds() -> None:
+    right = np.array([1.0] * 90 + [0.0] * 10)
+    assert score_of("accuracy", [right]).low == pytest.approx(0.8256, abs=1e-3)
+    perfect = of_classes(3)
+    perfect = Outcome(perfect.labels, perfect.labels, "")
+    score = score_of("macro_f1", [numbers("macro_f1", perfect)])
+    assert (score.value, score.high) == (1.0, 1.0)
+    assert score.low is not None
+    assert score.low < 1.0
+    error = numbers("rmse", of_numbers())
+    assert score_of("rmse", [error]) == spread(error[None, :]).interval()
+    several = score_of("rmse", [error, error + 50])
+    assert several.value == pytest.approx(error.mean() + 25)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (np.zeros((2, 3)), np.array([0, 3])),
+        (np.zeros((2, 3)), np.array([0, -1])),
+        (np.zeros((2, 3)), np.zeros((2, 2), dtype=np.int8)),
+        (np.zeros((2, 3)), np.zeros(3, dtype=np.int64)),
+        (np.zeros(2), np.zeros(2, dtype=np.int64)),
+    ],
+)
+def test_logits_that_do_not_fit_the_labels_are_refused(logits: object, labels: object) -> None:
+    with pytest.raises(ValueError, match=r"logit"):
+        outcome_of(logits, labels, None)  # type: ignore[arg-type]
+
+
+def keep(runs: Path, seed: int, outcome: Outcome, logits: object, **notes: str) -> dict:
+    """A row with predictions in its folder."""
+    metric = DEFAULTS[
+        "multi_label" if outcome.predicted.ndim == 2
+        else "regression" if outcome.has_numbers else "single_label"
+    ]  # fmt: skip
+    row = new_row(seed=seed, cell_id=f"{seed:012}", status="ok", attempt=1, dev_metric=metric)
+    row |= {"dev_score": float(numbers(metric, outcome).mean())}
+    folder = cell_folder(runs, row.name, *row.row_key)
+    folder.mkdir(parents=True)
+    arrays = {"logits": np.asarray(logits), "labels": np.asarray(outcome.labels)}
+    save_file(arrays, folder / "predictions.safetensors", metadata=notes)
+    return row
+
+
+def test_a_folders_notes_give_the_unit(tmp_path: Path) -> None:
+    outcome = of_numbers()
+    logits = ((outcome.predicted - 900) / 250).astype(np.float32)[:, None]
+    runs = tmp_path / "runs.csv"
+    row = keep(runs, 0, outcome, logits, target_mean="900", target_deviation="250")
+    predicted = kept_predictions(runs)([row])[""].predicted
+    np.testing.assert_allclose(predicted, outcome.predicted, rtol=1e-6)
+    folder = next((tmp_path / "runs").iterdir())
+    save_file(
+        {"logits": logits, "labels": outcome.labels},
+        folder / "predictions.safetensors",
+        metadata={"target_mean": "nothing", "target_deviation": "1"},
+    )
+    assert read_folder(folder, "pearson") is None
+
+
+def test_rows_of_a_run_are_joined_in_their_order(tmp_path: Path) -> None:
+    """The score of the folds of one run is that of all their predictions together."""
+    runs = tmp_path / "runs.csv"
+    folds = [of_classes(4, seed=seed) for seed in range(2)]
+    rows = [
+        keep(runs, seed, fold, fold.logits) | {"data_digest": f"fold{seed}"}
+        for seed, fold in enumerate(folds)
+    ]
+    values_of = values_from(kept_predictions(runs))
+    first, second = (values_of([row]) for row in rows)
+    assert values_of(rows).tolist() == [*first, *second]
+    both = kept_predictions(runs)([*reversed(rows)], logits=True)[""]
+    assert both.labels.tolist() == [*folds[1].labels, *folds[0].labels]
+    assert both.logits.shape == (2 * N, 4)
+    assert numbers("macro_f1", joined(folds)).mean() != pytest.approx(
+        np.mean([numbers("macro_f1", fold).mean() for fold in folds]), abs=1e-6
+    )
+    assert values_of([*rows, rows[0] | {"cell_id": "0" * 12, "attempt": 9}]) is None
+    with pytest.raises(ValueError, match="different kinds"):
+        joined([folds[0], of_numbers()])
+
+
+def test_metrics_belong_to_problems() -> None:
+    for problem, default in DEFAULTS.items():
+        assert problem_of(default) == problem
+        assert metrics_for(problem)[0] == default
+        check_metric(default, problem)
+    assert problem_of("overall") is None
+    assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["rmse"]
+    with pytest.raises(ValueError, match=r"multi-label data; there are micro_f1, macro_f1$"):
+        check_metric("rmse", "multi_label")
+    with pytest.raises(ValueError, match=r"several parts; there are overall$"):
+        check_metric("accuracy", None)
