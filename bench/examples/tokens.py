@@ -138,7 +138,7 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
             raise ValueError("it has other examples")
         pieces = {}
         for piece in pieces_of(cell.task, folder):
-            task = task_of_piece(cell.task, piece)
+            task = task_of_piece(cell.task, piece, folder)
             train, dev = (
                 _checked(arrays, _prefix(piece, side), task, cell.max_length, rows)
                 for side in _SIDES

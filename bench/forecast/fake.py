@@ -12,7 +12,7 @@ from adapters.injection import parameter_groups
 from bench.forecast.costs import Counts, Load, Shape, ShapesOf, Variant, stages_of
 from bench.forecast.counting import Counter, Work
 from bench.plan.job import Job
-from bench.worker.setup import losses_of, make_ready, new_model, parts_of, unfreezing
+from bench.worker.setup import losses_of, make_ready, new_model, parts_of, task_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
@@ -77,7 +77,7 @@ def run(
     trainer = Trainer(
         model,
         [Group(tuple(group.values()), 1e-3, 0.01) for group in parameter_groups(model).values()],
-        losses=losses_of(cell.task, parts_of(cell), cell.regression_loss),
+        losses=losses_of(task_of(job), parts_of(cell), cell.regression_loss),
         schedule=linear_schedule(2, 0.0),
         amp=cell.amp,
         device=device,

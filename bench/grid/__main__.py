@@ -16,6 +16,8 @@ import click
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
+from bench.examples.options import merged, with_data
+from bench.examples.own import Source, find_source
 from bench.examples.tokens import cut_notes
 from bench.forecast.client import turn_on
 from bench.forecast.forecast import Forecast
@@ -43,7 +45,7 @@ from bench.machine.conditions import find_conditions
 from bench.plan import gridfile
 from bench.plan.budget import Budget
 from bench.plan.cell import CANDIDATE, GRID, Cell
-from bench.plan.gridfile import Grid
+from bench.plan.gridfile import Grid, Settings
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
@@ -58,6 +60,7 @@ Examples:
   python -m bench.grid --grid smoke
   python -m bench.grid --grid full --max-train 2000 --seeds 3
   python -m bench.grid --grid full --select "mode=lora,dora rank=1,8 amp=on" --dry-run
+  python -m bench.grid --grid full --data train.csv --label topic
   python -m bench.grid --grid paper --task sst --data path/to/data --budget 90
   python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
 """
@@ -92,10 +95,10 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 )
 @click.option(
     "--task",
-    help="The task: movies, amazon, nyt or tweets, each also as -rating; with --data also sst, "
-    "quora, sts or multitask.",
+    help="The task: movies (the default), amazon, nyt or tweets, each also as -rating; with --data "
+    "sst, quora, sts or multitask, or any name for data of your own.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with the task's files.")
+@with_data
 @_count_option("--seeds", help="Run every cell with seeds 0 to N-1.")
 @_count_option(
     "--repeats",
@@ -184,7 +187,7 @@ def command(
     reports: Path,
     as_json: bool,
     device: str,
-    data: Path | None,
+    data: dict[str, Any],
     **overrides: Any,
 ) -> int:
     budget = Budget(math.inf if budget_min is None else 60 * budget_min)
@@ -193,9 +196,11 @@ def command(
     rerun = check_rerun(rerun) if rerun is not None else None
     target = find_conditions(device)
     conditions = target.conditions
-    examples = _load_data(grid, data)
+    source = find_source(grid.settings.task, merged(grid.data, data))
+    grid = override(grid, {"task": source.task})
+    examples = _load_data(grid.settings, source)
     grid = without_idle_caps(grid, examples)
-    settings = grid.settings
+    settings, folder = grid.settings, source.folder
     model = find_model(settings.model, settings.init, settings.pooling)
     cells = select(expand(grid, _resolve(model, examples, target.amp_on)), axes)
     if not cells:
@@ -226,7 +231,7 @@ def command(
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
         turn = turn_on(target.device_name, signals)
-        return forecast_plan(planned, store.rows, model, conditions, data, turn, target.gpu)
+        return forecast_plan(planned, store.rows, model, conditions, folder, turn, target.gpu)
 
     search = None
     if searched is not None:
@@ -236,12 +241,12 @@ def command(
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
     notes = chain(
-        (*examples.notes, *examples.problems, *label_notes(examples)),
+        (*source.notes, *examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, model.config.num_hidden_layers),
         (*target.device.notes, *amp_notes(cells, target.device)),
         # the last, since it tokenises examples: the others are printed before
-        cut_notes(examples, cells[0], model.tokenizer, data) if some_run else (),
+        cut_notes(examples, cells[0], model.tokenizer, folder) if some_run else (),
     )
     if dry_run:
         _print_notes(notes)
@@ -260,7 +265,8 @@ def command(
         conditions=conditions,
         model=model,
         data=examples,
-        data_folder=data,
+        data_folder=folder,
+        source=source.files,
         store=store,
         reports=reports,
         keep=keep,
@@ -326,11 +332,12 @@ def override(grid: Grid, values: dict[str, Any]) -> Grid:
     return gridfile.with_settings(grid, given) if given else grid
 
 
-def _load_data(grid: Grid, data: Path | None) -> Data:
-    settings = grid.settings
-    if not find_task(settings.task).files and data is None:
+def _load_data(settings: Settings, source: Source) -> Data:
+    if source.folder is None and not find_task(source.task).files:
         fetch("vader")
-    return load_data(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
+    return load_data(
+        source.task, source.folder, max_train=settings.max_train, max_dev=settings.max_dev
+    )
 
 
 def _resolve(model: Model, data: Data, amp_on: str) -> Resolved:

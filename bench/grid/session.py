@@ -56,6 +56,7 @@ class Session:
     model: Model
     data: Data
     data_folder: Path | None
+    source: str = ""
     store: Store
     reports: Path
     keep: bool

@@ -10,6 +10,7 @@ from bench.launch.checks import check_amp, check_model
 from bench.machine.conditions import Found
 from bench.plan import gridfile
 from bench.plan.cell import GRID, Cell
+from bench.plan.gridfile import DEFAULT_TASK
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
@@ -36,7 +37,7 @@ def find(
     grid = gridfile.load(grid_file or str(_SETTINGS))
     wanted = parse_selection(selection)
     grid = gridfile.with_settings(grid, {"seeds": 1, **settings})
-    task = find_task(grid.settings.task)
+    task = find_task(grid.settings.task or DEFAULT_TASK)
     if task.parts:
         raise InputError(
             f"--task: bench.peers needs a task without parts; choose one of {', '.join(task.parts)}"
@@ -44,7 +45,7 @@ def find(
     if not task.files and data is None:
         fetch("vader")
     caps = {"max_train": grid.settings.max_train, "max_dev": grid.settings.max_dev}
-    examples = load_task(grid.settings.task, data, **caps)
+    examples = load_task(task.name, data, **caps)
     if (most := grid.settings.max_steps) is not None:
         epochs = math.ceil(most * grid.settings.batch_size / len(examples.train))
         grid = gridfile.with_settings(grid, {"epochs": epochs})

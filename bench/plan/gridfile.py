@@ -13,7 +13,9 @@ from adapters.methods import ADAPTER_MODES, has_rank
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from bench.plan.cell import ABOUT, named
+from bench.plan.dataset import DataSpec
 
+DEFAULT_TASK: Final = "movies"
 NAMED: Final = Path(__file__).parent / "grids"
 _LARGEST_FILE: Final = 1 << 20
 _MOST_CELLS: Final = 100_000
@@ -82,7 +84,7 @@ class Settings(_Strict):
 
     model: str = "minilm"
     init: Annotated[str, OneOf("init")] = "pretrained"
-    task: str = "movies"
+    task: str | None = None
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
     epochs: Count = 3
@@ -170,6 +172,7 @@ class Grid(_Strict):
 
     name: str
     about: str = ""
+    data: DataSpec | None = None
     settings: Settings = Settings()
     cells: Annotated[list[Axes], Field(min_length=1)]
 
@@ -219,7 +222,10 @@ def load(name_or_file: str) -> Grid:
                 f"no grid is called {name_or_file!r}; choose {', '.join(names())}, or give a "
                 "file that ends in .toml"
             )
-    return parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
+    grid = parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
+    if grid.data is None:
+        return grid
+    return grid.model_copy(update={"data": grid.data.inside(path.parent)})
 
 
 def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
@@ -288,6 +294,7 @@ def _first_problem(error: ValidationError) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     parents: dict[str, type[BaseModel]] = {
+        "data": DataSpec,
         "settings": Settings,
         "cells": Axes,
         "learning_rates": Rates,

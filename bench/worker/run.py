@@ -57,6 +57,7 @@ from bench.worker.setup import (
     examples,
     factors_of,
     parts_of,
+    task_of,
     trained_groups,
     unfreezing,
     without_held_out,
@@ -101,7 +102,7 @@ class CellRun:
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
         self.cell = job.cell
-        self.task = find_task(job.cell.task)
+        self.task = task_of(job)
         self.parts = parts_of(job.cell)
         self.factors = factors_of(job.cell)
         self.folder = folder
@@ -337,7 +338,7 @@ class CellRun:
         return losses
 
     def _metric(self, part: str) -> str:
-        return find_task(part or self.cell.task).metric
+        return (find_task(part) if part else self.task).metric
 
     def _score(self, scores: Mapping[str, float | None]) -> float | None:
         """The task's score from those of its parts."""

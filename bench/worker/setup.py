@@ -17,13 +17,13 @@ from torch import nn
 from adapters.injection import decays, hold_frozen, inject, parameter_groups
 from adapters.layer import AdaptedLinear
 from bench.examples import tokens
-from bench.plan.cell import CANDIDATE, ITERATIVE, Cell
+from bench.plan.cell import CANDIDATE, ITERATIVE, MULTITASK, Cell
 from bench.plan.job import Job
 from bench.plan.parts import SINGLE, from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, find_task, for_search, load_data
+from minbert.data.tasks import Data, Task, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
@@ -94,18 +94,31 @@ def without_held_out(
 def parts_of(cell: Cell) -> list[str]:
     """The parts of the cell's task that are in its data, in the task's order; [""] for a task
     without parts."""
-    parts = find_task(cell.task).parts
-    if not parts:
+    if cell.task != MULTITASK:
         return [""]
     rates = from_text(cell.task_rates or "")
-    return [part for part in parts if part in rates]
+    return [part for part in find_task(MULTITASK).parts if part in rates]
 
 
-def heads_of(task: str, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
+def task_of(job: Job) -> Task:
+    """The task of a job's cell.
+
+    Raises:
+        InputError: if there is no such task.
+    """
+    return find_task(job.cell.task, folder_of(job))
+
+
+def folder_of(job: Job) -> Path | None:
+    """The folder of the task's files; None for an embedded task."""
+    return None if job.data is None else Path(job.data)
+
+
+def heads_of(task: Task, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
     """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
     two classes as well."""
     if list(parts) == [""]:
-        return find_task(task).num_outputs
+        return task.num_outputs
     heads = {}
     for part in parts:
         classes = len(find_task(part).classes)
@@ -114,11 +127,11 @@ def heads_of(task: str, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
     return heads
 
 
-def losses_of(task: str, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
+def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
     """The name of each part's loss."""
     losses = {}
     for part in parts:
-        part_task = find_task(part or task)
+        part_task = find_task(part) if part else task
         binary = part != "" and len(part_task.classes) == _TWO
         losses[part] = BINARY if binary else loss_name(part_task.kind, regression_loss)
     return losses
@@ -131,8 +144,7 @@ def load_examples(job: Job) -> Data:
         InputError: if they have changed since the cell was planned.
     """
     cell = job.cell
-    folder = Path(job.data) if job.data is not None else None
-    data = load_data(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
+    data = load_data(cell.task, folder_of(job), max_train=cell.max_train, max_dev=cell.max_dev)
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
     if not data.digest.startswith(cell.data_digest):
@@ -169,7 +181,7 @@ def new_model(job: Job) -> BertClassifier:
     )
     return BertClassifier(
         config,
-        heads_of(cell.task, parts_of(cell)),
+        heads_of(task_of(job), parts_of(cell)),
         pooling=cell.pooling,
         dropout=cell.dropout,
         head=cell.head,
@@ -243,16 +255,16 @@ def examples(job: Job) -> dict[str, tuple[Split, Split]]:
         InputError: if they have changed since the cell was planned.
     """
     cell, tokenizer, parts = job.cell, Path(job.tokenizer), parts_of(job.cell)
-    folder = Path(job.data) if job.data is not None else None
+    folder, task = folder_of(job), task_of(job)
     sides = tokens.read(cell, tokenizer, folder)
     if sides is None or set(map(_part_of, sides)) != set(parts):
         sides = tokens.make(load_examples(job), cell, tokenizer, folder)
-    losses = losses_of(cell.task, parts, cell.regression_loss)
+    losses = losses_of(task, parts, cell.regression_loss)
     return {
         part: _splits(
             [both for piece, both in sides.items() if _part_of(piece) == part],
             losses[part],
-            regression=find_task(part or cell.task).kind == "regression",
+            regression=(find_task(part) if part else task).kind == "regression",
         )
         for part in parts
     }

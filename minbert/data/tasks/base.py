@@ -19,13 +19,14 @@ _BY_CHANCE: Final = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """A task: a class to learn of a text or of a pair of texts or, without classes, a number.
+    """A task: one or more classes to learn of a text or of a pair of texts, or a number.
 
     Attributes:
         files: the files for training and dev that a folder given with `--data` must hold; the data
             of a task without files is embedded.
         notes: caveats that must stand wherever its scores are shown.
         parts: tasks that one model learns together; a folder may hold the files of only some.
+        multi_label: whether an example may have any number of the classes.
     """
 
     name: str
@@ -34,19 +35,25 @@ class Task:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    multi_label: bool = False
 
     @property
     def kind(self) -> str:
-        """`classification`, `regression`, or `multitask` with parts."""
+        """`classification`, `multi_label`, `regression`, or `multitask` with parts."""
         if self.parts:
             return "multitask"
+        if self.multi_label:
+            return "multi_label"
         return "classification" if self.classes else "regression"
 
     @property
     def metric(self) -> str:
-        """Name of its dev score: `accuracy`, `pearson`, or `overall` with parts."""
+        """Name of its dev score: `accuracy`, `micro_f1` of several labels, `pearson`, or `overall`
+        with parts."""
         if self.parts:
             return "overall"
+        if self.multi_label:
+            return "micro_f1"
         return "accuracy" if self.classes else "pearson"
 
     @property
@@ -58,11 +65,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Examples:
-    """N texts, or pairs of texts, with their labels."""
+    """N texts, or pairs of texts, with their labels.
+
+    Attributes:
+        labels: [N], classes or numbers; of several labels [N, C] of 0 and 1.
+        groups: of each example; those of one group stay together in every split.
+    """
 
     text_a: tuple[str, ...]
     text_b: tuple[str, ...] | None
-    labels: NDArray[np.int64] | NDArray[np.float64]  # [N], classes or numbers
+    labels: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.int8]
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.text_a)
@@ -74,6 +87,7 @@ class Examples:
             tuple(self.text_a[index] for index in indices),
             None if pairs is None else tuple(pairs[index] for index in indices),
             self.labels[list(indices)],
+            None if self.groups is None else tuple(self.groups[index] for index in indices),
         )
 
     def split_pairs(self) -> tuple["Examples", ...]:
