@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.results.origins import examples_of, model_of
+from bench.results.origins import data_folder, examples_of, model_of
 from bench.studies.ensemble.averages import Floats
 from bench.studies.ensemble.outcome import Outcome, average_of_all, entry_for
 from minbert.data.metrics import constant
@@ -38,7 +38,8 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
         InputError: if the examples, the checkpoint or scikit-learn are missing.
     """
     candidates, member = outcome.candidates, outcome.best_member
-    examples = examples_of(member.row, data).parts[outcome.task]
+    folder = data_folder(member.row, member.folder, data)
+    examples = examples_of(member.row, folder).parts[outcome.task]
     others, notes = [*outcome.others, *outcome.encoders], []
     if len(candidates.members) > 1:
         others.insert(0, average_of_all(candidates, outcome.average))
