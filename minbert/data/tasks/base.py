@@ -58,23 +58,30 @@ class Task:
 
 @dataclass(frozen=True)
 class Examples:
-    """N texts, or pairs of texts, with their labels."""
+    """N texts, or pairs of texts, with their labels.
+
+    Attributes:
+        groups: for each example the name of what it belongs to, such as a document or an author,
+            all of whose examples stay on one side of a split; None: each is by itself.
+    """
 
     text_a: tuple[str, ...]
     text_b: tuple[str, ...] | None
     labels: NDArray[np.int64] | NDArray[np.float64]  # [N], classes or numbers
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.text_a)
 
     def taken(self, indices: Sequence[int]) -> "Examples":
         """The examples at some indices, in the order of the indices."""
-        pairs = self.text_b
-        return Examples(
-            tuple(self.text_a[index] for index in indices),
-            None if pairs is None else tuple(pairs[index] for index in indices),
-            self.labels[list(indices)],
+        columns = (
+            None if column is None else tuple(column[index] for index in indices)
+            for column in (self.text_b, self.groups)
         )
+        texts = tuple(self.text_a[index] for index in indices)
+        text_b, groups = columns
+        return Examples(texts, text_b, self.labels[list(indices)], groups)
 
     def split_pairs(self) -> tuple["Examples", ...]:
         """The first texts and, of pairs, the second texts, each as examples of single texts."""
@@ -166,12 +173,17 @@ class Data(ABC):
 
 @dataclass(frozen=True)
 class TaskData(Data):
-    """The examples of a task without parts."""
+    """The examples of a task without parts.
+
+    Attributes:
+        identity: the digest of the examples that they are a fold of; None: they are no fold.
+    """
 
     task: Task
     train: Examples
     dev: Examples
     problems: tuple[str, ...] = ()
+    identity: str | None = None
 
     @property
     def parts(self) -> Mapping[str, "TaskData"]:
@@ -184,7 +196,9 @@ class TaskData(Data):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples and their order, train and dev."""
+        """SHA-256 of the examples and their order, train and dev; all folds share one."""
+        if self.identity is not None:
+            return self.identity
         digest = hashlib.sha256(self.task.kind.encode())
         for examples in (self.train, self.dev):
             texts = (*examples.text_a, "\0", *(examples.text_b or ()), "\0")
