@@ -132,7 +132,14 @@ def load_examples(job: Job) -> Data:
     """
     cell = job.cell
     folder = Path(job.data) if job.data is not None else None
-    data = load_data(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
+    data = load_data(
+        cell.task,
+        folder,
+        max_train=cell.max_train,
+        max_dev=cell.max_dev,
+        folds=cell.folds,
+        fold=cell.fold,
+    )
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
     if not data.digest.startswith(cell.data_digest):

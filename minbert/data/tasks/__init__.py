@@ -8,6 +8,7 @@ from minbert.data.tasks import cs224n, multitask, vader
 from minbert.data.tasks.base import (
     Data,
     Examples,
+    Sizes,
     Task,
     TaskData,
     for_search,
@@ -21,6 +22,7 @@ __all__ = [
     "Data",
     "Examples",
     "Folds",
+    "Sizes",
     "Task",
     "TaskData",
     "find_task",

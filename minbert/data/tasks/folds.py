@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.tasks.base import Data, Examples, TaskData
+from minbert.data.tasks.base import Data, Examples, Sizes, TaskData
 from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
 from minbert.errors import InputError
 
@@ -79,6 +79,12 @@ class Folds:
         return stratified(self._keys, strata, self.count)
 
     @cached_property
+    def most(self) -> Sizes:
+        """The examples of the largest sides of any fold, not limited."""
+        sizes = np.bincount(self.assignment, minlength=self.count)
+        return Sizes(len(self.examples) - int(sizes.min()), int(sizes.max()))
+
+    @cached_property
     def _keys(self) -> list[str]:
         """What must stay together: a text or, with groups, those that are linked by equal texts."""
         texts = [normalised(text) for text in self.examples.texts()]
@@ -87,16 +93,10 @@ class Folds:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples, their order, their folds and the limits that have an effect."""
-        sizes = np.bincount(self.assignment, minlength=self.count)
-        most = {"train": len(self.examples) - sizes.min(), "dev": sizes.max()}
-        limits = {"train": self.max_train, "dev": self.max_dev}
-        effective = [
-            f"{name} {limit}"
-            for name, limit in limits.items()
-            if limit is not None and limit < most[name]
-        ]
+        """SHA-256 of the examples, their order, their folds and what limits them."""
+        limits = Sizes(self.max_train or self.most.train, self.max_dev or self.most.dev)
+        limits = Sizes(*map(min, limits, self.most))
         data = TaskData(self.data.task, self.examples, self.examples.taken([]))
-        digest = hashlib.sha256(f"{self.count} folds {effective} {data.digest}".encode())
+        digest = hashlib.sha256(f"{self.count} folds {[*limits]} {data.digest}".encode())
         digest.update(self.assignment.tobytes())
         return digest.hexdigest()
