@@ -67,7 +67,7 @@ def between_processes(rows: Iterable[Row], column: str) -> Std | None:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A point of the grid without its seed and fold, and the rows of its runs, whatever their status.
+    """A point of the grid without its seed and fold, and the rows of its runs of any status.
 
     Attributes:
         elsewhere: rows of other machines whose scores count for seeds and folds that have none
@@ -151,7 +151,8 @@ class Setting:
         if not self.runs:
             return 2 * sum(flagged) <= len(flagged)
         return all(
-            low is not None and low > fmean(row.majority_score or 0.0 for run in runs for row in run)
+            low is not None
+            and low > fmean(row.majority_score or 0.0 for run in runs for row in run)
             for seed, runs in self.runs.items()
             for low in [self._score_of(seed).low]
         )

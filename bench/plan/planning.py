@@ -83,8 +83,9 @@ class Planned:
 def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
     """All cells of a grid, each once, seeds outermost, then folds.
 
-    The cells of a seed and fold are permuted by digest: always in the same order, but with neighbours in
-    the grid far apart, so that a drift of the machine does not become a difference between modes.
+    The cells of a seed and fold are permuted by digest: always in the same order, but with
+    neighbours in the grid far apart, so that a drift of the machine does not become a difference
+    between modes.
     """
     by_id: dict[str, Cell] = {}
     folds = [None] if grid.settings.folds is None else range(grid.settings.folds)

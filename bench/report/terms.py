@@ -28,8 +28,8 @@ TERMS: Final = (
     ("significant", "A difference whose 95% interval excludes zero, or a ratio whose interval "
      "excludes one. Others are not distinguishable from no difference. Scores are "
      "paired over dev examples and seeds where predictions are kept, costs over runs of the "
-     "same seed, fold, repeat and version of the code where there are enough; else the interval is made "
-     "of both as if the runs were independent. Intervals are not corrected for the number of "
+     "same seed, fold, repeat and version of the code where there are enough; else the interval is "
+     "made of both as if the runs were independent. Intervals are not corrected for the number of "
      "comparisons."),
     ("step time", "The time of training's own steps after its warm-up; where there are fewer than "
      "96, of timing batches: a few batches, short and long, that are replayed after training."),

@@ -1,10 +1,10 @@
 """Stored dev predictions, as one number for each example; the mean of the numbers is the score.
 
-The folds of a run are joined before: their predictions together have one score. So every comparison of scores can be paired over examples, whatever the metric. For an accuracy the
-number is 1 or 0, right or wrong; for a Pearson correlation it is the correlation plus the example's
-influence on it (Hampel 1974), which is exact to first order; for a mean over a task's parts it is
-computed from theirs. Predictions are read from the cells' folders, or else from
-`bench.results.outcomes`.
+The folds of a run are joined first: all their predictions together have one score. So every
+comparison of scores can be paired over examples, whatever the metric. For an accuracy the number is
+1 or 0, right or wrong; for a Pearson correlation it is the correlation plus the example's influence
+on it (Hampel 1974), which is exact to first order; for a mean over a task's parts it is computed
+from theirs. Predictions are read from the cells' folders, or else from `bench.results.outcomes`.
 """
 
 import sys

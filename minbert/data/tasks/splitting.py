@@ -156,9 +156,7 @@ def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArra
     return parts
 
 
-def _levelling(
-    counts: NDArray[np.int64], totals: NDArray[np.int64], new: int
-) -> NDArray[np.int64]:
+def _levelling(counts: NDArray[np.int64], totals: NDArray[np.int64], new: int) -> NDArray[np.int64]:
     """The number of new examples for each part, so that the smallest counts are raised first.
 
     Of parts with equal counts that with the smallest total comes first.
