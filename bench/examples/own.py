@@ -21,7 +21,7 @@ from bench.plan.gridfile import DEFAULT_TASK
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
 from minbert.data.tasks.prepared import Prepared, read_prepared, write
-from minbert.data.tasks.splitting import normalised, strata_of, stratified
+from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
 from minbert.files import is_file, is_folder
 
 DEV_PARTS: Final = 10
@@ -161,7 +161,8 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
     Raises:
         InputError: if too few examples, or groups, are there.
     """
-    keys = examples.groups or [normalised(text) for text in examples.texts()]
+    texts = [normalised(text) for text in examples.texts()]
+    keys = texts if examples.groups is None else joined(examples.groups, texts)
     is_dev = stratified(keys, strata_of(examples.labels, task.kind), DEV_PARTS) == 0
     if task.kind == "classification":
         only_dev = np.setdiff1d(examples.labels[is_dev], examples.labels[~is_dev])

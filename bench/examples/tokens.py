@@ -181,6 +181,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
             metadata.version("tokenizers"),
             cell.data_digest,
             cell.max_length,
+            cell.fold,
             vocabulary_digest(tokenizer),
             *map(_digest_of_file, (*_CODE, *source_files(cell.task, folder))),
         ]

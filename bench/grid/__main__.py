@@ -28,6 +28,7 @@ from bench.launch.checks import (
     amp_notes,
     check_amp,
     check_compile,
+    check_folds,
     check_head,
     check_held_out,
     check_loss,
@@ -53,7 +54,7 @@ from bench.plan.selection import parse_selection, select
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import Data, find_task, for_search, load_data
+from minbert.data.tasks import Data, Folds, find_task, for_search, load_data
 
 _EPILOG: Final = """\b
 Examples:
@@ -100,6 +101,13 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 )
 @with_data
 @_count_option("--seeds", help="Run every cell with seeds 0 to N-1.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Put train and dev together into K folds, and train a model for each on the others; all "
+    "predictions together give the score.",
+)
 @_count_option(
     "--repeats",
     help="Run every cell N times, each in a new process, to see how times and memory vary.",
@@ -198,8 +206,9 @@ def command(
     conditions = target.conditions
     source = find_source(grid.settings.task, merged(grid.data, data))
     grid = override(grid, {"task": source.task})
-    examples = _load_data(grid.settings, source)
-    grid = without_idle_caps(grid, examples)
+    examples, folds = _load_data(grid.settings, source)
+    sizes = examples.sizes.values() if folds is None else [folds.most]
+    grid = without_idle_caps(grid, sizes)
     settings, folder = grid.settings, source.folder
     model = find_model(settings.model, settings.init, settings.pooling)
     cells = select(expand(grid, _resolve(model, examples, target.amp_on)), axes)
@@ -212,6 +221,7 @@ def command(
     check_held_out(settings.held_out, examples)
     check_loss(grid.variants, cells, examples)
     check_length(settings.max_length, model, pairs=examples.pairs_in_one)
+    check_folds(settings, lr == "auto")
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
@@ -240,13 +250,14 @@ def command(
         search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
+    of_first = examples if folds is None else folds.fold(cells[0].fold)
     notes = chain(
         (*source.notes, *examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, model.config.num_hidden_layers),
         (*target.device.notes, *amp_notes(cells, target.device)),
         # the last, since it tokenises examples: the others are printed before
-        cut_notes(examples, cells[0], model.tokenizer, folder) if some_run else (),
+        cut_notes(of_first, cells[0], model.tokenizer, folder) if some_run else (),
     )
     if dry_run:
         _print_notes(notes)
@@ -265,6 +276,7 @@ def command(
         conditions=conditions,
         model=model,
         data=examples,
+        folds=folds,
         data_folder=folder,
         source=source.files,
         store=store,
@@ -332,12 +344,15 @@ def override(grid: Grid, values: dict[str, Any]) -> Grid:
     return gridfile.with_settings(grid, given) if given else grid
 
 
-def _load_data(settings: Settings, source: Source) -> Data:
+def _load_data(settings: Settings, source: Source) -> tuple[Data, Folds | None]:
+    """The examples, of folds those of the first, and the folds if there are any."""
     if source.folder is None and not find_task(source.task).files:
         fetch("vader")
-    return load_data(
-        source.task, source.folder, max_train=settings.max_train, max_dev=settings.max_dev
-    )
+    caps = {"max_train": settings.max_train, "max_dev": settings.max_dev}
+    if settings.folds is None:
+        return load_data(source.task, source.folder, **caps), None
+    folds = Folds(load_data(source.task, source.folder), settings.folds, **caps)
+    return folds.fold(0), folds
 
 
 def _resolve(model: Model, data: Data, amp_on: str) -> Resolved:

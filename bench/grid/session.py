@@ -38,7 +38,7 @@ from bench.results.predictions import kept_values
 from bench.results.protocol import DEVICE_FAILED
 from bench.results.row import keep_row, kept_row, measured_row
 from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
-from minbert.data.tasks import Data, for_search
+from minbert.data.tasks import Data, Folds, for_search
 
 INTERRUPTED: Final = 130
 
@@ -47,6 +47,7 @@ INTERRUPTED: Final = 130
 class Session:
     """One run of a grid, and everything that its cells share.
 
+    `data` are the examples of cells without a fold; those of the others are in `folds`.
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     """
@@ -55,6 +56,7 @@ class Session:
     conditions: Conditions
     model: Model
     data: Data
+    folds: Folds | None = None
     data_folder: Path | None
     source: str = ""
     store: Store
@@ -295,6 +297,8 @@ class Session:
         )
 
     def _data_of(self, cell: Cell) -> Data:
+        if self.folds is not None:
+            return self.folds.fold(cell.fold)
         return self.searched if cell.learning_rate_source == CANDIDATE else self.data
 
     @cached_property

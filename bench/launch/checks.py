@@ -6,7 +6,7 @@ Functions named `check_…` raise an InputError of one line, which names the set
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from bench.plan.models import Model
 from bench.plan.planning import Planned
 from minbert.check import check_checkpoint
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, TaskData
+from minbert.data.tasks import Data, Sizes, TaskData
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import is_folder
 from minbert.model.config import count_parameters
@@ -81,6 +81,16 @@ def check_held_out(share: float, data: Data) -> None:
                 f"held_out {share:g} of {size.train} training examples{part} is none; hold out "
                 "more, or nothing"
             )
+
+
+def check_folds(settings: Settings, searches: bool) -> None:
+    """Refuse a search for learning rates in a cross-validation: each fold would need its own, as
+    the training data of one are the dev data of others."""
+    if settings.folds is not None and searches:
+        raise InputError(
+            f"--lr auto: with {settings.folds} folds no rates are searched, as what one fold holds "
+            "out others train on; give rates in the grid file, or leave out --lr auto or --folds"
+        )
 
 
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
@@ -168,14 +178,14 @@ def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
     ]
 
 
-def without_idle_caps(grid: Grid, data: Data) -> Grid:
+def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:
     """The grid without caps that exceed the data, so that reports don't mention them."""
-    sizes = {
-        "max_train": max(size.train for size in data.sizes.values()),
-        "max_dev": max(size.dev for size in data.sizes.values()),
+    most = {
+        "max_train": max(size.train for size in sizes),
+        "max_dev": max(size.dev for size in sizes),
     }
-    caps = {name: getattr(grid.settings, name) for name in sizes}
-    idle = {name: None for name, cap in caps.items() if cap is not None and cap > sizes[name]}
+    caps = {name: getattr(grid.settings, name) for name in most}
+    idle = {name: None for name, cap in caps.items() if cap is not None and cap > most[name]}
     return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
 
 

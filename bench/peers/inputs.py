@@ -73,7 +73,7 @@ def find(
 def _check_same(grid: gridfile.Grid) -> None:
     """Raise InputError for settings of ours alone, and for axes that cell names do not contain."""
     defaults = gridfile.Settings()
-    for settings, name in product(grid.variants, (*SAME, "held_out", "frozen_dtype")):
+    for settings, name in product(grid.variants, (*SAME, "held_out", "folds", "frozen_dtype")):
         if getattr(settings, name) != getattr(defaults, name):
             raise InputError(
                 f"--grid: bench.peers compares only {name} {getattr(defaults, name)}, not "

@@ -102,6 +102,11 @@ def has_parts(row: Mapping[str, Any]) -> bool:
     return row.get("task") == MULTITASK
 
 
+def has_folds(row: Mapping[str, Any]) -> bool:
+    """Cells of a cross-validation."""
+    return row.get("folds") is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class About:
     """The properties of a setting besides its name and type.
@@ -196,6 +201,15 @@ class Cell:
             compared="axis",
         ),
     ]
+    fold: Annotated[
+        int | None,
+        About(
+            meaning="the fold that is dev, from 0",
+            applies=has_folds,
+            before=None,
+            compared="axis",
+        ),
+    ] = None
     model: Annotated[
         str,
         About(
@@ -271,6 +285,15 @@ class Cell:
             compared="never",
         ),
     ] = 0.0
+    folds: Annotated[
+        int | None,
+        About(
+            meaning="K of a K-fold cross-validation, whose folds together give the score; empty: "
+            "none",
+            before=None,
+            compared="never",
+        ),
+    ] = None
     max_length: Annotated[
         int,
         About(meaning="tokens after which a text is cut", grows=True, compared="never"),
@@ -512,7 +535,8 @@ class Cell:
         precision = "fp32" if self.amp == "off" else self.amp
         if self.frozen_dtype not in (None, FP32, MIXED):
             precision += f"-frozen-{self.frozen_dtype}"
-        return f"{self.mode}{adapter}{unfreezing}-{precision}-s{self.seed}"
+        fold = "" if self.fold is None else f"-f{self.fold}"
+        return f"{self.mode}{adapter}{unfreezing}-{precision}-s{self.seed}{fold}"
 
     def columns(self) -> Columns:
         """The fields, and the id."""

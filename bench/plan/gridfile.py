@@ -86,6 +86,7 @@ class Settings(_Strict):
     init: Annotated[str, OneOf("init")] = "pretrained"
     task: str | None = None
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
     epochs: Count = 3
     max_steps: Count | None = None
@@ -162,7 +163,7 @@ class Axes(_Strict):
 
     @property
     def most_cells(self) -> int:
-        """An upper bound of the number of cells for each seed."""
+        """An upper bound of the number of cells for each seed and fold."""
         axes = (values for _, values in self if isinstance(values, list))
         return prod(max(len(values), 1) for values in axes)
 
@@ -179,9 +180,12 @@ class Grid(_Strict):
     @model_validator(mode="after")
     def _is_no_larger_than_can_be_kept(self) -> Self:
         settings = self.settings
-        count = settings.repeats * settings.seeds * sum(axes.most_cells for axes in self.cells)
+        times = settings.repeats * settings.seeds * (settings.folds or 1)
+        count = times * sum(axes.most_cells for axes in self.cells)
         if count > _MOST_CELLS:
-            also = "seeds and repeats" if settings.repeats > 1 else "seeds"
+            also = "seeds"
+            also += ", folds" if settings.folds else ""
+            also += " and repeats" if settings.repeats > 1 else ""
             raise ValueError(
                 f"it makes {count:,} cells with its {also}; {_MOST_CELLS:,} are the most"
             )

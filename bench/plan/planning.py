@@ -81,14 +81,16 @@ class Planned:
 
 
 def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
-    """All cells of a grid, each once, seeds outermost.
+    """All cells of a grid, each once, seeds outermost, then folds.
 
-    The cells of a seed are permuted by digest: always in the same order, but with neighbours in
-    the grid far apart, so that a drift of the machine does not become a difference between modes.
+    The cells of a seed and fold are permuted by digest: always in the same order, but with
+    neighbours in the grid far apart, so that a drift of the machine does not become a difference
+    between modes.
     """
     by_id: dict[str, Cell] = {}
-    for seed in range(grid.settings.seeds):
-        cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed)]
+    folds = [None] if grid.settings.folds is None else range(grid.settings.folds)
+    for seed, fold in product(range(grid.settings.seeds), folds):
+        cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed, fold)]
         names = Counter(cell.name for cell in cells)
         cells.sort(key=lambda cell: _order(cell, names[cell.name] > 1))
         by_id.update((cell.cell_id, cell) for cell in cells)
@@ -102,7 +104,9 @@ def _order(cell: Cell, by_settings: bool) -> bytes:
     return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
 
 
-def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
+def _round(
+    axes: Axes, grid: Grid, resolved: Resolved, seed: int, fold: int | None
+) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
     for mode, amp in product(axes.mode, axes.amp):
         rates: Sequence[float | None] = axes.learning_rate or [None]
@@ -124,6 +128,7 @@ def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Ce
                 unfreeze=unfreeze,
                 batch_size=batch_size,
                 seed=seed,
+                fold=fold,
             )
 
 
@@ -248,8 +253,8 @@ def plan(
     is one above all of its rows. A candidate of a search is not repeated.
 
     A cell is also `done` if another machine with the same software has its score, and the costs of
-    its setting have been measured here or will be by another seed of the plan; if by none, the
-    first seed runs. Candidates need scores only, and further repeats need costs only.
+    its setting have been measured here or will be by another seed or fold of the plan; if by none,
+    the first one runs. Candidates need scores only, and further repeats need costs only.
 
     Args:
         here: the columns of the conditions under which cells run.
@@ -291,8 +296,8 @@ def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
 
 
 def _setting(cell: Cell) -> str:
-    """An id that all seeds of a cell share."""
-    return replace(cell, seed=0).cell_id
+    """An id that all seeds and folds of a cell share."""
+    return replace(cell, seed=0, fold=None).cell_id
 
 
 def _with_scores(planned: list[Planned], scored: set[str], measured: set[str]) -> list[Planned]:

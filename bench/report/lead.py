@@ -31,7 +31,8 @@ def lead(group: Group) -> list[str]:
     first = (
         f"Compared: {', '.join(modes)} on the model {_known(group, 'model')}{init} and the task "
         f"{_known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} ended ok, "
-        f"{count(group.seeds, 'seed')} for each setting{_repeats(group)}{_intervals(group)}."
+        f"{count(group.seeds, 'seed')}{_folds(group)} for each setting{_repeats(group)}"
+        f"{_intervals(group)}."
     )
     device = _known(group, "device")
     gpu = f" ({_known(group, 'device_name')})" if device.startswith("cuda") else ""
@@ -50,6 +51,10 @@ def _known(group: Group, column: str) -> str:
     return "not recorded" if value is None else str(value)
 
 
+def _folds(group: Group) -> str:
+    return "" if group.folds is None else f" of {group.folds} folds"
+
+
 def _repeats(group: Group) -> str:
     by_cell: dict[Value, set[Value]] = {}
     for row in group.rows:
@@ -62,9 +67,9 @@ def _repeats(group: Group) -> str:
 
 
 def _intervals(group: Group) -> str:
-    """The variation that the intervals of several seeds cover, in brackets."""
+    """The variation that the intervals of several seeds or folds cover, in brackets."""
     if group.seeds < 2:
-        return ""
+        return "" if group.folds is None else " (intervals of costs are over folds)"
     several = [s for s in group.settings if len(s.scores) > 1]
     if not several:
         return " (intervals are over runs)"
@@ -90,14 +95,19 @@ def _caps(group: Group) -> str:
     train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
     parts = group.shared("task") == MULTITASK
     whose, its = ("each part's", "each part's") if parts else ("the task's", "its")
-    share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
+    if group.folds is not None:
+        share = f"{train:,}" if train else "all"
+        share += " of the examples outside the fold that is scored"
+    else:
+        share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
     epochs, batch = group.shared("epochs"), group.shared("batch_size")
     sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
     if steps:
         examples = f" of {batch} examples" if batch else ""
         sentence += f", and for {count(int(steps), 'step')}{examples} at most"
     if dev:
-        sentence += f"; scored on {dev:,} of {its} dev examples"
+        of = f"{its} dev examples" if group.folds is None else "each fold's examples"
+        sentence += f"; scored on {dev:,} of {of}"
     if group.has_quality and (steps or train):
         sentence += ". Capped, so scores may be lower than those of full training"
     return sentence + "."
@@ -116,14 +126,15 @@ def _cut(group: Group) -> str:
 def _elsewhere(group: Group) -> str:
     """The number of scores that a group has from other machines, if any."""
     machines = {
-        (at, row.seed): row.machine or "a machine not recorded"
+        (at, row.seed, row.fold): row.machine or "a machine not recorded"
         for at, setting in enumerate(group.settings)
         for row in setting.elsewhere
     }
     if not machines:
         return ""
+    what = "seeds" if group.folds is None else "folds"
     return (
-        f"{count(len(machines), 'score')} of seeds that have none here, and no costs, "
+        f"{count(len(machines), 'score')} of {what} that have none here, and no costs, "
         f"{'is' if len(machines) == 1 else 'are'} from elsewhere, with the same software: "
         f"{_by_name(machines.values())}."
     )

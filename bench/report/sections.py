@@ -262,8 +262,8 @@ def between_processes(group: Group) -> list[str]:
 
     def uses_std(setting: Setting) -> bool:
         estimate = setting.estimate(name)
-        seeds = {seed for seed, _, _ in setting.by_run(name)}
-        return len(seeds) == 1 and estimate is not None and estimate.ends() is not None
+        of_cells = {run[:2] for run in setting.by_run(name)}  # seeds and folds
+        return len(of_cells) == 1 and estimate is not None and estimate.ends() is not None
 
     if std is None or not any(map(uses_std, group.settings)):
         return []

@@ -66,7 +66,14 @@ def examples_of(row: Row, data: Path | None) -> Data:
     Raises:
         InputError: if they can't be loaded, or have changed.
     """
-    examples = load_data(row.task, data, max_train=row.max_train, max_dev=row.max_dev)
+    examples = load_data(
+        row.task,
+        data,
+        max_train=row.max_train,
+        max_dev=row.max_dev,
+        folds=row.folds,
+        fold=row.fold,
+    )
     if not examples.digest.startswith(row.data_digest):
         raise InputError(
             f"the examples of {row.task} are not those that {row.name} was "

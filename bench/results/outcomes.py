@@ -7,7 +7,7 @@ the task's part and a digest of the labels, which identifies the examples.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,12 +28,13 @@ _EXAMPLES: Final = "examples"
 
 Array = NDArray[np.generic]
 Values = NDArray[np.float64]
-ValuesOf = Callable[[Row], Values | None]
-"""From a row to numbers [N] of its dev examples, whose mean is its score; None where not stored."""
+ValuesOf = Callable[[Sequence[Row]], Values | None]
+"""From the rows of a run, one or all of its folds in order, to numbers [N] of its dev examples,
+whose mean is its score; None where not stored."""
 
 
-def no_values(_row: Row) -> Values | None:
-    """A `ValuesOf` that has no numbers for any row."""
+def no_values(_rows: Sequence[Row]) -> Values | None:
+    """A `ValuesOf` that has no numbers for any run."""
     return None
 
 

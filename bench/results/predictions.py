@@ -1,10 +1,10 @@
 """Stored dev predictions, as one number for each example; the mean of the numbers is the score.
 
-So every comparison of scores can be paired over examples, whatever the metric. For an accuracy the
-number is 1 or 0, right or wrong; for a Pearson correlation it is the correlation plus the example's
-influence on it (Hampel 1974), which is exact to first order; for a mean over a task's parts it is
-computed from theirs. Predictions are read from the cells' folders, or else from
-`bench.results.outcomes`.
+The folds of a run are joined first: all their predictions together have one score. So every
+comparison of scores can be paired over examples, whatever the metric. For an accuracy the number is
+1 or 0, right or wrong; for a Pearson correlation it is the correlation plus the example's influence
+on it (Hampel 1974), which is exact to first order; for a mean over a task's parts it is computed
+from theirs. Predictions are read from the cells' folders, or else from `bench.results.outcomes`.
 """
 
 import sys
@@ -62,10 +62,10 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
     examples: dict[tuple[object, ...], str] = {}
     read = cache(_read)
 
-    def values_of(row: Row) -> Values | None:
-        if row.status != "ok" or row.dev_metric is None:
-            return None
+    def outcomes_of(row: Row) -> dict[str, Outcome] | None:
         metric = row.dev_metric
+        if row.status != "ok" or metric is None:
+            return None
         outcomes = _from_folder(runs, row, read)
         if outcomes is None:
             keys = {part: outcome_key(row, part) for part in _parts(metric)}
@@ -74,13 +74,46 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
                 note(f"{path}: outcomes that don't fit their rows are left out")
                 return None
         for part, outcome in outcomes.items():
-            data = row.task, row.data_digest, part
+            data = row.task, row.data_digest, row.fold, part
             if examples.setdefault(data, outcome.examples) != outcome.examples:
                 note(f"{runs}: predictions of other examples than other rows have are left out")
                 return None
-        return _values(metric, outcomes) if outcomes else None
+        return outcomes
+
+    def values_of(rows: Sequence[Row]) -> Values | None:
+        folds = [outcomes for row in rows if (outcomes := outcomes_of(row))]
+        metrics = {row.dev_metric for row in rows}
+        if len(folds) < len(rows) or len(metrics) != 1:
+            return None
+        try:
+            return _values(metrics.pop() or "", _joined(folds))
+        except ValueError:
+            return None
 
     return values_of
+
+
+def _joined(folds: Sequence[Mapping[str, Outcome]]) -> Mapping[str, Outcome]:
+    """The outcomes of several folds as those of one run.
+
+    Raises:
+        ValueError: if they are of different kinds.
+    """
+    if len(folds) == 1:
+        return folds[0]
+    if any(outcomes.keys() != {""} for outcomes in folds):
+        raise ValueError("folds are of tasks without parts")
+    ones = [outcomes[""] for outcomes in folds]
+    labels = [one.labels for one in ones if one.labels is not None]
+    if len(labels) not in (0, len(ones)):
+        raise ValueError("some folds have labels, and others have none")
+    return {
+        "": Outcome(
+            np.concatenate([one.numbers for one in ones]),
+            np.concatenate(labels) if labels else None,
+            "".join(one.examples for one in ones),
+        )
+    }
 
 
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
@@ -116,8 +149,8 @@ def _has_outcome(row: Row) -> bool:
 def first_of(sources: Sequence[ValuesOf]) -> ValuesOf:
     """The numbers from the first source that has them."""
 
-    def values_of(row: Row) -> Values | None:
-        results = (source(row) for source in sources)
+    def values_of(rows: Sequence[Row]) -> Values | None:
+        results = (source(rows) for source in sources)
         return next((values for values in results if values is not None), None)
 
     return values_of

@@ -144,7 +144,14 @@ def load_examples(job: Job) -> Data:
         InputError: if they have changed since the cell was planned.
     """
     cell = job.cell
-    data = load_data(cell.task, folder_of(job), max_train=cell.max_train, max_dev=cell.max_dev)
+    data = load_data(
+        cell.task,
+        folder_of(job),
+        max_train=cell.max_train,
+        max_dev=cell.max_dev,
+        folds=cell.folds,
+        fold=cell.fold,
+    )
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
     if not data.digest.startswith(cell.data_digest):

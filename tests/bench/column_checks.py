@@ -70,6 +70,9 @@ _CHECKS: Final = {
     "tests/bench/grid/test_grid.py": {
         "test_rates_are_searched_on_training_data_and_used": "learning_rate_source",
     },
+    "tests/bench/grid/test_folds.py": {
+        "test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other": "folds fold",
+    },
     "tests/bench/forecast/test_forecast.py": {
         "test_flops_are_for_each_real_token": "flops_per_token",
     },

@@ -8,10 +8,12 @@ from minbert.data.tasks import cs224n, multitask, prepared, vader
 from minbert.data.tasks.base import (
     Data,
     Examples,
+    Sizes,
     Task,
     TaskData,
     for_search,
 )
+from minbert.data.tasks.folds import Folds
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
 
@@ -19,6 +21,8 @@ __all__ = [
     "TASKS",
     "Data",
     "Examples",
+    "Folds",
+    "Sizes",
     "Task",
     "TaskData",
     "find_task",
@@ -52,6 +56,8 @@ def load_data(
     *,
     max_train: int | None = None,
     max_dev: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Data:
     """A task's examples, or those of its parts, for training and dev; never those for test.
 
@@ -60,11 +66,16 @@ def load_data(
         data: the folder that holds its files; None for an embedded task, which is fetched.
         max_train, max_dev: keep at most so many examples of each part, the same ones whatever the
             seed; a smaller number keeps a subset of what a larger one keeps.
+        folds, fold: with a number of folds, the fold that is dev; training has the others.
 
     Raises:
-        InputError: unknown name, `data` missing or without its files, or a failed download.
+        InputError: unknown name, `data` missing or without its files, a failed download, or folds
+            that can't be made.
     """
     task = find_task(name, data)
+    if folds is not None:
+        _check_limits(max_train, max_dev)
+        return Folds(load_data(name, data), folds, max_train, max_dev).fold(fold)
     if not task.parts:
         return load_task(name, data, max_train=max_train, max_dev=max_dev)
     _check_limits(max_train, max_dev)

@@ -69,7 +69,8 @@ class Examples:
 
     Attributes:
         labels: [N], classes or numbers; of several labels [N, C] of 0 and 1.
-        groups: of each example; those of one group stay together in every split.
+        groups: for each example the name of what it belongs to, such as a document or an author,
+            all of whose examples stay on one side of a split; None: each is by itself.
     """
 
     text_a: tuple[str, ...]
@@ -82,13 +83,13 @@ class Examples:
 
     def taken(self, indices: Sequence[int]) -> "Examples":
         """The examples at some indices, in the order of the indices."""
-        pairs = self.text_b
-        return Examples(
-            tuple(self.text_a[index] for index in indices),
-            None if pairs is None else tuple(pairs[index] for index in indices),
-            self.labels[list(indices)],
-            None if self.groups is None else tuple(self.groups[index] for index in indices),
+        columns = (
+            None if column is None else tuple(column[index] for index in indices)
+            for column in (self.text_b, self.groups)
         )
+        texts = tuple(self.text_a[index] for index in indices)
+        text_b, groups = columns
+        return Examples(texts, text_b, self.labels[list(indices)], groups)
 
     def split_pairs(self) -> tuple["Examples", ...]:
         """The first texts and, of pairs, the second texts, each as examples of single texts."""
@@ -180,12 +181,17 @@ class Data(ABC):
 
 @dataclass(frozen=True)
 class TaskData(Data):
-    """The examples of a task without parts."""
+    """The examples of a task without parts.
+
+    Attributes:
+        identity: the digest of the examples that they are a fold of; None: they are no fold.
+    """
 
     task: Task
     train: Examples
     dev: Examples
     problems: tuple[str, ...] = ()
+    identity: str | None = None
 
     @property
     def parts(self) -> Mapping[str, "TaskData"]:
@@ -198,7 +204,9 @@ class TaskData(Data):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples and their order, train and dev."""
+        """SHA-256 of the examples and their order, train and dev; all folds share one."""
+        if self.identity is not None:
+            return self.identity
         digest = hashlib.sha256(self.task.kind.encode())
         for examples in (self.train, self.dev):
             texts = (*examples.text_a, "\0", *(examples.text_b or ()), "\0")

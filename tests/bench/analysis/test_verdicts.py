@@ -314,7 +314,7 @@ def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept()
     ]
 
     def values_of(kept: set[int]):
-        return lambda each: np.ones(50) if each["seed"] in kept else None
+        return lambda run: np.ones(50) if run[0]["seed"] in kept else None
 
     for kept, known in (({0, 1, 2}, True), ({0}, False), (set(), False)):
         [group] = groups(rows, values_of=values_of(kept))

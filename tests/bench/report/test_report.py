@@ -305,7 +305,7 @@ def test_several_seeds_are_averaged(tmp_path, undrawn):
 
 def test_what_intervals_are_over_follows_from_the_kept_predictions(undrawn):
     rows = synthetic_rows(68 * 2, failures=False)
-    kept = report(rows, [], [], lambda row: np.full(4, row["dev_score"]))["lead"][0]
+    kept = report(rows, [], [], lambda run: np.full(4, run[0]["dev_score"]))["lead"][0]
     assert "scores over seeds, and over dev examples where predictions are kept)" in kept
     assert "those of scores over seeds)" in report(rows, [], [])["lead"][0]
     none = report(synthetic_rows(68 * 2, failures=False, init="random"), [], [])["lead"][0]

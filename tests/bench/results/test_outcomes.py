@@ -71,7 +71,7 @@ def no_note(line: str) -> None:
 
 
 def all_values(rows: list[Row], values_of: ValuesOf) -> list[list[float] | None]:
-    found = (values_of(row) for row in rows)
+    found = (values_of([row]) for row in rows)
     return [None if values is None else values.tolist() for values in found]
 
 
@@ -127,7 +127,7 @@ def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path: Path) -> Non
     runs = tmp_path / "runs.csv"
     [row] = fill(runs, count=1)
     keep_outcomes(runs, [row])
-    of_file = kept_values(runs, no_note)(row)
+    of_file = kept_values(runs, no_note)([row])
     assert of_file is not None
     [path] = (tmp_path / "runs").glob("*/predictions.safetensors")
     tensors = load_file(path)
@@ -136,13 +136,13 @@ def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path: Path) -> Non
     swapped[right] *= -1
     swapped[wrong, tensors["labels"][wrong]] += 100
     save_file(tensors | {"logits": swapped}, path)
-    values = kept_values(runs, no_note)(row)
+    values = kept_values(runs, no_note)([row])
     assert values is not None
     assert (values[right], values[wrong]) == (0.0, 1.0)
     save_file(tensors | {"logits": -tensors["logits"]}, path)  # another score than the row's
-    assert np.array_equal(kept_values(runs, no_note)(row), of_file)
+    assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
     path.write_bytes(b"torn")
-    assert np.array_equal(kept_values(runs, no_note)(row), of_file)
+    assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
 
 
 def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: 
     assert row.row_key == other.row_key
     values_of = first_of([kept_values(runs, no_note) for runs in (one, two)])
     for each in (row, other):
-        values = values_of(each)
+        values = values_of([each])
         assert values is not None
         assert values.mean() == pytest.approx(each["dev_score"])
 

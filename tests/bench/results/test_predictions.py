@@ -113,7 +113,7 @@ def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:
     (file,) = (tmp_path / "runs").glob("*/predictions.safetensors")
     values_of = kept_values(runs)
     file.write_bytes(b"no tensors")
-    assert values_of(row) is None
+    assert values_of([row]) is None
     assert kept_values(tmp_path / "other.csv") is no_values
-    assert kept_values(runs)(row | {"cell_id": "../../etc"}) is None
-    assert first_of([no_values, lambda row: np.ones(2)])(row).tolist() == [1.0, 1.0]
+    assert kept_values(runs)([row | {"cell_id": "../../etc"}]) is None
+    assert first_of([no_values, lambda _: np.ones(2)])([row]).tolist() == [1.0, 1.0]
