@@ -26,6 +26,7 @@ class Task:
             of a task without files is embedded.
         notes: caveats that must stand wherever its scores are shown.
         parts: tasks that one model learns together; a folder may hold the files of only some.
+        multi_label: whether a text has any number of the classes, instead of one.
     """
 
     name: str
@@ -34,19 +35,24 @@ class Task:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    multi_label: bool = False
 
     @property
     def kind(self) -> str:
-        """`classification`, `regression`, or `multitask` with parts."""
+        """`classification`, `multi_label`, `regression`, or `multitask` with parts."""
         if self.parts:
             return "multitask"
+        if self.multi_label:
+            return "multi_label"
         return "classification" if self.classes else "regression"
 
     @property
     def metric(self) -> str:
-        """Name of its dev score: `accuracy`, `pearson`, or `overall` with parts."""
+        """Name of its dev score: `accuracy`, `micro_f1`, `pearson`, or `overall` with parts."""
         if self.parts:
             return "overall"
+        if self.multi_label:
+            return "micro_f1"
         return "accuracy" if self.classes else "pearson"
 
     @property
@@ -62,7 +68,8 @@ class Examples:
 
     text_a: tuple[str, ...]
     text_b: tuple[str, ...] | None
-    labels: NDArray[np.int64] | NDArray[np.float64]  # [N], classes or numbers
+    labels: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.int8]
+    """[N], classes or numbers; of several labels for a text, 0 or 1 by class, [N, C]."""
 
     def __len__(self) -> int:
         return len(self.text_a)
@@ -151,8 +158,8 @@ class Data(ABC):
     def majority(self) -> float | None:
         """The dev score without learning: of always predicting the most frequent class of the
         training examples, of several the first, and of a part that is a regression that of no
-        correlation. None for a task that is a regression."""
-        if self.task.kind == "regression":
+        correlation. None for a task that is a regression, or has several labels for a text."""
+        if self.task.kind in ("regression", "multi_label"):
             return None
         scores = []
         for part in self.parts.values():
