@@ -73,5 +73,5 @@ def _digest(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> str
     digest = hashlib.sha256(json.dumps(sorted(notes.items())).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).data)
+        digest.update(array.data)
     return digest.hexdigest()
