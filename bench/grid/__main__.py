@@ -27,7 +27,9 @@ from bench.grid.session import Session
 from bench.launch.checks import (
     amp_notes,
     check_amp,
+    check_class_settings,
     check_compile,
+    check_early_stopping,
     check_folds,
     check_head,
     check_held_out,
@@ -36,6 +38,7 @@ from bench.launch.checks import (
     check_reports,
     check_search,
     check_space,
+    early_stopping_notes,
     idle_notes,
     label_notes,
     unfreezing_notes,
@@ -113,6 +116,11 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
     help="Run every cell N times, each in a new process, to see how times and memory vary.",
 )
 @_count_option("--epochs", help="Train for N passes over the training examples.")
+@_count_option(
+    "--early-stopping",
+    help="Stop a cell's training after N epochs without a better score on held-out training "
+    "examples, and keep the weights of the best epoch.",
+)
 @_count_option("--max-steps", help="Stop a cell's training after N steps.")
 @_count_option("--max-train", help="Train on N examples only.")
 @_count_option("--max-dev", help="Evaluate on N examples only.")
@@ -218,13 +226,16 @@ def command(
     check_compile(cells)
     check_ranks(cells, model.config)
     check_head(cells, keep)
-    check_held_out(settings.held_out, examples)
+    check_held_out(settings.share_held_out, examples)
+    check_early_stopping(cells)
     check_loss(grid.variants, cells, examples)
+    check_class_settings(grid.variants, examples)
     check_length(settings.max_length, model, pairs=examples.pairs_in_one)
     check_folds(settings, lr == "auto")
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
+        check_held_out(settings.share_held_out, searched)
     store = Store(runs, conditions.code_version if fresh else None)
     if store.rows is not None and store.torn:  # known once rows are read
         sys.stderr.write(f"note: {torn_line(runs)}\n")
@@ -255,6 +266,7 @@ def command(
         (*source.notes, *examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, model.config.num_hidden_layers),
+        early_stopping_notes(settings),
         (*target.device.notes, *amp_notes(cells, target.device)),
         # the last, since it tokenises examples: the others are printed before
         cut_notes(of_first, cells[0], model.tokenizer, folder) if some_run else (),

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Collection, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -120,12 +121,48 @@ def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) 
             )
 
 
+def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
+    """Refuse settings of the loss of a class for data in which no text has exactly one.
+
+    Args:
+        variants: the settings of the cells' grid.
+    """
+    kinds = {piece.task.kind for piece in data.pieces().values()}
+    if "classification" in kinds:
+        return
+    usual, labels = Settings(), "several labels for a text" if "multi_label" in kinds else "numbers"
+    for settings, name in product(variants, ("label_smoothing", "class_weights")):
+        if (value := getattr(settings, name)) != getattr(usual, name):
+            raise InputError(
+                f"{name} {value}: it is for classes, and task {data.task.name} has {labels}; "
+                "leave it out"
+            )
+
+
+def check_early_stopping(cells: Sequence[Cell]) -> None:
+    """Refuse early stopping with gradual unfreezing: training may end before all layers train, and
+    a step's costs depend on the epoch."""
+    if any(cell.early_stopping is not None and cell.unfreeze == ITERATIVE for cell in cells):
+        raise InputError(
+            f"early_stopping: with unfreeze {ITERATIVE} training might stop before all layers "
+            "train; leave either out"
+        )
+
+
+def early_stopping_notes(settings: Settings) -> list[str]:
+    """A note on the share that early stopping holds out, if the user did not choose it."""
+    if settings.share_held_out == settings.held_out:
+        return []
+    share = settings.share_held_out
+    return [f"early_stopping holds out {share:.0%} of the training examples (held_out {share:g})"]
+
+
 def label_notes(data: Data) -> list[str]:
     """Notes on parts of the task whose training or dev labels are all the same."""
     notes = []
     for piece in data.pieces().values():
         for name, labels in (("training", piece.train.labels), ("dev", piece.dev.labels)):
-            if constant(labels):
+            if not piece.task.multi_label and constant(labels):
                 notes.append(f"{piece.task.name}: all {name} labels are {labels[0]:g}")
     return list(dict.fromkeys(notes))
 

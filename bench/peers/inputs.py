@@ -18,7 +18,10 @@ from minbert.assets.embedded import fetch
 from minbert.data.tasks import TaskData, find_task, load_task
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
-SAME: Final = ("head", "optimizer", "schedule", "regression_loss")
+SAME: Final = (
+    *("head", "optimizer", "schedule", "regression_loss", "label_smoothing", "class_weights"),
+    *("layer_decay", "lora_plus_ratio", "early_stopping"),
+)
 """Settings that the baselines support only at our defaults."""
 
 

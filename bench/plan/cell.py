@@ -39,6 +39,9 @@ FAST: Final = "fast"
 REFERENCE: Final = "reference"
 """Values of `kernels`."""
 
+BALANCED: Final = "balanced"
+"""The value of `class_weights` besides `none`."""
+
 GRID: Final = "grid"
 SEARCHED: Final = "search"
 CANDIDATE: Final = "candidate"
@@ -279,8 +282,8 @@ class Cell:
     held_out: Annotated[
         float,
         About(
-            meaning="share of the training examples that are not trained on, by which ensembles "
-            "are chosen",
+            meaning="share of the training examples that are not trained on, by which training is "
+            "stopped early and ensembles are chosen",
             before=0.0,
             compared="never",
         ),
@@ -349,6 +352,15 @@ class Cell:
         int | None,
         About(meaning="cap on optimizer steps; empty: none", compared="group"),
     ]
+    early_stopping: Annotated[
+        int | None,
+        About(
+            meaning="epochs without a better held-out score after which training stops, with the "
+            "weights of the best epoch restored; empty: it does not",
+            before=None,
+            compared="group",
+        ),
+    ] = None
     optimizer: Annotated[
         str,
         About(
@@ -384,6 +396,30 @@ class Cell:
             short="{}",
         ),
     ] = None
+    label_smoothing: Annotated[
+        float,
+        About(
+            meaning="share of every label of a class that is spread over all classes",
+            before=0.0,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="smoothing {:g}",
+        ),
+    ] = 0.0
+    class_weights: Annotated[
+        str,
+        About(
+            meaning="weights of the classes in the training loss: none, or balanced, inversely "
+            "proportional to the number of examples trained on",
+            values=("none", BALANCED),
+            before="none",
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="class weights {}",
+        ),
+    ] = "none"
     encoders: Annotated[
         int | None,
         About(
@@ -469,6 +505,29 @@ class Cell:
             compared="label",
         ),
     ]
+    layer_decay: Annotated[
+        float,
+        About(
+            meaning="factor on the rate of each layer of the encoder, relative to the layer above; "
+            "1: none",
+            before=1.0,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="layer decay {:g}",
+        ),
+    ] = 1.0
+    lora_plus_ratio: Annotated[
+        float,
+        About(
+            meaning="rate of the adapters' B matrices as a multiple of that of A; 1: none",
+            before=1.0,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="LoRA+ ratio {:g}",
+        ),
+    ] = 1.0
     weight_decay: Annotated[
         float,
         About(

@@ -17,6 +17,8 @@ from bench.plan.dataset import DataSpec
 
 DEFAULT_TASK: Final = "movies"
 NAMED: Final = Path(__file__).parent / "grids"
+EARLY_STOPPING_SHARE: Final = 0.1
+"""The share of the training examples that early stopping holds out where `held_out` is 0."""
 _LARGEST_FILE: Final = 1 << 20
 _MOST_CELLS: Final = 100_000
 _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
@@ -93,6 +95,7 @@ class Settings(_Strict):
     max_train: Count | None = None
     max_dev: Count | None = None
     held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
+    early_stopping: Count | None = None
     max_length: Annotated[int, Field(ge=3, le=8192)] = 128
     batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"
@@ -103,7 +106,11 @@ class Settings(_Strict):
     optimizer: Annotated[str, OneOf("optimizer")] = "adamw"
     schedule: Annotated[str, OneOf("schedule")] = "linear"
     regression_loss: Annotated[str, OneOf("regression_loss")] = "mse"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    class_weights: Annotated[str, OneOf("class_weights")] = "none"
     learning_rates: Rates = Rates()
+    layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    lora_plus_ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 1.0
     weight_decay: Decay = 0.01
     warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
@@ -114,6 +121,12 @@ class Settings(_Strict):
     task_order: Annotated[str, OneOf("task_order")] = "proportional"
     task_rates: TaskRates = TaskRates()
     task_decays: TaskDecays = TaskDecays()
+
+    @property
+    def share_held_out(self) -> float:
+        """The share of the training examples that is held out: `held_out`, or with early stopping,
+        which needs some, at least the default."""
+        return self.held_out or (0.0 if self.early_stopping is None else EARLY_STOPPING_SHARE)
 
 
 if TYPE_CHECKING:
@@ -159,6 +172,10 @@ class Axes(_Strict):
             raise ValueError(f"rank doesn't apply to mode {self.mode[0]}")
         if set(self.mode) == {"head"} and "iterative" in self.unfreeze:
             raise ValueError("unfreeze doesn't apply to mode head")
+        if set(self.mode) == {"head"} and "layer_decay" in self.settings.model_fields_set:
+            raise ValueError("layer_decay doesn't apply to mode head")
+        if not ranked and "lora_plus_ratio" in self.settings.model_fields_set:
+            raise ValueError(f"lora_plus_ratio doesn't apply to mode {self.mode[0]}")
         return self
 
     @property

@@ -163,6 +163,7 @@ def _cell(
             "model_digest": resolved.model_digest,
             "pooling": resolved.pooling,
             "data_digest": resolved.data_digest,
+            "held_out": settings.share_held_out,
             "compile": ON if settings.compile else OFF,
             "regression_loss": settings.regression_loss if resolved.regression else None,
             "learning_rate_source": resolved.learning_rate_source,

@@ -61,6 +61,11 @@ def compiles(row: Mapping[str, Any]) -> bool:
     return row.get("compile") == ON
 
 
+def stops_early(row: Mapping[str, Any]) -> bool:
+    """Early stopping."""
+    return row.get("early_stopping") is not None
+
+
 def on_cuda(row: Mapping[str, Any]) -> bool:
     """A GPU."""
     return str(row.get("device", "")).startswith("cuda")
@@ -156,6 +161,10 @@ class Row(Cell):
     params_trainable: int | None = _column(
         "size", "parameters that train; with unfreezing, once all layers do"
     )
+    epochs_run: int | None = _column("size", "epochs that training has begun")
+    best_epoch: int | None = _column(
+        "size", "the epoch with the best held-out score, whose weights count", stops_early
+    )
     tokens_total: int | None = _column("size", "real tokens trained on, all epochs")
     flops_per_token: float | None = _column(
         "size", "FLOPs of a training step by token; 2 for each multiply-add"
@@ -228,7 +237,7 @@ class Row(Cell):
         pretrained,
     )
     dev_score: float | None = _column(
-        "quality", "the metric on dev after the last epoch", pretrained
+        "quality", "the metric on dev after the last epoch, or the best", pretrained
     )
     dev_ci_low: float | None = _column("quality", "its 95% interval, lower end", pretrained)
     dev_ci_high: float | None = _column("quality", "its 95% interval, upper end", pretrained)
@@ -246,11 +255,13 @@ class Row(Cell):
         "quality", "mean loss on dev; of parts, the mean of theirs", pretrained
     )
     train_loss: float | None = _column(
-        "quality", "mean loss over the last epoch's steps", pretrained
+        "quality",
+        "mean loss over the steps of that epoch, with its weights and smoothing",
+        pretrained,
     )
     train_score: float | None = _column(
         "quality",
-        "the metric on the batches of the last epoch, as they were trained on (dropout on)",
+        "the metric on the batches of that epoch, as they were trained on (dropout on)",
         pretrained,
     )
     majority_score: float | None = _column(

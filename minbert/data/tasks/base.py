@@ -166,8 +166,8 @@ class Data(ABC):
     def majority(self) -> float | None:
         """The dev score without learning: of always predicting the most frequent class of the
         training examples, of several the first, and of a part that is a regression that of no
-        correlation. None for a task that is a regression."""
-        if self.task.kind == "regression":
+        correlation. None for a task that is a regression, or has several labels for a text."""
+        if self.task.kind in ("regression", "multi_label"):
             return None
         scores = []
         for part in self.parts.values():
