@@ -261,7 +261,7 @@ class CellRun:
             losses={part: split.loss for part, split in self.train.items()},
             class_weights={
                 part: weights.to(self.device)
-                for part, weights in class_weights(self.train, cell).items()
+                for part, weights in class_weights(self.train, self.task, cell).items()
             },
             label_smoothing=cell.label_smoothing,
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),

@@ -269,7 +269,7 @@ def _rate_factor(name: str, depth: int, cell: Cell) -> float:
     return factor
 
 
-def class_weights(train: Mapping[str, Split], cell: Cell) -> dict[str, Tensor]:
+def class_weights(train: Mapping[str, Split], task: Task, cell: Cell) -> dict[str, Tensor]:
     """Weights [C] of the classes by part of the task, for parts that weigh them.
 
     Balanced, a class with n of N training examples weighs N / (C n), with C the number of classes
@@ -278,7 +278,7 @@ def class_weights(train: Mapping[str, Split], cell: Cell) -> dict[str, Tensor]:
     weights = {}
     for part, split in train.items():
         if cell.class_weights == BALANCED and split.loss in (CROSS_ENTROPY, BINARY):
-            classes = len(find_task(part or cell.task).classes)
+            classes = len((find_task(part) if part else task).classes)
             counts = np.bincount(split.labels.astype(np.int64), minlength=classes)
             inverse = np.divide(1.0, counts, out=np.zeros(classes), where=counts > 0)
             balanced = counts.sum() / np.count_nonzero(counts) * inverse

@@ -14,6 +14,7 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from bench.worker.setup import Split, build_model, class_weights, trained_groups
 from minbert.data.batches import Batch
+from minbert.data.tasks import TASKS
 from minbert.training.trainer import Trainer
 from tests.bench.peer_cells import cell, job_of
 from tests.bench.worker.test_worker import job_on
@@ -107,9 +108,10 @@ def test_a_class_without_examples_weighs_nothing(tiny_checkpoint: Path) -> None:
     of = cell(tiny_checkpoint, "full", task="sst", class_weights="balanced")
     labels = np.array([0, 0, 0, 2, 4, 4])
     split = Split((), labels, labels, "cross-entropy")
-    assert class_weights({"": split}, of)[""].tolist() == pytest.approx([2 / 3, 0, 2, 0, 1])
-    assert class_weights({"": replace(split, loss="mse")}, of) == {}
-    assert class_weights({"": split}, replace(of, class_weights="none")) == {}
+    weights = class_weights({"": split}, TASKS["movies"], of)[""]
+    assert weights.tolist() == pytest.approx([2 / 3, 0, 2, 0, 1])
+    assert class_weights({"": replace(split, loss="mse")}, TASKS["movies"], of) == {}
+    assert class_weights({"": split}, TASKS["movies"], replace(of, class_weights="none")) == {}
 
 
 # Rates
