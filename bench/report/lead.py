@@ -42,7 +42,7 @@ def lead(group: Group) -> list[str]:
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    lines = [first, _overall(group), _caps(group), _cut(group), *notes, machine, _elsewhere(group)]
+    lines = [first, _overall(group), _joined(group), _caps(group), _cut(group), *notes, machine, _elsewhere(group)]
     return [line for line in lines if line]
 
 
@@ -88,6 +88,19 @@ def _overall(group: Group) -> str:
         if group.shared(column) is not None
     ]
     return f"Overall is the mean of {', '.join(scores)}." if scores else ""
+
+
+def _joined(group: Group) -> str:
+    """What the score of several folds is."""
+    scored = [setting for setting in group.settings if setting.scores]
+    if group.folds is None or not scored:
+        return ""
+    if all(setting.values.keys() == setting.scores.keys() for setting in scored):
+        return f"A score is that of the predictions on all {group.folds} folds together."
+    return (
+        f"A score is that of the predictions on all {group.folds} folds together or, where these "
+        "are not known, the mean of the folds' scores."
+    )
 
 
 def _caps(group: Group) -> str:

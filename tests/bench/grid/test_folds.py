@@ -151,6 +151,7 @@ def test_the_report_shows_folds(ran: Ran) -> None:
     text = (ran.place.reports / "report.md").read_text()
     assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
     assert "Trained on all of the examples outside the fold that is scored, 1 epoch" in text
+    assert "A score is that of the predictions on all 3 folds together." in text
     assert "--task sst --folds 3 --epochs 1" in text
     assert "seed=0 fold=0" in text
     page = (ran.place.reports / "index.html").read_text()
@@ -295,6 +296,7 @@ def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
     assert score.value == pytest.approx(0.6)
     low = 0.6 - math.hypot(0.1, 0.2, 0.3) / 3
     assert score.low == pytest.approx(low)
+    assert "are not known, the mean of the folds' scores." in str(report(rows, [], [])["lead"])
 
 
 def test_several_seeds_of_folds_vary_by_seed_and_example() -> None:
