@@ -4,6 +4,8 @@ By pyarrow and datasets, the extra `data`. Only the columns in use are read, a b
 """
 
 import json
+import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -87,8 +89,13 @@ def from_hub(name: str, config: str | None) -> dict[str, Table]:
     shown = f"hub:{name}"
     datasets = _datasets(shown)
     repository, _, revision = name.partition("@")
-    if repository.count("/") > 1 or not repository or (Path(repository).exists()):
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):
         raise InputError(f"{shown}: is no name on the hub; give hub:USER/NAME, or a path alone")
+    if Path(repository).exists():
+        raise InputError(
+            f"{shown}: {repository} exists here too, and datasets would read that; start in "
+            f"another folder, or give --data {repository}"
+        )
     try:
         found = datasets.load_dataset(repository, config, revision=revision or None)
     except Exception as error:
@@ -97,30 +104,14 @@ def from_hub(name: str, config: str | None) -> dict[str, Table]:
 
 
 def _hub_reason(error: Exception) -> str:
-    from huggingface_hub import errors
-
-    chain: list[BaseException] = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) and inner not in chain:
-        chain.append(inner)
-    reasons = {  # the more special before their base classes
-        errors.GatedRepoError: "is gated: ask for access on its page, then `hf auth login`",
-        errors.RevisionNotFoundError: "has no such branch, tag or commit",
-        errors.RepositoryNotFoundError: "does not exist, or is private: `hf auth login`",
-        errors.OfflineModeIsEnabled: "is not on this machine, and the hub is offline by HF_HUB_"
-        "OFFLINE or HF_DATASETS_OFFLINE",
-    }
-    for kind, reason in reasons.items():
-        if any(isinstance(each, kind) for each in chain):
-            return reason
     text = str(error)
-    if "Config name is missing" in text or "BuilderConfig" in text:
-        return f"--data-config CONFIG chooses a configuration: {_cause(error)}"
+    if "BuilderConfig" in text or "Config name is missing" in text:
+        names = " ".join(text.split())[:200]
+        return f"--data-config CONFIG chooses one of its configurations ({one_line(names)})"
     if "scripts are no longer supported" in text:
-        return "is a script, and code from the hub is never run; take a version of it in Parquet"
-    http_error: Any = errors.HfHubHTTPError.__bases__[0]
-    network = (ConnectionError, http_error)
-    if any(isinstance(each, network) or "ConnectError" in repr(each) for each in chain):
-        return f"the hub can't be reached ({_cause(error)})"
+        return "is a script, and code from the hub is never run; give a version of it in Parquet"
+    if isinstance(error, ConnectionError):
+        return f"the hub can't be reached, and the set is not on this machine ({_cause(error)})"
     return f"can't be read by datasets ({_cause(error)})"
 
 
@@ -266,6 +257,7 @@ def _datasets(name: str) -> Any:
     import datasets
 
     datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its errors say all that matters
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     return datasets

@@ -186,11 +186,10 @@ class _LeftOut:
 
     def note(self, table: Table) -> str:
         """A line about them."""
-        rows = "row" if self.count == 1 else "rows"
-        verb, at = ("is", "at") if self.count == 1 else ("are", "first at")
+        rows, verb, at = ("row", "is", "at") if self.count == 1 else ("rows", "are", "first at")
         return (
-            f"{Path(table.name).name}: {self.count:,} {rows} {self.reason} {verb} left out, {at} {table.unit} "
-            f"{self.first:,}"
+            f"{Path(table.name).name}: {self.count:,} {rows} {self.reason} {verb} left out, "
+            f"{at} {table.unit} {self.first:,}"
         )
 
 
