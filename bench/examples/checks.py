@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.examples.lengths import auto_max_length, share_cut
-from bench.examples.near import Near, near_duplicates
-from bench.plan.findings import Checks, Finding, Lengths
+from bench.examples.near import DEV, TRAIN, near_duplicates
+from bench.plan.findings import CONTROL, Checks, Finding, Lengths
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.splitting import normalised
 
@@ -39,7 +39,7 @@ PROBLEMS: Final = {
         f"[ÂÃ](?![«»])[{_CONTINUED}]|(?:[Â-ÅÎ-Ñ][{_CONTINUED}]){{2}}"
         "|â[€\u0080][\u0080-\u00bf™œ˜“”†‡‰‹›]|ð[Ÿ\u009f]|ï»¿"
     ),
-    "control characters": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
+    CONTROL: re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
     "lone surrogates": re.compile("[\ud800-\udfff]"),
 }
 """Signs of text that was decoded wrongly, by kind."""
@@ -186,35 +186,30 @@ class _Sample:
                 if at < len(keys) and keys[at] == key:
                     self._places.append((examples, int(first[at])))
                     break
-        self._in_train = np.isin(self._keys, train)
-        self._in_dev = np.isin(self._keys, dev)
         texts = [_key(*_texts(*place)) for place in self._places]
-        self.near: Near = near_duplicates(texts, self._in_train, self._in_dev)
+        on_side = np.stack([np.isin(self._keys, keys) for keys in (train, dev)])
+        self.near = near_duplicates(texts, on_side)
 
     def near_duplicates(self) -> Finding:
         """The texts with a near duplicate on their side."""
-        return self._finding(self.near.same)
+        return self._finding((TRAIN, TRAIN), (DEV, DEV))
 
     def near_leaks(self) -> Finding:
         """The texts with a near duplicate on the other side."""
-        return self._finding(self.near.across)
+        return self._finding((TRAIN, DEV), (DEV, TRAIN))
 
     def leaked_keys(self) -> Keys:
         """The keys of the training texts with a near duplicate in dev."""
-        return self._keys[[at for at in self.near.across if self._in_train[at]]]
+        return self._keys[[*self.near.pairs[TRAIN, DEV]]]
 
-    def _finding(self, pairs: dict[int, int]) -> Finding:
-        found = np.array(sorted(pairs), dtype=np.int64)
-        lines: list[str] = []
-        for at in pairs:
-            other = pairs[at]
-            if at < other and len(lines) < SHOWN:
-                lines.append(" ≈ ".join(shown(*_texts(*self._places[n])) for n in (at, other)))
-        return Finding(
-            train=int(self._in_train[found].sum()),
-            dev=int(self._in_dev[found].sum()),
-            shown=tuple(lines),
-        )
+    def _finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
+        train, dev = self.near.pairs[of_train], self.near.pairs[of_dev]
+        pairs = dict.fromkeys(frozenset(pair) for pair in (*train.items(), *dev.items()))
+        lines = [
+            " ≈ ".join(shown(*_texts(*self._places[at])) for at in sorted(pair))
+            for pair in [*pairs][:SHOWN]
+        ]
+        return Finding(train=len(train), dev=len(dev), shown=tuple(lines))
 
 
 def _conflicts(data: TaskData, keys: Keys) -> Finding:

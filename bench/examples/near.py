@@ -25,33 +25,38 @@ _MOST_CANDIDATES: Final = 5_000_000
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
+TRAIN: Final = 0
+DEV: Final = 1
+_SIDES: Final = ((TRAIN, TRAIN), (TRAIN, DEV), (DEV, TRAIN), (DEV, DEV))
+
+
 @dataclass
 class Near:
     """Near duplicates among texts of two sides.
 
     Attributes:
         compared: the number of texts, from the first, among which they were searched.
-        same: by the index of a text, that of a near duplicate on the same side.
-        across: likewise, on the other side.
+        pairs: by two sides, for each text of the one that has a near duplicate on the other, the
+            indices of both.
     """
 
     compared: int
-    same: dict[int, int] = field(default_factory=dict)
-    across: dict[int, int] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], dict[int, int]] = field(
+        default_factory=lambda: {sides: {} for sides in _SIDES}
+    )
 
 
-def near_duplicates(
-    texts: Sequence[str], in_train: NDArray[np.bool_], in_dev: NDArray[np.bool_]
-) -> Near:
+def near_duplicates(texts: Sequence[str], on_side: NDArray[np.bool_]) -> Near:
     """The near duplicates among distinct normalised texts, in random order.
 
     Args:
-        in_train, in_dev: whether each text is a training example, and a dev example, [N].
+        on_side: whether each text is one of train, and one of dev, [2, N].
     """
     from datasketch import MinHash, MinHashLSH  # loads scipy
 
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
     empty = MinHash(num_perm=_BANDS * _ROWS, hashfunc=int)
+    sides = on_side.T.tolist()  # [N, 2]
     grams: list[NDArray[np.uint32]] = []
     near, candidates = Near(len(texts)), 0
     for number, text in enumerate(texts):
@@ -60,17 +65,15 @@ def near_duplicates(
         signature.update_batch(grams[number].tolist())
         for other in sorted(index.query(signature)):
             candidates += 1
-            same = (in_train[number] and in_train[other]) or (in_dev[number] and in_dev[other])
-            across = (in_train[number] and in_dev[other]) or (in_dev[number] and in_train[other])
             wanted = [
-                known
-                for known, possible in ((near.same, same), (near.across, across))
-                if possible and not (number in known and other in known)
+                (near.pairs[here, there], one, two)
+                for here, there in _SIDES
+                for one, two in ((number, other), (other, number))
+                if sides[one][here] and sides[two][there] and one not in near.pairs[here, there]
             ]
             if wanted and _is_near(grams[number], grams[other]):
-                for known in wanted:
-                    known.setdefault(number, other)
-                    known.setdefault(other, number)
+                for pairs, one, two in wanted:
+                    pairs[one] = two
         if candidates > _MOST_CANDIDATES:
             near.compared = number + 1
             break

@@ -1,8 +1,11 @@
 """What checks of a set of examples found, as `runs.data.json` and reports hold it."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+CONTROL: Final = "control characters"
+"""A key of `Checks.encoding`."""
 
 
 class _Facts(BaseModel):

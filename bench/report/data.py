@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from bench.analysis.groups import Group
-from bench.plan.findings import Checks, Finding, Lengths
-from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
+from bench.plan.findings import CONTROL, Checks, Finding, Lengths
+from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, plain
@@ -19,6 +19,7 @@ from bench.results.facts import DataFacts
 _MOST_CLASSES: Final = 24
 """Classes in a figure, the most frequent ones."""
 _LONGEST_NAME: Final = 30
+_ENCODING: Final = "read the file in the encoding it was written in"
 _DROP: Final = "--drop-leaks leaves them out"
 
 
@@ -84,7 +85,7 @@ def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
         ("Texts with a near duplicate on their side", checks.near_duplicates, ""),
         ("Empty texts", checks.empty, "leave them out of the file"),
         *(
-            (name[0].upper() + name[1:], finding, "read the file in the encoding it was written in")
+            (name[0].upper() + name[1:], finding, "" if name == CONTROL else _ENCODING)
             for name, finding in checks.encoding.items()
         ),
     ]
@@ -147,9 +148,11 @@ def _finding_tables(checks: Checks) -> list[Table]:
         Head("remedy", "what to do"),
     ]  # fmt: skip
     rows = [[name, f"{f.train:,}", f"{f.dev:,}", remedy or DASH] for name, f, remedy in found]
-    examples = [[name, plain(line)] for name, finding, _ in found for line in finding.shown]
-    shown = Table([Head("finding", "finding"), Head("example", "example")], examples, "Examples")
-    return [Table(heads, rows, "What checks found"), shown]
+    examples = [
+        Table([Head("example", "example")], [[plain(line)] for line in finding.shown], name)
+        for name, finding, _ in found
+    ]
+    return [Table(heads, rows, "What checks found"), *examples]
 
 
 def _length_table(checks: Checks) -> Table:
@@ -246,7 +249,6 @@ def length_histogram(checks: Checks, stem: str) -> Drawing:
         axes.set_xlabel(lengths.unit)
         axes.set_ylabel("training examples")
         axes.grid(visible=False, axis="x")
-        axes.tick_params(axis="y", colors=GREY)
     percentiles = ", ".join(f"{name}%: {value:,}" for name, value in lengths.train.items())
     alt = f"Histogram of the lengths of training examples in {lengths.unit}. {percentiles}."
     caption = f"The last bar has all that are longer; the longest has {lengths.train['100']:,}."
