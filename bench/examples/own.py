@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.common.errors import InputError
+from bench.examples.reading import course_tasks, read
 from bench.plan.dataset import DataSpec
 from bench.plan.gridfile import DEFAULT_TASK
 from minbert.assets.cache import cache_folder
@@ -68,8 +69,6 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
     Raises:
         InputError: if it has those of several and none of them is named.
     """
-    from bench.examples.reading import is_course_folder
-
     if task in TASKS:
         if spec.is_on_hub or is_file(spec.path):
             raise InputError(
@@ -79,7 +78,7 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
         return task  # its files are looked for when they are read
     if spec.is_on_hub or not is_folder(spec.path):
         return None
-    names: list[str] = is_course_folder(Path(spec.path))
+    names = course_tasks(Path(spec.path))
     if not names or spec.text or spec.label:
         return None
     if len(names) > 1:
@@ -107,8 +106,6 @@ def _name_of(task: str | None, spec: DataSpec) -> str:
 
 def _prepare(name: str, spec: DataSpec) -> Source:
     """Read, split and store the examples that a description stands for."""
-    from bench.examples.reading import read
-
     with _working(f"reading {spec.path}"):
         found = read(spec)
         task = Task(name, "", found.classes, multi_label=found.problem == "multi_label")

@@ -16,6 +16,7 @@ import click
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
+from bench.examples.lengths import find_length
 from bench.examples.options import merged, with_data
 from bench.examples.own import Source, find_source
 from bench.examples.tokens import cut_notes
@@ -58,6 +59,7 @@ from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import Data, Folds, find_task, for_search, load_data
+from minbert.data.tokenizer import Tokenizer
 
 _EPILOG: Final = """\b
 Examples:
@@ -77,6 +79,12 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
         unit = str(option.metavar).lower()
         raise click.BadParameter(f"{value} is not a number of {unit}; for no limit, leave it out.")
     return value
+
+
+def _length(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> int | str | None:
+    return int(value) if value is not None and value.isdecimal() else value
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
@@ -124,6 +132,13 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 @_count_option("--max-steps", help="Stop a cell's training after N steps.")
 @_count_option("--max-train", help="Train on N examples only.")
 @_count_option("--max-dev", help="Evaluate on N examples only.")
+@click.option(
+    "--max-length",
+    callback=_length,
+    metavar="N|auto",
+    help="Cut texts after N tokens; auto: the smallest multiple of 8 that cuts under 1% of the "
+    "tokens of the training examples.",
+)
 @click.option(
     "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."
 )
@@ -219,7 +234,14 @@ def command(
     grid = without_idle_caps(grid, sizes)
     settings, folder = grid.settings, source.folder
     model = find_model(settings.model, settings.init, settings.pooling)
-    cells = select(expand(grid, _resolve(model, examples, target.amp_on)), axes)
+    length_notes: list[str] = []
+    resolved = _resolve(model, examples, target.amp_on)
+    if grid.has_auto_length:
+        longest = model.config.max_position_embeddings
+        tokenizer = Tokenizer.from_folder(model.tokenizer)
+        auto_length, *length_notes = find_length(examples, tokenizer, longest)
+        resolved = replace(resolved, auto_length=auto_length)
+    cells = select(expand(grid, resolved), axes)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_amp(cells, grid, target.device)
@@ -230,7 +252,9 @@ def command(
     check_early_stopping(cells)
     check_loss(grid.variants, cells, examples)
     check_class_settings(grid.variants, examples)
-    check_length(settings.max_length, model, pairs=examples.pairs_in_one)
+    of_lengths = {cell.max_length: cell for cell in reversed(cells)}
+    for length in of_lengths:
+        check_length(length, model, pairs=examples.pairs_in_one)
     check_folds(settings, lr == "auto")
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
@@ -261,15 +285,21 @@ def command(
         search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
-    of_first = examples if folds is None else folds.fold(cells[0].fold)
     notes = chain(
         (*source.notes, *examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, model.config.num_hidden_layers),
         early_stopping_notes(settings),
+        length_notes,
         (*target.device.notes, *amp_notes(cells, target.device)),
-        # the last, since it tokenises examples: the others are printed before
-        cut_notes(of_first, cells[0], model.tokenizer, folder) if some_run else (),
+        # the last, since they tokenise examples: the others are printed before
+        *(
+            cut_notes(
+                examples if folds is None else folds.fold(cell.fold), cell, model.tokenizer, folder
+            )
+            for _, cell in sorted(of_lengths.items())
+            if some_run
+        ),
     )
     if dry_run:
         _print_notes(notes)

@@ -33,6 +33,7 @@ from bench.plan.models import Model
 from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
+from bench.results.facts import read_facts
 from bench.results.overhead import Account
 from bench.results.predictions import kept_values
 from bench.results.protocol import DEVICE_FAILED
@@ -356,6 +357,7 @@ class Session:
                     planned=self._plan(planned),
                     sources=[self.store.path.name],
                     values_of=kept_values(self.store.path),
+                    data=read_facts(self.store.path),
                 )
             )
         except (DiskFullError, InputError) as error:

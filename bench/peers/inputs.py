@@ -1,11 +1,13 @@
 """The model, the examples and the cells that a command line selects."""
 
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError
+from bench.examples.lengths import find_length
 from bench.launch.checks import check_amp, check_model
 from bench.machine.conditions import Found
 from bench.plan import gridfile
@@ -16,6 +18,7 @@ from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import TaskData, find_task, load_task
+from minbert.data.tokenizer import Tokenizer
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
 SAME: Final = (
@@ -63,12 +66,16 @@ def find(
         learning_rate_source=GRID,
     )
     _check_same(grid)
+    if grid.has_auto_length:
+        longest = model.config.max_position_embeddings
+        length, _ = find_length(examples, Tokenizer.from_folder(model.tokenizer), longest)
+        resolved = replace(resolved, auto_length=length)
     cells = select(_in_order(grid, resolved), wanted)
     if not cells:
         raise InputError(f"--select: none of the settings to compare has {selection}")
     check_amp(cells, grid, machine.device)
     check_ranks(cells, model.config)
-    check_length(grid.settings.max_length, model, pairs=examples.train.text_b is not None)
+    check_length(cells[0].max_length, model, pairs=examples.train.text_b is not None)
     check_model(model, grid.settings.init)
     return model, examples, cells
 
@@ -84,10 +91,10 @@ def _check_same(grid: gridfile.Grid) -> None:
             )
     if any("iterative" in axes.unfreeze for axes in grid.cells):
         raise InputError("--grid: bench.peers compares only training without gradual unfreezing")
-    if any(axes.batch_size or axes.learning_rate for axes in grid.cells):
+    if any(axes.batch_size or axes.max_length or axes.learning_rate for axes in grid.cells):
         raise InputError(
-            "--grid: bench.peers compares at one batch size and the learning rates of settings; "
-            "leave out the axes batch_size and learning_rate"
+            "--grid: bench.peers compares at the batch size, length and learning rates of "
+            "settings; leave out the axes batch_size, max_length and learning_rate"
         )
 
 

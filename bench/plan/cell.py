@@ -299,7 +299,12 @@ class Cell:
     ] = None
     max_length: Annotated[
         int,
-        About(meaning="tokens after which a text is cut", grows=True, compared="never"),
+        About(
+            meaning="tokens after which a text is cut",
+            grows=True,
+            compared="group",
+            short="length {}",
+        ),
     ]
     batching: Annotated[
         str,

@@ -6,7 +6,15 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import core_schema
 
 from adapters.methods import ADAPTER_MODES, has_rank
@@ -41,6 +49,20 @@ Amp = Annotated[str, OneOf("amp", "on")]
 Unfreeze = Annotated[str, OneOf("unfreeze")]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+AUTO: Final = "auto"
+_SHORTEST: Final = 3
+_LONGEST: Final = 8192
+
+
+def _max_length(value: Any) -> Any:
+    is_length = type(value) is int and _SHORTEST <= value <= _LONGEST
+    if not is_length and value != AUTO:
+        raise ValueError(f"should be {AUTO} or a whole number from {_SHORTEST} to {_LONGEST}")
+    return value
+
+
+MaxLength = Annotated[int | Literal["auto"], PlainValidator(_max_length)]
+"""`auto` becomes a number when the grid is expanded, see `bench.examples.lengths`."""
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -96,7 +118,7 @@ class Settings(_Strict):
     max_dev: Count | None = None
     held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
     early_stopping: Count | None = None
-    max_length: Annotated[int, Field(ge=3, le=8192)] = 128
+    max_length: MaxLength = 128
     batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"
     compile: bool = False
@@ -145,8 +167,8 @@ else:
 class Axes(_Strict):
     """One table `[[cells]]`: every combination of its values is a cell.
 
-    Without `batch_size` and `learning_rate` those of the settings apply; a `learning_rate` is used
-    for all parameters that train.
+    Without `batch_size`, `max_length` and `learning_rate` those of the settings apply; a
+    `learning_rate` is used for all parameters that train.
     """
 
     mode: Annotated[list[Mode], Field(min_length=1)]
@@ -155,6 +177,7 @@ class Axes(_Strict):
     amp: Annotated[list[Amp], Field(min_length=1)] = ["off"]
     unfreeze: Annotated[list[Unfreeze], Field(min_length=1)] = ["all"]
     batch_size: list[BatchSize] = []
+    max_length: list[MaxLength] = []
     learning_rate: list[Rate] = []
     settings: Varied = Varied()
 
@@ -212,6 +235,11 @@ class Grid(_Strict):
         """The settings of one table's cells."""
         own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
         return self.settings.model_copy(update=own)
+
+    @property
+    def has_auto_length(self) -> bool:
+        """Whether any cell has `max_length` auto."""
+        return any(AUTO in (axes.max_length or [self.settings.max_length]) for axes in self.cells)
 
     @property
     def variants(self) -> list[Settings]:

@@ -11,7 +11,7 @@ from adapters.methods import METHODS, has_rank
 from bench.common.errors import InputError
 from bench.plan.cell import ABOUT, CANDIDATE, FP32, OFF, ON, Cell, Columns, has_parts, named
 from bench.plan.columns import learning_rates
-from bench.plan.gridfile import Axes, Grid, Settings
+from bench.plan.gridfile import AUTO, Axes, Grid, Settings
 from bench.plan.parts import most_encoders, to_text
 from bench.plan.rows import (
     FLAGS,
@@ -36,7 +36,8 @@ class Resolved:
     """A grid's names, resolved on this machine.
 
     `regression` says whether the task predicts a number; `parts` are the parts of the task that
-    the data has, if the task has any.
+    the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
+    only if the grid has it.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Resolved:
     learning_rate_source: str
     regression: bool = False
     parts: tuple[str, ...] = ()
+    auto_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,19 @@ def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
     for seed, fold in product(range(grid.settings.seeds), folds):
         cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed, fold)]
         names = Counter(cell.name for cell in cells)
-        cells.sort(key=lambda cell: _order(cell, names[cell.name] > 1))
+        by_length = len({cell.max_length for cell in cells}) > 1
+        cells.sort(key=lambda cell: _order(cell, names[cell.name] > 1, by_length))
         by_id.update((cell.cell_id, cell) for cell in cells)
     return list(by_id.values())
 
 
-def _order(cell: Cell, by_settings: bool) -> bytes:
-    """The sort key of the permutation; with settings where names alone are not unique."""
+def _order(cell: Cell, by_settings: bool, by_length: bool) -> bytes:
+    """The sort key of the permutation; with settings where names alone are not unique, and with
+    the length where cells differ in it."""
     rate = cell.learning_rate or cell.learning_rate_head
     further = f" {cell.batch_size} {rate}" if by_settings else ""
+    if by_settings and by_length:
+        further += f" {cell.max_length}"
     return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
 
 
@@ -110,11 +116,12 @@ def _round(
     settings = grid.settings_of(axes)
     for mode, amp in product(axes.mode, axes.amp):
         rates: Sequence[float | None] = axes.learning_rate or [None]
-        for layers, rank, unfreeze, batch_size, rate in product(
+        for layers, rank, unfreeze, batch_size, max_length, rate in product(
             axes.layers if mode in METHODS else [None],
             axes.rank if has_rank(mode) else [None],
             axes.unfreeze if ABOUT["unfreeze"].applies({"mode": mode}) else [None],
             axes.batch_size or [settings.batch_size],
+            axes.max_length or [settings.max_length],
             rates,
         ):
             yield _cell(
@@ -127,6 +134,7 @@ def _round(
                 amp=resolved.amp_on if amp == "on" else amp,
                 unfreeze=unfreeze,
                 batch_size=batch_size,
+                max_length=resolved.auto_length if max_length == AUTO else max_length,
                 seed=seed,
                 fold=fold,
             )

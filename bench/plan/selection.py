@@ -8,7 +8,8 @@ from bench.plan.cell import Cell
 from bench.plan.columns import VALUES
 
 AXES: Final = (
-    "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "learning_rate", "seed", "fold",
+    "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
+    "seed", "fold",
 )  # fmt: skip
 
 

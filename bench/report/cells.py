@@ -39,7 +39,8 @@ _TITLES: Final = {
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
-    "unfreeze": "unfreezing", "batch_size": "batch", "frozen_dtype": "frozen",
+    "unfreeze": "unfreezing", "batch_size": "batch", "max_length": "length",
+    "frozen_dtype": "frozen",
     "code_version": "code",
 }  # fmt: skip
 _DISTINGUISHING: Final = {

@@ -42,7 +42,16 @@ def lead(group: Group) -> list[str]:
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    lines = [first, _overall(group), _joined(group), _caps(group), _cut(group), *notes, machine, _elsewhere(group)]
+    lines = [
+        first,
+        _overall(group),
+        _joined(group),
+        _caps(group),
+        _cut(group),
+        *notes,
+        machine,
+        _elsewhere(group),
+    ]
     return [line for line in lines if line]
 
 

@@ -4,12 +4,13 @@ Importing this loads pandas and matplotlib, and the first figure loads seaborn, 
 it only when they have something to render.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -22,6 +23,7 @@ from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_sections, hub_first
 from bench.report.commands import NOTE, commands
+from bench.report.data import data_section
 from bench.report.drawing import Drawing
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
@@ -30,6 +32,7 @@ from bench.report.sections import Section, between_processes, sections, tradeoff
 from bench.report.tables import Table
 from bench.report.terms import TERMS
 from bench.report.winners import Card, cards
+from bench.results.facts import DataFacts
 from bench.results.outcomes import ValuesOf, no_values
 
 _MOST_DRAWN: Final = 3
@@ -65,6 +68,7 @@ def render(
     sources: Sequence[str] = (),
     values_of: ValuesOf = no_values,
     code_version: str | None = None,
+    data: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> Path:
     """Write the report on some rows, and return the path of its index.html.
 
@@ -76,13 +80,14 @@ def render(
         sources: the files that the rows came from, as a command line names them.
         values_of: returns the kept predictions of a row, as `bench.results.predictions` does.
         code_version: the only version of the code whose rows are shown; None: all versions.
+        data: facts on the examples, by `data_digest`.
 
     Raises:
         InputError: if the folder can't be written, or no row is of that version.
         DiskFullError: if there is no space left.
     """
     names = [text.plain(Path(source).name) for source in sources]
-    facts = report(rows, planned, names, values_of, code_version)
+    facts = report(rows, planned, names, values_of, code_version, data)
     drawings = [d for section in facts["sections"] for d in section.drawings]
     for other in facts["others"]:
         drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
@@ -97,6 +102,7 @@ def report(
     sources: Sequence[str],
     values_of: ValuesOf = no_values,
     code_version: str | None = None,
+    data: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
     narrowed: list[str] = []
@@ -124,7 +130,7 @@ def report(
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": _sections(every_group, searches) if first else searches,
+        "sections": _sections(every_group, searches, data) if first else searches,
         "cells_heading": (
             f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
             f"{len(every_row):,} ended ok"
@@ -132,7 +138,9 @@ def report(
         "cells": cells.cells_table(every_group),
         "failures_heading": failures_heading,
         "failures": failures,
-        "others": [_other(group, every_group[0], i) for i, group in enumerate(others, start=2)],
+        "others": [
+            _other(group, every_group[0], i, data) for i, group in enumerate(others, start=2)
+        ],
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
@@ -156,7 +164,9 @@ def _printable(rows: Iterable[Row]) -> list[Row]:
     return [printable(row) for row in rows]
 
 
-def _sections(every_group: Sequence[Group], searches: Sequence[Section]) -> list[Section]:
+def _sections(
+    every_group: Sequence[Group], searches: Sequence[Section], data: Mapping[str, DataFacts]
+) -> list[Section]:
     """The sections on the first group, and those that compare groups."""
     first = every_group[0]
     return [
@@ -166,15 +176,17 @@ def _sections(every_group: Sequence[Group], searches: Sequence[Section]) -> list
         *searches,
         *authors_section(every_group[: 1 + _MOST_OTHERS]),
         *predictions_section(first),
+        *data_section(first, data),
     ]
 
 
-def _other(group: Group, first: Group, number: int) -> Other:
+def _other(group: Group, first: Group, number: int, data: Mapping[str, DataFacts]) -> Other:
     drawings: list[Drawing] = []
     drawn = number - 1 <= _MOST_DRAWN
     prefix = f"group{number}-"
     if drawn and group.has_quality and group.learned:
         drawings = tradeoffs(group, tables.frame(group), prefix)
+    is_same = group.shared("data_digest") == first.shared("data_digest")
     return Other(
         number, lead.title(group),
         [
@@ -182,7 +194,10 @@ def _other(group: Group, first: Group, number: int) -> Other:
             *between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
-        [*changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn)],
+        [
+            *changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn),
+            *([] if is_same else data_section(group, data, prefix)),
+        ],
     )  # fmt: skip
 
 

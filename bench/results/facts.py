@@ -7,12 +7,16 @@ show them on a machine that does not have the data.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
+from bench.plan.dataset import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.findings import Checks
+from minbert.data.tasks import Examples, TaskData
 
 _LARGEST: Final = 2**26
 
@@ -45,7 +49,7 @@ class DataFacts(BaseModel):
         classes: their names, in the order of the labels.
         train, dev: numbers of examples.
         class_counts: of each class, in train and in dev; empty without classes.
-        checks: as `bench.examples.checks` returns them; empty: not made.
+        checks: what `bench.examples.checks` found; None: not made.
         references: reference points, of every encoder that they were made for.
     """
 
@@ -58,8 +62,48 @@ class DataFacts(BaseModel):
     train: int
     dev: int
     class_counts: dict[str, tuple[int, ...]] = {}
-    checks: dict[str, Any] = {}
+    checks: Checks | None = None
     references: tuple[Reference, ...] = ()
+
+    @property
+    def majority(self) -> tuple[str, float] | None:
+        """The most frequent class of the training examples, of several the first, and its share of
+        the dev examples; None unless each example has one class."""
+        if self.problem != SINGLE_LABEL or not self.class_counts:
+            return None
+        name = max(self.class_counts, key=lambda name: self.class_counts[name][0])
+        return name, self.class_counts[name][1] / max(1, self.dev)
+
+
+def facts_of(data: TaskData, source: str, checks: Checks | None) -> DataFacts:
+    """The facts on a task's examples, without reference points.
+
+    Args:
+        source: as in `DataFacts`; empty for an embedded task.
+    """
+    classes = data.task.classes
+    several = data.train.labels.ndim > 1
+    train, dev = (_counts(side, len(classes)) for side in (data.train, data.dev))
+    return DataFacts(
+        task=data.task.name,
+        problem=MULTI_LABEL if several else SINGLE_LABEL if classes else REGRESSION,
+        source=source,
+        classes=classes,
+        train=len(data.train),
+        dev=len(data.dev),
+        class_counts=dict(zip(classes, zip(train, dev, strict=True), strict=True)),
+        checks=checks,
+    )
+
+
+def _counts(examples: Examples, classes: int) -> list[int]:
+    """The number of examples of each class."""
+    labels = examples.labels
+    if not classes:
+        return []
+    one_each = labels.ndim == 1
+    counts = np.bincount(labels, minlength=classes) if one_each else labels.sum(axis=0)
+    return [int(count) for count in counts]
 
 
 def facts_file(runs: Path) -> Path:

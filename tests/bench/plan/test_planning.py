@@ -134,6 +134,34 @@ def test_cells_have_the_settings_of_their_table() -> None:
     assert len({c.cell_id for c in cells}) == 3
 
 
+def test_lengths_are_an_axis_and_auto_is_resolved() -> None:
+    axes = "mode = ['lora']\nrank = [1, 2]\nlayers = ['attn']\nmax_length = [32, 'auto']"
+    grid = gridfile.parse(f"[[cells]]\n{axes}", "grid.toml", "grid")
+    assert grid.has_auto_length
+    resolved = replace(RESOLVED, auto_length=72)
+    found = expand(grid, resolved)
+    assert {(cell.rank, cell.max_length) for cell in found} == {
+        (1, 32), (1, 72), (2, 32), (2, 72),
+    }  # fmt: skip
+    assert len(select(found, parse_selection("max_length=72"))) == 2
+    (whole,) = expand(
+        gridfile.parse("[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']", "", ""),
+        resolved,
+    )
+    (same,) = expand(
+        gridfile.parse("[settings]\nmax_length = 72\n[[cells]]\nmode = ['full']", "", ""), RESOLVED
+    )
+    assert whole == same
+    assert not gridfile.load("full").has_auto_length
+
+
+def test_an_axis_of_lengths_overrides_auto_in_the_settings() -> None:
+    text = "[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']\nmax_length = [16]"
+    grid = gridfile.parse(text, "grid.toml", "grid")
+    assert not grid.has_auto_length
+    assert [cell.max_length for cell in expand(grid, RESOLVED)] == [16]
+
+
 def test_selection_by_batch_size_and_rate() -> None:
     cells = cells_of("paper")
     assert len(select(cells, parse_selection("batch_size=64,128"))) == 200

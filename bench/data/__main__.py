@@ -1,0 +1,116 @@
+"""What is in a data set: its classes, duplicates, leaks from dev, conflicting labels, lengths and
+encoding errors.
+
+Example: python -m bench.data --task sst path/to/folder
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bench.common.command import run_command
+from bench.common.progress import progress_bar
+from bench.examples.checks import STEPS, Progress, check
+from bench.examples.lengths import token_lengths
+from bench.launch.checks import check_reports
+from bench.plan.gridfile import Settings
+from bench.plan.models import find_model
+from bench.results.facts import DataFacts, facts_of
+from minbert.data.tasks import TaskData, load_task
+from minbert.data.tokenizer import Tokenizer
+
+_PAGES: Final = "data"
+"""Name of the pages and of the folder of their figures."""
+_SLOW: Final = 5000
+"""Examples above which checks take seconds, and progress is shown."""
+_TOKENISING: Final = "tokens"
+_EPILOG: Final = """\b
+Examples:
+  python -m bench.data
+  python -m bench.data --task sst path/to/folder --reports reports/
+  python -m bench.data --task quora path/to/folder --model path/to/checkpoint --json
+"""
+
+
+@click.command("python -m bench.data", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.argument("path", required=False, metavar="[DATA]", type=click.Path(path_type=Path))
+@click.option(
+    "--task",
+    default=Settings().task,
+    show_default=True,
+    help="The task: an embedded one, or that of the files in the folder DATA.",
+)
+@click.option(
+    "--model",
+    default=Settings().model,
+    show_default=True,
+    help="The encoder whose tokens are counted: minilm, a checkpoint's folder, or a name on the "
+    "Hugging Face hub.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--reports",
+    type=click.Path(path_type=Path),
+    help=f"Write {_PAGES}.md and {_PAGES}.html to this folder.",
+)
+def command(path: Path | None, task: str, model: str, as_json: bool, reports: Path | None) -> int:
+    if reports is not None:
+        check_reports(reports, _PAGES)
+    data, source = load_task(task, path), "" if path is None else path.name
+    facts = find_facts(data, source, model)
+
+    from bench.report.data import sentences, tables
+    from bench.report.show import print_tables
+
+    if as_json:
+        click.echo(facts.model_dump_json(indent=2))
+    else:
+        notes = [f"note: {note}" for note in (*data.notes, *data.problems)]
+        print_tables(tables(facts), [*sentences(facts), *notes])
+    if reports is not None:
+        from bench.data.page import write_page
+
+        words = ["python", "-m", "bench.data", *sys.argv[1:]]
+        notes = [*data.notes, *data.problems]
+        sys.stderr.write(
+            f"report: {write_page(reports, _PAGES, facts, notes, shlex.join(words))}\n"
+        )
+    return 0
+
+
+def find_facts(data: TaskData, source: str, model: str) -> DataFacts:
+    """The facts on a task's examples, in tokens of a model; progress is shown if it takes long.
+
+    Args:
+        source: as in `DataFacts`.
+        model: the name of a model on a command line.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    encoder = find_model(model, "pretrained", "auto")
+    tokenizer = Tokenizer.from_folder(encoder.tokenizer)
+    with _progress(len(data.train) + len(data.dev)) as show:
+        show(0, _TOKENISING)
+        tokens = token_lengths(data.train, tokenizer), token_lengths(data.dev, tokenizer)
+        longest = encoder.config.max_position_embeddings
+        checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))
+    return facts_of(data, source, checks)
+
+
+@contextmanager
+def _progress(examples: int) -> Iterator[Progress]:
+    if examples < _SLOW:
+        yield lambda _number, _name: None
+        return
+    with progress_bar(len(STEPS) + 1) as show:
+        yield show
+
+
+if __name__ == "__main__":
+    run_command(command)
