@@ -38,6 +38,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json: bool) -> int:
+    from bench.results.facts import read_facts
     from bench.results.predictions import first_of, kept_values
     from bench.results.store import read_plan, read_rows
 
@@ -52,6 +53,7 @@ def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json:
         planned=planned,
         sources=[str(path) for path in runs],
         values_of=first_of([kept_values(path) for path in runs]),
+        facts=read_facts(*runs),
         code_version=code_version,
     )
     if code_version is not None:
