@@ -158,7 +158,7 @@ def _f1(hits: Floats, actual: Floats, predicted: Floats) -> Floats:
 def _mean(weights: Floats, values: Floats) -> Floats:
     """The weighted means, [B, 1]."""
     sums: Floats = (weights * values).sum(axis=1, keepdims=True)
-    return sums / weights.sum(axis=1, keepdims=True)
+    return np.asarray(sums / weights.sum(axis=1, keepdims=True))
 
 
 def _correlation(weights: Floats, x: Floats, y: Floats) -> Floats:
