@@ -109,8 +109,10 @@ def frozen(task: Task, train: Examples, vectors: Floats, dev: Floats) -> tuple[F
         vectors, dev: the embeddings [N, H] of `train` and of the dev examples.
 
     Raises:
-        ValueError: if all training labels are the same.
+        ValueError: if all training labels are the same, or embeddings are not finite.
     """
+    if not np.isfinite(vectors).all() or not np.isfinite(dev).all():
+        raise ValueError("the encoder's embeddings are not finite")
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(vectors)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bench.common.command import BAD_INPUT
 from bench.common.files import write_atomically
+from bench.common.messages import one_line
 from bench.examples import tokens
 from bench.plan.job import Job
 from bench.references.client import OUTPUT
@@ -79,7 +80,7 @@ def references(job: Job, names: list[str], count: int, progress: Progress) -> It
             if len(dev) < len(data.dev):
                 about += f", scored on {_share(dev, data.dev)} dev examples"
         except ValueError as error:
-            about = f"left out: {error}"
+            about = f"left out: {one_line(str(error))}"
         yield Reference(name=name, about=about, train=len(train), scores=result, **of_encoder)
 
 
