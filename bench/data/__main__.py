@@ -15,20 +15,18 @@ import click
 
 from bench.common.command import run_command
 from bench.common.progress import progress_bar
-from bench.examples.checks import STEPS, Progress, check
-from bench.examples.lengths import token_lengths
+from bench.examples.checks import Progress
 from bench.launch.checks import check_reports
 from bench.plan.gridfile import Settings
 from bench.plan.models import find_model
-from bench.results.facts import DataFacts, facts_of
+from bench.references.facts import FACT_STEPS, find_facts
+from bench.results.facts import DataFacts
 from minbert.data.tasks import TaskData, load_task
-from minbert.data.tokenizer import Tokenizer
 
 _PAGES: Final = "data"
 """Name of the pages and of the folder of their figures."""
 _SLOW: Final = 5000
 """Examples above which checks take seconds, and progress is shown."""
-_TOKENISING: Final = "tokens"
 _EPILOG: Final = """\b
 Examples:
   python -m bench.data
@@ -62,7 +60,7 @@ def command(path: Path | None, task: str, model: str, as_json: bool, reports: Pa
     if reports is not None:
         check_reports(reports, _PAGES)
     data, source = load_task(task, path), "" if path is None else path.name
-    facts = find_facts(data, source, model)
+    facts = _facts(data, source, model)
 
     from bench.report.data import sentences, tables
     from bench.report.show import print_tables
@@ -83,7 +81,7 @@ def command(path: Path | None, task: str, model: str, as_json: bool, reports: Pa
     return 0
 
 
-def find_facts(data: TaskData, source: str, model: str) -> DataFacts:
+def _facts(data: TaskData, source: str, model: str) -> DataFacts:
     """The facts on a task's examples, in tokens of a model; progress is shown if it takes long.
 
     Args:
@@ -94,13 +92,9 @@ def find_facts(data: TaskData, source: str, model: str) -> DataFacts:
         InputError: if there is no such model.
     """
     encoder = find_model(model, "pretrained", "auto")
-    tokenizer = Tokenizer.from_folder(encoder.tokenizer)
+    longest = encoder.config.max_position_embeddings
     with _progress(len(data.train) + len(data.dev)) as show:
-        show(0, _TOKENISING)
-        tokens = token_lengths(data.train, tokenizer), token_lengths(data.dev, tokenizer)
-        longest = encoder.config.max_position_embeddings
-        checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))
-    return facts_of(data, source, checks)
+        return find_facts(data, source, encoder.tokenizer, longest, show)
 
 
 @contextmanager
@@ -108,7 +102,7 @@ def _progress(examples: int) -> Iterator[Progress]:
     if examples < _SLOW:
         yield lambda _number, _name: None
         return
-    with progress_bar(len(STEPS) + 1) as show:
+    with progress_bar(FACT_STEPS) as show:
         yield show
 
 

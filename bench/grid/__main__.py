@@ -55,6 +55,7 @@ from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
 from bench.plan.selection import parse_selection, select
+from bench.references.client import find_references
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
@@ -329,6 +330,7 @@ def command(
         device_name=target.device_name,
         has_bf16=target.device.has_bf16,
         forecaster=forecast,
+        references=find_references,
         budget=budget,
     )
     return session.run(rounds(cells, plan_now, search), as_json)

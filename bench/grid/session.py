@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -51,6 +51,7 @@ class Session:
     `data` are the examples of cells without a fold; those of the others are in `folds`.
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
+    `references` is `bench.references.client.find_references`; None: scores get no reference points.
     """
 
     grid: Grid
@@ -69,6 +70,7 @@ class Session:
     has_bf16: bool = True
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
     forecaster: Forecaster | None = None
+    references: Callable[..., Iterable[str]] | None = None
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
 
@@ -133,6 +135,7 @@ class Session:
             Locks(cells, signals, on_wait) as cell_locks,
             Locks(device_locks(), signals, on_wait) as devices,
         ):
+            self._find_references(outlook.to_run, devices, signals, display)
             for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
                 cell_s, rest_s = outlook.begin(item.cell)
                 rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
@@ -153,6 +156,29 @@ class Session:
                 if row.status == "interrupted" and not others:
                     return True
         return False
+
+    def _find_references(
+        self, to_run: Sequence[Planned], devices: Locks, signals: Signals, display: Display
+    ) -> None:
+        """Find what the scores of the cells that will run can be compared with, before they do."""
+        planned = [self._job(item) for item in to_run if item.action == "run"]
+        if self.references is None or not planned:
+            return
+        display.start("reference points")
+        asked = self.account.now()
+        with devices.turn(self.device_name):
+            self.account.waited_since(asked)
+            notes = self.references(
+                self.store.path,
+                self.data,
+                planned,
+                gpu="" if self.conditions.device == "cpu" else self.device_name,
+                timeout_s=self.timeout_s,
+                on_progress=display.progress,
+                signals=signals,
+            )
+            for note in notes:
+                display.note(note)
 
     def _turn(
         self, item: Planned, devices: Locks, outlook: Outlook
@@ -357,7 +383,7 @@ class Session:
                     planned=self._plan(planned),
                     sources=[self.store.path.name],
                     values_of=kept_values(self.store.path),
-                    data=read_facts(self.store.path),
+                    facts=read_facts(self.store.path),
                 )
             )
         except (DiskFullError, InputError) as error:

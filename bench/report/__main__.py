@@ -53,8 +53,8 @@ def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json:
         planned=planned,
         sources=[str(path) for path in runs],
         values_of=first_of([kept_values(path) for path in runs]),
+        facts=read_facts(*runs),
         code_version=code_version,
-        data={digest: data for path in runs for digest, data in read_facts(path).items()},
     )
     if code_version is not None:
         rows = [row for row in rows if row.code_version == code_version]

@@ -28,6 +28,7 @@ from bench.report.drawing import Drawing
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
 from bench.report.rates import rates_section
+from bench.report.references import ReferencePoint, reference_lines, reference_points
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
@@ -68,7 +69,7 @@ def render(
     sources: Sequence[str] = (),
     values_of: ValuesOf = no_values,
     code_version: str | None = None,
-    data: Mapping[str, DataFacts] = MappingProxyType({}),
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> Path:
     """Write the report on some rows, and return the path of its index.html.
 
@@ -80,18 +81,18 @@ def render(
         sources: the files that the rows came from, as a command line names them.
         values_of: returns the kept predictions of a row, as `bench.results.predictions` does.
         code_version: the only version of the code whose rows are shown; None: all versions.
-        data: facts on the examples, by `data_digest`.
+        facts: facts on the examples, by `data_digest`.
 
     Raises:
         InputError: if the folder can't be written, or no row is of that version.
         DiskFullError: if there is no space left.
     """
     names = [text.plain(Path(source).name) for source in sources]
-    facts = report(rows, planned, names, values_of, code_version, data)
-    drawings = [d for section in facts["sections"] for d in section.drawings]
-    for other in facts["others"]:
+    content = report(rows, planned, names, values_of, code_version, facts)
+    drawings = [d for section in content["sections"] for d in section.drawings]
+    for other in content["others"]:
         drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
-    pages = {"report.md": _markdown(facts), "index.html": _html(facts)}
+    pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
     return reports / "index.html"
 
@@ -102,7 +103,7 @@ def report(
     sources: Sequence[str],
     values_of: ValuesOf = no_values,
     code_version: str | None = None,
-    data: Mapping[str, DataFacts] = MappingProxyType({}),
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
     narrowed: list[str] = []
@@ -118,6 +119,7 @@ def report(
     every_group = hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
+    points = reference_points(first, facts) if first else []
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
@@ -125,12 +127,13 @@ def report(
         "title": lead.title(first) if first else "No cell was run",
         "lead": [
             *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
+            *(reference_lines(first, points) if first else []),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": _sections(every_group, searches, data) if first else searches,
+        "sections": _sections(every_group, searches, points, facts) if first else searches,
         "cells_heading": (
             f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
             f"{len(every_row):,} ended ok"
@@ -139,7 +142,7 @@ def report(
         "failures_heading": failures_heading,
         "failures": failures,
         "others": [
-            _other(group, every_group[0], i, data) for i, group in enumerate(others, start=2)
+            _other(group, every_group[0], i, facts) for i, group in enumerate(others, start=2)
         ],
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
@@ -165,38 +168,41 @@ def _printable(rows: Iterable[Row]) -> list[Row]:
 
 
 def _sections(
-    every_group: Sequence[Group], searches: Sequence[Section], data: Mapping[str, DataFacts]
+    every_group: Sequence[Group],
+    searches: Sequence[Section],
+    points: Sequence[ReferencePoint],
+    facts: Mapping[str, DataFacts],
 ) -> list[Section]:
     """The sections on the first group, and those that compare groups."""
     first = every_group[0]
     return [
-        *sections(first),
+        *sections(first, points),
         *amp_section(first),
         *changes_sections(every_group),
         *searches,
         *authors_section(every_group[: 1 + _MOST_OTHERS]),
         *predictions_section(first),
-        *data_section(first, data),
+        *data_section(first, facts),
     ]
 
 
-def _other(group: Group, first: Group, number: int, data: Mapping[str, DataFacts]) -> Other:
-    drawings: list[Drawing] = []
+def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFacts]) -> Other:
+    points, drawings = reference_points(group, facts), list[Drawing]()
     drawn = number - 1 <= _MOST_DRAWN
     prefix = f"group{number}-"
     if drawn and group.has_quality and group.learned:
-        drawings = tradeoffs(group, tables.frame(group), prefix)
+        drawings = tradeoffs(group, tables.frame(group), prefix, points)
     is_same = group.shared("data_digest") == first.shared("data_digest")
     return Other(
         number, lead.title(group),
         [
-            lead.differs(group, first), *lead.lead(group), *winners.left_out(group),
-            *between_processes(group),
+            lead.differs(group, first), *lead.lead(group), *reference_lines(group, points),
+            *winners.left_out(group), *between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
         [
             *changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn),
-            *([] if is_same else data_section(group, data, prefix)),
+            *([] if is_same else data_section(group, facts, prefix)),
         ],
     )  # fmt: skip
 

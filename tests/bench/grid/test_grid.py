@@ -14,6 +14,7 @@ from bench.plan import gridfile
 from bench.plan.columns import NAMES, values_of
 from bench.plan.learning_rates import Search
 from bench.plan.planning import Resolved, expand, plan
+from bench.results.facts import REFERENCES, read_facts
 from bench.results.rowfile import encode, record
 from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import HERE
@@ -62,6 +63,16 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
         assert row["peak_cuda_allocated_mib"] is None
         assert row["imports_anon_mib"] < row["peak_anon_mib"] < row["peak_rss_mib"]
         assert str(grid.folder) not in json.dumps(values_of(row))
+    [facts] = read_facts(grid.csv).values()
+    assert [point.name for point in facts.references] == list(REFERENCES)
+    assert facts.references == tuple(facts.references_for(rows[0]))
+    scores = {point.name: point.scores["accuracy"] for point in facts.references}
+    assert scores["majority"][0] == pytest.approx(rows[0]["majority_score"])
+    assert first.stderr.count("reference points: accuracy of majority") == 1
+    assert (
+        f"majority class {scores['majority'][0]:.3f}, TF-IDF with a linear model"
+        in (grid.reports / "report.md").read_text()
+    )
     index = (grid.reports / "index.html").read_text()
     assert "dora" in index
     assert str(grid.folder) not in index

@@ -29,7 +29,7 @@ def facts(data: TaskData = COLOURS) -> DataFacts:
 
 
 def test_the_section_says_what_the_data_are_and_what_was_found() -> None:
-    (section,) = [s for s in report(ROWS, [], [], data={DIGEST: facts()})["sections"]
+    (section,) = [s for s in report(ROWS, [], [], facts={DIGEST: facts()})["sections"]
                   if s.anchor == "data"]  # fmt: skip
     assert section.heading == "Data: 4 training and 3 dev examples, 1 finding"
     assert section.said == [
@@ -46,19 +46,19 @@ def test_the_section_says_what_the_data_are_and_what_was_found() -> None:
 
 def test_without_facts_on_these_examples_there_is_no_section() -> None:
     for data in ({}, {"another": facts()}):
-        assert "data" not in [s.anchor for s in report(ROWS, [], [], data=data)["sections"]]
+        assert "data" not in [s.anchor for s in report(ROWS, [], [], facts=data)["sections"]]
 
 
 def test_another_groups_data_are_in_its_own_section() -> None:
     others = [row | {"data_digest": "ef" * 6, "task": "other"} for row in ROWS[:5]]
     both = {DIGEST: facts(), "ef" * 6: facts()}
-    found = report([*ROWS, *others], [], [], data=both)
+    found = report([*ROWS, *others], [], [], facts=both)
     anchors = [s.anchor for other in found["others"] for s in other.sections]
     assert [anchor for anchor in anchors if "data" in anchor] == ["group2-data"]
 
 
 def test_names_are_escaped_and_the_figure_is_written(tmp_path: Path) -> None:
-    render(ROWS, tmp_path, data={DIGEST: facts()})
+    render(ROWS, tmp_path, facts={DIGEST: facts()})
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<b>blue" not in page
     assert (tmp_path / "figures" / "data-classes.svg").exists()
@@ -84,7 +84,7 @@ def test_many_classes_are_drawn_by_their_frequency() -> None:
         Examples(("a",), None, np.array([0])),
     )  # fmt: skip
     (section,) = [
-        s for s in report(ROWS, [], [], data={DIGEST: facts_of(many, "", None)})["sections"]
+        s for s in report(ROWS, [], [], facts={DIGEST: facts_of(many, "", None)})["sections"]
         if s.anchor == "data"
     ]  # fmt: skip
     assert section.said[0].startswith("Task many, single label, 100 classes with 0.0% to 2.0% of")
@@ -104,6 +104,6 @@ def test_several_labels_and_a_data_set_without_findings() -> None:
     assert found.problem == "multi_label"
     assert found.class_counts == {"new": (2, 2), "old": (1, 1)}
     assert found.majority is None
-    (section,) = [s for s in report(ROWS, [], [], data={DIGEST: found})["sections"]
+    (section,) = [s for s in report(ROWS, [], [], facts={DIGEST: found})["sections"]
                   if s.anchor == "data"]  # fmt: skip
     assert "Checks found nothing" in section.said[1]

@@ -1,0 +1,105 @@
+"""Reference points beside a group's scores: what methods without fine-tuning score on its data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import verdict
+from bench.plan.dataset import MULTI_LABEL, REGRESSION
+from bench.report.tables import DASH, Head, Table
+from bench.report.text import fixed, signed, span
+from bench.results.facts import FROZEN, MAJORITY, TFIDF, DataFacts
+from bench.stats.intervals import Interval, difference
+
+
+@dataclass(frozen=True)
+class ReferencePoint:
+    """A method without fine-tuning: its name, its score, and how it was obtained.
+
+    `score` is None where the group's metric is not defined for it, or it was left out.
+    """
+
+    name: str
+    score: Interval | None
+    about: str
+
+
+def reference_points(group: Group, facts: Mapping[str, DataFacts]) -> list[ReferencePoint]:
+    """The reference points of a group; none without scores."""
+    of_data = facts.get(str(group.shared("data_digest")))
+    if of_data is None or not group.has_quality:
+        return []
+    names = {
+        MAJORITY: {
+            REGRESSION: "mean of the training labels", MULTI_LABEL: "labels of the majority",
+        }.get(of_data.problem, "majority class"),
+        TFIDF: "TF-IDF with a linear model",
+        FROZEN: "the frozen encoder with a linear model",
+    }  # fmt: skip
+    points = []
+    for reference in of_data.references_for(group.first):
+        score = reference.scores.get(group.metric)
+        interval = None if score is None else Interval(*score)
+        points.append(ReferencePoint(names[reference.name], interval, reference.about))
+    return points
+
+
+def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]:
+    """A sentence with the reference points' scores, and a warning if the best setting is not shown
+    to be better than each of them."""
+    scored = [(point.name, point.score) for point in points if point.score is not None]
+    if not scored:
+        return []
+    listed = ", ".join(f"{name} {fixed(score.value)}" for name, score in scored)
+    lines = [f"Reference points, by {group.metric} on the same dev examples: {listed}."]
+    best = _best(group)
+    if best is None:
+        return lines
+    setting, own = best
+    for name, score in scored:
+        gap = difference(own, score)
+        ends = gap.ends()
+        least = None if ends is None else min(map(group.scoring.gain, ends))
+        if (group.scoring.gain(gap.value) if least is None else least) <= 0:
+            interval = f" (95% interval {span(gap, signed)})" if ends else ""
+            lines.append(
+                f"Warning: the best setting, {setting.label} ({fixed(own.value)}), is not shown to "
+                f"be better than {name} ({fixed(score.value)}): the difference is "
+                f"{signed(gap.value)}{interval}."
+            )
+    return lines
+
+
+def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Table]:
+    """A table of the reference points; none without any."""
+    if not points:
+        return []
+    best = _best(group)
+    rows = []
+    for point in points:
+        gap = difference(best[1], point.score) if best and point.score else None
+        rows.append([
+            point.name,
+            DASH if point.score is None else fixed(point.score.value),
+            DASH if point.score is None else span(point.score) or DASH,
+            DASH if gap is None else signed(gap.value),
+            DASH if gap is None else span(gap, signed) or DASH,
+            point.about,
+        ])  # fmt: skip
+    heads = (
+        Head("reference", "reference point"), Head("score", group.metric, numeric=True),
+        Head("interval", "95% interval", numeric=True),
+        Head("best", "best setting", "The best setting's score minus this one", numeric=True),
+        Head(
+            "best_interval", "95% interval", "Of the difference, as if on different examples",
+            numeric=True,
+        ),
+        Head("about", "how it was obtained"),
+    )  # fmt: skip
+    return [Table(heads, rows, "Reference points")]
+
+
+def _best(group: Group) -> tuple[Setting, Interval] | None:
+    best = verdict(group, "score")
+    return None if best is None else (best.winner, best.value)
