@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import floor, log10
 from operator import attrgetter
 from typing import Final
 
-from bench.analysis.metrics import Metric, metric_of
 from bench.analysis.points import FROZEN, settings_of
 from bench.analysis.setting import Setting, between_processes, place_of_run
 from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names
 from bench.plan.learning_rates import still_lacking
+from bench.plan.metrics import Metric, metric_of
 from bench.plan.rows import Row, latest, on_cuda
 from bench.results.outcomes import ValuesOf, no_values
 from bench.stats.intervals import Interval, Std
@@ -60,6 +61,22 @@ class Group:
     def scoring(self) -> Metric:
         """The dev metric."""
         return metric_of(self.metric)
+
+    @cached_property
+    def margin(self) -> float:
+        """How much worse than full fine-tuning a score may be to count as no worse, as a positive
+        difference of scores."""
+        score = self.baseline.estimate("dev_score") if self.baseline else None
+        return self.scoring.tolerance(score.value if score else 0.0)
+
+    @cached_property
+    def decimals(self) -> int:
+        """Decimals of scores in text: three, or four digits of those in the unit of the labels."""
+        if self.scoring.bounded:
+            return 3
+        scores = [abs(s.value) for one in self.settings if (s := one.estimate("dev_score"))]
+        largest = max(scores, default=0.0)
+        return max(0, 3 - floor(log10(largest))) if largest > 0 else 3
 
     @cached_property
     def usual(self) -> tuple[Setting, ...]:

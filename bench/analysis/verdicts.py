@@ -146,14 +146,14 @@ def verdict(
 
 
 def keeps_score(group: Group, setting: Setting) -> bool:
-    """Whether a setting scores at most the metric's margin below full fine-tuning, by the whole
-    interval."""
+    """Whether a setting scores at most the metric's margin worse than full fine-tuning, by the
+    whole interval."""
     if group.baseline is None or not setting.learned:
         return False
     if setting is group.baseline:
         return setting.estimate("dev_score") is not None
     gains = _gains(group, setting, group.baseline)
-    return gains is not None and gains[0] >= -group.scoring.margin
+    return gains is not None and gains[0] >= -group.margin
 
 
 def neither_learned(a: Setting, b: Setting) -> bool:

@@ -52,6 +52,7 @@ from bench.plan.budget import Budget
 from bench.plan.cell import CANDIDATE, GRID, Cell
 from bench.plan.gridfile import Grid, Settings
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
+from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, problem_of
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
 from bench.plan.selection import parse_selection, select
@@ -204,6 +205,7 @@ def _length(
     show_default=True,
     help="Folder for the report.",
 )
+@click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the outcome as JSON.")
 def command(
     grid_name: str,
@@ -217,6 +219,7 @@ def command(
     budget_min: float | None,
     runs: Path,
     reports: Path,
+    metric: str | None,
     as_json: bool,
     device: str,
     data: dict[str, Any],
@@ -231,6 +234,8 @@ def command(
     source = find_source(grid.settings.task, merged(grid.data, data))
     grid = override(grid, {"task": source.task})
     examples, folds = _load_data(grid.settings, source)
+    if metric is not None:
+        check_metric(metric, problem_of(examples.task.metric))
     sizes = examples.sizes.values() if folds is None else [folds.most]
     grid = without_idle_caps(grid, sizes)
     settings, folder = grid.settings, source.folder
@@ -329,6 +334,7 @@ def command(
         arguments=tuple(sys.argv[1:]),
         device_name=target.device_name,
         has_bf16=target.device.has_bf16,
+        metric=metric,
         forecaster=forecast,
         references=find_references,
         budget=budget,

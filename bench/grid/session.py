@@ -33,13 +33,15 @@ from bench.plan.models import Model
 from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
-from bench.results.facts import read_facts
+from bench.references.facts import find_facts
+from bench.results.facts import DataFacts, keep_facts, read_facts
 from bench.results.overhead import Account
-from bench.results.predictions import kept_values
+from bench.results.predictions import kept_predictions
 from bench.results.protocol import DEVICE_FAILED
+from bench.results.rescoring import rescored
 from bench.results.row import keep_row, kept_row, measured_row
 from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
-from minbert.data.tasks import Data, Folds, for_search
+from minbert.data.tasks import Data, Folds, TaskData, for_search
 
 INTERRUPTED: Final = 130
 
@@ -52,6 +54,7 @@ class Session:
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
+    `metric` decides in the report; None: the rows' own.
     """
 
     grid: Grid
@@ -69,6 +72,7 @@ class Session:
     device_name: str
     has_bf16: bool = True
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
+    metric: str | None = None
     forecaster: Forecaster | None = None
     references: Callable[..., Iterable[str]] | None = None
     budget: Budget = field(default_factory=Budget)
@@ -160,17 +164,20 @@ class Session:
     def _find_references(
         self, to_run: Sequence[Planned], devices: Locks, signals: Signals, display: Display
     ) -> None:
-        """Find what the scores of the cells that will run can be compared with, before they do."""
+        """Find what is in the data, and what the scores of the cells that will run can be compared
+        with, before they do."""
         planned = [self._job(item) for item in to_run if item.action == "run"]
-        if self.references is None or not planned:
+        if self.references is None or not planned or not isinstance(self.data, TaskData):
             return
+        facts = self._facts(self.data, display)
         display.start("reference points")
         asked = self.account.now()
         with devices.turn(self.device_name):
             self.account.waited_since(asked)
             notes = self.references(
                 self.store.path,
-                self.data,
+                self.data.digest[:16],
+                facts,
                 planned,
                 gpu="" if self.conditions.device == "cpu" else self.device_name,
                 timeout_s=self.timeout_s,
@@ -179,6 +186,26 @@ class Session:
             )
             for note in notes:
                 display.note(note)
+
+    def _facts(self, data: TaskData, display: Display) -> DataFacts:
+        """The facts on the examples, of all folds together, kept with the results."""
+        known = read_facts(self.store.path).get(data.digest[:16])
+        if known is not None and known.checks is not None:
+            return known
+        display.start("checks of the data")
+        whole = data if self.folds is None else self.folds.whole
+        longest = self.model.config.max_position_embeddings
+        facts = find_facts(
+            whole,
+            self.source,
+            self.model.tokenizer,
+            longest,
+            lambda _number, name: display.progress({"phase": name}),
+        )
+        if known is not None:
+            facts = facts.model_copy(update={"references": known.references})
+        keep_facts(self.store.path, [(data.digest[:16], facts)])
+        return facts
 
     def _turn(
         self, item: Planned, devices: Locks, outlook: Outlook
@@ -376,14 +403,18 @@ class Session:
                 row = self.store.last(*self._key(item))
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
+            facts = read_facts(self.store.path)
+            predictions_of = kept_predictions(self.store.path)
+            if self.metric is not None:
+                rows = rescored(rows, self.metric, predictions_of, facts)
             report = str(
                 render(
                     rows,
                     self.reports,
                     planned=self._plan(planned),
                     sources=[self.store.path.name],
-                    values_of=kept_values(self.store.path),
-                    facts=read_facts(self.store.path),
+                    predictions_of=predictions_of,
+                    facts=facts,
                 )
             )
         except (DiskFullError, InputError) as error:

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 
 from adapters.methods import METHODS, MODES, has_rank
 from adapters.names import LAYER_SETS, trains_base
+from bench.plan.dataset import REGRESSION
+from bench.plan.metrics import metric_of
 
 Value = str | int | float | None
 Columns = dict[str, Value]
@@ -48,8 +50,7 @@ CANDIDATE: Final = "candidate"
 """Values of `learning_rate_source`."""
 
 MULTITASK: Final = "multitask"
-OVERALL: Final = "overall"
-"""The task of several parts, and its dev score: the mean of the parts'."""
+"""The task of several parts."""
 
 ALWAYS: Final = "always"
 """`About.before` of a setting that every row has."""
@@ -97,7 +98,8 @@ def holds_frozen(row: Mapping[str, Any]) -> bool:
 
 def is_regression(row: Mapping[str, Any]) -> bool:
     """Tasks without classes, or with a part without."""
-    return row.get("dev_metric") != "accuracy"
+    problems = metric_of(row.get("dev_metric")).problems
+    return not problems or REGRESSION in problems
 
 
 def has_parts(row: Mapping[str, Any]) -> bool:

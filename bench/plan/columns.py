@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Final, get_args, get_type_hints
 
-from bench.plan.cell import ABOUT, ALWAYS, KINDS, OVERALL, Applies, Columns, Value, ranked
+from bench.plan.cell import ABOUT, ALWAYS, KINDS, Applies, Columns, Value, ranked
+from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row
 
 PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
@@ -14,7 +15,7 @@ CORRELATED: Final = ("sts",)
 
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     **{name: about.values for name, about in ABOUT.items() if about.values},
-    "dev_metric": ("accuracy", "pearson", OVERALL),
+    "dev_metric": ROW_METRICS,
 }
 """Columns of text that hold one of a few names, with these."""
 

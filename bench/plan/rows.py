@@ -20,7 +20,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, cast
 
-from bench.plan.cell import CANDIDATE, ON, OVERALL, Applies, Cell, Value, everywhere, has_parts
+from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has_parts
+from bench.plan.dataset import REGRESSION, SINGLE_LABEL
+from bench.plan.metrics import metric_of
 
 SCHEMA: Final = 7
 
@@ -77,13 +79,14 @@ def pretrained(row: Mapping[str, Any]) -> bool:
 
 
 def classifies(row: Mapping[str, Any]) -> bool:
-    """Pretrained weights, a task with classes."""
-    return pretrained(row) and row.get("dev_metric") not in ("pearson", OVERALL)
+    """Pretrained weights, a task with one class for each example."""
+    metric = row.get("dev_metric")
+    return pretrained(row) and (metric is None or SINGLE_LABEL in metric_of(metric).problems)
 
 
 def has_majority(row: Mapping[str, Any]) -> bool:
     """Pretrained weights, a task that is no regression."""
-    return pretrained(row) and row.get("dev_metric") != "pearson"
+    return pretrained(row) and REGRESSION not in metric_of(row.get("dev_metric")).problems
 
 
 def scores_parts(row: Mapping[str, Any]) -> bool:
@@ -233,7 +236,8 @@ class Row(Cell):
 
     dev_metric: str | None = _column(
         "quality",
-        "accuracy, pearson, or overall: the mean over the parts of accuracy and (1 + r) / 2",
+        "accuracy, pearson, micro_f1 (several labels), or overall: the mean over the parts of "
+        "accuracy and (1 + r) / 2",
         pretrained,
     )
     dev_score: float | None = _column(
@@ -266,7 +270,8 @@ class Row(Cell):
     )
     majority_score: float | None = _column(
         "quality",
-        "score on dev of the training set's majority class; a correlation counts as 0 then",
+        "score on dev of the training set's majority class, or of the labels that most of its "
+        "examples have; a correlation counts as 0 then",
         has_majority,
     )
 

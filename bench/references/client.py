@@ -16,8 +16,8 @@ from bench.machine.environment import worker_environment
 from bench.plan import job as jobs
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.job import Job
-from bench.results.facts import REFERENCES, DataFacts, Reference, facts_of, keep_facts, read_facts
-from minbert.data.tasks import Data, TaskData
+from bench.plan.metrics import DEFAULTS
+from bench.results.facts import REFERENCES, DataFacts, Reference, keep_facts
 
 OUTPUT: Final = "references.json"
 """The file of the reference points in the folder of the process."""
@@ -27,7 +27,8 @@ LONGEST_S: Final = 300.0
 
 def find_references(
     runs: Path,
-    data: Data,
+    data_digest: str,
+    facts: DataFacts,
     planned: Sequence[Job],
     *,
     gpu: str,
@@ -41,7 +42,7 @@ def find_references(
 
     Args:
         runs: the CSV of the cells.
-        data: their examples; those of a task with parts have no reference points.
+        data_digest, facts: of their examples.
         planned: the jobs of the cells that will run; tries of a search for learning rates, which
             are scored on other examples, have no reference points.
         gpu: the UUID of the one GPU that the process sees; empty: none.
@@ -54,11 +55,7 @@ def find_references(
         StoppedError: if the user stops it.
         DiskFullError: if the facts can't be written.
     """
-    data_digest = data.digest[:16]
     longest_s = LONGEST_S if timeout_s is None else min(timeout_s, LONGEST_S)
-    if not isinstance(data, TaskData):
-        return
-    facts = read_facts(runs).get(data_digest) or facts_of(data)
     distinct = {
         (job.cell.pooling, job.cell.max_length, facts.trained_on(job.cell)): job
         for job in planned
@@ -74,7 +71,7 @@ def find_references(
         if found:
             facts = facts.model_copy(update={"references": (*facts.references, *found)})
             keep_facts(runs, [(data_digest, facts)])
-            yield f"reference points: {_scores(found, data.task.metric)}"
+            yield f"reference points: {_scores(found, DEFAULTS[facts.problem])}"
         if why:
             missing = [name for name in names if name not in {each.name for each in found}]
             yield f"reference points {', '.join(missing)} left out: {why}"

@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 
 from bench.common.command import run_command, with_runs
+from bench.plan.metrics import METRIC_HELP, METRICS
 
 _EPILOG = """\b
 Examples:
   python -m bench.report
   python -m bench.report --runs laptop.csv server.csv --reports reports/
+  python -m bench.report --metric macro_f1
 """
 
 
@@ -36,14 +38,26 @@ Examples:
     metavar="VERSION",
     help="Show only rows of this version of the code, as in the column code_version.",
 )
+@click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json: bool) -> int:
+def main(
+    runs: Sequence[Path],
+    reports: Path,
+    code_version: str | None,
+    metric: str | None,
+    as_json: bool,
+) -> int:
     from bench.results.facts import read_facts
-    from bench.results.predictions import first_of, kept_values
+    from bench.results.predictions import first_of, kept_predictions
+    from bench.results.rescoring import rescored
     from bench.results.store import read_plan, read_rows
 
     rows = [row for path in runs for row in read_rows(path)]
     planned = [row for path in runs for row in read_plan(path)]
+    facts = read_facts(*runs)
+    predictions_of = first_of([kept_predictions(path) for path in runs])
+    if metric is not None:
+        rows = rescored(rows, metric, predictions_of, facts)
 
     from bench.report.render import render  # imported late: it loads pandas and matplotlib
 
@@ -52,8 +66,8 @@ def main(runs: Sequence[Path], reports: Path, code_version: str | None, as_json:
         reports,
         planned=planned,
         sources=[str(path) for path in runs],
-        values_of=first_of([kept_values(path) for path in runs]),
-        facts=read_facts(*runs),
+        predictions_of=predictions_of,
+        facts=facts,
         code_version=code_version,
     )
     if code_version is not None:

@@ -20,6 +20,7 @@ from adapters.names import LAYER_SETS
 from bench.analysis.groups import Group
 from bench.analysis.verdicts import COSTS, OBJECTIVES, column
 from bench.plan.cell import MULTITASK
+from bench.plan.metrics import ROW_METRICS
 from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, to_svg
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.sections import Section
@@ -99,7 +100,8 @@ def comparisons(group: Group) -> pd.DataFrame:
         compared[f"{cost}_theirs"] = by_kind[published[cost]].mean() / full[published[cost]].mean()
         compared[f"{cost}_ours"] = np.exp(grouped[cost].mean())
     compared["score_theirs"] = by_kind[published["score"]].max()
-    compared["score_ours"] = grouped["score"].max()
+    same = group.metric in ROW_METRICS
+    compared["score_ours"] = grouped["score"].max() if same else float("nan")
     order = [kind for kind in product(ADAPTER_MODES, LAYER_SETS) if kind in compared.index]
     compared = compared.loc[order].reset_index()
     return compared if compared["time_theirs"].notna().any() else compared[:0]

@@ -10,6 +10,7 @@ from bench.analysis.groups import CHANGED, Group, about
 from bench.plan.budget import was_left_out
 from bench.plan.cell import ABOUT, Value
 from bench.plan.columns import BY_NAME, group_names
+from bench.plan.metrics import metric_of
 from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, counted, fixed, num, one_of, without_paths
@@ -55,6 +56,7 @@ _RUNS: Final = ("repeat", "code_version")
 _AXES: Final = frozenset(group_names("axes"))
 _SETTINGS: Final = frozenset(group_names("settings"))
 _QUALITY: Final = frozenset(group_names("quality"))
+_SCORES: Final = ("dev_score", "dev_ci_low", "dev_ci_high")
 _INPUTS: Final = _AXES | _SETTINGS | frozenset(group_names("identity"))
 
 
@@ -112,6 +114,8 @@ def shown(row: Row, name: str) -> str:
     value = overhead_s(row) if name == _OVERHEAD else row[name]
     if name == "status":
         return str(value or "not run")
+    if isinstance(value, float) and name in _SCORES and not metric_of(row.dev_metric).bounded:
+        return num(value)
     if value is not None:
         return _formatted(name, value)
     if name in _INPUTS or (name in BY_NAME and not BY_NAME[name].applies_to(row)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import geometric_mean
 from typing import Final
 
@@ -223,10 +223,13 @@ def _drawings(base: Group, changes: Sequence[Change], stem: str) -> list[Drawing
                 "offset": 0.5 * ((place + 0.5) / len(alike) - 0.5),
             })  # fmt: skip
     frame = pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
+    better = "Right of 0: the changed setting scores higher"
+    if not base.scoring.higher_is_better:
+        better = "Left of 0: the changed setting scores lower, which is better"
     return [
         figures.gaps(
             frame, f"difference of {text.y_label(base)}", stem,
-            "Right of 0: the changed setting scores higher. 95% intervals.", at=0.0,
+            f"{better}. 95% intervals.", at=0.0,
         )
     ]  # fmt: skip
 
@@ -246,9 +249,10 @@ def _table(base: Group, changes: Sequence[Change]) -> Table:
     for change in changes[:_MOST_ROWS]:
         score = change.setting.estimate("dev_score")
         row = [change.title, change.setting.label]
-        row.append(text.fixed(score.value) if score else "not measured")
+        row.append(text.score(change.group, score.value) if score else "not measured")
         for objective in ("score", *COSTS):
-            shape = text.signed if objective == "score" else text.times
+            in_score = partial(text.score_gap, change.group)
+            shape = in_score if objective == "score" else text.times
             gap = change.gaps[objective]
             row += [shape(gap.value), text.span(gap, shape) or DASH] if gap else [DASH, DASH]
         rows.append(row)

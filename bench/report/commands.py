@@ -8,6 +8,7 @@ from bench.analysis.groups import Group
 from bench.plan import gridfile
 from bench.plan.cell import SEARCHED
 from bench.plan.columns import format_value
+from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.plan.selection import AXES
 from minbert.data.tasks import TASKS
@@ -33,6 +34,8 @@ def commands(group: Group, sources: Sequence[str], code_version: str | None = No
     one = f"python -m bench.grid --grid {grid} {options}{search} --select {_cell(group, search)}"
     runs = " ".join(map(_word, sources)) or "runs.csv"
     narrow = "" if code_version is None else f" --code-version {_word(code_version)}"
+    if group.metric and group.metric not in ROW_METRICS:
+        narrow += f" --metric {group.metric}"
     report = f"python -m bench.report --runs {runs} --reports reports/{narrow}"
     return [*lines, f"{one} --rerun ok", report]
 

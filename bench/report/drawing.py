@@ -6,6 +6,7 @@ Text stays text. Ink and paper are single colours, which `inline` replaces by th
 import logging
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,11 +68,20 @@ def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
         sns.despine(ax=axes)
 
 
+@contextmanager
+def _other_scripts() -> Iterator[None]:
+    """Without warnings on text that the font for measuring lacks; browsers have others."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
 def lay_out(figure: Figure) -> None:
     """Set the positions of everything in a figure, as drawing would."""
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.execute(figure)
+        with _other_scripts():
+            engine.execute(figure)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -87,7 +97,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 def to_svg(figure: Figure, stem: str) -> str:
     """The figure's SVG without prolog and metadata; ids start with the stem, to be unique."""
     buffer = StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), _other_scripts():
         lay_out(figure)
         figure.set_layout_engine(None)  # else saving would draw twice
         figure.savefig(buffer, format="svg", metadata={"Date": None})

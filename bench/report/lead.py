@@ -9,6 +9,7 @@ from bench.analysis.setting import number
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK, Value
 from bench.plan.columns import CORRELATED, PART_SCORES
+from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.report.text import count, counted, setting_value
 from minbert.data.tasks import TASKS
@@ -27,7 +28,7 @@ def lead(group: Group) -> list[str]:
     """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
     modes = list(dict.fromkeys(setting.mode for setting in group.settings))
     init = "" if group.shared("init") == "pretrained" else " with random weights"
-    scored = f", scored by {group.metric} on dev" if group.has_quality else ""
+    scored = f", scored by {group.scoring.label} on dev" if group.has_quality else ""
     first = (
         f"Compared: {', '.join(modes)} on the model {_known(group, 'model')}{init} and the task "
         f"{_known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} ended ok, "
@@ -42,16 +43,8 @@ def lead(group: Group) -> list[str]:
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    lines = [
-        first,
-        _overall(group),
-        _joined(group),
-        _caps(group),
-        _cut(group),
-        *notes,
-        machine,
-        _elsewhere(group),
-    ]
+    about = [_metric(group), _overall(group), _joined(group), _caps(group), _cut(group)]
+    lines = [first, *about, *notes, machine, _elsewhere(group)]
     return [line for line in lines if line]
 
 
@@ -85,6 +78,17 @@ def _intervals(group: Group) -> str:
     kept = [s.values.keys() == s.scores.keys() for s in several]
     examples = ", and over dev examples where predictions are kept" if any(kept) else ""
     return f" (intervals of costs are over runs, those of scores over seeds{examples})"
+
+
+def _metric(group: Group) -> str:
+    """What the metric is, if it was chosen for the report."""
+    if not group.has_quality or group.metric in ROW_METRICS:
+        return ""
+    label = group.scoring.label
+    return (
+        f"{label[:1].upper()}{label[1:]} is the {group.scoring.about}. It was chosen for this "
+        "report and computed from kept predictions; flags are those of each row's own metric."
+    )
 
 
 def _overall(group: Group) -> str:

@@ -8,8 +8,8 @@ from typing import Final
 import pandas as pd
 
 from bench.analysis.groups import Group
-from bench.analysis.metrics import metric_of
 from bench.plan.cell import SEARCHED, Value, named
+from bench.plan.metrics import metric_of
 from bench.plan.rows import Row, standing
 from bench.report import figures, text
 from bench.report.cells import why

@@ -27,6 +27,7 @@ from bench.report.data import data_section
 from bench.report.drawing import Drawing
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
+from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
 from bench.report.references import ReferencePoint, reference_lines, reference_points
 from bench.report.sections import Section, between_processes, sections, tradeoffs
@@ -34,7 +35,7 @@ from bench.report.tables import Table
 from bench.report.terms import TERMS
 from bench.report.winners import Card, cards
 from bench.results.facts import DataFacts
-from bench.results.outcomes import ValuesOf, no_values
+from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
@@ -67,9 +68,9 @@ def render(
     *,
     planned: Sequence[Row] = (),
     sources: Sequence[str] = (),
-    values_of: ValuesOf = no_values,
-    code_version: str | None = None,
+    predictions_of: PredictionsOf = no_predictions,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    code_version: str | None = None,
 ) -> Path:
     """Write the report on some rows, and return the path of its index.html.
 
@@ -79,16 +80,16 @@ def render(
         planned: axes, settings and ids of planned cells; those without a row are shown as not run,
             and their group comes first.
         sources: the files that the rows came from, as a command line names them.
-        values_of: returns the kept predictions of a row, as `bench.results.predictions` does.
+        predictions_of: returns the kept predictions of rows, as `bench.results.predictions` does.
+        facts: by `data_digest`, facts on the data, such as the names of classes.
         code_version: the only version of the code whose rows are shown; None: all versions.
-        facts: facts on the examples, by `data_digest`.
 
     Raises:
         InputError: if the folder can't be written, or no row is of that version.
         DiskFullError: if there is no space left.
     """
     names = [text.plain(Path(source).name) for source in sources]
-    content = report(rows, planned, names, values_of, code_version, facts)
+    content = report(rows, planned, names, predictions_of, facts, code_version)
     drawings = [d for section in content["sections"] for d in section.drawings]
     for other in content["others"]:
         drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
@@ -101,9 +102,9 @@ def report(
     rows: Sequence[Row],
     planned: Sequence[Row],
     sources: Sequence[str],
-    values_of: ValuesOf = no_values,
-    code_version: str | None = None,
+    predictions_of: PredictionsOf = no_predictions,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    code_version: str | None = None,
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
     narrowed: list[str] = []
@@ -116,7 +117,8 @@ def report(
             f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."
         ]
     rows, planned = _printable(rows), _printable(planned)
-    every_group = hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
+    planned_keys = {group_key(row) for row in planned}
+    every_group = hub_first(groups(rows, planned, values_from(predictions_of)), planned_keys)
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
@@ -133,7 +135,9 @@ def report(
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
-        "sections": _sections(every_group, searches, points, facts) if first else searches,
+        "sections": (
+            _sections(every_group, searches, points, predictions_of, facts) if first else searches
+        ),
         "cells_heading": (
             f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
             f"{len(every_row):,} ended ok"
@@ -171,12 +175,14 @@ def _sections(
     every_group: Sequence[Group],
     searches: Sequence[Section],
     points: Sequence[ReferencePoint],
+    predictions_of: PredictionsOf,
     facts: Mapping[str, DataFacts],
 ) -> list[Section]:
     """The sections on the first group, and those that compare groups."""
     first = every_group[0]
     return [
         *sections(first, points),
+        *quality_sections(first, predictions_of, facts.get(str(first.shared("data_digest")))),
         *amp_section(first),
         *changes_sections(every_group),
         *searches,

@@ -176,13 +176,16 @@ def _rank_effect(group: Group) -> tuple[str, str]:
     also = ["in scale (alpha / rank)"] if len({row.scale for row in rows}) > 1 else []
     if any(row.learning_rate_source == SEARCHED for row in rows):
         also.append("in the rates that a search found for each")
+    sides = f"above zero in {effect.better} and below"
+    if not group.scoring.higher_is_better:
+        sides = f"below zero, which is better, in {effect.better} and above"
     with_it = f", and with it {' and '.join(also)}" if also else ""
     return (
         f"Rank {effect.high} is significantly better than rank {effect.low} in {effect.better} of "
         f"{pairs}",
         f"Over {pairs} of settings that differ in rank{with_it}, rank {effect.high} scores "
-        f"{text.signed(effect.mean)} against rank {effect.low} on average; the interval of the "
-        f"difference is above zero in {effect.better} and below in {effect.worse}. Intervals are "
+        f"{text.score_gap(group, effect.mean)} against rank {effect.low} on average; the interval "
+        f"of the difference is {sides} in {effect.worse}. Intervals are "
         "not corrected for the number of pairs. The paper's claim is that rank 1 captures most of "
         "the update.",
     )

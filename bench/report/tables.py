@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from operator import attrgetter
 from typing import Final
@@ -12,7 +13,7 @@ from bench.analysis.groups import Group, about
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
 from bench.plan.columns import BY_NAME, group_names
-from bench.report.text import fixed, num, signed, span, times, x_label
+from bench.report.text import num, score, score_gap, span, times, x_label
 from bench.stats.intervals import Interval
 
 DASH: Final = "–"
@@ -183,16 +184,18 @@ def _result_columns(group: Group) -> Columns:
     def against(setting: Setting, objective: Objective) -> Interval | None:
         return compare(group, objective, setting, base) if base else None
 
-    def score(setting: Setting) -> str:
+    form, form_gap = partial(score, group), partial(score_gap, group)
+
+    def score_text(setting: Setting) -> str:
         value = estimate(setting, "score")
-        return fixed(value.value) if value else setting.folds_done or "not measured"
+        return form(value.value) if value else setting.folds_done or "not measured"
 
     def to_full(setting: Setting) -> str | None:
         gap = None if setting is base else against(setting, "score")
         if gap is None:
             return None
-        ends = span(gap, signed)
-        return signed(gap.value) + (f" ({ends})" if ends else "")
+        ends = span(gap, form_gap)
+        return form_gap(gap.value) + (f" ({ends})" if ends else "")
 
     def cost_columns(cost: Objective, unit: str) -> Columns:
         name, ratio_about = column(group, cost), f"{cost} against full fine-tuning in fp32"
@@ -205,9 +208,9 @@ def _result_columns(group: Group) -> Columns:
 
     difference = "dev score minus that of full fine-tuning in fp32, with the interval"
     scores: Columns = [
-        (Head("dev_score", "dev score", about("dev_score"), True), score),
+        (Head("dev_score", "dev score", about("dev_score"), True), score_text),
         (Head("dev_interval", "95% interval", "of the dev score"),
-         lambda s: span(value) if (value := estimate(s, "score")) else None),
+         lambda s: span(value, form) if (value := estimate(s, "score")) else None),
         (Head("to_full", "to full", difference), to_full),
     ]  # fmt: skip
     return [

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from bench.analysis.groups import Group
-from bench.analysis.metrics import metric_of
 from bench.analysis.verdicts import Objective, column
 from bench.plan.cell import Value
+from bench.plan.metrics import metric_of
 from bench.plan.rows import Row
 from bench.stats.intervals import Interval
 
@@ -39,14 +39,24 @@ def fixed(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def signed(value: float) -> str:
-    """A difference of scores, with its sign."""
-    return f"{value:+.3f}".replace("-", "−")
+def signed(value: float, digits: int = 3) -> str:
+    """A difference, with its sign and a fixed number of decimals."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def times(value: float) -> str:
     """A ratio."""
     return fixed(value, 2)
+
+
+def score(group: Group, value: float) -> str:
+    """A score in a group."""
+    return fixed(value, group.decimals)
+
+
+def score_gap(group: Group, value: float) -> str:
+    """A difference of scores in a group, with its sign."""
+    return signed(value, group.decimals)
 
 
 def setting_value(value: Value) -> str:

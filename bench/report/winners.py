@@ -1,11 +1,11 @@
 """The winners of a group on memory, time and score, in cards and sentences."""
 
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Final
 
 from bench.analysis.groups import Group
-from bench.analysis.metrics import metric_of
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import (
     COSTS,
@@ -19,7 +19,17 @@ from bench.analysis.verdicts import (
     score_spread,
     verdict,
 )
-from bench.report.text import BASE, count, fixed, no_interval, num, signed, span, times, x_label
+from bench.report.text import (
+    BASE,
+    count,
+    no_interval,
+    num,
+    score,
+    score_gap,
+    span,
+    times,
+    x_label,
+)
 
 _MOST_NAMED: Final = 4
 """Settings that a sentence names; it counts the others."""
@@ -47,7 +57,7 @@ def _card(group: Group, objective: Objective) -> Card:
     if best is None:
         return Card(title, "–", "", "", _no_verdict(group, objective))
     if objective == "score":
-        big, unit = fixed(best.value.value), group.metric
+        big, unit = score(group, best.value.value), group.scoring.label
     elif best.against:
         big, unit = f"{best.against.value:.2f}×", f"of {BASE}"
     else:
@@ -63,12 +73,16 @@ def _card(group: Group, objective: Objective) -> Card:
 
 def _title(group: Group, objective: Objective) -> str:
     if objective == "score":
-        return f"Best {metric_of(group.metric).short}"
+        return f"Best {group.scoring.short}"
     return f"Least {objective}"
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _uncapital(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _sentence(group: Group, best: Verdict) -> str:
@@ -83,8 +97,8 @@ def _sentence(group: Group, best: Verdict) -> str:
 def _value(group: Group, best: Verdict) -> str:
     value = best.value
     if best.objective == "score":
-        ends = f" (95% interval {span(value)})" if value.ends() else ""
-        return f"scores {fixed(value.value)} {group.metric}{ends} on dev"
+        ends = f" (95% interval {span(value, partial(score, group))})" if value.ends() else ""
+        return f"scores {score(group, value.value)} {group.scoring.label}{ends} on dev"
     unit = x_label(group, best.objective)
     if best.objective == "memory":
         return f"peaks at {num(value.value)} MiB ({unit.removesuffix(', MiB')})"
@@ -100,10 +114,10 @@ def _against(group: Group, best: Verdict) -> str:
     versus, own = best.against, base.estimate(column(group, best.objective))
     if versus is None or own is None:
         return f"; {BASE} has no figure to compare with."
-    both = (best.winner, base)
+    both, gap = (best.winner, base), partial(score_gap, group)
     if best.objective == "score":
-        comparison = f"{signed(versus.value)} against {BASE} ({fixed(own.value)}"
-        ends = f"95% interval of the difference {span(versus, signed)}"
+        comparison = f"{gap(versus.value)} against {BASE} ({score(group, own.value)}"
+        ends = f"95% interval of the difference {span(versus, gap)}"
         runs = [len(setting.scored) for setting in both]
     else:
         unit = "MiB" if best.objective == "memory" else "ms"
@@ -129,7 +143,7 @@ def winners_heading(group: Group) -> str:
     titles: dict[str, list[str]] = {}
     for objective in OBJECTIVES:
         if best := verdict(group, objective):
-            titles.setdefault(best.winner.label, []).append(_title(group, objective).lower())
+            titles.setdefault(best.winner.label, []).append(_uncapital(_title(group, objective)))
     heading = "; ".join(f"{' and '.join(won)}: {label}" for label, won in titles.items())
     if heading and group.has_quality and not group.learned:
         return f"Costs alone: {heading}"
@@ -172,7 +186,7 @@ def frugal_sentence(group: Group) -> list[str]:
     """A sentence on the setting of least memory that keeps the score, if scores are compared."""
     if not group.has_quality or not group.learned or group.baseline is None:
         return []
-    near = f"within {group.scoring.size(group.scoring.margin)} of {BASE}"
+    near = f"within {group.scoring.size(group.margin)} of {BASE}"
     kept = verdict(group, "memory", among=lambda setting: keeps_score(group, setting))
     if kept and kept.winner is not group.baseline:
         return [f"The least memory that is shown to score {near}: {_tradeoff(group, kept)}."]
@@ -190,7 +204,10 @@ def _tradeoff(group: Group, best: Verdict) -> str:
     if best.against:
         text += f", {best.against.value:.2f}× the memory"
     if gap:
-        text += f" and {signed(gap.value)} in score (95% interval {span(gap, signed)})"
+        form, short = partial(score_gap, group), "score"
+        if not group.scoring.higher_is_better:
+            short = f"{group.scoring.short}, where less is better"
+        text += f" and {form(gap.value)} in {short} (95% interval {span(gap, form)})"
     return text
 
 
@@ -202,8 +219,8 @@ def _precision(group: Group) -> str:
     if not ends:
         return "the differences have no intervals"
     half = median((high - low) / 2 for low, high in ends)
-    more = "more seeds narrow it" if half > group.scoring.margin / 2 else "the losses are real"
-    return f"a difference of scores is known to about ±{fixed(half)} here, and {more}"
+    more = "more seeds narrow it" if half > group.margin / 2 else "the losses are real"
+    return f"a difference of scores is known to about ±{score(group, half)} here, and {more}"
 
 
 def seeds_sentence(group: Group) -> list[str]:
@@ -215,7 +232,7 @@ def seeds_sentence(group: Group) -> list[str]:
         return []
     known = (
         f"The difference of scores between {best.winner.label} and {BASE} is known to "
-        f"±{fixed(spread.half_width())}, over {spread.examples:,} dev examples and "
+        f"±{score(group, spread.half_width())}, over {spread.examples:,} dev examples and "
     )
     if spread.of_seeds is None:
         return [
@@ -223,7 +240,7 @@ def seeds_sentence(group: Group) -> list[str]:
             "before believing a difference."
         ]
     known += count(spread.seeds, "seed")
-    size, needed = group.scoring.size(group.scoring.margin), spread.seeds_for(group.scoring.margin)
+    size, needed = group.scoring.size(group.margin), spread.seeds_for(group.margin)
     if needed is None:
         return [f"{known}. No number of seeds shows {size}: that takes more dev examples."]
     if needed <= spread.seeds:

@@ -102,8 +102,7 @@ class DataFacts(BaseModel):
         known = {
             reference.name: reference
             for reference in self.references
-            if reference.train
-            == (self.train if reference.name == MAJORITY else self.trained_on(cell))
+            if (reference.name == MAJORITY or reference.train == self.trained_on(cell))
             and (reference.model_digest, reference.pooling, reference.max_length)
             in (encoder, (None, None, None))
         }

@@ -1,9 +1,15 @@
 """Outcomes of dev examples in one small file next to runs.csv, where cells' folders are missing.
 
-For an accuracy an outcome is one bit for each example, right or wrong; for a correlation it is the
-predictions, and the labels once for all cells. Both give the same intervals as the predictions in
-the cells' folders. In the file, `runs.outcomes.safetensors`, a tensor is named by the row's key,
-the task's part and a digest of the labels, which identifies the examples.
+An outcome is the class predicted for each example, all labels predicted for it, or the number; the
+labels are stored once for all cells. Most metrics, and their intervals, are the same as from the
+predictions in the cells' folders; AUROC, average precision and calibration need logits, which are
+only there. In the file, `runs.outcomes.safetensors`, a tensor is named by the row's key, the task's
+part and a digest of the labels, which identifies the examples. Its type says what it holds:
+
+- int8, int16 or int32 [N]: predicted classes;
+- uint8 [N, ⌈C / 8⌉]: bits of predicted labels;
+- float64 [N]: numbers in the unit of the labels; float32 [N]: standardised numbers, of older files;
+- uint8 [⌈N / 8⌉]: bits of right or wrong, of older files.
 """
 
 import json
@@ -20,7 +26,8 @@ from bench.common.files import write_atomically
 from bench.plan.rows import Row
 
 _LARGEST: Final = 2**26
-"""Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take a tenth."""
+"""Most bytes of a file that is read or written; 10,000 cells of 5,000 examples take three
+quarters."""
 _WHOLE: Final = "dev"
 """The name in a file for a task without parts."""
 _LABELS: Final = "labels"
@@ -40,17 +47,56 @@ def no_values(_rows: Sequence[Row]) -> Values | None:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A cell's results on the dev examples of a task, or of one part of it.
+    """Predictions for the dev examples of a task, or of one part of it.
 
     Attributes:
-        numbers: [N] right or wrong; for a regression, the predictions.
-        labels: [N] of a regression; None for an accuracy.
+        predicted: classes [N], numbers [N], or 0 and 1 for each label [N, C]; without `labels`
+            right or wrong [N].
+        labels: of the same shape; None where only right and wrong are stored.
         examples: digest of the labels.
+        logits: [N, C] of classes or labels; None where not stored, or not asked for.
     """
 
-    numbers: Array
+    predicted: Array
     labels: Array | None
     examples: str
+    logits: Array | None = None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each example has one class."""
+        return self.predicted.ndim == 1 and not self.has_numbers
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether each example has a number."""
+        return self.predicted.dtype.kind == "f"
+
+    @property
+    def in_unit(self) -> bool:
+        """Whether predicted numbers are in the unit of the labels, and not standardised."""
+        return self.predicted.dtype == np.float64
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcomes of several sets of examples as one, in their order.
+
+    Raises:
+        ValueError: if they are of different problems.
+    """
+    first = outcomes[0]
+    if len(outcomes) == 1:
+        return first
+    labels = [one.labels for one in outcomes if one.labels is not None]
+    logits = [one.logits for one in outcomes if one.logits is not None]
+    if len({one.predicted.dtype.kind for one in outcomes}) > 1 or len(labels) % len(outcomes):
+        raise ValueError("they are of different kinds")
+    return Outcome(
+        np.concatenate([one.predicted for one in outcomes]),
+        np.concatenate(labels) if labels else None,
+        " ".join(one.examples for one in outcomes),
+        np.concatenate(logits) if len(logits) == len(outcomes) else None,
+    )
 
 
 def digest_of(labels: Array) -> str:
@@ -100,21 +146,40 @@ def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: i
     Raises:
         KeyError, TypeError, ValueError: if the file contradicts itself.
     """
-    if stored.dtype == np.uint8:
+    if stored.dtype == np.uint8 and stored.ndim == 1:
         if stored.shape != ((size + 7) // 8,) or size < 1:
             raise ValueError("it has bits of other examples")
         bits = np.unpackbits(stored.view(np.uint8), count=size)
         return Outcome(bits.astype(bool), None, examples)
     labels = tensors[f"{_LABELS}/{examples}"]
-    if digest_of(labels) != examples or not stored.shape == labels.shape == (size,):
+    if stored.dtype == np.uint8 and stored.ndim == labels.ndim == 2:
+        if stored.shape[1] != (labels.shape[1] + 7) // 8:
+            raise ValueError("it has bits of other labels")
+        stored = np.unpackbits(stored.view(np.uint8), axis=1, count=labels.shape[1])
+    elif stored.dtype.kind not in "fi" or stored.ndim != 1 or stored.dtype == np.float16:
+        raise ValueError("its predictions are neither classes nor numbers")
+    elif stored.dtype.kind == "i" and labels.dtype.kind not in "iu":
+        raise ValueError("its labels are no classes")
+    if digest_of(labels) != examples or stored.shape != labels.shape or len(labels) != size:
         raise ValueError("it has predictions of other examples")
-    if stored.dtype.kind != "f":
-        raise ValueError("its predictions are no numbers")
+    if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and np.isfinite(stored).all()):
+        raise ValueError("it has numbers that are not finite")
     return Outcome(stored, labels, examples)
 
 
+def _stored(predicted: Array) -> Array:
+    """Predictions in the type by which `_outcome` recognises them, as small as it can be."""
+    if predicted.ndim == 2:
+        return np.packbits(predicted.astype(bool), axis=1)
+    if predicted.dtype.kind == "f":
+        return predicted
+    most = int(predicted.max(initial=0))
+    small = next((t for t in (np.int8, np.int16) if most <= np.iinfo(t).max), np.int32)
+    return predicted.astype(small)
+
+
 def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
-    """Write a file that `read_outcomes` reads.
+    """Write a file that `read_outcomes` reads; logits are left out.
 
     Raises:
         ValueError: if it would be too large to be read. Nothing is written.
@@ -126,11 +191,11 @@ def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     for key, outcome in outcomes.items():
         name = f"{key}/{outcome.examples}"
         if outcome.labels is None:
-            tensors[name] = np.packbits(outcome.numbers.astype(bool))
+            tensors[name] = np.packbits(outcome.predicted.astype(bool))
         else:
-            tensors[name] = np.ascontiguousarray(outcome.numbers)
+            tensors[name] = np.ascontiguousarray(_stored(outcome.predicted))
             tensors[f"{_LABELS}/{outcome.examples}"] = np.ascontiguousarray(outcome.labels)
-    sizes = {outcome.examples: len(outcome.numbers) for outcome in outcomes.values()}
+    sizes = {outcome.examples: len(outcome.predicted) for outcome in outcomes.values()}
     content = save(tensors, metadata={_EXAMPLES: json.dumps(sizes, sort_keys=True)})
     if len(content) > _LARGEST:
         raise ValueError(

@@ -1,12 +1,11 @@
 """The overall score of the parts of task `multitask`, with its interval. Pure."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.cell import Value
 from bench.plan.columns import CORRELATED
 from bench.stats.intervals import Interval, fisher, mean_of, wilson
 
@@ -43,8 +42,13 @@ def overall_interval(scores: Mapping[str, float], examples: Mapping[str, int]) -
     return mean_of(intervals)
 
 
-def score_ends(metric: Value, score: float, examples: int) -> tuple[float, float]:
-    """Both ends of a score's 95% interval: Wilson's for an accuracy, else Fisher's."""
+EXACT: Final = ("accuracy", "pearson")
+"""Metrics whose interval follows from the score and the number of examples."""
+
+
+def score_ends(metric: str, score: float, examples: int) -> tuple[float, float]:
+    """Both ends of the 95% interval of a score by one of the metrics `EXACT`: Wilson's for an
+    accuracy, Fisher's for a correlation."""
     if metric == "accuracy":
         return wilson(round(score * examples), examples)
     return fisher(score, examples)

@@ -1,30 +1,30 @@
-"""Stored dev predictions, as one number for each example; the mean of the numbers is the score.
+"""Stored dev predictions, and the numbers of a row's own metric, whose mean is its score.
 
-The folds of a run are joined first: all their predictions together have one score. So every
-comparison of scores can be paired over examples, whatever the metric. For an accuracy the number is
-1 or 0, right or wrong; for a Pearson correlation it is the correlation plus the example's influence
-on it (Hampel 1974), which is exact to first order; for a mean over a task's parts it is computed
-from theirs. Predictions are read from the cells' folders, or else from `bench.results.outcomes`.
+Predictions are read from the cells' folders, or else from `bench.results.outcomes`. Those of the
+folds of a run are joined first, and have one score. For a mean over a task's parts the numbers are
+computed from those of the parts.
 """
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.cell import OVERALL
 from bench.plan.columns import PART_SCORES
+from bench.plan.metrics import OVERALL, metric_of
 from bench.plan.rows import Row, latest
 from bench.results.outcomes import (
+    Array,
     Outcome,
     Values,
     ValuesOf,
     digest_of,
-    no_values,
+    joined,
     outcome_key,
     outcomes_file,
     read_outcomes,
@@ -32,20 +32,41 @@ from bench.results.outcomes import (
 )
 from bench.results.overall import counted, metric_of_part
 from bench.results.protocol import PREDICTIONS
+from bench.results.scores import numbers
 from bench.results.store import cell_folder, cells_folder
-from minbert.data.metrics import constant
 from minbert.files import is_folder
 
 _EXACT: Final = 1e-6
 """How far the mean of outcomes may differ from the score in their row, which has seven digits."""
+
+Parts = Mapping[str, Outcome]
+"""Outcomes by the parts of a task; "" stands for a whole task."""
+
+
+class PredictionsOf(Protocol):
+    """A source of stored predictions."""
+
+    def __call__(self, rows: Sequence[Row], /, *, logits: bool = False) -> Parts | None:
+        """The predictions of a run's rows, one for each fold, in their order, those of all rows
+        joined; None where not stored.
+
+        Args:
+            logits: whether logits are included, where they are stored.
+        """
+
+
+def no_predictions(_rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+    """A `PredictionsOf` that has none for any row."""
+    del logits
+    return None
 
 
 def _to_stderr(text: str) -> None:
     sys.stderr.write(f"note: {text}\n")
 
 
-def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesOf:
-    """The numbers of a CSV's rows, from the folders of its cells or from the file of outcomes.
+def kept_predictions(runs: Path, note: Callable[[str], None] = _to_stderr) -> PredictionsOf:
+    """The predictions of a CSV's rows, from the folders of its cells or the file of outcomes.
 
     Args:
         note: called with a line about outcomes that can't be read or don't fit.
@@ -58,17 +79,26 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
         note(f"{path}: can't be read ({error}); scores without predictions are not paired")
         stored = {}
     if not stored and not is_folder(cells_folder(runs)):
-        return no_values
+        return no_predictions
     examples: dict[tuple[object, ...], str] = {}
-    read = cache(_read)
+    labels: dict[str, Array] = {}  # held once for all cells
 
-    def outcomes_of(row: Row) -> dict[str, Outcome] | None:
-        metric = row.dev_metric
-        if row.status != "ok" or metric is None:
+    @cache
+    def read(folder: Path, metric: str) -> Parts | None:
+        outcomes = _read(folder, metric)
+        return outcomes and {
+            part: one
+            if one.labels is None
+            else replace(one, labels=labels.setdefault(one.examples, one.labels))
+            for part, one in outcomes.items()
+        }
+
+    def of_row(row: Row, logits: bool) -> Parts | None:
+        if row.status != "ok" or row.dev_metric is None:
             return None
-        outcomes = _from_folder(runs, row, read)
+        outcomes = _from_folder(runs, row, _read_logits if logits else read)
         if outcomes is None:
-            keys = {part: outcome_key(row, part) for part in _parts(metric)}
+            keys = {part: outcome_key(row, part) for part in _parts(row.dev_metric)}
             outcomes = {part: stored[key] for part, key in keys.items() if key in stored}
             if outcomes and not _fit(row, outcomes):
                 note(f"{path}: outcomes that don't fit their rows are left out")
@@ -78,42 +108,42 @@ def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesO
             if examples.setdefault(data, outcome.examples) != outcome.examples:
                 note(f"{runs}: predictions of other examples than other rows have are left out")
                 return None
-        return outcomes
+        return outcomes or None
+
+    def of_rows(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+        return _joined([of_row(row, logits) for row in rows])
+
+    return of_rows
+
+
+def _joined(outcomes: Sequence[Parts | None]) -> Parts | None:
+    """The outcomes of several rows; None where those of a row or a part are missing."""
+    known = [one for one in outcomes if one is not None]
+    if len(known) < len(outcomes) or not known or len({frozenset(one) for one in known}) > 1:
+        return None
+    try:
+        return {part: joined([one[part] for one in known]) for part in known[0]}
+    except ValueError:
+        return None
+
+
+def values_from(predictions_of: PredictionsOf) -> ValuesOf:
+    """The numbers of the rows' own metric, from a source of predictions."""
 
     def values_of(rows: Sequence[Row]) -> Values | None:
-        folds = [outcomes for row in rows if (outcomes := outcomes_of(row))]
-        metrics = {row.dev_metric for row in rows}
-        if len(folds) < len(rows) or len(metrics) != 1:
-            return None
+        metric = rows[0].dev_metric or ""
+        outcomes = predictions_of(rows, logits=metric_of(metric).needs_logits)
         try:
-            return _values(metrics.pop() or "", _joined(folds))
+            return None if outcomes is None else values(metric, outcomes)
         except ValueError:
             return None
 
     return values_of
 
 
-def _joined(folds: Sequence[Mapping[str, Outcome]]) -> Mapping[str, Outcome]:
-    """The outcomes of several folds as those of one run.
-
-    Raises:
-        ValueError: if they are of different kinds.
-    """
-    if len(folds) == 1:
-        return folds[0]
-    if any(outcomes.keys() != {""} for outcomes in folds):
-        raise ValueError("folds are of tasks without parts")
-    ones = [outcomes[""] for outcomes in folds]
-    labels = [one.labels for one in ones if one.labels is not None]
-    if len(labels) not in (0, len(ones)):
-        raise ValueError("some folds have labels, and others have none")
-    return {
-        "": Outcome(
-            np.concatenate([one.numbers for one in ones]),
-            np.concatenate(labels) if labels else None,
-            "".join(one.examples for one in ones),
-        )
-    }
+def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesOf:
+    """The numbers of a CSV's rows, as `kept_predictions` finds their predictions."""
+    return values_from(kept_predictions(runs, note))
 
 
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
@@ -133,7 +163,7 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
         raise ValueError(f"it can't be read ({error})") from error
     kept = 0
     for row in latest(rows).values():
-        if _has_outcome(row) and (outcomes := _from_folder(runs, row)):
+        if _has_outcome(row) and (outcomes := _from_folder(runs, row, _read)):
             kept += 1
             stored |= {outcome_key(row, part): one for part, one in outcomes.items()}
     if kept:
@@ -146,14 +176,14 @@ def _has_outcome(row: Row) -> bool:
     return row.is_ok and row.dev_metric is not None and not row.is_candidate
 
 
-def first_of(sources: Sequence[ValuesOf]) -> ValuesOf:
-    """The numbers from the first source that has them."""
+def first_of(sources: Sequence[PredictionsOf]) -> PredictionsOf:
+    """The predictions from the first source that has them."""
 
-    def values_of(rows: Sequence[Row]) -> Values | None:
-        results = (source(rows) for source in sources)
-        return next((values for values in results if values is not None), None)
+    def of_rows(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+        results = (source(rows, logits=logits) for source in sources)
+        return next((outcomes for outcomes in results if outcomes is not None), None)
 
-    return values_of
+    return of_rows
 
 
 def _parts(metric: str) -> Sequence[str]:
@@ -161,31 +191,80 @@ def _parts(metric: str) -> Sequence[str]:
     return tuple(PART_SCORES) if metric == OVERALL else ("",)
 
 
-def _read(folder: Path, metric: str) -> dict[str, Outcome] | None:
-    """The outcomes of a cell's folder by part; None where it has none that can be read."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def outcome_of(
+    logits: NDArray[np.generic], labels: NDArray[np.generic], unit: tuple[float, float] | None
+) -> Outcome:
+    """The outcome of logits, with them.
+
+    A label of several is predicted where its logit is above 0; so is the second class where one
+    logit stands for two.
+
+    Args:
+        logits: [N, C]; [N, 1] of a regression, or for two classes.
+        labels: classes [N], numbers [N], or 0 and 1 for each label [N, C].
+        unit: mean and std by which a regression's logits return to the unit of the labels.
+
+    Raises:
+        ValueError: if logits and labels do not fit each other.
+    """
+    if logits.ndim != 2 or len(logits) != len(labels) or not logits.shape[1]:
+        raise ValueError("there are no logits for each label")
+    digest = digest_of(labels)
+    if labels.ndim == 2:
+        if labels.shape != logits.shape:
+            raise ValueError("there are no logits for each label")
+        return Outcome((logits.astype(np.float64) > 0).astype(np.uint8), labels, digest, logits)
+    if labels.dtype.kind == "f":
+        numbers = logits[:, 0]
+        if unit is not None:
+            numbers = numbers.astype(np.float64) * unit[1] + unit[0]
+        return Outcome(numbers, labels, digest)
+    single = logits.shape[1] == 1
+    if labels.size and not 0 <= labels.min() <= labels.max() < max(logits.shape[1], 2):
+        raise ValueError("there are labels without a logit")
+    predicted = logits[:, 0].astype(np.float64) > 0 if single else logits.argmax(axis=1)
+    return Outcome(predicted.astype(np.int64), labels, digest, logits)
+
+
+def read_folder(folder: Path, metric: str) -> dict[str, Outcome] | None:
+    """The outcomes of a cell's folder by part, with logits; None where it has none that can be
+    read.
+
+    Args:
+        metric: the row's.
+    """
+    from safetensors import SafetensorError, safe_open
 
     outcomes = {}
     try:
-        tensors = load_file(folder / PREDICTIONS)
-        for part in _parts(metric):
-            prefix = f"{part}." if part else ""
-            if f"{prefix}logits" in tensors:
-                logits, labels = tensors[f"{prefix}logits"], tensors[f"{prefix}labels"]
-                if (metric_of_part(part) if part else metric) == "accuracy":
-                    right = values_for("accuracy", logits, labels) > 0
-                    outcomes[part] = Outcome(right, None, digest_of(labels))
-                else:
-                    outcomes[part] = Outcome(logits[:, 0], labels, digest_of(labels))
-    except (OSError, SafetensorError, KeyError, ValueError, IndexError):
+        with safe_open(folder / PREDICTIONS, framework="numpy") as file:
+            notes, names = file.metadata() or {}, set(file.keys())
+            for part in _parts(metric):
+                prefix = f"{part}." if part else ""
+                if f"{prefix}logits" not in names:
+                    continue
+                unit = [notes.get(f"{prefix}target_{name}") for name in ("mean", "deviation")]
+                outcomes[part] = outcome_of(
+                    file.get_tensor(f"{prefix}logits"),
+                    file.get_tensor(f"{prefix}labels"),
+                    (float(unit[0]), float(unit[1])) if unit[0] and unit[1] else None,
+                )
+    except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError):
         return None
     return outcomes
 
 
-def _from_folder(
-    runs: Path, row: Row, read: Callable[[Path, str], dict[str, Outcome] | None] = _read
-) -> dict[str, Outcome] | None:
+def _read_logits(folder: Path, metric: str) -> Parts | None:
+    return read_folder(folder, metric)
+
+
+def _read(folder: Path, metric: str) -> Parts | None:
+    """As `read_folder`, without logits."""
+    outcomes = read_folder(folder, metric)
+    return outcomes and {part: replace(one, logits=None) for part, one in outcomes.items()}
+
+
+def _from_folder(runs: Path, row: Row, read: Callable[[Path, str], Parts | None]) -> Parts | None:
     """The outcomes in a row's folder by part; None without any that fit the row."""
     try:
         folder = cell_folder(runs, row.name, *row.row_key)
@@ -195,31 +274,32 @@ def _from_folder(
     return outcomes if outcomes and _fit(row, outcomes) else None
 
 
-def _fit(row: Row, outcomes: Mapping[str, Outcome]) -> bool:
-    """Whether outcomes give the score in their row."""
+def _fit(row: Row, outcomes: Parts) -> bool:
+    """Whether outcomes give the score in their row; those without the logits that it takes fit."""
+    metric = row.dev_metric or ""
+    if metric_of(metric).needs_logits and all(one.logits is None for one in outcomes.values()):
+        return True
     try:
         with np.errstate(all="ignore"):
-            mean = _values(row.dev_metric or "", outcomes).mean()
+            mean = values(metric, outcomes).mean()
     except ValueError:
         return False
-    return bool(abs(mean - (row.dev_score or 0.0)) < _EXACT)
+    return bool(abs(mean - (row.dev_score or 0.0)) < _EXACT * max(1.0, abs(mean)))
 
 
-def _values(metric: str, outcomes: Mapping[str, Outcome]) -> Values:
+def values(metric: str, outcomes: Parts) -> Values:
     """The numbers of the examples of all parts.
 
     Raises:
-        ValueError: without parts, or for a correlation of constants.
+        ValueError: without parts, or as `bench.results.scores.numbers`.
     """
-    values = {
-        part: one.numbers.astype(np.float64)
-        if one.labels is None
-        else _influences(one.numbers, one.labels)
-        for part, one in outcomes.items()
-    }
     if metric != OVERALL:
-        return values[""]
-    return mean_of_parts([counted(part, numbers) for part, numbers in values.items()])
+        if "" not in outcomes:
+            raise ValueError("there are no predictions of the whole task")
+        return numbers(metric, outcomes[""])
+    return mean_of_parts(
+        [counted(part, numbers(metric_of_part(part), one)) for part, one in outcomes.items()]
+    )
 
 
 def mean_of_parts(parts: Sequence[Values]) -> Values:
@@ -249,27 +329,10 @@ def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.gene
     """A number for each example, with the score as their mean.
 
     Args:
-        metric: `accuracy` or `pearson`.
-        logits: [N, C]; [N, 1] for a correlation, or for two classes with one logit.
-        labels: [N].
+        metric: the metric of a problem in runs.csv, such as `accuracy`.
+        logits, labels: as of `outcome_of`.
 
     Raises:
         ValueError: for a correlation of constants.
     """
-    if metric == "accuracy":
-        single = logits.shape[1] == 1
-        predicted = logits[:, 0].astype(np.float64) > 0 if single else logits.argmax(axis=1)
-        right: Values = (predicted == labels).astype(np.float64)
-        return right
-    return _influences(logits[:, 0], labels)
-
-
-def _influences(predicted: NDArray[np.generic], labels: NDArray[np.generic]) -> Values:
-    """For each example the correlation plus the example's influence on it."""
-    x, y = predicted.astype(np.float64), labels.astype(np.float64)
-    if constant(x) or constant(y) or x.std() == 0 or y.std() == 0:
-        raise ValueError("a constant has no correlation")
-    x, y = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
-    correlation = float((x * y).mean())
-    influence: Values = x * y - correlation * (x * x + y * y) / 2
-    return influence + correlation
+    return numbers(metric, outcome_of(logits, labels, None))

@@ -4,8 +4,9 @@ import json
 import math
 from typing import Any, Final
 
-from bench.plan.cell import OVERALL, Value
+from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, CORRELATED, LARGEST, PART_SCORES, format_value, parse_value
+from bench.plan.metrics import metric_of
 from bench.plan.rows import FLAGS, STATUSES
 
 PARENT_PID: Final = "BENCH_PARENT_PID"
@@ -85,8 +86,7 @@ def _column(name: str, value: Any) -> tuple[Value, str]:
 
 
 def _check_score(columns: dict[str, Any]) -> None:
-    is_share = columns.get("dev_metric") in ("accuracy", OVERALL)
-    lowest = {"dev_score": 0.0 if is_share else -1.0}
+    lowest = {"dev_score": metric_of(columns.get("dev_metric")).lowest}
     lowest |= {name: -1.0 if part in CORRELATED else 0.0 for part, name in PART_SCORES.items()}
     for name, low in lowest.items():
         score = columns.get(name)

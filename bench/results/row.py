@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
-from bench.plan.cell import OVERALL, Cell, Columns
+from bench.plan.cell import Cell, Columns
 from bench.plan.columns import BY_NAME, LARGEST, row_of, values_of
+from bench.plan.metrics import OVERALL
 from bench.plan.parts import scores_of
-from bench.plan.rows import Row
-from bench.results.overall import overall_interval, score_ends
+from bench.plan.rows import Row, has_majority
+from bench.results.overall import EXACT, overall_interval, score_ends
+from bench.results.predictions import read_folder, values
 from bench.results.protocol import PANEL, ROW, STEPS
 from bench.results.rowfile import encode
+from bench.results.scores import score_of
 from bench.stats.intervals import Interval
 from bench.stats.steptimes import StepTimes, panel_times, training_times
 
@@ -64,8 +67,9 @@ def measured_row(
         times, steady = step_times(folder)
         if not steady:
             flags = [*flags, "unstable_timing"]
-        majority = majority_score if row.dev_metric in ("accuracy", OVERALL) else None
-        row |= {**times, **score_interval(row, dev_examples), "majority_score": majority}
+        is_scored = row.dev_metric is not None and has_majority(vars(row))
+        row |= {**times, **score_interval(row, dev_examples, folder)}
+        row |= {"majority_score": majority_score if is_scored else None}
         if not_learned(row):
             flags = [*flags, "not_learned"]
     return replace(row, flags=" ".join(dict.fromkeys(flags)) or None)
@@ -157,11 +161,12 @@ def _columns(
     return columns, bool(narrow and settled)
 
 
-def score_interval(row: Row, examples: Mapping[str, int]) -> Columns:
+def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Columns:
     """The columns of the dev score's 95% interval.
 
     Args:
         examples: as `dev_examples` of `measured_row`.
+        folder: the cell's, whose predictions give the interval of a metric without a formula.
     """
     score, metric = row.dev_score, row.dev_metric
     if score is None or metric is None:
@@ -170,8 +175,16 @@ def score_interval(row: Row, examples: Mapping[str, int]) -> Columns:
         scores = {part: value for part, value in scores_of(row).items() if part in examples}
         interval = overall_interval(scores, examples) if scores else Interval(score)
         low, high = interval.low, interval.high
-    else:
+    elif metric in EXACT:
         low, high = score_ends(metric, score, sum(examples.values()))
+    elif outcomes := read_folder(folder, metric):
+        try:
+            known = score_of(metric, [values(metric, outcomes)])
+        except ValueError:  # predictions of another task
+            return {}
+        low, high = known.low, known.high
+    else:
+        return {}
     return {"dev_ci_low": low, "dev_ci_high": high}
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from bench.plan.cell import MULTITASK, OVERALL, Cell
+from bench.plan.cell import MULTITASK, Cell
 from bench.plan.columns import PART_SCORES
+from bench.plan.metrics import OVERALL
 from bench.plan.parts import to_text
 from bench.studies.ensemble.__main__ import command
 from minbert.data.tasks import find_task

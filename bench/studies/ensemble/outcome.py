@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bench.common.errors import InputError
-from bench.plan.cell import OVERALL
 from bench.plan.columns import CORRELATED, PART_SCORES
+from bench.plan.metrics import OVERALL
 from bench.report.text import count
 from bench.results.outcomes import Values
 from bench.results.overall import counted, overall, overall_interval

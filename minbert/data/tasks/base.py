@@ -10,9 +10,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minbert.data.metrics import micro_f1
 from minbert.data.tasks.splitting import smallest
 from minbert.errors import InputError
 
+_METRICS: Final = {
+    "classification": "accuracy",
+    "regression": "pearson",
+    "multi_label": "micro_f1",
+    "multitask": "overall",
+}
 _BY_CHANCE: Final = 0.5
 """The share in an overall score of a correlation of 0: (1 + r) / 2."""
 
@@ -48,13 +55,9 @@ class Task:
 
     @property
     def metric(self) -> str:
-        """Name of its dev score: `accuracy`, `micro_f1` of several labels, `pearson`, or `overall`
-        with parts."""
-        if self.parts:
-            return "overall"
-        if self.multi_label:
-            return "micro_f1"
-        return "accuracy" if self.classes else "pearson"
+        """Name of its dev score: `accuracy`, `pearson`, `micro_f1` with several labels, or
+        `overall` with parts."""
+        return _METRICS[self.kind]
 
     @property
     def num_outputs(self) -> int:
@@ -165,14 +168,17 @@ class Data(ABC):
     @property
     def majority(self) -> float | None:
         """The dev score without learning: of always predicting the most frequent class of the
-        training examples, of several the first, and of a part that is a regression that of no
-        correlation. None for a task that is a regression, or has several labels for a text."""
-        if self.task.kind in ("regression", "multi_label"):
+        training examples, of several the first, or the labels that most of them have, and of a
+        part that is a regression that of no correlation. None for a task that is a regression."""
+        if self.task.kind == "regression":
             return None
         scores = []
         for part in self.parts.values():
             score = _BY_CHANCE
-            if part.task.classes:
+            if part.task.kind == "multi_label":
+                usual = part.train.labels.mean(axis=0) - 0.5
+                score = micro_f1(np.tile(usual, (len(part.dev), 1)), part.dev.labels)
+            elif part.task.classes:
                 majority = np.bincount(part.train.labels.astype(np.int64)).argmax()
                 score = float(np.mean(part.dev.labels == majority))
             scores.append(score)

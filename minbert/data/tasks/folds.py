@@ -72,6 +72,11 @@ class Folds:
         labels = np.concatenate([train.labels, dev.labels])
         return Examples(train.text_a + dev.text_a, text_b, labels, groups)
 
+    @property
+    def whole(self) -> TaskData:
+        """All examples as training examples, and none for dev."""
+        return TaskData(self.data.task, self.examples, self.examples.taken([]))
+
     @cached_property
     def assignment(self) -> NDArray[np.int64]:
         """The fold of each example, [N]."""
@@ -96,7 +101,6 @@ class Folds:
         """SHA-256 of the examples, their order, their folds and what limits them."""
         limits = Sizes(self.max_train or self.most.train, self.max_dev or self.most.dev)
         limits = Sizes(*map(min, limits, self.most))
-        data = TaskData(self.data.task, self.examples, self.examples.taken([]))
-        digest = hashlib.sha256(f"{self.count} folds {[*limits]} {data.digest}".encode())
+        digest = hashlib.sha256(f"{self.count} folds {[*limits]} {self.whole.digest}".encode())
         digest.update(self.assignment.tobytes())
         return digest.hexdigest()

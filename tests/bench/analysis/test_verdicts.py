@@ -9,7 +9,6 @@ import pytest
 
 from bench.analysis.effects import amp_ratios, effects
 from bench.analysis.groups import groups
-from bench.analysis.metrics import METRICS, metric_of
 from bench.analysis.setting import BETWEEN_PROCESSES
 from bench.analysis.verdicts import (
     keeps_score,
@@ -20,6 +19,7 @@ from bench.analysis.verdicts import (
     verdict,
 )
 from bench.plan.columns import VALUES
+from bench.plan.metrics import METRICS, ROW_METRICS, metric_of
 from bench.plan.rows import latest
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
 
@@ -276,10 +276,11 @@ def test_the_margin_of_no_worse_is_the_metrics(monkeypatch):
 
 
 def test_every_metric_has_its_place_in_the_table():
-    assert tuple(METRICS) == VALUES["dev_metric"]
-    sizes = [metric_of(name).size(0.02) for name in (*METRICS, None)]
+    assert VALUES["dev_metric"] == ROW_METRICS
+    sizes = [metric_of(name).size(0.02) for name in (*ROW_METRICS, None)]
     assert sizes == [
-        "2 points of accuracy", "0.02 in correlation", "0.02 in overall score", "0.02 in score",
+        "2 points of accuracy", "2 points of micro F1", "0.02 in correlation",
+        "0.02 in overall score", "0.02 in score",
     ]  # fmt: skip
 
 
@@ -314,7 +315,7 @@ def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept()
     ]
 
     def values_of(kept: set[int]):
-        return lambda run: np.ones(50) if run[0]["seed"] in kept else None
+        return lambda rows: np.ones(50) if rows[0]["seed"] in kept else None
 
     for kept, known in (({0, 1, 2}, True), ({0}, False), (set(), False)):
         [group] = groups(rows, values_of=values_of(kept))

@@ -80,9 +80,9 @@ def test_a_failed_attempt_at_a_repeat_leaves_the_others() -> None:
 def test_repeats_of_one_seed_have_the_score_of_one_training() -> None:
     rows = [run(repeat=n, dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53) for n in (1, 2)]
     assert first(rows).estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
-    kept = first(rows, lambda _: np.full(4, 0.5))
+    kept = first(rows, lambda rows: np.full(4, 0.5))
     assert list(kept.values) == [0]
-    group = one([*rows, run("head", dev_score=0.4)], lambda run: np.full(4, run[0]["dev_score"]))
+    group = one([*rows, run("head", dev_score=0.4)], lambda rows: np.full(4, rows[0]["dev_score"]))
     spread = score_spread(*group.settings)
     assert spread is not None
     assert (spread.seeds, spread.of_seeds) == (1, None)
@@ -90,7 +90,7 @@ def test_repeats_of_one_seed_have_the_score_of_one_training() -> None:
 
 def test_repeats_that_were_kept_differently_long_are_not_known() -> None:
     rows = [run(repeat=n) for n in (1, 2)]
-    assert first(rows, lambda run: np.ones(int(run[0]["repeat"] or 0))).values == {}
+    assert first(rows, lambda rows: np.ones(int(rows[0]["repeat"] or 0))).values == {}
 
 
 def test_times_of_single_runs_are_widened_by_a_constant_without_repeats() -> None:
@@ -286,7 +286,7 @@ def away(row: Row, machine: str = "EPYC, 64 cores", **more: Any) -> Row:
 def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do() -> None:
     here = [run(dev_score=0.5), run("head", dev_score=0.4)]
     there = [away(run(seed=seed, time=1.0, dev_score=0.6, peak_rss_mib=1.0)) for seed in (0, 1, 2)]
-    group, other = groups([*here, *there], (), lambda run: np.full(4, run[0]["dev_score"]))
+    group, other = groups([*here, *there], (), lambda rows: np.full(4, rows[0]["dev_score"]))
     full, head = group.settings
     assert full.scores == {0: 0.5, 1: 0.6, 2: 0.6}
     assert full.values.keys() == {0, 1, 2}

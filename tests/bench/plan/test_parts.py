@@ -9,10 +9,11 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.cell import MULTITASK, OVERALL, Cell
+from bench.plan.cell import MULTITASK, Cell
 from bench.plan.columns import BY_NAME, CORRELATED, PART_SCORES, VALUES, parse_value, row_of
 from bench.plan.gridfile import parse
 from bench.plan.job import Job
+from bench.plan.metrics import OVERALL
 from bench.plan.parts import from_text, most_encoders, scores_of, to_text
 from bench.plan.planning import Resolved, expand
 from bench.plan.rows import Row
@@ -233,9 +234,9 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
 
 def test_a_part_that_the_task_lacks_is_not_counted() -> None:
     row = new_row(dev_metric=OVERALL, dev_score=0.5, dev_sentiment=0.5, dev_similarity=0.9)
-    found = score_interval(row, {"sst": 100})
+    found = score_interval(row, {"sst": 100}, Path())
     assert (found["dev_ci_low"], found["dev_ci_high"]) == wilson(50, 100)
-    assert score_interval(row, {"movies": 100}) == {"dev_ci_low": None, "dev_ci_high": None}
+    assert score_interval(row, {"movies": 100}, Path()) == {"dev_ci_low": None, "dev_ci_high": None}
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,10 @@ class Finder:
     def find(self, *jobs: Job, timeout_s: float | None = None, stopped: bool = False) -> list[str]:
         with Signals() as signals:
             signals.stops = int(stopped)
+            digest = self.data.digest[:16]
+            facts = read_facts(self.runs).get(digest) or facts_of(self.data)
             notes = find_references(
-                self.runs, self.data, jobs, gpu="", timeout_s=timeout_s, signals=signals,
+                self.runs, digest, facts, jobs, gpu="", timeout_s=timeout_s, signals=signals,
                 on_progress=lambda message: self.phases.append(str(message.get("phase"))),
             )  # fmt: skip
             return list(notes)

@@ -58,7 +58,7 @@ def test_words_tell_a_class_and_whether_texts_say_the_same(examples) -> None:
     predictions, method = tfidf(CLASSES, examples(300, 0), dev := examples(100, 1))
     assert predictions.shape == (100, 3)
     assert not predictions[:, 2].any()  # a class that no training example has
-    assert scores("classification", predictions, dev.labels)["accuracy"][0] > 0.9
+    assert scores("single_label", predictions, dev.labels)["accuracy"][0] > 0.9
     assert method.startswith("logistic regression with C ")
 
 
@@ -91,7 +91,7 @@ def test_a_linear_model_on_embeddings_is_as_strongly_regularised_as_held_out_exa
         for scale in (100.0, 0.0)
     )
     clear, of_signal = frozen(CLASSES, train, *signal)
-    assert scores("classification", clear, dev.labels)["accuracy"][0] > 0.95
+    assert scores("single_label", clear, dev.labels)["accuracy"][0] > 0.95
     _, of_noise = frozen(CLASSES, train, *noise)
     assert float(of_noise.split()[-1]) < float(of_signal.split()[-1])
     again = frozen(CLASSES, train, signal[0] * 3 + 1, signal[1] * 3 + 1)[0]
@@ -109,7 +109,7 @@ def test_dev_labels_change_nothing_and_the_same_is_found_again() -> None:
 def test_words_tell_a_class_of_real_sentences_better_than_the_majority_does() -> None:
     data = load_task("movies", max_train=2000)
     found, most = (
-        scores("classification", predict(name, data.task, data.train, data.dev)[0], data.dev.labels)
+        scores("single_label", predict(name, data.task, data.train, data.dev)[0], data.dev.labels)
         for name in ("tf-idf", "majority")
     )
     assert found["accuracy"][1] > most["accuracy"][2]  # their intervals don't overlap

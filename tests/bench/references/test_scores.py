@@ -26,20 +26,20 @@ def test_scores_of_classes_are_those_of_scikit_learn(classes: int) -> None:
         "auroc": metrics.roc_auc_score(labels, ranked, multi_class="ovr"),
         "average_precision": metrics.average_precision_score(of_ap, ranked),
     }
-    found = scores("classification", predictions, labels)
+    found = scores("single_label", predictions, labels)
     assert {name: score[0] for name, score in found.items()} == pytest.approx(expected)
     assert all(low < value < high for value, low, high in found.values())
 
 
 def test_scores_of_a_constant_prediction() -> None:
     labels = np.array([0, 0, 0, 1, 2, 2])
-    found = scores("classification", np.tile([0.5, 0.2, 0.3, 0.0], (6, 1)), labels)
+    found = scores("single_label", np.tile([0.5, 0.2, 0.3, 0.0], (6, 1)), labels)
     assert found["accuracy"][0] == 0.5
     assert found["mcc"][0] == 0
     assert found["auroc"][0] == pytest.approx(0.5)
     assert found["balanced_accuracy"][0] == pytest.approx(1 / 3)  # of the classes that dev has
     assert found["macro_f1"][0] == pytest.approx(2 / 3 / 3)
-    assert scores("classification", np.eye(2)[[0, 1]], np.array([0, 0]))["auroc"] is None
+    assert scores("single_label", np.eye(2)[[0, 1]], np.array([0, 0]))["auroc"] is None
 
 
 def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
@@ -77,10 +77,10 @@ def test_a_mean_has_an_error_and_no_correlation() -> None:
     assert found["r2"][0] == 0
 
 
-def test_an_interval_by_bootstrap_has_the_width_of_wilsons() -> None:
-    """Balanced accuracy of classes of one size is accuracy, but for their numbers in resamples."""
+def test_an_interval_by_influence_has_the_width_of_wilsons() -> None:
+    """Balanced accuracy of classes of one size is accuracy, but for their numbers in samples."""
     labels = np.repeat([0, 1], 500)
     guessed = np.where(np.arange(1000) % 10 < 7, labels, 1 - labels)
-    found = scores("classification", np.eye(2)[guessed], labels)
+    found = scores("single_label", np.eye(2)[guessed], labels)
     assert found["balanced_accuracy"][0] == pytest.approx(0.7)
     assert found["balanced_accuracy"][1:] == pytest.approx(found["accuracy"][1:], abs=0.006)

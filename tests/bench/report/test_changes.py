@@ -99,7 +99,7 @@ def test_kept_predictions_pair_the_difference() -> None:
     conv[np.flatnonzero(base == 0)[:12]] = 1.0
     values = {"linear": base, "conv": conv}
     rows = [row(float(values[head].mean()), head=head) for head in values]
-    (change,) = compared(rows, values_of=lambda run: values[str(run[0]["head"])])
+    (change,) = compared(rows, values_of=lambda rows: values[str(rows[0]["head"])])
     low, high = change.gaps["score"].ends()
     assert 0 < low < 0.03 < high < 0.06
     (unpaired,) = compared(rows)

@@ -25,6 +25,7 @@ from bench.report import pages as report_pages
 from bench.report.pages import escape_markdown
 from bench.report.render import render, report
 from bench.report.text import num, signed, without_paths
+from bench.results.outcomes import Outcome
 from tests.bench.synthetic_rows import (
     cell,
     failed_row,
@@ -303,9 +304,15 @@ def test_several_seeds_are_averaged(tmp_path, undrawn):
     assert "95% interval of the ratio" in text
 
 
+def right_and_wrong(rows, *, logits=False):
+    """Outcomes of 1,061 examples that give a row's accuracy."""
+    bits = np.arange(1061) < round(1061 * rows[0]["dev_score"])
+    return {"": Outcome(bits, None, "examples")}
+
+
 def test_what_intervals_are_over_follows_from_the_kept_predictions(undrawn):
     rows = synthetic_rows(68 * 2, failures=False)
-    kept = report(rows, [], [], lambda run: np.full(4, run[0]["dev_score"]))["lead"][0]
+    kept = report(rows, [], [], right_and_wrong)["lead"][0]
     assert "scores over seeds, and over dev examples where predictions are kept)" in kept
     assert "those of scores over seeds)" in report(rows, [], [])["lead"][0]
     none = report(synthetic_rows(68 * 2, failures=False, init="random"), [], [])["lead"][0]

@@ -9,8 +9,15 @@ from safetensors.numpy import save_file
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare, score_spread
 from bench.plan.cell import Cell
-from bench.results.outcomes import no_values
-from bench.results.predictions import first_of, kept_values, mean_of_parts, values_for
+from bench.results.predictions import (
+    first_of,
+    kept_predictions,
+    kept_values,
+    mean_of_parts,
+    no_predictions,
+    outcome_of,
+    values_for,
+)
 from bench.results.store import cell_folder
 from tests.bench.synthetic_rows import cell, result_row
 
@@ -114,6 +121,7 @@ def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:
     values_of = kept_values(runs)
     file.write_bytes(b"no tensors")
     assert values_of([row]) is None
-    assert kept_values(tmp_path / "other.csv") is no_values
+    assert kept_predictions(tmp_path / "other.csv") is no_predictions
     assert kept_values(runs)([row | {"cell_id": "../../etc"}]) is None
-    assert first_of([no_values, lambda _: np.ones(2)])([row]).tolist() == [1.0, 1.0]
+    known = {"": outcome_of(np.ones((2, 1)), np.ones(2, dtype=np.int64), None)}
+    assert first_of([no_predictions, lambda rows, logits=False: known])([row]) is known

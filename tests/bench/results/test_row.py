@@ -120,10 +120,14 @@ def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:
 
 
 def test_accuracy_gets_wilson_and_correlation_fisher() -> None:
-    accuracy = score_interval(new_row(dev_metric="accuracy", dev_score=0.5), {"movies": 100})
+    accuracy = score_interval(
+        new_row(dev_metric="accuracy", dev_score=0.5), {"movies": 100}, Path()
+    )
     assert accuracy["dev_ci_low"] == pytest.approx(0.4038, abs=1e-4)
     assert accuracy["dev_ci_high"] == pytest.approx(0.5962, abs=1e-4)
-    correlation = score_interval(new_row(dev_metric="pearson", dev_score=0.5), {"movies": 100})
+    correlation = score_interval(
+        new_row(dev_metric="pearson", dev_score=0.5), {"movies": 100}, Path()
+    )
     assert correlation["dev_ci_low"] == pytest.approx(0.3366, abs=1e-3)
 
 

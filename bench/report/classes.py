@@ -1,0 +1,201 @@
+"""The report's section on classes: of a setting's predictions the precision, recall and F1 of each
+class or label, and which classes are taken for which."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.report import text
+from bench.report.drawing import BLUE, Drawing, canvas, to_svg
+from bench.report.sections import Section
+from bench.report.tables import DASH, Head, Table
+from bench.results.facts import DataFacts
+from bench.results.outcomes import Outcome
+from minbert.data.tasks import TASKS
+
+_MOST_CLASSES: Final = 50
+"""Classes in the table."""
+_MOST_DRAWN: Final = 20
+"""Classes in the figure of confusions; of more, the most frequent pairs are in a table."""
+_LONGEST: Final = 24
+"""Characters of a class's name in a figure."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a group's classes."""
+
+    group: Group
+    facts: DataFacts | None
+
+    def __call__(self, index: int) -> str:
+        """The name of a class; its number where names are not known."""
+        task = TASKS.get(str(self.group.shared("task")))
+        names = (self.facts and self.facts.classes) or (task.classes if task else ())
+        return text.plain(names[index]) if 0 <= index < len(names) else str(index)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Counts of classes or labels over all seeds: of examples, of predictions, and of both."""
+
+    true: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    hits: NDArray[np.int64]
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """The F1 of each; 0 of one that neither occurs nor is predicted."""
+        f1: NDArray[np.float64] = 2 * self.hits / np.maximum(self.true + self.predicted, 1)
+        return f1
+
+
+def _counts(labels: NDArray[np.generic], predicted: NDArray[np.generic]) -> _Counts:
+    if labels.ndim == 2:
+        true, guess = labels.astype(np.int64), predicted.astype(np.int64)
+        return _Counts(true.sum(axis=0), guess.sum(axis=0), (true * guess).sum(axis=0))
+    true, guess = labels.astype(np.int64), predicted.astype(np.int64)
+    size = int(max(true.max(), guess.max())) + 1
+    return _Counts(*(np.bincount(of, minlength=size) for of in (true, guess, true[true == guess])))
+
+
+def _stacked(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Labels and predictions of all seeds."""
+    return (
+        np.concatenate([one.labels for one in outcomes if one.labels is not None]),
+        np.concatenate([one.predicted for one in outcomes]),
+    )
+
+
+def over(outcomes: Sequence[Outcome]) -> str:
+    """The numbers of examples and seeds that predictions are of."""
+    examples = text.count(len(outcomes[0].predicted), "dev example")
+    return f"{examples} and {text.count(len(outcomes), 'seed')}"
+
+
+def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
+    """Precision, recall and F1 of each class, and which are taken for which."""
+    labels, predicted = _stacked(outcomes)
+    if not labels.size:
+        return None
+    counts = _counts(labels, predicted)
+    what = "class" if labels.ndim == 1 else "label"
+    used = np.flatnonzero(counts.true + counts.predicted)
+    present = used[counts.true[used] > 0]
+    if not len(present):
+        return None
+    f1 = counts.f1
+    worst, best = (present[pick(f1[present])] for pick in (np.argmin, np.argmax))
+    noun = "Classes" if labels.ndim == 1 else "Labels"
+    heading = (
+        f"{noun}: with {setting.label} F1 is from {f1[worst]:.2f} ({names(int(worst))}) to "
+        f"{f1[best]:.2f} ({names(int(best))})"
+    )
+    shown = sorted(used, key=lambda index: -counts.true[index])[:_MOST_CLASSES]
+    most = len(used) > len(shown)
+    seeds = len(outcomes)
+
+    def share(hits: int, of: int) -> str:
+        return text.fixed(hits / of) if of else DASH
+
+    heads = [
+        Head("class", what), Head("support", "examples", f"dev examples with this {what}", True),
+        Head("predicted", "predicted", "predictions of it, for a seed on average", True),
+        Head("precision", "precision", "share of its predictions that are right", True),
+        Head("recall", "recall", "share of its examples that are predicted so", True),
+        Head("f1", "F1", "harmonic mean of precision and recall", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            names(int(i)), f"{counts.true[i] // seeds:,}", text.num(counts.predicted[i] / seeds),
+            share(counts.hits[i], counts.predicted[i]), share(counts.hits[i], counts.true[i]),
+            text.fixed(f1[i]),
+        ]
+        for i in (shown if most else sorted(shown))
+    ]  # fmt: skip
+    caption = f"Over {over(outcomes)}."
+    if most:
+        caption += f" The {len(shown)} with most examples of {len(used):,}."
+    tables = [Table(heads, rows, caption)]
+    drawings = []
+    sentences = [f"Of the setting that scores best, {setting.label}, all its seeds together."]
+    if labels.ndim == 1:
+        table, pairs = _confused(labels, predicted, used, names)
+        if len(used) <= _MOST_DRAWN:
+            drawings.append(_confusion(table, [names(int(index)) for index in used], outcomes))
+        elif pairs.rows:
+            tables.append(pairs)
+    return Section("classes", "Classes", heading, sentences, drawings, tables)
+
+
+def _confused(
+    labels: NDArray[np.generic],
+    predicted: NDArray[np.generic],
+    used: NDArray[np.int64],
+    names: Names,
+) -> tuple[NDArray[np.float64], Table]:
+    """The confusion matrix of few classes, in shares of the true class, and the pairs of classes
+    that are confused most."""
+    at, guess = np.searchsorted(used, labels), np.searchsorted(used, predicted)
+    wrong = at != guess
+    keys, counts = np.unique(at[wrong] * len(used) + guess[wrong], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_MOST_DRAWN]
+    examples = np.bincount(at, minlength=len(used))
+    rows = [
+        [
+            names(int(used[key // len(used)])), names(int(used[key % len(used)])),
+            f"{count:,}", f"{count / examples[key // len(used)]:.1%}",
+        ]
+        for key, count in zip(keys[order], counts[order], strict=True)
+    ]  # fmt: skip
+    heads = [
+        Head("true", "class"), Head("predicted", "taken for"),
+        Head("count", "predictions", "over all seeds", True),
+        Head("share", "of the class", "share of the class's examples", True),
+    ]  # fmt: skip
+    pairs = Table(heads, rows, f"The {len(rows)} most frequent confusions.")
+    if len(used) > _MOST_DRAWN:
+        return np.empty((0, 0)), pairs
+    from sklearn.metrics import confusion_matrix
+
+    table = confusion_matrix(at, guess, labels=np.arange(len(used))).astype(np.float64)
+    return table / np.maximum(table.sum(axis=1, keepdims=True), 1), pairs
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
+def _confusion(
+    shares: NDArray[np.float64], names: Sequence[str], outcomes: Sequence[Outcome]
+) -> Drawing:
+    """The confusion matrix: shares of each true class, in percent."""
+    number = len(names)
+    size = 7.5 if number <= 12 else 6.0
+    with canvas(1.6 + 0.24 * max(number, 6)) as (figure, axes):
+        for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+            share = shares[row, column]
+            cell = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(cell, 1, 1, facecolor=BLUE, alpha=0.75 * share, linewidth=0))
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size)
+        axes.set_xlim(-0.5, number - 0.5)
+        axes.set_ylim(number - 0.5, -0.5)
+        axes.grid(visible=False)
+        short = [_short(name) for name in names]
+        axes.set_xticks(range(number), short, rotation=90 if number > 6 else 30,
+                        ha="center" if number > 6 else "right", fontsize=size + 1)  # fmt: skip
+        axes.set_yticks(range(number), short, fontsize=size + 1)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+    right = "; ".join(f"{n} {s:.0%}" for n, s in zip(names, shares.diagonal(), strict=True))
+    return Drawing(
+        "confusion", to_svg(figure, "confusion"),
+        f"Confusion matrix. Predicted right of each class: {right}.",
+        f"Percent of each true class, by rows, over {over(outcomes)}; below 0.5% empty.",
+    )  # fmt: skip

@@ -1,0 +1,104 @@
+"""Rows scored by another metric than their own, from stored predictions."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from bench.plan.cell import Columns
+from bench.plan.metrics import check_metric, metric_of, problem_of
+from bench.plan.rows import Row
+from bench.results.facts import DataFacts
+from bench.results.outcomes import Outcome
+from bench.results.predictions import PredictionsOf
+from bench.results.scores import numbers, score_of
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"note: {text}\n")
+
+
+def rescored(
+    rows: Sequence[Row],
+    metric: str,
+    predictions_of: PredictionsOf,
+    facts: Mapping[str, DataFacts],
+    note: Callable[[str], None] = _to_stderr,
+) -> list[Row]:
+    """The rows with another dev metric: its score, interval and the score of the majority class.
+
+    Rows of problems without this metric keep their own, and so do candidates of a search for
+    learning rates, which chose by it. Without predictions from which the metric can be computed, a
+    row has no score. Flags stay those of the row's own metric.
+
+    Args:
+        facts: by `data_digest`, for the majority class.
+        note: called with a line about rows without a score, and about rows of other problems.
+
+    Raises:
+        InputError: if no row is of a problem that has the metric.
+    """
+    scored = [row for row in rows if row.dev_metric is not None and not row.is_candidate]
+    fitting = {
+        row.dev_metric
+        for row in scored
+        if (problem := problem_of(row.dev_metric)) and problem in metric_of(metric).problems
+    }
+    if scored and not fitting:
+        check_metric(metric, problem_of(scored[0].dev_metric))
+    lost = 0
+    result = []
+    for row in rows:
+        if row.dev_metric in fitting and not row.is_candidate and row.dev_metric != metric:
+            has_score = row.has_score
+            row = _rescored(row, metric, predictions_of, facts.get(row.data_digest))
+            lost += has_score and not row.has_score
+        result.append(row)
+    if others := sum(row.dev_metric not in fitting for row in scored):
+        note(f"--metric {metric}: {_rows(others)} of other problems, by their own metric")
+    if lost:
+        needed = (
+            "the logits in the cells' folders"
+            if metric_of(metric).needs_logits
+            else ("predictions in the cells' folders or in the file of outcomes")
+        )
+        note(f"--metric {metric}: {_rows(lost)} without a score, which takes {needed}")
+    return result
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} {'row is' if number == 1 else 'rows are'}"
+
+
+def _rescored(row: Row, metric: str, predictions_of: PredictionsOf, facts: DataFacts | None) -> Row:
+    outcomes = predictions_of([row], logits=metric_of(metric).needs_logits) or {}
+    columns: Columns = {
+        "dev_metric": metric,
+        "dev_score": None,
+        "dev_ci_low": None,
+        "dev_ci_high": None,
+    }
+    try:
+        score = score_of(metric, [numbers(metric, outcomes[""])])
+    except (KeyError, ValueError):
+        return row | columns | {"majority_score": None}
+    columns |= {"dev_score": score.value, "dev_ci_low": score.low, "dev_ci_high": score.high}
+    return row | columns | {"majority_score": majority_score(metric, outcomes[""], facts)}
+
+
+def majority_score(metric: str, outcome: Outcome, facts: DataFacts | None) -> float | None:
+    """The score of always predicting the majority class of the training examples, or the labels
+    that most of them have; None for a regression, or where classes are not known."""
+    counts = np.array([train for train, _ in facts.class_counts.values()] if facts else [])
+    labels = outcome.labels
+    if facts is None or labels is None or not counts.size or outcome.has_numbers:
+        return None
+    if outcome.has_classes:
+        predicted = np.full_like(labels, counts.argmax())
+    else:
+        predicted = np.tile(2 * counts > facts.train, (len(labels), 1))
+    logits = np.zeros((len(labels), max(len(counts), 2)))
+    try:
+        return float(numbers(metric, Outcome(predicted, labels, "", logits)).mean())
+    except ValueError:
+        return None

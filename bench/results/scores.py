@@ -1,0 +1,192 @@
+"""Metrics of predictions: the scores by scikit-learn and scipy, and a number for each example whose
+mean is the score.
+
+The numbers are the score plus each example's influence on it (`bench.stats.influence`), so that all
+comparisons can be paired over examples, whatever the metric. For an accuracy they are 1 or 0, right
+or wrong.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.plan.metrics import metric_of
+from bench.results.outcomes import Array, Outcome, Values
+from bench.results.overall import EXACT, score_ends
+from bench.stats import influence
+from bench.stats.intervals import Interval, spread
+from minbert.data.metrics import pearson
+
+Floats = NDArray[np.float64]
+
+
+def _balanced_accuracy(labels: Array, predicted: Array) -> float:
+    from sklearn.metrics import recall_score
+
+    classes = np.unique(labels)
+    return float(recall_score(labels, predicted, labels=classes, average="macro"))
+
+
+def _f1(average: str) -> Callable[[Array, Array], float]:
+    def score(labels: Array, predicted: Array) -> float:
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(labels, predicted, average=average, zero_division=0))
+
+    return score
+
+
+def _mcc(labels: Array, predicted: Array) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predicted))
+
+
+def _r2(labels: Array, predicted: Array) -> float:
+    from sklearn.metrics import r2_score
+
+    return float(r2_score(labels, predicted))
+
+
+def _rmse(labels: Array, predicted: Array) -> float:
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(labels, predicted))
+
+
+def _pearson(labels: Array, predicted: Array) -> float:
+    return pearson(predicted.astype(np.float64), labels.astype(np.float64)) or 0.0
+
+
+def _spearman(labels: Array, predicted: Array) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(predicted, labels).statistic)
+
+
+def _auroc(positive: Array, scores: Array) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive, scores))
+
+
+def _average_precision(positive: Array, scores: Array) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(positive, scores))
+
+
+Score = Callable[[Array, Array], float]
+"""From labels and predictions [N], or labels of 0 and 1 [N, C], to the score."""
+Influence = Callable[[Array, Array], Floats]
+"""From the same to each example's influence on it [N]."""
+
+_CLASSES: Final[Mapping[str, tuple[Score, Influence]]] = {
+    "balanced_accuracy": (_balanced_accuracy, influence.balanced_accuracy),
+    "macro_f1": (_f1("macro"), influence.macro_f1),
+    "weighted_f1": (_f1("weighted"), influence.weighted_f1),
+    "mcc": (_mcc, influence.mcc),
+}
+_LABELS: Final[Mapping[str, tuple[Score, Influence]]] = {
+    "micro_f1": (_f1("micro"), influence.label_micro_f1),
+    "macro_f1": (_f1("macro"), influence.label_macro_f1),
+}
+_RANKED: Final = {
+    "auroc": (_auroc, influence.auroc),
+    "average_precision": (_average_precision, influence.average_precision),
+}
+_NUMBERS: Final = {
+    "pearson": (_pearson, influence.pearson),
+    "spearman": (_spearman, influence.spearman),
+    "r2": (_r2, influence.r2),
+    "rmse": (_rmse, influence.rmse),
+}
+_IN_UNIT: Final = ("r2", "rmse")
+"""Metrics that need predictions in the unit of the labels."""
+
+
+def numbers(metric: str, outcome: Outcome) -> Values:
+    """A number for each example [N], with the score as their mean.
+
+    Raises:
+        ValueError: if the metric is not that of the outcome's problem, can't be computed from what
+            is stored, or is not defined, as a correlation of constants is not.
+    """
+    labels, predicted = outcome.labels, outcome.predicted
+    if metric == "accuracy" and outcome.has_classes:
+        right: Values = (predicted if labels is None else predicted == labels).astype(np.float64)
+        return right
+    if labels is None:
+        raise ValueError("only right and wrong are stored")
+    if outcome.has_classes and metric in _RANKED:
+        return _ranked(metric, outcome.logits, labels)
+    if outcome.has_numbers and metric in _NUMBERS:
+        if metric in _IN_UNIT and not outcome.in_unit:
+            raise ValueError("the predictions are not in the unit of the labels")
+        of_numbers, influences_of = _NUMBERS[metric]
+        x, y = predicted.astype(np.float64), labels.astype(np.float64)
+        return influences_of(x, y) + of_numbers(y, x)
+    functions = _CLASSES if outcome.has_classes else _LABELS
+    if metric not in functions or outcome.has_numbers:
+        raise ValueError(f"{metric} is not defined for these predictions")
+    score, influences = functions[metric]
+    return influences(labels, predicted) + score(labels, predicted)
+
+
+def _ranked(metric: str, logits: Array | None, labels: Array) -> Values:
+    """The mean over the classes that occur, each against the rest; of two, that of the second."""
+    if logits is None:
+        raise ValueError("the logits are not stored")
+    score, influences = _RANKED[metric]
+    scores = log_odds(logits)
+    if scores.shape[1] == 1:
+        chosen = {1: scores[:, 0]}
+    else:
+        chosen = {int(label): scores[:, label] for label in np.unique(labels)}
+    values = [
+        influences(of_class, labels == label) + score(labels == label, of_class)
+        for label, of_class in chosen.items()
+    ]
+    mean: Values = np.mean(values, axis=0)
+    return mean
+
+
+def log_odds(logits: Array) -> Floats:
+    """The scores by which examples are ranked for each class [N, C], from logits [N, C]: the
+    logarithms of probabilities; of two classes the log odds of the second [N, 1]."""
+    values = logits.astype(np.float64)
+    if values.shape[1] == 1:
+        return values
+    if values.shape[1] == 2:
+        return values[:, 1:] - values[:, :1]
+    values -= values.max(axis=1, keepdims=True)
+    return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
+
+
+def probabilities(logits: Array) -> Floats:
+    """The probability of each class [N, C], or with one logit of both classes, [N, 2]."""
+    values = logits.astype(np.float64)
+    if values.shape[1] == 1:
+        values = np.concatenate([-values / 2, values / 2], axis=1)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def score_of(metric: str, values: Sequence[Values]) -> Interval:
+    """A score with its 95% interval, from the numbers of one or several seeds.
+
+    For one seed it is over examples: Wilson's of an accuracy, Fisher's of a Pearson correlation,
+    else by Student's t; for several seeds over seeds and examples. Ends stay within the metric's
+    bounds.
+
+    Raises:
+        ValueError: if seeds have other numbers of examples.
+    """
+    known = metric_of(metric)
+    score = float(np.mean(values))
+    if metric in EXACT and len(values) == 1:
+        return Interval(score, *score_ends(metric, score, len(values[0])))
+    low, high = spread(np.stack(values)).interval().ends() or (score, score)
+    return Interval(score, max(low, known.lowest), min(high, 1.0) if known.bounded else high)

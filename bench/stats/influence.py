@@ -1,0 +1,242 @@
+"""The influence of each example on a metric, from formulas, for whole arrays at once.
+
+The influence of example i is N times the derivative of the metric with respect to the weight of
+that example, where all N weights are 1 (the infinitesimal jackknife; Jaeckel 1972, Efron 1982).
+Influences sum to 0, and their variance over N is that of the metric to first order. Pure.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The K classes that occur in labels or predictions [N].
+
+    Attributes:
+        true, predicted: numbers of examples of each class, and of predictions of it [K].
+        hits: numbers of examples of each class that are predicted right [K].
+        at, guess: the places of each example's class and of its prediction among them [N].
+    """
+
+    true: Floats
+    predicted: Floats
+    hits: Floats
+    at: Ints
+    guess: Ints
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each example is predicted right [N]."""
+        return np.asarray(self.at == self.guess)
+
+    @property
+    def f1(self) -> Floats:
+        """The F1 of each class [K]."""
+        return 2 * self.hits / (self.true + self.predicted)
+
+    def of_f1(self, weights: Floats) -> Floats:
+        """For each example N times the derivative of Σ weight · F1 by its weight, with constant
+        weights [K]."""
+        sizes = self.true + self.predicted
+        by_hit, by_size = 2 * weights / sizes, weights * self.f1 / sizes
+        change = self.right * by_hit[self.at] - by_size[self.at] - by_size[self.guess]
+        return np.asarray(len(self.at) * change)
+
+
+def _classes(labels: Array, predicted: Array) -> _Classes:
+    classes, places = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
+    at, guess = np.split(places.ravel(), 2)
+    true, guesses, hits = (
+        np.bincount(chosen, minlength=len(classes)).astype(np.float64)
+        for chosen in (at, guess, at[at == guess])
+    )
+    return _Classes(true, guesses, hits, at, guess)
+
+
+def balanced_accuracy(labels: Array, predicted: Array) -> Floats:
+    """Of the mean recall over the classes that occur in the labels."""
+    of = _classes(labels, predicted)
+    recall = of.hits / np.maximum(of.true, 1)
+    change = (of.right - recall[of.at]) / of.true[of.at]
+    return np.asarray(len(labels) / (of.true > 0).sum() * change)
+
+
+def macro_f1(labels: Array, predicted: Array) -> Floats:
+    """Of the mean F1 over the classes that occur in labels or predictions."""
+    of = _classes(labels, predicted)
+    return of.of_f1(np.full(len(of.true), 1 / len(of.true)))
+
+
+def weighted_f1(labels: Array, predicted: Array) -> Floats:
+    """Of the mean F1 over the classes, each weighted by its number of examples."""
+    of = _classes(labels, predicted)
+    shares = of.true / len(labels)
+    return of.f1[of.at] - float(shares @ of.f1) + of.of_f1(shares)
+
+
+def mcc(labels: Array, predicted: Array) -> Floats:
+    """Of Matthews' correlation coefficient of several classes (Gorodkin 2004); 0 where labels or
+    predictions are all the same and the coefficient is not defined."""
+    of, total = _classes(labels, predicted), float(len(labels))
+    right = of.hits.sum()
+    joint = right * total - of.true @ of.predicted
+    of_true, of_guess = (total**2 - sizes @ sizes for sizes in (of.true, of.predicted))
+    if of_true == 0 or of_guess == 0:
+        return np.zeros(len(labels))
+    d_joint = of.right * total + right - of.predicted[of.at] - of.true[of.guess]
+    d_logs = (total - of.true[of.at]) / of_true + (total - of.predicted[of.guess]) / of_guess
+    return np.asarray(total * (d_joint - joint * d_logs) / np.sqrt(of_true * of_guess))
+
+
+def auroc(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """Of the area under the ROC curve of scores [N]: the placements of DeLong et al. (1988).
+
+    Raises:
+        ValueError: unless there are positive and negative examples.
+    """
+    positives, negatives = np.sort(scores[positive]), np.sort(scores[~positive])
+    if not len(positives) or not len(negatives):
+        raise ValueError("a class has no examples")
+    influence = np.empty(len(scores))
+    influence[positive] = _share_below(negatives, scores[positive])
+    influence[~positive] = 1 - _share_below(positives, scores[~positive])
+    for side, number in ((positive, len(positives)), (~positive, len(negatives))):
+        area = influence[side].mean()
+        influence[side] = (influence[side] - area) * len(scores) / number
+    return influence
+
+
+def _share_below(ordered: Floats, values: Floats) -> Floats:
+    """For each value the share of some ordered numbers below it, equal ones counted half."""
+    sides = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return np.asarray(sum(sides) / (2 * len(ordered)))
+
+
+def average_precision(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """Of average precision, the mean precision at the scores [N] of the positive examples.
+
+    Raises:
+        ValueError: without a positive example.
+    """
+    if not positive.any():
+        raise ValueError("a class has no examples")
+    thresholds, places = np.unique(scores, return_inverse=True)
+    places = places.ravel()
+    number = len(thresholds)
+    here = np.bincount(places, positive, number)
+    above = np.cumsum(here[::-1])[::-1]  # positive examples at or above each threshold
+    chosen = np.cumsum(np.bincount(places, minlength=number)[::-1])[::-1]
+    precision = above / chosen
+    # An example counts in the precision at every threshold up to its own score.
+    by_positive = np.cumsum(here * (chosen - above) / chosen**2)
+    by_negative = np.cumsum(here * above / chosen**2)
+    total = here.sum()
+    mean = float(here @ precision) / total
+    change = np.where(
+        positive, (precision - mean)[places] + by_positive[places], -by_negative[places]
+    )
+    return np.asarray(len(scores) / total * change)
+
+
+def pearson(x: Floats, y: Floats) -> Floats:
+    """Of Pearson's correlation (Hampel 1974).
+
+    Raises:
+        ValueError: if numbers are all the same.
+    """
+    x, y = _standard(x), _standard(y)
+    return np.asarray(x * y - float((x * y).mean()) * (x * x + y * y) / 2)
+
+
+def spearman(x: Floats, y: Floats) -> Floats:
+    """Of Spearman's correlation: Pearson's of the ranks, where equal numbers have their mean rank.
+
+    An example counts by its own ranks, and by what it adds to the ranks of the larger numbers.
+
+    Raises:
+        ValueError: if numbers are all the same.
+    """
+    one, two = _ranks(x), _ranks(y)
+    u, v = _standard(one), _standard(two)
+    rho = float((u * v).mean())
+    influence = u * v - rho * (u * u + v * v) / 2
+    for values, own, other, std in ((x, u, v, one.std()), (y, v, u, two.std())):
+        influence += _carried(values, (other - rho * own) / std)
+    return np.asarray(influence)
+
+
+def _ranks(values: Floats) -> Floats:
+    """The mean rank of each number, from ½."""
+    ordered = np.sort(values)
+    return _share_below(ordered, values) * len(values)
+
+
+def _carried(values: Floats, slopes: Floats) -> Floats:
+    """For each number the sum of the slopes of the larger numbers, equal ones counted half."""
+    distinct, places = np.unique(values, return_inverse=True)
+    places = places.ravel()
+    sums = np.bincount(places, slopes, len(distinct))
+    return np.asarray((np.cumsum(sums[::-1])[::-1] - sums / 2)[places])
+
+
+def _standard(values: Floats) -> Floats:
+    std = values.std()
+    if not values.size or values.max() == values.min() or not std > 0:
+        raise ValueError("a constant has no correlation")
+    return np.asarray((values - values.mean()) / std)
+
+
+def r2(predicted: Floats, labels: Floats) -> Floats:
+    """Of the coefficient of determination.
+
+    Raises:
+        ValueError: if labels are all the same.
+    """
+    errors, spread = (predicted - labels) ** 2, (labels - labels.mean()) ** 2
+    if not spread.mean() > 0:
+        raise ValueError("labels that are all the same have no variance")
+    unexplained = errors.mean() / spread.mean()
+    return np.asarray((unexplained * spread - errors) / spread.mean())
+
+
+def rmse(predicted: Floats, labels: Floats) -> Floats:
+    """Of the root of the mean squared error, in the unit of the labels."""
+    errors = (predicted - labels) ** 2
+    root = np.sqrt(errors.mean())
+    if root == 0:
+        return np.zeros(len(errors))
+    return np.asarray((errors - errors.mean()) / (2 * root))
+
+
+def label_micro_f1(labels: Array, predicted: Array) -> Floats:
+    """Of the F1 over all labels [N, C] of 0 or 1 together."""
+    hits, sizes = _hits(labels, predicted)
+    total = sizes.sum()
+    if not total:
+        return np.zeros(len(labels))
+    f1 = 2 * hits.sum() / total
+    return np.asarray(len(labels) * (2 * hits.sum(axis=1) - f1 * sizes.sum(axis=1)) / total)
+
+
+def label_macro_f1(labels: Array, predicted: Array) -> Floats:
+    """Of the mean F1 over the C labels [N, C] of 0 or 1; a label that neither occurs nor is
+    predicted counts as 0."""
+    hits, sizes = _hits(labels, predicted)
+    totals = sizes.sum(axis=0)
+    known = np.maximum(totals, 1)
+    f1 = 2 * hits.sum(axis=0) / known
+    change = hits @ (2 / known) - sizes @ (f1 / known)
+    return np.asarray(len(labels) / labels.shape[1] * change)
+
+
+def _hits(labels: Array, predicted: Array) -> tuple[Floats, Floats]:
+    """For each example and label whether both are 1, and how many of both are [N, C]."""
+    true, guess = labels.astype(np.float64), predicted.astype(np.float64)
+    return true * guess, true + guess

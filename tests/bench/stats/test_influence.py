@@ -1,0 +1,168 @@
+"""Influences against numerical derivatives of scikit-learn's metrics, and against a bootstrap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as library
+
+from bench.stats import influence
+from bench.stats.intervals import spread
+
+Numbers = np.ndarray[Any, Any]
+N = 120
+
+
+def classes(seed: int = 0, number: int = 4, n: int = N) -> tuple[Numbers, Numbers]:
+    """Labels of unequal frequency, and predictions that are better than chance."""
+    rng = np.random.default_rng(seed)
+    labels = np.minimum(rng.integers(0, number, n), rng.integers(0, number, n))
+    wrong = rng.random(n) < 0.4
+    return labels, np.where(wrong, rng.integers(0, number, n), labels)
+
+
+def ranked(seed: int = 0, n: int = N, ties: bool = True) -> tuple[Numbers, Numbers]:
+    """Labels of 0 and 1, and scores, several of which are equal."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(n) < 0.3).astype(np.int64)
+    scores = rng.normal(size=n) + labels
+    return labels, scores.round(1) if ties else scores
+
+
+def numbers(seed: int = 0, n: int = N) -> tuple[Numbers, Numbers]:
+    """Numbers as labels, and predictions, each with equal ones among them."""
+    rng = np.random.default_rng(seed)
+    labels = rng.normal(3.0, 2.0, n)
+    return labels.round(1), (0.6 * labels + rng.normal(size=n)).round(1)
+
+
+def several(seed: int = 0, n: int = N) -> tuple[Numbers, Numbers]:
+    """Labels [N, 5], of which the last never occurs, and predictions."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, 5)) < [0.5, 0.3, 0.2, 0.05, 0.0]).astype(np.int8)
+    flips = rng.random((n, 5)) < [0.2, 0.2, 0.1, 0.1, 0.0]
+    return labels, np.where(flips, 1 - labels, labels)
+
+
+def correlation(x: Numbers, y: Numbers, weight: Numbers) -> float:
+    x, y = x - np.average(x, weights=weight), y - np.average(y, weights=weight)
+    return float((weight * x * y).sum() / np.sqrt((weight * x * x).sum() * (weight * y * y).sum()))
+
+
+def midranks(values: Numbers, weight: Numbers) -> Numbers:
+    below = (values[None, :] < values[:, None]) + (values[None, :] == values[:, None]) / 2
+    return below @ weight
+
+
+def spearman(labels: Numbers, predicted: Numbers, sample_weight: Numbers | None = None) -> float:
+    weight = np.ones(len(labels)) if sample_weight is None else sample_weight
+    return correlation(midranks(labels, weight), midranks(predicted, weight), weight)
+
+
+def pearson(labels: Numbers, predicted: Numbers, sample_weight: Numbers | None = None) -> float:
+    weight = np.ones(len(labels)) if sample_weight is None else sample_weight
+    return correlation(labels, predicted, weight)
+
+
+def f1(average: str) -> Callable[..., float]:
+    return lambda labels, predicted, sample_weight=None: library.f1_score(
+        labels, predicted, average=average, sample_weight=sample_weight, zero_division=0
+    )
+
+
+def by_scores(function: Callable[..., Numbers]) -> Callable[[Numbers, Numbers], Numbers]:
+    return lambda labels, scores: function(scores, labels == 1)
+
+
+def swapped(function: Callable[..., Numbers]) -> Callable[[Numbers, Numbers], Numbers]:
+    return lambda labels, predicted: function(predicted, labels)
+
+
+CASES = {
+    "balanced accuracy": (
+        influence.balanced_accuracy, library.balanced_accuracy_score, classes),
+    "macro F1": (influence.macro_f1, f1("macro"), classes),
+    "weighted F1": (influence.weighted_f1, f1("weighted"), classes),
+    "MCC": (influence.mcc, library.matthews_corrcoef, classes),
+    "AUROC": (by_scores(influence.auroc), library.roc_auc_score, ranked),
+    "AP": (by_scores(influence.average_precision), library.average_precision_score, ranked),
+    "Pearson": (influence.pearson, pearson, numbers),
+    "Spearman": (influence.spearman, spearman, numbers),
+    "R2": (swapped(influence.r2), library.r2_score, numbers),
+    "RMSE": (swapped(influence.rmse), library.root_mean_squared_error, numbers),
+    "micro F1 of labels": (influence.label_micro_f1, f1("micro"), several),
+    "macro F1 of labels": (influence.label_macro_f1, f1("macro"), several),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_influence_is_the_derivative_by_the_examples_weight(name: str) -> None:
+    of, metric, draw = CASES[name]
+    labels, predicted = draw()
+    step, derivative = 1e-5, np.empty(N)
+    for index in range(N):
+        ends = []
+        for sign in (1, -1):
+            weight = np.ones(N)
+            weight[index] += sign * step
+            ends.append(metric(labels, predicted, sample_weight=weight))
+        derivative[index] = N * (ends[0] - ends[1]) / (2 * step)
+    influences = of(labels, predicted)
+    np.testing.assert_allclose(influences, derivative, rtol=1e-5, atol=1e-6)
+    assert influences.mean() == pytest.approx(0, abs=1e-12)
+    assert influences.std() > 0.01
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_intervals_agree_with_a_bootstrap_over_examples(name: str) -> None:
+    """The std of 400 resampled scores is known to 3.5%; to first order both are the same."""
+    of, metric, draw = CASES[name]
+    labels, predicted = draw(seed=1, n=1500)
+    rng, scores = np.random.default_rng(0), []
+    fast = _fast(name, metric)
+    for _ in range(400):
+        taken = rng.integers(0, len(labels), len(labels))
+        scores.append(fast(labels[taken], predicted[taken]))
+    half = spread(of(labels, predicted)[None, :]).half_width()
+    assert half == pytest.approx(1.96 * np.std(scores, ddof=1), rel=0.12)
+
+
+def _fast(name: str, metric: Callable[..., float]) -> Callable[..., float]:
+    from scipy.stats import rankdata
+
+    if name != "Spearman":
+        return metric
+    return lambda x, y: float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+@pytest.mark.parametrize("name", ["balanced accuracy", "macro F1", "weighted F1", "MCC"])
+def test_classes_that_labels_or_predictions_lack(name: str) -> None:
+    of, metric, _ = CASES[name]
+    labels, predicted = np.array([0, 0, 2, 2, 5]), np.array([0, 7, 2, 0, 5])
+    step, derivative = 1e-5, []
+    for index in range(5):
+        weight = np.ones(5)
+        weight[index] += step
+        up = metric(labels, predicted, sample_weight=weight)
+        weight[index] -= 2 * step
+        derivative.append(5 * (up - metric(labels, predicted, sample_weight=weight)) / (2 * step))
+    np.testing.assert_allclose(of(labels, predicted), derivative, rtol=1e-4, atol=1e-6)
+
+
+def test_constants_have_no_influence_or_no_score() -> None:
+    same, labels = np.full(4, 0.3), np.array([0.0, 1.0, 0.0, 1.0])
+    assert not influence.mcc(labels, same.astype(int)).any()
+    assert not influence.rmse(labels, labels).any()
+    assert not influence.label_micro_f1(np.zeros((4, 2)), np.zeros((4, 2))).any()
+    assert not influence.label_macro_f1(np.zeros((4, 2)), np.zeros((4, 2))).any()
+    assert not influence.auroc(same, labels == 1).any()
+    for of in (influence.pearson, influence.spearman):
+        with pytest.raises(ValueError, match="a constant has no correlation"):
+            of(same, labels)
+    with pytest.raises(ValueError, match="no variance"):
+        influence.r2(labels, same)
+    with pytest.raises(ValueError, match="no examples"):
+        influence.auroc(labels, labels > 2)
+    with pytest.raises(ValueError, match="no examples"):
+        influence.average_precision(labels, labels > 2)
