@@ -95,13 +95,25 @@ def test_settings_of_the_papers_final_runs_are_there() -> None:
 def test_what_came_later_changes_no_id_of_older_cells() -> None:
     """The id of a cell of the committed reference run, made before there were these settings."""
     cell = cells_of("smoke")[0]
-    usual = replace(cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse")
+    usual = replace(
+        cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse",
+        early_stopping=None, label_smoothing=0.0, class_weights="none", layer_decay=1.0,
+        lora_plus_ratio=1.0,
+    )  # fmt: skip
     assert usual.cell_id == cell.cell_id
     for change in (
+        {"early_stopping": 1}, {"label_smoothing": 0.1}, {"class_weights": "balanced"},
+        {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
         {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
         {"regression_loss": "pearson"},
     ):  # fmt: skip
         assert replace(cell, **change).cell_id != cell.cell_id
+
+
+def test_early_stopping_holds_out_a_share_unless_there_is_one() -> None:
+    assert {cell.held_out for cell in cells_of("smoke")} == {0.0}
+    assert {cell.held_out for cell in cells_of("smoke", early_stopping=3)} == {0.1}
+    assert {cell.held_out for cell in cells_of("smoke", early_stopping=3, held_out=0.3)} == {0.3}
 
 
 def test_a_scale_for_all_ranks_is_as_the_csv_holds_it() -> None:

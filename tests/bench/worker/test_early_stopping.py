@@ -141,7 +141,7 @@ def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
 
 
 def test_epochs_have_the_held_out_scores_that_decide(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    ended = cell_run(tiny_checkpoint, tmp_path)
+    ended = cell_run(tiny_checkpoint, tmp_path, early_stopping=2)
     curve = lines(tmp_path, "epochs.csv")
     results = [(float(r["held_out_score"]), -float(r["held_out_loss"])) for r in curve]
     best = ended.record.columns["best_epoch"]
