@@ -1,7 +1,7 @@
 """What is in a data set: its classes, duplicates, leaks from dev, conflicting labels, lengths and
 encoding errors.
 
-Example: python -m bench.data --task sst path/to/folder
+Example: python -m bench.data train.csv
 """
 
 import shlex
@@ -9,13 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from bench.common.command import run_command
 from bench.common.progress import progress_bar
 from bench.examples.checks import Progress
+from bench.examples.options import PATH, merged, with_details
+from bench.examples.own import find_source
 from bench.launch.checks import check_reports
 from bench.plan.gridfile import Settings
 from bench.plan.models import find_model
@@ -30,18 +32,18 @@ _SLOW: Final = 5000
 _EPILOG: Final = """\b
 Examples:
   python -m bench.data
-  python -m bench.data --task sst path/to/folder --reports reports/
+  python -m bench.data train.csv --label topic --reports reports/
   python -m bench.data --task quora path/to/folder --model path/to/checkpoint --json
 """
 
 
 @click.command("python -m bench.data", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
-@click.argument("path", required=False, metavar="[DATA]", type=click.Path(path_type=Path))
+@click.argument("path", required=False, metavar=f"[{PATH}]")
+@with_details
 @click.option(
     "--task",
-    default=Settings().task,
-    show_default=True,
-    help="The task: an embedded one, or that of the files in the folder DATA.",
+    help="The task: an embedded one (movies by default), that of the files in a folder, or a name "
+    "for data of your own.",
 )
 @click.option(
     "--model",
@@ -56,11 +58,14 @@ Examples:
     type=click.Path(path_type=Path),
     help=f"Write {_PAGES}.md and {_PAGES}.html to this folder.",
 )
-def command(path: Path | None, task: str, model: str, as_json: bool, reports: Path | None) -> int:
+def command(
+    data: dict[str, Any], task: str | None, model: str, as_json: bool, reports: Path | None
+) -> int:
     if reports is not None:
         check_reports(reports, _PAGES)
-    data, source = load_task(task, path), "" if path is None else path.name
-    facts = _facts(data, source, model)
+    source = find_source(task, merged(None, data))
+    examples = load_task(source.task, source.folder)
+    facts = _facts(examples, source.files, model)
 
     from bench.report.data import sentences, tables
     from bench.report.show import print_tables
@@ -68,13 +73,13 @@ def command(path: Path | None, task: str, model: str, as_json: bool, reports: Pa
     if as_json:
         click.echo(facts.model_dump_json(indent=2))
     else:
-        notes = [f"note: {note}" for note in (*data.notes, *data.problems)]
+        notes = [f"note: {note}" for note in (*source.notes, *examples.notes, *examples.problems)]
         print_tables(tables(facts), [*sentences(facts), *notes])
     if reports is not None:
         from bench.data.page import write_page
 
         words = ["python", "-m", "bench.data", *sys.argv[1:]]
-        notes = [*data.notes, *data.problems]
+        notes = [*source.notes, *examples.notes, *examples.problems]
         sys.stderr.write(
             f"report: {write_page(reports, _PAGES, facts, notes, shlex.join(words))}\n"
         )

@@ -9,16 +9,9 @@ import click
 from bench.plan.dataset import DataSpec, Problem
 
 _PROBLEMS: Final = Problem.__args__  # type: ignore[attr-defined]
+PATH: Final = "FILE|DIR|hub:NAME"
+_HELP: Final = "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the Hugging Face hub."
 _FLAGS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
-    (
-        "--data",
-        "path",
-        {
-            "metavar": "FILE|DIR|hub:NAME",
-            "help": "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the "
-            "Hugging Face hub.",
-        },
-    ),
     ("--data-config", "config", {"metavar": "NAME", "help": "Configuration of a set on the hub."}),
     ("--text", "text", {"metavar": "COLUMN", "help": "The column of the text."}),
     ("--text-pair", "text_pair", {"metavar": "COLUMN", "help": "The column of a second text."}),
@@ -57,11 +50,17 @@ _FLAGS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
 
 
 def with_data(function: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the flags on data; it gets those given as the argument `data`, a dict."""
+    """Give a command `--data` and `with_details`."""
+    return click.option("--data", "path", metavar=PATH, help=_HELP)(with_details(function))
+
+
+def with_details(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the flags on data, and `path` as an option or argument of its own; it gets
+    those given as the argument `data`, a dict."""
 
     @wraps(function)
     def command(**values: Any) -> int:
-        given = {name: values.pop(name) for _, name, _ in _FLAGS}
+        given = {name: values.pop(name) for name in ("path", *(name for _, name, _ in _FLAGS))}
         if given["classes"] is not None:
             given["classes"] = tuple(given["classes"].split(","))
         data = {name: value for name, value in given.items() if value not in (None, False)}

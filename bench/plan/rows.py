@@ -14,6 +14,8 @@ History of `SCHEMA`, the number in the column of that name:
 5. `compile` and `compile_s`.
 6. `repeat`, `frozen_dtype`, `cuda_version`, `environment`, `texts_cut` and `tokens_cut`.
 7. `kernels`.
+8. `folds` and `fold`; `early_stopping`, `label_smoothing`, `class_weights`, `layer_decay` and
+   `lora_plus_ratio`; `epochs_run` and `best_epoch`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +26,7 @@ from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has
 from bench.plan.dataset import REGRESSION, SINGLE_LABEL
 from bench.plan.metrics import metric_of
 
-SCHEMA: Final = 7
+SCHEMA: Final = 8
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
