@@ -10,7 +10,10 @@ from bench.plan.dataset import DataSpec, Problem
 
 _PROBLEMS: Final = Problem.__args__  # type: ignore[attr-defined]
 PATH: Final = "FILE|DIR|hub:NAME"
-_HELP: Final = "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the Hugging Face hub."
+_HELP: Final = (
+    "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the Hugging Face "
+    "hub."
+)
 _FLAGS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ("--data-config", "config", {"metavar": "NAME", "help": "Configuration of a set on the hub."}),
     ("--text", "text", {"metavar": "COLUMN", "help": "The column of the text."}),

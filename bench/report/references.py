@@ -15,12 +15,13 @@ from bench.stats.intervals import Interval, difference
 
 @dataclass(frozen=True)
 class ReferencePoint:
-    """A method without fine-tuning: its name, its score, and how it was obtained.
+    """A method without fine-tuning: its name, a shorter one, its score, and how it was obtained.
 
     `score` is None where the group's metric is not defined for it, or it was left out.
     """
 
     name: str
+    short: str
     score: Interval | None
     about: str
 
@@ -30,18 +31,20 @@ def reference_points(group: Group, facts: Mapping[str, DataFacts]) -> list[Refer
     of_data = facts.get(str(group.shared("data_digest")))
     if of_data is None or not group.has_quality:
         return []
+    majority = {
+        REGRESSION: ("the mean of the training labels", "mean"),
+        MULTI_LABEL: ("the labels of most examples", "most frequent labels"),
+    }
     names = {
-        MAJORITY: {
-            REGRESSION: "mean of the training labels", MULTI_LABEL: "labels of the majority",
-        }.get(of_data.problem, "majority class"),
-        TFIDF: "TF-IDF with a linear model",
-        FROZEN: "the frozen encoder with a linear model",
-    }  # fmt: skip
+        MAJORITY: majority.get(of_data.problem, ("majority class", "majority class")),
+        TFIDF: ("TF-IDF with a linear model", "TF-IDF"),
+        FROZEN: ("the frozen encoder with a linear model", "frozen encoder"),
+    }
     points = []
     for reference in of_data.references_for(group.first):
         score = reference.scores.get(group.metric)
         interval = None if score is None else Interval(*score)
-        points.append(ReferencePoint(names[reference.name], interval, reference.about))
+        points.append(ReferencePoint(*names[reference.name], interval, reference.about))
     return points
 
 
@@ -97,7 +100,8 @@ def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Tab
         ),
         Head("about", "how it was obtained"),
     )  # fmt: skip
-    return [Table(heads, rows, "Reference points")]
+    marks = ["reference"] * len(rows)
+    return [Table(heads, rows, "Reference points: methods without fine-tuning.", marks)]
 
 
 def _best(group: Group) -> tuple[Setting, Interval] | None:

@@ -100,7 +100,7 @@ def _near(
     rows: pd.DataFrame, points: Sequence[ReferencePoint]
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
     """The reference points whose lines leave room for the settings' scores, and the others."""
-    scored = [(point.name, point.score.value) for point in points if point.score is not None]
+    scored = [(point.short, point.score.value) for point in points if point.score is not None]
     low, high = rows["score"].min(), rows["score"].max()
     room = max(high - low, _LEAST_ROOM)
     near = [each for each in scored if low - room <= each[1] <= high + room]
