@@ -127,7 +127,7 @@ def _prepare(name: str, spec: DataSpec) -> Source:
             found.problem,
             found.classes,
             data.digest,
-            spec.inside(Path.cwd()).model_dump(mode="json", exclude_defaults=True),
+            found.spec.inside(Path.cwd()).model_dump(mode="json", exclude_defaults=True),
             tuple(notes),
         )
         folder = write(cache_folder() / "data", prepared, data)

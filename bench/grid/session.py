@@ -203,7 +203,7 @@ class Session:
             lambda _number, name: display.progress({"phase": name}),
         )
         if known is not None:
-            facts = facts.model_copy(update={"references": known.references})
+            facts = facts.model_copy(update={"references": known.references, "final": known.final})
         keep_facts(self.store.path, [(data.digest[:16], facts)])
         return facts
 

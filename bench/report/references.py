@@ -74,6 +74,21 @@ def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]
     return lines
 
 
+def final_lines(facts: DataFacts | None) -> list[str]:
+    """A sentence with the score on test examples, if it has been measured."""
+    final = facts.final if facts is not None else None
+    if final is None:
+        return []
+    score = final.scores.get(final.metric)
+    value = "has no defined score" if score is None else f"scores {fixed(score[0])}"
+    interval = "" if score is None else f" (95% interval {span(Interval(*score))})"
+    return [
+        f"On test: {final.setting}, trained again with seed {final.seed}, {value} by {final.metric}"
+        f"{interval} on {final.examples:,} examples of {final.test}. Its dev score is "
+        f"{fixed(final.dev)}. This was measured once, on {final.at[:10]}."
+    ]
+
+
 def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Table]:
     """A table of the reference points; none without any."""
     if not points:

@@ -29,7 +29,7 @@ from bench.report.pages import LISTED, html_environment, markdown_environment, s
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
-from bench.report.references import ReferencePoint, reference_lines, reference_points
+from bench.report.references import ReferencePoint, final_lines, reference_lines, reference_points
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
@@ -130,6 +130,7 @@ def report(
         "lead": [
             *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
+            *(final_lines(facts.get(str(first.shared("data_digest")))) if first else []),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],

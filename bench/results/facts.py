@@ -53,6 +53,33 @@ class Reference(BaseModel):
     scores: dict[str, tuple[float, float | None, float | None] | None]
 
 
+class FinalScore(BaseModel):
+    """The score of one setting on test examples, which is measured once.
+
+    Attributes:
+        setting: its name in the report.
+        cell_id, seed: of the training.
+        metric: the one by which the setting was chosen.
+        dev: its score on dev, by this metric.
+        test: the name of the file, or of the split.
+        examples: the number of test examples.
+        scores: as of `Reference`.
+        at: when it was measured, UTC, ISO 8601.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    setting: str
+    cell_id: str
+    seed: int
+    metric: str
+    dev: float
+    test: str
+    examples: int
+    scores: dict[str, tuple[float, float | None, float | None] | None]
+    at: str
+
+
 class DataFacts(BaseModel):
     """Facts on one set of examples.
 
@@ -65,6 +92,7 @@ class DataFacts(BaseModel):
         class_counts: of each class, in train and in dev; empty without classes.
         checks: what `bench.examples.checks` found; None: not made.
         references: reference points, of every encoder that they were made for.
+        final: the score on test examples, once it is measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +106,7 @@ class DataFacts(BaseModel):
     class_counts: dict[str, tuple[int, ...]] = {}
     checks: Checks | None = None
     references: tuple[Reference, ...] = ()
+    final: FinalScore | None = None
 
     @property
     def majority(self) -> tuple[str, float] | None:

@@ -14,7 +14,7 @@ from minbert.data.tasks.base import (
     for_search,
 )
 from minbert.data.tasks.folds import Folds
-from minbert.data.tasks.splitting import DEV, TRAIN
+from minbert.data.tasks.splitting import DEV, TEST, TRAIN
 from minbert.errors import InputError
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "for_search",
     "load_data",
     "load_task",
+    "load_test",
     "pieces_of",
     "source_files",
     "task_of_piece",
@@ -102,6 +103,18 @@ def load_task(
     examples, problems = _load(task, folder)
     train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
     return TaskData(task, train, dev, tuple(problems))
+
+
+def load_test(name: str) -> Examples:
+    """The test examples of an embedded task, which nothing but a final score may read.
+
+    Raises:
+        InputError: for a task without labelled test examples, or a failed download.
+    """
+    task = find_task(name)
+    if task.files:
+        raise InputError(f"task {task.name} has no test examples with labels")
+    return vader.load(task, _folder(task, None))[TEST]
 
 
 def _load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
