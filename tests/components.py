@@ -15,6 +15,7 @@ COMPONENTS: Final = {
     "chromium": "a Chromium or Chrome to look at reports with",
     "compiler": "a C++ compiler, for torch.compile on a CPU and for fake tensors of a GPU",
     "cuda": "a GPU",
+    "data": "pyarrow and datasets, the extra of that name",
     "mounts": "the right to mount a small disk, which root mostly has",
     "peers": "transformers and peft, the extra of that name",
     "shared": "the shared data, in a folder beside the checkout or named by MINBERT_BENCH_SHARED",

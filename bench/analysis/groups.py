@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Final
 
 from bench.analysis.points import FROZEN, settings_of
-from bench.analysis.setting import Setting, between_processes, seed_and_repeat
+from bench.analysis.setting import Setting, between_processes, place_of_run
 from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names
 from bench.plan.learning_rates import still_lacking
@@ -115,6 +115,11 @@ class Group:
         return "ms_per_1k_tokens" if known else "step_ms_median"
 
     @property
+    def folds(self) -> int | None:
+        """K of a cross-validation; None if it is none."""
+        return self.first.folds
+
+    @property
     def seeds(self) -> int:
         """The largest number of seeds that ended ok in a setting."""
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
@@ -173,8 +178,8 @@ class Group:
 
     @property
     def ordered(self) -> tuple[Row, ...]:
-        """The rows, by setting, seed and repeat."""
-        return tuple(row for s in self.settings for row in sorted(s.rows, key=seed_and_repeat))
+        """The rows, by setting, seed, fold and repeat."""
+        return tuple(row for s in self.settings for row in sorted(s.rows, key=place_of_run))
 
 
 def groups(

@@ -1,4 +1,4 @@
-"""The settings of a group: its rows by the points of the grid without their seeds."""
+"""The settings of a group: its rows by the points of the grid without their seeds and folds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,13 +18,15 @@ FROM_MODE: Final = (*named(lambda about: about.compared == "follows"), "scale")
 """Settings that follow from the mode."""
 FROZEN: Final = "frozen_dtype"
 """A column in which the settings of a group may differ, like the axes."""
-_AXES: Final = tuple(n for n in named(lambda about: about.compared == "axis") if n != "seed")
+_AXES: Final = tuple(
+    n for n in named(lambda about: about.compared == "axis") if n not in ("seed", "fold")
+)
 
 
 def settings_of(
     rows: Sequence[Row], others: Sequence[Sequence[Row]], values_of: ValuesOf
 ) -> tuple[Setting, ...]:
-    """Rows by everything but the seed, in the order of modes, layer sets, ranks and AMP.
+    """Rows by everything but seed and fold, in the order of modes, layer sets, ranks and AMP.
 
     Args:
         others: rows of each of the other machines from which scores may be taken.
@@ -78,19 +80,19 @@ def _order(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:
 
 
 def _scored_elsewhere(rows: Sequence[Row], others: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
-    """Rows of a setting on other machines, for seeds that have no score here.
+    """Rows of a setting on other machines, for seeds and folds that have no score here.
 
-    The score of a seed is taken from the first machine that has it.
+    Each score is taken from the first machine that has it.
 
     Args:
         rows: the setting's rows here.
         others: its rows on each of the other machines.
     """
-    seeds = {row.seed for row in rows if row.has_score}
+    scores = {(row.seed, row.fold) for row in rows if row.has_score}
     elsewhere: list[Row] = []
     for machine in others:
-        scored = [row for row in machine if row.has_score and row.seed not in seeds]
-        seeds |= {row.seed for row in scored}
+        scored = [r for r in machine if r.has_score and (r.seed, r.fold) not in scores]
+        scores |= {(row.seed, row.fold) for row in scored}
         elsewhere += scored
     return tuple(elsewhere)
 

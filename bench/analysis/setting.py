@@ -1,5 +1,6 @@
-"""A setting: a point of the grid over its seeds and repeats, with their measurements."""
+"""A setting: a point of the grid over its seeds, folds and repeats, with their measurements."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,20 @@ import numpy as np
 from bench.plan.cell import Value
 from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
-from bench.stats.intervals import Interval, Std, mean_t, pooled, scattered, spread, widened
+from bench.results.overall import score_ends
+from bench.stats.intervals import (
+    Interval,
+    Std,
+    mean_of,
+    mean_t,
+    pooled,
+    scattered,
+    spread,
+    widened,
+)
 
-Run = tuple[int, int, str]
-"""A run of a setting: seed, repeat, and version of the code."""
+Run = tuple[int, int, int, str]
+"""A run of a setting: seed, fold (0 without folds), repeat, and version of the code."""
 
 BETWEEN_PROCESSES: Final = 0.06
 """The default std of the logarithms of times between processes that run the same cell, used without
@@ -27,6 +38,8 @@ _ENDS: Final = {
     "ms_per_1k_tokens": ("ms_per_1k_tokens_ci_low", "ms_per_1k_tokens_ci_high"),
 }
 _SCORE: Final = "dev_score"
+_EXACT: Final = ("accuracy", "pearson")
+"""Metrics whose intervals have a formula."""
 
 
 def number(value: Value) -> float | None:
@@ -54,10 +67,11 @@ def between_processes(rows: Iterable[Row], column: str) -> Std | None:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A point of the grid without its seed, and the rows of its runs, whatever their status.
+    """A point of the grid without its seed and fold, and the rows of its runs of any status.
 
     Attributes:
-        elsewhere: rows of other machines whose scores count for seeds that have none here.
+        elsewhere: rows of other machines whose scores count for seeds and folds that have none
+            here.
         tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
             because another setting of the group differs in nothing else.
         between: `between_processes` of the group's rows, by column.
@@ -108,18 +122,53 @@ class Setting:
         """The rows whose scores count, including those of other machines."""
         return (*self.ok, *self.elsewhere)
 
-    @cached_property
-    def scored_runs(self) -> dict[int, list[Sequence[Row]]]:
-        """The rows of each run whose scores count, by seed."""
-        by_seed: dict[int, list[Sequence[Row]]] = {}
-        for row in self.scored:
-            by_seed.setdefault(row.seed, []).append((row,))
-        return by_seed
+    @property
+    def folds(self) -> int | None:
+        """K of a cross-validation; None if it is none."""
+        return self.rows[0].folds
+
+    @property
+    def folds_done(self) -> str:
+        """The number of folds with a score of the seed that has the most, such as `3 of 5 folds`;
+        empty without folds."""
+        if self.folds is None:
+            return ""
+        done = {(row.seed, row.fold) for row in self.scored if row.has_score}
+        by_seed = Counter(seed for seed, _ in done)
+        return f"{max(by_seed.values(), default=0)} of {self.folds} folds"
 
     @cached_property
     def learned(self) -> bool:
-        """False if any of its seeds is flagged `not_learned`."""
-        return not any("not_learned" in row.flag_names for row in self.scored)
+        """False if any of its seeds is flagged `not_learned`.
+
+        With folds, a seed counts as flagged if the interval of the score of all folds together
+        reaches down to the mean score of the majority class. Folds of seeds that lack some count
+        by their own flags: more than half of them.
+        """
+        flagged = ["not_learned" in row.flag_names for row in self.scored]
+        if self.folds is None:
+            return not any(flagged)
+        if not self.runs:
+            return 2 * sum(flagged) <= len(flagged)
+        return all(
+            low is not None
+            and low > fmean(row.majority_score or 0.0 for run in runs for row in run)
+            for seed, runs in self.runs.items()
+            for low in [self._score_of(seed).low]
+        )
+
+    @cached_property
+    def runs(self) -> dict[int, list[tuple[Row, ...]]]:
+        """The runs with a score by seed: each a row or, with folds, one for each fold in order.
+
+        A seed that lacks a fold has none.
+        """
+        by_seed: dict[int, list[Row]] = {}
+        for row in self.scored:
+            if row.dev_score is not None:
+                by_seed.setdefault(row.seed, []).append(row)
+        runs = {seed: _runs(rows, self.folds) for seed, rows in by_seed.items()}
+        return {seed: found for seed, found in runs.items() if found}
 
     @cached_property
     def values(self) -> dict[int, Values]:
@@ -128,9 +177,9 @@ class Setting:
         Repeats of a seed are the same training, and count once, with the mean of their numbers.
         """
         by_seed: dict[int, list[Values]] = {}
-        for seed, runs in self.scored_runs.items():
-            for rows in runs:
-                if (values := self.values_of(rows)) is not None:
+        for seed, runs in self.runs.items():
+            for run in runs:
+                if (values := self.values_of(run)) is not None:
                     by_seed.setdefault(seed, []).append(values)
         return {
             seed: repeats[0] if len(repeats) == 1 else np.mean(repeats, axis=0)
@@ -140,12 +189,12 @@ class Setting:
 
     @cached_property
     def scores(self) -> dict[int, float]:
-        """The dev score by seed, the mean over its repeats."""
-        by_seed: dict[int, list[float]] = {}
-        for row in self.scored:
-            if (score := row.dev_score) is not None:
-                by_seed.setdefault(row.seed, []).append(score)
-        return {seed: fmean(scores) for seed, scores in by_seed.items()}
+        """The dev score by seed, the mean over its repeats.
+
+        With folds it is that of all predictions together, where these are stored for all seeds;
+        else the mean of the folds' scores.
+        """
+        return {seed: self._score_of(seed).value for seed in self.runs}
 
     def by_run(self, column: str) -> dict[Run, float]:
         """Values of a column in the rows that ended ok, by run."""
@@ -180,10 +229,17 @@ class Setting:
         if not scores:
             return None
         if len(scores) == 1:
-            return _mean_interval([row for row in self.scored if row.dev_score is not None])
+            return self._score_of(*scores)
         if values.keys() == scores.keys() and len(set(map(len, values.values()))) == 1:
             return spread(np.stack(list(values.values()))).interval()
         return mean_t(list(scores.values()))
+
+    def _score_of(self, seed: int) -> Interval:
+        """The score of one seed: over repeats of the same training, means of values and ends."""
+        runs = self.runs[seed]
+        if self.folds is not None and self.values.keys() == self.runs.keys():
+            return _joined_score(runs[0][0].dev_metric, self.values[seed])
+        return _mean_interval([_mean_of_folds(run) for run in runs])
 
     def _cost(self, column: str) -> Interval | None:
         rows = {_run(row): row for row in self.ok if number(row[column]) is not None}
@@ -193,18 +249,52 @@ class Setting:
         runs = [_own_interval(row, column) for row in rows.values()]
         if len(runs) == 1:
             return runs[0] if std is None else widened(runs[0], std)
-        if len({seed for seed, _, _ in rows}) == 1 and std is not None:
+        if len({run[:2] for run in rows}) == 1 and std is not None:
             return scattered(runs, std)
         return mean_t([run.value for run in runs])
 
 
-def seed_and_repeat(row: Row) -> tuple[int, int]:
-    """The seed and repeat of a row."""
-    return row.seed, row.repeat
+def place_of_run(row: Row) -> tuple[int, int, int]:
+    """The seed, fold and repeat of a row."""
+    return row.seed, row.fold or 0, row.repeat
 
 
 def _run(row: Row) -> Run:
-    return *seed_and_repeat(row), row.code_version
+    return *place_of_run(row), row.code_version
+
+
+def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
+    """The runs of one seed from its rows; those that lack a fold are left out.
+
+    Folds belong together by repeat and version of the code. Where no such run is whole, as after
+    an update between two folds, the last row of each fold makes one.
+    """
+    if folds is None:
+        return [(row,) for row in rows]
+    by_run: dict[tuple[int, str], dict[int | None, Row]] = {}
+    for row in rows:
+        by_run.setdefault((row.repeat, row.code_version), {})[row.fold] = row
+    whole = [run for run in by_run.values() if len(run) == folds]
+    last = {fold: row for run in by_run.values() for fold, row in run.items()}
+    return [
+        tuple(run[fold] for fold in range(folds))
+        for run in whole or [last]
+        if len(run) == folds and run.keys() == set(range(folds))
+    ]
+
+
+def _mean_of_folds(run: Sequence[Row]) -> Interval:
+    """The mean score of a run's folds, as if they were independent."""
+    scores = [_own_interval(row, _SCORE) for row in run]
+    return scores[0] if len(scores) == 1 else mean_of(scores)
+
+
+def _joined_score(metric: str | None, values: Values) -> Interval:
+    """The score of all folds together, from the numbers of their examples."""
+    score = float(values.mean())
+    if metric in _EXACT:
+        return Interval(score, *score_ends(metric, score, len(values)))
+    return spread(values[None]).interval()
 
 
 def _own_interval(row: Row, column: str) -> Interval:
@@ -213,9 +303,8 @@ def _own_interval(row: Row, column: str) -> Interval:
     return Interval(number(row[column]) or 0.0, low, high)
 
 
-def _mean_interval(rows: Sequence[Row]) -> Interval:
-    """The score of one seed: the mean of values and ends over repeats of the same training."""
-    intervals = [_own_interval(row, _SCORE) for row in rows]
+def _mean_interval(intervals: Sequence[Interval]) -> Interval:
+    """The means of values and ends over repeats of the same training."""
     ends = [pair for interval in intervals if (pair := interval.ends())]
     value = fmean(interval.value for interval in intervals)
     if len(ends) < len(intervals):

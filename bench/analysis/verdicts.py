@@ -24,7 +24,7 @@ OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
 COSTS: Final[tuple[Objective, ...]] = ("memory", "time")
 
 _FEWEST_REPEATS: Final = 3
-"""Fewest repeats of a single seed that are paired."""
+"""Fewest repeats of a single seed and fold that are paired."""
 
 PAPER_MEMORY: Final = 0.5
 """The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
@@ -73,7 +73,8 @@ def compare(group: Group, objective: Objective, a: Setting, b: Setting) -> Inter
 
     Scores are paired over dev examples and seeds where predictions are stored, else over the seeds
     that both have, if there are at least two. Costs are paired over the runs that both have (seed,
-    repeat and version of the code), if these have at least two seeds, or three repeats of one.
+    fold, repeat and version of the code), if these have at least two seeds or folds, or three
+    repeats of one.
     Without pairs the result follows from the intervals of both. None where one was not measured.
     """
     name = column(group, objective)
@@ -97,7 +98,7 @@ def _compare(name: str, objective: Objective, a: Setting, b: Setting) -> Interva
     # versions would be the same in all pairs, and not show in their spread.
     costs, others = a.by_run(name), b.by_run(name)
     runs = costs.keys() & others.keys()
-    is_enough = len({run[0] for run in runs}) > 1 or len(runs) >= _FEWEST_REPEATS
+    is_enough = len({run[:2] for run in runs}) > 1 or len(runs) >= _FEWEST_REPEATS
     return (is_enough and paired_ratio(costs, others)) or ratio(one, two)
 
 

@@ -42,13 +42,19 @@ _TYPES: Final = {
     "cut": np.int64,
 }
 _LABELS: Final = "labels"
+_LABEL_TYPES: Final = {
+    "classification": np.int64,
+    "multi_label": np.int8,
+    "regression": np.float64,
+}
+"""Types of labels by the kind of task."""
 _DATA: Final = "data_digest"
 _LEAST_SHARE: Final = 0.001
 
 
 @dataclass(frozen=True)
 class TokenisedExamples:
-    """N examples as token ids, with their labels [N] as the task gives them."""
+    """N examples as token ids, with their labels [N] or [N, C] as the task gives them."""
 
     encoded: Encoded
     labels: NDArray[Any]
@@ -138,7 +144,7 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
             raise ValueError("it has other examples")
         pieces = {}
         for piece in pieces_of(cell.task, folder):
-            task = task_of_piece(cell.task, piece)
+            task = task_of_piece(cell.task, piece, folder)
             train, dev = (
                 _checked(arrays, _prefix(piece, side), task, cell.max_length, rows)
                 for side in _SIDES
@@ -181,6 +187,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
             metadata.version("tokenizers"),
             cell.data_digest,
             cell.max_length,
+            cell.fold,
             vocabulary_digest(tokenizer),
             *map(_digest_of_file, (*_CODE, *source_files(cell.task, folder))),
         ]
@@ -235,11 +242,13 @@ def _checked(
     Raises:
         ValueError: if they are not.
     """
-    types = {**_TYPES, _LABELS: np.int64 if task.classes else np.float64}
+    types = {**_TYPES, _LABELS: _LABEL_TYPES[task.kind]}
+    shapes = {_LABELS: (len(task.classes),)} if task.multi_label else {}
     columns: list[NDArray[Any]] = []
     for name, kind in types.items():
-        array = arrays.get(f"{side}_{name}")
-        if array is None or array.ndim != 1 or array.dtype != kind or not len(array):
+        array, shape = arrays.get(f"{side}_{name}"), shapes.get(name, ())
+        fits = array is not None and array.ndim == 1 + len(shape) and array.shape[1:] == shape
+        if array is None or not fits or array.dtype != kind or not len(array):
             raise ValueError(f"its {side}_{name} is missing or of another kind")
         columns.append(array)
     ids, kinds, offsets, cut, labels = columns
@@ -258,7 +267,8 @@ def _checked(
         and (lengths[cut > 0] == max_length).all()
     )
     are_labels = np.isfinite(labels).all() and (
-        not task.classes or (labels.min() >= 0 and labels.max() < len(task.classes))
+        not task.classes
+        or (labels.min() >= 0 and labels.max() < (2 if task.multi_label else len(task.classes)))
     )
     if not are_texts or not are_labels:
         raise ValueError(f"its {side} examples are not valid for {task.name}")

@@ -24,8 +24,8 @@ from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.models import Model, find_model
 from bench.plan.rows import Row
+from bench.results.origins import data_folder, folder_of
 from bench.results.store import read_rows
-from minbert.data.tasks import find_task
 from minbert.model.config import GEOMETRIES
 
 _FEWEST: Final = 5
@@ -65,7 +65,7 @@ def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int
     with Signals() as signals, signals.raising():
         for group in to_check:
             try:
-                forecast = _forecast(group, model, data, signals)
+                forecast = _forecast(runs, group, model, data, signals)
             except (NoPredictionError, *BAD_INPUT) as error:
                 sys.stderr.write(f"note: {_name(group)} is left out: {error}\n")
             else:
@@ -90,7 +90,9 @@ def _settings(group: Group) -> int:
     return sum(bool(setting.ok) for setting in group.settings)
 
 
-def _forecast(group: Group, name: str | None, data: Path | None, signals: Signals) -> Forecast:
+def _forecast(
+    runs: Path, group: Group, name: str | None, data: Path | None, signals: Signals
+) -> Forecast:
     """The forecast of a group.
 
     Args:
@@ -108,7 +110,7 @@ def _forecast(group: Group, name: str | None, data: Path | None, signals: Signal
     machine = _machine(first)
     turn = turn_on(machine.device_name, signals)
     cells = [row.cell for row in rows]
-    folder = data if find_task(first.task).files else None
+    folder = data_folder(first, folder_of(runs, first), data)
     model = _model(first, name)
     return make_forecast(cells, rows, model, machine.conditions, folder, turn, machine.gpu)
 

@@ -34,12 +34,15 @@ def find_shapes(
     cell = job.cell
     train: dict[str, Texts] = {}
     dev: dict[str, Texts] = {}
+    held: dict[str, Texts] = {}
     for part, (trained, evaluated) in examples(job).items():
         if cell.held_out:
-            trained, _, _ = without_held_out(trained, cell.held_out, cell.max_length)
+            trained, unseen, _ = without_held_out(trained, cell.held_out, cell.max_length)
+            if cell.early_stopping is not None:
+                held[part] = [encoded.lengths for encoded in unseen.texts]
         train[part] = [encoded.lengths for encoded in trained.texts]
         dev[part] = [encoded.lengths for encoded in evaluated.texts]
-    return {size: shapes_of(cell, seeds, train, dev, size) for size in batch_sizes}
+    return {size: shapes_of(cell, seeds, train, dev, size, held) for size in batch_sizes}
 
 
 def shapes_of(
@@ -48,11 +51,15 @@ def shapes_of(
     train: Mapping[str, Texts],
     dev: Mapping[str, Texts],
     batch_size: int,
+    held: Mapping[str, Texts] | None = None,
 ) -> dict[str, Shapes]:
     """Shapes of the batches over all seeds, planned as a worker plans them.
 
+    With early stopping, those of all planned epochs.
+
     Args:
         train, dev: texts by part of the task; a task without parts has the single part "".
+        held: texts that are evaluated with dev after each epoch.
     """
     epochs, max_steps = cell.epochs, cell.max_steps
     longest = {part: _longest(texts) for part, texts in train.items()}
@@ -71,10 +78,11 @@ def shapes_of(
     share = steps / sum(map(len, trained.values()))
     shapes = {}
     for part, texts in train.items():
-        dev_lengths = _longest(dev[part])
+        sides = [dev[part], *([held[part]] if held else [])]
         evaluated = [
-            _shape(dev[part], dev_lengths, indices)
-            for indices in plan_evaluation(dev_lengths, batch_size)
+            _shape(side, lengths, indices)
+            for side, lengths in zip(sides, map(_longest, sides), strict=True)
+            for indices in plan_evaluation(lengths, batch_size)
         ]
         shapes[part] = Shapes(
             train=_mean(trained[part], len(texts) * min(batch_size, len(longest[part]))),

@@ -41,7 +41,8 @@ _SAME: Final[dict[str, Any]] = {
     **dict.fromkeys(("rank", "layers", "frozen_dtype", "alpha")),
     **dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head")),
 }
-"""Settings of the job that is sent: the same for every cell of a grid, which differ in them."""
+"""Settings of the job that is sent: the same for every cell of a grid, which differ in them, as in
+the fold, which is the first."""
 
 
 class NoPredictionError(Exception):
@@ -68,7 +69,8 @@ def find_costs(
         NoPredictionError: if they can't be counted.
     """
     counted = to_count(variants)
-    job = replace(job, cell=replace(job.cell, **_SAME))
+    fold = None if job.cell.folds is None else 0
+    job = replace(job, cell=replace(job.cell, **_SAME, fold=fold))
     request = json.dumps([job.to_json(), seeds, counted])
     path = cache_folder() / "predictions" / f"{digest([request, sys.version, _code()], 32)}.json"
     costs = _kept(path, counted)

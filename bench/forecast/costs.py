@@ -17,7 +17,7 @@ as one, else two."""
 
 
 class Variant(NamedTuple):
-    """The axes of a cell that decide its costs: all but learning rates and the seed."""
+    """The axes of a cell that decide its costs: all but learning rates, seed and fold."""
 
     mode: str
     rank: int | None

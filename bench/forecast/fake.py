@@ -12,11 +12,11 @@ from adapters.injection import parameter_groups
 from bench.forecast.costs import Counts, Load, Shape, ShapesOf, Variant, stages_of
 from bench.forecast.counting import Counter, Work
 from bench.plan.job import Job
-from bench.worker.setup import losses_of, make_ready, new_model, parts_of, unfreezing
+from bench.worker.setup import losses_of, make_ready, new_model, parts_of, task_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
-from minbert.training.losses import CROSS_ENTROPY, REGRESSION
+from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import Group, Trainer, autocast, logits_of
 
@@ -77,29 +77,34 @@ def run(
     trainer = Trainer(
         model,
         [Group(tuple(group.values()), 1e-3, 0.01) for group in parameter_groups(model).values()],
-        losses=losses_of(cell.task, parts_of(cell), cell.regression_loss),
+        losses=losses_of(task_of(job), parts_of(cell), cell.regression_loss),
         schedule=linear_schedule(2, 0.0),
         amp=cell.amp,
         device=device,
     )
     gradual = unfreezing(model, cell)
     counted: dict[str, list[Counts]] = {part: [] for part in shapes}
+    keeps_best = cell.early_stopping is not None and device.type == "cpu"
+    copied = _mib(trainer.parameters) if keeps_best else 0.0
     for stage in range(stages_of(Variant.of(cell), shapes)):
         if gradual is not None:
             gradual.begin(stage)
-        for part, counts in _count_stage(trainer, model, shapes, counter).items():
+        for part, counts in _count_stage(trainer, model, shapes, counter, copied).items():
             counted[part].append(counts)
     return counted
 
 
 def _count_stage(
-    trainer: Trainer, model: BertClassifier, shapes: ShapesOf, counter: Counter
+    trainer: Trainer, model: BertClassifier, shapes: ShapesOf, counter: Counter, copied: float
 ) -> dict[str, Counts]:
     """Run two steps and one evaluation batch of each part.
 
     The first step has mean length and gives the work; it also creates the optimizer's state, which
     exists in all later steps. The second has the largest batch and gives the peak. The evaluation
     runs while the last step's gradients still exist, as in a cell.
+
+    Args:
+        copied: MiB of a copy of trained weights that exists meanwhile.
     """
     trained = {part: batches for part, batches in shapes.items() if batches.steps}
     steps = {
@@ -111,7 +116,7 @@ def _count_stage(
         counter.restart_peak()
         _train(trainer, model, part, batches.train_largest, counter)
         peaks[part] = counter.peak
-    weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()])
+    weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()]) + copied
     state = _mib(
         value
         for values in trainer.optimizer.state.values()
@@ -125,8 +130,8 @@ def _count_stage(
         counts[part] = Counts(
             weights_mib=weights,
             optimizer_mib=state,
-            train_peak_mib=peaks.get(part, 0) / _MIB,
-            evaluate_peak_mib=counter.peak / _MIB,
+            train_peak_mib=peaks.get(part, 0) / _MIB + copied,
+            evaluate_peak_mib=counter.peak / _MIB + copied,
             step=_load(steps.get(part, Work())),
             evaluation=_load(evaluation),
         )
@@ -164,13 +169,14 @@ def _batch(
 ) -> Batch:
     """A batch of a shape. Pairs whose texts are encoded separately have a label for two texts."""
     count = shape[0] // 2 if model.heads[part].pairs else shape[0]
-    dtype = torch.float32 if loss in REGRESSION else torch.int64
+    dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64
+    labels = (count, model.heads[part].outputs) if loss == MULTI_LABEL else (count,)
     ids = torch.zeros(shape, dtype=torch.int64, device=device)
     return Batch(
         input_ids=ids,
         attention_mask=torch.ones(shape, dtype=torch.int64, device=device),
         token_type_ids=None if part else torch.zeros(shape, dtype=torch.int64, device=device),
-        labels=torch.zeros(count, dtype=dtype, device=device),
+        labels=torch.zeros(labels, dtype=dtype, device=device),
         tokens=ids.numel(),
         part=part,
     )

@@ -69,7 +69,9 @@ class Forecast:
             peak, wall = number(row[self.memory_column]), number(row.wall_s)
             if peak is not None and peak > self.imports_mib:
                 self._peaks.setdefault(variant, []).append(peak - self.imports_mib)
-            if wall is not None and not _DISTURBED & set(row.flag_names):
+            # counts are of all planned epochs
+            stopped = row.early_stopping is not None and row.epochs_run != row.epochs
+            if wall is not None and not stopped and not _DISTURBED & set(row.flag_names):
                 self._times.setdefault(variant, []).append(wall)
         self._fit()
 

@@ -23,7 +23,8 @@ Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]
 """Makes the forecast of a plan, or None if none can be made. It may wait for other grids."""
 
 _SEEDS: Final = 3
-"""The number of seeds whose batches are planned: those of other seeds hardly differ."""
+"""The number of seeds whose batches are planned: those of other seeds, and of other folds than the
+first, hardly differ."""
 
 
 def forecast_plan(

@@ -16,6 +16,9 @@ import click
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
+from bench.examples.lengths import find_length
+from bench.examples.options import merged, with_data
+from bench.examples.own import Source, find_source
 from bench.examples.tokens import cut_notes
 from bench.forecast.client import turn_on
 from bench.forecast.forecast import Forecast
@@ -25,7 +28,10 @@ from bench.grid.session import Session
 from bench.launch.checks import (
     amp_notes,
     check_amp,
+    check_class_settings,
     check_compile,
+    check_early_stopping,
+    check_folds,
     check_head,
     check_held_out,
     check_loss,
@@ -33,6 +39,7 @@ from bench.launch.checks import (
     check_reports,
     check_search,
     check_space,
+    early_stopping_notes,
     idle_notes,
     label_notes,
     unfreezing_notes,
@@ -43,22 +50,25 @@ from bench.machine.conditions import find_conditions
 from bench.plan import gridfile
 from bench.plan.budget import Budget
 from bench.plan.cell import CANDIDATE, GRID, Cell
-from bench.plan.gridfile import Grid
+from bench.plan.gridfile import Grid, Settings
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
 from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, problem_of
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
 from bench.plan.selection import parse_selection, select
+from bench.references.client import find_references
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import Data, find_task, for_search, load_data
+from minbert.data.tasks import Data, Folds, find_task, for_search, load_data
+from minbert.data.tokenizer import Tokenizer
 
 _EPILOG: Final = """\b
 Examples:
   python -m bench.grid --grid smoke
   python -m bench.grid --grid full --max-train 2000 --seeds 3
   python -m bench.grid --grid full --select "mode=lora,dora rank=1,8 amp=on" --dry-run
+  python -m bench.grid --grid full --data train.csv --label topic
   python -m bench.grid --grid paper --task sst --data path/to/data --budget 90
   python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
 """
@@ -71,6 +81,12 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
         unit = str(option.metavar).lower()
         raise click.BadParameter(f"{value} is not a number of {unit}; for no limit, leave it out.")
     return value
+
+
+def _length(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> int | str | None:
+    return int(value) if value is not None and value.isdecimal() else value
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
@@ -93,19 +109,38 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 )
 @click.option(
     "--task",
-    help="The task: movies, amazon, nyt or tweets, each also as -rating; with --data also sst, "
-    "quora, sts or multitask.",
+    help="The task: movies (the default), amazon, nyt or tweets, each also as -rating; with --data "
+    "sst, quora, sts or multitask, or any name for data of your own.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with the task's files.")
+@with_data
 @_count_option("--seeds", help="Run every cell with seeds 0 to N-1.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Put train and dev together into K folds, and train a model for each on the others; all "
+    "predictions together give the score.",
+)
 @_count_option(
     "--repeats",
     help="Run every cell N times, each in a new process, to see how times and memory vary.",
 )
 @_count_option("--epochs", help="Train for N passes over the training examples.")
+@_count_option(
+    "--early-stopping",
+    help="Stop a cell's training after N epochs without a better score on held-out training "
+    "examples, and keep the weights of the best epoch.",
+)
 @_count_option("--max-steps", help="Stop a cell's training after N steps.")
 @_count_option("--max-train", help="Train on N examples only.")
 @_count_option("--max-dev", help="Evaluate on N examples only.")
+@click.option(
+    "--max-length",
+    callback=_length,
+    metavar="N|auto",
+    help="Cut texts after N tokens; auto: the smallest multiple of 8 that cuts under 1% of the "
+    "tokens of the training examples.",
+)
 @click.option(
     "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."
 )
@@ -187,7 +222,7 @@ def command(
     metric: str | None,
     as_json: bool,
     device: str,
-    data: Path | None,
+    data: dict[str, Any],
     **overrides: Any,
 ) -> int:
     budget = Budget(math.inf if budget_min is None else 60 * budget_min)
@@ -196,25 +231,41 @@ def command(
     rerun = check_rerun(rerun) if rerun is not None else None
     target = find_conditions(device)
     conditions = target.conditions
-    examples = _load_data(grid, data)
+    source = find_source(grid.settings.task, merged(grid.data, data))
+    grid = override(grid, {"task": source.task})
+    examples, folds = _load_data(grid.settings, source)
     if metric is not None:
         check_metric(metric, problem_of(examples.task.metric))
-    grid = without_idle_caps(grid, examples)
-    settings = grid.settings
+    sizes = examples.sizes.values() if folds is None else [folds.most]
+    grid = without_idle_caps(grid, sizes)
+    settings, folder = grid.settings, source.folder
     model = find_model(settings.model, settings.init, settings.pooling)
-    cells = select(expand(grid, _resolve(model, examples, target.amp_on)), axes)
+    length_notes: list[str] = []
+    resolved = _resolve(model, examples, target.amp_on)
+    if grid.has_auto_length:
+        longest = model.config.max_position_embeddings
+        tokenizer = Tokenizer.from_folder(model.tokenizer)
+        auto_length, *length_notes = find_length(examples, tokenizer, longest)
+        resolved = replace(resolved, auto_length=auto_length)
+    cells = select(expand(grid, resolved), axes)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_amp(cells, grid, target.device)
     check_compile(cells)
     check_ranks(cells, model.config)
     check_head(cells, keep)
-    check_held_out(settings.held_out, examples)
+    check_held_out(settings.share_held_out, examples)
+    check_early_stopping(cells)
     check_loss(grid.variants, cells, examples)
-    check_length(settings.max_length, model, pairs=examples.pairs_in_one)
+    check_class_settings(grid.variants, examples)
+    of_lengths = {cell.max_length: cell for cell in reversed(cells)}
+    for length in of_lengths:
+        check_length(length, model, pairs=examples.pairs_in_one)
+    check_folds(settings, lr == "auto")
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
+        check_held_out(settings.share_held_out, searched)
     store = Store(runs, conditions.code_version if fresh else None)
     if store.rows is not None and store.torn:  # known once rows are read
         sys.stderr.write(f"note: {torn_line(runs)}\n")
@@ -231,7 +282,7 @@ def command(
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
         turn = turn_on(target.device_name, signals)
-        return forecast_plan(planned, store.rows, model, conditions, data, turn, target.gpu)
+        return forecast_plan(planned, store.rows, model, conditions, folder, turn, target.gpu)
 
     search = None
     if searched is not None:
@@ -241,12 +292,20 @@ def command(
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
     notes = chain(
-        (*examples.notes, *examples.problems, *label_notes(examples)),
+        (*source.notes, *examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, model.config.num_hidden_layers),
+        early_stopping_notes(settings),
+        length_notes,
         (*target.device.notes, *amp_notes(cells, target.device)),
-        # the last, since it tokenises examples: the others are printed before
-        cut_notes(examples, cells[0], model.tokenizer, data) if some_run else (),
+        # the last, since they tokenise examples: the others are printed before
+        *(
+            cut_notes(
+                examples if folds is None else folds.fold(cell.fold), cell, model.tokenizer, folder
+            )
+            for _, cell in sorted(of_lengths.items())
+            if some_run
+        ),
     )
     if dry_run:
         _print_notes(notes)
@@ -265,7 +324,9 @@ def command(
         conditions=conditions,
         model=model,
         data=examples,
-        data_folder=data,
+        folds=folds,
+        data_folder=folder,
+        source=source.files,
         store=store,
         reports=reports,
         keep=keep,
@@ -275,6 +336,7 @@ def command(
         has_bf16=target.device.has_bf16,
         metric=metric,
         forecaster=forecast,
+        references=find_references,
         budget=budget,
     )
     return session.run(rounds(cells, plan_now, search), as_json)
@@ -332,11 +394,15 @@ def override(grid: Grid, values: dict[str, Any]) -> Grid:
     return gridfile.with_settings(grid, given) if given else grid
 
 
-def _load_data(grid: Grid, data: Path | None) -> Data:
-    settings = grid.settings
-    if not find_task(settings.task).files and data is None:
+def _load_data(settings: Settings, source: Source) -> tuple[Data, Folds | None]:
+    """The examples, of folds those of the first, and the folds if there are any."""
+    if source.folder is None and not find_task(source.task).files:
         fetch("vader")
-    return load_data(settings.task, data, max_train=settings.max_train, max_dev=settings.max_dev)
+    caps = {"max_train": settings.max_train, "max_dev": settings.max_dev}
+    if settings.folds is None:
+        return load_data(source.task, source.folder, **caps), None
+    folds = Folds(load_data(source.task, source.folder), settings.folds, **caps)
+    return folds.fold(0), folds
 
 
 def _resolve(model: Model, data: Data, amp_on: str) -> Resolved:

@@ -17,7 +17,7 @@ from bench.plan.cell import Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
-_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", *_VARIED, "seed")
+_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", *_VARIED, "seed", "fold")
 """Axes that a search for learning rates does not change."""
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
 
@@ -132,6 +132,7 @@ def _shown_axes(cells: Sequence[Cell]) -> list[str]:
     """The axes that a table shows; some of them only if cells differ in them."""
     rare = {
         "unfreeze": any(cell.unfreeze not in (None, "all") for cell in cells),
+        "fold": any(cell.fold is not None for cell in cells),
         **{
             name: len({getattr(cell, name) for cell in cells} - {None}) > 1
             for name in ("batch_size", *_VARIED)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,14 +33,15 @@ from bench.plan.models import Model
 from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
-from bench.results.facts import read_facts
+from bench.references.facts import find_facts
+from bench.results.facts import DataFacts, keep_facts, read_facts
 from bench.results.overhead import Account
 from bench.results.predictions import kept_predictions
 from bench.results.protocol import DEVICE_FAILED
 from bench.results.rescoring import rescored
 from bench.results.row import keep_row, kept_row, measured_row
 from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
-from minbert.data.tasks import Data, for_search
+from minbert.data.tasks import Data, Folds, TaskData, for_search
 
 INTERRUPTED: Final = 130
 
@@ -49,8 +50,10 @@ INTERRUPTED: Final = 130
 class Session:
     """One run of a grid, and everything that its cells share.
 
+    `data` are the examples of cells without a fold; those of the others are in `folds`.
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
+    `references` is `bench.references.client.find_references`; None: scores get no reference points.
     `metric` decides in the report; None: the rows' own.
     """
 
@@ -58,7 +61,9 @@ class Session:
     conditions: Conditions
     model: Model
     data: Data
+    folds: Folds | None = None
     data_folder: Path | None
+    source: str = ""
     store: Store
     reports: Path
     keep: bool
@@ -69,6 +74,7 @@ class Session:
     worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
     metric: str | None = None
     forecaster: Forecaster | None = None
+    references: Callable[..., Iterable[str]] | None = None
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
 
@@ -133,6 +139,7 @@ class Session:
             Locks(cells, signals, on_wait) as cell_locks,
             Locks(device_locks(), signals, on_wait) as devices,
         ):
+            self._find_references(outlook.to_run, devices, signals, display)
             for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
                 cell_s, rest_s = outlook.begin(item.cell)
                 rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
@@ -153,6 +160,52 @@ class Session:
                 if row.status == "interrupted" and not others:
                     return True
         return False
+
+    def _find_references(
+        self, to_run: Sequence[Planned], devices: Locks, signals: Signals, display: Display
+    ) -> None:
+        """Find what is in the data, and what the scores of the cells that will run can be compared
+        with, before they do."""
+        planned = [self._job(item) for item in to_run if item.action == "run"]
+        if self.references is None or not planned or not isinstance(self.data, TaskData):
+            return
+        facts = self._facts(self.data, display)
+        display.start("reference points")
+        asked = self.account.now()
+        with devices.turn(self.device_name):
+            self.account.waited_since(asked)
+            notes = self.references(
+                self.store.path,
+                self.data.digest[:16],
+                facts,
+                planned,
+                gpu="" if self.conditions.device == "cpu" else self.device_name,
+                timeout_s=self.timeout_s,
+                on_progress=display.progress,
+                signals=signals,
+            )
+            for note in notes:
+                display.note(note)
+
+    def _facts(self, data: TaskData, display: Display) -> DataFacts:
+        """The facts on the examples, of all folds together, kept with the results."""
+        known = read_facts(self.store.path).get(data.digest[:16])
+        if known is not None and known.checks is not None:
+            return known
+        display.start("checks of the data")
+        whole = data if self.folds is None else self.folds.whole
+        longest = self.model.config.max_position_embeddings
+        facts = find_facts(
+            whole,
+            self.source,
+            self.model.tokenizer,
+            longest,
+            lambda _number, name: display.progress({"phase": name}),
+        )
+        if known is not None:
+            facts = facts.model_copy(update={"references": known.references, "final": known.final})
+        keep_facts(self.store.path, [(data.digest[:16], facts)])
+        return facts
 
     def _turn(
         self, item: Planned, devices: Locks, outlook: Outlook
@@ -298,6 +351,8 @@ class Session:
         )
 
     def _data_of(self, cell: Cell) -> Data:
+        if self.folds is not None:
+            return self.folds.fold(cell.fold)
         return self.searched if cell.learning_rate_source == CANDIDATE else self.data
 
     @cached_property

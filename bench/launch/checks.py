@@ -6,7 +6,8 @@ Functions named `check_…` raise an InputError of one line, which names the set
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from bench.plan.models import Model
 from bench.plan.planning import Planned
 from minbert.check import check_checkpoint
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, TaskData
+from minbert.data.tasks import Data, Sizes, TaskData
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import is_folder
 from minbert.model.config import count_parameters
@@ -83,6 +84,16 @@ def check_held_out(share: float, data: Data) -> None:
             )
 
 
+def check_folds(settings: Settings, searches: bool) -> None:
+    """Refuse a search for learning rates in a cross-validation: each fold would need its own, as
+    the training data of one are the dev data of others."""
+    if settings.folds is not None and searches:
+        raise InputError(
+            f"--lr auto: with {settings.folds} folds no rates are searched, as what one fold holds "
+            "out others train on; give rates in the grid file, or leave out --lr auto or --folds"
+        )
+
+
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
     """Refuse a regression loss for a task of classes, and a correlation that no batch can have.
 
@@ -110,12 +121,48 @@ def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) 
             )
 
 
+def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
+    """Refuse settings of the loss of a class for data in which no text has exactly one.
+
+    Args:
+        variants: the settings of the cells' grid.
+    """
+    kinds = {piece.task.kind for piece in data.pieces().values()}
+    if "classification" in kinds:
+        return
+    usual, labels = Settings(), "several labels for a text" if "multi_label" in kinds else "numbers"
+    for settings, name in product(variants, ("label_smoothing", "class_weights")):
+        if (value := getattr(settings, name)) != getattr(usual, name):
+            raise InputError(
+                f"{name} {value}: it is for classes, and task {data.task.name} has {labels}; "
+                "leave it out"
+            )
+
+
+def check_early_stopping(cells: Sequence[Cell]) -> None:
+    """Refuse early stopping with gradual unfreezing: training may end before all layers train, and
+    a step's costs depend on the epoch."""
+    if any(cell.early_stopping is not None and cell.unfreeze == ITERATIVE for cell in cells):
+        raise InputError(
+            f"early_stopping: with unfreeze {ITERATIVE} training might stop before all layers "
+            "train; leave either out"
+        )
+
+
+def early_stopping_notes(settings: Settings) -> list[str]:
+    """A note on the share that early stopping holds out, if the user did not choose it."""
+    if settings.share_held_out == settings.held_out:
+        return []
+    share = settings.share_held_out
+    return [f"early_stopping holds out {share:.0%} of the training examples (held_out {share:g})"]
+
+
 def label_notes(data: Data) -> list[str]:
     """Notes on parts of the task whose training or dev labels are all the same."""
     notes = []
     for piece in data.pieces().values():
         for name, labels in (("training", piece.train.labels), ("dev", piece.dev.labels)):
-            if constant(labels):
+            if not piece.task.multi_label and constant(labels):
                 notes.append(f"{piece.task.name}: all {name} labels are {labels[0]:g}")
     return list(dict.fromkeys(notes))
 
@@ -168,14 +215,14 @@ def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
     ]
 
 
-def without_idle_caps(grid: Grid, data: Data) -> Grid:
+def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:
     """The grid without caps that exceed the data, so that reports don't mention them."""
-    sizes = {
-        "max_train": max(size.train for size in data.sizes.values()),
-        "max_dev": max(size.dev for size in data.sizes.values()),
+    most = {
+        "max_train": max(size.train for size in sizes),
+        "max_dev": max(size.dev for size in sizes),
     }
-    caps = {name: getattr(grid.settings, name) for name in sizes}
-    idle = {name: None for name, cap in caps.items() if cap is not None and cap > sizes[name]}
+    caps = {name: getattr(grid.settings, name) for name in most}
+    idle = {name: None for name, cap in caps.items() if cap is not None and cap > most[name]}
     return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
 
 

@@ -1,23 +1,30 @@
 """The model, the examples and the cells that a command line selects."""
 
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError
+from bench.examples.lengths import find_length
 from bench.launch.checks import check_amp, check_model
 from bench.machine.conditions import Found
 from bench.plan import gridfile
 from bench.plan.cell import GRID, Cell
+from bench.plan.gridfile import DEFAULT_TASK
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import Resolved, expand
 from bench.plan.selection import parse_selection, select
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import TaskData, find_task, load_task
+from minbert.data.tokenizer import Tokenizer
 
 _SETTINGS: Final = Path(__file__).with_name("settings.toml")
-SAME: Final = ("head", "optimizer", "schedule", "regression_loss")
+SAME: Final = (
+    *("head", "optimizer", "schedule", "regression_loss", "label_smoothing", "class_weights"),
+    *("layer_decay", "lora_plus_ratio", "early_stopping"),
+)
 """Settings that the baselines support only at our defaults."""
 
 
@@ -36,7 +43,7 @@ def find(
     grid = gridfile.load(grid_file or str(_SETTINGS))
     wanted = parse_selection(selection)
     grid = gridfile.with_settings(grid, {"seeds": 1, **settings})
-    task = find_task(grid.settings.task)
+    task = find_task(grid.settings.task or DEFAULT_TASK)
     if task.parts:
         raise InputError(
             f"--task: bench.peers needs a task without parts; choose one of {', '.join(task.parts)}"
@@ -44,7 +51,7 @@ def find(
     if not task.files and data is None:
         fetch("vader")
     caps = {"max_train": grid.settings.max_train, "max_dev": grid.settings.max_dev}
-    examples = load_task(grid.settings.task, data, **caps)
+    examples = load_task(task.name, data, **caps)
     if (most := grid.settings.max_steps) is not None:
         epochs = math.ceil(most * grid.settings.batch_size / len(examples.train))
         grid = gridfile.with_settings(grid, {"epochs": epochs})
@@ -59,12 +66,16 @@ def find(
         learning_rate_source=GRID,
     )
     _check_same(grid)
+    if grid.has_auto_length:
+        longest = model.config.max_position_embeddings
+        length, _ = find_length(examples, Tokenizer.from_folder(model.tokenizer), longest)
+        resolved = replace(resolved, auto_length=length)
     cells = select(_in_order(grid, resolved), wanted)
     if not cells:
         raise InputError(f"--select: none of the settings to compare has {selection}")
     check_amp(cells, grid, machine.device)
     check_ranks(cells, model.config)
-    check_length(grid.settings.max_length, model, pairs=examples.train.text_b is not None)
+    check_length(cells[0].max_length, model, pairs=examples.train.text_b is not None)
     check_model(model, grid.settings.init)
     return model, examples, cells
 
@@ -72,7 +83,7 @@ def find(
 def _check_same(grid: gridfile.Grid) -> None:
     """Raise InputError for settings of ours alone, and for axes that cell names do not contain."""
     defaults = gridfile.Settings()
-    for settings, name in product(grid.variants, (*SAME, "held_out", "frozen_dtype")):
+    for settings, name in product(grid.variants, (*SAME, "held_out", "folds", "frozen_dtype")):
         if getattr(settings, name) != getattr(defaults, name):
             raise InputError(
                 f"--grid: bench.peers compares only {name} {getattr(defaults, name)}, not "
@@ -80,10 +91,10 @@ def _check_same(grid: gridfile.Grid) -> None:
             )
     if any("iterative" in axes.unfreeze for axes in grid.cells):
         raise InputError("--grid: bench.peers compares only training without gradual unfreezing")
-    if any(axes.batch_size or axes.learning_rate for axes in grid.cells):
+    if any(axes.batch_size or axes.max_length or axes.learning_rate for axes in grid.cells):
         raise InputError(
-            "--grid: bench.peers compares at one batch size and the learning rates of settings; "
-            "leave out the axes batch_size and learning_rate"
+            "--grid: bench.peers compares at the batch size, length and learning rates of "
+            "settings; leave out the axes batch_size, max_length and learning_rate"
         )
 
 

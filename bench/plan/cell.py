@@ -41,6 +41,9 @@ FAST: Final = "fast"
 REFERENCE: Final = "reference"
 """Values of `kernels`."""
 
+BALANCED: Final = "balanced"
+"""The value of `class_weights` besides `none`."""
+
 GRID: Final = "grid"
 SEARCHED: Final = "search"
 CANDIDATE: Final = "candidate"
@@ -102,6 +105,11 @@ def is_regression(row: Mapping[str, Any]) -> bool:
 def has_parts(row: Mapping[str, Any]) -> bool:
     """Tasks of several parts."""
     return row.get("task") == MULTITASK
+
+
+def has_folds(row: Mapping[str, Any]) -> bool:
+    """Cells of a cross-validation."""
+    return row.get("folds") is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +206,15 @@ class Cell:
             compared="axis",
         ),
     ]
+    fold: Annotated[
+        int | None,
+        About(
+            meaning="the fold that is dev, from 0",
+            applies=has_folds,
+            before=None,
+            compared="axis",
+        ),
+    ] = None
     model: Annotated[
         str,
         About(
@@ -267,15 +284,29 @@ class Cell:
     held_out: Annotated[
         float,
         About(
-            meaning="share of the training examples that are not trained on, by which ensembles "
-            "are chosen",
+            meaning="share of the training examples that are not trained on, by which training is "
+            "stopped early and ensembles are chosen",
             before=0.0,
             compared="never",
         ),
     ] = 0.0
+    folds: Annotated[
+        int | None,
+        About(
+            meaning="K of a K-fold cross-validation, whose folds together give the score; empty: "
+            "none",
+            before=None,
+            compared="never",
+        ),
+    ] = None
     max_length: Annotated[
         int,
-        About(meaning="tokens after which a text is cut", grows=True, compared="never"),
+        About(
+            meaning="tokens after which a text is cut",
+            grows=True,
+            compared="group",
+            short="length {}",
+        ),
     ]
     batching: Annotated[
         str,
@@ -328,6 +359,15 @@ class Cell:
         int | None,
         About(meaning="cap on optimizer steps; empty: none", compared="group"),
     ]
+    early_stopping: Annotated[
+        int | None,
+        About(
+            meaning="epochs without a better held-out score after which training stops, with the "
+            "weights of the best epoch restored; empty: it does not",
+            before=None,
+            compared="group",
+        ),
+    ] = None
     optimizer: Annotated[
         str,
         About(
@@ -363,6 +403,30 @@ class Cell:
             short="{}",
         ),
     ] = None
+    label_smoothing: Annotated[
+        float,
+        About(
+            meaning="share of every label of a class that is spread over all classes",
+            before=0.0,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="smoothing {:g}",
+        ),
+    ] = 0.0
+    class_weights: Annotated[
+        str,
+        About(
+            meaning="weights of the classes in the training loss: none, or balanced, inversely "
+            "proportional to the number of examples trained on",
+            values=("none", BALANCED),
+            before="none",
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="class weights {}",
+        ),
+    ] = "none"
     encoders: Annotated[
         int | None,
         About(
@@ -448,6 +512,29 @@ class Cell:
             compared="label",
         ),
     ]
+    layer_decay: Annotated[
+        float,
+        About(
+            meaning="factor on the rate of each layer of the encoder, relative to the layer above; "
+            "1: none",
+            before=1.0,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="layer decay {:g}",
+        ),
+    ] = 1.0
+    lora_plus_ratio: Annotated[
+        float,
+        About(
+            meaning="rate of the adapters' B matrices as a multiple of that of A; 1: none",
+            before=1.0,
+            changes=("score",),
+            compared="group",
+            varies=True,
+            short="LoRA+ ratio {:g}",
+        ),
+    ] = 1.0
     weight_decay: Annotated[
         float,
         About(
@@ -514,7 +601,8 @@ class Cell:
         precision = "fp32" if self.amp == "off" else self.amp
         if self.frozen_dtype not in (None, FP32, MIXED):
             precision += f"-frozen-{self.frozen_dtype}"
-        return f"{self.mode}{adapter}{unfreezing}-{precision}-s{self.seed}"
+        fold = "" if self.fold is None else f"-f{self.fold}"
+        return f"{self.mode}{adapter}{unfreezing}-{precision}-s{self.seed}{fold}"
 
     def columns(self) -> Columns:
         """The fields, and the id."""

@@ -1,5 +1,6 @@
 """Data of one's own, as a grid file's `[data]` table or the flags from `--data` on describe it."""
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +42,15 @@ class DataSpec(BaseModel):
     validation: _Text | None = None
     test: _Text | None = None
     drop_leaks: bool = False
+
+    def inside(self, folder: Path) -> "DataSpec":
+        """The same, with relative paths taken from a folder."""
+        paths = {
+            name: str(folder / value)
+            for name in ("path", "validation", "test")
+            if (value := getattr(self, name)) is not None and not value.startswith(HUB)
+        }
+        return self.model_copy(update=paths)
 
     @property
     def is_on_hub(self) -> bool:

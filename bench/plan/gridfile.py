@@ -6,15 +6,27 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import core_schema
 
 from adapters.methods import ADAPTER_MODES, has_rank
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from bench.plan.cell import ABOUT, named
+from bench.plan.dataset import DataSpec
 
+DEFAULT_TASK: Final = "movies"
 NAMED: Final = Path(__file__).parent / "grids"
+EARLY_STOPPING_SHARE: Final = 0.1
+"""The share of the training examples that early stopping holds out where `held_out` is 0."""
 _LARGEST_FILE: Final = 1 << 20
 _MOST_CELLS: Final = 100_000
 _LONG_KEY: Final = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
@@ -37,6 +49,20 @@ Amp = Annotated[str, OneOf("amp", "on")]
 Unfreeze = Annotated[str, OneOf("unfreeze")]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+AUTO: Final = "auto"
+_SHORTEST: Final = 3
+_LONGEST: Final = 8192
+
+
+def _max_length(value: Any) -> Any:
+    is_length = type(value) is int and _SHORTEST <= value <= _LONGEST
+    if not is_length and value != AUTO:
+        raise ValueError(f"should be {AUTO} or a whole number from {_SHORTEST} to {_LONGEST}")
+    return value
+
+
+MaxLength = Annotated[int | Literal["auto"], PlainValidator(_max_length)]
+"""`auto` becomes a number when the grid is expanded, see `bench.examples.lengths`."""
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -82,15 +108,17 @@ class Settings(_Strict):
 
     model: str = "minilm"
     init: Annotated[str, OneOf("init")] = "pretrained"
-    task: str = "movies"
+    task: str | None = None
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
     epochs: Count = 3
     max_steps: Count | None = None
     max_train: Count | None = None
     max_dev: Count | None = None
     held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
-    max_length: Annotated[int, Field(ge=3, le=8192)] = 128
+    early_stopping: Count | None = None
+    max_length: MaxLength = 128
     batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"
     compile: bool = False
@@ -100,7 +128,11 @@ class Settings(_Strict):
     optimizer: Annotated[str, OneOf("optimizer")] = "adamw"
     schedule: Annotated[str, OneOf("schedule")] = "linear"
     regression_loss: Annotated[str, OneOf("regression_loss")] = "mse"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    class_weights: Annotated[str, OneOf("class_weights")] = "none"
     learning_rates: Rates = Rates()
+    layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    lora_plus_ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 1.0
     weight_decay: Decay = 0.01
     warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
@@ -111,6 +143,12 @@ class Settings(_Strict):
     task_order: Annotated[str, OneOf("task_order")] = "proportional"
     task_rates: TaskRates = TaskRates()
     task_decays: TaskDecays = TaskDecays()
+
+    @property
+    def share_held_out(self) -> float:
+        """The share of the training examples that is held out: `held_out`, or with early stopping,
+        which needs some, at least the default."""
+        return self.held_out or (0.0 if self.early_stopping is None else EARLY_STOPPING_SHARE)
 
 
 if TYPE_CHECKING:
@@ -129,8 +167,8 @@ else:
 class Axes(_Strict):
     """One table `[[cells]]`: every combination of its values is a cell.
 
-    Without `batch_size` and `learning_rate` those of the settings apply; a `learning_rate` is used
-    for all parameters that train.
+    Without `batch_size`, `max_length` and `learning_rate` those of the settings apply; a
+    `learning_rate` is used for all parameters that train.
     """
 
     mode: Annotated[list[Mode], Field(min_length=1)]
@@ -139,6 +177,7 @@ class Axes(_Strict):
     amp: Annotated[list[Amp], Field(min_length=1)] = ["off"]
     unfreeze: Annotated[list[Unfreeze], Field(min_length=1)] = ["all"]
     batch_size: list[BatchSize] = []
+    max_length: list[MaxLength] = []
     learning_rate: list[Rate] = []
     settings: Varied = Varied()
 
@@ -156,11 +195,15 @@ class Axes(_Strict):
             raise ValueError(f"rank doesn't apply to mode {self.mode[0]}")
         if set(self.mode) == {"head"} and "iterative" in self.unfreeze:
             raise ValueError("unfreeze doesn't apply to mode head")
+        if set(self.mode) == {"head"} and "layer_decay" in self.settings.model_fields_set:
+            raise ValueError("layer_decay doesn't apply to mode head")
+        if not ranked and "lora_plus_ratio" in self.settings.model_fields_set:
+            raise ValueError(f"lora_plus_ratio doesn't apply to mode {self.mode[0]}")
         return self
 
     @property
     def most_cells(self) -> int:
-        """An upper bound of the number of cells for each seed."""
+        """An upper bound of the number of cells for each seed and fold."""
         axes = (values for _, values in self if isinstance(values, list))
         return prod(max(len(values), 1) for values in axes)
 
@@ -170,15 +213,19 @@ class Grid(_Strict):
 
     name: str
     about: str = ""
+    data: DataSpec | None = None
     settings: Settings = Settings()
     cells: Annotated[list[Axes], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _is_no_larger_than_can_be_kept(self) -> Self:
         settings = self.settings
-        count = settings.repeats * settings.seeds * sum(axes.most_cells for axes in self.cells)
+        times = settings.repeats * settings.seeds * (settings.folds or 1)
+        count = times * sum(axes.most_cells for axes in self.cells)
         if count > _MOST_CELLS:
-            also = "seeds and repeats" if settings.repeats > 1 else "seeds"
+            also = "seeds"
+            also += ", folds" if settings.folds else ""
+            also += " and repeats" if settings.repeats > 1 else ""
             raise ValueError(
                 f"it makes {count:,} cells with its {also}; {_MOST_CELLS:,} are the most"
             )
@@ -188,6 +235,11 @@ class Grid(_Strict):
         """The settings of one table's cells."""
         own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
         return self.settings.model_copy(update=own)
+
+    @property
+    def has_auto_length(self) -> bool:
+        """Whether any cell has `max_length` auto."""
+        return any(AUTO in (axes.max_length or [self.settings.max_length]) for axes in self.cells)
 
     @property
     def variants(self) -> list[Settings]:
@@ -219,7 +271,10 @@ def load(name_or_file: str) -> Grid:
                 f"no grid is called {name_or_file!r}; choose {', '.join(names())}, or give a "
                 "file that ends in .toml"
             )
-    return parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
+    grid = parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
+    if grid.data is None:
+        return grid
+    return grid.model_copy(update={"data": grid.data.inside(path.parent)})
 
 
 def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
@@ -288,6 +343,7 @@ def _first_problem(error: ValidationError) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     parents: dict[str, type[BaseModel]] = {
+        "data": DataSpec,
         "settings": Settings,
         "cells": Axes,
         "learning_rates": Rates,

@@ -11,7 +11,7 @@ from adapters.methods import METHODS, has_rank
 from bench.common.errors import InputError
 from bench.plan.cell import ABOUT, CANDIDATE, FP32, OFF, ON, Cell, Columns, has_parts, named
 from bench.plan.columns import learning_rates
-from bench.plan.gridfile import Axes, Grid, Settings
+from bench.plan.gridfile import AUTO, Axes, Grid, Settings
 from bench.plan.parts import most_encoders, to_text
 from bench.plan.rows import (
     FLAGS,
@@ -36,7 +36,8 @@ class Resolved:
     """A grid's names, resolved on this machine.
 
     `regression` says whether the task predicts a number; `parts` are the parts of the task that
-    the data has, if the task has any.
+    the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
+    only if the grid has it.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Resolved:
     learning_rate_source: str
     regression: bool = False
     parts: tuple[str, ...] = ()
+    auto_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,36 +83,45 @@ class Planned:
 
 
 def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
-    """All cells of a grid, each once, seeds outermost.
+    """All cells of a grid, each once, seeds outermost, then folds.
 
-    The cells of a seed are permuted by digest: always in the same order, but with neighbours in
-    the grid far apart, so that a drift of the machine does not become a difference between modes.
+    The cells of a seed and fold are permuted by digest: always in the same order, but with
+    neighbours in the grid far apart, so that a drift of the machine does not become a difference
+    between modes.
     """
     by_id: dict[str, Cell] = {}
-    for seed in range(grid.settings.seeds):
-        cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed)]
+    folds = [None] if grid.settings.folds is None else range(grid.settings.folds)
+    for seed, fold in product(range(grid.settings.seeds), folds):
+        cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed, fold)]
         names = Counter(cell.name for cell in cells)
-        cells.sort(key=lambda cell: _order(cell, names[cell.name] > 1))
+        by_length = len({cell.max_length for cell in cells}) > 1
+        cells.sort(key=lambda cell: _order(cell, names[cell.name] > 1, by_length))
         by_id.update((cell.cell_id, cell) for cell in cells)
     return list(by_id.values())
 
 
-def _order(cell: Cell, by_settings: bool) -> bytes:
-    """The sort key of the permutation; with settings where names alone are not unique."""
+def _order(cell: Cell, by_settings: bool, by_length: bool) -> bytes:
+    """The sort key of the permutation; with settings where names alone are not unique, and with
+    the length where cells differ in it."""
     rate = cell.learning_rate or cell.learning_rate_head
     further = f" {cell.batch_size} {rate}" if by_settings else ""
+    if by_settings and by_length:
+        further += f" {cell.max_length}"
     return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
 
 
-def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Cell]:
+def _round(
+    axes: Axes, grid: Grid, resolved: Resolved, seed: int, fold: int | None
+) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
     for mode, amp in product(axes.mode, axes.amp):
         rates: Sequence[float | None] = axes.learning_rate or [None]
-        for layers, rank, unfreeze, batch_size, rate in product(
+        for layers, rank, unfreeze, batch_size, max_length, rate in product(
             axes.layers if mode in METHODS else [None],
             axes.rank if has_rank(mode) else [None],
             axes.unfreeze if ABOUT["unfreeze"].applies({"mode": mode}) else [None],
             axes.batch_size or [settings.batch_size],
+            axes.max_length or [settings.max_length],
             rates,
         ):
             yield _cell(
@@ -123,7 +134,9 @@ def _round(axes: Axes, grid: Grid, resolved: Resolved, seed: int) -> Iterable[Ce
                 amp=resolved.amp_on if amp == "on" else amp,
                 unfreeze=unfreeze,
                 batch_size=batch_size,
+                max_length=resolved.auto_length if max_length == AUTO else max_length,
                 seed=seed,
+                fold=fold,
             )
 
 
@@ -158,6 +171,7 @@ def _cell(
             "model_digest": resolved.model_digest,
             "pooling": resolved.pooling,
             "data_digest": resolved.data_digest,
+            "held_out": settings.share_held_out,
             "compile": ON if settings.compile else OFF,
             "regression_loss": settings.regression_loss if resolved.regression else None,
             "learning_rate_source": resolved.learning_rate_source,
@@ -248,8 +262,8 @@ def plan(
     is one above all of its rows. A candidate of a search is not repeated.
 
     A cell is also `done` if another machine with the same software has its score, and the costs of
-    its setting have been measured here or will be by another seed of the plan; if by none, the
-    first seed runs. Candidates need scores only, and further repeats need costs only.
+    its setting have been measured here or will be by another seed or fold of the plan; if by none,
+    the first one runs. Candidates need scores only, and further repeats need costs only.
 
     Args:
         here: the columns of the conditions under which cells run.
@@ -291,8 +305,8 @@ def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
 
 
 def _setting(cell: Cell) -> str:
-    """An id that all seeds of a cell share."""
-    return replace(cell, seed=0).cell_id
+    """An id that all seeds and folds of a cell share."""
+    return replace(cell, seed=0, fold=None).cell_id
 
 
 def _with_scores(planned: list[Planned], scored: set[str], measured: set[str]) -> list[Planned]:

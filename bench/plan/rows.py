@@ -14,6 +14,8 @@ History of `SCHEMA`, the number in the column of that name:
 5. `compile` and `compile_s`.
 6. `repeat`, `frozen_dtype`, `cuda_version`, `environment`, `texts_cut` and `tokens_cut`.
 7. `kernels`.
+8. `folds` and `fold`; `early_stopping`, `label_smoothing`, `class_weights`, `layer_decay` and
+   `lora_plus_ratio`; `epochs_run` and `best_epoch`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +26,7 @@ from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has
 from bench.plan.dataset import REGRESSION, SINGLE_LABEL
 from bench.plan.metrics import metric_of
 
-SCHEMA: Final = 7
+SCHEMA: Final = 8
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -61,6 +63,11 @@ CellKey = tuple[str, str, int]
 def compiles(row: Mapping[str, Any]) -> bool:
     """Cells with `compile` on."""
     return row.get("compile") == ON
+
+
+def stops_early(row: Mapping[str, Any]) -> bool:
+    """Early stopping."""
+    return row.get("early_stopping") is not None
 
 
 def on_cuda(row: Mapping[str, Any]) -> bool:
@@ -159,6 +166,10 @@ class Row(Cell):
     params_trainable: int | None = _column(
         "size", "parameters that train; with unfreezing, once all layers do"
     )
+    epochs_run: int | None = _column("size", "epochs that training has begun")
+    best_epoch: int | None = _column(
+        "size", "the epoch with the best held-out score, whose weights count", stops_early
+    )
     tokens_total: int | None = _column("size", "real tokens trained on, all epochs")
     flops_per_token: float | None = _column(
         "size", "FLOPs of a training step by token; 2 for each multiply-add"
@@ -232,7 +243,7 @@ class Row(Cell):
         pretrained,
     )
     dev_score: float | None = _column(
-        "quality", "the metric on dev after the last epoch", pretrained
+        "quality", "the metric on dev after the last epoch, or the best", pretrained
     )
     dev_ci_low: float | None = _column("quality", "its 95% interval, lower end", pretrained)
     dev_ci_high: float | None = _column("quality", "its 95% interval, upper end", pretrained)
@@ -250,11 +261,13 @@ class Row(Cell):
         "quality", "mean loss on dev; of parts, the mean of theirs", pretrained
     )
     train_loss: float | None = _column(
-        "quality", "mean loss over the last epoch's steps", pretrained
+        "quality",
+        "mean loss over the steps of that epoch, with its weights and smoothing",
+        pretrained,
     )
     train_score: float | None = _column(
         "quality",
-        "the metric on the batches of the last epoch, as they were trained on (dropout on)",
+        "the metric on the batches of that epoch, as they were trained on (dropout on)",
         pretrained,
     )
     majority_score: float | None = _column(

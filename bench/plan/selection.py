@@ -7,7 +7,10 @@ from bench.common.errors import InputError
 from bench.plan.cell import Cell
 from bench.plan.columns import VALUES
 
-AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", "learning_rate", "seed")
+AXES: Final = (
+    "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
+    "seed", "fold",
+)  # fmt: skip
 
 
 def parse_selection(text: str) -> dict[str, set[str]]:

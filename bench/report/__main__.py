@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from bench.common.command import run_command, with_runs
+from bench.common.errors import InputError
 from bench.plan.metrics import METRIC_HELP, METRICS
 
 _EPILOG = """\b
@@ -39,12 +40,19 @@ Examples:
     help="Show only rows of this version of the code, as in the column code_version.",
 )
 @click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP)
+@click.option(
+    "--final",
+    is_flag=True,
+    help="Train the setting with the best score again and score it on the test examples, once; "
+    "later calls show that score.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(
     runs: Sequence[Path],
     reports: Path,
     code_version: str | None,
     metric: str | None,
+    final: bool,
     as_json: bool,
 ) -> int:
     from bench.results.facts import read_facts
@@ -54,10 +62,20 @@ def main(
 
     rows = [row for path in runs for row in read_rows(path)]
     planned = [row for path in runs for row in read_plan(path)]
-    facts = {digest: one for path in runs for digest, one in read_facts(path).items()}
+    facts = read_facts(*runs)
     predictions_of = first_of([kept_predictions(path) for path in runs])
     if metric is not None:
         rows = rescored(rows, metric, predictions_of, facts)
+    said = []
+    if final:
+        if len(runs) > 1:
+            raise InputError("--final: takes the results of one file; name it with --runs")
+        from bench.grid.final import find_final
+        from bench.report.references import final_lines
+
+        find_final(runs[0], rows, predictions_of)
+        facts = read_facts(*runs)
+        said = [line for of_data in facts.values() for line in final_lines(of_data)]
 
     from bench.report.render import render  # imported late: it loads pandas and matplotlib
 
@@ -73,7 +91,8 @@ def main(
     if code_version is not None:
         rows = [row for row in rows if row.code_version == code_version]
     outcome = {"rows": len(rows), "report": str(index)}
-    click.echo(json.dumps(outcome) if as_json else f"{len(rows)} rows in {index}")
+    said.append(f"{len(rows)} rows in {index}")
+    click.echo(json.dumps(outcome) if as_json else "\n".join(said))
     return 0
 
 

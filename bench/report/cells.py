@@ -24,7 +24,7 @@ MOST_FAILURES: Final = 500
 _OVERHEAD: Final = "overhead_s"
 """Not a column of runs.csv: it is calculated from others."""
 _COLUMNS: Final = (
-    "mode", "rank", "layers", "unfreeze", "amp", "seed", "status", "flags", "dev_score",
+    "mode", "rank", "layers", "unfreeze", "amp", "seed", "fold", "status", "flags", "dev_score",
     "dev_ci_low", "dev_ci_high", "dev_sentiment", "dev_paraphrase", "dev_similarity",
     "majority_score", "peak_cuda_allocated_mib",
     "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median",
@@ -40,7 +40,8 @@ _TITLES: Final = {
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
-    "unfreeze": "unfreezing", "batch_size": "batch", "frozen_dtype": "frozen",
+    "unfreeze": "unfreezing", "batch_size": "batch", "max_length": "length",
+    "frozen_dtype": "frozen",
     "code_version": "code",
 }  # fmt: skip
 _DISTINGUISHING: Final = {
@@ -68,9 +69,12 @@ def cells_table(groups: Sequence[Group]) -> Table:
     for number, group in enumerate(groups, start=1):
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
         chosen += [(number, row) for row in group.ordered[:room]]
-    unfreezes = any(row.unfreeze not in (None, "all") for _, row in chosen)
+    rare = {
+        "unfreeze": any(row.unfreeze not in (None, "all") for _, row in chosen),
+        "fold": any(row.fold is not None for _, row in chosen),
+    }
     names = [
-        n for n in _column_order(groups) if n != "unfreeze" or unfreezes
+        n for n in _column_order(groups) if rare.get(n, True)
         if n in _AXES or n == _OVERHEAD or any(BY_NAME[n].applies_to(r) for _, r in chosen)
     ]  # fmt: skip
     heads = [_head(name) for name in names]
@@ -190,7 +194,8 @@ def _short_name(row: Row) -> str:
     adapter = "" if row.layers is None else f"{rank} {row.layers}"
     unfreezing = " unfreezing" if row.unfreeze not in (None, "all") else ""
     amp = "fp32" if row.amp == "off" else row.amp
-    return f"{row.mode}{adapter}{unfreezing} {amp}, seed {row.seed}"
+    fold = "" if row.fold is None else f", fold {row.fold}"
+    return f"{row.mode}{adapter}{unfreezing} {amp}, seed {row.seed}{fold}"
 
 
 def _status(row: Row) -> str:

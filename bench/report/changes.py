@@ -25,7 +25,7 @@ from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.stats.intervals import Interval
 
-_PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_steps"}
+_PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_length", "max_steps"}
 """Settings that a grid changes one at a time from a usual value."""
 _POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate")
 _METHOD: Final = (

@@ -60,7 +60,7 @@ def _cell(group: Group, search: str) -> str:
 
 
 def _options(group: Group) -> str:
-    names = ("model", "init", "task", "epochs", "max_steps", "max_train", "max_dev")
+    names = ("model", "init", "task", "folds", "epochs", "max_steps", "max_train", "max_dev")
     options = [
         f"--{name.replace('_', '-')} {_word(value)}"
         for name in names

@@ -64,8 +64,14 @@ def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -
         )  # fmt: skip
 
 
-def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, float]]) -> None:
-    """Write the names of lines to the right of their ends, without overlaps."""
+def _name_ends(
+    figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, float]], lift: float = 0.0
+) -> None:
+    """Write the names of lines to the right of their ends, without overlaps.
+
+    Args:
+        lift: pixels by which the names are above the lines.
+    """
     lay_out(figure)
     upwards = sorted(ends, key=lambda end: end[2])
     moved: list[float] = []
@@ -77,7 +83,7 @@ def _name_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, floa
     down = sum(moved) / max(len(moved), 1)
     for (name, x, y), up in zip(upwards, moved, strict=True):
         axes.annotate(
-            name, (x, y), xytext=(8, up - down), textcoords="offset pixels",
+            name, (x, y), xytext=(8, up - down + lift), textcoords="offset pixels",
             va="center", fontsize=7.5, color=INK,
         )  # fmt: skip
 
@@ -115,9 +121,14 @@ def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
 
 
 def tradeoff(
-    rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str
-) -> Drawing:
-    """Dev score against a cost; settings on the Pareto front are joined and numbered."""
+    rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str,
+    references: Sequence[tuple[str, float]] = (),
+) -> Drawing:  # fmt: skip
+    """Dev score against a cost; settings on the Pareto front are joined and numbered.
+
+    Args:
+        references: names and scores of dashed lines.
+    """
     rows = rows.dropna(subset=[cost, "score"])
     front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
     with canvas(4.3) as (figure, axes):
@@ -130,12 +141,17 @@ def tradeoff(
         _points(axes, rows, cost, "score")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
+        for _, score in references:
+            axes.axhline(score, color=GREY, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
         axes.set_xlim(left=0)
         axes.margins(y=0.12)
         _legend(figure, rows)
         _number(figure, axes, list(zip(front[cost], front["score"], strict=True)))
+        _name_ends(figure, axes, [(name, 0.0, score) for name, score in references], lift=8)
     labels = ", ".join(f"{row['label']} ({row['score']:.3f})" for _, row in front.iterrows())
     alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {labels or 'nothing'}."
+    if references:
+        alt += f" Dashed: {', '.join(f'{name} ({score:.3f})' for name, score in references)}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 

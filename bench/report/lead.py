@@ -32,7 +32,8 @@ def lead(group: Group) -> list[str]:
     first = (
         f"Compared: {', '.join(modes)} on the model {_known(group, 'model')}{init} and the task "
         f"{_known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} ended ok, "
-        f"{count(group.seeds, 'seed')} for each setting{_repeats(group)}{_intervals(group)}."
+        f"{count(group.seeds, 'seed')}{_folds(group)} for each setting{_repeats(group)}"
+        f"{_intervals(group)}."
     )
     device = _known(group, "device")
     gpu = f" ({_known(group, 'device_name')})" if device.startswith("cuda") else ""
@@ -42,7 +43,7 @@ def lead(group: Group) -> list[str]:
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    about = [_metric(group), _overall(group), _caps(group), _cut(group)]
+    about = [_metric(group), _overall(group), _joined(group), _caps(group), _cut(group)]
     lines = [first, *about, *notes, machine, _elsewhere(group)]
     return [line for line in lines if line]
 
@@ -50,6 +51,10 @@ def lead(group: Group) -> list[str]:
 def _known(group: Group, column: str) -> str:
     value = group.shared(column)
     return "not recorded" if value is None else str(value)
+
+
+def _folds(group: Group) -> str:
+    return "" if group.folds is None else f" of {group.folds} folds"
 
 
 def _repeats(group: Group) -> str:
@@ -64,9 +69,9 @@ def _repeats(group: Group) -> str:
 
 
 def _intervals(group: Group) -> str:
-    """The variation that the intervals of several seeds cover, in brackets."""
+    """The variation that the intervals of several seeds or folds cover, in brackets."""
     if group.seeds < 2:
-        return ""
+        return "" if group.folds is None else " (intervals of costs are over folds)"
     several = [s for s in group.settings if len(s.scores) > 1]
     if not several:
         return " (intervals are over runs)"
@@ -98,19 +103,37 @@ def _overall(group: Group) -> str:
     return f"Overall is the mean of {', '.join(scores)}." if scores else ""
 
 
+def _joined(group: Group) -> str:
+    """What the score of several folds is."""
+    scored = [setting for setting in group.settings if setting.scores]
+    if group.folds is None or not scored:
+        return ""
+    if all(setting.values.keys() == setting.scores.keys() for setting in scored):
+        return f"A score is that of the predictions on all {group.folds} folds together."
+    return (
+        f"A score is that of the predictions on all {group.folds} folds together or, where these "
+        "are not known, the mean of the folds' scores."
+    )
+
+
 def _caps(group: Group) -> str:
     """How much data and how many steps each cell had."""
     train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
     parts = group.shared("task") == MULTITASK
     whose, its = ("each part's", "each part's") if parts else ("the task's", "its")
-    share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
+    if group.folds is not None:
+        share = f"{train:,}" if train else "all"
+        share += " of the examples outside the fold that is scored"
+    else:
+        share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
     epochs, batch = group.shared("epochs"), group.shared("batch_size")
     sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
     if steps:
         examples = f" of {batch} examples" if batch else ""
         sentence += f", and for {count(int(steps), 'step')}{examples} at most"
     if dev:
-        sentence += f"; scored on {dev:,} of {its} dev examples"
+        of = f"{its} dev examples" if group.folds is None else "each fold's examples"
+        sentence += f"; scored on {dev:,} of {of}"
     if group.has_quality and (steps or train):
         sentence += ". Capped, so scores may be lower than those of full training"
     return sentence + "."
@@ -129,14 +152,15 @@ def _cut(group: Group) -> str:
 def _elsewhere(group: Group) -> str:
     """The number of scores that a group has from other machines, if any."""
     machines = {
-        (at, row.seed): row.machine or "a machine not recorded"
+        (at, row.seed, row.fold): row.machine or "a machine not recorded"
         for at, setting in enumerate(group.settings)
         for row in setting.elsewhere
     }
     if not machines:
         return ""
+    what = "seeds" if group.folds is None else "folds"
     return (
-        f"{count(len(machines), 'score')} of seeds that have none here, and no costs, "
+        f"{count(len(machines), 'score')} of {what} that have none here, and no costs, "
         f"{'is' if len(machines) == 1 else 'are'} from elsewhere, with the same software: "
         f"{_by_name(machines.values())}."
     )

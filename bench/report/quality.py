@@ -51,7 +51,7 @@ def quality_sections(
 def _outcomes(setting: Setting, predictions_of: PredictionsOf) -> list[Outcome]:
     """The predictions of a setting's first run of each seed, those with labels; none for a task of
     several parts."""
-    parts = [predictions_of(runs[0], logits=True) for runs in setting.scored_runs.values()]
+    parts = [predictions_of(runs[0], logits=True) for runs in setting.runs.values()]
     found = [one[""] for one in parts if one and "" in one]
     return [one for one in found if one.labels is not None]
 

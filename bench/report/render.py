@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -22,11 +23,13 @@ from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_sections, hub_first
 from bench.report.commands import NOTE, commands
+from bench.report.data import data_section
 from bench.report.drawing import Drawing
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
+from bench.report.references import ReferencePoint, final_lines, reference_lines, reference_points
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
@@ -66,7 +69,7 @@ def render(
     planned: Sequence[Row] = (),
     sources: Sequence[str] = (),
     predictions_of: PredictionsOf = no_predictions,
-    facts: Mapping[str, DataFacts] | None = None,
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
 ) -> Path:
     """Write the report on some rows, and return the path of its index.html.
@@ -100,7 +103,7 @@ def report(
     planned: Sequence[Row],
     sources: Sequence[str],
     predictions_of: PredictionsOf = no_predictions,
-    facts: Mapping[str, DataFacts] | None = None,
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
@@ -118,6 +121,7 @@ def report(
     every_group = hub_first(groups(rows, planned, values_from(predictions_of)), planned_keys)
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
+    points = reference_points(first, facts) if first else []
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
@@ -125,13 +129,15 @@ def report(
         "title": lead.title(first) if first else "No cell was run",
         "lead": [
             *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
+            *(reference_lines(first, points) if first else []),
+            *(final_lines(facts.get(str(first.shared("data_digest")))) if first else []),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
         "sections": (
-            _sections(every_group, searches, predictions_of, facts or {}) if first else searches
+            _sections(every_group, searches, points, predictions_of, facts) if first else searches
         ),
         "cells_heading": (
             f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
@@ -140,7 +146,9 @@ def report(
         "cells": cells.cells_table(every_group),
         "failures_heading": failures_heading,
         "failures": failures,
-        "others": [_other(group, every_group[0], i) for i, group in enumerate(others, start=2)],
+        "others": [
+            _other(group, every_group[0], i, facts) for i, group in enumerate(others, start=2)
+        ],
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
@@ -167,36 +175,42 @@ def _printable(rows: Iterable[Row]) -> list[Row]:
 def _sections(
     every_group: Sequence[Group],
     searches: Sequence[Section],
+    points: Sequence[ReferencePoint],
     predictions_of: PredictionsOf,
     facts: Mapping[str, DataFacts],
 ) -> list[Section]:
     """The sections on the first group, and those that compare groups."""
     first = every_group[0]
     return [
-        *sections(first),
+        *sections(first, points),
         *quality_sections(first, predictions_of, facts.get(str(first.shared("data_digest")))),
         *amp_section(first),
         *changes_sections(every_group),
         *searches,
         *authors_section(every_group[: 1 + _MOST_OTHERS]),
         *predictions_section(first),
+        *data_section(first, facts),
     ]
 
 
-def _other(group: Group, first: Group, number: int) -> Other:
-    drawings: list[Drawing] = []
+def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFacts]) -> Other:
+    points, drawings = reference_points(group, facts), list[Drawing]()
     drawn = number - 1 <= _MOST_DRAWN
     prefix = f"group{number}-"
     if drawn and group.has_quality and group.learned:
-        drawings = tradeoffs(group, tables.frame(group), prefix)
+        drawings = tradeoffs(group, tables.frame(group), prefix, points)
+    is_same = group.shared("data_digest") == first.shared("data_digest")
     return Other(
         number, lead.title(group),
         [
-            lead.differs(group, first), *lead.lead(group), *winners.left_out(group),
-            *between_processes(group),
+            lead.differs(group, first), *lead.lead(group), *reference_lines(group, points),
+            *winners.left_out(group), *between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),
-        [*changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn)],
+        [
+            *changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn),
+            *([] if is_same else data_section(group, facts, prefix)),
+        ],
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Final
 
 import pandas as pd
 
@@ -14,9 +15,13 @@ from bench.analysis.verdicts import COSTS, column, compare, pareto, rank_effect
 from bench.plan.cell import SEARCHED
 from bench.report import figures, tables, text, winners
 from bench.report.drawing import Drawing
+from bench.report.references import ReferencePoint, reference_tables
 from bench.report.tables import Table
 from bench.report.text import count
 from bench.results.overhead import times_of
+
+_LEAST_ROOM: Final = 0.05
+"""The least difference of scores over which the axis of a trade-off is extended for a reference."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Section:
     tables: Sequence[Table] = ()
 
 
-def sections(group: Group) -> list[Section]:
+def sections(group: Group, points: Sequence[ReferencePoint] = ()) -> list[Section]:
     """Trade-off, rank, rate and cost of a group, without those that have nothing to show."""
     if not group.ok:
         return []
@@ -39,7 +44,7 @@ def sections(group: Group) -> list[Section]:
     usual = rows[rows["usual"]]
     shown = []
     if group.has_quality and group.learned:
-        shown.append(_tradeoff(group, rows))
+        shown.append(_tradeoff(group, rows, points))
         if (usual["rank"].notna() & usual["score"].notna()).any():
             shown.append(_rank(group, usual))
         if (usual["several_rates"] & usual["score"].notna()).any():
@@ -63,26 +68,46 @@ def drawn_note(group: Group) -> str:
     return f"{only}{_left_out(group)}"
 
 
-def tradeoffs(group: Group, rows: pd.DataFrame, prefix: str = "") -> list[Drawing]:
+def tradeoffs(
+    group: Group,
+    rows: pd.DataFrame,
+    prefix: str = "",
+    points: Sequence[ReferencePoint] = (),
+) -> list[Drawing]:
     """Figures of the score against memory, and against time."""
+    near, far = _near(rows, points)
+    dashed = " Dashed: reference points." if near else ""
+    if far:
+        dashed += f" Too far away to be drawn: {', '.join(f'{n} {text.fixed(s)}' for n, s in far)}."
     types = _frozen_types(group.settings)
     held = f" Frozen weights are held in {types}." if types else ""
     caption = (
         f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The line "
         "is the Pareto front; its settings are numbered as in the table. Dotted: "
-        f"{text.BASE}.{held}{_left_out(group)}"
+        f"{text.BASE}.{dashed}{held}{_left_out(group)}"
     )
     return [
         figures.tradeoff(
             rows, cost, text.x_label(group, cost), text.y_label(group),
-            f"{prefix}tradeoff-{cost}", caption,
+            f"{prefix}tradeoff-{cost}", caption, near,
         )
         for cost in COSTS
         if not rows.dropna(subset=[cost, "score"]).empty
     ]  # fmt: skip
 
 
-def _tradeoff(group: Group, rows: pd.DataFrame) -> Section:
+def _near(
+    rows: pd.DataFrame, points: Sequence[ReferencePoint]
+) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """The reference points whose lines leave room for the settings' scores, and the others."""
+    scored = [(point.short, point.score.value) for point in points if point.score is not None]
+    low, high = rows["score"].min(), rows["score"].max()
+    room = max(high - low, _LEAST_ROOM)
+    near = [each for each in scored if low - room <= each[1] <= high + room]
+    return near, [each for each in scored if each not in near]
+
+
+def _tradeoff(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]) -> Section:
     on_front = {id(s) for cost in COSTS for s in pareto(group, cost)}
     total = sum(s.learned and s.estimate("dev_score") is not None for s in group.settings)
     what = "settings that learned" if group.unlearned else "settings"
@@ -94,7 +119,8 @@ def _tradeoff(group: Group, rows: pd.DataFrame) -> Section:
     sentences = [*winners.frugal_sentence(group), *winners.seeds_sentence(group), *_paired(group)]
     return Section(
         "tradeoff", "Trade-off", heading, sentences,
-        tradeoffs(group, rows), [tables.front_table(group)],
+        tradeoffs(group, rows, points=points),
+        [tables.front_table(group), *reference_tables(group, points)],
     )  # fmt: skip
 
 
@@ -265,8 +291,8 @@ def between_processes(group: Group) -> list[str]:
 
     def uses_std(setting: Setting) -> bool:
         estimate = setting.estimate(name)
-        seeds = {seed for seed, _, _ in setting.by_run(name)}
-        return len(seeds) == 1 and estimate is not None and estimate.ends() is not None
+        of_cells = {run[:2] for run in setting.by_run(name)}  # seeds and folds
+        return len(of_cells) == 1 and estimate is not None and estimate.ends() is not None
 
     if std is None or not any(map(uses_std, group.settings)):
         return []

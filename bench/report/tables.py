@@ -23,7 +23,7 @@ MOST_SETTINGS: Final = 500
 """Settings in a table."""
 _MOST_LISTED: Final = 12
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
-_UNSET: Final = {"max_train": "all", "max_dev": "all", "max_steps": "no cap"}
+_UNSET: Final = {"max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none"}
 
 Columns = list[tuple["Head", Callable[[Setting], object]]]
 """Headings, and the value of each for a setting; a dash for None."""
@@ -188,7 +188,7 @@ def _result_columns(group: Group) -> Columns:
 
     def score_text(setting: Setting) -> str:
         value = estimate(setting, "score")
-        return form(value.value) if value else "not measured"
+        return form(value.value) if value else setting.folds_done or "not measured"
 
     def to_full(setting: Setting) -> str | None:
         gap = None if setting is base else against(setting, "score")

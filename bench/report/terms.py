@@ -13,8 +13,11 @@ TERMS: Final = (
      "as are embeddings, LayerNorms and biases; weights of frozen linear layers are held as "
      "frozen_dtype says, in fp32 too or in AMP's type. fp32 as a precision means AMP off."),
     ("setting, cell", "A setting is a mode, rank, layer set, kind of AMP and, under AMP, "
-     "frozen_dtype; a cell is a setting with one seed, run in a process of its own. A repeat is "
-     "one more run of the same cell."),
+     "frozen_dtype; a cell is a setting with one seed and, in a cross-validation, one fold, run in "
+     "a process of its own. A repeat is one more run of the same cell."),
+    ("fold", "One of K parts of all examples, which a model scores that was trained on the others. "
+     "The score is that of the predictions on all folds together; its interval is over the "
+     "examples of all folds."),
     ("dev score", "Accuracy, or Pearson correlation, on the development set after the last epoch."),
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a correlation, a "
      "step time's over blocks of steps or passes over the timing batches, all for the variation "
@@ -25,8 +28,8 @@ TERMS: Final = (
     ("significant", "A difference whose 95% interval excludes zero, or a ratio whose interval "
      "excludes one. Others are not distinguishable from no difference. Scores are "
      "paired over dev examples and seeds where predictions are kept, costs over runs of the "
-     "same seed, repeat and version of the code where there are enough; else the interval is made "
-     "of both as if the runs were independent. Intervals are not corrected for the number of "
+     "same seed, fold, repeat and version of the code where there are enough; else the interval is "
+     "made of both as if the runs were independent. Intervals are not corrected for the number of "
      "comparisons."),
     ("step time", "The time of training's own steps after its warm-up; where there are fewer than "
      "96, of timing batches: a few batches, short and long, that are replayed after training."),

@@ -88,6 +88,8 @@ def _uncapital(text: str) -> str:
 def _sentence(group: Group, best: Verdict) -> str:
     """A verdict: its number, the comparison with full fine-tuning, ties and flags."""
     flags = sorted({flag for row in best.winner.ok for flag in row.flag_names})
+    if best.winner.folds is not None and best.winner.learned:  # all folds together
+        flags = [flag for flag in flags if flag != "not_learned"]
     flagged = f" Flagged {', '.join(flags)}." if flags else ""
     return _value(group, best) + _against(group, best) + _ties(best) + flagged
 
@@ -153,6 +155,8 @@ def _no_verdict(group: Group, objective: Objective) -> str:
         return "No cell ended ok."
     if objective == "score" and group.shared("init") != "pretrained":
         return "Not measured: the weights are random, so only memory and time are meaningful."
+    if objective == "score" and group.folds is not None:
+        return f"No setting has a score of all {group.folds} folds yet."
     return "Not measured."
 
 

@@ -7,12 +7,25 @@ show them on a machine that does not have the data.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
+from bench.plan.cell import Cell
+from bench.plan.dataset import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.findings import Checks
+from bench.plan.rows import Row
+from minbert.data.tasks import Examples, TaskData
+
+MAJORITY: Final = "majority"
+TFIDF: Final = "tf-idf"
+FROZEN: Final = "frozen"
+REFERENCES: Final = (MAJORITY, TFIDF, FROZEN)
+MOST_COMPARED: Final = 10_000
+"""Most examples that reference points are trained on, and scored on."""
 
 _LARGEST: Final = 2**26
 
@@ -21,18 +34,50 @@ class Reference(BaseModel):
     """A score to compare others with, of a method without fine-tuning.
 
     Attributes:
-        name: `majority`, `tf-idf` or `frozen`.
-        about: a line on how it was obtained.
-        model_digest: of the encoder, for `frozen`; else None.
-        scores: by metric, the value and both ends of its 95% interval; None: not defined.
+        name: one of `REFERENCES`.
+        about: a line on how it was obtained, or why it was left out.
+        train: the number of examples it was trained on.
+        model_digest, pooling, max_length: of the encoder, for `frozen`; else None.
+        scores: by metric, the value and both ends of its 95% interval; None: not defined. Empty
+            if it was left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str
+    about: str
+    train: int
+    model_digest: str | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+    scores: dict[str, tuple[float, float | None, float | None] | None]
+
+
+class FinalScore(BaseModel):
+    """The score of one setting on test examples, which is measured once.
+
+    Attributes:
+        setting: its name in the report.
+        cell_id, seed: of the training.
+        metric: the one by which the setting was chosen.
+        dev: its score on dev, by this metric.
+        test: the name of the file, or of the split.
+        examples: the number of test examples.
+        scores: as of `Reference`.
+        at: when it was measured, UTC, ISO 8601.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    about: str
-    model_digest: str | None = None
+    setting: str
+    cell_id: str
+    seed: int
+    metric: str
+    dev: float
+    test: str
+    examples: int
     scores: dict[str, tuple[float, float | None, float | None] | None]
+    at: str
 
 
 class DataFacts(BaseModel):
@@ -45,8 +90,9 @@ class DataFacts(BaseModel):
         classes: their names, in the order of the labels.
         train, dev: numbers of examples.
         class_counts: of each class, in train and in dev; empty without classes.
-        checks: as `bench.examples.checks` returns them; empty: not made.
+        checks: what `bench.examples.checks` found; None: not made.
         references: reference points, of every encoder that they were made for.
+        final: the score on test examples, once it is measured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,8 +104,69 @@ class DataFacts(BaseModel):
     train: int
     dev: int
     class_counts: dict[str, tuple[int, ...]] = {}
-    checks: dict[str, Any] = {}
+    checks: Checks | None = None
     references: tuple[Reference, ...] = ()
+    final: FinalScore | None = None
+
+    @property
+    def majority(self) -> tuple[str, float] | None:
+        """The most frequent class of the training examples, of several the first, and its share of
+        the dev examples; None unless each example has one class."""
+        if self.problem != SINGLE_LABEL or not self.class_counts:
+            return None
+        name = max(self.class_counts, key=lambda name: self.class_counts[name][0])
+        return name, self.class_counts[name][1] / max(1, self.dev)
+
+    def trained_on(self, cell: Cell | Row) -> int:
+        """The number of examples that linear models for a cell are trained on.
+
+        If the cell's steps see fewer examples than there are, it is as many.
+        """
+        steps = (cell.max_steps or self.train) * (cell.batch_size or 1)
+        return min(self.train, MOST_COMPARED, steps)
+
+    def references_for(self, cell: Cell | Row) -> list[Reference]:
+        """The reference points for a cell, in the order of `REFERENCES`."""
+        encoder = (cell.model_digest, cell.pooling, cell.max_length)
+        known = {
+            reference.name: reference
+            for reference in self.references
+            if (reference.name == MAJORITY or reference.train == self.trained_on(cell))
+            and (reference.model_digest, reference.pooling, reference.max_length)
+            in (encoder, (None, None, None))
+        }
+        return [known[name] for name in REFERENCES if name in known]
+
+
+def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> DataFacts:
+    """The facts on a task's examples, without reference points.
+
+    Args:
+        source: as in `DataFacts`; empty for an embedded task.
+    """
+    classes = data.task.classes
+    several = data.train.labels.ndim > 1
+    train, dev = (_counts(side, len(classes)) for side in (data.train, data.dev))
+    return DataFacts(
+        task=data.task.name,
+        problem=MULTI_LABEL if several else SINGLE_LABEL if classes else REGRESSION,
+        source=source,
+        classes=classes,
+        train=len(data.train),
+        dev=len(data.dev),
+        class_counts=dict(zip(classes, zip(train, dev, strict=True), strict=True)),
+        checks=checks,
+    )
+
+
+def _counts(examples: Examples, classes: int) -> list[int]:
+    """The number of examples of each class."""
+    labels = examples.labels
+    if not classes:
+        return []
+    one_each = labels.ndim == 1
+    counts = np.bincount(labels, minlength=classes) if one_each else labels.sum(axis=0)
+    return [int(count) for count in counts]
 
 
 def facts_file(runs: Path) -> Path:
@@ -67,16 +174,23 @@ def facts_file(runs: Path) -> Path:
     return runs.with_name(f"{runs.stem}.data.json")
 
 
-def read_facts(runs: Path) -> dict[str, DataFacts]:
-    """The facts by `data_digest`; none where there is no file, or one that can't be read."""
-    path = facts_file(runs)
-    try:
-        if path.stat().st_size > _LARGEST:
-            return {}
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {digest: DataFacts.model_validate(facts) for digest, facts in values.items()}
-    except (OSError, ValueError, ValidationError, AttributeError, RecursionError):
-        return {}
+def read_facts(*runs: Path) -> dict[str, DataFacts]:
+    """The facts of some CSVs by `data_digest`; none where there is no file, or one that can't be
+    read. Of the same data in several CSVs the last facts count, with the references of all."""
+    every: dict[str, DataFacts] = {}
+    for path in map(facts_file, runs):
+        try:
+            if path.stat().st_size > _LARGEST:
+                continue
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {digest: DataFacts.model_validate(facts) for digest, facts in values.items()}
+        except (OSError, ValueError, ValidationError, AttributeError, RecursionError):
+            continue
+        for digest, facts in known.items():
+            earlier = every[digest].references if digest in every else ()
+            more = {"references": (*earlier, *facts.references)}
+            every[digest] = facts.model_copy(update=more) if earlier else facts
+    return every
 
 
 def keep_facts(runs: Path, facts: Iterable[tuple[str, DataFacts]]) -> None:

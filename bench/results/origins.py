@@ -7,7 +7,8 @@ from bench.plan.job import Job
 from bench.plan.models import Model, find_model
 from bench.plan.rows import Row
 from bench.results.store import cell_folder
-from minbert.data.tasks import Data, load_data
+from minbert.data.tasks import TASKS, Data, Task, find_task, load_data
+from minbert.data.tasks.prepared import is_prepared
 from minbert.files import is_folder
 
 
@@ -23,16 +24,56 @@ def folder_of(runs: Path, row: Row) -> Path:
         raise InputError(f"{runs}: {error}") from error
 
 
+def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
+    """The folder of a row's examples; None for an embedded task.
+
+    Args:
+        folder: the cell's folder, whose job names the prepared examples of data of one's own.
+        data: the folder of the files of a task that this project knows.
+
+    Raises:
+        InputError: if the prepared examples are gone.
+    """
+    task = TASKS.get(row.task)
+    if task is not None:
+        return data if task.files else None
+    prepared = Job.read(folder).data
+    if prepared is None or not is_prepared(Path(prepared)):
+        raise InputError(
+            f"the examples of {row.task} are no longer in the cache; start the grid again, which "
+            "reads them again"
+        )
+    return Path(prepared)
+
+
+def task_of(row: Row, folder: Path) -> Task:
+    """The task of a row, whose cell's folder is `folder`.
+
+    Raises:
+        InputError: for data of one's own whose prepared examples are gone.
+    """
+    if row.task in TASKS:
+        return TASKS[row.task]
+    return find_task(row.task, data_folder(row, folder, None))
+
+
 def examples_of(row: Row, data: Path | None) -> Data:
     """The examples that a row's cell was trained and scored on.
 
     Args:
-        data: the folder of the task's files; None for an embedded task.
+        data: as `data_folder` returns it.
 
     Raises:
         InputError: if they can't be loaded, or have changed.
     """
-    examples = load_data(row.task, data, max_train=row.max_train, max_dev=row.max_dev)
+    examples = load_data(
+        row.task,
+        data,
+        max_train=row.max_train,
+        max_dev=row.max_dev,
+        folds=row.folds,
+        fold=row.fold,
+    )
     if not examples.digest.startswith(row.data_digest):
         raise InputError(
             f"the examples of {row.task} are not those that {row.name} was "

@@ -36,12 +36,12 @@ _EXAMPLES: Final = "examples"
 Array = NDArray[np.generic]
 Values = NDArray[np.float64]
 ValuesOf = Callable[[Sequence[Row]], Values | None]
-"""From the rows of a run, one for each fold, to numbers [N] of their dev examples, whose mean is
-the score; None where not stored."""
+"""From the rows of a run, one or all of its folds in order, to numbers [N] of its dev examples,
+whose mean is its score; None where not stored."""
 
 
 def no_values(_rows: Sequence[Row]) -> Values | None:
-    """A `ValuesOf` that has no numbers for any row."""
+    """A `ValuesOf` that has no numbers for any run."""
     return None
 
 

@@ -17,7 +17,7 @@ class Times:
 
     `startup_s` is the time from launch to the first training step; `rest_s` the rest of a cell's
     overhead: timing its steps, writing and ending. `between_s` is the parent's own work (planning,
-    predictions, rows and the report) and saving weights; 0 for cells alone.
+    predictions, reference points, rows and the report) and saving weights; 0 for cells alone.
     """
 
     cells: int

@@ -1,7 +1,8 @@
 """Stored dev predictions, and the numbers of a row's own metric, whose mean is its score.
 
-Predictions are read from the cells' folders, or else from `bench.results.outcomes`. For a mean over
-a task's parts the numbers are computed from those of the parts.
+Predictions are read from the cells' folders, or else from `bench.results.outcomes`. Those of the
+folds of a run are joined first, and have one score. For a mean over a task's parts the numbers are
+computed from those of the parts.
 """
 
 import sys
@@ -103,7 +104,7 @@ def kept_predictions(runs: Path, note: Callable[[str], None] = _to_stderr) -> Pr
                 note(f"{path}: outcomes that don't fit their rows are left out")
                 return None
         for part, outcome in outcomes.items():
-            data = row.task, row.data_digest, part
+            data = row.task, row.data_digest, row.fold, part
             if examples.setdefault(data, outcome.examples) != outcome.examples:
                 note(f"{runs}: predictions of other examples than other rows have are left out")
                 return None

@@ -89,7 +89,7 @@ def _rescored(row: Row, metric: str, predictions_of: PredictionsOf, facts: DataF
 def majority_score(metric: str, outcome: Outcome, facts: DataFacts | None) -> float | None:
     """The score of always predicting the majority class of the training examples, or the labels
     that most of them have; None for a regression, or where classes are not known."""
-    counts = np.array((facts.class_counts.get("train") or ()) if facts else ())
+    counts = np.array([train for train, _ in facts.class_counts.values()] if facts else [])
     labels = outcome.labels
     if facts is None or labels is None or not counts.size or outcome.has_numbers:
         return None

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-K = TypeVar("K", int, tuple[int, int, str])
+K = TypeVar("K", int, tuple[int, int, int, str])
 NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
 _POWER_Z: Final = 0.8416212335729143

@@ -54,13 +54,16 @@ from bench.worker.saving import (
 from bench.worker.setup import (
     Split,
     build_model,
+    class_weights,
     examples,
     factors_of,
     parts_of,
+    task_of,
     trained_groups,
     unfreezing,
     without_held_out,
 )
+from bench.worker.stopping import EarlyStopping
 from bench.worker.validity import Movement
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.metrics import score
@@ -101,7 +104,7 @@ class CellRun:
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
         self.cell = job.cell
-        self.task = find_task(job.cell.task)
+        self.task = task_of(job)
         self.parts = parts_of(job.cell)
         self.factors = factors_of(job.cell)
         self.folder = folder
@@ -109,6 +112,8 @@ class CellRun:
         self.phases = Phases(progress.phase)
         self.record = Record()
         self.held: dict[str, tuple[Split, NDArray[np.int64]]] = {}
+        self.held_logits: dict[str, NDArray[np.float32]] = {}
+        self.stopping: EarlyStopping | None = None
         self.device = torch.device(job.device)
         # before torch makes a context, whose memory counts as the cell's
         self.gpu = Gpu.of(self.device)
@@ -236,7 +241,10 @@ class CellRun:
         return trainer.step(batch)
 
     def _train(self) -> Trainer:
-        """Train and evaluate, epoch by epoch, and write the predictions."""
+        """Train and evaluate, epoch by epoch, and write the predictions.
+
+        With early stopping, the model has the weights of the best epoch afterwards.
+        """
         cell, record = self.cell, self.record
         steps_per_epoch = self._steps_per_epoch
         total = steps_per_epoch * cell.epochs
@@ -251,6 +259,11 @@ class CellRun:
             self.model,
             trained_groups(self.model, cell),
             losses={part: split.loss for part, split in self.train.items()},
+            class_weights={
+                part: weights.to(self.device)
+                for part, weights in class_weights(self.train, self.task, cell).items()
+            },
+            label_smoothing=cell.label_smoothing,
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
             amp=cell.amp,
             device=self.device,
@@ -258,6 +271,8 @@ class CellRun:
             forward=compiled,
         )
         self.unfreezing = unfreezing(self.model, cell)
+        if cell.early_stopping is not None:
+            self.stopping = EarlyStopping(trainer.parameters, cell.early_stopping)
         record.columns |= {
             "params_total": sum(p.numel() for p in self.model.parameters()),
             "params_trainable": sum(p.numel() for p in trainer.parameters),
@@ -274,17 +289,22 @@ class CellRun:
             record.joules.append(drawn.joules)
             record.columns["energy_source"] = drawn.source
             with self.phases.phase("evaluate"):
-                record.epochs.append(self._evaluate(loss, fitted))
-            if len(record.losses) >= total:
+                last = self._evaluate(loss, fitted)
+                record.epochs.append(last)
+                if self.stopping is not None and last.held_out is not None:
+                    self.stopping.take(*last.held_out)
+            if len(record.losses) >= total or (self.stopping and self.stopping.is_over):
                 break
-        trainer.rest()
-        record.columns |= self._totals() | self.memory() | self._quality()
-        held_logits: dict[str, NDArray[np.float32]] = {}
-        if self.held:
+        if self.stopping is not None and self.stopping.restore():
+            best = record.epochs[self.stopping.best - 1]
             with self.phases.phase("evaluate"):
-                for part, (split, _) in self.held.items():
-                    held_logits[part] = self._predict(part, split)
-        save_predictions(self.folder, self.dev, self.logits, self.held, held_logits)
+                last = self._evaluate(best.train_loss, best.train_score)
+        trainer.rest()
+        record.columns |= self._totals() | self.memory() | self._quality(last)
+        if self.held and self.stopping is None:
+            with self.phases.phase("evaluate"):
+                self._predict_held()
+        save_predictions(self.folder, self.dev, self.logits, self.held, self.held_logits)
         return trainer
 
     def _train_epoch(
@@ -337,30 +357,50 @@ class CellRun:
         return losses
 
     def _metric(self, part: str) -> str:
-        return find_task(part or self.cell.task).metric
+        return (find_task(part) if part else self.task).metric
 
     def _score(self, scores: Mapping[str, float | None]) -> float | None:
         """The task's score from those of its parts."""
         return scores.get("") if self.parts == [""] else overall(scores)
 
     def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
-        """Predict dev, and record the epoch.
+        """Predict dev and, with early stopping, the held-out examples; the epoch's results.
 
         Args:
             loss, fitted: of the epoch's training steps, as `_train_epoch` returns them.
         """
         self.logits = {part: self._predict(part, split) for part, split in self.dev.items()}
-        losses, scores = [], {}
-        for part, split in self.dev.items():
-            losses.append(mean_loss(split.loss, self.logits[part], split.targets))
-            scores[part] = score(self._metric(part), self.logits[part], split.labels)
+        dev_loss, scores = self._results(self.dev, self.logits)
+        held_out: tuple[float, float | None] | None = None
+        if self.stopping is not None:
+            self._predict_held()
+            held = {part: split for part, (split, _) in self.held.items()}
+            held_loss, held_scores = self._results(held, self.held_logits)
+            held_out = held_loss, self._score(held_scores)
         return Epoch(
             train_loss=loss,
             train_score=fitted,
-            dev_loss=sum(losses) / len(losses),
+            dev_loss=dev_loss,
             dev_score=self._score(scores),
+            held_out=held_out,
             parts={PART_SCORES[part]: value for part, value in scores.items() if part},
         )
+
+    def _results(
+        self, splits: Mapping[str, Split], logits: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[float, dict[str, float | None]]:
+        """The mean over the parts of their losses, and the score of each part."""
+        losses = [mean_loss(s.loss, logits[part], s.targets) for part, s in splits.items()]
+        scores = {
+            part: score(self._metric(part), logits[part], split.labels)
+            for part, split in splits.items()
+        }
+        return sum(losses) / len(losses), scores
+
+    def _predict_held(self) -> None:
+        self.held_logits = {
+            part: self._predict(part, split) for part, (split, _) in self.held.items()
+        }
 
     def _predict(self, part: str, split: Split) -> NDArray[np.float32]:
         logits = predict(
@@ -395,17 +435,18 @@ class CellRun:
     def _totals(self) -> Columns:
         joules = [value for value in self.record.joules if value is not None]
         return {
+            "epochs_run": len(self.record.epochs),
+            "best_epoch": self.stopping.best if self.stopping is not None else None,
             "tokens_total": sum(step.tokens for step in self.clock.steps()),
             "train_s": self.phases.seconds["train"],
             "eval_s": self.phases.seconds["evaluate"],
             "energy_j": sum(joules) if len(joules) == len(self.record.joules) else None,
         }
 
-    def _quality(self) -> Columns:
-        """Scores after the last epoch; none if training began with random weights."""
+    def _quality(self, last: Epoch) -> Columns:
+        """Scores of the last epoch, or of the best; none if training began with random weights."""
         if self.cell.init == "random":
             return {}
-        last = self.record.epochs[-1]
         return {
             "dev_metric": self.task.metric,
             "dev_score": last.dev_score,

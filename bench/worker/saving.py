@@ -28,13 +28,15 @@ from minbert.model.classifier import BertClassifier
 class Epoch:
     """Losses and scores of an epoch, on its training batches and then on dev.
 
-    `parts` has the dev scores of a task's parts, if it has any, by the names of their columns.
+    `held_out` has loss and score on the held-out examples, with early stopping. `parts` has the dev
+    scores of a task's parts, if it has any, by the names of their columns.
     """
 
     train_loss: float
     train_score: float | None
     dev_loss: float
     dev_score: float | None
+    held_out: tuple[float, float | None] | None = None
     parts: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -122,10 +124,15 @@ def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) ->
 
 
 def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
-    """Write loss and score of every epoch, on its training batches and then on dev."""
-    rows = [{"epoch": n, **vars(epoch), **epoch.parts} for n, epoch in enumerate(epochs, start=1)]
-    for row in rows:
-        del row["parts"]
+    """Write loss and score of every epoch, on its training batches, on dev and, with early
+    stopping, on the held-out examples."""
+    rows = []
+    for number, epoch in enumerate(epochs, start=1):
+        row: dict[str, object] = {"epoch": number, **vars(epoch), **epoch.parts}
+        del row["held_out"], row["parts"]
+        if epoch.held_out is not None:
+            row["held_out_loss"], row["held_out_score"] = epoch.held_out
+        rows.append(row)
     _write_csv(folder / EPOCHS, rows)
 
 

@@ -3,7 +3,8 @@
 A task without parts is one of a single part, whose name is "".
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,28 +13,30 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from adapters.injection import decays, hold_frozen, inject, parameter_groups
 from adapters.layer import AdaptedLinear
 from bench.examples import tokens
-from bench.plan.cell import CANDIDATE, ITERATIVE, Cell
+from bench.plan.cell import BALANCED, CANDIDATE, ITERATIVE, MULTITASK, Cell
 from bench.plan.job import Job
 from bench.plan.parts import SINGLE, from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
-from minbert.data.tasks import Data, find_task, for_search, load_data
+from minbert.data.tasks import Data, Task, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
-from minbert.training.losses import BINARY, loss_name
+from minbert.training.losses import BINARY, CROSS_ENTROPY, MULTI_LABEL, loss_name
 from minbert.training.trainer import HALF, Group
 from minbert.training.unfreezing import GradualUnfreezing
 
 _TWO: Final = 2
 """Classes between which one logit of a part decides."""
+_BELOW_HEAD: Final = re.compile(r"bert\w*\.(?:encoder\.layer\.(\d+)|embeddings)\.")
+_LORA_B: Final = ".lora_B"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Split:
     Attributes:
         texts: token ids of each example, a text or a pair in one sequence; of a part on pairs, two:
             token ids of the first texts, and of the second.
-        targets: (`labels` − `mean`) / `std`, [N]; mean 0 and std 1 for a classification.
+        targets: (`labels` − `mean`) / `std`, [N]; mean 0 and std 1 for a classification. With
+            several labels for a text, those in floating point, [N, C].
         loss: name of the loss that they are learned by.
     """
 
@@ -94,18 +98,31 @@ def without_held_out(
 def parts_of(cell: Cell) -> list[str]:
     """The parts of the cell's task that are in its data, in the task's order; [""] for a task
     without parts."""
-    parts = find_task(cell.task).parts
-    if not parts:
+    if cell.task != MULTITASK:
         return [""]
     rates = from_text(cell.task_rates or "")
-    return [part for part in parts if part in rates]
+    return [part for part in find_task(MULTITASK).parts if part in rates]
 
 
-def heads_of(task: str, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
+def task_of(job: Job) -> Task:
+    """The task of a job's cell.
+
+    Raises:
+        InputError: if there is no such task.
+    """
+    return find_task(job.cell.task, folder_of(job))
+
+
+def folder_of(job: Job) -> Path | None:
+    """The folder of the task's files; None for an embedded task."""
+    return None if job.data is None else Path(job.data)
+
+
+def heads_of(task: Task, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
     """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
     two classes as well."""
     if list(parts) == [""]:
-        return find_task(task).num_outputs
+        return task.num_outputs
     heads = {}
     for part in parts:
         classes = len(find_task(part).classes)
@@ -114,11 +131,11 @@ def heads_of(task: str, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
     return heads
 
 
-def losses_of(task: str, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
+def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
     """The name of each part's loss."""
     losses = {}
     for part in parts:
-        part_task = find_task(part or task)
+        part_task = find_task(part) if part else task
         binary = part != "" and len(part_task.classes) == _TWO
         losses[part] = BINARY if binary else loss_name(part_task.kind, regression_loss)
     return losses
@@ -131,8 +148,14 @@ def load_examples(job: Job) -> Data:
         InputError: if they have changed since the cell was planned.
     """
     cell = job.cell
-    folder = Path(job.data) if job.data is not None else None
-    data = load_data(cell.task, folder, max_train=cell.max_train, max_dev=cell.max_dev)
+    data = load_data(
+        cell.task,
+        folder_of(job),
+        max_train=cell.max_train,
+        max_dev=cell.max_dev,
+        folds=cell.folds,
+        fold=cell.fold,
+    )
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
     if not data.digest.startswith(cell.data_digest):
@@ -169,7 +192,7 @@ def new_model(job: Job) -> BertClassifier:
     )
     return BertClassifier(
         config,
-        heads_of(cell.task, parts_of(cell)),
+        heads_of(task_of(job), parts_of(cell)),
         pooling=cell.pooling,
         dropout=cell.dropout,
         head=cell.head,
@@ -208,21 +231,59 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
     """Trained parameters by learning rate and weight decay: matrices are decayed, vectors are not.
 
     The decay of matrices is 1 here, and every step multiplies it by the decay of its part.
+
+    With layer-wise decay x of the rates, layer i of an encoder of L layers has x^(L − 1 − i) times
+    the rate, adapters included, and embeddings x^L times; head and pooler have the full rate (Clark
+    et al. 2020, arXiv 2003.10555). With a LoRA+ ratio, matrices B have that many times the rate
+    (Hayou et al. 2024, arXiv 2402.12354).
     """
     rates = {
         "adapter": cell.learning_rate,
         "base": cell.learning_rate if cell.mode == "full" else cell.learning_rate_base,
         "head": cell.learning_rate if cell.mode == "full" else cell.learning_rate_head,
     }
+    layers = (_BELOW_HEAD.match(name) for name, _ in model.named_parameters())
+    depth = 1 + max((int(layer[1]) for layer in layers if layer and layer[1]), default=-1)
     groups = []
-    for name, parameters in parameter_groups(model).items():
-        rate = rates[name]
-        if not parameters or rate is None:
+    for group, parameters in parameter_groups(model).items():
+        rate = rates[group]
+        if rate is None:
             continue
-        decayed = [p for p in parameters.values() if decays(p)]
-        plain = [p for p in parameters.values() if not decays(p)]
-        groups += [Group(decayed, rate, 1.0), Group(plain, rate, 0.0)]
+        alike: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in parameters.items():
+            factor = _rate_factor(name, depth, cell)
+            alike.setdefault((float(decays(parameter)), factor), []).append(parameter)
+        groups += [
+            Group(alike[decay, factor], rate * factor, decay)
+            for decay, factor in sorted(alike, reverse=True)
+        ]
     return groups
+
+
+def _rate_factor(name: str, depth: int, cell: Cell) -> float:
+    """The factor on the rate of a parameter of an encoder of `depth` layers, or of a head."""
+    factor = cell.lora_plus_ratio if name.endswith(_LORA_B) else 1.0
+    if match := _BELOW_HEAD.match(name):
+        above = depth if match[1] is None else depth - 1 - int(match[1])
+        factor *= cell.layer_decay**above
+    return factor
+
+
+def class_weights(train: Mapping[str, Split], task: Task, cell: Cell) -> dict[str, Tensor]:
+    """Weights [C] of the classes by part of the task, for parts that weigh them.
+
+    Balanced, a class with n of N training examples weighs N / (C n), with C the number of classes
+    that have examples; the others, of which no label comes, weigh 0.
+    """
+    weights = {}
+    for part, split in train.items():
+        if cell.class_weights == BALANCED and split.loss in (CROSS_ENTROPY, BINARY):
+            classes = len((find_task(part) if part else task).classes)
+            counts = np.bincount(split.labels.astype(np.int64), minlength=classes)
+            inverse = np.divide(1.0, counts, out=np.zeros(classes), where=counts > 0)
+            balanced = counts.sum() / np.count_nonzero(counts) * inverse
+            weights[part] = torch.from_numpy(balanced.astype(np.float32))
+    return weights
 
 
 def factors_of(cell: Cell) -> dict[str, tuple[float, float]]:
@@ -243,16 +304,16 @@ def examples(job: Job) -> dict[str, tuple[Split, Split]]:
         InputError: if they have changed since the cell was planned.
     """
     cell, tokenizer, parts = job.cell, Path(job.tokenizer), parts_of(job.cell)
-    folder = Path(job.data) if job.data is not None else None
+    folder, task = folder_of(job), task_of(job)
     sides = tokens.read(cell, tokenizer, folder)
     if sides is None or set(map(_part_of, sides)) != set(parts):
         sides = tokens.make(load_examples(job), cell, tokenizer, folder)
-    losses = losses_of(cell.task, parts, cell.regression_loss)
+    losses = losses_of(task, parts, cell.regression_loss)
     return {
         part: _splits(
             [both for piece, both in sides.items() if _part_of(piece) == part],
             losses[part],
-            regression=find_task(part or cell.task).kind == "regression",
+            regression=(find_task(part) if part else task).kind == "regression",
         )
         for part in parts
     }
@@ -277,11 +338,12 @@ def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
 def _splits(pieces: Sequence[tokens.Sides], loss: str, *, regression: bool) -> tuple[Split, Split]:
     """Train and dev of a part with their targets, from the piece of its first texts and, for pairs,
     that of its second texts."""
+    in_float = regression or loss == MULTI_LABEL
     mean, std = standard(pieces[0][0].labels) if regression else (0.0, 1.0)
     splits = []
     for side in (0, 1):
         labels = np.array(pieces[0][side].labels)  # a copy that torch can write to
-        targets = ((labels - mean) / std).astype(np.float32) if regression else labels
+        targets = ((labels - mean) / std).astype(np.float32) if in_float else labels
         texts = tuple(piece[side].encoded for piece in pieces)
         splits.append(Split(texts, targets, labels, loss, mean, std))
     return splits[0], splits[1]

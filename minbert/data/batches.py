@@ -48,7 +48,7 @@ class Batch:
         input_ids: [B, S] or [2 B, S], int64.
         attention_mask: the same shape, 1 at real tokens; None if there is no padding.
         token_type_ids: the same shape, 1 in the second text of a pair; None in a part of a task.
-        labels: [B], int64 or float32.
+        labels: [B], int64 or float32; of several labels for a text, [B, C], float32.
         tokens: the number of real tokens.
         part: the part of the task; "" if the task has no parts.
     """
@@ -164,7 +164,7 @@ def collate(
 
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
-        labels: [N].
+        labels: [N], or [N, C] with several labels for a text.
         buckets: the lengths to pad to; the batch then always has a mask, since code is compiled for
             one. None: it is padded to its longest text.
         part: the part of the task; "" if the task has no parts.

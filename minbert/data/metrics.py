@@ -15,6 +15,17 @@ def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
     return float(np.mean(predicted == labels))
 
 
+def micro_f1(logits: Floats, labels: NDArray[np.generic]) -> float:
+    """F1 over all examples and classes together, 2 TP / (2 TP + FP + FN), of logits [N, C] and
+    labels 0 and 1 [N, C]; a label is predicted where its logit is above 0.
+
+    It is 0 where no label is given or predicted, as in scikit-learn.
+    """
+    predicted, given = logits > 0, labels.astype(bool)
+    count = int(predicted.sum() + given.sum())
+    return 2 * int((predicted & given).sum()) / count if count else 0.0
+
+
 def constant(values: NDArray[np.generic]) -> bool:
     """Whether numbers are all the same, or there are none: then nothing correlates with them.
 
@@ -33,14 +44,6 @@ def pearson(predicted: Floats, labels: Floats) -> float | None:
     return float(x @ y) / norm if norm > 0 else None
 
 
-def micro_f1(logits: Floats, labels: NDArray[np.generic]) -> float:
-    """F1 of the decisions on all labels [N, C] of 0 or 1 together; a label is predicted where its
-    logit [N, C] is above 0. 0 where no label occurs and none is predicted."""
-    predicted, true = logits > 0, labels.astype(bool)
-    number = int(predicted.sum()) + int(true.sum())
-    return 2 * int((predicted & true).sum()) / number if number else 0.0
-
-
 def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | None:
     """A dev score: `accuracy` or `micro_f1` of logits [N, C], or `pearson` of predictions [N, 1].
 
@@ -49,8 +52,8 @@ def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | N
     """
     if metric == "accuracy":
         return accuracy(logits, labels.astype(np.int64))
-    if metric == "pearson":
-        return pearson(logits[:, 0], labels.astype(np.float64))
     if metric == "micro_f1":
         return micro_f1(logits, labels)
+    if metric == "pearson":
+        return pearson(logits[:, 0], labels.astype(np.float64))
     raise ValueError(f"no metric is called {metric!r}")

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-CROSS_ENTROPY, BINARY, MSE, PEARSON = "cross-entropy", "binary", "mse", "pearson"
-LOSSES: Final = (CROSS_ENTROPY, BINARY, MSE, PEARSON)
+CROSS_ENTROPY, BINARY, MULTI_LABEL = "cross-entropy", "binary", "multi-label"
+MSE, PEARSON = "mse", "pearson"
+LOSSES: Final = (CROSS_ENTROPY, BINARY, MULTI_LABEL, MSE, PEARSON)
 REGRESSION: Final = (MSE, PEARSON)
 
 _TINY: Final = 1e-8
@@ -18,27 +19,45 @@ _ROUNDING: Final = 4
 
 
 def loss_name(kind: str, regression_loss: str | None = None) -> str:
-    """The loss of a kind of task, `classification` or `regression`; for the latter
+    """The loss of a kind of task: `classification`, `multi_label` or `regression`; for the latter
     `regression_loss`, or mse."""
-    return (regression_loss or MSE) if kind == "regression" else CROSS_ENTROPY
+    if kind == "regression":
+        return regression_loss or MSE
+    return MULTI_LABEL if kind == "multi_label" else CROSS_ENTROPY
 
 
-def loss_of(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
+def loss_of(
+    loss: str,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """The mean loss [] of a batch.
 
     Args:
         loss: `cross-entropy` of logits [B, C] and classes [B]; `binary`, cross-entropy of one logit
-            [B, 1] and classes 0 and 1 [B]; `mse`, the squared error of [B, 1] and numbers [B]; or
-            `pearson`, 1 − r of the same. For a batch without a correlation, because it is constant
-            or has one example, that is 1 and has no gradient.
+            [B, 1] and classes 0 and 1 [B]; `multi-label`, the same of each logit [B, C] and its
+            label, 0 or 1 [B, C], averaged over examples and classes; `mse`, the squared error of
+            [B, 1] and numbers [B]; or `pearson`, 1 − r of the same. For a batch without a
+            correlation, because it is constant or has one example, that is 1 and has no gradient.
+        class_weights, label_smoothing: of the first two losses, as torch.nn.CrossEntropyLoss has
+            them: weights [C] by class, of which a batch's sum divides its weighted losses, and the
+            share of every label that is spread over all classes.
 
     Raises:
         ValueError: for another loss.
     """
+    if loss == BINARY and (class_weights is not None or label_smoothing):
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the same with two logits
+        loss = CROSS_ENTROPY
     if loss == CROSS_ENTROPY:
-        return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
     if loss == BINARY:
         return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
+    if loss == MULTI_LABEL:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
     if loss == MSE:
         return F.mse_loss(logits[:, 0], labels)
     if loss == PEARSON:
@@ -70,7 +89,7 @@ def _constant(values: Tensor) -> Tensor:
 
 
 def mean_loss(loss: str, logits: NDArray[np.generic], targets: NDArray[np.generic]) -> float:
-    """The loss of `loss_of` over N examples, in double precision."""
+    """The loss of `loss_of` over N examples, in double precision, without weights and smoothing."""
     label_type = np.int64 if loss == CROSS_ENTROPY else np.float64
     x = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float64))
     y = torch.from_numpy(np.ascontiguousarray(targets, dtype=label_type))

@@ -50,6 +50,8 @@ class Trainer:
         groups: parameters that train in some epoch, with rates and decays.
         losses: for each part of the task one of `minbert.training.losses.LOSSES`; for a task
             without parts under "".
+        class_weights: weights [C] of the classes of parts that weigh them, on the device.
+        label_smoothing: share of every label of a class that is spread over all classes.
         schedule: the factor on the rates at each step, from 0.
         amp: off, bf16 or fp16.
         device: of the model.
@@ -63,6 +65,8 @@ class Trainer:
         groups: Iterable[Group],
         *,
         losses: Mapping[str, str],
+        class_weights: Mapping[str, Tensor] | None = None,
+        label_smoothing: float = 0.0,
         schedule: Callable[[int], float],
         amp: str,
         device: torch.device,
@@ -73,6 +77,8 @@ class Trainer:
         self.model = model
         self._forward = forward
         self.losses = losses
+        self._class_weights = class_weights or {}
+        self._label_smoothing = label_smoothing
         self.amp = amp
         self.device = device
         self.parameters = [p for group in kept for p in group.parameters]
@@ -92,7 +98,13 @@ class Trainer:
         with autocast(self.amp, self.device):
             logits = logits_of(self.model, batch) if self._forward is None else self._forward(batch)
         logits = logits.float()
-        loss = loss_of(self.losses[batch.part], logits, batch.labels)
+        loss = loss_of(
+            self.losses[batch.part],
+            logits,
+            batch.labels,
+            class_weights=self._class_weights.get(batch.part),
+            label_smoothing=self._label_smoothing,
+        )
         if self.scaler is None:
             torch.autograd.backward(loss)
             self._clip()

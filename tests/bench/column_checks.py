@@ -21,6 +21,7 @@ _CHECKS: Final = {
         "test_conditions_are_those_of_this_machine": "device device_name machine "
         "threads torch_version measurement_version code_version",
         "test_sizes_are_counted": "params_total params_trainable",
+        "test_what_ran_is_what_the_settings_say": "epochs_run",
         "test_tokens_are_the_real_ones_of_each_epochs_examples": "tokens_total",
         "test_the_whole_takes_from_launch_to_the_end": "wall_s started_at finished_at",
         "test_what_was_foretold_is_in_the_row": "predicted_s predicted_peak_mib",
@@ -70,8 +71,14 @@ _CHECKS: Final = {
     "tests/bench/grid/test_grid.py": {
         "test_rates_are_searched_on_training_data_and_used": "learning_rate_source",
     },
+    "tests/bench/grid/test_folds.py": {
+        "test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other": "folds fold",
+    },
     "tests/bench/forecast/test_forecast.py": {
         "test_flops_are_for_each_real_token": "flops_per_token",
+    },
+    "tests/bench/worker/test_early_stopping.py": {
+        "test_epochs_have_the_held_out_scores_that_decide": "early_stopping best_epoch",
     },
     "tests/bench/worker/test_cut.py": {
         "test_a_worker_counts_what_is_cut": "texts_cut tokens_cut",

@@ -15,6 +15,7 @@ from bench.plan.rows import Row
 from bench.results.store import read_rows
 
 FORECAST = "bench.grid.__main__.forecast_plan"
+REFERENCES = "bench.grid.__main__.find_references"
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
@@ -40,7 +41,7 @@ class GridRuns:
         return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
     def run(
-        self, *extra: str, forecast: bool = False, **options: object
+        self, *extra: str, forecast: bool = False, references: bool = False, **options: object
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, as `run_apart` does but in this process, which has imported it all.
 
@@ -49,6 +50,7 @@ class GridRuns:
         Args:
             forecast: whether memory and time are predicted, which takes two seconds; a dry run
                 predicts them always.
+            references: whether scores get reference points, which takes some seconds.
         """
         predicts = forecast or "--dry-run" in extra
         argv = self.argv(*extra, **options)
@@ -57,6 +59,7 @@ class GridRuns:
             mock.patch.dict(os.environ, self.environment),
             mock.patch.object(sys, "argv", argv[2:]),
             nullcontext() if predicts else mock.patch(FORECAST, return_value=None),
+            nullcontext() if references else mock.patch(REFERENCES, None),
             redirect_stdout(out),
             redirect_stderr(err),
         ):

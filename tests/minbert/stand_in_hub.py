@@ -19,7 +19,8 @@ def commit_of(files: Files) -> str:
 
 @dataclass
 class Hub:
-    """Models by name, each with its files by revision; and what was asked, in order."""
+    """Models by name, and data sets by `datasets/` and theirs, each with its files by revision; and
+    what was asked, in order."""
 
     models: Mapping[str, Mapping[str, Files]]
     gated: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append(f"{self.command} {path}")
-            found = re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?", path)
+            found = re.fullmatch(r"/api/(?:models/)?(.+?)(?:/(revision|tree)/([^/]+))?", path)
             if found:
                 return self._api(found[1], found[2], found[3] or "main")
             found = re.fullmatch(r"/(.+)/resolve/([^/]+)/([^/]+)", path)

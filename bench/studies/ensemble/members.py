@@ -102,6 +102,11 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
         for row in standing(read_rows(path)).values()
         if row.has_score and row.learning_rate_source != CANDIDATE
     ]
+    if any(row.folds is not None for _, row in rows):
+        raise InputError(
+            f"{files}: cells of a cross-validation, each of which predicts one fold, can't be "
+            "members; name CSVs without folds"
+        )
     tasks = _tasks(files, [row for _, row in rows], asked)
     prefer_multitask = not asked or MULTITASK in asked
     return [_candidates(files, task, rows, prefer_multitask=prefer_multitask) for task in tasks]

@@ -29,7 +29,7 @@ from bench.peers.session import Comparison, StartError, process_folder
 from bench.plan.cell import FP32, ITERATIVE, MULTITASK, Cell, digest
 from bench.plan.gridfile import Settings
 from bench.plan.models import Model
-from bench.results.origins import examples_of, model_of
+from bench.results.origins import data_folder, examples_of, model_of
 from bench.results.protocol import PREDICTIONS
 from bench.studies.ensemble.averages import Floats
 from bench.studies.ensemble.baselines import WITHOUT
@@ -106,14 +106,15 @@ def _training(outcome: Outcome, data: Path | None, machine: Found) -> Callable[[
     key = digest([cell.cell_id, machine.conditions.conditions_id, libraries])
     earlier = _read(path, key, candidates.labels)
     if earlier is None:
-        examples = examples_of(member.row, data).parts[outcome.task]
+        folder = data_folder(member.row, member.folder, data)
+        examples = examples_of(member.row, folder).parts[outcome.task]
         model = model_of(member.row, member.folder, WITHOUT)
 
     def train() -> Outcome:
         logits = earlier
         try:
             if logits is None:
-                logits = train_peer(cell, examples, model, data, machine).astype(np.float32)
+                logits = train_peer(cell, examples, model, folder, machine).astype(np.float32)
                 _write(path, key, logits, candidates.labels)
             entry = entry_for(
                 candidates, PEER, logits.astype(np.float64), cell.name, members=(member,)

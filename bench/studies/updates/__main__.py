@@ -15,13 +15,13 @@ from bench.common.command import run_command, with_runs
 from bench.common.csvfile import write_csv
 from bench.common.errors import DiskFullError, InputError
 from bench.report.text import plain, without_paths
+from bench.results.origins import task_of
 from bench.studies.outputs import with_outputs
 from bench.studies.updates import truncation
 from bench.studies.updates.cells import find
 from bench.studies.updates.measure import measure_all
 from bench.studies.updates.modules import COLUMNS, rows_of
 from bench.studies.updates.truncation import parse_ranks, problems
-from minbert.data.tasks import find_task
 
 _PAGES: Final = "updates"
 """Name of the pages and of the folder of their figures."""
@@ -75,7 +75,7 @@ def command(
     if not updates:
         raise InputError(f"{', '.join(unmoved)}: no linear layer of the encoder trained")
     notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]
-    notes += dict.fromkeys(note for cell in cut for note in find_task(cell.cell.task).notes)
+    notes += dict.fromkeys(note for cell in cut for note in task_of(cell.row, cell.folder).notes)
     rows, errors = rows_of(updates), problems(truncations)
 
     from bench.report.show import as_json as to_json

@@ -12,11 +12,10 @@ from bench.common.progress import progress_bar
 from bench.machine.conditions import Conditions
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.plan.models import Model
-from bench.results.origins import examples_of, model_of
+from bench.results.origins import data_folder, examples_of, model_of
 from bench.studies.updates.cells import Trained
 from bench.studies.updates.modules import Update
 from bench.studies.updates.truncation import Truncation
-from minbert.data.tasks import find_task
 
 _WITHOUT: Final = "name other results with --runs"
 
@@ -33,7 +32,7 @@ def measure_all(
         InputError: if weights, checkpoints or examples are missing or have changed, or a GPU is
             needed and can't be used.
     """
-    folders = [data if find_task(cell.cell.task).files else None for cell in cut]
+    folders = [data_folder(cell.row, cell.folder, data) for cell in cut]
     if data is not None and not any(folders):
         raise InputError("--data: no task of these cells is read from a folder; leave it out")
     examples = [examples_of(cell.row, folder) for cell, folder in zip(cut, folders, strict=True)]

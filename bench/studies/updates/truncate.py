@@ -25,7 +25,7 @@ from bench.studies.updates.cells import Trained
 from bench.studies.updates.spectrum import Floats
 from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_trained
-from minbert.data.tasks import Data, find_task
+from minbert.data.tasks import Data
 from minbert.model.classifier import BertClassifier
 from minbert.training.evaluation import predict
 
@@ -96,7 +96,7 @@ def truncate(
     scores.append(Truncated(None, spread(trained[None]).interval()))
     return Truncation(
         cell=cell,
-        metric=find_task(settings.task).metric,
+        metric=cell.row.dev_metric or "",
         examples=len(dev),
         scores=tuple(scores),
         problem=_problem(cell, float(trained.mean()), replace(conditions, threads=threads)),
@@ -116,7 +116,7 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: Trained)
         device=next(model.parameters()).device,
     )
     try:
-        return values_for(find_task(settings.task).metric, logits, dev.labels)
+        return values_for(cell.row.dev_metric or "", logits, dev.labels)
     except ValueError:
         return None
 

@@ -17,10 +17,10 @@ from adapters.layer import AdaptedLinear
 from adapters.peft_format import ADAPTER, BASE, load_adapter
 from bench.common.errors import InputError
 from bench.plan.models import Model
+from bench.results.origins import task_of
 from bench.studies.updates.cells import Trained
 from bench.studies.updates.modules import KINDS, Module, Place, Update
 from bench.studies.updates.spectrum import Floats, Spectrum, random_spectrum, spectrum_of
-from minbert.data.tasks import find_task
 from minbert.files import is_file, weights_file
 from minbert.model.checkpoint import load_classifier, load_encoder
 from minbert.model.classifier import BertClassifier, initialise
@@ -126,7 +126,7 @@ def load_trained(cell: Trained, base: Model) -> BertClassifier:
             model, or in 16 bits: differences of such weights are mostly rounding.
     """
     settings = cell.cell
-    outputs = find_task(settings.task).num_outputs
+    outputs = task_of(cell.row, cell.folder).num_outputs
     model = BertClassifier(
         base.config, outputs, pooling=settings.pooling, dropout=settings.dropout, head=settings.head
     )

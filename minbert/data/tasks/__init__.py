@@ -4,27 +4,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from minbert.data.tasks import cs224n, multitask, vader
+from minbert.data.tasks import cs224n, multitask, prepared, vader
 from minbert.data.tasks.base import (
     Data,
     Examples,
+    Sizes,
     Task,
     TaskData,
     for_search,
 )
-from minbert.data.tasks.splitting import DEV, TRAIN
+from minbert.data.tasks.folds import Folds
+from minbert.data.tasks.splitting import DEV, TEST, TRAIN
 from minbert.errors import InputError
 
 __all__ = [
     "TASKS",
     "Data",
     "Examples",
+    "Folds",
+    "Sizes",
     "Task",
     "TaskData",
     "find_task",
     "for_search",
     "load_data",
     "load_task",
+    "load_test",
     "pieces_of",
     "source_files",
     "task_of_piece",
@@ -33,12 +38,14 @@ __all__ = [
 TASKS: Final[Mapping[str, Task]] = {**vader.TASKS, **cs224n.TASKS, **multitask.TASKS}
 
 
-def find_task(name: str) -> Task:
-    """The task of that name.
+def find_task(name: str, data: Path | None = None) -> Task:
+    """The task of that name, or that of a folder of prepared examples.
 
     Raises:
         InputError: listing the names there are.
     """
+    if data is not None and prepared.is_prepared(data):
+        return prepared.read_prepared(data).task
     if name not in TASKS:
         raise InputError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
     return TASKS[name]
@@ -50,19 +57,26 @@ def load_data(
     *,
     max_train: int | None = None,
     max_dev: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Data:
     """A task's examples, or those of its parts, for training and dev; never those for test.
 
     Args:
-        name: one of `TASKS`.
+        name: one of `TASKS`; without meaning for a folder of prepared examples.
         data: the folder that holds its files; None for an embedded task, which is fetched.
         max_train, max_dev: keep at most so many examples of each part, the same ones whatever the
             seed; a smaller number keeps a subset of what a larger one keeps.
+        folds, fold: with a number of folds, the fold that is dev; training has the others.
 
     Raises:
-        InputError: unknown name, `data` missing or without its files, or a failed download.
+        InputError: unknown name, `data` missing or without its files, a failed download, or folds
+            that can't be made.
     """
-    task = find_task(name)
+    task = find_task(name, data)
+    if folds is not None:
+        _check_limits(max_train, max_dev)
+        return Folds(load_data(name, data), folds, max_train, max_dev).fold(fold)
     if not task.parts:
         return load_task(name, data, max_train=max_train, max_dev=max_dev)
     _check_limits(max_train, max_dev)
@@ -81,14 +95,32 @@ def load_task(
     Raises:
         InputError: as `load_data`, or for a task with parts.
     """
-    task = find_task(name)
+    task = find_task(name, data)
     _check_limits(max_train, max_dev)
     if task.parts:
         raise InputError(f"task {task.name} has parts; take one of {', '.join(task.parts)}")
     folder = _folder(task, data)
-    examples, problems = cs224n.load(task, folder) if task.files else (vader.load(task, folder), [])
+    examples, problems = _load(task, folder)
     train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
     return TaskData(task, train, dev, tuple(problems))
+
+
+def load_test(name: str) -> Examples:
+    """The test examples of an embedded task, which nothing but a final score may read.
+
+    Raises:
+        InputError: for a task without labelled test examples, or a failed download.
+    """
+    task = find_task(name)
+    if task.files:
+        raise InputError(f"task {task.name} has no test examples with labels")
+    return vader.load(task, _folder(task, None))[TEST]
+
+
+def _load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
+    if prepared.is_prepared(folder):
+        return prepared.load(folder, task), []
+    return cs224n.load(task, folder) if task.files else (vader.load(task, folder), [])
 
 
 def source_files(name: str, data: Path | None = None) -> list[Path]:
@@ -99,7 +131,7 @@ def source_files(name: str, data: Path | None = None) -> list[Path]:
     Raises:
         InputError: unknown name, `data` missing, or a failed download of an embedded task.
     """
-    task = find_task(name)
+    task = find_task(name, data)
     folder = _folder(task, data)
     if task.parts:
         return multitask.files_in(folder)
@@ -112,20 +144,21 @@ def pieces_of(name: str, data: Path | None = None) -> list[str]:
     Raises:
         InputError: unknown name, `data` missing.
     """
-    task = find_task(name)
+    task = find_task(name, data)
     if not task.parts:
         return [""]
     parts = multitask.parts_in(_folder(task, data))
     return [piece for part in parts for piece in multitask.pieces_of_part(part)]
 
 
-def task_of_piece(name: str, piece: str) -> Task:
+def task_of_piece(name: str, piece: str, data: Path | None = None) -> Task:
     """The task whose labels a piece has: its part, or the task itself.
 
     Raises:
         InputError: unknown name.
     """
-    return find_task(piece.partition(".")[0] or name)
+    part = piece.partition(".")[0]
+    return find_task(part) if part else find_task(name, data)
 
 
 def _check_limits(max_train: int | None, max_dev: int | None) -> None:

@@ -26,13 +26,14 @@ _BY_CHANCE: Final = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """A task: a class to learn of a text or of a pair of texts or, without classes, a number.
+    """A task: one or more classes to learn of a text or of a pair of texts, or a number.
 
     Attributes:
         files: the files for training and dev that a folder given with `--data` must hold; the data
             of a task without files is embedded.
         notes: caveats that must stand wherever its scores are shown.
         parts: tasks that one model learns together; a folder may hold the files of only some.
+        multi_label: whether an example may have any number of the classes.
     """
 
     name: str
@@ -41,12 +42,15 @@ class Task:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    multi_label: bool = False
 
     @property
     def kind(self) -> str:
-        """`classification`, `regression`, or `multitask` with parts."""
+        """`classification`, `multi_label`, `regression`, or `multitask` with parts."""
         if self.parts:
             return "multitask"
+        if self.multi_label:
+            return "multi_label"
         return "classification" if self.classes else "regression"
 
     @property
@@ -64,23 +68,31 @@ class Task:
 
 @dataclass(frozen=True)
 class Examples:
-    """N texts, or pairs of texts, with their labels."""
+    """N texts, or pairs of texts, with their labels.
+
+    Attributes:
+        labels: [N], classes or numbers; of several labels [N, C] of 0 and 1.
+        groups: for each example the name of what it belongs to, such as a document or an author,
+            all of whose examples stay on one side of a split; None: each is by itself.
+    """
 
     text_a: tuple[str, ...]
     text_b: tuple[str, ...] | None
-    labels: NDArray[np.int64] | NDArray[np.float64]  # [N], classes or numbers
+    labels: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.int8]
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.text_a)
 
     def taken(self, indices: Sequence[int]) -> "Examples":
         """The examples at some indices, in the order of the indices."""
-        pairs = self.text_b
-        return Examples(
-            tuple(self.text_a[index] for index in indices),
-            None if pairs is None else tuple(pairs[index] for index in indices),
-            self.labels[list(indices)],
+        columns = (
+            None if column is None else tuple(column[index] for index in indices)
+            for column in (self.text_b, self.groups)
         )
+        texts = tuple(self.text_a[index] for index in indices)
+        text_b, groups = columns
+        return Examples(texts, text_b, self.labels[list(indices)], groups)
 
     def split_pairs(self) -> tuple["Examples", ...]:
         """The first texts and, of pairs, the second texts, each as examples of single texts."""
@@ -175,12 +187,17 @@ class Data(ABC):
 
 @dataclass(frozen=True)
 class TaskData(Data):
-    """The examples of a task without parts."""
+    """The examples of a task without parts.
+
+    Attributes:
+        identity: the digest of the examples that they are a fold of; None: they are no fold.
+    """
 
     task: Task
     train: Examples
     dev: Examples
     problems: tuple[str, ...] = ()
+    identity: str | None = None
 
     @property
     def parts(self) -> Mapping[str, "TaskData"]:
@@ -193,7 +210,9 @@ class TaskData(Data):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples and their order, train and dev."""
+        """SHA-256 of the examples and their order, train and dev; all folds share one."""
+        if self.identity is not None:
+            return self.identity
         digest = hashlib.sha256(self.task.kind.encode())
         for examples in (self.train, self.dev):
             texts = (*examples.text_a, "\0", *(examples.text_b or ()), "\0")

@@ -85,10 +85,11 @@ def load(task: Task, folder: Path) -> dict[str, Examples]:
     """
     source = _SOURCES[task.name.removesuffix(_RATING)]
     identities, ratings, texts = read_rows(folder / source.file)
-    documents = [identity.partition("_")[0] for identity in identities]
+    documents = tuple(identity.partition("_")[0] for identity in identities)
     labels = np.searchsorted(source.edges, ratings, side="right") if task.classes else ratings
-    everything = Examples(texts, None, labels)
-    side_of = np.array(sides(texts, documents if source.documents else None))
+    groups = documents if source.documents else None
+    everything = Examples(texts, None, labels, groups)
+    side_of = np.array(sides(texts, groups))
     return {side: everything.taken(np.flatnonzero(side_of == side).tolist()) for side in SIDES}
 
 

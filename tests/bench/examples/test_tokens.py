@@ -390,6 +390,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
 
 def test_nothing_of_it_loads_torch_or_the_tokenizers():
     code = (
-        "import sys, bench.examples.tokens;sys.exit(bool({'torch', 'tokenizers'} & sys.modules.keys()))"
+        "import sys, bench.examples.tokens;"
+        "sys.exit(bool({'torch', 'tokenizers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -105,6 +105,14 @@ def test_texts_longer_than_the_encoder_has_positions(grid: GridRuns) -> None:
     path = grid.folder / "long.toml"
     path.write_text("[settings]\nmax_length = 8000\n[[cells]]\nmode=['full']\n")
     assert "512 positions" in refused(grid, grid=str(path))
+    path.write_text("[[cells]]\nmode=['full']\nmax_length=[64, 600]\n")
+    assert "max_length 600 is above the 512 positions" in refused(grid, grid=str(path))
+
+
+@pytest.mark.parametrize("text", ["0", "-8", "8.5", "long", "99999"])
+def test_a_length_that_is_none(grid: GridRuns, text: str) -> None:
+    message = refused(grid, "--max-length", text)
+    assert "--max-length: should be auto or a whole number from 3 to 8192" in message
 
 
 def test_a_gpu_that_is_not_there(grid: GridRuns, monkeypatch: pytest.MonkeyPatch) -> None:

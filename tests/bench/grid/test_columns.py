@@ -51,6 +51,10 @@ pooling = "mean"
 head = "nonlinear"
 optimizer = "adamax"
 schedule = "halving"
+label_smoothing = 0.1
+class_weights = "balanced"
+layer_decay = 0.9
+lora_plus_ratio = 4.0
 learning_rates = { adapter = 2e-3, base = 1e-4, head = 5e-3 }
 weight_decay = 0.05
 warmup = 0.25
@@ -143,7 +147,8 @@ def test_settings_are_those_of_the_grid_file(ran: Ran) -> None:
         "epochs": 5, "max_steps": 28, "optimizer": "adamax", "schedule": "halving",
         "learning_rate": 2e-3, "learning_rate_base": 1e-4, "learning_rate_head": 5e-3,
         "weight_decay": 0.05, "warmup": 0.25, "alpha": 1.0, "scale": 0.5, "dropout": 0.2,
-        "frozen_dtype": "fp32",
+        "frozen_dtype": "fp32", "label_smoothing": 0.1, "class_weights": "balanced",
+        "layer_decay": 0.9, "lora_plus_ratio": 4.0,
     }  # fmt: skip
     assert {name: ran.row[name] for name in expected} == expected
 
@@ -152,7 +157,7 @@ def test_what_ran_is_what_the_settings_say(ran: Ran) -> None:
     """The others are in weights and rates, which the worker's own tests look at."""
     steps, kept = ran.lines("steps.csv"), ran.predictions()
     assert len(steps) == 28
-    assert len(ran.lines("epochs.csv")) == 5
+    assert ran.row["epochs_run"] == len(ran.lines("epochs.csv")) == 5
     assert {step["examples"] for step in steps} == {8}
     assert max(step["padded"] for step in steps) == 8 * 9
     assert (len(kept["labels"]), len(kept["held_labels"])) == (25, 12)

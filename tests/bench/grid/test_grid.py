@@ -1,6 +1,7 @@
 """The grid command, end to end, with real workers."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from bench.plan import gridfile
 from bench.plan.columns import NAMES, values_of
 from bench.plan.learning_rates import Search
 from bench.plan.planning import Resolved, expand, plan
+from bench.results.facts import REFERENCES, read_facts
 from bench.results.rowfile import encode, record
 from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import HERE
@@ -61,6 +63,16 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
         assert row["peak_cuda_allocated_mib"] is None
         assert row["imports_anon_mib"] < row["peak_anon_mib"] < row["peak_rss_mib"]
         assert str(grid.folder) not in json.dumps(values_of(row))
+    [facts] = read_facts(grid.csv).values()
+    assert [point.name for point in facts.references] == list(REFERENCES)
+    assert facts.references == tuple(facts.references_for(rows[0]))
+    scores = {point.name: point.scores["accuracy"] for point in facts.references}
+    assert scores["majority"][0] == pytest.approx(rows[0]["majority_score"])
+    assert first.stderr.count("reference points: accuracy of majority") == 1
+    assert (
+        f"majority class {scores['majority'][0]:.3f}, TF-IDF with a linear model"
+        in (grid.reports / "report.md").read_text()
+    )
     index = (grid.reports / "index.html").read_text()
     assert "dora" in index
     assert str(grid.folder) not in index
@@ -223,6 +235,30 @@ def test_cells_of_several_batch_sizes_and_that_unfreeze_are_predicted(grid: Grid
         assert unfreezing["predicted_peak_mib"] == pytest.approx(
             whole["predicted_peak_mib"], rel=0.02
         )
+
+
+def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns) -> None:
+    path = grid.folder / "lengths.toml"
+    path.write_text("[[cells]]\nmode = ['head']\nmax_length = [16, 'auto']\n")
+    done = grid.run(grid=str(path))
+    assert done.returncode == 0, done.stderr
+    (auto,) = re.findall(
+        r"^note: max_length auto: (\d+), cuts 0\.\d% of tokens$", done.stderr, re.M
+    )
+    rows = grid.rows()
+    assert {row.max_length for row in rows} == {16, int(auto)}
+    assert int(auto) % 8 == 0
+    lost = {row.max_length: row.tokens_cut for row in rows}
+    assert lost[int(auto)] < 0.02 < lost[16]
+    assert "max_length 16 cuts" in done.stderr
+    page = (grid.reports / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"max length (16|\d+) instead of (16|\d+)", page.replace("\\_", " "))
+    by_flag = grid.run(
+        "--dry-run", "--json", "--max-length", "auto", "--select", "mode=head amp=off"
+    )
+    assert by_flag.returncode == 0, by_flag.stderr
+    (cell,) = json.loads(by_flag.stdout)["cells"]
+    assert cell["max_length"] == int(auto)
 
 
 def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:

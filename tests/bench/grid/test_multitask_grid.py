@@ -23,7 +23,7 @@ from bench.studies.ensemble import members
 from bench.studies.ensemble.__main__ import command as ensemble
 from bench.worker.setup import heads_of, losses_of
 from minbert.data.metrics import accuracy, pearson
-from minbert.data.tasks import load_task
+from minbert.data.tasks import TASKS, load_task
 from minbert.data.tasks.multitask import PARTS
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
@@ -167,7 +167,7 @@ def rebuilt(folder: Path) -> BertClassifier:
     cell = Job.read(folder).cell
     model = BertClassifier(
         BertConfig.from_folder(Path(Job.read(folder).checkpoint or "")),
-        heads_of("multitask", PARTS),
+        heads_of(TASKS["multitask"], PARTS),
         encoders=cell.encoders or 1, head=cell.head, pooling=cell.pooling, dropout=0.0,
     )  # fmt: skip
     initialise(model, 7)
@@ -351,20 +351,25 @@ def test_what_cannot_be_done_is_refused_in_a_line(
 
 
 def test_each_part_has_its_loss_and_its_outputs() -> None:
-    losses = losses_of("multitask", PARTS, None)
+    losses = losses_of(TASKS["multitask"], PARTS, None)
     assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    losses = losses_of("multitask", PARTS, "pearson")
+    losses = losses_of(TASKS["multitask"], PARTS, "pearson")
     assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "pearson"}
     heads = {
-        part: (head.outputs, head.pairs) for part, head in heads_of("multitask", PARTS).items()
+        part: (head.outputs, head.pairs)
+        for part, head in heads_of(TASKS["multitask"], PARTS).items()
     }
     assert heads == {"sst": (5, False), "quora": (1, True), "sts": (1, True)}
 
 
 def test_a_task_without_parts_is_one_of_a_single_part() -> None:
-    assert losses_of("movies", [""], None) == {"": "cross-entropy"}
-    assert losses_of("sts", [""], "pearson") == {"": "pearson"}
-    assert (heads_of("movies", [""]), heads_of("quora", [""]), heads_of("sts", [""])) == (5, 2, 1)
+    assert losses_of(TASKS["movies"], [""], None) == {"": "cross-entropy"}
+    assert losses_of(TASKS["sts"], [""], "pearson") == {"": "pearson"}
+    assert (
+        heads_of(TASKS["movies"], [""]),
+        heads_of(TASKS["quora"], [""]),
+        heads_of(TASKS["sts"], [""]),
+    ) == (5, 2, 1)
 
 
 def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) -> None:

@@ -291,7 +291,7 @@ def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do(
     assert full.scores == {0: 0.5, 1: 0.6, 2: 0.6}
     assert full.values.keys() == {0, 1, 2}
     assert head.scores == {0: 0.4}
-    assert full.by_run(TIME) == {(0, 1, "0.1.0"): 100.0}
+    assert full.by_run(TIME) == {(0, 0, 1, "0.1.0"): 100.0}
     assert len(full.ok) == 1
     assert other.settings[0].scores == {0: 0.6, 1: 0.6, 2: 0.6}
 

@@ -11,7 +11,12 @@ from bench.common.errors import InputError
 from bench.launch.checks import (
     amp_notes,
     check_amp,
+    check_class_settings,
+    check_compile,
+    check_early_stopping,
+    check_held_out,
     check_loss,
+    early_stopping_notes,
     idle_notes,
     label_notes,
     unfreezing_notes,
@@ -22,7 +27,7 @@ from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Settings, TaskRates
 from bench.worker.setup import standard
-from minbert.data.tasks import TASKS, Data, load_data
+from minbert.data.tasks import TASKS, Data, Examples, Task, TaskData, load_data
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
 
@@ -200,3 +205,60 @@ def test_training_that_ends_before_all_layers_train_is_reported(
 
 def test_training_of_all_layers_needs_no_note() -> None:
     assert unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], 12) == []
+
+
+# Settings of training
+
+TOPICS = Task("topics", "made up", classes=("a", "b"), multi_label=True)
+SEVERAL = Examples(("one", "two"), None, np.ones((2, 2), dtype=np.int8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"label_smoothing": 0.1}, "label_smoothing 0.1"),
+     ({"class_weights": "balanced"}, "class_weights balanced")],
+)  # fmt: skip
+def test_settings_of_classes_are_refused_where_a_text_has_not_one(
+    tmp_path: Path, settings: dict[str, Any], named: str
+) -> None:
+    variants = [Settings(), Settings(**settings)]
+    line = f"^{named}: it is for classes, and task sts has numbers; leave it out$"
+    with pytest.raises(InputError, match=line):
+        check_class_settings(variants, data_of(tmp_path, "sts"))
+    line = f"^{named}: it is for classes, and task topics has several labels for a text; leave"
+    with pytest.raises(InputError, match=line):
+        check_class_settings(variants, TaskData(TOPICS, SEVERAL, SEVERAL))
+    for task in ("sst", "multitask"):
+        check_class_settings(variants, load_data(task, tmp_path))
+    check_class_settings([Settings()], load_data("sts", tmp_path))
+
+
+def test_of_several_labels_nothing_is_said() -> None:
+    assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
+
+
+def test_early_stopping_is_refused_with_gradual_unfreezing() -> None:
+    line = "^early_stopping: with unfreeze iterative training might stop before all layers train;"
+    with pytest.raises(InputError, match=line):
+        check_early_stopping([full(), full(early_stopping=2, unfreeze="iterative")])
+    check_early_stopping([full(early_stopping=2), full(unfreeze="iterative")])
+
+
+def test_settings_of_training_can_be_compiled() -> None:
+    settings = {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9}
+    check_compile([full(compile="on", early_stopping=2, lora_plus_ratio=4.0, **settings)])
+
+
+def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path: Path) -> None:
+    stopping = Settings(early_stopping=2)
+    assert stopping.share_held_out == 0.1
+    assert early_stopping_notes(stopping) == [
+        "early_stopping holds out 10% of the training examples (held_out 0.1)"
+    ]
+    for settings in (Settings(), Settings(held_out=0.2), Settings(early_stopping=2, held_out=0.2)):
+        assert settings.share_held_out == settings.held_out
+        assert early_stopping_notes(settings) == []
+    data = data_of(tmp_path, "sst")
+    check_held_out(0.1, data)
+    with pytest.raises(InputError, match=r"held_out 0.01 of 24 training examples is none"):
+        check_held_out(0.01, data)

@@ -79,6 +79,9 @@ def test_named_grids_load() -> None:
         ("[[cells]]\nmode=['head']\nunfreeze=['iterative']", "doesn't apply to mode head"),
         ("[[cells]]\nmode=['full']\nunfreeze=['top']", "cells[0].unfreeze[0]"),
         ("[[cells]]\nmode=['full']\nbatch_size=[0]", "cells[0].batch_size[0]"),
+        ("[[cells]]\nmode=['full']\nmax_length=[64, 2]", "cells[0].max_length[1]: should be auto"),
+        ("[settings]\nmax_length='long'\n[[cells]]\nmode=['full']", "from 3 to 8192, not 'long'"),
+        ("[settings]\nmax_length=true\n[[cells]]\nmode=['full']", "settings.max_length: should be"),
         ("[settings]\nhead='deep'\n[[cells]]\nmode=['full']", "settings.head"),
         ("[settings]\nepochs='3'\n[[cells]]\nmode=['full']", "settings.epochs"),
         ("[settings]\ndropout=nan\n[[cells]]\nmode=['full']", "settings.dropout"),
@@ -175,3 +178,30 @@ def test_what_cells_can_vary_is_no_flag_and_changes_no_data() -> None:
     for name, field in gridfile.Varied.model_fields.items():
         assert type(None) in get_args(field.annotation), name
         assert name in settings
+
+
+@pytest.mark.parametrize(
+    ("mode", "setting", "line"),
+    [
+        ("head", "layer_decay = 0.9", "layer_decay doesn't apply to mode head"),
+        ("full", "lora_plus_ratio = 4.0", "lora_plus_ratio doesn't apply to mode full"),
+        ("full", "layer_decay = 0.0", "layer_decay: input should be greater than 0, not 0"),
+        ("full", "layer_decay = 1.5", "layer_decay: input should be less than or equal to 1"),
+        ("full", "label_smoothing = 1.0", "label_smoothing: input should be less than 1"),
+        ("full", "class_weights = 'even'", "class_weights: input should be 'none' or 'balanced'"),
+        ("full", "early_stopping = 2", "unknown key .*early_stopping"),
+    ],
+)
+def test_a_table_of_cells_has_only_settings_that_apply_to_it(
+    mode: str, setting: str, line: str
+) -> None:
+    text = GOOD.replace('["full"]', f'["{mode}"]') + f"settings = {{ {setting} }}\n"
+    with pytest.raises(InputError, match=line):
+        gridfile.parse(text, "f.toml", "f")
+
+
+@pytest.mark.parametrize("patience", ["0", "-1", "1.5", "true"])
+def test_patience_is_a_number_of_epochs(patience: str) -> None:
+    text = GOOD.replace("epochs = 2", f"early_stopping = {patience}")
+    with pytest.raises(InputError, match=r"settings\.early_stopping"):
+        gridfile.parse(text, "f.toml", "f")

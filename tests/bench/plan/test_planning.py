@@ -95,13 +95,25 @@ def test_settings_of_the_papers_final_runs_are_there() -> None:
 def test_what_came_later_changes_no_id_of_older_cells() -> None:
     """The id of a cell of the committed reference run, made before there were these settings."""
     cell = cells_of("smoke")[0]
-    usual = replace(cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse")
+    usual = replace(
+        cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse",
+        early_stopping=None, label_smoothing=0.0, class_weights="none", layer_decay=1.0,
+        lora_plus_ratio=1.0,
+    )  # fmt: skip
     assert usual.cell_id == cell.cell_id
     for change in (
+        {"early_stopping": 1}, {"label_smoothing": 0.1}, {"class_weights": "balanced"},
+        {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
         {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
         {"regression_loss": "pearson"},
     ):  # fmt: skip
         assert replace(cell, **change).cell_id != cell.cell_id
+
+
+def test_early_stopping_holds_out_a_share_unless_there_is_one() -> None:
+    assert {cell.held_out for cell in cells_of("smoke")} == {0.0}
+    assert {cell.held_out for cell in cells_of("smoke", early_stopping=3)} == {0.1}
+    assert {cell.held_out for cell in cells_of("smoke", early_stopping=3, held_out=0.3)} == {0.3}
 
 
 def test_a_scale_for_all_ranks_is_as_the_csv_holds_it() -> None:
@@ -132,6 +144,34 @@ def test_cells_have_the_settings_of_their_table() -> None:
     assert (own.head, own.encoders, own.task_order) == ("conv", 2, "sequential")
     assert own.task_decays == to_text(dict.fromkeys(parts.parts, 0.5))
     assert len({c.cell_id for c in cells}) == 3
+
+
+def test_lengths_are_an_axis_and_auto_is_resolved() -> None:
+    axes = "mode = ['lora']\nrank = [1, 2]\nlayers = ['attn']\nmax_length = [32, 'auto']"
+    grid = gridfile.parse(f"[[cells]]\n{axes}", "grid.toml", "grid")
+    assert grid.has_auto_length
+    resolved = replace(RESOLVED, auto_length=72)
+    found = expand(grid, resolved)
+    assert {(cell.rank, cell.max_length) for cell in found} == {
+        (1, 32), (1, 72), (2, 32), (2, 72),
+    }  # fmt: skip
+    assert len(select(found, parse_selection("max_length=72"))) == 2
+    (whole,) = expand(
+        gridfile.parse("[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']", "", ""),
+        resolved,
+    )
+    (same,) = expand(
+        gridfile.parse("[settings]\nmax_length = 72\n[[cells]]\nmode = ['full']", "", ""), RESOLVED
+    )
+    assert whole == same
+    assert not gridfile.load("full").has_auto_length
+
+
+def test_an_axis_of_lengths_overrides_auto_in_the_settings() -> None:
+    text = "[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']\nmax_length = [16]"
+    grid = gridfile.parse(text, "grid.toml", "grid")
+    assert not grid.has_auto_length
+    assert [cell.max_length for cell in expand(grid, RESOLVED)] == [16]
 
 
 def test_selection_by_batch_size_and_rate() -> None:

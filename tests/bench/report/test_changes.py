@@ -35,8 +35,11 @@ def labels(rows: Iterable[Row]) -> list[str]:
 
 def test_each_setting_is_compared_with_the_hub() -> None:
     rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
+    rows.append(row(0.5, max_length=64))
     by_label = {change.label: change for change in compared(rows)}
-    assert by_label.keys() == {"head conv", "optimizer adamax", "batch size 64"}
+    assert by_label.keys() == {
+        "head conv", "optimizer adamax", "batch size 64", "max length 64",
+    }  # fmt: skip
     change = by_label["head conv"]
     assert (change.usual, change.against.estimate("dev_score").value) == ("linear", 0.5)
     assert change.gaps["score"].value == pytest.approx(0.1)
@@ -53,7 +56,7 @@ def test_each_setting_is_compared_with_the_hub() -> None:
         {"max_train": 500, "data_digest": "cd" * 6},
         {"task": "nyt", "data_digest": "ef" * 6},
         {"init": "random"},
-        {"max_length": 64},
+        {"max_length": 64, "head": "conv"},
         {"held_out": 0.1},
     ],
 )

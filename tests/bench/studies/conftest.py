@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.bench.ensembles import Place
-from tests.components import need
 
 
 @pytest.fixture
@@ -19,11 +18,3 @@ def place(tmp_path: Path) -> Place:
 def printed(capsys: pytest.CaptureFixture[str]) -> Any:
     """A function that returns the JSON that the command printed."""
     return lambda: json.loads(capsys.readouterr().out)
-
-
-@pytest.fixture
-def sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        need(condition=False, why="scikit-learn (install the extra `baselines`)")

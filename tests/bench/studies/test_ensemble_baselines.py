@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.studies.ensemble.baselines import cosine, is_comparison, tfidf, threshold
+from bench.studies.ensemble.baselines import cosine, is_comparison, threshold, with_tfidf
 from minbert.data.metrics import score
 from minbert.data.tasks import Examples, TaskData, find_task, load_task
 
@@ -29,21 +29,19 @@ def data_of(task: str) -> TaskData:
     return TaskData(find_task(task), pairs(task, 300, 0), pairs(task, 100, 1))
 
 
-@pytest.mark.usefixtures("sklearn")
 @pytest.mark.parametrize("task", ["quora", "sts"])
 def test_words_tell_pairs_that_say_the_same(task: str) -> None:
     data = data_of(task)
-    found = tfidf(data)
+    found = with_tfidf(data)
     assert found.shape == (100, data.task.num_outputs)
     reached = score(data.task.metric, found, data.dev.labels)
     assert reached is not None
     assert reached > 0.8
 
 
-@pytest.mark.usefixtures("sklearn")
 def test_words_tell_a_class_better_than_the_majority_does() -> None:
     data = load_task("movies", max_train=2000)
-    found = score("accuracy", tfidf(data), data.dev.labels)
+    found = score("accuracy", with_tfidf(data), data.dev.labels)
     majority = np.bincount(data.dev.labels).max() / len(data.dev)
     assert found is not None
     assert found > majority + 0.03

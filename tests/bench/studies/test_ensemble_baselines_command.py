@@ -68,7 +68,6 @@ def add_real(place: Place, task: str, data: Path, checkpoint: Path, seed: int = 
     return of
 
 
-@pytest.mark.usefixtures("sklearn")
 def test_baselines_of_all_tasks_have_an_overall_score(
     place: Place, data: Path, tiny_checkpoint: Path, printed: Any
 ) -> None:
@@ -96,7 +95,6 @@ def test_baselines_of_all_tasks_have_an_overall_score(
     assert result["overall"]["published"][0]["score"] == 0.788
 
 
-@pytest.mark.usefixtures("sklearn")
 def test_published_scores_are_shown_with_what_they_are_of(
     place: Place, data: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +138,7 @@ def test_a_baseline_of_constants_is_left_out_with_a_note(
     printed: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(baselines, "tfidf", lambda data: np.zeros((len(data.dev), 1)))
+    monkeypatch.setattr(baselines, "with_tfidf", lambda data: np.zeros((len(data.dev), 1)))
     add_real(place, "sts", data, tiny_checkpoint)
     assert place.run("--baselines", "--data", str(data), "--json") == 0
     result = printed()
@@ -148,7 +146,6 @@ def test_a_baseline_of_constants_is_left_out_with_a_note(
     assert result["notes"] == [f"{baselines.TFIDF} left out: a constant has no correlation"]
 
 
-@pytest.mark.usefixtures("sklearn")
 @pytest.mark.parametrize(("task", "label"), [("sst", "3"), ("quora", "1"), ("sts", "3.8")])
 def test_a_baseline_with_one_label_to_learn_is_left_out_with_a_note(
     place: Place, data: Path, tiny_checkpoint: Path, printed: Any, task: str, label: str
@@ -164,7 +161,6 @@ def test_a_baseline_with_one_label_to_learn_is_left_out_with_a_note(
     assert [entry["kind"] for entry in result["baselines"]] == cosines
 
 
-@pytest.mark.usefixtures("sklearn")
 def test_a_baseline_of_words_that_no_text_shares_is_left_out_with_a_note(
     place: Place, data: Path, tiny_checkpoint: Path, printed: Any
 ) -> None:
@@ -180,7 +176,6 @@ def test_a_baseline_of_words_that_no_text_shares_is_left_out_with_a_note(
     assert result["baselines"] == []
 
 
-@pytest.mark.usefixtures("sklearn")
 def test_what_baselines_need_and_is_not_there_is_a_line(
     place: Place, data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -203,7 +198,6 @@ def test_what_baselines_need_and_is_not_there_is_a_line(
     assert message.startswith(f"{checkpoint}: the checkpoint of lora-r8-attn-fp32-s0 is gone")
 
 
-@pytest.mark.usefixtures("sklearn")
 def test_baselines_of_cells_that_learned_all_tasks(
     place: Place, data: Path, tiny_checkpoint: Path, printed: Any
 ) -> None:

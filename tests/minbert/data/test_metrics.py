@@ -44,6 +44,17 @@ def test_what_is_constant() -> None:
     assert not constant(np.array([2.0, np.nan]))
 
 
+def test_micro_f1_agrees_with_scikit_learn() -> None:
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(200, 7)).astype(np.float32)
+    labels = (logits + rng.normal(size=logits.shape) > 0.8).astype(np.int8)
+    expected = f1_score(labels, logits > 0, average="micro")
+    assert score("micro_f1", logits, labels) == pytest.approx(expected)
+    assert score("micro_f1", -np.abs(logits), np.zeros_like(labels)) == 0.0
+
+
 def test_unknown_metric_is_an_error() -> None:
     with pytest.raises(ValueError, match="bleu"):
         score("bleu", np.zeros((1, 1), dtype=np.float32), np.zeros(1))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.training.losses import LOSSES, correlation, loss_name, loss_of, mean_loss
@@ -12,6 +13,7 @@ CLASSES = RNG.integers(0, 2, 30)
 NUMBERS = RNG.normal(size=30)
 ONE = RNG.normal(size=(30, 1))
 TWO = RNG.normal(size=(30, 2))
+MANY = RNG.integers(0, 2, (30, 2))
 
 
 def as_torch(array: np.ndarray) -> torch.Tensor:
@@ -22,6 +24,36 @@ def test_binary_is_cross_entropy_of_two_classes() -> None:
     two = np.concatenate([np.zeros_like(ONE), ONE], axis=1)
     one = loss_of("binary", as_torch(ONE), as_torch(CLASSES))
     torch.testing.assert_close(one, loss_of("cross-entropy", as_torch(two), as_torch(CLASSES)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("weights", [None, (0.3, 2.5)])
+def test_weights_and_smoothing_are_those_of_torch(
+    smoothing: float, weights: tuple[float, ...] | None
+) -> None:
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    reference = nn.CrossEntropyLoss(weight=weight, label_smoothing=smoothing)
+    given = {"class_weights": weight, "label_smoothing": smoothing}
+    two = as_torch(TWO).requires_grad_()
+    loss = loss_of("cross-entropy", two, as_torch(CLASSES), **given)
+    torch.testing.assert_close(loss, reference(two, as_torch(CLASSES)), rtol=0, atol=0)
+    both = np.concatenate([np.zeros_like(ONE), ONE], axis=1)
+    one = loss_of("binary", as_torch(ONE), as_torch(CLASSES), **given)
+    torch.testing.assert_close(one, reference(as_torch(both), as_torch(CLASSES)))
+
+
+def test_several_labels_have_the_mean_over_examples_and_classes() -> None:
+    expected = nn.BCEWithLogitsLoss()(as_torch(TWO), as_torch(MANY.astype(np.float64)))
+    assert loss_of("multi-label", as_torch(TWO), as_torch(MANY)).item() == expected.item()
+    by_class = [mean_loss("binary", TWO[:, [n]], MANY[:, n]) for n in range(2)]
+    assert mean_loss("multi-label", TWO, MANY) == pytest.approx(np.mean(by_class))
+
+
+def test_weights_and_smoothing_leave_other_losses_alone() -> None:
+    given = {"class_weights": torch.tensor([0.3, 2.5]), "label_smoothing": 0.5}
+    for loss, logits, labels in (("mse", ONE, NUMBERS), ("multi-label", TWO, MANY)):
+        expected = loss_of(loss, as_torch(logits), as_torch(labels))
+        assert torch.equal(loss_of(loss, as_torch(logits), as_torch(labels), **given), expected)
 
 
 def test_pearson_is_one_less_numpys() -> None:
@@ -100,14 +132,15 @@ def test_losses_agree_with_torch() -> None:
 
 def test_a_task_has_its_loss() -> None:
     assert loss_name("classification") == loss_name("classification", "pearson") == "cross-entropy"
+    assert loss_name("multi_label") == "multi-label"
     assert loss_name("regression") == "mse"
     assert loss_name("regression", "pearson") == "pearson"
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_mean_over_a_set_is_that_of_a_batch(loss: str) -> None:
-    logits = TWO if loss == "cross-entropy" else ONE
-    labels = NUMBERS if loss in ("mse", "pearson") else CLASSES
+    logits = TWO if loss in ("cross-entropy", "multi-label") else ONE
+    labels = NUMBERS if loss in ("mse", "pearson") else MANY if loss == "multi-label" else CLASSES
     expected = float(loss_of(loss, as_torch(logits), as_torch(labels)))
     assert mean_loss(loss, logits.astype(np.float32), labels) == pytest.approx(expected, rel=1e-6)
 

@@ -1,0 +1,115 @@
+"""What is in a data set: its classes, duplicates, leaks from dev, conflicting labels, lengths and
+encoding errors.
+
+Example: python -m bench.data train.csv
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from bench.common.command import run_command
+from bench.common.progress import progress_bar
+from bench.examples.checks import Progress
+from bench.examples.options import PATH, merged, with_details
+from bench.examples.own import find_source
+from bench.launch.checks import check_reports
+from bench.plan.gridfile import Settings
+from bench.plan.models import find_model
+from bench.references.facts import FACT_STEPS, find_facts
+from bench.results.facts import DataFacts
+from minbert.data.tasks import TaskData, load_task
+
+_PAGES: Final = "data"
+"""Name of the pages and of the folder of their figures."""
+_SLOW: Final = 5000
+"""Examples above which checks take seconds, and progress is shown."""
+_EPILOG: Final = """\b
+Examples:
+  python -m bench.data
+  python -m bench.data train.csv --label topic --reports reports/
+  python -m bench.data --task quora path/to/folder --model path/to/checkpoint --json
+"""
+
+
+@click.command("python -m bench.data", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.argument("path", required=False, metavar=f"[{PATH}]")
+@with_details
+@click.option(
+    "--task",
+    help="The task: an embedded one (movies by default), that of the files in a folder, or a name "
+    "for data of your own.",
+)
+@click.option(
+    "--model",
+    default=Settings().model,
+    show_default=True,
+    help="The encoder whose tokens are counted: minilm, a checkpoint's folder, or a name on the "
+    "Hugging Face hub.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--reports",
+    type=click.Path(path_type=Path),
+    help=f"Write {_PAGES}.md and {_PAGES}.html to this folder.",
+)
+def command(
+    data: dict[str, Any], task: str | None, model: str, as_json: bool, reports: Path | None
+) -> int:
+    if reports is not None:
+        check_reports(reports, _PAGES)
+    source = find_source(task, merged(None, data))
+    examples = load_task(source.task, source.folder)
+    facts = _facts(examples, source.files, model)
+
+    from bench.report.data import sentences, tables
+    from bench.report.show import print_tables
+
+    if as_json:
+        click.echo(facts.model_dump_json(indent=2))
+    else:
+        notes = [f"note: {note}" for note in (*source.notes, *examples.notes, *examples.problems)]
+        print_tables(tables(facts), [*sentences(facts), *notes])
+    if reports is not None:
+        from bench.data.page import write_page
+
+        words = ["python", "-m", "bench.data", *sys.argv[1:]]
+        notes = [*source.notes, *examples.notes, *examples.problems]
+        sys.stderr.write(
+            f"report: {write_page(reports, _PAGES, facts, notes, shlex.join(words))}\n"
+        )
+    return 0
+
+
+def _facts(data: TaskData, source: str, model: str) -> DataFacts:
+    """The facts on a task's examples, in tokens of a model; progress is shown if it takes long.
+
+    Args:
+        source: as in `DataFacts`.
+        model: the name of a model on a command line.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    encoder = find_model(model, "pretrained", "auto")
+    longest = encoder.config.max_position_embeddings
+    with _progress(len(data.train) + len(data.dev)) as show:
+        return find_facts(data, source, encoder.tokenizer, longest, show)
+
+
+@contextmanager
+def _progress(examples: int) -> Iterator[Progress]:
+    if examples < _SLOW:
+        yield lambda _number, _name: None
+        return
+    with progress_bar(FACT_STEPS) as show:
+        yield show
+
+
+if __name__ == "__main__":
+    run_command(command)

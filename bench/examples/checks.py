@@ -1,0 +1,305 @@
+"""What people check by hand in data: duplicates, leaks, conflicting labels, lengths, encoding.
+
+Examples are compared by 64-bit digests of their normalised texts, in numpy: a million of them take
+tens of megabytes.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.examples.lengths import auto_max_length, share_cut
+from bench.examples.near import DEV, TRAIN, near_duplicates
+from bench.plan.findings import CONTROL, Checks, Finding, Lengths
+from minbert.data.tasks import Examples, TaskData
+from minbert.data.tasks.splitting import normalised
+
+SAMPLE: Final = 20_000
+"""Most distinct texts among which near duplicates are searched; up to half of them are of dev."""
+STEPS: Final = ("duplicates", "near duplicates", "labels and characters", "lengths")
+SHOWN: Final = 5
+"""Examples that are shown of a finding."""
+_LONGEST: Final = 100
+"""Characters of a text that are shown."""
+_PERCENTILES: Final = (50, 90, 95, 99, 100)
+_BINS: Final = 40
+_MOST_LABELS: Final = 4
+
+_CONTINUED: Final = "\u0080-\u00bfŒœŠšŸŽžƒˆ˜‚„†‡•‰‹›€™"
+"""The second byte of a character of UTF-8, as Latin-1 and Windows-1252 read it. Without quotation
+marks, dashes and the ellipsis, which may also follow a capital letter at the end of a word."""
+PROBLEMS: Final = {
+    "replacement characters": re.compile("\ufffd"),
+    "UTF-8 read as Latin-1": re.compile(
+        f"[ÂÃ](?![«»])[{_CONTINUED}]|(?:[Â-ÅÎ-Ñ][{_CONTINUED}]){{2}}"
+        "|â[€\u0080][\u0080-\u00bf™œ˜“”†‡‰‹›]|ð[Ÿ\u009f]|ï»¿"
+    ),
+    CONTROL: re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
+    "lone surrogates": re.compile("[\ud800-\udfff]"),
+}
+"""Signs of text that was decoded wrongly, by kind."""
+
+Keys = NDArray[np.uint64]
+Progress = Callable[[int, str], None]
+
+
+def check(
+    data: TaskData,
+    tokens: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    longest: int = 512,
+    progress: Progress = lambda _number, _name: None,
+) -> Checks:
+    """What is wrong or unusual with the training and dev examples of a task.
+
+    Args:
+        tokens: `bench.examples.lengths.token_lengths` of the training and the dev examples; None
+            without a model.
+        longest: the model's positions.
+        progress: called as each of `STEPS` begins, with its number and name.
+    """
+    train, dev = data.train, data.dev
+    progress(0, STEPS[0])
+    keys = _keys(train), _keys(dev)
+    duplicates, exact = _duplicates(data, *keys), _leaks(data, *keys)
+    progress(1, STEPS[1])
+    sample = _Sample(data, *keys)
+    progress(2, STEPS[2])
+    conflicts = _conflicts(data, np.concatenate(keys))
+    encoding = {
+        name: finding
+        for name, pattern in PROBLEMS.items()
+        if (finding := _where(data, partial(_has, pattern))).total
+    }
+    empty = _where(data, lambda text: not text.strip())
+    progress(3, STEPS[3])
+    lengths = [_lengths("characters", *(_counted(len, side) for side in (train, dev)))]
+    lengths.append(_lengths("words", *(_counted(_words, side) for side in (train, dev))))
+    chosen = None
+    if tokens is not None:
+        lengths.append(_lengths("tokens", *tokens))
+        chosen = auto_max_length(tokens[0], longest)
+    return Checks(
+        duplicates=duplicates,
+        leaks=exact,
+        near_duplicates=sample.near_duplicates(),
+        near_leaks=sample.near_leaks(),
+        compared=sample.near.compared,
+        distinct=sample.distinct,
+        conflicts=conflicts,
+        empty=empty,
+        encoding=encoding,
+        lengths=tuple(lengths),
+        max_length=chosen,
+        tokens_cut=None if tokens is None or chosen is None else share_cut(tokens[0], chosen),
+    )
+
+
+def leaks(data: TaskData) -> NDArray[np.int64]:
+    """Indices of the training examples that are in dev too, in order.
+
+    These are all whose normalised text (of pairs, both texts) is that of a dev example, and all
+    whose normalised text is a near duplicate of one. Near duplicates are searched among at most
+    `SAMPLE` distinct texts, chosen by digest, so in larger data some remain.
+    """
+    keys = _keys(data.train), _keys(data.dev)
+    sample = _Sample(data, *keys)
+    return np.flatnonzero(np.isin(keys[0], np.concatenate([keys[1], sample.leaked_keys()])))
+
+
+def _keys(examples: Examples) -> Keys:
+    """A digest of the normalised text of each example, or of both texts; [N]."""
+    digests = (blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+               for key in map(_key, *_columns(examples)))  # fmt: skip
+    return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def _key(*texts: str) -> str:
+    return "\0".join(map(normalised, texts))
+
+
+def _columns(examples: Examples) -> tuple[tuple[str, ...], ...]:
+    if examples.text_b is None:
+        return (examples.text_a,)
+    return examples.text_a, examples.text_b
+
+
+def _texts(examples: Examples, index: int) -> tuple[str, ...]:
+    """The text of an example, or both texts."""
+    return tuple(column[index] for column in _columns(examples))
+
+
+def shown(*texts: str) -> str:
+    """Texts on one line, shortened, with escapes for characters that are invisible."""
+    room = _LONGEST // len(texts)
+    lines = [" ".join(text[: 2 * room].split()) or "(empty)" for text in texts]
+    lines = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
+    return " / ".join(f"{line[: room - 1]}…" if len(line) > room else line for line in lines)
+
+
+def _duplicates(data: TaskData, train: Keys, dev: Keys) -> Finding:
+    numbers, lines = [], []
+    for side, examples, keys in (("train", data.train, train), ("dev", data.dev, dev)):
+        _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+        numbers.append(len(keys) - len(first))
+        order = np.lexsort((first, -counts))[:SHOWN]
+        lines += [
+            f"{counts[at]} times in {side}: {shown(*_texts(examples, int(first[at])))}"
+            for at in order
+            if counts[at] > 1
+        ]
+    return Finding(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
+
+
+def _leaks(data: TaskData, train: Keys, dev: Keys) -> Finding:
+    leaked = np.flatnonzero(np.isin(train, dev))
+    _, first = np.unique(train[leaked], return_index=True)
+    lines = [shown(*_texts(data.train, int(leaked[at]))) for at in np.sort(first)[:SHOWN]]
+    return Finding(
+        train=len(leaked), dev=int(np.isin(dev, train[leaked]).sum()), shown=tuple(lines)
+    )
+
+
+class _Sample:
+    """Near duplicates among the distinct texts of a task; of many, among a sample by digest.
+
+    Attributes:
+        distinct: the number of distinct texts.
+        near: the near duplicates among those of the sample.
+    """
+
+    def __init__(self, data: TaskData, train: Keys, dev: Keys) -> None:
+        self._data = data
+        sides = [np.unique(keys, return_index=True) for keys in (train, dev)]
+        self.distinct = len(np.union1d(train, dev))
+        of_dev = sides[1][0][: max(SAMPLE // 2, SAMPLE - len(sides[0][0]))]
+        of_train = sides[0][0][: SAMPLE - len(of_dev)]
+        self._keys = np.union1d(of_train, of_dev)  # sorted, which is an order at random
+        self._places: list[tuple[Examples, int]] = []
+        for key in self._keys:
+            for (keys, first), examples in zip(sides, (data.train, data.dev), strict=True):
+                at = int(np.searchsorted(keys, key))
+                if at < len(keys) and keys[at] == key:
+                    self._places.append((examples, int(first[at])))
+                    break
+        texts = [_key(*_texts(*place)) for place in self._places]
+        on_side = np.stack([np.isin(self._keys, keys) for keys in (train, dev)])
+        self.near = near_duplicates(texts, on_side)
+
+    def near_duplicates(self) -> Finding:
+        """The texts with a near duplicate on their side."""
+        return self._finding((TRAIN, TRAIN), (DEV, DEV))
+
+    def near_leaks(self) -> Finding:
+        """The texts with a near duplicate on the other side."""
+        return self._finding((TRAIN, DEV), (DEV, TRAIN))
+
+    def leaked_keys(self) -> Keys:
+        """The keys of the training texts with a near duplicate in dev."""
+        return self._keys[[*self.near.pairs[TRAIN, DEV]]]
+
+    def _finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
+        train, dev = self.near.pairs[of_train], self.near.pairs[of_dev]
+        pairs = dict.fromkeys(frozenset(pair) for pair in (*train.items(), *dev.items()))
+        lines = [
+            " ≈ ".join(shown(*_texts(*self._places[at])) for at in sorted(pair))
+            for pair in [*pairs][:SHOWN]
+        ]
+        return Finding(train=len(train), dev=len(dev), shown=tuple(lines))
+
+
+def _conflicts(data: TaskData, keys: Keys) -> Finding:
+    codes = _codes(np.concatenate([data.train.labels, data.dev.labels]))
+    order = np.lexsort((codes, keys))
+    sorted_keys, sorted_codes = keys[order], codes[order]
+    starts = np.flatnonzero(np.diff(sorted_keys, prepend=~sorted_keys[:1]))
+    ends = np.append(starts[1:], len(keys))
+    groups = np.flatnonzero(sorted_codes[starts] != sorted_codes[ends - 1])
+    sizes = (ends - starts)[groups]
+    members = [order[starts[at] : ends[at]] for at in groups[np.argsort(-sizes, kind="stable")]]
+    count = len(data.train)
+    in_train = sum(int((group < count).sum()) for group in members)
+    lines = []
+    for group in members[:SHOWN]:
+        places = [
+            (data.train, int(at)) if at < count else (data.dev, int(at) - count) for at in group
+        ]
+        labels = list(dict.fromkeys(_label(data, *place) for place in places))
+        more = ", …" if len(labels) > _MOST_LABELS else ""
+        lines.append(f"{', '.join(labels[:_MOST_LABELS])}{more}: {shown(*_texts(*places[0]))}")
+    return Finding(train=in_train, dev=int(sizes.sum()) - in_train, shown=tuple(lines))
+
+
+def _codes(labels: NDArray[Any]) -> NDArray[Any]:
+    """A number for each label, equal for equal labels; of several labels, a digest of them; [N]."""
+    if labels.ndim == 1:
+        return labels
+    factors = np.random.default_rng(0).integers(0, 2**63, labels.shape[1], dtype=np.uint64)
+    return np.asarray(labels.astype(np.uint64) @ factors)
+
+
+def _label(data: TaskData, examples: Examples, index: int) -> str:
+    """The label of an example as people read it."""
+    label = examples.labels[index]
+    if np.ndim(label):
+        names = [data.task.classes[at] for at in np.flatnonzero(label)]
+        return shown("+".join(names) or "none")
+    return shown(data.task.classes[int(label)]) if data.task.classes else f"{label:g}"
+
+
+def _has(pattern: re.Pattern[str], text: str) -> bool:
+    plain = text.isascii() and text.isprintable()
+    return not plain and pattern.search(text) is not None
+
+
+def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
+    """The examples of which any text is bad."""
+    numbers, lines = [], []
+    for examples in (data.train, data.dev):
+        bad = _any(is_bad, _columns(examples))
+        numbers.append(len(bad))
+        lines += [shown(*_texts(examples, int(at))) for at in bad[:SHOWN]]
+    return Finding(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
+
+
+def _any(is_bad: Callable[[str], bool], columns: Iterable[Sequence[str]]) -> NDArray[np.int64]:
+    """Indices at which any column has a bad text."""
+    bad = [
+        np.fromiter(map(is_bad, column), dtype=np.bool_, count=len(column)) for column in columns
+    ]
+    return np.flatnonzero(np.logical_or.reduce(bad))
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _counted(count: Callable[[str], int], examples: Examples) -> NDArray[np.int64]:
+    """A count over the texts of each example; [N]."""
+    total = np.zeros(len(examples), dtype=np.int64)
+    for column in _columns(examples):
+        total += np.fromiter(map(count, column), dtype=np.int64, count=len(column))
+    return total
+
+
+def _lengths(unit: Any, train: NDArray[np.int64], dev: NDArray[np.int64]) -> Lengths:
+    end = int(np.percentile(train, 99.5, method="higher")) + 1
+    step = max(1, -(-end // _BINS))
+    bins = np.bincount(np.minimum(train // step, (end - 1) // step))
+    return Lengths(
+        unit=unit,
+        train=_percentiles(train),
+        dev=_percentiles(dev),
+        step=step,
+        counts=tuple(bins.tolist()),
+    )
+
+
+def _percentiles(lengths: NDArray[np.int64]) -> dict[str, int]:
+    """Percentiles of lengths, each the length of an example; by their names."""
+    values = np.percentile(lengths, _PERCENTILES, method="higher")
+    return {str(name): int(value) for name, value in zip(_PERCENTILES, values, strict=True)}

@@ -1,0 +1,90 @@
+"""The command-line flags that describe data of one's own, shared by the commands that read it."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Final
+
+import click
+
+from bench.plan.dataset import DataSpec, Problem
+
+_PROBLEMS: Final = Problem.__args__  # type: ignore[attr-defined]
+PATH: Final = "FILE|DIR|hub:NAME"
+_HELP: Final = (
+    "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the Hugging Face "
+    "hub."
+)
+_FLAGS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
+    ("--data-config", "config", {"metavar": "NAME", "help": "Configuration of a set on the hub."}),
+    ("--text", "text", {"metavar": "COLUMN", "help": "The column of the text."}),
+    ("--text-pair", "text_pair", {"metavar": "COLUMN", "help": "The column of a second text."}),
+    ("--label", "label", {"metavar": "COLUMN", "help": "The column of the label."}),
+    (
+        "--problem",
+        "problem",
+        {"type": click.Choice(_PROBLEMS), "help": "What is learned; inferred where clear."},
+    ),
+    (
+        "--classes",
+        "classes",
+        {"metavar": "A,B,…", "help": "The classes in their order, separated by commas."},
+    ),
+    (
+        "--group",
+        "group",
+        {"metavar": "COLUMN", "help": "Keep examples of equal value together when splitting."},
+    ),
+    (
+        "--validation",
+        "validation",
+        {"metavar": "FILE", "help": "The dev examples; without it a tenth of the data."},
+    ),
+    (
+        "--test",
+        "test",
+        {"metavar": "FILE", "help": "Examples that only `bench.report --final` reads."},
+    ),
+    (
+        "--drop-leaks",
+        "drop_leaks",
+        {"is_flag": True, "help": "Drop training examples whose text is in dev, too."},
+    ),
+)
+
+
+def with_data(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command `--data` and `with_details`."""
+    return click.option("--data", "path", metavar=PATH, help=_HELP)(with_details(function))
+
+
+def with_details(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the flags on data, and `path` as an option or argument of its own; it gets
+    those given as the argument `data`, a dict."""
+
+    @wraps(function)
+    def command(**values: Any) -> int:
+        given = {name: values.pop(name) for name in ("path", *(name for _, name, _ in _FLAGS))}
+        if given["classes"] is not None:
+            given["classes"] = tuple(given["classes"].split(","))
+        data = {name: value for name, value in given.items() if value not in (None, False)}
+        return function(data=data, **values)
+
+    for flag, name, details in reversed(_FLAGS):
+        command = click.option(flag, name, **details)(command)
+    return command
+
+
+def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:
+    """A grid file's description of data with the flags that were given; None: neither.
+
+    Raises:
+        click.UsageError: for flags without data that they describe.
+    """
+    if not given:
+        return spec
+    if spec is None and "path" not in given:
+        flag = next(flag for flag, name, _ in _FLAGS if name in given)
+        raise click.UsageError(f"{flag} describes data: give it with --data")
+    if spec is not None and "path" in given:
+        spec = None  # other data: what the file says of its own does not fit
+    return DataSpec.model_validate({**(spec.model_dump() if spec else {}), **given})

@@ -1,0 +1,212 @@
+"""From `--data` to examples that workers can read: recognised, read, split, and prepared once.
+
+A validation share is split off by digest of the texts, or of the groups, so it is the same for
+every cell and on every machine.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+
+from bench.common.errors import InputError
+from bench.examples.reading import course_tasks, read
+from bench.plan.dataset import DataSpec
+from bench.plan.gridfile import DEFAULT_TASK
+from minbert.assets.cache import cache_folder
+from minbert.data.tasks import TASKS, Examples, Task, TaskData
+from minbert.data.tasks.prepared import Prepared, read_prepared, write
+from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
+from minbert.files import is_file, is_folder
+
+DEV_PARTS: Final = 10
+"""Without a validation file one part of so many becomes the dev examples."""
+_MOST_FOLDERS: Final = 16
+"""Most sets of prepared examples in the cache; the one used longest ago is removed first."""
+_GENERIC: Final = {"train", "training", "data", "dataset", "all", "examples"}
+"""Names of files that say nothing about their content: their folder's name is taken."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The origin of a run's examples.
+
+    Attributes:
+        task: name of the task.
+        folder: of the task's files, or of the prepared examples; None for an embedded task.
+        files: names of the files as the user gave them, without folders.
+        notes: what was inferred and left out, a line each.
+    """
+
+    task: str
+    folder: Path | None
+    files: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def find_source(task: str | None, spec: DataSpec | None) -> Source:
+    """The examples that a task's name and a description of data stand for.
+
+    Raises:
+        InputError: for data that can't be read or used, or a task that does not fit it.
+    """
+    if spec is None:
+        return Source(task or DEFAULT_TASK, None)
+    if (course := _course_task(task, spec)) is not None:
+        return Source(course, Path(spec.path), Path(spec.path).name)
+    return _prepare(_name_of(task, spec), spec)
+
+
+def _course_task(task: str | None, spec: DataSpec) -> str | None:
+    """The task whose files, in the format of the course, a folder has; None: it has none.
+
+    Raises:
+        InputError: if it has those of several and none of them is named.
+    """
+    if task in TASKS:
+        if spec.is_on_hub or is_file(spec.path):
+            raise InputError(
+                f"--task {task} is a task that this tool knows, and --data {spec.path} is not its "
+                "folder; leave --task out, or give the data a name of its own with it"
+            )
+        return task  # its files are looked for when they are read
+    if spec.is_on_hub or not is_folder(spec.path):
+        return None
+    names = course_tasks(Path(spec.path))
+    if not names or spec.text or spec.label:
+        return None
+    if len(names) > 1:
+        raise InputError(
+            f"--data {spec.path}: has the files of {', '.join(names)}; choose one with --task"
+        )
+    return names[0]
+
+
+def _name_of(task: str | None, spec: DataSpec) -> str:
+    """The name of a task on data of one's own: as given, or that of its file or folder."""
+    if task is not None:
+        return task
+    if spec.is_on_hub:
+        base = spec.path.partition(":")[2].partition("@")[0].rpartition("/")[2]
+        name = f"{base}-{spec.config}" if spec.config else base
+    else:
+        path = Path(spec.path).absolute()
+        name = path.name.partition(".")[0] if path.suffix else path.name
+        if name.lower() in _GENERIC:
+            name = path.parent.name or name
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
+    return f"{name}-data" if name in TASKS else name
+
+
+def _prepare(name: str, spec: DataSpec) -> Source:
+    """Read, split and store the examples that a description stands for."""
+    with _working(f"reading {spec.path}"):
+        found = read(spec)
+        task = Task(name, "", found.classes, multi_label=found.problem == "multi_label")
+        train, notes = _grouped(found.examples, found.groups), [*found.notes]
+        if found.validation is None:
+            train, dev = _split(train, task)
+            notes.append(
+                f"no validation file: {len(dev):,} of {len(train) + len(dev):,} examples, chosen "
+                "by digest, are the dev examples"
+            )
+        else:
+            dev = _grouped(found.validation, found.validation_groups)
+        if spec.drop_leaks:
+            train, dropped = _without_leaks(TaskData(task, train, dev))
+            notes.append(f"--drop-leaks: {dropped:,} training examples dropped")
+        data = TaskData(task, train, dev)
+        prepared = Prepared(
+            name,
+            found.problem,
+            found.classes,
+            data.digest,
+            found.spec.inside(Path.cwd()).model_dump(mode="json", exclude_defaults=True),
+            tuple(notes),
+        )
+        folder = write(cache_folder() / "data", prepared, data)
+    _make_room(folder)
+    return Source(name, folder, _files_of(spec), tuple(notes))
+
+
+@contextmanager
+def _working(text: str) -> Iterator[None]:
+    """A spinner on a terminal while examples are read."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield
+
+
+def _grouped(examples: Examples, groups: tuple[str, ...] | None) -> Examples:
+    return Examples(examples.text_a, examples.text_b, examples.labels, groups)
+
+
+def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
+    """Split off the dev examples: strata in equal shares, groups and equal texts together.
+
+    A class whose only examples would be dev examples stays in training.
+
+    Raises:
+        InputError: if too few examples, or groups, are there.
+    """
+    texts = [normalised(text) for text in examples.texts()]
+    keys = texts if examples.groups is None else joined(examples.groups, texts)
+    is_dev = stratified(keys, strata_of(examples.labels, task.kind), DEV_PARTS) == 0
+    if task.kind == "classification":
+        only_dev = np.setdiff1d(examples.labels[is_dev], examples.labels[~is_dev])
+        back = {keys[index] for index in np.flatnonzero(np.isin(examples.labels, only_dev))}
+        if back:
+            is_dev &= np.array([key not in back for key in keys])
+    if not is_dev.any() or is_dev.all():
+        raise InputError(
+            f"{len(examples):,} examples in {len(set(keys)):,} groups or distinct texts are too "
+            "few to split dev examples off; give more, or --validation FILE"
+        )
+    return (
+        examples.taken(np.flatnonzero(~is_dev).tolist()),
+        examples.taken(np.flatnonzero(is_dev).tolist()),
+    )
+
+
+def _without_leaks(data: TaskData) -> tuple[Examples, int]:
+    """The training examples without those whose text is in dev, and the number of the latter."""
+    from bench.examples.checks import leaks
+
+    leaked = set(leaks(data))
+    kept = [index for index in range(len(data.train)) if index not in leaked]
+    if not kept:
+        raise InputError("--drop-leaks: the text of every training example is in dev, too")
+    return data.train.taken(kept), len(leaked)
+
+
+def _files_of(spec: DataSpec) -> str:
+    if spec.is_on_hub:
+        return spec.path + (f" ({spec.config})" if spec.config else "")
+    return ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
+
+
+def _make_room(kept: Path) -> None:
+    """Remove the folders of prepared examples above `_MOST_FOLDERS`."""
+    others: list[tuple[float, Path]] = []
+    for folder in kept.parent.iterdir():
+        with suppress(OSError):
+            if folder != kept:
+                others.append((folder.stat().st_mtime, folder))
+    for _, folder in sorted(others)[: max(0, len(others) - _MOST_FOLDERS + 1)]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def prepared_source(folder: Path) -> Source:
+    """The source of examples that were prepared before."""
+    prepared = read_prepared(folder)
+    spec = DataSpec.model_validate(prepared.spec)
+    return Source(prepared.name, folder, _files_of(spec), prepared.notes)

@@ -1,0 +1,1 @@
+"""Reference points: what simple methods score on the same examples, computed before cells run."""

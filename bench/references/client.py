@@ -1,0 +1,135 @@
+"""Finds reference points by a process of its own, and keeps them with the facts of the data."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import DiskFullError, StoppedError
+from bench.common.files import write_atomically
+from bench.launch.runner import run_worker
+from bench.launch.signals import Signals
+from bench.machine.environment import worker_environment
+from bench.plan import job as jobs
+from bench.plan.cell import CANDIDATE, Cell
+from bench.plan.job import Job
+from bench.plan.metrics import DEFAULTS
+from bench.results.facts import REFERENCES, DataFacts, Reference, keep_facts
+
+OUTPUT: Final = "references.json"
+"""The file of the reference points in the folder of the process."""
+LONGEST_S: Final = 300.0
+"""Seconds after which the process is ended."""
+
+
+def find_references(
+    runs: Path,
+    data_digest: str,
+    facts: DataFacts,
+    planned: Sequence[Job],
+    *,
+    gpu: str,
+    timeout_s: float | None,
+    on_progress: Callable[[dict[str, Any]], None],
+    signals: Signals,
+) -> Iterator[str]:
+    """Find the reference points that are missing for some cells, and keep them with their facts.
+
+    Those that fail are left out. Nothing is started where none is missing.
+
+    Args:
+        runs: the CSV of the cells.
+        data_digest, facts: of their examples.
+        planned: the jobs of the cells that will run; tries of a search for learning rates, which
+            are scored on other examples, have no reference points.
+        gpu: the UUID of the one GPU that the process sees; empty: none.
+        timeout_s: the user's limit for a cell, which applies if it is below `LONGEST_S`.
+
+    Yields:
+        Notes: the scores that were found, and why some are missing.
+
+    Raises:
+        StoppedError: if the user stops it.
+        DiskFullError: if the facts can't be written.
+    """
+    longest_s = LONGEST_S if timeout_s is None else min(timeout_s, LONGEST_S)
+    distinct = {
+        (job.cell.pooling, job.cell.max_length, facts.trained_on(job.cell)): job
+        for job in planned
+        if job.cell.learning_rate_source != CANDIDATE
+    }
+    for job in distinct.values():
+        names = lacking(facts, job.cell)
+        if not names:
+            continue
+        env = worker_environment(os.environ, job.threads, gpu, tuned=False)
+        count = facts.trained_on(job.cell)
+        found, why = _run(job, names, count, env, longest_s, on_progress, signals)
+        if found:
+            facts = facts.model_copy(update={"references": (*facts.references, *found)})
+            keep_facts(runs, [(data_digest, facts)])
+            yield f"reference points: {_scores(found, DEFAULTS[facts.problem])}"
+        if why:
+            missing = [name for name in names if name not in {each.name for each in found}]
+            yield f"reference points {', '.join(missing)} left out: {why}"
+
+
+def lacking(facts: DataFacts, cell: Cell) -> list[str]:
+    """Names of the reference points that are missing for a cell; none for random weights, which
+    learn nothing."""
+    if cell.init != "pretrained":
+        return []
+    known = {reference.name for reference in facts.references_for(cell)}
+    return [name for name in REFERENCES if name not in known]
+
+
+def _run(
+    job: Job,
+    names: Sequence[str],
+    count: int,
+    env: dict[str, str],
+    longest_s: float,
+    on_progress: Callable[[dict[str, Any]], None],
+    signals: Signals,
+) -> tuple[list[Reference], str]:
+    """The reference points that a process found, and why some are missing; empty if none are."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="minbert-bench-") as place:
+            folder = Path(place)
+            write_atomically(folder / jobs.FILE, job.to_json().encode())
+            module = "bench.references.process"
+            outcome = run_worker(
+                folder,
+                [sys.executable, "-m", module, str(folder), str(count), *names],
+                env=env,
+                timeout_s=longest_s,
+                on_progress=on_progress,
+                signals=signals,
+            )
+            found = _read(folder / OUTPUT)
+    except (OSError, DiskFullError) as error:
+        return [], str(error)
+    if outcome.status == "interrupted":
+        raise StoppedError
+    return found, "" if outcome.status == "ok" else f"{outcome.status} ({outcome.message})"
+
+
+def _read(path: Path) -> list[Reference]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return [Reference.model_validate(each) for each in values]
+
+
+def _scores(found: Sequence[Reference], metric: str) -> str:
+    """Scores for a note, such as `majority 0.285, tf-idf 0.412`."""
+    parts = []
+    for reference in found:
+        score = reference.scores.get(metric)
+        shown = "not defined" if score is None else f"{score[0]:.3f}"
+        parts.append(f"{reference.name} {shown if reference.scores else reference.about}")
+    return f"{metric} of {', '.join(parts)}"

@@ -1,0 +1,41 @@
+"""The facts on a set of examples, as far as they need no training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from bench.examples.checks import STEPS, check
+from bench.examples.lengths import token_lengths
+from bench.results.facts import DataFacts, facts_of
+from minbert.data.tasks import TaskData
+from minbert.data.tokenizer import Tokenizer
+
+TOKENISING: Final = "tokens"
+FACT_STEPS: Final = 1 + len(STEPS)
+"""The number of steps of `find_facts`."""
+
+
+def find_facts(
+    data: TaskData,
+    source: str,
+    tokenizer: Path,
+    longest: int,
+    show: Callable[[int, str], None] = lambda _number, _name: None,
+) -> DataFacts:
+    """The facts on a task's examples, in tokens of a model.
+
+    Args:
+        source: as in `DataFacts`.
+        tokenizer: the folder with the vocabulary.
+        longest: the model's positions.
+        show: called as each step begins, with its number and name.
+
+    Raises:
+        InputError: of `minbert`, for a vocabulary that can't be used.
+    """
+    encoder = Tokenizer.from_folder(tokenizer)
+    show(0, TOKENISING)
+    tokens = token_lengths(data.train, encoder), token_lengths(data.dev, encoder)
+    return facts_of(
+        data, source, check(data, tokens, longest, lambda number, name: show(number + 1, name))
+    )

@@ -1,0 +1,184 @@
+"""Predictions of simple methods: the majority, and linear models on TF-IDF or on embeddings.
+
+Predictions are [N, C]: for classes a score of each, of which the highest is predicted; for several
+labels a score of each, predicted if it is above 0; for numbers [N, 1]. scikit-learn is imported on
+first use.
+"""
+
+import warnings
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.results.facts import FROZEN, TFIDF
+from minbert.data.metrics import constant
+from minbert.data.tasks import Examples, Task
+from minbert.data.tasks.splitting import smallest
+
+Floats = NDArray[np.float64]
+
+HELD_OUT: Final = 0.2
+"""The share of the training examples on which the strength of regularisation is chosen."""
+STRENGTHS: Final = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
+"""Values of C, which are tried; alpha of ridge regression is 1 / C."""
+_HALF: Final = 0.5
+_LEAST: Final = 1e-12
+_DEFAULT: Final = 1.0
+_ITERATIONS: Final = 200
+_LARGEST: Final = 2**27
+"""Most weights of a model, 1 GiB: outputs times features."""
+
+
+def predict(
+    name: str,
+    task: Task,
+    train: Examples,
+    dev: Examples,
+    embeddings: tuple[Floats, Floats] | None = None,
+) -> tuple[Floats, str]:
+    """Predictions [N, C] of a reference point on dev, and a line on how they were made.
+
+    Args:
+        name: one of `bench.results.facts.REFERENCES`.
+        embeddings: for `frozen`, those of `train` and of `dev`, [N, H] each.
+
+    Raises:
+        ValueError: if there is nothing to learn from; the message says why.
+    """
+    if name == TFIDF:
+        predictions, method = tfidf(task, train, dev)
+        return predictions, f"TF-IDF of words and pairs of words, {method}"
+    if name == FROZEN and embeddings is not None:
+        predictions, method = frozen(task, train, *embeddings)
+        return predictions, f"embeddings of the frozen encoder, {method}"
+    predicted = {
+        "classification": "the most frequent class of the training examples",
+        "multi_label": "the labels of more than half of the training examples",
+        "regression": "the mean of the training labels",
+    }
+    return majority(task, train, len(dev)), predicted[task.kind]
+
+
+def majority(task: Task, train: Examples, count: int) -> Floats:
+    """The same prediction for `count` examples: the most frequent class, of several the first; the
+    labels that more than half of the training examples have; or the mean of the numbers."""
+    labels = train.labels
+    if task.kind == "classification":
+        row = np.bincount(labels.astype(np.int64), minlength=task.num_outputs) / len(labels)
+    else:
+        row = np.atleast_1d(labels.mean(axis=0)) - (_HALF if task.kind == "multi_label" else 0.0)
+    return np.tile(row, (count, 1))
+
+
+def tfidf(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
+    """Predictions on dev of a linear model on TF-IDF of words and pairs of words, and how it was
+    fitted.
+
+    For a pair of texts the features are the difference and the product of both vectors, and their
+    cosine.
+
+    Raises:
+        ValueError: if all training labels are the same, or no two texts share a word.
+    """
+    from scipy.sparse import csr_matrix, hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    try:
+        words.fit([*train.text_a, *(train.text_b or ())])
+    except ValueError as error:  # the vocabulary is empty
+        raise ValueError("no word is in two of the training texts") from error
+
+    def features(examples: Examples) -> Any:
+        a = words.transform(examples.text_a)
+        if examples.text_b is None:
+            return a
+        b = words.transform(examples.text_b)
+        cosine = csr_matrix(a.multiply(b).sum(axis=1))  # rows have a length of 1
+        return hstack([abs(a - b), a.multiply(b), cosine], format="csr")
+
+    return _linear(task, train, features(train), features(dev))
+
+
+def frozen(task: Task, train: Examples, vectors: Floats, dev: Floats) -> tuple[Floats, str]:
+    """Predictions on dev of a linear model on embeddings, standardised by the training examples,
+    and how it was fitted.
+
+    Args:
+        vectors, dev: the embeddings [N, H] of `train` and of the dev examples.
+
+    Raises:
+        ValueError: if all training labels are the same, or embeddings are not finite.
+    """
+    if not np.isfinite(vectors).all() or not np.isfinite(dev).all():
+        raise ValueError("the encoder's embeddings are not finite")
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(vectors)
+    return _linear(task, train, scaler.transform(vectors), scaler.transform(dev))
+
+
+def _linear(task: Task, train: Examples, features: Any, dev: Any) -> tuple[Floats, str]:
+    """Predictions of logistic regression for classes and labels, of ridge regression for numbers.
+
+    Of `STRENGTHS` the one is used that has the least loss (log loss, or squared error) on a share
+    of the training examples, held out by digest of their texts; the model is then fitted on all.
+    """
+    labels = train.labels
+    if all(map(constant, labels.T if labels.ndim > 1 else [labels])):
+        raise ValueError("the training labels are all the same")
+    if task.num_outputs * features.shape[1] > _LARGEST:
+        raise ValueError(f"{task.num_outputs:,} classes are too many for a linear model")
+    order = smallest(
+        (f"references\t{text}" for text in train.texts()), round(HELD_OUT * len(train))
+    )
+    held = np.zeros(len(train), dtype=bool)
+    held[order] = True
+    strength = _DEFAULT
+    if held.any() and not constant(labels[~held]):
+        losses = []
+        for each in STRENGTHS:
+            model = _fitted(task, each, features[~held], labels[~held])
+            losses.append(_loss(task, _predicted(task, model, features[held]), labels[held]))
+        strength = STRENGTHS[int(np.argmin(losses))]
+    predictions = _predicted(task, _fitted(task, strength, features, labels), dev)
+    if task.kind == "regression":
+        return predictions, f"ridge regression with alpha {1 / strength:g}"
+    return predictions, f"logistic regression with C {strength:g}"
+
+
+def _fitted(task: Task, strength: float, features: Any, labels: NDArray[Any]) -> Any:
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+
+    if task.kind == "regression":
+        return Ridge(alpha=1 / strength).fit(features, labels)
+    model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
+    if task.kind == "multi_label":
+        model = OneVsRestClassifier(model)
+    with warnings.catch_warnings():  # of a label that all have, and of the last iteration
+        warnings.simplefilter("ignore")
+        return model.fit(features, labels)
+
+
+def _predicted(task: Task, model: Any, features: Any) -> Floats:
+    """Predictions [N, C]; a class that no training example has gets the probability 0."""
+    if task.kind == "regression":
+        return np.asarray(model.predict(features), dtype=np.float64)[:, None]
+    probabilities = np.asarray(model.predict_proba(features), dtype=np.float64)
+    if task.kind == "multi_label":
+        return probabilities - _HALF
+    scores = np.zeros((features.shape[0], task.num_outputs))
+    scores[:, model.classes_] = probabilities
+    return scores
+
+
+def _loss(task: Task, predictions: Floats, labels: NDArray[Any]) -> float:
+    if task.kind == "regression":
+        return float(np.mean((predictions[:, 0] - labels) ** 2))
+    if task.kind == "multi_label":
+        of_label = np.where(labels == 1, _HALF + predictions, _HALF - predictions)
+    else:
+        of_label = predictions[np.arange(len(labels)), labels.astype(np.int64)]
+    return float(-np.log(np.maximum(of_label, _LEAST)).mean())

@@ -1,0 +1,124 @@
+"""Reference points beside a group's scores: what methods without fine-tuning score on its data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import verdict
+from bench.plan.dataset import MULTI_LABEL, REGRESSION
+from bench.report.tables import DASH, Head, Table
+from bench.report.text import fixed, signed, span
+from bench.results.facts import FROZEN, MAJORITY, TFIDF, DataFacts
+from bench.stats.intervals import Interval, difference
+
+
+@dataclass(frozen=True)
+class ReferencePoint:
+    """A method without fine-tuning: its name, a shorter one, its score, and how it was obtained.
+
+    `score` is None where the group's metric is not defined for it, or it was left out.
+    """
+
+    name: str
+    short: str
+    score: Interval | None
+    about: str
+
+
+def reference_points(group: Group, facts: Mapping[str, DataFacts]) -> list[ReferencePoint]:
+    """The reference points of a group; none without scores."""
+    of_data = facts.get(str(group.shared("data_digest")))
+    if of_data is None or not group.has_quality:
+        return []
+    majority = {
+        REGRESSION: ("the mean of the training labels", "mean"),
+        MULTI_LABEL: ("the labels of most examples", "most frequent labels"),
+    }
+    names = {
+        MAJORITY: majority.get(of_data.problem, ("majority class", "majority class")),
+        TFIDF: ("TF-IDF with a linear model", "TF-IDF"),
+        FROZEN: ("the frozen encoder with a linear model", "frozen encoder"),
+    }
+    points = []
+    for reference in of_data.references_for(group.first):
+        score = reference.scores.get(group.metric)
+        interval = None if score is None else Interval(*score)
+        points.append(ReferencePoint(*names[reference.name], interval, reference.about))
+    return points
+
+
+def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]:
+    """A sentence with the reference points' scores, and a warning if the best setting is not shown
+    to be better than each of them."""
+    scored = [(point.name, point.score) for point in points if point.score is not None]
+    if not scored:
+        return []
+    listed = ", ".join(f"{name} {fixed(score.value)}" for name, score in scored)
+    lines = [f"Reference points, by {group.metric} on the same dev examples: {listed}."]
+    best = _best(group)
+    if best is None:
+        return lines
+    setting, own = best
+    for name, score in scored:
+        gap = difference(own, score)
+        ends = gap.ends()
+        least = None if ends is None else min(map(group.scoring.gain, ends))
+        if (group.scoring.gain(gap.value) if least is None else least) <= 0:
+            interval = f" (95% interval {span(gap, signed)})" if ends else ""
+            lines.append(
+                f"Warning: the best setting, {setting.label} ({fixed(own.value)}), is not shown to "
+                f"be better than {name} ({fixed(score.value)}): the difference is "
+                f"{signed(gap.value)}{interval}."
+            )
+    return lines
+
+
+def final_lines(facts: DataFacts | None) -> list[str]:
+    """A sentence with the score on test examples, if it has been measured."""
+    final = facts.final if facts is not None else None
+    if final is None:
+        return []
+    score = final.scores.get(final.metric)
+    value = "has no defined score" if score is None else f"scores {fixed(score[0])}"
+    interval = "" if score is None else f" (95% interval {span(Interval(*score))})"
+    return [
+        f"On test: {final.setting}, trained again with seed {final.seed}, {value} by {final.metric}"
+        f"{interval} on {final.examples:,} examples of {final.test}. Its dev score is "
+        f"{fixed(final.dev)}. This was measured once, on {final.at[:10]}."
+    ]
+
+
+def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Table]:
+    """A table of the reference points; none without any."""
+    if not points:
+        return []
+    best = _best(group)
+    rows = []
+    for point in points:
+        gap = difference(best[1], point.score) if best and point.score else None
+        rows.append([
+            point.name,
+            DASH if point.score is None else fixed(point.score.value),
+            DASH if point.score is None else span(point.score) or DASH,
+            DASH if gap is None else signed(gap.value),
+            DASH if gap is None else span(gap, signed) or DASH,
+            point.about,
+        ])  # fmt: skip
+    heads = (
+        Head("reference", "reference point"), Head("score", group.metric, numeric=True),
+        Head("interval", "95% interval", numeric=True),
+        Head("best", "best setting", "The best setting's score minus this one", numeric=True),
+        Head(
+            "best_interval", "95% interval", "Of the difference, as if on different examples",
+            numeric=True,
+        ),
+        Head("about", "how it was obtained"),
+    )  # fmt: skip
+    marks = ["reference"] * len(rows)
+    return [Table(heads, rows, "Reference points: methods without fine-tuning.", marks)]
+
+
+def _best(group: Group) -> tuple[Setting, Interval] | None:
+    best = verdict(group, "score")
+    return None if best is None else (best.winner, best.value)

@@ -1,0 +1,106 @@
+"""Cross-validation: examples in K folds, each of which is scored once, by a model that was trained
+on the others."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minbert.data.tasks.base import Data, Examples, Sizes, TaskData
+from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
+from minbert.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """The examples of a task, those for training and those for dev together, in K folds.
+
+    Folds have nearly equal shares of each class, or of each tenth of a regression's labels. Equal
+    texts, compared by `normalised`, are in one fold, and so are the examples of a group.
+
+    Attributes:
+        data: examples without parts, not limited.
+        count: K.
+        max_train, max_dev: the most examples of each fold's two sides, chosen as by `limited`.
+    """
+
+    data: Data
+    count: int
+    max_train: int | None = None
+    max_dev: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be put into so many folds."""
+        if not isinstance(self.data, TaskData):
+            raise InputError(f"--folds: task {self.data.task.name} has parts; leave it out")
+        groups = len(set(self._keys))
+        if not 2 <= self.count <= groups:
+            raise InputError(
+                f"--folds {self.count}: give a number from 2 to {groups:,}, the number of "
+                f"{'texts' if self.examples.groups is None else 'groups'} that differ"
+            )
+
+    def fold(self, index: int | None) -> TaskData:
+        """A fold: its examples for dev, all others for training.
+
+        Raises:
+            InputError: if there is no such fold.
+        """
+        if index is None or not 0 <= index < self.count:
+            raise InputError(f"there is no fold {index} of {self.count}; count from 0")
+        train, dev = (
+            self.examples.taken(np.flatnonzero(side).tolist()).limited(count)
+            for side, count in (
+                (self.assignment != index, self.max_train),
+                (self.assignment == index, self.max_dev),
+            )
+        )
+        return TaskData(self.data.task, train, dev, self.data.problems, self.digest)
+
+    @cached_property
+    def examples(self) -> Examples:
+        """All examples: those for training, then those for dev."""
+        sides = [(part.train, part.dev) for part in self.data.parts.values()]
+        ((train, dev),) = sides
+        text_b = groups = None
+        if train.text_b is not None and dev.text_b is not None:
+            text_b = train.text_b + dev.text_b
+        if train.groups is not None and dev.groups is not None:
+            groups = train.groups + dev.groups
+        labels = np.concatenate([train.labels, dev.labels])
+        return Examples(train.text_a + dev.text_a, text_b, labels, groups)
+
+    @property
+    def whole(self) -> TaskData:
+        """All examples as training examples, and none for dev."""
+        return TaskData(self.data.task, self.examples, self.examples.taken([]))
+
+    @cached_property
+    def assignment(self) -> NDArray[np.int64]:
+        """The fold of each example, [N]."""
+        strata = strata_of(self.examples.labels, self.data.task.kind)
+        return stratified(self._keys, strata, self.count)
+
+    @cached_property
+    def most(self) -> Sizes:
+        """The examples of the largest sides of any fold, not limited."""
+        sizes = np.bincount(self.assignment, minlength=self.count)
+        return Sizes(len(self.examples) - int(sizes.min()), int(sizes.max()))
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        """What must stay together: a text or, with groups, those that are linked by equal texts."""
+        texts = [normalised(text) for text in self.examples.texts()]
+        groups = self.examples.groups
+        return texts if groups is None else joined(groups, texts)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the examples, their order, their folds and what limits them."""
+        limits = Sizes(self.max_train or self.most.train, self.max_dev or self.most.dev)
+        limits = Sizes(*map(min, limits, self.most))
+        digest = hashlib.sha256(f"{self.count} folds {[*limits]} {self.whole.digest}".encode())
+        digest.update(self.assignment.tobytes())
+        return digest.hexdigest()

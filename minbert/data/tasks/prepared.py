@@ -1,0 +1,183 @@
+"""Tasks on data of one's own: examples that were read, checked and split, in a folder.
+
+The folder has `task.json` (name, problem, classes, digest, and where the data came from) and
+`train.jsonl` and `dev.jsonl`, an example a line: its text `a`, the second text `b` of a pair, its
+`label` (the index of a class, a number, or the indices of several labels) and the `group` that it
+belongs to, if there are groups.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minbert.data.tasks.base import Examples, Task, TaskData
+from minbert.data.tasks.splitting import DEV, TRAIN
+from minbert.errors import InputError
+from minbert.files import is_file, read_json
+
+FILE: Final = "task.json"
+_FORMAT: Final = 1
+_SIDES: Final = (TRAIN, DEV)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The content of `task.json`.
+
+    Attributes:
+        name: of the task.
+        problem: `single_label`, `multi_label` or `regression`.
+        classes: their names, in the order of the labels; empty for a regression.
+        digest: of the examples, as `TaskData.digest`.
+        spec: what the user said about the data, as JSON.
+        notes: what was inferred and left out, a line each.
+    """
+
+    name: str
+    problem: str
+    classes: tuple[str, ...]
+    digest: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    format: int = _FORMAT
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        what = f"{len(self.classes)} classes" if self.classes else "a number"
+        return Task(
+            self.name,
+            f"data of one's own: {what}",
+            self.classes,
+            files=(FILE,),
+            multi_label=self.problem == "multi_label",
+        )
+
+
+def is_prepared(folder: Path | None) -> bool:
+    """Whether a folder is one that `write` made."""
+    return folder is not None and is_file(folder / FILE)
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """The content of a folder's `task.json`.
+
+    Raises:
+        InputError: if it can't be read, or is of another format.
+    """
+    values = read_json(folder / FILE)
+    try:
+        prepared = Prepared(**values)
+        if prepared.format != _FORMAT:
+            raise ValueError("another format")
+        return Prepared(
+            **{**values, "classes": tuple(prepared.classes), "notes": tuple(prepared.notes)}
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / FILE}: is of another version ({error}); start the grid again, which reads "
+            "the data anew"
+        ) from error
+
+
+def load(folder: Path, task: Task) -> dict[str, Examples]:
+    """Train and dev of the task in a folder.
+
+    Raises:
+        InputError: for a file that is missing or broken.
+    """
+    return {side: _read(folder / f"{side}.jsonl", task) for side in _SIDES}
+
+
+def _read(path: Path, task: Task) -> Examples:
+    first: list[str] = []
+    second: list[str] = []
+    labels: list[Any] = []
+    groups: list[str] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                values = json.loads(line)
+                first.append(values["a"])
+                labels.append(values["label"])
+                if "b" in values:
+                    second.append(values["b"])
+                if "group" in values:
+                    groups.append(values["group"])
+        return Examples(
+            tuple(first),
+            tuple(second) or None,
+            _labels(labels, task),
+            tuple(groups) or None,
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{path}: can't be read ({error}); start the grid again, which writes it anew"
+        ) from error
+
+
+def _labels(values: list[Any], task: Task) -> NDArray[Any]:
+    if task.kind == "multi_label":
+        matrix = np.zeros((len(values), len(task.classes)), dtype=np.int8)
+        for row, indices in enumerate(values):
+            matrix[row, indices] = 1
+        return matrix
+    return np.array(values, dtype=np.int64 if task.classes else np.float64)
+
+
+def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
+    """The folder of examples in a cache, written now unless it is there.
+
+    Args:
+        cache: the folder of all such folders.
+
+    Raises:
+        InputError: if it can't be written, or is full.
+    """
+    folder = cache / prepared.digest[:32]
+    content = json.dumps(asdict(prepared), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    try:
+        with suppress(InputError):
+            if read_prepared(folder) == prepared:
+                os.utime(folder)
+                return folder
+        cache.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
+        try:
+            for side, examples in zip(_SIDES, (data.train, data.dev), strict=True):
+                with (part / f"{side}.jsonl").open("w", encoding="utf-8") as file:
+                    file.writelines(_lines(examples))
+            (part / FILE).write_text(content, encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)  # the same examples, described otherwise
+            with suppress(FileExistsError):
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"{cache}: can't keep the examples there ({error.strerror or error}); "
+            "MINBERT_CACHE=DIR names another folder"
+        ) from error
+    return folder
+
+
+def _lines(examples: Examples) -> Iterator[str]:
+    several = examples.labels.ndim == 2
+    for index, text in enumerate(examples.text_a):
+        values: dict[str, Any] = {"a": text}
+        if examples.text_b is not None:
+            values["b"] = examples.text_b[index]
+        label = examples.labels[index]
+        values["label"] = np.flatnonzero(label).tolist() if several else label.item()
+        if examples.groups is not None:
+            values["group"] = examples.groups[index]
+        yield json.dumps(values, ensure_ascii=False) + "\n"

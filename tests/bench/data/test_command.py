@@ -1,0 +1,102 @@
+"""`python -m bench.data`: text, JSON and pages."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.common.command import BAD_INPUT
+from bench.data.__main__ import command
+from bench.results.facts import DataFacts
+from tests.components import CS224N, need
+from tests.cs224n import relabel, write_folder
+
+
+def run(*arguments: object) -> int:
+    code: int = command.main([str(word) for word in arguments], standalone_mode=False)
+    return code
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """24 training sentences, and as dev examples 11 others and the first of them, relabelled."""
+    folder = write_folder(tmp_path / "mine", ["sst"])
+    train, dev = (folder / f"ids-sst-{side}.csv" for side in ("train", "dev"))
+    lines = dev.read_text().splitlines()
+    lines[1] = train.read_text().splitlines()[1]
+    dev.write_text("\n".join(lines) + "\n")
+    relabel(dev, "4", line=2)
+    return folder
+
+
+def test_text_shows_classes_findings_and_lengths(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--task", "sst", folder) == 0
+    out, err = capsys.readouterr()
+    assert "Source: mine. Task sst, single label, 5 classes with 16.7% to 20.8% of" in out
+    assert "Dev texts in training: 1 in train and 1 in dev; --drop-leaks leaves them out." in out
+    assert "Equal texts with different labels: 1 in train and 1 in dev; look at" in out
+    assert "train 0 a good" in out  # the text itself
+    assert "max_length 16 cuts " in out
+    assert err == ""  # it takes no time
+
+
+def test_json_is_the_facts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--task", "sst", folder, "--json") == 0
+    printed = capsys.readouterr().out
+    facts = DataFacts.model_validate_json(printed)
+    assert (facts.task, facts.source, facts.problem) == ("sst", "mine", "single_label")
+    assert (facts.train, facts.dev) == (24, 12)
+    assert facts.class_counts["negative"] == (5, 3)
+    assert sum(train for train, _ in facts.class_counts.values()) == 24
+    assert json.loads(printed)["checks"]["leaks"]["train"] == 1
+
+
+def test_pages_with_figures(folder: Path, tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    assert run("--task", "sst", folder, "--reports", reports) == 0
+    page, text = ((reports / f"data.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
+    assert sorted(path.stem for path in (reports / "data").iterdir()) == [
+        "classes", "findings", "lengths",
+    ]  # fmt: skip
+    assert page.count("<svg") == 3
+    assert "max_length 16" in page
+    assert "24 training and 12 dev examples, 3 findings" in text
+    assert str(tmp_path) not in page + text
+
+
+def test_numbers_have_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "mine", ["sts"])
+    assert run("--task", "sts", folder, "--reports", tmp_path / "reports") == 0
+    out = capsys.readouterr().out
+    assert "Task sts, regression." in out
+    assert "Always predicting" not in out
+    assert not (tmp_path / "reports" / "data" / "classes.svg").exists()
+
+
+def test_progress_is_shown_for_many_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
+    assert run("--task", "sts", CS224N) == 0
+    out, err = capsys.readouterr()
+    assert "Dev texts in training: 14 in train and 14 in dev" in out
+    assert [line.partition("] ")[2] for line in err.splitlines()] == [
+        "tokens", "duplicates", "near duplicates", "labels and characters", "lengths",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "sst"), "needs --data DIR"),
+        (("--task", "sst", "nowhere"), "nowhere"),
+        (("--task", "none"), "no task is called 'none'"),
+        (("--task", "multitask", "."), "has parts; take one of sst, quora, sts"),
+        (("--model", "./nowhere"), "there is no folder"),
+        (("--reports", "/dev/null"), "is a file"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BAD_INPUT, match=message) as caught:
+        run(*arguments)
+    assert "\n" not in str(caught.value)

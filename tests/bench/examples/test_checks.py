@@ -1,0 +1,285 @@
+"""Checks of a data set find what was planted, and count as a search by hand does."""
+
+import random
+from collections import defaultdict
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.examples import checks, near
+from bench.examples.checks import check, leaks
+from bench.plan.findings import CONTROL
+from minbert.data.tasks import Examples, Task, TaskData, load_task
+from minbert.data.tasks.splitting import normalised
+from tests.components import CS224N, need
+
+CLASSES = ("no", "yes")
+LONG = "the delivery came two days late and nobody at the shop answered my letters about it"
+
+
+def data(train: list, dev: list, classes: tuple[str, ...] = CLASSES) -> TaskData:
+    """Examples of (text, label) or (text, text, label)."""
+
+    def examples(rows: list) -> Examples:
+        *texts, labels = zip(*rows, strict=True)
+        kind = np.int64 if classes else np.float64
+        return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, kind))
+
+    return TaskData(Task("mine", "", classes), examples(train), examples(dev))
+
+
+def counts(finding) -> tuple[int, int]:
+    return finding.train, finding.dev
+
+
+def test_clean_data_have_no_findings() -> None:
+    found = check(data([("a cat", 0), ("a dog", 1)], [("a bird", 1)]))
+    for finding in (found.duplicates, found.leaks, found.near_duplicates, found.near_leaks,
+                    found.conflicts, found.empty):  # fmt: skip
+        assert finding.total == 0
+        assert finding.shown == ()
+    assert found.encoding == {}
+    assert (found.compared, found.distinct) == (3, 3)
+    assert (found.max_length, found.tokens_cut) == (None, None)
+
+
+def test_case_and_punctuation_make_no_difference() -> None:
+    train = [("Good film!", 1), ("good  film", 1), ("GOOD FILM.", 0), ("bad film", 0)]
+    found = check(data(train, [("…good film", 1), ("fine", 1), ("Fine", 1)]))
+    assert counts(found.duplicates) == (2, 1)
+    assert found.duplicates.shown == ("3 times in train: Good film!", "2 times in dev: fine")
+    assert counts(found.leaks) == (3, 1)
+    assert found.leaks.shown == ("Good film!",)
+    assert counts(found.conflicts) == (3, 1)
+    assert found.conflicts.shown == ("no, yes: GOOD FILM.",)
+
+
+def test_a_pair_is_known_by_both_texts() -> None:
+    train = [("a", "b", 0), ("a", "c", 1), ("b", "a", 1), ("A", "B", 0)]
+    found = check(data(train, [("a", "b", 1), ("c", "a", 1)]))
+    assert counts(found.duplicates) == (1, 0)
+    assert counts(found.leaks) == (2, 1)
+    assert counts(found.conflicts) == (2, 1)
+    assert found.leaks.shown == ("a / b",)
+
+
+def test_numbers_and_several_labels_conflict_too() -> None:
+    rated = data([("a", 1.5), ("a", 1.5), ("b", 2.0)], [("b", 2.5)], ())
+    found = check(rated)
+    assert counts(found.conflicts) == (1, 1)
+    assert found.conflicts.shown == ("2, 2.5: b",)
+    labels = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.int8)
+    several = TaskData(
+        Task("mine", "", CLASSES),
+        Examples(("a", "a", "b"), None, labels),
+        Examples(("b", "c"), None, np.array([[1, 1], [0, 0]], dtype=np.int8)),
+    )
+    found = check(several)
+    assert counts(found.conflicts) == (1, 1)
+    assert found.conflicts.shown == ("yes, no+yes: b",)
+
+
+def test_near_duplicates_are_found_on_a_side_and_across() -> None:
+    changed = LONG.replace("two", "three")
+    found = check(data([(LONG, 0), (changed, 0), ("something else", 1)], [("unlike it", 1)]))
+    assert counts(found.near_duplicates) == (2, 0)
+    assert counts(found.near_leaks) == (0, 0)
+    assert changed in found.near_duplicates.shown[0]
+    across = data([("other", 1), (LONG, 0), (LONG.upper(), 0)], [(changed, 0)])
+    found = check(across)
+    assert counts(found.near_duplicates) == (0, 0)
+    assert counts(found.near_leaks) == (1, 1)  # equal texts count once
+    assert leaks(across).tolist() == [1, 2]
+
+
+def test_empty_texts() -> None:
+    found = check(data([(" \t", 0), ("a", 1)], [("", 1), ("\n", 1)]))
+    assert counts(found.empty) == (1, 2)
+    assert found.empty.shown[0] == "(empty)"
+    pairs = check(data([("a", " ", 0), ("a", "b", 1)], [("c", "d", 1)]))
+    assert counts(pairs.empty) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("replacement characters", "caf\ufffd"),
+        *(
+            ("UTF-8 read as Latin-1", text.encode().decode(encoding))
+            for text, encoding in product(
+                ("café", "it’s — well", "über", "Größe", "10 °C", "naïve"), ("cp1252", "latin-1")
+            )
+        ),
+        ("UTF-8 read as Latin-1", "привет".encode().decode("latin-1")),
+        ("UTF-8 read as Latin-1", "so 😀".encode().decode("latin-1")),
+        ("UTF-8 read as Latin-1", "ï»¿first"),
+        (CONTROL, "a\x00b"),
+        (CONTROL, "a\x12s"),
+        (CONTROL, "it\x92s"),
+        ("lone surrogates", "a\udce9"),
+    ],
+)
+def test_text_that_was_decoded_wrongly(kind: str, text: str) -> None:
+    found = check(data([("fine", 0), (text, 1)], [("good", 1)]))
+    assert counts(found.encoding[kind]) == (1, 0)
+    (line,) = found.encoding[kind].shown
+    assert line.isprintable()
+    found.model_dump_json().encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "café, naïve, Ångström — “quoted” … it’s", "two\nlines\tand a tab", "привет мир", "你好",
+        "MANHÃ", "«MANHû", "À LA CARTE", "ÂGE", "Ð and Ñ", "so 😀", "10 °C", "€ 5", "Größe",
+        "Ελληνικά", "MAÇÃ… ", "“IRMÔ",
+    ],
+)  # fmt: skip
+def test_text_in_any_language_is_no_error(text: str) -> None:
+    assert check(data([(text, 0)], [("good", 1)])).encoding == {}
+
+
+def test_at_most_five_examples_are_shown_and_shortened() -> None:
+    rows = [(f"{number} {'x' * 300}", number % 2) for number in range(9)]
+    found = check(data(rows + rows, rows))
+    for finding in (found.duplicates, found.leaks):
+        assert len(finding.shown) == 5
+        assert all(len(line) <= 120 for line in finding.shown)
+        assert all(line.endswith("…") for line in finding.shown)
+
+
+def jaccard(a: str, b: str) -> float:
+    grams = [
+        {text[at : at + near.N] for at in range(max(1, len(text) - near.N + 1))}
+        for text in (a.ljust(near.N), b.ljust(near.N))
+    ]
+    return len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+
+
+def by_hand(task: TaskData) -> dict[str, tuple[int, int]]:
+    """The counts of findings, by comparing each example with each other."""
+    sides = [
+        [(normalised(text), int(label)) for text, label in zip(s.text_a, s.labels, strict=True)]
+        for s in (task.train, task.dev)
+    ]
+    keys = [[key for key, _ in side] for side in sides]
+    labels = defaultdict(set)
+    for key, label in sides[0] + sides[1]:
+        labels[key].add(label)
+    distinct = [set(side) for side in keys]
+    near_same, near_across = (set(), set()), (set(), set())
+    for side in (0, 1):
+        for a, b in combinations(sorted(distinct[side]), 2):
+            if jaccard(a, b) >= near.THRESHOLD:
+                near_same[side].update((a, b))
+    for a, b in product(*distinct):
+        if a != b and jaccard(a, b) >= near.THRESHOLD:
+            near_across[0].add(a)
+            near_across[1].add(b)
+    return {
+        "duplicates": tuple(len(side) - len(set(side)) for side in keys),
+        "leaks": (
+            sum(key in distinct[1] for key in keys[0]), sum(key in distinct[0] for key in keys[1])
+        ),
+        "conflicts": tuple(sum(len(labels[key]) > 1 for key in side) for side in keys),
+        "near_duplicates": tuple(map(len, near_same)),
+        "near_leaks": tuple(map(len, near_across)),
+        "leaked": [at for at, key in enumerate(keys[0]) if key in distinct[1] | near_across[0]],
+    }  # fmt: skip
+
+
+TEXTS = st.text("aB b.", max_size=7) | st.sampled_from(
+    [LONG, LONG.title(), LONG.replace("two", "six"), LONG.replace("letters", "calls"), LONG[:70]]
+)
+ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(ROWS, ROWS)
+def test_counts_are_those_of_a_search_by_hand(train: list, dev: list) -> None:
+    task = data(train, dev)
+    expected = by_hand(task)
+    found = check(task)
+    assert leaks(task).tolist() == expected.pop("leaked")
+    assert {name: counts(getattr(found, name)) for name in expected} == expected
+
+
+def test_near_duplicates_of_many_texts_are_those_of_a_search_by_hand() -> None:
+    draw = random.Random(5)  # noqa: S311
+    words = [f"w{number}" for number in range(400)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(6, 25))) for _ in range(150)]
+    for text in texts[:90]:  # with one to three words changed
+        changed = text.split()
+        for _ in range(draw.randint(1, 3)):
+            changed[draw.randrange(len(changed))] = draw.choice(words)
+        texts.append(" ".join(changed))
+    rows = [(text, 0) for text in draw.sample(texts, len(texts))]
+    task = data(rows[:140], rows[140:])
+    expected = by_hand(task)
+    assert min(expected["near_duplicates"] + expected["near_leaks"]) > 0
+    assert leaks(task).tolist() == expected["leaked"]
+    found = check(task)
+    for name in ("near_duplicates", "near_leaks"):
+        assert counts(getattr(found, name)) == expected[name]
+
+
+def test_of_many_texts_near_duplicates_are_searched_on_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "SAMPLE", 40)
+    train = [(f"text {number} {number * number}", 0) for number in range(100)]
+    few = data([*train, (LONG, 0)], [("one", 0), (LONG, 1)])
+    found = check(few)
+    assert found.compared in (39, 40)  # with the text of both sides, or without it
+    assert found.distinct == 102
+    assert counts(found.leaks) == (1, 1)  # of all
+    many = [(f"dev {number} {number * number}", 0) for number in range(50)]
+    assert check(data(train, many)).compared == 40
+    assert check(data(train[:10], many[:20])).compared == 30
+
+
+def test_texts_that_are_all_alike_end_the_search_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "_MOST_CANDIDATES", 300)
+    train = [(f"{LONG} {number}", 0) for number in range(100)]
+    found = check(data(train, [("dev", 0)]))
+    assert 20 < found.compared < 40
+    assert 15 < found.near_duplicates.train <= found.compared
+
+
+def test_percentiles_are_lengths_of_examples() -> None:
+    train = [("ab " * number, 0) for number in range(1, 101)]
+    found = check(data(train, [("a b c", 0)]), (np.arange(1, 101), np.array([7])), 32)
+    characters, words, tokens = found.lengths
+    assert (characters.unit, words.unit, tokens.unit) == ("characters", "words", "tokens")
+    assert words.train == {"50": 51, "90": 91, "95": 96, "99": 100, "100": 100}
+    assert characters.dev["50"] == 5
+    assert tokens.dev["100"] == 7
+    assert (words.step, words.counts) == (3, (2, *[3] * 32, 2))
+    assert sum(characters.counts) == 100
+    assert found.max_length == 32
+    assert found.tokens_cut == pytest.approx(sum(range(1, 69)) / 5050)
+
+
+def test_the_shared_sentences_and_pairs() -> None:
+    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
+    sst = load_task("sst", CS224N)
+    found = check(sst)
+    assert counts(found.duplicates) == (11, 1)
+    assert counts(found.leaks) == (3, 3)
+    assert sorted({sst.train.text_a[at] for at in leaks(sst)}) == [
+        "Cool .", "Hey Arnold !", "` Hey Arnold ! '",
+    ]  # fmt: skip
+    sts = load_task("sts", CS224N)
+    found = check(sts)
+    assert counts(found.leaks) == (14, 14)
+    assert counts(found.conflicts) == (13, 5)
+    assert counts(found.encoding["UTF-8 read as Latin-1"]) == (1, 0)
+    assert "Stalloneâ€™s" in found.encoding["UTF-8 read as Latin-1"].shown[0]
+    dev = {tuple(map(normalised, pair)) for pair in zip(sts.dev.text_a, sts.dev.text_b)}  # noqa: B905
+    kept = set(range(len(sts.train))) - set(leaks(sts).tolist())
+    assert len(sts.train) - len(kept) >= 14
+    for at in kept:
+        assert (normalised(sts.train.text_a[at]), normalised(sts.train.text_b[at])) not in dev

@@ -1,0 +1,413 @@
+"""Data of one's own is read as it is meant, whatever the format."""
+
+import gzip
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.common.errors import InputError
+from bench.examples import arrow
+from bench.examples.reading import course_tasks, read_test
+from bench.plan.dataset import DataSpec
+from minbert.data.tasks import Examples, TaskData, load_task
+from tests.bench.examples.tables import (
+    TOPICS,
+    named_labels,
+    need_data,
+    read_file,
+    write_csv,
+    write_json_array,
+    write_json_lines,
+    write_parquet,
+)
+from tests.components import COMPONENTS, CS224N, need
+from tests.cs224n import write_folder
+
+Write = Callable[..., Path]
+
+
+def write_tsv(path: Path, columns: Any) -> Path:
+    return write_csv(path, columns, "\t")
+
+
+def write_gzip(path: Path, columns: Any) -> Path:
+    plain = write_csv(path.with_suffix(".plain"), columns)
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+    return path
+
+
+def write_saved(path: Path, columns: Any) -> Path:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(dict(columns)).save_to_disk(path)
+    return path
+
+
+FORMATS: dict[str, Write] = {
+    "train.csv": write_csv,
+    "train.tsv": write_tsv,
+    "train.csv.gz": write_gzip,
+    "train.jsonl": write_json_lines,
+    "train.json": write_json_array,
+    "train.parquet": write_parquet,
+    "saved": write_saved,
+}
+
+
+@pytest.fixture(params=FORMATS)
+def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Path]:
+    """Writes columns in each format."""
+    name: str = request.param
+    if name in ("train.parquet", "saved"):
+        need_data()
+    return lambda columns: FORMATS[name](tmp_path / name, columns)
+
+
+def test_words_are_classes_in_the_order_of_the_alphabet(write: Write) -> None:
+    data = read_file(write(TOPICS))
+    assert data.problem == "single_label"
+    assert data.classes == ("film", "money", "sport")
+    assert data.examples.text_a == tuple(TOPICS["text"])
+    assert named_labels(data) == TOPICS["label"]
+    assert data.examples.labels.dtype == np.int64
+    assert data.examples.text_b is data.validation is data.groups is None
+    assert data.notes[-3:] == (
+        "text: column `text`",
+        "label: column `label`",
+        "problem: single_label, inferred, 3 classes: `film`, `money`, `sport`",
+    )
+
+
+def test_fractions_are_a_regression(write: Write) -> None:
+    scores = [0.5, 1.0, 2.25, 1e-05, -3.5, 0.1]
+    data = read_file(write({"text": TOPICS["text"], "score": scores}))
+    assert (data.problem, data.classes) == ("regression", ())
+    assert data.examples.labels.dtype == np.float64
+    assert data.examples.labels.tolist() == scores
+
+
+def test_integers_are_classes_in_their_order(write: Write) -> None:
+    data = read_file(write({"text": TOPICS["text"], "label": [9, 10, 9, -1, 10, -1]}))
+    assert data.classes == ("-1", "9", "10")
+    assert named_labels(data) == ["9", "10", "9", "-1", "10", "-1"]
+
+
+def test_words_that_programs_take_for_missing_are_labels_and_texts(write: Write) -> None:
+    columns = {
+        "text": ["NA", "null", "None", "nan", "0012", "1e5"],
+        "label": ["NA", "None", "null", "nan", "NA", "None"],
+    }
+    data = read_file(write(columns), text="text")
+    assert data.examples.text_a == tuple(columns["text"])
+    assert data.classes == ("NA", "None", "nan", "null")
+    assert named_labels(data) == columns["label"]
+
+
+def test_rows_without_a_label_or_text_are_left_out_and_counted(write: Write) -> None:
+    columns = {
+        "text": ["one", " two ", None, "four", "five", "six"],
+        "label": ["a", "b", "a", None, "b", None],
+    }
+    data = read_file(write(columns))
+    assert data.examples.text_a == ("one", "two", "five")
+    assert named_labels(data) == ["a", "b", "b"]
+    empty, unlabelled = data.notes[-2:]
+    assert "1 row with an empty text is left out, at " in empty
+    assert "2 rows without a label are left out, first at " in unlabelled
+
+
+def test_pairs_and_groups_are_read(write: Write) -> None:
+    columns = {
+        "Question1": ["a", "b", "c", "d"],
+        "question_2": ["e", "f", "g", "h"],
+        "is_duplicate": ["yes", "no", "yes", "no"],
+        "author": ["x", None, "x", None],
+    }
+    data = read_file(write(columns), group="author")
+    assert data.examples.text_b == ("e", "f", "g", "h")
+    assert data.groups is not None
+    assert data.groups[0] == data.groups[2] == "x"
+    assert len(set(data.groups)) == 3
+    assert data.spec.text == "Question1"
+    assert data.spec.text_pair == "question_2"
+    assert data.spec.label == "is_duplicate"
+
+
+def test_a_column_of_lists_is_a_multi_label_problem(tmp_path: Path) -> None:
+    need_data()
+    columns = {"text": ["a", "b", "c"], "labels": [["x", "y"], [], ["z"]]}
+    for write in (write_json_lines, write_json_array, write_parquet, write_saved):
+        data = read_file(write(tmp_path / f"{write.__name__}{_SUFFIX[write]}", columns))
+        assert (data.problem, data.classes) == ("multi_label", ("x", "y", "z"))
+        assert data.examples.labels.dtype == np.int8
+        assert data.examples.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+_SUFFIX = {write_json_lines: ".jsonl", write_json_array: ".json", write_parquet: ".parquet",
+           write_saved: ""}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["x | y", "z", "x|"], "labels are separated by `|`"),
+        (["x;y", "z", "x"], "labels are separated by `;`"),
+        (["x, y", "z", "x"], "labels are separated by `,`"),
+        (['["x", "y"]', '["z"]', '["x"]'], None),
+        (["['x', 'y']", "['z']", "['x']"], None),
+    ],
+)
+def test_several_labels_in_a_field_are_separated(
+    tmp_path: Path, labels: list[str], note: str | None
+) -> None:
+    path = write_csv(tmp_path / "d.csv", {"text": ["a", "b", "c"], "label": labels})
+    data = read_file(path, problem="multi_label")
+    assert data.classes == ("x", "y", "z")
+    assert data.examples.labels.tolist() == [[1, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert note is None or note in data.notes
+
+
+def test_the_separator_of_a_validation_file_is_the_one_that_gives_known_classes(
+    tmp_path: Path,
+) -> None:
+    train = write_csv(
+        tmp_path / "train.csv", {"text": list("abcd"), "label": ["x, y|z", "z", "x, y", "z"]}
+    )
+    dev = write_csv(tmp_path / "dev.csv", {"text": ["e"], "label": ["x, y"]})
+    data = read_file(train, problem="multi_label", validation=str(dev))
+    assert data.classes == ("x, y", "z")
+    assert data.validation is not None
+    assert data.validation.labels.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem", "classes"),
+    [
+        (["1", "01", "2", "01"], "single_label", ("01", "1", "2")),
+        (["1.0", "2.0", "1.0", "2.0"], "single_label", ("1.0", "2.0")),
+        (["true", "false", "true", "false"], None, ("false", "true")),
+        (["yes", "3", "no", "3"], None, ("3", "no", "yes")),
+    ],
+)
+def test_classes_are_compared_by_their_text(
+    tmp_path: Path, labels: list[str], problem: str | None, classes: tuple[str, ...]
+) -> None:
+    path = write_csv(tmp_path / "d.csv", {"text": list("abcd"), "label": labels})
+    data = read_file(path, problem=problem)
+    assert data.classes == classes
+    assert named_labels(data) == labels
+    assert ("`01` and `1` are different classes" in data.notes) == ("01" in labels)
+
+
+def test_classes_that_differ_only_in_case_are_noted(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "d.csv", {"text": list("abc"), "label": ["Good", "good", "bad"]})
+    notes = read_file(path).notes
+    assert "`Good` and `good` are different classes" in notes
+    assert "classes with one example: `Good`, `bad`, `good`" in notes
+
+
+def test_given_classes_are_in_the_given_order_and_may_lack_examples(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "train.csv", TOPICS)
+    data = read_file(path, classes=("sport", "film", "art", "money"))
+    assert data.classes == ("sport", "film", "art", "money")
+    assert data.examples.labels.tolist() == [0, 3, 1, 0, 3, 1]
+    assert "classes without an example: `art`" in data.notes
+
+
+@pytest.mark.parametrize(
+    ("columns", "text", "label"),
+    [
+        ({"REVIEW": list("ab"), "Stars": ["bad", "good"]}, "REVIEW", "Stars"),
+        ({"id": ["1", "2"], "comment": list("ab"), "why": ["x", "y"]}, "comment", "why"),
+        ({"wording": list("ab"), "label": ["x", "y"]}, "wording", "label"),
+        ({"y": ["x", "z"] * 2, "x": ["long one", "long b", "long c", "long d"]}, "x", "y"),
+        (
+            {"text": list("ab"), "label": ["x", "y"], "note": ["n", "o"], "date": ["1", "2"]},
+            "text",
+            "label",
+        ),
+    ],
+)
+def test_columns_are_inferred(tmp_path: Path, columns: Any, text: str, label: str) -> None:
+    data = read_file(write_csv(tmp_path / "d.csv", columns))
+    assert (data.spec.text, data.spec.label, data.spec.text_pair) == (text, label, None)
+    assert ("columns not used: `note`, `date`" in data.notes) == ("note" in columns)
+
+
+def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path: Path) -> None:
+    need_data()
+    import datasets
+
+    datasets.disable_progress_bars()
+    names = ["zebra", "ant", "never"]
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=names)
+    )
+    rows = {"text": list("abcd"), "label": [0, 1, 0, -1]}
+    made = datasets.Dataset.from_dict(rows, features)
+    made.save_to_disk(tmp_path / "saved")
+    made.to_parquet(tmp_path / "d.parquet")
+    for path in (tmp_path / "saved", tmp_path / "d.parquet"):
+        data = read_file(path)
+        assert data.classes == tuple(names)
+        assert named_labels(data) == ["zebra", "ant", "zebra"]
+        assert "1 row without a label is left out, at record 4" in data.notes[-1]
+
+
+def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path: Path) -> None:
+    need_data()
+    import datasets
+
+    datasets.disable_progress_bars()
+    splits = {
+        name: datasets.Dataset.from_dict({"text": [f"{name} 1", f"{name} 2"], "label": ["a", "b"]})
+        for name in ("train", "validation", "test")
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    for file in (tmp_path / "saved" / "test").glob("*.arrow"):
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match="can't be read by datasets"):
+        read_file(tmp_path / "saved")
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "again")
+    data = read_file(tmp_path / "again")
+    assert data.examples.text_a == ("train 1", "train 2")
+    assert data.validation is not None
+    assert data.validation.text_a == ("validation 1", "validation 2")
+    assert read_test(data.spec).examples.text_a == ("test 1", "test 2")
+
+
+def test_a_folder_gives_train_and_validation_whatever_their_formats(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", TOPICS)
+    write_json_lines(tmp_path / "valid.jsonl", {"text": ["goal"], "label": ["sport"]})
+    (tmp_path / "test.csv").write_bytes(b"\0")  # reading it would fail
+    data = read_file(tmp_path)
+    assert data.validation is not None
+    assert data.validation.text_a == ("goal",)
+    assert data.validation.labels.tolist() == [2]
+    with pytest.raises(InputError, match="NUL byte"):
+        read_test(data.spec)
+
+
+def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(
+    tmp_path: Path,
+) -> None:
+    train = write_csv(tmp_path / "train.csv", {"a": ["long text", "b b"] * 2, "b": list("xyxy")})
+    dev = write_json_lines(
+        tmp_path / "dev.jsonl", {"c": ["n", "n"], "b": ["y", "y"], "a": ["dev", ""], "g": [1, 2]}
+    )
+    test = write_csv(tmp_path / "test.tsv", {"a": ["t"], "b": ["x"]}, "\t")
+    data = read_file(train, validation=str(dev), test=str(test))
+    assert data.validation is not None
+    assert data.validation.text_a == ("dev",)
+    assert data.validation.labels.tolist() == [1]
+    assert "dev.jsonl: 1 row with an empty text is left out, at line 2" in data.notes
+    tested = read_test(data.spec)
+    assert (tested.examples.text_a, tested.examples.labels.tolist()) == (("t",), [0])
+
+
+def test_the_rows_of_a_validation_file_have_groups_too(tmp_path: Path) -> None:
+    columns = {**TOPICS, "g": list("aabbcc")}
+    train, dev = (write_csv(tmp_path / name, columns) for name in ("train.csv", "dev.csv"))
+    data = read_file(train, validation=str(dev), group="g")
+    assert data.groups == data.validation_groups == tuple("aabbcc")
+
+
+def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path: Path) -> None:
+    path = tmp_path / "d.tsv"
+    path.write_text('text\tlabel\n"So" bad\ta\n"open\tb\nso "so"\ta\n', encoding="utf-8")
+    data = read_file(path)
+    assert data.examples.text_a == ('"So" bad', '"open', 'so "so"')
+    assert any("quotes are part of the texts, as in line 2" in note for note in data.notes)
+    path.write_text('text\tlabel\n"a\tx\nb\ty\nc"\tx\n', encoding="utf-8")
+    assert read_file(path).examples.text_a == ('"a', "b", 'c"')
+    path.write_text('text\tlabel\n"a ""so""\nb"\tx\nb\ty\n', encoding="utf-8")
+    assert read_file(path).examples.text_a == ('a "so"\nb', "b")
+
+
+def test_the_tasks_whose_files_are_in_a_folder_are_found(tmp_path: Path) -> None:
+    assert course_tasks(tmp_path) == ()
+    assert course_tasks(write_folder(tmp_path / "a", ("sst", "quora"))) == ("sst", "quora")
+
+
+def test_csv_needs_no_heavy_library(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "train.csv", TOPICS)
+    code = (
+        "import sys\nfrom bench.examples.reading import read\n"
+        f"from bench.plan.dataset import DataSpec\nread(DataSpec(path={str(path)!r}))\n"
+        "print({'torch', 'pandas', 'sklearn', 'pyarrow', 'datasets'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["d.parquet", "saved", "hub"])
+def test_without_the_extra_the_error_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(arrow, "find_spec", lambda name: None)
+    (tmp_path / "d.parquet").touch()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").touch()
+    path = "hub:user/set" if name == "hub" else tmp_path / name
+    with pytest.raises(InputError, match=r"pip install -e '\.\[data\]'"):
+        read_file(path)
+
+
+@pytest.fixture(scope="module", params=["sst", "sts", "quora"])
+def course(request: pytest.FixtureRequest) -> TaskData:
+    """The shared examples of a task."""
+    need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
+    return load_task(request.param, CS224N)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_course_data_are_the_same_in_every_format(
+    course: TaskData, tmp_path: Path, kind: str
+) -> None:
+    need_data()
+    write = FORMATS[kind]
+    names = course.task.classes
+    _, _, suffix = kind.partition(".")
+
+    def columns(examples: Examples) -> dict[str, Any]:
+        labels = [names[label] if names else label for label in examples.labels.tolist()]
+        pairs = {} if examples.text_b is None else {"sentence2": examples.text_b}
+        return {"id": [*range(len(examples))], "sentence1": examples.text_a, **pairs, "y": labels}
+
+    train, dev = (
+        write(tmp_path / (f"{side}.{suffix}" if suffix else side), columns(examples))
+        for side, examples in (("train", course.train), ("dev", course.dev))
+    )
+    data = read_file(
+        train, validation=str(dev), classes=names, label="y",
+        text="sentence1", text_pair=None if course.train.text_b is None else "sentence2",
+    ) if kind != "saved" else _saved_together(train, dev, names, course)  # fmt: skip
+    assert data.problem == ("single_label" if names else "regression")
+    assert data.validation is not None
+    assert data.validation.text_a == course.dev.text_a
+    assert TaskData(course.task, data.examples, data.validation).digest == course.digest
+
+
+def _saved_together(train: Path, dev: Path, names: tuple[str, ...], course: TaskData) -> Any:
+    import datasets
+
+    parts = {"train": datasets.load_from_disk(train), "validation": datasets.load_from_disk(dev)}
+    both = train.with_name("both")
+    datasets.DatasetDict(parts).save_to_disk(both)
+    pair = None if course.train.text_b is None else "sentence2"
+    return read_file(both, classes=names, label="y", text="sentence1", text_pair=pair)
+
+
+def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:
+    spec = read_file(write_csv(tmp_path / "train.csv", TOPICS)).spec
+    assert spec == DataSpec(
+        path=str(tmp_path / "train.csv"), text="text", label="label", problem="single_label",
+        classes=("film", "money", "sport"),
+    )  # fmt: skip
+    assert read_file(spec.path).examples.labels.tolist() == [2, 1, 0, 2, 1, 0]

@@ -1,0 +1,373 @@
+"""A cross-validation from the command line to the report, and the scores and costs of its rows."""
+
+import csv
+import math
+import os
+import random
+import signal
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bench.analysis.groups import Group, groups
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import compare, score_spread, verdict
+from bench.common.errors import InputError
+from bench.plan import gridfile
+from bench.plan.columns import parse_value, row_of
+from bench.plan.planning import Resolved, expand, plan
+from bench.plan.pruning import dominating
+from bench.plan.rows import Row
+from bench.plan.selection import parse_selection, select
+from bench.report.render import report
+from bench.results.outcomes import ValuesOf, no_values
+from bench.results.predictions import keep_outcomes, kept_values
+from bench.results.store import Store, cell_folder, read_rows
+from bench.stats.intervals import mean_t, paired_ratio, wilson
+from bench.studies.ensemble.members import find
+from minbert.data.tasks import load_data
+from tests.bench.conftest import narrow
+from tests.bench.grid.test_grid_ends import wait_for
+from tests.bench.grids import GridRuns, workers_of
+from tests.bench.synthetic_rows import cell, new_row, result_row
+from tests.cs224n import write_folder
+
+GRID = """
+[settings]
+task = "sst"
+folds = 3
+epochs = 1
+max_steps = 4
+batch_size = 8
+[[cells]]
+mode = ["full", "head"]
+"""
+TIME = "ms_per_1k_tokens"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A cross-validation of two settings that was killed and went on."""
+
+    place: GridRuns
+    data: Path
+    before: list[Row]
+    rows: list[Row]
+    out: str
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
+    checkpoint = narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
+    place = GridRuns(tmp_path_factory.mktemp("folds") / "place", checkpoint)
+    data = write_folder(place.folder / "data", ("sst",), count=40)
+    (place.folder / "mine.toml").write_text(GRID)
+    options = {"grid": str(place.folder / "mine.toml"), "quick": ("--device", "cpu")}
+    started = place.start("--data", str(data), **options)
+    wait_for(lambda: place.csv.exists() and len(place.csv.read_text().splitlines()) > 3)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.communicate()
+    wait_for(lambda: not workers_of(place.folder))
+    before = place.rows()
+    done = place.run("--data", str(data), **options)
+    assert done.returncode == 0, done.stderr
+    return Ran(place, data, before, place.rows(), done.stdout)
+
+
+def predictions(ran: Ran, row: Row) -> dict[str, Any]:
+    folder = cell_folder(ran.place.csv, row.name, *row.row_key)
+    return load_file(folder / "predictions.safetensors")
+
+
+def by_mode(ran: Ran, mode: str) -> list[Row]:
+    """Rows of a mode, by fold."""
+    return sorted((row for row in ran.rows if row.mode == mode), key=lambda row: row.fold or 0)
+
+
+def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran: Ran) -> None:
+    assert [row["fold"] for row in ran.rows] == [0, 0, 1, 1, 2, 2]
+    assert {row["folds"] for row in ran.rows} == {3}
+    assert len({row.cell_id for row in ran.rows}) == 6
+    assert len({row.data_digest for row in ran.rows}) == 1
+    assert {row.name for row in ran.rows} == {
+        f"{mode}-fp32-s0-f{fold}" for mode in ("full", "head") for fold in range(3)
+    }
+    assert "6 cells: 6 ok" in ran.out
+
+
+def test_after_a_kill_only_folds_without_a_row_run(ran: Ran) -> None:
+    assert 3 <= len(ran.before) < 6
+    assert ran.rows[: len(ran.before)] == ran.before
+    assert {row.attempt for row in ran.rows} == {1}
+    again = ran.place.run(
+        "--data", str(ran.data), "--dry-run", "--select", "fold=1,2",
+        grid=str(ran.place.folder / "mine.toml"), quick=("--device", "cpu"),
+    )  # fmt: skip
+    assert "4 cells: 0 to run, 4 not" in again.stdout, again.stderr
+
+
+def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran: Ran) -> None:
+    for mode in ("full", "head"):
+        labels = []
+        for row in by_mode(ran, mode):
+            expected = load_data("sst", ran.data, folds=3, fold=row.fold).parts["sst"]
+            kept = predictions(ran, row)["labels"]
+            assert kept.tolist() == expected.dev.labels.tolist()
+            majority = np.bincount(expected.train.labels).argmax()
+            assert row.majority_score == pytest.approx((kept == majority).mean())
+            labels += kept.tolist()
+        assert Counter(labels) == Counter(n % 5 for count in (40, 20) for n in range(count))
+
+
+def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran: Ran) -> None:
+    [group] = groups(ran.rows, (), kept_values(ran.place.csv))
+    assert (len(group.settings), group.folds, group.seeds) == (2, 3, 1)
+    right = {}
+    for setting in group.settings:
+        kept = [predictions(ran, row) for row in by_mode(ran, setting.mode)]
+        right[setting.mode] = np.concatenate(
+            [one["logits"].argmax(axis=1) == one["labels"] for one in kept]
+        )
+        estimate = setting.estimate("dev_score")
+        assert estimate is not None
+        assert estimate.value == pytest.approx(right[setting.mode].mean(), abs=1e-12)
+        assert estimate.ends() == pytest.approx(wilson(int(right[setting.mode].sum()), 60))
+        assert list(setting.values) == [0]
+    full, head = group.settings
+    gap, spread = compare(group, "score", full, head), score_spread(full, head)
+    assert spread is not None
+    assert (spread.examples, spread.seeds) == (60, 1)
+    assert gap is not None
+    difference = right["full"].astype(float) - right["head"]
+    assert gap.value == pytest.approx(difference.mean(), abs=1e-12)
+
+
+def test_the_report_shows_folds(ran: Ran) -> None:
+    text = (ran.place.reports / "report.md").read_text()
+    assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
+    assert "Trained on all of the examples outside the fold that is scored, 1 epoch" in text
+    assert "A score is that of the predictions on all 3 folds together." in text
+    assert "--task sst --folds 3 --epochs 1" in text
+    assert "seed=0 fold=0" in text
+    page = (ran.place.reports / "index.html").read_text()
+    assert "the fold that is dev, from 0" in page
+
+
+def test_scores_stay_the_same_without_folders(ran: Ran, tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    (tmp_path / "runs").symlink_to(ran.place.folder / "runs")
+    assert keep_outcomes(runs, ran.rows) == 6
+    (tmp_path / "runs").unlink()
+    [there] = groups(ran.rows, (), kept_values(ran.place.csv))
+    [here] = groups(ran.rows, (), kept_values(runs))
+    for one, other in zip(here.settings, there.settings, strict=True):
+        assert one.values[0].tolist() == other.values[0].tolist()
+
+
+def test_cells_of_folds_are_no_members_of_an_ensemble(ran: Ran) -> None:
+    with pytest.raises(InputError, match="cells of a cross-validation, each of which predicts one"):
+        find([ran.place.csv])
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--folds", "3", "--lr", "auto"), "--lr auto: with 3 folds no rates are searched"),
+        (("--folds", "100000"), "--folds: input should be less than or equal to 1000"),
+        (("--folds", "3", "--task", "multitask"), "--folds: task multitask has parts"),
+        (("--folds", "700"), "--folds 700: give a number from 2 to 60, the number of texts"),
+    ],
+)
+def test_what_folds_do_not_go_with_is_a_line(
+    grid: GridRuns, flags: tuple[str, ...], line: str
+) -> None:
+    data = write_folder(grid.folder / "data", count=40)
+    task = () if "--task" in flags else ("--task", "sst")
+    done = grid.run(*task, "--data", str(data), *flags)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not grid.csv.exists()
+
+
+RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
+
+
+def cells_of(**settings: object) -> list[Any]:
+    loaded = gridfile.load("smoke")
+    changed = loaded.settings.model_copy(update=settings)
+    return expand(loaded.model_copy(update={"settings": changed}), RESOLVED)
+
+
+def test_folds_multiply_cells_within_a_seed() -> None:
+    plain, folded = cells_of(seeds=2), cells_of(seeds=2, folds=3)
+    assert len(folded) == 3 * len(plain)
+    each = [(seed, fold) for seed in range(2) for fold in range(3) for _ in range(len(plain) // 2)]
+    assert [(one.seed, one.fold) for one in folded] == each
+    assert {(one.folds, one.fold) for one in plain} == {(None, None)}
+    assert not {one.cell_id for one in plain} & {one.cell_id for one in folded}
+    chosen = select(folded, parse_selection("fold=0,2 seed=1"))
+    assert {(one.seed, one.fold) for one in chosen} == {(1, 0), (1, 2)}
+    with pytest.raises(InputError, match="fold can't be 'last'"):
+        parse_selection("fold=last")
+    with pytest.raises(InputError, match="cells with its seeds, folds; 100,000 are the most"):
+        gridfile.parse(
+            '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]', "x.toml", "x"
+        )
+
+
+def test_ids_of_cells_without_folds_are_those_of_committed_rows() -> None:
+    with (Path(__file__).parents[3] / "runs.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    rows = [row_of({n: parse_value(n, text) for n, text in line.items()}) for line in lines]
+    assert len(rows) >= 68
+    assert all(row.cell.cell_id == row.cell_id for row in rows)
+
+
+def test_memory_of_one_fold_says_nothing_of_another() -> None:
+    small, large = (cell("lora", rank, "attn", "off", folds=5, fold=1) for rank in (1, 8))
+    failed = new_row(**small.columns(), status="oom", attempt=1)
+    assert dominating(large, failed.conditions_id, [failed]) is failed
+    assert dominating(replace(large, fold=2), failed.conditions_id, [failed]) is None
+
+
+def test_the_first_fold_runs_here_if_another_machine_has_all_scores() -> None:
+    cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
+    rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
+    here = {name: rows[0][name] for name in (
+        "conditions_id", "device", "torch_version", "measurement_version", "code_version",
+    )} | {"conditions_id": "here"}  # fmt: skip
+    planned = plan(cells, rows, here)
+    assert [item.action for item in planned] == ["run", "done", "done"]
+    both = groups([fold_row(0) | {"conditions_id": "here"}, *rows])
+    [group] = [group for group in both if group.first.conditions_id == "here"]
+    setting = group.settings[0]
+    assert [row.fold for row in setting.elsewhere] == [1, 2]
+    assert list(setting.runs) == [0]
+    assert [len(setting.ok), group.seeds] == [1, 1]
+
+
+def fold_row(fold: int, mode: str = "full", seed: int = 0, folds: int = 3, **more: Any) -> Row:
+    of = cell(mode, None, None, "off", seed, folds=folds, fold=fold)
+    time = more.pop("time", 100.0)
+    times = {TIME: time, f"{TIME}_ci_low": time * 0.99, f"{TIME}_ci_high": time * 1.01}
+    return result_row(of, random.Random(0), **{"repeat": 1, **more}) | times  # noqa: S311
+
+
+def one(rows: list[Row], values_of: ValuesOf = no_values) -> Group:
+    [group] = groups(rows, (), values_of)
+    return group
+
+
+def numbers(run: Any) -> np.ndarray[Any, Any]:
+    """Numbers of a run whose folds have 20 examples each, with the scores in the rows."""
+    return np.concatenate([np.arange(20) < round(20 * row.dev_score) for row in run]).astype(float)
+
+
+def setting_of(scores: list[float], values_of: ValuesOf = numbers, **more: Any) -> Setting:
+    rows = [fold_row(fold, dev_score=score, **more) for fold, score in enumerate(scores)]
+    return one(rows, values_of).settings[0]
+
+
+def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has() -> None:
+    rows = [fold_row(0), fold_row(2), fold_row(1) | {"status": "oom", "dev_score": None}]
+    setting = one(rows, numbers).settings[0]
+    assert setting.estimate("dev_score") is None
+    assert setting.folds_done == "2 of 3 folds"
+    assert setting.estimate(TIME) is not None, "costs are those of the folds that ran"
+    whole = [fold_row(fold, "head") for fold in range(3)]
+    text = str(report([*rows, *whole], [], [], numbers))
+    assert "2 of 3 folds" in text
+    assert "No setting has a score of all 3 folds yet." in str(report(rows, [], [], numbers))
+
+
+def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
+    setting = setting_of([0.5, 0.6, 0.7], no_values)
+    ends = {"dev_ci_low": 0.4, "dev_ci_high": 0.8}
+    rows = [fold_row(n, dev_score=s, **ends) for n, s in enumerate([0.5, 0.6, 0.7])]
+    score = one(rows).settings[0].estimate("dev_score")
+    assert setting.scores == {0: pytest.approx(0.6)}
+    assert score is not None
+    assert score.value == pytest.approx(0.6)
+    low = 0.6 - math.hypot(0.1, 0.2, 0.3) / 3
+    assert score.low == pytest.approx(low)
+    assert "are not known, the mean of the folds' scores." in str(report(rows, [], [])["lead"])
+
+
+def test_several_seeds_of_folds_vary_by_seed_and_example() -> None:
+    rows = [
+        fold_row(fold, seed=seed, dev_score=0.5 + 0.1 * seed)
+        for seed in range(2)
+        for fold in range(3)
+    ]
+    group = one(rows, numbers)
+    assert group.seeds == 2
+    assert group.settings[0].scores == {0: pytest.approx(0.5), 1: pytest.approx(0.6)}
+    spread = score_spread(group.settings[0], group.settings[0])
+    assert spread is not None
+    assert (spread.seeds, spread.examples) == (2, 60)
+    lacking = one(rows[:-1], numbers).settings[0]
+    assert list(lacking.scores) == [0]
+
+
+def test_folds_of_two_versions_make_a_run_only_where_no_version_has_all() -> None:
+    old = [fold_row(fold, dev_score=0.5) for fold in range(2)]
+    new = [fold_row(fold, dev_score=0.7, code_version="0.2.0") for fold in (1, 2)]
+    [run] = one([*old, *new], numbers).settings[0].runs[0]
+    assert [row.dev_score for row in run] == [0.5, 0.7, 0.7]
+    whole = [*old, fold_row(2, dev_score=0.5), *new]
+    [run] = one(whole, numbers).settings[0].runs[0]
+    assert [row.dev_score for row in run] == [0.5, 0.5, 0.5]
+    repeated = [fold_row(fold, dev_score=0.5, repeat=n) for fold in range(3) for n in (1, 2)]
+    assert [len(run) for run in one(repeated, numbers).settings[0].runs[0]] == [3, 3]
+
+
+def test_costs_are_paired_by_fold() -> None:
+    full, head = (90.0, 100.0, 120.0), (30.0, 40.0, 50.0)
+    rows = [fold_row(n, time=t) for n, t in enumerate(full)]
+    rows += [fold_row(n, "head", time=t) for n, t in enumerate(head)]
+    group = one(rows, numbers)
+    base, other = group.settings
+    assert set(base.by_run(TIME)) == {(0, fold, 1, "0.1.0") for fold in range(3)}
+    assert base.estimate(TIME) == mean_t(full)
+    ratio = compare(group, "time", other, base)
+    assert ratio == paired_ratio(dict(enumerate(head)), dict(enumerate(full)))
+
+
+def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority() -> None:
+    each = {"flags": "not_learned", "majority_score": 0.4}
+    assert setting_of([0.6, 0.6, 0.6], **each).learned
+    assert not setting_of([0.5, 0.4, 0.5], **each).learned
+    assert not setting_of([0.6, 0.6, 0.1], **each).learned
+    assert not setting_of([0.6, 0.6], **each).learned, "most of what there is is flagged"
+    assert setting_of([0.6, 0.6], majority_score=0.4).learned
+    rows = [fold_row(n, "head", dev_score=0.6, **each) for n in range(3)]
+    rows += [fold_row(n, dev_score=0.2, **each) for n in range(3)]
+    group = one(rows, numbers)
+    best = verdict(group, "score")
+    assert best is not None
+    assert best.winner.mode == "head"
+    assert "Flagged" not in str(report(rows, [], [], numbers))
+
+
+def test_rows_whose_folds_contradict_each_other_have_no_score() -> None:
+    for wrong in ([0, 1, 3], [0, 1, 1], [0, 1]):
+        rows = [fold_row(fold) for fold in wrong]
+        assert one(rows, numbers).settings[0].estimate("dev_score") is None
+    rows = [fold_row(fold, folds=10**9) for fold in range(2)]
+    assert one(rows, numbers).settings[0].estimate("dev_score") is None
+
+
+def test_a_row_of_folds_is_kept_and_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs.csv")
+    rows = [fold_row(fold) for fold in range(3)]
+    for row in rows:
+        store.append(row)
+    assert [(row.folds, row.fold) for row in read_rows(tmp_path / "runs.csv")] == [
+        (3, 0), (3, 1), (3, 2),
+    ]  # fmt: skip

@@ -1,0 +1,145 @@
+"""Reference points from their process, into the facts of the data."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.common.errors import StoppedError
+from bench.launch.signals import Signals
+from bench.plan.cell import CANDIDATE
+from bench.plan.job import Job
+from bench.references import client
+from bench.references.client import find_references
+from bench.results.facts import REFERENCES, Reference, facts_of, keep_facts, read_facts
+from minbert.data.tasks import Data, load_data
+from tests.bench.workloads import workload
+from tests.components import COMPONENTS, CS224N, need
+
+
+def job_of(checkpoint: Path, data: Data, folder: Path | None = None, **changes: object) -> Job:
+    values = {
+        "task": data.task.name, "data_digest": data.digest[:16], "max_train": None,
+        "max_dev": None, "max_steps": None, "init": "pretrained", "geometry": None,
+        "model_digest": "tiny", "checkpoint": str(checkpoint), "tokenizer": str(checkpoint),
+        "data": None if folder is None else str(folder),
+    }  # fmt: skip
+    return workload(**{**values, **changes})
+
+
+class Finder:
+    """Finds reference points for a runs.csv, and remembers the phases."""
+
+    def __init__(self, runs: Path, data: Data) -> None:
+        self.runs = runs
+        self.data = data
+        self.phases: list[str] = []
+
+    def find(self, *jobs: Job, timeout_s: float | None = None, stopped: bool = False) -> list[str]:
+        with Signals() as signals:
+            signals.stops = int(stopped)
+            digest = self.data.digest[:16]
+            facts = read_facts(self.runs).get(digest) or facts_of(self.data)
+            notes = find_references(
+                self.runs, digest, facts, jobs, gpu="", timeout_s=timeout_s, signals=signals,
+                on_progress=lambda message: self.phases.append(str(message.get("phase"))),
+            )  # fmt: skip
+            return list(notes)
+
+    @property
+    def found(self) -> list[Reference]:
+        facts = read_facts(self.runs).get(self.data.digest[:16])
+        return [] if facts is None else list(facts.references)
+
+
+@pytest.fixture
+def movies(tmp_path: Path) -> Finder:
+    return Finder(tmp_path / "runs.csv", load_data("movies", max_train=200, max_dev=50))
+
+
+def test_all_are_found_once(movies: Finder, tiny_checkpoint: Path) -> None:
+    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
+    [note] = movies.find(job, replace(job, cell=replace(job.cell, seed=1)))
+    assert note.startswith("reference points: accuracy of majority 0.")
+    assert [reference.name for reference in movies.found] == list(REFERENCES)
+    assert movies.phases == ["load", *(f"reference point {name}" for name in REFERENCES)]
+    for reference in movies.found:
+        value, low, high = reference.scores["accuracy"]
+        assert low < value < high
+        assert reference.about.endswith("trained on 200 training examples")
+        of_encoder = reference.model_digest, reference.pooling, reference.max_length
+        cell = job.cell
+        expected = ("tiny", cell.pooling, cell.max_length)
+        assert of_encoder == (expected if reference.name == "frozen" else (None,) * 3)
+    facts = read_facts(movies.runs)[movies.data.digest[:16]]
+    assert (facts.problem, facts.train, facts.dev) == ("single_label", 200, 50)
+    assert sum(dev for _, dev in facts.class_counts.values()) == 50
+    assert movies.find(job) == []
+
+    shorter = replace(job, cell=replace(job.cell, max_length=8))
+    assert client.lacking(facts, shorter.cell) == ["frozen"]
+    capped = replace(job, cell=replace(job.cell, max_steps=2, batch_size=16))
+    assert client.lacking(facts, capped.cell) == ["tf-idf", "frozen"]
+    assert facts.trained_on(capped.cell) == 32
+    for cell in (replace(job.cell, init="random"), replace(job.cell, max_steps=500)):
+        assert client.lacking(facts, cell) == []
+
+
+@pytest.mark.parametrize("task", ["sts", "quora"])
+def test_pairs_of_the_shared_data(task: str, tmp_path: Path, minilm: Path) -> None:
+    need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
+    data = load_data(task, CS224N, max_train=400, max_dev=100)
+    finder = Finder(tmp_path / "runs.csv", data)
+    finder.find(job_of(minilm, data, CS224N, max_train=400, max_dev=100, pooling="mean"))
+    majority, words, frozen = finder.found
+    assert words.scores[data.task.metric][0] > 0.4
+    if task == "sts":
+        assert (majority.scores["pearson"], majority.scores["spearman"]) == (None, None)
+        assert majority.scores["rmse"][0] > words.scores["rmse"][0]
+    assert frozen.scores.keys() == words.scores.keys() == majority.scores.keys()
+
+
+def test_a_failure_is_a_note_and_what_was_found_before_is_kept(
+    movies: Finder, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    job = job_of(tmp_path / "gone", movies.data, max_train=200, max_dev=50)
+    job = replace(job, tokenizer=str(tiny_checkpoint))
+    found, failed = movies.find(job)
+    assert found.startswith("reference points: accuracy of majority")
+    assert failed.startswith("reference points frozen left out: crashed (")
+    assert "gone" in failed
+    assert [reference.name for reference in movies.found] == ["majority", "tf-idf"]
+    repaired = replace(job, checkpoint=str(tiny_checkpoint))
+    [note] = movies.find(repaired)
+    assert note.startswith("reference points: accuracy of frozen")
+
+
+def test_the_users_limit_of_time_applies(movies: Finder, tiny_checkpoint: Path) -> None:
+    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
+    [note] = movies.find(job, timeout_s=0.01)
+    names = ", ".join(REFERENCES)
+    assert note.startswith(f"reference points {names} left out: timeout (took longer than 0.01 s")
+    assert movies.found == []
+
+
+def test_a_stop_by_the_user_stops_the_run(movies: Finder, tiny_checkpoint: Path) -> None:
+    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
+    with pytest.raises(StoppedError):
+        movies.find(job, stopped=True)
+
+
+def test_tries_of_a_search_have_none(movies: Finder, tiny_checkpoint: Path) -> None:
+    job = job_of(tiny_checkpoint, movies.data, learning_rate_source=CANDIDATE)
+    assert movies.find(job) == []
+    assert not movies.runs.with_name("runs.data.json").exists()
+
+
+def test_references_of_several_files_are_shown_together(movies: Finder, tmp_path: Path) -> None:
+    facts = facts_of(movies.data)
+    digest = movies.data.digest[:16]
+    files = [tmp_path / name for name in ("a.csv", "b.csv")]
+    for path, name in zip(files, ("majority", "tf-idf"), strict=True):
+        one = Reference(name=name, about="", train=200, scores={})
+        keep_facts(path, [(digest, facts.model_copy(update={"references": (one,)}))])
+    read = read_facts(*files, tmp_path / "no.csv")
+    assert [reference.name for reference in read[digest].references] == ["majority", "tf-idf"]

@@ -1,0 +1,209 @@
+"""Early stopping: by which examples it decides, when training ends, and with which weights."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from bench.plan.job import Job
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from bench.worker.saving import Epoch
+from bench.worker.stopping import EarlyStopping
+from minbert.data.tasks import load_data
+from minbert.training.losses import mean_loss
+from tests.bench.worker.test_worker import job_on
+from tests.cs224n import relabel
+
+# The rule
+
+
+def after(results: list[tuple[float, float | None]], patience: int = 2) -> tuple[int, int, float]:
+    """The epochs that run, the best one, and the weight restored, which is the epoch's number."""
+    weight = nn.Parameter(torch.zeros(1))
+    stopping = EarlyStopping([weight], patience)
+    for epoch, (loss, score) in enumerate(results, start=1):
+        weight.data.fill_(epoch)
+        stopping.take(loss, score)
+        if stopping.is_over:
+            break
+    assert stopping.restore() == (stopping.best < epoch)
+    return epoch, stopping.best, weight.item()
+
+
+@pytest.mark.parametrize(
+    ("results", "ended"),
+    [
+        ([(1, 0.5), (1, 0.6), (1, 0.6), (1, 0.55), (1, 0.9)], (4, 2, 2)),
+        ([(1, 0.5), (0.9, 0.5), (0.95, 0.5), (0.8, 0.5)], (4, 4, 4)),
+        ([(1, 0.9), (0.1, 0.8), (0.1, 0.8)], (3, 1, 1)),
+        ([(1, None), (0.9, None), (2, -0.5), (0.1, None)], (4, 3, 3)),
+        ([(1, None), (1, None), (1, None)], (3, 1, 1)),
+    ],
+    ids=["score", "loss-of-equal-scores", "score-before-loss", "no-score", "never-a-score"],
+)
+def test_the_best_score_counts_then_the_lowest_loss_then_the_first(
+    results: list[tuple[float, float | None]], ended: tuple[int, int, float]
+) -> None:
+    assert after(results) == ended
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_patience_is_the_number_of_epochs_without_a_better_one(patience: int) -> None:
+    results = [(1.0, 0.5), (1.0, 0.7), *[(1.0, 0.6)] * 9]
+    assert after(results, patience) == (2 + patience, 2, 2)
+
+
+def test_what_is_kept_is_a_copy_on_the_host() -> None:
+    weight = nn.Parameter(torch.arange(6.0).view(2, 3).T)
+    stopping = EarlyStopping([weight], 1)
+    stopping.take(1.0, 0.5)
+    (kept,) = stopping._weights
+    assert kept.device.type == "cpu"
+    assert kept.data_ptr() != weight.data_ptr()
+    assert torch.equal(kept, weight)
+
+
+# Cells
+
+
+class Noted(CellRun):
+    """Notes weights and predictions after each epoch; scripted held-out scores, if given."""
+
+    def __init__(self, job: Job, folder: Path, scores: list[float] | None = None) -> None:
+        super().__init__(job, folder, Progress(None))
+        self.scores = scores
+        self.weights: list[dict[str, Tensor]] = []
+        self.predictions: list[dict[str, Any]] = []
+
+    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+        epoch = super()._evaluate(loss, fitted)
+        self.weights.append({n: p.detach().clone() for n, p in self.model.named_parameters()})
+        self.predictions.append({"dev": self.logits, "held": self.held_logits})
+        if self.scores is not None and epoch.held_out is not None:
+            number = len(self.record.epochs)
+            score = self.scores[number] if number < len(self.scores) else 0.0
+            epoch.held_out = epoch.held_out[0], score
+        return epoch
+
+
+def cell_run(
+    checkpoint: Path, folder: Path, scores: list[float] | None = None, **changes: Any
+) -> Noted:
+    """A cell on made-up examples after its run."""
+    values = {
+        "mode": "lora", "epochs": 6, "held_out": 0.25, "early_stopping": 2, "schedule": "linear",
+        "learning_rate": 1e-2, "learning_rate_base": 1e-2, "learning_rate_head": 1e-2,
+    }  # fmt: skip
+    job = job_on(checkpoint, folder, **{"task": "sst", **values, **changes})
+    ended = Noted(job, folder / "cell", scores)
+    ended.run()
+    return ended
+
+
+def lines(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "cell" / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "dora", "head"])
+def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str
+) -> None:
+    of_mode = {
+        "full": {"learning_rate_base": None, "learning_rate_head": None},
+        "head": {"learning_rate": None, "learning_rate_base": None, "unfreeze": None},
+    }
+    ended = cell_run(
+        tiny_checkpoint, tmp_path, [0.2, 0.6, 0.5, 0.4, 0.9], mode=mode, **of_mode.get(mode, {})
+    )
+    columns, epochs = ended.record.columns, ended.record.epochs
+    assert (columns["epochs_run"], columns["best_epoch"]) == (4, 2)
+    assert len(epochs) == 4
+    assert len(lines(tmp_path, "steps.csv")) == 4 * ended._steps_per_epoch
+    best, last = ended.weights[1], ended.weights[3]
+    assert not all(torch.equal(best[name], last[name]) for name in best)
+    for name, parameter in ended.model.named_parameters():
+        assert torch.equal(parameter, best[name]), name
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    np.testing.assert_array_equal(kept["logits"], ended.predictions[1]["dev"][""])
+    np.testing.assert_array_equal(kept["held_logits"], ended.predictions[1]["held"][""])
+    assert not np.array_equal(kept["logits"], ended.predictions[3]["dev"][""])
+    for name in ("dev_score", "dev_loss", "train_loss", "train_score"):
+        assert columns[name] == getattr(epochs[1], name), name
+    assert columns["train_loss"] != epochs[3].train_loss
+
+
+def test_epochs_have_the_held_out_scores_that_decide(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    ended = cell_run(tiny_checkpoint, tmp_path, early_stopping=2)
+    curve = lines(tmp_path, "epochs.csv")
+    results = [(float(r["held_out_score"]), -float(r["held_out_loss"])) for r in curve]
+    best = ended.record.columns["best_epoch"]
+    assert results.index(max(results)) + 1 == best
+    assert len(curve) == min(6, int(best) + 2) == ended.record.columns["epochs_run"]
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    right = (kept["held_logits"].argmax(axis=1) == kept["held_labels"]).mean()
+    assert results[best - 1][0] == pytest.approx(right)
+    loss = mean_loss("cross-entropy", kept["held_logits"], kept["held_labels"])
+    assert results[best - 1][1] == pytest.approx(-loss)
+
+
+def test_dev_decides_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Other dev labels change no step and not the best epoch."""
+    one = cell_run(tiny_checkpoint, tmp_path / "one")
+    data = tmp_path / "other" / "data"
+    job = job_on(tiny_checkpoint, tmp_path / "other", "sst", "lora")
+    for line in range(2, 14):
+        relabel(data / "ids-sst-dev.csv", str(line % 2), line)
+    digest = load_data("sst", data).digest[:16]
+    assert digest != job.cell.data_digest
+    job = replace(one.job, cell=replace(one.cell, data_digest=digest), data=str(data))
+    other = Noted(job, tmp_path / "other" / "cell")
+    other.run()
+    assert [e.dev_loss for e in other.record.epochs] != [e.dev_loss for e in one.record.epochs]
+    assert torch.equal(torch.stack(other.record.losses), torch.stack(one.record.losses))
+    assert other.record.columns["best_epoch"] == one.record.columns["best_epoch"]
+
+
+def test_until_it_stops_it_changes_no_step(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stopped = cell_run(tiny_checkpoint, tmp_path / "stopped", [0.5, 0.4, 0.3])
+    whole = cell_run(tiny_checkpoint, tmp_path / "whole", early_stopping=None)
+    steps = len(stopped.record.losses)
+    assert steps == 3 * stopped._steps_per_epoch < len(whole.record.losses)
+    assert torch.equal(torch.stack(stopped.record.losses), torch.stack(whole.record.losses)[:steps])
+    assert whole.record.columns["epochs_run"] == 6
+    assert whole.record.columns["best_epoch"] is None
+    assert lines(tmp_path / "whole", "epochs.csv")[0].keys() == {
+        "epoch", "train_loss", "train_score", "dev_loss", "dev_score",
+    }  # fmt: skip
+
+
+def test_with_a_last_epoch_that_is_best_nothing_is_evaluated_again(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    ended = cell_run(tiny_checkpoint, tmp_path, [0.1, 0.2, 0.3], epochs=3)
+    assert len(ended.predictions) == 3
+    assert ended.record.columns["best_epoch"] == 3
+
+
+def test_several_parts_are_scored_together(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    parts = {
+        "encoders": 1, "task_order": "round-robin", "regression_loss": "mse",
+        "task_rates": "quora=1 sst=1 sts=1", "task_decays": "quora=0 sst=0 sts=0",
+    }  # fmt: skip
+    ended = cell_run(tiny_checkpoint, tmp_path, None, task="multitask", **parts)
+    curve = lines(tmp_path, "epochs.csv")
+    best = int(ended.record.columns["best_epoch"])
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    right = [
+        ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),
+        ((kept["quora.held_logits"][:, 0] > 0) == kept["quora.held_labels"]).mean(),
+        (1 + np.corrcoef(kept["sts.held_logits"][:, 0], kept["sts.held_labels"])[0, 1]) / 2,
+    ]
+    assert float(curve[best - 1]["held_out_score"]) == pytest.approx(np.mean(right), abs=1e-6)

@@ -1,0 +1,114 @@
+"""Several labels for a text, from their file of tokens to a worker's predictions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from bench.examples import tokens
+from bench.forecast.costs import Variant
+from bench.forecast.fake import count
+from bench.plan.cell import Cell
+from bench.worker.setup import examples
+from minbert.data import tasks
+from minbert.data.tasks import Examples, Task, TaskData
+from tests.bench.peer_cells import cell, job_of
+from tests.bench.worker.test_training_settings import Steps
+from tests.bench.workloads import SHAPES
+
+TOPICS = Task(
+    "topics", "made-up topics", classes=("a", "b", "c"), files=("topics.csv",), multi_label=True
+)
+WORDS = ("good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice")
+
+
+def made_up(count: int, seed: int) -> Examples:
+    """Texts with none, some or all of three topics."""
+    rng = np.random.default_rng(seed)
+    texts = tuple(" ".join(rng.choice(WORDS, 1 + n % 6)) + f" {n}" for n in range(count))
+    return Examples(texts, None, rng.integers(0, 2, (count, 3)).astype(np.int8))
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: Path) -> TaskData:
+    """Examples of a task of several labels, whose file exists."""
+    monkeypatch.setitem(tasks.TASKS, "topics", TOPICS)
+    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "topics.csv").write_text("made up in this test\n")
+    return TaskData(TOPICS, made_up(32, 0), made_up(20, 1))
+
+
+def cell_of(data: TaskData, checkpoint: Path, **changes: object) -> Cell:
+    return cell(
+        checkpoint, "full", task="topics", data_digest=data.digest[:16], max_train=None,
+        max_dev=None, **changes,
+    )  # fmt: skip
+
+
+def test_a_task_of_several_labels_has_its_kind_metric_and_outputs() -> None:
+    assert (TOPICS.kind, TOPICS.metric, TOPICS.num_outputs) == ("multi_label", "micro_f1", 3)
+
+
+def test_a_cell_learns_several_labels(
+    data: TaskData, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from sklearn.metrics import f1_score
+
+    of = cell_of(data, tiny_checkpoint, epochs=2, held_out=0.25, early_stopping=1)
+    tokens.make(data, of, tiny_checkpoint, tmp_path / "data")
+    job = replace(job_of(of, tiny_checkpoint), data=str(tmp_path / "data"))
+    (tmp_path / "cell").mkdir()
+    ended = Steps(job, tmp_path / "cell")
+    columns = ended.run()
+    assert len(ended.train[""]) == 24
+    for loss, logits, batch in ended.trained:
+        assert batch.labels.shape == (8, 3)
+        assert torch.equal(loss, nn.BCEWithLogitsLoss()(logits, batch.labels))
+    kept = load_file(tmp_path / "cell" / "predictions.safetensors")
+    np.testing.assert_array_equal(kept["labels"], data.dev.labels)
+    assert kept["labels"].dtype == np.int8
+    np.testing.assert_array_equal(kept["held_labels"], data.train.labels[kept["held_indices"]])
+    assert kept["logits"].shape == (20, 3)
+    assert columns["dev_metric"] == "micro_f1"
+    expected = f1_score(data.dev.labels, kept["logits"] > 0, average="micro")
+    assert columns["dev_score"] == pytest.approx(expected)
+    logits, labels = (torch.from_numpy(kept[name]).double() for name in ("logits", "labels"))
+    assert columns["dev_loss"] == pytest.approx(nn.BCEWithLogitsLoss()(logits, labels).item())
+
+
+def test_labels_come_back_from_their_file_and_wrong_ones_do_not(
+    data: TaskData, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    of, folder = cell_of(data, tiny_checkpoint), tmp_path / "data"
+    tokens.make(data, of, tiny_checkpoint, folder)
+    train, dev = tokens.read(of, tiny_checkpoint, folder)[""]
+    np.testing.assert_array_equal(train.labels, data.train.labels)
+    np.testing.assert_array_equal(dev.labels, data.dev.labels)
+    labels = data.train.labels
+    job = replace(job_of(of, tiny_checkpoint), data=str(folder))
+    split, _ = examples(job)[""]
+    assert (split.targets.dtype, split.labels.dtype) == (np.float32, np.int8)
+    np.testing.assert_array_equal(split.targets, labels)
+    for wrong in (labels + 1, labels - 1, labels[:, :2], labels[:, 0], labels.astype(np.int64)):
+        train = replace(data.train, labels=wrong)
+        changed = replace(data, train=train)
+        cell_now = replace(of, data_digest=changed.digest[:16])
+        tokens.make(changed, cell_now, tiny_checkpoint, folder)
+        assert tokens.read(cell_now, tiny_checkpoint, folder) is None, wrong.shape
+
+
+def test_its_costs_can_be_counted(data: TaskData, tiny_checkpoint: Path) -> None:
+    of = cell_of(data, tiny_checkpoint)
+    plain = count(job_of(of, tiny_checkpoint), {"": SHAPES}, Variant.of(of))[""][0]
+    assert plain.step.gflop > 0
+    kept = replace(of, early_stopping=2)
+    copied = count(job_of(kept, tiny_checkpoint), {"": SHAPES}, Variant.of(kept))[""][0]
+    size = plain.optimizer_mib / 2  # everything trains, with two averages of each number
+    assert copied.weights_mib - plain.weights_mib == pytest.approx(size, rel=1e-3)
+    assert copied.peak_mib - plain.peak_mib == pytest.approx(size, rel=1e-3)

@@ -1,0 +1,208 @@
+"""Settings of training, in a worker on a tiny encoder: against torch, scikit-learn and PEFT."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.plan.job import Job
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from bench.worker.setup import Split, build_model, class_weights, trained_groups
+from minbert.data.batches import Batch
+from minbert.data.tasks import TASKS
+from minbert.training.trainer import Trainer
+from tests.bench.peer_cells import cell, job_of
+from tests.bench.worker.test_worker import job_on
+
+LAYERS = 4
+RATE = 1e-3
+
+
+class Steps(CellRun):
+    """Keeps the loss, the logits and the batch of each training step."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        super().__init__(job, folder, Progress(None))
+        self.taken: list[tuple[Tensor, Tensor, Batch]] = []
+
+    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+        if not self.taken:
+            self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        loss, logits = super()._step(trainer, batch)
+        self.taken.append((loss, logits, batch))
+        if len(self.taken) == 1:
+            self.second = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        return loss, logits
+
+    @property
+    def trained(self) -> list[tuple[Tensor, Tensor, Batch]]:
+        """The steps of training, without those that are timed after it."""
+        return self.taken[: len(self.record.losses)]
+
+
+def run(checkpoint: Path, folder: Path, task: str, mode: str = "full", **changes: Any) -> Steps:
+    """A cell on made-up examples after its run; the labels of sst are not equally frequent."""
+    job = job_on(checkpoint, folder, task, mode, **changes)
+    ended = Steps(job, folder / "cell")
+    ended.run()
+    return ended
+
+
+# Losses
+
+
+def reference(labels: np.ndarray, smoothing: float) -> nn.CrossEntropyLoss:
+    """Torch's loss with the balanced weights of scikit-learn."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+    return nn.CrossEntropyLoss(
+        torch.tensor(weights, dtype=torch.float32), label_smoothing=smoothing
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(
+    tiny_checkpoint: Path, tmp_path: Path, smoothing: float
+) -> None:
+    settings = {"class_weights": "balanced", "label_smoothing": smoothing}
+    ended = run(tiny_checkpoint, tmp_path, "sst", **settings, held_out=0.3, max_steps=2)
+    labels = ended.train[""].labels
+    assert len(labels) < 24
+    assert len(set(np.bincount(labels).tolist())) > 1
+    loss_of = reference(labels, smoothing)
+    for loss, logits, batch in ended.trained:
+        torch.testing.assert_close(loss, loss_of(logits, batch.labels))
+    split = ended.dev[""]
+    plain = nn.CrossEntropyLoss()(
+        torch.from_numpy(ended.logits[""]).double(), torch.from_numpy(split.labels)
+    )
+    assert ended.record.columns["dev_loss"] == pytest.approx(plain.item())
+
+
+def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    ended = run(
+        tiny_checkpoint, tmp_path, "multitask", class_weights="balanced", label_smoothing=0.1,
+        held_out=0.2, encoders=1, task_order="round-robin", regression_loss="mse",
+        task_rates="quora=1 sst=1 sts=1", task_decays="quora=0 sst=0 sts=0",
+    )  # fmt: skip
+    assert {batch.part for *_, batch in ended.trained} == {"sst", "quora", "sts"}
+    for loss, logits, batch in ended.trained:
+        if batch.part == "sts":
+            expected = nn.MSELoss()(logits[:, 0], batch.labels)
+        else:
+            two = torch.cat([torch.zeros_like(logits), logits], dim=1)
+            outputs = two if batch.part == "quora" else logits
+            expected = reference(ended.train[batch.part].labels, 0.1)(outputs, batch.labels)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_a_class_without_examples_weighs_nothing(tiny_checkpoint: Path) -> None:
+    of = cell(tiny_checkpoint, "full", task="sst", class_weights="balanced")
+    labels = np.array([0, 0, 0, 2, 4, 4])
+    split = Split((), labels, labels, "cross-entropy")
+    weights = class_weights({"": split}, TASKS["movies"], of)[""]
+    assert weights.tolist() == pytest.approx([2 / 3, 0, 2, 0, 1])
+    assert class_weights({"": replace(split, loss="mse")}, TASKS["movies"], of) == {}
+    assert class_weights({"": split}, TASKS["movies"], replace(of, class_weights="none")) == {}
+
+
+# Rates
+
+
+def rates_of(
+    checkpoint: Path, mode: str, layers: str = "all-lin", **changes: Any
+) -> dict[str, Any]:
+    """The rate and decay of every parameter that trains."""
+    of = cell(checkpoint, mode, layers, **{"learning_rate_head": RATE, **changes})
+    model = build_model(job_of(of, checkpoint))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = trained_groups(model, of)
+    found = {names[p]: (g.learning_rate, g.weight_decay) for g in groups for p in g.parameters}
+    assert len(found) == sum(len(group.parameters) for group in groups)
+    assert found.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    return found
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "dora"])
+def test_rates_fall_layer_by_layer_and_not_above_the_encoder(
+    deep_checkpoint: Path, mode: str
+) -> None:
+    plain = rates_of(deep_checkpoint, mode)
+    decayed = rates_of(deep_checkpoint, mode, layer_decay=0.5)
+    assert plain.keys() == decayed.keys()
+    factors = {"bert.embeddings.": 0.5**LAYERS, "bert.pooler.": 1.0, "classifier.": 1.0}
+    factors |= {f"bert.encoder.layer.{n}.": 0.5 ** (LAYERS - 1 - n) for n in range(LAYERS)}
+    for prefix, factor in factors.items():
+        names = [name for name in plain if name.startswith(prefix)]
+        assert names, prefix
+        for name in names:
+            rate, decay = plain[name]
+            assert decayed[name] == (pytest.approx(rate * factor), decay), name
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_b_has_a_multiple_of_the_rate_as_in_peft(deep_checkpoint: Path, mode: str) -> None:
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    from peft.optimizers import create_loraplus_optimizer
+
+    config = transformers.BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    adapted = peft.get_peft_model(
+        transformers.BertModel(config),
+        peft.LoraConfig(target_modules=["query"], r=2, use_dora=mode == "dora"),
+    )
+    optimizer = create_loraplus_optimizer(
+        adapted, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=16.0
+    )
+    names = {parameter: name for name, parameter in adapted.named_parameters()}
+    theirs = {
+        matrix: group["lr"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for matrix in ("lora_A", "lora_B")
+        if matrix in names[parameter]
+    }
+    ours = rates_of(deep_checkpoint, mode, learning_rate=RATE, lora_plus_ratio=16.0)
+    for matrix, rate in theirs.items():
+        (found,) = {ours[name][0] for name in ours if name.endswith(matrix)}
+        assert found == pytest.approx(rate)
+    assert theirs["lora_B"] == pytest.approx(16 * theirs["lora_A"])
+    plain = rates_of(deep_checkpoint, mode, learning_rate=RATE)
+    assert {n for n in ours if ours[n] != plain[n]} == {n for n in ours if n.endswith("lora_B")}
+
+
+def test_both_factors_multiply(deep_checkpoint: Path) -> None:
+    both = rates_of(deep_checkpoint, "lora", layer_decay=0.5, lora_plus_ratio=8.0)
+    (rate,) = {r for n, (r, _) in both.items() if "layer.1." in n and n.endswith("lora_B")}
+    assert rate == pytest.approx(3e-3 * 8 / 4)
+
+
+@pytest.mark.parametrize("unfreeze", ["all", "iterative"])
+def test_a_first_step_moves_by_the_rates(
+    deep_checkpoint: Path, tmp_path: Path, unfreeze: str
+) -> None:
+    """Of AdamW it is the rate in each number, whatever the gradient; B begins at 0, so that A has
+    no gradient."""
+    settings = {
+        "warmup": 0.0, "weight_decay": 0.0, "schedule": "linear", "learning_rate": RATE,
+        "learning_rate_base": RATE, "layer_decay": 0.5, "lora_plus_ratio": 4.0, "max_steps": 2,
+        "unfreeze": unfreeze,
+    }  # fmt: skip
+    ended = run(deep_checkpoint, tmp_path, "sst", "lora", **settings)
+    moves = {n: (ended.second[n] - p).abs().max().item() for n, p in ended.first.items()}
+    assert moves["classifier.weight"] == pytest.approx(RATE, rel=1e-2)
+    for layer in range(LAYERS):
+        expected = 0.5 ** (LAYERS - 1 - layer) * RATE if unfreeze == "all" else 0.0
+        place = f"bert.encoder.layer.{layer}.output"
+        assert moves[f"{place}.dense.lora_B"] == pytest.approx(4 * expected, rel=1e-2)
+        assert moves[f"{place}.LayerNorm.weight"] == pytest.approx(expected, rel=1e-2)

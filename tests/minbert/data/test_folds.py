@@ -1,0 +1,195 @@
+"""Examples in folds: how they are dealt, and what a fold holds."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minbert.data.tasks import TASKS, Examples, Folds, Sizes, TaskData, load_data
+from minbert.data.tasks.splitting import strata_of, stratified
+from minbert.errors import InputError
+from tests.cs224n import write_folder
+
+DEALT = settings(max_examples=60, deadline=None)
+KEYS = st.lists(st.integers(0, 30), min_size=1, max_size=80)
+RNG = np.random.default_rng(0)
+KNOWN = [2, 1, 0, 0, 0, 2, 1, 0, 1, 2, 2, 1]
+
+
+def dealt(keys: list[str], strata: list[int], k: int) -> list[int]:
+    parts = stratified(keys, np.array(strata, dtype=np.int64), k)
+    assert parts.shape == (len(keys),)
+    return [int(part) for part in parts]
+
+
+@DEALT
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=90), st.integers(1, 7))
+def test_parts_of_texts_that_differ_are_level_in_all_and_in_each_stratum(
+    strata: list[int], k: int
+) -> None:
+    parts = np.array(dealt([f"text {n}" for n in range(len(strata))], strata, k))
+    for stratum in [None, *set(strata)]:
+        of = parts if stratum is None else parts[np.array(strata) == stratum]
+        counts = np.bincount(of, minlength=k)
+        assert len(counts) == k
+        assert counts.max() - counts.min() <= 1
+
+
+@DEALT
+@given(KEYS, st.integers(1, 6), st.randoms(use_true_random=False))
+def test_a_key_is_in_one_part_whatever_the_order(numbers: list[int], k: int, random) -> None:
+    examples = [(f"group {n}", (n * 7 + place) % 3) for place, n in enumerate(numbers)]
+    parts = dealt(*map(list, zip(*examples, strict=True)), k)
+    of_key = defaultdict(set)
+    for (key, _), part in zip(examples, parts, strict=True):
+        of_key[key].add(part)
+    assert all(len(found) == 1 for found in of_key.values())
+    assert len(set(parts)) == min(k, len(of_key)), "no part is empty if there are k keys"
+    random.shuffle(examples)
+    again = dealt(*map(list, zip(*examples, strict=True)), k)
+    assert {key: {part} for (key, _), part in zip(examples, again, strict=True)} == of_key
+
+
+def test_singles_fill_up_what_groups_leave_uneven() -> None:
+    keys = ["a"] * 3 + ["b"] * 2 + [f"single {n}" for n in range(15)]
+    strata = np.array([0] * 3 + [1] * 2 + [0] * 9 + [1] * 6)
+    parts = stratified(keys, strata, 4)
+    table = [np.bincount(parts[strata == one], minlength=4).tolist() for one in range(2)]
+    assert table == [[3] * 4, [2] * 4]
+
+
+def test_large_groups_are_spread_by_class() -> None:
+    keys = [f"document {n // 20}" for n in range(800)]
+    strata = [(n // 20) % 4 for n in range(800)]  # a document is of one class
+    parts = np.array(dealt(keys, strata, 5))
+    table = [np.bincount(parts[np.array(strata) == one], minlength=5).tolist() for one in range(4)]
+    assert table == [[40] * 5] * 4
+
+
+def test_the_parts_of_known_texts_stay_what_they_are() -> None:
+    texts = [f"text {n}" for n in range(12)]
+    assert dealt(texts, [n % 2 for n in range(12)], 3) == KNOWN
+
+
+def test_strata_are_classes_tenths_or_combinations() -> None:
+    assert strata_of(np.array([2, 0, 2]), "classification").tolist() == [2, 0, 2]
+    numbers = RNG.permutation(100) / 7
+    strata = strata_of(numbers, "regression")
+    assert np.bincount(strata).tolist() == [10] * 10
+    assert (strata[np.argsort(numbers)] == np.sort(strata)).all()
+    assert len(set(strata_of(np.ones(50), "regression").tolist())) == 1
+    common = np.repeat(np.array([[0, 0, 1], [1, 0, 1]], dtype=np.int8), 20, axis=0)
+    rare = np.array([[1, 1, 1], [0, 1, 0]], dtype=np.int8)
+    found = strata_of(np.concatenate([common, rare]), "multi_label")
+    assert [len(set(found[at].tolist())) for at in (slice(0, 20), slice(20, 40))] == [1, 1]
+    assert len(set(found.tolist())) == 3, "those of fewer than ten examples are one stratum"
+    assert found[40] == found[41]
+
+
+def examples_of(task: str, side: str, count: int, groups: bool = False) -> Examples:
+    texts = tuple(f"{side} text {n}" for n in range(count))
+    labels = np.arange(count) % 5 if TASKS[task].classes else np.arange(count) / 7
+    names = tuple(f"author {n // 4}" for n in range(count)) if groups else None
+    return Examples(texts, None, labels, names)
+
+
+def data_of(task: str = "movies", groups: bool = False) -> TaskData:
+    return TaskData(
+        TASKS[task], examples_of(task, "train", 40, groups), examples_of(task, "dev", 15, groups)
+    )
+
+
+@pytest.mark.parametrize("task", ["movies", "movies-rating"])
+def test_every_example_is_dev_in_one_fold_and_trained_on_in_the_others(task: str) -> None:
+    folds = Folds(data_of(task), 4)
+    seen: list[str] = []
+    everything = {*data_of(task).train.text_a, *data_of(task).dev.text_a}
+    for index in range(4):
+        data = folds.fold(index)
+        assert {*data.train.text_a} | {*data.dev.text_a} == everything
+        assert not {*data.train.text_a} & {*data.dev.text_a}
+        for side in (data.train, data.dev):
+            known = dict(zip(folds.examples.text_a, folds.examples.labels, strict=True))
+            assert [known[text] for text in side.text_a] == side.labels.tolist()
+            assert side.labels.dtype == data_of(task).train.labels.dtype
+        seen += data.dev.text_a
+    assert sorted(seen) == sorted(everything)
+
+
+def test_authors_and_equal_texts_stay_together() -> None:
+    data = data_of(groups=True)
+    shared = Examples(
+        ("Same text!", "same  text", "another"), None, np.array([0, 1, 2]), ("x", "y", "author 0")
+    )
+    folds = Folds(TaskData(data.task, data.train, shared), 3)
+    linked = {"x": "x or y", "y": "x or y"}
+    for index in range(3):
+        fold = folds.fold(index)
+        train, dev = ({linked.get(g, g) for g in s.groups or ()} for s in (fold.train, fold.dev))
+        assert train
+        assert dev
+        assert not train & dev
+
+
+def test_documents_of_embedded_reviews_stay_together() -> None:
+    folds = Folds(load_data("amazon"), 3)
+    for index in range(3):
+        fold = folds.fold(index)
+        assert not {*(fold.train.groups or ())} & {*(fold.dev.groups or ("none",))}
+        train, dev = (np.bincount(s.labels) / len(s) for s in (fold.train, fold.dev))
+        assert np.abs(train - dev).max() < 0.01
+
+
+def test_all_folds_share_a_digest_that_says_what_is_in_them() -> None:
+    plain = Folds(data_of(), 4)
+    assert {plain.fold(index).digest for index in range(4)} == {plain.digest}
+    assert plain.most == Sizes(42, 14)
+    others = [
+        data_of(),
+        Folds(data_of(), 5),
+        Folds(data_of("movies-rating"), 4),
+        Folds(data_of(groups=True), 4),
+        Folds(data_of(), 4, max_train=20),
+        Folds(data_of(), 4, max_dev=13),
+    ]
+    assert len({plain.digest, *(other.digest for other in others)}) == 1 + len(others)
+    for cap in (42, 43, 1000):
+        assert Folds(data_of(), 4, max_train=cap, max_dev=cap).digest == plain.digest
+
+
+def test_caps_limit_both_sides_of_every_fold() -> None:
+    for index in range(3):
+        data = Folds(data_of(), 3, max_train=11, max_dev=5).fold(index)
+        assert (len(data.train), len(data.dev)) == (11, 5)
+
+
+def test_a_fold_of_a_file_is_that_of_its_data(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, count=40)
+    whole = Folds(load_data("sst", folder), 3, max_train=30)
+    for index in range(3):
+        one = load_data("sst", folder, max_train=30, folds=3, fold=index)
+        assert (one.digest, one.sizes) == (whole.digest, whole.fold(index).sizes)
+        assert one.parts["sst"].dev.text_a == whole.fold(index).dev.text_a
+    pairs = load_data("sts", folder, folds=3, fold=2).parts["sts"]
+    assert len(pairs.dev.text_b or ()) == len(pairs.dev) == 20
+
+
+def test_folds_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    with pytest.raises(InputError, match="task multitask has parts"):
+        load_data("multitask", folder, folds=3, fold=0)
+    with pytest.raises(InputError, match="there is no fold 3 of 3; count from 0"):
+        load_data("sst", folder, folds=3, fold=3)
+    with pytest.raises(InputError, match="there is no fold None of 3"):
+        load_data("sst", folder, folds=3)
+    with pytest.raises(
+        InputError, match="--folds 56: give a number from 2 to 55, the number of te"
+    ):
+        Folds(data_of(), 56)
+    with pytest.raises(
+        InputError, match="--folds 11: give a number from 2 to 10, the number of gr"
+    ):
+        Folds(data_of(groups=True), 11)

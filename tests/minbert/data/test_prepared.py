@@ -1,0 +1,102 @@
+"""Folders of prepared examples: written once, read back as they were, refused when they changed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minbert.data.tasks import Examples, Task, TaskData, find_task, load_data, source_files
+from minbert.data.tasks.prepared import FILE, Prepared, is_prepared, read_prepared, write
+from minbert.errors import InputError
+
+CLASSES = ("NA", "None", "ja, nein")
+
+
+def task_data(kind: str) -> TaskData:
+    texts = ("one\ttwo", 'quote " and \\', "line one line two", "ünïcödé 🎬")
+    labels = {
+        "single_label": np.array([0, 2, 1, 0]),
+        "multi_label": np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=np.int8),
+        "regression": np.array([0.1, -3.0, 1e-17, 4.75]),
+    }[kind]
+    task = Task(
+        "mine", "", () if kind == "regression" else CLASSES, multi_label=kind == "multi_label"
+    )
+    train = Examples(texts, tuple(reversed(texts)), labels, ("a", "a", "b", "c"))
+    return TaskData(task, train, train.taken([1, 3]))
+
+
+def prepared(data: TaskData, problem: str) -> Prepared:
+    return Prepared("mine", problem, data.task.classes, data.digest, {"path": "mine.csv"}, ("n",))
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
+def test_examples_come_back_as_they_were(problem: str, tmp_path: Path) -> None:
+    data = task_data(problem)
+    folder = write(tmp_path, prepared(data, problem), data)
+    read = load_data("any name", folder)
+    assert (read.digest, read.task.kind) == (data.digest, data.task.kind)
+    for side in ("train", "dev"):
+        one, other = getattr(read.parts["mine"], side), getattr(data, side)
+        assert (one.text_a, one.text_b, one.groups) == (other.text_a, other.text_b, other.groups)
+        assert one.labels.dtype == other.labels.dtype
+        np.testing.assert_array_equal(one.labels, other.labels)
+    assert find_task("any name", folder).classes == data.task.classes
+    assert source_files("any name", folder) == [folder / FILE]
+    assert read_prepared(folder) == prepared(data, problem)
+
+
+def test_the_same_examples_are_written_once(tmp_path: Path) -> None:
+    data = task_data("single_label")
+    folder = write(tmp_path, prepared(data, "single_label"), data)
+    before = (folder / "train.jsonl").stat().st_ino
+    assert write(tmp_path, prepared(data, "single_label"), data) == folder
+    assert (folder / "train.jsonl").stat().st_ino == before
+    other = Prepared("other", "single_label", CLASSES, data.digest)
+    assert write(tmp_path, other, data) == folder
+    assert read_prepared(folder) == other
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_a_label_that_is_out_of_order_is_no_other_label(tmp_path: Path) -> None:
+    data = task_data("multi_label")
+    folder = write(tmp_path, prepared(data, "multi_label"), data)
+    lines = (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["label"] for line in lines] == [[], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("train.jsonl", '{"a": "x"}\n'),
+        ("train.jsonl", "{"),
+        ("train.jsonl", '{"a": "x", "label": [7]}\n'),
+        ("dev.jsonl", None),
+        (FILE, "{}"),
+        (FILE, '{"name": "x", "problem": "x", "classes": [], "digest": "x", "format": 9}'),
+    ],
+)
+def test_a_broken_folder_is_refused_in_a_line(
+    file: str, content: str | None, tmp_path: Path
+) -> None:
+    data = task_data("multi_label")
+    folder = write(tmp_path, prepared(data, "multi_label"), data)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="start the grid again"):
+        load_data("mine", folder)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    data = task_data("single_label")
+    with pytest.raises(InputError, match="MINBERT_CACHE"):
+        write(tmp_path / "file", prepared(data, "single_label"), data)
+
+
+def test_a_folder_without_a_task_is_not_prepared(tmp_path: Path) -> None:
+    assert not is_prepared(tmp_path)
+    assert not is_prepared(None)
