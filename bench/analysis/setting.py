@@ -14,7 +14,7 @@ import numpy as np
 from bench.plan.cell import Value
 from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
-from bench.results.overall import score_ends
+from bench.results.scores import score_of
 from bench.stats.intervals import (
     Interval,
     Std,
@@ -38,8 +38,6 @@ _ENDS: Final = {
     "ms_per_1k_tokens": ("ms_per_1k_tokens_ci_low", "ms_per_1k_tokens_ci_high"),
 }
 _SCORE: Final = "dev_score"
-_EXACT: Final = ("accuracy", "pearson")
-"""Metrics whose intervals have a formula."""
 
 
 def number(value: Value) -> float | None:
@@ -238,7 +236,7 @@ class Setting:
         """The score of one seed: over repeats of the same training, means of values and ends."""
         runs = self.runs[seed]
         if self.folds is not None and self.values.keys() == self.runs.keys():
-            return _joined_score(runs[0][0].dev_metric, self.values[seed])
+            return score_of(runs[0][0].dev_metric or "", [self.values[seed]])
         return _mean_interval([_mean_of_folds(run) for run in runs])
 
     def _cost(self, column: str) -> Interval | None:
@@ -287,14 +285,6 @@ def _mean_of_folds(run: Sequence[Row]) -> Interval:
     """The mean score of a run's folds, as if they were independent."""
     scores = [_own_interval(row, _SCORE) for row in run]
     return scores[0] if len(scores) == 1 else mean_of(scores)
-
-
-def _joined_score(metric: str | None, values: Values) -> Interval:
-    """The score of all folds together, from the numbers of their examples."""
-    score = float(values.mean())
-    if metric in _EXACT:
-        return Interval(score, *score_ends(metric, score, len(values)))
-    return spread(values[None]).interval()
 
 
 def _own_interval(row: Row, column: str) -> Interval:

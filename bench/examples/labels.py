@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.examples.table import Value, listed, quoted
-from bench.plan.dataset import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 
 MOST_CLASSES: Final = 2**17
 """Most classes; at 768 wide, a head for them has 100 million weights, as a base encoder has."""

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import click
 
-from bench.plan.dataset import DataSpec, Problem
+from bench.plan.dataset import DataSpec
+from bench.plan.problems import Problem
 
 _PROBLEMS: Final = Problem.__args__  # type: ignore[attr-defined]
 PATH: Final = "FILE|DIR|hub:NAME"

@@ -23,7 +23,8 @@ from bench.examples.labels import (
 )
 from bench.examples.sources import course_tasks, test_table, training_tables
 from bench.examples.table import Table, Value, listed, quoted
-from bench.plan.dataset import MULTI_LABEL, REGRESSION, SINGLE_LABEL, DataSpec, Problem
+from bench.plan.dataset import DataSpec
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 from minbert.data.tasks import Examples
 
 __all__ = ["ReadData", "TestData", "course_tasks", "read", "read_test"]

@@ -28,12 +28,14 @@ _ROOT: Final = Path(__file__).parents[2]
 RUN_BY_WORKERS: Final = (
     "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/examples", "bench/stats",
     "bench/worker", "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",
-    "bench/plan/parts.py", "bench/plan/rows.py", "bench/plan/__init__.py",
+    "bench/plan/metrics.py", "bench/plan/parts.py", "bench/plan/problems.py",
+    "bench/plan/rows.py", "bench/plan/__init__.py",
     "bench/results/overall.py", "bench/results/protocol.py", "bench/results/__init__.py",
 )  # fmt: skip
 """The files of the checkout that workers import."""
 MEASURING: Final = (
-    *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/row.py",
+    *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/outcomes.py",
+    "bench/results/predictions.py", "bench/results/row.py", "bench/results/scores.py",
     "bench/launch/runner.py", "bench/launch/watch.py", "pyproject.toml",
 )  # fmt: skip
 """These, and the other files that a row's figures depend on: the environment of workers, what the

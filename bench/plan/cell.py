@@ -17,8 +17,8 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 
 from adapters.methods import METHODS, MODES, has_rank
 from adapters.names import LAYER_SETS, trains_base
-from bench.plan.dataset import REGRESSION
 from bench.plan.metrics import metric_of
+from bench.plan.problems import REGRESSION
 
 Value = str | int | float | None
 Columns = dict[str, Value]

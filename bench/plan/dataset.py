@@ -1,14 +1,11 @@
 """Data of one's own, as a grid file's `[data]` table or the flags from `--data` on describe it."""
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SINGLE_LABEL: Final = "single_label"
-MULTI_LABEL: Final = "multi_label"
-REGRESSION: Final = "regression"
-Problem = Literal["single_label", "multi_label", "regression"]
+from bench.plan.problems import Problem
 
 HUB: Final = "hub:"
 """The beginning of a path that names a data set on the Hugging Face hub."""

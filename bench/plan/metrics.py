@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.plan.dataset import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)

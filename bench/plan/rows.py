@@ -23,8 +23,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, cast
 
 from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has_parts
-from bench.plan.dataset import REGRESSION, SINGLE_LABEL
 from bench.plan.metrics import metric_of
+from bench.plan.problems import REGRESSION, SINGLE_LABEL
 
 SCHEMA: Final = 8
 

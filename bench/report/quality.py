@@ -9,8 +9,8 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import verdict
-from bench.plan.dataset import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.metrics import METRICS, metric_of, metrics_for
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.report import text
 from bench.report.calibration import calibration_section
 from bench.report.classes import Names, classes_section

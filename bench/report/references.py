@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import verdict
-from bench.plan.dataset import MULTI_LABEL, REGRESSION
+from bench.plan.problems import MULTI_LABEL, REGRESSION
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import fixed, signed, span
 from bench.results.facts import FROZEN, MAJORITY, TFIDF, DataFacts

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
 from bench.plan.cell import Cell
-from bench.plan.dataset import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.findings import Checks
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.rows import Row
 from minbert.data.tasks import Examples, TaskData
 

@@ -21,7 +21,10 @@ LOGITS = RNG.normal(size=(N, 3)) + np.eye(3)[LABELS]
 CLASSES = outcome_of(LOGITS, LABELS, None)
 FACTS = DataFacts(
     task="movies", problem="single_label", train=90, dev=N, classes=("a", "b", "c"),
-    class_counts={"train": (20, 50, 20), "dev": tuple(np.bincount(LABELS).tolist())},
+    class_counts={
+        name: (train, int(dev))
+        for name, train, dev in zip("abc", (20, 50, 20), np.bincount(LABELS), strict=True)
+    },
 )  # fmt: skip
 
 
@@ -95,7 +98,7 @@ def test_the_majority_is_that_of_the_training_examples() -> None:
     assert majority_score("auroc", CLASSES, FACTS) == pytest.approx(0.5)
     labels = (RNG.random((N, 2)) < 0.5).astype(np.int8)
     several = outcome_of(RNG.normal(size=(N, 2)), labels, None)
-    counts = FACTS.model_copy(update={"class_counts": {"train": (60, 10)}})
+    counts = FACTS.model_copy(update={"class_counts": {"a": (60, 0), "b": (10, 0)}})
     guess = np.tile([1, 0], (N, 1))
     assert majority_score("micro_f1", several, counts) == pytest.approx(
         f1_score(labels, guess, average="micro")
