@@ -230,8 +230,8 @@ def _collect(table: Table, columns: Columns) -> _Rows:
             unlabelled.add(number)
             continue
         group = (str(others[-1] or "").strip() or f"({table.unit} {number})") if has_group else ""
-        if _has_surrogate(text, pair, group, *(label if isinstance(label, list) else (label,))):
-            reason = "a character that is half of a pair"
+        if _is_broken(text, pair, group, *(label if isinstance(label, list) else (label,))):
+            reason = "a NUL character or half of a surrogate pair"
             broken.setdefault(reason, _LeftOut(f"with {reason}")).add(number)
             continue
         texts.append(text)
@@ -282,8 +282,11 @@ def _nothing(columns: Columns, total: int, empty: _LeftOut, unlabelled: _LeftOut
     return f"none of its {total:,} rows has both a text and a label"
 
 
-def _has_surrogate(*texts: str) -> bool:
-    return any(not text.isascii() and _SURROGATE.search(text) for text in texts)
+def _is_broken(*texts: str) -> bool:
+    return any(
+        "\0" in text or (not text.isascii() and _SURROGATE.search(text) is not None)
+        for text in texts
+    )
 
 
 def _kind_note(problem: Problem, classes: Sequence[str], spec: DataSpec) -> str:

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,7 @@ def test_broken_json_is_left_out_or_refused(file: Callable[..., Path]) -> None:
         "[1]",
         nested(100_000),
         '{"text": "\\ud800", "label": "a"}',
+        '{"text": "\\u0000", "label": "a"}',
         "9" * 5000,
     ]
     for line in broken:
@@ -205,7 +207,6 @@ def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path: Path) ->
     dev = write_csv(
         tmp_path / "dev.csv", {"text": list("abc"), "label": ["sport", "sports", "sports"]}
     )
-    reason = refusal(train, validation=str(dev)) if False else None
     with pytest.raises(InputError) as caught:
         read_file(train, validation=str(dev))
     reason = str(caught.value)
@@ -268,7 +269,7 @@ def test_paths_that_are_no_files_are_refused(tmp_path: Path, file: Callable[...,
     assert "there is no such file" in refusal("a" * 300)
     assert "has no train.csv" in refusal(tmp_path)
     assert "its format is not known by its suffix" in refusal(file(_GOOD, "data.xlsx"))
-    with pytest.raises(InputError, match="--validation .*: is a folder; name a file"):
+    with pytest.raises(InputError, match=r"--validation .*: is a folder; name a file"):
         read_file(file(_GOOD), validation=str(tmp_path))
     file(_GOOD, "train.tsv")
     assert "train.csv and train.tsv are there" in refusal(tmp_path)
@@ -299,7 +300,7 @@ def test_broken_and_nested_parquet_is_refused(tmp_path: Path, file: Callable[...
     assert "column `label` holds values of type struct" in refusal(path)
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", [text for text in TEXTS if not re.search("[\0\ud800]", text)])
 def test_hostile_names_and_labels_give_printable_lines(tmp_path: Path, text: str) -> None:
     path = write_csv(tmp_path / "d.csv", {text: ["a", "b"], "u": ["c", "d"], "v": ["e", "f"]})
     refusal(path)
