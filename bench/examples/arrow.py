@@ -102,7 +102,8 @@ def from_hub(name: str, config: str | None) -> dict[str, Table]:
         found = datasets.load_dataset(repository, config, revision=revision or None)
     except Exception as error:
         raise InputError(f"{shown}: {_hub_reason(error)}") from error
-    commit, wanted = _commit(found), _newest_commit(repository, revision or None) or revision
+    commit = _commit(found)
+    wanted = _newest_commit(repository, revision or None) or revision
     if not commit.startswith(wanted):  # datasets falls back on any version that it has
         raise InputError(
             f"{shown}: this version can't be fetched now, and on this machine is only another: "
@@ -115,8 +116,8 @@ def from_hub(name: str, config: str | None) -> dict[str, Table]:
 
 def _commit(found: Any) -> str:
     """The commit of a data set from the hub, which is the name of its folder in the cache."""
-    file = next(file for split in found.values() for file in split.cache_files)
-    return Path(file["filename"]).parent.name
+    files = [file["filename"] for split in found.values() for file in split.cache_files]
+    return Path(files[0]).parent.name if files else ""
 
 
 def _newest_commit(repository: str, revision: str | None) -> str | None:

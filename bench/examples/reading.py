@@ -207,7 +207,7 @@ def _collect(table: Table, columns: Columns) -> _Rows:
     broken: dict[str, _LeftOut] = {}
     empty, unlabelled = _LeftOut("with an empty text"), _LeftOut("without a label")
     has_pair, has_group = columns.text_pair is not None, columns.group is not None
-    shared: dict[str, str] = {}
+    short, shared = Path(table.name).name, dict[str, str]()
     for number, values in table.read(columns.names()):
         if isinstance(values, str):
             broken.setdefault(values, _LeftOut(f"with {values}")).add(number)
@@ -229,7 +229,11 @@ def _collect(table: Table, columns: Columns) -> _Rows:
         if label is None or label == "":
             unlabelled.add(number)
             continue
-        group = (str(others[-1] or "").strip() or f"({table.unit} {number})") if has_group else ""
+        group = (
+            (str(others[-1] or "").strip() or f"({short}, {table.unit} {number})")
+            if has_group
+            else ""
+        )
         if _is_broken(text, pair, group, *(label if isinstance(label, list) else (label,))):
             reason = "a NUL character or half of a surrogate pair"
             broken.setdefault(reason, _LeftOut(f"with {reason}")).add(number)

@@ -135,6 +135,7 @@ def test_pairs_and_groups_are_read(write: Write) -> None:
     assert data.groups is not None
     assert data.groups[0] == data.groups[2] == "x"
     assert len(set(data.groups)) == 3
+    assert ", " in data.groups[1]
     assert data.spec.text == "Question1"
     assert data.spec.text_pair == "question_2"
     assert data.spec.label == "is_duplicate"
