@@ -99,7 +99,9 @@ def from_hub(name: str, config: str | None) -> dict[str, Table]:
             f"another folder, or give --data {repository}"
         )
     try:
-        found = datasets.load_dataset(repository, config, revision=revision or None)
+        found = datasets.load_dataset(
+            repository, config, revision=revision or None, keep_in_memory=False
+        )
     except Exception as error:
         raise InputError(f"{shown}: {_hub_reason(error)}") from error
     commit = _commit(found)

@@ -1,6 +1,7 @@
 """Files that nobody meant to write: a right answer, or one line that says what is wrong."""
 
 import codecs
+import csv
 import gzip
 import json
 import os
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.common.errors import InputError
-from bench.examples import labels, textfiles
+from bench.examples import labels
 from tests.bench.examples.tables import (
     TOPICS,
     named_labels,
@@ -257,10 +258,10 @@ def test_half_a_gzip_file_is_refused(file: Callable[..., Path], keep: int) -> No
 
 
 def test_the_csv_librarys_limit_stays_what_it_was(file: Callable[..., Path]) -> None:
-    limit = textfiles.csv.field_size_limit()
+    limit = csv.field_size_limit()
     read_file(file(_GOOD))
     refusal(file('text,label\n"a,b'))
-    assert textfiles.csv.field_size_limit() == limit
+    assert csv.field_size_limit() == limit
 
 
 def test_paths_that_are_no_files_are_refused(tmp_path: Path, file: Callable[..., Path]) -> None:
