@@ -262,6 +262,42 @@ def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path: Path) -> 
         assert "1 row without a label is left out, at record 4" in data.notes[-1]
 
 
+def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(
+    tmp_path: Path,
+) -> None:
+    need_data()
+    import datasets
+
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["a", "b", "c"])
+    )
+    labels = {"train": [0, 1, 0], "validation": [0, 2, 1]}
+    datasets.DatasetDict(
+        {
+            side: datasets.Dataset.from_dict({"text": list("xyz"), "label": values}, features)
+            for side, values in labels.items()
+        }
+    ).save_to_disk(tmp_path / "saved")
+    with pytest.raises(InputError, match="has the label `c` .once., which no training example has"):
+        read_file(tmp_path / "saved")
+    data = read_file(tmp_path / "saved", classes=("a", "b", "c"))
+    assert data.validation is not None
+    assert data.validation.labels.tolist() == [0, 2, 1]
+
+
+def test_nan_in_json_is_a_missing_value_and_infinity_is_none(tmp_path: Path) -> None:
+    rows = '{"text": "a", "score": 0.5}\n{"text": "b", "score": NaN}\n{"text": "c", "score": 1}\n'
+    path = tmp_path / "d.jsonl"
+    path.write_text(rows, encoding="utf-8")
+    data = read_file(path)
+    assert data.examples.labels.tolist() == [0.5, 1.0]
+    assert data.notes[-1] == "d.jsonl: 1 row without a label is left out, at line 2"
+    path.write_text(rows.replace("NaN", "Infinity"), encoding="utf-8")
+    with pytest.raises(InputError, match="line 2: column `score` has `Infinity`, which is no"):
+        read_file(path, problem="regression")
+
+
 def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path: Path) -> None:
     need_data()
     import datasets
