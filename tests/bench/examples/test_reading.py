@@ -279,7 +279,7 @@ def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(
             for side, values in labels.items()
         }
     ).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match="has the label `c` .once., which no training example has"):
+    with pytest.raises(InputError, match=r"the label `c` .once., which no training example has"):
         read_file(tmp_path / "saved")
     data = read_file(tmp_path / "saved", classes=("a", "b", "c"))
     assert data.validation is not None
