@@ -19,7 +19,8 @@ def commit_of(files: Files) -> str:
 
 @dataclass
 class Hub:
-    """Models by name, and data sets by `datasets/` and theirs, each with its files by revision; and what was asked, in order."""
+    """Models by name, and data sets by `datasets/` and theirs, each with its files by revision; and
+    what was asked, in order."""
 
     models: Mapping[str, Mapping[str, Files]]
     gated: tuple[str, ...] = ()
