@@ -87,7 +87,7 @@ class Checks(_Facts):
     tokens_cut: float | None = None
 
     def without_texts(self) -> "Checks":
-        """The same without texts, which are the user's, and do not belong into a file of results."""
+        """The same without texts, which are the user's and not for a file of results."""
         hidden: dict[str, object] = {
             name: value.without_texts() for name, value in self if isinstance(value, Finding)
         }
