@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from bench.examples.table import Row, Table, Value, quoted
 PARQUET: Final = (".parquet", ".pq")
 _SAVED: Final = ("dataset_dict.json", "state.json")
 _BATCH: Final = 10_000
+_PATIENCE_S: Final = 10
 _VALIDATION: Final = ("validation", "valid", "val", "dev")
 _NO_LABEL: Final = -1
 """The index of examples whose class is not public."""
@@ -89,7 +91,7 @@ def from_hub(name: str, config: str | None) -> dict[str, Table]:
     shown = f"hub:{name}"
     datasets = _datasets(shown)
     repository, _, revision = name.partition("@")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", repository):
         raise InputError(f"{shown}: is no name on the hub; give hub:USER/NAME, or a path alone")
     if Path(repository).exists():
         raise InputError(
@@ -97,10 +99,38 @@ def from_hub(name: str, config: str | None) -> dict[str, Table]:
             f"another folder, or give --data {repository}"
         )
     try:
-        found = datasets.load_dataset(repository, config, revision=revision or None)
+        found = datasets.load_dataset(
+            repository, config, revision=revision or None, keep_in_memory=False
+        )
     except Exception as error:
         raise InputError(f"{shown}: {_hub_reason(error)}") from error
-    return _splits(found, shown)
+    commit = _commit(found)
+    wanted = _newest_commit(repository, revision or None) or revision
+    if not commit.startswith(wanted):  # datasets falls back on any version that it has
+        raise InputError(
+            f"{shown}: this version can't be fetched now, and on this machine is only another: "
+            f"hub:{repository}@{commit} takes that"
+        )
+    tables = _splits(found, shown)
+    note = f"{shown}: commit {commit}"
+    return {side: replace(table, notes=(note,)) for side, table in tables.items()}
+
+
+def _commit(found: Any) -> str:
+    """The commit of a data set from the hub, which is the name of its folder in the cache."""
+    files = [file["filename"] for split in found.values() for file in split.cache_files]
+    return Path(files[0]).parent.name if files else ""
+
+
+def _newest_commit(repository: str, revision: str | None) -> str | None:
+    """The commit of a revision on the hub; None if it can't be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(repository, revision=revision, timeout=_PATIENCE_S).sha
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return None if commit is None else str(commit)
 
 
 def _hub_reason(error: Exception) -> str:

@@ -208,7 +208,7 @@ def _collect(table: Table, columns: Columns) -> _Rows:
     broken: dict[str, _LeftOut] = {}
     empty, unlabelled = _LeftOut("with an empty text"), _LeftOut("without a label")
     has_pair, has_group = columns.text_pair is not None, columns.group is not None
-    shared: dict[str, str] = {}
+    short, shared = Path(table.name).name, dict[str, str]()
     for number, values in table.read(columns.names()):
         if isinstance(values, str):
             broken.setdefault(values, _LeftOut(f"with {values}")).add(number)
@@ -230,9 +230,13 @@ def _collect(table: Table, columns: Columns) -> _Rows:
         if label is None or label == "":
             unlabelled.add(number)
             continue
-        group = (str(others[-1] or "").strip() or f"({table.unit} {number})") if has_group else ""
-        if _has_surrogate(text, pair, group, *(label if isinstance(label, list) else (label,))):
-            reason = "a character that is half of a pair"
+        group = (
+            (str(others[-1] or "").strip() or f"({short}, {table.unit} {number})")
+            if has_group
+            else ""
+        )
+        if _is_broken(text, pair, group, *(label if isinstance(label, list) else (label,))):
+            reason = "a NUL character or half of a surrogate pair"
             broken.setdefault(reason, _LeftOut(f"with {reason}")).add(number)
             continue
         texts.append(text)
@@ -283,8 +287,11 @@ def _nothing(columns: Columns, total: int, empty: _LeftOut, unlabelled: _LeftOut
     return f"none of its {total:,} rows has both a text and a label"
 
 
-def _has_surrogate(*texts: str) -> bool:
-    return any(not text.isascii() and _SURROGATE.search(text) for text in texts)
+def _is_broken(*texts: str) -> bool:
+    return any(
+        "\0" in text or (not text.isascii() and _SURROGATE.search(text) is not None)
+        for text in texts
+    )
 
 
 def _kind_note(problem: Problem, classes: Sequence[str], spec: DataSpec) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.examples import arrow, textfiles
+from bench.examples import arrow, decoding, delimited, jsonfiles
 from bench.examples.table import Table
 from bench.plan.dataset import HUB, DataSpec
 from minbert.data.tasks import TASKS
@@ -18,7 +18,7 @@ _NAMES: Final = {
     TEST: ("test",),
 }
 """Names of files in a folder, without their suffixes."""
-_SUFFIXES: Final = (*textfiles.DELIMITERS, *textfiles.JSON, *arrow.PARQUET)
+_SUFFIXES: Final = (*delimited.DELIMITERS, *jsonfiles.JSON, *arrow.PARQUET)
 _KINDS: Final = ".csv, .tsv, .txt, .jsonl, .ndjson, .json (each also .gz) and .parquet"
 
 
@@ -80,7 +80,7 @@ def _tables(spec: DataSpec, sides: Iterable[str]) -> dict[str, Table]:
             path / f"{name}{suffix}{packed}"
             for name in _NAMES[side]
             for suffix in _SUFFIXES
-            for packed in ("", textfiles.GZIP)
+            for packed in ("", decoding.GZIP)
             if is_file(path / f"{name}{suffix}{packed}")
         ]
         if len(files) > 1:
@@ -99,12 +99,12 @@ def _table(name: str, flag: str) -> Table:
         reason = "is a folder; name a file" if is_folder(path) else "there is no such file"
         raise InputError(f"{flag} {name}: {reason}")
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    is_packed = suffixes[-1:] == [textfiles.GZIP]
+    is_packed = suffixes[-1:] == [decoding.GZIP]
     suffix = "".join(suffixes[:-1][-1:] if is_packed else suffixes[-1:])
-    if suffix in textfiles.DELIMITERS:
-        return textfiles.delimited(path, suffix)
-    if suffix in textfiles.JSON:
-        return textfiles.json_records(path)
+    if suffix in delimited.DELIMITERS:
+        return delimited.delimited(path, suffix)
+    if suffix in jsonfiles.JSON:
+        return jsonfiles.json_records(path)
     if suffix in arrow.PARQUET and not is_packed:
         return arrow.parquet(path)
     raise InputError(f"{flag} {name}: its format is not known by its suffix; known: {_KINDS}")

@@ -201,7 +201,7 @@ class Session:
             self.model.tokenizer,
             longest,
             lambda _number, name: display.progress({"phase": name}),
-        )
+        ).without_texts()
         if known is not None:
             facts = facts.model_copy(update={"references": known.references, "final": known.final})
         keep_facts(self.store.path, [(data.digest[:16], facts)])

@@ -24,6 +24,10 @@ class Finding(_Facts):
     dev: int = 0
     shown: tuple[str, ...] = ()
 
+    def without_texts(self) -> "Finding":
+        """The same numbers, and no text."""
+        return self.model_copy(update={"shown": ()})
+
     @property
     def total(self) -> int:
         """The number of examples on both sides."""
@@ -81,3 +85,11 @@ class Checks(_Facts):
     lengths: tuple[Lengths, ...]
     max_length: int | None = None
     tokens_cut: float | None = None
+
+    def without_texts(self) -> "Checks":
+        """The same without texts, which are the user's and not for a file of results."""
+        hidden: dict[str, object] = {
+            name: value.without_texts() for name, value in self if isinstance(value, Finding)
+        }
+        hidden["encoding"] = {name: one.without_texts() for name, one in self.encoding.items()}
+        return self.model_copy(update=hidden)

@@ -262,7 +262,7 @@ class Row(Cell):
     )
     train_loss: float | None = _column(
         "quality",
-        "mean loss over the steps of that epoch, with its weights and smoothing",
+        "mean loss over that epoch's steps, with class weights and smoothing",
         pretrained,
     )
     train_score: float | None = _column(

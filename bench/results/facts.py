@@ -108,6 +108,11 @@ class DataFacts(BaseModel):
     references: tuple[Reference, ...] = ()
     final: FinalScore | None = None
 
+    def without_texts(self) -> "DataFacts":
+        """The same without the texts that checks found, as they are kept beside results."""
+        checks = self.checks and self.checks.without_texts()
+        return self.model_copy(update={"checks": checks})
+
     @property
     def majority(self) -> tuple[str, float] | None:
         """The most frequent class of the training examples, of several the first, and its share of

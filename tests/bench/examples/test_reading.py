@@ -14,6 +14,7 @@ from bench.common.errors import InputError
 from bench.examples import arrow
 from bench.examples.reading import course_tasks, read_test
 from bench.plan.dataset import DataSpec
+from minbert.assets.embedded import fetch
 from minbert.data.tasks import Examples, TaskData, load_task
 from tests.bench.examples.tables import (
     TOPICS,
@@ -134,6 +135,7 @@ def test_pairs_and_groups_are_read(write: Write) -> None:
     assert data.groups is not None
     assert data.groups[0] == data.groups[2] == "x"
     assert len(set(data.groups)) == 3
+    assert ", " in data.groups[1]
     assert data.spec.text == "Question1"
     assert data.spec.text_pair == "question_2"
     assert data.spec.label == "is_duplicate"
@@ -258,6 +260,42 @@ def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path: Path) -> 
         assert data.classes == tuple(names)
         assert named_labels(data) == ["zebra", "ant", "zebra"]
         assert "1 row without a label is left out, at record 4" in data.notes[-1]
+
+
+def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(
+    tmp_path: Path,
+) -> None:
+    need_data()
+    import datasets
+
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["a", "b", "c"])
+    )
+    labels = {"train": [0, 1, 0], "validation": [0, 2, 1]}
+    datasets.DatasetDict(
+        {
+            side: datasets.Dataset.from_dict({"text": list("xyz"), "label": values}, features)
+            for side, values in labels.items()
+        }
+    ).save_to_disk(tmp_path / "saved")
+    with pytest.raises(InputError, match=r"the label `c` .once., which no training example has"):
+        read_file(tmp_path / "saved")
+    data = read_file(tmp_path / "saved", classes=("a", "b", "c"))
+    assert data.validation is not None
+    assert data.validation.labels.tolist() == [0, 2, 1]
+
+
+def test_nan_in_json_is_a_missing_value_and_infinity_is_none(tmp_path: Path) -> None:
+    rows = '{"text": "a", "score": 0.5}\n{"text": "b", "score": NaN}\n{"text": "c", "score": 1}\n'
+    path = tmp_path / "d.jsonl"
+    path.write_text(rows, encoding="utf-8")
+    data = read_file(path)
+    assert data.examples.labels.tolist() == [0.5, 1.0]
+    assert data.notes[-1] == "d.jsonl: 1 row without a label is left out, at line 2"
+    path.write_text(rows.replace("NaN", "Infinity"), encoding="utf-8")
+    with pytest.raises(InputError, match="line 2: column `score` has `Infinity`, which is no"):
+        read_file(path, problem="regression")
 
 
 def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path: Path) -> None:
@@ -402,6 +440,23 @@ def _saved_together(train: Path, dev: Path, names: tuple[str, ...], course: Task
     datasets.DatasetDict(parts).save_to_disk(both)
     pair = None if course.train.text_b is None else "sentence2"
     return read_file(both, classes=names, label="y", text="sentence1", text_pair=pair)
+
+
+def test_a_public_set_from_the_package_index_is_read_as_by_its_own_reader(tmp_path: Path) -> None:
+    """The ratings that the package vaderSentiment ships, which have no header."""
+    raw = (fetch("vader") / "movieReviewSnippets_GroundTruth.txt").read_bytes()
+    path = tmp_path / "ratings.txt"
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="which column holds the text"):
+        read_file(path)
+    path.write_bytes(b"id\trating\tsentence\r\n" + raw)
+    data = read_file(path)
+    assert data.problem == "regression"
+    own = load_task("movies-rating")
+    pairs = set(zip(data.examples.text_a, data.examples.labels.tolist(), strict=True))
+    for side in (own.train, own.dev):
+        assert pairs.issuperset(zip(side.text_a, side.labels.tolist(), strict=True))
+    assert len(data.examples) == len(raw.splitlines())
 
 
 def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:

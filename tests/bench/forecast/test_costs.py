@@ -145,6 +145,16 @@ def test_shapes_are_those_of_the_batches_that_a_cell_trains_on(max_steps: int | 
     assert batches.evaluate_largest[1] <= lengths[:50].max()
 
 
+def test_held_out_texts_are_evaluated_with_dev():
+    lengths, held = np.arange(3, 40), np.arange(50, 60)
+    sides = {"": [lengths]}, {"": [lengths]}
+    plain = shapes_of(workload().cell, [0], *sides, 16)[""]
+    both = shapes_of(workload().cell, [0], *sides, 16, {"": [held]})[""]
+    assert (both.evaluate_batches, both.evaluate_largest) == (plain.evaluate_batches + 1, (10, 59))
+    assert both.evaluate_tokens == plain.evaluate_tokens + 10 * 59
+    assert (both.steps, both.train_tokens) == (plain.steps, plain.train_tokens)
+
+
 def test_many_epochs_and_seeds_take_no_longer_and_scale():
     lengths = np.random.default_rng(0).integers(4, 40, 64)
     one, later = (

@@ -89,6 +89,13 @@ def test_without_rows_memory_on_a_gpu_is_that_of_its_tensors():
         assert learned.predict(variant).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
 
 
+def test_a_training_that_stopped_early_teaches_memory_and_no_time():
+    stopping = [row | {"early_stopping": 2, "epochs": 3, "epochs_run": 2} for row in rows()]
+    learned = forecast(stopping)
+    assert (learned.seen, len(learned.memory_points())) == (0, len(stopping))
+    assert forecast([row | {"epochs_run": 3} for row in stopping]).seen == len(stopping)
+
+
 def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
     known, unseen = rows()[::3], rows()[1::3]
     learned = forecast(known)

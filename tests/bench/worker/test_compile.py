@@ -139,6 +139,24 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint: Path, tmp_path: Path
         assert 0 <= length - usual_step.padded // usual_step.examples < 8
 
 
+def test_settings_of_training_do_the_same_in_a_compiled_cell(
+    tiny_checkpoint: Path, tmp_path: Path, traced
+) -> None:
+    """The weights of the best epoch are put where compiled code, and a graph, has them."""
+    settings = {
+        "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
+        "class_weights": "balanced", "layer_decay": 0.5, "lora_plus_ratio": 4.0,
+    }  # fmt: skip
+    on = compiled_job(tiny_checkpoint, **settings)
+    off = replace(on, cell=replace(on.cell, compile="off"))
+    run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
+    losses, expected = (torch.stack(each.record.losses) for each in (run, usual))
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    for name in ("epochs_run", "best_epoch"):
+        assert run.record.columns[name] == usual.record.columns[name]
+    np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
+
+
 def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

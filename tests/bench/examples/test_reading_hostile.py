@@ -1,0 +1,328 @@
+"""Files that nobody meant to write: a right answer, or one line that says what is wrong."""
+
+import codecs
+import csv
+import gzip
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.common.errors import InputError
+from bench.examples import labels
+from tests.bench.examples.tables import (
+    TOPICS,
+    named_labels,
+    need_data,
+    read_file,
+    write_csv,
+    write_json_lines,
+    write_parquet,
+)
+from tests.hostile import TEXTS, answer, check_line, damaged, examples, nested
+
+_GOOD = "text,label\nfine,a\nbad,b\nso so,a\n"
+
+
+def refusal(path: Path | str, **settings: Any) -> str:
+    """The line that refuses a file."""
+    with pytest.raises(InputError) as caught:
+        read_file(path, **settings)
+    check_line(str(caught.value), path)
+    return str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file of some content."""
+
+    def write(content: str | bytes, name: str = "train.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+@pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.txt"])
+def test_a_wrong_delimiter_is_recognised(tmp_path: Path, delimiter: str, name: str) -> None:
+    columns = {"text": ["a, b; c", "x|y\tz", "plain"], "label": ["u", "v", "u"]}
+    data = read_file(write_csv(tmp_path / name, columns, delimiter))
+    assert data.examples.text_a == tuple(columns["text"])
+    is_usual = (delimiter == ",") if name == "d.csv" else (delimiter == "\t")
+    assert any("fields are separated by" in note for note in data.notes) != is_usual
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _GOOD.encode("utf-8-sig"),
+        _GOOD.encode("utf-16"),
+        codecs.BOM_UTF16_BE + _GOOD.encode("utf-16-be"),
+        _GOOD.encode("utf-32"),
+        _GOOD.replace("\n", "\r\n").encode(),
+        _GOOD.replace("\n", "\r").encode(),
+        _GOOD.replace("\n", "\n\n").encode(),
+        ("\n\n" + _GOOD).encode(),
+        _GOOD.rstrip().encode(),
+        b'"text" , "label"\n'.replace(b" ", b"") + _GOOD.partition("\n")[2].encode(),
+    ],
+)
+def test_encodings_and_line_ends_of_every_kind(file: Callable[..., Path], content: bytes) -> None:
+    data = read_file(file(content))
+    assert data.examples.text_a == ("fine", "bad", "so so")
+    assert named_labels(data) == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty; a header and examples are expected"),
+        (b"\n \n", "is empty"),
+        (b"text,label\n", "has a header, and no examples after it"),
+        (b"text\nfine\n", "has one column only, `text`"),
+        ("text,label\na,x\ncaf\u00e9,y\n".encode("latin-1"), "line 3: byte 0xE9 is not UTF-8"),
+        (b"text,label\na,x\nb\xe2\x82", "line 3: byte 0xE2 is not UTF-8"),
+        (_GOOD.encode("utf-16-le"), "line 1: has a NUL byte"),
+        (codecs.BOM_UTF16_LE + b"a", "is not UTF-16 as its byte order mark says"),
+        (b"text,label\na,x\nb\0,y\n", "line 3: has a NUL byte"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "line 1: byte 0x89 is not UTF-8"),
+        (b"text,label\na,x\nb,x\n", "column `label`: the only class is `x`, so there is nothing"),
+        (b"text,label\na,\nb, \n", "column `label` is empty in all 2 rows"),
+        (b"text,label\n,x\n ,y\n", "the text is empty in all 2 rows"),
+        (b"text,label\n,x\na,\n", "none of its 2 rows has both a text and a label"),
+        (b"text,text,label\na,b,x\n", "2 columns are called `text`"),
+        (b'text,label\na,x\n"b,y\nc,x\n', "line 3: a quote that begins a field here is not closed"),
+        (b'text,label\na,x\n"b" c,y\n', "line 3: a quoted field goes on after its closing quote"),
+        (b"a b,c,d\n1,2,3\n", "which column holds the text? --text COLUMN says it; there are"),
+        (b"text,u,v\na,1,2\n", "which column holds the label? --label COLUMN says it; there are"),
+        (b"great film,good\nawful film,bad\nfine film,good\n", "first line looks like an example"),
+        (b"text,label\na\nb,y,z\nc,x\n", "2 of 3 rows can't be read; 2 rows with another number"),
+        (b"text,label\na,1.0\nb,2.0\n", "whole numbers written with a fraction, such as `1.0`"),
+        (b"text,label\na,1\nb,2\n", "has 2 distinct whole numbers, 2 of them once"),
+        (b"text,label\na,[1]\nb,[2]\n", "looks like lists, such as `[1]`"),
+    ],
+)
+def test_what_is_wrong_is_one_line(file: Callable[..., Path], content: bytes, reason: str) -> None:
+    assert reason in refusal(file(content))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"text": "txt"}, "--text `txt` is no column; nearest: `text`; there are `text`, `label`"),
+        ({"label": "LABEL"}, "--label `LABEL` is no column; nearest: `label`"),
+        ({"group": "zzz"}, "--group `zzz` is no column; there are"),
+        ({"text": "label", "label": "label"}, "have two roles"),
+        ({"problem": "regression"}, "line 2: column `label` has `a`, which is no finite number"),
+        ({"classes": ("b", "c")}, "line 2: column `label` has the label `a` (2 times), which the"),
+        ({"classes": ("a", "b", "a")}, "the classes list `a` twice"),
+        ({"config": "x"}, "is for data sets on the hub"),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    file: Callable[..., Path], settings: dict[str, Any], reason: str
+) -> None:
+    path = file(_GOOD)
+    if "config" in settings:
+        with pytest.raises(InputError, match=reason):
+            read_file(path, **settings)
+    else:
+        assert reason in refusal(path, **settings)
+
+
+@pytest.mark.parametrize("label", ["inf", "nan", "1e999", "1_000", "1,5", "\u0663", "0x1"])
+def test_a_regression_takes_finite_numbers_alone(tmp_path: Path, label: str) -> None:
+    path = write_csv(tmp_path / "d.csv", {"text": ["a", "b"], "label": ["1", label]})
+    reason = refusal(path, problem="regression")
+    assert "line 3: column `label` has `" in reason
+    assert "no finite number" in reason
+
+
+def test_constant_labels_are_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "d.csv", {"text": ["a", "b"], "label": ["1.5", "1.50"]})
+    assert "all labels are the same" in refusal(path)
+    path = write_csv(tmp_path / "e.csv", {"text": ["a", "b"], "label": ["x|y", "y|x"]})
+    assert "all labels are the same" in refusal(path, problem="multi_label")
+
+
+def test_ragged_rows_are_left_out_and_counted(file: Callable[..., Path]) -> None:
+    data = read_file(file("text,label\na,x\nb,y,z\nc,y\nd\n\ne,x\nf,x\n"))
+    assert data.examples.text_a == ("a", "c", "e", "f")
+    assert data.notes[-1] == (
+        "train.csv: 2 rows with another number of fields than the header are left out, "
+        "first at line 3"
+    )
+
+
+def test_line_numbers_count_the_lines_of_quoted_fields(file: Callable[..., Path]) -> None:
+    data = read_file(file('text,label\n"a\nb, ""c""\r\n",x\nd,y\ne,\n'))
+    assert data.examples.text_a == ('a\nb, "c"', "d")
+    assert data.notes[-1].endswith("1 row without a label is left out, at line 6")
+
+
+def test_broken_json_is_left_out_or_refused(file: Callable[..., Path]) -> None:
+    good = [json.dumps({"text": text, "label": text}) for text in "abcdef"]
+    broken = [
+        '{"text": "x"',
+        "[1]",
+        nested(100_000),
+        '{"text": "\\ud800", "label": "a"}',
+        '{"text": "\\u0000", "label": "a"}',
+        "9" * 5000,
+    ]
+    for line in broken:
+        data = read_file(file("\n".join([*good, line]), "d.jsonl"))
+        assert data.examples.text_a == tuple("abcdef")
+        assert "1 row with " in data.notes[-1]
+        assert data.notes[-1].endswith(" is left out, at line 7")
+    assert "can't be read" in refusal(file("\n".join([good[0], *broken]), "d.jsonl"))
+    assert "is not JSON" in refusal(file(f"[{good[0]}, {good[1]}", "d.json"))
+    assert "is not JSON" in refusal(file(f"[{good[0]} {good[1]}]", "d.json"))
+    assert "goes on after the end" in refusal(file(f"[{good[0]}] x", "d.json"))
+    assert "holds no JSON objects" in refusal(file("[]", "d.json"))
+    assert "is empty" in refusal(file("", "d.json"))
+    text = '{"text": {"a": 1}, "label": "x"}'
+    assert "line 1: a field of nested objects" in refusal(file(text, "d.jsonl"))
+
+
+def test_a_text_column_of_lists_is_refused(tmp_path: Path) -> None:
+    path = write_json_lines(tmp_path / "d.jsonl", {"text": [["a"], ["b"]], "label": ["x", "y"]})
+    assert "line 1: a column of texts or groups holds a list" in refusal(path)
+    path = write_json_lines(tmp_path / "d.jsonl", {"text": ["a", "b"], "label": [["x"], ["y"]]})
+    assert "holds lists: --problem multi_label" in refusal(path, problem="single_label")
+    assert "holds lists; numbers are expected" in refusal(path, problem="regression")
+    path = write_json_lines(tmp_path / "d.jsonl", {"text": ["a"], "labels": [[0, 1, 0]]})
+    assert "line 1: column `labels` has a 0 or 1 for each class" in refusal(path)
+
+
+def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", TOPICS)
+    dev = write_csv(
+        tmp_path / "dev.csv", {"text": list("abc"), "label": ["sport", "sports", "sports"]}
+    )
+    with pytest.raises(InputError) as caught:
+        read_file(train, validation=str(dev))
+    reason = str(caught.value)
+    check_line(reason, dev)
+    assert "line 3: column `label` has the label `sports` (2 times), which no training" in reason
+    assert reason.endswith("nearest: `sport`")
+    write_csv(dev, {"text": ["a"], "labels": ["x"]})
+    with pytest.raises(InputError, match="--label `label` is no column; nearest: `labels`"):
+        read_file(train, validation=str(dev))
+
+
+def test_many_classes_are_classes_only_with_two_examples_each(tmp_path: Path) -> None:
+    count = 100_000
+    columns = {
+        "text": [f"text {number}" for number in range(2 * count)],
+        "label": [f"c{number % count}" for number in range(2 * count)],
+    }
+    data = read_file(write_csv(tmp_path / "many.csv", columns))
+    assert len(data.classes) == count
+    half = {name: values[: count + 100] for name, values in columns.items()}
+    path = write_csv(tmp_path / "ids.csv", half)
+    assert "100,000 distinct labels in 100,100 examples, as ids" in refusal(path)
+    assert len(read_file(path, problem="single_label").classes) == count
+
+
+def test_more_classes_than_supported_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "MOST_CLASSES", 2)
+    path = write_csv(tmp_path / "d.csv", TOPICS)
+    assert "has 3 classes, and at most 2 are supported" in refusal(path)
+
+
+def test_a_line_of_100_mb_is_refused_before_it_is_read(file: Callable[..., Path]) -> None:
+    path = file(b"text,label\n" + b"x" * 100_000_000 + b",a\n")
+    assert "line 2: has over 1,048,576 characters" in refusal(path)
+    path = file(gzip.compress(b"text,label\n" + b"x" * 100_000_000), "d.csv.gz")
+    assert "line 2: has over 1,048,576 characters" in refusal(path)
+    path = file(b'text,label\n"' + b"x\n" * 2_000_000)
+    assert "line 2: a quote that begins a field here is not closed" in refusal(path)
+
+
+@pytest.mark.parametrize("keep", [10, 40, -8, -1])
+def test_half_a_gzip_file_is_refused(file: Callable[..., Path], keep: int) -> None:
+    content = gzip.compress(_GOOD.encode() * 20)
+    assert "gzip" in refusal(file(content[:keep], "d.csv.gz"))
+    assert "gzip" in refusal(file(_GOOD, "d.csv.gz"))
+
+
+def test_the_csv_librarys_limit_stays_what_it_was(file: Callable[..., Path]) -> None:
+    limit = csv.field_size_limit()
+    read_file(file(_GOOD))
+    refusal(file('text,label\n"a,b'))
+    assert csv.field_size_limit() == limit
+
+
+def test_paths_that_are_no_files_are_refused(tmp_path: Path, file: Callable[..., Path]) -> None:
+    assert "there is no such file" in refusal(tmp_path / "none.csv")
+    assert "there is no such file" in refusal("/dev/zero")
+    assert "there is no such file" in refusal("a" * 300)
+    assert "has no train.csv" in refusal(tmp_path)
+    assert "its format is not known by its suffix" in refusal(file(_GOOD, "data.xlsx"))
+    with pytest.raises(InputError, match=r"--validation .*: is a folder; name a file"):
+        read_file(file(_GOOD), validation=str(tmp_path))
+    file(_GOOD, "train.tsv")
+    assert "train.csv and train.tsv are there" in refusal(tmp_path)
+
+
+def test_a_file_without_permission_is_refused(
+    file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(_GOOD)
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root reads everything
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refuse)
+    assert "can't be read (Permission denied)" in refusal(path)
+
+
+def test_broken_and_nested_parquet_is_refused(tmp_path: Path, file: Callable[..., Path]) -> None:
+    need_data()
+    whole = write_parquet(tmp_path / "whole.parquet", TOPICS).read_bytes()
+    for content in (b"", b"PAR1", whole[:-20], whole[20:], _GOOD.encode()):
+        assert "can't be read as Parquet" in refusal(file(content, "d.parquet"))
+    path = write_parquet(tmp_path / "d.parquet", {"text": [b"a", b"b"], "label": ["x", "y"]})
+    assert "column `text` holds values of type binary" in refusal(path)
+    path = write_parquet(tmp_path / "d.parquet", {"text": ["a"], "label": [{"x": 1}]})
+    assert "column `label` holds values of type struct" in refusal(path)
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if not re.search("[\0\ud800]", text)])
+def test_hostile_names_and_labels_give_printable_lines(tmp_path: Path, text: str) -> None:
+    path = write_csv(tmp_path / "d.csv", {text: ["a", "b"], "u": ["c", "d"], "v": ["e", "f"]})
+    refusal(path)
+    path = write_csv(tmp_path / "d.csv", {"text": [text, "b", "c"], "label": [text, text, "y"]})
+    data = read_file(path)
+    assert data.examples.text_a[0] == text.strip()
+    assert all(note.isprintable() for note in data.notes)
+
+
+@given(damaged(_GOOD.encode()))
+@examples(150)
+def test_a_damaged_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(content)
+    data = answer(lambda: read_file(path), InputError, path)
+    assert data is None or len(data.examples) == len(data.examples.labels) > 0
+
+
+@given(st.text(), st.sampled_from(["d.csv", "d.tsv", "d.jsonl", "d.json"]))
+@examples(150)
+def test_any_text_is_read_or_refused(tmp_path: Path, content: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode(errors="surrogatepass"))
+    answer(lambda: read_file(path), InputError, path)

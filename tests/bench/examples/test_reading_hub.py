@@ -1,0 +1,154 @@
+"""Data sets from the Hugging Face hub, by `datasets`, against a stand-in for it on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.common.errors import InputError
+from tests.bench.examples.tables import need_data, read_file, write_parquet
+from tests.minbert.stand_in_hub import Hub, commit_of, serve
+
+_READ = """
+import json, sys
+from bench.common.errors import InputError
+from bench.examples.reading import read, read_test
+from bench.plan.dataset import DataSpec
+
+answers = []
+for spec in json.loads(sys.argv[1]):
+    try:
+        data = read(DataSpec(**spec))
+        answers.append({
+            "texts": data.examples.text_a,
+            "labels": data.examples.labels.tolist(),
+            "validation": data.validation and data.validation.text_a,
+            "test": read_test(data.spec).examples.text_a if spec.get("config") == "both" else None,
+        })
+    except InputError as error:
+        answers.append({"error": str(error)})
+assert "torch" not in sys.modules
+print(json.dumps(answers))
+"""
+_CARD = """---
+configs:
+- config_name: both
+  data_files:
+  - {split: train, path: train.parquet}
+  - {split: validation, path: validation.parquet}
+  - {split: test, path: test.parquet}
+- config_name: other
+  data_files: validation.parquet
+---
+"""
+
+Read = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Reads in a process of its own, as the hub's library reads its address when imported."""
+
+    def run(url: str, *specs: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+        done = subprocess.run(
+            [sys.executable, "-c", _READ, json.dumps(specs)],
+            env={**kept, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        answers: list[dict[str, Any]] = json.loads(done.stdout)
+        return answers
+
+    return run
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub with a data set of one configuration, and one of two."""
+    need_data()
+
+    def file(*texts: str) -> bytes:
+        columns = {"sentence": texts, "label": ["a", "b"] * (len(texts) // 2)}
+        return write_parquet(tmp_path / "made.parquet", columns).read_bytes()
+
+    one = {"train.parquet": file("t1", "t2"), "validation.parquet": file("v1", "v2")}
+    old = {"train.parquet": file("old 1", "old 2")}
+    both = {**one, "test.parquet": file("s1", "s2"), "README.md": _CARD.encode()}
+    sets = {
+        "datasets/user/one": {"main": one, "v1": old},
+        "datasets/user/both": {"main": both},
+    }
+    with serve(Hub(sets)) as served:
+        yield served
+
+
+def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub: Hub, read: Read) -> None:
+    v1 = commit_of(hub.models["datasets/user/one"]["v1"])
+    newest, tag, commit, both = read(
+        hub.url,
+        {"path": "hub:user/one"},
+        {"path": "hub:user/one@v1"},
+        {"path": f"hub:user/one@{v1}"},
+        {"path": "hub:user/both", "config": "both"},
+    )
+    assert newest["texts"] == both["texts"] == ["t1", "t2"]
+    assert newest["validation"] == both["validation"] == ["v1", "v2"]
+    assert newest["labels"] == [0, 1]
+    assert tag["texts"] == commit["texts"] == ["old 1", "old 2"]
+    assert tag["validation"] is None
+    assert both["test"] == ["s1", "s2"]
+    again, other = read(
+        "http://127.0.0.1:9",
+        {"path": "hub:user/both", "config": "both"},
+        {"path": "hub:user/both@v9", "config": "both"},
+        HF_HUB_OFFLINE="1",
+    )
+    assert again["texts"] == ["t1", "t2"]
+    newest_commit = commit_of(hub.models["datasets/user/both"]["main"])
+    assert f"is only another: hub:user/both@{newest_commit} takes" in other["error"]
+
+
+def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, read: Read) -> None:
+    reasons = {
+        ("hub:user/none", None): "hub:user/none: can't be read by datasets (Dataset 'user/none' ",
+        ("hub:user/one@v9", None): "hub:user/one@v9: can't be read by datasets (Revision 'v9' ",
+        ("hub:user/both", None): "--data-config CONFIG chooses one of its configurations",
+        ("hub:user/both", "third"): "--data-config CONFIG chooses one of its configurations",
+    }
+    answers = read(hub.url, *({"path": path, "config": config} for path, config in reasons))
+    for answer, reason in zip(answers, reasons.values(), strict=True):
+        assert reason in answer["error"]
+        assert answer["error"].isprintable()
+
+
+def test_no_network_is_one_line(read: Read) -> None:
+    need_data()
+    (answer,) = read("http://127.0.0.1:9", {"path": "hub:user/one"}, HF_HUB_OFFLINE="1")
+    assert "hub:user/one: the hub can't be reached, and the set is not on this" in answer["error"]
+    assert answer["error"].isprintable()
+
+
+@pytest.mark.parametrize("name", ["hub:", "hub:a/b/c", "hub:../secret", "hub:@main", "hub:a b"])
+def test_what_can_be_no_name_is_refused(name: str) -> None:
+    need_data()
+    with pytest.raises(InputError, match="is no name on the hub"):
+        read_file(name)
+
+
+def test_a_folder_of_the_same_name_is_not_read_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_data()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user" / "one").mkdir(parents=True)
+    with pytest.raises(InputError, match="exists here too"):
+        read_file("hub:user/one")

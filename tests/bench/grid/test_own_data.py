@@ -1,0 +1,207 @@
+"""From a file of one's own to a report, and to one score on its test file."""
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.common.command import run_command
+from bench.plan.job import Job
+from bench.report.__main__ import main as report
+from bench.results.facts import read_facts
+from bench.results.origins import folder_of
+from minbert.data.tasks import load_data
+from tests.bench.grids import GridRuns
+
+TOPICS = ("NA", "None", "weather, and climate", "sports")
+WORDS = ("apple", "banana", "cloud", "football")
+GRID = """
+[data]
+path = "{path}"
+label = "topic"
+test = "{test}"
+
+[settings]
+epochs = 20
+batch_size = 16
+dropout = 0.0
+max_length = 16
+learning_rates = {{ full = 5e-3 }}
+
+[[cells]]
+mode = ["full"]
+"""
+
+
+def write_csv(path: Path, count: int, seed: int = 0) -> Path:
+    """A file of short texts whose topic is that of one word, with the labels as a user has them."""
+    rng = random.Random(seed)  # noqa: S311
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "body", "topic"])
+        for number in range(count):
+            topic = number % len(TOPICS)
+            others = [str(rng.randrange(100)) for _ in range(rng.randrange(2, 6))]
+            words = [*others, WORDS[topic], f"n{number}"]
+            rng.shuffle(words)
+            writer.writerow([f"row {seed} {number}", " ".join(words), TOPICS[topic]])
+    return path
+
+
+@pytest.fixture
+def place(grid: GridRuns, monkeypatch: pytest.MonkeyPatch) -> GridRuns:
+    monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
+    write_csv(grid.folder / "train.csv", 200)
+    write_csv(grid.folder / "test.csv", 40, seed=1)
+    text = GRID.format(path="train.csv", test="test.csv")
+    (grid.folder / "own.toml").write_text(text, encoding="utf-8")
+    return grid
+
+
+def run_report(place: GridRuns, *flags: str) -> int:
+    arguments = ["--runs", str(place.csv), "--reports", str(place.reports), *flags]
+    with pytest.raises(SystemExit) as end:
+        run_command(report_with(arguments))
+    return int(end.value.code or 0)
+
+
+def report_with(arguments: list[str]):
+    class Command:
+        @staticmethod
+        def main(standalone_mode: bool) -> object:
+            return report.main(arguments, standalone_mode=standalone_mode)
+
+    return Command
+
+
+def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(
+    place: GridRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (str(place.folder / "own.toml"), ())
+    done = place.run("--text", "body", grid=arguments[0], quick=("--device", "cpu"))
+    assert done.returncode == 0, done.stderr
+    assert "note: 20 of 200 examples" in done.stderr.replace("no validation file: ", "")
+    [row] = place.rows()
+    assert (row.task, row.dev_metric, row.status) == (place.folder.name, "accuracy", "ok")
+    assert row.dev_score is not None
+    assert row.dev_score > 0.9
+    [(digest, facts)] = read_facts(place.csv).items()
+    assert digest == row.data_digest
+    assert facts.classes == tuple(sorted(TOPICS))
+    assert facts.source == "train.csv"
+    assert sum(dev for _, dev in facts.class_counts.values()) == 20
+    page = (place.reports / "index.html").read_text(encoding="utf-8")
+    assert "weather, and climate" in page
+    assert "On test:" not in page
+
+    # the test file is read by this command alone, and once
+    test_file = place.folder / "test.csv"
+    content = test_file.read_text(encoding="utf-8")
+    assert run_report(place, "--final") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("On test: full, fp32, trained again with seed 0, scores ")
+    assert "on 40 examples of test.csv" in said
+    final = read_facts(place.csv)[digest].final
+    assert final is not None
+    assert (final.examples, final.cell_id, final.metric) == (40, row.cell_id, "accuracy")
+    assert final.scores["accuracy"] is not None
+    assert final.scores["accuracy"][0] > 0.9
+    assert final.scores.keys() >= {"macro_f1", "mcc", "auroc"}
+    test_file.unlink()
+    assert run_report(place, "--final") == 0
+    assert capsys.readouterr().out == said
+    assert "On test:" in (place.reports / "index.html").read_text(encoding="utf-8")
+    assert len(place.rows()) == 1
+    test_file.write_text(content, encoding="utf-8")
+
+
+def test_without_test_examples_a_final_score_is_refused(
+    place: GridRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (place.folder / "own.toml").read_text(encoding="utf-8")
+    plain = text.replace('test = "test.csv"\n', "")
+    (place.folder / "plain.toml").write_text(plain, encoding="utf-8")
+    done = place.run(grid=str(place.folder / "plain.toml"), quick=("--device", "cpu"))
+    assert done.returncode == 0, done.stderr
+    assert run_report(place, "--final") == 2
+    error = capsys.readouterr().err
+    assert "--test" in error
+    assert "\n" not in error.strip()
+    assert read_facts(place.csv)[place.rows()[0].data_digest].final is None
+
+
+def test_the_examples_of_a_cell_are_found_by_its_job(place: GridRuns) -> None:
+    done = place.run(
+        "--data", str(place.folder / "train.csv"), "--label", "topic", "--task", "topics",
+        "--max-steps", "1", "--select", "mode=head amp=off", quick=("--device", "cpu"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [row] = place.rows()
+    assert row.task == "topics"
+    job = Job.read(folder_of(place.csv, row))
+    data = load_data(row.task, Path(job.data or ""))
+    assert data.digest.startswith(row.data_digest)
+    train = data.parts["topics"].train
+    names = [data.task.classes[label] for label in train.labels[:4]]
+    words = [next(word for word in text.split() if word in WORDS) for text in train.text_a[:4]]
+    assert names == [TOPICS[WORDS.index(word)] for word in words]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--label", "topics"), "topic"),
+        (("--text", "nothing"), "body"),
+        (("--validation", "other.csv"), "kites"),
+        (("--problem", "regression"), "number"),
+        (("--task", "movies"), "--task movies"),
+        (("--classes", "NA,None"), "sports"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    flags: tuple[str, ...], message: str, place: GridRuns
+) -> None:
+    other = place.folder / "other.csv"
+    other.write_text("id,body,topic\n1,some text here,kites\n2,more of it,sports\n")
+    flags = tuple(str(other) if flag == "other.csv" else flag for flag in flags)
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    given.setdefault("--label", "topic")
+    words = [word for pair in given.items() for word in pair]
+    done = place.run("--data", str(place.folder / "train.csv"), *words, quick=())
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not place.csv.exists()
+    assert not (place.folder / "cache" / "data").exists()
+
+
+def test_flags_that_describe_no_data_are_refused(place: GridRuns) -> None:
+    done = place.run("--label", "topic", quick=())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --label describes data: give it with --data\n"
+
+
+def test_several_labels_train_and_are_scored(place: GridRuns) -> None:
+    path = place.folder / "tags.jsonl"
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(240):
+            tags = np.flatnonzero(rng.random(len(WORDS)) < 0.4)
+            text = " ".join([WORDS[tag] for tag in tags] + [f"n{number}"])
+            file.write(json.dumps({"text": text, "tags": [TOPICS[tag] for tag in tags]}) + "\n")
+    done = place.run(
+        "--data", str(path), "--label", "tags", "--metric", "macro_f1",
+        grid=str(place.folder / "own.toml"), quick=("--device", "cpu"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [row] = place.rows()
+    assert row.dev_metric == "micro_f1"
+    assert row.dev_score is not None
+    assert row.dev_score > 0.9
+    assert row.majority_score is not None
+    text = (place.reports / "report.md").read_text(encoding="utf-8")
+    assert "macro F1" in text

@@ -1,0 +1,46 @@
+"""A million rows are read in 2 GiB."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.bench.examples.tables import need_data, write_json_lines, write_parquet
+
+_ROWS = 1_000_000
+_MOST_MIB = 2048
+_READ = """
+import resource, sys
+from bench.examples.reading import read
+from bench.plan.dataset import DataSpec
+
+data = read(DataSpec(path=sys.argv[1]))
+assert len(data.examples) == int(sys.argv[2]) and len(data.classes) == 12
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_read_a_million_rows(tmp_path: Path, benchmark: BenchmarkFixture, suffix: str) -> None:
+    words = "a film about nothing that nobody will ever want to see twice "
+    texts = [f"{number} {words * (number % 4 + 1)}" for number in range(_ROWS)]
+    labels = [f"topic {number % 12}" for number in range(_ROWS)]
+    path = tmp_path / f"train{suffix}"
+    columns = {"text": texts, "label": labels}
+    if suffix == ".parquet":
+        need_data()
+        write_parquet(path, columns)
+    elif suffix == ".jsonl":
+        write_json_lines(path, columns)
+    else:
+        rows = zip(texts, labels, strict=True)
+        path.write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in rows), encoding="utf-8")
+
+    def read() -> int:
+        command = [sys.executable, "-c", _READ, str(path), str(_ROWS)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert benchmark.pedantic(read, rounds=1) < _MOST_MIB
