@@ -246,10 +246,11 @@ def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
         return
     index, name = next((index, text) for index, text in labels.each() if text in unknown)
     near = difflib.get_close_matches(name[:100], list(known)[:1000], n=1)
-    others = f", and {len(unknown) - 1:,} other labels," if len(unknown) > 1 else ","
+    others = len(unknown) - 1
+    more = f", and {others:,} other {'label' if others == 1 else 'labels'}," if others else ","
     raise InputError(
         f"{labels.place(index)}: column {quoted(labels.column)} has the label {quoted(name)} "
-        f"({_times(counts[name])}){others} {lack}"
+        f"({_times(counts[name])}){more} {lack}"
         + (f"; nearest: {quoted(near[0])}" if near else "")
     )
 

@@ -1,5 +1,6 @@
 """The command-line flags that describe data of one's own, shared by the commands that read it."""
 
+import csv
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
@@ -66,7 +67,7 @@ def with_details(function: Callable[..., int]) -> Callable[..., int]:
     def command(**values: Any) -> int:
         given = {name: values.pop(name) for name in ("path", *(name for _, name, _ in _FLAGS))}
         if given["classes"] is not None:
-            given["classes"] = tuple(given["classes"].split(","))
+            given["classes"] = tuple(next(csv.reader([given["classes"]]), ()))
         data = {name: value for name, value in given.items() if value not in (None, False)}
         return function(data=data, **values)
 

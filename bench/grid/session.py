@@ -167,9 +167,11 @@ class Session:
         """Find what is in the data, and what the scores of the cells that will run can be compared
         with, before they do."""
         planned = [self._job(item) for item in to_run if item.action == "run"]
-        if self.references is None or not planned or not isinstance(self.data, TaskData):
+        if not planned or not isinstance(self.data, TaskData):
             return
         facts = self._facts(self.data, display)
+        if self.references is None:
+            return
         display.start("reference points")
         asked = self.account.now()
         with devices.turn(self.device_name):

@@ -49,7 +49,7 @@ def sections(group: Group, points: Sequence[ReferencePoint] = ()) -> list[Sectio
             shown.append(_rank(group, usual))
         if (usual["several_rates"] & usual["score"].notna()).any():
             shown.append(_rate(group, usual))
-    return [*shown, _cost(group, usual)]
+    return [*shown, _cost(group, usual, points)]
 
 
 def _frozen_types(settings: Sequence[Setting]) -> str:
@@ -120,7 +120,7 @@ def _tradeoff(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]
     return Section(
         "tradeoff", "Trade-off", heading, sentences,
         tradeoffs(group, rows, points=points),
-        [tables.front_table(group), *reference_tables(group, points)],
+        [tables.front_table(group)],
     )  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def _rate(group: Group, rows: pd.DataFrame) -> Section:
     return Section("rate", "Rate", heading, [" ".join(sentences)], drawings)
 
 
-def _cost(group: Group, rows: pd.DataFrame) -> Section:
+def _cost(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]) -> Section:
     dots = "a dot for each rank and rate" if rows["several_rates"].any() else "a dot for each rank"
     drawings = [
         figures.cost(
@@ -239,7 +239,7 @@ def _cost(group: Group, rows: pd.DataFrame) -> Section:
     sentences = [_memory_note(group), *took, *between_processes(group)]
     return Section(
         "cost", "Memory and time", _cost_heading(group), sentences, drawings,
-        [tables.settings_table(group)],
+        [tables.settings_table(group), *reference_tables(group, points)],
     )  # fmt: skip
 
 
