@@ -250,8 +250,7 @@ def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
     more = f", and {others:,} other {'label' if others == 1 else 'labels'}," if others else ","
     raise InputError(
         f"{labels.place(index)}: column {quoted(labels.column)} has the label {quoted(name)} "
-        f"({_times(counts[name])}){more} {lack}"
-        + (f"; nearest: {quoted(near[0])}" if near else "")
+        f"({_times(counts[name])}){more} {lack}" + (f"; nearest: {quoted(near[0])}" if near else "")
     )
 
 

@@ -34,7 +34,7 @@ from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewh
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
 from bench.references.facts import find_facts
-from bench.results.facts import DataFacts, keep_facts, read_facts
+from bench.results.facts import DataFacts, facts_of, keep_facts, read_facts
 from bench.results.overhead import Account
 from bench.results.predictions import kept_predictions
 from bench.results.protocol import DEVICE_FAILED
@@ -42,6 +42,7 @@ from bench.results.rescoring import rescored
 from bench.results.row import keep_row, kept_row, measured_row
 from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from minbert.data.tasks import Data, Folds, TaskData, for_search
+from minbert.errors import InputError as MinbertInputError
 
 INTERRUPTED: Final = 130
 
@@ -197,13 +198,16 @@ class Session:
         display.start("checks of the data")
         whole = data if self.folds is None else self.folds.whole
         longest = self.model.config.max_position_embeddings
-        facts = find_facts(
-            whole,
-            self.source,
-            self.model.tokenizer,
-            longest,
-            lambda _number, name: display.progress({"phase": name}),
-        ).without_texts()
+        try:
+            facts = find_facts(
+                whole,
+                self.source,
+                self.model.tokenizer,
+                longest,
+                lambda _number, name: display.progress({"phase": name}),
+            ).without_texts()
+        except MinbertInputError:  # of the vocabulary: each worker reports it
+            return known or facts_of(whole, self.source)
         if known is not None:
             facts = facts.model_copy(update={"references": known.references, "final": known.final})
         keep_facts(self.store.path, [(data.digest[:16], facts)])

@@ -11,7 +11,7 @@ from adapters.methods import METHODS, has_rank
 from bench.common.errors import InputError
 from bench.plan.cell import ABOUT, CANDIDATE, FP32, OFF, ON, Cell, Columns, has_parts, named
 from bench.plan.columns import learning_rates
-from bench.plan.gridfile import AUTO, Axes, Grid, Settings
+from bench.plan.gridfile import AUTO, DEFAULT_TASK, Axes, Grid, Settings
 from bench.plan.parts import most_encoders, to_text
 from bench.plan.rows import (
     FLAGS,
@@ -167,6 +167,7 @@ def _cell(
     return Cell(
         **{name: getattr(settings, name) for name in _AS_GIVEN}
         | {
+            "task": settings.task or DEFAULT_TASK,
             "model": resolved.model,
             "model_digest": resolved.model_digest,
             "pooling": resolved.pooling,

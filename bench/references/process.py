@@ -74,6 +74,8 @@ def references(job: Job, names: list[str], count: int, progress: Progress) -> It
             about = each[0].about
             if len(each) > 1:
                 about += f", in each of {len(each)} folds"
+        except BAD_INPUT:  # the next run may find what is missing now
+            raise
         except ValueError as error:
             about = f"left out: {one_line(str(error))}"
         yield Reference(name=name, about=about, train=count, scores=result, **of_encoder)

@@ -12,7 +12,7 @@ from bench.references.scores import scores
 def test_scores_of_classes_are_those_of_scikit_learn(classes: int) -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, classes, 300)
-    predictions = rng.random((300, classes)).round(1) + 0.3 * np.eye(classes)[labels]
+    predictions = rng.random((300, classes)) + 0.3 * np.eye(classes)[labels]
     predictions /= predictions.sum(axis=1, keepdims=True)
     guessed = predictions.argmax(axis=1)
     ranked = predictions[:, 1] if classes == 2 else predictions
