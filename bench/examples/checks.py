@@ -300,6 +300,8 @@ def _lengths(unit: Any, train: NDArray[np.int64], dev: NDArray[np.int64]) -> Len
 
 
 def _percentiles(lengths: NDArray[np.int64]) -> dict[str, int]:
-    """Percentiles of lengths, each the length of an example; by their names."""
+    """Percentiles of lengths, each the length of an example; by their names. None of no lengths."""
+    if not len(lengths):
+        return {}
     values = np.percentile(lengths, _PERCENTILES, method="higher")
     return {str(name): int(value) for name, value in zip(_PERCENTILES, values, strict=True)}

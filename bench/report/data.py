@@ -20,6 +20,7 @@ _MOST_CLASSES: Final = 24
 """Classes in a figure, the most frequent ones."""
 _LONGEST_NAME: Final = 30
 _ENCODING: Final = "read the file in the encoding it was written in"
+_SIDES: Final = ("train", "dev")
 _DROP: Final = "--drop-leaks leaves them out"
 
 
@@ -40,6 +41,8 @@ def data_section(group: Group, facts: Mapping[str, DataFacts], prefix: str = "")
 def heading(data: DataFacts) -> str:
     """The sizes of a data set, and the number of problems with it."""
     sizes = f"{data.train:,} training and {data.dev:,} dev examples"
+    if not data.dev:
+        sizes = f"{data.train:,} examples in folds"
     if data.checks is None:
         return f"Data: {sizes}"
     return f"Data: {sizes}, {count(len(findings(data.checks)), 'finding')}"
@@ -53,7 +56,7 @@ def sentences(data: DataFacts) -> list[str]:
         name, share = majority
         lines.append(
             f"Always predicting the most frequent training class, {plain(name)}, scores an "
-            f"accuracy of {share:.3f} on dev."
+            f"accuracy of {share:.3f}{' on dev' if data.dev else ''}."
         )
     checks = data.checks
     if checks is None:
@@ -71,7 +74,7 @@ def _classes(data: DataFacts) -> str:
     shares = sorted(counts[0] / max(1, data.train) for counts in data.class_counts.values())
     return (
         f", {count(len(shares), 'class', 'classes')} with {shares[0]:.1%} to {shares[-1]:.1%} of "
-        "the training examples"
+        f"the {'training ' if data.dev else ''}examples"
     )
 
 
@@ -163,6 +166,7 @@ def _length_table(checks: Checks) -> Table:
         [lengths.unit, side, *(f"{values[name]:,}" for name in names)]
         for lengths in checks.lengths
         for side, values in (("train", lengths.train), ("dev", lengths.dev))
+        if values
     ]
     return Table(heads, rows, "Lengths: so many percent of the examples are no longer than this")
 
@@ -188,11 +192,14 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
         for side, total in enumerate((data.train, data.dev))
     ]
     caption = "Share of the examples of each side in each class."
+    if not data.dev:
+        shares, caption = shares[:1], "Share of the examples in each class."
     if len(drawn) < len(by_count):
         caption += f" The {len(drawn)} most frequent of {len(by_count):,} classes."
     alt = "; ".join(
-        f"{name}: {train:.1%} of train, {dev:.1%} of dev"
-        for name, train, dev in zip(names, *shares, strict=True)
+        f"{name}: " + ", ".join(f"{share:.1%} of {side}" for share, side in pairs)
+        for name, *own in zip(names, *shares, strict=True)
+        for pairs in [zip(own, _SIDES, strict=False)]
     )
     return _bars(names, shares, "share of the examples", stem, f"Class shares. {alt}.", caption)
 
@@ -220,7 +227,7 @@ def _bars(
     places = np.arange(len(names))
     with canvas(1.1 + 0.34 * len(names)) as (figure, axes):
         for side, values, colour, shift in zip(
-            ("train", "dev"), shares, (BLUE, ORANGE), (-0.2, 0.2), strict=True
+            _SIDES, shares, (BLUE, ORANGE), (-0.2, 0.2), strict=False
         ):
             axes.barh(places + shift, values, 0.36, color=colour, label=side)
         axes.set_yticks(places, names)

@@ -88,7 +88,7 @@ class DataFacts(BaseModel):
         problem: `single_label`, `multi_label`, `regression`, or `multitask` with parts.
         source: the names of the files, without folders, or the name on the hub.
         classes: their names, in the order of the labels.
-        train, dev: numbers of examples.
+        train, dev: numbers of examples; of folds, all of them and 0.
         class_counts: of each class, in train and in dev; empty without classes.
         checks: what `bench.examples.checks` found; None: not made.
         references: reference points, of every encoder that they were made for.
@@ -116,11 +116,13 @@ class DataFacts(BaseModel):
     @property
     def majority(self) -> tuple[str, float] | None:
         """The most frequent class of the training examples, of several the first, and its share of
-        the dev examples; None unless each example has one class."""
+        the dev examples, or of all where these are in folds; None unless each example has one
+        class."""
         if self.problem != SINGLE_LABEL or not self.class_counts:
             return None
         name = max(self.class_counts, key=lambda name: self.class_counts[name][0])
-        return name, self.class_counts[name][1] / max(1, self.dev)
+        train, dev = self.class_counts[name]
+        return name, dev / self.dev if self.dev else train / self.train
 
     def trained_on(self, cell: Cell | Row) -> int:
         """The number of examples that linear models for a cell are trained on.

@@ -16,7 +16,7 @@ from tests.faults.notes import Launch, records, whole
 
 _GONE_S: Final = 3.0
 _LONGEST_OUTPUT: Final = HEAD + 2 * TAIL
-_AT_THE_TOP: Final = {"runs.csv", "runs.csv.lock", "runs", "reports"}
+_AT_THE_TOP: Final = {"runs.csv", "runs.csv.lock", "runs.data.json", "runs", "reports"}
 _LONGEST_CELL_S: Final = 300.0
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from bench.plan.pruning import dominating
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.render import report
-from bench.results.outcomes import ValuesOf, no_values
-from bench.results.predictions import keep_outcomes, kept_values
+from bench.results.outcomes import Outcome, ValuesOf, no_values
+from bench.results.predictions import Parts, keep_outcomes, kept_values
 from bench.results.store import Store, cell_folder, read_rows
 from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
@@ -264,6 +265,11 @@ def one(rows: list[Row], values_of: ValuesOf = no_values) -> Group:
     return group
 
 
+def predicted(run: Sequence[Row], *, logits: bool = False) -> Parts:
+    """Outcomes with these numbers."""
+    return {"": Outcome(numbers(run) > 0, None, "examples")}
+
+
 def numbers(run: Any) -> np.ndarray[Any, Any]:
     """Numbers of a run whose folds have 20 examples each, with the scores in the rows."""
     return np.concatenate([np.arange(20) < round(20 * row.dev_score) for row in run]).astype(float)
@@ -281,9 +287,9 @@ def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has() -> 
     assert setting.folds_done == "2 of 3 folds"
     assert setting.estimate(TIME) is not None, "costs are those of the folds that ran"
     whole = [fold_row(fold, "head") for fold in range(3)]
-    text = str(report([*rows, *whole], [], [], numbers))
+    text = str(report([*rows, *whole], [], [], predicted))
     assert "2 of 3 folds" in text
-    assert "No setting has a score of all 3 folds yet." in str(report(rows, [], [], numbers))
+    assert "No setting has a score of all 3 folds yet." in str(report(rows, [], [], predicted))
 
 
 def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
@@ -352,7 +358,7 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority() -> 
     best = verdict(group, "score")
     assert best is not None
     assert best.winner.mode == "head"
-    assert "Flagged" not in str(report(rows, [], [], numbers))
+    assert "Flagged" not in str(report(rows, [], [], predicted))
 
 
 def test_rows_whose_folds_contradict_each_other_have_no_score() -> None:

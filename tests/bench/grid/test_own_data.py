@@ -13,8 +13,9 @@ from bench.plan.job import Job
 from bench.report.__main__ import main as report
 from bench.results.facts import read_facts
 from bench.results.origins import folder_of
-from minbert.data.tasks import load_data
+from minbert.data.tasks import TASKS, load_data
 from tests.bench.grids import GridRuns
+from tests.cs224n import write_folder
 
 TOPICS = ("NA", "None", "weather, and climate", "sports")
 WORDS = ("apple", "banana", "cloud", "football")
@@ -205,3 +206,31 @@ def test_several_labels_train_and_are_scored(place: GridRuns) -> None:
     assert row.majority_score is not None
     text = (place.reports / "report.md").read_text(encoding="utf-8")
     assert "macro F1" in text
+
+
+def test_the_same_examples_from_a_folder_and_from_a_csv_give_the_same_losses(
+    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
+    course = write_folder(grid.folder / "course", ["sst"], count=40)
+    for side in ("train", "dev"):
+        lines = (course / f"ids-sst-{side}.csv").read_text(encoding="utf-8").splitlines()
+        with (grid.folder / f"{side}.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = [line.split("\t") for line in lines[1:]]
+            words = [(row[2], TASKS["sst"].classes[int(float(row[3]))]) for row in rows]
+            csv.writer(file).writerows([("sentence", "label"), *words])
+    flags = ("--select", "mode=full,lora amp=off", "--epochs", "1", "--device", "cpu")
+    own = (
+        "--data", str(grid.folder / "train.csv"), "--validation", str(grid.folder / "dev.csv"),
+        "--classes", ",".join(TASKS["sst"].classes), "--task", "mine",
+    )  # fmt: skip
+    for data in (("--data", str(course)), own):
+        done = grid.run(*data, *flags, quick=())
+        assert done.returncode == 0, done.stderr
+    losses: dict[str, dict[str, list[str]]] = {}
+    for row in grid.rows():
+        with (folder_of(grid.csv, row) / "steps.csv").open(encoding="utf-8") as file:
+            steps = [line["loss"] for line in csv.DictReader(file)]
+        losses.setdefault(row.task, {})[f"{row.mode} {row.data_digest} {row.dev_loss}"] = steps
+    assert losses["sst"] == losses["mine"]
+    assert [len(steps) for steps in losses["sst"].values()] == [3, 3]

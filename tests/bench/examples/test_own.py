@@ -1,0 +1,189 @@
+"""From a description of data to prepared examples: recognised, named, split, and kept once."""
+
+import csv
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.examples import own
+from bench.examples.own import find_source
+from bench.plan.dataset import DataSpec
+from minbert.data.tasks import TaskData, load_task
+from minbert.data.tasks.prepared import read_prepared
+from minbert.data.tasks.splitting import normalised
+from minbert.files import is_file
+from tests.components import COMPONENTS, CS224N, need
+from tests.cs224n import write_folder
+
+Line = Sequence[str]
+WORDS = ("sun", "rain", "goal", "score", "vote", "law", "chip", "code")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def lines_of(count: int = 300) -> list[Line]:
+    rng = random.Random(0)  # noqa: S311
+    topics = ["a"] * 6 + ["b"] * 3 + ["c"]
+    return [
+        (
+            f"{number} {' '.join(rng.choices(WORDS, k=4))}",
+            topics[number % 10],
+            f"author {number % 70}",
+        )
+        for number in range(count)
+    ]
+
+
+def write(path: Path, lines: Sequence[Line]) -> DataSpec:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label", "author"), *lines])
+    return DataSpec(path=str(path), text="text", label="label")
+
+
+def found(spec: DataSpec, task: str | None = None) -> TaskData:
+    source = find_source(task, spec)
+    return load_task(source.task, source.folder)
+
+
+def test_a_tenth_of_each_class_is_split_off_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+    lines = lines_of()
+    data = found(write(tmp_path / "one.csv", lines))
+    assert (len(data.train), len(data.dev)) == (270, 30)
+    assert sorted(Counter(data.dev.labels.tolist()).items()) == [(0, 18), (1, 9), (2, 3)]
+    again = found(write(tmp_path / "two.csv", lines[::-1]))
+    assert set(again.dev.text_a) == set(data.dev.text_a)
+
+
+def test_equal_texts_and_groups_are_on_one_side(tmp_path: Path) -> None:
+    lines = lines_of()
+    lines += [(f"{text.upper()}!", label, "another") for text, label, _ in lines[:40]]
+    spec = write(tmp_path / "x.csv", lines)
+    data = found(spec)
+    keys = [{normalised(text) for text in side.text_a} for side in (data.train, data.dev)]
+    assert not keys[0] & keys[1]
+    grouped = found(spec.model_copy(update={"group": "author"}))
+    sides = [set(side.groups or ()) for side in (grouped.train, grouped.dev)]
+    assert not sides[0] & sides[1]
+    assert len(grouped.dev)
+
+
+def test_a_class_of_one_example_is_trained_on(tmp_path: Path) -> None:
+    for number in range(12):
+        lines = [*lines_of(60), (f"the only one {number}", "rare", "x")]
+        data = found(write(tmp_path / "x.csv", lines))
+        names = [data.task.classes[label] for label in data.train.labels]
+        assert "rare" in names
+
+
+def test_too_few_examples_to_split_are_refused(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x.csv", [("same text", "a", "x"), ("same text", "b", "x")])
+    with pytest.raises(InputError, match="too few to split dev examples off; give more, or"):
+        found(spec)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_leaks_are_dropped_from_training_alone(tmp_path: Path) -> None:
+    lines = lines_of(100)
+    dev = [(text, label, "x") for text, label, _ in lines[:7]]
+    dev += [("another text with quite a few words, all of its own", "a", "x")]
+    near = [("another text with quite a few words, all of its very own", "a", "x")]
+    spec = write(tmp_path / "train.csv", [*lines, *near])
+    other = write(tmp_path / "dev.csv", dev)
+    spec = spec.model_copy(update={"validation": other.path})
+    whole, dropped = found(spec), found(spec.model_copy(update={"drop_leaks": True}))
+    assert (len(whole.train), len(whole.dev)) == (101, 8)
+    assert (len(dropped.train), len(dropped.dev)) == (93, 8)
+    assert dropped.digest != whole.digest
+    assert not set(dropped.train.text_a) & set(dropped.dev.text_a)
+    source = find_source(None, spec.model_copy(update={"drop_leaks": True}))
+    assert "--drop-leaks: 8 training examples dropped" in source.notes
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("reviews.csv", "reviews"),
+        ("shop/train.csv", "shop"),
+        ("movies.csv", "movies-data"),
+        ("my (own) file.csv", "my-own-file"),
+    ],
+)
+def test_the_task_is_named_after_the_file(path: str, name: str, tmp_path: Path) -> None:
+    spec = write(tmp_path / path, lines_of(40))
+    source = find_source(None, spec)
+    assert (source.task, source.files) == (name, Path(path).name)
+    assert find_source("mine", spec).task == "mine"
+
+
+def test_a_folder_of_the_course_is_recognised_by_its_files(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "one", ["sts"])
+    assert find_source(None, DataSpec(path=str(folder))) == own.Source("sts", folder, "one")
+    several = DataSpec(path=str(write_folder(tmp_path / "all")))
+    with pytest.raises(
+        InputError, match="has the files of sst, sts, quora, multitask; choose one with --task"
+    ):
+        find_source(None, several)
+    assert find_source("quora", several).task == "quora"
+
+
+def test_a_known_task_takes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave --task out, or give the data a name of its own"):
+        find_source("sst", write(tmp_path / "x.csv", lines_of(40)))
+
+
+def test_only_the_sets_used_last_are_kept(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "_MOST_FOLDERS", 2)
+    folders = [
+        find_source(None, write(tmp_path / f"{count}.csv", lines_of(count))).folder
+        for count in (40, 50, 60)
+    ]
+    kept = [folder for folder in folders if folder is not None and is_file(folder / "task.json")]
+    assert len(kept) == len(list((cache / "data").iterdir())) == 2
+    assert folders[2] in kept
+
+
+def test_the_description_is_kept_as_it_was_resolved(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", lines_of(40)).path
+    source = find_source(None, DataSpec(path=path, label="label", text="text", test="test.csv"))
+    assert source.folder is not None
+    spec = DataSpec.model_validate(read_prepared(source.folder).spec)
+    assert (spec.text, spec.label, spec.problem, spec.classes) == (
+        "text", "label", "single_label", ("a", "b", "c"),
+    )  # fmt: skip
+    assert spec.test == str(Path.cwd() / "test.csv")
+
+
+NAMES = ("very negative", "negative", "neutral", "positive", "very positive")
+
+
+@pytest.mark.parametrize(("task", "names"), [("sst", NAMES), ("quora", ("no", "yes")), ("sts", ())])
+def test_the_shared_sets_as_csv_are_the_sets_of_the_folder(
+    task: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
+    course = load_task(task, CS224N)
+    for side in ("train", "dev"):
+        examples = getattr(course, side)
+        with (tmp_path / f"{side}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["first", "second", "label"])
+            second = examples.text_b or [""] * len(examples)
+            labels = [names[label] if names else repr(label) for label in examples.labels.tolist()]
+            writer.writerows(zip(examples.text_a, second, labels, strict=True))
+    spec = DataSpec(
+        path=str(tmp_path / "train.csv"), validation=str(tmp_path / "dev.csv"), text="first",
+        text_pair="second" if course.train.text_b else None, label="label", classes=names,
+        problem=None if names else "regression",
+    )  # fmt: skip
+    assert found(spec).digest == course.digest
