@@ -67,13 +67,26 @@ def with_details(function: Callable[..., int]) -> Callable[..., int]:
     def command(**values: Any) -> int:
         given = {name: values.pop(name) for name in ("path", *(name for _, name, _ in _FLAGS))}
         if given["classes"] is not None:
-            given["classes"] = tuple(next(csv.reader([given["classes"]]), ()))
+            given["classes"] = _listed(given["classes"])
         data = {name: value for name, value in given.items() if value not in (None, False)}
         return function(data=data, **values)
 
     for flag, name, details in reversed(_FLAGS):
         command = click.option(flag, name, **details)(command)
     return command
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Names separated by commas; those with commas of their own are in double quotes.
+
+    Raises:
+        click.UsageError: for any other text.
+    """
+    try:
+        [names] = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise click.UsageError(f"--classes {text!r}: give names separated by commas") from error
+    return tuple(name.strip() for name in names)
 
 
 def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench.common.errors import InputError
 from bench.examples.reading import course_tasks, read
-from bench.plan.dataset import DataSpec
+from bench.plan.dataset import HUB, DataSpec
 from bench.plan.gridfile import DEFAULT_TASK
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
@@ -106,9 +106,13 @@ def _name_of(task: str | None, spec: DataSpec) -> str:
 
 def _prepare(name: str, spec: DataSpec) -> Source:
     """Read, split and store the examples that a description stands for."""
+    if spec.test is not None and not spec.test.startswith(HUB) and not is_file(spec.test):
+        raise InputError(f"--test {spec.test}: there is no such file")
     with _working(f"reading {spec.path}"):
         found = read(spec)
-        task = Task(name, "", found.classes, multi_label=found.problem == "multi_label")
+        task = Task(
+            name, "", found.classes, multi_label=found.problem == "multi_label", is_own=True
+        )
         train, notes = _grouped(found.examples, found.groups), [*found.notes]
         if found.validation is None:
             train, dev = _split(train, task)

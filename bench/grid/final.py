@@ -7,6 +7,7 @@ score is kept with the facts on the data, and is not measured a second time.
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 
 from bench.analysis.groups import group_key, groups
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import verdict
+from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.reading import read_test
@@ -22,21 +23,21 @@ from bench.forecast.client import turn_on
 from bench.grid.display import Display
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import find_conditions
+from bench.machine.conditions import Found, find_conditions
 from bench.machine.environment import worker_environment
 from bench.plan import job as jobs
 from bench.plan.dataset import DataSpec
 from bench.plan.job import Job
-from bench.plan.metrics import metrics_for
 from bench.plan.rows import Row
 from bench.report.changes import hub_first
-from bench.results.facts import DataFacts, FinalScore, facts_of, keep_facts, read_facts
+from bench.results.facts import DataFacts, FinalScore, facts_of, read_facts, update_facts
 from bench.results.origins import data_folder, folder_of, model_of
+from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf, read_folder, values_from
-from bench.results.scores import numbers, score_of
+from bench.results.scores import every_score
 from bench.results.store import cells_folder, read_plan
 from minbert.assets.cache import cache_folder
-from minbert.data.tasks import TASKS, Examples, Folds, TaskData, load_task, load_test
+from minbert.data.tasks import TASKS, Examples, Folds, TaskData, find_task, load_task, load_test
 from minbert.data.tasks.prepared import Prepared, read_prepared, write
 
 _OTHERWISE: Final = "run its cell again"
@@ -45,7 +46,7 @@ _WORKER: Final = (sys.executable, "-m", "bench.worker")
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The setting to score, and a row of its training."""
+    """The setting to score, a row of its training, and its dev score by the metric that decides."""
 
     setting: Setting
     row: Row
@@ -53,9 +54,9 @@ class _Chosen:
     dev: float
 
 
-def find_final(runs: Path, rows: list[Row], predictions_of: PredictionsOf) -> FinalScore:
-    """The test score of the best setting of the first group of rows, measured now unless it is
-    known.
+def find_final(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> FinalScore:
+    """The test score of the best setting of the report's first group, measured now unless these
+    test examples were scored before.
 
     Args:
         rows: those of the CSV, scored by the metric that decides.
@@ -67,15 +68,26 @@ def find_final(runs: Path, rows: list[Row], predictions_of: PredictionsOf) -> Fi
     """
     chosen = _choose(runs, rows, predictions_of)
     digest = chosen.row.data_digest
-    known = read_facts(runs).get(digest)
-    if known is not None and known.final is not None:
-        return known.final
     folder = folder_of(runs, chosen.row)
-    job = Job.read(folder)
-    source = data_folder(chosen.row, folder, None if job.data is None else Path(job.data))
-    data, test, name = _examples(chosen.row, source)
+    try:
+        job = Job.read(folder)
+        source = data_folder(chosen.row, folder, None if job.data is None else Path(job.data))
+        test, name = _test_examples(chosen.row, source)
+    except BAD_INPUT as error:
+        known = read_facts(runs).get(digest)
+        if known is not None and known.final is not None:
+            return known.final
+        raise InputError(f"--final: {error}") from error
+    test_digest = TaskData(find_task(chosen.row.task, source), test, test.taken([])).digest[:16]
+    if (scored := _scored(runs, test_digest)) is not None:
+        return scored
     model_of(chosen.row, folder, _OTHERWISE)
-    scores = _measured(runs, job, data, test)
+    data = load_task(chosen.row.task, source)
+    target = find_conditions(chosen.row.device)
+    with Signals() as signals, turn_on(target.device_name, signals)():
+        if (scored := _scored(runs, test_digest)) is not None:  # while it waited
+            return scored
+        outcome = _run(runs, job, data, test, target, signals)
     final = FinalScore(
         setting=chosen.setting.label,
         cell_id=chosen.row.cell_id,
@@ -83,88 +95,100 @@ def find_final(runs: Path, rows: list[Row], predictions_of: PredictionsOf) -> Fi
         metric=chosen.metric,
         dev=chosen.dev,
         test=name,
+        digest=test_digest,
         examples=len(test),
-        scores=scores,
+        scores=every_score(facts_of(data).problem, outcome),
         at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
-    facts = known or facts_of(data)
-    keep_facts(runs, [(digest, facts.model_copy(update={"final": final}))])
+
+    def with_final(known: DataFacts | None) -> DataFacts:
+        return (known or facts_of(data)).model_copy(update={"final": final})
+
+    update_facts(runs, digest, with_final)
     return final
 
 
-def _choose(runs: Path, rows: list[Row], predictions_of: PredictionsOf) -> _Chosen:
+def _scored(runs: Path, test_digest: str) -> FinalScore | None:
+    """The score that was measured on some test examples, whatever the training was."""
+    known = (facts.final for facts in read_facts(runs).values())
+    return next((final for final in known if final and final.digest == test_digest), None)
+
+
+def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> _Chosen:
     planned = read_plan(runs)
     every = hub_first(
         groups(rows, planned, values_from(predictions_of)), {group_key(row) for row in planned}
     )
-    best = verdict(every[0], "score") if every else None
-    if best is None:
-        raise InputError(f"--final: no setting in {runs} has a score that shows it has learned")
-    row = min(best.winner.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
-    return _Chosen(best.winner, row, every[0].metric, best.value.value)
+    group = every[0] if every else None
+    scores = {
+        setting: score
+        for setting in (group.settings if group is not None else ())
+        if setting.ok and setting.learned and (score := setting.estimate("dev_score"))
+    }
+    if group is None or not scores:
+        about = "" if group is None else f" for {group.shared('model')} on {group.shared('task')}"
+        raise InputError(
+            f"--final: no setting{about}, the first group of the report, is shown to have learned; "
+            "train for longer"
+        )
+    best = max(scores, key=lambda setting: group.scoring.gain(scores[setting].value))
+    row = min(best.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
+    return _Chosen(best, row, group.metric, scores[best].value)
 
 
-def _examples(row: Row, source: Path | None) -> tuple[TaskData, Examples, str]:
-    """The training and dev examples of a row, its test examples, and their name."""
-    if row.task in TASKS:
-        test = load_test(row.task)
-        return load_task(row.task, source), test, f"the test split of {row.task}"
-    if source is None:
-        raise InputError(f"--final: {row.task} has no test examples")
+def _test_examples(row: Row, source: Path | None) -> tuple[Examples, str]:
+    """The test examples of a row's task, and their name.
+
+    Raises:
+        InputError: if there are none, or they can't be read.
+    """
+    if source is None or row.task in TASKS:
+        return load_test(row.task), f"the test split of {row.task}"
     spec = DataSpec.model_validate(read_prepared(source).spec)
     found = read_test(spec)
     for note in found.notes:
         sys.stderr.write(f"note: {note}\n")
-    name = Path(spec.test).name if spec.test else "the test split"
-    return load_task(row.task, source), found.examples, name
+    return found.examples, Path(spec.test).name if spec.test else "the test split"
 
 
-def _measured(
-    runs: Path, job: Job, data: TaskData, test: Examples
-) -> dict[str, tuple[float, float | None, float | None] | None]:
-    """The scores of a cell, trained again, on test examples."""
-    cell = job.cell
-    train = data.train if cell.folds is None else Folds(data, cell.folds).examples
-    final = TaskData(data.task, train, test)
-    facts: DataFacts = facts_of(final)
-    prepared = Prepared(data.task.name, facts.problem, data.task.classes, final.digest)
-    folder = write(cache_folder() / "data", prepared, final)
-    digest = TaskData(data.task, train.limited(cell.max_train), test).digest[:16]
-    cell = replace(cell, data_digest=digest, max_dev=None, folds=None, fold=None)
-    place = cells_folder(runs) / f"final-{cell.cell_id}"
-    _run(place, replace(job, cell=cell, data=str(folder), repeat=1, attempt=1, keep=False))
-    found = (read_folder(place, data.task.metric) or {}).get("")
-    if found is None:
-        raise InputError(f"--final: {place} has no predictions that can be read")
-    scores: dict[str, tuple[float, float | None, float | None] | None] = {}
-    for metric in metrics_for(facts.problem):
-        try:
-            score = score_of(metric, [numbers(metric, found)])
-            scores[metric] = (score.value, score.low, score.high)
-        except ValueError:
-            scores[metric] = None
-    return scores
-
-
-def _run(folder: Path, job: Job) -> None:
-    """Train and score a job's cell, in its turn on the device.
+def _run(
+    runs: Path, job: Job, data: TaskData, test: Examples, target: Found, signals: Signals
+) -> Outcome:
+    """The predictions on test examples of a job's cell, trained again.
 
     Raises:
-        InputError: if it does not end ok.
+        InputError: if the training does not end ok.
         StoppedError: if the user stops it.
     """
-    target = find_conditions(job.device)
-    argv = [*_WORKER, str(folder.resolve())]
-    env = worker_environment(os.environ, target.conditions.threads, target.gpu)
-    with Signals() as signals, turn_on(target.device_name, signals)():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / jobs.FILE, job.to_json().encode())
-        with Display(1) as display:
-            display.start(f"{job.cell.name}, scored on test examples")
-            outcome = run_worker(
-                folder, argv, env=env, timeout_s=None, on_progress=display.progress, signals=signals
-            )
-    if outcome.status == "interrupted":
+    cell = job.cell
+    train = data.train if cell.folds is None else Folds(data, cell.folds).examples
+    problem = facts_of(data).problem
+    final = TaskData(data.task, train, test)
+    prepared = Prepared(data.task.name, problem, data.task.classes, final.digest)
+    # of an embedded task, too: its own test examples are no dev examples to its name
+    source = write(cache_folder() / "data", prepared, final)
+    loaded = load_task(data.task.name, source, max_train=cell.max_train)
+    cell = replace(cell, data_digest=loaded.digest[:16], max_dev=None, folds=None, fold=None)
+    job = replace(job, cell=cell, data=str(source), repeat=1, attempt=1, keep=False)
+    folder = cells_folder(runs) / f"final-{cell.cell_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / jobs.FILE, job.to_json().encode())
+    with Display(1) as display:
+        display.start(f"{cell.name}, scored on test examples")
+        ended = run_worker(
+            folder,
+            [*_WORKER, str(folder.resolve())],
+            env=worker_environment(os.environ, target.conditions.threads, target.gpu),
+            timeout_s=None,
+            on_progress=display.progress,
+            signals=signals,
+        )
+    if ended.status == "interrupted":
+        sys.stderr.write("stopped; the same command trains again\n")
         raise StoppedError
-    if outcome.status != "ok":
-        raise InputError(f"--final: the training ended {outcome.status}: {outcome.message}")
+    if ended.status != "ok":
+        raise InputError(f"--final: the training ended {ended.status}: {ended.message}")
+    found = (read_folder(folder, data.task.metric) or {}).get("")
+    if found is None:
+        raise InputError(f"--final: {folder} has no predictions that can be read")
+    return found

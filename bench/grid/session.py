@@ -34,7 +34,7 @@ from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewh
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
 from bench.references.facts import find_facts
-from bench.results.facts import DataFacts, facts_of, keep_facts, read_facts
+from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.overhead import Account
 from bench.results.predictions import kept_predictions
 from bench.results.protocol import DEVICE_FAILED
@@ -42,6 +42,7 @@ from bench.results.rescoring import rescored
 from bench.results.row import keep_row, kept_row, measured_row
 from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
 from minbert.data.tasks import Data, Folds, TaskData, for_search
+from minbert.data.tasks.prepared import is_prepared, mark_used
 from minbert.errors import InputError as MinbertInputError
 
 INTERRUPTED: Final = 130
@@ -192,8 +193,9 @@ class Session:
 
     def _facts(self, data: TaskData, display: Display) -> DataFacts:
         """The facts on the examples, of all folds together, kept with the results."""
-        known = read_facts(self.store.path).get(data.digest[:16])
-        if known is not None and known.checks is not None:
+        digest = data.digest[:16]
+        known = read_facts(self.store.path).get(digest)
+        if known is not None and known.checks is not None and known.describes(data, self.source):
             return known
         display.start("checks of the data")
         whole = data if self.folds is None else self.folds.whole
@@ -208,10 +210,7 @@ class Session:
             ).without_texts()
         except MinbertInputError:  # of the vocabulary: each worker reports it
             return known or facts_of(whole, self.source)
-        if known is not None:
-            facts = facts.model_copy(update={"references": known.references, "final": known.final})
-        keep_facts(self.store.path, [(data.digest[:16], facts)])
-        return facts
+        return update_facts(self.store.path, digest, facts.with_scores_of)
 
     def _turn(
         self, item: Planned, devices: Locks, outlook: Outlook
@@ -255,6 +254,7 @@ class Session:
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
         folder, job, expected = self._folder(item), self._job(item), outlook.columns(item.cell)
+        self._use_examples()
         argv = [*self.worker, str(folder.resolve())]
         gpu = "" if self.conditions.device == "cpu" else self.device_name
         env = worker_environment(os.environ, self.conditions.threads, gpu)
@@ -288,6 +288,21 @@ class Session:
                 "with nvidia-smi and dmesg"
             )
         return row
+
+    def _use_examples(self) -> None:
+        """Keep the folder of prepared examples from being removed from the cache.
+
+        Raises:
+            InputError: if it is gone.
+        """
+        if self.data_folder is None or not self.data.task.is_own:
+            return
+        if not is_prepared(self.data_folder):
+            raise InputError(
+                f"the examples of {self.data.task.name} are no longer in the cache; the same "
+                "command reads them again and goes on"
+            )
+        mark_used(self.data_folder)
 
     def _recovered(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
         """The row of a cell that finished after its parent had died; None without one."""

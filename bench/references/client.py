@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from bench.plan import job as jobs
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.job import Job
 from bench.plan.metrics import DEFAULTS
-from bench.results.facts import REFERENCES, DataFacts, Reference, keep_facts
+from bench.results.facts import REFERENCES, DataFacts, Reference, update_facts
 
 OUTPUT: Final = "references.json"
 """The file of the reference points in the folder of the process."""
@@ -69,12 +70,24 @@ def find_references(
         count = facts.trained_on(job.cell)
         found, why = _run(job, names, count, env, longest_s, on_progress, signals)
         if found:
-            facts = facts.model_copy(update={"references": (*facts.references, *found)})
-            keep_facts(runs, [(data_digest, facts)])
+            facts = update_facts(runs, data_digest, partial(_with_references, facts, found))
             yield f"reference points: {_scores(found, DEFAULTS[facts.problem])}"
         if why:
             missing = [name for name in names if name not in {each.name for each in found}]
             yield f"reference points {', '.join(missing)} left out: {why}"
+
+
+def _with_references(
+    facts: DataFacts, found: Sequence[Reference], known: DataFacts | None
+) -> DataFacts:
+    """Facts with further reference points.
+
+    Args:
+        facts: those before, if the file has none.
+        known: those in the file.
+    """
+    before = known or facts
+    return before.model_copy(update={"references": (*before.references, *found)})
 
 
 def lacking(facts: DataFacts, cell: Cell) -> list[str]:

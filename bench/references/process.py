@@ -23,9 +23,10 @@ from bench.plan.job import Job
 from bench.references.client import OUTPUT
 from bench.references.embeddings import embedder
 from bench.references.linear import Floats, predict
-from bench.references.scores import Score, scores
+from bench.references.scores import scores
 from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, facts_of
 from bench.results.protocol import RESULT
+from bench.results.scores import Score
 from bench.worker import lifeline
 from bench.worker.progress import Progress
 from bench.worker.setup import load_examples

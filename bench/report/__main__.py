@@ -6,6 +6,7 @@ Example: python -m bench.report --runs runs.csv --reports reports/
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -66,16 +67,16 @@ def main(
     predictions_of = first_of([kept_predictions(path) for path in runs])
     if metric is not None:
         rows = rescored(rows, metric, predictions_of, facts)
-    said = []
+    said, score = [], None
     if final:
         if len(runs) > 1:
             raise InputError("--final: takes the results of one file; name it with --runs")
         from bench.grid.final import find_final
-        from bench.report.references import final_lines
+        from bench.report.references import final_line
 
-        find_final(runs[0], rows, predictions_of)
+        score = find_final(runs[0], rows, predictions_of)
         facts = read_facts(*runs)
-        said = [line for of_data in facts.values() for line in final_lines(of_data)]
+        said = [final_line(score)]
 
     from bench.report.render import render  # imported late: it loads pandas and matplotlib
 
@@ -90,7 +91,9 @@ def main(
     )
     if code_version is not None:
         rows = [row for row in rows if row.code_version == code_version]
-    outcome = {"rows": len(rows), "report": str(index)}
+    outcome: dict[str, Any] = {"rows": len(rows), "report": str(index)}
+    if score is not None:
+        outcome["final"] = score.model_dump(mode="json")
     said.append(f"{len(rows)} rows in {index}")
     click.echo(json.dumps(outcome) if as_json else "\n".join(said))
     return 0

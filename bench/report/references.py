@@ -7,8 +7,8 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.plan.problems import MULTI_LABEL, REGRESSION
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import fixed, signed, span
-from bench.results.facts import FROZEN, MAJORITY, TFIDF, DataFacts
+from bench.report.text import count, fixed, signed, span
+from bench.results.facts import FROZEN, MAJORITY, TFIDF, DataFacts, FinalScore
 from bench.stats.intervals import Interval, difference
 
 
@@ -74,19 +74,16 @@ def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]
     return lines
 
 
-def final_lines(facts: DataFacts | None) -> list[str]:
-    """A sentence with the score on test examples, if it has been measured."""
-    final = facts.final if facts is not None else None
-    if final is None:
-        return []
+def final_line(final: FinalScore) -> str:
+    """A sentence with the score on test examples."""
     score = final.scores.get(final.metric)
     value = "has no defined score" if score is None else f"scores {fixed(score[0])}"
     interval = "" if score is None else f" (95% interval {span(Interval(*score))})"
-    return [
+    return (
         f"On test: {final.setting}, trained again with seed {final.seed}, {value} by {final.metric}"
-        f"{interval} on {final.examples:,} examples of {final.test}. Its dev score is "
-        f"{fixed(final.dev)}. This was measured once, on {final.at[:10]}."
-    ]
+        f"{interval} on {count(final.examples, 'example')} of {final.test}. It was chosen by "
+        f"its dev score of {fixed(final.dev)}. This was measured once, on {final.at[:10]}."
+    )
 
 
 def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Table]:

@@ -29,12 +29,12 @@ from bench.report.pages import LISTED, html_environment, markdown_environment, s
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
-from bench.report.references import ReferencePoint, final_lines, reference_lines, reference_points
+from bench.report.references import ReferencePoint, final_line, reference_lines, reference_points
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
 from bench.report.winners import Card, cards
-from bench.results.facts import DataFacts
+from bench.results.facts import DataFacts, FinalScore
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
 _MOST_DRAWN: Final = 3
@@ -130,7 +130,7 @@ def report(
         "lead": [
             *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
-            *(final_lines(facts.get(str(first.shared("data_digest")))) if first else []),
+            *(final_line(one) for one in [_final(first, facts)] if one is not None),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],
@@ -156,6 +156,11 @@ def report(
         "commands_said": [NOTE],
         "terms": TERMS,
     }
+
+
+def _final(first: Group | None, facts: Mapping[str, DataFacts]) -> FinalScore | None:
+    known = facts.get(str(first.shared("data_digest"))) if first else None
+    return None if known is None else known.final
 
 
 def _printable(rows: Iterable[Row]) -> list[Row]:

@@ -5,15 +5,17 @@ show them on a machine that does not have the data.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
 
-from bench.common.errors import DiskFullError
+from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
+from bench.common.messages import one_line
 from bench.plan.cell import Cell
 from bench.plan.findings import Checks
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -62,7 +64,8 @@ class FinalScore(BaseModel):
         metric: the one by which the setting was chosen.
         dev: its score on dev, by this metric.
         test: the name of the file, or of the split.
-        examples: the number of test examples.
+        digest: of the test examples, which are scored once whatever the training was.
+        examples: their number.
         scores: as of `Reference`.
         at: when it was measured, UTC, ISO 8601.
     """
@@ -75,6 +78,7 @@ class FinalScore(BaseModel):
     metric: str
     dev: float
     test: str
+    digest: str
     examples: int
     scores: dict[str, tuple[float, float | None, float | None] | None]
     at: str
@@ -107,6 +111,16 @@ class DataFacts(BaseModel):
     checks: Checks | None = None
     references: tuple[Reference, ...] = ()
     final: FinalScore | None = None
+
+    def describes(self, data: TaskData, source: str) -> bool:
+        """Whether these are facts on the same examples under the same names."""
+        return (self.classes, self.source) == (data.task.classes, source)
+
+    def with_scores_of(self, known: "DataFacts | None") -> "DataFacts":
+        """These facts, with the reference points and the test score of earlier ones."""
+        if known is None:
+            return self
+        return self.model_copy(update={"references": known.references, "final": known.final})
 
     def without_texts(self) -> "DataFacts":
         """The same without the texts that checks found, as they are kept beside results."""
@@ -182,34 +196,57 @@ def facts_file(runs: Path) -> Path:
 
 
 def read_facts(*runs: Path) -> dict[str, DataFacts]:
-    """The facts of some CSVs by `data_digest`; none where there is no file, or one that can't be
-    read. Of the same data in several CSVs the last facts count, with the references of all."""
+    """The facts of some CSVs by `data_digest`; none where there is no file.
+
+    Of the same data in several CSVs the last facts count, with the references of all.
+
+    Raises:
+        InputError: for a file that can't be read, or is of another version.
+    """
     every: dict[str, DataFacts] = {}
     for path in map(facts_file, runs):
-        try:
-            if path.stat().st_size > _LARGEST:
-                continue
-            values = json.loads(path.read_text(encoding="utf-8"))
-            known = {digest: DataFacts.model_validate(facts) for digest, facts in values.items()}
-        except (OSError, ValueError, ValidationError, AttributeError, RecursionError):
-            continue
-        for digest, facts in known.items():
+        for digest, facts in _read(path).items():
             earlier = every[digest].references if digest in every else ()
             more = {"references": (*earlier, *facts.references)}
             every[digest] = facts.model_copy(update=more) if earlier else facts
     return every
 
 
-def keep_facts(runs: Path, facts: Iterable[tuple[str, DataFacts]]) -> None:
-    """Add facts, by `data_digest`, to a CSV's file, or replace them there.
+def _read(path: Path) -> dict[str, DataFacts]:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("it is too large")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {digest: DataFacts.model_validate(facts) for digest, facts in values.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: can't be read ({one_line(str(error))[:100]}); put back an earlier one, or "
+            "delete it, which loses reference points and scores on test examples"
+        ) from error
+
+
+def update_facts(
+    runs: Path, data_digest: str, change: Callable[[DataFacts | None], DataFacts]
+) -> DataFacts:
+    """Change the facts on one set of examples in a CSV's file, and return them.
+
+    Args:
+        change: from the facts that the file has, or None, to the new ones.
 
     Raises:
-        DiskFullError: if it can't be written. The file stays as it was.
+        InputError: as `read_facts`.
+        DiskFullError: if the file can't be written. It stays as it was.
     """
     path = facts_file(runs)
-    kept = {**read_facts(runs), **dict(facts)}
-    values = {digest: item.model_dump(mode="json") for digest, item in kept.items()}
     try:
-        write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n")
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            known = _read(path)
+            facts = known[data_digest] = change(known.get(data_digest))
+            values = {digest: item.model_dump(mode="json") for digest, item in known.items()}
+            text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            write_atomically(path, text.encode())
     except OSError as error:
         raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
+    return facts

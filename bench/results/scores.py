@@ -6,13 +6,14 @@ comparisons can be paired over examples, whatever the metric. For an accuracy th
 or wrong.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.metrics import metric_of
+from bench.plan.metrics import metric_of, metrics_for
 from bench.results.outcomes import Array, Outcome, Values
 from bench.results.overall import EXACT, score_ends
 from bench.stats import influence
@@ -78,18 +79,18 @@ def _average_precision(positive: Array, scores: Array) -> float:
     return float(average_precision_score(positive, scores))
 
 
-Score = Callable[[Array, Array], float]
+ScoreOf = Callable[[Array, Array], float]
 """From labels and predictions [N], or labels of 0 and 1 [N, C], to the score."""
 Influence = Callable[[Array, Array], Floats]
 """From the same to each example's influence on it [N]."""
 
-_CLASSES: Final[Mapping[str, tuple[Score, Influence]]] = {
+_CLASSES: Final[Mapping[str, tuple[ScoreOf, Influence]]] = {
     "balanced_accuracy": (_balanced_accuracy, influence.balanced_accuracy),
     "macro_f1": (_f1("macro"), influence.macro_f1),
     "weighted_f1": (_f1("weighted"), influence.weighted_f1),
     "mcc": (_mcc, influence.mcc),
 }
-_LABELS: Final[Mapping[str, tuple[Score, Influence]]] = {
+_LABELS: Final[Mapping[str, tuple[ScoreOf, Influence]]] = {
     "micro_f1": (_f1("micro"), influence.label_micro_f1),
     "macro_f1": (_f1("macro"), influence.label_macro_f1),
 }
@@ -172,6 +173,24 @@ def probabilities(logits: Array) -> Floats:
         values = np.concatenate([-values / 2, values / 2], axis=1)
     powers = np.exp(values - values.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+Score = tuple[float, float | None, float | None] | None
+"""A value with both ends of its 95% interval; None: not defined."""
+
+
+def every_score(problem: str, outcome: Outcome) -> dict[str, Score]:
+    """The scores of predictions by all metrics of their problem."""
+    scores: dict[str, Score] = {}
+    for metric in metrics_for(problem):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of scikit-learn, on a single class
+                found = score_of(metric, [numbers(metric, outcome)])
+            scores[metric] = (found.value, found.low, found.high)
+        except ValueError:
+            scores[metric] = None
+    return scores
 
 
 def score_of(metric: str, values: Sequence[Values]) -> Interval:

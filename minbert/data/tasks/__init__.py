@@ -42,10 +42,15 @@ def find_task(name: str, data: Path | None = None) -> Task:
     """The task of that name, or that of a folder of prepared examples.
 
     Raises:
-        InputError: listing the names there are.
+        InputError: listing the names there are, or for prepared examples that are gone.
     """
     if data is not None and prepared.is_prepared(data):
         return prepared.read_prepared(data).task
+    if data is not None and name not in TASKS:
+        raise InputError(
+            f"the examples of {name} are no longer in the cache, in {data}; start the grid again, "
+            "which reads the data anew"
+        )
     if name not in TASKS:
         raise InputError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
     return TASKS[name]
@@ -126,7 +131,8 @@ def _load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
 def source_files(name: str, data: Path | None = None) -> list[Path]:
     """The files that a task's examples are read from.
 
-    They need not exist, except that of a task with parts only existing files are listed.
+    They need not exist, except that of a task with parts only existing files are listed. Prepared
+    examples, which never change, have none.
 
     Raises:
         InputError: unknown name, `data` missing, or a failed download of an embedded task.
@@ -135,6 +141,8 @@ def source_files(name: str, data: Path | None = None) -> list[Path]:
     folder = _folder(task, data)
     if task.parts:
         return multitask.files_in(folder)
+    if task.is_own:
+        return []
     return [folder / file for file in task.files or (vader.file_of(task),)]
 
 

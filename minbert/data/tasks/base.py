@@ -34,6 +34,7 @@ class Task:
         notes: caveats that must stand wherever its scores are shown.
         parts: tasks that one model learns together; a folder may hold the files of only some.
         multi_label: whether an example may have any number of the classes.
+        is_own: whether it is on data of one's own, with classes that this project does not know.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Task:
     notes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     multi_label: bool = False
+    is_own: bool = False
 
     @property
     def kind(self) -> str:
@@ -218,7 +220,17 @@ class TaskData(Data):
             texts = (*examples.text_a, "\0", *(examples.text_b or ()), "\0")
             digest.update("\n".join(texts).encode())
             digest.update(np.ascontiguousarray(examples.labels).tobytes())
+        if self.task.is_own and self._has_idle_classes:
+            digest.update(f"{len(self.task.classes)} classes".encode())
         return digest.hexdigest()
+
+    @property
+    def _has_idle_classes(self) -> bool:
+        """Whether the last classes have no example, so that the labels don't show their number."""
+        if self.task.kind != "classification":
+            return False
+        highest = max(int(side.labels.max(initial=-1)) for side in (self.train, self.dev))
+        return highest + 1 < len(self.task.classes)
 
 
 HELD_OUT: Final = 0.2

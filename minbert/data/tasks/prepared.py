@@ -6,6 +6,7 @@ The folder has `task.json` (name, problem, classes, digest, and where the data c
 belongs to, if there are groups.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -60,6 +61,7 @@ class Prepared:
             self.classes,
             files=(FILE,),
             multi_label=self.problem == "multi_label",
+            is_own=True,
         )
 
 
@@ -137,18 +139,20 @@ def _labels(values: list[Any], task: Task) -> NDArray[Any]:
 def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
     """The folder of examples in a cache, written now unless it is there.
 
+    Its name is a digest of `prepared`, so that the same examples described otherwise have another.
+
     Args:
         cache: the folder of all such folders.
 
     Raises:
         InputError: if it can't be written, or is full.
     """
-    folder = cache / prepared.digest[:32]
     content = json.dumps(asdict(prepared), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    folder = cache / hashlib.sha256(content.encode()).hexdigest()[:32]
     try:
         with suppress(InputError):
             if read_prepared(folder) == prepared:
-                os.utime(folder)
+                mark_used(folder)
                 return folder
         cache.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
@@ -157,7 +161,7 @@ def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
                 with (part / f"{side}.jsonl").open("w", encoding="utf-8") as file:
                     file.writelines(_lines(examples))
             (part / FILE).write_text(content, encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)  # the same examples, described otherwise
+            shutil.rmtree(folder, ignore_errors=True)  # damaged, or it was found above
             with suppress(FileExistsError):
                 part.rename(folder)
         finally:
@@ -168,6 +172,12 @@ def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
             "MINBERT_CACHE=DIR names another folder"
         ) from error
     return folder
+
+
+def mark_used(folder: Path) -> None:
+    """Note that a folder of examples is in use, so that others are removed before it."""
+    with suppress(OSError):  # of a cache that can only be read
+        os.utime(folder)
 
 
 def _lines(examples: Examples) -> Iterator[str]:

@@ -153,7 +153,11 @@ def test_only_the_sets_used_last_are_kept(
     assert folders[2] in kept
 
 
-def test_the_description_is_kept_as_it_was_resolved(tmp_path: Path) -> None:
+def test_the_description_is_kept_as_it_was_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "test.csv", lines_of(10))
     path = write(tmp_path / "x.csv", lines_of(40)).path
     source = find_source(None, DataSpec(path=path, label="label", text="text", test="test.csv"))
     assert source.folder is not None
@@ -161,7 +165,25 @@ def test_the_description_is_kept_as_it_was_resolved(tmp_path: Path) -> None:
     assert (spec.text, spec.label, spec.problem, spec.classes) == (
         "text", "label", "single_label", ("a", "b", "c"),
     )  # fmt: skip
-    assert spec.test == str(Path.cwd() / "test.csv")
+    assert spec.test == str(tmp_path / "test.csv")
+
+
+def test_the_same_examples_described_otherwise_take_nothing_from_each_other(
+    tmp_path: Path,
+) -> None:
+    spec = write(tmp_path / "x.csv", lines_of(40))
+    test = write(tmp_path / "test.csv", lines_of(10)).path
+    first = find_source(None, spec.model_copy(update={"test": test})).folder
+    second = find_source(None, spec).folder
+    assert first is not None
+    assert first != second
+    assert read_prepared(first).spec["test"] == test
+
+
+def test_a_test_file_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x.csv", lines_of(40)).model_copy(update={"test": "nowhere.csv"})
+    with pytest.raises(InputError, match="--test nowhere.csv: there is no such file"):
+        find_source(None, spec)
 
 
 NAMES = ("very negative", "negative", "neutral", "positive", "very positive")

@@ -14,7 +14,7 @@ from bench.plan import gridfile
 from bench.plan.columns import NAMES, values_of
 from bench.plan.learning_rates import Search
 from bench.plan.planning import Resolved, expand, plan
-from bench.results.facts import REFERENCES, DataFacts, keep_facts, read_facts
+from bench.results.facts import REFERENCES, DataFacts, read_facts, update_facts
 from bench.results.rowfile import encode, record
 from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import HERE
@@ -254,7 +254,7 @@ def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns)
     page = (grid.reports / "report.md").read_text(encoding="utf-8")
     assert re.search(r"max length (16|\d+) instead of (16|\d+)", page.replace("\\_", " "))
     facts = DataFacts(task="movies", problem="single_label", train=192, dev=32)
-    keep_facts(grid.csv, [(str(rows[0].data_digest), facts)])
+    update_facts(grid.csv, rows[0].data_digest, lambda _: facts)
     assert grid.run(grid=str(path)).returncode == 0  # nothing is left to do but the report
     page = (grid.reports / "report.md").read_text(encoding="utf-8")
     assert "## Data: 192 training and 32 dev examples" in page

@@ -11,7 +11,7 @@ from bench.plan.cell import CANDIDATE
 from bench.plan.job import Job
 from bench.references import client
 from bench.references.client import find_references
-from bench.results.facts import REFERENCES, Reference, facts_of, keep_facts, read_facts
+from bench.results.facts import REFERENCES, Reference, facts_of, read_facts, update_facts
 from minbert.data.tasks import Data, load_data
 from tests.bench.workloads import workload
 from tests.components import COMPONENTS, CS224N, need
@@ -140,6 +140,7 @@ def test_references_of_several_files_are_shown_together(movies: Finder, tmp_path
     files = [tmp_path / name for name in ("a.csv", "b.csv")]
     for path, name in zip(files, ("majority", "tf-idf"), strict=True):
         one = Reference(name=name, about="", train=200, scores={})
-        keep_facts(path, [(digest, facts.model_copy(update={"references": (one,)}))])
+        more = facts.model_copy(update={"references": (one,)})
+        update_facts(path, digest, lambda _, more=more: more)
     read = read_facts(*files, tmp_path / "no.csv")
     assert [reference.name for reference in read[digest].references] == ["majority", "tf-idf"]

@@ -9,7 +9,7 @@ from bench.examples.checks import check
 from bench.plan.columns import NAMES
 from bench.report.__main__ import main
 from bench.report.render import render, report
-from bench.results.facts import DataFacts, facts_of, keep_facts, read_facts
+from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.rowfile import encode, record
 from minbert.data.tasks import Examples, Task, TaskData
 from tests.bench.synthetic_rows import synthetic_rows
@@ -68,7 +68,7 @@ def test_names_are_escaped_and_the_figure_is_written(tmp_path: Path) -> None:
 def test_the_command_reads_the_facts_beside_the_rows(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
     runs.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
-    keep_facts(runs, [(DIGEST, facts())])
+    update_facts(runs, DIGEST, lambda _: facts())
     assert read_facts(runs) == {DIGEST: facts()}
     with pytest.raises(SystemExit, match="0"):
         main.main(["--runs", str(runs), "--reports", str(tmp_path / "r")], standalone_mode=True)

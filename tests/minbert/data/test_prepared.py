@@ -1,6 +1,7 @@
 """Folders of prepared examples: written once, read back as they were, refused when they changed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_examples_come_back_as_they_were(problem: str, tmp_path: Path) -> None:
         assert one.labels.dtype == other.labels.dtype
         np.testing.assert_array_equal(one.labels, other.labels)
     assert find_task("any name", folder).classes == data.task.classes
-    assert source_files("any name", folder) == [folder / FILE]
+    assert source_files("any name", folder) == []
     assert read_prepared(folder) == prepared(data, problem)
 
 
@@ -54,9 +55,19 @@ def test_the_same_examples_are_written_once(tmp_path: Path) -> None:
     assert write(tmp_path, prepared(data, "single_label"), data) == folder
     assert (folder / "train.jsonl").stat().st_ino == before
     other = Prepared("other", "single_label", CLASSES, data.digest)
-    assert write(tmp_path, other, data) == folder
-    assert read_prepared(folder) == other
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    another = write(tmp_path, other, data)
+    assert (read_prepared(another), read_prepared(folder)) == (
+        other,
+        prepared(data, "single_label"),
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, another.name}
+
+
+def test_classes_without_examples_make_other_data() -> None:
+    data = task_data("single_label")
+    more = replace(data, task=replace(data.task, classes=(*CLASSES, "more"), is_own=True))
+    same = replace(data, task=replace(data.task, is_own=True))
+    assert same.digest == data.digest != more.digest
 
 
 def test_a_label_that_is_out_of_order_is_no_other_label(tmp_path: Path) -> None:
