@@ -182,7 +182,7 @@ def test_the_same_examples_described_otherwise_take_nothing_from_each_other(
 
 def test_a_test_file_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
     spec = write(tmp_path / "x.csv", lines_of(40)).model_copy(update={"test": "nowhere.csv"})
-    with pytest.raises(InputError, match="--test nowhere.csv: there is no such file"):
+    with pytest.raises(InputError, match=r"--test nowhere\.csv: there is no such file"):
         find_source(None, spec)
 
 
