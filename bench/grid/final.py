@@ -112,11 +112,11 @@ def _examples(row: Row, source: Path | None) -> tuple[TaskData, Examples, str]:
     if source is None:
         raise InputError(f"--final: {row.task} has no test examples")
     spec = DataSpec.model_validate(read_prepared(source).spec)
-    found = read_test(spec)
-    for note in found.notes:
+    test, notes = read_test(spec)
+    for note in notes:
         sys.stderr.write(f"note: {note}\n")
     name = Path(spec.test).name if spec.test else "the test split"
-    return load_task(row.task, source), found.examples, name
+    return load_task(row.task, source), test, name
 
 
 def _measured(
