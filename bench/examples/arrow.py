@@ -16,6 +16,7 @@ from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.examples.table import Fields, Table, fields_of
 from bench.plan.dataset import HUB
+from minbert.files import is_folder
 
 _BATCH: Final = 10_000
 _PATIENCE_S: Final = 10
@@ -65,7 +66,7 @@ def from_hub(path: str, config: str | None) -> dict[str, Table]:
     """
     datasets = _datasets(path)
     repository, _, revision = path.removeprefix(HUB).partition("@")
-    if Path(repository).exists():  # datasets would read that
+    if is_folder(repository):  # datasets would read that
         raise InputError(f"{path}: is no name on the hub, or hidden by a folder of that name here")
     with _errors_named(path, "; are the name, --data-config and the network right?"):
         found = datasets.load_dataset(repository, config, revision=revision or None)

@@ -81,7 +81,7 @@ def choose(table: Table, spec: DataSpec) -> tuple[Columns, tuple[str, ...]]:
         if not name:
             raise InputError(
                 f"{table.name}: which column holds the {flag[2:]}? {flag} COLUMN says it; there "
-                f"are {listed(table.columns) or 'none'}"
+                f"are {listed(table.columns)}"
             )
     chosen.check(table)
     return chosen, tuple(_notes(given, chosen, free))

@@ -1,10 +1,12 @@
 """The problem that labels pose, their classes in order, and labels as numbers."""
 
 import ast
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -137,13 +139,15 @@ def as_lists(labels: Labels, classes: Collection[str] = ()) -> tuple[Labels, tup
 
 
 def _parsed(text: str, place: str) -> list[str]:
-    try:
-        return [str(each) for each in ast.literal_eval(text)]
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
-        raise InputError(
-            f"{place} has {quoted(text)}, which is no list of labels; correct it, or give "
-            f"--problem {SINGLE_LABEL}"
-        ) from error
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            names = [str(each) for each in parse(text)]
+            "".join(names).encode()  # fails with half of a surrogate pair
+            return names
+    raise InputError(
+        f"{place} has {quoted(text)}, which is no list of labels; correct it, or give --problem "
+        f"{SINGLE_LABEL}"
+    )
 
 
 def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:

@@ -55,6 +55,8 @@ def delimited(path: Path) -> Table:
         notes.append(f"{path.name}: quotes are part of the texts; they don't enclose whole fields")
     _, names = next(_records(path, delimiter, quoting), (0, []))
     columns = [name.strip() for name in names]
+    if not columns:
+        raise InputError(f"{path}: is empty; a header and examples are expected")
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
         places = [columns.index(name) for name in wanted]

@@ -152,6 +152,7 @@ _SUFFIX = {write_json_lines: ".jsonl", write_parquet: ".parquet", write_saved: "
         (["x, y", "z", "x"], "labels are separated by `,`"),
         (['["x", "y"]', '["z"]', '["x"]'], None),
         (["['x', 'y']", "['z']", "['x']"], None),
+        (['["x", "\\u0079"]', "['z']", '["x"]'], None),
     ],
 )
 def test_several_labels_in_a_field_are_separated(

@@ -80,9 +80,9 @@ def test_encodings_and_line_ends_of_every_kind(file: Callable[..., Path], conten
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "which column holds the text? --text COLUMN says it; there are none"),
-        (b"\n \n", "there are none"),
-        (b'""\n', "there are none"),
+        (b"", "is empty; a header and examples are expected"),
+        (b"\n \n", "is empty"),
+        (b'""\n', "is empty"),
         (b"text,label\n", "only 0 of 0 rows can be used; are the file, --text and --label right?"),
         (b"text\nfine\n", "which column holds the label? --label COLUMN says it; there are `text`"),
         ("text,label\na,x\ncaf\u00e9,y\n".encode("latin-1"), "line 3: byte 0xE9 is not UTF-8"),
