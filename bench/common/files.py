@@ -3,8 +3,9 @@
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -76,6 +77,22 @@ def remove_unfinished(folder: Path) -> None:
         for pattern in (".*.tmp", ".tmp*"):
             for path in folder.rglob(pattern):
                 path.unlink(missing_ok=True)
+
+
+def remove_oldest(paths: Iterable[Path], most: int, kept: Path) -> None:
+    """Remove the files and folders changed longest ago, above a number of them.
+
+    Args:
+        kept: one of them, which stays.
+    """
+    others: list[tuple[float, Path]] = []
+    for path in paths:
+        with suppress(OSError):
+            if path != kept:
+                others.append((path.stat().st_mtime, path))
+    for _, path in sorted(others)[: max(0, len(others) - most + 1)]:
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

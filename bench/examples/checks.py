@@ -5,7 +5,7 @@ tens of megabytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
@@ -133,6 +133,12 @@ def _texts(examples: Examples, index: int) -> tuple[str, ...]:
     return tuple(column[index] for column in _columns(examples))
 
 
+def _place(data: TaskData, index: int) -> tuple[Examples, int]:
+    """The side and the index there of an example, where those of dev follow those of training."""
+    count = len(data.train)
+    return (data.train, index) if index < count else (data.dev, index - count)
+
+
 def shown(*texts: str) -> str:
     """Texts on one line, shortened, with escapes for characters that are invisible."""
     room = _LONGEST // len(texts)
@@ -173,22 +179,16 @@ class _Sample:
     """
 
     def __init__(self, data: TaskData, train: Keys, dev: Keys) -> None:
-        self._data = data
-        sides = [np.unique(keys, return_index=True) for keys in (train, dev)]
-        self.distinct = len(np.union1d(train, dev))
-        of_dev = sides[1][0][: max(SAMPLE // 2, SAMPLE - len(sides[0][0]))]
-        of_train = sides[0][0][: SAMPLE - len(of_dev)]
-        self._keys = np.union1d(of_train, of_dev)  # sorted, which is an order at random
-        self._places: list[tuple[Examples, int]] = []
-        for key in self._keys:
-            for (keys, first), examples in zip(sides, (data.train, data.dev), strict=True):
-                at = int(np.searchsorted(keys, key))
-                if at < len(keys) and keys[at] == key:
-                    self._places.append((examples, int(first[at])))
-                    break
-        texts = [_key(*_texts(*place)) for place in self._places]
-        on_side = np.stack([np.isin(self._keys, keys) for keys in (train, dev)])
-        self.near = near_duplicates(texts, on_side)
+        keys, first = np.unique(np.concatenate([train, dev]), return_index=True)
+        on_side = np.stack([np.isin(keys, side) for side in (train, dev)])
+        self.distinct = len(keys)
+        of_train, of_dev = map(np.flatnonzero, on_side)  # in order of digest, which is random
+        of_dev = of_dev[: max(SAMPLE // 2, SAMPLE - len(of_train))]
+        chosen = np.union1d(of_train[: SAMPLE - len(of_dev)], of_dev)
+        self._keys = keys[chosen]
+        self._texts = [_texts(*_place(data, int(at))) for at in first[chosen]]
+        texts = [_key(*each) for each in self._texts]
+        self.near = near_duplicates(texts, on_side[:, chosen])
 
     def near_duplicates(self) -> Finding:
         """The texts with a near duplicate on their side."""
@@ -206,8 +206,7 @@ class _Sample:
         train, dev = self.near.pairs[of_train], self.near.pairs[of_dev]
         pairs = dict.fromkeys(frozenset(pair) for pair in (*train.items(), *dev.items()))
         lines = [
-            " ≈ ".join(shown(*_texts(*self._places[at])) for at in sorted(pair))
-            for pair in [*pairs][:SHOWN]
+            " ≈ ".join(shown(*self._texts[at]) for at in sorted(pair)) for pair in [*pairs][:SHOWN]
         ]
         return Finding(train=len(train), dev=len(dev), shown=tuple(lines))
 
@@ -221,13 +220,10 @@ def _conflicts(data: TaskData, keys: Keys) -> Finding:
     groups = np.flatnonzero(sorted_codes[starts] != sorted_codes[ends - 1])
     sizes = (ends - starts)[groups]
     members = [order[starts[at] : ends[at]] for at in groups[np.argsort(-sizes, kind="stable")]]
-    count = len(data.train)
-    in_train = sum(int((group < count).sum()) for group in members)
+    in_train = sum(int((group < len(data.train)).sum()) for group in members)
     lines = []
     for group in members[:SHOWN]:
-        places = [
-            (data.train, int(at)) if at < count else (data.dev, int(at) - count) for at in group
-        ]
+        places = [_place(data, int(at)) for at in group]
         labels = list(dict.fromkeys(_label(data, *place) for place in places))
         more = ", …" if len(labels) > _MOST_LABELS else ""
         lines.append(f"{', '.join(labels[:_MOST_LABELS])}{more}: {shown(*_texts(*places[0]))}")
@@ -260,18 +256,11 @@ def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
     """The examples of which any text is bad."""
     numbers, lines = [], []
     for examples in (data.train, data.dev):
-        bad = _any(is_bad, _columns(examples))
+        rows = enumerate(zip(*_columns(examples), strict=True))
+        bad = [at for at, texts in rows if any(map(is_bad, texts))]
         numbers.append(len(bad))
-        lines += [shown(*_texts(examples, int(at))) for at in bad[:SHOWN]]
+        lines += [shown(*_texts(examples, at)) for at in bad[:SHOWN]]
     return Finding(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
-
-
-def _any(is_bad: Callable[[str], bool], columns: Iterable[Sequence[str]]) -> NDArray[np.int64]:
-    """Indices at which any column has a bad text."""
-    bad = [
-        np.fromiter(map(is_bad, column), dtype=np.bool_, count=len(column)) for column in columns
-    ]
-    return np.flatnonzero(np.logical_or.reduce(bad))
 
 
 def _words(text: str) -> int:
@@ -280,10 +269,8 @@ def _words(text: str) -> int:
 
 def _counted(count: Callable[[str], int], examples: Examples) -> NDArray[np.int64]:
     """A count over the texts of each example; [N]."""
-    total = np.zeros(len(examples), dtype=np.int64)
-    for column in _columns(examples):
-        total += np.fromiter(map(count, column), dtype=np.int64, count=len(column))
-    return total
+    rows = zip(*_columns(examples), strict=True)
+    return np.fromiter((sum(map(count, texts)) for texts in rows), np.int64, len(examples))
 
 
 def _lengths(unit: Any, train: NDArray[np.int64], dev: NDArray[np.int64]) -> Lengths:

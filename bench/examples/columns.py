@@ -29,7 +29,7 @@ _SAMPLE: Final = 1000
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that are used."""
+    """The columns of a table that are used; an empty name where one is not known."""
 
     text: str
     text_pair: str | None
@@ -43,7 +43,7 @@ class Columns:
         )
 
     def check(self, table: Table) -> None:
-        """Test that a table has them.
+        """Test that a table has those that are known.
 
         Raises:
             InputError: with the nearest names.
@@ -54,7 +54,7 @@ class Columns:
             ("--label", self.label),
             ("--group", self.group),
         ):
-            if name is not None:
+            if name:
                 table.check_column(name, flag)
 
 
@@ -66,18 +66,8 @@ def choose(table: Table, spec: DataSpec) -> tuple[Columns, tuple[str, ...]]:
     Raises:
         InputError: a column that is missing, has two roles, or can't be inferred without doubt.
     """
-    if len(set(table.columns)) < 2:
-        raise InputError(
-            f"{table.name}: has one column only, {listed(table.columns)}; a text and a label are "
-            "needed, in fields separated by a comma, semicolon, tab or |"
-        )
     given = Columns(spec.text or "", spec.text_pair, spec.label or "", spec.group)
-    for flag, name in (
-        ("--text", spec.text), ("--text-pair", spec.text_pair), ("--label", spec.label),
-        ("--group", spec.group),
-    ):  # fmt: skip
-        if name is not None:
-            table.check_column(name, flag)
+    given.check(table)
     used = [name for name in (spec.text, spec.text_pair, spec.label) if name is not None]
     if len(set(used)) < len(used):
         raise InputError(f"{table.name}: the columns {listed(used)} have two roles; give others")
@@ -86,31 +76,25 @@ def choose(table: Table, spec: DataSpec) -> tuple[Columns, tuple[str, ...]]:
         for name in dict.fromkeys(table.columns)
         if name not in (*used, spec.group) and _plain(name) not in _NUMBERS_OF_ROWS
     ]
-    inferred = _inferred(table, given, free)
-    for flag, name in (("--text", inferred.text), ("--label", inferred.label)):
+    chosen = _inferred(table, given, free)
+    for flag, name in (("--text", chosen.text), ("--label", chosen.label)):
         if not name:
-            what = "the text" if flag == "--text" else "the label"
             raise InputError(
-                f"{table.name}: which column holds {what}? {flag} COLUMN says it; there are "
-                f"{listed(table.columns)}"
+                f"{table.name}: which column holds the {flag[2:]}? {flag} COLUMN says it; there "
+                f"are {listed(table.columns)}"
             )
-    inferred.check(table)
-    return inferred, tuple(_notes(given, inferred, free))
+    chosen.check(table)
+    return chosen, tuple(_notes(given, chosen, free))
 
 
 def _inferred(table: Table, given: Columns, free: Sequence[str]) -> Columns:
-    """The columns as far as they can be inferred; an empty name where they can't."""
+    """The columns as far as they can be inferred."""
     text, pair, label = given.text, given.text_pair, given.label
     if not text and pair is None:
-        pairs = [
-            (first, second)
-            for first_name, second_name in _PAIRS
-            for first in free
-            for second in free
-            if (_plain(first), _plain(second)) == (first_name, second_name)
-        ]
+        by_name = {_plain(name): name for name in free}
+        pairs = [names for names in _PAIRS if by_name.keys() >= set(names)]
         if len(pairs) == 1:
-            text, pair = pairs[0]
+            text, pair = (by_name[name] for name in pairs[0])
     left = [name for name in free if name not in (text, pair)]
     label = label or _only(left, _LABELS)
     left = [name for name in left if name != label]
@@ -135,17 +119,14 @@ def _longer(table: Table, columns: Sequence[str]) -> tuple[str, str]:
     Raises:
         InputError: if the header is probably an example.
     """
-    rows = [values for _, values in islice(table.read(columns), _SAMPLE) if type(values) is tuple]
-    if not rows:
-        return "", ""
-    fields = [[str(row[place] or "") for row in rows] for place in range(2)]
-    lengths = [sum(map(len, values)) for values in fields]
-    distinct = [len(set(values)) for values in fields]
+    rows = [fields for _, fields in islice(table.read(columns), _SAMPLE) if type(fields) is tuple]
+    values = [[str(row[place] or "") for row in rows] for place in range(2)]
+    lengths = [sum(map(len, column)) for column in values]
     text = int(lengths[1] > lengths[0])
-    if lengths[0] == lengths[1] or distinct[text] < distinct[1 - text]:
-        return "", ""
     label = columns[1 - text]
-    if label in fields[1 - text]:
+    if lengths[0] == lengths[1] or len(set(values[text])) < len(set(values[1 - text])):
+        return "", ""
+    if label in values[1 - text]:
         raise InputError(
             f"{table.name}: its first line looks like an example, since {quoted(label)} is a label "
             "in other lines too; put a header before it, such as text,label"
@@ -153,13 +134,13 @@ def _longer(table: Table, columns: Sequence[str]) -> tuple[str, str]:
     return columns[text], label
 
 
-def _notes(given: Columns, inferred: Columns, free: Sequence[str]) -> Iterator[str]:
-    others = [name for name in free if name not in inferred.names()]
+def _notes(given: Columns, chosen: Columns, free: Sequence[str]) -> Iterator[str]:
+    others = [name for name in free if name not in chosen.names()]
     if not given.text:
-        both = "" if inferred.text_pair is None else f" and {quoted(inferred.text_pair)}"
-        yield f"text: column{'s' if both else ''} {quoted(inferred.text)}{both}"
+        both = "" if chosen.text_pair is None else f" and {quoted(chosen.text_pair)}"
+        yield f"text: column{'s' if both else ''} {quoted(chosen.text)}{both}"
     if not given.label:
-        yield f"label: column {quoted(inferred.label)}"
+        yield f"label: column {quoted(chosen.label)}"
     if others and not (given.text and given.label):
         yield f"columns not used: {listed(others, 8)}"
 

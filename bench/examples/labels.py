@@ -1,12 +1,12 @@
 """The problem that labels pose, their classes in order, and labels as numbers."""
 
 import ast
-import difflib
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -15,19 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.examples.table import Value, listed, quoted
+from bench.examples.table import Table, Value, listed, quoted
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 
-MOST_CLASSES: Final = 2**17
-"""Most classes; at 768 wide, a head for them has 100 million weights, as a base encoder has."""
 _MOST_CELLS: Final = 2**29
 """Most entries of the table of examples and classes of a multi-label problem: 512 MiB."""
 _FEW: Final = 20
 """Integers with more distinct values may as well be amounts; so may classes be ids."""
 _SEPARATORS: Final = ("|", ";", ",")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
-_CHOICE: Final = f"--problem {SINGLE_LABEL} or --problem {REGRESSION} decides"
+_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -35,27 +32,24 @@ class Labels:
     """The labels of the examples of a table, none of them missing.
 
     Attributes:
-        table, column: names, for messages.
         values: texts, or lists of texts.
-        unit, numbers: the line or record of each.
-        class_names: the classes in their order, where the format has them.
+        numbers: the line or record of each.
     """
 
-    table: str
+    table: Table
     column: str
     values: Sequence[Value]
-    unit: str
     numbers: Sequence[int]
-    class_names: tuple[str, ...] | None = None
 
     @property
     def where(self) -> str:
         """The table and column."""
-        return f"{self.table}: column {quoted(self.column)}"
+        return f"{self.table.name}: column {quoted(self.column)}"
 
     def place(self, index: int) -> str:
-        """The table, and the line or record of a label."""
-        return f"{self.table}, {self.unit} {self.numbers[index]:,}"
+        """The table, the line or record of a label, and the column."""
+        line = f"{self.table.unit} {self.numbers[index]:,}"
+        return f"{self.table.name}, {line}: column {quoted(self.column)}"
 
     @cached_property
     def has_lists(self) -> bool:
@@ -65,11 +59,8 @@ class Labels:
     def each(self) -> Iterator[tuple[int, str]]:
         """All texts, also those in lists, and the index of the example."""
         for index, value in enumerate(self.values):
-            if isinstance(value, list):
-                for text in value:
-                    yield index, text
-            elif value is not None:
-                yield index, value
+            for text in value if isinstance(value, list) else (value,):
+                yield index, text or ""
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -83,153 +74,100 @@ def infer_problem(labels: Labels) -> Problem:
     Raises:
         InputError: where they leave it in doubt.
     """
-    if labels.has_lists:
+    counts, examples = labels.counts, len(labels.values)
+    if labels.has_lists or all(map(_is_list, counts)):
         return MULTI_LABEL
-    counts = labels.counts
-    if labels.class_names is not None:
+    if labels.column in labels.table.class_names:
         return SINGLE_LABEL
     if not all(map(_NUMBER.fullmatch, counts)):
-        if all(text.startswith("[") for text in counts):
+        if len(counts) > _FEW and 2 * len(counts) > examples:
             raise InputError(
-                f"{labels.where} looks like lists, such as {quoted(next(iter(counts)))}: "
-                f"--problem {MULTI_LABEL} or --problem {SINGLE_LABEL} decides"
+                f"{labels.where} has {len(counts):,} distinct labels in {examples:,} examples, as "
+                f"ids or texts have: --label COLUMN names another, or --problem {SINGLE_LABEL} "
+                "insists"
             )
         return SINGLE_LABEL
-    if not all(map(_INTEGER.fullmatch, counts)):
-        if any(float(text) % 1 for text in counts):
-            return REGRESSION
-        raise InputError(
-            f"{labels.where} has whole numbers written with a fraction, such as "
-            f"{quoted(next(iter(counts)))}: classes or amounts? {_CHOICE}"
-        )
-    if len(counts) > _FEW or min(counts.values()) < 2:
-        raise InputError(
-            f"{labels.where} has {len(counts):,} distinct whole numbers, "
-            f"{sum(count == 1 for count in counts.values()):,} of them once: classes or amounts? "
-            f"{_CHOICE}"
-        )
-    return SINGLE_LABEL
+    if any(float(text) % 1 for text in counts):
+        return REGRESSION
+    if all(map(_INTEGER.fullmatch, counts)) and len(counts) <= _FEW and min(counts.values()) > 1:
+        return SINGLE_LABEL
+    raise InputError(
+        f"{labels.where} has {len(counts):,} distinct whole numbers, {listed(counts, 3)}: classes "
+        f"or amounts? --problem {SINGLE_LABEL} or --problem {REGRESSION} decides"
+    )
 
 
-def check_not_ids(labels: Labels) -> None:
-    """Test that inferred classes can be classes.
-
-    Raises:
-        InputError: with more than half as many classes as examples.
-    """
-    count = len(labels.counts)
-    if count > _FEW and 2 * count > len(labels.values):
-        raise InputError(
-            f"{labels.where} has {count:,} distinct labels in {len(labels.values):,} examples, as "
-            f"ids or texts have: --label COLUMN names another, or --problem {SINGLE_LABEL} insists"
-        )
+def _is_list(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]")
 
 
-def as_lists(labels: Labels, classes: Sequence[str] = ()) -> tuple[Labels, list[str]]:
-    """Labels of a multi-label problem as lists, and notes on how texts were split.
+def as_lists(labels: Labels, classes: Collection[str] = ()) -> tuple[Labels, tuple[str, ...]]:
+    """Labels of a multi-label problem as lists without repetitions, and a note if texts were split.
 
-    Texts are lists in JSON, or in Python's notation as pandas writes them; or else labels between
-    separators. With known classes the separator is the one that gives them.
-
-    Args:
-        classes: all classes, if they are known.
-    """
-    if labels.has_lists:
-        lists = [[value] if isinstance(value, str) else value or [] for value in labels.values]
-        return _cleaned(labels, lists), []
-    texts = [str(value) for value in labels.values]
-    if all(text.startswith("[") for text in texts):
-        return _cleaned(labels, [_list(text, labels, i) for i, text in enumerate(texts)]), []
-    found = [mark for mark in _SEPARATORS if any(mark in text for text in texts)]
-    if classes:
-        known = set(classes)
-
-        def unknown(mark: str) -> int:
-            return sum(part.strip() not in known for text in texts for part in text.split(mark))
-
-        found = sorted((*found, "\0"), key=unknown)
-    mark = found[0] if found else "\0"
-    note = f"labels are separated by `{mark}`" if mark != "\0" else "no example has several labels"
-    return _cleaned(labels, [text.split(mark) for text in texts]), [note]
-
-
-def _list(text: str, labels: Labels, index: int) -> list[str]:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            values = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            continue
-        if isinstance(values, list) and all(isinstance(each, str | int) for each in values):
-            return [str(each) for each in values]
-    raise InputError(f"{labels.place(index)}: {quoted(text)} is no list of labels")
-
-
-def _cleaned(labels: Labels, lists: Sequence[Sequence[str]]) -> Labels:
-    """Lists without surrounding spaces, empty labels and repetitions.
+    Texts are lists as JSON or Python write them, or else labels between separators. With known
+    classes the separator is the one that gives them.
 
     Raises:
         InputError: for lists of 0 and 1 that stand for all classes in turn.
     """
+    mark = "\0"
+    if labels.has_lists:
+        lists = [[value] if isinstance(value, str) else value or [] for value in labels.values]
+    elif all(map(_is_list, labels.counts)):
+        lists = [_parsed(text, labels.place(index)) for index, text in labels.each()]
+    else:
+        known = set(classes)
+
+        def unknown(mark: str) -> int:
+            parts = (part.strip() for _, text in labels.each() for part in text.split(mark))
+            return sum(part not in known for part in parts) if known else 0
+
+        marks = [mark for mark in _SEPARATORS if any(mark in text for text in labels.counts)]
+        mark = min((*marks, mark), key=unknown)
+        lists = [text.split(mark) for _, text in labels.each()]
     values: list[Value] = []
     for index, parts in enumerate(lists):
-        cleaned = [stripped for part in parts if (stripped := part.strip())]
-        distinct = list(dict.fromkeys(cleaned))
-        if len(distinct) < len(cleaned) and set(distinct) <= {"0", "1"}:
+        names = [name for part in parts if (name := part.strip())]
+        values.append([*dict.fromkeys(names)])
+        if len(set(names)) < len(names) and set(names) <= {"0", "1"}:
             raise InputError(
-                f"{labels.place(index)}: column {quoted(labels.column)} has a 0 or 1 for each "
-                "class; lists of the names of an example's classes are expected"
+                f"{labels.place(index)} has a 0 or 1 for each class; the names of an example's "
+                "classes are expected"
             )
-        values.append(distinct)
-    return replace(labels, values=values)
+    note = () if mark == "\0" else (f"labels are separated by `{mark}`",)
+    return replace(labels, values=values), note
 
 
-def classes_of(labels: Labels, given: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The classes in order, and notes on them.
+def _parsed(text: str, place: str) -> list[str]:
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            names = [str(each) for each in parse(text)]
+            "".join(names).encode()  # fails with half of a surrogate pair
+            return names
+    raise InputError(
+        f"{place} has {quoted(text)}, which is no list of labels; correct it, or give --problem "
+        f"{SINGLE_LABEL}"
+    )
+
+
+def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:
+    """The classes in order.
 
     Args:
         given: the classes that the user listed, in order; empty: those that occur.
 
     Raises:
-        InputError: too few or too many classes, or a label that the given ones lack.
+        InputError: if a label is none of the given classes.
     """
-    counts = labels.counts
-    known = given or labels.class_names
-    if known is None:
-        classes = tuple(sorted(counts, key=_order(counts)))
-    else:
-        classes = tuple(known)
-        if repeated := [name for name, count in Counter(classes).items() if count > 1]:
-            raise InputError(f"{labels.where}: the classes list {listed(repeated)} twice")
-        check_known(labels, classes, "which the given classes lack")
-    if len(counts) < 2:
-        only = f"the only class is {quoted(next(iter(counts)))}" if counts else "no class occurs"
-        raise InputError(f"{labels.where}: {only}, so there is nothing to learn")
-    if len(classes) > MOST_CLASSES:
-        raise InputError(
-            f"{labels.where} has {len(classes):,} classes, and at most {MOST_CLASSES:,} are "
-            "supported; is it a column of ids?"
-        )
-    return classes, list(_notes(counts, classes))
-
-
-def _order(texts: Mapping[str, int]) -> Any:
-    """The key that sorts numbers by value, and other texts by character."""
-    if all(map(_NUMBER.fullmatch, texts)):
-        return lambda text: (float(text), text)
-    return lambda text: text
-
-
-def _notes(counts: Mapping[str, int], classes: Sequence[str]) -> Iterator[str]:
-    if without := [name for name in classes if name not in counts]:
-        yield f"classes without an example: {listed(without, 8)}"
-    if single := [name for name in classes if counts.get(name) == 1]:
-        yield f"classes with one example: {listed(single, 8)}"
-    alike: dict[object, list[str]] = {}
-    for name in classes:
-        is_number = _NUMBER.fullmatch(name)
-        alike.setdefault(float(name) if is_number else name.casefold(), []).append(name)
-    for names in [names for names in alike.values() if len(names) > 1][:3]:
-        yield f"{' and '.join(map(quoted, names))} are different classes"
+    classes = tuple(given) or labels.table.class_names.get(labels.column)
+    if classes is None:
+        if all(map(_NUMBER.fullmatch, labels.counts)):
+            return tuple(sorted(labels.counts, key=lambda text: (float(text), text)))
+        return tuple(sorted(labels.counts))
+    if len(set(classes)) < len(classes):
+        raise InputError(f"{labels.where}: the classes {listed(classes)} have one of them twice")
+    check_known(labels, classes, "which the given classes lack")
+    return classes
 
 
 def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
@@ -239,19 +177,11 @@ def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
         lack: the end of the message on a label that is not.
 
     Raises:
-        InputError: with the first such label, and how often it occurs.
+        InputError: with the first such label.
     """
-    counts = labels.counts
-    if not (unknown := counts.keys() - set(known)):
-        return
-    index, name = next((index, text) for index, text in labels.each() if text in unknown)
-    near = difflib.get_close_matches(name[:100], list(known)[:1000], n=1)
-    others = len(unknown) - 1
-    more = f", and {others:,} other {'label' if others == 1 else 'labels'}," if others else ","
-    raise InputError(
-        f"{labels.place(index)}: column {quoted(labels.column)} has the label {quoted(name)} "
-        f"({_times(counts[name])}){more} {lack}" + (f"; nearest: {quoted(near[0])}" if near else "")
-    )
+    if unknown := labels.counts.keys() - set(known):
+        index, name = next((index, text) for index, text in labels.each() if text in unknown)
+        raise InputError(f"{labels.place(index)} has the label {quoted(name)}, {lack}")
 
 
 def encode(labels: Labels, problem: Problem, classes: Sequence[str]) -> NDArray[Any]:
@@ -266,12 +196,12 @@ def encode(labels: Labels, problem: Problem, classes: Sequence[str]) -> NDArray[
     Raises:
         InputError: a label of another kind than the problem's.
     """
+    if problem != MULTI_LABEL and labels.has_lists:
+        raise InputError(f"{labels.where} holds lists: --problem {MULTI_LABEL} reads them")
     if problem == REGRESSION:
-        return _numbers(labels)
+        return np.array([_number(labels, index, text) for index, text in labels.each()])
     indices = {name: index for index, name in enumerate(classes)}
     if problem == SINGLE_LABEL:
-        if labels.has_lists:
-            raise InputError(f"{labels.where} holds lists: --problem {MULTI_LABEL} reads them")
         return np.fromiter((indices[text] for _, text in labels.each()), np.int64)
     shape = len(labels.values), len(classes)
     if shape[0] * shape[1] > _MOST_CELLS:
@@ -285,30 +215,11 @@ def encode(labels: Labels, problem: Problem, classes: Sequence[str]) -> NDArray[
     return table
 
 
-def _numbers(labels: Labels) -> NDArray[np.float64]:
-    if labels.has_lists:
-        raise InputError(f"{labels.where} holds lists; numbers are expected for {REGRESSION}")
-    numbers = np.empty(len(labels.values))
-    for index, text in labels.each():
-        number = float(text) if _NUMBER.fullmatch(text) else math.nan
-        if not math.isfinite(number):
-            raise InputError(
-                f"{labels.place(index)}: column {quoted(labels.column)} has {quoted(text)}, which "
-                "is no finite number; correct it, or empty the field to leave the example out"
-            )
-        numbers[index] = number
-    return numbers
-
-
-def check_varied(labels: Labels, numbers: NDArray[Any]) -> None:
-    """Test that labels differ.
-
-    Raises:
-        InputError: if all are the same.
-    """
-    if (numbers == numbers[0]).all():
-        raise InputError(f"{labels.where}: all labels are the same, so there is nothing to learn")
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count:,} times"
+def _number(labels: Labels, index: int, text: str) -> float:
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(number):
+        raise InputError(
+            f"{labels.place(index)} has {quoted(text)}, which is no finite number; correct it, or "
+            "empty the field to leave the example out"
+        )
+    return number

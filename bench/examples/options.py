@@ -3,55 +3,39 @@
 import csv
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 
 from bench.plan.dataset import DataSpec
 from bench.plan.problems import Problem
 
-_PROBLEMS: Final = Problem.__args__  # type: ignore[attr-defined]
 PATH: Final = "FILE|DIR|hub:NAME"
 _HELP: Final = (
     "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the Hugging Face "
     "hub."
 )
-_FLAGS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
-    ("--data-config", "config", {"metavar": "NAME", "help": "Configuration of a set on the hub."}),
-    ("--text", "text", {"metavar": "COLUMN", "help": "The column of the text."}),
-    ("--text-pair", "text_pair", {"metavar": "COLUMN", "help": "The column of a second text."}),
-    ("--label", "label", {"metavar": "COLUMN", "help": "The column of the label."}),
-    (
-        "--problem",
-        "problem",
-        {"type": click.Choice(_PROBLEMS), "help": "What is learned; inferred where clear."},
-    ),
-    (
-        "--classes",
-        "classes",
-        {"metavar": "A,B,…", "help": "The classes in their order, separated by commas."},
-    ),
-    (
-        "--group",
-        "group",
-        {"metavar": "COLUMN", "help": "Keep examples of equal value together when splitting."},
-    ),
-    (
-        "--validation",
-        "validation",
-        {"metavar": "FILE", "help": "The dev examples; without it a tenth of the data."},
-    ),
-    (
-        "--test",
-        "test",
-        {"metavar": "FILE", "help": "Examples that only `bench.report --final` reads."},
-    ),
-    (
-        "--drop-leaks",
-        "drop_leaks",
-        {"is_flag": True, "help": "Drop training examples whose text is in dev, too."},
-    ),
+_FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("--data-config", "NAME", "Configuration of a set on the hub."),
+    ("--text", "COLUMN", "The column of the text."),
+    ("--text-pair", "COLUMN", "The column of a second text."),
+    ("--label", "COLUMN", "The column of the label."),
+    ("--problem", "", "What is learned; inferred where clear."),
+    ("--classes", "A,B,…", "The classes in their order, separated by commas."),
+    ("--group", "COLUMN", "Keep examples of equal value together when splitting."),
+    ("--validation", "FILE", "The dev examples; without it a tenth of the data."),
+    ("--test", "FILE", "Examples that only `bench.report --final` reads."),
+    ("--drop-leaks", "", "Drop training examples whose text is in dev, too."),
 )
+_KINDS: Final[dict[str, dict[str, Any]]] = {
+    "--problem": {"type": click.Choice(get_args(Problem))},
+    "--drop-leaks": {"is_flag": True},
+}
+
+
+def _field(flag: str) -> str:
+    """The field of `DataSpec` that a flag fills."""
+    return flag.removeprefix("--").removeprefix("data-").replace("-", "_")
 
 
 def with_data(function: Callable[..., int]) -> Callable[..., int]:
@@ -65,14 +49,17 @@ def with_details(function: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(function)
     def command(**values: Any) -> int:
-        given = {name: values.pop(name) for name in ("path", *(name for _, name, _ in _FLAGS))}
+        given = {
+            name: values.pop(name) for name in ("path", *(_field(flag) for flag, *_ in _FLAGS))
+        }
         if given["classes"] is not None:
             given["classes"] = _listed(given["classes"])
         data = {name: value for name, value in given.items() if value not in (None, False)}
         return function(data=data, **values)
 
-    for flag, name, details in reversed(_FLAGS):
-        command = click.option(flag, name, **details)(command)
+    for flag, metavar, text in reversed(_FLAGS):
+        more = _KINDS.get(flag, {"metavar": metavar})
+        command = click.option(flag, _field(flag), help=text, **more)(command)
     return command
 
 
@@ -98,7 +85,7 @@ def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:
     if not given:
         return spec
     if spec is None and "path" not in given:
-        flag = next(flag for flag, name, _ in _FLAGS if name in given)
+        flag = next(flag for flag, *_ in _FLAGS if _field(flag) in given)
         raise click.UsageError(f"{flag} describes data: give it with --data")
     if spec is not None and "path" in given:
         spec = None  # other data: what the file says of its own does not fit

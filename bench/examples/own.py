@@ -5,9 +5,6 @@ every cell and on every machine.
 """
 
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,12 +13,14 @@ import numpy as np
 from rich.console import Console
 
 from bench.common.errors import InputError
-from bench.examples.reading import course_tasks, read
+from bench.common.files import remove_oldest
+from bench.examples.reading import read
 from bench.plan.dataset import HUB, DataSpec
 from bench.plan.gridfile import DEFAULT_TASK
+from bench.plan.problems import MULTI_LABEL
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
-from minbert.data.tasks.prepared import Prepared, read_prepared, write
+from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
 from minbert.files import is_file, is_folder
 
@@ -78,7 +77,11 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
         return task  # its files are looked for when they are read
     if spec.is_on_hub or not is_folder(spec.path):
         return None
-    names = course_tasks(Path(spec.path))
+    names = [
+        name
+        for name, known in TASKS.items()
+        if known.files and all(is_file(Path(spec.path, file)) for file in known.files)
+    ]
     if not names or spec.text or spec.label:
         return None
     if len(names) > 1:
@@ -108,20 +111,16 @@ def _prepare(name: str, spec: DataSpec) -> Source:
     """Read, split and store the examples that a description stands for."""
     if spec.test is not None and not spec.test.startswith(HUB) and not is_file(spec.test):
         raise InputError(f"--test {spec.test}: there is no such file")
-    with _working(f"reading {spec.path}"):
+    with Console(stderr=True).status(f"reading {spec.path}"):  # on a terminal alone
         found = read(spec)
-        task = Task(
-            name, "", found.classes, multi_label=found.problem == "multi_label", is_own=True
-        )
-        train, notes = _grouped(found.examples, found.groups), [*found.notes]
-        if found.validation is None:
+        task = Task(name, "", found.classes, multi_label=found.problem == MULTI_LABEL, is_own=True)
+        train, dev, notes = found.examples, found.validation, [*found.notes]
+        if dev is None:
             train, dev = _split(train, task)
             notes.append(
                 f"no validation file: {len(dev):,} of {len(train) + len(dev):,} examples, chosen "
                 "by digest, are the dev examples"
             )
-        else:
-            dev = _grouped(found.validation, found.validation_groups)
         if spec.drop_leaks:
             train, dropped = _without_leaks(TaskData(task, train, dev))
             notes.append(f"--drop-leaks: {dropped:,} training examples dropped")
@@ -135,23 +134,8 @@ def _prepare(name: str, spec: DataSpec) -> Source:
             tuple(notes),
         )
         folder = write(cache_folder() / "data", prepared, data)
-    _make_room(folder)
+    remove_oldest(folder.parent.iterdir(), _MOST_FOLDERS, folder)
     return Source(name, folder, _files_of(spec), tuple(notes))
-
-
-@contextmanager
-def _working(text: str) -> Iterator[None]:
-    """A spinner on a terminal while examples are read."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(text):
-        yield
-
-
-def _grouped(examples: Examples, groups: tuple[str, ...] | None) -> Examples:
-    return Examples(examples.text_a, examples.text_b, examples.labels, groups)
 
 
 def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
@@ -194,23 +178,5 @@ def _without_leaks(data: TaskData) -> tuple[Examples, int]:
 
 def _files_of(spec: DataSpec) -> str:
     if spec.is_on_hub:
-        return spec.path + (f" ({spec.config})" if spec.config else "")
+        return f"{spec.path} ({spec.config})" if spec.config else spec.path
     return ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
-
-
-def _make_room(kept: Path) -> None:
-    """Remove the folders of prepared examples above `_MOST_FOLDERS`."""
-    others: list[tuple[float, Path]] = []
-    for folder in kept.parent.iterdir():
-        with suppress(OSError):
-            if folder != kept:
-                others.append((folder.stat().st_mtime, folder))
-    for _, folder in sorted(others)[: max(0, len(others) - _MOST_FOLDERS + 1)]:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def prepared_source(folder: Path) -> Source:
-    """The source of examples that were prepared before."""
-    prepared = read_prepared(folder)
-    spec = DataSpec.model_validate(prepared.spec)
-    return Source(prepared.name, folder, _files_of(spec), prepared.notes)

@@ -2,11 +2,12 @@
 
 import re
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
@@ -15,21 +16,19 @@ from bench.examples.labels import (
     Labels,
     as_lists,
     check_known,
-    check_not_ids,
-    check_varied,
     classes_of,
     encode,
     infer_problem,
 )
-from bench.examples.sources import course_tasks, test_table, training_tables
-from bench.examples.table import Table, Value, listed, quoted
+from bench.examples.sources import test_table, training_tables
+from bench.examples.table import Fields, Table, Value, listed
 from bench.plan.dataset import DataSpec
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 from minbert.data.tasks import Examples
 
-__all__ = ["ReadData", "TestData", "course_tasks", "read", "read_test"]
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
+_EMPTY: Final = "with an empty text"
+_UNLABELLED: Final = "without a label"
 _FEW_CLASSES: Final = 6
 """Most classes that the note on labels lists."""
 
@@ -43,7 +42,6 @@ class ReadData:
         examples: for training; labels int64 [N] of class indices, float64 [N] of numbers, or int8
             [N, classes] of 0 and 1.
         validation: those for dev, where the data has them.
-        groups: the group of each example, with a column of groups.
         classes: their names, in the order of the indices; none of a regression.
         notes: what was inferred, and what was left out, a line each.
     """
@@ -51,20 +49,8 @@ class ReadData:
     spec: DataSpec
     examples: Examples
     validation: Examples | None
-    groups: tuple[str, ...] | None
-    validation_groups: tuple[str, ...] | None
     problem: Problem
     classes: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TestData:
-    """The test examples of a data set, labels as of `ReadData`, and notes on what was left out."""
-
-    __test__ = False
-
-    examples: Examples
     notes: tuple[str, ...]
 
 
@@ -75,24 +61,21 @@ def read(spec: DataSpec) -> ReadData:
         InputError: data that can't be read or used, or whose columns or problem are in doubt.
     """
     table, validation_table = training_tables(spec)
-    columns, column_notes = choose(table, spec)
+    columns, notes = choose(table, spec)
     rows = _collect(table, columns)
     labels = rows.labels
     problem = spec.problem or infer_problem(labels)
     classes: tuple[str, ...] = ()
-    class_notes: list[str] = []
-    if problem == REGRESSION:
-        if spec.classes:
-            raise InputError(f"{table.name}: a regression has no classes, but some are given")
-    else:
-        if problem == MULTI_LABEL:
-            labels, class_notes = as_lists(labels, spec.classes)
-        elif not (spec.problem or spec.classes or labels.class_names):
-            check_not_ids(labels)
-        classes, more_notes = classes_of(labels, spec.classes)
-        class_notes = [*class_notes, *more_notes]
+    split_notes: tuple[str, ...] = ()
+    if problem == MULTI_LABEL:
+        labels, split_notes = as_lists(labels, spec.classes)
+    if problem != REGRESSION:
+        classes = classes_of(labels, spec.classes)
+    elif spec.classes:
+        raise InputError(f"{table.name}: a regression has no classes, but some are given")
     examples = rows.examples(encode(labels, problem, classes))
-    check_varied(labels, examples.labels)
+    if not np.ptp(examples.labels, axis=0).any():
+        raise InputError(f"{labels.where}: all labels are the same, so there is nothing to learn")
     resolved = spec.model_copy(
         update={
             "text": columns.text,
@@ -102,27 +85,19 @@ def read(spec: DataSpec) -> ReadData:
             "classes": classes,
         }
     )
-    notes = [*table.notes, *column_notes, _kind_note(problem, classes, spec), *class_notes]
-    notes += rows.notes
-    validation = other = None
+    about = "" if spec.problem else ", inferred"
+    if classes:
+        about += f", {len(classes):,} classes: {listed(classes, _FEW_CLASSES)}"
+    notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *rows.notes)
+    validation = None
     if validation_table is not None:
-        learnt = classes if spec.classes else {text for _, text in labels.each()}
-        other, validation = _labelled(validation_table, columns, resolved, learnt)
-        notes += other.notes
-    return ReadData(
-        resolved,
-        examples,
-        validation,
-        rows.groups,
-        other.groups if other else None,
-        problem,
-        classes,
-        tuple(notes),
-    )
+        validation, more = _like(validation_table, columns, resolved, spec.classes or labels.counts)
+        notes += more
+    return ReadData(resolved, examples, validation, problem, classes, notes)
 
 
-def read_test(spec: DataSpec) -> TestData:
-    """The test examples of a data set.
+def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
+    """The test examples of a data set, and notes on what was left out.
 
     Args:
         spec: that of `ReadData`, with columns, problem and classes.
@@ -130,11 +105,29 @@ def read_test(spec: DataSpec) -> TestData:
     Raises:
         InputError: there are none, or they can't be read or used.
     """
-    if spec.text is None or spec.label is None or spec.problem is None:
-        raise ValueError("the columns and the problem have to be those of the training examples")
+    if spec.text is None or spec.label is None:
+        raise ValueError("the columns have to be those of the training examples")
     columns = Columns(spec.text, spec.text_pair, spec.label, None)
-    rows, examples = _labelled(test_table(spec), columns, spec, spec.classes)
-    return TestData(examples, tuple(rows.notes))
+    return _like(test_table(spec), columns, spec, spec.classes)
+
+
+def _like(
+    table: Table, columns: Columns, spec: DataSpec, learnt: Collection[str]
+) -> tuple[Examples, tuple[str, ...]]:
+    """The examples of another table than that of training, and notes on what was left out.
+
+    Args:
+        spec: with problem and classes.
+        learnt: the classes that labels may be.
+    """
+    columns.check(table)
+    rows = _collect(table, columns)
+    labels, problem = rows.labels, spec.problem or SINGLE_LABEL
+    if problem == MULTI_LABEL:
+        labels, _ = as_lists(labels, spec.classes)
+    if problem != REGRESSION:
+        check_known(labels, learnt, "which no training example has")
+    return rows.examples(encode(labels, problem, spec.classes)), (*table.notes, *rows.notes)
 
 
 @dataclass(frozen=True)
@@ -149,49 +142,7 @@ class _Rows:
 
     def examples(self, labels: NDArray[Any]) -> Examples:
         """The rows as examples, with their labels as numbers."""
-        return Examples(self.texts, self.pairs, labels)
-
-
-def _labelled(
-    table: Table, columns: Columns, spec: DataSpec, learnt: Collection[str]
-) -> tuple[_Rows, Examples]:
-    """The examples of another table, with the classes of the training examples.
-
-    Args:
-        spec: with problem and classes.
-        learnt: the classes that labels may be.
-    """
-    columns.check(table)
-    rows = _collect(table, columns)
-    rows.notes[:0] = table.notes
-    labels, problem = rows.labels, spec.problem or SINGLE_LABEL
-    if problem == MULTI_LABEL:
-        labels, _ = as_lists(labels, spec.classes)
-    if problem != REGRESSION:
-        check_known(labels, learnt, "which no training example has")
-    return rows, rows.examples(encode(labels, problem, spec.classes))
-
-
-@dataclass
-class _LeftOut:
-    """Rows that are left out for a reason."""
-
-    reason: str
-    count: int = 0
-    first: int = 0
-
-    def add(self, number: int) -> None:
-        """Count a row."""
-        self.count += 1
-        self.first = self.first or number
-
-    def note(self, table: Table) -> str:
-        """A line about them."""
-        rows, verb, at = ("row", "is", "at") if self.count == 1 else ("rows", "are", "first at")
-        return (
-            f"{Path(table.name).name}: {self.count:,} {rows} {self.reason} {verb} left out, "
-            f"{at} {table.unit} {self.first:,}"
-        )
+        return Examples(self.texts, self.pairs, labels, self.groups)
 
 
 def _collect(table: Table, columns: Columns) -> _Rows:
@@ -205,100 +156,59 @@ def _collect(table: Table, columns: Columns) -> _Rows:
     groups: list[str] = []
     labels: list[Value] = []
     numbers = array("q")
-    broken: dict[str, _LeftOut] = {}
-    empty, unlabelled = _LeftOut("with an empty text"), _LeftOut("without a label")
-    has_pair, has_group = columns.text_pair is not None, columns.group is not None
-    short, shared = Path(table.name).name, dict[str, str]()
-    for number, values in table.read(columns.names()):
-        if isinstance(values, str):
-            broken.setdefault(values, _LeftOut(f"with {values}")).add(number)
+    left_out: dict[str, tuple[int, int]] = {}
+    shared: dict[str, str] = {}
+    short = Path(table.name).name
+    for number, fields in table.read(columns.names()):
+        row = _row(fields, columns)
+        if isinstance(row, str):
+            count, first = left_out.get(row, (0, number))
+            left_out[row] = count + 1, first
             continue
-        text, label, *others = values
-        for value in (text, *others):
-            if isinstance(value, list):
-                raise InputError(
-                    f"{table.name}, {table.unit} {number:,}: a column of texts or groups holds a "
-                    f"list; {listed(columns.names())} are read"
-                )
-        pair = others[0] if has_pair else "-"
-        text, pair = str(text or "").strip(), str(pair or "").strip()
-        if not text or not pair:
-            empty.add(number)
-            continue
-        if isinstance(label, str):
-            label = label.strip()
-        if label is None or label == "":
-            unlabelled.add(number)
-            continue
-        group = (
-            (str(others[-1] or "").strip() or f"({short}, {table.unit} {number})")
-            if has_group
-            else ""
-        )
-        if _is_broken(text, pair, group, *(label if isinstance(label, list) else (label,))):
-            reason = "a NUL character or half of a surrogate pair"
-            broken.setdefault(reason, _LeftOut(f"with {reason}")).add(number)
-            continue
+        text, label, pair, group = row
         texts.append(text)
         labels.append(shared.setdefault(label, label) if isinstance(label, str) else label)
         numbers.append(number)
-        if has_pair:
+        if columns.text_pair is not None:
             pairs.append(pair)
-        if has_group:
+        if columns.group is not None:
+            group = group or f"({short}, {table.unit} {number})"
             groups.append(shared.setdefault(group, group))
-    notes = [each.note(table) for each in (*broken.values(), empty, unlabelled) if each.count]
-    count, count_broken = len(texts), sum(each.count for each in broken.values())
-    total = count + count_broken + empty.count + unlabelled.count
-    if count_broken and 2 * count_broken >= total:
+    notes = [
+        f"{count:,} {'row' if count == 1 else 'rows'} {reason} left out, first at {table.unit} "
+        f"{first:,}"
+        for reason, (count, first) in left_out.items()
+    ]
+    total = len(texts) + sum(count for count, _ in left_out.values())
+    broken = sum(n for reason, (n, _) in left_out.items() if reason not in (_EMPTY, _UNLABELLED))
+    if not texts or 0 < total <= 2 * broken:
         raise InputError(
-            f"{table.name}: {count_broken:,} of {total:,} rows can't be read; "
-            f"{next(iter(broken.values())).note(table).partition(': ')[2]}"
+            f"{table.name}: only {len(texts):,} of {total:,} rows can be used"
+            f"{'; ' if notes else ''}{', '.join(notes)}; are the file, --text and --label right?"
         )
-    if not count:
-        raise InputError(f"{table.name}: {_nothing(columns, total, empty, unlabelled)}")
-    found = Labels(
-        table.name,
-        columns.label,
-        labels,
-        table.unit,
-        numbers,
-        table.class_names.get(columns.label),
-    )
     return _Rows(
         tuple(texts),
-        tuple(pairs) if has_pair else None,
-        tuple(groups) if has_group else None,
-        found,
-        notes,
+        None if columns.text_pair is None else tuple(pairs),
+        None if columns.group is None else tuple(groups),
+        Labels(table, columns.label, labels, numbers),
+        [f"{short}: {note}" for note in notes],
     )
 
 
-def _nothing(columns: Columns, total: int, empty: _LeftOut, unlabelled: _LeftOut) -> str:
-    """The reason why a table has no examples."""
-    if not total:
-        return "has a header, and no examples after it"
-    if empty.count == total:
-        return f"the text is empty in all {total:,} rows; --text COLUMN names another column"
-    if unlabelled.count == total:
-        return (
-            f"column {quoted(columns.label)} is empty in all {total:,} rows; --label COLUMN names "
-            "another"
-        )
-    return f"none of its {total:,} rows has both a text and a label"
-
-
-def _is_broken(*texts: str) -> bool:
-    return any(
-        "\0" in text or (not text.isascii() and _SURROGATE.search(text) is not None)
-        for text in texts
-    )
-
-
-def _kind_note(problem: Problem, classes: Sequence[str], spec: DataSpec) -> str:
-    """A line on what is learned."""
-    inferred = "" if spec.problem else ", inferred"
-    if problem == REGRESSION:
-        return f"problem: regression{inferred}"
-    return (
-        f"problem: {problem}{inferred}, {len(classes):,} classes: {listed(classes, _FEW_CLASSES)}"
-    )
+def _row(fields: Fields, columns: Columns) -> tuple[str, Value, str, str] | str:
+    """The text, the label, the second text and the group of a row; or why it is left out."""
+    if isinstance(fields, str):
+        return fields
+    text, label, *others = (field.strip() if isinstance(field, str) else field for field in fields)
+    pair = others[0] if columns.text_pair is not None else ""
+    group = others[-1] if columns.group is not None else ""
+    if isinstance(text, list) or isinstance(pair, list) or isinstance(group, list):
+        return "with a list in place of a text"
+    if not text or (columns.text_pair is not None and not pair):
+        return _EMPTY
+    if label is None or label == "":
+        return _UNLABELLED
+    every = (text, pair or "", group or "", *(label if isinstance(label, list) else (label,)))
+    if not all(each.isprintable() or not _UNREADABLE.search(each) for each in every):
+        return "with a NUL character or half of a surrogate pair"
+    return text, label, pair or "", group or ""

@@ -1,19 +1,20 @@
 """A table of examples as every format gives it: columns, and rows that are read one by one."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Final
 
 from bench.common.errors import InputError
 
 Value = str | list[str] | None
 """A field: its text, a list of texts, or None where it is missing."""
-Row = tuple[int, tuple[Value, ...] | str]
-"""The number of a line or record, from 1, and its fields; or the reason why it can't be used."""
+Fields = tuple[Value, ...] | str
+"""The fields of a row; or the reason why it can't be used."""
 
 _LONGEST_NAME: Final = 40
 _MOST_NAMES: Final = 30
+_NEAREST: Final = 5
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Table:
     Attributes:
         name: its file, as messages show it.
         columns: their names, in order.
-        read: the rows, with the fields of the columns that are asked for; a generator.
+        read: the rows, each with its number from 1 and the fields of the columns that are asked
+            for; a generator.
         unit: what its rows are counted in, `line` or `record`.
         class_names: of the columns that hold indices of named classes, the names in their order.
             The rows have names, not indices.
@@ -32,7 +34,7 @@ class Table:
 
     name: str
     columns: tuple[str, ...]
-    read: Callable[[Sequence[str]], Iterator[Row]]
+    read: Callable[[Sequence[str]], Iterator[tuple[int, Fields]]]
     unit: str = "line"
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -49,13 +51,39 @@ class Table:
                 f"{self.name}: {count} columns are called {quoted(column)}; rename all but one"
             )
         if not count:
-            by_folded = {name.casefold(): name for name in self.columns}
-            near = difflib.get_close_matches(column.casefold(), by_folded, n=3, cutoff=0.5)
-            hint = f"; nearest: {listed(by_folded[name] for name in near)}" if near else ""
+            alike = SequenceMatcher(b=column.casefold())
+
+            def distance(name: str) -> float:
+                alike.set_seq1(name.casefold())
+                return -alike.ratio()
+
+            nearest = sorted(self.columns, key=distance)
             raise InputError(
-                f"{self.name}: {flag} {quoted(column)} is no column{hint}; "
-                f"there are {listed(self.columns)}"
+                f"{self.name}: {flag} {quoted(column)} is no column; nearest of "
+                f"{len(nearest):,}: {listed(nearest[:_NEAREST])}"
             )
+
+
+def fields_of(values: Iterable[object]) -> Fields:
+    """The fields that values of JSON or Arrow stand for; NaN is a missing value."""
+    try:
+        return tuple(map(_value, values))
+    except TypeError:
+        return "with nested or binary values"
+
+
+def _value(value: object) -> Value:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        texts = [_value(each) for each in value]
+        if not any(isinstance(each, list) for each in texts):
+            return [each for each in texts if isinstance(each, str)]
+    if isinstance(value, list | dict | bytes):
+        raise TypeError
+    return None if value != value else str(value)
 
 
 def quoted(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.files import write_atomically
+from bench.common.files import remove_oldest, write_atomically
 from bench.plan.cell import Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
@@ -217,18 +217,8 @@ def _keep(path: Path, pieces: Pieces, data_digest: str) -> None:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, mapped.to_bytes(arrays, {_DATA: data_digest}))
-        _make_room(path)
-
-
-def _make_room(kept: Path) -> None:
-    """Remove the oldest files above `MOST_FILES`. A process that has mapped one can go on."""
-    others: list[tuple[float, Path]] = []
-    for path in kept.parent.glob("*.safetensors"):
-        with suppress(OSError):
-            if path != kept:
-                others.append((path.stat().st_mtime, path))
-    for _, path in sorted(others)[: max(0, len(others) - MOST_FILES + 1)]:
-        path.unlink(missing_ok=True)
+        # a process that has mapped a removed file can go on
+        remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
 
 
 def _checked(

@@ -145,10 +145,10 @@ def _test_examples(row: Row, source: Path | None) -> tuple[Examples, str]:
     if source is None or row.task in TASKS:
         return load_test(row.task), f"the test split of {row.task}"
     spec = DataSpec.model_validate(read_prepared(source).spec)
-    found = read_test(spec)
-    for note in found.notes:
+    test, notes = read_test(spec)
+    for note in notes:
         sys.stderr.write(f"note: {note}\n")
-    return found.examples, Path(spec.test).name if spec.test else "the test split"
+    return test, Path(spec.test).name if spec.test else "the test split"
 
 
 def _run(

@@ -40,14 +40,6 @@ def write_json_lines(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
     return path
 
 
-def write_json_array(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
-    """Columns as an array of JSON objects, indented."""
-    rows = zip(*columns.values(), strict=True)
-    records = [dict(zip(columns, row, strict=True)) for row in rows]
-    path.write_text(json.dumps(records, indent=1), encoding="utf-8")
-    return path
-
-
 def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
     """Columns as a Parquet file."""
     import pyarrow as pa

@@ -1,6 +1,5 @@
 """Data of one's own is read as it is meant, whatever the format."""
 
-import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 
 from bench.common.errors import InputError
-from bench.examples import arrow
-from bench.examples.reading import course_tasks, read_test
+from bench.examples.reading import read_test
 from bench.plan.dataset import DataSpec
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import Examples, TaskData, load_task
@@ -22,24 +20,16 @@ from tests.bench.examples.tables import (
     need_data,
     read_file,
     write_csv,
-    write_json_array,
     write_json_lines,
     write_parquet,
 )
 from tests.components import COMPONENTS, CS224N, need
-from tests.cs224n import write_folder
 
 Write = Callable[..., Path]
 
 
 def write_tsv(path: Path, columns: Any) -> Path:
     return write_csv(path, columns, "\t")
-
-
-def write_gzip(path: Path, columns: Any) -> Path:
-    plain = write_csv(path.with_suffix(".plain"), columns)
-    path.write_bytes(gzip.compress(plain.read_bytes()))
-    return path
 
 
 def write_saved(path: Path, columns: Any) -> Path:
@@ -53,9 +43,8 @@ def write_saved(path: Path, columns: Any) -> Path:
 FORMATS: dict[str, Write] = {
     "train.csv": write_csv,
     "train.tsv": write_tsv,
-    "train.csv.gz": write_gzip,
     "train.jsonl": write_json_lines,
-    "train.json": write_json_array,
+    "train.json": write_json_lines,
     "train.parquet": write_parquet,
     "saved": write_saved,
 }
@@ -77,7 +66,7 @@ def test_words_are_classes_in_the_order_of_the_alphabet(write: Write) -> None:
     assert data.examples.text_a == tuple(TOPICS["text"])
     assert named_labels(data) == TOPICS["label"]
     assert data.examples.labels.dtype == np.int64
-    assert data.examples.text_b is data.validation is data.groups is None
+    assert data.examples.text_b is data.validation is data.examples.groups is None
     assert data.notes[-3:] == (
         "text: column `text`",
         "label: column `label`",
@@ -119,8 +108,8 @@ def test_rows_without_a_label_or_text_are_left_out_and_counted(write: Write) -> 
     assert data.examples.text_a == ("one", "two", "five")
     assert named_labels(data) == ["a", "b", "b"]
     empty, unlabelled = data.notes[-2:]
-    assert "1 row with an empty text is left out, at " in empty
-    assert "2 rows without a label are left out, first at " in unlabelled
+    assert "1 row with an empty text left out, first at " in empty
+    assert "2 rows without a label left out, first at " in unlabelled
 
 
 def test_pairs_and_groups_are_read(write: Write) -> None:
@@ -132,10 +121,11 @@ def test_pairs_and_groups_are_read(write: Write) -> None:
     }
     data = read_file(write(columns), group="author")
     assert data.examples.text_b == ("e", "f", "g", "h")
-    assert data.groups is not None
-    assert data.groups[0] == data.groups[2] == "x"
-    assert len(set(data.groups)) == 3
-    assert ", " in data.groups[1]
+    groups = data.examples.groups
+    assert groups is not None
+    assert groups[0] == groups[2] == "x"
+    assert len(set(groups)) == 3
+    assert ", " in groups[1]
     assert data.spec.text == "Question1"
     assert data.spec.text_pair == "question_2"
     assert data.spec.label == "is_duplicate"
@@ -144,15 +134,14 @@ def test_pairs_and_groups_are_read(write: Write) -> None:
 def test_a_column_of_lists_is_a_multi_label_problem(tmp_path: Path) -> None:
     need_data()
     columns = {"text": ["a", "b", "c"], "labels": [["x", "y"], [], ["z"]]}
-    for write in (write_json_lines, write_json_array, write_parquet, write_saved):
+    for write in (write_json_lines, write_parquet, write_saved):
         data = read_file(write(tmp_path / f"{write.__name__}{_SUFFIX[write]}", columns))
         assert (data.problem, data.classes) == ("multi_label", ("x", "y", "z"))
         assert data.examples.labels.dtype == np.int8
         assert data.examples.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
-_SUFFIX = {write_json_lines: ".jsonl", write_json_array: ".json", write_parquet: ".parquet",
-           write_saved: ""}  # fmt: skip
+_SUFFIX = {write_json_lines: ".jsonl", write_parquet: ".parquet", write_saved: ""}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +152,7 @@ _SUFFIX = {write_json_lines: ".jsonl", write_json_array: ".json", write_parquet:
         (["x, y", "z", "x"], "labels are separated by `,`"),
         (['["x", "y"]', '["z"]', '["x"]'], None),
         (["['x', 'y']", "['z']", "['x']"], None),
+        (['["x", "\\u0079"]', "['z']", '["x"]'], None),
     ],
 )
 def test_several_labels_in_a_field_are_separated(
@@ -204,14 +194,6 @@ def test_classes_are_compared_by_their_text(
     data = read_file(path, problem=problem)
     assert data.classes == classes
     assert named_labels(data) == labels
-    assert ("`01` and `1` are different classes" in data.notes) == ("01" in labels)
-
-
-def test_classes_that_differ_only_in_case_are_noted(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "d.csv", {"text": list("abc"), "label": ["Good", "good", "bad"]})
-    notes = read_file(path).notes
-    assert "`Good` and `good` are different classes" in notes
-    assert "classes with one example: `Good`, `bad`, `good`" in notes
 
 
 def test_given_classes_are_in_the_given_order_and_may_lack_examples(tmp_path: Path) -> None:
@@ -219,7 +201,6 @@ def test_given_classes_are_in_the_given_order_and_may_lack_examples(tmp_path: Pa
     data = read_file(path, classes=("sport", "film", "art", "money"))
     assert data.classes == ("sport", "film", "art", "money")
     assert data.examples.labels.tolist() == [0, 3, 1, 0, 3, 1]
-    assert "classes without an example: `art`" in data.notes
 
 
 @pytest.mark.parametrize(
@@ -259,7 +240,7 @@ def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path: Path) -> 
         data = read_file(path)
         assert data.classes == tuple(names)
         assert named_labels(data) == ["zebra", "ant", "zebra"]
-        assert "1 row without a label is left out, at record 4" in data.notes[-1]
+        assert "1 row without a label left out, first at record 4" in data.notes[-1]
 
 
 def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(
@@ -279,7 +260,7 @@ def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(
             for side, values in labels.items()
         }
     ).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match=r"the label `c` .once., which no training example has"):
+    with pytest.raises(InputError, match=r"the label `c`, which no training example has"):
         read_file(tmp_path / "saved")
     data = read_file(tmp_path / "saved", classes=("a", "b", "c"))
     assert data.validation is not None
@@ -292,7 +273,7 @@ def test_nan_in_json_is_a_missing_value_and_infinity_is_none(tmp_path: Path) -> 
     path.write_text(rows, encoding="utf-8")
     data = read_file(path)
     assert data.examples.labels.tolist() == [0.5, 1.0]
-    assert data.notes[-1] == "d.jsonl: 1 row without a label is left out, at line 2"
+    assert data.notes[-1] == "d.jsonl: 1 row without a label left out, first at line 2"
     path.write_text(rows.replace("NaN", "Infinity"), encoding="utf-8")
     with pytest.raises(InputError, match="line 2: column `score` has `Infinity`, which is no"):
         read_file(path, problem="regression")
@@ -310,14 +291,14 @@ def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path: 
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
     for file in (tmp_path / "saved" / "test").glob("*.arrow"):
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="can't be read by datasets"):
+    with pytest.raises(InputError, match="saved: can't be read"):
         read_file(tmp_path / "saved")
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "again")
     data = read_file(tmp_path / "again")
     assert data.examples.text_a == ("train 1", "train 2")
     assert data.validation is not None
     assert data.validation.text_a == ("validation 1", "validation 2")
-    assert read_test(data.spec).examples.text_a == ("test 1", "test 2")
+    assert read_test(data.spec)[0].text_a == ("test 1", "test 2")
 
 
 def test_a_folder_gives_train_and_validation_whatever_their_formats(tmp_path: Path) -> None:
@@ -344,16 +325,17 @@ def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(
     assert data.validation is not None
     assert data.validation.text_a == ("dev",)
     assert data.validation.labels.tolist() == [1]
-    assert "dev.jsonl: 1 row with an empty text is left out, at line 2" in data.notes
-    tested = read_test(data.spec)
-    assert (tested.examples.text_a, tested.examples.labels.tolist()) == (("t",), [0])
+    assert "dev.jsonl: 1 row with an empty text left out, first at line 2" in data.notes
+    tested, _ = read_test(data.spec)
+    assert (tested.text_a, tested.labels.tolist()) == (("t",), [0])
 
 
 def test_the_rows_of_a_validation_file_have_groups_too(tmp_path: Path) -> None:
     columns = {**TOPICS, "g": list("aabbcc")}
     train, dev = (write_csv(tmp_path / name, columns) for name in ("train.csv", "dev.csv"))
     data = read_file(train, validation=str(dev), group="g")
-    assert data.groups == data.validation_groups == tuple("aabbcc")
+    assert data.validation is not None
+    assert data.examples.groups == data.validation.groups == tuple("aabbcc")
 
 
 def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path: Path) -> None:
@@ -361,16 +343,11 @@ def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path: Path) -> None:
     path.write_text('text\tlabel\n"So" bad\ta\n"open\tb\nso "so"\ta\n', encoding="utf-8")
     data = read_file(path)
     assert data.examples.text_a == ('"So" bad', '"open', 'so "so"')
-    assert any("quotes are part of the texts, as in line 2" in note for note in data.notes)
+    assert any("quotes are part of the texts" in note for note in data.notes)
     path.write_text('text\tlabel\n"a\tx\nb\ty\nc"\tx\n', encoding="utf-8")
     assert read_file(path).examples.text_a == ('"a', "b", 'c"')
     path.write_text('text\tlabel\n"a ""so""\nb"\tx\nb\ty\n', encoding="utf-8")
     assert read_file(path).examples.text_a == ('a "so"\nb', "b")
-
-
-def test_the_tasks_whose_files_are_in_a_folder_are_found(tmp_path: Path) -> None:
-    assert course_tasks(tmp_path) == ()
-    assert course_tasks(write_folder(tmp_path / "a", ("sst", "quora"))) == ("sst", "quora")
 
 
 def test_csv_needs_no_heavy_library(tmp_path: Path) -> None:
@@ -388,7 +365,8 @@ def test_csv_needs_no_heavy_library(tmp_path: Path) -> None:
 def test_without_the_extra_the_error_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(arrow, "find_spec", lambda name: None)
+    for module in ("pyarrow.parquet", "datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "d.parquet").touch()
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "state.json").touch()
@@ -445,7 +423,7 @@ def _saved_together(train: Path, dev: Path, names: tuple[str, ...], course: Task
 def test_a_public_set_from_the_package_index_is_read_as_by_its_own_reader(tmp_path: Path) -> None:
     """The ratings that the package vaderSentiment ships, which have no header."""
     raw = (fetch("vader") / "movieReviewSnippets_GroundTruth.txt").read_bytes()
-    path = tmp_path / "ratings.txt"
+    path = tmp_path / "ratings.tsv"
     path.write_bytes(raw)
     with pytest.raises(InputError, match="which column holds the text"):
         read_file(path)

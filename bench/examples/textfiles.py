@@ -1,0 +1,169 @@
+"""Tables in text files: fields between delimiters, quoted as in RFC 4180, and JSON lines.
+
+UTF-8 with or without a byte order mark, or UTF-16 with one.
+"""
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import InputError
+from bench.common.messages import one_line
+from bench.examples.table import Fields, Table, fields_of, quoted
+
+_LONGEST: Final = 2**20
+"""Characters of a line; an encoder reads the first few thousand of a text."""
+_UNDECODED: Final = re.compile("[\udc80-\udcff]")
+_DECODER: Final = json.JSONDecoder(
+    parse_float=str,
+    parse_int=str,
+    parse_constant=lambda name: None if name == "NaN" else name,  # pandas writes NaN for missing
+)
+_SEEN: Final = 1000
+"""Records whose keys are the columns of a JSON file."""
+
+csv.field_size_limit(2**27)  # the default would refuse long documents
+
+
+def delimited(path: Path) -> Table:
+    """A table of fields between delimiters, with a header.
+
+    The delimiter is a tab in `.tsv`, else a comma, unless the header then is one column and
+    another delimiter gives more.
+
+    Raises:
+        InputError: a file without a header, or one that can't be read.
+    """
+    header = next((line for line in _lines(path) if line.strip()), "")
+
+    def width(delimiter: str) -> int:
+        return len(next(csv.reader([header], delimiter=delimiter), ()))
+
+    notes = []
+    usual = delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    if width(usual) < 2 and (delimiter := max((usual, *",;\t|"), key=width)) != usual:
+        name = "a tab" if delimiter == "\t" else quoted(delimiter)
+        notes.append(f"{path.name}: fields are separated by {name}")
+    quoting = csv.QUOTE_MINIMAL
+    if delimiter == "\t" and not _is_quoted(path):
+        quoting = csv.QUOTE_NONE
+        notes.append(f"{path.name}: quotes are part of the texts; they don't enclose whole fields")
+    _, names = next(_records(path, delimiter, quoting), (0, []))
+    columns = [name.strip() for name in names]
+    if not columns:
+        raise InputError(f"{path}: is empty; a header and examples are expected")
+
+    def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
+        places = [columns.index(name) for name in wanted]
+        for line, fields in islice(_records(path, delimiter, quoting), 1, None):
+            if len(fields) == len(columns):
+                yield line, tuple(fields[place] for place in places)
+            else:
+                yield line, "with another number of fields than the header"
+
+    return Table(str(path), tuple(columns), read, notes=tuple(notes))
+
+
+def _is_quoted(path: Path) -> bool:
+    """Whether quotes enclose whole fields of a file separated by tabs; many have no quoting.
+
+    A field with both tabs and line breaks is several rows, between two quotes that have nothing to
+    do with each other.
+    """
+    try:
+        return not any(
+            "\t" in field and "\n" in field
+            for _, fields in _records(path, "\t", csv.QUOTE_MINIMAL)
+            for field in fields
+        )
+    except InputError:
+        return False
+
+
+def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, list[str]]]:
+    """The first line and the fields of every record that is not blank, the header too."""
+    start = 1
+    reader = csv.reader(_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+    try:
+        for fields in reader:
+            number, start = start, reader.line_num + 1
+            if len(fields) > 1 or (fields and fields[0].strip()):
+                yield number, fields
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {start}: {one_line(str(error))}; a field that begins with a quote has "
+            "to end with one, and quotes inside it have to be doubled"
+        ) from error
+
+
+def json_lines(path: Path) -> Table:
+    """A table of JSON objects, one on each line; its columns are their keys.
+
+    Raises:
+        InputError: a file without objects, or one that can't be read.
+    """
+    columns: dict[str, None] = {}
+    for _, record in islice(_objects(path), _SEEN):
+        if isinstance(record, dict):
+            columns.update(dict.fromkeys(record))
+    if not columns:
+        raise InputError(
+            f'{path}: no line is a JSON object such as {{"text": …}}; write one for each example'
+        )
+
+    def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
+        for number, record in _objects(path):
+            if isinstance(record, dict):
+                yield number, fields_of(map(record.get, wanted))
+            else:
+                yield number, "that are no JSON objects"
+
+    return Table(str(path), tuple(columns), read)
+
+
+def _objects(path: Path) -> Iterator[tuple[int, Any]]:
+    """The JSON on each line that is not blank, its numbers as they are written; None: invalid."""
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.isspace():
+            try:
+                record = _DECODER.decode(line.strip())
+            except (ValueError, RecursionError):
+                record = None
+            yield number, record
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, each with its end.
+
+    Raises:
+        InputError: a file that can't be read or is no text, or a line that is too long.
+    """
+    encoding, errors, number = "utf-8-sig", "surrogateescape", 0
+    try:
+        with path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                encoding, errors = "utf-16", "strict"
+        with path.open(encoding=encoding, errors=errors, newline="") as text:
+            while line := text.readline(_LONGEST + 1):
+                number += 1
+                reason = None
+                if "\0" in line:
+                    reason = "has a NUL byte, as in UTF-16 without a byte order mark"
+                elif not line.isascii() and (wrong := _UNDECODED.search(line)):
+                    reason = f"byte 0x{ord(wrong[0]) - 0xDC00:02X} is not UTF-8"
+                elif len(line) > _LONGEST:
+                    reason = f"has over {_LONGEST:,} characters, so this is no table of texts"
+                if reason is not None:
+                    raise InputError(f"{path}, line {number}: {reason}; save the file as UTF-8")
+                yield line
+    except UnicodeError as error:
+        raise InputError(
+            f"{path}: is not UTF-16 as its byte order mark says; save the file as UTF-8"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({one_line(error.strerror or '')})") from error
