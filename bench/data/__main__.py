@@ -65,6 +65,9 @@ def command(
         check_reports(reports, _PAGES)
     source = find_source(task, merged(None, data))
     examples = load_task(source.task, source.folder)
+    notes = [*source.notes, *examples.notes, *examples.problems]
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
     facts = _facts(examples, source.files, model)
 
     from bench.report.data import sentences, tables
@@ -73,13 +76,11 @@ def command(
     if as_json:
         click.echo(facts.model_dump_json(indent=2))
     else:
-        notes = [f"note: {note}" for note in (*source.notes, *examples.notes, *examples.problems)]
-        print_tables(tables(facts), [*sentences(facts), *notes])
+        print_tables(tables(facts), sentences(facts))
     if reports is not None:
         from bench.data.page import write_page
 
         words = ["python", "-m", "bench.data", *sys.argv[1:]]
-        notes = [*source.notes, *examples.notes, *examples.problems]
         sys.stderr.write(
             f"report: {write_page(reports, _PAGES, facts, notes, shlex.join(words))}\n"
         )

@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, Final, get_args
 
 import click
+from pydantic import ValidationError
 
 from bench.plan.dataset import DataSpec
 from bench.plan.problems import Problem
@@ -89,4 +90,9 @@ def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:
         raise click.UsageError(f"{flag} describes data: give it with --data")
     if spec is not None and "path" in given:
         spec = None  # other data: what the file says of its own does not fit
-    return DataSpec.model_validate({**(spec.model_dump() if spec else {}), **given})
+    try:
+        return DataSpec.model_validate({**(spec.model_dump() if spec else {}), **given})
+    except ValidationError as error:
+        flags = {_field(flag): flag for flag, *_ in _FLAGS}
+        flag = flags.get(str(error.errors()[0]["loc"][0]), "--data")
+        raise click.UsageError(f"{flag}: give a name that is not empty") from error

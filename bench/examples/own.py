@@ -49,8 +49,11 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def find_source(task: str | None, spec: DataSpec | None) -> Source:
+def find_source(task: str | None, spec: DataSpec | None, *, folds: bool = False) -> Source:
     """The examples that a task's name and a description of data stand for.
+
+    Args:
+        folds: whether all examples will be dealt into folds, so that no dev set is announced.
 
     Raises:
         InputError: for data that can't be read or used, or a task that does not fit it.
@@ -59,7 +62,7 @@ def find_source(task: str | None, spec: DataSpec | None) -> Source:
         return Source(task or DEFAULT_TASK, None)
     if (course := _course_task(task, spec)) is not None:
         return Source(course, Path(spec.path), Path(spec.path).name)
-    return _prepare(_name_of(task, spec), spec)
+    return _prepare(_name_of(task, spec), spec, folds)
 
 
 def _course_task(task: str | None, spec: DataSpec) -> str | None:
@@ -74,6 +77,7 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
                 f"--task {task} is a task that this tool knows, and --data {spec.path} is not its "
                 "folder; leave --task out, or give the data a name of its own with it"
             )
+        _check_plain(spec)
         return task  # its files are looked for when they are read
     if spec.is_on_hub or not is_folder(spec.path):
         return None
@@ -82,13 +86,28 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
         for name, known in TASKS.items()
         if known.files and all(is_file(Path(spec.path, file)) for file in known.files)
     ]
-    if not names or spec.text or spec.label:
+    if not names:
         return None
+    _check_plain(spec)
     if len(names) > 1:
         raise InputError(
             f"--data {spec.path}: has the files of {', '.join(names)}; choose one with --task"
         )
     return names[0]
+
+
+def _check_plain(spec: DataSpec) -> None:
+    """Refuse a description of files in the format of the course, which say everything themselves.
+
+    Raises:
+        InputError: for anything but the folder.
+    """
+    given = spec.model_dump(exclude_defaults=True).keys() - {"path"}
+    if given:
+        flag = min(given).replace("_", "-")
+        raise InputError(
+            f"--{flag} does not apply to --data {spec.path}, a folder in the format of the course"
+        )
 
 
 def _name_of(task: str | None, spec: DataSpec) -> str:
@@ -107,7 +126,7 @@ def _name_of(task: str | None, spec: DataSpec) -> str:
     return f"{name}-data" if name in TASKS else name
 
 
-def _prepare(name: str, spec: DataSpec) -> Source:
+def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
     """Read, split and store the examples that a description stands for."""
     if spec.test is not None and not spec.test.startswith(HUB) and not is_file(spec.test):
         raise InputError(f"--test {spec.test}: there is no such file")
@@ -117,13 +136,18 @@ def _prepare(name: str, spec: DataSpec) -> Source:
         train, dev, notes = found.examples, found.validation, [*found.notes]
         if dev is None:
             train, dev = _split(train, task)
-            notes.append(
-                f"no validation file: {len(dev):,} of {len(train) + len(dev):,} examples, chosen "
-                "by digest, are the dev examples"
-            )
+            if not folds:
+                notes.append(
+                    f"no validation file: {len(dev):,} of {len(train) + len(dev):,} examples, "
+                    "chosen by digest, are the dev examples"
+                )
         if spec.drop_leaks:
-            train, dropped = _without_leaks(TaskData(task, train, dev))
-            notes.append(f"--drop-leaks: {dropped:,} training examples dropped")
+            before = len(train)
+            train = _without_leaks(TaskData(task, train, dev))
+            notes.append(
+                f"--drop-leaks: {before - len(train):,} of {before:,} training examples dropped, "
+                "whose text, or a near duplicate of it, is in dev"
+            )
         data = TaskData(task, train, dev)
         prepared = Prepared(
             name,
@@ -131,7 +155,6 @@ def _prepare(name: str, spec: DataSpec) -> Source:
             found.classes,
             data.digest,
             found.spec.inside(Path.cwd()).model_dump(mode="json", exclude_defaults=True),
-            tuple(notes),
         )
         folder = write(cache_folder() / "data", prepared, data)
     remove_oldest(folder.parent.iterdir(), _MOST_FOLDERS, folder)
@@ -165,15 +188,15 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
     )
 
 
-def _without_leaks(data: TaskData) -> tuple[Examples, int]:
-    """The training examples without those whose text is in dev, and the number of the latter."""
+def _without_leaks(data: TaskData) -> Examples:
+    """The training examples without those whose text is in dev."""
     from bench.examples.checks import leaks
 
     leaked = set(leaks(data))
     kept = [index for index in range(len(data.train)) if index not in leaked]
     if not kept:
-        raise InputError("--drop-leaks: the text of every training example is in dev, too")
-    return data.train.taken(kept), len(leaked)
+        raise InputError("--drop-leaks: the text of every training example is in dev")
+    return data.train.taken(kept)
 
 
 def _files_of(spec: DataSpec) -> str:

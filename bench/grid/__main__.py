@@ -231,7 +231,8 @@ def command(
     rerun = check_rerun(rerun) if rerun is not None else None
     target = find_conditions(device)
     conditions = target.conditions
-    source = find_source(grid.settings.task, merged(grid.data, data))
+    in_folds = grid.settings.folds is not None
+    source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
     grid = override(grid, {"task": source.task})
     examples, folds = _load_data(grid.settings, source)
     if metric is not None:

@@ -33,7 +33,7 @@ from bench.plan.models import Model
 from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
-from bench.references.facts import find_facts
+from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.overhead import Account
 from bench.results.predictions import kept_predictions
@@ -169,10 +169,10 @@ class Session:
         """Find what is in the data, and what the scores of the cells that will run can be compared
         with, before they do."""
         planned = [self._job(item) for item in to_run if item.action == "run"]
-        if not planned or not isinstance(self.data, TaskData):
+        if not isinstance(self.data, TaskData):
             return
         facts = self._facts(self.data, display)
-        if self.references is None:
+        if self.references is None or not planned:
             return
         display.start("reference points")
         asked = self.account.now()
@@ -195,12 +195,13 @@ class Session:
         """The facts on the examples, of all folds together, kept with the results."""
         digest = data.digest[:16]
         known = read_facts(self.store.path).get(digest)
-        if known is not None and known.checks is not None and known.describes(data, self.source):
-            return known
-        display.start("checks of the data")
         whole = data if self.folds is None else self.folds.whole
         longest = self.model.config.max_position_embeddings
         try:
+            tokens = tokens_of(self.model.tokenizer, longest)
+            if known is not None and known.describes(data, self.source, tokens):
+                return known
+            display.start("checks of the data")
             facts = find_facts(
                 whole,
                 self.source,

@@ -9,6 +9,7 @@ from bench.examples.lengths import token_lengths
 from bench.results.facts import DataFacts, facts_of
 from minbert.data.tasks import TaskData
 from minbert.data.tokenizer import Tokenizer
+from minbert.files import vocabulary_digest
 
 TOKENISING: Final = "tokens"
 FACT_STEPS: Final = 1 + len(STEPS)
@@ -36,6 +37,15 @@ def find_facts(
     encoder = Tokenizer.from_folder(tokenizer)
     show(0, TOKENISING)
     tokens = token_lengths(data.train, encoder), token_lengths(data.dev, encoder)
-    return facts_of(
-        data, source, check(data, tokens, longest, lambda number, name: show(number + 1, name))
-    )
+    checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))
+    facts = facts_of(data, source, checks)
+    return facts.model_copy(update={"tokens_of": tokens_of(tokenizer, longest)})
+
+
+def tokens_of(tokenizer: Path, longest: int) -> str:
+    """`DataFacts.tokens_of` of a model.
+
+    Raises:
+        InputError: of `minbert`, for a vocabulary that can't be used.
+    """
+    return f"{vocabulary_digest(tokenizer)[:16]}, {longest}"

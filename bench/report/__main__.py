@@ -76,7 +76,7 @@ def main(
 
         score = find_final(runs[0], rows, predictions_of)
         facts = read_facts(*runs)
-        said = [final_line(score)]
+        said = [final_line(score, metric or "")]
 
     from bench.report.render import render  # imported late: it loads pandas and matplotlib
 

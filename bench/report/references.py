@@ -74,15 +74,20 @@ def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]
     return lines
 
 
-def final_line(final: FinalScore) -> str:
-    """A sentence with the score on test examples."""
-    score = final.scores.get(final.metric)
+def final_line(final: FinalScore, metric: str = "") -> str:
+    """A sentence with the score on test examples.
+
+    Args:
+        metric: the metric that decides in the report; by default that of the choice.
+    """
+    metric = metric if metric in final.scores else final.metric
+    score = final.scores.get(metric)
     value = "has no defined score" if score is None else f"scores {fixed(score[0])}"
     interval = "" if score is None else f" (95% interval {span(Interval(*score))})"
     return (
-        f"On test: {final.setting}, trained again with seed {final.seed}, {value} by {final.metric}"
-        f"{interval} on {count(final.examples, 'example')} of {final.test}. It was chosen by "
-        f"its dev score of {fixed(final.dev)}. This was measured once, on {final.at[:10]}."
+        f"On test: {final.setting}, trained again with seed {final.seed}, {value} by {metric}"
+        f"{interval} on {count(final.examples, 'example')} of {final.test}. It was chosen by its "
+        f"{final.metric} of {fixed(final.dev)} on dev. This was measured once, on {final.at[:10]}."
     )
 
 

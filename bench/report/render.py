@@ -34,7 +34,7 @@ from bench.report.sections import Section, between_processes, sections, tradeoff
 from bench.report.tables import Table
 from bench.report.terms import TERMS
 from bench.report.winners import Card, cards
-from bench.results.facts import DataFacts, FinalScore
+from bench.results.facts import DataFacts
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
 _MOST_DRAWN: Final = 3
@@ -130,7 +130,7 @@ def report(
         "lead": [
             *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
-            *(final_line(one) for one in [_final(first, facts)] if one is not None),
+            *_final_lines(first, facts),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "cards": cards(first) if first else [],
@@ -158,9 +158,12 @@ def report(
     }
 
 
-def _final(first: Group | None, facts: Mapping[str, DataFacts]) -> FinalScore | None:
+def _final_lines(first: Group | None, facts: Mapping[str, DataFacts]) -> list[str]:
+    """The sentence on the test score of a group's data, if it has been measured."""
     known = facts.get(str(first.shared("data_digest"))) if first else None
-    return None if known is None else known.final
+    if first is None or known is None or known.final is None:
+        return []
+    return [final_line(known.final, first.metric)]
 
 
 def _printable(rows: Iterable[Row]) -> list[Row]:

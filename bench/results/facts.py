@@ -95,6 +95,7 @@ class DataFacts(BaseModel):
         train, dev: numbers of examples; of folds, all of them and 0.
         class_counts: of each class, in train and in dev; empty without classes.
         checks: what `bench.examples.checks` found; None: not made.
+        tokens_of: digest of the vocabulary whose tokens were counted, and the model's positions.
         references: reference points, of every encoder that they were made for.
         final: the score on test examples, once it is measured.
     """
@@ -109,12 +110,14 @@ class DataFacts(BaseModel):
     dev: int
     class_counts: dict[str, tuple[int, ...]] = {}
     checks: Checks | None = None
+    tokens_of: str = ""
     references: tuple[Reference, ...] = ()
     final: FinalScore | None = None
 
-    def describes(self, data: TaskData, source: str) -> bool:
-        """Whether these are facts on the same examples under the same names."""
-        return (self.classes, self.source) == (data.task.classes, source)
+    def describes(self, data: TaskData, source: str, tokens_of: str) -> bool:
+        """Whether these are facts on the same examples under the same names, in the same tokens."""
+        same = (self.classes, self.source, self.tokens_of) == (data.task.classes, source, tokens_of)
+        return same and self.checks is not None
 
     def with_scores_of(self, known: "DataFacts | None") -> "DataFacts":
         """These facts, with the reference points and the test score of earlier ones."""

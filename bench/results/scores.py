@@ -6,6 +6,7 @@ comparisons can be paired over examples, whatever the metric. For an accuracy th
 or wrong.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -187,7 +188,9 @@ def every_score(problem: str, outcome: Outcome) -> dict[str, Score]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of scikit-learn, on a single class
                 found = score_of(metric, [numbers(metric, outcome)])
-            scores[metric] = (found.value, found.low, found.high)
+            ends = (found.value, found.low, found.high)
+            is_finite = all(end is None or math.isfinite(end) for end in ends)
+            scores[metric] = ends if is_finite else None
         except ValueError:
             scores[metric] = None
     return scores

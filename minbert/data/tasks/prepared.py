@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +40,6 @@ class Prepared:
         classes: their names, in the order of the labels; empty for a regression.
         digest: of the examples, as `TaskData.digest`.
         spec: what the user said about the data, as JSON.
-        notes: what was inferred and left out, a line each.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Prepared:
     classes: tuple[str, ...]
     digest: str
     spec: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     format: int = _FORMAT
 
     @property
@@ -81,9 +79,7 @@ def read_prepared(folder: Path) -> Prepared:
         prepared = Prepared(**values)
         if prepared.format != _FORMAT:
             raise ValueError("another format")
-        return Prepared(
-            **{**values, "classes": tuple(prepared.classes), "notes": tuple(prepared.notes)}
-        )
+        return replace(prepared, classes=tuple(prepared.classes))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{folder / FILE}: is of another version ({error}); start the grid again, which reads "

@@ -3,12 +3,15 @@
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.common.command import run_command
+from bench.grid.session import Session
 from bench.plan.job import Job
 from bench.report.__main__ import main as report
 from bench.results.facts import read_facts
@@ -234,3 +237,56 @@ def test_the_same_examples_from_a_folder_and_from_a_csv_give_the_same_losses(
         losses.setdefault(row.task, {})[f"{row.mode} {row.data_digest} {row.dev_loss}"] = steps
     assert losses["sst"] == losses["mine"]
     assert [len(steps) for steps in losses["sst"].values()] == [3, 3]
+
+
+def test_examples_that_are_gone_from_the_cache_stop_the_grid_and_it_goes_on(
+    place: GridRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = place.folder / "cache" / "data"
+    began = Session._run_cell
+
+    def run_cell(self: Session, *arguments: Any) -> Any:
+        row = began(self, *arguments)
+        shutil.rmtree(cache)
+        return row
+
+    flags = ("--data", str(place.folder / "train.csv"), "--label", "topic", "--max-steps", "1")
+    select = ("--select", "mode=head")
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "_run_cell", run_cell)
+        done = place.run(*flags, *select, quick=("--device", "cpu"))
+    assert done.returncode == 1
+    assert "are no longer in the cache; the same command reads them again" in done.stderr
+    assert place.statuses() == ["ok"]
+    done = place.run(*flags, *select, quick=("--device", "cpu"))
+    assert done.returncode == 0, done.stderr
+    assert place.statuses() == ["ok", "ok"]
+
+
+def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(
+    place: GridRuns,
+) -> None:
+    path = place.folder / "train.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    flags = (
+        "--data", str(path), "--label", "topic", "--task", "mine",
+        "--select", "mode=head amp=off",
+    )  # fmt: skip
+    for names in (TOPICS, ("apples", "bananas", "sports", "vanilla")):
+        called = dict(zip(sorted(TOPICS), sorted(names), strict=True))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            renamed = [[number, text, called[topic]] for number, text, topic in rows]
+            csv.writer(file).writerows([header, *renamed])
+        done = place.run(*flags, "--max-steps", "1", quick=("--device", "cpu"))
+        assert done.returncode == 0, done.stderr
+        [facts] = read_facts(place.csv).values()
+        assert facts.classes == tuple(sorted(names))
+    assert place.statuses() == ["ok"]
+
+
+def test_flags_that_a_folder_of_the_course_does_not_need_are_refused(grid: GridRuns) -> None:
+    data = write_folder(grid.folder / "data", ["sst"])
+    done = grid.run("--task", "sst", "--data", str(data), "--drop-leaks", quick=())
+    assert done.returncode == 2
+    assert "--drop-leaks does not apply to --data" in done.stderr

@@ -29,7 +29,7 @@ def task_data(kind: str) -> TaskData:
 
 
 def prepared(data: TaskData, problem: str) -> Prepared:
-    return Prepared("mine", problem, data.task.classes, data.digest, {"path": "mine.csv"}, ("n",))
+    return Prepared("mine", problem, data.task.classes, data.digest, {"path": "mine.csv"})
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])

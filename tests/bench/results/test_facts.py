@@ -1,0 +1,75 @@
+"""Facts beside runs.csv: changed one by one under a lock, and never written over when damaged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.common.errors import InputError
+from bench.results.facts import (
+    DataFacts,
+    FinalScore,
+    Reference,
+    facts_file,
+    read_facts,
+    update_facts,
+)
+from minbert.data.tasks import Examples, Task, TaskData
+
+FACTS = DataFacts(task="mine", problem="single_label", classes=("a", "b"), train=4, dev=2)
+POINT = Reference(name="tf-idf", about="", train=4, scores={"accuracy": (0.5, 0.4, 0.6)})
+FINAL = FinalScore(
+    setting="full, fp32", cell_id="x", seed=0, metric="accuracy", dev=0.5, test="test.csv",
+    digest="d", examples=9, scores={"accuracy": (0.4, 0.2, 0.6)}, at="2026-11-27T00:00:00Z",
+)  # fmt: skip
+
+
+def test_facts_of_other_data_stay_when_some_change(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    assert read_facts(runs) == {}
+    update_facts(runs, "one", lambda known: FACTS if known is None else known)
+    update_facts(runs, "two", lambda _: FACTS.model_copy(update={"source": "x.csv"}))
+    scored = FACTS.model_copy(update={"references": (POINT,), "final": FINAL})
+    assert update_facts(runs, "one", lambda _: scored) == scored
+    renamed = FACTS.model_copy(update={"classes": ("no", "yes")})
+    update_facts(runs, "one", renamed.with_scores_of)
+    one, two = read_facts(runs).values()
+    assert (one.classes, one.references, one.final) == (("no", "yes"), (POINT,), FINAL)
+    assert two.source == "x.csv"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"task": "t", "new": true}}'],
+)
+def test_a_file_that_can_not_be_read_is_named_and_left_alone(content: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    path = facts_file(runs)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"runs\.data\.json: can't be read .* delete it") as caught:
+        read_facts(runs)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="can't be read"):
+        update_facts(runs, "one", lambda _: FACTS)
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_facts_describe_examples_by_their_names_and_tokens() -> None:
+    examples = Examples(("x", "y"), None, np.array([0, 1]))
+    data = TaskData(Task("mine", "", ("a", "b")), examples, examples)
+    facts = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
+    assert not facts.describes(data, "x.csv", "v, 512")  # nothing was checked yet
+    checked = DataFacts.model_construct(**{**dict(facts), "checks": object()})
+    assert checked.describes(data, "x.csv", "v, 512")
+    assert not checked.describes(data, "y.csv", "v, 512")
+    assert not checked.describes(data, "x.csv", "w, 512")
+    renamed = TaskData(Task("mine", "", ("no", "yes")), examples, examples)
+    assert not checked.describes(renamed, "x.csv", "v, 512")
+
+
+def test_the_file_is_json_without_numbers_that_json_lacks(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    update_facts(runs, "one", lambda _: FACTS.model_copy(update={"final": FINAL}))
+    text = facts_file(runs).read_text(encoding="utf-8")
+    assert json.loads(text)["one"]["final"]["scores"] == {"accuracy": [0.4, 0.2, 0.6]}
