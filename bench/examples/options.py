@@ -22,11 +22,10 @@ _FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
     ("--text-pair", "COLUMN", "The column of a second text."),
     ("--label", "COLUMN", "The column of the label."),
     ("--problem", "", "What is learned; inferred where clear."),
-    ("--classes", "A,B,…", "The classes in their order, separated by commas."),
+    ("--classes", "A,B,…", 'The classes in their order; one with a comma as "A, or B".'),
     ("--group", "COLUMN", "Keep examples of equal value together when splitting."),
     ("--validation", "FILE", "The dev examples; without it a tenth of the data."),
-    ("--test", "FILE", "Examples that only `bench.report --final` reads."),
-    ("--drop-leaks", "", "Drop training examples whose text is in dev, too."),
+    ("--drop-leaks", "", "Drop training examples whose text, or a near duplicate, is in dev."),
 )
 _KINDS: Final[dict[str, dict[str, Any]]] = {
     "--problem": {"type": click.Choice(get_args(Problem))},
@@ -40,19 +39,20 @@ def _field(flag: str) -> str:
 
 
 def with_data(function: Callable[..., int]) -> Callable[..., int]:
-    """Give a command `--data` and `with_details`."""
-    return click.option("--data", "path", metavar=PATH, help=_HELP)(with_details(function))
+    """Add `--data`, `--test` and the flags of `with_details` to a command."""
+    test = click.option("--test", metavar="FILE", help="Examples for `bench.report --final` alone.")
+    data = click.option("--data", "path", metavar=PATH, help=_HELP)
+    return data(with_details(test(function)))
 
 
 def with_details(function: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the flags on data, and `path` as an option or argument of its own; it gets
-    those given as the argument `data`, a dict."""
+    """Add the flags that describe data to a command, which receives those given as a dict named
+    `data`. The command declares `path` itself."""
 
     @wraps(function)
     def command(**values: Any) -> int:
-        given = {
-            name: values.pop(name) for name in ("path", *(_field(flag) for flag, *_ in _FLAGS))
-        }
+        names = ("path", "test", *(_field(flag) for flag, *_ in _FLAGS))
+        given = {name: values.pop(name, None) for name in names}
         if given["classes"] is not None:
             given["classes"] = _listed(given["classes"])
         data = {name: value for name, value in given.items() if value not in (None, False)}

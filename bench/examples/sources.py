@@ -56,7 +56,7 @@ def test_table(spec: DataSpec) -> Table:
         return _table(Path(spec.test), "--test")
     table = _part(spec, _parts(spec), TEST)
     if table is None:
-        raise InputError(f"--data {spec.path}: has no test examples; name a file by --test FILE")
+        raise InputError(f"--data {spec.path}: has no test examples; name a file with --test FILE")
     return table
 
 

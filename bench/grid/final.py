@@ -54,12 +54,15 @@ class _Chosen:
     dev: float
 
 
-def find_final(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> FinalScore:
+def find_final(
+    runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf, test_file: str | None = None
+) -> FinalScore:
     """The test score of the best setting of the report's first group, measured now unless these
     test examples were scored before.
 
     Args:
         rows: those of the CSV, scored by the metric that decides.
+        test_file: the test examples; None: those that the grid was given.
 
     Raises:
         InputError: if no setting has a score, or there are no test examples, or the data, the model
@@ -72,10 +75,10 @@ def find_final(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -
     try:
         job = Job.read(folder)
         source = data_folder(chosen.row, folder, None if job.data is None else Path(job.data))
-        test, name = _test_examples(chosen.row, source)
+        test, name = _test_examples(chosen.row, source, test_file)
     except BAD_INPUT as error:
         known = read_facts(runs).get(digest)
-        if known is not None and known.final is not None:
+        if known is not None and known.final is not None and test_file is None:
             return known.final
         raise InputError(f"--final: {error}") from error
     test_digest = TaskData(find_task(chosen.row.task, source), test, test.taken([])).digest[:16]
@@ -136,15 +139,19 @@ def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> _
     return _Chosen(best, row, group.metric, scores[best].value)
 
 
-def _test_examples(row: Row, source: Path | None) -> tuple[Examples, str]:
+def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tuple[Examples, str]:
     """The test examples of a row's task, and their name.
 
     Raises:
         InputError: if there are none, or they can't be read.
     """
     if source is None or row.task in TASKS:
+        if test_file is not None:
+            raise InputError(f"--test is for data of your own, and {row.task} is not")
         return load_test(row.task), f"the test split of {row.task}"
     spec = DataSpec.model_validate(read_prepared(source).spec)
+    if test_file is not None:
+        spec = spec.model_copy(update={"test": test_file})
     test, notes = read_test(spec)
     for note in notes:
         sys.stderr.write(f"note: {note}\n")

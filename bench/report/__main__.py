@@ -47,6 +47,9 @@ Examples:
     help="Train the setting with the best score again and score it on the test examples, once; "
     "later calls show that score.",
 )
+@click.option(
+    "--test", metavar="FILE", help="The test examples for --final, if the grid was given none."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(
     runs: Sequence[Path],
@@ -54,6 +57,7 @@ def main(
     code_version: str | None,
     metric: str | None,
     final: bool,
+    test: str | None,
     as_json: bool,
 ) -> int:
     from bench.results.facts import read_facts
@@ -68,13 +72,15 @@ def main(
     if metric is not None:
         rows = rescored(rows, metric, predictions_of, facts)
     said, score = [], None
+    if test is not None and not final:
+        raise InputError("--test: is for --final; give both")
     if final:
         if len(runs) > 1:
             raise InputError("--final: takes the results of one file; name it with --runs")
         from bench.grid.final import find_final
         from bench.report.references import final_line
 
-        score = find_final(runs[0], rows, predictions_of)
+        score = find_final(runs[0], rows, predictions_of, test)
         facts = read_facts(*runs)
         said = [final_line(score, metric or "")]
 

@@ -135,6 +135,12 @@ def test_without_test_examples_a_final_score_is_refused(
     assert "--test" in error
     assert "\n" not in error.strip()
     assert read_facts(place.csv)[place.rows()[0].data_digest].final is None
+    test = str(place.folder / "test.csv")
+    assert run_report(place, "--test", test) == 2
+    assert "--test: is for --final" in capsys.readouterr().err
+    assert run_report(place, "--final", "--test", test, "--json") == 0
+    final = json.loads(capsys.readouterr().out)["final"]
+    assert (final["test"], final["examples"]) == ("test.csv", 40)
 
 
 def test_the_examples_of_a_cell_are_found_by_its_job(place: GridRuns) -> None:
