@@ -84,7 +84,13 @@ def infer_problem(labels: Labels) -> Problem:
             raise InputError(
                 f"{labels.where} has {len(counts):,} distinct labels in {examples:,} examples, as "
                 f"ids or texts have: --label COLUMN names another, or --problem {SINGLE_LABEL} "
-                "insists"
+                "takes it all the same"
+            )
+        if mark := _joining(counts):
+            raise InputError(
+                f"{labels.where} has labels with `{mark}`, such as {quoted(_with(counts, mark))}: "
+                f"several labels of a text, or one? Say which with --problem {MULTI_LABEL} or "
+                f"--problem {SINGLE_LABEL}"
             )
         return SINGLE_LABEL
     if any(float(text) % 1 for text in counts):
@@ -93,8 +99,23 @@ def infer_problem(labels: Labels) -> Problem:
         return SINGLE_LABEL
     raise InputError(
         f"{labels.where} has {len(counts):,} distinct whole numbers, {listed(counts, 3)}: classes "
-        f"or amounts? --problem {SINGLE_LABEL} or --problem {REGRESSION} decides"
+        f"or amounts? say which with --problem {SINGLE_LABEL} or --problem {REGRESSION}"
     )
+
+
+def _joining(counts: Collection[str]) -> str | None:
+    """A separator between fewer distinct parts than there are labels, which are then combinations
+    of a few names; None: there is none."""
+
+    def is_joining(mark: str) -> bool:
+        parts = {part.strip() for text in counts for part in text.split(mark)}
+        return len(parts) < len(counts)
+
+    return next(filter(is_joining, _SEPARATORS), None)
+
+
+def _with(counts: Collection[str], mark: str) -> str:
+    return next(text for text in counts if mark in text)
 
 
 def _is_list(text: str) -> bool:
@@ -124,7 +145,7 @@ def as_lists(labels: Labels, classes: Collection[str] = ()) -> tuple[Labels, tup
 
         marks = [mark for mark in _SEPARATORS if any(mark in text for text in labels.counts)]
         mark = min((*marks, mark), key=unknown)
-        lists = [text.split(mark) for _, text in labels.each()]
+        lists = [[] if text.strip() == "[]" else text.split(mark) for _, text in labels.each()]
     values: list[Value] = []
     for index, parts in enumerate(lists):
         names = [name for part in parts if (name := part.strip())]

@@ -444,3 +444,28 @@ def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:
         classes=("film", "money", "sport"),
     )  # fmt: skip
     assert read_file(spec.path).examples.labels.tolist() == [2, 1, 0, 2, 1, 0]
+
+
+def test_combinations_of_a_few_names_are_in_doubt_and_an_empty_list_is_no_class(
+    tmp_path: Path,
+) -> None:
+    labels = ["x|y", "y|z", "x", "y", "[]"] * 4
+    path = write_csv(
+        tmp_path / "train.csv",
+        {"text": [f"text {number}" for number in range(20)], "label": labels},
+    )
+    with pytest.raises(InputError, match="several labels of a text, or one") as caught:
+        read_file(path)
+    assert "--problem multi_label or --problem single_label" in str(caught.value)
+    data = read_file(path, problem="multi_label")
+    assert data.classes == ("x", "y", "z")
+    assert data.examples.labels[:5].tolist() == [
+        [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 0],
+    ]  # fmt: skip
+    assert len(read_file(path, problem="single_label").classes) == 5
+    topics = ["weather, and climate", "sports", "politics", "science"] * 5
+    path = write_csv(
+        tmp_path / "topics.csv",
+        {"text": [f"text {number}" for number in range(20)], "label": topics},
+    )
+    assert read_file(path).problem == "single_label"
