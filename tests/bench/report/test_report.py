@@ -271,7 +271,7 @@ def test_random_weights_have_no_quality(tmp_path, undrawn):
 
 def test_a_rating_is_scored_by_correlation(tmp_path):
     html, text = pages(tmp_path, synthetic_rows(68, task="movies-rating"))
-    assert "Best correlation" in text
+    assert "Best Pearson correlation" in text
     assert "scores 0.5" in text.lower()
     assert "dev Pearson correlation" in html
 
