@@ -241,8 +241,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         _legend(figure, rows)
     ranges = "; ".join(
-        f"{kind} {num(part[name].min())} to {num(part[name].max())}"
-        for kind, part in rows.groupby("kind", sort=False)
+        f"{kind} {_from_to(part[name], num)}" for kind, part in rows.groupby("kind", sort=False)
     )
     alt = f"{x_label} by mode and layer set: {ranges}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
@@ -273,8 +272,8 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
     return Drawing(stem, to_svg(figure, stem), f"{x_label}: {ranges}.", caption)
 
 
-def _from_to(values: pd.Series) -> str:
-    ends = [fixed(float(value), 3) for value in (values.min(), values.max())]
+def _from_to(values: pd.Series, form: Callable[[float], str] = fixed) -> str:
+    ends = [form(float(value)) for value in (values.min(), values.max())]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 

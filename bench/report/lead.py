@@ -132,12 +132,12 @@ def _caps(group: Group, facts: Mapping[str, DataFacts]) -> str:
     epochs, batch = group.shared("epochs"), group.shared("batch_size")
     every = number(known.train if known and group.folds is None else train)
     seen = (number(steps) or 0) * (number(batch) or 0)
+    in_steps = f"{count(int(steps), 'step')} of {batch or 'some'} examples" if steps else ""
     if every and 0 < seen < every and not parts:
-        share, epochs = f"{seen:,.0f} of {every:,.0f} examples", None
-    sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
-    if steps:
-        examples = f" of {batch} examples" if batch else ""
-        sentence += f", and for {count(int(steps), 'step')}{examples} at most"
+        sentence = f"Trained on {seen:,.0f} of {every:,.0f} examples, in {in_steps}"
+    else:
+        sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
+        sentence += f", and for {in_steps} at most" if steps else ""
     if dev:
         of = f"{its} dev examples" if group.folds is None else "each fold's examples"
         sentence += f"; scored on {dev:,} of {of}"

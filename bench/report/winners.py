@@ -188,6 +188,8 @@ def frugal_sentence(group: Group) -> list[str]:
     """A sentence on the setting of least memory that keeps the score, if scores are compared."""
     if not group.has_quality or not group.learned or group.baseline is None:
         return []
+    if len(group.settings) == 1:
+        return []
     near = f"within {group.scoring.size(group.margin, BASE)}"
     kept = verdict(group, "memory", among=lambda setting: keeps_score(group, setting))
     if kept and kept.winner is not group.baseline:

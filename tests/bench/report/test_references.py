@@ -91,6 +91,11 @@ def test_what_is_not_defined_or_not_there_is_left_out() -> None:
     ]
 
 
+def test_the_lead_says_how_many_examples_the_steps_see() -> None:
+    content = report(synthetic_rows(68, max_steps=8, batch_size=16), [], [], facts=facts_with())
+    assert "Trained on 128 of 2,000 examples, in 8 steps of 16 examples. " in content["lead"][1]
+
+
 def test_a_table_has_the_best_settings_lead() -> None:
     [group] = groups(synthetic_rows(68))
     [table] = reference_tables(group, reference_points(group, facts_with(frozen=None)))
