@@ -8,16 +8,15 @@ from bench.common.errors import InputError
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """A dev metric.
 
     Attributes:
-        label: its name after "dev".
-        short: its name after "best".
-        unit: the unit of `size`, as in "2 points of accuracy"; `scale`: how many units 1 is.
+        label: its name after "dev" and "best".
         problems: the problems that have it.
         about: a line on how it is defined.
+        in_points: whether differences are told in points, hundredths, as in "2 points of accuracy".
         lowest: a bound from below; `bounded`: whether 1 is one from above.
         needs_logits: whether it takes logits, where others take predicted classes.
         margin: how much worse than another a score may be, interval included, to count as no
@@ -25,11 +24,9 @@ class Metric:
     """
 
     label: str
-    short: str
-    unit: str
     problems: tuple[str, ...] = ()
     about: str = ""
-    scale: int = 1
+    in_points: bool = False
     higher_is_better: bool = True
     lowest: float = 0.0
     bounded: bool = True
@@ -44,125 +41,50 @@ class Metric:
         """The margin below a reference's score."""
         return self.margin if self.bounded else self.margin * abs(reference)
 
-    def size(self, difference: float) -> str:
-        """A positive difference of scores with its unit."""
-        return f"{difference * self.scale:.3g} {self.unit}"
+    def size(self, difference: float, of: str = "") -> str:
+        """A positive difference of scores with its unit, and what it is from, if that is named."""
+        of = f" of {of}" if of else ""
+        if self.in_points:
+            return f"{100 * difference:.3g} points of {self.label}{of}"
+        return f"{difference:.3g}{of} ({self.label})" if of else f"{difference:.3g} in {self.label}"
 
 
 OVERALL: Final = "overall"
 """The dev score of a task of several parts: the mean of theirs."""
-_POINTS: Final = 100
-
+_ONE: Final = (SINGLE_LABEL,)
+_NUMBERS: Final = (REGRESSION,)
 
 METRICS: Final = {
     "accuracy": Metric(
-        label="accuracy",
-        short="accuracy",
-        unit="points of accuracy",
-        problems=(SINGLE_LABEL,),
-        about="share of examples whose class is predicted right",
-        scale=_POINTS,
-    ),
+        "accuracy", _ONE, "share of examples whose class is predicted right", in_points=True),
     "balanced_accuracy": Metric(
-        label="balanced accuracy",
-        short="balanced accuracy",
-        unit="points of balanced accuracy",
-        problems=(SINGLE_LABEL,),
-        about="mean recall over the classes",
-        scale=_POINTS,
-    ),
+        "balanced accuracy", _ONE, "mean recall over the classes", in_points=True),
     "macro_f1": Metric(
-        label="macro F1",
-        short="macro F1",
-        unit="points of macro F1",
-        problems=(SINGLE_LABEL, MULTI_LABEL),
-        about="mean F1 over the classes, or over the labels",
-        scale=_POINTS,
-    ),
+        "macro F1", (SINGLE_LABEL, MULTI_LABEL), "mean F1 over the classes, or over the labels",
+        in_points=True),
     "weighted_f1": Metric(
-        label="weighted F1",
-        short="weighted F1",
-        unit="points of weighted F1",
-        problems=(SINGLE_LABEL,),
-        about="mean F1 over the classes, weighted by their numbers of examples",
-        scale=_POINTS,
-    ),
+        "weighted F1", _ONE, "mean F1 over the classes, weighted by their numbers of examples",
+        in_points=True),
     "micro_f1": Metric(
-        label="micro F1",
-        short="micro F1",
-        unit="points of micro F1",
-        problems=(MULTI_LABEL,),
-        about="F1 over the decisions on all labels together",
-        scale=_POINTS,
-    ),
-    "mcc": Metric(
-        label="Matthews correlation",
-        short="Matthews correlation",
-        unit="in Matthews correlation",
-        problems=(SINGLE_LABEL,),
-        about="Matthews correlation coefficient",
-        lowest=-1.0,
-    ),
+        "micro F1", (MULTI_LABEL,), "F1 over the decisions on all labels together", in_points=True),
+    "mcc": Metric("Matthews correlation", _ONE, "Matthews correlation coefficient", lowest=-1.0),
     "auroc": Metric(
-        label="AUROC",
-        short="AUROC",
-        unit="in AUROC",
-        problems=(SINGLE_LABEL,),
-        about="area under the ROC curve; of more than two classes, the mean of each against the "
-        "rest",
-        needs_logits=True,
-    ),
+        "AUROC", _ONE, "area under the ROC curve; of more than two classes, the mean of each "
+        "against the rest", needs_logits=True),
     "average_precision": Metric(
-        label="average precision",
-        short="average precision",
-        unit="in average precision",
-        problems=(SINGLE_LABEL,),
-        about="average precision of the second class; of more than two, the mean of each against "
-        "the rest",
-        needs_logits=True,
-    ),
-    "pearson": Metric(
-        label="Pearson correlation",
-        short="correlation",
-        unit="in correlation",
-        problems=(REGRESSION,),
-        about="Pearson correlation",
-        lowest=-1.0,
-    ),
+        "average precision", _ONE, "average precision of the second class; of more than two, the "
+        "mean of each against the rest", needs_logits=True),
+    "pearson": Metric("Pearson correlation", _NUMBERS, "Pearson correlation", lowest=-1.0),
     "spearman": Metric(
-        label="Spearman correlation",
-        short="rank correlation",
-        unit="in rank correlation",
-        problems=(REGRESSION,),
-        about="Pearson correlation of the ranks",
-        lowest=-1.0,
-    ),
+        "Spearman correlation", _NUMBERS, "Pearson correlation of the ranks", lowest=-1.0),
     "r2": Metric(
-        label="R²",
-        short="R²",
-        unit="in R²",
-        problems=(REGRESSION,),
-        about="share of the labels' variance that is predicted; negative where their mean "
-        "predicts better",
-        lowest=float("-inf"),
-    ),
+        "R²", _NUMBERS, "share of the labels' variance that is predicted; negative where their "
+        "mean predicts better", lowest=float("-inf")),
     "rmse": Metric(
-        label="RMSE",
-        short="RMSE",
-        unit="in RMSE",
-        problems=(REGRESSION,),
-        about="root of the mean squared error, in the unit of the labels; lower is better",
-        higher_is_better=False,
-        bounded=False,
-        margin=0.05,
-    ),
-    OVERALL: Metric(
-        label="overall score",
-        short="overall score",
-        unit="in overall score",
-        about="mean over the parts of accuracy and (1 + r) / 2",
-    ),
-}
+        "RMSE", _NUMBERS, "root of the mean squared error, in the unit of the labels; lower is "
+        "better", higher_is_better=False, bounded=False, margin=0.05),
+    OVERALL: Metric("overall score", (), "mean over the parts of accuracy and (1 + r) / 2"),
+}  # fmt: skip
 """By the names in column `dev_metric` and of --metric."""
 DEFAULTS: Final = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson"}
 """The metric of each problem in runs.csv."""
@@ -172,7 +94,7 @@ METRIC_HELP: Final = (
     "The metric that decides in the report, computed from kept predictions: "
     f"{', '.join(name for name in METRICS if name != OVERALL)}. Each row's own by default."
 )
-_UNKNOWN: Final = Metric(label="score", short="score", unit="in score", lowest=-1.0)
+_UNKNOWN: Final = Metric("score", lowest=-1.0)
 
 
 def metric_of(name: object) -> Metric:
@@ -202,6 +124,5 @@ def check_metric(name: str, problem: str | None) -> None:
     """
     names = (OVERALL,) if problem is None else metrics_for(problem)
     if name not in names:
-        what = "a task of several parts" if problem is None else f"{problem.replace('_', '-')} data"
-        known = ", ".join(names)
-        raise InputError(f"--metric {name}: it is no metric of {what}; there are {known}")
+        whose = problem.replace("_", "-") if problem else "a task of several parts"
+        raise InputError(f"--metric {name}: not a metric for {whose}; choose {', '.join(names)}")

@@ -33,8 +33,11 @@ def calibration_section(outcomes: Sequence[Outcome]) -> Section | None:
         )
         heading = f"Calibration: probabilities are off by {error:.3f} on average"
     else:
-        sure = "surer than it is right" if gap > 0 else "right more often than it is sure"
-        heading = f"Calibration: confidence is off by {error:.3f} on average; the model is {sure}"
+        sure = "overconfident" if gap > 0 else "underconfident"
+        heading = (
+            f"Calibration: the model is {sure}; the mean gap between confidence and accuracy is "
+            f"{error:.3f}"
+        )
         sentence = (
             f"Its confidence is {confidence.mean():.3f} on average, and its accuracy "
             f"{right.mean():.3f}."
@@ -99,6 +102,6 @@ def _reliability(
     points = ", ".join(f"{p:.2f}: {s:.2f}" for p, s in zip(probability, share, strict=True))
     return Drawing(
         "reliability", to_svg(figure, "reliability"), f"Reliability diagram. {points}.",
-        f"Below the dotted line: too sure. A larger dot stands for more predictions; "
+        f"Below the dotted line: overconfident. A larger dot stands for more predictions; "
         f"over {over(outcomes)}.",
     )  # fmt: skip

@@ -10,10 +10,9 @@ from bench.analysis.groups import CHANGED, Group, about
 from bench.plan.budget import was_left_out
 from bench.plan.cell import ABOUT, Value
 from bench.plan.columns import BY_NAME, group_names
-from bench.plan.metrics import metric_of
 from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, counted, fixed, num, one_of, without_paths
+from bench.report.text import by_metric, count, counted, fixed, num, one_of, without_paths
 from bench.results.overhead import overhead_s
 
 MOST_CELLS: Final = 3000
@@ -26,7 +25,7 @@ _OVERHEAD: Final = "overhead_s"
 _COLUMNS: Final = (
     "mode", "rank", "layers", "unfreeze", "amp", "seed", "fold", "status", "flags", "dev_score",
     "dev_ci_low", "dev_ci_high", "dev_sentiment", "dev_paraphrase", "dev_similarity",
-    "majority_score", "peak_cuda_allocated_mib",
+    "majority_score", "epochs_run", "best_epoch", "peak_cuda_allocated_mib",
     "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median",
     "params_trainable", "learning_rate",
     "train_s", "wall_s", _OVERHEAD, "attempt", "cell_id",
@@ -35,6 +34,7 @@ _TITLES: Final = {
     "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
     "dev_sentiment": "sentiment", "dev_paraphrase": "paraphrase",
     "dev_similarity": "similarity", "majority_score": "majority",
+    "epochs_run": "epochs run", "best_epoch": "best epoch",
     "peak_cuda_allocated_mib": "CUDA allocated, MiB",
     "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
@@ -72,6 +72,7 @@ def cells_table(groups: Sequence[Group]) -> Table:
     rare = {
         "unfreeze": any(row.unfreeze not in (None, "all") for _, row in chosen),
         "fold": any(row.fold is not None for _, row in chosen),
+        "epochs_run": any(row.early_stopping is not None for _, row in chosen),
     }
     names = [
         n for n in _column_order(groups) if rare.get(n, True)
@@ -114,8 +115,8 @@ def shown(row: Row, name: str) -> str:
     value = overhead_s(row) if name == _OVERHEAD else row[name]
     if name == "status":
         return str(value or "not run")
-    if isinstance(value, float) and name in _SCORES and not metric_of(row.dev_metric).bounded:
-        return num(value)
+    if isinstance(value, float) and name in _SCORES:
+        return by_metric(row.dev_metric, value)
     if value is not None:
         return _formatted(name, value)
     if name in _INPUTS or (name in BY_NAME and not BY_NAME[name].applies_to(row)):

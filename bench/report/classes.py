@@ -41,30 +41,6 @@ class Names:
         return text.plain(names[index]) if 0 <= index < len(names) else str(index)
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """Counts of classes or labels over all seeds: of examples, of predictions, and of both."""
-
-    true: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    hits: NDArray[np.int64]
-
-    @property
-    def f1(self) -> NDArray[np.float64]:
-        """The F1 of each; 0 of one that neither occurs nor is predicted."""
-        f1: NDArray[np.float64] = 2 * self.hits / np.maximum(self.true + self.predicted, 1)
-        return f1
-
-
-def _counts(labels: NDArray[np.generic], predicted: NDArray[np.generic]) -> _Counts:
-    if labels.ndim == 2:
-        true, guess = labels.astype(np.int64), predicted.astype(np.int64)
-        return _Counts(true.sum(axis=0), guess.sum(axis=0), (true * guess).sum(axis=0))
-    true, guess = labels.astype(np.int64), predicted.astype(np.int64)
-    size = int(max(true.max(), guess.max())) + 1
-    return _Counts(*(np.bincount(of, minlength=size) for of in (true, guess, true[true == guess])))
-
-
 def _stacked(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     """Labels and predictions of all seeds."""
     return (
@@ -81,28 +57,32 @@ def over(outcomes: Sequence[Outcome]) -> str:
 
 def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
     """Precision, recall and F1 of each class, and which are taken for which."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     labels, predicted = _stacked(outcomes)
     if not labels.size:
         return None
-    counts = _counts(labels, predicted)
-    what = "class" if labels.ndim == 1 else "label"
-    used = np.flatnonzero(counts.true + counts.predicted)
-    present = used[counts.true[used] > 0]
+    what, noun = ("class", "Classes") if labels.ndim == 1 else ("label", "Labels")
+    every = np.union1d(labels, predicted) if labels.ndim == 1 else np.arange(labels.shape[1])
+    (precision, recall, f1, true), (*_, predictions) = (
+        precision_recall_fscore_support(*pair, labels=every, zero_division=0)
+        for pair in ((labels, predicted), (predicted, labels))
+    )
+    used = np.flatnonzero(true + predictions)
+    present = used[true[used] > 0]
     if not len(present):
         return None
-    f1 = counts.f1
-    worst, best = (present[pick(f1[present])] for pick in (np.argmin, np.argmax))
-    noun = "Classes" if labels.ndim == 1 else "Labels"
-    heading = (
-        f"{noun}: with {setting.label} F1 is from {f1[worst]:.2f} ({names(int(worst))}) to "
-        f"{f1[best]:.2f} ({names(int(best))})"
-    )
-    shown = sorted(used, key=lambda index: -counts.true[index])[:_MOST_CLASSES]
+
+    def end(value: float) -> str:
+        alike = present[np.round(f1[present], 2) == round(value, 2)]
+        several = text.count(len(alike), what, noun.lower())
+        return f"{value:.2f} ({names(int(every[alike[0]])) if len(alike) == 1 else several})"
+
+    low, high = end(f1[present].min()), end(f1[present].max())
+    heading = f"{noun}: with {setting.label} F1 is from {low} to {high}"
+    shown = sorted(used, key=lambda index: -true[index])[:_MOST_CLASSES]
     most = len(used) > len(shown)
     seeds = len(outcomes)
-
-    def share(hits: int, of: int) -> str:
-        return text.fixed(hits / of) if of else DASH
 
     heads = [
         Head("class", what), Head("support", "examples", f"dev examples with this {what}", True),
@@ -113,9 +93,10 @@ def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names)
     ]  # fmt: skip
     rows = [
         [
-            names(int(i)), f"{counts.true[i] // seeds:,}", text.num(counts.predicted[i] / seeds),
-            share(counts.hits[i], counts.predicted[i]), share(counts.hits[i], counts.true[i]),
-            text.fixed(f1[i]),
+            names(int(every[i])), f"{true[i] // seeds:,}",
+            f"{predictions[i]:,}" if seeds == 1 else text.num(predictions[i] / seeds),
+            text.fixed(precision[i]) if predictions[i] else DASH,
+            text.fixed(recall[i]) if true[i] else DASH, text.fixed(f1[i]),
         ]
         for i in (shown if most else sorted(shown))
     ]  # fmt: skip
@@ -126,9 +107,9 @@ def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names)
     drawings = []
     sentences = [f"Of the setting that scores best, {setting.label}, all its seeds together."]
     if labels.ndim == 1:
-        table, pairs = _confused(labels, predicted, used, names)
+        table, pairs = _confused(labels, predicted, every, names)
         if len(used) <= _MOST_DRAWN:
-            drawings.append(_confusion(table, [names(int(index)) for index in used], outcomes))
+            drawings.append(_confusion(table, [names(int(index)) for index in every], outcomes))
         elif pairs.rows:
             tables.append(pairs)
     return Section("classes", "Classes", heading, sentences, drawings, tables)

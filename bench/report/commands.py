@@ -1,42 +1,54 @@
 """Command lines that repeat what a report shows."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from bench.analysis.groups import Group
 from bench.plan import gridfile
 from bench.plan.cell import SEARCHED
 from bench.plan.columns import format_value
+from bench.plan.dataset import HUB
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.plan.selection import AXES
+from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
 
 NOTE: Final = (
     "The grids of the cells at the top, one of these cells, and this report without running "
-    "anything. A grid may have more cells than are shown here; --select narrows it. A task that is "
-    "read from a folder also takes --data; a checkpoint in a folder takes its path as --model."
+    "anything. A grid may have more cells than are shown here; --select narrows it. --data takes "
+    "the path of the data, with the options that describe it; a checkpoint in a folder takes its "
+    "path as --model."
 )
+_GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
 
 
-def commands(group: Group, sources: Sequence[str], code_version: str | None = None) -> list[str]:
+def commands(
+    group: Group,
+    sources: Sequence[str],
+    code_version: str | None = None,
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+) -> list[str]:
     """Command lines for the grids of a group, for one of its cells, and for this report.
 
     A user's own grid is named by its file; the folder of a task's files is left for the user to
-    fill in. Rates that a search chose are searched again.
+    fill in, and files of one's own have the names that the facts have. Rates that a search chose
+    are searched again.
     """
-    options = _options(group)
+    metric = ""
+    if group.metric and group.metric not in ROW_METRICS:
+        metric = f" --metric {group.metric}"
+    options = _options(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows})[:_MOST_GRIDS]
-    lines = [f"python -m bench.grid --grid {grid} {options}{search}" for search, grid in grids]
+    lines = [f"{_GRID} {grid} {options}{metric}{search}" for search, grid in grids]
     search, grid = _grid(group, group.first)
-    one = f"python -m bench.grid --grid {grid} {options}{search} --select {_cell(group, search)}"
+    one = f"{_GRID} {grid} {options}{metric}{search} --select {_cell(group, search)}"
     runs = " ".join(map(_word, sources)) or "runs.csv"
     narrow = "" if code_version is None else f" --code-version {_word(code_version)}"
-    if group.metric and group.metric not in ROW_METRICS:
-        narrow += f" --metric {group.metric}"
-    report = f"python -m bench.report --runs {runs} --reports reports/{narrow}"
+    report = f"python -m bench.report --runs {runs} --reports reports/{narrow}{metric}"
     return [*lines, f"{one} --rerun ok", report]
 
 
@@ -59,8 +71,9 @@ def _cell(group: Group, search: str) -> str:
     return _word(" ".join(f"{name}={text}" for name, text in texts.items() if text))
 
 
-def _options(group: Group) -> str:
-    names = ("model", "init", "task", "folds", "epochs", "max_steps", "max_train", "max_dev")
+def _options(group: Group, facts: Mapping[str, DataFacts]) -> str:
+    names = ("model", "init", "task", "folds", "epochs", "early_stopping", "max_steps", "max_train",
+             "max_dev")  # fmt: skip
     options = [
         f"--{name.replace('_', '-')} {_word(value)}"
         for name in names
@@ -69,11 +82,27 @@ def _options(group: Group) -> str:
     options.append(f"--seeds {1 + max(row.seed for row in group.rows)}")
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         options.append(f"--repeats {repeats}")
-    task = TASKS.get(str(group.shared("task")))
-    if task is not None and task.files:
-        options.append("--data DIR")
+    length, grid = group.shared("max_length"), str(group.shared("grid") or "full")
+    own = grid not in gridfile.names()
+    if length is not None and (own or gridfile.load(grid).settings.max_length != length):
+        options.append(f"--max-length {length}")
+    options += _data(group, facts)
     options.append(f"--device {_word(group.shared('device') or 'auto')}")
     return " ".join(options)
+
+
+def _data(group: Group, facts: Mapping[str, DataFacts]) -> list[str]:
+    """The options for a task's files, or for data of one's own."""
+    task = TASKS.get(str(group.shared("task")))
+    if task is not None:
+        return ["--data DIR"] if task.files else []
+    known = facts.get(str(group.shared("data_digest")))
+    source = (known and known.source) or "FILE"
+    if source.startswith(HUB):
+        path, _, config = source.removesuffix(")").partition(" (")
+        return [f"--data {_word(path)}", *([f"--data-config {_word(config)}"] if config else [])]
+    path, _, dev = source.partition(", ")
+    return [f"--data {_word(path)}", *([f"--validation {_word(dev)}"] if dev else [])]
 
 
 def _word(value: object) -> str:

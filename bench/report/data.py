@@ -19,7 +19,7 @@ from bench.results.facts import DataFacts
 _MOST_CLASSES: Final = 24
 """Classes in a figure, the most frequent ones."""
 _LONGEST_NAME: Final = 30
-_ENCODING: Final = "read the file in the encoding it was written in"
+_ENCODING: Final = "the text was garbled before it was saved; repair it, for example with ftfy"
 _SIDES: Final = ("train", "dev")
 _DROP: Final = "--drop-leaks leaves them out"
 
@@ -33,6 +33,7 @@ def data_section(group: Group, facts: Mapping[str, DataFacts], prefix: str = "")
     data = facts.get(str(group.shared("data_digest")))
     if data is None:
         return []
+    data = data.model_copy(update={"task": str(group.shared("task"))})
     stem = f"{prefix}data"
     drawings = [class_shares(data, f"{stem}-classes")] if data.class_counts else []
     return [Section(stem, "Data", heading(data), sentences(data), drawings)]
@@ -62,7 +63,7 @@ def sentences(data: DataFacts) -> list[str]:
     if checks is None:
         return lines
     lines += [
-        f"{name}: {_numbers(finding)}{f'; {remedy}' if remedy else ''}."
+        f"{name}: {_numbers(data, finding)}{f'; {remedy}' if remedy else ''}."
         for name, finding, remedy in findings(checks)
     ] or ["Checks found nothing: no duplicates, leaks, conflicting labels or encoding errors."]
     return [*lines, *_sampled(checks), *_length(checks)]
@@ -84,7 +85,7 @@ def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
         ("Dev texts in training", checks.leaks, _DROP),
         ("Near duplicates of dev texts in training", checks.near_leaks, _DROP),
         ("Equal texts with different labels", checks.conflicts, "look at their labels"),
-        ("Repeated texts", checks.duplicates, "each counts as often as it occurs"),
+        ("Repeated texts", checks.duplicates, "remove repeats if they are not meant"),
         ("Texts with a near duplicate on their side", checks.near_duplicates, ""),
         ("Empty texts", checks.empty, "leave them out of the file"),
         *(
@@ -95,7 +96,9 @@ def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
     return [(name, finding, remedy) for name, finding, remedy in every if finding.total]
 
 
-def _numbers(finding: Finding) -> str:
+def _numbers(data: DataFacts, finding: Finding) -> str:
+    if not data.dev:
+        return count(finding.total, "example")
     sides = (("train", finding.train), ("dev", finding.dev))
     return " and ".join(f"{number:,} in {side}" for side, number in sides if number)
 
@@ -168,7 +171,7 @@ def _length_table(checks: Checks) -> Table:
         for side, values in (("train", lengths.train), ("dev", lengths.dev))
         if values
     ]
-    return Table(heads, rows, "Lengths: so many percent of the examples are no longer than this")
+    return Table(heads, rows, "Length percentiles")
 
 
 def drawings(data: DataFacts) -> list[Drawing]:
@@ -210,7 +213,7 @@ def _finding_bars(data: DataFacts, found: Sequence[tuple[str, Finding, str]], st
         [finding.train / max(1, data.train) for _, finding, _ in found],
         [finding.dev / max(1, data.dev) for _, finding, _ in found],
     ]
-    alt = "; ".join(f"{name}: {_numbers(finding)}" for name, finding, _ in found)
+    alt = "; ".join(f"{name}: {_numbers(data, finding)}" for name, finding, _ in found)
     caption = "Share of the examples of each side. Near duplicates count distinct texts."
     return _bars(names, shares, "share of the examples", stem, f"Findings. {alt}.", caption)
 
@@ -258,7 +261,9 @@ def length_histogram(checks: Checks, stem: str) -> Drawing:
         axes.grid(visible=False, axis="x")
     percentiles = ", ".join(f"{name}%: {value:,}" for name, value in lengths.train.items())
     alt = f"Histogram of the lengths of training examples in {lengths.unit}. {percentiles}."
-    caption = f"The last bar has all that are longer; the longest has {lengths.train['100']:,}."
+    longest, end = lengths.train["100"], lengths.step * len(lengths.counts)
+    longer = f"The last bar has all that are longer; the longest has {longest:,}."
+    caption = longer if longest >= end else ""
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 

@@ -4,7 +4,7 @@ Modes differ in colour, marker and line, and kinds of AMP in the marker's fill, 
 be read in black and white.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -122,12 +122,15 @@ def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
 
 def tradeoff(
     rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str,
-    references: Sequence[tuple[str, float]] = (),
+    references: Sequence[tuple[str, float]] = (), beyond: str = "",
+    form: Callable[[float], str] = fixed,
 ) -> Drawing:  # fmt: skip
     """Dev score against a cost; settings on the Pareto front are joined and numbered.
 
     Args:
         references: names and scores of dashed lines.
+        beyond: a text at the better end of the axis, on scores that are too good for it.
+        form: the format of scores.
     """
     rows = rows.dropna(subset=[cost, "score"])
     front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
@@ -143,15 +146,21 @@ def tradeoff(
         axes.set_ylabel(y_label)
         for _, score in references:
             axes.axhline(score, color=GREY, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+        axes.margins(x=0.08, y=0.12)
         axes.set_xlim(left=0)
-        axes.margins(y=0.12)
+        if beyond:
+            top = beyond.startswith("↑")
+            axes.annotate(
+                beyond, (1, float(top)), xycoords="axes fraction", ha="right",
+                va="top" if top else "bottom", fontsize=8, color=INK,
+            )  # fmt: skip
         _legend(figure, rows)
         _number(figure, axes, list(zip(front[cost], front["score"], strict=True)))
         _name_ends(figure, axes, [(name, 0.0, score) for name, score in references], lift=8)
-    labels = ", ".join(f"{row['label']} ({row['score']:.3f})" for _, row in front.iterrows())
+    labels = ", ".join(f"{row['label']} ({form(row['score'])})" for _, row in front.iterrows())
     alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {labels or 'nothing'}."
     if references:
-        alt += f" Dashed: {', '.join(f'{name} ({score:.3f})' for name, score in references)}."
+        alt += f" Dashed: {', '.join(f'{name} ({form(score)})' for name, score in references)}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -232,8 +241,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         _legend(figure, rows)
     ranges = "; ".join(
-        f"{kind} {num(part[name].min())} to {num(part[name].max())}"
-        for kind, part in rows.groupby("kind", sort=False)
+        f"{kind} {_from_to(part[name], num)}" for kind, part in rows.groupby("kind", sort=False)
     )
     alt = f"{x_label} by mode and layer set: {ranges}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
@@ -264,8 +272,8 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
     return Drawing(stem, to_svg(figure, stem), f"{x_label}: {ranges}.", caption)
 
 
-def _from_to(values: pd.Series) -> str:
-    ends = [fixed(float(value), 3) for value in (values.min(), values.max())]
+def _from_to(values: pd.Series, form: Callable[[float], str] = fixed) -> str:
+    ends = [form(float(value)) for value in (values.min(), values.max())]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 

@@ -1,7 +1,8 @@
 """The heading and the first lines of a group: what was compared, on what, and from which rows."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from bench.analysis.groups import Group, differing
@@ -12,6 +13,7 @@ from bench.plan.columns import CORRELATED, PART_SCORES
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.report.text import count, counted, setting_value
+from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
 
 _UNKNOWN: Final = "a version not recorded"
@@ -24,7 +26,7 @@ def title(group: Group) -> str:
     return f"Fine-tuning {_known(group, 'model')} on {_known(group, 'task')}"
 
 
-def lead(group: Group) -> list[str]:
+def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
     """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
     modes = list(dict.fromkeys(setting.mode for setting in group.settings))
     init = "" if group.shared("init") == "pretrained" else " with random weights"
@@ -43,7 +45,7 @@ def lead(group: Group) -> list[str]:
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    about = [_metric(group), _overall(group), _joined(group), _caps(group), _cut(group)]
+    about = [_metric(group), _overall(group), _joined(group), _caps(group, facts), _cut(group)]
     lines = [first, *about, *notes, machine, _elsewhere(group)]
     return [line for line in lines if line]
 
@@ -116,8 +118,9 @@ def _joined(group: Group) -> str:
     )
 
 
-def _caps(group: Group) -> str:
+def _caps(group: Group, facts: Mapping[str, DataFacts]) -> str:
     """How much data and how many steps each cell had."""
+    known = facts.get(str(group.shared("data_digest")))
     train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
     parts = group.shared("task") == MULTITASK
     whose, its = ("each part's", "each part's") if parts else ("the task's", "its")
@@ -127,10 +130,14 @@ def _caps(group: Group) -> str:
     else:
         share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
     epochs, batch = group.shared("epochs"), group.shared("batch_size")
-    sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
-    if steps:
-        examples = f" of {batch} examples" if batch else ""
-        sentence += f", and for {count(int(steps), 'step')}{examples} at most"
+    every = number(known.train if known and group.folds is None else train)
+    seen = (number(steps) or 0) * (number(batch) or 0)
+    in_steps = f"{count(int(steps), 'step')} of {batch or 'some'} examples" if steps else ""
+    if every and 0 < seen < every and not parts:
+        sentence = f"Trained on {seen:,.0f} of {every:,.0f} examples, in {in_steps}"
+    else:
+        sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
+        sentence += f", and for {in_steps} at most" if steps else ""
     if dev:
         of = f"{its} dev examples" if group.folds is None else "each fold's examples"
         sentence += f"; scored on {dev:,} of {of}"

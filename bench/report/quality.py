@@ -1,6 +1,7 @@
 """The report's sections on the quality of predictions, all from kept predictions: every metric of
 the settings that score best, and of the best one its classes and its calibration."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -73,14 +74,20 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
     known = [name for name in names if any(name in of for of in values.values())]
     if len(known) < 2:
         return None
-    best: dict[str, list[str]] = {}
+    won, tied = Counter[str](), set[str]()
     for name in known:
         scores = {s: metric_of(name).gain(of[name].value) for s, of in values.items() if name in of}
-        best.setdefault(max(scores, key=lambda s: scores[s]), []).append(metric_of(name).label)
-    label, won = max(best.items(), key=lambda item: len(item[1]))
+        best = [setting for setting, gain in scores.items() if gain == max(scores.values())]
+        won.update(best)
+        tied.update(best if len(best) > 1 else ())
+    [(label, number)] = won.most_common(1)
+    heading = f"{label} is best{' or tied' * (label in tied)} by {number} of {len(known)} metrics"
+    if len(values) == 1:
+        heading = f"{label} by {len(known)} metrics"
     sentences = [
-        "All metrics are computed from the kept predictions, after the last epoch. Settings are "
-        "ordered by the metric that decides; --metric chooses another."
+        "All metrics are computed from the kept predictions, after the last epoch, or with "
+        "early stopping of the best one. Settings are ordered by the metric that decides; --metric "
+        "chooses another."
     ]
     missing = [METRICS[name].label for name in names if name not in known]
     if missing:
@@ -98,12 +105,7 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
     ]
     shown = "" if len(scored) <= len(rows) else f" The {len(rows)} best of {len(scored):,}."
     caption = f"Each with its 95% interval over seeds and dev examples.{shown}"
-    number = len(known)
-    return Section(
-        "metrics", "Metrics",
-        f"{label} is best by {len(won)} of {number} metrics", sentences, (),
-        [Table(heads, rows, caption)],
-    )  # fmt: skip
+    return Section("metrics", "Metrics", heading, sentences, (), [Table(heads, rows, caption)])
 
 
 def _by_metric(
@@ -121,5 +123,5 @@ def _by_metric(
 
 
 def _with_ends(name: str, score: Interval) -> str:
-    form = partial(text.fixed, digits=3) if metric_of(name).bounded else text.num
+    form = partial(text.by_metric, name)
     return f"{form(score.value)} ({text.span(score, form)})"

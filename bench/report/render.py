@@ -29,7 +29,13 @@ from bench.report.pages import LISTED, html_environment, markdown_environment, s
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
-from bench.report.references import ReferencePoint, final_line, reference_lines, reference_points
+from bench.report.references import (
+    WARNING,
+    ReferencePoint,
+    final_line,
+    reference_lines,
+    reference_points,
+)
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
@@ -127,8 +133,9 @@ def report(
     searches = rates_section(first, rows, planned)
     return {
         "title": lead.title(first) if first else "No cell was run",
+        "warning": WARNING,
         "lead": [
-            *(lead.lead(first) if first else [_TRIES if searches else _NOTHING]),
+            *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
             *_final_lines(first, facts),
             *(narrowed or lead.versions(latest(rows).values())),
@@ -152,7 +159,7 @@ def report(
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": commands(first, sources, code_version) if first else [],
+        "commands": commands(first, sources, code_version, facts) if first else [],
         "commands_said": [NOTE],
         "terms": TERMS,
     }
@@ -211,7 +218,7 @@ def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFact
     return Other(
         number, lead.title(group),
         [
-            lead.differs(group, first), *lead.lead(group), *reference_lines(group, points),
+            lead.differs(group, first), *lead.lead(group, facts), *reference_lines(group, points),
             *winners.left_out(group), *between_processes(group),
         ],
         cards(group), drawings, tables.settings_table(group),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Final
 
@@ -20,8 +21,10 @@ from bench.report.tables import Table
 from bench.report.text import count
 from bench.results.overhead import times_of
 
-_LEAST_ROOM: Final = 0.05
-"""The least difference of scores over which the axis of a trade-off is extended for a reference."""
+_ROOM: Final = 3.0
+"""The share of the settings' range of scores by which the axis of a trade-off is extended for a
+reference that is better than all of them; for one that is worse it is 1."""
+_BANDS: Final = {"full": "full fine-tuning", "head": "the head alone"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def sections(group: Group, points: Sequence[ReferencePoint] = ()) -> list[Sectio
     shown = []
     if group.has_quality and group.learned:
         shown.append(_tradeoff(group, rows, points))
-        if (usual["rank"].notna() & usual["score"].notna()).any():
+        if usual[usual["score"].notna()]["rank"].nunique() > 1:
             shown.append(_rank(group, usual))
         if (usual["several_rates"] & usual["score"].notna()).any():
             shown.append(_rate(group, usual))
@@ -75,21 +78,28 @@ def tradeoffs(
     points: Sequence[ReferencePoint] = (),
 ) -> list[Drawing]:
     """Figures of the score against memory, and against time."""
-    near, far = _near(rows, points)
+    near, better, worse = _near(group, rows, points)
     dashed = " Dashed: reference points." if near else ""
-    if far:
-        dashed += f" Too far away to be drawn: {', '.join(f'{n} {text.fixed(s)}' for n, s in far)}."
+
+    def listed(far: Sequence[tuple[str, float]]) -> str:
+        return ", ".join(f"{name} {text.score(group, value)}" for name, value in far)
+
+    if worse:
+        dashed += f" Too far away to be drawn: {listed(worse)}."
+    arrow = "↑" if group.scoring.higher_is_better else "↓"
+    beyond = f"{arrow} {listed(better)}" if better else ""
+    dotted = f" Dotted: {text.BASE}." if rows["baseline"].any() else ""
     types = _frozen_types(group.settings)
     held = f" Frozen weights are held in {types}." if types else ""
     caption = (
         f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The line "
-        "is the Pareto front; its settings are numbered as in the table. Dotted: "
-        f"{text.BASE}.{dashed}{held}{_left_out(group)}"
+        "is the Pareto front; its settings are numbered as in the table."
+        f"{dotted}{dashed}{held}{_left_out(group)}"
     )
     return [
         figures.tradeoff(
             rows, cost, text.x_label(group, cost), text.y_label(group),
-            f"{prefix}tradeoff-{cost}", caption, near,
+            f"{prefix}tradeoff-{cost}", caption, near, beyond, partial(text.score, group),
         )
         for cost in COSTS
         if not rows.dropna(subset=[cost, "score"]).empty
@@ -97,14 +107,17 @@ def tradeoffs(
 
 
 def _near(
-    rows: pd.DataFrame, points: Sequence[ReferencePoint]
-) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """The reference points whose lines leave room for the settings' scores, and the others."""
+    group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]
+) -> tuple[list[tuple[str, float]], ...]:
+    """The reference points whose lines leave room for the settings' scores, those that are too much
+    better, and those that are too much worse."""
     scored = [(point.short, point.score.value) for point in points if point.score is not None]
-    low, high = rows["score"].min(), rows["score"].max()
-    room = max(high - low, _LEAST_ROOM)
-    near = [each for each in scored if low - room <= each[1] <= high + room]
-    return near, [each for each in scored if each not in near]
+    gain = group.scoring.gain
+    low, high = sorted(gain(float(end)) for end in (rows["score"].min(), rows["score"].max()))
+    room = high - low or abs(high) / 4
+    better = [each for each in scored if gain(each[1]) > high + _ROOM * room]
+    worse = [each for each in scored if gain(each[1]) < low - room]
+    return [each for each in scored if each not in [*better, *worse]], better, worse
 
 
 def _tradeoff(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]) -> Section:
@@ -114,7 +127,9 @@ def _tradeoff(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]
     heading = (
         f"Trade-off: for {len(on_front)} of {total} {what} no other is both cheaper and better"
     )
-    if not on_front:
+    if total == 1:
+        heading = "Trade-off: only one setting has a score"
+    elif not on_front:
         heading = "Trade-off: no setting has both a cost and a score"
     sentences = [*winners.frugal_sentence(group), *winners.seeds_sentence(group), *_paired(group)]
     return Section(
@@ -153,12 +168,14 @@ def _rank(group: Group, rows: pd.DataFrame) -> Section:
     limits = figures.limits([shown["score"], shown["low"], shown["high"]])
     joined = " Of several rates the best by dev is joined, which flatters it; the others are paler."
     of_rates = joined if rows["several_rates"].any() else ""
+    measured = plain.dropna(subset=["score"])["mode"].unique()
+    names = " and ".join(name for mode, name in _BANDS.items() if mode in measured)
+    bands = f" Bands: {names}, in fp32." if names else ""
     bars = "95% intervals" if shown["low"].notna().any() else "no intervals: not measured"
     drawings = [
         figures.rank(
             rows, layers, limits, text.y_label(group), f"rank-{layers}",
-            f"{layers}: {bars}. Bands: full fine-tuning and the head alone, in fp32."
-            f"{of_rates}{drawn_note(group)}",
+            f"{layers}: {bars}.{bands}{of_rates}{drawn_note(group)}",
         )
         for layers in LAYER_SETS
         if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
@@ -255,7 +272,7 @@ def _cost_heading(group: Group) -> str:
             ratios = [gap.value for gap in gaps if gap]
             if ratios:
                 low, high = text.times(min(ratios)), text.times(max(ratios))
-                parts.append(f"{low} to {high}× the {cost}")
+                parts.append(f"{low if low == high else f'{low} to {high}'}× the {cost}")
         if parts:
             ranges.append(f"in {'fp32' if amp == 'off' else amp} {' and '.join(parts)}")
     if not ranges:

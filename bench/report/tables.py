@@ -23,7 +23,10 @@ MOST_SETTINGS: Final = 500
 """Settings in a table."""
 _MOST_LISTED: Final = 12
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
-_UNSET: Final = {"max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none"}
+_UNSET: Final = {
+    "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
+    "early_stopping": "none",
+}  # fmt: skip
 
 Columns = list[tuple["Head", Callable[[Setting], object]]]
 """Headings, and the value of each for a setting; a dash for None."""

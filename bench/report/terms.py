@@ -18,7 +18,8 @@ TERMS: Final = (
     ("fold", "One of K parts of all examples, which a model scores that was trained on the others. "
      "The score is that of the predictions on all folds together; its interval is over the "
      "examples of all folds."),
-    ("dev score", "The metric named at the top, on the development set after the last epoch."),
+    ("dev score", "The metric named at the top, on the development set after the last epoch, or "
+     "with early stopping of the best one."),
     ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a Pearson "
      "correlation, Student's t over the examples' influences for other metrics, a "
      "step time's over blocks of steps or passes over the timing batches, all for the variation "

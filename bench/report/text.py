@@ -59,6 +59,11 @@ def score_gap(group: Group, value: float) -> str:
     return signed(value, group.decimals)
 
 
+def by_metric(metric: object, value: float) -> str:
+    """A score by a metric, outside a group."""
+    return fixed(value) if metric_of(metric).bounded else num(value)
+
+
 def setting_value(value: Value) -> str:
     """A setting's value in a sentence; `none` for an empty one."""
     return "none" if value is None else str(value)

@@ -73,7 +73,7 @@ def _card(group: Group, objective: Objective) -> Card:
 
 def _title(group: Group, objective: Objective) -> str:
     if objective == "score":
-        return f"Best {group.scoring.short}"
+        return f"Best {group.scoring.label}"
     return f"Least {objective}"
 
 
@@ -145,6 +145,8 @@ def winners_heading(group: Group) -> str:
         if best := verdict(group, objective):
             titles.setdefault(best.winner.label, []).append(_uncapital(_title(group, objective)))
     heading = "; ".join(f"{' and '.join(won)}: {label}" for label, won in titles.items())
+    if len([setting for setting in group.settings if setting.ok]) == 1:
+        return f"One setting: {', '.join(titles)}"
     if heading and group.has_quality and not group.learned:
         return f"Costs alone: {heading}"
     return _capital(heading) or "No winner"
@@ -186,7 +188,9 @@ def frugal_sentence(group: Group) -> list[str]:
     """A sentence on the setting of least memory that keeps the score, if scores are compared."""
     if not group.has_quality or not group.learned or group.baseline is None:
         return []
-    near = f"within {group.scoring.size(group.margin)} of {BASE}"
+    if len(group.settings) == 1:
+        return []
+    near = f"within {group.scoring.size(group.margin, BASE)}"
     kept = verdict(group, "memory", among=lambda setting: keeps_score(group, setting))
     if kept and kept.winner is not group.baseline:
         return [f"The least memory that is shown to score {near}: {_tradeoff(group, kept)}."]
@@ -206,7 +210,7 @@ def _tradeoff(group: Group, best: Verdict) -> str:
     if gap:
         form, short = partial(score_gap, group), "score"
         if not group.scoring.higher_is_better:
-            short = f"{group.scoring.short}, where less is better"
+            short = f"{group.scoring.label}, where less is better"
         text += f" and {form(gap.value)} in {short} (95% interval {span(gap, form)})"
     return text
 

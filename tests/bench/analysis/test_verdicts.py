@@ -300,9 +300,11 @@ def test_every_metric_has_its_place_in_the_table():
     assert VALUES["dev_metric"] == ROW_METRICS
     sizes = [metric_of(name).size(0.02) for name in (*ROW_METRICS, None)]
     assert sizes == [
-        "2 points of accuracy", "2 points of micro F1", "0.02 in correlation",
+        "2 points of accuracy", "2 points of micro F1", "0.02 in Pearson correlation",
         "0.02 in overall score", "0.02 in score",
     ]  # fmt: skip
+    assert metric_of("accuracy").size(0.02, "x") == "2 points of accuracy of x"
+    assert metric_of("pearson").size(0.02, "x") == "0.02 of x (Pearson correlation)"
 
 
 def test_the_effect_of_rank_counts_pairs_that_differ_in_nothing_else():

@@ -16,6 +16,7 @@ from bench.plan.planning import Resolved, expand
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
+from bench.results.facts import DataFacts
 from bench.results.store import read_rows
 from tests.bench.synthetic_rows import new_row
 
@@ -130,3 +131,27 @@ def test_repeats_are_run_again_as_often() -> None:
         assert command.make_context("bench.grid", shlex.split(line)[3:]).params["repeats"] == 3
     (group,) = groups(rows)
     assert not any("--repeats" in line for line in commands(group, []))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("mine.csv, dev set.csv", "--data mine.csv --validation 'dev set.csv'"),
+        ("hub:me/mine (en)", "--data hub:me/mine --data-config en"),
+        ("", "--data FILE"),
+    ],
+)
+def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(source, expected) -> None:
+    every = select(cells(gridfile.load("full")), parse_selection("mode=full,head amp=off"))
+    own = [replace(cell, task="mine", max_length=48, early_stopping=2) for cell in every]
+    (group,) = groups(row | {"dev_metric": "macro_f1"} for row in rows_of(own, "full"))
+    digest = str(group.shared("data_digest"))
+    facts = {digest: DataFacts(task="x", problem="single_label", source=source, train=9, dev=1)}
+    whole, one, report = commands(group, [], facts=facts)
+    assert f" {expected} " in whole
+    for line in (whole, one):
+        given = command.make_context("bench.grid", shlex.split(line)[3:]).params
+        assert (given["task"], given["max_length"], given["early_stopping"]) == ("mine", 48, 2)
+        assert given["metric"] == "macro_f1"
+    assert report.endswith("--metric macro_f1")
+    assert parse_selection(given["selection"])["max_length"] == {"48"}

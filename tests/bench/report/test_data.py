@@ -33,7 +33,7 @@ def test_the_section_says_what_the_data_are_and_what_was_found() -> None:
                   if s.anchor == "data"]  # fmt: skip
     assert section.heading == "Data: 4 training and 3 dev examples, 1 finding"
     assert section.said == [
-        "Source: colours.csv. Task colours, single label, 2 classes with 50.0% to 50.0% of the "
+        "Source: colours.csv. Task movies, single label, 2 classes with 50.0% to 50.0% of the "
         "training examples.",
         "Always predicting the most frequent training class, red, scores an accuracy of 0.333 on "
         "dev.",
@@ -87,7 +87,7 @@ def test_many_classes_are_drawn_by_their_frequency() -> None:
         s for s in report(ROWS, [], [], facts={DIGEST: facts_of(many, "", None)})["sections"]
         if s.anchor == "data"
     ]  # fmt: skip
-    assert section.said[0].startswith("Task many, single label, 100 classes with 0.0% to 2.0% of")
+    assert section.said[0].startswith("Task movies, single label, 100 classes with 0.0% to 2.0% of")
     (drawing,) = section.drawings
     assert "The 24 most frequent of 100 classes." in drawing.caption
     assert "class 99:" in drawing.alt

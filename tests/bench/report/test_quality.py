@@ -100,6 +100,33 @@ def test_all_metrics_of_each_setting_stand_in_one_table(undrawn: None) -> None:
     )
 
 
+def test_ties_and_a_single_setting_are_no_wins(undrawn: None) -> None:
+    rows, predictions_of = run()
+
+    def of_one(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+        return predictions_of([row | {"mode": "full"} for row in rows], logits=logits)
+
+    [group] = groups(rows, (), values_from(of_one))
+    assert "is best or tied by 7 of 7" in quality_sections(group, of_one, None)[0].heading
+    alone = [row for row in rows if row.mode == "full"]
+    [group] = groups(alone, (), values_from(of_one))
+    assert quality_sections(group, of_one, None)[0].heading == "full, fp32 by 7 metrics"
+    assert report(alone, [], [])["cards_heading"] == "One setting: full, fp32"
+
+
+def test_classes_of_the_same_f1_are_counted(undrawn: None) -> None:
+    rows, _ = run()
+
+    def guesses(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+        labels = np.arange(N) % 4
+        return {"": Outcome(np.zeros(N, dtype=np.int64), labels, "same")}
+
+    [group] = groups(rows, (), values_from(guesses))
+    section = {part.anchor: part for part in quality_sections(group, guesses, None)}["classes"]
+    assert section.heading.endswith("F1 is from 0.00 (3 classes) to 0.40 (0)")
+    assert cells(section)["1"] == ["100", "0", "–", "0.000", "0.000"]
+
+
 def test_an_error_is_best_where_it_is_least(undrawn: None) -> None:
     found = made("regression")
     assert list(found) == ["metrics"], "numbers have no classes and no confidence"

@@ -71,7 +71,8 @@ def test_the_first_lines_say_what_was_compared_and_the_cap(full):
 
 @pytest.mark.parametrize(("settings", "sentence"), [
     ({"max_train": None}, "Trained on all of the task's training examples, 2 epochs."),
-    ({"max_steps": 3}, "for 3 steps of 32 examples at most"),
+    ({"max_steps": 3}, "Trained on 96 of 2,000 examples, in 3 steps of 32 examples."),
+    ({"max_steps": 3, "max_train": None}, "for 3 steps of 32 examples at most"),
     ({"max_dev": 64}, "scored on 64 of its dev examples"),
 ])  # fmt: skip
 def test_caps_are_stated(tmp_path, undrawn, settings, sentence):
@@ -271,7 +272,7 @@ def test_random_weights_have_no_quality(tmp_path, undrawn):
 
 def test_a_rating_is_scored_by_correlation(tmp_path):
     html, text = pages(tmp_path, synthetic_rows(68, task="movies-rating"))
-    assert "Best correlation" in text
+    assert "Best Pearson correlation" in text
     assert "scores 0.5" in text.lower()
     assert "dev Pearson correlation" in html
 

@@ -86,8 +86,7 @@ def test_a_metric_that_no_row_has_is_refused_with_those_there_are() -> None:
     with pytest.raises(InputError) as refused:
         rescored([scored(dev_metric="pearson")], "macro_f1", source(CLASSES), {})
     assert str(refused.value) == (
-        "--metric macro_f1: it is no metric of regression data; there are pearson, spearman, r2, "
-        "rmse"
+        "--metric macro_f1: not a metric for regression; choose pearson, spearman, r2, rmse"
     )
     assert rescored([new_row()], "macro_f1", source(CLASSES), {}) == [new_row()]
 
