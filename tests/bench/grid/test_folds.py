@@ -31,7 +31,7 @@ from bench.results.predictions import Parts, keep_outcomes, kept_values
 from bench.results.store import Store, cell_folder, read_rows
 from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
-from minbert.data.tasks import load_data
+from minbert.data.tasks import Data, Sizes, load_data
 from tests.bench.conftest import narrow
 from tests.bench.grid.test_grid_ends import wait_for
 from tests.bench.grids import GridRuns, workers_of
@@ -194,6 +194,18 @@ def test_what_folds_do_not_go_with_is_a_line(
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not grid.csv.exists()
+
+
+def test_a_length_for_folds_is_that_of_all_examples(
+    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_length(data: Data, *_: object) -> tuple[int, str]:
+        raise InputError(f"{[*data.sizes.values()]}")
+
+    monkeypatch.setattr("bench.grid.__main__.find_length", find_length)
+    data = write_folder(grid.folder / "data", ("sst",), count=40)
+    flags = ("--task", "sst", "--data", str(data), "--folds", "3", "--max-length", "auto")
+    assert str([Sizes(60, 0)]) in grid.run(*flags).stderr
 
 
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
