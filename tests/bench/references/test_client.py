@@ -164,6 +164,7 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
          for n in range(3)]
     )  # fmt: skip
     assert found[0].scores["accuracy"][0] == pytest.approx(expected.mean())
+    assert found[0].scores["auroc"][0] == 0.5
     assert found[2].max_length == job.cell.max_length
 
 
