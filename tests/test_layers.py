@@ -43,6 +43,10 @@ def test_a_command_starts_without_heavy_libraries(module: str) -> None:
     assert not loaded(f"import {module}")
 
 
+def test_what_trains_the_chosen_setting_draws_nothing() -> None:
+    assert "matplotlib" not in loaded("import bench.grid.final")
+
+
 def test_planning_loads_no_torch(tmp_path: Path) -> None:
     arguments = ["--grid", "smoke", "--dry-run", "--runs", str(tmp_path / "runs.csv")]
     code = (

@@ -1,6 +1,6 @@
 """Groups of rows that may be compared, and the settings of a group over their seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import floor, log10
@@ -19,6 +19,9 @@ from bench.stats.intervals import Interval, Std
 
 CHANGED: Final = named(lambda about: about.compared == "group")
 """Settings in which groups may differ and still be compared: not model, data or machine."""
+_PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_length", "max_steps"}
+"""Settings that a grid changes one at a time from a usual value."""
+_MOST_GROUPS: Final = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +258,48 @@ def differing(group: Group, other: Group) -> list[str]:
     names = [n for n in _GROUP_COLUMNS if group.shared_values[n] != other.shared_values[n]]
     labelled = {"model_digest": "model" in names, "data_digest": {"task", "max_train"} & set(names)}
     return [name for name in names if not labelled.get(name)] or ["conditions_id"]
+
+
+def hub(
+    groups: Sequence[Group], names: Collection[str] = CHANGED
+) -> tuple[Group, list[tuple[Group, str]]] | None:
+    """The group with the most neighbours, and these with the setting in which each differs.
+
+    Groups are neighbours if they differ in one setting alone. None without any neighbours, or with
+    too many groups to compare them all.
+
+    Args:
+        names: the settings in which neighbours may differ.
+    """
+    if not 1 < len(groups) <= _MOST_GROUPS:
+        return None
+    candidates = [(base, [*_neighbours(base, groups, names)]) for base in groups]
+    base, neighbours = max(candidates, key=lambda candidate: len(candidate[1]))
+    return (base, neighbours) if neighbours else None
+
+
+def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Group]:
+    """The groups, with the hub moved to the front if the first group is one of its neighbours.
+
+    Args:
+        planned: keys of the planned groups, if any; a hub that is not among them stays in its
+            place.
+    """
+    base, neighbours = hub(groups, _PLANNED) or (None, [])
+    if base is None or groups[0] not in [group for group, _ in neighbours]:
+        return list(groups)
+    if planned and group_key(base.first) not in planned:
+        return list(groups)
+    return [base, *(group for group in groups if group is not base)]
+
+
+def _neighbours(
+    base: Group, groups: Sequence[Group], names: Collection[str]
+) -> Iterator[tuple[Group, str]]:
+    for group in groups:
+        columns = [] if group is base else differing(group, base)
+        if len(columns) == 1 and columns[0] in names:
+            yield group, columns[0]
 
 
 def about(column: str) -> str:

@@ -88,13 +88,18 @@ def _scored_elsewhere(rows: Sequence[Row], others: Sequence[Sequence[Row]]) -> t
         rows: the setting's rows here.
         others: its rows on each of the other machines.
     """
-    scores = {(row.seed, row.fold) for row in rows if row.has_score}
+    scores = {(row.seed, row.fold) for row in rows if _is_scored(row)}
     elsewhere: list[Row] = []
     for machine in others:
-        scored = [r for r in machine if r.has_score and (r.seed, r.fold) not in scores]
+        scored = [r for r in machine if _is_scored(r) and (r.seed, r.fold) not in scores]
         scores |= {(row.seed, row.fold) for row in scored}
         elsewhere += scored
     return tuple(elsewhere)
+
+
+def _is_scored(row: Row) -> bool:
+    """Whether a row has a score, or is a fold whose predictions count though it has none."""
+    return row.has_score or (row.folds is not None and row.is_ok and row.dev_metric is not None)
 
 
 def place_in(value: str | None, order: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from bench.plan.cell import Value
+from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
 from bench.results.scores import score_of
@@ -22,7 +23,6 @@ from bench.stats.intervals import (
     mean_t,
     pooled,
     scattered,
-    spread,
     widened,
 )
 
@@ -140,14 +140,16 @@ class Setting:
         """False if any of its seeds is flagged `not_learned`.
 
         With folds, a seed counts as flagged if the interval of the score of all folds together
-        reaches down to the mean score of the majority class. Folds of seeds that lack some count
-        by their own flags: more than half of them.
+        reaches down to the mean score of the majority class. By another metric than that of the
+        flags, and where all seeds lack folds, it is if more than half of its folds are flagged.
         """
-        flagged = ["not_learned" in row.flag_names for row in self.scored]
+        flagged: dict[int, list[bool]] = {}
+        for row in self.scored:
+            flagged.setdefault(row.seed, []).append("not_learned" in row.flag_names)
         if self.folds is None:
-            return not any(flagged)
-        if not self.runs:
-            return 2 * sum(flagged) <= len(flagged)
+            return not any(map(any, flagged.values()))
+        if not self.runs or self.scored[0].dev_metric not in ROW_METRICS:
+            return all(2 * sum(flags) <= len(flags) for flags in flagged.values())
         return all(
             low is not None
             and low > fmean(row.majority_score or 0.0 for run in runs for row in run)
@@ -159,14 +161,21 @@ class Setting:
     def runs(self) -> dict[int, list[tuple[Row, ...]]]:
         """The runs with a score by seed: each a row or, with folds, one for each fold in order.
 
-        A seed that lacks a fold has none.
+        A seed that lacks a fold has none. The score of a fold may be undefined, as where one class
+        is missing there, if that of all predictions together is not.
         """
         by_seed: dict[int, list[Row]] = {}
         for row in self.scored:
-            if row.dev_score is not None:
-                by_seed.setdefault(row.seed, []).append(row)
-        runs = {seed: _runs(rows, self.folds) for seed, rows in by_seed.items()}
-        return {seed: found for seed, found in runs.items() if found}
+            by_seed.setdefault(row.seed, []).append(row)
+        runs = {}
+        for seed, rows in by_seed.items():
+            scored = [row for row in rows if row.has_score]
+            found = _runs(scored, self.folds)
+            if not found and len(scored) < len(rows):
+                found = [run for run in _runs(rows, self.folds) if self.values_of(run) is not None]
+            if found:
+                runs[seed] = found
+        return runs
 
     @cached_property
     def values(self) -> dict[int, Values]:
@@ -189,8 +198,8 @@ class Setting:
     def scores(self) -> dict[int, float]:
         """The dev score by seed, the mean over its repeats.
 
-        With folds it is that of all predictions together, where these are stored for all seeds;
-        else the mean of the folds' scores.
+        With folds it is that of all predictions together, where these are stored for all seeds, or
+        a fold's score is not defined; else the mean of the folds' scores.
         """
         return {seed: self._score_of(seed).value for seed in self.runs}
 
@@ -229,13 +238,16 @@ class Setting:
         if len(scores) == 1:
             return self._score_of(*scores)
         if values.keys() == scores.keys() and len(set(map(len, values.values()))) == 1:
-            return spread(np.stack(list(values.values()))).interval()
+            return score_of(self.scored[0].dev_metric or "", list(values.values()))
         return mean_t(list(scores.values()))
 
     def _score_of(self, seed: int) -> Interval:
         """The score of one seed: over repeats of the same training, means of values and ends."""
         runs = self.runs[seed]
-        if self.folds is not None and self.values.keys() == self.runs.keys():
+        is_joined = self.values.keys() == self.runs.keys() or not all(
+            row.has_score for run in runs for row in run
+        )
+        if self.folds is not None and is_joined:
             return score_of(runs[0][0].dev_metric or "", [self.values[seed]])
         return _mean_interval([_mean_of_folds(run) for run in runs])
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -24,13 +25,31 @@ Texts = Sequence[Lengths]
 
 
 def find_shapes(
-    job: Job, seeds: Sequence[int], batch_sizes: Iterable[int]
-) -> dict[int, dict[str, Shapes]]:
-    """Shapes by batch size and part of the task, of the examples that a job trains on.
+    job: Job, seeds: Sequence[int], sizes: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], dict[str, Shapes]]:
+    """Shapes of the examples that a job trains on, by size and by part of the task.
+
+    Args:
+        sizes: batch sizes, each with the length to which texts are cut.
 
     Raises:
         InputError: if the examples have changed since the cell was planned, or can't be read.
     """
+    batch_sizes: dict[int, list[int]] = {}
+    for batch_size, max_length in sizes:
+        batch_sizes.setdefault(max_length, []).append(batch_size)
+    return {
+        (batch_size, max_length): shapes
+        for max_length, some in batch_sizes.items()
+        for batch_size, shapes in _of_length(job, seeds, max_length, some).items()
+    }
+
+
+def _of_length(
+    job: Job, seeds: Sequence[int], max_length: int, batch_sizes: Iterable[int]
+) -> dict[int, dict[str, Shapes]]:
+    """Shapes of examples that are cut to one length, by batch size and by part of the task."""
+    job = replace(job, cell=replace(job.cell, max_length=max_length))
     cell = job.cell
     train: dict[str, Texts] = {}
     dev: dict[str, Texts] = {}

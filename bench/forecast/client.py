@@ -37,6 +37,7 @@ _SAME: Final[dict[str, Any]] = {
     "amp": "off",
     "unfreeze": "all",
     "batch_size": 1,
+    "max_length": 128,
     "seed": 0,
     **dict.fromkeys(("rank", "layers", "frozen_dtype", "alpha")),
     **dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head")),

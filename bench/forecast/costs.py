@@ -26,6 +26,7 @@ class Variant(NamedTuple):
     unfreeze: str | None
     batch_size: int
     frozen_dtype: str | None
+    max_length: int
 
     @classmethod
     def of(cls, cell: Cell) -> Self:
@@ -37,6 +38,11 @@ class Variant(NamedTuple):
         """The variant of a row."""
         values: list[Any] = [row[name] for name in cls._fields]
         return cls(*values)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """What decides the shapes of its batches: their size, and the length of cut texts."""
+        return self.batch_size, self.max_length
 
     @property
     def unfreezes(self) -> bool:
@@ -108,7 +114,7 @@ class Totals(NamedTuple):
     """Memory of a cell at its peak, and its work.
 
     `lasting_mib` is that of weights and the optimizer's state, `passing_mib` everything else at the
-    peak. `real_tokens` are those of all steps, without padding.
+    peak. `real_tokens` are those of all steps, without padding; `epochs` are those that are begun.
     """
 
     lasting_mib: float
@@ -124,6 +130,7 @@ class Totals(NamedTuple):
     evaluate_kernels: float
     evaluate_gflop: float
     evaluate_moved_mib: float
+    epochs: float
 
     @property
     def train(self) -> Load:
@@ -141,7 +148,7 @@ class Totals(NamedTuple):
     @property
     def evaluate(self) -> Load:
         """The work of all evaluations."""
-        return Load(*self[10:])
+        return Load(*self[10:13])
 
 
 @dataclass(frozen=True)
@@ -179,14 +186,18 @@ def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
         most.peak_mib - lasting,
         sum(part.steps for part in shapes.values()),
         sum(part.real_tokens for part in shapes.values()),
-        *map(float, (*train, *timed, *evaluate)),
+        *map(float, (*train, *timed, *evaluate, _epochs(shapes))),
     )
 
 
 def stages_of(variant: Variant, shapes: ShapesOf) -> int:
     """The number of unfreezing stages a cell reaches; 1 where all trains from the first epoch."""
-    epochs = max(part.evaluations for part in shapes.values())
-    return min(epochs, QUARTERS + 1) if variant.unfreezes else 1
+    return min(_epochs(shapes), QUARTERS + 1) if variant.unfreezes else 1
+
+
+def _epochs(shapes: ShapesOf) -> int:
+    """The number of epochs that are begun."""
+    return max(part.evaluations for part in shapes.values())
 
 
 def stage_shares(shapes: ShapesOf, stages: int) -> list[float]:

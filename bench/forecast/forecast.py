@@ -60,8 +60,8 @@ class Forecast:
         self._fit()
 
     def learn(self, rows: Iterable[Row]) -> None:
-        """Learn from comparable rows of any batch size. Rows that did not end ok, and those of
-        variants without counts, are ignored."""
+        """Learn from comparable rows of any batch size and length. Rows that did not end ok, and
+        those of variants without counts, are ignored."""
         for row in rows:
             variant = Variant.of_row(row)
             if row.status != "ok" or variant not in self.totals:
@@ -69,8 +69,8 @@ class Forecast:
             peak, wall = number(row[self.memory_column]), number(row.wall_s)
             if peak is not None and peak > self.imports_mib:
                 self._peaks.setdefault(variant, []).append(peak - self.imports_mib)
-            # counts are of all planned epochs
-            stopped = row.early_stopping is not None and row.epochs_run != row.epochs
+            planned = self.totals[variant].epochs
+            stopped = row.early_stopping is not None and (row.epochs_run or 0) < planned
             if wall is not None and not stopped and not _DISTURBED & set(row.flag_names):
                 self._times.setdefault(variant, []).append(wall)
         self._fit()
@@ -83,8 +83,10 @@ class Forecast:
         """
         ratios, starts = [], []
         prior = self.time_prior
+        of_any_length = {v._replace(max_length=0): totals for v, totals in self.totals.items()}
         for row in rows:
-            totals = self.totals.get(variant := Variant.of_row(row))
+            variant = Variant.of_row(row)
+            totals = of_any_length.get(variant._replace(max_length=0))
             ms, start = number(row.ms_per_1k_tokens), number(row.startup_s)
             if row.is_ok and ms and start and totals is not None:
                 s = apply(prior.values[1:], load_features(variant, totals.timed))

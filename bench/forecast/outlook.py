@@ -47,7 +47,7 @@ def forecast_plan(
     if all(item.action != "run" for item in planned):
         return None
     cells = [item.cell for item in planned]
-    by_size = {cell.batch_size: cell for cell in cells}
+    by_size = {Variant.of(cell).size: cell for cell in cells}
     likes = [row_of({**cell.columns(), **conditions.columns()}) for cell in by_size.values()]
     newest = [*rows][::-1]
     like = rows_like(newest, likes)

@@ -38,9 +38,9 @@ def _count(job_json: str, seeds: list[int], variants: list[list[Any]]) -> None:
     from bench.plan.job import Job
 
     job, wanted = Job.from_json(job_json), [Variant(*values) for values in variants]
-    shapes = find_shapes(job, seeds, {variant.batch_size for variant in wanted})
+    shapes = find_shapes(job, seeds, {variant.size for variant in wanted})
     for variant in wanted:
-        batches = shapes[variant.batch_size]
+        batches = shapes[variant.size]
         _write(totals_of(batches, count(job, batches, variant)))
 
 

@@ -6,6 +6,7 @@ Example: python -m bench.grid --grid smoke
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -86,7 +87,10 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 def _length(
     _context: click.Context, _option: click.Parameter, value: str | None
 ) -> int | str | None:
-    return int(value) if value is not None and value.isdecimal() else value
+    if value is not None and value.isdecimal():
+        with suppress(ValueError):  # of thousands of digits
+            return int(value)
+    return value
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
@@ -245,8 +249,9 @@ def command(
     resolved = _resolve(model, examples, target.amp_on)
     if grid.has_auto_length:
         longest = model.config.max_position_embeddings
+        whole = examples if folds is None else folds.whole
         tokenizer = Tokenizer.from_folder(model.tokenizer)
-        auto_length, *length_notes = find_length(examples, tokenizer, longest)
+        auto_length, *length_notes = find_length(whole, tokenizer, longest)
         resolved = replace(resolved, auto_length=auto_length)
     cells = select(expand(grid, resolved), axes)
     if not cells:

@@ -17,7 +17,8 @@ from bench.plan.cell import Cell, Columns
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
-_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", "batch_size", *_VARIED, "seed", "fold")
+_SIZES: Final = ("batch_size", "max_length")
+_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", *_SIZES, *_VARIED, "seed", "fold")
 """Axes that a search for learning rates does not change."""
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
 
@@ -135,7 +136,7 @@ def _shown_axes(cells: Sequence[Cell]) -> list[str]:
         "fold": any(cell.fold is not None for cell in cells),
         **{
             name: len({getattr(cell, name) for cell in cells} - {None}) > 1
-            for name in ("batch_size", *_VARIED)
+            for name in (*_SIZES, *_VARIED)
         },
     }
     return [name for name in _AXES if rare.get(name, True)]

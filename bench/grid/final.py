@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench.analysis.groups import group_key, groups
+from bench.analysis.groups import group_key, groups, hub_first
 from bench.analysis.setting import Setting
 from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError, StoppedError
@@ -29,7 +29,6 @@ from bench.plan import job as jobs
 from bench.plan.dataset import DataSpec
 from bench.plan.job import Job
 from bench.plan.rows import Row
-from bench.report.changes import hub_first
 from bench.results.facts import DataFacts, FinalScore, facts_of, read_facts, update_facts
 from bench.results.origins import data_folder, folder_of, model_of
 from bench.results.outcomes import Outcome

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -374,7 +374,7 @@ class Session:
 
     def _data_of(self, cell: Cell) -> Data:
         if self.folds is not None:
-            return self.folds.fold(cell.fold)
+            return _fold_of(self.folds, cell.fold)
         return self.searched if cell.learning_rate_source == CANDIDATE else self.data
 
     @cached_property
@@ -464,3 +464,9 @@ class Session:
         if ended == "interrupted":
             return INTERRUPTED
         return 0 if ended == "ok" and counts["ok"] == counts.total() and not fell_back else 1
+
+
+@lru_cache(maxsize=1)
+def _fold_of(folds: Folds, index: int | None) -> Data:
+    """A fold, kept until another is needed: the cells of a fold run one after the other."""
+    return folds.fold(index)

@@ -146,8 +146,8 @@ class Settings(_Strict):
 
     @property
     def share_held_out(self) -> float:
-        """The share of the training examples that is held out: `held_out`, or with early stopping,
-        which needs some, at least the default."""
+        """The share of the training examples that is held out: `held_out`; if that is 0, the
+        default with early stopping, which needs some, and else none."""
         return self.held_out or (0.0 if self.early_stopping is None else EARLY_STOPPING_SHARE)
 
 

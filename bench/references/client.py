@@ -18,12 +18,13 @@ from bench.plan import job as jobs
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.job import Job
 from bench.plan.metrics import DEFAULTS
-from bench.results.facts import REFERENCES, DataFacts, Reference, update_facts
+from bench.results.facts import FROZEN, REFERENCES, DataFacts, Reference, update_facts
 
 OUTPUT: Final = "references.json"
 """The file of the reference points in the folder of the process."""
 LONGEST_S: Final = 300.0
 """Seconds after which the process is ended."""
+_OF_ENCODER: Final = ("model_digest", "pooling", "max_length")
 
 
 def find_references(
@@ -39,7 +40,8 @@ def find_references(
 ) -> Iterator[str]:
     """Find the reference points that are missing for some cells, and keep them with their facts.
 
-    Those that fail are left out. Nothing is started where none is missing.
+    Those that fail are left out: for good if they take longer than `LONGEST_S`, else until the
+    next run. Nothing is started where none is missing.
 
     Args:
         runs: the CSV of the cells.
@@ -68,13 +70,29 @@ def find_references(
             continue
         env = worker_environment(os.environ, job.threads, gpu, tuned=False)
         count = facts.trained_on(job.cell)
-        found, why = _run(job, names, count, env, longest_s, on_progress, signals)
+        found, status, why = _run(job, names, count, env, longest_s, on_progress, signals)
+        missing = [name for name in names if name not in {each.name for each in found}]
+        late: list[Reference] = []
+        if status == "timeout" and longest_s == LONGEST_S:
+            about = f"left out: the reference points took longer than {LONGEST_S:g} s"
+            late = [
+                Reference(
+                    name=name, about=about, train=count, scores={}, **encoder_of(name, job.cell)
+                )
+                for name in missing
+            ]
+        if found or late:
+            add = partial(_with_references, facts, [*found, *late])
+            facts = update_facts(runs, data_digest, add)
         if found:
-            facts = update_facts(runs, data_digest, partial(_with_references, facts, found))
             yield f"reference points: {_scores(found, DEFAULTS[facts.problem])}"
         if why:
-            missing = [name for name in names if name not in {each.name for each in found}]
             yield f"reference points {', '.join(missing)} left out: {why}"
+
+
+def encoder_of(name: str, cell: Cell) -> dict[str, Any]:
+    """The fields of a reference point on the encoder of a cell; none unless it depends on it."""
+    return {field: getattr(cell, field) for field in _OF_ENCODER} if name == FROZEN else {}
 
 
 def _with_references(
@@ -107,8 +125,9 @@ def _run(
     longest_s: float,
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
-) -> tuple[list[Reference], str]:
-    """The reference points that a process found, and why some are missing; empty if none are."""
+) -> tuple[list[Reference], str, str]:
+    """The reference points that a process found, its status, and why some are missing; empty if
+    none are."""
     try:
         with tempfile.TemporaryDirectory(prefix="minbert-bench-") as place:
             folder = Path(place)
@@ -124,10 +143,11 @@ def _run(
             )
             found = _read(folder / OUTPUT)
     except (OSError, DiskFullError) as error:
-        return [], str(error)
+        return [], "crashed", str(error)
     if outcome.status == "interrupted":
         raise StoppedError
-    return found, "" if outcome.status == "ok" else f"{outcome.status} ({outcome.message})"
+    why = "" if outcome.status == "ok" else f"{outcome.status} ({outcome.message})"
+    return found, outcome.status, why
 
 
 def _read(path: Path) -> list[Reference]:

@@ -7,20 +7,22 @@ and writes each reference point to a file there as soon as it is known.
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.command import BAD_INPUT
+from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import one_line
-from bench.examples import tokens
 from bench.plan.job import Job
-from bench.references.client import OUTPUT
+from bench.plan.problems import REGRESSION
+from bench.references.client import OUTPUT, encoder_of
 from bench.references.embeddings import embedder
 from bench.references.linear import Floats, predict
 from bench.references.scores import scores
@@ -29,14 +31,16 @@ from bench.results.protocol import RESULT
 from bench.results.scores import Score
 from bench.worker import lifeline
 from bench.worker.progress import Progress
-from bench.worker.setup import load_examples
-from minbert.data.tasks import Examples, TaskData
+from bench.worker.setup import folder_of, load_examples
+from minbert.data.tasks import Examples, Folds, Sizes, Task, TaskData, load_data
 from minbert.data.tasks.splitting import smallest
+from minbert.data.tokenizer import Tokenizer
 
 _MOST_CLASSES: Final = 1000
-_WITH_ENCODER: Final = ("model_digest", "pooling", "max_length")
+_CORRELATIONS: Final = ("pearson", "spearman")
 
-Indices = NDArray[np.int64]
+Embed = Callable[[Examples], Floats]
+"""From examples to their embeddings [N, H]."""
 
 
 def main(folder: Path, count: int, names: list[str]) -> int:
@@ -56,22 +60,30 @@ def main(folder: Path, count: int, names: list[str]) -> int:
 
 
 def references(job: Job, names: list[str], count: int, progress: Progress) -> Iterator[Reference]:
-    """The named reference points of cells like a job's; none for a task with parts."""
+    """The named reference points of cells like a job's; none for a task with parts.
+
+    Raises:
+        InputError: if the examples have changed since the cell was planned, or the encoder or its
+            vocabulary can't be read.
+    """
     progress.phase("load")
-    folds = [
-        (each, data) for each in _folds(job) if isinstance(data := load_examples(each), TaskData)
-    ]
+    data = _load(job)
+    if data is None:
+        return
+    problem = facts_of(data.whole if isinstance(data, Folds) else data).problem
     for name in names:
         progress.phase(f"reference point {name}")
-        of_encoder = {}
-        if name == FROZEN:
-            of_encoder = {column: getattr(job.cell, column) for column in _WITH_ENCODER}
         result: dict[str, Score] = {}
         try:
-            each = [_predicted(name, fold, data, count) for fold, data in folds]
-            labels = np.concatenate([one.dev.labels for one in each])
+            embed = None
+            if name == FROZEN:
+                embed = _embedded(job, (_compared(name, one, count) for one in _sets(data)))
+            each = [_predicted(name, _compared(name, one, count), embed) for one in _sets(data)]
+            labels = np.concatenate([one.labels for one in each])
             predictions = np.concatenate([one.predictions for one in each])
-            result = scores(facts_of(folds[0][1]).problem, predictions, labels)
+            result = scores(problem, predictions, labels)
+            if name == MAJORITY and problem == REGRESSION:  # constant, if another in each fold
+                result |= dict.fromkeys(_CORRELATIONS)
             about = each[0].about
             if len(each) > 1:
                 about += f", in each of {len(each)} folds"
@@ -79,60 +91,103 @@ def references(job: Job, names: list[str], count: int, progress: Progress) -> It
             raise
         except ValueError as error:
             about = f"left out: {one_line(str(error))}"
+        of_encoder = encoder_of(name, job.cell)
         yield Reference(name=name, about=about, train=count, scores=result, **of_encoder)
 
 
-def _folds(job: Job) -> list[Job]:
-    """The job, or one for each of its folds."""
+def _load(job: Job) -> TaskData | Folds | None:
+    """The examples of a job, or those of all its folds; None for a task with parts."""
     cell = job.cell
     if cell.folds is None:
-        return [job]
-    return [replace(job, cell=replace(cell, fold=fold)) for fold in range(cell.folds)]
+        data = load_examples(job)
+        return data if isinstance(data, TaskData) else None
+    folds = Folds(load_data(cell.task, folder_of(job)), cell.folds, cell.max_train, cell.max_dev)
+    if not folds.digest.startswith(cell.data_digest):
+        raise InputError(
+            f"the examples of {cell.task} have changed since the cell was planned; "
+            "start the grid again"
+        )
+    return folds
+
+
+def _sets(data: TaskData | Folds) -> Iterator[TaskData]:
+    """The examples as they are, or each fold, made when it is needed."""
+    return iter([data]) if isinstance(data, TaskData) else map(data.fold, range(data.count))
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The training and dev examples that count, and how many there are of both."""
+
+    task: Task
+    train: Examples
+    dev: Examples
+    of: Sizes
+
+
+def _compared(name: str, data: TaskData, count: int) -> _Compared:
+    """The examples that a reference point is trained on, and scored on.
+
+    Raises:
+        ValueError: if there are too many classes.
+    """
+    if data.task.num_outputs > _MOST_CLASSES:
+        raise ValueError(f"{data.task.num_outputs:,} classes are too many")
+    train = (
+        data.train if name == MAJORITY else data.train.taken(smallest(data.train.texts(), count))
+    )
+    dev = data.dev.taken(smallest(data.dev.texts(), MOST_COMPARED))
+    return _Compared(data.task, train, dev, Sizes(len(data.train), len(data.dev)))
 
 
 @dataclass(frozen=True)
 class _Predicted:
-    """The dev examples that count, predictions [N, C] for them, and how these were made."""
+    """The labels of dev examples, predictions [N, C] for them, and how these were made."""
 
-    dev: Examples
+    labels: NDArray[Any]
     predictions: Floats
     about: str
 
 
-def _predicted(name: str, job: Job, data: TaskData, count: int) -> _Predicted:
-    """The predictions of a reference point for a job's dev examples.
+def _predicted(name: str, examples: _Compared, embed: Embed | None) -> _Predicted:
+    """The predictions of a reference point for dev examples.
+
+    Args:
+        embed: for `frozen`.
 
     Raises:
         ValueError: if there is nothing to learn from; the message says why.
     """
-    if data.task.num_outputs > _MOST_CLASSES:
-        raise ValueError(f"{data.task.num_outputs:,} classes are too many")
-    dev_kept = np.array(smallest(data.dev.texts(), MOST_COMPARED))
-    dev = data.dev.taken(dev_kept.tolist())
-    most = len(data.train) if name == MAJORITY else count
-    kept = np.array(smallest(data.train.texts(), most))
-    train = data.train.taken(kept.tolist())
-    embeddings = _embeddings(job, data, kept, dev_kept) if name == FROZEN else None
-    predictions, method = predict(name, data.task, train, dev, embeddings)
-    about = f"{method}; trained on {_share(train, data.train)} training examples"
-    if len(dev) < len(data.dev):
-        about += f", scored on {_share(dev, data.dev)} dev examples"
-    return _Predicted(dev, predictions, about)
+    train, dev = examples.train, examples.dev
+    embeddings = None if embed is None else (embed(train), embed(dev))
+    predictions, method = predict(name, examples.task, train, dev, embeddings)
+    about = f"{method}; trained on {_share(train, examples.of.train)} training examples"
+    if len(dev) < examples.of.dev:
+        about += f", scored on {_share(dev, examples.of.dev)} dev examples"
+    return _Predicted(dev.labels, predictions, about)
 
 
-def _share(some: Examples, every: Examples) -> str:
-    return f"{len(some):,}" if len(some) == len(every) else f"{len(some):,} of {len(every):,}"
+def _share(some: Examples, every: int) -> str:
+    return f"{len(some):,}" if len(some) == every else f"{len(some):,} of {every:,}"
 
 
-def _embeddings(job: Job, data: TaskData, train: Indices, dev: Indices) -> tuple[Floats, Floats]:
-    """Embeddings of the training and of the dev examples at some indices."""
-    tokenizer, folder = Path(job.tokenizer), None if job.data is None else Path(job.data)
-    pieces = tokens.read(job.cell, tokenizer, folder) or tokens.make(
-        data, job.cell, tokenizer, folder
-    )
-    embed = embedder(Path(job.checkpoint or ""), job.cell.pooling, job.device)
-    texts, dev_texts = pieces[""]
-    return embed(texts.encoded.taken(train)), embed(dev_texts.encoded.taken(dev))
+def _embedded(job: Job, sets: Iterable[_Compared]) -> Embed:
+    """The embeddings of some examples, each made once, however many sets it is in."""
+    rows: dict[tuple[str, str | None], int] = {}
+    for examples in sets:
+        for side in (examples.train, examples.dev):
+            for text in _texts(side):
+                rows.setdefault(text, len(rows))
+    cell, is_pair = job.cell, any(b is not None for _, b in rows)
+    text_a, text_b = tuple(a for a, _ in rows), tuple(b or "" for _, b in rows)
+    tokenizer = Tokenizer.from_folder(Path(job.tokenizer))
+    encoded = tokenizer.encode(text_a, text_b if is_pair else None, cell.max_length)
+    vectors = embedder(Path(job.checkpoint or ""), cell.pooling, job.device)(encoded)
+    return lambda examples: vectors[[rows[text] for text in _texts(examples)]]
+
+
+def _texts(examples: Examples) -> Iterable[tuple[str, str | None]]:
+    return zip(examples.text_a, examples.text_b or repeat(None, len(examples)), strict=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The report's section on settings: cells that differ in one setting, compared."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import geometric_mean
@@ -8,7 +8,7 @@ from typing import Final
 
 import pandas as pd
 
-from bench.analysis.groups import CHANGED, Group, differing, group_key
+from bench.analysis.groups import Group, hub
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import (
     COSTS,
@@ -25,15 +25,12 @@ from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.stats.intervals import Interval
 
-_PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_length", "max_steps"}
-"""Settings that a grid changes one at a time from a usual value."""
 _POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate")
 _METHOD: Final = (
     "Each cell is compared with the same cell without the change, all else equal; mean ratios are "
     "geometric. Learning rates are equal too, so a setting that needs other rates is not seen at "
     "its best. Intervals are not corrected for the number of comparisons."
 )
-_MOST_GROUPS: Final = 60
 _MOST_ROWS: Final = 200
 _MOST_DRAWN: Final = 40
 
@@ -80,39 +77,6 @@ def point(setting: Setting, without: str | None = None) -> tuple[object, ...]:
     return tuple(getattr(setting, name) for name in _POINT if name != without)
 
 
-def hub(
-    groups: Sequence[Group], names: Collection[str] = CHANGED
-) -> tuple[Group, list[tuple[Group, str]]] | None:
-    """The group with the most neighbours, and these with the setting in which each differs.
-
-    Groups are neighbours if they differ in one setting alone. None without any neighbours, or with
-    too many groups to compare them all.
-
-    Args:
-        names: the settings in which neighbours may differ.
-    """
-    if not 1 < len(groups) <= _MOST_GROUPS:
-        return None
-    candidates = [(base, [*_neighbours(base, groups, names)]) for base in groups]
-    base, neighbours = max(candidates, key=lambda candidate: len(candidate[1]))
-    return (base, neighbours) if neighbours else None
-
-
-def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Group]:
-    """The groups, with the hub moved to the front if the first group is one of its neighbours.
-
-    Args:
-        planned: keys of the planned groups, if any; a hub that is not among them stays in its
-            place.
-    """
-    base, neighbours = hub(groups, _PLANNED) or (None, [])
-    if base is None or groups[0] not in [group for group, _ in neighbours]:
-        return list(groups)
-    if planned and group_key(base.first) not in planned:
-        return list(groups)
-    return [base, *(group for group in groups if group is not base)]
-
-
 def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change]:
     """The comparisons of each neighbour's settings with those of the base, and of unfreezing."""
     usual = {point(setting): setting for setting in reversed(base.settings)}
@@ -125,15 +89,6 @@ def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change
             if (against := usual.get(point(setting))) and against.ok and setting.ok
         ]
     return compared
-
-
-def _neighbours(
-    base: Group, groups: Sequence[Group], names: Collection[str]
-) -> Iterator[tuple[Group, str]]:
-    for group in groups:
-        columns = [] if group is base else differing(group, base)
-        if len(columns) == 1 and columns[0] in names:
-            yield group, columns[0]
 
 
 def _unfreezing(base: Group) -> Iterator[Change]:

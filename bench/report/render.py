@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.analysis.groups import Group, group_key, groups
+from bench.analysis.groups import Group, group_key, groups, hub_first
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text, winners
 from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
-from bench.report.changes import changes_sections, hub_first
+from bench.report.changes import changes_sections
 from bench.report.commands import NOTE, commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing

@@ -177,11 +177,14 @@ def _has_outcome(row: Row) -> bool:
 
 
 def first_of(sources: Sequence[PredictionsOf]) -> PredictionsOf:
-    """The predictions from the first source that has them."""
+    """The predictions of each row from the first source that has them."""
+
+    def of_row(row: Row, logits: bool) -> Parts | None:
+        results = (source([row], logits=logits) for source in sources)
+        return next((outcomes for outcomes in results if outcomes is not None), None)
 
     def of_rows(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
-        results = (source(rows, logits=logits) for source in sources)
-        return next((outcomes for outcomes in results if outcomes is not None), None)
+        return _joined([of_row(row, logits) for row in rows])
 
     return of_rows
 

@@ -28,8 +28,8 @@ def rescored(
     """The rows with another dev metric: its score, interval and the score of the majority class.
 
     Rows of problems without this metric keep their own, and so do candidates of a search for
-    learning rates, which chose by it. Without predictions from which the metric can be computed, a
-    row has no score. Flags stay those of the row's own metric.
+    learning rates, which chose by it. Without predictions from which the metric can be computed, or
+    where it is not defined, a row has no score. Flags stay those of the row's own metric.
 
     Args:
         facts: by `data_digest`, for the majority class.
@@ -55,19 +55,20 @@ def rescored(
             lost += has_score and not row.has_score
         result.append(row)
     if others := sum(row.dev_metric not in fitting for row in scored):
-        note(f"--metric {metric}: {_rows(others)} of other problems, by their own metric")
+        are = "1 row is" if others == 1 else f"{others:,} rows are"
+        note(f"--metric {metric}: {are} of other problems, by their own metric")
     if lost:
         needed = (
             "the logits in the cells' folders"
             if metric_of(metric).needs_logits
-            else ("predictions in the cells' folders or in the file of outcomes")
+            else "predictions in the cells' folders or in the file of outcomes"
         )
-        note(f"--metric {metric}: {_rows(lost)} without a score, which takes {needed}")
+        have = "1 row has" if lost == 1 else f"{lost:,} rows have"
+        note(
+            f"--metric {metric}: {have} no score: it is not defined for the predictions, or needs "
+            f"{needed}"
+        )
     return result
-
-
-def _rows(number: int) -> str:
-    return f"{number:,} {'row is' if number == 1 else 'rows are'}"
 
 
 def _rescored(row: Row, metric: str, predictions_of: PredictionsOf, facts: DataFacts | None) -> Row:

@@ -8,6 +8,7 @@ from bench.plan.job import Job
 from tests.bench.synthetic_rows import cell
 
 BATCH_SIZE = 5
+MAX_LENGTH = 128
 
 SHAPES = Shapes(
     train=(4, 7), train_largest=(5, 16), evaluate_largest=(4, 9), steps=12, steps_in_epoch=4,
@@ -40,7 +41,7 @@ def variant(
     if frozen_dtype is None and mode != "full" and amp != "off":
         frozen_dtype = "fp32"
     unfreeze = None if mode == "head" else unfreeze
-    return Variant(mode, rank, layers, amp, unfreeze, batch_size, frozen_dtype)
+    return Variant(mode, rank, layers, amp, unfreeze, batch_size, frozen_dtype, MAX_LENGTH)
 
 
 VARIANTS = [

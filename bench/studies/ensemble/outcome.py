@@ -14,6 +14,7 @@ from bench.report.text import count
 from bench.results.outcomes import Values
 from bench.results.overall import counted, overall, overall_interval
 from bench.results.predictions import mean_of_parts, values_for
+from bench.results.scores import score_of
 from bench.stats.intervals import Interval, spread
 from bench.studies.ensemble.averages import Choice, Floats, Weights, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Candidates, Member
@@ -248,7 +249,8 @@ def entry_for(
         ValueError: for predicted numbers that are all the same.
     """
     values = values_for(candidates.metric, predictions, candidates.labels)
-    return Entry(kind, name or kind, spread(values[None]).interval(), values, held_score, members)
+    dev = score_of(candidates.metric, [values])
+    return Entry(kind, name or kind, dev, values, held_score, members)
 
 
 def _average(

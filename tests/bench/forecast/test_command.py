@@ -127,13 +127,13 @@ def test_what_decides_the_costs_is_counted_again(smoke: Plan, monkeypatch: pytes
     smoke.costs()
     changes = [
         {"pooling": "mean"}, {"head": "conv"}, {"kernels": "reference"}, {"epochs": 9},
-        {"max_length": 16}, {"batching": "shuffled"}, {"data_digest": "0"}, {"dropout": 0.0},
+        {"batching": "shuffled"}, {"data_digest": "0"}, {"dropout": 0.0},
         {"model_digest": "0"}, {"held_out": 0.1}, {"optimizer": "radam"},
     ]  # fmt: skip
     for change in changes:
         with pytest.raises(StartedError):
             smoke.costs(**change)
-    for axis in ({"batch_size": 3}, {"unfreeze": "iterative"}, {"amp": "fp16"}):
+    for axis in ({"batch_size": 3}, {"max_length": 16}, {"unfreeze": "iterative"}, {"amp": "fp16"}):
         with pytest.raises(StartedError):
             smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
 
@@ -155,6 +155,30 @@ def test_each_batch_size_and_unfreezing_is_counted_with_its_own_batches(smoke: P
         assert totals[iterative].train_gflop < totals[iterative].timed_gflop
     small, large = (totals[v].train_gflop / totals[v].steps for v in (variants[0], variants[2]))
     assert small < large
+
+
+def test_each_length_is_counted_with_its_own_batches(smoke: Plan):
+    usual = Variant.of(smoke.cells[0])
+    variants = [usual._replace(max_length=length) for length in (8, 64)]
+    totals = smoke.costs(variants).totals
+    short, long = (totals[variant] for variant in variants)
+    assert short.real_tokens < long.real_tokens
+    assert short.train_gflop < long.train_gflop
+    assert short.passing_mib < long.passing_mib
+
+
+def test_rows_of_every_length_of_the_plan_are_learned_from(smoke: Plan):
+    cells = [replace(smoke.cells[0], max_length=length) for length in (8, 64)]
+    rows = [
+        new_row(**cell.columns(), **smoke.conditions.columns())
+        | {"status": "ok", "peak_rss_mib": 900.0, "wall_s": seconds}
+        for cell, seconds in zip(cells, (5.0, 9.0), strict=True)
+    ]
+    planned = plan([replace(cell, seed=1) for cell in cells], [], smoke.conditions.columns())
+    forecast = forecast_plan(planned, rows, smoke.model, smoke.conditions, None)
+    assert forecast.seen == 2
+    short, long = (forecast.predict(Variant.of(item.cell)).wall_s for item in planned)
+    assert short < long
 
 
 def test_counting_takes_a_turn_and_what_is_cached_does_not(

@@ -94,6 +94,8 @@ def test_a_training_that_stopped_early_teaches_memory_and_no_time():
     learned = forecast(stopping)
     assert (learned.seen, len(learned.memory_points())) == (0, len(stopping))
     assert forecast([row | {"epochs_run": 3} for row in stopping]).seen == len(stopping)
+    capped = [row | {"epochs": 9, "epochs_run": 3, "max_steps": 12} for row in stopping]
+    assert forecast(capped).seen == len(stopping), "max_steps ended it"
 
 
 def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
@@ -129,6 +131,9 @@ def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     learned.learn(rows()[:1])
     assert learned.basis == "fitted on 1 setting that ran here"
     assert learned.predict(VARIANTS[0]).wall_s == pytest.approx(wall(VARIANTS[0]), rel=0.1)
+    of_other_lengths = forecast()
+    of_other_lengths.hint([row | {"max_length": 16} for row in others])
+    assert [of_other_lengths.predict(variant).wall_s for variant in COUNTS] == times
 
 
 def test_rows_of_one_batch_size_tell_of_another():

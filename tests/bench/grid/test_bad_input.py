@@ -109,7 +109,7 @@ def test_texts_longer_than_the_encoder_has_positions(grid: GridRuns) -> None:
     assert "max_length 600 is above the 512 positions" in refused(grid, grid=str(path))
 
 
-@pytest.mark.parametrize("text", ["0", "-8", "8.5", "long", "99999"])
+@pytest.mark.parametrize("text", ["0", "-8", "8.5", "long", "99999", "9" * 5000])
 def test_a_length_that_is_none(grid: GridRuns, text: str) -> None:
     message = refused(grid, "--max-length", text)
     assert "--max-length: should be auto or a whole number from 3 to 8192" in message

@@ -26,12 +26,21 @@ from bench.plan.pruning import dominating
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.render import report
-from bench.results.outcomes import Outcome, ValuesOf, no_values
-from bench.results.predictions import Parts, keep_outcomes, kept_values
+from bench.results.outcomes import Outcome, ValuesOf, joined, no_values
+from bench.results.predictions import (
+    Parts,
+    keep_outcomes,
+    kept_values,
+    outcome_of,
+    values_from,
+)
+from bench.results.rescoring import rescored
+from bench.results.scores import numbers as outcome_numbers
+from bench.results.scores import score_of
 from bench.results.store import Store, cell_folder, read_rows
 from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
-from minbert.data.tasks import load_data
+from minbert.data.tasks import Data, Sizes, load_data
 from tests.bench.conftest import narrow
 from tests.bench.grid.test_grid_ends import wait_for
 from tests.bench.grids import GridRuns, workers_of
@@ -194,6 +203,18 @@ def test_what_folds_do_not_go_with_is_a_line(
     assert line in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not grid.csv.exists()
+
+
+def test_a_length_for_folds_is_that_of_all_examples(
+    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_length(data: Data, *_: object) -> tuple[int, str]:
+        raise InputError(f"{[*data.sizes.values()]}")
+
+    monkeypatch.setattr("bench.grid.__main__.find_length", find_length)
+    data = write_folder(grid.folder / "data", ("sst",), count=40)
+    flags = ("--task", "sst", "--data", str(data), "--folds", "3", "--max-length", "auto")
+    assert str([Sizes(60, 0)]) in grid.run(*flags).stderr
 
 
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
@@ -359,6 +380,50 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority() -> 
     assert best is not None
     assert best.winner.mode == "head"
     assert "Flagged" not in str(report(rows, [], [], predicted))
+
+
+@pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])
+def test_by_another_metric_folds_learned_unless_most_are_flagged(metric: str, score: float) -> None:
+    """Nothing says which of its values shows learning, so the flags of the rows' own count."""
+    flagged = [
+        [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
+                  flags="not_learned" if n < count else None) for n in range(3)]
+        for count in range(4)
+    ]  # fmt: skip
+    learned = [one(rows, numbers).settings[0].learned for rows in flagged]
+    assert learned == [True, True, False, False]
+
+
+def outcomes_of_folds(run: Sequence[Row], *, logits: bool = False) -> Parts:
+    """Predictions of 20 examples in each fold; in fold 1 all are of one class."""
+    rng = np.random.default_rng([row.fold or 0 for row in run])
+    found = []
+    for row in run:
+        labels = np.zeros(20, dtype=np.int64) if row.fold == 1 else np.arange(20) % 2
+        right = np.eye(2)[labels] + rng.normal(size=(20, 2))
+        found.append(outcome_of(right, labels, None))
+    outcome = joined(found)
+    return {"": outcome if logits else replace(outcome, logits=None)}
+
+
+def test_a_metric_that_one_fold_lacks_is_that_of_all_predictions() -> None:
+    rows = [fold_row(fold) for fold in range(3)]
+    notes: list[str] = []
+    by_auroc = rescored(rows, "auroc", outcomes_of_folds, {}, notes.append)
+    assert [row.has_score for row in by_auroc] == [True, False, True]
+    assert notes[0].startswith("--metric auroc: 1 row has no score: it is not defined")
+    group = one(by_auroc, values_from(outcomes_of_folds))
+    of_all = outcome_numbers("auroc", outcomes_of_folds(rows, logits=True)[""])
+    assert group.settings[0].estimate("dev_score") == score_of("auroc", [of_all])
+    assert group.settings[0].learned
+    [without] = one(by_auroc).settings
+    assert (without.estimate("dev_score"), without.folds_done) == (None, "2 of 3 folds")
+    [elsewhere] = groups(
+        [fold_row(0) | {"status": "oom", "dev_score": None, "dev_metric": None}, *(
+            row | {"conditions_id": "other", "machine": "other"} for row in by_auroc
+        )], (), values_from(outcomes_of_folds),
+    )[0].settings  # fmt: skip
+    assert elsewhere.estimate("dev_score") is not None
 
 
 def test_rows_whose_folds_contradict_each_other_have_no_score() -> None:

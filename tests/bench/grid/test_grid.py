@@ -258,6 +258,8 @@ def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns)
     assert grid.run(grid=str(path)).returncode == 0  # nothing is left to do but the report
     page = (grid.reports / "report.md").read_text(encoding="utf-8")
     assert "## Data: 192 training and 32 dev examples" in page
+    table = grid.run("--dry-run", grid=str(path)).stdout
+    assert re.search(r"^ .* max_length ", table, re.M), table
     by_flag = grid.run(
         "--dry-run", "--json", "--max-length", "auto", "--select", "mode=head amp=off"
     )

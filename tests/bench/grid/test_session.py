@@ -21,6 +21,7 @@ from bench.plan.planning import Planned, plan
 from bench.plan.rows import Row, latest
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
+from minbert.data.tasks import Folds, load_data
 from tests.faults.notes import Notes
 from tests.faults.parent import stub_report
 from tests.faults.setups import ROOT, setup
@@ -79,6 +80,21 @@ def place(tmp_path, monkeypatch) -> Place:
     assert made.run(made.plan()) == 0
     assert [row["status"] for row in made.rows()] == ["ok"] * 3
     return made
+
+
+def test_a_fold_is_made_once_for_cells_that_follow_each_other(place, monkeypatch):
+    made = []
+    deal = Folds.fold
+    monkeypatch.setattr(Folds, "fold", lambda folds, n: made.append(n) or deal(folds, n))
+    session = Session(
+        grid=place.setup.grid, conditions=place.setup.conditions, model=place.setup.model,
+        data=place.setup.data, folds=Folds(load_data("movies", max_train=40, max_dev=20), 2),
+        data_folder=None, store=Store(place.csv), reports=place.csv.parent, keep=False,
+        timeout_s=None, arguments=(), device_name="",
+    )  # fmt: skip
+    cells = [replace(place.setup.cells[0], folds=2, fold=fold) for fold in (0, 0, 1, 1)]
+    sizes = [len(session._data_of(cell).dev) for cell in cells]
+    assert (made, sum(sizes)) == ([0, 1], 2 * 60)
 
 
 def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):

@@ -241,4 +241,7 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> Non
     covered = {path: {path, *path.parents} & listed for path in imported}
     assert {path for path, by in covered.items() if not by} == set(), "add it to RUN_BY_WORKERS"
     assert listed == set().union(*covered.values()), "it is imported no more"
+    for folder in filter(Path.is_dir, map(ROOT.joinpath, listed)):
+        files = {path.relative_to(ROOT) for path in folder.rglob("*.py")}
+        assert 2 * len(files & imported) > len(files), f"name the files of {folder} one by one"
     assert all((ROOT / name).exists() for name in MEASURING)

@@ -3,18 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.common.errors import StoppedError
 from bench.launch.signals import Signals
 from bench.plan.cell import CANDIDATE
 from bench.plan.job import Job
-from bench.references import client
+from bench.references import client, process
 from bench.references.client import find_references
 from bench.results.facts import REFERENCES, Reference, facts_of, read_facts, update_facts
-from minbert.data.tasks import Data, load_data
+from bench.worker.progress import Progress
+from minbert.data.tasks import Data, Folds, load_data
 from tests.bench.workloads import workload
 from tests.components import COMPONENTS, CS224N, need
+from tests.cs224n import write_folder
 
 
 def job_of(checkpoint: Path, data: Data, folder: Path | None = None, **changes: object) -> Job:
@@ -120,6 +123,60 @@ def test_the_users_limit_of_time_applies(movies: Finder, tiny_checkpoint: Path) 
     names = ", ".join(REFERENCES)
     assert note.startswith(f"reference points {names} left out: timeout (took longer than 0.01 s")
     assert movies.found == []
+
+
+def test_what_takes_too_long_is_left_out_for_good(
+    movies: Finder, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
+    monkeypatch.setattr(client, "LONGEST_S", 0.01)
+    [note] = movies.find(job, timeout_s=100.0)
+    assert note.startswith("reference points majority, tf-idf, frozen left out: timeout")
+    assert [reference.scores for reference in movies.found] == [{}] * 3
+    about = "left out: the reference points took longer than 0.01 s"
+    assert {reference.about for reference in movies.found} == {about}
+    assert movies.find(job) == []
+    shorter = replace(job, cell=replace(job.cell, max_length=8))
+    facts = read_facts(movies.runs)[movies.data.digest[:16]]
+    assert client.lacking(facts, shorter.cell) == ["frozen"]
+
+
+def test_folds_are_loaded_once_and_each_text_is_embedded_once(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "data", ("sst",), count=40)
+    data = Folds(load_data("sst", folder), 3)
+    job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
+    loads, embedded = [], []
+    load, embedder = process.load_data, process.embedder
+    monkeypatch.setattr(process, "load_data", lambda *names: loads.append(1) or load(*names))
+
+    def counted(*arguments: object) -> object:
+        embed = embedder(*arguments)
+        return lambda texts: embedded.append(len(texts)) or embed(texts)
+
+    monkeypatch.setattr(process, "embedder", counted)
+    found = list(process.references(job, list(REFERENCES), 40, Progress(None)))
+    assert (loads, embedded) == ([1], [len(set(data.examples.texts()))])
+    assert all(each.about.endswith("in each of 3 folds") for each in found)
+    expected = np.concatenate(
+        [data.fold(n).dev.labels == np.bincount(data.fold(n).train.labels).argmax()
+         for n in range(3)]
+    )  # fmt: skip
+    assert found[0].scores["accuracy"][0] == pytest.approx(expected.mean())
+    assert found[0].scores["auroc"][0] == 0.5
+    assert found[2].max_length == job.cell.max_length
+
+
+def test_the_mean_of_each_fold_has_no_correlation(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    folder = write_folder(tmp_path / "data", ("sts",), count=41)
+    data = Folds(load_data("sts", folder), 3)
+    means = {float(data.fold(n).train.labels.mean()) for n in range(3)}
+    assert len(means) == 3
+    job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
+    [majority] = process.references(job, ["majority"], 40, Progress(None))
+    assert (majority.scores["pearson"], majority.scores["spearman"]) == (None, None)
+    assert majority.scores["rmse"] is not None
 
 
 def test_a_stop_by_the_user_stops_the_run(movies: Finder, tiny_checkpoint: Path) -> None:

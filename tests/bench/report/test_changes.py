@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.analysis.groups import Group, group_key, groups
+from bench.analysis.groups import Group, group_key, groups, hub, hub_first
 from bench.plan.rows import Row
-from bench.report.changes import Change, changes, changes_sections, hub, hub_first
+from bench.report.changes import Change, changes, changes_sections
 from bench.report.render import render
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 

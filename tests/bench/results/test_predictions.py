@@ -114,6 +114,30 @@ def test_several_seeds_vary_by_seed_and_example(tmp_path: Path) -> None:
     assert one.low < two.value < one.high
 
 
+def test_folds_of_several_files_are_joined(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.csv", "b.csv")]
+    rights = [np.ones(4), np.zeros(5), np.ones(6)]
+    rows = [
+        keep(files[fold % 2], cell("full", None, None, "off", folds=3, fold=fold), right)
+        for fold, right in enumerate(rights)
+    ]
+    found = first_of([kept_predictions(path) for path in files])(rows)
+    assert found[""].predicted.tolist() == np.concatenate(rights).tolist()
+    assert first_of([kept_predictions(files[0])])(rows) is None
+
+
+def test_the_interval_over_seeds_stays_within_the_metric(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.csv"
+    rights = [np.ones(20), np.arange(20) > 1]
+    rows = [
+        keep(runs, cell("full", None, None, "off", seed), right.astype(np.float64))
+        for seed, right in enumerate(rights)
+    ]
+    [group] = groups(rows, (), kept_values(runs))
+    score = group.settings[0].estimate("dev_score")
+    assert score.low < score.value < score.high == 1.0
+
+
 def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
     row = keep(runs, cell("full", None, None, "off"), np.ones(5))
@@ -124,4 +148,4 @@ def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:
     assert kept_predictions(tmp_path / "other.csv") is no_predictions
     assert kept_values(runs)([row | {"cell_id": "../../etc"}]) is None
     known = {"": outcome_of(np.ones((2, 1)), np.ones(2, dtype=np.int64), None)}
-    assert first_of([no_predictions, lambda rows, logits=False: known])([row]) is known
+    assert first_of([no_predictions, lambda rows, logits=False: known])([row]) == known

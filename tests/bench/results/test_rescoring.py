@@ -67,7 +67,10 @@ def test_rows_without_predictions_lose_their_score_with_one_note() -> None:
     assert [row.dev_score is None for row in result] == [False, True, True, False, True]
     assert [row.dev_ci_low is None for row in result[:4]] == [False, True, True, False]
     [note] = notes
-    assert note.startswith("--metric auroc: 2 rows are without a score, which takes the logits")
+    assert note == (
+        "--metric auroc: 2 rows have no score: it is not defined for the predictions, or needs the "
+        "logits in the cells' folders"
+    )
 
 
 def test_other_problems_and_candidates_keep_their_metric() -> None:

@@ -1,9 +1,12 @@
 """Ensembles on made-up models whose errors are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from bench.studies.ensemble.averages import AVERAGES, as_averaged, averaged, choose
+from bench.studies.ensemble.outcome import entry_for
 from minbert.data.metrics import score
 
 LABELS = np.random.default_rng(0).integers(0, 3, 600)
@@ -106,3 +109,11 @@ def test_constant_numbers_have_no_correlation(value: float) -> None:
 def test_weights_count() -> None:
     values = [np.array([[0.0]]), np.array([[3.0]])]
     assert averaged(values, ((1, 2), (0, 1))).item() == 2.0
+
+
+def test_the_interval_of_an_accuracy_ends_at_1() -> None:
+    labels = LABELS[:12]
+    predictions = np.eye(3)[labels]
+    predictions[0] = np.roll(predictions[0], 1)
+    entry = entry_for(SimpleNamespace(metric="accuracy", labels=labels), "average", predictions)
+    assert entry.dev.low < entry.dev.value == 11 / 12 < entry.dev.high <= 1.0
