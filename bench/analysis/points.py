@@ -9,12 +9,18 @@ from typing import Final
 from adapters.methods import MODES
 from adapters.names import LAYER_SETS
 from bench.analysis.setting import Setting, between_processes
-from bench.plan.cell import Value, named
+from bench.plan.cell import ABOUT, Value, named
 from bench.plan.columns import VALUES
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 
-FROM_MODE: Final = (*named(lambda about: about.compared == "follows"), "scale")
+FACTORS: Final = ("layer_decay", "lora_plus_ratio")
+"""Factors on the rates of some parameters, 1 in modes that have none of these."""
+FROM_MODE: Final = (
+    *FACTORS,
+    *(name for name in named(lambda about: about.compared == "follows") if name not in FACTORS),
+    "scale",
+)
 """Settings that follow from the mode."""
 FROZEN: Final = "frozen_dtype"
 """A column in which the settings of a group may differ, like the axes."""
@@ -34,7 +40,8 @@ def settings_of(
     points = _by_point(rows)
     other_points = [_by_point(machine) for machine in others]
     axes = len(_AXES)
-    rates = Counter(key[: axes + 1] for key in points)
+    but_rates = axes + 1 + len(FACTORS)
+    rates = Counter(key[:but_rates] for key in points)
     frozen_types = Counter(key[:axes] for key in {key[: axes + 1] for key in points})
     between = cache(partial(between_processes, rows))
     settings = []
@@ -50,8 +57,9 @@ def settings_of(
                 frozen=row.frozen_dtype,
                 rate=row.learning_rate or row.learning_rate_head,
                 rows=tuple(members),
+                factors=_factors(row),
                 elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
-                tells_rate=rates[key[: axes + 1]] > 1,
+                tells_rate=rates[key[:but_rates]] > 1,
                 tells_frozen=frozen_types[key[:axes]] > 1,
                 values_of=values_of,
                 between=between,
@@ -69,6 +77,14 @@ def _by_point(rows: Iterable[Row]) -> dict[tuple[Value, ...], list[Row]]:
 
 point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *FROM_MODE)
 """The values that identify a setting within a group."""
+
+
+def _factors(row: Row) -> tuple[str, ...]:
+    """The factors on rates that a row has, such as `LoRA+ ratio 16`."""
+    values = ((name, row[name]) for name in FACTORS)
+    return tuple(
+        ABOUT[name].short.format(value) for name, value in values if value not in (None, 1)
+    )
 
 
 def _order(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:

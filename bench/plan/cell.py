@@ -516,10 +516,10 @@ class Cell:
         float,
         About(
             meaning="factor on the rate of each layer of the encoder, relative to the layer above; "
-            "1: none",
+            "1: none, as always in head",
             before=1.0,
             changes=("score",),
-            compared="group",
+            compared="follows",
             varies=True,
             short="layer decay {:g}",
         ),
@@ -527,10 +527,11 @@ class Cell:
     lora_plus_ratio: Annotated[
         float,
         About(
-            meaning="rate of the adapters' B matrices as a multiple of that of A; 1: none",
+            meaning="rate of the adapters' B matrices as a multiple of that of A; 1: none, as "
+            "always without such adapters",
             before=1.0,
             changes=("score",),
-            compared="group",
+            compared="follows",
             varies=True,
             short="LoRA+ ratio {:g}",
         ),

@@ -178,6 +178,8 @@ def _cell(
             "learning_rate_source": resolved.learning_rate_source,
             "alpha": _alpha(settings, rank),
             "frozen_dtype": _frozen_dtype(settings, mode, axes["amp"]),
+            "layer_decay": 1.0 if mode == "head" else settings.layer_decay,
+            "lora_plus_ratio": settings.lora_plus_ratio if has_rank(mode) else 1.0,
         }
         | {"mode": mode, "rank": rank, "layers": layers}
         | axes

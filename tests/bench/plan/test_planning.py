@@ -110,6 +110,18 @@ def test_what_came_later_changes_no_id_of_older_cells() -> None:
         assert replace(cell, **change).cell_id != cell.cell_id
 
 
+def test_factors_on_rates_change_no_cell_that_has_no_such_rates() -> None:
+    plain = {cell.name: cell.cell_id for cell in cells_of("smoke")}
+    for setting, without in (
+        ({"lora_plus_ratio": 4.0}, {"full", "head"}), ({"layer_decay": 0.9}, {"head"}),
+    ):  # fmt: skip
+        cells = cells_of("smoke", **setting)
+        same = {cell.mode for cell in cells if cell.cell_id == plain[cell.name]}
+        assert same == without
+        changed = {cell.mode for cell in cells if cell.cell_id != plain[cell.name]}
+        assert not changed & same
+
+
 def test_early_stopping_holds_out_a_share_unless_there_is_one() -> None:
     assert {cell.held_out for cell in cells_of("smoke")} == {0.0}
     assert {cell.held_out for cell in cells_of("smoke", early_stopping=3)} == {0.1}

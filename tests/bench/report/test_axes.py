@@ -47,6 +47,21 @@ def grid_rows(best: dict[tuple[str, int | None], float]) -> list[Row]:
     ]
 
 
+def test_modes_without_a_factor_on_rates_are_in_one_group_with_those_that_have_it():
+    lora = cell("lora", 8, "attn-only", "off", lora_plus_ratio=4.0)
+    full = cell("full", None, None, "off", layer_decay=0.9)
+    head = cell("head", None, None, "off")
+    ones = [full, head, lora, replace(lora, lora_plus_ratio=1.0)]
+    [group] = groups([scored(one, 1e-4, 0.5) for one in ones])
+    assert [setting.label for setting in group.settings] == [
+        "full, fp32, layer decay 0.9",
+        "head, fp32",
+        "lora rank 8 on attn-only, fp32, LoRA+ ratio 4",
+        "lora rank 8 on attn-only, fp32",
+    ]
+    assert not any(setting.tells_rate for setting in group.settings)
+
+
 def test_of_several_rates_one_is_the_best_and_a_single_rate_is_always():
     [group] = groups(grid_rows({("lora", 8): 1e-5}))
     frame = tables.frame(group)
