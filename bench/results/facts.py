@@ -244,7 +244,7 @@ def update_facts(
     """
     path = facts_file(runs)
     try:
-        with FileLock(path.with_name(f"{path.name}.lock")):
+        with FileLock(f"{runs}.lock"):  # as rows are appended
             known = _read(path)
             facts = known[data_digest] = change(known.get(data_digest))
             values = {digest: item.model_dump(mode="json") for digest, item in known.items()}

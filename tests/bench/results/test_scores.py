@@ -221,7 +221,9 @@ def test_metrics_belong_to_problems() -> None:
         check_metric(default, problem)
     assert problem_of("overall") is None
     assert [name for name, metric in METRICS.items() if not metric.higher_is_better] == ["rmse"]
-    with pytest.raises(ValueError, match=r"multi-label data; there are micro_f1, macro_f1$"):
+    with pytest.raises(
+        ValueError, match=r"not a metric for multi-label; choose micro_f1, macro_f1$"
+    ):
         check_metric("rmse", "multi_label")
-    with pytest.raises(ValueError, match=r"several parts; there are overall$"):
+    with pytest.raises(ValueError, match=r"several parts; choose overall$"):
         check_metric("accuracy", None)
