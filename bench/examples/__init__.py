@@ -1,1 +1,1 @@
-"""The examples of cells: data of one's own read and checked, and token ids for workers."""
+"""The examples of cells: the user's own data read and checked, and token ids for workers."""

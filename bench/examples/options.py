@@ -1,4 +1,4 @@
-"""The command-line flags that describe data of one's own, shared by the commands that read it."""
+"""The command-line flags that describe the user's own data, shared by the commands that read it."""
 
 import csv
 from collections.abc import Callable

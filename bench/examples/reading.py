@@ -1,4 +1,4 @@
-"""Data of one's own: read, with the roles of columns and the kind of problem inferred."""
+"""The user's own data: read, with the roles of columns and the kind of problem inferred."""
 
 import re
 from array import array

@@ -1,4 +1,4 @@
-"""Data of one's own, as a grid file's `[data]` table or the flags from `--data` on describe it."""
+"""The user's own data, as the table `[data]` of a grid file or the flags describe it."""
 
 from pathlib import Path
 from typing import Annotated, Final

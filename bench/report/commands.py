@@ -35,7 +35,7 @@ def commands(
     """Command lines for the grids of a group, for one of its cells, and for this report.
 
     A user's own grid is named by its file; the folder of a task's files is left for the user to
-    fill in, and files of one's own have the names that the facts have. Rates that a search chose
+    fill in, and the user's files have the names that the facts have. Rates that a search chose
     are searched again.
     """
     metric = ""
@@ -92,7 +92,7 @@ def _options(group: Group, facts: Mapping[str, DataFacts]) -> str:
 
 
 def _data(group: Group, facts: Mapping[str, DataFacts]) -> list[str]:
-    """The options for a task's files, or for data of one's own."""
+    """The options for a task's files, or for the user's own data."""
     task = TASKS.get(str(group.shared("task")))
     if task is not None:
         return ["--data DIR"] if task.files else []

@@ -28,7 +28,7 @@ def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
     """The folder of a row's examples; None for an embedded task.
 
     Args:
-        folder: the cell's folder, whose job names the prepared examples of data of one's own.
+        folder: the cell's folder, whose job names the prepared examples of the user's own data.
         data: the folder of the files of a task that this project knows.
 
     Raises:
@@ -50,7 +50,7 @@ def task_of(row: Row, folder: Path) -> Task:
     """The task of a row, whose cell's folder is `folder`.
 
     Raises:
-        InputError: for data of one's own whose prepared examples are gone.
+        InputError: for the user's own data whose prepared examples are gone.
     """
     if row.task in TASKS:
         return TASKS[row.task]

@@ -34,7 +34,7 @@ class Task:
         notes: caveats that must stand wherever its scores are shown.
         parts: tasks that one model learns together; a folder may hold the files of only some.
         multi_label: whether an example may have any number of the classes.
-        is_own: whether it is on data of one's own, with classes that this project does not know.
+        is_own: whether it is on the user's own data, with classes that this project does not know.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tasks on data of one's own: examples that were read, checked and split, in a folder.
+"""Tasks on the user's own data: examples that were read, checked and split, in a folder.
 
 The folder has `task.json` (name, problem, classes, digest, and where the data came from) and
 `train.jsonl` and `dev.jsonl`, an example a line: its text `a`, the second text `b` of a pair, its
@@ -55,7 +55,7 @@ class Prepared:
         what = f"{len(self.classes)} classes" if self.classes else "a number"
         return Task(
             self.name,
-            f"data of one's own: {what}",
+            f"the user's own data: {what}",
             self.classes,
             files=(FILE,),
             multi_label=self.problem == "multi_label",

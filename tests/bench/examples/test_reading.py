@@ -1,4 +1,4 @@
-"""Data of one's own is read as it is meant, whatever the format."""
+"""The user's own data is read as it is meant, whatever the format."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""From a file of one's own to a report, and to one score on its test file."""
+"""From a file of the user's to a report, and to one score on its test file."""
 
 import csv
 import json
