@@ -173,11 +173,13 @@ class Setting:
         runs = {}
         for seed, rows in by_seed.items():
             scored = [row for row in rows if row.has_score]
-            found = _runs(scored, self.folds)
-            if not found and len(scored) < len(rows):
-                found = [run for run in _runs(rows, self.folds) if self.values_of(run) is not None]
-            if found:
-                runs[seed] = found
+            of_seed = _runs(scored, self.folds)
+            if not of_seed and len(scored) < len(rows):
+                of_seed = [
+                    run for run in _runs(rows, self.folds) if self.values_of(run) is not None
+                ]
+            if of_seed:
+                runs[seed] = of_seed
         return runs
 
     @cached_property

@@ -48,8 +48,8 @@ def saved(folder: Path) -> dict[str, Table]:
     """
     datasets = _datasets(str(folder))
     with _errors_named(folder):
-        found = datasets.load_from_disk(str(folder))
-        return _tables(found if isinstance(found, dict) else {"train": found}, str(folder))
+        loaded = datasets.load_from_disk(str(folder))
+        return _tables(loaded if isinstance(loaded, dict) else {"train": loaded}, str(folder))
 
 
 def from_hub(path: str, config: str | None) -> dict[str, Table]:
@@ -147,7 +147,7 @@ def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
     """Turns the libraries' errors into one line."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # pyarrow and datasets raise their own, and those of others
         cause = one_line(str(error)) or type(error).__name__
         raise InputError(f"{name}: can't be read ({cause}){hint}") from error
 

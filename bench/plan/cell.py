@@ -575,7 +575,7 @@ class Cell:
     @property
     def scale(self) -> float | None:
         """The factor of the adapter's update, alpha / rank."""
-        return None if self.alpha is None or self.rank is None else self.alpha / self.rank
+        return self.alpha / self.rank if self.alpha is not None and self.rank else None
 
     @property
     def is_compiled(self) -> bool:

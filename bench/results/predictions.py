@@ -96,7 +96,7 @@ def kept_predictions(runs: Path, note: Callable[[str], None] = _to_stderr) -> Pr
     def of_row(row: Row, logits: bool) -> Parts | None:
         if row.status != "ok" or row.dev_metric is None:
             return None
-        outcomes = _from_folder(runs, row, _read_logits if logits else read)
+        outcomes = _from_folder(runs, row, read_folder if logits else read)
         if outcomes is None:
             keys = {part: outcome_key(row, part) for part in _parts(row.dev_metric)}
             outcomes = {part: stored[key] for part, key in keys.items() if key in stored}
@@ -229,7 +229,7 @@ def outcome_of(
     return Outcome(predicted.astype(np.int64), labels, digest, logits)
 
 
-def read_folder(folder: Path, metric: str) -> dict[str, Outcome] | None:
+def read_folder(folder: Path, metric: str) -> Parts | None:
     """The outcomes of a cell's folder by part, with logits; None where it has none that can be
     read.
 
@@ -255,10 +255,6 @@ def read_folder(folder: Path, metric: str) -> dict[str, Outcome] | None:
     except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError):
         return None
     return outcomes
-
-
-def _read_logits(folder: Path, metric: str) -> Parts | None:
-    return read_folder(folder, metric)
 
 
 def _read(folder: Path, metric: str) -> Parts | None:
