@@ -14,7 +14,7 @@ from bench.common.command import run_command
 from bench.grid.session import Session
 from bench.plan.job import Job
 from bench.report.__main__ import main as report
-from bench.results.facts import read_facts
+from bench.results.facts import read_facts, update_facts
 from bench.results.origins import folder_of
 from minbert.data.tasks import TASKS, load_data
 from tests.bench.grids import GridRuns
@@ -114,6 +114,14 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(
     assert final.scores["accuracy"] is not None
     assert final.scores["accuracy"][0] > 0.9
     assert final.scores.keys() >= {"macro_f1", "mcc", "auroc"}
+    [result] = place.csv.with_suffix("").glob("final-*/result.json")
+    trained = result.stat().st_mtime_ns
+    # nor is it scored again after another training on other data
+    update_facts(place.csv, "other data", lambda _: read_facts(place.csv)[digest])
+    update_facts(place.csv, digest, lambda known: known.model_copy(update={"final": None}))
+    assert run_report(place, "--final") == 0
+    assert (capsys.readouterr().out, result.stat().st_mtime_ns) == (said, trained)
+    update_facts(place.csv, digest, lambda known: known.model_copy(update={"final": final}))
     test_file.unlink()
     assert run_report(place, "--final") == 0
     assert capsys.readouterr().out == said
