@@ -120,7 +120,7 @@ def measure(
         replay = panel.replay(
             trainer.step,
             workload.timing_batches,
-            device,
+            StepClock(device),
             budget_s=request.budget_s,
             on_step=count_step,
         )
@@ -143,7 +143,7 @@ def measure(
     }
     if not compiled:  # compiled code has no visible operators
         middle = len(workload.timing_batches) // 2
-        step_ms = statistics.median(times[middle] for times in replay.passes[replay.warm :])
+        step_ms = statistics.median(steps[middle].ms for steps in replay.passes[replay.warm :])
         answer["operators"] = profile(trainer, workload.timing_batches[middle], step_ms)
     if request.side == OURS:
         answer["gflops"] = _speeds(job, request, task, workload, device)
@@ -192,10 +192,10 @@ def saved_mib(trainer: StepTrainer, batch: Batch) -> float:
 
 def _timings(replay: panel.Panel, workload: Workload) -> dict[str, Any]:
     return {
-        "passes": [list(times) for times in replay.passes],
+        "passes": [[step.ms for step in steps] for steps in replay.passes],
         "warm": replay.warm,
-        "tokens": list(replay.tokens),
-        "texts": list(replay.examples),
+        "tokens": [step.tokens for step in replay.passes[0]],
+        "texts": [step.examples for step in replay.passes[0]],
         "padded": [batch.padded for batch in workload.timing_batches],
         "epoch_tokens": workload.real_tokens,
         "epoch_padded": workload.padded_tokens,

@@ -16,6 +16,7 @@ History of `SCHEMA`, the number in the column of that name:
 7. `kernels`.
 8. `folds` and `fold`; `early_stopping`, `label_smoothing`, `class_weights`, `layer_decay` and
    `lora_plus_ratio`; `epochs_run` and `best_epoch`.
+9. `forward_ms`, `backward_ms` and `optimizer_ms`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,7 @@ from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
 
-SCHEMA: Final = 8
+SCHEMA: Final = 9
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -184,6 +185,13 @@ class Row(Cell):
     step_ms_median: float | None = _column("time", "median of a training step, ms")
     step_ms_ci_low: float | None = _column("time", "its 95% interval, lower end, ms")
     step_ms_ci_high: float | None = _column("time", "its 95% interval, upper end, ms")
+    forward_ms: float | None = _column(
+        "time", "its part in the forward pass and the loss, ms; the three parts add up to it"
+    )
+    backward_ms: float | None = _column("time", "its part in the backward pass, ms")
+    optimizer_ms: float | None = _column(
+        "time", "its part in clipping and the optimizer's step, ms"
+    )
     ms_per_1k_tokens: float | None = _column("time", "training time for 1,000 real tokens, ms")
     ms_per_1k_tokens_ci_low: float | None = _column("time", "its 95% interval, lower end, ms")
     ms_per_1k_tokens_ci_high: float | None = _column("time", "its 95% interval, upper end, ms")

@@ -111,13 +111,13 @@ def step_times(folder: Path) -> tuple[Columns, bool]:
             first = {name: column[passes[0]] for name, column in counted.items()}
             ms = [counted["ms"][one].tolist() for one in passes]
             times = panel_times(ms, first["tokens"].tolist())
-            return _columns(times, counted["ms"].size, first, settled=first["settled"][0] == 1)
+            return _columns(times, first, counted, settled=first["settled"][0] == 1)
         table = _table(folder / STEPS, _LARGEST_FILE)
         if (table["padded"] < table["tokens"]).any():
             raise ValueError("a batch is smaller with padding than without")
         trained = training_times(*(table[name].tolist() for name in ("ms", "tokens", "padded")))
-        steps = table["ms"].size - trained.warm
-        return _columns(trained, steps, table, settled=trained.settled)
+        timed = {name: column[trained.warm :] for name, column in table.items()}
+        return _columns(trained, table, timed, settled=trained.settled)
     except (OSError, ValueError, KeyError, IndexError, ArithmeticError, csv.Error):
         return {}, True
 
@@ -134,16 +134,21 @@ def _table(path: Path, largest: int) -> dict[str, NDArray[np.float64]]:
     with path.open(newline="", encoding="utf-8") as file:
         names, *lines = csv.reader(file, strict=True)
     table = dict(zip(names, np.array(lines, dtype=float).T, strict=True))
-    for name in table.keys() & {"ms", "tokens", "examples", "padded"}:
+    sizes = {"ms", "tokens", "examples", "padded", "forward_ms", "backward_ms"}
+    for name in table.keys() & sizes:
         if not ((table[name] > 0) & (table[name] < LARGEST)).all():
             raise ValueError(f"a step has no {name}")
     return table
 
 
 def _columns(
-    times: StepTimes, steps: int, batches: Mapping[str, NDArray[np.float64]], *, settled: bool
+    times: StepTimes,
+    batches: Mapping[str, NDArray[np.float64]],
+    timed: Mapping[str, NDArray[np.float64]],
+    *,
+    settled: bool,
 ) -> tuple[Columns, bool]:
-    """The columns of times from `steps` steps, on these batches; whether steady."""
+    """The columns of times on these batches from the timed steps; whether steady."""
     rate = times.ms_per_1k_tokens
     tokens, examples = (float(batches[name].sum()) for name in ("tokens", "examples"))
     columns: Columns = {
@@ -153,12 +158,28 @@ def _columns(
         "ms_per_1k_tokens": rate.value,
         "ms_per_1k_tokens_ci_low": rate.low,
         "ms_per_1k_tokens_ci_high": rate.high,
-        "steps_timed": steps,
+        **_parts(times.step_ms.value, timed),
+        "steps_timed": timed["ms"].size,
         "examples_per_s": examples / (rate.value * tokens / 1000) * 1000,
     }
     ends = rate.ends()
     narrow = ends is None or (ends[1] - ends[0]) / 2 <= UNSTEADY * rate.value
     return columns, bool(narrow and settled)
+
+
+def _parts(step_ms: float, timed: Mapping[str, NDArray[np.float64]]) -> Columns:
+    """The columns of a step's parts, each by its share of the time of all timed steps."""
+    if not {"forward_ms", "backward_ms"} <= timed.keys():
+        return {}  # written by an older version
+    total = timed["ms"].sum()
+    forward, backward = (
+        float(step_ms * timed[name].sum() / total) for name in ("forward_ms", "backward_ms")
+    )
+    return {
+        "forward_ms": forward,
+        "backward_ms": backward,
+        "optimizer_ms": step_ms - forward - backward,
+    }
 
 
 def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Columns:

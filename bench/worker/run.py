@@ -177,6 +177,8 @@ class CellRun:
         """
         if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
             raise RuntimeError("timing would train the model: the learning rate is not zero")
+        clock = StepClock(self.device)
+        trainer.mark = clock.mark
         with MachineWatch(self.gpu) as machine:
 
             def on_step(done: int) -> None:
@@ -187,7 +189,7 @@ class CellRun:
             replayed = replay(
                 lambda batch: self._step(trainer, batch),
                 chosen,
-                self.device,
+                clock,
                 budget_s=PANEL_SHARE * self.phases.seconds["train"],
                 on_step=on_step,
             )
@@ -270,6 +272,7 @@ class CellRun:
             optimizer=cell.optimizer,
             forward=compiled,
         )
+        trainer.mark = self.clock.mark
         self.unfreezing = unfreezing(self.model, cell)
         if cell.early_stopping is not None:
             self.stopping = EarlyStopping(trainer.parameters, cell.early_stopping)

@@ -117,7 +117,7 @@ def save_weights(model: BertClassifier, job: Job, folder: Path, notes: Mapping[s
 def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
     """Write every training step: ms, tokens without and with padding, examples and loss."""
     rows = [
-        {"step": number, **vars(step), "ms": f"{step.ms:.4f}", "loss": f"{loss:.9g}"}
+        {"step": number, **_step_fields(step), "loss": f"{loss:.9g}"}
         for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
     ]
     _write_csv(folder / STEPS, rows)
@@ -142,16 +142,22 @@ def write_panel(folder: Path, panel: Panel) -> None:
         {
             "pass": number,
             "batch": batch,
-            "ms": f"{ms:.4f}",
-            "tokens": panel.tokens[batch],
-            "examples": panel.examples[batch],
+            **_step_fields(step),
             "counts": int(number >= panel.warm),
             "settled": int(panel.settled),
         }
-        for number, times in enumerate(panel.passes)
-        for batch, ms in enumerate(times)
+        for number, steps in enumerate(panel.passes)
+        for batch, step in enumerate(steps)
     ]
     _write_csv(folder / PANEL, rows)
+
+
+def _step_fields(step: Step) -> dict[str, object]:
+    """A step's sizes and times, ms; of its parts where these were timed."""
+    times = {name: value for name, value in vars(step).items() if name.endswith("ms")}
+    return vars(step) | {
+        name: "" if value is None else f"{value:.4f}" for name, value in times.items()
+    }
 
 
 def write_phases(folder: Path, phases: Phases) -> None:

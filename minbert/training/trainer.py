@@ -57,6 +57,9 @@ class Trainer:
         device: of the model.
         optimizer: one of `minbert.training.optimizer.OPTIMIZERS`.
         forward: maps a batch to logits; None: the model.
+
+    Attributes:
+        mark: called in each step after the forward pass and the loss, and after the backward pass.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Trainer:
         self._group_factors = (1.0, 1.0)
         self._set_rates()
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
+        self.mark: Callable[[], object] = lambda: None
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one step; loss [] and logits [B, C], both detached, on the device."""
@@ -105,12 +109,15 @@ class Trainer:
             class_weights=self._class_weights.get(batch.part),
             label_smoothing=self._label_smoothing,
         )
+        self.mark()
         if self.scaler is None:
             torch.autograd.backward(loss)
+            self.mark()
             self._clip()
             self.optimizer.step()
         else:
             torch.autograd.backward(self.scaler.scale(loss))
+            self.mark()
             self.scaler.unscale_(cast(Any, self.optimizer))
             self._clip()
             self.scaler.step(cast(Any, self.optimizer))

@@ -49,6 +49,7 @@ _CHECKS: Final = {
         "test_times_are_those_of_the_passes_that_count": "step_ms_median step_ms_ci_low "
         "step_ms_ci_high ms_per_1k_tokens ms_per_1k_tokens_ci_low ms_per_1k_tokens_ci_high "
         "steps_timed examples_per_s",
+        "test_the_parts_of_a_step_add_up_to_its_median": "forward_ms backward_ms optimizer_ms",
         "test_accuracy_gets_wilson_and_correlation_fisher": "dev_ci_low dev_ci_high",
     },
     "tests/bench/worker/test_compile.py": {

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 
 from bench.stats.steptimes import AGREEMENT, panel_times
-from bench.worker.probes.steps import StepClock
+from bench.worker.probes.steps import Step, StepClock
 from minbert.data.batches import Batch
 
 PANEL_BATCHES: Final = 4
@@ -33,14 +32,12 @@ Passes = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Panel:
-    """Times of all passes in order, with the real tokens and the examples of each batch.
+    """The steps of all passes in order.
 
     Passes from `warm` on count. `settled` is False if no two passes agreed.
     """
 
-    tokens: tuple[int, ...]
-    examples: tuple[int, ...]
-    passes: Passes
+    passes: Sequence[Sequence[Step]]
     warm: int
     settled: bool
 
@@ -89,7 +86,7 @@ def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
 def replay(
     take_step: Callable[[Batch], object],
     batches: Sequence[Batch],
-    device: torch.device,
+    clock: StepClock,
     *,
     budget_s: float,
     on_step: Callable[[int], None] = lambda _done: None,
@@ -98,25 +95,21 @@ def replay(
 
     Args:
         take_step: takes a training step; only this is timed.
+        clock: a new one, by which the steps are timed.
         budget_s: seconds of timed steps after which no more precision is sought.
         on_step: called after each step with the number of steps taken.
     """
-    tokens = tuple(batch.tokens for batch in batches)
+    tokens = [batch.tokens for batch in batches]
     passes: list[list[float]] = []
     done = 0
     while not is_enough(passes, tokens, budget_s):
-        clock = StepClock(device)
         for batch in batches:
             with clock.step(batch):
                 take_step(batch)
             done += 1
             on_step(done)
-        passes.append([step.ms for step in clock.steps()])
+        passes.append([step.ms for step in clock.steps()[-len(batches) :]])
     warm, settled = warm_from(passes)
-    return Panel(
-        tokens=tokens,
-        examples=tuple(len(batch.labels) for batch in batches),
-        passes=passes,
-        warm=warm,
-        settled=settled,
-    )
+    steps = clock.steps()
+    every = [steps[begin : begin + len(batches)] for begin in range(0, len(steps), len(batches))]
+    return Panel(every, warm, settled)

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,13 +14,21 @@ from minbert.data.batches import Batch
 
 @dataclass(frozen=True)
 class Step:
-    """One training step: its time in ms, and its batch's tokens without padding and with it, and
-    examples."""
+    """One training step.
+
+    Attributes:
+        ms: its time.
+        tokens, padded, examples: of its batch: tokens without padding and with it, and examples.
+        forward_ms, backward_ms: times of the forward pass with the loss, and of the backward pass;
+            None where these were not marked. The optimizer takes the rest of the step.
+    """
 
     ms: float
     tokens: int
     padded: int
     examples: int
+    forward_ms: float | None = None
+    backward_ms: float | None = None
 
 
 class StepClock:
@@ -31,15 +40,21 @@ class StepClock:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._marks: list[tuple[Any, Any, int, int, int]] = []
+        self._marks: list[tuple[list[Any], int, int, int]] = []
+        self._times: list[Any] = []
 
     @contextmanager
     def step(self, batch: Batch) -> Iterator[None]:
         """Time the block as one step on a batch."""
-        begin = self._now()
+        self._times = []
+        self.mark()
         yield
-        end = self._now()
-        self._marks.append((begin, end, batch.tokens, batch.padded, len(batch.labels)))
+        self.mark()
+        self._marks.append((self._times, batch.tokens, batch.padded, len(batch.labels)))
+
+    def mark(self) -> None:
+        """Note the time between two parts of a step: after the forward pass, and the backward."""
+        self._times.append(self._now())
 
     def _now(self) -> Any:
         if not self._cuda:
@@ -52,7 +67,14 @@ class StepClock:
         """All steps so far, in order. Waits for the device."""
         if self._cuda:
             torch.cuda.synchronize()
-        return [Step(self._elapsed_ms(begin, end), *sizes) for begin, end, *sizes in self._marks]
+        return [self._step(times, *sizes) for times, *sizes in self._marks]
+
+    def _step(self, times: list[Any], tokens: int, padded: int, examples: int) -> Step:
+        step = Step(self._elapsed_ms(times[0], times[-1]), tokens, padded, examples)
+        if len(times) != 4:
+            return step
+        forward, backward, _ = (self._elapsed_ms(*pair) for pair in pairwise(times))
+        return replace(step, forward_ms=forward, backward_ms=backward)
 
     def _elapsed_ms(self, begin: Any, end: Any) -> float:
         if self._cuda:

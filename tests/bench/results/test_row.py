@@ -102,6 +102,20 @@ def test_a_long_training_shows_its_own_times(tmp_path: Path) -> None:
     assert row_of(tmp_path)["steps_timed"] == 6, "a panel was replayed because steps were few"
 
 
+def test_the_parts_of_a_step_add_up_to_its_median(tmp_path: Path) -> None:
+    """By their shares of the steps that are timed, those of the warm-up left out."""
+    lines = [
+        f"{number},{ms},400,410,8,{ms * share},{ms * 0.5},0.5"
+        for number, (ms, share) in enumerate([(90.0, 0.1)] * 8 + [(40.0, 0.3)] * 120, start=1)
+    ]
+    head = "step,ms,tokens,padded,examples,forward_ms,backward_ms,loss"
+    (tmp_path / "steps.csv").write_text("\n".join([head, *lines]) + "\n")
+    row = row_of(tmp_path)
+    assert row["step_ms_median"] == pytest.approx(40)
+    parts = [row[name] for name in ("forward_ms", "backward_ms", "optimizer_ms")]
+    assert parts == pytest.approx([12, 20, 8])
+
+
 def test_a_training_whose_beginning_never_came_to_rest_is_flagged(tmp_path: Path) -> None:
     steps_file(tmp_path, [40.0 * 2 ** (step // 8 % 2) for step in range(128)])
     assert "unstable_timing" in str(row_of(tmp_path)["flags"])

@@ -8,6 +8,7 @@ import torch
 
 from bench.worker.probes import panel
 from bench.worker.probes.panel import agree, choose, is_enough, replay, warm_from
+from bench.worker.probes.steps import StepClock
 
 STEADY = [10.0, 20.0, 30.0, 40.0]
 
@@ -78,7 +79,7 @@ def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
         time.sleep(step.ms / 1000)
 
     batches = [SimpleNamespace(tokens=1, padded=1, labels=[0], first=n == 0) for n in range(2)]
-    found = replay(step, batches, torch.device("cpu"), budget_s=0)
+    found = replay(step, batches, StepClock(torch.device("cpu")), budget_s=0)
     assert not found.settled
     assert found.warm == panel.WARMUP_PASSES
     assert len(found.passes) == panel.WARMUP_PASSES + panel.TIMED_PASSES
@@ -86,6 +87,19 @@ def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
 
 def batch(ms: float) -> SimpleNamespace:
     return SimpleNamespace(tokens=int(ms), padded=int(ms), labels=[0, 1], ms=ms)
+
+
+def test_parts_of_a_step_are_timed_where_they_are_marked() -> None:
+    clock = StepClock(torch.device("cpu"))
+    with clock.step(batch(1)):
+        time.sleep(0.02)
+        clock.mark()
+        time.sleep(0.04)
+        clock.mark()
+        time.sleep(0.01)
+    (step,) = clock.steps()
+    assert 20 <= step.forward_ms < 40 <= step.backward_ms
+    assert step.ms >= step.forward_ms + step.backward_ms + 10
 
 
 def test_steps_are_timed_and_nothing_else_is() -> None:
@@ -98,15 +112,15 @@ def test_steps_are_timed_and_nothing_else_is() -> None:
     found = replay(
         lambda one: time.sleep(one.ms / 1000),
         [batch(20), batch(40)],
-        torch.device("cpu"),
+        StepClock(torch.device("cpu")),
         budget_s=0,
         on_step=slow_listener,
     )
-    assert found.tokens == (20, 40)
-    assert found.examples == (2, 2)
+    assert [(step.tokens, step.examples) for step in found.passes[0]] == [(20, 2), (40, 2)]
     assert told == list(range(1, 2 * len(found.passes) + 1))
     for one, other in found.passes:
-        assert 20 <= one < 200
-        assert 40 <= other < 200
-    best = [min(column) for column in zip(*found.passes, strict=True)]
+        assert 20 <= one.ms < 200
+        assert 40 <= other.ms < 200
+        assert one.forward_ms is one.backward_ms is None
+    best = [min(step.ms for step in steps) for steps in zip(*found.passes, strict=True)]
     assert best[0] < 29, "a listener's 10 ms are in the time of a step"

@@ -84,6 +84,20 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
         torch.testing.assert_close(left, right)
 
 
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_the_parts_of_a_step_are_marked(amp: str) -> None:
+    model, seen = Tiny(), []
+    one = trainer(model, amp=amp)
+    weight = model.linear.weight.detach().clone()
+
+    def mark() -> None:
+        seen.append((model.linear.weight.grad is not None, model.linear.weight.equal(weight)))
+
+    one.mark = mark
+    one.step(batch())
+    assert seen == [(False, True), (True, True)], "before and after backward, before the optimizer"
+
+
 def test_bf16_keeps_weights_gradients_and_state_in_fp32() -> None:
     model = Tiny()
     one = trainer(model, amp="bf16")
