@@ -16,7 +16,7 @@ NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
 _POWER_Z: Final = 0.8416212335729143
 """The 80% quantile of the normal distribution."""
-_UNSEEN: Final = (3 / NORMAL_975) ** 2
+UNSEEN: Final = (3 / NORMAL_975) ** 2
 """Divided by N², the least variance of a mean over N examples. If no example differs, the true
 share may still be up to 3/N (rule of three, Hanley and Lippman-Hand 1983); half the interval is
 then 3/N."""
@@ -95,7 +95,7 @@ class Spread:
     Attributes:
         mean: mean over all S seeds and N examples.
         of_seeds: variance between the seeds' means; None with one seed.
-        of_examples: variance between the examples' means over seeds, at least `_UNSEEN` / N.
+        of_examples: variance between the examples' means over seeds, at least `UNSEEN` / N.
         seeds, examples: S and N.
     """
 
@@ -153,7 +153,7 @@ def spread(values: NDArray[np.float64]) -> Spread:
     return Spread(
         mean=float(values.mean()),
         of_seeds=float(values.mean(axis=1).var(ddof=1)) if seeds > 1 else None,
-        of_examples=max(seen, _UNSEEN / examples),
+        of_examples=max(seen, UNSEEN / examples),
         seeds=seeds,
         examples=examples,
     )

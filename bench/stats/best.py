@@ -1,0 +1,237 @@
+"""Multiple comparisons with the best: which settings are shown to be no worse than the best, by a
+margin, from scores over seeds and examples. Pure.
+
+Lower bounds of a setting against every other use the critical value with the other as control,
+since each may be the true best. On the event that the bounds of the true best hold, which has a
+probability of 95%, all lower bounds against it hold at once (Hsu 1981; Edwards and Hsu 1983).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.stats.intervals import UNSEEN
+
+Floats = NDArray[np.float64]
+LEVEL: Final = 0.05
+"""The one-sided error of all bounds together."""
+_DRAWS: Final = 2000
+_MANY: Final = 1e6
+"""Degrees of freedom that stand for a known variance."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The scores of a setting, of which more is better.
+
+    Attributes:
+        scores: by seed.
+        values: by seed the numbers of the examples [N], whose mean is the score; empty where these
+            are not kept.
+        variance: of one seed's score over its examples, where the values are not kept.
+    """
+
+    scores: Mapping[int, float]
+    values: Mapping[int, Floats]
+    variance: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The difference of two settings over the seeds that both have.
+
+    Attributes:
+        difference: its mean; NaN without a common seed.
+        seeds, examples: the numbers of seeds and of examples.
+        of_examples: its variance over examples.
+        once: the variance over examples of the difference in one seed.
+        own: the variance of the difference between seeds; NaN with one seed.
+    """
+
+    difference: float
+    seeds: int
+    examples: float
+    of_examples: float
+    once: float
+    own: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Differences between K settings, row minus column, with their variances.
+
+    Attributes:
+        difference: of scores, over the seeds that both have [K, K]; NaN without a common seed.
+        seeds: the numbers of those seeds [K, K].
+        of_seed: variance between seeds of the difference in one seed [K, K]; 0 where no pair has
+            two seeds.
+        of_examples: variance over examples of the difference [K, K].
+        freedom: degrees of freedom of the sum of both variances [K, K].
+        covariance: of the settings' scores over examples [K, K].
+        shows_seeds: whether any pair has two seeds, so that the variance between seeds is known.
+    """
+
+    difference: Floats
+    seeds: NDArray[np.int64]
+    of_seed: Floats
+    of_examples: Floats
+    freedom: Floats
+    covariance: Floats
+    shows_seeds: bool
+
+    @cached_property
+    def error(self) -> Floats:
+        """Standard errors of the differences [K, K]."""
+        return np.sqrt(self.of_seed / np.maximum(self.seeds, 1) + self.of_examples)
+
+    @cached_property
+    def critical(self) -> Floats:
+        """One-sided critical values with each setting as control [K] (Dunnett 1955).
+
+        By simulation: the part of the examples has the covariance of the settings; that of the
+        seeds is drawn independently for each pair, which makes the values rather too large.
+        """
+        count = len(self.difference)
+        values = np.zeros(count)
+        rng = np.random.default_rng(0)
+        sizes, vectors = np.linalg.eigh(self.covariance)
+        roots = vectors * np.sqrt(np.maximum(sizes, 0.0))
+        of_examples = roots @ rng.normal(size=(count, _DRAWS))
+        of_seeds, chi = rng.normal(size=(count, _DRAWS)), rng.normal(size=_DRAWS)
+        for k in range(count if count > 1 else 0):
+            others = np.arange(count) != k
+            between = np.sqrt(self.of_seed[k] / np.maximum(self.seeds[k], 1))[others, None]
+            # what is left of the examples' variance where it is not in the covariance
+            seen = self.covariance[k, k] + np.diag(self.covariance) - 2 * self.covariance[k]
+            rest = np.sqrt(np.maximum(self.of_examples[k] - seen, 0.0))[others, None]
+            gaps = of_examples[k] - of_examples[others]
+            gaps = gaps + np.hypot(between, rest) * of_seeds[others]
+            unit = 2 / (9 * self.freedom[k][others, None])
+            chi_square = np.maximum((1 - unit + chi * np.sqrt(unit)) ** 3, 1e-3)  # of mean 1
+            studentised = gaps / self.error[k][others, None] / np.sqrt(chi_square)
+            values[k] = np.quantile(studentised.max(axis=0), 1 - LEVEL)
+        return values
+
+    @cached_property
+    def lower(self) -> Floats:
+        """Lower bounds of the differences [K, K], with the column as control."""
+        bounds = self.difference - self.critical[None, :] * self.error
+        return np.where(np.isnan(bounds), -np.inf, bounds)
+
+    @cached_property
+    def upper(self) -> Floats:
+        """Upper bounds of the differences [K, K], with the row as control."""
+        bounds = self.difference + self.critical[:, None] * self.error
+        return np.where(np.isnan(bounds), np.inf, bounds)
+
+
+def compare_all(samples: Sequence[Sample]) -> Comparison:
+    """Compare settings in pairs: by seed, and by example where the numbers of both are kept.
+
+    The variance of a difference has a part of seeds and one of examples, from the two-way layout of
+    both with interaction. The part of the seeds is pooled over all pairs.
+    """
+    count = len(samples)
+    pairs = [[_pair(one, other) for other in samples] for one in samples]
+
+    def matrix(name: str) -> Floats:
+        return np.array([[getattr(p, name) for p in row] for row in pairs], dtype=float)
+
+    seeds = matrix("seeds").astype(np.int64)
+    of_examples, examples = matrix("of_examples"), matrix("examples")
+    covariance = _covariance(samples)
+    of_seed, freedom_of_seeds = _pooled(matrix("own"), matrix("once"), seeds, samples)
+    between = of_seed / np.maximum(seeds, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (between + of_examples) ** 2 / (
+            between**2 / freedom_of_seeds + of_examples**2 / np.maximum(examples - 1, 1)
+        )
+    freedom = np.where(np.isfinite(freedom), np.clip(freedom, 1.0, _MANY), _MANY)
+    off = ~np.eye(count, dtype=bool)
+    return Comparison(
+        matrix("difference"), seeds, of_seed, of_examples, freedom, covariance,
+        shows_seeds=bool((seeds[off] > 1).any()),
+    )  # fmt: skip
+
+
+def _pair(a: Sample, b: Sample) -> _Pair:
+    shared = sorted(a.scores.keys() & b.scores.keys())
+    if not shared:
+        return _Pair(np.nan, 0, np.inf, a.variance + b.variance, a.variance + b.variance, np.nan)
+    gaps = np.array([a.scores[seed] - b.scores[seed] for seed in shared])
+    count, own = len(shared), float(gaps.var(ddof=1)) if len(shared) > 1 else np.nan
+    kept = all(seed in one.values for one in (a, b) for seed in shared)
+    if not kept:
+        once = _variance_of(a) + _variance_of(b)
+        return _Pair(float(gaps.mean()), count, np.inf, once, once, own)
+    values = np.stack([a.values[seed] - b.values[seed] for seed in shared])
+    number = values.shape[1]
+    least = UNSEEN / number**2
+    once = max(float(values.var(axis=1, ddof=1).mean()) / number, least)
+    mean = max(float(values.mean(axis=0).var(ddof=1)) / number, least)
+    if count > 1:  # the interaction of seeds and examples is in both parts, and counts once
+        mean -= max(once - mean, 0.0) / (count - 1)
+    return _Pair(float(gaps.mean()), count, number, max(mean, least), once, own)
+
+
+def _variance_of(sample: Sample) -> float:
+    """The variance of one seed's score over its examples."""
+    if not sample.values:
+        return sample.variance
+    return float(np.mean([values.var(ddof=1) / len(values) for values in sample.values.values()]))
+
+
+def _covariance(samples: Sequence[Sample]) -> Floats:
+    """The covariance over examples of the settings' scores [K, K]; 0 where not kept."""
+    count = len(samples)
+    means = [np.mean([*s.values.values()], axis=0) if s.values else None for s in samples]
+    covariance = np.zeros((count, count))
+    kept = [i for i, mean in enumerate(means) if mean is not None]
+    if len({len(means[i]) for i in kept}) == 1 and kept:  # type: ignore[arg-type]
+        rows = np.stack([means[i] for i in kept])  # type: ignore[misc]
+        covariance[np.ix_(kept, kept)] = np.atleast_2d(np.cov(rows)) / rows.shape[1]
+    return covariance
+
+
+def _pooled(
+    own: Floats, once: Floats, seeds: NDArray[np.int64], samples: Sequence[Sample]
+) -> tuple[Floats, float]:
+    """The variance of differences between seeds [K, K], and its degrees of freedom.
+
+    Two or three seeds show the variance of one pair badly. Its ratio to the variance over examples
+    in one seed is therefore pooled over all pairs, as an overdispersion; settings that agree on
+    most examples can't differ much by seed either. A pair whose own variance is larger keeps that.
+    The degrees of freedom are those that different settings have together, at least those of a
+    pair.
+    """
+    upper = np.triu_indices(len(own), 1)
+    known = seeds[upper] > 1
+    if not known.any():
+        return np.zeros_like(own), _MANY
+    ratio = float(np.nansum(own[upper][known]) / once[upper][known].sum())
+    of_pair = float(np.median(seeds[upper][known]) - 1)
+    return np.fmax(own, ratio * once), of_pair * max(_different(samples) - 1, 1.0)
+
+
+def _different(samples: Sequence[Sample]) -> float:
+    """The effective number of different settings: 1 for copies, K for unrelated ones.
+
+    From the correlation of what is left of the examples' numbers without their means over seeds.
+    """
+    several = [s for s in samples if len(s.values) > 1]
+    shared = set.intersection(*(set(s.values) for s in several)) if several else set()
+    if len(shared) < 2:
+        return float(len(samples))
+    rest = []
+    for sample in several:
+        values = np.stack([sample.values[seed] for seed in sorted(shared)])
+        rest.append((values - values.mean(axis=0)).ravel())
+    lengths = np.linalg.norm(rest, axis=1)
+    rows = np.stack(rest)[lengths > 0] / lengths[lengths > 0, None]
+    if len(rows) < 2:
+        return 1.0
+    return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum())

@@ -1,0 +1,85 @@
+"""Multiple comparisons with the best: variances, critical values, and the rate of errors."""
+
+import numpy as np
+import pytest
+from scipy.stats import dunnett
+
+from bench.stats.best import Sample, compare_all
+
+MARGIN = 0.02
+
+
+def samples(shares, *, seeds=3, examples=1000, by_seed=0.004, rng=None):
+    """Settings whose true scores are these shares, with examples that are hard or easy for all."""
+    rng = rng or np.random.default_rng(0)
+    hardness = rng.random(examples)
+    made = []
+    for share in shares:
+        values = {
+            seed: (hardness < share + rng.normal(0, 0.15, examples) + rng.normal(0, by_seed))
+            .astype(float)
+            for seed in range(seeds)
+        }  # fmt: skip
+        made.append(Sample({seed: float(v.mean()) for seed, v in values.items()}, values))
+    return made
+
+
+def test_a_difference_is_over_the_seeds_that_both_have() -> None:
+    one, two = samples([0.6, 0.5])
+    fewer = Sample({0: two.scores[0]}, {0: two.values[0]})
+    compared = compare_all([one, fewer])
+    assert compared.difference[0, 1] == pytest.approx(one.scores[0] - two.scores[0])
+    assert compared.seeds[0, 1] == 1
+    other = Sample({7: 0.5}, {7: two.values[0]})
+    assert compare_all([one, other]).lower[0, 1] == -np.inf
+    assert compare_all([one, other]).upper[0, 1] == np.inf
+
+
+def test_the_critical_value_is_dunnetts_for_independent_settings() -> None:
+    """Against the intervals of scipy, for settings on independent examples."""
+    rng = np.random.default_rng(1)
+    groups = [(rng.random(400) < 0.5).astype(float) for _ in range(6)]
+    compared = compare_all([Sample({0: float(g.mean())}, {0: g}) for g in groups])
+    known = dunnett(*groups[1:], control=groups[0], alternative="greater")
+    low = known.confidence_interval(0.95).low
+    assert compared.lower[1:, 0] == pytest.approx(low, abs=0.004)
+    assert not compared.shows_seeds
+
+
+def test_copies_need_no_correction_and_settings_alike_are_known_precisely() -> None:
+    one, two = samples([0.6, 0.55], seeds=1)
+    compared = compare_all([one, two, two, two, two])
+    assert compared.critical[0] == pytest.approx(1.65, abs=0.1)
+    compared = compare_all([one, *samples([0.6, 0.6, 0.6, 0.6])])
+    assert compared.critical[0] > 1.9
+    one, two = samples([0.6, 0.55])
+    compared = compare_all([one, two, two])
+    assert compared.error[1, 2] < compared.error[0, 1] / 4
+
+
+def test_without_kept_values_bounds_are_wider() -> None:
+    kept = samples([0.6, 0.58, 0.55])
+    counted = [Sample(s.scores, {}, 0.6 * 0.4 / 1000) for s in kept]
+    paired, unpaired = compare_all(kept), compare_all(counted)
+    off = ~np.eye(3, dtype=bool)
+    assert (unpaired.error[off] > paired.error[off]).all()
+    assert unpaired.difference == pytest.approx(paired.difference)
+
+
+@pytest.mark.parametrize("by_seed", [0.0, 0.01])
+def test_what_is_worse_by_the_margin_is_rarely_called_no_worse(by_seed: float) -> None:
+    """Five settings, four of which are worse than the best by exactly the margin."""
+    wrong = 0
+    for number in range(200):
+        rng = np.random.default_rng(number)
+        made = samples([0.6, *[0.6 - MARGIN] * 4], by_seed=by_seed, rng=rng, examples=400)
+        compared = compare_all(made)
+        wrong += any(compared.lower[i, 0] >= -MARGIN for i in range(1, 5))
+    assert wrong <= 0.05 * 200 + 3 * (0.05 * 0.95 * 200) ** 0.5
+
+
+def test_a_clear_difference_is_shown() -> None:
+    made = samples([0.6, 0.6, 0.4], examples=4000, by_seed=0.001)
+    compared = compare_all(made)
+    assert compared.upper[2, 0] < -MARGIN
+    assert compared.lower[0, 2] > MARGIN
