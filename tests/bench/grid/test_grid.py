@@ -91,9 +91,12 @@ def test_a_long_training_shows_its_own_step_times(grid: GridRuns) -> None:
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     assert not (folder / "panel.csv").exists()
     steps = (folder / "steps.csv").read_text().splitlines()
-    assert steps[0] == "step,ms,tokens,padded,examples,loss"
+    assert steps[0] == "step,ms,tokens,padded,examples,forward_ms,backward_ms,loss"
     assert len(steps) == 1 + 100
     assert 100 - 48 <= row["steps_timed"] <= 100 - 8
+    parts = [row[name] for name in ("forward_ms", "backward_ms", "optimizer_ms")]
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(row["step_ms_median"])
     assert (
         row["ms_per_1k_tokens_ci_low"] < row["ms_per_1k_tokens"] < row["ms_per_1k_tokens_ci_high"]
     )
