@@ -34,7 +34,7 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
     first = (
         f"Compared: {', '.join(modes)} on the model {_known(group, 'model')}{init} and the task "
         f"{_known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} ended ok, "
-        f"{count(group.seeds, 'seed')}{_folds(group)} for each setting{_repeats(group)}"
+        f"{_seeds(group)}{_folds(group)} for each setting{_repeats(group)}"
         f"{_intervals(group)}."
     )
     device = _known(group, "device")
@@ -53,6 +53,12 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
 def _known(group: Group, column: str) -> str:
     value = group.shared(column)
     return "not recorded" if value is None else str(value)
+
+
+def _seeds(group: Group) -> str:
+    numbers = {len({row.seed for row in setting.ok}) for setting in group.settings if setting.ok}
+    up_to = "up to " if len(numbers) > 1 else ""
+    return f"{up_to}{count(group.seeds, 'seed')}"
 
 
 def _folds(group: Group) -> str:

@@ -104,12 +104,14 @@ class Comparison:
         of_seeds, chi = rng.normal(size=(count, _DRAWS)), rng.normal(size=_DRAWS)
         for k in range(count if count > 1 else 0):
             others = np.arange(count) != k
-            between = np.sqrt(self.of_seed[k] / np.maximum(self.seeds[k], 1))[others, None]
-            # what is left of the examples' variance where it is not in the covariance
-            seen = self.covariance[k, k] + np.diag(self.covariance) - 2 * self.covariance[k]
-            rest = np.sqrt(np.maximum(self.of_examples[k] - seen, 0.0))[others, None]
-            gaps = of_examples[k] - of_examples[others]
-            gaps = gaps + np.hypot(between, rest) * of_seeds[others]
+            between = np.sqrt(self.of_seed[k] / np.maximum(self.seeds[k], 1))
+            # the means over seeds still have their interaction with examples, which counts once
+            drawn = self.covariance[k, k] + np.diag(self.covariance) - 2 * self.covariance[k]
+            is_drawn = drawn > 1e-3 * self.of_examples[k]
+            scale = np.sqrt(self.of_examples[k] / np.where(is_drawn, drawn, np.inf))
+            rest = np.where(is_drawn, 0.0, np.sqrt(self.of_examples[k]))
+            gaps = scale[:, None] * (of_examples[k] - of_examples)
+            gaps = (gaps + np.hypot(between, rest)[:, None] * of_seeds)[others]
             unit = 2 / (9 * self.freedom[k][others, None])
             chi_square = np.maximum((1 - unit + chi * np.sqrt(unit)) ** 3, 1e-3)  # of mean 1
             studentised = gaps / self.error[k][others, None] / np.sqrt(chi_square)

@@ -80,6 +80,12 @@ def test_caps_are_stated(tmp_path, undrawn, settings, sentence):
     assert sentence in text
 
 
+def test_settings_with_fewer_seeds_are_not_counted_as_having_all() -> None:
+    lines = [report(synthetic_rows(n, failures=False), [], [])["lead"][0] for n in (136, 100)]
+    assert " ended ok, 2 seeds for each setting" in lines[0]
+    assert " ended ok, up to 2 seeds for each setting" in lines[1]
+
+
 def test_both_pages_hold_the_same_sentences(full, undrawn):
     _, html, text = full
     facts = report(synthetic_rows(68), [], ["my runs.csv"])

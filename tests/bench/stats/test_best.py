@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from scipy.stats import dunnett
 
 from bench.stats.best import Sample, compare_all
@@ -44,6 +45,32 @@ def test_the_critical_value_is_dunnetts_for_independent_settings() -> None:
     low = known.confidence_interval(0.95).low
     assert compared.lower[1:, 0] == pytest.approx(low, abs=0.004)
     assert not compared.shows_seeds
+
+
+def test_the_interaction_of_seeds_and_examples_counts_once() -> None:
+    """Variances over examples of 2 by the interaction alone, and of 0.5 by the examples."""
+    rng, number = np.random.default_rng(0), 20_000
+    easier = rng.normal(0, 0.5**0.5, number)
+    made = []
+    for shift in (easier, 0.0):
+        values = {seed: shift + rng.normal(size=number) for seed in range(3)}
+        made.append(Sample({seed: float(v.mean()) for seed, v in values.items()}, values))
+    assert compare_all(made).of_examples[0, 1] == pytest.approx(0.5 / number, rel=0.1)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_critical_values_are_no_larger_than_bonferronis(seeds: int) -> None:
+    """Which holds if the simulated statistics have the variance by which they are divided."""
+    rng = np.random.default_rng(0)
+    hardness = rng.normal(0, 0.3, 1000)
+    made = []
+    for _ in range(12):
+        values = {seed: hardness + rng.normal(0, 1, 1000) for seed in range(seeds)}
+        made.append(Sample({seed: float(v.mean()) for seed, v in values.items()}, values))
+    compared = compare_all(made)
+    least = compared.freedom[~np.eye(12, dtype=bool)].min()
+    assert compared.critical.max() < stdtrit(least, 1 - 0.05 / 11) + 0.1
+    assert compared.critical.min() > stdtrit(1e6, 0.95)
 
 
 def test_copies_need_no_correction_and_settings_alike_are_known_precisely() -> None:
