@@ -39,6 +39,7 @@ from bench.report.references import (
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
 from bench.report.terms import TERMS
+from bench.report.why import why_section
 from bench.report.winners import Card, cards
 from bench.results.facts import DataFacts
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
@@ -131,6 +132,7 @@ def report(
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
+    lines = commands(first, sources, code_version, facts) if first else []
     return {
         "title": lead.title(first) if first else "No cell was run",
         "warning": WARNING,
@@ -144,7 +146,9 @@ def report(
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
         "sections": (
-            _sections(every_group, searches, points, predictions_of, facts) if first else searches
+            _sections(every_group, searches, points, predictions_of, facts, lines[0])
+            if first
+            else searches
         ),
         "cells_heading": (
             f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
@@ -159,7 +163,7 @@ def report(
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": commands(first, sources, code_version, facts) if first else [],
+        "commands": lines,
         "commands_said": [NOTE],
         "terms": TERMS,
     }
@@ -193,11 +197,13 @@ def _sections(
     points: Sequence[ReferencePoint],
     predictions_of: PredictionsOf,
     facts: Mapping[str, DataFacts],
+    again: str,
 ) -> list[Section]:
     """The sections on the first group, and those that compare groups."""
     first = every_group[0]
     return [
         *sections(first, points),
+        *why_section(first, again),
         *quality_sections(first, predictions_of, facts.get(str(first.shared("data_digest")))),
         *amp_section(first),
         *changes_sections(every_group),
