@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.analysis.groups import Group, group_key, groups, hub_first
+from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.recommendation import candidates_of, recommend
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text, winners
@@ -29,6 +30,7 @@ from bench.report.pages import LISTED, html_environment, markdown_environment, s
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
+from bench.report.recommendation import advice
 from bench.report.references import (
     WARNING,
     ReferencePoint,
@@ -124,8 +126,7 @@ def report(
             f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."
         ]
     rows, planned = _printable(rows), _printable(planned)
-    planned_keys = {group_key(row) for row in planned}
-    every_group = hub_first(groups(rows, planned, values_from(predictions_of)), planned_keys)
+    every_group = ordered_groups(rows, planned, values_from(predictions_of))
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
@@ -136,6 +137,7 @@ def report(
     return {
         "title": lead.title(first) if first else "No cell was run",
         "warning": WARNING,
+        "advice": advice(recommend(candidates_of(first)), facts) if first else None,
         "lead": [
             *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
