@@ -82,34 +82,37 @@ def _complete(setting: Setting, names: Sequence[str]) -> list[list[float]]:
     return [[v for v in row if v is not None] for row in rows if None not in row]
 
 
-def representatives(group: Group) -> tuple[Setting, ...]:
+def representatives(group: Group, pick: Setting | None = None) -> tuple[Setting, ...]:
     """Full fine-tuning in each precision, and in one precision the head alone and a setting of
     each mode and layer set.
 
-    The precision is that in which most settings have all parts; of equally many, one with AMP. The
-    rank is the nearest to PEFT's default, of several rates and ways of unfreezing the first is
-    taken.
+    Precision and type of frozen weights are those of the pick, which stands for its own kind, or
+    else the precision is that in which most settings have all parts, and of equally many one with
+    AMP. The rank is the nearest to PEFT's default; of several rates and ways of unfreezing the
+    first is taken.
+
+    Args:
+        pick: the recommended setting.
     """
-    usual = [setting for setting in group.usual if setting.ok]
-    amps = list(dict.fromkeys(setting.amp for setting in usual))
+    settings = [setting for setting in group.settings if setting.ok]
+    usual = {id(setting) for setting in group.usual}
+    amps = list(dict.fromkeys(setting.amp for setting in settings))
 
-    def known(amp: str) -> tuple[int, bool]:
-        of_amp = [s for s in usual if s.amp == amp]
+    def known(amp: str) -> tuple[bool, int, bool]:
+        of_amp = [s for s in settings if s.amp == amp]
         parts = [part(group, s) for s in of_amp for part in (memory_parts, step_parts)]
-        return sum(part is not None for part in parts), amp != "off"
+        of_pick = pick in of_amp and any(part(group, pick) for part in (memory_parts, step_parts))
+        return of_pick, sum(part is not None for part in parts), amp != "off"
 
-    chosen: dict[tuple[str, str | None], Setting] = {}
+    def order(setting: Setting) -> tuple[bool, bool, bool, int]:
+        rank = setting.rank or _USUAL_RANK
+        differs = pick is None or setting.frozen != pick.frozen
+        return setting is not pick, differs, id(setting) not in usual, abs(rank - _USUAL_RANK)
+
     best = max(amps, key=known, default=None)
-    for setting in usual:
-        kind = setting.mode, setting.layers
-        if setting.amp != best or setting.mode == "full":
-            continue
-        if kind not in chosen or _distance(setting) < _distance(chosen[kind]):
-            chosen[kind] = setting
+    kinds: dict[tuple[str, str | None], list[Setting]] = {}
+    for setting in settings:
+        if setting.amp == best and setting.mode != "full":
+            kinds.setdefault((setting.mode, setting.layers), []).append(setting)
     full = [one for amp in amps if (one := group.full(amp))]
-    return (*full, *chosen.values())
-
-
-def _distance(setting: Setting) -> int:
-    return abs((setting.rank or _USUAL_RANK) - _USUAL_RANK)
-
+    return (*full, *(min(alike, key=order) for alike in kinds.values()))

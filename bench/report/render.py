@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
+from bench.analysis.setting import Setting
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text, winners
@@ -133,11 +134,11 @@ def report(
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
-    lines = commands(first, sources, code_version, facts) if first else []
+    recommended = recommend(candidates_of(first)) if first else None
     return {
         "title": lead.title(first) if first else "No cell was run",
         "warning": WARNING,
-        "advice": advice(recommend(candidates_of(first)), facts) if first else None,
+        "advice": advice(recommended, facts) if recommended else None,
         "lead": [
             *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
@@ -148,8 +149,8 @@ def report(
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
         "sections": (
-            _sections(every_group, searches, points, predictions_of, facts, lines[0])
-            if first
+            _sections(every_group, recommended.setting, searches, points, predictions_of, facts)
+            if first and recommended
             else searches
         ),
         "cells_heading": (
@@ -165,7 +166,7 @@ def report(
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
         "conditions": tables.conditions_table(first) if first else None,
-        "commands": lines,
+        "commands": commands(first, sources, code_version, facts) if first else [],
         "commands_said": [NOTE],
         "terms": TERMS,
     }
@@ -195,17 +196,17 @@ def _printable(rows: Iterable[Row]) -> list[Row]:
 
 def _sections(
     every_group: Sequence[Group],
+    pick: Setting | None,
     searches: Sequence[Section],
     points: Sequence[ReferencePoint],
     predictions_of: PredictionsOf,
     facts: Mapping[str, DataFacts],
-    again: str,
 ) -> list[Section]:
     """The sections on the first group, and those that compare groups."""
     first = every_group[0]
     return [
         *sections(first, points),
-        *why_section(first, again),
+        *why_section(first, pick, facts),
         *quality_sections(first, predictions_of, facts.get(str(first.shared("data_digest")))),
         *amp_section(first),
         *changes_sections(every_group),

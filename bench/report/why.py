@@ -1,7 +1,8 @@
 """The section on where memory and a step go, and why adapters save as much of them as they do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from bench.analysis.breakdown import (
@@ -18,9 +19,11 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, Objective, compare
 from bench.report import figures
+from bench.report.commands import narrowed
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import num, x_label
+from bench.results.facts import DataFacts
 
 _NAMED: Final = 0.02
 """The share of a total from which the change of a part is named."""
@@ -55,15 +58,19 @@ class _Bar:
     parts: dict[Objective, Breakdown | None]
 
 
-def why_section(group: Group, again: str = "") -> list[Section]:
+def why_section(
+    group: Group,
+    pick: Setting | None = None,
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+) -> list[Section]:
     """The section, unless no setting has known parts.
 
     Args:
-        again: the command line that runs the group's grid.
+        pick: the recommended setting.
     """
     bars = [
         _Bar(s, _name(s), {"memory": memory_parts(group, s), "time": step_parts(group, s)})
-        for s in representatives(group)
+        for s in representatives(group, pick)
     ]
     costs = [cost for cost in COSTS if any(bar.parts[cost] for bar in bars)]
     if not costs:
@@ -76,7 +83,7 @@ def why_section(group: Group, again: str = "") -> list[Section]:
     base = next(iter([*alike, *full]), None)
     said = [
         *_adapters(group, others, base), *_head(others), *_amp(group, full), *_excess(bars),
-        *_missing(bars, costs, again),
+        *_missing(group, bars, costs, facts),
     ]  # fmt: skip
     return [Section("why", "Why", _heading(base), said, [drawing], [_table(group, bars)])]
 
@@ -299,7 +306,9 @@ def _excess(bars: Sequence[_Bar]) -> list[str]:
     return [f"Parts exceed the peak (the dark mark), which does not hold all of them: {listed}."]
 
 
-def _missing(bars: Sequence[_Bar], costs: Sequence[Objective], again: str) -> list[str]:
+def _missing(
+    group: Group, bars: Sequence[_Bar], costs: Sequence[Objective], facts: Mapping[str, DataFacts]
+) -> list[str]:
     """The settings without known parts, and the command that measures them."""
     sentences = []
     for cost, what in zip(COSTS, ("memory", "a step"), strict=True):
@@ -307,9 +316,10 @@ def _missing(bars: Sequence[_Bar], costs: Sequence[Objective], again: str) -> li
         if names:
             who = "any setting" if cost not in costs else ", ".join(names)
             sentences.append(f"The parts of {what} are not recorded for {who}.")
-    if sentences and again:
-        sentences.append(f"This measures them: {again} --rerun ok")
-    return [" ".join(sentences)] if sentences else []
+    if not sentences:
+        return []
+    again = narrowed(group, facts, rerun=True)
+    return [" ".join([*sentences, f"This measures them: {again}"])]
 
 
 def _table(group: Group, bars: Sequence[_Bar]) -> Table:

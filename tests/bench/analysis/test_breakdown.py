@@ -100,6 +100,16 @@ def test_the_precision_is_that_with_most_known_parts() -> None:
     assert {s.amp for s in representatives(group_of(*rows)) if s.mode != "full"} == {"off"}
 
 
+def test_the_recommended_setting_stands_for_its_kind_in_its_precision() -> None:
+    rows = [row | {**ON_CPU, **OWNED, **STEP} for row in synthetic_rows(68, failures=False)]
+    group = group_of(*rows)
+    pick = next(s for s in group.settings if s.label == "lora rank 2 on attn, fp32")
+    shown = representatives(group, pick)
+    assert pick in shown
+    assert "dora rank 8 on attn, fp32" in [setting.label for setting in shown]
+    assert len(shown) == 11
+
+
 def test_the_rank_is_the_nearest_to_the_usual_one() -> None:
     noise = random.Random(0)  # noqa: S311
     rows = [result_row(cell("lora", rank, "attn", "off"), noise) for rank in (64, 4, 1)]
