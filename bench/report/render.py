@@ -4,6 +4,7 @@ Importing this loads pandas and matplotlib, and the first figure loads seaborn, 
 it only when they have something to render.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.setting import Setting
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
-from bench.report import cells, lead, tables, text, winners
+from bench.report import cells, lead, tables, text
 from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_sections
@@ -41,9 +42,8 @@ from bench.report.references import (
 )
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
-from bench.report.terms import TERMS
+from bench.report.terms import TERMS, used
 from bench.report.why import why_section
-from bench.report.winners import Card, cards
 from bench.results.facts import DataFacts
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
@@ -51,6 +51,8 @@ _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
+_BRIEF: Final = ("tradeoff", "why")
+"""Anchors of the sections that report.md has too, and whose figures are files."""
 _NOTHING: Final = "There are no rows, so there is nothing to show."
 _TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
@@ -66,7 +68,6 @@ class Other:
     number: int
     title: str
     said: Sequence[str]
-    cards: Sequence[Card]
     drawings: Sequence[Drawing]
     table: Table
     sections: Sequence[Section] = ()
@@ -100,9 +101,7 @@ def render(
     """
     names = [text.plain(Path(source).name) for source in sources]
     content = report(rows, planned, names, predictions_of, facts, code_version)
-    drawings = [d for section in content["sections"] for d in section.drawings]
-    for other in content["others"]:
-        drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
+    drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
     return reports / "index.html"
@@ -143,11 +142,9 @@ def report(
             *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
             *_final_lines(first, facts),
+            *(lead.unlearned(first) if first else []),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
-        "cards": cards(first) if first else [],
-        "cards_heading": winners.winners_heading(first) if first else "",
-        "cards_note": winners.left_out(first) if first else [],
         "sections": (
             _sections(every_group, recommended.setting, searches, points, predictions_of, facts)
             if first and recommended
@@ -165,7 +162,9 @@ def report(
         ],
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
+        "kinds": tables.kinds_table(first) if first else None,
         "conditions": tables.conditions_table(first) if first else None,
+        "conditions_said": tables.conditions_lines(first) if first else [],
         "commands": commands(first, sources, code_version, facts) if first else [],
         "commands_said": [NOTE],
         "terms": TERMS,
@@ -228,9 +227,9 @@ def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFact
         number, lead.title(group),
         [
             lead.differs(group, first), *lead.lead(group, facts), *reference_lines(group, points),
-            *winners.left_out(group), *between_processes(group),
+            *lead.unlearned(group), *between_processes(group),
         ],
-        cards(group), drawings, tables.settings_table(group),
+        drawings, tables.settings_table(group),
         [
             *changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn),
             *([] if is_same else data_section(group, facts, prefix)),
@@ -257,6 +256,13 @@ def _html(facts: dict[str, Any]) -> str:
     return html_environment().get_template("index.html.jinja").render(**facts, **parts)
 
 
+def _brief(facts: Mapping[str, Any]) -> dict[str, Section]:
+    return {section.anchor: section for section in facts["sections"] if section.anchor in _BRIEF}
+
+
 def _markdown(facts: dict[str, Any]) -> str:
     template = markdown_environment().get_template("report.md.jinja")
-    return template.render(**facts, listed=LISTED)
+    sections = dict.fromkeys(_BRIEF) | _brief(facts)
+    page = template.render(facts | sections | {"terms": [], "listed": LISTED})
+    page = template.render(facts | sections | {"terms": used(page), "listed": LISTED})
+    return re.sub(r"\n{3,}", "\n\n", page)
