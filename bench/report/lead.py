@@ -179,13 +179,19 @@ def _elsewhere(group: Group) -> str:
     )
 
 
-def differs(group: Group, first: Group) -> str:
-    """A sentence on the columns in which a group differs from the first."""
+def differences(group: Group, first: Group) -> str:
+    """The columns in which a group differs from the first, and how."""
     parts = []
     for name in differing(group, first):
         here, there = (setting_value(one.shared(name)) for one in (group, first))
         parts.append(f"{name} ({here} instead of {there})")
-    return f"Not comparable with the first group, from which it differs in {', '.join(parts)}."
+    return ", ".join(parts)
+
+
+def differs(group: Group, first: Group) -> str:
+    """A sentence on the columns in which a group differs from the first."""
+    different = differences(group, first)
+    return f"Not comparable with the first group, from which it differs in {different}."
 
 
 def of_version(rows: Sequence[Row], version: str) -> list[Row]:

@@ -53,6 +53,10 @@ _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
 _BRIEF: Final = ("tradeoff", "why")
 """Anchors of the sections that report.md has too, and whose figures are files."""
+_LONGEST: Final = 149
+"""Lines of report.md."""
+_ROWS: Final = (30, 20, 12, 4)
+"""Rows that its longest table may have, if it is not too long with as many."""
 _NOTHING: Final = "There are no rows, so there is nothing to show."
 _TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
@@ -67,6 +71,7 @@ class Other:
 
     number: int
     title: str
+    differences: str
     said: Sequence[str]
     drawings: Sequence[Drawing]
     table: Table
@@ -224,7 +229,7 @@ def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFact
         drawings = tradeoffs(group, tables.frame(group), prefix, points)
     is_same = group.shared("data_digest") == first.shared("data_digest")
     return Other(
-        number, lead.title(group),
+        number, lead.title(group), lead.differences(group, first),
         [
             lead.differs(group, first), *lead.lead(group, facts), *reference_lines(group, points),
             *lead.unlearned(group), *between_processes(group),
@@ -262,7 +267,11 @@ def _brief(facts: Mapping[str, Any]) -> dict[str, Section]:
 
 def _markdown(facts: dict[str, Any]) -> str:
     template = markdown_environment().get_template("report.md.jinja")
-    sections = dict.fromkeys(_BRIEF) | _brief(facts)
-    page = template.render(facts | sections | {"terms": [], "listed": LISTED})
-    page = template.render(facts | sections | {"terms": used(page), "listed": LISTED})
-    return re.sub(r"\n{3,}", "\n\n", page)
+    content = facts | dict.fromkeys(_BRIEF) | _brief(facts) | {"listed": LISTED}
+    for rows in _ROWS:
+        page = template.render(content | {"most": rows, "terms": []})
+        page = template.render(content | {"most": rows, "terms": used(page)})
+        page = re.sub(r"\n{3,}", "\n\n", page)
+        if len(page.splitlines()) <= _LONGEST:
+            break
+    return page
