@@ -206,7 +206,8 @@ def _obstacle(recommended: Recommendation) -> tuple[list[str], list[dict[str, An
             return ["The weights are random, so there are costs but no scores."], [
                 {"init": "pretrained"}
             ]
-        return ["No setting has a dev score yet."], [{}]
+        all_folds = "" if group.folds is None else f" of all {group.folds} folds"
+        return [f"No setting has a dev score{all_folds} yet."], [{}]
     if what == "one seed":
         seeds = {"seeds": _FEWEST_SEEDS}
         return ["One seed can't show how much of a score is luck."], [seeds]
