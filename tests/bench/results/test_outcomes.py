@@ -126,7 +126,7 @@ def test_a_report_without_folders_says_the_same(
         )  # fmt: skip
         return [
             re.split(before, (tmp_path / "out" / name).read_text("utf-8"))
-            for name, before in (("report.md", "\n## "), ("index.html", "<section id="))
+            for name, before in (("report.md", "\n## "), ("index.html", r"<(?:section|details)\b"))
         ]
 
     with_folders = pages()
