@@ -157,7 +157,7 @@ class Setting:
             low is not None
             and low > fmean(row.majority_score or 0.0 for run in runs for row in run)
             for seed, runs in self.runs.items()
-            for low in [self._score_of(seed).low]
+            for low in [self.score_of_seed(seed).low]
         )
 
     @cached_property
@@ -206,7 +206,7 @@ class Setting:
         With folds it is that of all predictions together, where these are stored for all seeds, or
         a fold's score is not defined; else the mean of the folds' scores.
         """
-        return {seed: self._score_of(seed).value for seed in self.runs}
+        return {seed: self.score_of_seed(seed).value for seed in self.runs}
 
     def by_run(self, column: str) -> dict[Run, float]:
         """Values of a column in the rows that ended ok, by run."""
@@ -241,12 +241,12 @@ class Setting:
         if not scores:
             return None
         if len(scores) == 1:
-            return self._score_of(*scores)
+            return self.score_of_seed(*scores)
         if values.keys() == scores.keys() and len(set(map(len, values.values()))) == 1:
             return score_of(self.scored[0].dev_metric or "", list(values.values()))
         return mean_t(list(scores.values()))
 
-    def _score_of(self, seed: int) -> Interval:
+    def score_of_seed(self, seed: int) -> Interval:
         """The score of one seed: over repeats of the same training, means of values and ends."""
         runs = self.runs[seed]
         is_joined = self.values.keys() == self.runs.keys() or not all(

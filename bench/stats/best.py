@@ -30,34 +30,14 @@ class Sample:
 
     Attributes:
         scores: by seed.
-        values: by seed the numbers of the examples [N], whose mean is the score; empty where these
-            are not kept.
+        values: by seed the numbers of the examples [N], whose mean is the score, for all seeds and
+            of the same examples; empty where these are not kept.
         variance: of one seed's score over its examples, where the values are not kept.
     """
 
     scores: Mapping[int, float]
     values: Mapping[int, Floats]
     variance: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """The difference of two settings over the seeds that both have.
-
-    Attributes:
-        difference: its mean; NaN without a common seed.
-        seeds, examples: the numbers of seeds and of examples.
-        of_examples: its variance over examples.
-        once: the variance over examples of the difference in one seed.
-        own: the variance of the difference between seeds; NaN with one seed.
-    """
-
-    difference: float
-    seeds: int
-    examples: float
-    of_examples: float
-    once: float
-    own: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,47 +117,85 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     The variance of a difference has a part of seeds and one of examples, from the two-way layout of
     both with interaction. The part of the seeds is pooled over all pairs.
     """
-    count = len(samples)
-    pairs = [[_pair(one, other) for other in samples] for one in samples]
-
-    def matrix(name: str) -> Floats:
-        return np.array([[getattr(p, name) for p in row] for row in pairs], dtype=float)
-
-    seeds = matrix("seeds").astype(np.int64)
-    of_examples, examples = matrix("of_examples"), matrix("examples")
-    covariance = _covariance(samples)
-    of_seed, freedom_of_seeds = _pooled(matrix("own"), matrix("once"), seeds, samples)
+    every = sorted({seed for sample in samples for seed in sample.scores})
+    scores = np.array([[one.scores.get(seed, np.nan) for seed in every] for one in samples])
+    difference, seeds, own = between_seeds(scores)
+    once, of_examples, examples = _over_examples(samples, every)
+    of_seed, freedom_of_seeds = _pooled(own, once, seeds, samples)
     between = of_seed / np.maximum(seeds, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = (between + of_examples) ** 2 / (
             between**2 / freedom_of_seeds + of_examples**2 / np.maximum(examples - 1, 1)
         )
     freedom = np.where(np.isfinite(freedom), np.clip(freedom, 1.0, _MANY), _MANY)
-    off = ~np.eye(count, dtype=bool)
+    off = ~np.eye(len(samples), dtype=bool)
     return Comparison(
-        matrix("difference"), seeds, of_seed, of_examples, freedom, covariance,
+        difference, seeds, of_seed, of_examples, freedom, _covariance(samples),
         shows_seeds=bool((seeds[off] > 1).any()),
     )  # fmt: skip
 
 
-def _pair(a: Sample, b: Sample) -> _Pair:
-    shared = sorted(a.scores.keys() & b.scores.keys())
-    if not shared:
-        return _Pair(np.nan, 0, np.inf, a.variance + b.variance, a.variance + b.variance, np.nan)
-    gaps = np.array([a.scores[seed] - b.scores[seed] for seed in shared])
-    count, own = len(shared), float(gaps.var(ddof=1)) if len(shared) > 1 else np.nan
-    kept = all(seed in one.values for one in (a, b) for seed in shared)
-    if not kept:
-        once = _variance_of(a) + _variance_of(b)
-        return _Pair(float(gaps.mean()), count, np.inf, once, once, own)
-    values = np.stack([a.values[seed] - b.values[seed] for seed in shared])
-    number = values.shape[1]
+def between_seeds(scores: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Differences over the seeds that both settings have, from scores by setting and seed.
+
+    Args:
+        scores: NaN for a seed that a setting lacks [K, S].
+
+    Returns:
+        The mean difference, row minus column, NaN without a common seed; the number of common
+        seeds; the variance of the difference between them, NaN with fewer than two [K, K each].
+    """
+    has = np.isfinite(scores).astype(float)
+    centred = np.where(has > 0, scores - np.nanmean(scores), 0.0)
+    number, sums, squares = has @ has.T, centred @ has.T, centred**2 @ has.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = np.where(number > 0, (sums - sums.T) / number, np.nan)
+        around = squares + squares.T - 2 * centred @ centred.T - number * difference**2
+        own = np.where(number > 1, np.maximum(around, 0.0) / (number - 1), np.nan)
+    return difference, number.astype(np.int64), own
+
+
+def _over_examples(
+    samples: Sequence[Sample], every: Sequence[int]
+) -> tuple[Floats, Floats, Floats]:
+    """Variances over examples of differences: of one seed's, and of their mean over seeds [K, K];
+    and the numbers of examples, infinite where the variances are sums of both settings' own."""
+    count = len(samples)
+    alone = np.array([_variance_of(sample) for sample in samples])
+    once = alone[:, None] + alone[None, :]
+    mean, examples = once.copy(), np.full((count, count), np.inf)
+    kept = np.array([bool(sample.values) for sample in samples])
+    has = np.array([[seed in one.scores for seed in every] for one in samples])
+    if not kept.any():
+        return once, mean, examples
+    number = len(next(iter(samples[int(kept.argmax())].values.values())))
     least = UNSEEN / number**2
-    once = max(float(values.var(axis=1, ddof=1).mean()) / number, least)
-    mean = max(float(values.mean(axis=0).var(ddof=1)) / number, least)
-    if count > 1:  # the interaction of seeds and examples is in both parts, and counts once
-        mean -= max(once - mean, 0.0) / (count - 1)
-    return _Pair(float(gaps.mean()), count, number, max(mean, least), once, own)
+    nothing = np.zeros(number)
+    values = np.array([[one.values.get(seed, nothing) for seed in every] for one in samples])
+    values -= values.mean(axis=2, keepdims=True)
+    by_seed = [_squares(values[:, i], number) for i in range(len(every))]
+    masks = {tuple(mask) for mask in has[kept]}
+    for shared in {tuple(np.logical_and(a, b)) for a in masks for b in masks}:
+        common = sum(shared)
+        if not common:
+            continue
+        with_all = (has[:, None] & has[None, :] == np.array(shared)).all(axis=2)
+        pairs = with_all & kept[:, None] & kept[None, :]
+        one = np.mean([by_seed[i] for i, has_seed in enumerate(shared) if has_seed], axis=0)
+        joint = _squares(values[:, list(shared)].mean(axis=1), number)
+        one, joint = np.maximum(one, least), np.maximum(joint, least)
+        if common > 1:  # the interaction of seeds and examples is in both parts, and counts once
+            joint -= np.maximum(one - joint, 0.0) / (common - 1)
+        once[pairs], mean[pairs] = one[pairs], np.maximum(joint, least)[pairs]
+        examples[pairs] = number
+    return once, mean, examples
+
+
+def _squares(values: Floats, number: int) -> Floats:
+    """The variances of the means of differences of centred values [K, N] in pairs [K, K]."""
+    products = values @ values.T
+    own = np.diag(products)
+    return (own[:, None] + own[None, :] - 2 * products) / (number - 1) / number
 
 
 def _variance_of(sample: Sample) -> float:
@@ -193,7 +211,7 @@ def _covariance(samples: Sequence[Sample]) -> Floats:
     means = [np.mean([*s.values.values()], axis=0) if s.values else None for s in samples]
     covariance = np.zeros((count, count))
     kept = [i for i, mean in enumerate(means) if mean is not None]
-    if len({len(means[i]) for i in kept}) == 1 and kept:  # type: ignore[arg-type]
+    if kept:
         rows = np.stack([means[i] for i in kept])  # type: ignore[misc]
         covariance[np.ix_(kept, kept)] = np.atleast_2d(np.cov(rows)) / rows.shape[1]
     return covariance

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 K = TypeVar("K", int, tuple[int, int, int, str])
 NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
-_POWER_Z: Final = 0.8416212335729143
+POWER_Z: Final = 0.8416212335729143
 """The 80% quantile of the normal distribution."""
 UNSEEN: Final = (3 / NORMAL_975) ** 2
 """Divided by N², the least variance of a mean over N examples. If no example differs, the true
@@ -136,7 +136,7 @@ class Spread:
         """
         if self.of_seeds is None:
             raise ValueError("one seed does not show how seeds vary")
-        factor = 1 + _POWER_Z / NORMAL_975
+        factor = 1 + POWER_Z / NORMAL_975
         return next((n for n in range(2, most + 1) if factor * self.half_width(n) < size), None)
 
 

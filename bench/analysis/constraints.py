@@ -1,0 +1,119 @@
+"""Limits on costs and score, such as `memory<=6GiB score>=0.60`, and margins, such as `1pt`.
+
+This is the syntax of --where and --margin in every command. Pure.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bench.common.errors import InputError
+from bench.plan.metrics import Metric
+
+_BYTES: Final = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20,
+                 "GiB": 2**30}  # fmt: skip
+_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
+    "memory": {unit: size / 2**20 for unit, size in _BYTES.items()},
+    "time": {"s": 1.0, "min": 60.0, "h": 3600.0},
+    "size": {unit: size / 1e6 for unit, size in _BYTES.items()},
+    "parameters": {"": 1.0, "k": 1e3, "M": 1e6},
+    "score": {"": 1.0, "%": 0.01},
+}
+"""What a limit may be on, with its units and their sizes in MiB, seconds, MB, parameters and the
+unit of the score."""
+_TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
+EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on a cost or on the score.
+
+    Attributes:
+        name: what it is on: memory, time, size, parameters or score.
+        value: in MiB, seconds, MB, parameters or the unit of the score.
+        text: as it was written.
+    """
+
+    name: str
+    at_most: bool
+    value: float
+    text: str
+
+    def shortfall(self, value: float | None) -> float:
+        """By what share of the limit a value misses it; 0 if it meets it, infinite if unknown."""
+        if value is None or value != value:
+            return float("inf")
+        excess = value - self.value if self.at_most else self.value - value
+        return max(0.0, excess) / max(abs(self.value), 1e-12)
+
+
+def parse_where(text: str) -> tuple[Limit, ...]:
+    """The limits in a text such as `memory<=6GiB time<=30min score>=0.60 size<=5MB`.
+
+    Raises:
+        InputError: for anything that is not such a limit, with what is allowed.
+    """
+    limits = []
+    place = 0
+    while rest := text[place:].lstrip():
+        place = len(text) - len(rest)
+        match = _TERM.match(text, place)
+        if match is None:
+            raise InputError(f"--where: {rest.split()[0]!r} is not a limit such as {EXAMPLE}")
+        limits.append(_limit(*match.groups()))
+        place = match.end()
+    return tuple(limits)
+
+
+def _limit(name: str, operator: str, number: str, unit: str) -> Limit:
+    text = f"{name}{operator}{number}{unit}"
+    if name not in _UNITS:
+        raise InputError(f"--where: no limit can be on {name!r}; choose {', '.join(_UNITS)}")
+    if unit not in _UNITS[name]:
+        units = ", ".join(unit or "none" for unit in _UNITS[name])
+        raise InputError(f"--where: {text!r}: {name} needs a unit of these: {units}")
+    if name != "score" and operator == ">=":
+        raise InputError(f"--where: {text!r}: {name} is limited from above: {name}<=…")
+    try:
+        value = float(number) * _UNITS[name][unit]
+    except ValueError:
+        raise InputError(f"--where: {text!r}: {number!r} is not a number") from None
+    return Limit(name, operator == "<=", value, text)
+
+
+def parse_margin(text: str, metric: Metric, reference: float | None) -> float:
+    """A margin such as `1pt`, `5%` or `0.1`, as a positive difference of scores.
+
+    Points are hundredths of a bounded metric, percent are of the score of full fine-tuning in fp32,
+    and a plain number is in the unit of the score.
+
+    Args:
+        reference: that score, if it was measured.
+
+    Raises:
+        InputError: if it is no such margin, or the metric or the rows have no such unit.
+    """
+    match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*(pt|%|)\s*", text)
+    try:
+        number = float(match[1]) if match else -1.0
+    except ValueError:
+        number = -1.0
+    if match is None or not 0 < number < float("inf"):
+        raise InputError(f"--margin: {text!r} is not a positive margin such as 1pt, 5% or 0.1")
+    if match[2] == "pt":
+        if not metric.bounded:
+            raise InputError(
+                f"--margin: {text!r}: {metric.label} has no points; give a share such as 5%, or a "
+                "number in its unit"
+            )
+        return number / 100
+    if match[2] == "%":
+        if reference is None:
+            raise InputError(
+                f"--margin: {text!r} is a share of the score of full fine-tuning in fp32, which "
+                'was not measured; give points, or run bench.grid with --select "mode=full amp=off"'
+            )
+        return number / 100 * abs(reference)
+    return number

@@ -1,0 +1,47 @@
+"""What a setting costs: memory, time, the file to ship and parameters that train."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Final, Literal
+
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+
+Need = Literal["memory", "time", "size", "parameters"]
+NEEDS: Final[tuple[Need, ...]] = ("memory", "time", "size", "parameters")
+_BYTES: Final = 4
+"""Bytes of a saved weight, which is in fp32."""
+
+
+def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
+    """A cost of a setting: memory in MiB, the time of one training in seconds, the size in MB of
+    the file that is shipped beside the base model, or the number of parameters that train.
+
+    The time is that of training's steps on all its tokens; where these were not counted, as in old
+    rows, that of the whole training. The file has what differs from the base: adapter and head, or
+    the whole model where the rest of the encoder trains too. None where it was not measured.
+    """
+    if need == "memory":
+        estimate = setting.estimate(group.memory_column)
+        return None if estimate is None else estimate.value
+    if need == "time":
+        return _time(setting)
+    if need == "size":
+        is_small = setting.mode == "head" or (setting.layers or "").endswith("-only")
+        values = [row.params_trainable if is_small else row.params_total for row in setting.ok]
+        count = _mean(values)
+        return None if count is None else _BYTES * count / 1e6
+    return _mean([row.params_trainable for row in setting.ok])
+
+
+def _time(setting: Setting) -> float | None:
+    estimate = setting.estimate("ms_per_1k_tokens")
+    tokens = _mean([row.tokens_total for row in setting.ok])
+    if estimate is None or tokens is None:
+        return _mean([row.train_s for row in setting.ok])
+    return estimate.value * tokens / 1e6
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,322 @@
+"""Which setting to use: the cheapest that is shown to be no worse than the best by more than a
+margin. docs/deciding.md has the rule and its sources."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.analysis.constraints import Limit
+from bench.analysis.costs import NEEDS, Need, cost_of
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.stats.best import Comparison, Floats, Sample, between_seeds, compare_all
+from bench.stats.intervals import NORMAL_975, POWER_Z
+
+Obstacle = Literal["no score", "one seed", "no head", "not learned", "limits", "precision"]
+"""Why nothing is recommended: no setting has a score; none has two seeds; the head alone was not
+run; the best is not shown to beat the head alone and the majority class; no setting meets the
+limits; or none is shown to be no worse than the best."""
+_FOLDS: Final = 10
+"""Parts of the examples, of which each scores what the others selected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The settings of a group that have a score, compared in pairs.
+
+    Attributes:
+        samples: their scores by seed and example, of which more is better.
+        margin: how much worse than the best a score may be.
+    """
+
+    group: Group
+    settings: tuple[Setting, ...]
+    samples: tuple[Sample, ...]
+    comparison: Comparison
+    margin: float
+
+    @cached_property
+    def scores(self) -> Floats:
+        """The mean scores over seeds, of which more is better [K]."""
+        return np.array([np.mean([*sample.scores.values()]) for sample in self.samples])
+
+    @cached_property
+    def costs(self) -> Mapping[Need, Floats]:
+        """By need, what the settings cost; NaN where it was not measured [K each]."""
+        every = {n: [cost_of(self.group, s, n) for s in self.settings] for n in NEEDS}
+        return {need: np.array(values, dtype=float) for need, values in every.items()}
+
+    @cached_property
+    def shown(self) -> NDArray[np.bool_]:
+        """Whether a setting (row) is shown to be no worse than another by more than the margin."""
+        return (self.comparison.lower >= -self.margin) | np.eye(len(self.settings), dtype=bool)
+
+    @cached_property
+    def worse(self) -> NDArray[np.bool_]:
+        """Whether a setting (row) is shown to be worse than another by more than the margin."""
+        return (self.comparison.upper < -self.margin) & ~np.eye(len(self.settings), dtype=bool)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the predictions of all settings are known, so that pairs differ by example."""
+        return all(sample.values for sample in self.samples)
+
+    @cached_property
+    def examples(self) -> int:
+        """The number of dev examples; 0 where no predictions are kept."""
+        return max((len(v) for s in self.samples for v in s.values.values()), default=0)
+
+    @cached_property
+    def obstacle(self) -> Obstacle | None:
+        """Why nothing can be recommended under any limits; None if something can."""
+        if not self.settings:
+            return "no score"
+        if not self.comparison.shows_seeds:
+            return "one seed"
+        heads = [i for i, setting in enumerate(self.settings) if setting.mode == "head"]
+        if not heads:
+            return "no head"
+        best = int(self.scores.argmax())
+        beats = best not in heads and bool((self.comparison.lower[best, heads] > 0).all())
+        return None if beats and self.settings[best].learned else "not learned"
+
+    def value(self, i: int, name: str) -> float | None:
+        """What a limit of this name is on, for a setting: a cost, or the score as it is told."""
+        if name == "score":
+            return self.group.scoring.gain(float(self.scores[i]))
+        return float(self.costs[name][i])  # type: ignore[index]
+
+    def cheapest(self, among: Sequence[int], prefer: Need) -> int | None:
+        """The cheapest of some settings; of equally cheap ones, by time and by parameters."""
+        keys = [np.nan_to_num(self.costs[n], nan=np.inf) for n in (prefer, "time", "parameters")]
+        return min(among, key=lambda i: tuple(key[i] for key in keys), default=None)
+
+
+def candidates_of(group: Group, margin: float | None = None) -> Candidates:
+    """The settings of a group that have a score, compared in pairs.
+
+    Args:
+        margin: None for the metric's.
+    """
+    settings = [s for s in group.settings if s.ok and s.scores]
+    lengths = Counter(len(values) for s in settings for values in s.values.values())
+    usual = lengths.most_common(1)[0][0] if lengths else 0
+    samples = tuple(_sample(group, setting, usual) for setting in settings)
+    return Candidates(
+        group, tuple(settings), samples, compare_all(samples),
+        group.margin if margin is None else margin,
+    )  # fmt: skip
+
+
+def _sample(group: Group, setting: Setting, examples: int) -> Sample:
+    sign = group.scoring.gain(1.0)
+    scores = {seed: sign * score for seed, score in setting.scores.items()}
+    values = setting.values
+    if values.keys() == scores.keys() and {len(v) for v in values.values()} == {examples}:
+        return Sample(scores, {seed: sign * numbers for seed, numbers in values.items()})
+    ends = [pair for seed in scores if (pair := setting.score_of_seed(seed).ends())]
+    halves = [(high - low) / 2 / NORMAL_975 for low, high in ends]
+    return Sample(scores, {}, float(np.mean(np.square(halves))) if halves else np.inf)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What would show a setting to be no worse than the best.
+
+    Attributes:
+        closest: the setting that is nearest to being shown.
+        margin: the margin by which it is shown now.
+        seeds, examples: how many of these would show it four times out of five if its true
+            difference is the measured one; None where no number of them alone does.
+        factor: how many times as many of both would; None where its measured difference is as
+            large as the margin, and nothing does.
+        bottleneck: the part of the uncertainty that is larger, or the margin where nothing helps.
+    """
+
+    closest: int
+    margin: float
+    seeds: int | None
+    examples: int | None
+    factor: float | None
+    bottleneck: Literal["seeds", "examples", "margin"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """The answer for some limits. Settings are numbers of the candidates'.
+
+    Attributes:
+        among: the settings that meet the limits.
+        reference: the best of these by score.
+        shown: those shown to be no worse than the best by more than the margin.
+        could_be: those not shown to be worse than another by more than it.
+        obstacle: why nothing is recommended; None if something is.
+        pick: the recommended setting or, with an obstacle, the one to take until that is removed.
+        nearest: the settings that come nearest to the limits, where none meets them.
+    """
+
+    candidates: Candidates
+    prefer: Need
+    limits: tuple[Limit, ...]
+    among: tuple[int, ...]
+    reference: int | None
+    shown: tuple[int, ...]
+    could_be: tuple[int, ...]
+    obstacle: Obstacle | None
+    pick: int | None
+    nearest: int | None = None
+
+    @property
+    def decided(self) -> bool:
+        """Whether a setting is recommended."""
+        return self.obstacle is None
+
+    @cached_property
+    def alternatives(self) -> dict[Need | Literal["score"], int]:
+        """By need, the cheapest setting that is shown to be no worse than the best or, where none
+        is, that could be the best; and the best by score."""
+        every: dict[Need | Literal["score"], int] = {}
+        for need in NEEDS:
+            found = self.candidates.cheapest(self.shown or self.could_be, need)
+            if found is not None and not np.isnan(self.candidates.costs[need][found]):
+                every[need] = found
+        if self.reference is not None:
+            every["score"] = self.reference
+        return every
+
+    @cached_property
+    def honest_score(self) -> float | None:
+        """The score of what the rule picks, on examples that did not pick it, as it is told.
+
+        Each tenth of the examples scores what the rule picks by the others. None where it picks
+        nothing or predictions are not kept.
+        """
+        known = self.candidates
+        if not self.shown or not known.kept or known.examples < _FOLDS:
+            return None
+        seeds = sorted({seed for sample in known.samples for seed in sample.scores})
+        nothing = np.full(known.examples, np.nan)
+        values = np.array([[s.values.get(seed, nothing) for seed in seeds] for s in known.samples])
+        order = np.random.default_rng(0).permutation(known.examples)
+        total = 0.0
+        for part in np.array_split(order, _FOLDS):
+            rest = np.setdiff1d(order, part)
+            shown = self._shown_by(values[:, :, rest].mean(axis=2), len(rest) / known.examples)
+            pick = known.cheapest(shown, self.prefer)
+            scores = values[self.pick if pick is None else pick][:, part]
+            total += float(np.nanmean(scores)) * len(part)
+        return known.group.scoring.gain(total / known.examples)
+
+    def _shown_by(self, scores: Floats, share: float) -> list[int]:
+        """The settings that are shown to be no worse than the best by a share of the examples."""
+        compared, among = self.candidates.comparison, list(self.among)
+        between = compared.of_seed / np.maximum(compared.seeds, 1)
+        error = np.sqrt(between + compared.of_examples / share)
+        lower = between_seeds(scores)[0] - compared.critical[None, :] * error
+        shown = (lower >= -self.candidates.margin) | np.eye(len(lower), dtype=bool)
+        return [i for i in among if shown[i, among].all()]
+
+    @cached_property
+    def resolution(self) -> Resolution | None:
+        """What would show a setting to be no worse than the best, if none is."""
+        known, among = self.candidates, list(self.among)
+        if self.shown or self.reference is None:
+            return None
+        compared = known.comparison
+        lower = np.where(np.eye(len(compared.lower), dtype=bool), np.inf, compared.lower)
+        worst = {i: float(lower[i, among].min()) for i in self.could_be}
+        closest = max(worst, key=lambda i: worst[i])
+        rivals = [j for j in among if j != closest and not known.shown[closest, j]]
+        needed = [self._needed(closest, j) for j in rivals]
+        seeds, examples, factor = (_largest(numbers) for numbers in zip(*needed, strict=True))
+        bottleneck: Literal["seeds", "examples", "margin"] = "margin"
+        if factor is not None:
+            of_seeds = sum(
+                compared.of_seed[closest, j] / compared.seeds[closest, j] for j in rivals
+            )
+            of_examples = sum(compared.of_examples[closest, j] for j in rivals)
+            bottleneck = "seeds" if of_seeds > of_examples else "examples"
+        return Resolution(
+            closest,
+            -worst[closest],
+            None if seeds is None else ceil(seeds),
+            None if examples is None else ceil(examples),
+            factor,
+            bottleneck,
+        )
+
+    def _needed(self, i: int, j: int) -> tuple[float | None, float | None, float | None]:
+        """The seeds, or the dev examples, or the factor of both, that show i to be no worse than
+        j."""
+        compared, number = self.candidates.comparison, self.candidates.examples
+        have = max(int(compared.seeds[i, j]), 1)
+        room = self.candidates.margin + min(float(compared.difference[i, j]), 0.0)
+        if not room > 0:
+            return None, None, None
+        allowed = float((room / (compared.critical[j] + POWER_Z)) ** 2)
+        of_seed, of_examples = compared.of_seed[i, j] / have, compared.of_examples[i, j]
+        factor = max(1.0, float(of_seed + of_examples) / allowed)
+        left, left_of_seed = allowed - of_examples, allowed - of_seed
+        seeds = have * max(1.0, float(of_seed / left)) if left > 0 else None
+        is_known = number and left_of_seed > 0
+        examples = number * max(1.0, float(of_examples / left_of_seed)) if is_known else None
+        return seeds, examples, factor
+
+    @cached_property
+    def finest(self) -> tuple[float, int] | None:
+        """The difference that any number of seeds shows on these examples four times out of five,
+        at the median of the pairs that could be the best, and the examples that one hundredth
+        takes. None without predictions or pairs."""
+        known, could_be = self.candidates, list(self.could_be)
+        if len(could_be) < 2 or not known.examples:
+            return None
+        block = np.ix_(could_be, could_be)
+        pairs = ~np.eye(len(could_be), dtype=bool)
+        variance = known.comparison.of_examples[block][pairs]
+        critical = np.broadcast_to(known.comparison.critical[could_be], pairs.shape)[pairs]
+        size = float(np.median((critical + POWER_Z) * np.sqrt(variance)))
+        return size, ceil(known.examples * (size / 0.01) ** 2)
+
+
+def _largest(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return max(known) if len(known) == len(numbers) and known else None
+
+
+def recommend(
+    candidates: Candidates, prefer: Need = "memory", limits: Sequence[Limit] = ()
+) -> Recommendation:
+    """The cheapest setting within limits that is shown to be no worse than the best one there by
+    more than the margin.
+
+    Args:
+        prefer: what is cheap.
+    """
+    known, every = candidates, range(len(candidates.settings))
+    misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]
+    among = [i for i in every if misses[i] == 0]
+    shown = [i for i in among if known.shown[i, among].all()]
+    could_be = [i for i in among if not known.worse[i, among].any()]
+    obstacle = known.obstacle
+    if every and not among:
+        obstacle = "limits"
+    elif obstacle is None and not shown:
+        obstacle = "precision"
+    return Recommendation(
+        known,
+        prefer,
+        tuple(limits),
+        tuple(among),
+        max(among, key=lambda i: known.scores[i], default=None),
+        tuple(shown),
+        tuple(could_be),
+        obstacle,
+        known.cheapest(shown or could_be, prefer),
+        min(every, key=lambda i: misses[i], default=None) if every and not among else None,
+    )
