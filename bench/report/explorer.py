@@ -7,7 +7,7 @@ left. Nothing else is calculated there.
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
@@ -19,9 +19,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from bench.analysis.constraints import TERM, UNITS
-from bench.analysis.costs import NEEDS, Need, cost_of
+from bench.analysis.costs import NEEDS, cost_of
 from bench.analysis.groups import Group
-from bench.analysis.recommendation import Candidates
+from bench.analysis.recommendation import Recommendation
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import column
 from bench.plan.rows import Row
@@ -29,15 +29,16 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.text import x_label, y_label
+from bench.report.recommendation import margin_text, obstacle_text
+from bench.report.text import y_label
 from bench.results.facts import DataFacts
 from bench.results.store import cell_folder
 
 _MOST_CELLS: Final = 20
 """Cells of a setting whose figures are listed; of more, only ids are known."""
-_NAMES: Final[Mapping[Need, str]] = {
-    "memory": "memory", "time": "time of a training", "size": "file to ship",
-    "parameters": "parameters trained",
+_NAMES: Final = {
+    "peak_rss_mib": "memory (peak RSS)", "peak_cuda_allocated_mib": "memory (peak on the GPU)",
+    "time": "time of a training", "size": "file to ship", "parameters": "parameters trained",
 }  # fmt: skip
 _VARIABLES: Final = {INK: "--ink", BLUE: "--lora", ORANGE: "--dora", PURPLE: "--head"}
 """Colours of figures, and the page's variables for them, which differ in the dark."""
@@ -46,21 +47,21 @@ _SYMBOLS: Final = {"s": "square", "D": "diamond", "o": "circle", "^": "triangle"
 
 
 def explorer(
-    group: Group,
-    candidates: Candidates,
+    recommended: Recommendation,
     answer: str,
-    closed: str = "",
-    sources: tuple[str, ...] = (),
+    sources: Sequence[str] = (),
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """A group's settings, metric and pairs, ready for JSON.
 
     Args:
-        answer: the recommendation among all settings, as a sentence.
-        closed: why no setting can be recommended, if none can.
+        recommended: the recommendation among all settings.
+        answer: that in a sentence.
         sources: the files that the rows came from, as a command line names them.
         facts: by `data_digest`, facts on the data, for commands.
     """
+    candidates = recommended.candidates
+    group = candidates.group
     places = {id(setting): i for i, setting in enumerate(candidates.settings)}
     runs = sources or ("runs.csv",)
     axes = {name: [_text(values[name]) for values in map(_axes, group.settings)] for name in _AXES}
@@ -69,17 +70,16 @@ def explorer(
     return {
         "metric": {
             "name": y_label(group), "label": scoring.label, "higher": scoring.higher_is_better,
-            "decimals": group.decimals, "margin": scoring.size(candidates.margin),
+            "decimals": group.decimals, "margin": margin_text(candidates),
         },
         "costs": {
-            need: _NAMES[need] if need != "memory" else x_label(group, need).removesuffix(", MiB")
-            for need in NEEDS
+            need: _NAMES[group.memory_column if need == "memory" else need] for need in NEEDS
         },
         "term": TERM.pattern,
         "units": UNITS,
         "command": f"python -m bench.recommend --runs {' '.join(runs)}",
         "answer": answer,
-        "closed": closed,
+        "closed": " ".join(obstacle_text(recommended)) if candidates.obstacle else "",
         "axes": {name: _ordered(values) for name, values in axes.items() if len({*values}) > 1},
         "modes": {
             mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]
@@ -91,8 +91,8 @@ def explorer(
                 "label": setting.label,
                 "axes": [values[i] for values in axes.values() if len({*values}) > 1],
                 "costs": [_finite(cost_of(group, setting, need)) for need in NEEDS],
-                "score": _score(setting),
-                "pair": places.get(id(setting)),
+                "score": _score(setting), "value": None if place is None else candidates.value(place, "score"),
+                "pair": place,
                 "learned": setting.learned,
                 "baseline": setting is group.baseline,
                 "mode": setting.mode,
@@ -103,6 +103,7 @@ def explorer(
                 "command": command_of(group, setting, options),
             }
             for i, setting in enumerate(group.settings)
+            for place in [places.get(id(setting))]
         ],
         "pairs": {
             "of": len(places), "shown": _bits(candidates.shown), "worse": _bits(candidates.worse),
