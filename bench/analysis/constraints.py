@@ -6,8 +6,9 @@ This is the syntax of --where and --margin in every command. Pure.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal, cast
 
+from bench.analysis.costs import Need
 from bench.common.errors import InputError
 from bench.plan.metrics import Metric
 
@@ -36,14 +37,14 @@ class Limit:
         text: as it was written.
     """
 
-    name: str
+    name: Need | Literal["score"]
     at_most: bool
     value: float
     text: str
 
-    def shortfall(self, value: float | None) -> float:
-        """By what share of the limit a value misses it; 0 if it meets it, infinite if unknown."""
-        if value is None or value != value:
+    def shortfall(self, value: float) -> float:
+        """By what share of the limit a value misses it: 0 if it meets it, infinite if it is NaN."""
+        if value != value:
             return float("inf")
         excess = value - self.value if self.at_most else self.value - value
         return max(0.0, excess) / max(abs(self.value), 1e-12)
@@ -80,7 +81,7 @@ def _limit(name: str, operator: str, number: str, unit: str) -> Limit:
         value = float(number) * UNITS[name][unit]
     except ValueError:
         raise InputError(f"--where: {text!r}: {number!r} is not a number") from None
-    return Limit(name, operator == "<=", value, text)
+    return Limit(cast(Any, name), operator == "<=", value, text)
 
 
 def parse_margin(text: str, metric: Metric, reference: float | None) -> float:

@@ -221,6 +221,13 @@ def groups(
     return result
 
 
+def ordered_groups(
+    rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
+) -> list[Group]:
+    """The groups in the order of a report: first the one that is recommended from."""
+    return hub_first(groups(rows, planned, values_of), {group_key(row) for row in planned})
+
+
 def _software(row: Row) -> tuple[Value, ...]:
     """The values that must be equal for scores to be compared: a group's, except the machine."""
     return (*_settings_key(row), *row.software)

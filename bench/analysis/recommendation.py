@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from bench.analysis.constraints import Limit
 from bench.analysis.costs import NEEDS, Need, cost_of
-from bench.analysis.groups import Group
+from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.setting import Setting
+from bench.plan.rows import Row
+from bench.results.outcomes import ValuesOf
 from bench.stats.best import Comparison, Floats, Sample, between_seeds, compare_all
 from bench.stats.intervals import NORMAL_975, POWER_Z
 
@@ -86,11 +88,11 @@ class Candidates:
         beats = best not in heads and bool((self.comparison.lower[best, heads] > 0).all())
         return None if beats and self.settings[best].learned else "not learned"
 
-    def value(self, i: int, name: str) -> float | None:
-        """What a limit of this name is on, for a setting: a cost, or the score as it is told."""
+    def value(self, i: int, name: Need | Literal["score"]) -> float:
+        """What a limit of this name is on, for a setting: a cost, NaN if unknown, or the score."""
         if name == "score":
             return self.group.scoring.gain(float(self.scores[i]))
-        return float(self.costs[name][i])  # type: ignore[index]
+        return float(self.costs[name][i])
 
     def cheapest(self, among: Sequence[int], prefer: Need) -> int | None:
         """The cheapest of some settings; of equally cheap ones, by time and by parameters."""
@@ -157,7 +159,7 @@ class Recommendation:
         shown: those shown to be no worse than the best by more than the margin.
         could_be: those not shown to be worse than another by more than it.
         obstacle: why nothing is recommended; None if something is.
-        pick: the recommended setting or, with an obstacle, the one to take until that is removed.
+        pick: the recommended setting or, with an obstacle, the best by score.
         nearest: the settings that come nearest to the limits, where none meets them.
     """
 
@@ -176,6 +178,11 @@ class Recommendation:
     def decided(self) -> bool:
         """Whether a setting is recommended."""
         return self.obstacle is None
+
+    @property
+    def setting(self) -> Setting | None:
+        """The setting to take: the pick."""
+        return None if self.pick is None else self.candidates.settings[self.pick]
 
     @cached_property
     def alternatives(self) -> dict[Need | Literal["score"], int]:
@@ -308,15 +315,24 @@ def recommend(
         obstacle = "limits"
     elif obstacle is None and not shown:
         obstacle = "precision"
+    best = max(among, key=lambda i: known.scores[i], default=None)
     return Recommendation(
         known,
         prefer,
         tuple(limits),
         tuple(among),
-        max(among, key=lambda i: known.scores[i], default=None),
+        best,
         tuple(shown),
         tuple(could_be),
         obstacle,
-        known.cheapest(shown or could_be, prefer),
+        known.cheapest(shown, prefer) if obstacle is None else best,
         min(every, key=lambda i: misses[i], default=None) if every and not among else None,
     )
+
+
+def recommended_from(
+    rows: Sequence[Row], planned: Sequence[Row], values_of: ValuesOf
+) -> Recommendation | None:
+    """The recommendation of the first group of a report; None without any group."""
+    every = ordered_groups(rows, planned, values_of)
+    return recommend(candidates_of(every[0])) if every else None

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import click
 
+from bench.analysis.power import power_note
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.examples.lengths import find_length
@@ -53,7 +54,7 @@ from bench.plan.budget import Budget
 from bench.plan.cell import CANDIDATE, GRID, Cell
 from bench.plan.gridfile import Grid, Settings
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
-from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, problem_of
+from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_length, check_ranks, find_model
 from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
 from bench.plan.selection import parse_selection, select
@@ -304,6 +305,7 @@ def command(
         early_stopping_notes(settings),
         length_notes,
         (*target.device.notes, *amp_notes(cells, target.device)),
+        _power(cells, examples, folds, metric) if some_run and model.checkpoint else (),
         # the last, since they tokenise examples: the others are printed before
         *(
             cut_notes(
@@ -351,6 +353,15 @@ def command(
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
+
+
+def _power(
+    cells: Sequence[Cell], examples: Data, folds: Folds | None, metric: str | None
+) -> list[str]:
+    """The note on what differences of scores can be shown."""
+    dev = sum(size.dev for size in examples.sizes.values())
+    number = dev if folds is None else len(folds.examples)
+    return power_note(cells, number, metric_of(metric or examples.task.metric))
 
 
 PlanNow = Callable[[Sequence[Cell]], list[Planned]]

@@ -1,8 +1,9 @@
 """The score of the chosen setting on test examples, measured once: `bench.report --final`.
 
-The setting with the best dev score is trained again, on the same training examples with the same
-seed (of folds, on all examples), and scored on the test examples, which nothing else reads. The
-score is kept with the facts on the data, and is not measured a second time.
+The recommended setting, or the best by dev score where none is, is trained again, on the same
+training examples with the same seed (of folds, on all examples), and scored on the test examples,
+which nothing else reads. The score is kept with the facts on the data, and is not measured a second
+time.
 """
 
 import os
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench.analysis.groups import group_key, groups, hub_first
+from bench.analysis.recommendation import recommended_from
 from bench.analysis.setting import Setting
 from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError, StoppedError
@@ -56,8 +57,8 @@ class _Chosen:
 def find_final(
     runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf, test_file: str | None = None
 ) -> FinalScore:
-    """The test score of the best setting of the report's first group, measured now unless these
-    test examples were scored before.
+    """The test score of the setting that is recommended from the report's first group or, where
+    none is, of the best by dev score, measured now unless these test examples were scored before.
 
     Args:
         rows: those of the CSV, scored by the metric that decides.
@@ -118,24 +119,18 @@ def _scored(runs: Path, test_digest: str) -> FinalScore | None:
 
 def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> _Chosen:
     planned = read_plan(runs)
-    every = hub_first(
-        groups(rows, planned, values_from(predictions_of)), {group_key(row) for row in planned}
-    )
-    group = every[0] if every else None
-    scores = {
-        setting: score
-        for setting in (group.settings if group is not None else ())
-        if setting.ok and setting.learned and (score := setting.estimate("dev_score"))
-    }
-    if group is None or not scores:
+    recommended = recommended_from(rows, planned, values_from(predictions_of))
+    group = None if recommended is None else recommended.candidates.group
+    chosen = None if recommended is None else recommended.setting
+    if group is None or chosen is None or not chosen.learned:
         about = "" if group is None else f" for {group.shared('model')} on {group.shared('task')}"
         raise InputError(
             f"--final: no setting{about}, the first group of the report, is shown to have learned; "
             "train for longer"
         )
-    best = max(scores, key=lambda setting: group.scoring.gain(scores[setting].value))
-    row = min(best.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
-    return _Chosen(best, row, group.metric, scores[best].value)
+    row = min(chosen.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
+    dev = chosen.estimate("dev_score")
+    return _Chosen(chosen, row, group.metric, dev.value if dev else 0.0)
 
 
 def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tuple[Examples, str]:

@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokens import share
@@ -36,7 +37,7 @@ from bench.plan.rows import CellKey, Row
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.overhead import Account
-from bench.results.predictions import kept_predictions
+from bench.results.predictions import kept_predictions, values_from
 from bench.results.protocol import DEVICE_FAILED
 from bench.results.rescoring import rescored
 from bench.results.row import keep_row, kept_row, measured_row
@@ -416,8 +417,11 @@ class Session:
     def _close(self, planned: list[Planned], ended: str, as_json: bool) -> int:
         """Render the report, print the outcome and how to continue, and return the exit code."""
         # imported late, so that matplotlib does not load while cells run
+        from bench.report import recommendation
         from bench.report.render import render
 
+        recommended: Recommendation | None = None
+        facts: dict[str, DataFacts] = {}
         last: dict[tuple[str, int], Row] = {}
         try:
             rows = read_rows(self.store.path)
@@ -429,11 +433,13 @@ class Session:
             predictions_of = kept_predictions(self.store.path)
             if self.metric is not None:
                 rows = rescored(rows, self.metric, predictions_of, facts)
+            plan = self._plan(planned)
+            recommended = recommended_from(rows, plan, values_from(predictions_of))
             report = str(
                 render(
                     rows,
                     self.reports,
-                    planned=self._plan(planned),
+                    planned=plan,
                     sources=[self.store.path.name],
                     predictions_of=predictions_of,
                     facts=facts,
@@ -445,10 +451,18 @@ class Session:
         counts = statuses(planned, last)
         elsewhere = scores_elsewhere(planned)
         times = self.account.times()
+        said = recommended and recommendation.advice(recommended, facts)
         if as_json:
-            spent = None if times is None else times.to_json()
-            scores = {"scores_from_other_machines": elsewhere}
-            click.echo(json.dumps({"cells": counts, **scores, "report": report, "time": spent}))
+            outcome = {
+                "cells": counts,
+                "scores_from_other_machines": elsewhere,
+                "report": report,
+                "time": None if times is None else times.to_json(),
+                "recommendation": recommended
+                and said
+                and recommendation.as_json(recommended, said),
+            }
+            click.echo(json.dumps(outcome))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             click.echo(f"{count_cells(planned)}: {numbers}")
@@ -457,6 +471,8 @@ class Session:
             click.echo(f"report: {report}")
             if times is not None:
                 click.echo(f"time: {times}")
+            if said is not None:
+                click.echo("\n".join(recommendation.lines(said)))
         fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         sys.stderr.writelines(self.budget.lines())

@@ -45,7 +45,8 @@ class Metric:
         """A positive difference of scores with its unit, and what it is from, if that is named."""
         of = f" of {of}" if of else ""
         if self.in_points:
-            return f"{100 * difference:.3g} points of {self.label}{of}"
+            points = f"{100 * difference:.3g}"
+            return f"{points} point{'' if points == '1' else 's'} of {self.label}{of}"
         return f"{difference:.3g}{of} ({self.label})" if of else f"{difference:.3g} in {self.label}"
 
 

@@ -44,8 +44,8 @@ Examples:
 @click.option(
     "--final",
     is_flag=True,
-    help="Train the setting with the best score again and score it on the test examples, once; "
-    "later calls show that score.",
+    help="Train the recommended setting again, or the best by score where none is recommended, and "
+    "score it on the test examples, once; later calls show that score.",
 )
 @click.option(
     "--test", metavar="FILE", help="The test examples for --final, if the grid was given none."

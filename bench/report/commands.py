@@ -75,6 +75,26 @@ def _metric(group: Group) -> str:
     return f" --metric {group.metric}" if group.metric and group.metric not in ROW_METRICS else ""
 
 
+def narrowed(
+    group: Group,
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    *,
+    select: str = "",
+    rerun: bool = False,
+    **options: object,
+) -> str:
+    """The command line of a group's grid, narrowed by --select, with other values of options.
+
+    Args:
+        rerun: whether cells that ended ok run again.
+        options: values of options that replace the group's, such as seeds.
+    """
+    search, grid = _grid(group, group.first)
+    narrow = f" --select {_word(select)}" if select else ""
+    again = " --rerun ok" if rerun else ""
+    return f"{_GRID} {grid} {_options(group, facts, options)}{search}{narrow}{again}"
+
+
 def _grid(group: Group, row: Row) -> tuple[str, str]:
     """The option of a search if the row's rates are of one, and the name or file of its grid."""
     grid = row.grid or str(group.shared("grid") or "full")
@@ -93,15 +113,20 @@ def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
     return _word(" ".join(f"{name}={text}" for name, text in texts.items() if text))
 
 
-def _options(group: Group, facts: Mapping[str, DataFacts]) -> str:
+def _options(
+    group: Group,
+    facts: Mapping[str, DataFacts],
+    others: Mapping[str, object] = MappingProxyType({}),
+) -> str:
+    """The options of a group's grid; of those in `others`, with their values there."""
     names = ("model", "init", "task", "folds", "epochs", "early_stopping", "max_steps", "max_train",
              "max_dev")  # fmt: skip
     options = [
         f"--{name.replace('_', '-')} {_word(value)}"
         for name in names
-        if (value := group.shared(name)) is not None
+        if (value := others.get(name, group.shared(name))) is not None
     ]
-    options.append(f"--seeds {1 + max(row.seed for row in group.rows)}")
+    options.append(f"--seeds {others.get('seeds', 1 + max(row.seed for row in group.rows))}")
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         options.append(f"--repeats {repeats}")
     length, grid = group.shared("max_length"), str(group.shared("grid") or "full")

@@ -29,7 +29,7 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import margin_text, obstacle_text
+from bench.report.recommendation import margin_text, obstacle_of
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
 from bench.results.store import cell_folder
@@ -79,7 +79,7 @@ def explorer(
         "units": UNITS,
         "command": f"python -m bench.recommend --runs {' '.join(runs)}",
         "answer": answer,
-        "closed": " ".join(obstacle_text(recommended)) if candidates.obstacle else "",
+        "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacle else "",
         "axes": {name: _ordered(values) for name, values in axes.items() if len({*values}) > 1},
         "modes": {
             mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]

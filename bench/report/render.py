@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.analysis.groups import Group, group_key, groups, hub_first
+from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
@@ -126,8 +126,7 @@ def report(
             f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."
         ]
     rows, planned = _printable(rows), _printable(planned)
-    planned_keys = {group_key(row) for row in planned}
-    every_group = hub_first(groups(rows, planned, values_from(predictions_of)), planned_keys)
+    every_group = ordered_groups(rows, planned, values_from(predictions_of))
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []

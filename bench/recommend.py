@@ -1,0 +1,101 @@
+"""Recommend a setting from finished runs: the cheapest that is shown to be no worse than the best.
+
+Example: python -m bench.recommend --prefer time --where "memory<=6GiB score>=0.60"
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from bench.analysis.constraints import EXAMPLE
+from bench.analysis.costs import NEEDS, Need
+from bench.common.command import run_command, with_runs
+from bench.plan.metrics import METRIC_HELP, METRICS
+
+_EPILOG = f"""\b
+Exit codes: 0 decided, 1 undecided, 2 bad input.
+
+\b
+Examples:
+  python -m bench.recommend
+  python -m bench.recommend --prefer time --margin 1pt
+  python -m bench.recommend --where "{EXAMPLE}"
+"""
+
+
+@click.command(
+    "python -m bench.recommend",
+    help=__doc__.partition("\n")[0] if __doc__ else None,
+    epilog=_EPILOG,
+)
+@with_runs("Results to recommend from.")
+@click.option(
+    "--prefer",
+    type=click.Choice(NEEDS),
+    default="memory",
+    show_default=True,
+    help="What is to be cheap: memory, the time of training, the size of the file to ship, or the "
+    "number of parameters that train.",
+)
+@click.option(
+    "--where",
+    metavar="LIMITS",
+    default="",
+    help=f'Limits that a setting must meet, such as "{EXAMPLE}".',
+)
+@click.option(
+    "--margin",
+    metavar="SIZE",
+    help="How much worse than the best a score may be: 1pt is a hundredth, 5% a share of the score "
+    "of full fine-tuning in fp32, 0.1 is in the unit of the score. Each metric's own by default.",
+)
+@click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def main(
+    runs: Sequence[Path],
+    prefer: Need,
+    where: str,
+    margin: str | None,
+    metric: str | None,
+    as_json: bool,
+) -> int:
+    from bench.analysis.constraints import parse_margin, parse_where
+    from bench.analysis.groups import ordered_groups
+    from bench.analysis.recommendation import candidates_of, recommend
+    from bench.common.errors import InputError
+    from bench.report import recommendation
+    from bench.results.facts import read_facts
+    from bench.results.predictions import first_of, kept_predictions, values_from
+    from bench.results.rescoring import rescored
+    from bench.results.store import read_plan, read_rows
+
+    limits = parse_where(where)
+    rows = [row for path in runs for row in read_rows(path)]
+    planned = [row for path in runs for row in read_plan(path)]
+    facts = read_facts(*runs)
+    predictions_of = first_of([kept_predictions(path) for path in runs])
+    if metric is not None:
+        rows = rescored(rows, metric, predictions_of, facts)
+    every = ordered_groups(rows, planned, values_from(predictions_of))
+    if not every:
+        names = ", ".join(map(str, runs))
+        raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
+    group = every[0]
+    base = group.baseline.estimate("dev_score") if group.baseline else None
+    size = margin and parse_margin(margin, group.scoring, base.value if base else None)
+    recommended = recommend(candidates_of(group, size or None), prefer, limits)
+    said = recommendation.advice(recommended, facts)
+    if as_json:
+        click.echo(json.dumps(recommendation.as_json(recommended, said), indent=1))
+    else:
+        click.echo("\n".join(recommendation.lines(said)))
+        if len(every) > 1:
+            subject = recommendation.subject(group)
+            click.echo(f"This is for {subject}; the report has {len(every) - 1} more groups.")
+    return 0 if recommended.decided else 1
+
+
+if __name__ == "__main__":
+    run_command(main)
