@@ -137,8 +137,8 @@
       const isShown = set.filter((i) => all(i, (i, j) => bit("shown", i, j)));
       const could = set.filter((i) => all(i, (i, j) => !bit("worse", i, j)));
       const best = set.reduce((a, b) => a && gain * a.value >= gain * b.value ? a : b, null);
-      const pick = cheapest(isShown.length ? isShown : could);
-      return { of: set.length, shown: isShown, could: could, best: best, pick: pick, decided: isShown.length > 0 && !data.closed };
+      const decided = isShown.length > 0 && !data.closed;
+      return { of: set.length, shown: isShown, could, decided, pick: decided ? cheapest(isShown) : best };
     }
     function cheapest(of) {
       function cost(s, name) { return s[name] === null ? Infinity : s[name]; }
@@ -190,25 +190,22 @@
       if (!answer.of) {
         const fitting = scored.filter(fits);
         if (!fitting.length) { return "No setting has these values."; }
-        const near = fitting.reduce((a, b) => worst(b) < worst(a) ? b : a);
+        const near = fitting.reduce((a, b) => misses(b) < misses(a) ? b : a);
         return "No setting meets these limits; nearest is " + near.label + ": " + figures(near) + ".";
       }
-      const whose = "the " + counted(answer.of, "setting") + (filtered ? " that " + (answer.of === 1 ? "meets" : "meet") + " the limits" : "");
-      if (data.closed) { return data.closed + " Cheapest of " + whose + ": " + answer.pick.label + ": " + figures(answer.pick) + "."; }
-      if (answer.decided) {
-        return answer.pick.label + ": " + figures(answer.pick) + "; " + (answer.of === 1
-          ? "the only setting that meets the limits."
-          : "shown no worse than the best of " + whose + " by more than " + metric.margin + ".");
+      const whose = "the " + counted(answer.of, "setting") + (filtered ? " that meet" + (answer.of === 1 ? "s" : "") + " the limits" : "");
+      const pick = answer.pick.label + ": " + figures(answer.pick);
+      if (!answer.decided) {
+        return "Not decided" + (data.closed ? ". " + data.closed + " The" : "; " + answer.could.length + " of " + whose + " could be the answer, and the") +
+          " best by score so far is " + pick + ".";
       }
-      return "Undecided: " + answer.could.length + " of " + whose + " could be the answer; provisional pick " +
-        answer.pick.label + ": " + figures(answer.pick) + ".";
+      return "Use " + pick + (answer.of === 1 ? "; the only setting that meets the limits." :
+        "; shown to be no worse than the best of " + whose + " by more than " + metric.margin + ".");
     }
-    function worst(s) {
-      return Math.max.apply(null, state.limits.map((limit) => shortfall(limit, s)));
-    }
+    function misses(s) { return state.limits.reduce((sum, limit) => sum + shortfall(limit, s), 0); }
     function standing(s) {
       if (!left[s.index]) { return "filtered out"; }
-      if (answer.pick === s) { return answer.decided ? "recommended" : "provisional pick"; }
+      if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
       if (s.pair === null) { return s.value === null ? "no score" : "not compared"; }
       if (answer.shown.includes(s)) { return "shown no worse"; }
       return answer.could.includes(s) ? "could be the answer" : "shown worse";
@@ -408,7 +405,7 @@
       }
       const decided = answer.decided;
       state.pins.forEach((s, i) => ring(s, "pin", "AB"[i], -13));
-      ring(answer.pick, decided ? "pick" : "pick open", decided ? "recommended" : "provisional", -13);
+      ring(answer.pick, decided ? "pick" : "pick open", decided ? "recommended" : "best so far", -13);
       ring(settings.find((s) => s.baseline), "base", "full, fp32", 20);
       ring(hot, "hot", "", 0);
       chart.marks.replaceChildren(...nodes);

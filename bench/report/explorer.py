@@ -91,7 +91,7 @@ def explorer(
                 "label": setting.label,
                 "axes": [values[i] for values in axes.values() if len({*values}) > 1],
                 "costs": [_finite(cost_of(group, setting, need)) for need in NEEDS],
-                "score": _score(setting), "value": None if place is None else candidates.value(place, "score"),
+                "score": _score(setting), "value": None if place is None else _finite(candidates.value(place, "score")),
                 "pair": place,
                 "learned": setting.learned,
                 "baseline": setting is group.baseline,
