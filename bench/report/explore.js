@@ -157,7 +157,7 @@
         term.lastIndex = 0;
         const match = term.exec(rest);
         const units = match && data.units[match[1]];
-        if (!match || !units || !(match[4] in units) || isNaN(Number(match[3])) ||
+        if (!match || !units || !Object.hasOwn(units, match[4]) || isNaN(Number(match[3])) ||
             (match[2] === ">=" && match[1] !== "score")) {
           return { limits: limits, error: "“" + rest.split(/\s/)[0] + "” is not a limit such as memory<=6GiB, time<=30min, score>=0.60" };
         }
@@ -189,7 +189,7 @@
       if (!filtered && state.prefer === "memory" && data.answer) { return data.answer; }
       if (!answer.of) {
         const fitting = scored.filter(fits);
-        if (!fitting.length) { return "No setting has these values."; }
+        if (!fitting.length) { return scored.length ? "No setting has these values." : data.closed; }
         const near = fitting.reduce((a, b) => misses(b) < misses(a) ? b : a);
         return "No setting meets these limits; nearest is " + near.label + ": " + figures(near) + ".";
       }

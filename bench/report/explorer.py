@@ -64,7 +64,12 @@ def explorer(
     group = candidates.group
     places = {id(setting): i for i, setting in enumerate(candidates.settings)}
     runs = sources or ("runs.csv",)
-    axes = {name: [_text(values[name]) for values in map(_axes, group.settings)] for name in _AXES}
+    points = [*map(_axes, group.settings)]
+    axes = {
+        name: values
+        for name in points[0]
+        if len({*(values := [_text(point[name]) for point in points])}) > 1
+    }
     listed = {row.cell_id for row in group.ordered[:MOST_OF_A_GROUP]}
     scoring, options = group.scoring, options_of(group, facts)
     return {
@@ -80,7 +85,7 @@ def explorer(
         "command": f"python -m bench.recommend --runs {' '.join(runs)}",
         "answer": answer,
         "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacle else "",
-        "axes": {name: _ordered(values) for name, values in axes.items() if len({*values}) > 1},
+        "axes": {name: _ordered(values) for name, values in axes.items()},
         "modes": {
             mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]
             for mode in dict.fromkeys(s.mode for s in group.settings)
@@ -89,17 +94,18 @@ def explorer(
         "settings": [
             {
                 "label": setting.label,
-                "axes": [values[i] for values in axes.values() if len({*values}) > 1],
+                "axes": [values[i] for values in axes.values()],
                 "costs": [_finite(cost_of(group, setting, need)) for need in NEEDS],
-                "score": _score(setting), "value": None if place is None else _finite(candidates.value(place, "score")),
+                "score": _score(setting),
                 "pair": place,
+                "value": None if place is None else _finite(candidates.value(place, "score")),
                 "learned": setting.learned,
                 "baseline": setting is group.baseline,
                 "mode": setting.mode,
                 "hollow": setting.amp == "off",
                 "seeds": len(setting.scores),
                 "cells": [_cell(group, row, runs[0]) for row in setting.rows[:_MOST_CELLS]],
-                "more": [row.cell_id for row in setting.rows[_MOST_CELLS:] if row.cell_id in listed],
+                "more": [r.cell_id for r in setting.rows[_MOST_CELLS:] if r.cell_id in listed],
                 "command": command_of(group, setting, options),
             }
             for i, setting in enumerate(group.settings)
@@ -116,9 +122,6 @@ def embedded(content: Mapping[str, Any]) -> Markup:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     escaped = re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
     return Markup(escaped)  # noqa: S704
-
-
-_AXES: Final = ("mode", "rank", "layers", "AMP", "unfreezing", "rate", "frozen weights", "factors")
 
 
 def _axes(setting: Setting) -> dict[str, object]:
