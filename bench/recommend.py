@@ -88,7 +88,7 @@ def main(
     recommended = recommend(candidates_of(group, size or None), prefer, limits)
     said = recommendation.advice(recommended, facts)
     if as_json:
-        click.echo(json.dumps(recommendation.as_json(recommended, said), indent=1))
+        click.echo(json.dumps(recommendation.as_json(said), indent=1))
     else:
         click.echo("\n".join(recommendation.lines(said)))
         if len(every) > 1:

@@ -451,16 +451,14 @@ class Session:
         counts = statuses(planned, last)
         elsewhere = scores_elsewhere(planned)
         times = self.account.times()
-        said = recommended and recommendation.advice(recommended, facts)
+        said = None if recommended is None else recommendation.advice(recommended, facts)
         if as_json:
             outcome = {
                 "cells": counts,
                 "scores_from_other_machines": elsewhere,
                 "report": report,
                 "time": None if times is None else times.to_json(),
-                "recommendation": recommended
-                and said
-                and recommendation.as_json(recommended, said),
+                "recommendation": said and recommendation.as_json(said),
             }
             click.echo(json.dumps(outcome))
         else:

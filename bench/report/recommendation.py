@@ -36,7 +36,7 @@ class Advice:
         commands: command lines that supply what is missing.
     """
 
-    decided: bool
+    recommended: Recommendation
     heading: str
     said: Sequence[str]
     table: Table | None
@@ -55,7 +55,7 @@ def advice(
         table = _table(recommended, pick)
     lines = [narrowed(group, facts, **selection) for selection in selections]
     return Advice(
-        recommended.decided,
+        recommended,
         _heading(recommended),
         said,
         table,
@@ -324,8 +324,9 @@ def _at_most(recommended: Recommendation, i: int) -> str:
     return score(known.group, loss) if loss < float("inf") else DASH
 
 
-def as_json(recommended: Recommendation, said: Advice) -> dict[str, Any]:
+def as_json(said: Advice) -> dict[str, Any]:
     """The recommendation as data."""
+    recommended = said.recommended
     known = recommended.candidates
     return {
         "decided": recommended.decided,

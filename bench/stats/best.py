@@ -32,7 +32,8 @@ class Sample:
         scores: by seed.
         values: by seed the numbers of the examples [N], whose mean is the score, for all seeds and
             of the same examples; empty where these are not kept.
-        variance: of one seed's score over its examples, where the values are not kept.
+        variance: of one seed's score over its examples, where the values are not kept; infinite
+            if it is unknown.
     """
 
     scores: Mapping[int, float]
@@ -83,15 +84,18 @@ class Comparison:
         of_examples = roots @ rng.normal(size=(count, _DRAWS))
         of_seeds, chi = rng.normal(size=(count, _DRAWS)), rng.normal(size=_DRAWS)
         for k in range(count if count > 1 else 0):
-            others = np.arange(count) != k
-            between = np.sqrt(self.of_seed[k] / np.maximum(self.seeds[k], 1))
+            others = (np.arange(count) != k) & np.isfinite(self.error[k])
+            if not others.any():
+                continue
+            between = np.sqrt((self.of_seed[k] / np.maximum(self.seeds[k], 1))[others])
             # the means over seeds still have their interaction with examples, which counts once
+            over = self.of_examples[k][others]
             drawn = self.covariance[k, k] + np.diag(self.covariance) - 2 * self.covariance[k]
-            is_drawn = drawn > 1e-3 * self.of_examples[k]
-            scale = np.sqrt(self.of_examples[k] / np.where(is_drawn, drawn, np.inf))
-            rest = np.where(is_drawn, 0.0, np.sqrt(self.of_examples[k]))
-            gaps = scale[:, None] * (of_examples[k] - of_examples)
-            gaps = (gaps + np.hypot(between, rest)[:, None] * of_seeds)[others]
+            is_drawn = drawn[others] > 1e-3 * over
+            scale = np.sqrt(over / np.where(is_drawn, drawn[others], np.inf))
+            rest = np.where(is_drawn, 0.0, np.sqrt(over))
+            gaps = scale[:, None] * (of_examples[k] - of_examples[others])
+            gaps += np.hypot(between, rest)[:, None] * of_seeds[others]
             unit = 2 / (9 * self.freedom[k][others, None])
             chi_square = np.maximum((1 - unit + chi * np.sqrt(unit)) ** 3, 1e-3)  # of mean 1
             studentised = gaps / self.error[k][others, None] / np.sqrt(chi_square)
@@ -101,13 +105,15 @@ class Comparison:
     @cached_property
     def lower(self) -> Floats:
         """Lower bounds of the differences [K, K], with the column as control."""
-        bounds = self.difference - self.critical[None, :] * self.error
+        with np.errstate(invalid="ignore"):
+            bounds = self.difference - self.critical[None, :] * self.error
         return np.where(np.isnan(bounds), -np.inf, bounds)
 
     @cached_property
     def upper(self) -> Floats:
         """Upper bounds of the differences [K, K], with the row as control."""
-        bounds = self.difference + self.critical[:, None] * self.error
+        with np.errstate(invalid="ignore"):
+            bounds = self.difference + self.critical[:, None] * self.error
         return np.where(np.isnan(bounds), np.inf, bounds)
 
 
@@ -119,6 +125,7 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     """
     every = sorted({seed for sample in samples for seed in sample.scores})
     scores = np.array([[one.scores.get(seed, np.nan) for seed in every] for one in samples])
+    scores = scores.reshape(len(samples), len(every))
     difference, seeds, own = between_seeds(scores)
     once, of_examples, examples = _over_examples(samples, every)
     of_seed, freedom_of_seeds = _pooled(own, once, seeds, samples)
@@ -146,7 +153,8 @@ def between_seeds(scores: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:
         seeds; the variance of the difference between them, NaN with fewer than two [K, K each].
     """
     has = np.isfinite(scores).astype(float)
-    centred = np.where(has > 0, scores - np.nanmean(scores), 0.0)
+    centred = np.where(has > 0, scores, 0.0)
+    centred -= has * centred.sum() / max(has.sum(), 1.0)
     number, sums, squares = has @ has.T, centred @ has.T, centred**2 @ has.T
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.where(number > 0, (sums - sums.T) / number, np.nan)
@@ -229,7 +237,7 @@ def _pooled(
     pair.
     """
     upper = np.triu_indices(len(own), 1)
-    known = seeds[upper] > 1
+    known = (seeds[upper] > 1) & np.isfinite(once[upper])
     if not known.any():
         return np.zeros_like(own), _MANY
     ratio = float(np.nansum(own[upper][known]) / once[upper][known].sum())
