@@ -43,9 +43,8 @@ def commands(
     grids = sorted({_grid(group, row) for row in group.rows})[:_MOST_GRIDS]
     lines = [f"{_GRID} {grid} {options}{search}" for search, grid in grids]
     one = _again(group, group.first, options, AXES)
-    runs = " ".join(map(_word, sources)) or "runs.csv"
     narrow = "" if code_version is None else f" --code-version {_word(code_version)}"
-    report = f"python -m bench.report --runs {runs} --reports reports/{narrow}{_metric(group)}"
+    report = f"python -m bench.report --runs {_runs(sources)} --reports reports/{narrow}{_metric(group)}"
     return [*lines, one, report]
 
 
@@ -68,6 +67,15 @@ def _again(group: Group, row: Row, options: str, axes: Sequence[str]) -> str:
     """The command line that repeats the cells that have the values of a row on some axes."""
     search, grid = _grid(group, row)
     return f"{_GRID} {grid} {options}{search} --select {_cell(group, row, search, axes)} --rerun ok"
+
+
+def recommend_command(group: Group, sources: Sequence[str]) -> str:
+    """The command line that recommends a setting, to which limits can be added."""
+    return f"python -m bench.recommend --runs {_runs(sources)}{_metric(group)}"
+
+
+def _runs(sources: Sequence[str]) -> str:
+    return " ".join(map(_word, sources)) or "runs.csv"
 
 
 def _metric(group: Group) -> str:

@@ -26,7 +26,7 @@ from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import column
 from bench.plan.rows import Row
 from bench.report.cells import MOST_OF_A_GROUP
-from bench.report.commands import command_of, options_of
+from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.recommendation import margin_text, obstacle_of
@@ -63,13 +63,13 @@ def explorer(
     candidates = recommended.candidates
     group = candidates.group
     places = {id(setting): i for i, setting in enumerate(candidates.settings)}
-    runs = sources or ("runs.csv",)
     points = [*map(_axes, group.settings)]
     axes = {
         name: values
         for name in points[0]
         if len({*(values := [_text(point[name]) for point in points])}) > 1
     }
+    runs = sources[0] if len(sources) == 1 else "runs.csv"
     listed = {row.cell_id for row in group.ordered[:MOST_OF_A_GROUP]}
     scoring, options = group.scoring, options_of(group, facts)
     return {
@@ -82,7 +82,7 @@ def explorer(
         },
         "term": TERM.pattern,
         "units": UNITS,
-        "command": f"python -m bench.recommend --runs {' '.join(runs)}",
+        "command": recommend_command(group, sources),
         "answer": answer,
         "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacle else "",
         "axes": {name: _ordered(values) for name, values in axes.items()},
@@ -104,7 +104,7 @@ def explorer(
                 "mode": setting.mode,
                 "hollow": setting.amp == "off",
                 "seeds": len(setting.scores),
-                "cells": [_cell(group, row, runs[0]) for row in setting.rows[:_MOST_CELLS]],
+                "cells": [_cell(group, row, runs) for row in setting.rows[:_MOST_CELLS]],
                 "more": [r.cell_id for r in setting.rows[_MOST_CELLS:] if r.cell_id in listed],
                 "command": command_of(group, setting, options),
             }
