@@ -44,8 +44,8 @@ def commands(
     lines = [f"{_GRID} {grid} {options}{search}" for search, grid in grids]
     one = _again(group, group.first, options, AXES)
     narrow = "" if code_version is None else f" --code-version {_word(code_version)}"
-    report = f"python -m bench.report --runs {_runs(sources)} --reports reports/{narrow}{_metric(group)}"
-    return [*lines, one, report]
+    report = f"python -m bench.report --runs {_runs(sources)} --reports reports/{narrow}"
+    return [*lines, one, f"{report}{_metric(group)}"]
 
 
 def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> str:

@@ -21,6 +21,7 @@ from bench.report.render import render
 from bench.results.predictions import kept_predictions, values_from
 from bench.results.store import read_rows
 from tests.bench.report.test_browser import WIDE, open_page
+from tests.bench.synthetic_rows import synthetic_rows
 
 RUNS = Path(__file__).parents[3] / "runs.csv"
 COMMAND = "python -m bench.recommend --runs runs.csv"
@@ -36,7 +37,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def candidates() -> Candidates:
-    return candidates_of(ordered_groups(read_rows(RUNS), [], values_from(kept_predictions(RUNS)))[0])
+    values_of = values_from(kept_predictions(RUNS))
+    return candidates_of(ordered_groups(read_rows(RUNS), [], values_of)[0])
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +72,8 @@ def go(page, hash_: str) -> None:
 def standings(page) -> dict[str, str]:
     """The settings left in the table, with their standings."""
     return page.evaluate(
-        """() => Object.fromEntries([...document.querySelectorAll('#settings-rows tr:not([hidden])')]
-            .map(row => [row.querySelector('button').textContent, row.lastChild.textContent]))"""
+        """() => Object.fromEntries(
+            [...document.querySelectorAll('#settings-rows tr:not([hidden])')].map(row => [row.querySelector('button').textContent, row.lastChild.textContent]))"""
     )
 
 
@@ -227,6 +229,27 @@ def test_links_open_closed_parts(page) -> None:
     assert not page.locator("#terms").evaluate("e => e.open")
     go(page, "terms")
     assert page.locator("#terms dl").is_visible()
+
+
+def test_labels_are_text_whatever_they_hold(browser, tmp_path: Path) -> None:
+    text = "</script><b onclick=1>\u2028&amp;"
+    rows = [
+        row | {"layers": text, "mode": text, "cell_id": f"{row.cell_id}{text}"}
+        if row.rank == 8 else row for row in synthetic_rows(2 * 68)
+    ]  # fmt: skip
+    index = render(rows, tmp_path)
+    assert text not in index.read_text("utf-8")
+    page = open_page(browser, index, WIDE)
+    buttons = page.locator("#settings-rows button", has_text="</script><b onclick")
+    buttons.nth(0).click()
+    buttons.nth(1).click()
+    assert page.locator("article.pin h4", has_text="</script><b onclick").count() == 2
+    assert page.locator("#explorer b[onclick]").count() == 0
+    page.wait_for_function("location.hash.split('pin=').length === 3")
+    page.reload()
+    assert page.locator("article.pin").count() == 2
+    assert page.complaints == []
+    page.close()
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280, 1920])
