@@ -193,13 +193,13 @@
         const near = fitting.reduce((a, b) => misses(b) < misses(a) ? b : a);
         return "No setting meets these limits; nearest is " + near.label + ": " + figures(near) + ".";
       }
-      const whose = "the " + counted(answer.of, "setting") + (filtered ? " that meet" + (answer.of === 1 ? "s" : "") + " the limits" : "");
+      const whose = "the " + counted(answer.of, "setting") + (!filtered ? "" : state.limits.length ? " that meet the limits" : " left");
       const pick = answer.pick.label + ": " + figures(answer.pick);
       if (!answer.decided) {
         return "Not decided" + (data.closed ? ". " + data.closed + " The" : "; " + answer.could.length + " of " + whose + " could be the answer, and the") +
           " best by score so far is " + pick + ".";
       }
-      return "Use " + pick + (answer.of === 1 ? "; the only setting that meets the limits." :
+      return "Use " + pick + (answer.of === 1 ? "; no other setting is left." :
         "; shown to be no worse than the best of " + whose + " by more than " + metric.margin + ".");
     }
     function misses(s) { return state.limits.reduce((sum, limit) => sum + shortfall(limit, s), 0); }
@@ -208,10 +208,10 @@
       if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
       if (s.pair === null) { return s.value === null ? "no score" : "not compared"; }
       if (answer.shown.includes(s)) { return "shown no worse"; }
-      return answer.could.includes(s) ? "could be the answer" : "shown worse";
+      return answer.could.includes(s) ? "could be best" : "shown worse";
     }
     function says(s) {
-      return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), [counted(s.seeds, "seed") + (s.learned ? "" : ", not learned"), standing(s)]).join("\n");
+      return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), counted(s.seeds, "seed") + (s.learned ? "" : ", not learned")).join("\n");
     }
 
     // Controls: a slider for each limit, boxes for each axis.
@@ -285,6 +285,7 @@
     $("copy").addEventListener("click", () => { copy($("command").textContent, $("copy")); });
     document.querySelector(".controls").addEventListener("submit", (event) => { event.preventDefault(); });
     $("csv").addEventListener("click", download);
+    $("to-pins").addEventListener("click", () => $("pinned").scrollIntoView({ block: "center" }));
 
     function setWhere(text, typed) {
       const parsed = parse(text);
@@ -339,9 +340,10 @@
           }) : null,
           Plot.dot(points, { x: x, y: y, r: 4.2, symbol: symbol, stroke: colour, strokeWidth: 1.5,
             fill: (s) => s.hollow ? "var(--paper)" : colour(s) }),
-          Plot.tip(points, Plot.pointer({ x: x, y: y, title: says, fill: "var(--paper)", stroke: "var(--line)", textPadding: 9, lineWidth: 30 }))
+          Plot.tip(points, Plot.pointer({ x: x, y: y, title: says, fill: "var(--paper)", stroke: "var(--line)", textPadding: 9, lineWidth: 30, lineHeight: 1.3, fontSize: 11.5 }))
         ]
       });
+      svg.setAttribute("role", "img");
       figure.append(svg);
       const groups = Array.from(svg.children);
       const dots = groups.find((g) => g.getAttribute("aria-label") === "dot");
@@ -394,7 +396,7 @@
       const nodes = [], taken = [], width = chart.svg.viewBox.baseVal.width;
       function ring(s, kind, text, below) {
         if (!s || !chart.points.includes(s)) { return; }
-        const [x, y] = place(chart, s), half = 3.2 * text.length;
+        const [x, y] = place(chart, s), half = 3.8 * text.length;
         nodes.push(svgNode("circle", { class: kind, cx: x, cy: y, r: 8 }));
         const at = [Math.min(width - half, Math.max(half, x)), y + below];
         if (!text || taken.some((t) => Math.abs(t[0] - at[0]) < half + 30 && Math.abs(t[1] - at[1]) < 12)) { return; }
@@ -406,7 +408,7 @@
       const decided = answer.decided;
       state.pins.forEach((s, i) => ring(s, "pin", "AB"[i], -13));
       ring(answer.pick, decided ? "pick" : "pick open", decided ? "recommended" : "best so far", -13);
-      ring(settings.find((s) => s.baseline), "base", "full, fp32", 20);
+      ring(settings.find((s) => s.baseline), "base", "", 0);
       ring(hot, "hot", "", 0);
       chart.marks.replaceChildren(...nodes);
     }
@@ -465,6 +467,9 @@
       $("legend").append(el("span", {}, key(some), "hollow: fp32"));
     }
     $("legend").append(el("span", {}, sign("M-8 4L-2 0L8 -5", "line"), "Pareto front"), el("span", {}, "line through a point: 95% interval"));
+    if (settings.some((s) => s.baseline)) {
+      $("legend").append(el("span", {}, sign("M-7 0A7 7 0 1 1 7 0A7 7 0 1 1 -7 0", "dotted"), "full fine-tuning, fp32"));
+    }
 
     // Pins
     function pin(s) {
@@ -475,17 +480,22 @@
     }
     function showPins() {
       settings.forEach((s) => { s.button.setAttribute("aria-pressed", String(state.pins.includes(s))); });
-      $("pins").replaceChildren(...state.pins.map(card), ...(state.pins.length === 2 ? [comparison(...state.pins)] : []));
-      $("pinned").hidden = state.pins.length === 0;
+      const cards = state.pins.map(card), pair = state.pins.length === 2;
+      $("pins").replaceChildren(...(pair ? [comparison(...state.pins)] : []), ...cards);
+      $("pinned").hidden = $("to-pins").hidden = state.pins.length === 0;
+      $("to-pins").textContent = pair ? "2 pinned, compared above" : "1 pinned, above";
     }
     function card(s, i) {
       const close = el("button", { type: "button", className: "close", "aria-label": "Unpin " + s.label, textContent: "\u00d7" });
       close.addEventListener("click", () => { pin(s); });
       const again = el("button", { type: "button", textContent: "Copy" });
       again.addEventListener("click", () => { copy(s.command, again); });
-      const facts = [[metric.name, span(s)]].concat(COSTS.map((name) => [data.costs[name], shown(name, s[name])]));
       const list = el("dl", {});
-      facts.forEach(([name, value]) => { list.append(el("dt", { textContent: name }), el("dd", { textContent: value })); });
+      if (state.pins.length === 1) {  // two are in the table of the comparison
+        for (const [name, value] of [[metric.name, span(s)], ...COSTS.map((name) => [data.costs[name], shown(name, s[name])])]) {
+          list.append(el("dt", { textContent: name }), el("dd", { textContent: value }));
+        }
+      }
       const rows = s.cells.map((cell) => {
         const [id, seed, fold, status, score, memory, time, folder] = cell;
         return el("li", {}, el("span", { textContent: "seed " + seed + (fold === null ? "" : ", fold " + fold) + ": " + (status === "ok" ? "" : status + " ") +
@@ -499,7 +509,7 @@
     }
     function comparison(a, b) {
       const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, el("th", { scope: "row", textContent: data.costs[name] }), el("td", { className: "n", textContent: shown(name, a[name]) }),
-          el("td", { className: "n", textContent: shown(name, b[name]) }), el("td", { className: "n", textContent: digits(b[name] / a[name]) + "\u00d7" })));
+          el("td", { className: "n", textContent: shown(name, b[name]) }), el("td", { className: "n", textContent: (b[name] / a[name]).toFixed(2) + "\u00d7" })));
       if (a.value !== null && b.value !== null) {
         const gap = b.value - a.value;
         items.unshift(el("tr", {}, el("th", { scope: "row", textContent: metric.name }), el("td", { className: "n", textContent: shape.score(a.value) }),
@@ -511,8 +521,8 @@
           : name + " is not shown to be no worse than " + other + ".";
       }).join(" ");
       return el("div", { className: "compare" }, el("h4", { textContent: "Side by side" }),
-        el("div", { className: "scroll", tabIndex: 0 }, el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }),
-          ...["A", "B", "B against A"].map((text) => el("th", { scope: "col", className: "n", textContent: text })))), el("tbody", {}, ...items))),
+        el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }),
+        ...["A", "B", "B against A"].map((text) => el("th", { scope: "col", className: "n", textContent: text })))), el("tbody", {}, ...items)),
         el("p", { textContent: said }));
     }
 
