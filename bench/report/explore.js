@@ -1,14 +1,14 @@
-// The explorer: filters, pictures, tables and the recommendation of index.html.
-// Python calculated everything beforehand; here settings are filtered, and among those that are
-// left the rule of bench.analysis.recommendation picks one. Without scripts the page is static.
+// The explorer on index.html: limits and filters act on its pictures, its tables and the recommendation.
+// Python calculates everything beforehand. Here settings are filtered, and the rule of
+// bench.analysis.recommendation picks one of those that are left. Without scripts the page is static.
 (function () {
   "use strict";
   const COSTS = ["memory", "time", "size", "parameters"];
-  const AXES_X = ["memory", "time", "size"];
-  const STEPS = 200, LOG_FROM = 12;
+  const UNITS = { memory: "MiB", time: "s", size: "MB" };  // of the costs with a slider and a picture
+  const STEPS = 200, LOG_FROM = 12;  // steps of a slider; the ratio of values from which scales are logarithmic
   const source = document.getElementById("explorer-data");
   const data = source && JSON.parse(source.textContent);
-  const $ = function (id) { return document.getElementById(id); };
+  const $ = (id) => document.getElementById(id);
 
   // Elements whose children are elements or text, never markup.
   function el(name, properties, ...children) {
@@ -19,6 +19,8 @@
     node.append(...children);
     return node;
   }
+  const td = (text) => el("td", { className: "n", textContent: text });
+  const th = (scope, text, className = "") => el("th", { scope, textContent: text, className });
 
   // Numbers as text
   function digits(value) {
@@ -216,32 +218,27 @@
 
     // Controls: a slider for each limit, boxes for each axis.
     const sliders = {};
-    COSTS.slice(0, 3).concat("score").forEach((name) => {
-      const values = settings.map((s) => name === "score" ? s.value : s[name])
-        .filter((v) => v !== null);
-      const low = Math.min.apply(null, values), high = Math.max.apply(null, values);
+    let moving = "";
+    [...Object.keys(UNITS), "score"].forEach((name) => {
+      const values = settings.map((s) => name === "score" ? s.value : s[name]).filter((v) => v !== null);
+      const low = Math.min(...values), high = Math.max(...values);
       if (!(high > low)) { return; }
       const log = name !== "score" && low > 0 && high / low > LOG_FROM;
       const isFloor = name === "score" && metric.higher;
       const input = el("input", { type: "range", min: 0, max: STEPS, id: "limit-" + name, value: isFloor ? 0 : STEPS });
       const output = el("output", { htmlFor: "limit-" + name, textContent: "any" });
       const title = name === "score" ? metric.name : data.costs[name];
-      const slider = sliders[name] = {
-        input: input, output: output, rest: isFloor ? 0 : STEPS, isFloor: isFloor,
-        at: function (step) {
-          const part = step / STEPS;
-          return log ? low * Math.pow(high / low, part) : low + (high - low) * part;
-        },
-        step: function (value) {
-          const part = log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
-          return Math.round(STEPS * Math.min(1, Math.max(0, part)));
-        }
-      };
+      const rest = isFloor ? 0 : STEPS;
+      const at = (part) => log ? low * Math.pow(high / low, part) : low + (high - low) * part;
+      const part = (value) => log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
+      sliders[name] = { input, output, isFloor, rest, step: (value) => Math.round(STEPS * part(value)) };
       input.addEventListener("input", () => {
         const others = state.limits.filter((limit) => limit.name !== name);
         const step = Number(input.value);
-        const term = step === slider.rest ? [] : [limitText(name, isFloor, slider.at(step))];
-        setWhere(others.map((limit) => limit.text).concat(term).join(" "));
+        const term = step === rest ? [] : [limitText(name, isFloor, at(step / STEPS))];
+        moving = name;
+        setWhere([...others.map((limit) => limit.text), ...term].join(" "));
+        moving = "";
       });
       $("limits").append(el("div", { className: "slider" },
         el("label", { htmlFor: input.id, textContent: title }), output, input));
@@ -252,10 +249,8 @@
         const unit = Math.pow(10, metric.decimals), round = isFloor ? Math.floor : Math.ceil;
         return "score" + (isFloor ? ">=" : "<=") + (round(value * unit) / unit).toFixed(metric.decimals);
       }
-      const best = Object.entries({ memory: { MiB: 1, GiB: 1024 }, time: { s: 1, min: 60, h: 3600 }, size: { kB: 0.001, MB: 1, GB: 1000 } }[name])
-        .filter(([, size]) => value >= (size > 1 ? 3 : 1) * size).pop() || ["kB", 0.001];
-      const number = value / best[1], scale = Math.pow(10, Math.max(0, 2 - Math.floor(Math.log10(number))));
-      return name + "<=" + Number((Math.ceil(number * scale) / scale).toPrecision(12)) + best[0];
+      const scale = Math.pow(10, Math.max(0, 2 - Math.floor(Math.log10(value))));
+      return name + "<=" + Number((Math.ceil(value * scale) / scale).toPrecision(12)) + UNITS[name];
     }
 
     axisNames.forEach((name) => {
@@ -312,10 +307,11 @@
       const value = (data.modes[s.mode] || ["--ink"])[0];
       return value.startsWith("--") ? "var(" + value + ")" : value;
     }
+    function fill(s) { return s.hollow ? "var(--paper)" : colour(s); }
     function symbol(s) { return (data.modes[s.mode] || [0, "wye"])[1]; }
     function draw() {
       const y = scored.length ? "value" : "time";
-      const specs = AXES_X.filter((x) => x !== y)
+      const specs = Object.keys(UNITS).filter((x) => x !== y)
         .map((x) => ({ x, y, points: settings.filter((s) => s[x] !== null && s[y] !== null), figure: el("figure", { className: "chart" }) }))
         .filter((spec) => spec.points.length > 1);
       $("charts").replaceChildren(...specs.map((spec) => spec.figure));  // all, before any is measured
@@ -323,47 +319,44 @@
     }
     function drawOne({ x, y, points, figure }) {
       const values = points.map((s) => s[x]);
-      const low = Math.min.apply(null, values), high = Math.max.apply(null, values);
+      const low = Math.min(...values), high = Math.max(...values);
       const log = low > 0 && high / low > LOG_FROM, room = log ? Math.pow(high / low, 0.06) : (high - low) * 0.06 || 1;
       const name = y === "value" ? metric.name : data.costs[y];
-      const unit = { memory: "MiB", time: "s", size: "MB" };
+      const withEnds = points.filter((s) => y === "value" && s.score && s.score[1] !== null);
       const svg = Plot.plot({
-        width: Math.max(260, figure.clientWidth), height: 300, marginLeft: 44, marginRight: 16, marginTop: 24, marginBottom: 40,
+        width: Math.max(260, figure.clientWidth), height: 300,
+        marginLeft: 44, marginRight: 16, marginTop: 24, marginBottom: 40,
         ariaLabel: name + " against " + data.costs[x],
         ariaDescription: "Every value is in the table of settings below.",
-        x: { label: data.costs[x] + ", " + unit[x] + " \u2192", labelAnchor: "center", labelArrow: "none", type: log ? "log" : "linear", grid: true, domain: log ? [low / room, high * room] : [Math.max(0, low - room), high + room], ticks: 4, tickFormat: log ? String : undefined, tickSize: 0 },
-        y: { label: name + (y === "value" ? "" : ", " + unit[y]), labelArrow: "none", grid: true, nice: true, ticks: 6, tickSize: 0, reverse: y === "value" && !metric.higher },
+        x: {
+          label: data.costs[x] + ", " + UNITS[x] + " \u2192", labelAnchor: "center", labelArrow: "none", grid: true, tickSize: 0,
+          type: log ? "log" : "linear", domain: log ? [low / room, high * room] : [Math.max(0, low - room), high + room],
+          ticks: 4, tickFormat: log ? String : undefined
+        },
+        y: {
+          label: name + (y === "value" ? "" : ", " + UNITS[y]), labelArrow: "none", grid: true, tickSize: 0,
+          nice: true, ticks: 6, reverse: y === "value" && !metric.higher
+        },
         marks: [
-          y === "value" ? Plot.ruleX(points.filter((s) => s.score[1] !== null), {
-            x: x, y1: (s) => s.score[1], y2: (s) => s.score[2],
-            stroke: colour, strokeOpacity: 0.28
-          }) : null,
-          Plot.dot(points, { x: x, y: y, r: 4.2, symbol: symbol, stroke: colour, strokeWidth: 1.5,
-            fill: (s) => s.hollow ? "var(--paper)" : colour(s) }),
-          Plot.tip(points, Plot.pointer({ x: x, y: y, title: says, fill: "var(--paper)", stroke: "var(--line)", textPadding: 9, lineWidth: 30, lineHeight: 1.3, fontSize: 11.5 }))
+          Plot.ruleX(withEnds, { x, y1: (s) => s.score[1], y2: (s) => s.score[2], stroke: colour, strokeOpacity: 0.28 }),
+          Plot.dot(points, { x, y, r: 4.2, symbol, stroke: colour, strokeWidth: 1.5, fill }),
+          Plot.tip(points, Plot.pointer({
+            x, y, title: says, fill: "var(--paper)", stroke: "var(--line)",
+            textPadding: 9, lineWidth: 30, lineHeight: 1.3, fontSize: 11.5
+          }))
         ]
       });
       svg.setAttribute("role", "img");
       figure.append(svg);
-      const groups = Array.from(svg.children);
-      const dots = groups.find((g) => g.getAttribute("aria-label") === "dot");
-      const rules = groups.find((g) => g.getAttribute("aria-label") === "rule");
-      const make = function (name, of, before) {
-        const node = document.createElementNS(svg.namespaceURI, "g");
-        node.setAttribute("class", name);
-        of.insertBefore(node, before || null);
-        return node;
-      };
-      const chart = {
-        figure: figure, svg: svg, x: x, y: y, points: points, sx: svg.scale("x"), sy: svg.scale("y"),
-        nodes: points.map(() => []),
-        front: make("front", svg, dots), marks: make("marks", svg, dots.nextSibling)
-      };
-      const withEnds = points.filter((s) => s.score && s.score[1] !== null);
-      Array.from(dots.children).forEach((node) => { chart.nodes[node.__data__].push(node); });
-      if (rules) {
-        Array.from(rules.children).forEach((node) => { chart.nodes[points.indexOf(withEnds[node.__data__])].push(node); });
-      }
+      const front = svgNode("g", { class: "front" }), marks = svgNode("g", { class: "marks" });
+      const dots = svg.querySelector("[aria-label=dot]");
+      dots.before(front);
+      dots.after(marks);
+      // Plot gives each element the index of its setting.
+      const nodes = new Map(points.map((s) => [s, []]));
+      for (const node of dots.children) { nodes.get(points[node.__data__]).push(node); }
+      for (const node of svg.querySelectorAll("[aria-label=rule] line")) { nodes.get(withEnds[node.__data__]).push(node); }
+      const chart = { svg, x, y, points, nodes, front, marks, sx: svg.scale("x"), sy: svg.scale("y") };
       // A click pins; Plot itself would only keep the tip.
       figure.addEventListener("pointerdown", (event) => { event.stopPropagation(); }, true);
       figure.addEventListener("click", () => { if (svg.value) { pin(svg.value); } });
@@ -383,11 +376,9 @@
         .filter((s) => { const better = gain * s.value > best; best = Math.max(best, gain * s.value); return better; });
     }
     function redraw(chart) {
-      chart.points.forEach((s, i) => {
-        if (chart.nodes[i].out === !left[s.index]) { return; }
-        chart.nodes[i].out = !left[s.index];
-        chart.nodes[i].forEach((node) => { node.classList.toggle("out", !left[s.index]); });
-      });
+      for (const [s, nodes] of chart.nodes) {
+        for (const node of nodes) { node.classList.toggle("out", !left[s.index]); }
+      }
       const line = pareto(chart).map((s) => place(chart, s).join(",")).join("L");
       chart.front.replaceChildren(...(line ? [svgNode("path", { d: "M" + line })] : []));
       mark(chart);
@@ -395,7 +386,7 @@
     function mark(chart) {
       const nodes = [], taken = [], width = chart.svg.viewBox.baseVal.width;
       function ring(s, kind, text, below) {
-        if (!s || !chart.points.includes(s)) { return; }
+        if (!chart.nodes.has(s)) { return; }
         const [x, y] = place(chart, s), half = 3.8 * text.length;
         nodes.push(svgNode("circle", { class: kind, cx: x, cy: y, r: 8 }));
         const at = [Math.min(width - half, Math.max(half, x)), y + below];
@@ -415,9 +406,8 @@
     function heat(s) { if (hot !== s) { hot = s; charts.forEach(mark); } }
 
     // The table of settings, the same rows always, hidden where filtered out.
-    const columns = [["score", function (s) { return s.value; }]].concat(COSTS.map((name) => [name, function (s) { return s[name]; }]),
-      [["seeds", function (s) { return s.seeds; }]]);
-    let sorting = { by: -1, up: true };
+    const columns = ["index", "value", ...COSTS, "seeds"];
+    let sorting = { by: "index", up: true };
     const body = $("settings-rows");
     settings.forEach((s) => {
       const button = el("button", { type: "button", className: "name", "aria-pressed": "false" }, key(s), el("span", { textContent: s.label }));
@@ -426,21 +416,20 @@
       button.addEventListener("blur", () => { heat(null); });
       s.status = el("td", { className: "standing" });
       s.button = button;
-      s.row = el("tr", { className: s.baseline ? "baseline" : "" }, el("th", { scope: "row" }, button), el("td", { className: "n", textContent: span(s) }),
-        ...COSTS.map((name) => el("td", { className: "n", textContent: shown(name, s[name]) })),
-        el("td", { className: "n", textContent: s.seeds }), s.status);
+      s.row = el("tr", { className: s.baseline ? "baseline" : "" }, el("th", { scope: "row" }, button),
+        td(span(s)), ...COSTS.map((name) => td(shown(name, s[name]))), td(s.seeds), s.status);
       s.row.addEventListener("pointerenter", () => { heat(s); });
       s.row.addEventListener("pointerleave", () => { heat(null); });
       body.append(s.row);
     });
     $("settings-heads").querySelectorAll("button").forEach((button, i) => {
       button.addEventListener("click", () => {
-        sorting = { by: i - 1, up: sorting.by === i - 1 ? !sorting.up : i !== 1 || !metric.higher };
+        const by = columns[i];
+        sorting = { by, up: sorting.by === by ? !sorting.up : by !== "value" || !metric.higher };
         $("settings-heads").querySelectorAll("th").forEach((th) => { th.removeAttribute("aria-sort"); });
         button.parentNode.setAttribute("aria-sort", sorting.up ? "ascending" : "descending");
-        const value = i === 0 ? function (s) { return s.index; } : columns[i - 1][1];
         const order = settings.slice().sort((a, b) => {
-          const x = value(a), y = value(b);
+          const x = a[by], y = b[by];
           if (x === null || y === null) { return (x === null) - (y === null); }
           return sorting.up ? x - y : y - x;
         });
@@ -453,9 +442,9 @@
       return svg;
     }
     function key(s) {
-      const shapes = { square: d3.symbolSquare, diamond: d3.symbolDiamond, circle: d3.symbolCircle, triangle: d3.symbolTriangle, star: d3.symbolStar, wye: d3.symbolWye };
-      const svg = sign(d3.symbol(shapes[symbol(s)], 70)(), "");
-      svg.firstChild.setAttribute("style", "stroke:" + colour(s) + ";fill:" + (s.hollow ? "var(--paper)" : colour(s)));
+      const shape = d3["symbol" + symbol(s)[0].toUpperCase() + symbol(s).slice(1)];
+      const svg = sign(d3.symbol(shape, 70)(), "");
+      svg.firstChild.setAttribute("style", "stroke:" + colour(s) + ";fill:" + fill(s));
       return svg;
     }
 
@@ -466,7 +455,10 @@
       const some = settings.find((s) => s.hollow);
       $("legend").append(el("span", {}, key(some), "hollow: fp32"));
     }
-    $("legend").append(el("span", {}, sign("M-8 4L-2 0L8 -5", "line"), "Pareto front"), el("span", {}, "line through a point: 95% interval"));
+    if (scored.length) {
+      $("legend").append(el("span", {}, sign("M-8 4L-2 0L8 -5", "line"), "Pareto front"));
+      $("legend").append(el("span", {}, sign("M0 -8V8", "line"), "95% interval"));
+    }
     if (settings.some((s) => s.baseline)) {
       $("legend").append(el("span", {}, sign("M-7 0A7 7 0 1 1 7 0A7 7 0 1 1 -7 0", "dotted"), "full fine-tuning, fp32"));
     }
@@ -498,9 +490,8 @@
       }
       const rows = s.cells.map((cell) => {
         const [id, seed, fold, status, score, memory, time, folder] = cell;
-        return el("li", {}, el("span", { textContent: "seed " + seed + (fold === null ? "" : ", fold " + fold) + ": " + (status === "ok" ? "" : status + " ") +
-          [score === null ? null : shape.score(score), memory === null ? null : shape.memory(memory), time === null ? null : shape.time(time)].filter(Boolean).join(", ") + " " }),
-          el("code", { textContent: folder || id }));
+        const found = status === "ok" ? [shown("score", score), shown("memory", memory), shown("time", time)].join(", ") : status;
+        return el("li", {}, "seed " + seed + (fold === null ? "" : ", fold " + fold) + ": " + found + " ", el("code", { textContent: folder || id }));
       });
       if (s.more.length) { rows.push(el("li", { textContent: "and " + s.more.length + " more in the table of cells" })); }
       return el("article", { className: "pin" }, close, el("h4", {}, el("b", { textContent: "AB"[i] }), key(s), el("span", { textContent: s.label })), list,
@@ -508,32 +499,35 @@
         el("p", { className: "hint", textContent: "Repeat it:" }), el("div", { className: "command" }, el("code", { textContent: s.command }), again));
     }
     function comparison(a, b) {
-      const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, el("th", { scope: "row", textContent: data.costs[name] }), el("td", { className: "n", textContent: shown(name, a[name]) }),
-          el("td", { className: "n", textContent: shown(name, b[name]) }), el("td", { className: "n", textContent: (b[name] / a[name]).toFixed(2) + "\u00d7" })));
+      const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, th("row", data.costs[name]),
+        td(shown(name, a[name])), td(shown(name, b[name])), td((b[name] / a[name]).toFixed(2) + "\u00d7")));
       if (a.value !== null && b.value !== null) {
         const gap = b.value - a.value;
-        items.unshift(el("tr", {}, el("th", { scope: "row", textContent: metric.name }), el("td", { className: "n", textContent: shape.score(a.value) }),
-          el("td", { className: "n", textContent: shape.score(b.value) }), el("td", { className: "n", textContent: (gap > 0 ? "+" : "") + shape.score(gap) })));
+        items.unshift(el("tr", {}, th("row", metric.name), td(shape.score(a.value)), td(shape.score(b.value)),
+          td((gap > 0 ? "+" : "") + shape.score(gap))));
       }
-      const said = a.pair === null || b.pair === null ? "Their scores are not compared." : [[b, "B", a, "A"], [a, "A", b, "B"]].map(([i, name, j, other]) => {
-        if (bit("shown", i, j)) { return name + " is shown no worse than " + other + " by more than " + metric.margin + "."; }
-        return bit("worse", i, j) ? name + " is shown worse than " + other + " by more than " + metric.margin + "."
-          : name + " is not shown to be no worse than " + other + ".";
-      }).join(" ");
+      function claim(i, name, j, other) {
+        if (bit("shown", i, j)) { return name + " is shown to be no worse than " + other + " by more than " + metric.margin + "."; }
+        return name + (bit("worse", i, j) ? " is shown to be worse than " + other + " by more than " + metric.margin + "."
+          : " is not shown to be no worse than " + other + ".");
+      }
+      const compared = a.pair !== null && b.pair !== null;
+      const said = compared ? claim(b, "B", a, "A") + " " + claim(a, "A", b, "B") : "Their scores are not compared.";
       return el("div", { className: "compare" }, el("h4", { textContent: "Side by side" }),
-        el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }),
-        ...["A", "B", "B against A"].map((text) => el("th", { scope: "col", className: "n", textContent: text })))), el("tbody", {}, ...items)),
+        el("table", {}, el("thead", {}, el("tr", {}, th("col", ""), th("col", "A", "n"), th("col", "B", "n"), th("col", "B against A", "n"))),
+          el("tbody", {}, ...items)),
         el("p", { textContent: said }));
     }
 
     function download() {
       function field(value) {
         let text = value === null ? "" : String(value);
-        if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) { text = "'" + text; }  // no formula
+        if (typeof value === "string" && /^'*[=+\-@\t\r]/.test(text)) { text = "'" + text; }  // no formula
         return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
       }
       const heads = ["setting", ...axisNames, metric.label, "from", "to", "memory_mib", "time_s", "size_mb", "parameters", "seeds", "standing"];
-      const lines = [heads].concat(passing.map((s) => [s.label, ...s.axes, ...(s.score || [null, null, null]), ...s.costs, s.seeds, standing(s)])).map((line) => line.map(field).join(",") + "\r\n");
+      const rows = passing.map((s) => [s.label, ...s.axes, ...(s.score || [null, null, null]), ...s.costs, s.seeds, standing(s)]);
+      const lines = [heads, ...rows].map((row) => row.map(field).join(",") + "\r\n");
       const link = el("a", { href: URL.createObjectURL(new Blob(lines, { type: "text/csv" })), download: "settings.csv" });
       link.click();
       setTimeout(() => { URL.revokeObjectURL(link.href); }, 1000);
@@ -579,7 +573,7 @@
       $("beyond").hidden = !axisNames.some((name) => state.axes[name].size);
       Object.entries(sliders).forEach(([name, slider]) => {
         const limit = state.limits.filter((l) => l.name === name && l.atMost !== slider.isFloor).pop();
-        if (limit === undefined || slider.input !== document.activeElement) { slider.input.value = limit ? slider.step(limit.value) : slider.rest; }
+        if (name !== moving) { slider.input.value = limit ? slider.step(limit.value) : slider.rest; }
         slider.output.textContent = limit ? (slider.isFloor ? "\u2265 " : "\u2264 ") + shape[name](limit.value) : "any";
         slider.input.setAttribute("aria-valuetext", slider.output.textContent);
       });

@@ -146,7 +146,9 @@ def report(
         ],
         "advice": said,
         "explorer": (
-            explorer(recommended, said.heading, sources, facts) if recommended and said else None
+            explorer(recommended, said.heading, sources, facts)
+            if first and first.ok and recommended and said
+            else None
         ),
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",

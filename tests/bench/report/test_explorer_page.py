@@ -186,9 +186,9 @@ def test_two_pins_are_compared_and_are_in_the_address(page, candidates: Candidat
     compared = page.locator(".compare").inner_text()
     assert f"{memory[1] / memory[0]:.2f}×" in compared
     i, j = (candidates.settings.index(s) for s in (b, a))
-    claim = "B is shown no worse than A" if candidates.shown[i, j] else "B is not shown"
+    claim = "B is shown to be no worse than A" if candidates.shown[i, j] else "B is not shown"
     if candidates.worse[i, j]:
-        claim = "B is shown worse than A"
+        claim = "B is shown to be worse than A"
     assert claim in compared
     page.select_option("#prefer", "time")
     page.fill("#where", "time<=1min")
