@@ -16,6 +16,7 @@ from bench.analysis.constraints import parse_where
 from bench.analysis.costs import NEEDS
 from bench.analysis.groups import ordered_groups
 from bench.analysis.recommendation import Candidates, candidates_of, recommend
+from bench.common.errors import InputError
 from bench.report.explorer import explorer
 from bench.report.render import render
 from bench.results.predictions import kept_predictions, values_from
@@ -156,6 +157,23 @@ def test_a_slider_moves_picture_table_text_and_command(page) -> None:
     assert "memory<6" in page.inner_text("#where-error")
     page.fill("#where", "score>=0.99")
     assert page.inner_text("#answer").startswith("No setting meets these limits; nearest is lora")
+
+
+@pytest.mark.parametrize("text", [
+    "memory<=1.5GiB", "time <= 1 min", "score>=60%  size<=100kB", "parameters<=1M", "memory<=2",
+    "time<=1hour", "speed<=1s", "score=0.6", "time>=1s", "memory<=6toString", "score>=.6.", "",
+    "constructor<=1",
+])  # fmt: skip
+def test_limits_are_read_as_by_python(page, candidates: Candidates, text: str) -> None:
+    page.fill("#where", text)
+    try:
+        limits = parse_where(text)
+    except InputError:
+        assert page.inner_text("#where-error") != ""
+        return
+    assert page.inner_text("#where-error") == ""
+    wanted = recommend(candidates, "memory", limits).among
+    assert standings(page).keys() == {candidates.settings[i].label for i in wanted}
 
 
 def test_filters_act_on_the_table_of_cells(page) -> None:
