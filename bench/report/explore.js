@@ -60,7 +60,7 @@
     open();
   }
 
-  // The table of cells, sortable; `passes` tells which rows the filters leave.
+  // The table of cells, sortable; `passes` decides which rows the filters leave.
   function cellTable(passes) {
     const table = $("cell-table");
     if (!table || typeof Tabulator === "undefined") { return null; }
