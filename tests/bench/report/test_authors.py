@@ -206,13 +206,13 @@ def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path) -> N
     rows = [row for row in read_rows(PAPER) if (row["grid"], row["status"]) == ("paper", "ok")]
     index = render(rows, tmp_path)
     html = index.read_text("utf-8")
-    page = re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL)
+    page = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     facts = report(rows, [], [])
     (later,) = (section for other in facts["others"] for section in other.sections)
     assert {"authors", later.anchor} <= set(ids)
-    assert page.count('<a href="#authors">') == 1
+    assert page.count('id="authors"') == 1
     assert unescape(page).count(f">{HEADING}</h") == 2, "of sts and sst"
     shown = unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
     assert shown.count(ABOUT) == 1
