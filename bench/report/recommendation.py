@@ -174,7 +174,7 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     """What is missing for a decision or a comparison, and the narrowed commands that supply it."""
     known = recommended.candidates
     group = known.group
-    said, selections = _obstacle(recommended)
+    said, selections = obstacle_of(recommended)
     if group.baseline is None and known.settings:
         said.append(f"What it saves against {BASE} is not known: that was not run, or not ok.")
         selections.append({"select": "mode=full amp=off"})
@@ -196,7 +196,8 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     return said, selections
 
 
-def _obstacle(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
+def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
+    """Why nothing is recommended, and the narrowed commands that supply what is missing."""
     known, what = recommended.candidates, recommended.obstacle
     group = known.group
     if what == "no score":

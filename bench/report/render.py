@@ -26,6 +26,7 @@ from bench.report.changes import changes_sections
 from bench.report.commands import NOTE, commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
+from bench.report.explorer import embedded, explorer
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
@@ -129,19 +130,26 @@ def report(
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
+    recommended = recommend(candidates_of(first)) if first else None
+    said = advice(recommended, facts) if recommended else None
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     return {
         "title": lead.title(first) if first else "No cell was run",
         "warning": WARNING,
-        "advice": advice(recommend(candidates_of(first)), facts) if first else None,
         "lead": [
             *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
             *_final_lines(first, facts),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
+        "advice": said,
+        "explorer": (
+            explorer(recommended, said.heading, sources, facts)
+            if first and first.ok and recommended and said
+            else None
+        ),
         "cards": cards(first) if first else [],
         "cards_heading": winners.winners_heading(first) if first else "",
         "cards_note": winners.left_out(first) if first else [],
@@ -237,17 +245,22 @@ def _text(name: str) -> str:
 
 
 def _vendored(name: str) -> str:
-    """A file of Tabulator without the comment that names its source map, which is not here."""
-    lines = _text(f"vendor/tabulator-6.5.3/{name}").splitlines()
+    """A vendored file without the comment that names its source map, which is not here."""
+    lines = _text(f"vendor/{name}").splitlines()
     return "\n".join(line for line in lines if "sourceMappingURL" not in line)
 
 
 def _html(facts: dict[str, Any]) -> str:
+    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), style()]
+    scripts = ["tabulator-6.5.3/tabulator.min.js"]
+    if facts["explorer"]:
+        scripts += ["d3-7.9.0/d3.min.js", "plot-0.6.17/plot.umd.min.js"]
     parts = {
-        "style": Markup(_vendored("tabulator_simple.min.css") + style()),  # noqa: S704
-        "script": Markup(_vendored("tabulator.min.js") + "\n" + _text("cells.js")),  # noqa: S704
+        "style": Markup("\n".join(styles)),  # noqa: S704
+        "script": Markup("\n".join([*map(_vendored, scripts), _text("explore.js")])),  # noqa: S704
+        "explorer": embedded(facts["explorer"]) if facts["explorer"] else None,
     }
-    return html_environment().get_template("index.html.jinja").render(**facts, **parts)
+    return html_environment().get_template("index.html.jinja").render(**(facts | parts))
 
 
 def _markdown(facts: dict[str, Any]) -> str:

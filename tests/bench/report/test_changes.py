@@ -170,4 +170,4 @@ def test_both_pages_have_it(tmp_path: Any) -> None:
         text = (tmp_path / name).read_text()
         assert "One setting changed: 2 comparisons, 1 significantly better" in text
     assert (tmp_path / "figures" / "changes.svg").exists()
-    assert 'href="#changes"' in (tmp_path / "index.html").read_text()
+    assert 'id="changes"' in (tmp_path / "index.html").read_text()

@@ -65,12 +65,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outside_scripts(html: str) -> str:
-    return re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL)
+    return re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
 
 
 def test_a_page_holds_markup_as_text(folder: Path) -> None:
     html = (folder / "index.html").read_text("utf-8")
-    assert html.count("<script>") == html.count("</script>") == 1
+    assert len(re.findall("<script", html)) == html.count("</script>") == 2
     rest = outside_scripts(html)
     assert "&lt;script&gt;window.pwned" in rest
     for tag in re.findall(r"<[a-zA-Z][^>]*>", rest):

@@ -126,4 +126,4 @@ def test_references_that_beat_every_setting_are_in_the_figures(tmp_path: Path) -
     assert "↑ frozen encoder 0.990" in near.svg
     render(synthetic_rows(68), tmp_path, facts=facts)
     page = (tmp_path / "index.html").read_text()
-    assert '<p class="lead warning">Warning: the best setting' in page
+    assert '<p class="warning">Warning: the best setting' in page
