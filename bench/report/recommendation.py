@@ -297,7 +297,7 @@ def _table(recommended: Recommendation, pick: int) -> Table:
         Head("time", "time", "", True), Head("size", "file", "", True),
         Head("parameters", "trainable", "", True),
         Head("score", f"dev {group.scoring.label}", "", True),
-        Head("loss", "worse by at most", "simultaneous 95% bound on the loss against the best", True),
+        Head("loss", "worse by at most", "than the best, by a simultaneous 95% bound", True),
     ]  # fmt: skip
     rows = [
         [", ".join(names), known.settings[i].label, *(_cost(known, need, i) for need in NEEDS),
