@@ -102,12 +102,14 @@
     });
     const place = el("div", { id: "cell-grid" });
     table.parentNode.replaceWith(place);
-    return (window.cellGrid = new Tabulator(place, {
+    const grid = window.cellGrid = new Tabulator(place, {
       data: rows, columns: columns, layout: "fitDataFill", pagination: true, paginationSize: 10,
       paginationSizeSelector: [10, 20, 100, 1000], paginationCounter: "rows",
       columnDefaults: { headerFilterPlaceholder: "filter" }, initialFilter: [{ field: passes }],
       rowFormatter: function (row) { row.getElement().classList.toggle("failed", row.getData().failed); }
-    }));
+    });
+    grid.on("tableBuilt", () => { grid.refreshFilter(); });  // filters may have changed meanwhile
+    return grid;
   }
 
   function explore() {
@@ -588,7 +590,7 @@
         if (s.said !== now) { s.status.textContent = s.said = now; s.row.classList.toggle("picked", s === answer.pick); }
       });
       clearTimeout(later);
-      later = setTimeout(() => { if (table) { table.refreshFilter(); } }, 120);
+      later = setTimeout(() => { if (table && table.initialized) { table.refreshFilter(); } }, 120);
       remember();
     }
 
