@@ -536,7 +536,7 @@
     }
 
     // The address holds the state.
-    let waiting = 0;
+    let waiting = 0, address = location.hash;
     function remember() {
       clearTimeout(waiting);
       waiting = setTimeout(() => {
@@ -546,7 +546,9 @@
         axisNames.forEach((name) => { state.axes[name].forEach((value) => { query.append("is." + name, value); }); });
         state.pins.forEach((s) => { query.append("pin", s.id); });
         const text = query.toString();
+        if (location.hash !== address) { return; }  // another one is about to be read
         if (text || location.hash.includes("=")) { history.replaceState(null, "", "#" + text); }
+        address = location.hash;
       }, 200);
     }
     function recall() {
@@ -607,7 +609,7 @@
     draw();
     recall();
     performance.mark("explorer-drawn");
-    addEventListener("hashchange", () => { if (location.hash.includes("=") || !location.hash) { recall(); } });
+    addEventListener("hashchange", () => { address = location.hash; if (location.hash.includes("=") || !location.hash) { recall(); } });
     let width = innerWidth;
     addEventListener("resize", () => {
       if (innerWidth !== width) { width = innerWidth; draw(); update(); }
