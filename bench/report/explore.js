@@ -551,8 +551,8 @@
         address = location.hash;
       }, 200);
     }
-    function recall() {
-      const query = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+    function recall(hash) {
+      const query = new URLSearchParams(hash.includes("=") ? hash.slice(1) : "");
       state.prefer = COSTS.includes(query.get("prefer")) ? query.get("prefer") : "memory";
       axisNames.forEach((name) => {
         state.axes[name].clear();
@@ -607,9 +607,13 @@
 
     $("explorer").hidden = false;
     draw();
-    recall();
+    recall(location.hash);
     performance.mark("explorer-drawn");
-    addEventListener("hashchange", () => { address = location.hash; if (location.hash.includes("=") || !location.hash) { recall(); } });
+    // The address of the event: until it comes, an older state may be written to that of the page.
+    addEventListener("hashchange", (event) => {
+      const hash = new URL(event.newURL).hash;
+      if (hash.includes("=") || !hash) { recall(hash); }
+    });
     let width = innerWidth;
     addEventListener("resize", () => {
       if (innerWidth !== width) { width = innerWidth; draw(); update(); }
