@@ -1,0 +1,349 @@
+"""Measure how often the rule of bench.recommend is right, on data of known truth.
+
+Example: python -m tests.decisions --runs 1000
+
+`Simulated` settings have exact true scores. `Resampled` ones are drawn from the committed
+predictions, whose scores are then the truth: examples with replacement for all settings, and seeds
+with replacement for each. compare_all and recommend, the code under test, decide.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TimeRemainingColumn as Left
+from scipy.special import ndtri
+
+from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.power import shown_size
+from bench.analysis.recommendation import Candidates, candidates_of, recommend
+from bench.analysis.setting import Setting
+from bench.results.predictions import kept_predictions, values_from
+from bench.results.store import read_plan, read_rows
+from bench.stats.best import Sample, compare_all
+from bench.stats.intervals import POWER_Z, wilson
+from tests.bench.synthetic_rows import new_row
+
+ROOT: Final = Path(__file__).parents[1]
+FIGURES: Final = ROOT / "docs" / "decisions.json"
+PAGE: Final = ROOT / "docs" / "deciding.md"
+MARGIN: Final = 0.02
+BEST, HEAD = 0.62, 0.49
+Floats = NDArray[np.float64]
+Rng = np.random.Generator
+Drawn = tuple[Floats, Sequence[Sample], float]
+"""True scores, samples and a margin by which one of the settings is worse than the best."""
+
+
+class World(Protocol):
+    """A source of data sets of known truth."""
+
+    name: str
+    group: Group
+    quotes: bool
+
+    def draw(self, rng: Rng) -> Drawn: ...
+
+
+def at_margin(_rng: Rng, count: int) -> Floats:
+    """One best setting, the most expensive; all others are worse by exactly the margin."""
+    return np.array([*[BEST - MARGIN] * (count - 1), BEST])
+
+
+def one_at_margin(_rng: Rng, count: int) -> Floats:
+    """The cheapest setting is worse by exactly the margin; all others are equally good."""
+    return np.array([BEST - MARGIN, *[BEST] * (count - 1)])
+
+
+def spread(rng: Rng, count: int) -> Floats:
+    """Scores within two margins of the best, in an order that has nothing to do with costs."""
+    return rng.uniform(BEST - 2 * MARGIN, BEST, count)
+
+
+def twins(_rng: Rng, count: int) -> Floats:
+    """Pairs with equal scores, half of them at the margin and half between it and the best."""
+    low = np.where(np.arange(count) // 2 % 2, MARGIN, MARGIN / 2)
+    return BEST - np.where(np.arange(count) < count - 2, low, 0.0)
+
+
+def by_length(rng: Rng, count: int) -> Floats:
+    """Learning curves that cross, read at a random length of training: what learns fast is worse
+    in the end."""
+    speed, length = np.linspace(2.0, 0.5, count), rng.uniform(0.5, 4.0)
+    return BEST - 0.03 * np.linspace(1, 0, count) - 0.1 * np.exp(-speed * length)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Settings that are right on an example where a sum of normal parts is positive.
+
+    Attributes:
+        truth: makes the true scores of all settings but the head.
+        settings: with the head, which comes first.
+        seeds: of each setting but the head, which has the most; the last number repeats.
+        by_seed: std of the part of the whole seed, beside that of each example in each seed.
+        noisy: every how-manyth setting has `by_seed`; the others have none.
+        slopes: how much an example's difficulty matters, in turns; where they differ, settings
+            of equal score are right on different examples.
+        paired: settings come in pairs that share nearly all parts, such as fp32 and bf16.
+        kept: whether predictions are kept.
+        quotes: whether the quoted score is measured.
+    """
+
+    name: str
+    truth: Callable[[Rng, int], Floats]
+    settings: int = 40
+    examples: int = 1064
+    seeds: tuple[int, ...] = (3,)
+    by_seed: float = 0.005
+    noisy: int = 1
+    slopes: tuple[float, ...] = (1.0,)
+    paired: bool = False
+    kept: bool = True
+    quotes: bool = False
+
+    @cached_property
+    def group(self) -> Group:
+        """Settings with costs in their order."""
+        return _group(self.settings)
+
+    def draw(self, rng: Rng) -> Drawn:
+        count, most = self.settings, max(self.seeds)
+        truth = np.array([HEAD, *self.truth(rng, count - 1)])
+        turns = np.arange(count)
+        slope = np.resize(self.slopes, count)
+        by_seed = np.where(turns % self.noisy == 0, self.by_seed, 0.0)
+        total = np.sqrt(slope**2 + _OWN**2 + _IN_SEED**2 + by_seed**2)
+        latent = (ndtri(truth) * total)[:, None, None] + slope[:, None, None] * _normal(
+            rng, self.examples
+        )
+        latent = latent + _OWN * self._alike(rng, count, 1, self.examples)
+        latent = latent + _IN_SEED * self._alike(rng, count, most, self.examples)
+        latent += by_seed[:, None, None] * self._alike(rng, count, most, 1)
+        right = (latent > 0).astype(float)
+        numbers = [most, *self.seeds, *[self.seeds[-1]] * count][:count]
+        samples = [
+            _sample(dict(enumerate(values[:number])), self.kept)
+            for values, number in zip(right, numbers, strict=True)
+        ]
+        return truth, samples, MARGIN
+
+    def _alike(self, rng: Rng, count: int, *shape: int) -> NDArray[np.float32]:
+        """Normal parts of each setting, nearly the same for both of a pair."""
+        own = _normal(rng, count, *shape)
+        if not self.paired:
+            return own
+        shared = np.repeat(_normal(rng, -(-count // 2), *shape), 2, axis=0)[:count]
+        return np.sqrt(np.float32(0.95)) * shared + np.sqrt(np.float32(0.05)) * own
+
+
+_OWN, _IN_SEED = 0.1, 0.12
+"""Stds of the parts of a setting on an example, over all seeds and in one; those of the examples'
+difficulty are 1. Differences then vary about as in the committed run."""
+
+
+def _normal(rng: Rng, *shape: int) -> NDArray[np.float32]:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _sample(values: dict[int, Floats], kept: bool = True) -> Sample:
+    scores = {seed: float(one.mean()) for seed, one in values.items()}
+    if kept:
+        return Sample(scores, values)
+    variances = [score * (1 - score) / len(values[seed]) for seed, score in scores.items()]
+    return Sample(scores, {}, float(np.mean(variances)))
+
+
+def _group(count: int) -> Group:
+    """The head and other settings, each more expensive than those before it."""
+    settings = []
+    for i in range(count):
+        mode, rank, layers = ("lora", i, "attn") if i else ("head", None, None)
+        row = new_row(mode=mode, rank=rank, layers=layers, status="ok", dev_metric="accuracy",
+                      dev_score=0.5, peak_rss_mib=1000.0 + i, train_s=60.0)  # fmt: skip
+        settings.append(Setting(mode, rank, layers, "off", None, None, None, (row,)))
+    return Group(tuple(row for s in settings for row in s.rows), tuple(settings))
+
+
+def committed() -> Candidates:
+    """The settings of the committed run."""
+    runs = ROOT / "runs.csv"
+    values = values_from(kept_predictions(runs))
+    return candidates_of(ordered_groups(read_rows(runs), read_plan(runs), values)[0])
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The settings of the committed run, with as many seeds as they have there.
+
+    A setting of one seed gets the deviations by seed and example of the setting that agrees with it
+    on most examples.
+
+    Attributes:
+        paired: settings share the draws of seeds, as they share seeds in a run, and a seed's score
+            varies by its examples only; otherwise each setting has draws of its own, and seeds
+            keep the scores that they have in the committed run besides.
+    """
+
+    name: str
+    candidates: Candidates
+    examples: int
+    paired: bool = True
+    quotes: bool = True
+
+    @property
+    def group(self) -> Group:
+        """The committed group without what does not have a score."""
+        return replace(self.candidates.group, settings=self.candidates.settings)
+
+    @cached_property
+    def population(self) -> Floats:
+        """The numbers of all settings, seeds and examples [K, S, N]."""
+        rows = [np.stack([*sample.values.values()]) for sample in self.candidates.samples]
+        several = [values for values in rows if len(values) > 1]
+        made = []
+        for values in rows:
+            like = max(several, key=lambda other: float((other[0] == values[0]).mean()))
+            deviations = like - like.mean(axis=0)
+            if self.paired:
+                deviations -= deviations.mean(axis=1, keepdims=True)
+            made.append(values.mean(axis=0) + deviations)
+        return np.stack(made)
+
+    def draw(self, rng: Rng) -> Drawn:
+        settings, number, examples = self.population.shape
+        drawn = rng.integers(examples, size=self.examples)
+        seeds = rng.integers(number, size=(1 if self.paired else settings, number))
+        seeds = np.broadcast_to(seeds, (settings, number))
+        made = []
+        for values, own, sample in zip(
+            self.population, seeds, self.candidates.samples, strict=True
+        ):
+            has = range(len(sample.values))
+            made.append(_sample({i: values[own[i]].take(drawn) for i in has}))
+        truth = self.population.mean(axis=(1, 2))
+        losses = truth.max() - truth
+        return truth, made, float(rng.choice(losses[(losses > MARGIN / 4) & (losses < 0.05)]))
+
+
+def decide(world: World, rng: Rng) -> dict[str, float]:
+    """What the rule does with one data set of a world."""
+    truth, samples, loss = world.draw(rng)
+    compared = compare_all(samples)
+    known = Candidates(world.group, world.group.settings, tuple(samples), compared, MARGIN)
+    decision = recommend(known)
+    regret = truth.max() - truth
+    at_loss = recommend(replace(known, margin=loss))
+    tuned = [i for i, setting in enumerate(known.settings) if setting.mode != "head"]
+    pairs = np.ix_(tuned, tuned)
+    sizes = (compared.critical + POWER_Z) * compared.error
+    outcome = {
+        "decided": float(decision.decided),
+        "false": float(any(regret[i] >= loss - 1e-9 for i in at_loss.shown)),
+        "detectable": float(np.median(sizes[pairs][~np.eye(len(tuned), dtype=bool)]) <= MARGIN),
+    }
+    if decision.decided and decision.pick is not None:
+        outcome["regret"] = regret[decision.pick]
+        if world.quotes and decision.honest_score is not None and decision.reference is not None:
+            outcome["quoted"] = decision.honest_score - truth[decision.pick]
+            outcome["plain"] = known.scores[decision.pick] - truth[decision.pick]
+            outcome["best"] = known.scores[decision.reference] - truth[decision.reference]
+    seeds = max(len(sample.scores) for sample in samples)
+    gaps = truth[:, None] - truth[None, :]
+    size = shown_size(known.examples or 1, seeds, len(samples))
+    near = (np.abs(gaps / size - 1) < 0.1) & (compared.seeds == seeds)
+    if known.examples and near.any():
+        outcome["power"] = float((compared.lower[near] > 0).mean())
+    return outcome
+
+
+def worlds() -> list[World]:
+    """All scenarios."""
+    run = committed()
+    return [
+        *(Simulated(f"all at the margin, {k} settings", at_margin, k) for k in (8, 40, 80)),
+        Simulated("one at the margin, the others equal", one_at_margin),
+        Simulated("near twins (fp32 and bf16)", twins, paired=True),
+        Simulated("one setting in two varies by seed", at_margin, by_seed=0.04, noisy=2),
+        Simulated("one setting in eight varies by seed", at_margin, by_seed=0.04, noisy=8),
+        Simulated("curves that cross in difficulty", at_margin, slopes=(0.6, 1.4)),
+        Simulated("curves that cross in length of training", by_length),
+        Simulated("scores in any order", spread, quotes=True),
+        Simulated("300 dev examples", at_margin, examples=300),
+        Simulated("10,000 dev examples", at_margin, examples=10_000),
+        Simulated("10,000 dev examples, one at the margin", one_at_margin, examples=10_000),
+        Simulated("10,000 dev examples, any order", spread, examples=10_000, quotes=True),
+        Simulated("2 seeds", at_margin, seeds=(2,)),
+        Simulated("5 seeds", at_margin, seeds=(5,)),
+        Simulated("one seed beside three", at_margin, seeds=(1, 3) * 20),
+        Simulated("no predictions kept", at_margin, kept=False),
+        Simulated("no predictions kept, 10,000 dev examples", at_margin, examples=10_000,
+                  kept=False),
+        *(Resampled(f"the committed run, {n:,} examples", run, n) for n in (1064, 4000, 16000)),
+        Resampled("the committed run, 4,000 examples, seeds apart", run, 4000, paired=False),
+    ]  # fmt: skip
+
+
+def summary(world: World, outcomes: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """The figures of one scenario."""
+
+    def of(name: str, among: Iterable[dict[str, float]] = outcomes) -> list[float]:
+        return [float(outcome[name]) for outcome in among if name in outcome]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return round(float(np.mean(values)), 5) if len(values) else None
+
+    regret = of("regret") or [0.0]
+    detectable = [outcome for outcome in outcomes if outcome["detectable"]]
+    return {
+        "name": world.name,
+        "runs": len(outcomes),
+        "decided": mean(of("decided")),
+        "false": mean(of("false")),
+        "wrong": mean([r > MARGIN + 1e-9 for r in regret]),
+        "regret_95": round(float(np.quantile(regret, 0.95)), 4),
+        "regret_most": round(float(max(regret)), 4),
+        "detectable": len(detectable),
+        "decided_if_detectable": mean(of("decided", detectable)),
+        **{name: mean(of(name)) for name in ("quoted", "plain", "best", "power")},
+    }
+
+
+def measure(world: World, runs: int, on_run: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The figures of one scenario over a number of data sets, the same ones each time."""
+    outcomes = []
+    for number in range(runs):
+        outcomes.append(decide(world, np.random.default_rng([number, len(world.name)])))
+        on_run()
+    return summary(world, outcomes)
+
+
+@click.command(help=__doc__)
+@click.option("--runs", default=1000, show_default=True, help="Data sets of each scenario.")
+@click.option("--only", default="", help="Only scenarios whose name has this; writes nothing.")
+def main(runs: int, only: str) -> None:
+    begun, every = time.monotonic(), [world for world in worlds() if only in world.name]
+    scenarios = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("data sets", total=runs * len(every))
+        for world in every:
+            progress.update(bar, description=world.name)
+            scenarios.append(measure(world, runs, lambda: progress.advance(bar)))
+            progress.console.print(json.dumps(scenarios[-1]), soft_wrap=True)
+    figures = {"runs": runs, "seconds": round(time.monotonic() - begun), "scenarios": scenarios}
+    if not only:
+        FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
