@@ -14,7 +14,7 @@ from bench.plan.metrics import Metric
 
 _BYTES: Final = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20,
                  "GiB": 2**30}  # fmt: skip
-_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
+UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "memory": {unit: size / 2**20 for unit, size in _BYTES.items()},
     "time": {"s": 1.0, "min": 60.0, "h": 3600.0},
     "size": {unit: size / 1e6 for unit, size in _BYTES.items()},
@@ -23,7 +23,7 @@ _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """What a limit may be on, with its units and their sizes in MiB, seconds, MB, parameters and the
 unit of the score."""
-_TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
+TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
 EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 
 
@@ -60,7 +60,7 @@ def parse_where(text: str) -> tuple[Limit, ...]:
     place = 0
     while rest := text[place:].lstrip():
         place = len(text) - len(rest)
-        match = _TERM.match(text, place)
+        match = TERM.match(text, place)
         if match is None:
             raise InputError(f"--where: {rest.split()[0]!r} is not a limit such as {EXAMPLE}")
         limits.append(_limit(*match.groups()))
@@ -70,15 +70,15 @@ def parse_where(text: str) -> tuple[Limit, ...]:
 
 def _limit(name: str, operator: str, number: str, unit: str) -> Limit:
     text = f"{name}{operator}{number}{unit}"
-    if name not in _UNITS:
-        raise InputError(f"--where: no limit can be on {name!r}; choose {', '.join(_UNITS)}")
-    if unit not in _UNITS[name]:
-        units = ", ".join(unit or "none" for unit in _UNITS[name])
+    if name not in UNITS:
+        raise InputError(f"--where: no limit can be on {name!r}; choose {', '.join(UNITS)}")
+    if unit not in UNITS[name]:
+        units = ", ".join(unit or "none" for unit in UNITS[name])
         raise InputError(f"--where: {text!r}: {name} needs a unit of these: {units}")
     if name != "score" and operator == ">=":
         raise InputError(f"--where: {text!r}: {name} is limited from above: {name}<=…")
     try:
-        value = float(number) * _UNITS[name][unit]
+        value = float(number) * UNITS[name][unit]
     except ValueError:
         raise InputError(f"--where: {text!r}: {number!r} is not a number") from None
     return Limit(cast(Any, name), operator == "<=", value, text)

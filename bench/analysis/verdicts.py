@@ -1,6 +1,6 @@
-"""Verdicts about one group: the best settings, and which differences are significant."""
+"""Comparisons of a group's settings, its best, the Pareto front and the effect of rank."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,35 +30,6 @@ PAPER_MEMORY: Final = 0.5
 """The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
 PAPER_TIMES: Final = (1 / 1.6, 0.4)
 """... 60% faster: 1.6 times the speed, or 60% less time."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The best setting for an objective.
-
-    `against` compares it with full fine-tuning in fp32: a ratio for memory and time, a difference
-    for the score; None where full fine-tuning was not measured or is the winner. `tied` is the
-    number of the `of` settings that are not distinguishable from the winner; None where there are
-    no intervals.
-    """
-
-    objective: Objective
-    winner: Setting
-    value: Interval
-    against: Interval | None
-    tied: int | None
-    of: int
-
-    @property
-    def proven(self) -> bool | None:
-        """Whether the difference from full fine-tuning is significant; None: unknown."""
-        equal = None if self.against is None else self.against.holds(_no_effect(self.objective))
-        return None if equal is None else not equal
-
-
-def _no_effect(objective: Objective) -> float:
-    """The result of `compare` for two equal settings."""
-    return 0.0 if objective == "score" else 1.0
 
 
 def column(group: Group, objective: Objective) -> str:
@@ -117,43 +88,15 @@ def score_spread(a: Setting, b: Setting) -> Spread | None:
     return spread(np.stack([one - other for one, other in pairs]))
 
 
-def verdict(
-    group: Group, objective: Objective, among: Callable[[Setting], bool] = lambda _setting: True
-) -> Verdict | None:
-    """The best setting for an objective, or None where nothing was measured.
+def best_by_score(group: Group) -> Setting | None:
+    """The setting with the best score; None where none is known, or where scores can't be weighed.
 
-    Settings that learned nothing can't win. Where scores can't be weighed, nothing wins by score,
-    and every setting can win by its costs.
+    Settings that learned nothing can't be best.
     """
-    if objective == "score" and not group.learned:
+    if not group.learned:
         return None
-    name = column(group, objective)
-    values = {s: value for s in group.judged if among(s) and (value := s.estimate(name))}
-    if not values:
-        return None
-
-    def loss(setting: Setting) -> float:
-        value = values[setting].value
-        return -group.scoring.gain(value) if objective == "score" else value
-
-    winner, base = min(values, key=loss), group.baseline
-    against = None if base is None or base is winner else compare(group, objective, winner, base)
-    gaps = [compare(group, objective, other, winner) for other in values if other is not winner]
-    equal = [gap.holds(_no_effect(objective)) for gap in gaps if gap is not None]
-    known = [answer for answer in equal if answer is not None]
-    tied = sum(known) if known else None
-    return Verdict(objective, winner, values[winner], against, tied, len(values))
-
-
-def keeps_score(group: Group, setting: Setting) -> bool:
-    """Whether a setting scores at most the metric's margin worse than full fine-tuning, by the
-    whole interval."""
-    if group.baseline is None or not setting.learned:
-        return False
-    if setting is group.baseline:
-        return setting.estimate("dev_score") is not None
-    gains = _gains(group, setting, group.baseline)
-    return gains is not None and gains[0] >= -group.margin
+    scores = {s: score.value for s in group.judged if (score := s.estimate("dev_score"))}
+    return max(scores, key=lambda setting: group.scoring.gain(scores[setting]), default=None)
 
 
 def neither_learned(a: Setting, b: Setting) -> bool:
@@ -161,28 +104,10 @@ def neither_learned(a: Setting, b: Setting) -> bool:
     return not (a.learned or b.learned)
 
 
-def not_worse(group: Group, setting: Setting) -> bool:
-    """Whether a setting is not significantly worse than full fine-tuning, by its score.
-
-    A weaker statement than `keeps_score`.
-    """
-    if group.baseline is None or setting is group.baseline:
-        return False
-    gains = _gains(group, setting, group.baseline)
-    return gains is not None and gains[1] >= 0
-
-
 def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
     """The numbers of differences of scores that are significantly better, and worse."""
     ends = [sorted(map(group.scoring.gain, pair)) for gap in gaps if (pair := gap.ends())]
     return sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
-
-
-def _gains(group: Group, a: Setting, b: Setting) -> list[float] | None:
-    """Both ends of the gain in score of a over b, the lower first; None where they are unknown."""
-    gap = compare(group, "score", a, b)
-    ends = gap.ends() if gap else None
-    return None if ends is None else sorted(map(group.scoring.gain, ends))
 
 
 def pareto(group: Group, cost: Objective) -> list[Setting]:

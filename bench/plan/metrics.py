@@ -41,13 +41,12 @@ class Metric:
         """The margin below a reference's score."""
         return self.margin if self.bounded else self.margin * abs(reference)
 
-    def size(self, difference: float, of: str = "") -> str:
-        """A positive difference of scores with its unit, and what it is from, if that is named."""
-        of = f" of {of}" if of else ""
+    def size(self, difference: float) -> str:
+        """A positive difference of scores with its unit."""
         if self.in_points:
             points = f"{100 * difference:.3g}"
-            return f"{points} point{'' if points == '1' else 's'} of {self.label}{of}"
-        return f"{difference:.3g}{of} ({self.label})" if of else f"{difference:.3g} in {self.label}"
+            return f"{points} point{'' if points == '1' else 's'} of {self.label}"
+        return f"{difference:.3g} in {self.label}"
 
 
 OVERALL: Final = "overall"

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
 from bench.plan import gridfile
 from bench.plan.cell import SEARCHED
 from bench.plan.columns import format_value
@@ -38,18 +39,48 @@ def commands(
     fill in, and the user's files have the names that the facts have. Rates that a search chose
     are searched again.
     """
-    metric = ""
-    if group.metric and group.metric not in ROW_METRICS:
-        metric = f" --metric {group.metric}"
-    options = _options(group, facts)
+    options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows})[:_MOST_GRIDS]
-    lines = [f"{_GRID} {grid} {options}{metric}{search}" for search, grid in grids]
-    search, grid = _grid(group, group.first)
-    one = f"{_GRID} {grid} {options}{metric}{search} --select {_cell(group, search)}"
-    runs = " ".join(map(_word, sources)) or "runs.csv"
+    lines = [f"{_GRID} {grid} {options}{search}" for search, grid in grids]
+    one = _again(group, group.first, options, AXES)
     narrow = "" if code_version is None else f" --code-version {_word(code_version)}"
-    report = f"python -m bench.report --runs {runs} --reports reports/{narrow}{metric}"
-    return [*lines, f"{one} --rerun ok", report]
+    report = f"python -m bench.report --runs {_runs(sources)} --reports reports/{narrow}"
+    return [*lines, one, f"{report}{_metric(group)}"]
+
+
+def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> str:
+    """The options that all command lines of a group's grids share."""
+    return f"{_options(group, facts)}{_metric(group)}"
+
+
+def command_of(group: Group, setting: Setting, options: str) -> str:
+    """The command line that repeats the cells of a setting.
+
+    Args:
+        options: those of `options_of`.
+    """
+    axes = [name for name in AXES if name not in ("seed", "fold")]
+    return _again(group, setting.rows[0], options, axes)
+
+
+def _again(group: Group, row: Row, options: str, axes: Sequence[str]) -> str:
+    """The command line that repeats the cells that have the values of a row on some axes."""
+    search, grid = _grid(group, row)
+    return f"{_GRID} {grid} {options}{search} --select {_cell(group, row, search, axes)} --rerun ok"
+
+
+def recommend_command(group: Group, sources: Sequence[str]) -> str:
+    """The command line that recommends a setting, to which limits can be added."""
+    return f"python -m bench.recommend --runs {_runs(sources)}{_metric(group)}"
+
+
+def _runs(sources: Sequence[str]) -> str:
+    return " ".join(map(_word, sources)) or "runs.csv"
+
+
+def _metric(group: Group) -> str:
+    """The option of a metric that is not in the rows."""
+    return f" --metric {group.metric}" if group.metric and group.metric not in ROW_METRICS else ""
 
 
 def narrowed(
@@ -79,10 +110,9 @@ def _grid(group: Group, row: Row) -> tuple[str, str]:
     return search, _word(grid if grid in gridfile.names() else f"{grid}.toml")
 
 
-def _cell(group: Group, search: str) -> str:
-    """A selection of the group's representative cell, by its rate too where rates vary."""
-    row = group.first
-    values = {name: row[name] for name in AXES}
+def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
+    """A selection by a row's values on some axes, by its rate too where rates vary."""
+    values = {name: row[name] for name in axes}
     if row.mode == "head":
         values["learning_rate"] = row.learning_rate_head
     if search or not any(setting.tells_rate for setting in group.settings):

@@ -4,7 +4,7 @@ Modes differ in colour, marker and line, and kinds of AMP in the marker's fill, 
 be read in black and white.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,12 +12,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from adapters.methods import METHODS, MODES
+from bench.analysis.breakdown import Breakdown
 from bench.report.drawing import (
+    BLUE,
+    GREEN,
     GREY,
     GRID,
     INK,
+    ORANGE,
     PAPER,
     PURPLE,
     Drawing,
@@ -33,6 +38,11 @@ MARKERS: Final = {"full": "s", "head": "D"} | {n: m.marker for n, m in METHODS.i
 LINES: Final[dict[str, Any]] = {"full": "-", "head": ":"} | {n: m.line for n, m in METHODS.items()}
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
+PARTS: Final = {
+    "libraries": GREY, "weights": BLUE, "optimizer": PURPLE, "gradients": ORANGE,
+    "backward": ORANGE, "activations": GREEN, "forward": GREEN, "rest": GRID,
+}  # fmt: skip
+"""A pass has the colour of what it makes."""
 _LABEL_HEIGHT: Final = 10.0
 """Pixels."""
 _LARGEST_RATIO: Final = 1e9
@@ -139,7 +149,7 @@ def tradeoff(
         for _, row in base.iterrows():
             axes.axvline(row[cost], color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
             axes.axhline(row["score"], color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
-        axes.step(front[cost], front["score"], where="post", color="#009e73", linewidth=2.2,
+        axes.step(front[cost], front["score"], where="post", color=GREEN, linewidth=2.2,
                   alpha=0.75, zorder=2)  # fmt: skip
         _points(axes, rows, cost, "score")
         axes.set_xlabel(x_label)
@@ -245,6 +255,63 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
     )
     alt = f"{x_label} by mode and layer set: {ranges}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def parts(
+    names: Sequence[str],
+    panels: Mapping[str, Sequence[Breakdown | None]],
+    stem: str,
+    caption: str,
+) -> Drawing:
+    """Totals as stacked bars of their parts, a panel for each kind of total, a line for each name.
+
+    A total that its parts exceed has a mark of its own.
+
+    Args:
+        panels: the breakdowns in the order of the names, by the label of their axis.
+    """
+    with canvas(1.1 + 0.25 * len(names)) as (figure, first):
+        grid = figure.add_gridspec(1, len(panels))
+        first.set_subplotspec(grid[0])
+        every = [first, *(figure.add_subplot(grid[i]) for i in range(1, len(panels)))]
+        for axes, (label, bars) in zip(every, panels.items(), strict=True):
+            for y, bar in enumerate(bars):
+                if bar is None:
+                    continue
+                left = 0.0
+                for part, value in bar.parts.items():
+                    axes.barh(y, value, left=left, height=0.72, color=PARTS[part],
+                              edgecolor=PAPER, linewidth=0.6)  # fmt: skip
+                    left += value
+                if bar.excess:
+                    axes.vlines(bar.total, y - 0.42, y + 0.42, color=INK, linewidth=1.6)
+            axes.set_yticks(range(len(names)), names if axes is first else [""] * len(names))
+            axes.set_ylim(len(names) - 0.4, -0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(visible=False, axis="y")
+            axes.set_axisbelow(True)
+            axes.locator_params(axis="x", nbins=4)
+            axes.set_xlabel(label)
+        drawn = {part for bars in panels.values() for bar in bars if bar for part in bar.parts}
+        labels: dict[str, list[str]] = {}
+        for part, colour in PARTS.items():
+            if part in drawn:
+                labels.setdefault(colour, []).append(part)
+        figure.legend(
+            handles=[Patch(color=colour, label=", ".join(of)) for colour, of in labels.items()],
+            loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.2,
+        )  # fmt: skip
+    alt = " ".join(
+        f"{label}: {'; '.join(map(_of_parts, names, bars))}." for label, bars in panels.items()
+    )
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
+
+
+def _of_parts(name: str, bar: Breakdown | None) -> str:
+    if bar is None:
+        return f"{name} not measured"
+    of = ", ".join(f"{part} {num(value)}" for part, value in bar.parts.items())
+    return f"{name} {num(bar.total)} ({of})"
 
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:

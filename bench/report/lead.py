@@ -18,7 +18,7 @@ from minbert.data.tasks import TASKS
 
 _UNKNOWN: Final = "a version not recorded"
 _MOST: Final = 6
-"""Versions or machines that a sentence names."""
+"""Versions, machines or settings that a sentence names."""
 
 
 def title(group: Group) -> str:
@@ -179,13 +179,19 @@ def _elsewhere(group: Group) -> str:
     )
 
 
-def differs(group: Group, first: Group) -> str:
-    """A sentence on the columns in which a group differs from the first."""
+def differences(group: Group, first: Group) -> str:
+    """The columns in which a group differs from the first, and how."""
     parts = []
     for name in differing(group, first):
         here, there = (setting_value(one.shared(name)) for one in (group, first))
         parts.append(f"{name} ({here} instead of {there})")
-    return f"Not comparable with the first group, from which it differs in {', '.join(parts)}."
+    return ", ".join(parts)
+
+
+def differs(group: Group, first: Group) -> str:
+    """A sentence on the columns in which a group differs from the first."""
+    different = differences(group, first)
+    return f"Not comparable with the first group, from which it differs in {different}."
 
 
 def of_version(rows: Sequence[Row], version: str) -> list[Row]:
@@ -217,3 +223,25 @@ def _by_name(names: Iterable[object]) -> str:
     counts = Counter(map(str, names)).most_common()
     named = ", ".join(f"{number:,} of {name}" for name, number in counts[:_MOST])
     return named + (f" and {len(counts) - _MOST} more" if len(counts) > _MOST else "")
+
+
+def unlearned(group: Group) -> list[str]:
+    """A sentence on the settings that are flagged `not_learned`, if there are any."""
+    flagged = group.unlearned
+    if not flagged:
+        return []
+    if not group.learned:
+        every = len(flagged) == sum(bool(setting.ok) for setting in group.settings)
+        who = "No setting is" if every else "No setting but full fine-tuning is"
+        return [
+            f"{who} shown to have learned anything: {'all' if every else 'the others'} are flagged "
+            "not_learned. So scores are not compared, and costs show what is cheap here, not what "
+            "is good."
+        ]
+    names = [setting.label for setting in flagged[:_MOST]]
+    more = f" and {len(flagged) - _MOST} more" if len(flagged) > _MOST else ""
+    verb = "is" if len(flagged) == 1 else "are"
+    return [
+        f"{len(flagged)} of {count(len(group.settings), 'setting')} {verb} flagged not_learned: "
+        f"{'; '.join(names)}{more}."
+    ]

@@ -9,7 +9,7 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import verdict
+from bench.analysis.verdicts import best_by_score
 from bench.plan.metrics import METRICS, metric_of, metrics_for
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.report import text
@@ -36,16 +36,16 @@ def quality_sections(
     Args:
         facts: on the group's data, for the names of classes.
     """
-    best = verdict(group, "score") if group.has_quality else None
+    best = best_by_score(group) if group.has_quality else None
     if best is None:
         return []
-    outcomes = _outcomes(best.winner, predictions_of)
+    outcomes = _outcomes(best, predictions_of)
     if not outcomes:
         return []
     names = Names(group, facts)
     sections = [_metrics(group, predictions_of, outcomes[0])]
     if not outcomes[0].has_numbers:
-        sections += [classes_section(best.winner, outcomes, names), calibration_section(outcomes)]
+        sections += [classes_section(best, outcomes, names), calibration_section(outcomes)]
     return [section for section in sections if section is not None]
 
 

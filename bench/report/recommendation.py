@@ -174,7 +174,7 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     """What is missing for a decision or a comparison, and the narrowed commands that supply it."""
     known = recommended.candidates
     group = known.group
-    said, selections = _obstacle(recommended)
+    said, selections = obstacle_of(recommended)
     if group.baseline is None and known.settings:
         said.append(f"What it saves against {BASE} is not known: that was not run, or not ok.")
         selections.append({"select": "mode=full amp=off"})
@@ -196,7 +196,8 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     return said, selections
 
 
-def _obstacle(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
+def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
+    """Why nothing is recommended, and the narrowed commands that supply what is missing."""
     known, what = recommended.candidates, recommended.obstacle
     group = known.group
     if what == "no score":
@@ -206,7 +207,8 @@ def _obstacle(recommended: Recommendation) -> tuple[list[str], list[dict[str, An
             return ["The weights are random, so there are costs but no scores."], [
                 {"init": "pretrained"}
             ]
-        return ["No setting has a dev score yet."], [{}]
+        all_folds = "" if group.folds is None else f" of all {group.folds} folds"
+        return [f"No setting has a dev score{all_folds} yet."], [{}]
     if what == "one seed":
         seeds = {"seeds": _FEWEST_SEEDS}
         return ["One seed can't show how much of a score is luck."], [seeds]
@@ -295,7 +297,7 @@ def _table(recommended: Recommendation, pick: int) -> Table:
         Head("time", "time", "", True), Head("size", "file", "", True),
         Head("parameters", "trainable", "", True),
         Head("score", f"dev {group.scoring.label}", "", True),
-        Head("loss", "worse than the best by at most", "simultaneous 95% bound", True),
+        Head("loss", "worse by at most", "than the best, by a simultaneous 95% bound", True),
     ]  # fmt: skip
     rows = [
         [", ".join(names), known.settings[i].label, *(_cost(known, need, i) for need in NEEDS),

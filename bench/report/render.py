@@ -4,6 +4,7 @@ Importing this loads pandas and matplotlib, and the first figure loads seaborn, 
 it only when they have something to render.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,15 +18,17 @@ from markupsafe import Markup
 
 from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
+from bench.analysis.setting import Setting
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
-from bench.report import cells, lead, tables, text, winners
+from bench.report import cells, lead, tables, text
 from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_sections
 from bench.report.commands import NOTE, commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
+from bench.report.explorer import embedded, explorer
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
@@ -40,8 +43,8 @@ from bench.report.references import (
 )
 from bench.report.sections import Section, between_processes, sections, tradeoffs
 from bench.report.tables import Table
-from bench.report.terms import TERMS
-from bench.report.winners import Card, cards
+from bench.report.terms import TERMS, used
+from bench.report.why import why_section
 from bench.results.facts import DataFacts
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
@@ -49,6 +52,12 @@ _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
+_BRIEF: Final = ("tradeoff", "why")
+"""Anchors of the sections that report.md has too, and whose figures are files."""
+_LONGEST: Final = 149
+"""Lines of report.md."""
+_ROWS: Final = (30, 20, 12, 4)
+"""Rows that its longest table may have, if it is not too long with as many."""
 _NOTHING: Final = "There are no rows, so there is nothing to show."
 _TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
 _TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
@@ -63,8 +72,8 @@ class Other:
 
     number: int
     title: str
+    differences: str
     said: Sequence[str]
-    cards: Sequence[Card]
     drawings: Sequence[Drawing]
     table: Table
     sections: Sequence[Section] = ()
@@ -98,9 +107,7 @@ def render(
     """
     names = [text.plain(Path(source).name) for source in sources]
     content = report(rows, planned, names, predictions_of, facts, code_version)
-    drawings = [d for section in content["sections"] for d in section.drawings]
-    for other in content["others"]:
-        drawings += [*other.drawings, *(d for section in other.sections for d in section.drawings)]
+    drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
     return reports / "index.html"
@@ -129,24 +136,31 @@ def report(
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
+    recommended = recommend(candidates_of(first)) if first else None
+    said = advice(recommended, facts) if recommended else None
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     return {
         "title": lead.title(first) if first else "No cell was run",
         "warning": WARNING,
-        "advice": advice(recommend(candidates_of(first)), facts) if first else None,
         "lead": [
             *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
             *_final_lines(first, facts),
+            *(lead.unlearned(first) if first else []),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
-        "cards": cards(first) if first else [],
-        "cards_heading": winners.winners_heading(first) if first else "",
-        "cards_note": winners.left_out(first) if first else [],
+        "advice": said,
+        "explorer": (
+            explorer(recommended, said.heading, sources, facts)
+            if first and first.ok and recommended and said
+            else None
+        ),
         "sections": (
-            _sections(every_group, searches, points, predictions_of, facts) if first else searches
+            _sections(every_group, recommended.setting, searches, points, predictions_of, facts)
+            if first and recommended
+            else searches
         ),
         "cells_heading": (
             f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
@@ -160,7 +174,9 @@ def report(
         ],
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
+        "kinds": tables.kinds_table(first) if first else None,
         "conditions": tables.conditions_table(first) if first else None,
+        "conditions_said": tables.conditions_lines(first) if first else [],
         "commands": commands(first, sources, code_version, facts) if first else [],
         "commands_said": [NOTE],
         "terms": TERMS,
@@ -191,6 +207,7 @@ def _printable(rows: Iterable[Row]) -> list[Row]:
 
 def _sections(
     every_group: Sequence[Group],
+    pick: Setting | None,
     searches: Sequence[Section],
     points: Sequence[ReferencePoint],
     predictions_of: PredictionsOf,
@@ -200,6 +217,7 @@ def _sections(
     first = every_group[0]
     return [
         *sections(first, points),
+        *why_section(first, pick, facts),
         *quality_sections(first, predictions_of, facts.get(str(first.shared("data_digest")))),
         *amp_section(first),
         *changes_sections(every_group),
@@ -218,12 +236,12 @@ def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFact
         drawings = tradeoffs(group, tables.frame(group), prefix, points)
     is_same = group.shared("data_digest") == first.shared("data_digest")
     return Other(
-        number, lead.title(group),
+        number, lead.title(group), lead.differences(group, first),
         [
             lead.differs(group, first), *lead.lead(group, facts), *reference_lines(group, points),
-            *winners.left_out(group), *between_processes(group),
+            *lead.unlearned(group), *between_processes(group),
         ],
-        cards(group), drawings, tables.settings_table(group),
+        drawings, tables.settings_table(group),
         [
             *changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn),
             *([] if is_same else data_section(group, facts, prefix)),
@@ -237,19 +255,35 @@ def _text(name: str) -> str:
 
 
 def _vendored(name: str) -> str:
-    """A file of Tabulator without the comment that names its source map, which is not here."""
-    lines = _text(f"vendor/tabulator-6.5.3/{name}").splitlines()
+    """A vendored file without the comment that names its source map, which is not here."""
+    lines = _text(f"vendor/{name}").splitlines()
     return "\n".join(line for line in lines if "sourceMappingURL" not in line)
 
 
 def _html(facts: dict[str, Any]) -> str:
+    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), style()]
+    scripts = ["tabulator-6.5.3/tabulator.min.js"]
+    if facts["explorer"]:
+        scripts += ["d3-7.9.0/d3.min.js", "plot-0.6.17/plot.umd.min.js"]
     parts = {
-        "style": Markup(_vendored("tabulator_simple.min.css") + style()),  # noqa: S704
-        "script": Markup(_vendored("tabulator.min.js") + "\n" + _text("cells.js")),  # noqa: S704
+        "style": Markup("\n".join(styles)),  # noqa: S704
+        "script": Markup("\n".join([*map(_vendored, scripts), _text("explore.js")])),  # noqa: S704
+        "explorer": embedded(facts["explorer"]) if facts["explorer"] else None,
     }
-    return html_environment().get_template("index.html.jinja").render(**facts, **parts)
+    return html_environment().get_template("index.html.jinja").render(**(facts | parts))
+
+
+def _brief(facts: Mapping[str, Any]) -> dict[str, Section]:
+    return {section.anchor: section for section in facts["sections"] if section.anchor in _BRIEF}
 
 
 def _markdown(facts: dict[str, Any]) -> str:
     template = markdown_environment().get_template("report.md.jinja")
-    return template.render(**facts, listed=LISTED)
+    content = facts | dict.fromkeys(_BRIEF) | _brief(facts) | {"listed": LISTED}
+    for rows in _ROWS:
+        page = template.render(content | {"most": rows, "terms": []})
+        page = template.render(content | {"most": rows, "terms": used(page)})
+        page = re.sub(r"\n{3,}", "\n\n", page)
+        if len(page.splitlines()) <= _LONGEST:
+            break
+    return page

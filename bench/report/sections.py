@@ -14,7 +14,7 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, column, compare, pareto, rank_effect
 from bench.plan.cell import SEARCHED
-from bench.report import figures, tables, text, winners
+from bench.report import figures, tables, text
 from bench.report.drawing import Drawing
 from bench.report.references import ReferencePoint, reference_tables
 from bench.report.tables import Table
@@ -93,7 +93,7 @@ def tradeoffs(
     held = f" Frozen weights are held in {types}." if types else ""
     caption = (
         f"{'Up' if group.scoring.higher_is_better else 'Down'} and to the left is better. The line "
-        "is the Pareto front; its settings are numbered as in the table."
+        "is the Pareto front, numbered from the cheapest."
         f"{dotted}{dashed}{held}{_left_out(group)}"
     )
     return [
@@ -131,9 +131,8 @@ def _tradeoff(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]
         heading = "Trade-off: only one setting has a score"
     elif not on_front:
         heading = "Trade-off: no setting has both a cost and a score"
-    sentences = [*winners.frugal_sentence(group), *winners.seeds_sentence(group), *_paired(group)]
     return Section(
-        "tradeoff", "Trade-off", heading, sentences,
+        "tradeoff", "Trade-off", heading, _paired(group),
         tradeoffs(group, rows, points=points),
         [tables.front_table(group)],
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """A group's settings as frames for figures, and as tables of text for the pages."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -9,11 +9,12 @@ from typing import Final
 
 import pandas as pd
 
+from bench.analysis.costs import cost_of
 from bench.analysis.groups import Group, about
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
 from bench.plan.columns import BY_NAME, group_names
-from bench.report.text import num, score, score_gap, span, times, x_label
+from bench.report.text import BASE, num, score, score_gap, span, times, x_label
 from bench.stats.intervals import Interval
 
 DASH: Final = "–"
@@ -22,6 +23,7 @@ MOST_DRAWN: Final = 400
 MOST_SETTINGS: Final = 500
 """Settings in a table."""
 _MOST_LISTED: Final = 12
+_UNKNOWN: Final = "not recorded"
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _UNSET: Final = {
     "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
@@ -223,11 +225,73 @@ def _result_columns(group: Group) -> Columns:
     ]
 
 
+def kinds_table(group: Group) -> Table:
+    """The settings by mode, layer set and precision: ranges over ranks, rates and the like."""
+    base = group.baseline
+    kinds: dict[tuple[str, str, str], list[Setting]] = {}
+    for setting in group.settings:
+        precision = "fp32" if setting.amp == "off" else setting.amp
+        mode = f"{setting.mode}{' unfreezing' if setting.unfreezes else ''}"
+        kinds.setdefault((mode, setting.layers or DASH, precision), []).append(setting)
+
+    def ratios(settings: Sequence[Setting], cost: Objective) -> str:
+        known = (compare(group, cost, s, base) if base is not None else None for s in settings)
+        return _range([ratio.value for ratio in known if ratio], times)
+
+    def row(settings: Sequence[Setting]) -> list[str]:
+        ranks = [float(s.rank) for s in settings if s.rank is not None]
+        scores = [e.value for s in settings if (e := s.estimate("dev_score"))]
+        sizes = [size for s in settings if (size := cost_of(group, s, "size")) is not None]
+        ok = sum(bool(s.ok) for s in settings)
+        return [
+            _range(ranks, "{:.0f}".format),
+            str(ok) if ok == len(settings) else f"{ok} of {len(settings)}",
+            *([_range(scores, partial(score, group))] if group.has_quality else []),
+            *([_range(sizes, num)]),
+            *(ratios(settings, cost) for cost in COSTS),
+        ]
+
+    heads = [
+        Head("mode", "mode"), Head("layers", "layers"), Head("precision", "precision"),
+        Head("rank", "rank", numeric=True), Head("settings", "settings", numeric=True),
+        *([Head("dev_score", "dev score", numeric=True)] if group.has_quality else []),
+        Head("size", "file, MB", numeric=True),
+        Head("memory_ratio", "× memory", numeric=True), Head("time_ratio", "× time", numeric=True),
+    ]  # fmt: skip
+    own = [base.estimate(column(group, cost)) for cost in COSTS] if base else []
+    of = " and ".join(
+        f"{num(value.value)} {'MiB' if cost == 'memory' else x_label(group, cost)}"
+        for cost, value in zip(COSTS, own, strict=False)
+        if value
+    )
+    caption = f"× is against {BASE}{f' ({of})' if of else ''}."
+    return Table(heads, [[*kind, *row(s)] for kind, s in kinds.items()], caption)
+
+
+def _range(values: Sequence[float], form: Callable[[float], str]) -> str:
+    ends = dict.fromkeys(form(end) for end in (min(values), max(values))) if values else [DASH]
+    return " to ".join(ends)
+
+
 def conditions_table(group: Group) -> Table:
     """The conditions and settings that a group's cells share, and the rates of its modes."""
-    names = ("conditions_id", *group_names("conditions"), *group_names("settings"))
-    rows = []
-    for name in names:
+    rows = [[name, value, about(column)] for _, name, column, value in _conditions(group)]
+    return Table([Head("name", "name"), Head("value", "value"), Head("about", "meaning")], rows)
+
+
+def conditions_lines(group: Group) -> list[str]:
+    """The same in a line for each kind, without what is none or was not recorded."""
+    lines: dict[str, list[str]] = {}
+    for kind, name, _, value in _conditions(group):
+        if value not in (DASH, _UNKNOWN, "none"):
+            lines.setdefault(kind, []).append(f"{name} {value}")
+    return [f"{kind}: {'; '.join(pairs)}." for kind, pairs in lines.items()]
+
+
+def _conditions(group: Group) -> Iterator[tuple[str, str, str, str]]:
+    """The kind, name, column and value of each condition, setting and rate."""
+    conditions = ("conditions_id", *group_names("conditions"))
+    for name in (*conditions, *group_names("settings")):
         if name in (*_RATES, "scale"):
             continue
         # Values that vary within a group, such as the code's version, are listed.
@@ -236,16 +300,15 @@ def conditions_table(group: Group) -> Table:
         )
         if not text:
             applies = BY_NAME[name].applies_to(group.first)
-            text = _UNSET.get(name, "not recorded") if applies else DASH
-        rows.append([name, text, about(name)])
+            text = _UNSET.get(name, _UNKNOWN) if applies else DASH
+        yield "Conditions" if name in conditions else "Settings", name, name, text
     for mode in dict.fromkeys(setting.mode for setting in group.settings):
         members = [row for row in group.rows if row.mode == mode]
         for name in _RATES:
             rates = sorted({v for row in members if (v := number(row[name])) is not None})
             if rates:
                 text = _listed([f"{rate:g}" for rate in rates])
-                rows.append([f"{name} in {mode}", text, about(name)])
-    return Table([Head("name", "name"), Head("value", "value"), Head("about", "meaning")], rows)
+                yield "Rates", f"{name} in {mode}", name, text
 
 
 def _listed(values: Collection[str]) -> str:

@@ -1,5 +1,6 @@
 """Definitions of the report's terms, the same as in docs, code and runs.csv."""
 
+import re
 from typing import Final
 
 TERMS: Final = (
@@ -9,9 +10,9 @@ TERMS: Final = (
      "layer of the encoder. With -only everything else in the encoder is frozen, without it the "
      "rest trains too."),
     ("rank, alpha", "An adapter adds (alpha / rank) · B A to a weight, A and B of that rank."),
-    ("AMP", "Automatic mixed precision: computing is in bf16 or fp16. What trains is held in fp32, "
-     "as are embeddings, LayerNorms and biases; weights of frozen linear layers are held as "
-     "frozen_dtype says, in fp32 too or in AMP's type. fp32 as a precision means AMP off."),
+    ("precision, AMP", "Automatic mixed precision: computing is in bf16 or fp16. What trains is "
+     "held in fp32, as are embeddings, LayerNorms and biases; weights of frozen linear layers are "
+     "held as frozen_dtype says, in fp32 too or in AMP's type. fp32 as a precision means AMP off."),
     ("setting, cell", "A setting is a mode, rank, layer set, kind of AMP and, under AMP, "
      "frozen_dtype; a cell is a setting with one seed and, in a cross-validation, one fold, run in "
      "a process of its own. A repeat is one more run of the same cell."),
@@ -37,7 +38,7 @@ TERMS: Final = (
      "96, of timing batches: a few batches, short and long, that are replayed after training."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
      "point estimates, not their intervals."),
-    ("× full fine-tuning", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "
+    ("×", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "
      "half."),
     ("group", "Cells under equal conditions and with equal settings, except those that belong to a "
      "mode (learning rates, alpha). Nothing is compared across groups, except that groups which "
@@ -45,3 +46,14 @@ TERMS: Final = (
     ("– and not measured", "– means that a column does not apply; not measured, that it does and "
      "has no value."),
 )  # fmt: skip
+
+
+def used(text: str) -> list[tuple[str, str]]:
+    """The terms of which a text has a word."""
+    return [
+        (term, meaning)
+        for term, meaning in TERMS
+        if any(
+            re.search(rf"(?<!\w){re.escape(w)}s?(?!\w)", text) for w in re.split(", | and ", term)
+        )
+    ]

@@ -105,8 +105,8 @@ class Spread:
     seeds: int
     examples: int
 
-    def half_width(self, seeds: int | None = None) -> float:
-        """Half the 95% interval for a number of seeds; by default the present one.
+    def half_width(self) -> float:
+        """Half the 95% interval.
 
         The variances of seeds and of examples add up, each divided by its number; Student's t has
         the degrees of freedom of Satterthwaite (1946). The interaction of seeds and examples counts
@@ -114,30 +114,18 @@ class Spread:
         """
         from scipy.special import stdtrit
 
-        by_seed = (self.of_seeds or 0.0) / (seeds or self.seeds)
+        by_seed = (self.of_seeds or 0.0) / self.seeds
         by_example = self.of_examples / self.examples
         total = by_seed + by_example
         freedom = by_example**2 / max(self.examples - 1, 1)
         if by_seed:
-            freedom += by_seed**2 / max((seeds or self.seeds) - 1, 1)
+            freedom += by_seed**2 / max(self.seeds - 1, 1)
         return float(stdtrit(total**2 / freedom, 0.975)) * math.sqrt(total)
 
     def interval(self) -> Interval:
         """The mean with its 95% interval."""
         half = self.half_width()
         return Interval(self.mean, self.mean - half, self.mean + half)
-
-    def seeds_for(self, size: float, most: int = 1000) -> int | None:
-        """The number of seeds that detects a difference of `size` with a power of 80%; None if it
-        is above `most`.
-
-        Raises:
-            ValueError: with one seed, which does not show the variance between seeds.
-        """
-        if self.of_seeds is None:
-            raise ValueError("one seed does not show how seeds vary")
-        factor = 1 + POWER_Z / NORMAL_975
-        return next((n for n in range(2, most + 1) if factor * self.half_width(n) < size), None)
 
 
 def spread(values: NDArray[np.float64]) -> Spread:

@@ -63,7 +63,7 @@ def test_the_example_of_a_method_runs(tiny_checkpoint: Path, tmp_path: Path) -> 
         ("scale", "", "", "ok")
     }
     assert {row["layers"] for row in rows} == {"all-lin-only", "attn"}
-    assert "scale on all-lin-only" in (tmp_path / "reports" / "report.md").read_text()
+    assert "scale on all-lin-only" in (tmp_path / "reports" / "index.html").read_text()
 
 
 def test_files_that_the_page_names_are_there() -> None:

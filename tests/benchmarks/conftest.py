@@ -1,4 +1,5 @@
-"""What benchmarks share: threads as a cell has them, and texts of real lengths."""
+"""What benchmarks share: threads as a cell has them, and texts of real lengths, a
+browser."""
 
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import torch
 from bench.machine.conditions import usable_threads
 from minbert.data.batches import Batch, collate, plan_training
 from minbert.data.tokenizer import Encoded
+from tests.bench.conftest import browser as browser
 
 BATCH_SIZE = 64
 

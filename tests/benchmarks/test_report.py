@@ -1,8 +1,10 @@
-"""A report on many rows, and planning what is left to run among them."""
+"""A report on many rows, its page in a browser, and planning what is left to run among them."""
 
 import resource
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -36,6 +38,61 @@ def test_report_on_100_000_rows(benchmark: BenchmarkFixture, tmp_path: Path, man
     index = benchmark.pedantic(read_and_render, rounds=1)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     benchmark.extra_info |= {"bytes": index.stat().st_size, "peak_rss_mib": round(peak_mib)}
+
+
+@pytest.fixture(scope="module")
+def explorer(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An open page of 400 settings, each with three seeds."""
+    rates = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3]
+    rows = [
+        row
+        for rate in rates
+        for row in synthetic_rows(3 * 68, failures=False, learning_rate=rate)
+        if row.mode != "head" or rate == rates[0]
+    ]
+    index = render(rows, tmp_path_factory.mktemp("report"))
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(index.as_uri())
+    yield page
+    page.close()
+
+
+def test_first_paint_of_400_settings(benchmark: BenchmarkFixture, explorer: Any) -> None:
+    """From the start of navigation until the pictures are drawn, in milliseconds."""
+
+    def load() -> None:
+        explorer.reload(wait_until="commit")
+        explorer.wait_for_function("performance.getEntriesByName('explorer-drawn').length")
+
+    benchmark.pedantic(load, rounds=5, warmup_rounds=1)
+    benchmark.extra_info |= explorer.evaluate(
+        """() => ({
+            settings: document.querySelectorAll('#settings-rows tr').length,
+            drawn_ms: performance.getEntriesByName('explorer-drawn')[0].startTime,
+            first_paint_ms: performance.getEntriesByName('first-contentful-paint')[0].startTime,
+        })"""
+    )
+
+
+def test_a_slider_among_400_settings(benchmark: BenchmarkFixture, explorer: Any) -> None:
+    """From a slider's event until the browser has drawn pictures and tables again."""
+    move = """step => new Promise(done => {
+        const slider = document.getElementById('limit-memory'), start = performance.now();
+        slider.value = step;
+        slider.dispatchEvent(new Event('input'));
+        requestAnimationFrame(() => {
+            const channel = new MessageChannel();  // its message comes after the frame is painted
+            channel.port1.onmessage = () => done(performance.now() - start);
+            channel.port2.postMessage(0);
+        });
+    })"""
+    steps = iter([*range(190, 10, -20)] * 4)
+    times = []
+    benchmark.pedantic(
+        lambda: times.append(explorer.evaluate(move, next(steps))), rounds=30, warmup_rounds=2
+    )
+    benchmark.extra_info["longest_ms"] = max(times[2:])
+    assert min(times) < 100
 
 
 def test_plan_among_100_000_rows(benchmark: BenchmarkFixture, many: Path) -> None:

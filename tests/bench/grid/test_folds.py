@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from bench.analysis.groups import Group, groups
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import compare, score_spread, verdict
+from bench.analysis.verdicts import best_by_score, compare, score_spread
 from bench.common.errors import InputError
 from bench.plan import gridfile
 from bench.plan.columns import parse_value, row_of
@@ -310,7 +310,7 @@ def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has() -> 
     whole = [fold_row(fold, "head") for fold in range(3)]
     text = str(report([*rows, *whole], [], [], predicted))
     assert "2 of 3 folds" in text
-    assert "No setting has a score of all 3 folds yet." in str(report(rows, [], [], predicted))
+    assert "No setting has a dev score of all 3 folds yet." in str(report(rows, [], [], predicted))
 
 
 def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
@@ -376,9 +376,9 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority() -> 
     rows = [fold_row(n, "head", dev_score=0.6, **each) for n in range(3)]
     rows += [fold_row(n, dev_score=0.2, **each) for n in range(3)]
     group = one(rows, numbers)
-    best = verdict(group, "score")
+    best = best_by_score(group)
     assert best is not None
-    assert best.winner.mode == "head"
+    assert best.mode == "head"
     assert "Flagged" not in str(report(rows, [], [], predicted))
 
 

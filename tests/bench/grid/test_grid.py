@@ -76,7 +76,7 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     index = (grid.reports / "index.html").read_text()
     assert "dora" in index
     assert str(grid.folder) not in index
-    assert "Prediction: " in (grid.reports / "report.md").read_text()
+    assert "Prediction: " in index
 
     again = grid.run("--select", "mode=full,dora")
     assert again.returncode == 0, again.stderr
@@ -254,13 +254,13 @@ def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns)
     lost = {row.max_length: row.tokens_cut for row in rows}
     assert lost[int(auto)] < 0.02 < lost[16]
     assert "max_length 16 cuts" in done.stderr
-    page = (grid.reports / "report.md").read_text(encoding="utf-8")
-    assert re.search(r"max length (16|\d+) instead of (16|\d+)", page.replace("\\_", " "))
+    page = (grid.reports / "index.html").read_text(encoding="utf-8")
+    assert re.search(r"max length (16|\d+) instead of (16|\d+)", page)
     facts = DataFacts(task="movies", problem="single_label", train=192, dev=32)
     update_facts(grid.csv, rows[0].data_digest, lambda _: facts)
     assert grid.run(grid=str(path)).returncode == 0  # nothing is left to do but the report
-    page = (grid.reports / "report.md").read_text(encoding="utf-8")
-    assert "## Data: 192 training and 32 dev examples" in page
+    page = (grid.reports / "index.html").read_text(encoding="utf-8")
+    assert "Data: 192 training and 32 dev examples" in page
     table = grid.run("--dry-run", grid=str(path)).stdout
     assert re.search(r"^ .* max_length ", table, re.M), table
     by_flag = grid.run(
@@ -296,7 +296,7 @@ def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
     assert {each["data_digest"] for each in tries} != {row["data_digest"]}
     best = max(tries, key=lambda each: (each["dev_score"], -each["dev_loss"]))
     assert row["learning_rate_head"] == best["learning_rate_head"]
-    text = (grid.reports / "report.md").read_text()
+    text = (grid.reports / "index.html").read_text()
     assert "Learning rates: 1 search, each at its own best" in text
     assert "1 of 1 cells ended ok" in text or "1 of 1 cell ended ok" in text
     assert "--lr auto" in text

@@ -74,7 +74,7 @@ def test_a_search_that_fails_for_all_modes_skips_their_cells_twice_alike(grid: G
         assert "--rerun timeout" in result.stderr
     assert grid.statuses() == ["timeout"] * 5 + ["skipped"]
     assert "5 timeout; --rerun timeout tries them again" in str(grid.rows()[-1]["message"])
-    assert "1 search, 0 with a rate that is used" in (grid.reports / "report.md").read_text()
+    assert "1 search, 0 with a rate that is used" in (grid.reports / "index.html").read_text()
 
 
 def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid: GridRuns) -> None:

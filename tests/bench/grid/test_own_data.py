@@ -221,7 +221,7 @@ def test_several_labels_train_and_are_scored(place: GridRuns) -> None:
     assert row.dev_score is not None
     assert row.dev_score > 0.9
     assert row.majority_score is not None
-    text = (place.reports / "report.md").read_text(encoding="utf-8")
+    text = (place.reports / "index.html").read_text(encoding="utf-8")
     assert "macro F1" in text
 
 

@@ -144,8 +144,11 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
         if as_json:
             document = json.loads(out)
             assert (document["cells"], document["scores_from_other_machines"]) == ({"ok": 3}, 2)
+            assert document["recommendation"]["obstacle"] == "one seed"
         else:
             assert "3 cells: 3 ok\n2 cells take their scores from other machines\n" in out
+            assert "Not decided; the best by score so far is head, fp32: " in out
+            assert out.splitlines()[-1].startswith("  python -m bench.grid --grid ")
         assert "2 cells take their scores from other machines\n" in err
         assert [row["seed"] for row in read_plan(place.csv)] == [0], "the others lack nothing"
     [mine] = [row for row in place.rows() if row["conditions_id"] != "there"]

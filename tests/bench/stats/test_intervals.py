@@ -10,7 +10,6 @@ from scipy import stats as scipy_stats
 
 from bench.stats.intervals import (
     Interval,
-    Spread,
     Std,
     difference,
     fisher,
@@ -77,28 +76,6 @@ def test_where_no_example_differs_up_to_three_in_n_may():
     assert spread(np.zeros((3, 32))).half_width() == pytest.approx(3 / 32, rel=0.05)
     alone = spread(np.ones((1, 1))).interval()
     assert alone.low < 0 < 2 < alone.high
-
-
-def test_so_many_seeds_show_a_difference_four_times_out_of_five():
-    rng = np.random.default_rng(5)
-
-    def drawn(seeds: int) -> Spread:
-        return spread(0.02 + rng.normal(size=(seeds, 1)) * 0.02 + rng.normal(size=(1, 10**4)) * 0.1)
-
-    needed = Spread(0.02, 0.02**2, 0.1**2, 3, 10**4).seeds_for(0.02)
-    hits = sum(drawn(needed).interval().low > 0 for _ in range(300))
-    assert 0.7 <= hits / 300 <= 0.9
-
-
-def test_the_number_of_seeds_that_a_claim_needs():
-    rng = np.random.default_rng(3)
-    noisy = spread(rng.normal(size=(3, 1)) * 0.05 + rng.normal(size=(1, 10**4)) * 0.1)
-    needed = noisy.seeds_for(0.02)
-    assert 1.42 * noisy.half_width(needed) < 0.02 <= 1.44 * noisy.half_width(needed - 1)
-    few_examples = spread(rng.normal(size=(3, 1)) * 0.01 + rng.normal(size=(1, 100)))
-    assert few_examples.seeds_for(0.02) is None
-    with pytest.raises(ValueError, match="one seed"):
-        spread(rng.normal(size=(1, 10))).seeds_for(0.02)
 
 
 def test_the_pooled_std_is_about_each_samples_own_mean():

@@ -1,0 +1,118 @@
+"""The parts of a setting's memory and of its training step.
+
+The parts of memory, in MiB:
+
+- `libraries` (on a CPU alone): Python and the imported libraries, and mapped files. Measured, as
+  `imports_anon_mib` and the difference of `peak_rss_mib` and `peak_anon_mib`.
+- `weights`, `optimizer`, `gradients`: measured after a step, from the tensors that exist then.
+- `activations`: the tensors that the forward pass of the largest batch keeps for its backward pass.
+  Measured.
+- `rest`: calculated, the measured peak less all of these. It holds temporary tensors, what an
+  evaluation takes, and memory that an allocator keeps without a tensor in it.
+
+The peak is one moment, and the parts need not all exist in it: in a backward pass gradients come
+while activations go. So their sum may exceed the peak; then there is no rest but an `excess`.
+
+The parts of a step are `forward`, `backward` and `optimizer`: shares of the step measured in runs
+that recorded them, of the group's main column of time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
+
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting, number
+
+LIBRARIES: Final = "libraries"
+REST: Final = "rest"
+OWNERS: Final = ("weights", "optimizer", "gradients", "activations")
+STEP: Final = ("forward", "backward", "optimizer")
+_USUAL_RANK: Final = 8
+"""PEFT's default."""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """A measured total and its parts, whose sum is the total and the excess."""
+
+    total: float
+    parts: Mapping[str, float]
+    excess: float = 0.0
+
+    def of(self, *names: str) -> float:
+        """The sum of some parts."""
+        return sum(self.parts.get(name, 0.0) for name in names)
+
+
+def memory_parts(group: Group, setting: Setting) -> Breakdown | None:
+    """The parts of the peak in the group's main column of memory; None where one is unknown."""
+    peak = setting.estimate(group.memory_column)
+    on_cpu = group.memory_column == "peak_rss_mib"
+    names = tuple(f"{name}_mib" for name in OWNERS)
+    libraries = ("imports_anon_mib", "peak_rss_mib", "peak_anon_mib") if on_cpu else ()
+    rows = _complete(setting, (*names, *libraries))
+    if peak is None or not rows:
+        return None
+    parts = {}
+    if on_cpu:
+        parts[LIBRARIES] = fmean(imports + rss - anon for *_, imports, rss, anon in rows)
+    parts |= {name: fmean(row[i] for row in rows) for i, name in enumerate(OWNERS)}
+    rest = peak.value - sum(parts.values())
+    return Breakdown(peak.value, {**parts, REST: max(rest, 0.0)}, max(-rest, 0.0))
+
+
+def step_parts(group: Group, setting: Setting) -> Breakdown | None:
+    """The parts of the time in the group's main column of time; None where they are unknown."""
+    time = setting.estimate(group.time_column)
+    rows = _complete(setting, [f"{name}_ms" for name in STEP])
+    whole = sum(map(sum, rows))
+    if time is None or whole <= 0:
+        return None
+    shares = [sum(times) / whole for times in zip(*rows, strict=True)]
+    return Breakdown(
+        time.value, {n: time.value * share for n, share in zip(STEP, shares, strict=True)}
+    )
+
+
+def _complete(setting: Setting, names: Sequence[str]) -> list[list[float]]:
+    """The values of some columns in the runs that have them all."""
+    rows = [[number(row[name]) for name in names] for row in setting.ok]
+    return [[v for v in row if v is not None] for row in rows if None not in row]
+
+
+def representatives(group: Group, pick: Setting | None = None) -> tuple[Setting, ...]:
+    """Full fine-tuning in each precision, and in one precision the head alone and a setting of
+    each mode and layer set.
+
+    Precision and type of frozen weights are those of the pick, which stands for its own kind, or
+    else the precision is that in which most settings have all parts, and of equally many one with
+    AMP. The rank is the nearest to PEFT's default; of several rates and ways of unfreezing the
+    first is taken.
+
+    Args:
+        pick: the recommended setting.
+    """
+    settings = [setting for setting in group.settings if setting.ok]
+    usual = {id(setting) for setting in group.usual}
+    amps = list(dict.fromkeys(setting.amp for setting in settings))
+
+    def known(amp: str) -> tuple[bool, int, bool]:
+        of_amp = [s for s in settings if s.amp == amp]
+        parts = [part(group, s) for s in of_amp for part in (memory_parts, step_parts)]
+        of_pick = pick in of_amp and any(part(group, pick) for part in (memory_parts, step_parts))
+        return of_pick, sum(part is not None for part in parts), amp != "off"
+
+    def order(setting: Setting) -> tuple[bool, bool, bool, int]:
+        rank = setting.rank or _USUAL_RANK
+        differs = pick is None or setting.frozen != pick.frozen
+        return setting is not pick, differs, id(setting) not in usual, abs(rank - _USUAL_RANK)
+
+    best = max(amps, key=known, default=None)
+    kinds: dict[tuple[str, str | None], list[Setting]] = {}
+    for setting in settings:
+        if setting.amp == best and setting.mode != "full":
+            kinds.setdefault((setting.mode, setting.layers), []).append(setting)
+    full = [one for amp in amps if (one := group.full(amp))]
+    return (*full, *(min(alike, key=order) for alike in kinds.values()))

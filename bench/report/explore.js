@@ -1,0 +1,615 @@
+// The explorer on index.html: limits and filters act on its pictures, its tables and the recommendation.
+// Python calculates everything beforehand. Here settings are filtered, and the rule of
+// bench.analysis.recommendation picks one of those that are left. Without scripts the page is static.
+(function () {
+  "use strict";
+  const COSTS = ["memory", "time", "size", "parameters"];
+  const UNITS = { memory: "MiB", time: "s", size: "MB" };  // of the costs with a slider and a picture
+  const STEPS = 200, LOG_FROM = 12;  // steps of a slider; the ratio of values from which scales are logarithmic
+  const source = document.getElementById("explorer-data");
+  const data = source && JSON.parse(source.textContent);
+  const $ = (id) => document.getElementById(id);
+
+  // Elements whose children are elements or text, never markup.
+  function el(name, properties, ...children) {
+    const node = document.createElement(name);
+    for (const [key, value] of Object.entries(properties)) {
+      if (key in node) { node[key] = value; } else { node.setAttribute(key, value); }
+    }
+    node.append(...children);
+    return node;
+  }
+  const td = (text) => el("td", { className: "n", textContent: text });
+  const th = (scope, text, className = "") => el("th", { scope, textContent: text, className });
+
+  // Numbers as text
+  function digits(value) {
+    const size = Math.abs(value);
+    if (size >= 100) { return Math.round(value).toLocaleString("en-US"); }
+    return size >= 10 ? value.toFixed(1) : size >= 1 ? value.toFixed(2) : String(Number(value.toPrecision(3)));
+  }
+  function minus(text) { return text.replace("-", "\u2212"); }
+  const shape = {
+    memory: (v) => digits(v) + " MiB",
+    time: (v) => v < 100 ? v.toFixed(0) + " s" : (v / 60).toFixed(1) + " min",
+    size: (v) => digits(v) + " MB",
+    parameters: (v) => v >= 1e6 ? Number((v / 1e6).toPrecision(3)) + "M" : Number((v / 1e3).toPrecision(3)) + "k",
+    score: (v) => minus(v.toFixed(data.metric.decimals))
+  };
+  function shown(name, value) { return value === null ? "not measured" : shape[name](value); }
+  function counted(number, thing) { return number.toLocaleString("en-US") + " " + thing + (number === 1 ? "" : "s"); }
+  function span(s) {
+    return s.score === null ? "not measured" : shape.score(s.score[0]) +
+      (s.score[1] === null ? "" : " (" + shape.score(s.score[1]) + " to " + shape.score(s.score[2]) + ")");
+  }
+
+  if (data) { explore(); }
+  openAnchors();
+  if (!data) { cellTable(() => true); }
+
+  // A link to something inside a closed part opens that part.
+  function openAnchors() {
+    function open() {
+      const target = /^#[\w-]+$/.test(location.hash) ? $(location.hash.slice(1)) : null;
+      for (let node = target; node; node = node.parentElement) {
+        if (node.tagName === "DETAILS") { node.open = true; }
+      }
+      if (target && target.closest("details")) { target.scrollIntoView(); }
+    }
+    addEventListener("hashchange", open);
+    open();
+  }
+
+  // The table of cells, sortable; `passes` decides which rows the filters leave.
+  function cellTable(passes) {
+    const table = $("cell-table");
+    if (!table || typeof Tabulator === "undefined") { return null; }
+    const lists = ["mode", "rank", "layers", "amp", "seed", "status", "group"];
+    const heads = Array.from(table.tHead.rows[0].cells);
+    function number(text) {
+      const value = Number(text.replace(/,/g, "").replace("\u2212", "-"));
+      return text === "" || isNaN(value) ? null : value;
+    }
+    // Numbers sort as numbers, and what has none comes last; the shown text is kept beside.
+    const rows = Array.from(table.tBodies[0].rows, (row) => {
+      const item = { failed: row.className === "failed", keys: {} };
+      heads.forEach((head, i) => {
+        const text = row.cells[i].textContent;
+        item.keys[head.dataset.key] = item["text_" + i] = text;
+        item["value_" + i] = head.className === "n" ? number(text) : text;
+      });
+      return item;
+    });
+    const columns = heads.map((head, i) => {
+      const numeric = head.className === "n", key = head.dataset.key;
+      const column = {
+        title: head.textContent, field: "value_" + i, sorter: numeric ? "number" : "string",
+        sorterParams: { alignEmptyValues: "bottom" }, hozAlign: numeric ? "right" : "left",
+        headerTooltip: head.title || false,
+        formatter: (cell) => document.createTextNode(cell.getData()["text_" + i])
+      };
+      if (lists.includes(key)) {
+        column.headerFilter = "list";
+        column.headerFilterFunc = "=";
+        column.headerFilterParams = {
+          valuesLookup: true, clearable: true, sort: "asc",
+          itemFormatter: (label) => el("span", { textContent: label })  // no markup
+        };
+      } else if (!numeric) {
+        column.headerFilter = "input";
+      }
+      return column;
+    });
+    const place = el("div", { id: "cell-grid" });
+    table.parentNode.replaceWith(place);
+    return (window.cellGrid = new Tabulator(place, {
+      data: rows, columns: columns, layout: "fitDataFill", pagination: true, paginationSize: 10,
+      paginationSizeSelector: [10, 20, 100, 1000], paginationCounter: "rows",
+      columnDefaults: { headerFilterPlaceholder: "filter" }, initialFilter: [{ field: passes }],
+      rowFormatter: function (row) { row.getElement().classList.toggle("failed", row.getData().failed); }
+    }));
+  }
+
+  function explore() {
+    const settings = data.settings, metric = data.metric;
+    const gain = metric.higher ? 1 : -1;
+    settings.forEach((s, i) => {
+      s.index = i;
+      s.id = s.cells.length ? s.cells[0][0] : s.label;
+      COSTS.forEach((name, c) => { s[name] = s.costs[c]; });
+      if (s.value === null && s.score) { s.value = s.score[0]; }
+    });
+    const scored = settings.filter((s) => s.value !== null);
+    const pairs = data.pairs, axisNames = Object.keys(data.axes);
+    const bits = { shown: bytes(pairs.shown), worse: bytes(pairs.worse) };
+    const state = { where: "", limits: [], axes: {}, prefer: "memory", pins: [] };
+    const left = [];
+    let passing = [], answer = null, charts = [], hot = null;
+
+    function bytes(text) { return Uint8Array.from(atob(text), (c) => c.charCodeAt(0)); }
+    function bit(name, a, b) {
+      const at = a.pair * pairs.of + b.pair;
+      return (bits[name][at >> 3] >> (7 - at % 8)) & 1;
+    }
+
+    // The rule. docs/deciding.md explains it; Python made the bits.
+    function recommend(among) {
+      const set = among.filter((s) => s.pair !== null);
+      function all(i, test) { return set.every((j) => i === j || test(i, j)); }
+      const isShown = set.filter((i) => all(i, (i, j) => bit("shown", i, j)));
+      const could = set.filter((i) => all(i, (i, j) => !bit("worse", i, j)));
+      const best = set.reduce((a, b) => a && gain * a.value >= gain * b.value ? a : b, null);
+      const decided = isShown.length > 0 && !data.closed;
+      return { of: set.length, shown: isShown, could, decided, pick: decided ? cheapest(isShown) : best };
+    }
+    function cheapest(of) {
+      function cost(s, name) { return s[name] === null ? Infinity : s[name]; }
+      return of.reduce((a, b) => {
+        if (a === null) { return b; }
+        const first = [state.prefer, "time", "parameters"].find((name) => cost(a, name) !== cost(b, name));
+        return first && cost(b, first) < cost(a, first) ? b : a;
+      }, null);
+    }
+
+    // Limits have the syntax and units of --where.
+    function parse(text) {
+      const term = new RegExp(data.term, "y"), limits = [];
+      let rest = text.trim();
+      while (rest) {
+        term.lastIndex = 0;
+        const match = term.exec(rest);
+        const units = match && data.units[match[1]];
+        if (!match || !units || !Object.hasOwn(units, match[4]) || isNaN(Number(match[3])) ||
+            (match[2] === ">=" && match[1] !== "score")) {
+          return { limits: limits, error: "“" + rest.split(/\s/)[0] + "” is not a limit such as memory<=6GiB, time<=30min, score>=0.60" };
+        }
+        limits.push({ name: match[1], atMost: match[2] === "<=", value: Number(match[3]) * units[match[4]], text: match[0].trim() });
+        rest = rest.slice(match[0].length).trim();
+      }
+      return { limits: limits, error: "" };
+    }
+    function shortfall(limit, s) {
+      const value = limit.name === "score" ? s.value : s[limit.name];
+      if (value === null) { return Infinity; }
+      const excess = limit.atMost ? value - limit.value : limit.value - value;
+      return Math.max(0, excess) / Math.max(Math.abs(limit.value), 1e-12);
+    }
+    function meets(s) { return state.limits.every((limit) => shortfall(limit, s) === 0); }
+    function fits(s) {
+      return axisNames.every((name, i) => {
+        const chosen = state.axes[name];
+        return !chosen || !chosen.size || chosen.has(s.axes[i]);
+      });
+    }
+
+    // Sentences
+    function figures(s) {
+      return shown("memory", s.memory) + ", " + shown("time", s.time) + ", " + metric.label + " " + (s.value === null ? "not measured" : shape.score(s.value));
+    }
+    function sentence() {
+      const filtered = state.limits.length > 0 || passing.length < settings.length;
+      if (!filtered && state.prefer === "memory" && data.answer) { return data.answer; }
+      if (!answer.of) {
+        const fitting = scored.filter(fits);
+        if (!fitting.length) { return scored.length ? "No setting has these values." : data.closed; }
+        const near = fitting.reduce((a, b) => misses(b) < misses(a) ? b : a);
+        return "No setting meets these limits; nearest is " + near.label + ": " + figures(near) + ".";
+      }
+      const whose = "the " + counted(answer.of, "setting") + (!filtered ? "" : state.limits.length ? " that meet the limits" : " left");
+      const pick = answer.pick.label + ": " + figures(answer.pick);
+      if (!answer.decided) {
+        return "Not decided" + (data.closed ? ". " + data.closed + " The" : "; " + answer.could.length + " of " + whose + " could be the answer, and the") +
+          " best by score so far is " + pick + ".";
+      }
+      return "Use " + pick + (answer.of === 1 ? "; no other setting is left." :
+        "; shown to be no worse than the best of " + whose + " by more than " + metric.margin + ".");
+    }
+    function misses(s) { return state.limits.reduce((sum, limit) => sum + shortfall(limit, s), 0); }
+    function standing(s) {
+      if (!left[s.index]) { return "filtered out"; }
+      if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
+      if (s.pair === null) { return s.value === null ? "no score" : "not compared"; }
+      if (answer.shown.includes(s)) { return "shown no worse"; }
+      return answer.could.includes(s) ? "could be best" : "shown worse";
+    }
+    function says(s) {
+      return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), counted(s.seeds, "seed") + (s.learned ? "" : ", not learned")).join("\n");
+    }
+
+    // Controls: a slider for each limit, boxes for each axis.
+    const sliders = {};
+    let moving = "";
+    [...Object.keys(UNITS), "score"].forEach((name) => {
+      const values = settings.map((s) => name === "score" ? s.value : s[name]).filter((v) => v !== null);
+      const low = Math.min(...values), high = Math.max(...values);
+      if (!(high > low)) { return; }
+      const log = name !== "score" && low > 0 && high / low > LOG_FROM;
+      const isFloor = name === "score" && metric.higher;
+      const input = el("input", { type: "range", min: 0, max: STEPS, id: "limit-" + name, value: isFloor ? 0 : STEPS });
+      const output = el("output", { htmlFor: "limit-" + name, textContent: "any" });
+      const title = name === "score" ? metric.name : data.costs[name];
+      const rest = isFloor ? 0 : STEPS;
+      const at = (part) => log ? low * Math.pow(high / low, part) : low + (high - low) * part;
+      const part = (value) => log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
+      sliders[name] = { input, output, isFloor, rest, step: (value) => Math.round(STEPS * part(value)) };
+      input.addEventListener("input", () => {
+        const others = state.limits.filter((limit) => limit.name !== name);
+        const step = Number(input.value);
+        const term = step === rest ? [] : [limitText(name, isFloor, at(step / STEPS))];
+        moving = name;
+        setWhere([...others.map((limit) => limit.text), ...term].join(" "));
+        moving = "";
+      });
+      $("limits").append(el("div", { className: "slider" },
+        el("label", { htmlFor: input.id, textContent: title }), output, input));
+    });
+    // Rounded away from what is excluded, so that a limit at a setting's value keeps the setting.
+    function limitText(name, isFloor, value) {
+      if (name === "score") {
+        const unit = Math.pow(10, metric.decimals), round = isFloor ? Math.floor : Math.ceil;
+        return "score" + (isFloor ? ">=" : "<=") + (round(value * unit) / unit).toFixed(metric.decimals);
+      }
+      const scale = Math.pow(10, Math.max(0, 2 - Math.floor(Math.log10(value))));
+      return name + "<=" + Number((Math.ceil(value * scale) / scale).toPrecision(12)) + UNITS[name];
+    }
+
+    axisNames.forEach((name) => {
+      const set = state.axes[name] = new Set();
+      const box = el("fieldset", { className: "axis" }, el("legend", { textContent: name }));
+      data.axes[name].forEach((value) => {
+        const text = value === "none" ? "none" : name === "AMP" && value === "off" ? "off (fp32)" : value;
+        const input = el("input", { type: "checkbox", value: value, name: "axis-" + name });
+        input.addEventListener("change", () => {
+          if (input.checked) { set.add(value); } else { set.delete(value); }
+          update();
+        });
+        box.append(el("label", {}, input, el("span", { textContent: text })));
+      });
+      $("axes").append(box);
+    });
+    COSTS.forEach((name) => {
+      if (settings.some((s) => s[name] !== null)) { $("prefer").append(el("option", { value: name, textContent: data.costs[name] })); }
+    });
+    $("prefer").addEventListener("change", () => { state.prefer = $("prefer").value; update(); });
+    $("where").addEventListener("input", () => { setWhere($("where").value, true); });
+    $("reset").addEventListener("click", () => {
+      axisNames.forEach((name) => { state.axes[name].clear(); });
+      state.prefer = "memory";
+      setWhere("");
+    });
+    $("copy").addEventListener("click", () => { copy($("command").textContent, $("copy")); });
+    document.querySelector(".controls").addEventListener("submit", (event) => { event.preventDefault(); });
+    $("csv").addEventListener("click", download);
+    $("to-pins").addEventListener("click", () => $("pinned").scrollIntoView({ block: "center" }));
+
+    function setWhere(text, typed) {
+      const parsed = parse(text);
+      state.limits = parsed.limits;
+      state.where = parsed.limits.map((limit) => limit.text).join(" ");
+      $("where-error").textContent = parsed.error;
+      $("where").setAttribute("aria-invalid", String(parsed.error !== ""));
+      if (!typed) { $("where").value = text; }
+      update();
+    }
+    function copy(text, button) {
+      const before = button.textContent;
+      function done() { button.textContent = "Copied"; setTimeout(() => { button.textContent = before; }, 1500); }
+      if (navigator.clipboard) { navigator.clipboard.writeText(text).then(done, () => {}); return; }
+      const area = el("textarea", { value: text });
+      document.body.append(area);
+      area.select();
+      if (document.execCommand("copy")) { done(); }
+      area.remove();
+    }
+
+    // Pictures. Plot draws all settings once; later only classes, the front and the marks change.
+    function colour(s) {
+      const value = (data.modes[s.mode] || ["--ink"])[0];
+      return value.startsWith("--") ? "var(" + value + ")" : value;
+    }
+    function fill(s) { return s.hollow ? "var(--paper)" : colour(s); }
+    function symbol(s) { return (data.modes[s.mode] || [0, "wye"])[1]; }
+    function draw() {
+      const y = scored.length ? "value" : "time";
+      const specs = Object.keys(UNITS).filter((x) => x !== y)
+        .map((x) => ({ x, y, points: settings.filter((s) => s[x] !== null && s[y] !== null), figure: el("figure", { className: "chart" }) }))
+        .filter((spec) => spec.points.length > 1);
+      $("charts").replaceChildren(...specs.map((spec) => spec.figure));  // all, before any is measured
+      charts = specs.map(drawOne);
+    }
+    function drawOne({ x, y, points, figure }) {
+      const values = points.map((s) => s[x]);
+      const low = Math.min(...values), high = Math.max(...values);
+      const log = low > 0 && high / low > LOG_FROM, room = log ? Math.pow(high / low, 0.06) : (high - low) * 0.06 || 1;
+      const name = y === "value" ? metric.name : data.costs[y];
+      const withEnds = points.filter((s) => y === "value" && s.score && s.score[1] !== null);
+      const svg = Plot.plot({
+        width: Math.max(260, figure.clientWidth), height: 300,
+        marginLeft: 44, marginRight: 16, marginTop: 24, marginBottom: 40,
+        ariaLabel: name + " against " + data.costs[x],
+        ariaDescription: "Every value is in the table of settings below.",
+        x: {
+          label: data.costs[x] + ", " + UNITS[x] + " \u2192", labelAnchor: "center", labelArrow: "none", grid: true, tickSize: 0,
+          type: log ? "log" : "linear", domain: log ? [low / room, high * room] : [Math.max(0, low - room), high + room],
+          ticks: 4, tickFormat: log ? String : undefined
+        },
+        y: {
+          label: name + (y === "value" ? "" : ", " + UNITS[y]), labelArrow: "none", grid: true, tickSize: 0,
+          nice: true, ticks: 6, reverse: y === "value" && !metric.higher
+        },
+        marks: [
+          Plot.ruleX(withEnds, { x, y1: (s) => s.score[1], y2: (s) => s.score[2], stroke: colour, strokeOpacity: 0.28 }),
+          Plot.dot(points, { x, y, r: 4.2, symbol, stroke: colour, strokeWidth: 1.5, fill }),
+          Plot.tip(points, Plot.pointer({
+            x, y, title: says, fill: "var(--paper)", stroke: "var(--line)",
+            textPadding: 9, lineWidth: 30, lineHeight: 1.3, fontSize: 11.5
+          }))
+        ]
+      });
+      svg.setAttribute("role", "img");
+      figure.append(svg);
+      const front = svgNode("g", { class: "front" }), marks = svgNode("g", { class: "marks" });
+      const dots = svg.querySelector("[aria-label=dot]");
+      dots.before(front);
+      dots.after(marks);
+      // Plot gives each element the index of its setting.
+      const nodes = new Map(points.map((s) => [s, []]));
+      for (const node of dots.children) { nodes.get(points[node.__data__]).push(node); }
+      for (const node of svg.querySelectorAll("[aria-label=rule] line")) { nodes.get(withEnds[node.__data__]).push(node); }
+      const chart = { svg, x, y, points, nodes, front, marks, sx: svg.scale("x"), sy: svg.scale("y") };
+      // A click pins; Plot itself would only keep the tip.
+      figure.addEventListener("pointerdown", (event) => { event.stopPropagation(); }, true);
+      figure.addEventListener("click", () => { if (svg.value) { pin(svg.value); } });
+      return chart;
+    }
+    function place(chart, s) { return [chart.sx.apply(s[chart.x]), chart.sy.apply(s[chart.y])]; }
+    function svgNode(name, attributes) {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+      Object.entries(attributes).forEach(([key, value]) => { node.setAttribute(key, value); });
+      return node;
+    }
+    function pareto(chart) {
+      if (chart.y !== "value") { return []; }
+      let best = -Infinity;
+      return chart.points.filter((s) => s.learned && left[s.index])
+        .sort((a, b) => a[chart.x] - b[chart.x] || gain * (b.value - a.value))
+        .filter((s) => { const better = gain * s.value > best; best = Math.max(best, gain * s.value); return better; });
+    }
+    function redraw(chart) {
+      for (const [s, nodes] of chart.nodes) {
+        for (const node of nodes) { node.classList.toggle("out", !left[s.index]); }
+      }
+      const line = pareto(chart).map((s) => place(chart, s).join(",")).join("L");
+      chart.front.replaceChildren(...(line ? [svgNode("path", { d: "M" + line })] : []));
+      mark(chart);
+    }
+    function mark(chart) {
+      const nodes = [], taken = [], width = chart.svg.viewBox.baseVal.width;
+      function ring(s, kind, text, below) {
+        if (!chart.nodes.has(s)) { return; }
+        const [x, y] = place(chart, s), half = 3.8 * text.length;
+        nodes.push(svgNode("circle", { class: kind, cx: x, cy: y, r: 8 }));
+        const at = [Math.min(width - half, Math.max(half, x)), y + below];
+        if (!text || taken.some((t) => Math.abs(t[0] - at[0]) < half + 30 && Math.abs(t[1] - at[1]) < 12)) { return; }
+        taken.push(at);
+        const label = svgNode("text", { class: kind, x: at[0], y: at[1], "text-anchor": "middle" });
+        label.textContent = text;
+        nodes.push(label);
+      }
+      const decided = answer.decided;
+      state.pins.forEach((s, i) => ring(s, "pin", "AB"[i], -13));
+      ring(answer.pick, decided ? "pick" : "pick open", decided ? "recommended" : "best so far", -13);
+      ring(settings.find((s) => s.baseline), "base", "", 0);
+      ring(hot, "hot", "", 0);
+      chart.marks.replaceChildren(...nodes);
+    }
+    function heat(s) { if (hot !== s) { hot = s; charts.forEach(mark); } }
+
+    // The table of settings, the same rows always, hidden where filtered out.
+    const columns = ["index", "value", ...COSTS, "seeds"];
+    let sorting = { by: "index", up: true };
+    const body = $("settings-rows");
+    settings.forEach((s) => {
+      const button = el("button", { type: "button", className: "name", "aria-pressed": "false" }, key(s), el("span", { textContent: s.label }));
+      button.addEventListener("click", () => { pin(s); });
+      button.addEventListener("focus", () => { heat(s); });
+      button.addEventListener("blur", () => { heat(null); });
+      s.status = el("td", { className: "standing" });
+      s.button = button;
+      s.row = el("tr", { className: s.baseline ? "baseline" : "" }, el("th", { scope: "row" }, button),
+        td(span(s)), ...COSTS.map((name) => td(shown(name, s[name]))), td(s.seeds), s.status);
+      s.row.addEventListener("pointerenter", () => { heat(s); });
+      s.row.addEventListener("pointerleave", () => { heat(null); });
+      body.append(s.row);
+    });
+    $("settings-heads").querySelectorAll("button").forEach((button, i) => {
+      button.addEventListener("click", () => {
+        const by = columns[i];
+        sorting = { by, up: sorting.by === by ? !sorting.up : by !== "value" || !metric.higher };
+        $("settings-heads").querySelectorAll("th").forEach((th) => { th.removeAttribute("aria-sort"); });
+        button.parentNode.setAttribute("aria-sort", sorting.up ? "ascending" : "descending");
+        const order = settings.slice().sort((a, b) => {
+          const x = a[by], y = b[by];
+          if (x === null || y === null) { return (x === null) - (y === null); }
+          return sorting.up ? x - y : y - x;
+        });
+        body.append(...order.map((s) => s.row));
+      });
+    });
+    function sign(path, name) {
+      const svg = svgNode("svg", { viewBox: "-8 -8 16 16", class: "key", "aria-hidden": "true" });
+      svg.append(svgNode("path", { d: path, class: name }));
+      return svg;
+    }
+    function key(s) {
+      const shape = d3["symbol" + symbol(s)[0].toUpperCase() + symbol(s).slice(1)];
+      const svg = sign(d3.symbol(shape, 70)(), "");
+      svg.firstChild.setAttribute("style", "stroke:" + colour(s) + ";fill:" + fill(s));
+      return svg;
+    }
+
+    Object.keys(data.modes).forEach((mode) => {
+      $("legend").append(el("span", {}, key({ mode: mode, hollow: false }), mode));
+    });
+    if (new Set(settings.map((s) => s.hollow)).size > 1) {
+      const some = settings.find((s) => s.hollow);
+      $("legend").append(el("span", {}, key(some), "hollow: fp32"));
+    }
+    if (scored.length) {
+      $("legend").append(el("span", {}, sign("M-8 4L-2 0L8 -5", "line"), "Pareto front"));
+      $("legend").append(el("span", {}, sign("M0 -8V8", "line"), "95% interval"));
+    }
+    if (settings.some((s) => s.baseline)) {
+      $("legend").append(el("span", {}, sign("M-7 0A7 7 0 1 1 7 0A7 7 0 1 1 -7 0", "dotted"), "full fine-tuning, fp32"));
+    }
+
+    // Pins
+    function pin(s) {
+      state.pins = state.pins.includes(s) ? state.pins.filter((p) => p !== s) : state.pins.concat(s).slice(-2);
+      showPins();
+      charts.forEach(mark);
+      remember();
+    }
+    function showPins() {
+      settings.forEach((s) => { s.button.setAttribute("aria-pressed", String(state.pins.includes(s))); });
+      const cards = state.pins.map(card), pair = state.pins.length === 2;
+      $("pins").replaceChildren(...(pair ? [comparison(...state.pins)] : []), ...cards);
+      $("pinned").hidden = $("to-pins").hidden = state.pins.length === 0;
+      $("to-pins").textContent = pair ? "2 pinned, compared above" : "1 pinned, above";
+    }
+    function card(s, i) {
+      const close = el("button", { type: "button", className: "close", "aria-label": "Unpin " + s.label, textContent: "\u00d7" });
+      close.addEventListener("click", () => { pin(s); });
+      const again = el("button", { type: "button", textContent: "Copy" });
+      again.addEventListener("click", () => { copy(s.command, again); });
+      const list = el("dl", {});
+      if (state.pins.length === 1) {  // two are in the table of the comparison
+        for (const [name, value] of [[metric.name, span(s)], ...COSTS.map((name) => [data.costs[name], shown(name, s[name])])]) {
+          list.append(el("dt", { textContent: name }), el("dd", { textContent: value }));
+        }
+      }
+      const rows = s.cells.map((cell) => {
+        const [id, seed, fold, status, score, memory, time, folder] = cell;
+        const found = status === "ok" ? [shown("score", score), shown("memory", memory), shown("time", time)].join(", ") : status;
+        return el("li", {}, "seed " + seed + (fold === null ? "" : ", fold " + fold) + ": " + found + " ", el("code", { textContent: folder || id }));
+      });
+      if (s.more.length) { rows.push(el("li", { textContent: "and " + s.more.length + " more in the table of cells" })); }
+      return el("article", { className: "pin" }, close, el("h4", {}, el("b", { textContent: "AB"[i] }), key(s), el("span", { textContent: s.label })), list,
+        el("details", { open: state.pins.length === 1 }, el("summary", { textContent: counted(s.cells.length + s.more.length, "cell") }), el("ul", { className: "cells" }, ...rows)),
+        el("p", { className: "hint", textContent: "Repeat it:" }), el("div", { className: "command" }, el("code", { textContent: s.command }), again));
+    }
+    function comparison(a, b) {
+      const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, th("row", data.costs[name]),
+        td(shown(name, a[name])), td(shown(name, b[name])), td((b[name] / a[name]).toFixed(2) + "\u00d7")));
+      if (a.value !== null && b.value !== null) {
+        const gap = b.value - a.value;
+        items.unshift(el("tr", {}, th("row", metric.name), td(shape.score(a.value)), td(shape.score(b.value)),
+          td((gap > 0 ? "+" : "") + shape.score(gap))));
+      }
+      function claim(i, name, j, other) {
+        if (bit("shown", i, j)) { return name + " is shown to be no worse than " + other + " by more than " + metric.margin + "."; }
+        return name + (bit("worse", i, j) ? " is shown to be worse than " + other + " by more than " + metric.margin + "."
+          : " is not shown to be no worse than " + other + ".");
+      }
+      const compared = a.pair !== null && b.pair !== null;
+      const said = compared ? claim(b, "B", a, "A") + " " + claim(a, "A", b, "B") : "Their scores are not compared.";
+      return el("div", { className: "compare" }, el("h4", { textContent: "Side by side" }),
+        el("table", {}, el("thead", {}, el("tr", {}, th("col", ""), th("col", "A", "n"), th("col", "B", "n"), th("col", "B against A", "n"))),
+          el("tbody", {}, ...items)),
+        el("p", { textContent: said }));
+    }
+
+    function download() {
+      function field(value) {
+        let text = value === null ? "" : String(value);
+        if (typeof value === "string" && /^'*[=+\-@\t\r]/.test(text)) { text = "'" + text; }  // no formula
+        return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+      }
+      const heads = ["setting", ...axisNames, metric.label, "from", "to", "memory_mib", "time_s", "size_mb", "parameters", "seeds", "standing"];
+      const rows = passing.map((s) => [s.label, ...s.axes, ...(s.score || [null, null, null]), ...s.costs, s.seeds, standing(s)]);
+      const lines = [heads, ...rows].map((row) => row.map(field).join(",") + "\r\n");
+      const link = el("a", { href: URL.createObjectURL(new Blob(lines, { type: "text/csv" })), download: "settings.csv" });
+      link.click();
+      setTimeout(() => { URL.revokeObjectURL(link.href); }, 1000);
+    }
+
+    // The address holds the state.
+    let waiting = 0;
+    function remember() {
+      clearTimeout(waiting);
+      waiting = setTimeout(() => {
+        const query = new URLSearchParams();
+        if (state.where) { query.set("where", state.where); }
+        if (state.prefer !== "memory") { query.set("prefer", state.prefer); }
+        axisNames.forEach((name) => { state.axes[name].forEach((value) => { query.append("is." + name, value); }); });
+        state.pins.forEach((s) => { query.append("pin", s.id); });
+        const text = query.toString();
+        if (text || location.hash.includes("=")) { history.replaceState(null, "", "#" + text); }
+      }, 200);
+    }
+    function recall() {
+      const query = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+      state.prefer = COSTS.includes(query.get("prefer")) ? query.get("prefer") : "memory";
+      axisNames.forEach((name) => {
+        state.axes[name].clear();
+        query.getAll("is." + name).filter((v) => data.axes[name].includes(v)).forEach((v) => { state.axes[name].add(v); });
+      });
+      state.pins = query.getAll("pin").map((id) => settings.find((s) => s.id === id)).filter(Boolean).slice(0, 2);
+      setWhere(query.get("where") || "");
+      showPins();
+    }
+
+    let table = null, later = 0;
+    function update() {
+      passing = settings.filter((s) => fits(s) && meets(s));
+      settings.forEach((s) => { left[s.index] = false; });
+      passing.forEach((s) => { left[s.index] = true; });
+      answer = recommend(passing);
+      charts.forEach(redraw);
+      const text = sentence();
+      if ($("answer").textContent !== text) { $("answer").textContent = text; }
+      $("answer").dataset.decided = answer.decided;
+      $("command").textContent = data.command + (state.where ? ' --where "' + state.where + '"' : "") + (state.prefer === "memory" ? "" : " --prefer " + state.prefer);
+      $("beyond").hidden = !axisNames.some((name) => state.axes[name].size);
+      Object.entries(sliders).forEach(([name, slider]) => {
+        const limit = state.limits.filter((l) => l.name === name && l.atMost !== slider.isFloor).pop();
+        if (name !== moving) { slider.input.value = limit ? slider.step(limit.value) : slider.rest; }
+        slider.output.textContent = limit ? (slider.isFloor ? "\u2265 " : "\u2264 ") + shape[name](limit.value) : "any";
+        slider.input.setAttribute("aria-valuetext", slider.output.textContent);
+      });
+      axisNames.forEach((name) => {
+        document.getElementsByName("axis-" + name).forEach((box) => { box.checked = state.axes[name].has(box.value); });
+      });
+      $("prefer").value = state.prefer;
+      $("count").textContent = passing.length + " of " + counted(settings.length, "setting");
+      settings.forEach((s) => {
+        if (s.row.hidden === left[s.index]) { s.row.hidden = !left[s.index]; }
+        const now = standing(s);
+        if (s.said !== now) { s.status.textContent = s.said = now; s.row.classList.toggle("picked", s === answer.pick); }
+      });
+      clearTimeout(later);
+      later = setTimeout(() => { if (table) { table.refreshFilter(); } }, 120);
+      remember();
+    }
+
+    // Rows of other groups have no setting here: they are left only where nothing is filtered.
+    const byCell = new Map();
+    settings.forEach((s) => { s.cells.map((cell) => cell[0]).concat(s.more).forEach((id) => { byCell.set(id, s); }); });
+    function passesCell(row) {
+      if (passing.length === settings.length) { return true; }
+      const s = (row.keys.group || "1") === "1" && byCell.get(row.keys.cell_id);
+      return Boolean(s) && left[s.index];
+    }
+
+    $("explorer").hidden = false;
+    draw();
+    recall();
+    performance.mark("explorer-drawn");
+    addEventListener("hashchange", () => { if (location.hash.includes("=") || !location.hash) { recall(); } });
+    let width = innerWidth;
+    addEventListener("resize", () => {
+      if (innerWidth !== width) { width = innerWidth; draw(); update(); }
+    });
+    requestAnimationFrame(() => { setTimeout(() => { table = cellTable(passesCell); }); });
+  }
+})();

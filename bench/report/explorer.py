@@ -1,0 +1,180 @@
+"""The content of the explorer on index.html: a group's settings and what is shown of their pairs.
+
+The page filters this content and applies the rule of `bench.analysis.recommendation` to what is
+left. Nothing else is calculated there.
+"""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from math import isfinite
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from bench.analysis.constraints import TERM, UNITS
+from bench.analysis.costs import NEEDS, cost_of
+from bench.analysis.groups import Group
+from bench.analysis.recommendation import Recommendation
+from bench.analysis.setting import Setting, number
+from bench.analysis.verdicts import column
+from bench.plan.rows import Row
+from bench.report.cells import MOST_OF_A_GROUP
+from bench.report.commands import command_of, options_of, recommend_command
+from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
+from bench.report.figures import COLOURS, MARKERS
+from bench.report.recommendation import margin_text, obstacle_of
+from bench.report.text import y_label
+from bench.results.facts import DataFacts
+from bench.results.store import cell_folder
+
+_MOST_CELLS: Final = 20
+"""Cells of a setting whose figures are listed; of more, only ids are known."""
+_NAMES: Final = {
+    "peak_rss_mib": "memory (peak RSS)", "peak_cuda_allocated_mib": "memory (peak on the GPU)",
+    "time": "time of a training", "size": "file to ship", "parameters": "parameters trained",
+}  # fmt: skip
+_VARIABLES: Final = {INK: "--ink", BLUE: "--lora", ORANGE: "--dora", PURPLE: "--head"}
+"""Colours of figures, and the page's variables for them, which differ in the dark."""
+_SYMBOLS: Final = {"s": "square", "D": "diamond", "o": "circle", "^": "triangle", "*": "star"}
+"""matplotlib's markers by their names in Observable Plot."""
+
+
+def explorer(
+    recommended: Recommendation,
+    answer: str,
+    sources: Sequence[str] = (),
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """A group's settings, metric and pairs, ready for JSON.
+
+    Args:
+        recommended: the recommendation among all settings.
+        answer: that in a sentence.
+        sources: the files that the rows came from, as a command line names them.
+        facts: by `data_digest`, facts on the data, for commands.
+    """
+    candidates = recommended.candidates
+    group = candidates.group
+    places = {id(setting): i for i, setting in enumerate(candidates.settings)}
+    points = [*map(_axes, group.settings)]
+    axes = {
+        name: values
+        for name in points[0]
+        if len({*(values := [_text(point[name]) for point in points])}) > 1
+    }
+    runs = sources[0] if len(sources) == 1 else "runs.csv"
+    listed = {row.cell_id for row in group.ordered[:MOST_OF_A_GROUP]}
+    scoring, options = group.scoring, options_of(group, facts)
+    return {
+        "metric": {
+            "name": y_label(group), "label": scoring.label, "higher": scoring.higher_is_better,
+            "decimals": group.decimals, "margin": margin_text(candidates),
+        },
+        "costs": {
+            need: _NAMES[group.memory_column if need == "memory" else need] for need in NEEDS
+        },
+        "term": TERM.pattern,
+        "units": UNITS,
+        "command": recommend_command(group, sources),
+        "answer": answer,
+        "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacle else "",
+        "axes": {name: _ordered(values) for name, values in axes.items()},
+        "modes": {
+            mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]
+            for mode in dict.fromkeys(s.mode for s in group.settings)
+            if mode in COLOURS
+        },
+        "settings": [
+            {
+                "label": setting.label,
+                "axes": [values[i] for values in axes.values()],
+                "costs": [_finite(cost_of(group, setting, need)) for need in NEEDS],
+                "score": _score(setting),
+                "pair": place,
+                "value": None if place is None else _finite(candidates.value(place, "score")),
+                "learned": setting.learned,
+                "baseline": setting is group.baseline,
+                "mode": setting.mode,
+                "hollow": setting.amp == "off",
+                "seeds": len(setting.scores),
+                "cells": [_cell(group, row, runs) for row in setting.rows[:_MOST_CELLS]],
+                "more": [r.cell_id for r in setting.rows[_MOST_CELLS:] if r.cell_id in listed],
+                "command": command_of(group, setting, options),
+            }
+            for i, setting in enumerate(group.settings)
+            for place in [places.get(id(setting))]
+        ],
+        "pairs": {
+            "of": len(places), "shown": _bits(candidates.shown), "worse": _bits(candidates.worse),
+        },
+    }  # fmt: skip
+
+
+def embedded(content: Mapping[str, Any]) -> Markup:
+    """JSON for a script element, with nothing in it that could end the element."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    escaped = re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return Markup(escaped)  # noqa: S704
+
+
+def _axes(setting: Setting) -> dict[str, object]:
+    """The values by which settings are filtered; None where an axis does not distinguish them."""
+    return {
+        "mode": setting.mode, "rank": setting.rank, "layers": setting.layers,
+        "AMP": setting.amp, "unfreezing": setting.unfreeze if setting.unfreezes else None,
+        "rate": setting.rate if setting.tells_rate else None,
+        "frozen weights": setting.frozen if setting.tells_frozen else None,
+        "factors": ", ".join(setting.factors) or None,
+    }  # fmt: skip
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _ordered(values: list[str]) -> list[str]:
+    """Each value once: in the order of the settings, numbers by size, `none` at the end."""
+    return sorted(dict.fromkeys(values), key=lambda text: (text == "none", _size(text)))
+
+
+def _size(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _score(setting: Setting) -> list[float | None] | None:
+    estimate = setting.estimate("dev_score")
+    if estimate is None:
+        return None
+    return [_finite(value) for value in (estimate.value, *(estimate.ends() or (None, None)))]
+
+
+def _cell(group: Group, row: Row, runs: str) -> list[object]:
+    """A cell's id, seed, fold, status, score, memory and time of training, and its folder."""
+    folder = ""
+    with suppress(ValueError):
+        folder = str(cell_folder(Path(runs), row.name, *row.row_key))
+    memory = number(row[column(group, "memory")])
+    return [
+        row.cell_id, row.seed, row.fold, str(row.status or "not run"), _finite(row.dev_score),
+        _finite(memory), _finite(row.train_s), folder if row.status else "",
+    ]  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    """A number as it is; None for one that JSON does not have."""
+    return None if value is None or not isfinite(value) else float(value)
+
+
+def _bits(states: NDArray[np.bool_]) -> str:
+    """The bits of a matrix by rows, the highest of each byte first, in base64."""
+    return b64encode(np.packbits(states).tobytes()).decode()

@@ -1,0 +1,350 @@
+"""The section on where memory and a step go, and why adapters save as much of them as they do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from bench.analysis.breakdown import (
+    LIBRARIES,
+    OWNERS,
+    REST,
+    STEP,
+    Breakdown,
+    memory_parts,
+    representatives,
+    step_parts,
+)
+from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import COSTS, Objective, compare
+from bench.report import figures
+from bench.report.commands import narrowed
+from bench.report.sections import Section
+from bench.report.tables import DASH, Head, Table
+from bench.report.text import num, x_label
+from bench.results.facts import DataFacts
+
+_NAMED: Final = 0.02
+"""The share of a total from which the change of a part is named."""
+_KEPT: Final = 0.75
+"""The share of full fine-tuning's activations from which an adapter keeps them."""
+_STATE: Final = ("gradients", "optimizer")
+_ACTIVATIONS: Final = ("activations",)
+_UNITED: Final[dict[Objective, tuple[tuple[str, ...], ...]]] = {
+    "memory": ((LIBRARIES,), ("weights",), _STATE, _ACTIVATIONS, (REST,)),
+    "time": tuple((name,) for name in STEP),
+}
+"""The parts that sentences speak of."""
+_NAMES: Final[dict[tuple[str, ...], str]] = {
+    _STATE: "gradients and optimizer state",
+    (REST,): "the rest",
+}
+_HELD: Final = (
+    "Libraries: Python, what it imports, and mapped files. Activations: what the forward pass of "
+    "the largest batch keeps for the backward pass. The rest: temporary tensors, evaluation, and "
+    "memory that an allocator keeps without a tensor in it; it is the measured peak less the other "
+    "parts, which are measured too. Gradients come while activations go, so the peak need not hold "
+    "all of both."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Bar:
+    """A setting and the parts of its costs, where they are known."""
+
+    setting: Setting
+    name: str
+    parts: dict[Objective, Breakdown | None]
+
+
+def why_section(
+    group: Group,
+    pick: Setting | None = None,
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+) -> list[Section]:
+    """The section, unless no setting has known parts.
+
+    Args:
+        pick: the recommended setting.
+    """
+    bars = [
+        _Bar(s, _name(s), {"memory": memory_parts(group, s), "time": step_parts(group, s)})
+        for s in representatives(group, pick)
+    ]
+    costs = [cost for cost in COSTS if any(bar.parts[cost] for bar in bars)]
+    if not costs:
+        return []
+    panels = {x_label(group, cost): [bar.parts[cost] for bar in bars] for cost in costs}
+    drawing = figures.parts([_label(bar.setting) for bar in bars], panels, "why", _HELD)
+    full = [bar for bar in bars if bar.setting.mode == "full"]
+    others = [bar for bar in bars if bar.setting.mode != "full"]
+    alike = [bar for bar in full if bar.setting.amp in {other.setting.amp for other in others}]
+    base = next(iter([*alike, *full]), None)
+    said = [
+        *_adapters(group, others, base), *_head(others), *_amp(group, full), *_excess(bars),
+        *_missing(group, bars, costs, facts),
+    ]  # fmt: skip
+    return [Section("why", "Why", _heading(base), said, [drawing], [_table(group, bars)])]
+
+
+def _name(setting: Setting) -> str:
+    """The name of a setting in sentences."""
+    if setting.mode == "full":
+        return f"full fine-tuning in {_precision(setting)}"
+    rank = "" if setting.rank is None else f" rank {setting.rank}"
+    layers = f" on {setting.layers}" if setting.layers else ""
+    return f"{setting.mode}{rank}{layers}"
+
+
+def _label(setting: Setting) -> str:
+    rank = "" if setting.rank is None else f" r{setting.rank}"
+    layers = f" {setting.layers}" if setting.layers else ""
+    return f"{setting.mode}{rank}{layers} {_precision(setting)}"
+
+
+def _precision(setting: Setting) -> str:
+    return "fp32" if setting.amp == "off" else setting.amp
+
+
+def _heading(base: _Bar | None) -> str:
+    """The shares of full fine-tuning's costs that matter to adapters."""
+    memory, step = (base.parts["memory"], base.parts["time"]) if base else (None, None)
+    shares = []
+    if base and memory:
+        state, activations = memory.of(*_STATE), memory.of(*_ACTIVATIONS)
+        shares.append(
+            f"gradients and optimizer state are {state / memory.total:.0%} of the memory of "
+            f"{base.name}, activations {activations / memory.total:.0%}"
+        )
+    if base and step:
+        whose = "its step" if memory else f"a step of {base.name}"
+        shares.append(f"backward is {step.of('backward') / step.total:.0%} of {whose}")
+    text = "; ".join(shares) or "where memory and a step go"
+    return f"Why: {text}"
+
+
+def _amp(group: Group, full: Sequence[_Bar]) -> list[str]:
+    """Full fine-tuning with AMP against that in fp32."""
+    fp32 = next((bar for bar in full if bar.setting.amp == "off"), None)
+    amps = [bar for bar in full if fp32 and bar is not fp32]
+    return [
+        f"Against full fine-tuning in fp32, {bar.setting.amp} takes {gaps}."
+        for bar in amps
+        if fp32 and (gaps := _gaps(group, bar, fp32))
+    ]
+
+
+def _adapters(group: Group, others: Sequence[_Bar], base: _Bar | None) -> list[str]:
+    """Reasons, the settings of one mode against full fine-tuning, and other modes against it."""
+    adapted = [bar for bar in others if bar.setting.adapted]
+    if not adapted or base is None:
+        return []
+    by_mode: dict[str, list[_Bar]] = {}
+    for bar in adapted:
+        by_mode.setdefault(bar.setting.mode, []).append(bar)
+    first, *rest = by_mode.values()
+    amp = first[0].setting.amp
+    precision = "" if amp == base.setting.amp else f" in {_precision(first[0].setting)}"
+    gaps = {bar.name: text for bar in first if (text := _gaps(group, bar, base))}
+    return [
+        *_why_memory(first, base), *_why_time(first, base),
+        *(
+            f"{f'Against {base.name}, ' * (i == 0)}{name}{precision} takes {text}."
+            for i, (name, text) in enumerate(gaps.items())
+        ),
+        *(text for bars in rest if (text := _between_modes(group, bars, first))),
+    ]  # fmt: skip
+
+
+def _gaps(group: Group, bar: _Bar, base: _Bar) -> str:
+    """How much a setting's costs differ from another's, with the parts that change most."""
+    clauses = []
+    for cost in COSTS:
+        one, other = bar.parts[cost], base.parts[cost]
+        if one is None or other is None:
+            continue
+        change = one.total - other.total
+        gap = compare(group, cost, bar.setting, base.setting)
+        doubt = ["not significant"] if gap and gap.holds(1.0) else []
+        inner = "; ".join(
+            doubt + ([", ".join(changes)] if (changes := _changes(cost, one, other)) else [])
+        )
+        amount, than = _amount(abs(change), other.total), "less" if change < 0 else "more"
+        clauses.append(f"{amount} {_unit(group, cost, than)}" + (f" ({inner})" if inner else ""))
+    return " and ".join(clauses)
+
+
+def _amount(value: float, total: float) -> str:
+    """A quantity with as many decimals as suit a total."""
+    return f"{value:,.{0 if total >= 100 else 1 if total >= 10 else 2}f}"
+
+
+def _unit(group: Group, cost: Objective, than: str = "") -> str:
+    """The unit of a cost; with `than`, such as `ms less for 1,000 tokens`."""
+    unit, _, of = ("MiB" if cost == "memory" else x_label(group, cost)).partition(" ")
+    return " ".join(filter(None, (unit, than, of)))
+
+
+def _changes(cost: Objective, one: Breakdown, other: Breakdown) -> list[str]:
+    """The parts that differ, the largest difference first."""
+    gaps = {parts: one.of(*parts) - other.of(*parts) for parts in _UNITED[cost]}
+    ordered = sorted(gaps, key=lambda parts: -abs(gaps[parts]))
+    return [
+        f"{_part(parts)} {_amount(one.of(*parts), other.total)} instead of "
+        f"{_amount(other.of(*parts), other.total)}"
+        for parts in ordered
+        if abs(gaps[parts]) >= _NAMED * other.total
+    ]
+
+
+def _part(parts: tuple[str, ...]) -> str:
+    return _NAMES.get(parts, parts[0])
+
+
+def _why_memory(adapted: Sequence[_Bar], base: _Bar) -> list[str]:
+    """Whether adapters keep activations, and whether they reduce the largest part of memory."""
+    known = [memory for bar in adapted if (memory := bar.parts["memory"])]
+    full = base.parts["memory"]
+    if not known or full is None:
+        return []
+    sentences = []
+    if (activations := full.of(*_ACTIVATIONS)) > 0:
+        shares = [memory.of(*_ACTIVATIONS) / activations for memory in known]
+        reason = (
+            "the backward pass still goes through every layer"
+            if min(shares) >= _KEPT
+            else "frozen layers need not keep what only the gradients of their weights would use"
+        )
+        sentences.append(
+            f"Adapters keep {_range(shares)} of full fine-tuning's activations: {reason}."
+        )
+    largest = max(_UNITED["memory"], key=lambda parts: full.of(*parts))
+    if largest not in (_STATE, _ACTIVATIONS):
+        size = f"{_amount(full.of(*largest), full.total)} of {num(full.total)} MiB"
+        stays = min(m.of(*largest) for m in known) >= _KEPT * full.of(*largest)
+        sentences.append(
+            f"The largest part of {base.name} is {_part(largest)} ({size})"
+            f"{', and adapters do not reduce it' if stays else ''}."
+        )
+    return [" ".join(sentences)] if sentences else []
+
+
+def _why_time(adapted: Sequence[_Bar], base: _Bar) -> list[str]:
+    """The shares of the forward and the backward pass that remain."""
+    known = [step for bar in adapted if (step := bar.parts["time"])]
+    full = base.parts["time"]
+    if not known or full is None or min(full.of("forward"), full.of("backward")) <= 0:
+        return []
+    forward, backward = (
+        [step.of(name) / full.of(name) for step in known] for name in ("forward", "backward")
+    )
+    reason = (
+        "gradients of frozen weights are saved, those of activations are not"
+        if min(backward) < 1
+        else "what adapters add takes as long as the gradients of frozen weights that they save"
+    )
+    return [
+        f"Forward, which uses frozen weights too, takes {_range(forward)} of full fine-tuning's "
+        f"time, and backward {_range(backward)}: {reason}."
+    ]
+
+
+def _range(shares: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    return f"{' to '.join(ends)}%"
+
+
+def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) -> str:
+    """The costs of a mode against those of another on the same layers; may be empty."""
+    twins = {bar.setting.layers: bar for bar in first}
+    pairs = [(b, twins[b.setting.layers]) for b in bars if b.setting.layers in twins]
+    clauses = []
+    for cost in COSTS:
+        known = [(a, b) for x, y in pairs if (a := x.parts[cost]) and (b := y.parts[cost])]
+        if not known:
+            continue
+        gaps = [a.total - b.total for a, b in known]
+        changes = {
+            parts: abs(sum(a.of(*parts) - b.of(*parts) for a, b in known))
+            for parts in _UNITED[cost]
+        }
+        most = _part(max(changes, key=lambda parts: changes[parts]))
+        scale = max(a.total for a, _ in known)
+        ends = dict.fromkeys(_signed(gap, scale) for gap in (min(gaps), max(gaps)))
+        clauses.append(f"{' to '.join(ends)} {_unit(group, cost)}, mostly in {most}")
+    if not clauses:
+        return ""
+    modes = f"{bars[0].setting.mode} against {first[0].setting.mode}"
+    return f"{modes} on the same layers: {'; '.join(clauses)}."
+
+
+def _signed(value: float, total: float) -> str:
+    return f"{'−' if value < 0 else '+'}{_amount(abs(value), total)}"
+
+
+def _head(others: Sequence[_Bar]) -> list[str]:
+    """The head alone, which has no backward pass through the encoder."""
+    head = next((bar for bar in others if bar.setting.mode == "head"), None)
+    memory, step = (head.parts["memory"], head.parts["time"]) if head else (None, None)
+    clauses = []
+    if memory:
+        held = _amount(memory.of(*_ACTIVATIONS, *_STATE), memory.total)
+        clauses.append(f"activations, gradients and optimizer state take {held} MiB")
+    if step:
+        clauses.append(f"forward is {step.of('forward') / step.total:.0%} of its step")
+    reason = "The head alone has no backward pass through the encoder"
+    return [f"{reason}: {', and '.join(clauses)}."] if clauses else []
+
+
+def _excess(bars: Sequence[_Bar]) -> list[str]:
+    """The settings whose parts exceed their peak."""
+    over = [(b.name, m.excess) for b in bars if (m := b.parts["memory"]) and m.excess > 0]
+    if not over:
+        return []
+    listed = ", ".join(f"{name} by {num(excess)} MiB" for name, excess in over)
+    return [f"Parts exceed the peak (the dark mark), which does not hold all of them: {listed}."]
+
+
+def _missing(
+    group: Group, bars: Sequence[_Bar], costs: Sequence[Objective], facts: Mapping[str, DataFacts]
+) -> list[str]:
+    """The settings without known parts, and the command that measures them."""
+    sentences = []
+    for cost, what in zip(COSTS, ("memory", "a step"), strict=True):
+        names = [bar.name for bar in bars if bar.parts[cost] is None]
+        if names:
+            who = "any setting" if cost not in costs else ", ".join(names)
+            sentences.append(f"The parts of {what} are not recorded for {who}.")
+    if not sentences:
+        return []
+    again = narrowed(group, facts, rerun=True)
+    return [" ".join([*sentences, f"This measures them: {again}"])]
+
+
+def _table(group: Group, bars: Sequence[_Bar]) -> Table:
+    """The parts of each setting."""
+    memory = [n for n in (LIBRARIES, *OWNERS, REST) if any(
+        (m := bar.parts["memory"]) and n in m.parts for bar in bars
+    )]  # fmt: skip
+    columns: list[tuple[Objective, str]] = [
+        *(("memory", name) for name in memory), *(("time", name) for name in STEP)
+    ]  # fmt: skip
+    heads = [
+        Head("setting", "setting"), Head("peak", x_label(group, "memory"), numeric=True),
+        *(Head(f"{name}_mib", name, numeric=True) for name in memory),
+        Head("time", x_label(group, "time"), numeric=True),
+        *(Head(f"{name}_time", name, numeric=True) for name in STEP),
+    ]  # fmt: skip
+
+    def text(bar: _Bar, cost: Objective, name: str = "") -> str:
+        of = bar.parts[cost]
+        return DASH if of is None else _amount(of.parts[name] if name else of.total, of.total)
+
+    rows = [
+        [bar.setting.label, *(text(bar, cost, name) for cost, name in [
+            ("memory", ""), *columns[: len(memory)], ("time", ""), *columns[len(memory) :]
+        ])]
+        for bar in bars
+    ]  # fmt: skip
+    return Table(heads, rows, "The parts of memory, MiB, and of time.", folded=True)

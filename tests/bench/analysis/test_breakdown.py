@@ -1,0 +1,132 @@
+"""Where a setting's memory and its steps go."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from bench.analysis.breakdown import memory_parts, representatives, step_parts
+from bench.analysis.groups import Group, groups
+from bench.plan.rows import Row
+from bench.results.store import read_rows
+from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
+
+OWNED = {
+    "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0, "activations_mib": 300.0,
+}  # fmt: skip
+ON_CPU = {"peak_rss_mib": 1000.0, "peak_anon_mib": 900.0, "imports_anon_mib": 150.0}
+REPO = Path(__file__).parents[3]
+STEP = {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms": 30.0,
+        "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
+
+
+def group_of(*rows: Row) -> Group:
+    [group] = groups(rows)
+    return group
+
+
+def full(seed: int = 0, **columns: float | str | None) -> Row:
+    row = result_row(cell("full", None, None, "off", seed), random.Random(seed))  # noqa: S311
+    return row | {**ON_CPU, **OWNED, **STEP, **columns}
+
+
+def test_the_parts_of_memory_add_up_to_the_peak() -> None:
+    group = group_of(full())
+    memory = memory_parts(group, group.settings[0])
+    assert memory is not None
+    assert memory.parts == {
+        "libraries": 250.0, "weights": 86.0, "optimizer": 160.0, "gradients": 80.0,
+        "activations": 300.0, "rest": 124.0,
+    }  # fmt: skip
+    assert sum(memory.parts.values()) == memory.total == 1000.0
+    assert memory.excess == 0.0
+
+
+def test_parts_that_exceed_the_peak_leave_no_rest_and_say_by_how_much() -> None:
+    group = group_of(full(activations_mib=500.0))
+    memory = memory_parts(group, group.settings[0])
+    assert memory is not None
+    assert memory.parts["rest"] == 0.0
+    assert memory.excess == 76.0
+    assert sum(memory.parts.values()) == memory.total + memory.excess
+
+
+def test_on_a_gpu_libraries_are_not_in_the_peak() -> None:
+    group = group_of(full(device="cuda:0", peak_cuda_allocated_mib=700.0))
+    memory = memory_parts(group, group.settings[0])
+    assert memory is not None
+    assert "libraries" not in memory.parts
+    assert memory.parts["rest"] == 700.0 - sum(OWNED.values())
+
+
+def test_the_parts_of_a_step_are_of_the_time_that_is_compared() -> None:
+    group = group_of(full())
+    step = step_parts(group, group.settings[0])
+    assert step is not None
+    assert step.total == pytest.approx(50.0)
+    assert step.parts == pytest.approx({"forward": 15.0, "backward": 30.0, "optimizer": 5.0})
+
+
+def test_runs_without_the_parts_of_a_step_count_for_its_time() -> None:
+    """As a row of before schema 9 and two newer ones of the same setting."""
+    older = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
+    group = group_of(full(**older), full(1, ms_per_1k_tokens=60.0), full(2, ms_per_1k_tokens=70.0))
+    step = step_parts(group, group.settings[0])
+    assert step is not None
+    assert step.total == pytest.approx(60.0)
+    assert step.parts["backward"] == pytest.approx(36.0)
+
+
+@pytest.mark.parametrize("column", [*OWNED, *ON_CPU])
+def test_without_a_column_the_parts_of_memory_are_unknown(column: str) -> None:
+    group = group_of(full(**{column: None}))
+    assert memory_parts(group, group.settings[0]) is None
+    assert step_parts(group, group.settings[0]) is not None
+
+
+def test_one_setting_stands_for_each_mode_and_layer_set() -> None:
+    group = group_of(*synthetic_rows(68, failures=False))
+    names = [setting.label for setting in representatives(group)]
+    kinds = [f"{mode} rank 8 on {layers}, bf16" for mode in ("lora", "dora")
+             for layers in ("attn-only", "attn", "all-lin-only", "all-lin")]  # fmt: skip
+    assert sorted(names) == sorted(["full, fp32", "full, bf16", "head, bf16", *kinds])
+
+
+def test_the_precision_is_that_with_most_known_parts() -> None:
+    rows = [
+        row | {**ON_CPU, **OWNED, **STEP} if row.amp == "off" else row
+        for row in synthetic_rows(68, failures=False)
+    ]
+    assert {s.amp for s in representatives(group_of(*rows)) if s.mode != "full"} == {"off"}
+
+
+def test_the_recommended_setting_stands_for_its_kind_in_its_precision() -> None:
+    rows = [row | {**ON_CPU, **OWNED, **STEP} for row in synthetic_rows(68, failures=False)]
+    group = group_of(*rows)
+    pick = next(s for s in group.settings if s.label == "lora rank 2 on attn, fp32")
+    shown = representatives(group, pick)
+    assert pick in shown
+    assert "dora rank 8 on attn, fp32" in [setting.label for setting in shown]
+    assert len(shown) == 11
+
+
+def test_the_rank_is_the_nearest_to_the_usual_one() -> None:
+    noise = random.Random(0)  # noqa: S311
+    rows = [result_row(cell("lora", rank, "attn", "off"), noise) for rank in (64, 4, 1)]
+    assert [setting.rank for setting in representatives(group_of(*rows))] == [4]
+
+
+def test_parts_of_the_reference_run_add_up() -> None:
+    group = groups(read_rows(REPO / "runs.csv"))[0]
+    known = 0
+    for setting in group.settings:
+        memory, step = memory_parts(group, setting), step_parts(group, setting)
+        assert memory is not None
+        assert sum(memory.parts.values()) == pytest.approx(memory.total + memory.excess)
+        peak = setting.estimate(group.memory_column)
+        assert peak is not None
+        assert memory.total == peak.value
+        if step is not None:
+            known += 1
+            assert sum(step.parts.values()) == pytest.approx(step.total)
+    assert known > len(group.settings) / 2

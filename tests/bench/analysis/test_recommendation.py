@@ -1,0 +1,270 @@
+"""The setting that is recommended, and why none is."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.analysis.constraints import parse_margin, parse_where
+from bench.analysis.costs import NEEDS, cost_of
+from bench.analysis.groups import groups
+from bench.analysis.recommendation import candidates_of, recommend
+from bench.common.errors import InputError
+from bench.plan.metrics import METRICS
+from tests.bench.synthetic_rows import cell, failed_row, result_row
+
+EXAMPLES = 2000
+HEAD, FULL = ("head", None, None), ("full", None, None)
+SMALL, LARGE = ("lora", 1, "attn-only"), ("lora", 8, "all-lin")
+SHARES = {HEAD: 0.45, FULL: 0.60, SMALL: 0.60, LARGE: 0.60}
+
+
+def values_of(shares, examples=EXAMPLES):
+    """Outcomes of the examples: hard or easy for all, with little chance."""
+
+    def of(rows):
+        [row] = rows
+        share = shares[row.mode, row.rank, row.layers]
+        number = list(shares).index((row.mode, row.rank, row.layers))
+        hardness = np.random.default_rng(0).random(examples)
+        chance = np.random.default_rng([number, row.seed]).normal(0, 0.05, examples)
+        return (hardness < share + chance).astype(float)
+
+    return of
+
+
+def group_of(shares=SHARES, seeds=3, kept=True, examples=EXAMPLES, rows=(), **changes):
+    """A group whose scores are those of the outcomes."""
+    of, made = values_of(shares, examples), list(rows)
+    for axes in shares:
+        for seed in range(seeds):
+            row = result_row(cell(*axes, "off", seed), random.Random(0), **changes)  # noqa: S311
+            score = float(of([row]).mean())
+            half = 1.96 * (score * (1 - score) / examples) ** 0.5
+            made.append(replace(
+                row, dev_score=score, dev_ci_low=score - half, dev_ci_high=score + half
+            ))  # fmt: skip
+    [group] = groups(made, (), of if kept else lambda rows: None)
+    return group
+
+
+def label(recommended):
+    return None if recommended.setting is None else recommended.setting.label
+
+
+def test_the_cheapest_of_the_settings_that_are_as_good_is_recommended():
+    group = group_of()
+    recommended = recommend(candidates_of(group))
+    assert recommended.decided
+    assert label(recommended) == "lora rank 1 on attn-only, fp32"
+    assert {recommended.candidates.settings[i].mode for i in recommended.could_be} == {
+        "full", "lora"
+    }  # fmt: skip
+    assert recommended.candidates.examples == EXAMPLES
+    assert recommended.honest_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
+
+
+def test_a_setting_that_is_worse_by_more_than_the_margin_is_not():
+    group = group_of({**SHARES, SMALL: 0.55})
+    assert label(recommend(candidates_of(group))) == "lora rank 8 on all-lin, fp32"
+    assert label(recommend(candidates_of(group, 0.08))) == "lora rank 1 on attn-only, fp32"
+
+
+@pytest.mark.parametrize("prefer", NEEDS)
+def test_each_need_has_its_cheapest(prefer):
+    recommended = recommend(candidates_of(group_of(params_trainable=7)), prefer)
+    costs = recommended.candidates.costs[prefer]
+    assert recommended.pick == recommended.alternatives[prefer]
+    assert costs[recommended.pick] == min(costs[i] for i in recommended.shown)
+    assert recommended.alternatives["score"] == recommended.reference
+
+
+def test_what_was_not_measured_is_not_cheap():
+    known = candidates_of(group_of(peak_rss_mib=None))
+    recommended = recommend(known)
+    assert "memory" not in recommended.alternatives
+    assert label(recommended) == "lora rank 1 on attn-only, fp32"  # by time
+    assert recommend(known, "memory", parse_where("memory<=9GB")).among == ()
+
+
+def test_limits_leave_settings_out_and_the_best_is_the_best_of_the_rest():
+    known = candidates_of(group_of({**SHARES, SMALL: 0.55}))
+    recommended = recommend(known, "memory", parse_where("memory<=800MiB size<=5MB"))
+    assert recommended.decided
+    assert label(recommended) == "lora rank 1 on attn-only, fp32"
+    assert len(recommended.among) == 2
+    head = recommend(known, "memory", parse_where("size<=10kB"))
+    assert label(head) == "head, fp32"
+
+
+def test_limits_that_nothing_meets_name_the_nearest():
+    known = candidates_of(group_of())
+    recommended = recommend(known, "memory", parse_where("memory<=100MiB score>=0.58"))
+    assert recommended.obstacle == "limits"
+    assert recommended.pick is None
+    assert recommended.nearest is not None
+    assert known.settings[recommended.nearest].mode == "head"  # 5.6 times the limit
+    close = recommend(known, "memory", parse_where("memory<=600MiB score>=0.58"))
+    assert close.nearest is not None
+    assert label(replace(close, pick=close.nearest)) == "lora rank 1 on attn-only, fp32"
+
+
+def test_one_seed_decides_nothing():
+    recommended = recommend(candidates_of(group_of(seeds=1)))
+    assert recommended.obstacle == "one seed"
+    assert recommended.shown
+    assert recommended.pick == recommended.reference
+
+
+@pytest.mark.parametrize(
+    ("shares", "obstacle"),
+    [
+        ({FULL: 0.6, SMALL: 0.6}, "no head"),
+        ({HEAD: 0.6, FULL: 0.6, SMALL: 0.6}, "not learned"),
+        ({HEAD: 0.7, FULL: 0.6, SMALL: 0.6}, "not learned"),
+    ],
+)
+def test_the_best_must_beat_the_head_alone(shares, obstacle):
+    recommended = recommend(candidates_of(group_of(shares)))
+    assert recommended.obstacle == obstacle
+    assert not recommended.decided
+
+
+def test_the_best_must_beat_the_majority_class():
+    assert recommend(candidates_of(group_of(flags="not_learned"))).obstacle == "not learned"
+
+
+def test_without_scores_nothing_is_recommended():
+    failed = [failed_row(cell(*axes, "off"), "oom", "no memory") for axes in SHARES]
+    [group] = groups(failed)
+    recommended = recommend(candidates_of(group))
+    assert recommended.obstacle == "no score"
+    assert (recommended.pick, recommended.alternatives) == (None, {})
+    assert recommended.resolution is None
+    assert recommended.finest is None
+
+
+def test_without_kept_predictions_bounds_are_wider_and_no_score_is_cross_fitted():
+    kept, counted = (candidates_of(group_of(kept=kept)) for kept in (True, False))
+    off = ~np.eye(len(kept.settings), dtype=bool)
+    assert (counted.comparison.error[off] > kept.comparison.error[off]).all()
+    assert counted.scores == pytest.approx(kept.scores)
+    assert not counted.kept
+    assert recommend(counted).honest_score is None
+    assert recommend(counted).obstacle == "precision"
+
+
+def test_what_would_decide_is_named():
+    """Two settings that are equally good but seldom right on the same examples."""
+    known = candidates_of(group_of(kept=False, examples=1000))
+    recommended = recommend(known)
+    found = recommended.resolution
+    assert recommended.obstacle == "precision"
+    assert found is not None
+    assert found.margin > known.margin
+    wider = candidates_of(known.group, found.margin * 1.001)
+    assert recommend(wider).decided
+    assert found.factor is not None
+    assert found.factor > 1
+
+
+def test_with_a_small_margin_only_the_best_is_shown():
+    shares = {HEAD: 0.45, FULL: 0.65, SMALL: 0.6, LARGE: 0.6}
+    recommended = recommend(candidates_of(group_of(shares), 0.001))
+    assert label(recommended) == "full, fp32"
+    assert recommended.shown == (recommended.reference,)
+
+
+def test_lower_is_better_for_an_error():
+    """By RMSE the best setting has the smallest score, and limits are on the score as told."""
+    made = []
+    numbers = {HEAD: 2.0, FULL: 1.0, SMALL: 1.0}
+    for axes, rmse in numbers.items():
+        for seed in range(3):
+            row = result_row(cell(*axes, "off", seed), random.Random(0))  # noqa: S311
+            made.append(replace(
+                row, dev_metric="rmse", dev_score=rmse + 0.001 * seed, dev_ci_low=rmse - 0.01,
+                dev_ci_high=rmse + 0.01,
+            ))  # fmt: skip
+    [group] = groups(made)
+    recommended = recommend(candidates_of(group), "memory", parse_where("score<=1.5"))
+    assert recommended.decided
+    assert label(recommended) == "lora rank 1 on attn-only, fp32"
+    assert recommended.candidates.value(recommended.pick, "score") == pytest.approx(1.001)
+
+
+def test_costs_are_in_their_units():
+    group = group_of(seeds=1)
+    full = group.baseline
+    assert cost_of(group, full, "memory") == full.ok[0].peak_rss_mib
+    row = full.ok[0]
+    assert cost_of(group, full, "time") == pytest.approx(
+        row.ms_per_1k_tokens * row.tokens_total / 1e6
+    )
+    assert cost_of(group, full, "size") == pytest.approx(4 * row.params_total / 1e6)
+    head = next(s for s in group.settings if s.mode == "head")
+    assert cost_of(group, head, "size") == pytest.approx(4 * head.ok[0].params_trainable / 1e6)
+    small = next(s for s in group.settings if s.layers == "attn-only")
+    assert cost_of(group, small, "size") == pytest.approx(4 * small.ok[0].params_trainable / 1e6)
+    large = next(s for s in group.settings if s.layers == "all-lin")
+    assert cost_of(group, large, "size") == pytest.approx(4 * large.ok[0].params_total / 1e6)
+    uncounted = group_of(seeds=1, tokens_total=None)
+    assert cost_of(uncounted, uncounted.baseline, "time") == uncounted.baseline.ok[0].train_s
+
+
+def test_limits_have_units():
+    limits = parse_where(" memory<=6GiB time <= 30min score>=60% size<=5MB parameters<=1.5M")
+    assert [(one.name, one.at_most, one.value) for one in limits] == [
+        ("memory", True, 6144.0), ("time", True, 1800.0), ("score", False, 0.6),
+        ("size", True, 5.0), ("parameters", True, 1.5e6),
+    ]  # fmt: skip
+    assert parse_where("") == ()
+    assert limits[0].shortfall(6144.0) == 0
+    assert limits[0].shortfall(2 * 6144.0) == 1
+    assert limits[2].shortfall(0.3) == pytest.approx(0.5)
+    assert limits[2].shortfall(float("nan")) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("memory<6GiB", "is not a limit such as"),
+        ("memory<=6", "memory needs a unit of these: B, kB, MB, GB, KiB, MiB, GiB"),
+        ("time<=30", "time needs a unit of these: s, min, h"),
+        ("memory>=6GiB", "memory is limited from above"),
+        ("speed<=3s", "no limit can be on 'speed'; choose memory, time"),
+        ("memory<=6.1.2GiB", "'6.1.2' is not a number"),
+        ("memory", "'memory' is not a limit such as"),
+        ("memory<=6GiB;time<=3s", "is not a limit such as"),
+    ],
+)
+def test_a_bad_limit_is_refused_with_what_is_allowed(text, said):
+    with pytest.raises(InputError, match="--where") as raised:
+        parse_where(text)
+    assert said in str(raised.value)
+
+
+def test_margins_have_units():
+    accuracy, rmse = METRICS["accuracy"], METRICS["rmse"]
+    assert parse_margin("1pt", accuracy, None) == 0.01
+    assert parse_margin("5%", accuracy, 0.6) == pytest.approx(0.03)
+    assert parse_margin("5%", rmse, 20.0) == pytest.approx(1.0)
+    assert parse_margin("0.1", rmse, None) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "said"),
+    [
+        ("1pt", "rmse", "RMSE has no points"),
+        ("5%", "accuracy", "was not measured"),
+        ("0", "accuracy", "is not a positive margin"),
+        ("-1pt", "accuracy", "is not a positive margin"),
+        ("two", "accuracy", "is not a positive margin"),
+        ("1e999", "accuracy", "is not a positive margin"),
+    ],
+)
+def test_a_bad_margin_is_refused(text, metric, said):
+    with pytest.raises(InputError, match="--margin") as raised:
+        parse_margin(text, METRICS[metric], None)
+    assert said in str(raised.value)

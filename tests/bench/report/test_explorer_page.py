@@ -1,0 +1,315 @@
+"""The explorer on index.html in a real browser, on the committed run of reference."""
+
+import csv
+import io
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+
+from bench.analysis.constraints import parse_where
+from bench.analysis.costs import NEEDS
+from bench.analysis.groups import ordered_groups
+from bench.analysis.recommendation import Candidates, candidates_of, recommend
+from bench.common.errors import InputError
+from bench.report.explorer import explorer
+from bench.report.render import render
+from bench.results.predictions import kept_predictions, values_from
+from bench.results.store import read_rows
+from tests.bench.report.test_browser import WIDE, open_page
+from tests.bench.synthetic_rows import synthetic_rows
+
+RUNS = Path(__file__).parents[3] / "runs.csv"
+COMMAND = "python -m bench.recommend --runs runs.csv"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(
+        read_rows(RUNS), tmp_path_factory.mktemp("report"), sources=["runs.csv"],
+        predictions_of=kept_predictions(RUNS),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def candidates() -> Candidates:
+    values_of = values_from(kept_predictions(RUNS))
+    return candidates_of(ordered_groups(read_rows(RUNS), [], values_of)[0])
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser, index: Path):
+    page = open_page(browser, index, WIDE)
+    page.wait_for_selector("#cell-grid .tabulator-row")
+    yield page
+    assert page.complaints == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    page.close()
+
+
+@pytest.fixture
+def page(shared_page):
+    """The page, unfiltered."""
+    go(shared_page, f"again={time.monotonic_ns()}")
+    return shared_page
+
+
+def go(page, hash_: str) -> None:
+    """Open another address of the page."""
+    page.evaluate(
+        """hash => new Promise(done => {
+            addEventListener('hashchange', () => done(), { once: true });
+            location.hash = hash;
+        })""",
+        hash_,
+    )
+
+
+def standings(page) -> dict[str, str]:
+    """The settings left in the table, with their standings."""
+    return page.evaluate(
+        """() => Object.fromEntries(
+            [...document.querySelectorAll('#settings-rows tr:not([hidden])')].map(row => [
+                row.querySelector('button').textContent, row.lastChild.textContent]))"""
+    )
+
+
+def drawn(page) -> int:
+    """The number of points in the first picture that are not dimmed."""
+    return page.locator("#charts figure:first-child [aria-label=dot] path:not(.out)").count()
+
+
+def narrowed(candidates: Candidates, kept: list[bool]) -> Candidates:
+    """The candidates, of which some have no known memory, so that a limit on it leaves them out."""
+    other = replace(candidates)
+    memory = np.where(kept, candidates.costs["memory"], np.nan)
+    other.__dict__["costs"] = {**candidates.costs, "memory": memory}
+    return other
+
+
+def test_the_rule_on_the_page_is_that_of_python(page, candidates: Candidates) -> None:
+    chance, settings = random.Random(17), candidates.settings  # noqa: S311
+    decided = []
+    for _ in range(40):
+        terms = ["memory<=1e6GiB"]
+        for name, unit in {"memory": "MiB", "time": "s", "size": "kB", "parameters": ""}.items():
+            if chance.random() < 0.3:
+                cost = chance.choice(candidates.costs[name]) * (1000 if unit == "kB" else 1)
+                terms.append(f"{name}<={cost * 1.0001:.6g}{unit}")
+        if chance.random() < 0.5:
+            terms.append(f"score>={chance.uniform(0.48, 0.62):.3f}")
+        modes = chance.choice([(), (), ("lora",), ("lora", "dora"), ("head", "full"), ("dora",)])
+        amps = chance.choice([(), (), ("off",), ("bf16",)])
+        prefer, where = chance.choice(NEEDS), " ".join(terms)
+        query = [("where", where), ("prefer", prefer), *(("is.mode", mode) for mode in modes)]
+        go(page, urlencode([*query, *(("is.AMP", amp) for amp in amps)]))
+        kept = [(not modes or s.mode in modes) and (not amps or s.amp in amps) for s in settings]
+        wanted = recommend(narrowed(candidates, kept), prefer, parse_where(where))
+        found, said = standings(page), page.inner_text("#answer")
+        assert found.keys() == {settings[i].label for i in wanted.among}, where
+        shown = {settings[i].label for i in wanted.shown}
+        could_be = {settings[i].label for i in wanted.could_be}
+        for label, standing in found.items():
+            if wanted.pick is not None and label == settings[wanted.pick].label:
+                assert standing == ("recommended" if wanted.decided else "best by score so far")
+                assert label in said
+            elif label in shown:
+                assert standing == "shown no worse"
+            else:
+                assert standing == ("could be best" if label in could_be else "shown worse")
+        if wanted.pick is None and any(kept):
+            near = [i for i in range(len(settings)) if kept[i]]
+            misses = [sum(limit.shortfall(candidates.value(i, limit.name))
+                          for limit in wanted.limits) for i in near]  # fmt: skip
+            assert f"nearest is {settings[near[int(np.argmin(misses))]].label}: " in said
+        decided.append(wanted.decided)
+    assert {*decided} == {True, False}
+
+
+def test_unfiltered_the_answer_is_the_sentence_of_python(page, candidates: Candidates) -> None:
+    answer = page.inner_text("#answer")
+    assert answer == page.inner_text("#advice h2")
+    assert page.locator("#answer").get_attribute("aria-live") == "polite"
+    assert len(standings(page)) == drawn(page) == len(candidates.settings)
+
+
+def test_a_slider_moves_picture_table_text_and_command(page) -> None:
+    page.locator("#limit-memory").focus()
+    page.keyboard.press("End")
+    assert page.input_value("#where") == ""
+    for _ in range(5):
+        page.keyboard.press("PageDown")
+    where = page.input_value("#where")
+    assert parse_where(where)[0].name == "memory"
+    assert page.inner_text("#command") == f'{COMMAND} --where "{where}"'
+    left = len(standings(page))
+    assert 0 < left == drawn(page) < 77
+    assert page.inner_text("#count").lower() == f"{left} of 77 settings"
+    page.fill("#where", "score>=0.6 memory<=1500MiB")
+    assert int(page.input_value("#limit-score")) > 0
+    assert drawn(page) == len(standings(page)) < 77
+    page.fill("#where", "score>=0.6 memory<6")
+    assert "memory<6" in page.inner_text("#where-error")
+    page.fill("#where", "score>=0.99")
+    assert page.inner_text("#answer").startswith("No setting meets these limits; nearest is lora")
+
+
+@pytest.mark.parametrize("text", [
+    "memory<=1.5GiB", "time <= 1 min", "score>=60%  size<=100kB", "parameters<=1M", "memory<=2",
+    "time<=1hour", "speed<=1s", "score=0.6", "time>=1s", "memory<=6toString", "score>=.6.", "",
+    "constructor<=1",
+])  # fmt: skip
+def test_limits_are_read_as_by_python(page, candidates: Candidates, text: str) -> None:
+    page.fill("#where", text)
+    try:
+        limits = parse_where(text)
+    except InputError:
+        assert page.inner_text("#where-error") != ""
+        return
+    assert page.inner_text("#where-error") == ""
+    wanted = recommend(candidates, "memory", limits).among
+    assert standings(page).keys() == {candidates.settings[i].label for i in wanted}
+
+
+def test_filters_act_on_the_table_of_cells(page) -> None:
+    total = page.evaluate("cellGrid.getDataCount()")
+    page.wait_for_function("total => cellGrid.getDataCount('active') === total", arg=total)
+    box = page.get_by_role("checkbox", name="dora")
+    box.check()
+    page.wait_for_function("total => cellGrid.getDataCount('active') < total", arg=total)
+    modes = page.evaluate("cellGrid.getRows('active').map(row => row.getData().keys.mode)")
+    assert {*modes} == {"dora"}
+    assert all(label.startswith("dora") for label in standings(page))
+    page.get_by_role("button", name="Reset").click()
+    page.wait_for_function("total => cellGrid.getDataCount('active') === total", arg=total)
+
+
+def test_two_pins_are_compared_and_are_in_the_address(page, candidates: Candidates) -> None:
+    labels = ["full, fp32", "lora rank 8 on all-lin-only, fp32"]
+    for label in labels:
+        page.get_by_role("button", name=label, exact=True).focus()
+        page.keyboard.press("Enter")
+    a, b = (next(s for s in candidates.settings if s.label == label) for label in labels)
+    text = page.inner_text("#pins")
+    assert all(label in text for label in labels)
+    assert f"runs/{b.rows[0].name}-{b.rows[0].cell_id}" in page.locator("#pins").text_content()
+    assert "python -m bench.grid --grid full" in text
+    assert "mode=lora rank=8 layers=all-lin-only" in text
+    memory = [s.estimate("peak_rss_mib").value for s in (a, b)]
+    compared = page.locator(".compare").inner_text()
+    assert f"{memory[1] / memory[0]:.2f}×" in compared
+    i, j = (candidates.settings.index(s) for s in (b, a))
+    claim = "B is shown to be no worse than A" if candidates.shown[i, j] else "B is not shown"
+    if candidates.worse[i, j]:
+        claim = "B is shown to be worse than A"
+    assert claim in compared
+    page.select_option("#prefer", "time")
+    page.fill("#where", "time<=1min")
+    page.get_by_role("checkbox", name="lora").check()
+    page.wait_for_function("location.hash.includes('is.mode=lora')")
+    before = standings(page), page.inner_text("#answer"), page.inner_text("#pins")
+    query = page.evaluate("location.hash.slice(1)")
+    go(page, "other=")
+    assert page.locator("#pinned").is_hidden()
+    go(page, query)
+    assert (standings(page), page.inner_text("#answer"), page.inner_text("#pins")) == before
+    assert page.input_value("#prefer") == "time"
+
+
+def test_a_click_on_a_point_pins_it(page) -> None:
+    point = page.locator("#charts figure:first-child [aria-label=dot] path").first
+    point.scroll_into_view_if_needed()
+    point = point.bounding_box()
+    x, y = point["x"] + point["width"] / 2, point["y"] + point["height"] / 2
+    page.mouse.move(x, y)
+    tip = page.locator("#charts figure:first-child [aria-label=tip]")
+    assert "dev accuracy" in tip.text_content()
+    page.mouse.click(x, y)
+    assert page.locator("article.pin").count() == 1
+
+
+def test_the_csv_has_the_settings_that_are_left(page) -> None:
+    page.fill("#where", "memory<=1300MiB")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    left = standings(page)
+    assert {row["setting"]: row["standing"] for row in rows} == left
+    assert all(float(row["memory_mib"]) <= 1300 for row in rows)
+    assert {row["mode"] for row in rows} == {"head", "lora", "dora"}
+
+
+def test_links_open_closed_parts(page) -> None:
+    assert not page.locator("#terms").evaluate("e => e.open")
+    go(page, "terms")
+    assert page.locator("#terms dl").is_visible()
+
+
+def test_labels_are_text_whatever_they_hold(browser, tmp_path: Path) -> None:
+    text = "</script><b onclick=1>\u2028&amp;"
+    rows = [
+        row | {"layers": text, "mode": text, "cell_id": f"{row.cell_id}{text}"}
+        if row.rank == 8 else row for row in synthetic_rows(2 * 68)
+    ]  # fmt: skip
+    index = render(rows, tmp_path)
+    assert text not in index.read_text("utf-8")
+    page = open_page(browser, index, WIDE)
+    buttons = page.locator("#settings-rows button", has_text="</script><b onclick")
+    buttons.nth(0).click()
+    buttons.nth(1).click()
+    assert page.locator("article.pin h4", has_text="</script><b onclick").count() == 2
+    assert page.locator("#explorer b[onclick]").count() == 0
+    page.wait_for_function("location.hash.split('pin=').length === 3")
+    page.reload()
+    assert page.locator("article.pin").count() == 2
+    assert page.complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280, 1920])
+def test_nothing_sticks_out(page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.get_by_role("button", name="full, fp32", exact=True).click()
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    nav = page.locator("nav").bounding_box()
+    assert all(link["x"] + link["width"] <= width for link in
+               (link.bounding_box() for link in page.locator("nav a").all()))  # fmt: skip
+    assert nav["height"] < 120
+    page.set_viewport_size(WIDE)
+
+
+def test_colours_follow_the_reader(page) -> None:
+    style = "e => getComputedStyle(e).stroke"
+    lora = page.locator("#legend path").nth(2)
+    light = lora.evaluate(style)
+    page.emulate_media(color_scheme="dark")
+    assert lora.evaluate(style) != light
+    page.emulate_media(color_scheme="light")
+
+
+def test_without_scripts_there_is_advice_and_static_pictures(browser, index: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(index.as_uri())
+    assert page.locator("#advice h2").is_visible()
+    assert page.locator("#tradeoff figure svg").count() == 2
+    assert page.locator("#explorer").is_hidden()
+    context.close()
+
+
+def test_the_page_is_small(index: Path) -> None:
+    assert index.stat().st_size < 2_000_000
+
+
+def test_names_are_relative_and_numbers_exact(candidates: Candidates) -> None:
+    content: Any = explorer(recommend(candidates), "Use it")
+    assert "/work/" not in str(content)
+    for setting, made in zip(candidates.group.settings, content["settings"], strict=True):
+        assert made["label"] == setting.label
+        assert made["cells"][0][7].startswith("runs/")
