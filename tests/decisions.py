@@ -1,6 +1,6 @@
 """Measure how often the rule of bench.recommend is right, on data of known truth.
 
-Example: python -m tests.decisions --runs 1000
+Example: python -m tests.decisions --runs 1000; python -m tests.decisions --page
 
 `Simulated` settings have exact true scores. `Resampled` ones are drawn from the committed
 predictions, whose scores are then the truth: examples with replacement for all settings, and seeds
@@ -30,7 +30,7 @@ from bench.analysis.setting import Setting
 from bench.results.predictions import kept_predictions, values_from
 from bench.results.store import read_plan, read_rows
 from bench.stats.best import Sample, compare_all
-from bench.stats.intervals import POWER_Z, wilson
+from bench.stats.intervals import POWER_Z
 from tests.bench.synthetic_rows import new_row
 
 ROOT: Final = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ class Simulated:
         settings: with the head, which comes first.
         seeds: of each setting but the head, which has the most; the last number repeats.
         by_seed: std of the part of the whole seed, beside that of each example in each seed.
-        noisy: every how-manyth setting has `by_seed`; the others have none.
+        noisy: every how-manyth setting has `by_seed`, counted from the best; the others have none.
         slopes: how much an example's difficulty matters, in turns; where they differ, settings
             of equal score are right on different examples.
         paired: settings come in pairs that share nearly all parts, such as fp32 and bf16.
@@ -121,7 +121,7 @@ class Simulated:
         truth = np.array([HEAD, *self.truth(rng, count - 1)])
         turns = np.arange(count)
         slope = np.resize(self.slopes, count)
-        by_seed = np.where(turns % self.noisy == 0, self.by_seed, 0.0)
+        by_seed = np.where(turns[::-1] % self.noisy == 0, self.by_seed, 0.0)
         total = np.sqrt(slope**2 + _OWN**2 + _IN_SEED**2 + by_seed**2)
         latent = (ndtri(truth) * total)[:, None, None] + slope[:, None, None] * _normal(
             rng, self.examples
@@ -275,13 +275,15 @@ def worlds() -> list[World]:
         Simulated("near twins (fp32 and bf16)", twins, paired=True),
         Simulated("one setting in two varies by seed", at_margin, by_seed=0.04, noisy=2),
         Simulated("one setting in eight varies by seed", at_margin, by_seed=0.04, noisy=8),
+        Simulated("the best of 8 alone varies by seed", at_margin, 8, by_seed=0.04, noisy=8),
+        Simulated("the same, 2 seeds", at_margin, 8, by_seed=0.04, noisy=8, seeds=(2,)),
         Simulated("curves that cross in difficulty", at_margin, slopes=(0.6, 1.4)),
         Simulated("curves that cross in length of training", by_length),
         Simulated("scores in any order", spread, quotes=True),
         Simulated("300 dev examples", at_margin, examples=300),
         Simulated("10,000 dev examples", at_margin, examples=10_000),
         Simulated("10,000 dev examples, one at the margin", one_at_margin, examples=10_000),
-        Simulated("10,000 dev examples, any order", spread, examples=10_000, quotes=True),
+        Simulated("10,000 dev examples, scores in any order", spread, examples=10_000, quotes=True),
         Simulated("2 seeds", at_margin, seeds=(2,)),
         Simulated("5 seeds", at_margin, seeds=(5,)),
         Simulated("one seed beside three", at_margin, seeds=(1, 3) * 20),
@@ -289,7 +291,7 @@ def worlds() -> list[World]:
         Simulated("no predictions kept, 10,000 dev examples", at_margin, examples=10_000,
                   kept=False),
         *(Resampled(f"the committed run, {n:,} examples", run, n) for n in (1064, 4000, 16000)),
-        Resampled("the committed run, 4,000 examples, seeds apart", run, 4000, paired=False),
+        Resampled("the committed run, 4,000 examples, own seeds", run, 4000, paired=False),
     ]  # fmt: skip
 
 
@@ -306,7 +308,6 @@ def summary(world: World, outcomes: Sequence[dict[str, float]]) -> dict[str, Any
     detectable = [outcome for outcome in outcomes if outcome["detectable"]]
     return {
         "name": world.name,
-        "runs": len(outcomes),
         "decided": mean(of("decided")),
         "false": mean(of("false")),
         "wrong": mean([r > MARGIN + 1e-9 for r in regret]),
@@ -327,10 +328,70 @@ def measure(world: World, runs: int, on_run: Callable[[], None] = lambda: None) 
     return summary(world, outcomes)
 
 
+def variances(known: Candidates) -> tuple[float, float]:
+    """The variances of `bench.analysis.power`: over examples and between seeds, times the number
+    of examples, of a difference; medians over pairs of settings with three seeds."""
+    compared = known.comparison
+    pairs = np.triu(compared.seeds == 3, 1)
+    both = compared.of_examples[pairs], compared.of_seed[pairs]
+    return float(np.median(both[0])) * known.examples, float(np.median(both[1])) * known.examples
+
+
+def tables(figures: dict[str, Any]) -> str:
+    """The tables of docs/deciding.md."""
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f}%"
+
+    def points(value: float | None) -> str:
+        return (
+            "" if value is None else f"{100 * value:+.2f}".replace("-", "−").replace("+0.00", "0")
+        )
+
+    lines = [
+        "| scenario | called no worse, wrongly | decided | decided where detectable | "
+        "regret: 95% of picks, worst |",
+        "|---|---|---|---|---|",
+    ]
+    for one in figures["scenarios"]:
+        detectable = f"{share(one['decided_if_detectable'])} of {one['detectable']}"
+        regret = f"{100 * one['regret_95']:.1f}, {100 * one['regret_most']:.1f}"
+        lines.append(
+            f"| {one['name']} | {share(one['false'])} | {share(one['decided'])} | "
+            f"{detectable if one['detectable'] else ''} | {regret if one['decided'] else ''} |"
+        )
+    lines += ["", "| scenario | quoted score | the pick's plain score | the best plain score |",
+              "|---|---|---|---|"]  # fmt: skip
+    lines += [
+        f"| {one['name']} | {' | '.join(points(one[n]) for n in ('quoted', 'plain', 'best'))} |"
+        for one in figures["scenarios"]
+        if one["quoted"] is not None
+    ]
+    lines += ["", "| scenario | shown, of the differences that should be in 80% |", "|---|---|"]
+    lines += [
+        f"| {one['name']} | {share(one['power'])} |"
+        for one in figures["scenarios"]
+        if one["power"] is not None
+    ]
+    return "\n".join(lines)
+
+
+def page(text: str, figures: dict[str, Any]) -> str:
+    """The text of docs/deciding.md with the tables of some figures."""
+    before, mark, rest = text.partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- end of figures -->")
+    return f"{before}{mark}{tables(figures)}\n{end}{after}"
+
+
 @click.command(help=__doc__)
 @click.option("--runs", default=1000, show_default=True, help="Data sets of each scenario.")
 @click.option("--only", default="", help="Only scenarios whose name has this; writes nothing.")
-def main(runs: int, only: str) -> None:
+@click.option("--page", "as_page", is_flag=True, help=f"Only write {PAGE.name} anew.")
+def main(runs: int, only: str, as_page: bool) -> None:
+    if as_page:
+        figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
+        return
     begun, every = time.monotonic(), [world for world in worlds() if only in world.name]
     scenarios = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
