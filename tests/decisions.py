@@ -198,7 +198,7 @@ class Resampled:
     candidates: Candidates
     examples: int
     paired: bool = True
-    quotes: bool = True
+    quotes: bool = False
 
     @property
     def group(self) -> Group:
@@ -245,7 +245,7 @@ def decide(world: World, rng: Rng) -> dict[str, float]:
     at_loss = recommend(replace(known, margin=loss))
     tuned = [i for i, setting in enumerate(known.settings) if setting.mode != "head"]
     pairs = np.ix_(tuned, tuned)
-    sizes = (compared.critical + POWER_Z) * compared.error
+    sizes = (compared.quantiles + POWER_Z) * compared.error
     outcome = {
         "decided": float(decision.decided),
         "false": float(any(regret[i] >= loss - 1e-9 for i in at_loss.shown)),
@@ -269,6 +269,12 @@ def decide(world: World, rng: Rng) -> dict[str, float]:
 def worlds() -> list[World]:
     """All scenarios."""
     run = committed()
+    three = [i for i, sample in enumerate(run.samples) if len(sample.scores) == 3]
+    several = replace(
+        run,
+        settings=tuple(run.settings[i] for i in three),
+        samples=tuple(run.samples[i] for i in three),
+    )
     return [
         *(Simulated(f"all at the margin, {k} settings", at_margin, k) for k in (8, 40, 80)),
         Simulated("one at the margin, the others equal", one_at_margin),
@@ -276,22 +282,25 @@ def worlds() -> list[World]:
         Simulated("one setting in two varies by seed", at_margin, by_seed=0.04, noisy=2),
         Simulated("one setting in eight varies by seed", at_margin, by_seed=0.04, noisy=8),
         Simulated("the best of 8 alone varies by seed", at_margin, 8, by_seed=0.04, noisy=8),
-        Simulated("the same, 2 seeds", at_margin, 8, by_seed=0.04, noisy=8, seeds=(2,)),
+        Simulated("the best of 8 alone varies by seed, 2 seeds", at_margin, 8, by_seed=0.04,
+                  noisy=8, seeds=(2,)),
         Simulated("curves that cross in difficulty", at_margin, slopes=(0.6, 1.4)),
         Simulated("curves that cross in length of training", by_length),
         Simulated("scores in any order", spread, quotes=True),
         Simulated("300 dev examples", at_margin, examples=300),
-        Simulated("10,000 dev examples", at_margin, examples=10_000),
-        Simulated("10,000 dev examples, one at the margin", one_at_margin, examples=10_000),
-        Simulated("10,000 dev examples, scores in any order", spread, examples=10_000, quotes=True),
+        Simulated("10,000 dev examples", at_margin, 20, examples=10_000),
+        Simulated("10,000 dev examples, one at the margin", one_at_margin, 20, examples=10_000),
+        Simulated("10,000 dev examples, scores in any order", spread, 20, examples=10_000),
         Simulated("2 seeds", at_margin, seeds=(2,)),
         Simulated("5 seeds", at_margin, seeds=(5,)),
         Simulated("one seed beside three", at_margin, seeds=(1, 3) * 20),
         Simulated("no predictions kept", at_margin, kept=False),
-        Simulated("no predictions kept, 10,000 dev examples", at_margin, examples=10_000,
+        Simulated("no predictions kept, 10,000 dev examples", at_margin, 20, examples=10_000,
                   kept=False),
-        *(Resampled(f"the committed run, {n:,} examples", run, n) for n in (1064, 4000, 16000)),
-        Resampled("the committed run, 4,000 examples, own seeds", run, 4000, paired=False),
+        Resampled("the committed run, 1,064 examples", run, 1064, quotes=True),
+        *(Resampled(f"the same, {n:,} examples, those with 3 seeds", several, n)
+          for n in (4000, 16_000)),
+        Resampled("the same, 4,000 examples, seeds not shared", several, 4000, paired=False),
     ]  # fmt: skip
 
 
@@ -401,7 +410,14 @@ def main(runs: int, only: str, as_page: bool) -> None:
             progress.update(bar, description=world.name)
             scenarios.append(measure(world, runs, lambda: progress.advance(bar)))
             progress.console.print(json.dumps(scenarios[-1]), soft_wrap=True)
-    figures = {"runs": runs, "seconds": round(time.monotonic() - begun), "scenarios": scenarios}
+    of_examples, of_seeds = variances(committed())
+    figures = {
+        "runs": runs,
+        "minutes": round((time.monotonic() - begun) / 60),
+        "of_examples": round(of_examples, 4),
+        "of_seeds": round(of_seeds, 4),
+        "scenarios": scenarios,
+    }
     if not only:
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
