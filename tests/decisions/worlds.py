@@ -1,57 +1,30 @@
-"""Measure how often the rule of bench.recommend is right, on data of known truth.
+"""Data sets of known truth, drawn from simulated settings or from the committed predictions."""
 
-Example: python -m tests.decisions --runs 1000; python -m tests.decisions --page
-
-`Simulated` settings have exact true scores. `Resampled` ones are drawn from the committed
-predictions, whose scores are then the truth: examples with replacement for all settings, and seeds
-with replacement for each. compare_all and recommend, the code under test, decide.
-"""
-
-import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
-import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn as Left
 from scipy.special import ndtri
 
 from bench.analysis.groups import Group, ordered_groups
-from bench.analysis.power import shown_size
-from bench.analysis.recommendation import Candidates, candidates_of, recommend
+from bench.analysis.recommendation import Candidates, candidates_of
 from bench.analysis.setting import Setting
 from bench.results.predictions import kept_predictions, values_from
 from bench.results.store import read_plan, read_rows
-from bench.stats.best import Sample, compare_all
-from bench.stats.intervals import POWER_Z
+from bench.stats.best import Sample
 from tests.bench.synthetic_rows import new_row
 
-ROOT: Final = Path(__file__).parents[1]
-FIGURES: Final = ROOT / "docs" / "decisions.json"
-PAGE: Final = ROOT / "docs" / "deciding.md"
+ROOT: Final = Path(__file__).parents[2]
 MARGIN: Final = 0.02
 BEST, HEAD = 0.62, 0.49
 Floats = NDArray[np.float64]
 Rng = np.random.Generator
 Drawn = tuple[Floats, Sequence[Sample], float]
 """True scores, samples and a margin by which one of the settings is worse than the best."""
-
-
-class World(Protocol):
-    """A source of data sets of known truth."""
-
-    name: str
-    group: Group
-    quotes: bool
-
-    def draw(self, rng: Rng) -> Drawn: ...
 
 
 def at_margin(_rng: Rng, count: int) -> Floats:
@@ -71,7 +44,7 @@ def spread(rng: Rng, count: int) -> Floats:
 
 def twins(_rng: Rng, count: int) -> Floats:
     """Pairs with equal scores, half of them at the margin and half between it and the best."""
-    low = np.where(np.arange(count) // 2 % 2, MARGIN, MARGIN / 2)
+    low = np.where(np.arange(1, count + 1) // 2 % 2, MARGIN, MARGIN / 2)
     return BEST - np.where(np.arange(count) < count - 2, low, 0.0)
 
 
@@ -143,7 +116,7 @@ class Simulated:
         if not self.paired:
             return own
         shared = np.repeat(_normal(rng, -(-count // 2), *shape), 2, axis=0)[:count]
-        return np.sqrt(np.float32(0.95)) * shared + np.sqrt(np.float32(0.05)) * own
+        return np.float32(0.95**0.5) * shared + np.float32(0.05**0.5) * own
 
 
 _OWN, _IN_SEED = 0.1, 0.12
@@ -235,35 +208,7 @@ class Resampled:
         return truth, made, float(rng.choice(losses[(losses > MARGIN / 4) & (losses < 0.05)]))
 
 
-def decide(world: World, rng: Rng) -> dict[str, float]:
-    """What the rule does with one data set of a world."""
-    truth, samples, loss = world.draw(rng)
-    compared = compare_all(samples)
-    known = Candidates(world.group, world.group.settings, tuple(samples), compared, MARGIN)
-    decision = recommend(known)
-    regret = truth.max() - truth
-    at_loss = recommend(replace(known, margin=loss))
-    tuned = [i for i, setting in enumerate(known.settings) if setting.mode != "head"]
-    pairs = np.ix_(tuned, tuned)
-    sizes = (compared.quantiles + POWER_Z) * compared.error
-    outcome = {
-        "decided": float(decision.decided),
-        "false": float(any(regret[i] >= loss - 1e-9 for i in at_loss.shown)),
-        "detectable": float(np.median(sizes[pairs][~np.eye(len(tuned), dtype=bool)]) <= MARGIN),
-    }
-    if decision.decided and decision.pick is not None:
-        outcome["regret"] = regret[decision.pick]
-        if world.quotes and decision.honest_score is not None and decision.reference is not None:
-            outcome["quoted"] = decision.honest_score - truth[decision.pick]
-            outcome["plain"] = known.scores[decision.pick] - truth[decision.pick]
-            outcome["best"] = known.scores[decision.reference] - truth[decision.reference]
-    seeds = max(len(sample.scores) for sample in samples)
-    gaps = truth[:, None] - truth[None, :]
-    size = shown_size(known.examples or 1, seeds, len(samples))
-    near = (np.abs(gaps / size - 1) < 0.1) & (compared.seeds == seeds)
-    if known.examples and near.any():
-        outcome["power"] = float((compared.lower[near] > 0).mean())
-    return outcome
+World = Simulated | Resampled
 
 
 def worlds() -> list[World]:
@@ -293,7 +238,7 @@ def worlds() -> list[World]:
         Simulated("10,000 dev examples, scores in any order", spread, 20, examples=10_000),
         Simulated("2 seeds", at_margin, seeds=(2,)),
         Simulated("5 seeds", at_margin, seeds=(5,)),
-        Simulated("one seed beside three", at_margin, seeds=(1, 3) * 20),
+        Simulated("one seed beside three", at_margin, seeds=(3, 1) * 20),
         Simulated("no predictions kept", at_margin, kept=False),
         Simulated("no predictions kept, 10,000 dev examples", at_margin, 20, examples=10_000,
                   kept=False),
@@ -302,125 +247,3 @@ def worlds() -> list[World]:
           for n in (4000, 16_000)),
         Resampled("the same, 4,000 examples, seeds not shared", several, 4000, paired=False),
     ]  # fmt: skip
-
-
-def summary(world: World, outcomes: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """The figures of one scenario."""
-
-    def of(name: str, among: Iterable[dict[str, float]] = outcomes) -> list[float]:
-        return [float(outcome[name]) for outcome in among if name in outcome]
-
-    def mean(values: Sequence[float]) -> float | None:
-        return round(float(np.mean(values)), 5) if len(values) else None
-
-    regret = of("regret") or [0.0]
-    detectable = [outcome for outcome in outcomes if outcome["detectable"]]
-    return {
-        "name": world.name,
-        "decided": mean(of("decided")),
-        "false": mean(of("false")),
-        "wrong": mean([r > MARGIN + 1e-9 for r in regret]),
-        "regret_95": round(float(np.quantile(regret, 0.95)), 4),
-        "regret_most": round(float(max(regret)), 4),
-        "detectable": len(detectable),
-        "decided_if_detectable": mean(of("decided", detectable)),
-        **{name: mean(of(name)) for name in ("quoted", "plain", "best", "power")},
-    }
-
-
-def measure(world: World, runs: int, on_run: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """The figures of one scenario over a number of data sets, the same ones each time."""
-    outcomes = []
-    for number in range(runs):
-        outcomes.append(decide(world, np.random.default_rng([number, len(world.name)])))
-        on_run()
-    return summary(world, outcomes)
-
-
-def variances(known: Candidates) -> tuple[float, float]:
-    """The variances of `bench.analysis.power`: over examples and between seeds, times the number
-    of examples, of a difference; medians over pairs of settings with three seeds."""
-    compared = known.comparison
-    pairs = np.triu(compared.seeds == 3, 1)
-    both = compared.of_examples[pairs], compared.of_seed[pairs]
-    return float(np.median(both[0])) * known.examples, float(np.median(both[1])) * known.examples
-
-
-def tables(figures: dict[str, Any]) -> str:
-    """The tables of docs/deciding.md."""
-
-    def share(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.1f}%"
-
-    def points(value: float | None) -> str:
-        return (
-            "" if value is None else f"{100 * value:+.2f}".replace("-", "−").replace("+0.00", "0")
-        )
-
-    lines = [
-        "| scenario | called no worse, wrongly | decided | decided where detectable | "
-        "regret: 95% of picks, worst |",
-        "|---|---|---|---|---|",
-    ]
-    for one in figures["scenarios"]:
-        detectable = f"{share(one['decided_if_detectable'])} of {one['detectable']}"
-        regret = f"{100 * one['regret_95']:.1f}, {100 * one['regret_most']:.1f}"
-        lines.append(
-            f"| {one['name']} | {share(one['false'])} | {share(one['decided'])} | "
-            f"{detectable if one['detectable'] else ''} | {regret if one['decided'] else ''} |"
-        )
-    lines += ["", "| scenario | quoted score | the pick's plain score | the best plain score |",
-              "|---|---|---|---|"]  # fmt: skip
-    lines += [
-        f"| {one['name']} | {' | '.join(points(one[n]) for n in ('quoted', 'plain', 'best'))} |"
-        for one in figures["scenarios"]
-        if one["quoted"] is not None
-    ]
-    lines += ["", "| scenario | shown, of the differences that should be in 80% |", "|---|---|"]
-    lines += [
-        f"| {one['name']} | {share(one['power'])} |"
-        for one in figures["scenarios"]
-        if one["power"] is not None
-    ]
-    return "\n".join(lines)
-
-
-def page(text: str, figures: dict[str, Any]) -> str:
-    """The text of docs/deciding.md with the tables of some figures."""
-    before, mark, rest = text.partition("<!-- figures -->\n")
-    _, end, after = rest.partition("<!-- end of figures -->")
-    return f"{before}{mark}{tables(figures)}\n{end}{after}"
-
-
-@click.command(help=__doc__)
-@click.option("--runs", default=1000, show_default=True, help="Data sets of each scenario.")
-@click.option("--only", default="", help="Only scenarios whose name has this; writes nothing.")
-@click.option("--page", "as_page", is_flag=True, help=f"Only write {PAGE.name} anew.")
-def main(runs: int, only: str, as_page: bool) -> None:
-    if as_page:
-        figures = json.loads(FIGURES.read_text(encoding="utf-8"))
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
-        return
-    begun, every = time.monotonic(), [world for world in worlds() if only in world.name]
-    scenarios = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("data sets", total=runs * len(every))
-        for world in every:
-            progress.update(bar, description=world.name)
-            scenarios.append(measure(world, runs, lambda: progress.advance(bar)))
-            progress.console.print(json.dumps(scenarios[-1]), soft_wrap=True)
-    of_examples, of_seeds = variances(committed())
-    figures = {
-        "runs": runs,
-        "minutes": round((time.monotonic() - begun) / 60),
-        "of_examples": round(of_examples, 4),
-        "of_seeds": round(of_seeds, 4),
-        "scenarios": scenarios,
-    }
-    if not only:
-        FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
