@@ -225,7 +225,7 @@ class Recommendation:
         compared, among = self.candidates.comparison, list(self.among)
         between = compared.of_seed / np.maximum(compared.seeds, 1)
         error = np.sqrt(between + compared.of_examples / share)
-        lower = between_seeds(scores)[0] - compared.critical[None, :] * error
+        lower = between_seeds(scores)[0] - compared.quantiles * error
         shown = (lower >= -self.candidates.margin) | np.eye(len(lower), dtype=bool)
         return [i for i in among if shown[i, among].all()]
 
@@ -266,7 +266,7 @@ class Recommendation:
         room = self.candidates.margin + min(float(compared.difference[i, j]), 0.0)
         if not room > 0:
             return None, None, None
-        allowed = float((room / (compared.critical[j] + POWER_Z)) ** 2)
+        allowed = float((room / (compared.quantiles[i, j] + POWER_Z)) ** 2)
         of_seed, of_examples = compared.of_seed[i, j] / have, compared.of_examples[i, j]
         factor = max(1.0, float(of_seed + of_examples) / allowed)
         left, left_of_seed = allowed - of_examples, allowed - of_seed

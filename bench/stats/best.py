@@ -52,6 +52,8 @@ class Comparison:
             two seeds.
         of_examples: variance over examples of the difference [K, K].
         freedom: degrees of freedom of the sum of both variances [K, K].
+        least: the least critical value [K, K]: Student's t with a pair's own degrees of freedom
+            where it keeps its own variance between seeds, and 0 elsewhere.
         covariance: of the settings' scores over examples [K, K].
         shows_seeds: whether any pair has two seeds, so that the variance between seeds is known.
     """
@@ -61,6 +63,7 @@ class Comparison:
     of_seed: Floats
     of_examples: Floats
     freedom: Floats
+    least: Floats
     covariance: Floats
     shows_seeds: bool
 
@@ -81,12 +84,14 @@ class Comparison:
         rng = np.random.default_rng(0)
         sizes, vectors = np.linalg.eigh(self.covariance)
         roots = vectors * np.sqrt(np.maximum(sizes, 0.0))
-        of_examples = roots @ rng.normal(size=(count, _DRAWS))
-        of_seeds, chi = rng.normal(size=(count, _DRAWS)), rng.normal(size=_DRAWS)
+        of_examples = (roots @ rng.normal(size=(count, _DRAWS))).astype(np.float32)
+        of_seeds = rng.normal(size=(count, _DRAWS)).astype(np.float32)
+        chi = rng.normal(size=_DRAWS).astype(np.float32)
         for k in range(count if count > 1 else 0):
             others = (np.arange(count) != k) & np.isfinite(self.error[k])
             if not others.any():
                 continue
+            error = self.error[k][others]
             between = np.sqrt((self.of_seed[k] / np.maximum(self.seeds[k], 1))[others])
             # the means over seeds still have their interaction with examples, which counts once
             over = self.of_examples[k][others]
@@ -94,26 +99,33 @@ class Comparison:
             is_drawn = drawn[others] > 1e-3 * over
             scale = np.sqrt(over / np.where(is_drawn, drawn[others], np.inf))
             rest = np.where(is_drawn, 0.0, np.sqrt(over))
-            gaps = scale[:, None] * (of_examples[k] - of_examples[others])
-            gaps += np.hypot(between, rest)[:, None] * of_seeds[others]
-            unit = 2 / (9 * self.freedom[k][others, None])
-            chi_square = np.maximum((1 - unit + chi * np.sqrt(unit)) ** 3, 1e-3)  # of mean 1
-            studentised = gaps / self.error[k][others, None] / np.sqrt(chi_square)
+            unit = 2 / (9 * self.freedom[k][others])
+            columns = [scale / error, np.hypot(between, rest) / error, 1 - unit, np.sqrt(unit)]
+            scale, between, mean, std = np.array(columns, dtype=np.float32)[:, :, None]
+            root = np.maximum(mean + std * chi, np.float32(0.1))  # cubed: chi-square of mean 1
+            gaps = scale * (of_examples[k] - of_examples[others]) + between * of_seeds[others]
+            studentised = gaps / (root * np.sqrt(root))
             values[k] = np.quantile(studentised.max(axis=0), 1 - LEVEL)
         return values
+
+    @cached_property
+    def quantiles(self) -> Floats:
+        """The standard errors from a difference to its lower bound [K, K], with the column as
+        control."""
+        return np.maximum(self.critical[None, :], self.least)
 
     @cached_property
     def lower(self) -> Floats:
         """Lower bounds of the differences [K, K], with the column as control."""
         with np.errstate(invalid="ignore"):
-            bounds = self.difference - self.critical[None, :] * self.error
+            bounds = self.difference - self.quantiles * self.error
         return np.where(np.isnan(bounds), -np.inf, bounds)
 
     @cached_property
     def upper(self) -> Floats:
         """Upper bounds of the differences [K, K], with the row as control."""
         with np.errstate(invalid="ignore"):
-            bounds = self.difference + self.critical[:, None] * self.error
+            bounds = self.difference + self.quantiles.T * self.error
         return np.where(np.isnan(bounds), np.inf, bounds)
 
 
@@ -121,7 +133,8 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     """Compare settings in pairs: by seed, and by example where the numbers of both are kept.
 
     The variance of a difference has a part of seeds and one of examples, from the two-way layout of
-    both with interaction. The part of the seeds is pooled over all pairs.
+    both with interaction. The part of the seeds is pooled over all pairs; a pair whose own is
+    larger keeps that, with its own degrees of freedom.
     """
     every = sorted({seed for sample in samples for seed in sample.scores})
     scores = np.array([[one.scores.get(seed, np.nan) for seed in every] for one in samples])
@@ -130,16 +143,28 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     once, of_examples, examples = _over_examples(samples, every)
     of_seed, freedom_of_seeds = _pooled(own, once, seeds, samples)
     between = of_seed / np.maximum(seeds, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = (between + of_examples) ** 2 / (
-            between**2 / freedom_of_seeds + of_examples**2 / np.maximum(examples - 1, 1)
-        )
-    freedom = np.where(np.isfinite(freedom), np.clip(freedom, 1.0, _MANY), _MANY)
+
+    def freedom(of_seeds: Floats | float) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            both = (between + of_examples) ** 2 / (
+                between**2 / of_seeds + of_examples**2 / np.maximum(examples - 1, 1)
+            )
+        return np.where(np.isfinite(both), np.clip(both, 1.0, _MANY), _MANY)
+
     off = ~np.eye(len(samples), dtype=bool)
+    keeps_own = off & (seeds > 1) & (own >= of_seed) & (of_seed > 0)
+    least = np.where(keeps_own, _student(freedom(np.maximum(seeds - 1.0, 1.0))), 0.0)
     return Comparison(
-        difference, seeds, of_seed, of_examples, freedom, _covariance(samples),
-        shows_seeds=bool((seeds[off] > 1).any()),
+        difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
+        _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),
     )  # fmt: skip
+
+
+def _student(freedom: Floats) -> Floats:
+    """The one-sided quantile of Student's t at `LEVEL`."""
+    from scipy.special import stdtrit
+
+    return np.asarray(stdtrit(freedom, 1 - LEVEL))
 
 
 def between_seeds(scores: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:

@@ -1,0 +1,249 @@
+"""Data sets of known truth, drawn from simulated settings or from the committed predictions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.recommendation import Candidates, candidates_of
+from bench.analysis.setting import Setting
+from bench.results.predictions import kept_predictions, values_from
+from bench.results.store import read_plan, read_rows
+from bench.stats.best import Sample
+from tests.bench.synthetic_rows import new_row
+
+ROOT: Final = Path(__file__).parents[2]
+MARGIN: Final = 0.02
+BEST, HEAD = 0.62, 0.49
+Floats = NDArray[np.float64]
+Rng = np.random.Generator
+Drawn = tuple[Floats, Sequence[Sample], float]
+"""True scores, samples and a margin by which one of the settings is worse than the best."""
+
+
+def at_margin(_rng: Rng, count: int) -> Floats:
+    """One best setting, the most expensive; all others are worse by exactly the margin."""
+    return np.array([*[BEST - MARGIN] * (count - 1), BEST])
+
+
+def one_at_margin(_rng: Rng, count: int) -> Floats:
+    """The cheapest setting is worse by exactly the margin; all others are equally good."""
+    return np.array([BEST - MARGIN, *[BEST] * (count - 1)])
+
+
+def spread(rng: Rng, count: int) -> Floats:
+    """Scores within two margins of the best, in an order that has nothing to do with costs."""
+    return rng.uniform(BEST - 2 * MARGIN, BEST, count)
+
+
+def twins(_rng: Rng, count: int) -> Floats:
+    """Pairs with equal scores, half of them at the margin and half between it and the best."""
+    low = np.where(np.arange(1, count + 1) // 2 % 2, MARGIN, MARGIN / 2)
+    return BEST - np.where(np.arange(count) < count - 2, low, 0.0)
+
+
+def by_length(rng: Rng, count: int) -> Floats:
+    """Learning curves that cross, read at a random length of training: what learns fast is worse
+    in the end."""
+    speed, length = np.linspace(2.0, 0.5, count), rng.uniform(0.5, 4.0)
+    return BEST - 0.03 * np.linspace(1, 0, count) - 0.1 * np.exp(-speed * length)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Settings that are right on an example where a sum of normal parts is positive.
+
+    Attributes:
+        truth: makes the true scores of all settings but the head.
+        settings: with the head, which comes first.
+        seeds: of each setting but the head, which has the most; the last number repeats.
+        by_seed: std of the part of the whole seed, beside that of each example in each seed.
+        noisy: every how-manyth setting has `by_seed`, counted from the best; the others have none.
+        slopes: how much an example's difficulty matters, in turns; where they differ, settings
+            of equal score are right on different examples.
+        paired: settings come in pairs that share nearly all parts, such as fp32 and bf16.
+        kept: whether predictions are kept.
+        quotes: whether the quoted score is measured.
+    """
+
+    name: str
+    truth: Callable[[Rng, int], Floats]
+    settings: int = 40
+    examples: int = 1064
+    seeds: tuple[int, ...] = (3,)
+    by_seed: float = 0.005
+    noisy: int = 1
+    slopes: tuple[float, ...] = (1.0,)
+    paired: bool = False
+    kept: bool = True
+    quotes: bool = False
+
+    @cached_property
+    def group(self) -> Group:
+        """Settings with costs in their order."""
+        return _group(self.settings)
+
+    def draw(self, rng: Rng) -> Drawn:
+        count, most = self.settings, max(self.seeds)
+        truth = np.array([HEAD, *self.truth(rng, count - 1)])
+        turns = np.arange(count)
+        slope = np.resize(self.slopes, count)
+        by_seed = np.where(turns[::-1] % self.noisy == 0, self.by_seed, 0.0)
+        total = np.sqrt(slope**2 + _OWN**2 + _IN_SEED**2 + by_seed**2)
+        latent = (ndtri(truth) * total)[:, None, None] + slope[:, None, None] * _normal(
+            rng, self.examples
+        )
+        latent = latent + _OWN * self._alike(rng, count, 1, self.examples)
+        latent = latent + _IN_SEED * self._alike(rng, count, most, self.examples)
+        latent += by_seed[:, None, None] * self._alike(rng, count, most, 1)
+        right = (latent > 0).astype(float)
+        numbers = [most, *self.seeds, *[self.seeds[-1]] * count][:count]
+        samples = [
+            _sample(dict(enumerate(values[:number])), self.kept)
+            for values, number in zip(right, numbers, strict=True)
+        ]
+        return truth, samples, MARGIN
+
+    def _alike(self, rng: Rng, count: int, *shape: int) -> NDArray[np.float32]:
+        """Normal parts of each setting, nearly the same for both of a pair."""
+        own = _normal(rng, count, *shape)
+        if not self.paired:
+            return own
+        shared = np.repeat(_normal(rng, -(-count // 2), *shape), 2, axis=0)[:count]
+        return np.float32(0.95**0.5) * shared + np.float32(0.05**0.5) * own
+
+
+_OWN, _IN_SEED = 0.1, 0.12
+"""Stds of the parts of a setting on an example, over all seeds and in one; those of the examples'
+difficulty are 1. Differences then vary about as in the committed run."""
+
+
+def _normal(rng: Rng, *shape: int) -> NDArray[np.float32]:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _sample(values: dict[int, Floats], kept: bool = True) -> Sample:
+    scores = {seed: float(one.mean()) for seed, one in values.items()}
+    if kept:
+        return Sample(scores, values)
+    variances = [score * (1 - score) / len(values[seed]) for seed, score in scores.items()]
+    return Sample(scores, {}, float(np.mean(variances)))
+
+
+def _group(count: int) -> Group:
+    """The head and other settings, each more expensive than those before it."""
+    settings = []
+    for i in range(count):
+        mode, rank, layers = ("lora", i, "attn") if i else ("head", None, None)
+        row = new_row(mode=mode, rank=rank, layers=layers, status="ok", dev_metric="accuracy",
+                      dev_score=0.5, peak_rss_mib=1000.0 + i, train_s=60.0)  # fmt: skip
+        settings.append(Setting(mode, rank, layers, "off", None, None, None, (row,)))
+    return Group(tuple(row for s in settings for row in s.rows), tuple(settings))
+
+
+def committed() -> Candidates:
+    """The settings of the committed run."""
+    runs = ROOT / "runs.csv"
+    values = values_from(kept_predictions(runs))
+    return candidates_of(ordered_groups(read_rows(runs), read_plan(runs), values)[0])
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The settings of the committed run, with as many seeds as they have there.
+
+    A setting of one seed gets the deviations by seed and example of the setting that agrees with it
+    on most examples.
+
+    Attributes:
+        paired: settings share the draws of seeds, as they share seeds in a run, and a seed's score
+            varies by its examples only; otherwise each setting has draws of its own, and seeds
+            keep the scores that they have in the committed run besides.
+    """
+
+    name: str
+    candidates: Candidates
+    examples: int
+    paired: bool = True
+    quotes: bool = False
+
+    @property
+    def group(self) -> Group:
+        """The committed group without what does not have a score."""
+        return replace(self.candidates.group, settings=self.candidates.settings)
+
+    @cached_property
+    def population(self) -> Floats:
+        """The numbers of all settings, seeds and examples [K, S, N]."""
+        rows = [np.stack([*sample.values.values()]) for sample in self.candidates.samples]
+        several = [values for values in rows if len(values) > 1]
+        made = []
+        for values in rows:
+            like = max(several, key=lambda other: float((other[0] == values[0]).mean()))
+            deviations = like - like.mean(axis=0)
+            if self.paired:
+                deviations -= deviations.mean(axis=1, keepdims=True)
+            made.append(values.mean(axis=0) + deviations)
+        return np.stack(made)
+
+    def draw(self, rng: Rng) -> Drawn:
+        settings, number, examples = self.population.shape
+        drawn = rng.integers(examples, size=self.examples)
+        seeds = rng.integers(number, size=(1 if self.paired else settings, number))
+        seeds = np.broadcast_to(seeds, (settings, number))
+        made = []
+        for values, own, sample in zip(
+            self.population, seeds, self.candidates.samples, strict=True
+        ):
+            has = range(len(sample.values))
+            made.append(_sample({i: values[own[i]].take(drawn) for i in has}))
+        truth = self.population.mean(axis=(1, 2))
+        losses = truth.max() - truth
+        return truth, made, float(rng.choice(losses[(losses > MARGIN / 4) & (losses < 0.05)]))
+
+
+World = Simulated | Resampled
+
+
+def worlds() -> list[World]:
+    """All scenarios."""
+    run = committed()
+    three = [i for i, sample in enumerate(run.samples) if len(sample.scores) == 3]
+    several = replace(
+        run,
+        settings=tuple(run.settings[i] for i in three),
+        samples=tuple(run.samples[i] for i in three),
+    )
+    return [
+        *(Simulated(f"all at the margin, {k} settings", at_margin, k) for k in (8, 40, 80)),
+        Simulated("one at the margin, the others equal", one_at_margin),
+        Simulated("near twins (fp32 and bf16)", twins, paired=True),
+        Simulated("one setting in two varies by seed", at_margin, by_seed=0.04, noisy=2),
+        Simulated("one setting in eight varies by seed", at_margin, by_seed=0.04, noisy=8),
+        Simulated("the best of 8 alone varies by seed", at_margin, 8, by_seed=0.04, noisy=8),
+        Simulated("the best of 8 alone varies by seed, 2 seeds", at_margin, 8, by_seed=0.04,
+                  noisy=8, seeds=(2,)),
+        Simulated("curves that cross in difficulty", at_margin, slopes=(0.6, 1.4)),
+        Simulated("curves that cross in length of training", by_length),
+        Simulated("scores in any order", spread, quotes=True),
+        Simulated("300 dev examples", at_margin, examples=300),
+        Simulated("10,000 dev examples", at_margin, 20, examples=10_000),
+        Simulated("10,000 dev examples, one at the margin", one_at_margin, 20, examples=10_000),
+        Simulated("10,000 dev examples, scores in any order", spread, 20, examples=10_000),
+        Simulated("2 seeds", at_margin, seeds=(2,)),
+        Simulated("5 seeds", at_margin, seeds=(5,)),
+        Simulated("one seed beside three", at_margin, seeds=(3, 1) * 20),
+        Simulated("no predictions kept", at_margin, kept=False),
+        Simulated("no predictions kept, 10,000 dev examples", at_margin, 20, examples=10_000,
+                  kept=False),
+        Resampled("the committed run, 1,064 examples", run, 1064, quotes=True),
+        *(Resampled(f"the same, {n:,} examples, those with 3 seeds", several, n)
+          for n in (4000, 16_000)),
+        Resampled("the same, 4,000 examples, seeds not shared", several, 4000, paired=False),
+    ]  # fmt: skip

@@ -1,0 +1,53 @@
+"""The rule of bench.recommend on data of known truth, and docs/deciding.md, which reports it."""
+
+import pytest
+
+from bench.analysis.power import OF_EXAMPLES, OF_SEEDS
+from bench.stats.intervals import wilson
+from tests.decisions import PAGE, measure, page, read_figures, variances
+from tests.decisions.worlds import MARGIN, Resampled, committed, worlds
+
+FIGURES = read_figures()
+
+
+def test_a_setting_at_the_margin_is_rarely_called_no_worse() -> None:
+    scenario = next(world for world in worlds() if world.name.startswith("all at the margin, 8"))
+    figures = measure(scenario, 100)
+    assert wilson(round(100 * figures["wrong"]), 100)[0] <= 0.05
+    assert figures["decided"] > 0.9
+    assert figures == measure(scenario, 100)
+
+
+def test_the_committed_run_resampled_is_decided_and_regret_is_within_the_margin() -> None:
+    figures = measure(Resampled("some", committed(), 4000, quotes=True), 20)
+    assert figures["wrong"] <= 0.05
+    assert figures["decided"] >= 0.8
+    assert figures["regret_most"] <= MARGIN
+    assert abs(figures["quoted"]) < MARGIN / 4
+
+
+@pytest.mark.parametrize("one", FIGURES["scenarios"], ids=lambda one: one["name"])
+def test_the_committed_figures_keep_the_promise(one) -> None:
+    """At most 5% wrong and at least 80% decided where detectable, up to the simulation's error."""
+    runs = FIGURES["runs"]
+    assert runs >= 1000
+    assert wilson(round(runs * one["wrong"]), runs)[0] <= 0.05
+    assert one["regret_most"] <= MARGIN
+    if one["detectable"]:
+        decided = round(one["detectable"] * one["decided_if_detectable"])
+        assert wilson(decided, one["detectable"])[1] >= 0.8
+
+
+def test_the_figures_are_of_the_present_scenarios() -> None:
+    assert [one["name"] for one in FIGURES["scenarios"]] == [world.name for world in worlds()]
+
+
+def test_the_page_has_the_figures() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == page(text, FIGURES), "python -m tests.decisions --page"
+
+
+def test_the_variances_of_the_power_are_those_of_the_committed_run() -> None:
+    of_examples, of_seeds = variances(committed())
+    assert of_examples == pytest.approx(OF_EXAMPLES, abs=0.0005)
+    assert of_seeds == pytest.approx(OF_SEEDS, abs=0.0005)
