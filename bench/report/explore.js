@@ -536,7 +536,7 @@
     }
 
     // The address holds the state.
-    let waiting = 0, address = location.hash;
+    let waiting = 0;
     function remember() {
       clearTimeout(waiting);
       waiting = setTimeout(() => {
@@ -546,9 +546,7 @@
         axisNames.forEach((name) => { state.axes[name].forEach((value) => { query.append("is." + name, value); }); });
         state.pins.forEach((s) => { query.append("pin", s.id); });
         const text = query.toString();
-        if (location.hash !== address) { return; }  // another one is about to be read
         if (text || location.hash.includes("=")) { history.replaceState(null, "", "#" + text); }
-        address = location.hash;
       }, 200);
     }
     function recall(hash) {
