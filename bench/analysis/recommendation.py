@@ -75,18 +75,19 @@ class Candidates:
         return max((len(v) for s in self.samples for v in s.values.values()), default=0)
 
     @cached_property
-    def obstacle(self) -> Obstacle | None:
-        """Why nothing can be recommended under any limits; None if something can."""
+    def obstacles(self) -> tuple[Obstacle, ...]:
+        """Why nothing can be recommended under any limits; none if something can."""
         if not self.settings:
-            return "no score"
-        if not self.comparison.shows_seeds:
-            return "one seed"
+            return ("no score",)
         heads = [i for i, setting in enumerate(self.settings) if setting.mode == "head"]
-        if not heads:
-            return "no head"
         best = int(self.scores.argmax())
         beats = best not in heads and bool((self.comparison.lower[best, heads] > 0).all())
-        return None if beats and self.settings[best].learned else "not learned"
+        every: dict[Obstacle, bool] = {
+            "one seed": not self.comparison.shows_seeds,
+            "no head": not heads,
+            "not learned": not (beats and self.settings[best].learned),
+        }
+        return tuple(obstacle for obstacle, is_there in every.items() if is_there)
 
     def value(self, i: int, name: Need | Literal["score"]) -> float:
         """What a limit of this name is on, for a setting: a cost, NaN if unknown, or the score."""
@@ -158,8 +159,8 @@ class Recommendation:
         reference: the best of these by score.
         shown: those shown to be no worse than the best by more than the margin.
         could_be: those not shown to be worse than another by more than it.
-        obstacle: why nothing is recommended; None if something is.
-        pick: the recommended setting or, with an obstacle, the best by score.
+        obstacles: why nothing is recommended; none if something is.
+        pick: the recommended setting or, with obstacles, the best by score.
         nearest: the settings that come nearest to the limits, where none meets them.
     """
 
@@ -170,14 +171,14 @@ class Recommendation:
     reference: int | None
     shown: tuple[int, ...]
     could_be: tuple[int, ...]
-    obstacle: Obstacle | None
+    obstacles: tuple[Obstacle, ...]
     pick: int | None
     nearest: int | None = None
 
     @property
     def decided(self) -> bool:
         """Whether a setting is recommended."""
-        return self.obstacle is None
+        return not self.obstacles
 
     @property
     def setting(self) -> Setting | None:
@@ -310,11 +311,11 @@ def recommend(
     among = [i for i in every if misses[i] == 0]
     shown = [i for i in among if known.shown[i, among].all()]
     could_be = [i for i in among if not known.worse[i, among].any()]
-    obstacle = known.obstacle
+    obstacles = known.obstacles
     if every and not among:
-        obstacle = "limits"
-    elif obstacle is None and not shown:
-        obstacle = "precision"
+        obstacles = ("limits",)
+    elif not obstacles and not shown:
+        obstacles = ("precision",)
     best = max(among, key=lambda i: known.scores[i], default=None)
     return Recommendation(
         known,
@@ -324,8 +325,8 @@ def recommend(
         best,
         tuple(shown),
         tuple(could_be),
-        obstacle,
-        known.cheapest(shown, prefer) if obstacle is None else best,
+        obstacles,
+        best if obstacles else known.cheapest(shown, prefer),
         min(every, key=lambda i: misses[i], default=None) if every and not among else None,
     )
 

@@ -185,7 +185,7 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
             "by counts of examples, with wider bounds; cells that run again keep them."
         )
         selections.append({"rerun": True})
-    if recommended.could_be and recommended.obstacle != "limits" and (finest := recommended.finest):
+    if recommended.could_be and recommended.among and (finest := recommended.finest):
         size, needed = finest
         if size > 0.01 and group.scoring.in_points:
             said.append(
@@ -198,39 +198,49 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
 
 def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
     """Why nothing is recommended, and the narrowed commands that supply what is missing."""
-    known, what = recommended.candidates, recommended.obstacle
+    known, obstacles = recommended.candidates, recommended.obstacles
     group = known.group
-    if what == "no score":
-        if not group.ok:
-            return ["No cell ended ok; the reasons are under “Failures”."], [{}]
-        if group.shared("init") != "pretrained":
-            return ["The weights are random, so there are costs but no scores."], [
-                {"init": "pretrained"}
-            ]
-        all_folds = "" if group.folds is None else f" of all {group.folds} folds"
-        return [f"No setting has a dev score{all_folds} yet."], [{}]
-    if what == "one seed":
-        seeds = {"seeds": _FEWEST_SEEDS}
-        return ["One seed can't show how much of a score is luck."], [seeds]
-    if what == "no head":
-        text = "The head alone was not run, so nothing shows that training the encoder helps."
-        return [text], [{"select": "mode=head"}]
-    if what == "not learned":
-        best = known.settings[int(known.scores.argmax())]
-        rival = "the head alone" if best.learned else "the majority class"
-        longer = {"epochs": 2 * int(group.shared("epochs") or 1)}
-        if best.mode == "head":
-            return ["The head alone scores best, so nothing shows that training the encoder "
-                    "helps; longer training may."], [longer]  # fmt: skip
-        return [
-            f"The best setting, {best.label}, is not shown to score better than {rival}, so the "
-            "settings can't be told apart by what they learn; longer training or more data may."
-        ], [longer]
+    said: list[str] = []
+    selections: list[dict[str, Any]] = []
+    if "no score" in obstacles:
+        return _no_score(group)
+    if "one seed" in obstacles:
+        said.append("One seed can't show how much of a score is luck.")
+        selections.append({"seeds": _FEWEST_SEEDS})
+    if "no head" in obstacles:
+        said.append("The head alone was not run, so nothing shows that training the encoder helps.")
+        selections.append({"select": "mode=head"})
+    elif "not learned" in obstacles:
+        said.append(_not_learned(known.settings[int(known.scores.argmax())]))
+        selections.append({"epochs": 2 * int(group.shared("epochs") or 1)})
     if recommended.nearest is not None:
-        return [_nearest(recommended, recommended.nearest)], []
-    if what == "precision" and recommended.resolution is not None:
+        said.append(_nearest(recommended, recommended.nearest))
+    if "precision" in obstacles and recommended.resolution is not None:
         return _precision(known, recommended.resolution)
-    return [], []
+    return said, selections
+
+
+def _no_score(group: Group) -> tuple[list[str], list[dict[str, Any]]]:
+    if not group.ok:
+        return ["No cell ended ok; the reasons are under “Failures”."], [{}]
+    if group.shared("init") != "pretrained":
+        text = "The weights are random, so there are costs but no scores."
+        return [text], [{"init": "pretrained"}]
+    all_folds = "" if group.folds is None else f" of all {group.folds} folds"
+    return [f"No setting has a dev score{all_folds} yet."], [{}]
+
+
+def _not_learned(best: Setting) -> str:
+    if best.mode == "head":
+        return (
+            "The head alone scores best, so nothing shows that training the encoder helps; longer "
+            "training may."
+        )
+    rival = "the head alone" if best.learned else "the majority class"
+    return (
+        f"The best setting, {best.label}, is not shown to score better than {rival}, so nothing "
+        "shows what the others lose; longer training or more data may."
+    )
 
 
 def _nearest(recommended: Recommendation, i: int) -> str:
@@ -331,7 +341,7 @@ def as_json(said: Advice) -> dict[str, Any]:
     known = recommended.candidates
     return {
         "decided": recommended.decided,
-        "obstacle": recommended.obstacle,
+        "obstacles": list(recommended.obstacles),
         "recommended": _setting(known, recommended.pick) if recommended.decided else None,
         "until_decided": None if recommended.decided else _setting(known, recommended.pick),
         "score_on_examples_that_took_no_part_in_choosing": recommended.honest_score,
