@@ -153,7 +153,10 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
 
     off = ~np.eye(len(samples), dtype=bool)
     keeps_own = off & (seeds > 1) & (own >= of_seed) & (of_seed > 0)
-    least = np.where(keeps_own, _student(freedom(np.maximum(seeds - 1.0, 1.0))), 0.0)
+    alone = np.maximum(seeds - 1.0, 1.0)
+    # the sum of both parts has no more than those of the seeds, whose share in it is uncertain
+    of_pair = np.minimum(freedom(alone), np.maximum(alone, 2.0))
+    least = np.where(keeps_own, _student(of_pair), 0.0)
     return Comparison(
         difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
         _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),
