@@ -3,7 +3,8 @@
 // bench.analysis.recommendation picks one of those that are left. Without scripts the page is static.
 (function () {
   "use strict";
-  const COSTS = ["memory", "time", "size", "parameters"];
+  const NEEDS = { memory: "memory", time: "training time", size: "file size", parameters: "parameters" };
+  const COSTS = Object.keys(NEEDS);
   const UNITS = { memory: "MiB", time: "s", size: "MB" };  // of the costs with a slider and a picture
   const STEPS = 200, LOG_FROM = 12;  // steps of a slider; the ratio of values from which scales are logarithmic
   const source = document.getElementById("explorer-data");
@@ -29,6 +30,7 @@
     return size >= 10 ? value.toFixed(1) : size >= 1 ? value.toFixed(2) : String(Number(value.toPrecision(3)));
   }
   function minus(text) { return text.replace("-", "\u2212"); }
+  function signed(value) { return (value > 0 ? "+" : "") + shape.score(value); }
   const shape = {
     memory: (v) => digits(v) + " MiB",
     time: (v) => v < 100 ? v.toFixed(0) + " s" : (v / 60).toFixed(1) + " min",
@@ -37,6 +39,11 @@
     score: (v) => minus(v.toFixed(data.metric.decimals))
   };
   function shown(name, value) { return value === null ? "not measured" : shape[name](value); }
+  const timers = {};
+  function later(name, delay, action) {
+    clearTimeout(timers[name]);
+    timers[name] = setTimeout(action, delay);
+  }
   function counted(number, thing) { return number.toLocaleString("en-US") + " " + thing + (number === 1 ? "" : "s"); }
   function span(s) {
     return s.score === null ? "not measured" : shape.score(s.score[0]) +
@@ -98,6 +105,9 @@
       } else if (!numeric) {
         column.headerFilter = "input";
       }
+      if (column.headerFilter) {
+        column.headerFilterParams = { ...column.headerFilterParams, elementAttributes: { "aria-label": "Filter " + head.textContent } };
+      }
       return column;
     });
     const place = el("div", { id: "cell-grid" });
@@ -108,7 +118,12 @@
       columnDefaults: { headerFilterPlaceholder: "filter" }, initialFilter: [{ field: passes }],
       rowFormatter: function (row) { row.getElement().classList.toggle("failed", row.getData().failed); }
     });
+    const heading = $("cells").querySelector("h2"), whole = heading.textContent;
+    grid.on("dataFiltered", (_, kept) => {
+      heading.textContent = kept.length === rows.length ? whole : kept.length + " of " + counted(rows.length, "cell") + " left";
+    });
     grid.on("tableBuilt", () => { grid.refreshFilter(); });  // filters may have changed meanwhile
+    $("cells-hint").hidden = false;
     return grid;
   }
 
@@ -119,24 +134,30 @@
       s.index = i;
       s.id = s.cells.length ? s.cells[0][0] : s.label;
       COSTS.forEach((name, c) => { s[name] = s.costs[c]; });
-      if (s.value === null && s.score) { s.value = s.score[0]; }
     });
-    const scored = settings.filter((s) => s.value !== null);
+    const scored = settings.filter((s) => s.pair !== null);
     const pairs = data.pairs, axisNames = Object.keys(data.axes);
     const bits = { shown: bytes(pairs.shown), worse: bytes(pairs.worse) };
-    const state = { where: "", limits: [], axes: {}, prefer: "memory", pins: [] };
+    const steps = { difference: words(pairs.difference), lower: words(pairs.lower) };
+    const state = { where: "", limits: [], error: "", axes: {}, prefer: "memory", pins: [] };
     const left = [];
     let passing = [], answer = null, charts = [], hot = null;
 
     function bytes(text) { return Uint8Array.from(atob(text), (c) => c.charCodeAt(0)); }
+    function words(text) { return new Int16Array(bytes(text).buffer); }
     function bit(name, a, b) {
       const at = a.pair * pairs.of + b.pair;
       return (bits[name][at >> 3] >> (7 - at % 8)) & 1;
     }
+    // The difference of scores, a minus b, or its lower bound; more is better.
+    function apart(name, a, b) {
+      const step = steps[name][a.pair * pairs.of + b.pair];
+      return step === -32768 ? -Infinity : step * pairs.unit;
+    }
 
     // The rule. docs/deciding.md explains it; Python made the bits.
     function recommend(among) {
-      const set = among.filter((s) => s.pair !== null);
+      const set = state.error ? [] : among.filter((s) => s.pair !== null);
       function all(i, test) { return set.every((j) => i === j || test(i, j)); }
       const isShown = set.filter((i) => all(i, (i, j) => bit("shown", i, j)));
       const could = set.filter((i) => all(i, (i, j) => !bit("worse", i, j)));
@@ -153,69 +174,77 @@
       }, null);
     }
 
-    // Limits have the syntax and units of --where.
+    // Limits have the syntax, units and errors of --where.
     function parse(text) {
       const term = new RegExp(data.term, "y"), limits = [];
-      let rest = text.trim();
-      while (rest) {
+      let rest = text.trim(), error = "";
+      while (rest && !error) {
         term.lastIndex = 0;
-        const match = term.exec(rest);
-        const units = match && data.units[match[1]];
-        if (!match || !units || !Object.hasOwn(units, match[4]) || isNaN(Number(match[3])) ||
-            (match[2] === ">=" && match[1] !== "score")) {
-          return { limits: limits, error: "“" + rest.split(/\s/)[0] + "” is not a limit such as memory<=6GiB, time<=30min, score>=0.60" };
+        const [whole, name, operator, number, unit] = term.exec(rest) || [];
+        const written = name + operator + number + unit, units = Object.hasOwn(data.units, name) && data.units[name];
+        if (!whole) {
+          error = "'" + rest.split(/\s/)[0] + "' is not a limit such as " + data.example;
+        } else if (!units) {
+          error = "no limit can be on '" + name + "'; choose " + Object.keys(data.units).join(", ");
+        } else if (!Object.hasOwn(units, unit)) {
+          error = "'" + written + "': " + name + " needs a unit of these: " + Object.keys(units).map((one) => one || "none").join(", ");
+        } else if (operator === ">=" && name !== "score") {
+          error = "'" + written + "': " + name + " is limited from above: " + name + "<=\u2026";
+        } else if (isNaN(Number(number))) {
+          error = "'" + written + "': '" + number + "' is not a number";
+        } else {
+          limits.push({ name, atMost: operator === "<=", value: Number(number) * units[unit], text: written });
+          rest = rest.slice(whole.length).trim();
         }
-        limits.push({ name: match[1], atMost: match[2] === "<=", value: Number(match[3]) * units[match[4]], text: match[0].trim() });
-        rest = rest.slice(match[0].length).trim();
       }
-      return { limits: limits, error: "" };
+      return { limits, error };
     }
+    function on(name, s) { return name === "score" ? s.value : s[name]; }
     function shortfall(limit, s) {
-      const value = limit.name === "score" ? s.value : s[limit.name];
+      const value = on(limit.name, s);
       if (value === null) { return Infinity; }
       const excess = limit.atMost ? value - limit.value : limit.value - value;
       return Math.max(0, excess) / Math.max(Math.abs(limit.value), 1e-12);
     }
     function meets(s) { return state.limits.every((limit) => shortfall(limit, s) === 0); }
     function fits(s) {
-      return axisNames.every((name, i) => {
-        const chosen = state.axes[name];
-        return !chosen || !chosen.size || chosen.has(s.axes[i]);
-      });
+      return axisNames.every((name, i) => !state.axes[name].size || state.axes[name].has(s.axes[i]));
     }
 
-    // Sentences
-    function figures(s) {
-      return shown("memory", s.memory) + ", " + shown("time", s.time) + ", " + metric.label + " " + (s.value === null ? "not measured" : shape.score(s.value));
-    }
-    function sentence() {
-      const filtered = state.limits.length > 0 || passing.length < settings.length;
-      if (!filtered && state.prefer === "memory" && data.answer) { return data.answer; }
-      if (!answer.of) {
+    // The answer in a sentence, and what else is known of it
+    function sentences() {
+      const { of, could, pick, decided } = answer, left = "the " + counted(of, "setting") + " left";
+      if (state.error) { return ["The limits can't be read: " + state.error + ".", ""]; }
+      if (!scored.length) { return [data.closed, ""]; }
+      if (passing.length === settings.length && !state.limits.length && state.prefer === "memory") {
+        return ["All " + counted(settings.length, "setting") + ": the advice above holds.",
+          "Set a limit or choose values, and the answer, pictures and tables follow. Click a mark or a row to pin it; pin two to compare them."];
+      }
+      if (!of) {
         const fitting = scored.filter(fits);
-        if (!fitting.length) { return scored.length ? "No setting has these values." : data.closed; }
+        if (!fitting.length) { return [settings.some(fits) ? "No setting with these values has a score." : "No setting has these values.", ""]; }
         const near = fitting.reduce((a, b) => misses(b) < misses(a) ? b : a);
-        return "No setting meets these limits; nearest is " + near.label + ": " + figures(near) + ".";
+        const values = state.limits.filter((limit) => shortfall(limit, near)).map(({ name }) => name + " " + shown(name, on(name, near)));
+        return ["No setting meets the limits. The nearest is " + near.label + ", with " + values.join(" and ") + ".", ""];
       }
-      const whose = "the " + counted(answer.of, "setting") + (!filtered ? "" : state.limits.length ? " that meet the limits" : " left");
-      const pick = answer.pick.label + ": " + figures(answer.pick);
-      if (!answer.decided) {
-        return "Not decided" + (data.closed ? ". " + data.closed + " The" : "; " + answer.could.length + " of " + whose + " could be the answer, and the") +
-          " best by score so far is " + pick + ".";
+      const use = pick.label + ": " + pick.brief + ".";
+      if (decided) {
+        return ["Use " + use, (of === 1 ? "No other setting is left. " : "It is at most " + metric.margin + " worse than the best of " + left + ". ") + pick.against];
       }
-      return "Use " + pick + (answer.of === 1 ? "; no other setting is left." :
-        "; shown to be no worse than the best of " + whose + " by more than " + metric.margin + ".");
+      const open = (could.length === of ? "All " + counted(of, "setting") + " left" : could.length + " of " + left) + " could be the best. ";
+      return ["Not decided; the best by score so far is " + use, (data.closed ? data.closed + " " : open) + pick.against];
     }
     function misses(s) { return state.limits.reduce((sum, limit) => sum + shortfall(limit, s), 0); }
     function standing(s) {
       if (!left[s.index]) { return "filtered out"; }
+      if (state.error) { return "not decided"; }
       if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
       if (s.pair === null) { return s.value === null ? "no score" : "not compared"; }
       if (answer.shown.includes(s)) { return "shown no worse"; }
       return answer.could.includes(s) ? "could be best" : "shown worse";
     }
     function says(s) {
-      return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), counted(s.seeds, "seed") + (s.learned ? "" : ", not learned")).join("\n");
+      return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), counted(s.seeds, "seed") + (s.learned ? "" : ", not learned"), "click to " + (state.pins.includes(s) ? "unpin" : "pin")).join("\n");
     }
 
     // Controls: a slider for each limit, boxes for each axis.
@@ -227,17 +256,18 @@
       if (!(high > low)) { return; }
       const log = name !== "score" && low > 0 && high / low > LOG_FROM;
       const isFloor = name === "score" && metric.higher;
-      const input = el("input", { type: "range", min: 0, max: STEPS, id: "limit-" + name, value: isFloor ? 0 : STEPS });
+      const rest = isFloor ? 0 : STEPS;
+      const input = el("input", { type: "range", min: 0, max: STEPS, id: "limit-" + name, value: rest });
       const output = el("output", { htmlFor: "limit-" + name, textContent: "any" });
       const title = name === "score" ? metric.name : data.costs[name];
-      const rest = isFloor ? 0 : STEPS;
       const at = (part) => log ? low * Math.pow(high / low, part) : low + (high - low) * part;
       const part = (value) => log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
-      sliders[name] = { input, output, isFloor, rest, step: (value) => Math.round(STEPS * part(value)) };
+      const step = (value) => Math.round(STEPS * part(Math.min(high, Math.max(low, value))));
+      sliders[name] = { input, output, isFloor, rest, step };
       input.addEventListener("input", () => {
         const others = state.limits.filter((limit) => limit.name !== name);
-        const step = Number(input.value);
-        const term = step === rest ? [] : [limitText(name, isFloor, at(step / STEPS))];
+        const place = Number(input.value);
+        const term = place === rest ? [] : [limitText(name, isFloor, at(place / STEPS))];
         moving = name;
         setWhere([...others.map((limit) => limit.text), ...term].join(" "));
         moving = "";
@@ -251,7 +281,7 @@
         const unit = Math.pow(10, metric.decimals), round = isFloor ? Math.floor : Math.ceil;
         return "score" + (isFloor ? ">=" : "<=") + (round(value * unit) / unit).toFixed(metric.decimals);
       }
-      const scale = Math.pow(10, Math.max(0, 2 - Math.floor(Math.log10(value))));
+      const scale = value > 0 ? Math.pow(10, Math.max(0, 2 - Math.floor(Math.log10(value)))) : 1;
       return name + "<=" + Number((Math.ceil(value * scale) / scale).toPrecision(12)) + UNITS[name];
     }
 
@@ -259,7 +289,7 @@
       const set = state.axes[name] = new Set();
       const box = el("fieldset", { className: "axis" }, el("legend", { textContent: name }));
       data.axes[name].forEach((value) => {
-        const text = value === "none" ? "none" : name === "AMP" && value === "off" ? "off (fp32)" : value;
+        const text = value === "none" ? "n/a" : name === "AMP" && value === "off" ? "off (fp32)" : value;
         const input = el("input", { type: "checkbox", value: value, name: "axis-" + name });
         input.addEventListener("change", () => {
           if (input.checked) { set.add(value); } else { set.delete(value); }
@@ -270,8 +300,9 @@
       $("axes").append(box);
     });
     COSTS.forEach((name) => {
-      if (settings.some((s) => s[name] !== null)) { $("prefer").append(el("option", { value: name, textContent: data.costs[name] })); }
+      if (settings.some((s) => s[name] !== null)) { $("prefer").append(el("option", { value: name, textContent: NEEDS[name] })); }
     });
+    $("cheapest").hidden = !scored.length;
     $("prefer").addEventListener("change", () => { state.prefer = $("prefer").value; update(); });
     $("where").addEventListener("input", () => { setWhere($("where").value, true); });
     $("reset").addEventListener("click", () => {
@@ -287,21 +318,29 @@
     function setWhere(text, typed) {
       const parsed = parse(text);
       state.limits = parsed.limits;
+      state.error = parsed.error;
       state.where = parsed.limits.map((limit) => limit.text).join(" ");
-      $("where-error").textContent = parsed.error;
+      later("error", typed ? 700 : 0, () => { $("where-error").textContent = parsed.error; });
       $("where").setAttribute("aria-invalid", String(parsed.error !== ""));
       if (!typed) { $("where").value = text; }
       update();
     }
     function copy(text, button) {
-      const before = button.textContent;
-      function done() { button.textContent = "Copied"; setTimeout(() => { button.textContent = before; }, 1500); }
-      if (navigator.clipboard) { navigator.clipboard.writeText(text).then(done, () => {}); return; }
-      const area = el("textarea", { value: text });
-      document.body.append(area);
-      area.select();
-      if (document.execCommand("copy")) { done(); }
-      area.remove();
+      button.label = button.label || button.textContent;
+      function done() {
+        button.textContent = "Copied";
+        clearTimeout(button.timer);
+        button.timer = setTimeout(() => { button.textContent = button.label; }, 1500);
+      }
+      function select() {
+        const area = el("textarea", { value: text });
+        document.body.append(area);
+        area.select();
+        if (document.execCommand("copy")) { done(); }
+        area.remove();
+        button.focus();
+      }
+      if (navigator.clipboard) { navigator.clipboard.writeText(text).then(done, select); } else { select(); }
     }
 
     // Pictures. Plot draws all settings once; later only classes, the front and the marks change.
@@ -408,29 +447,33 @@
     function heat(s) { if (hot !== s) { hot = s; charts.forEach(mark); } }
 
     // The table of settings, the same rows always, hidden where filtered out.
-    const columns = ["index", "value", ...COSTS, "seeds"];
-    let sorting = { by: "index", up: true };
-    const body = $("settings-rows");
+    const heads = Array.from($("settings-heads").cells), body = $("settings-rows");
+    let sorting = { by: "index", up: true }, order = settings;
     settings.forEach((s) => {
       const button = el("button", { type: "button", className: "name", "aria-pressed": "false" }, key(s), el("span", { textContent: s.label }));
-      button.addEventListener("click", () => { pin(s); });
+      button.addEventListener("click", () => {
+        const before = s.row.getBoundingClientRect().top;
+        pin(s);
+        scrollBy({ top: s.row.getBoundingClientRect().top - before, behavior: "instant" });
+      });
       button.addEventListener("focus", () => { heat(s); });
       button.addEventListener("blur", () => { heat(null); });
       s.status = el("td", { className: "standing" });
       s.button = button;
-      s.row = el("tr", { className: s.baseline ? "baseline" : "" }, el("th", { scope: "row" }, button),
-        td(span(s)), ...COSTS.map((name) => td(shown(name, s[name]))), td(s.seeds), s.status);
+      const cells = { index: el("th", { scope: "row" }, button), value: td(span(s)), seeds: td(s.seeds), standing: s.status };
+      COSTS.forEach((name) => { cells[name] = td(shown(name, s[name])); });
+      s.row = el("tr", { className: s.baseline ? "baseline" : "" }, ...heads.map((head) => cells[head.dataset.key]));
       s.row.addEventListener("pointerenter", () => { heat(s); });
       s.row.addEventListener("pointerleave", () => { heat(null); });
       body.append(s.row);
     });
-    $("settings-heads").querySelectorAll("button").forEach((button, i) => {
-      button.addEventListener("click", () => {
-        const by = columns[i];
+    heads.filter((head) => head.firstElementChild).forEach((head) => {
+      head.firstElementChild.addEventListener("click", () => {
+        const by = head.dataset.key;
         sorting = { by, up: sorting.by === by ? !sorting.up : by !== "value" || !metric.higher };
-        $("settings-heads").querySelectorAll("th").forEach((th) => { th.removeAttribute("aria-sort"); });
-        button.parentNode.setAttribute("aria-sort", sorting.up ? "ascending" : "descending");
-        const order = settings.slice().sort((a, b) => {
+        heads.forEach((one) => { one.removeAttribute("aria-sort"); });
+        head.setAttribute("aria-sort", sorting.up ? "ascending" : "descending");
+        order = settings.slice().sort((a, b) => {
           const x = a[by], y = b[by];
           if (x === null || y === null) { return (x === null) - (y === null); }
           return sorting.up ? x - y : y - x;
@@ -438,6 +481,10 @@
         body.append(...order.map((s) => s.row));
       });
     });
+    if (scored.length) {
+      $("standings").textContent = "Shown no worse: at most " + metric.margin + " worse than every other setting left. " +
+        "Shown worse: by more than that, than another one left. Could be best: not shown worse.";
+    }
     function sign(path, name) {
       const svg = svgNode("svg", { viewBox: "-8 -8 16 16", class: "key", "aria-hidden": "true" });
       svg.append(svgNode("path", { d: path, class: name }));
@@ -471,6 +518,7 @@
       showPins();
       charts.forEach(mark);
       remember();
+      announce(state.pins.length ? "Pinned: " + state.pins.map((p) => p.label).join(" and ") + "." : "Nothing is pinned.");
     }
     function showPins() {
       settings.forEach((s) => { s.button.setAttribute("aria-pressed", String(state.pins.includes(s))); });
@@ -481,7 +529,11 @@
     }
     function card(s, i) {
       const close = el("button", { type: "button", className: "close", "aria-label": "Unpin " + s.label, textContent: "\u00d7" });
-      close.addEventListener("click", () => { pin(s); });
+      close.addEventListener("click", () => {
+        pin(s);
+        const next = $("pins").querySelector(".close") || (left[s.index] ? s.button : $("csv"));
+        next.focus({ preventScroll: true });
+      });
       const again = el("button", { type: "button", textContent: "Copy" });
       again.addEventListener("click", () => { copy(s.command, again); });
       const list = el("dl", {});
@@ -496,26 +548,29 @@
         return el("li", {}, "seed " + seed + (fold === null ? "" : ", fold " + fold) + ": " + found + " ", el("code", { textContent: folder || id }));
       });
       if (s.more.length) { rows.push(el("li", { textContent: "and " + s.more.length + " more in the table of cells" })); }
-      return el("article", { className: "pin" }, close, el("h4", {}, el("b", { textContent: "AB"[i] }), key(s), el("span", { textContent: s.label })), list,
+      return el("article", { className: "pin" }, close, el("h3", {}, el("b", { textContent: "AB"[i] }), key(s), el("span", { textContent: s.label })), list,
         el("details", { open: state.pins.length === 1 }, el("summary", { textContent: counted(s.cells.length + s.more.length, "cell") }), el("ul", { className: "cells" }, ...rows)),
         el("p", { className: "hint", textContent: "Repeat it:" }), el("div", { className: "command" }, el("code", { textContent: s.command }), again));
     }
     function comparison(a, b) {
       const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, th("row", data.costs[name]),
         td(shown(name, a[name])), td(shown(name, b[name])), td((b[name] / a[name]).toFixed(2) + "\u00d7")));
-      if (a.value !== null && b.value !== null) {
-        const gap = b.value - a.value;
+      let said = "Their scores are not compared.";
+      if (a.pair !== null && b.pair !== null) {
+        const gap = gain * apart("difference", b, a);
+        const ends = [apart("lower", b, a), -apart("lower", a, b)].map((end) => gain * end).sort((x, y) => x - y);
+        const bounds = ends.every(isFinite) ? " (" + ends.map(signed).join(" to ") + ")" : "";
         items.unshift(el("tr", {}, th("row", metric.name), td(shape.score(a.value)), td(shape.score(b.value)),
-          td((gap > 0 ? "+" : "") + shape.score(gap))));
+          td(isFinite(gap) ? signed(gap) + bounds : "no seed in common")));
+        said = bit("shown", a, b) && bit("shown", b, a) ? "Neither is worse than the other by more than " + metric.margin + "."
+          : claim(b, "B", a, "A") + " " + claim(a, "A", b, "B");
+        said += " Bounds hold for all pairs together with 95% confidence.";
       }
       function claim(i, name, j, other) {
-        if (bit("shown", i, j)) { return name + " is shown to be no worse than " + other + " by more than " + metric.margin + "."; }
-        return name + (bit("worse", i, j) ? " is shown to be worse than " + other + " by more than " + metric.margin + "."
-          : " is not shown to be no worse than " + other + ".");
+        const how = bit("shown", i, j) ? " is at most " : bit("worse", i, j) ? " is more than " : " may be more than ";
+        return name + how + metric.margin + " worse than " + other + ".";
       }
-      const compared = a.pair !== null && b.pair !== null;
-      const said = compared ? claim(b, "B", a, "A") + " " + claim(a, "A", b, "B") : "Their scores are not compared.";
-      return el("div", { className: "compare" }, el("h4", { textContent: "Side by side" }),
+      return el("div", { className: "compare" }, el("h3", { textContent: "Side by side" }),
         el("table", {}, el("thead", {}, el("tr", {}, th("col", ""), th("col", "A", "n"), th("col", "B", "n"), th("col", "B against A", "n"))),
           el("tbody", {}, ...items)),
         el("p", { textContent: said }));
@@ -523,23 +578,23 @@
 
     function download() {
       function field(value) {
-        let text = value === null ? "" : String(value);
+        let text = value === null ? "" : String(Number.isFinite(value) && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value);
         if (typeof value === "string" && /^'*[=+\-@\t\r]/.test(text)) { text = "'" + text; }  // no formula
         return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
       }
-      const heads = ["setting", ...axisNames, metric.label, "from", "to", "memory_mib", "time_s", "size_mb", "parameters", "seeds", "standing"];
-      const rows = passing.map((s) => [s.label, ...s.axes, ...(s.score || [null, null, null]), ...s.costs, s.seeds, standing(s)]);
-      const lines = [heads, ...rows].map((row) => row.map(field).join(",") + "\r\n");
+      const score = metric.label.replace(/\W+/g, "_");
+      const names = ["setting", ...axisNames, score, score + "_from", score + "_to", "memory_mib", "time_s", "size_mb", "parameters", "seeds", "standing"];
+      const rows = order.filter((s) => left[s.index]).map((s) => [s.label, ...s.axes, ...(s.score || [null, null, null]), ...s.costs, s.seeds, standing(s)]);
+      const lines = [names, ...rows].map((row) => row.map(field).join(",") + "\r\n");
+      lines.unshift("\ufeff");  // so that spreadsheets read UTF-8
       const link = el("a", { href: URL.createObjectURL(new Blob(lines, { type: "text/csv" })), download: "settings.csv" });
       link.click();
       setTimeout(() => { URL.revokeObjectURL(link.href); }, 1000);
     }
 
     // The address holds the state.
-    let waiting = 0;
     function remember() {
-      clearTimeout(waiting);
-      waiting = setTimeout(() => {
+      later("address", 200, () => {
         const query = new URLSearchParams();
         if (state.where) { query.set("where", state.where); }
         if (state.prefer !== "memory") { query.set("prefer", state.prefer); }
@@ -547,7 +602,7 @@
         state.pins.forEach((s) => { query.append("pin", s.id); });
         const text = query.toString();
         if (text || location.hash.includes("=")) { history.replaceState(null, "", "#" + text); }
-      }, 200);
+      });
     }
     function recall(hash) {
       const query = new URLSearchParams(hash.includes("=") ? hash.slice(1) : "");
@@ -560,21 +615,27 @@
       setWhere(query.get("where") || "");
       showPins();
     }
+    // Only what lasts is read out.
+    function announce(text) { later("status", 700, () => { $("status").textContent = text; }); }
 
-    let table = null, later = 0;
+    let table = null;
     function update() {
       passing = settings.filter((s) => fits(s) && meets(s));
       settings.forEach((s) => { left[s.index] = false; });
       passing.forEach((s) => { left[s.index] = true; });
       answer = recommend(passing);
       charts.forEach(redraw);
-      const text = sentence();
-      if ($("answer").textContent !== text) { $("answer").textContent = text; }
+      const [answered, more] = sentences();
+      $("answer").textContent = answered;
+      $("answer-more").textContent = more;
       $("answer").dataset.decided = answer.decided;
+      announce(answered);
+      $("repeat").hidden = state.error !== "";
       $("command").textContent = data.command + (state.where ? ' --where "' + state.where + '"' : "") + (state.prefer === "memory" ? "" : " --prefer " + state.prefer);
       $("beyond").hidden = !axisNames.some((name) => state.axes[name].size);
       Object.entries(sliders).forEach(([name, slider]) => {
-        const limit = state.limits.filter((l) => l.name === name && l.atMost !== slider.isFloor).pop();
+        const limit = state.limits.filter((l) => l.name === name && l.atMost !== slider.isFloor)
+          .sort((a, b) => slider.isFloor ? b.value - a.value : a.value - b.value)[0];
         if (name !== moving) { slider.input.value = limit ? slider.step(limit.value) : slider.rest; }
         slider.output.textContent = limit ? (slider.isFloor ? "\u2265 " : "\u2264 ") + shape[name](limit.value) : "any";
         slider.input.setAttribute("aria-valuetext", slider.output.textContent);
@@ -585,12 +646,11 @@
       $("prefer").value = state.prefer;
       $("count").textContent = passing.length + " of " + counted(settings.length, "setting");
       settings.forEach((s) => {
-        if (s.row.hidden === left[s.index]) { s.row.hidden = !left[s.index]; }
+        s.row.hidden = !left[s.index];
         const now = standing(s);
         if (s.said !== now) { s.status.textContent = s.said = now; s.row.classList.toggle("picked", s === answer.pick); }
       });
-      clearTimeout(later);
-      later = setTimeout(() => { if (table && table.initialized) { table.refreshFilter(); } }, 120);
+      later("cells", 120, () => { if (table && table.initialized) { table.refreshFilter(); } });
       remember();
     }
 
@@ -603,14 +663,16 @@
       return Boolean(s) && left[s.index];
     }
 
-    $("explorer").hidden = false;
+    $("explorer").hidden = $("explore-link").hidden = false;
     draw();
     recall(location.hash);
+    clearTimeout(timers.status);
+    if (location.hash.includes("=")) { $("explorer").scrollIntoView({ behavior: "instant" }); }
     performance.mark("explorer-drawn");
     // The address of the event: until it comes, an older state may be written to that of the page.
     addEventListener("hashchange", (event) => {
       const hash = new URL(event.newURL).hash;
-      if (hash.includes("=") || !hash) { recall(hash); }
+      if (hash.includes("=") || !hash) { recall(hash); } else { remember(); }
     });
     let width = innerWidth;
     addEventListener("resize", () => {

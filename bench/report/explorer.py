@@ -18,10 +18,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from bench.analysis.constraints import TERM, UNITS
+from bench.analysis.constraints import EXAMPLE, TERM, UNITS
 from bench.analysis.costs import NEEDS, cost_of
 from bench.analysis.groups import Group
-from bench.analysis.recommendation import Recommendation
+from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import column
 from bench.plan.rows import Row
@@ -29,13 +29,14 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import margin_text, obstacle_of
+from bench.report.recommendation import against_base, in_brief, margin_text, obstacle_of
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
 from bench.results.store import cell_folder
 
 _MOST_CELLS: Final = 20
 """Cells of a setting whose figures are listed; of more, only ids are known."""
+_MOST_STEPS: Final = 2**15 - 1
 _NAMES: Final = {
     "peak_rss_mib": "memory (peak RSS)", "peak_cuda_allocated_mib": "memory (peak on the GPU)",
     "time": "time of a training", "size": "file to ship", "parameters": "parameters trained",
@@ -48,7 +49,6 @@ _SYMBOLS: Final = {"s": "square", "D": "diamond", "o": "circle", "^": "triangle"
 
 def explorer(
     recommended: Recommendation,
-    answer: str,
     sources: Sequence[str] = (),
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -56,7 +56,6 @@ def explorer(
 
     Args:
         recommended: the recommendation among all settings.
-        answer: that in a sentence.
         sources: the files that the rows came from, as a command line names them.
         facts: by `data_digest`, facts on the data, for commands.
     """
@@ -82,8 +81,8 @@ def explorer(
         },
         "term": TERM.pattern,
         "units": UNITS,
+        "example": EXAMPLE,
         "command": recommend_command(group, sources),
-        "answer": answer,
         "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacles else "",
         "axes": {name: _ordered(values) for name, values in axes.items()},
         "modes": {
@@ -99,6 +98,8 @@ def explorer(
                 "score": _score(setting),
                 "pair": place,
                 "value": None if place is None else _finite(candidates.value(place, "score")),
+                "brief": "" if place is None else in_brief(candidates, place),
+                "against": "" if place is None else against_base(candidates, place),
                 "learned": setting.learned,
                 "baseline": setting is group.baseline,
                 "mode": setting.mode,
@@ -111,9 +112,7 @@ def explorer(
             for i, setting in enumerate(group.settings)
             for place in [places.get(id(setting))]
         ],
-        "pairs": {
-            "of": len(places), "shown": _bits(candidates.shown), "worse": _bits(candidates.worse),
-        },
+        "pairs": _pairs(candidates),
     }  # fmt: skip
 
 
@@ -173,6 +172,26 @@ def _cell(group: Group, row: Row, runs: str) -> list[object]:
 def _finite(value: float | None) -> float | None:
     """A number as it is; None for one that JSON does not have."""
     return None if value is None or not isfinite(value) else float(value)
+
+
+def _pairs(known: Candidates) -> dict[str, object]:
+    """What is known of each pair: the bits of the rule, and the difference of scores, row minus
+    column, with its lower bound, in steps of `unit`. The upper bound is minus the lower one of the
+    column against the row."""
+    differences = known.comparison.difference, known.comparison.lower
+    sizes = [float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in differences]
+    unit = max(sizes) / _MOST_STEPS or 1.0
+    difference, lower = (_steps(values / unit) for values in differences)
+    return {
+        "of": len(known.settings), "shown": _bits(known.shown), "worse": _bits(known.worse),
+        "unit": unit, "difference": difference, "lower": lower,
+    }  # fmt: skip
+
+
+def _steps(values: NDArray[np.float64]) -> str:
+    """A matrix as 16-bit integers by rows, in base64; the lowest integer for what is not finite."""
+    whole = np.where(np.isfinite(values), np.rint(values), -_MOST_STEPS - 1)
+    return b64encode(whole.astype("<i2").tobytes()).decode()
 
 
 def _bits(states: NDArray[np.bool_]) -> str:

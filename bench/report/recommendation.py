@@ -4,6 +4,7 @@ would settle what is open."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -81,18 +82,20 @@ def _heading(recommended: Recommendation) -> str:
     known, pick = recommended.candidates, recommended.pick
     if pick is None:
         return "Nothing to recommend yet"
-    label = known.settings[pick].label
+    label, brief = known.settings[pick].label, in_brief(known, pick, recommended.honest_score)
     if recommended.decided:
-        return f"Use {label}: {_in_brief(recommended, pick)}"
-    return f"Not decided; the best by score so far is {label}: {_in_brief(recommended, pick)}"
+        return f"Use {label}: {brief}"
+    return f"Not decided; the best by score so far is {label}: {brief}"
 
 
-def _in_brief(recommended: Recommendation, i: int) -> str:
-    """What a setting costs against full fine-tuning in fp32, and its score."""
-    known = recommended.candidates
+def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
+    """What a setting costs against full fine-tuning in fp32, and its score.
+
+    Args:
+        measured: the score, if it is not the mean over seeds.
+    """
     group, setting = known.group, known.settings[i]
-    honest = recommended.honest_score if i == recommended.pick else None
-    value = group.scoring.gain(float(known.scores[i])) if honest is None else honest
+    value = known.value(i, "score") if measured is None else measured
     scored = f"{group.scoring.label} {score(group, value)}"
     if setting is group.baseline:
         return f"it is {BASE}, {scored}"
@@ -128,8 +131,8 @@ def _sureness(recommended: Recommendation, pick: int, best: int) -> list[str]:
             f"{rank} is {margin_text(known)}. Bounds hold for all pairs together with 95% "
             f"confidence, over {over}."
         )
-    if group.baseline in known.settings and (base := known.settings.index(group.baseline)) != pick:
-        lines.append(f"{_against(known, pick, base)}.")
+    if difference := against_base(known, pick):
+        lines.append(difference)
     if (honest := recommended.honest_score) is not None and pick in recommended.shown:
         lines.append(
             f"The {group.scoring.label} of {score(group, honest)} is measured on examples that "
@@ -155,18 +158,22 @@ def _score(known: Candidates, i: int) -> str:
     return score(known.group, known.group.scoring.gain(float(known.scores[i])))
 
 
-def _against(known: Candidates, pick: int, base: int) -> str:
-    """The difference of scores from full fine-tuning, with simultaneous bounds."""
+def against_base(known: Candidates, i: int) -> str:
+    """A setting's difference of scores from full fine-tuning in fp32, with simultaneous bounds, in
+    a sentence; empty for that itself, or where it has no score."""
     group, compared = known.group, known.comparison
-    gain = group.scoring.gain
+    if group.baseline not in known.settings or group.baseline is known.settings[i]:
+        return ""
+    base, gain = known.settings.index(group.baseline), group.scoring.gain
     form = partial(score_gap, group)
-    ends = sorted(gain(float(end[pick, base])) for end in (compared.lower, compared.upper))
-    value = gain(float(compared.difference[pick, base]))
+    ends = sorted(gain(float(end[i, base])) for end in (compared.lower, compared.upper))
+    value = gain(float(compared.difference[i, base]))
     if value != value:
-        return f"It has no seed in common with {BASE}, so their scores are not compared"
+        return f"It has no seed in common with {BASE}, so their scores are not compared."
+    bounds = f" ({form(ends[0])} to {form(ends[1])})" if isfinite(ends[1] - ends[0]) else ""
     return (
         f"Against {BASE} ({_score(known, base)}) the {group.scoring.label} differs by "
-        f"{form(value)} ({form(ends[0])} to {form(ends[1])})"
+        f"{form(value)}{bounds}."
     )
 
 

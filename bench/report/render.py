@@ -153,8 +153,8 @@ def report(
         ],
         "advice": said,
         "explorer": (
-            explorer(recommended, said.heading, sources, facts)
-            if first and first.ok and recommended and said
+            explorer(recommended, sources, facts)
+            if first and first.ok and len(first.settings) > 1 and recommended
             else None
         ),
         "sections": (
