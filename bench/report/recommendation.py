@@ -171,9 +171,12 @@ def against_base(known: Candidates, i: int) -> str:
     if value != value:
         return f"It has no seed in common with {BASE}, so their scores are not compared."
     bounds = f" ({form(ends[0])} to {form(ends[1])})" if isfinite(ends[1] - ends[0]) else ""
+    seeds = int(compared.seeds[i, base])
+    is_less = seeds < max(len(known.samples[k].scores) for k in (i, base))
+    over = f", over the {count(seeds, 'seed')} that both have" if is_less else ""
     return (
         f"Against {BASE} ({_score(known, base)}) the {group.scoring.label} differs by "
-        f"{form(value)}{bounds}."
+        f"{form(value)}{bounds}{over}."
     )
 
 
