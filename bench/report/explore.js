@@ -30,6 +30,7 @@
     return size >= 10 ? value.toFixed(1) : size >= 1 ? value.toFixed(2) : String(Number(value.toPrecision(3)));
   }
   function minus(text) { return text.replace("-", "\u2212"); }
+  function ratio(value) { return value < 0.1 ? value.toPrecision(2) : value.toFixed(2); }
   function signed(value) { return (value > 0 ? "+" : "") + shape.score(value); }
   const shape = {
     memory: (v) => digits(v) + " MiB",
@@ -168,10 +169,9 @@
     function cheapest(of) {
       function cost(s, name) { return s[name] === null ? Infinity : s[name]; }
       return of.reduce((a, b) => {
-        if (a === null) { return b; }
         const first = [state.prefer, "time", "parameters"].find((name) => cost(a, name) !== cost(b, name));
         return first && cost(b, first) < cost(a, first) ? b : a;
-      }, null);
+      });
     }
 
     // Limits have the syntax, units and errors of --where.
@@ -239,12 +239,12 @@
       if (!left[s.index]) { return "filtered out"; }
       if (state.error) { return "not decided"; }
       if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
-      if (s.pair === null) { return s.value === null ? "no score" : "not compared"; }
+      if (s.pair === null) { return "no score"; }
       if (answer.shown.includes(s)) { return "shown no worse"; }
       return answer.could.includes(s) ? "could be best" : "shown worse";
     }
     function says(s) {
-      return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), counted(s.seeds, "seed") + (s.learned ? "" : ", not learned"), "click to " + (state.pins.includes(s) ? "unpin" : "pin")).join("\n");
+      return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), counted(s.seeds, "seed") + (s.learned ? "" : ", not learned"), "click to pin").join("\n");
     }
 
     // Controls: a slider for each limit, boxes for each axis.
@@ -446,9 +446,9 @@
     }
     function heat(s) { if (hot !== s) { hot = s; charts.forEach(mark); } }
 
-    // The table of settings, the same rows always, hidden where filtered out.
+    // The table of settings: always the same rows, hidden where they are filtered out.
     const heads = Array.from($("settings-heads").cells), body = $("settings-rows");
-    let sorting = { by: "index", up: true }, order = settings;
+    let order = settings;
     settings.forEach((s) => {
       const button = el("button", { type: "button", className: "name", "aria-pressed": "false" }, key(s), el("span", { textContent: s.label }));
       button.addEventListener("click", () => {
@@ -469,14 +469,14 @@
     });
     heads.filter((head) => head.firstElementChild).forEach((head) => {
       head.firstElementChild.addEventListener("click", () => {
-        const by = head.dataset.key;
-        sorting = { by, up: sorting.by === by ? !sorting.up : by !== "value" || !metric.higher };
+        const by = head.dataset.key, before = head.getAttribute("aria-sort");
+        const up = before ? before === "descending" : by !== "value" || !metric.higher;
         heads.forEach((one) => { one.removeAttribute("aria-sort"); });
-        head.setAttribute("aria-sort", sorting.up ? "ascending" : "descending");
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
         order = settings.slice().sort((a, b) => {
           const x = a[by], y = b[by];
           if (x === null || y === null) { return (x === null) - (y === null); }
-          return sorting.up ? x - y : y - x;
+          return up ? x - y : y - x;
         });
         body.append(...order.map((s) => s.row));
       });
@@ -554,7 +554,7 @@
     }
     function comparison(a, b) {
       const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, th("row", data.costs[name]),
-        td(shown(name, a[name])), td(shown(name, b[name])), td((b[name] / a[name]).toFixed(2) + "\u00d7")));
+        td(shown(name, a[name])), td(shown(name, b[name])), td(ratio(b[name] / a[name]) + "\u00d7")));
       let said = "Their scores are not compared.";
       if (a.pair !== null && b.pair !== null) {
         const gap = gain * apart("difference", b, a);
@@ -578,8 +578,8 @@
 
     function download() {
       function field(value) {
-        let text = value === null ? "" : String(Number.isFinite(value) && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value);
-        if (typeof value === "string" && /^'*[=+\-@\t\r]/.test(text)) { text = "'" + text; }  // no formula
+        if (typeof value === "number") { return Number.isInteger(value) ? value : Number(value.toPrecision(6)); }
+        const text = (/^'*[=+\-@\t\r]/.test(value) ? "'" : "") + (value || "");  // no formula
         return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
       }
       const score = metric.label.replace(/\W+/g, "_");
@@ -616,7 +616,9 @@
       showPins();
     }
     // Only what lasts is read out.
-    function announce(text) { later("status", 700, () => { $("status").textContent = text; }); }
+    function announce(text) {
+      later("status", 700, () => { if ($("status").textContent !== text) { $("status").textContent = text; } });
+    }
 
     let table = null;
     function update() {
@@ -630,7 +632,7 @@
       $("answer-more").textContent = more;
       $("answer").dataset.decided = answer.decided;
       announce(answered);
-      $("repeat").hidden = state.error !== "";
+      $("equivalent").hidden = state.error !== "";
       $("command").textContent = data.command + (state.where ? ' --where "' + state.where + '"' : "") + (state.prefer === "memory" ? "" : " --prefer " + state.prefer);
       $("beyond").hidden = !axisNames.some((name) => state.axes[name].size);
       Object.entries(sliders).forEach(([name, slider]) => {
