@@ -19,9 +19,9 @@ from minbert.data.tasks import TASKS
 
 NOTE: Final = (
     "The grids of the cells at the top, one of these cells, and this report without running "
-    "anything. A grid may have more cells than are shown here; --select narrows it. --data takes "
-    "the path of the data, with the options that describe it; a checkpoint in a folder takes its "
-    "path as --model."
+    "anything. A grid may have more cells than are shown here; --select narrows it. A grid "
+    "file is named without its folder. --data takes the path of the data, with the options that "
+    "describe it; a checkpoint in a folder takes its path as --model."
 )
 _GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
