@@ -88,19 +88,20 @@ def narrowed(
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     *,
     select: str = "",
-    rerun: bool = False,
+    rerun: str = "",
     **options: object,
 ) -> str:
     """The command line of a group's grid, narrowed by --select, with other values of options.
 
     Args:
-        rerun: whether cells that ended ok run again.
+        rerun: the status of cells that run again.
         options: values of options that replace the group's, such as seeds.
     """
     search, grid = _grid(group, group.first)
     narrow = f" --select {_word(select)}" if select else ""
-    again = " --rerun ok" if rerun else ""
-    return f"{_GRID} {grid} {_options(group, facts, options)}{search}{narrow}{again}"
+    again = f" --rerun {rerun}" if rerun else ""
+    every = f"{_options(group, facts, options)}{_metric(group)}"
+    return f"{_GRID} {grid} {every}{search}{narrow}{again}"
 
 
 def _grid(group: Group, row: Row) -> tuple[str, str]:

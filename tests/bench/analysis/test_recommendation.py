@@ -62,7 +62,7 @@ def test_the_cheapest_of_the_settings_that_are_as_good_is_recommended():
         "full", "lora"
     }  # fmt: skip
     assert recommended.candidates.examples == EXAMPLES
-    assert recommended.honest_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
+    assert recommended.cross_fitted_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
 
 
 def test_a_setting_that_is_worse_by_more_than_the_margin_is_not():
@@ -151,7 +151,7 @@ def test_without_kept_predictions_bounds_are_wider_and_no_score_is_cross_fitted(
     assert (counted.comparison.error[off] > kept.comparison.error[off]).all()
     assert counted.scores == pytest.approx(kept.scores)
     assert not counted.kept
-    assert recommend(counted).honest_score is None
+    assert recommend(counted).cross_fitted_score is None
     assert recommend(counted).obstacles == ("precision",)
 
 
