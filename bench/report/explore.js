@@ -102,12 +102,14 @@
     });
     const place = el("div", { id: "cell-grid" });
     table.parentNode.replaceWith(place);
-    return (window.cellGrid = new Tabulator(place, {
+    const grid = window.cellGrid = new Tabulator(place, {
       data: rows, columns: columns, layout: "fitDataFill", pagination: true, paginationSize: 10,
       paginationSizeSelector: [10, 20, 100, 1000], paginationCounter: "rows",
       columnDefaults: { headerFilterPlaceholder: "filter" }, initialFilter: [{ field: passes }],
       rowFormatter: function (row) { row.getElement().classList.toggle("failed", row.getData().failed); }
-    }));
+    });
+    grid.on("tableBuilt", () => { grid.refreshFilter(); });  // filters may have changed meanwhile
+    return grid;
   }
 
   function explore() {
@@ -547,8 +549,8 @@
         if (text || location.hash.includes("=")) { history.replaceState(null, "", "#" + text); }
       }, 200);
     }
-    function recall() {
-      const query = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+    function recall(hash) {
+      const query = new URLSearchParams(hash.includes("=") ? hash.slice(1) : "");
       state.prefer = COSTS.includes(query.get("prefer")) ? query.get("prefer") : "memory";
       axisNames.forEach((name) => {
         state.axes[name].clear();
@@ -588,7 +590,7 @@
         if (s.said !== now) { s.status.textContent = s.said = now; s.row.classList.toggle("picked", s === answer.pick); }
       });
       clearTimeout(later);
-      later = setTimeout(() => { if (table) { table.refreshFilter(); } }, 120);
+      later = setTimeout(() => { if (table && table.initialized) { table.refreshFilter(); } }, 120);
       remember();
     }
 
@@ -603,9 +605,13 @@
 
     $("explorer").hidden = false;
     draw();
-    recall();
+    recall(location.hash);
     performance.mark("explorer-drawn");
-    addEventListener("hashchange", () => { if (location.hash.includes("=") || !location.hash) { recall(); } });
+    // The address of the event: until it comes, an older state may be written to that of the page.
+    addEventListener("hashchange", (event) => {
+      const hash = new URL(event.newURL).hash;
+      if (hash.includes("=") || !hash) { recall(hash); }
+    });
     let width = innerWidth;
     addEventListener("resize", () => {
       if (innerWidth !== width) { width = innerWidth; draw(); update(); }

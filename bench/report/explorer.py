@@ -84,7 +84,7 @@ def explorer(
         "units": UNITS,
         "command": recommend_command(group, sources),
         "answer": answer,
-        "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacle else "",
+        "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacles else "",
         "axes": {name: _ordered(values) for name, values in axes.items()},
         "modes": {
             mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]

@@ -62,7 +62,7 @@ def test_the_cheapest_of_the_settings_that_are_as_good_is_recommended():
         "full", "lora"
     }  # fmt: skip
     assert recommended.candidates.examples == EXAMPLES
-    assert recommended.honest_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
+    assert recommended.cross_fitted_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
 
 
 def test_a_setting_that_is_worse_by_more_than_the_margin_is_not():
@@ -101,7 +101,7 @@ def test_limits_leave_settings_out_and_the_best_is_the_best_of_the_rest():
 def test_limits_that_nothing_meets_name_the_nearest():
     known = candidates_of(group_of())
     recommended = recommend(known, "memory", parse_where("memory<=100MiB score>=0.58"))
-    assert recommended.obstacle == "limits"
+    assert recommended.obstacles == ("limits",)
     assert recommended.pick is None
     assert recommended.nearest is not None
     assert known.settings[recommended.nearest].mode == "head"  # 5.6 times the limit
@@ -112,7 +112,7 @@ def test_limits_that_nothing_meets_name_the_nearest():
 
 def test_one_seed_decides_nothing():
     recommended = recommend(candidates_of(group_of(seeds=1)))
-    assert recommended.obstacle == "one seed"
+    assert recommended.obstacles == ("one seed",)
     assert recommended.shown
     assert recommended.pick == recommended.reference
 
@@ -127,19 +127,19 @@ def test_one_seed_decides_nothing():
 )
 def test_the_best_must_beat_the_head_alone(shares, obstacle):
     recommended = recommend(candidates_of(group_of(shares)))
-    assert recommended.obstacle == obstacle
+    assert recommended.obstacles == (obstacle,)
     assert not recommended.decided
 
 
 def test_the_best_must_beat_the_majority_class():
-    assert recommend(candidates_of(group_of(flags="not_learned"))).obstacle == "not learned"
+    assert recommend(candidates_of(group_of(flags="not_learned"))).obstacles == ("not learned",)
 
 
 def test_without_scores_nothing_is_recommended():
     failed = [failed_row(cell(*axes, "off"), "oom", "no memory") for axes in SHARES]
     [group] = groups(failed)
     recommended = recommend(candidates_of(group))
-    assert recommended.obstacle == "no score"
+    assert recommended.obstacles == ("no score",)
     assert (recommended.pick, recommended.alternatives) == (None, {})
     assert recommended.resolution is None
     assert recommended.finest is None
@@ -151,8 +151,8 @@ def test_without_kept_predictions_bounds_are_wider_and_no_score_is_cross_fitted(
     assert (counted.comparison.error[off] > kept.comparison.error[off]).all()
     assert counted.scores == pytest.approx(kept.scores)
     assert not counted.kept
-    assert recommend(counted).honest_score is None
-    assert recommend(counted).obstacle == "precision"
+    assert recommend(counted).cross_fitted_score is None
+    assert recommend(counted).obstacles == ("precision",)
 
 
 def test_what_would_decide_is_named():
@@ -160,7 +160,7 @@ def test_what_would_decide_is_named():
     known = candidates_of(group_of(kept=False, examples=1000))
     recommended = recommend(known)
     found = recommended.resolution
-    assert recommended.obstacle == "precision"
+    assert recommended.obstacles == ("precision",)
     assert found is not None
     assert found.margin > known.margin
     wider = candidates_of(known.group, found.margin * 1.001)

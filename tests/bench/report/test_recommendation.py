@@ -149,7 +149,7 @@ def test_the_command_ends_with_1_undecided_and_2_for_bad_input(tmp_path):
     done = recommend_command("--runs", path, "--json")
     assert done.returncode == 1
     data = json.loads(done.stdout)
-    assert (data["decided"], data["obstacle"]) == (False, "one seed")
+    assert (data["decided"], data["obstacles"]) == (False, ["one seed"])
     for arguments, message in [
         (["--runs", tmp_path / "none.csv"], "no such file"),
         (["--where", "memory<=6"], "memory needs a unit"),
