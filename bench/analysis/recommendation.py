@@ -212,8 +212,8 @@ class Recommendation:
     def cross_fitted_score(self) -> float | None:
         """The score of what the rule picks, on examples that did not pick it, as it is told.
 
-        Each tenth of the examples scores what the rule picks by the others. None where nothing is
-        recommended or predictions are not kept.
+        Each tenth of the examples scores what the rule picks by the others, if it picks something.
+        None where nothing is recommended or predictions are not kept.
         """
         known = self.candidates
         if not self.decided or not known.kept or known.examples < _FOLDS:
@@ -222,14 +222,14 @@ class Recommendation:
         nothing = np.full(known.examples, np.nan)
         values = np.array([[s.values.get(seed, nothing) for seed in seeds] for s in known.samples])
         order = np.random.default_rng(0).permutation(known.examples)
-        total = 0.0
+        scored: list[Floats] = []
         for part in np.array_split(order, _FOLDS):
             rest = np.setdiff1d(order, part)
             shown = self._shown_by(values[:, :, rest].mean(axis=2), len(rest) / known.examples)
             pick = known.cheapest(shown, self.prefer)
-            scores = values[self.pick if pick is None else pick][:, part]
-            total += float(np.nanmean(scores)) * len(part)
-        return known.group.scoring.gain(total / known.examples)
+            if pick is not None:
+                scored.append(np.nanmean(values[pick][:, part], axis=0))
+        return known.group.scoring.gain(float(np.concatenate(scored).mean())) if scored else None
 
     def _shown_by(self, scores: Floats, share: float) -> list[int]:
         """The settings that are shown to be no worse than the best by a share of the examples.

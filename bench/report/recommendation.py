@@ -324,9 +324,7 @@ def _precision(
     )
     fewest, most = (end(len(s.scores) for s in known.samples) for end in (min, max))
     if fewest < most and not selections:
-        said.append(
-            f"Some settings have fewer than {most} seeds; running the others would narrow the bounds."
-        )
+        said.append(f"Some settings have fewer than {most} seeds; more would narrow the bounds.")
         selections.append({"seeds": most})
     return said, selections
 
