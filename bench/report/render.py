@@ -241,7 +241,9 @@ def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFact
     return Other(
         number, lead.title(group), lead.differences(group, first),
         [
-            lead.differs(group, first), *lead.lead(group, facts), *reference_lines(group, points),
+            lead.differs(group, first),
+            f"{advice(recommend(candidates_of(group)), facts).heading}.",
+            *lead.lead(group, facts), *reference_lines(group, points),
             *lead.unlearned(group), *between_processes(group),
         ],
         drawings, tables.settings_table(group),
