@@ -66,6 +66,7 @@ def main(
     from bench.analysis.recommendation import candidates_of, recommend
     from bench.common.errors import InputError
     from bench.report import recommendation
+    from bench.report.text import count
     from bench.results.facts import read_facts
     from bench.results.predictions import first_of, kept_predictions, values_from
     from bench.results.rescoring import rescored
@@ -84,8 +85,10 @@ def main(
         raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
     group = every[0]
     base = group.baseline.estimate("dev_score") if group.baseline else None
-    size = margin and parse_margin(margin, group.scoring, base.value if base else None)
-    recommended = recommend(candidates_of(group, size or None), prefer, limits)
+    size = None
+    if margin is not None:
+        size = parse_margin(margin, group.scoring, base.value if base else None)
+    recommended = recommend(candidates_of(group, size), prefer, limits)
     said = recommendation.advice(recommended, facts)
     if as_json:
         click.echo(json.dumps(recommendation.as_json(said), indent=1))
@@ -93,7 +96,8 @@ def main(
         click.echo("\n".join(recommendation.lines(said)))
         if len(every) > 1:
             subject = recommendation.subject(group)
-            click.echo(f"This is for {subject}; the report has {len(every) - 1} more groups.")
+            others = count(len(every) - 1, "other group")
+            click.echo(f"This is for {subject}; the report has {others} of results.")
     return 0 if recommended.decided else 1
 
 

@@ -6,6 +6,7 @@ This is the syntax of --where and --margin in every command. Pure.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final, Literal, cast
 
 from bench.analysis.costs import Need
@@ -24,6 +25,8 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
 """What a limit may be on, with its units and their sizes in MiB, seconds, MB, parameters and the
 unit of the score."""
 TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
+_LEAST: Final = 1e-6
+"""The smallest margin, in its unit."""
 EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 
 
@@ -81,6 +84,8 @@ def _limit(name: str, operator: str, number: str, unit: str) -> Limit:
         value = float(number) * UNITS[name][unit]
     except ValueError:
         raise InputError(f"--where: {text!r}: {number!r} is not a number") from None
+    if not isfinite(value) or (name != "score" and value <= 0):
+        raise InputError(f"--where: {text!r}: {number!r} is not a limit of {name}")
     return Limit(cast(Any, name), operator == "<=", value, text)
 
 
@@ -101,7 +106,7 @@ def parse_margin(text: str, metric: Metric, reference: float | None) -> float:
         number = float(match[1]) if match else -1.0
     except ValueError:
         number = -1.0
-    if match is None or not 0 < number < float("inf"):
+    if match is None or not _LEAST <= number < float("inf"):
         raise InputError(f"--margin: {text!r} is not a positive margin such as 1pt, 5% or 0.1")
     if match[2] == "pt":
         if not metric.bounded:

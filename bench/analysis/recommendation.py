@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, inf, isfinite
 from typing import Final, Literal
 
 import numpy as np
@@ -20,10 +20,14 @@ from bench.results.outcomes import ValuesOf
 from bench.stats.best import Comparison, Floats, Sample, between_seeds, compare_all
 from bench.stats.intervals import NORMAL_975, POWER_Z
 
-Obstacle = Literal["no score", "one seed", "no head", "not learned", "limits", "precision"]
-"""Why nothing is recommended: no setting has a score; none has two seeds; the head alone was not
-run; the best is not shown to beat the head alone and the majority class; no setting meets the
-limits; or none is shown to be no worse than the best."""
+Obstacle = Literal[
+    "no score", "one seed", "no common seed", "no head", "not learned", "limits", "precision"
+]
+"""Why nothing is recommended: no setting has a score; no two have two seeds in common; some have
+none in common; the head alone was not run; the best is not shown to beat the head alone and the
+majority class; no setting meets the limits; or none is shown to be no worse than the best."""
+_MOST: Final = 1000.0
+"""So many times as many dev examples are not suggested."""
 _FOLDS: Final = 10
 """Parts of the examples, of which each scores what the others selected."""
 
@@ -84,6 +88,7 @@ class Candidates:
         beats = best not in heads and bool((self.comparison.lower[best, heads] > 0).all())
         every: dict[Obstacle, bool] = {
             "one seed": not self.comparison.shows_seeds,
+            "no common seed": bool((self.comparison.seeds == 0).any()),
             "no head": not heads,
             "not learned": not (beats and self.settings[best].learned),
         }
@@ -135,17 +140,16 @@ class Resolution:
     Attributes:
         closest: the setting that is nearest to being shown.
         margin: the margin by which it is shown now.
-        seeds, examples: how many of these would show it four times out of five if its true
-            difference is the measured one; None where no number of them alone does.
-        factor: how many times as many of both would; None where its measured difference is as
-            large as the margin, and nothing does.
+        seeds: how many would show it four times out of five if its true difference is the measured
+            one; None where no number does, or it is not known.
+        factor: how many times as many dev examples would, if the variance between seeds falls with
+            them as that over examples does; None where its measured difference is about the margin.
         bottleneck: the part of the uncertainty that is larger, or the margin where nothing helps.
     """
 
     closest: int
     margin: float
     seeds: int | None
-    examples: int | None
     factor: float | None
     bottleneck: Literal["seeds", "examples", "margin"]
 
@@ -185,6 +189,12 @@ class Recommendation:
         """The setting to take: the pick."""
         return None if self.pick is None else self.candidates.settings[self.pick]
 
+    def loss(self, i: int) -> float:
+        """How much worse than the best within the limits a setting is at most, whichever that is:
+        an upper bound, at least 0. With 95% confidence those of all settings hold (Hsu 1981)."""
+        others = [j for j in self.among if j != i]
+        return max(0.0, -float(self.candidates.comparison.lower[i, others].min(initial=np.inf)))
+
     @cached_property
     def alternatives(self) -> dict[Need | Literal["score"], int]:
         """By need, the cheapest setting that is shown to be no worse than the best or, where none
@@ -199,35 +209,47 @@ class Recommendation:
         return every
 
     @cached_property
-    def honest_score(self) -> float | None:
+    def cross_fitted_score(self) -> float | None:
         """The score of what the rule picks, on examples that did not pick it, as it is told.
 
-        Each tenth of the examples scores what the rule picks by the others. None where it picks
-        nothing or predictions are not kept.
+        Each tenth of the examples scores what the rule picks by the others, if it picks something.
+        None where nothing is recommended or predictions are not kept.
         """
         known = self.candidates
-        if not self.shown or not known.kept or known.examples < _FOLDS:
+        if not self.decided or not known.kept or known.examples < _FOLDS:
             return None
         seeds = sorted({seed for sample in known.samples for seed in sample.scores})
         nothing = np.full(known.examples, np.nan)
         values = np.array([[s.values.get(seed, nothing) for seed in seeds] for s in known.samples])
         order = np.random.default_rng(0).permutation(known.examples)
-        total = 0.0
+        scored: list[Floats] = []
         for part in np.array_split(order, _FOLDS):
             rest = np.setdiff1d(order, part)
             shown = self._shown_by(values[:, :, rest].mean(axis=2), len(rest) / known.examples)
             pick = known.cheapest(shown, self.prefer)
-            scores = values[self.pick if pick is None else pick][:, part]
-            total += float(np.nanmean(scores)) * len(part)
-        return known.group.scoring.gain(total / known.examples)
+            if pick is not None:
+                scored.append(np.nanmean(values[pick][:, part], axis=0))
+        return known.group.scoring.gain(float(np.concatenate(scored).mean())) if scored else None
 
     def _shown_by(self, scores: Floats, share: float) -> list[int]:
-        """The settings that are shown to be no worse than the best by a share of the examples."""
-        compared, among = self.candidates.comparison, list(self.among)
+        """The settings that are shown to be no worse than the best by a share of the examples.
+
+        Args:
+            scores: on that share, by setting and seed [K, S].
+        """
+        known, compared = self.candidates, self.candidates.comparison
+        told = known.group.scoring.gain(1.0) * np.nanmean(scores, axis=1)
+
+        def meets(i: int, limit: Limit) -> bool:
+            value = float(told[i]) if limit.name == "score" else known.value(i, limit.name)
+            return limit.shortfall(value) == 0
+
+        every = range(len(scores))
+        among = [i for i in every if all(meets(i, limit) for limit in self.limits)]
         between = compared.of_seed / np.maximum(compared.seeds, 1)
         error = np.sqrt(between + compared.of_examples / share)
         lower = between_seeds(scores)[0] - compared.quantiles * error
-        shown = (lower >= -self.candidates.margin) | np.eye(len(lower), dtype=bool)
+        shown = (lower >= -known.margin) | np.eye(len(lower), dtype=bool)
         return [i for i in among if shown[i, among].all()]
 
     @cached_property
@@ -236,65 +258,52 @@ class Recommendation:
         known, among = self.candidates, list(self.among)
         if self.shown or self.reference is None:
             return None
-        compared = known.comparison
-        lower = np.where(np.eye(len(compared.lower), dtype=bool), np.inf, compared.lower)
-        worst = {i: float(lower[i, among].min()) for i in self.could_be}
-        closest = max(worst, key=lambda i: worst[i])
+        closest = min(self.could_be, key=self.loss)
         rivals = [j for j in among if j != closest and not known.shown[closest, j]]
-        needed = [self._needed(closest, j) for j in rivals]
-        seeds, examples, factor = (_largest(numbers) for numbers in zip(*needed, strict=True))
-        bottleneck: Literal["seeds", "examples", "margin"] = "margin"
-        if factor is not None:
-            of_seeds = sum(
-                compared.of_seed[closest, j] / compared.seeds[closest, j] for j in rivals
-            )
-            of_examples = sum(compared.of_examples[closest, j] for j in rivals)
-            bottleneck = "seeds" if of_seeds > of_examples else "examples"
+        factors, seeds = zip(*(self._needed(closest, j) for j in rivals), strict=True)
+        factor, of_seeds = max(factors), max(seeds)
+        compared = known.comparison
+        parts = [(compared.of_seed[closest, j] / max(compared.seeds[closest, j], 1),
+                  compared.of_examples[closest, j]) for j in rivals]  # fmt: skip
+        is_seeds = sum(part[0] for part in parts) > sum(part[1] for part in parts)
         return Resolution(
             closest,
-            -worst[closest],
-            None if seeds is None else ceil(seeds),
-            None if examples is None else ceil(examples),
-            factor,
-            bottleneck,
+            self.loss(closest),
+            ceil(of_seeds) if isfinite(of_seeds) else None,
+            factor if factor < _MOST else None,
+            "margin" if factor >= _MOST else "seeds" if is_seeds else "examples",
         )
 
-    def _needed(self, i: int, j: int) -> tuple[float | None, float | None, float | None]:
-        """The seeds, or the dev examples, or the factor of both, that show i to be no worse than
-        j."""
-        compared, number = self.candidates.comparison, self.candidates.examples
+    def _needed(self, i: int, j: int) -> tuple[float, float]:
+        """How many times as many dev examples show i to be no worse than j four times out of five
+        if the measured difference is the true one, and how many seeds do; infinite where none do.
+
+        Of a pair with one common seed the variance that more seeds reduce is not known.
+        """
+        compared = self.candidates.comparison
         have = max(int(compared.seeds[i, j]), 1)
         room = self.candidates.margin + min(float(compared.difference[i, j]), 0.0)
-        if not room > 0:
-            return None, None, None
-        allowed = float((room / (compared.quantiles[i, j] + POWER_Z)) ** 2)
-        of_seed, of_examples = compared.of_seed[i, j] / have, compared.of_examples[i, j]
-        factor = max(1.0, float(of_seed + of_examples) / allowed)
-        left, left_of_seed = allowed - of_examples, allowed - of_seed
-        seeds = have * max(1.0, float(of_seed / left)) if left > 0 else None
-        is_known = number and left_of_seed > 0
-        examples = number * max(1.0, float(of_examples / left_of_seed)) if is_known else None
-        return seeds, examples, factor
+        allowed = float(max(room, 0.0) / (compared.quantiles[i, j] + POWER_Z)) ** 2
+        of_seed = float(compared.of_seed[i, j]) / have
+        of_examples = float(compared.of_examples[i, j])
+        factor = max(1.0, (of_seed + of_examples) / allowed) if allowed > 0 else inf
+        left = allowed - of_examples
+        seeds = have * max(1.0, of_seed / left) if left > 0 and have > 1 else inf
+        return factor, seeds
 
     @cached_property
     def finest(self) -> tuple[float, int] | None:
         """The difference that any number of seeds shows on these examples four times out of five,
         at the median of the pairs that could be the best, and the examples that one hundredth
-        takes. None without predictions or pairs."""
+        takes. None without predictions, or pairs with several seeds."""
         known, could_be = self.candidates, list(self.could_be)
-        if len(could_be) < 2 or not known.examples:
+        block, compared = np.ix_(could_be, could_be), known.comparison
+        pairs = (compared.seeds[block] > 1) & ~np.eye(len(could_be), dtype=bool)
+        if not pairs.any() or not known.examples:
             return None
-        block = np.ix_(could_be, could_be)
-        pairs = ~np.eye(len(could_be), dtype=bool)
-        variance = known.comparison.of_examples[block][pairs]
-        critical = np.broadcast_to(known.comparison.critical[could_be], pairs.shape)[pairs]
-        size = float(np.median((critical + POWER_Z) * np.sqrt(variance)))
+        quantiles, variance = compared.quantiles[block][pairs], compared.of_examples[block][pairs]
+        size = float(np.median((quantiles + POWER_Z) * np.sqrt(variance)))
         return size, ceil(known.examples * (size / 0.01) ** 2)
-
-
-def _largest(numbers: Sequence[float | None]) -> float | None:
-    known = [number for number in numbers if number is not None]
-    return max(known) if len(known) == len(numbers) and known else None
 
 
 def recommend(

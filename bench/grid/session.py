@@ -440,7 +440,7 @@ class Session:
                     rows,
                     self.reports,
                     planned=plan,
-                    sources=[self.store.path.name],
+                    sources=[str(self.store.path)],
                     predictions_of=predictions_of,
                     facts=facts,
                 )

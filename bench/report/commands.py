@@ -19,9 +19,9 @@ from minbert.data.tasks import TASKS
 
 NOTE: Final = (
     "The grids of the cells at the top, one of these cells, and this report without running "
-    "anything. A grid may have more cells than are shown here; --select narrows it. --data takes "
-    "the path of the data, with the options that describe it; a checkpoint in a folder takes its "
-    "path as --model."
+    "anything. A grid may have more cells than are shown here; --select narrows it. A grid "
+    "file is named without its folder. --data takes the path of the data, with the options that "
+    "describe it; a checkpoint in a folder takes its path as --model."
 )
 _GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
@@ -88,19 +88,20 @@ def narrowed(
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     *,
     select: str = "",
-    rerun: bool = False,
+    rerun: str = "",
     **options: object,
 ) -> str:
     """The command line of a group's grid, narrowed by --select, with other values of options.
 
     Args:
-        rerun: whether cells that ended ok run again.
+        rerun: the status of cells that run again.
         options: values of options that replace the group's, such as seeds.
     """
     search, grid = _grid(group, group.first)
     narrow = f" --select {_word(select)}" if select else ""
-    again = " --rerun ok" if rerun else ""
-    return f"{_GRID} {grid} {_options(group, facts, options)}{search}{narrow}{again}"
+    again = f" --rerun {rerun}" if rerun else ""
+    every = f"{_options(group, facts, options)}{_metric(group)}"
+    return f"{_GRID} {grid} {every}{search}{narrow}{again}"
 
 
 def _grid(group: Group, row: Row) -> tuple[str, str]:

@@ -229,9 +229,9 @@
       }
       const use = pick.label + ": " + pick.brief + ".";
       if (decided) {
-        return ["Use " + use, (of === 1 ? "No other setting is left. " : "It is at most " + metric.margin + " worse than the best of " + left + ". ") + pick.against];
+        return ["Use " + use, (of === 1 ? "No other setting is left to compare it with. " : "With 95% confidence it is at most " + metric.margin + " worse than the best of " + left + ". ") + pick.against];
       }
-      const open = (could.length === of ? "All " + counted(of, "setting") + " left" : could.length + " of " + left) + " could be the best. ";
+      const open = (could.length === of ? "All " + counted(of, "setting") + " left" : could.length + " of " + left) + " could be within " + metric.margin + " of the best. ";
       return ["Not decided; the best by score so far is " + use, (data.closed ? data.closed + " " : open) + pick.against];
     }
     function misses(s) { return state.limits.reduce((sum, limit) => sum + shortfall(limit, s), 0); }
@@ -241,7 +241,7 @@
       if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
       if (s.pair === null) { return "no score"; }
       if (answer.shown.includes(s)) { return "shown no worse"; }
-      return answer.could.includes(s) ? "could be best" : "shown worse";
+      return answer.could.includes(s) ? "could be no worse" : "shown worse";
     }
     function says(s) {
       return [s.label, metric.name + " " + span(s)].concat(COSTS.map((name) => data.costs[name] + ": " + shown(name, s[name])), counted(s.seeds, "seed") + (s.learned ? "" : ", not learned"), "click to pin").join("\n");
@@ -483,7 +483,7 @@
     });
     if (scored.length) {
       $("standings").textContent = "Shown no worse: at most " + metric.margin + " worse than every other setting left. " +
-        "Shown worse: by more than that, than another one left. Could be best: not shown worse.";
+        "Shown worse: more than that worse than another. Could be no worse: neither is shown.";
     }
     function sign(path, name) {
       const svg = svgNode("svg", { viewBox: "-8 -8 16 16", class: "key", "aria-hidden": "true" });

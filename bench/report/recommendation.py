@@ -1,25 +1,28 @@
 """The recommendation in words: a heading, sentences, alternatives by need, and the commands that
 would settle what is open."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import ceil, floor, log10
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, Recommendation, Resolution
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import compare
+from bench.plan.metrics import ROW_METRICS
 from bench.report.commands import narrowed
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, num, score, score_gap, times
+from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.facts import DataFacts
 
 BASE: Final = "full fine-tuning in fp32"
 _FEWEST_SEEDS: Final = 3
+_POINT: Final = 0.01
 _MOST_SEEDS: Final = 30
 """More seeds than these are not suggested."""
 _NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smallest file",
@@ -50,9 +53,9 @@ def advice(
     """A group's recommendation in words."""
     group = recommended.candidates.group
     said, selections = _missing(recommended)
-    pick, best, table = recommended.pick, recommended.reference, None
-    if pick is not None and best is not None:
-        said = [*_sureness(recommended, pick, best), *said]
+    pick, table = recommended.pick, None
+    if pick is not None:
+        said = [*_sureness(recommended, pick), *said]
         table = _table(recommended, pick)
     lines = [narrowed(group, facts, **selection) for selection in selections]
     return Advice(
@@ -82,7 +85,7 @@ def _heading(recommended: Recommendation) -> str:
     known, pick = recommended.candidates, recommended.pick
     if pick is None:
         return "Nothing to recommend yet"
-    label, brief = known.settings[pick].label, in_brief(known, pick, recommended.honest_score)
+    label, brief = known.settings[pick].label, in_brief(known, pick, recommended.cross_fitted_score)
     if recommended.decided:
         return f"Use {label}: {brief}"
     return f"Not decided; the best by score so far is {label}: {brief}"
@@ -109,74 +112,83 @@ def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
     return f"{' and '.join(parts)} of {BASE}, {scored}"
 
 
-def _sureness(recommended: Recommendation, pick: int, best: int) -> list[str]:
-    """How the pick compares with the best and with full fine-tuning, and how sure that is."""
+def _sureness(recommended: Recommendation, pick: int) -> list[str]:
+    """How the pick compares with the best and with full fine-tuning, and how sure that is.
+
+    One seed can't say how sure anything is.
+    """
     known = recommended.candidates
-    group, total = known.group, len(recommended.among)
+    group, total, out = known.group, len(recommended.among), []
+    seeds = len(known.samples[pick].scores)
+    if not known.comparison.shows_seeds:
+        return []
+    if total == 1:
+        return ["It is the only setting that meets the limits, and is compared with none."]
+    if pick in recommended.shown:
+        best, name = recommended.reference, ""
+        if best is not None and best != pick:
+            name = f", of which {known.settings[best].label} scores best ({_score(known, best)})"
+        over = count(seeds, "seed")
+        over += f" and {known.examples:,} dev examples" if known.examples else ""
+        out.append(
+            f"With 95% confidence it is at most {_bound(known, recommended.loss(pick))} worse than "
+            f"the best of {_those(recommended)}{name}; the margin is {margin_text(known)}. It ran "
+            f"with {over}."
+        )
+    if against := against_full(known, pick):
+        out.append(against)
+    fitted = recommended.cross_fitted_score
+    if fitted is not None and score(group, fitted) != _score(known, pick):
+        out.append(
+            f"Its {group.scoring.label} of {score(group, fitted)} is cross-fitted: each tenth of "
+            f"the dev examples scores what the others choose. On all of them it is "
+            f"{_score(known, pick)}."
+        )
+    return [*out, _excluded(recommended)]
+
+
+def _those(recommended: Recommendation) -> str:
     within = " that meet the limits" if recommended.limits else ""
-    of = f"the {count(total, 'setting')}{within}"
-    seeds = max(len(sample.scores) for sample in known.samples)
-    over = count(seeds, "seed") if known.comparison.shows_seeds else "one seed"
-    over += f" and {known.examples:,} dev examples" if known.examples else ""
-    lines = []
-    if pick in recommended.shown and total > 1:
-        rank = f"It scores best of {of}, and the margin"
-        if pick != best:
-            loss = max(-float(known.comparison.lower[pick, best]), 0.0)
-            rank = (
-                f"It is at most {_size(known, loss)} worse than the best of {of}, "
-                f"{known.settings[best].label} ({_score(known, best)}), and the margin"
-            )
-        lines.append(
-            f"{rank} is {margin_text(known)}. Bounds hold for all pairs together with 95% "
-            f"confidence, over {over}."
-        )
-    if difference := against_base(known, pick):
-        lines.append(difference)
-    if (honest := recommended.honest_score) is not None and pick in recommended.shown:
-        lines.append(
-            f"The {group.scoring.label} of {score(group, honest)} is measured on examples that "
-            f"took no part in choosing; on all dev examples it is {_score(known, pick)}."
-        )
-    if total > 1:
-        out = total - len(recommended.could_be)
-        excluded = count(out, "setting") if out else "No setting"
-        verb = "is" if out < 2 else "are"
-        lines.append(
-            f"{excluded} of {total} {verb} shown to be worse than another by more than the margin; "
-            f"{'the other' if out else 'all'} {len(recommended.could_be)} could be the best."
-        )
-    return lines
+    return f"the {count(len(recommended.among), 'setting')}{within}"
 
 
-def _size(known: Candidates, difference: float) -> str:
-    """A difference of scores with two digits and its unit."""
-    return known.group.scoring.size(float(f"{difference:.2g}"))
+def _excluded(recommended: Recommendation) -> str:
+    """How many settings are shown to be worse than another by more than the margin."""
+    total, left = len(recommended.among), len(recommended.could_be)
+    out = total - left
+    if not out:
+        every = "both" if total == 2 else f"all {total}"
+        return f"None is shown to be worse by more than the margin: {every} could be within it."
+    return (
+        f"{out} of {total} {'is' if out == 1 else 'are'} shown to be worse by more than the "
+        f"margin; the other {left} could be within it."
+    )
+
+
+def _bound(known: Candidates, difference: float) -> str:
+    """An upper bound of a difference of scores, rounded up to two digits, with its unit."""
+    step = 10.0 ** (floor(log10(difference)) - 1) if difference > 0 else 1.0
+    return known.group.scoring.size(float(f"{ceil(difference / step - 1e-9) * step:.2g}"))
 
 
 def _score(known: Candidates, i: int) -> str:
     return score(known.group, known.group.scoring.gain(float(known.scores[i])))
 
 
-def against_base(known: Candidates, i: int) -> str:
-    """A setting's difference of scores from full fine-tuning in fp32, with simultaneous bounds, in
-    a sentence; empty for that itself, or where it has no score."""
-    group, compared = known.group, known.comparison
-    if group.baseline not in known.settings or group.baseline is known.settings[i]:
+def against_full(known: Candidates, i: int) -> str:
+    """The difference of a setting's score from that of full fine-tuning in fp32, in a sentence;
+    empty for that itself, or where it has no score."""
+    group, setting = known.group, known.settings[i]
+    base = group.baseline
+    gap = compare(group, "score", setting, base) if base and setting is not base else None
+    if base is None or gap is None:
         return ""
-    base, gain = known.settings.index(group.baseline), group.scoring.gain
     form = partial(score_gap, group)
-    ends = sorted(gain(float(end[i, base])) for end in (compared.lower, compared.upper))
-    value = gain(float(compared.difference[i, base]))
-    if value != value:
-        return f"It has no seed in common with {BASE}, so their scores are not compared."
-    bounds = f" ({form(ends[0])} to {form(ends[1])})" if isfinite(ends[1] - ends[0]) else ""
-    seeds = int(compared.seeds[i, base])
-    is_less = seeds < max(len(known.samples[k].scores) for k in (i, base))
-    over = f", over the {count(seeds, 'seed')} that both have" if is_less else ""
+    interval = f" (95% interval {span(gap, form)})" if gap.ends() else ""
+    of_base = _score(known, known.settings.index(base))
     return (
-        f"Against {BASE} ({_score(known, base)}) the {group.scoring.label} differs by "
-        f"{form(value)}{bounds}{over}."
+        f"Against {BASE} ({of_base}) its {group.scoring.label} differs by {form(gap.value)}"
+        f"{interval}."
     )
 
 
@@ -191,52 +203,64 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     if known.settings and not known.kept:
         missing = sum(not sample.values for sample in known.samples)
         said.append(
-            f"The predictions of {count(missing, 'setting')} are not kept, so scores are compared "
-            "by counts of examples, with wider bounds; cells that run again keep them."
+            f"The predictions of {count(missing, 'setting')} {'is' if missing == 1 else 'are'} not "
+            "kept, so scores are compared by their own intervals, as if on different examples; "
+            "cells that run again keep them."
         )
-        selections.append({"rerun": True})
-    if recommended.could_be and recommended.among and (finest := recommended.finest):
-        size, needed = finest
-        if size > 0.01 and group.scoring.in_points:
-            said.append(
-                f"On {known.examples:,} dev examples no number of seeds shows a difference of 1 "
-                f"point between typical settings: the smallest is about {100 * size:.2g} points, "
-                f"and 1 point takes about {_rounded(needed):,} dev examples."
-            )
+        selections.append({"rerun": "ok"})
+    if (finest := recommended.finest) and group.scoring.in_points and finest[0] > _POINT:
+        said.append(
+            f"On {known.examples:,} dev examples no number of seeds shows a difference of 1 point "
+            f"between typical settings: the smallest is about {100 * finest[0]:.2g} points, and 1 "
+            f"point takes at least {_rounded(finest[1]):,} dev examples."
+        )
+    if {"one seed", "no common seed"} & {*recommended.obstacles}:
+        seeds = max(_FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
+        selections = [{"seeds": seeds, **selection} for selection in selections]
     return said, selections
 
 
 def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
     """Why nothing is recommended, and the narrowed commands that supply what is missing."""
     known, obstacles = recommended.candidates, recommended.obstacles
-    group = known.group
     said: list[str] = []
     selections: list[dict[str, Any]] = []
     if "no score" in obstacles:
-        return _no_score(group)
+        return _no_score(known.group)
     if "one seed" in obstacles:
         said.append("One seed can't show how much of a score is luck.")
-        selections.append({"seeds": _FEWEST_SEEDS})
+        selections.append({})
+    if "no common seed" in obstacles:
+        said.append("Some settings have no seed in common, so their scores are not compared.")
+        selections.append({})
     if "no head" in obstacles:
         said.append("The head alone was not run, so nothing shows that training the encoder helps.")
         selections.append({"select": "mode=head"})
     elif "not learned" in obstacles:
         said.append(_not_learned(known.settings[int(known.scores.argmax())]))
-        selections.append({"epochs": 2 * int(group.shared("epochs") or 1)})
+        steps, epochs = known.group.shared("max_steps"), known.group.shared("epochs")
+        longer = "epochs" if steps is None else "max_steps"
+        selections.append({longer: 2 * int((epochs if steps is None else steps) or 1)})
     if recommended.nearest is not None:
         said.append(_nearest(recommended, recommended.nearest))
     if "precision" in obstacles and recommended.resolution is not None:
-        return _precision(known, recommended.resolution)
+        return _precision(recommended, recommended.resolution)
     return said, selections
 
 
 def _no_score(group: Group) -> tuple[list[str], list[dict[str, Any]]]:
     if not group.ok:
-        return ["No cell ended ok; the reasons are under “Failures”."], [{}]
+        ended = Counter(row.status for row in group.rows if row.status)
+        said = ", ".join(f"{number} {status}" for status, number in ended.most_common())
+        again = [{"rerun": status} for status, _ in ended.most_common()] or [{}]
+        return [f"No cell ended ok{f': {said}' if said else ''}."], again
     if group.shared("init") != "pretrained":
         text = "The weights are random, so there are costs but no scores."
         return [text], [{"init": "pretrained"}]
     all_folds = "" if group.folds is None else f" of all {group.folds} folds"
+    if group.metric not in ROW_METRICS:
+        text = f"No setting has a score by {group.scoring.label}: cells that run again have one."
+        return [text], [{"rerun": "ok"}]
     return [f"No setting has a dev score{all_folds} yet."], [{}]
 
 
@@ -256,48 +280,58 @@ def _not_learned(best: Setting) -> str:
 def _nearest(recommended: Recommendation, i: int) -> str:
     known, group = recommended.candidates, recommended.candidates.group
     limits = " ".join(limit.text for limit in recommended.limits)
-    values = []
-    for limit in recommended.limits:
-        value = known.value(i, limit.name)
-        if value != value:
-            values.append(f"{limit.name} not measured")
-        elif limit.shortfall(value) > 0:
-            form = form_cost(limit.name, value) if limit.name != "score" else score(group, value)
-            values.append(f"{limit.name} {form}")
+    values = dict.fromkeys(
+        f"{limit.name} {_of_limit(group, limit.name, known.value(i, limit.name))}"
+        for limit in recommended.limits
+        if limit.shortfall(known.value(i, limit.name)) > 0
+    )
     near = f"The nearest is {known.settings[i].label}, with {' and '.join(values)}."
     return f"No setting meets {limits}. {near}"
 
 
-def _precision(known: Candidates, found: Resolution) -> tuple[list[str], list[dict[str, Any]]]:
+def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
+    if value != value:
+        return "not measured"
+    return score(group, value) if name == "score" else form_cost(name, value)
+
+
+def _precision(
+    recommended: Recommendation, found: Resolution
+) -> tuple[list[str], list[dict[str, Any]]]:
     """Which part of the uncertainty keeps the rule from a decision, and what would remove it."""
-    name = known.settings[found.closest].label
+    known = recommended.candidates
+    best = found.closest == recommended.reference
+    name = "the best by score itself" if best else known.settings[found.closest].label
     said = [
-        f"No setting is shown to be no worse than the best by more than {margin_text(known)}. The "
-        f"nearest to it is {name}, which is shown to be at most {_size(known, found.margin)} worse."
+        f"No setting is shown to be within {margin_text(known)} of the best. The nearest to it is "
+        f"{name}, which is at most {_bound(known, found.margin)} worse."
     ]
-    if found.bottleneck == "margin":
+    if found.bottleneck == "margin" or found.factor is None:
         said.append(
             "The bottleneck is the margin: the measured difference is about as large, and more "
             "seeds or dev examples would not change that."
         )
         return said, []
     parts = {"seeds": "the number of seeds", "examples": "the number of dev examples"}
-    ways = []
+    ways, selections = [], []
     if found.seeds is not None and found.seeds <= _MOST_SEEDS:
         ways.append(f"{found.seeds} seeds")
-    if found.examples is not None:
-        ways.append(f"{_rounded(found.examples):,} dev examples")
-    if not ways and found.factor is not None:
-        ways.append(f"about {max(2, round(found.factor))} times as many seeds and dev examples")
+        selections.append({"seeds": found.seeds})
+    more = f"about {found.factor:.2g} times as many dev examples"
+    if known.examples:
+        more = f"about {_rounded(found.factor * known.examples):,} dev examples"
     said.append(
-        f"The bottleneck is {parts[found.bottleneck]}: with {' or with '.join(ways)} it would be "
-        "shown four times out of five, if its measured difference is the true one."
+        f"The bottleneck is {parts[found.bottleneck]}: with {' or with '.join([*ways, more])} it "
+        "would be shown four times out of five, if its measured difference is the true one."
     )
-    seeds = found.seeds is not None and found.seeds <= _MOST_SEEDS
-    return said, [{"seeds": found.seeds}] if seeds else []
+    fewest, most = (end(len(s.scores) for s in known.samples) for end in (min, max))
+    if fewest < most and not selections:
+        said.append(f"Some settings have fewer than {most} seeds; more would narrow the bounds.")
+        selections.append({"seeds": most})
+    return said, selections
 
 
-def _rounded(number: int) -> int:
+def _rounded(number: float) -> int:
     """A number with two digits."""
     return int(float(f"{number:.2g}"))
 
@@ -324,9 +358,9 @@ def _table(recommended: Recommendation, pick: int) -> Table:
          _score(known, i), _at_most(recommended, i)]
         for i, names in needs.items()
     ]  # fmt: skip
-    caption = "By need, of the settings shown to be no worse than the best by more than the margin."
+    caption = "By need, of the settings that are shown to be within the margin of the best."
     if not recommended.shown:
-        caption = "By need, of the settings that could be the best."
+        caption = "By need, of the settings that could be within the margin of the best."
     marks = ["baseline" if known.settings[i] is group.baseline else "" for i in needs]
     return Table(heads, rows, caption, marks)
 
@@ -337,12 +371,10 @@ def _cost(known: Candidates, need: Need, i: int) -> str:
 
 
 def _at_most(recommended: Recommendation, i: int) -> str:
-    """The simultaneous bound of a setting against the best within the limits."""
-    known, best = recommended.candidates, recommended.reference
-    if best is None or i == best:
-        return DASH
-    loss = max(-float(known.comparison.lower[i, best]), 0.0)
-    return score(known.group, loss) if loss < float("inf") else DASH
+    """The bound of a setting against the best within the limits."""
+    known, loss = recommended.candidates, recommended.loss(i)
+    known_loss = known.comparison.shows_seeds and loss < float("inf")
+    return score(known.group, loss) if known_loss and len(recommended.among) > 1 else DASH
 
 
 def as_json(said: Advice) -> dict[str, Any]:
@@ -354,7 +386,7 @@ def as_json(said: Advice) -> dict[str, Any]:
         "obstacles": list(recommended.obstacles),
         "recommended": _setting(known, recommended.pick) if recommended.decided else None,
         "until_decided": None if recommended.decided else _setting(known, recommended.pick),
-        "score_on_examples_that_took_no_part_in_choosing": recommended.honest_score,
+        "cross_fitted_score": recommended.cross_fitted_score,
         "best": _setting(known, recommended.reference),
         "baseline": _baseline(known),
         "alternatives": {n: _setting(known, i) for n, i in recommended.alternatives.items()},
@@ -396,7 +428,8 @@ def _baseline(known: Candidates) -> dict[str, Any] | None:
 def lines(said: Advice) -> list[str]:
     """The recommendation as lines for a terminal."""
     every = [f"{said.heading}.", *said.said]
-    if said.table is not None:
+    if said.table is not None and len(said.table.rows) > 1:
+        every.append(said.table.caption)
         every += [
             f"{row[0]}: {row[1]} ({row[2]}, {row[3]}, file {row[4]}, {row[6]})"
             for row in said.table.rows[1:]

@@ -105,7 +105,10 @@ def render(
         InputError: if the folder can't be written, or no row is of that version.
         DiskFullError: if there is no space left.
     """
-    names = [text.plain(Path(source).name) for source in sources]
+    names = [
+        text.plain(Path(source).name if Path(source).is_absolute() else source)
+        for source in sources
+    ]
     content = report(rows, planned, names, predictions_of, facts, code_version)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
@@ -238,7 +241,9 @@ def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFact
     return Other(
         number, lead.title(group), lead.differences(group, first),
         [
-            lead.differs(group, first), *lead.lead(group, facts), *reference_lines(group, points),
+            lead.differs(group, first),
+            f"{advice(recommend(candidates_of(group)), facts).heading}.",
+            *lead.lead(group, facts), *reference_lines(group, points),
             *lead.unlearned(group), *between_processes(group),
         ],
         drawings, tables.settings_table(group),

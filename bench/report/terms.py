@@ -38,9 +38,9 @@ TERMS: Final = (
      "96, of timing batches: a few batches, short and long, that are replayed after training."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
      "point estimates, not their intervals."),
-    ("shown worse, shown no worse, could be best", "How a setting stands among those left: by 95% "
-     "bounds that hold for all pairs together, it is more than the margin worse than another; at "
-     "most the margin worse than every other; neither."),
+    ("shown worse, shown no worse, could be no worse", "How a setting stands among those left. "
+     "By simultaneous 95% bounds it is more than the margin worse than another; it is at most the "
+     "margin worse than every other; neither is shown."),
     ("×", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "
      "half."),
     ("group", "Cells under equal conditions and with equal settings, except those that belong to a "

@@ -240,7 +240,7 @@ def _why_time(adapted: Sequence[_Bar], base: _Bar) -> list[str]:
         [step.of(name) / full.of(name) for step in known] for name in ("forward", "backward")
     )
     reason = (
-        "gradients of frozen weights are saved, those of activations are not"
+        "gradients of frozen weights are not computed, those of activations are"
         if min(backward) < 1
         else "what adapters add takes as long as the gradients of frozen weights that they save"
     )
@@ -318,7 +318,7 @@ def _missing(
             sentences.append(f"The parts of {what} are not recorded for {who}.")
     if not sentences:
         return []
-    again = narrowed(group, facts, rerun=True)
+    again = narrowed(group, facts, rerun="ok")
     return [" ".join([*sentences, f"This measures them: {again}"])]
 
 

@@ -40,8 +40,8 @@ def decide(world: World, rng: Rng) -> dict[str, float]:
     pick, best = decision.pick, decision.reference
     if decision.decided and pick is not None and best is not None:
         outcome["regret"] = regret[pick]
-        if world.quotes and decision.honest_score is not None:
-            outcome["quoted"] = decision.honest_score - truth[pick]
+        if world.quotes and decision.cross_fitted_score is not None:
+            outcome["quoted"] = decision.cross_fitted_score - truth[pick]
             outcome["plain"] = known.scores[pick] - truth[pick]
             outcome["best"] = known.scores[best] - truth[best]
     seeds = max(len(sample.scores) for sample in samples)

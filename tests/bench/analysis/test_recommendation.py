@@ -12,6 +12,7 @@ from bench.analysis.groups import groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.common.errors import InputError
 from bench.plan.metrics import METRICS
+from bench.stats.best import Sample, compare_all
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 EXAMPLES = 2000
@@ -62,7 +63,7 @@ def test_the_cheapest_of_the_settings_that_are_as_good_is_recommended():
         "full", "lora"
     }  # fmt: skip
     assert recommended.candidates.examples == EXAMPLES
-    assert recommended.honest_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
+    assert recommended.cross_fitted_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
 
 
 def test_a_setting_that_is_worse_by_more_than_the_margin_is_not():
@@ -151,8 +152,56 @@ def test_without_kept_predictions_bounds_are_wider_and_no_score_is_cross_fitted(
     assert (counted.comparison.error[off] > kept.comparison.error[off]).all()
     assert counted.scores == pytest.approx(kept.scores)
     assert not counted.kept
-    assert recommend(counted).honest_score is None
+    assert recommend(counted).cross_fitted_score is None
     assert recommend(counted).obstacles == ("precision",)
+
+
+def chance(settings=16, examples=500, seed=0):
+    """Candidates of equally good settings, of which only chance makes one better."""
+    rng = np.random.default_rng(seed)
+    known = candidates_of(group_of(examples=examples))
+    samples = []
+    for _ in range(settings):
+        values = {s: (rng.random(examples) < 0.6).astype(float) for s in range(2)}
+        samples.append(Sample({s: float(v.mean()) for s, v in values.items()}, values))
+    many = replace(
+        known, settings=known.settings[:1] * settings, samples=tuple(samples),
+        comparison=compare_all(samples), margin=0.2,
+    )  # fmt: skip
+    many.__dict__.update(obstacles=())
+    return many
+
+
+def test_the_score_of_a_lucky_setting_is_told_without_its_luck():
+    """A limit that only the luckiest of equal settings meet selects by score."""
+    lucky, fitted = [], []
+    for seed in range(24):
+        known = chance(seed=seed)
+        recommended = recommend(known, "memory", parse_where("score>=0.615"))
+        if (score := recommended.cross_fitted_score) is not None:
+            lucky.append(known.scores[recommended.pick])
+            fitted.append(score)
+    assert len(lucky) > 12
+    assert np.mean(lucky) > 0.62
+    assert np.mean(fitted) == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_score_is_cross_fitted_only_for_what_is_recommended():
+    assert recommend(candidates_of(group_of(seeds=1))).cross_fitted_score is None
+    known = chance(settings=2)
+    same = recommend(known)
+    assert same.cross_fitted_score == pytest.approx(known.scores[same.pick])  # always the first
+
+
+def test_settings_without_a_common_seed_are_an_obstacle():
+    rows = [
+        replace(row, seed=row.seed + 7) if row.mode == "head" else row
+        for row in group_of(kept=False).rows
+    ]
+    [group] = groups(rows)
+    recommended = recommend(candidates_of(group))
+    assert "no common seed" in recommended.obstacles
+    assert recommended.cross_fitted_score is None
 
 
 def test_what_would_decide_is_named():
@@ -204,6 +253,10 @@ def test_costs_are_in_their_units():
     )
     assert cost_of(group, full, "size") == pytest.approx(4 * row.params_total / 1e6)
     head = next(s for s in group.settings if s.mode == "head")
+    assert cost_of(group, head, "time") == pytest.approx(
+        head.ok[0].ms_per_1k_tokens * head.ok[0].tokens_total / 1e6
+    )
+    assert cost_of(group, head, "parameters") == head.ok[0].params_trainable
     assert cost_of(group, head, "size") == pytest.approx(4 * head.ok[0].params_trainable / 1e6)
     small = next(s for s in group.settings if s.layers == "attn-only")
     assert cost_of(group, small, "size") == pytest.approx(4 * small.ok[0].params_trainable / 1e6)
@@ -220,6 +273,13 @@ def test_limits_have_units():
         ("size", True, 5.0), ("parameters", True, 1.5e6),
     ]  # fmt: skip
     assert parse_where("") == ()
+    values = {text: parse_where(text)[0].value for text in (
+        "memory<=1048576B", "memory<=1048576kB", "memory<=2KiB", "time<=2h", "time<=5s",
+        "size<=1GB", "size<=1MiB", "size<=3kB", "parameters<=5k", "parameters<=7", "score<=0.5",
+    )}  # fmt: skip
+    assert list(values.values()) == pytest.approx(
+        [1.0, 1000.0, 2 / 1024, 7200.0, 5.0, 1000.0, 1.048576, 0.003, 5000.0, 7.0, 0.5]
+    )
     assert limits[0].shortfall(6144.0) == 0
     assert limits[0].shortfall(2 * 6144.0) == 1
     assert limits[2].shortfall(0.3) == pytest.approx(0.5)
@@ -237,6 +297,10 @@ def test_limits_have_units():
         ("memory<=6.1.2GiB", "'6.1.2' is not a number"),
         ("memory", "'memory' is not a limit such as"),
         ("memory<=6GiB;time<=3s", "is not a limit such as"),
+        ("memory<=-5MiB", "'-5' is not a limit of memory"),
+        ("score>=1e400", "'1e400' is not a limit of score"),
+        ("size>=1MB", "size is limited from above"),
+        ("parameters>=1M", "parameters is limited from above"),
     ],
 )
 def test_a_bad_limit_is_refused_with_what_is_allowed(text, said):
@@ -249,6 +313,7 @@ def test_margins_have_units():
     accuracy, rmse = METRICS["accuracy"], METRICS["rmse"]
     assert parse_margin("1pt", accuracy, None) == 0.01
     assert parse_margin("5%", accuracy, 0.6) == pytest.approx(0.03)
+    assert parse_margin("5%", METRICS["mcc"], -0.2) == pytest.approx(0.01)
     assert parse_margin("5%", rmse, 20.0) == pytest.approx(1.0)
     assert parse_margin("0.1", rmse, None) == 0.1
 
@@ -262,6 +327,8 @@ def test_margins_have_units():
         ("-1pt", "accuracy", "is not a positive margin"),
         ("two", "accuracy", "is not a positive margin"),
         ("1e999", "accuracy", "is not a positive margin"),
+        ("1e-300", "accuracy", "is not a positive margin"),
+        ("", "accuracy", "is not a positive margin"),
     ],
 )
 def test_a_bad_margin_is_refused(text, metric, said):

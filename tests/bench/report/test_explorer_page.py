@@ -18,7 +18,7 @@ from bench.analysis.groups import ordered_groups
 from bench.analysis.recommendation import Candidates, candidates_of, recommend
 from bench.common.errors import InputError
 from bench.report.explorer import explorer
-from bench.report.recommendation import against_base, in_brief
+from bench.report.recommendation import against_full, in_brief
 from bench.report.render import render
 from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
@@ -120,11 +120,11 @@ def test_the_rule_on_the_page_is_that_of_python(page, candidates: Candidates) ->
             if wanted.pick is not None and label == settings[wanted.pick].label:
                 assert standing == ("recommended" if wanted.decided else "best by score so far")
                 assert said.endswith(f"{label}: {in_brief(candidates, wanted.pick)}.")
-                assert more.endswith(against_base(candidates, wanted.pick))
+                assert more.endswith(against_full(candidates, wanted.pick))
             elif label in shown:
                 assert standing == "shown no worse"
             else:
-                assert standing == ("could be best" if label in could_be else "shown worse")
+                assert standing == ("could be no worse" if label in could_be else "shown worse")
         if wanted.pick is None and any(kept):
             near = [i for i in range(len(settings)) if kept[i]]
             misses = [sum(limit.shortfall(candidates.value(i, limit.name))

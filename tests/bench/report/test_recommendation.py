@@ -1,18 +1,23 @@
 """What a recommendation says: the answer, what is missing, and the command that supplies it."""
 
 import json
+import math
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.analysis.constraints import parse_where
 from bench.analysis.groups import groups
 from bench.analysis.power import OF_EXAMPLES, OF_SEEDS, needed_seeds, power_note, shown_size
 from bench.analysis.recommendation import candidates_of, recommend
+from bench.analysis.verdicts import compare
 from bench.plan.metrics import METRICS
 from bench.report.recommendation import advice, as_json, form_cost, lines
 from bench.results.store import Store
@@ -37,11 +42,21 @@ def test_a_decision_is_one_sentence_with_what_it_saves():
         "fine-tuning in fp32, accuracy 0."
     )
     assert made.commands == []
-    assert "worse than the best of the 4 settings" in text(made)
-    assert "the margin is 2 points of accuracy" in text(made)
-    assert "Against full fine-tuning in fp32 (0." in text(made)
-    assert "examples that took no part in choosing" in text(made)
-    assert "1 setting of 4 is shown to be worse" in text(made)
+    known = made.recommended.candidates
+    loss = made.recommended.loss(made.recommended.pick)
+    assert loss == max(-known.comparison.lower[made.recommended.pick, j] for j in (0, 1, 3))
+    assert (
+        f"With 95% confidence it is at most {ceil(1000 * loss) / 10:.2g} points of accuracy "
+        in (made.said[0])
+    )
+    assert "worse than the best of the 4 settings" in made.said[0]
+    assert (
+        "the margin is 2 points of accuracy. It ran with 3 seeds and 2,000 dev examples."
+        in (made.said[0])
+    )
+    gap = compare(known.group, "score", made.recommended.setting, known.group.baseline)
+    assert f"differs by {gap.value:+.3f} (95% interval ".replace("-", "−") in made.said[1]
+    assert "1 of 4 is shown to be worse by more than the margin; the other 3" in text(made)
     needs = [row[0] for row in made.table.rows]
     assert needs[0].startswith("recommended, least memory")
     assert "full fine-tuning in fp32" in needs[-1]
@@ -90,9 +105,67 @@ def test_limits_that_nothing_meets_say_which_setting_is_nearest():
 def test_the_bottleneck_is_named():
     made = said(group_of(kept=False, examples=1000))
     assert made.heading.startswith("Not decided; the best by score so far is ")
-    assert "No setting is shown to be no worse than the best" in text(made)
-    assert "The bottleneck is the number of dev examples" in text(made)
+    assert "No setting is shown to be within 2 points of accuracy of the best" in text(made)
+    assert "The bottleneck is the number of dev examples: with about " in text(made)
     assert "four times out of five" in text(made)
+
+
+def fixed(of_seed=3e-4, of_examples=2e-5, difference=0.0, seeds=3, quantile=2.0, margin=0.02):
+    """Candidates whose pairs all have these differences and variances, on 1,000 examples."""
+    known = candidates_of(group_of(examples=1000))
+    shape = (4, 4)
+    signs = np.sign(np.subtract.outer(np.arange(4), np.arange(4)))
+    compared = replace(
+        known.comparison, difference=difference * signs, seeds=np.full(shape, seeds),
+        of_seed=np.full(shape, of_seed), of_examples=np.full(shape, of_examples),
+    )  # fmt: skip
+    compared.__dict__["quantiles"] = np.full(shape, quantile)
+    found = replace(known, comparison=compared, margin=margin)
+    found.__dict__["obstacles"] = ()
+    return recommend(found)
+
+
+def test_what_would_decide_is_calculated_from_the_variances():
+    """By hand: an error of 0.01095 shows 0.02 four times out of five at 2 + 0.84 errors."""
+    undecided = fixed()
+    allowed = (0.02 / 2.84162) ** 2
+    found = undecided.resolution
+    assert undecided.loss(0) == pytest.approx(2 * 1.2e-4**0.5)
+    assert found.margin == pytest.approx(2 * 1.2e-4**0.5)
+    assert found.factor == pytest.approx(1.2e-4 / allowed, rel=1e-4)
+    assert found.seeds == math.ceil(3e-4 / (allowed - 2e-5)) == 11
+    assert found.bottleneck == "seeds"
+    assert undecided.finest == (
+        pytest.approx(2.84162 * 2e-5**0.5, rel=1e-4), math.ceil(1000 * (284.162 * 2e-5**0.5) ** 2)
+    )  # fmt: skip
+    made = advice(undecided)
+    assert "which is at most 2.2 points of accuracy worse" in text(made)
+    assert "with 11 seeds or with about 2,400 dev examples it would be shown" in text(made)
+    assert "the smallest is about 1.3 points, and 1 point takes at least 1,600 dev" in text(made)
+    assert [line for line in made.commands if "--seeds 11" in line]
+
+
+def test_examples_may_be_the_bottleneck_and_seeds_no_help():
+    found = fixed(of_seed=3e-5, of_examples=1e-4).resolution
+    assert (found.bottleneck, found.seeds) == ("examples", None)
+    assert found.factor == pytest.approx(1.1e-4 / (0.02 / 2.84162) ** 2, rel=1e-4)
+
+
+def test_a_measured_difference_takes_room_of_the_margin():
+    """The last of four settings is 0.005 above each other one."""
+    best = fixed(difference=0.005, margin=0.015)
+    assert best.resolution.closest == 3
+    assert best.resolution.factor == pytest.approx(1.2e-4 / (0.015 / 2.84162) ** 2, rel=1e-4)
+    first = replace(best, could_be=(0,))
+    assert first.resolution.factor == pytest.approx(1.2e-4 / (0.01 / 2.84162) ** 2, rel=1e-4)
+    far = replace(fixed(difference=0.02, margin=0.001), could_be=(0,))
+    assert (far.resolution.bottleneck, far.resolution.factor) == ("margin", None)
+    assert "The bottleneck is the margin" in text(advice(far))
+
+
+def test_pairs_of_one_seed_say_nothing_of_more_seeds():
+    assert fixed(seeds=1).finest is None
+    assert fixed(seeds=1).resolution.seeds is None
 
 
 def test_one_point_can_not_be_shown_on_few_examples():
@@ -169,6 +242,17 @@ def test_a_file_without_rows_is_bad_input(tmp_path):
     done = recommend_command("--runs", path)
     assert done.returncode == 2
     assert "no results; run python -m bench.grid" in done.stderr
+
+
+def test_the_expected_size_is_that_of_the_variances():
+    """77 settings: Bonferroni's 3.2125 and 0.8416 errors of sqrt((0.016 + 0.065 / 3) / 1064)."""
+    assert shown_size(1064, 3, 77) == pytest.approx(4.0541 * (0.037667 / 1064) ** 0.5, rel=1e-3)
+    cells = [cell(*axes, "off", seed, folds=5, fold=fold)
+             for axes in SHARES for seed in range(3) for fold in range(5)]  # fmt: skip
+    [note] = power_note(cells, 1000, METRICS["accuracy"])
+    assert f"{100 * shown_size(1000, 3, 4):.2g} points" in note
+    [single] = power_note([c for c in cells if c.seed == 0], 1000, METRICS["accuracy"])
+    assert f"{100 * shown_size(1000, 3, 4):.2g} points" in single
 
 
 def test_the_power_is_told_beforehand():
