@@ -426,22 +426,23 @@
     }
     function mark(chart) {
       const nodes = [], taken = [], width = chart.svg.viewBox.baseVal.width;
-      function ring(s, kind, text, below) {
+      function ring(s, kind, text) {
         if (!chart.nodes.has(s)) { return; }
         const [x, y] = place(chart, s), half = 3.8 * text.length;
         nodes.push(svgNode("circle", { class: kind, cx: x, cy: y, r: 8 }));
-        const at = [Math.min(width - half, Math.max(half, x)), y + below];
-        if (!text || taken.some((t) => Math.abs(t[0] - at[0]) < half + 30 && Math.abs(t[1] - at[1]) < 12)) { return; }
-        taken.push(at);
+        const at = [y - 13, y + 21].map((to) => [Math.min(width - half, Math.max(half, x)), to])
+          .find((to) => !taken.some((t) => Math.abs(t[0] - to[0]) < half + 30 && Math.abs(t[1] - to[1]) < 12));
+        if (!text || !at) { return; }
+        taken.push(at, [x, y]);
         const label = svgNode("text", { class: kind, x: at[0], y: at[1], "text-anchor": "middle" });
         label.textContent = text;
         nodes.push(label);
       }
       const decided = answer.decided;
-      state.pins.forEach((s, i) => ring(s, "pin", "AB"[i], -13));
-      ring(answer.pick, decided ? "pick" : "pick open", decided ? "recommended" : "best so far", -13);
-      ring(settings.find((s) => s.baseline), "base", "", 0);
-      ring(hot, "hot", "", 0);
+      state.pins.forEach((s, i) => ring(s, "pin", "AB"[i]));
+      ring(answer.pick, decided ? "pick" : "pick open", decided ? "recommended" : "best so far");
+      ring(settings.find((s) => s.baseline), "base", "");
+      ring(hot, "hot", "");
       chart.marks.replaceChildren(...nodes);
     }
     function heat(s) { if (hot !== s) { hot = s; charts.forEach(mark); } }
