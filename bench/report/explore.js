@@ -565,7 +565,7 @@
           td(isFinite(gap) ? signed(gap) + bounds : "no seed in common")));
         said = bit("shown", a, b) && bit("shown", b, a) ? "Neither is worse than the other by more than " + metric.margin + "."
           : claim(b, "B", a, "A") + " " + claim(a, "A", b, "B");
-        said += (a.seeds === b.seeds ? "" : " The difference is over the seeds that both have.") + " Bounds hold for all pairs together with 95% confidence.";
+        said += (a.seeds === b.seeds ? "" : " The difference is over the seeds that both have.") + " Bounds against the best of all settings hold together with 95% confidence.";
       }
       function claim(i, name, j, other) {
         const how = bit("shown", i, j) ? " is at most " : bit("worse", i, j) ? " is more than " : " may be more than ";

@@ -33,7 +33,7 @@ TERMS: Final = (
      "paired over dev examples and seeds where predictions are kept, costs over runs of the "
      "same seed, fold, repeat and version of the code where there are enough; else the interval is "
      "made of both as if the runs were independent. Intervals are not corrected for the number of "
-     "comparisons."),
+     "comparisons; the bounds of the recommendation are."),
     ("step time", "The time of training's own steps after its warm-up; where there are fewer than "
      "96, of timing batches: a few batches, short and long, that are replayed after training."),
     ("Pareto front", "The settings that no other beats in both cost and score. It follows the "
