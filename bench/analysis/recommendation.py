@@ -197,11 +197,12 @@ class Recommendation:
 
     @cached_property
     def alternatives(self) -> dict[Need | Literal["score"], int]:
-        """By need, the cheapest setting that is shown to be no worse than the best or, where none
-        is, that could be the best; and the best by score."""
+        """By need, the cheapest setting that is shown to be within the margin of the best or, where
+        nothing is decided, that could be; and the best by score."""
         every: dict[Need | Literal["score"], int] = {}
+        among = self.shown if self.decided else self.could_be
         for need in NEEDS:
-            found = self.candidates.cheapest(self.shown or self.could_be, need)
+            found = self.candidates.cheapest(among, need)
             if found is not None and not np.isnan(self.candidates.costs[need][found]):
                 every[need] = found
         if self.reference is not None:

@@ -359,7 +359,7 @@ def _table(recommended: Recommendation, pick: int) -> Table:
         for i, names in needs.items()
     ]  # fmt: skip
     caption = "By need, of the settings that are shown to be within the margin of the best."
-    if not recommended.shown:
+    if not recommended.decided:
         caption = "By need, of the settings that could be within the margin of the best."
     marks = ["baseline" if known.settings[i] is group.baseline else "" for i in needs]
     return Table(heads, rows, caption, marks)
