@@ -23,6 +23,8 @@ from bench.results.facts import DataFacts
 BASE: Final = "full fine-tuning in fp32"
 _FEWEST_SEEDS: Final = 3
 _POINT: Final = 0.01
+_MOST_NAMED: Final = 4
+"""More settings than these are counted and not named."""
 _MOST_SEEDS: Final = 30
 """More seeds than these are not suggested."""
 _NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smallest file",
@@ -154,14 +156,15 @@ def _those(recommended: Recommendation) -> str:
 
 def _excluded(recommended: Recommendation) -> str:
     """How many settings are shown to be worse than another by more than the margin."""
-    total, left = len(recommended.among), len(recommended.could_be)
-    out = total - left
+    known, total, left = recommended.candidates, len(recommended.among), recommended.could_be
+    out = total - len(left)
     if not out:
         every = "both" if total == 2 else f"all {total}"
         return f"None is shown to be worse by more than the margin: {every} could be within it."
+    names = "; ".join(known.settings[i].label for i in left) if len(left) <= _MOST_NAMED else ""
     return (
         f"{out} of {total} {'is' if out == 1 else 'are'} shown to be worse by more than the "
-        f"margin; the other {left} could be within it."
+        f"margin; the other {len(left)} could be within it{f': {names}' if names else ''}."
     )
 
 
