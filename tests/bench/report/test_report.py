@@ -68,8 +68,10 @@ def full(tmp_path_factory) -> tuple[Path, str, str]:
     return folder, *pages(folder, synthetic_rows(68), sources=["/home/someone/my runs.csv"])
 
 
-def test_the_first_lines_say_what_was_compared_and_the_cap(full):
-    for text in (seen(full[1]), full[2][:800]):
+def test_the_pages_say_what_was_compared_and_the_cap_after_the_advice(full):
+    advice, run = full[2].partition("\n## What was run\n")[::2]
+    assert advice.count("\n## ") == 1
+    for text in (seen(full[1]), run[:800]):
         for part in ("minilm", "movies", "Xeon 2.8 GHz, 2 cores, 16 GiB", "65 of 68 cells"):
             assert part in text
         assert "Trained on 2,000 of the task's examples" in text
