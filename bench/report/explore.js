@@ -153,7 +153,7 @@
     // The difference of scores, a minus b, or its lower bound; more is better.
     function apart(name, a, b) {
       const step = steps[name][a.pair * pairs.of + b.pair];
-      return step === -32768 ? -Infinity : step * pairs.unit;
+      return step === undefined || step === -32768 ? -Infinity : step * pairs.unit;
     }
 
     // The rule. docs/deciding.md explains it; Python made the bits.
@@ -558,7 +558,7 @@
         td(shown(name, a[name])), td(shown(name, b[name])), td(ratio(b[name] / a[name]) + "\u00d7")));
       let said = "Their scores are not compared.";
       if (a.pair !== null && b.pair !== null) {
-        const gap = gain * apart("difference", b, a);
+        const gap = steps.difference.length ? gain * apart("difference", b, a) : b.value - a.value;
         const ends = [apart("lower", b, a), -apart("lower", a, b)].map((end) => gain * end).sort((x, y) => x - y);
         const bounds = ends.every(isFinite) ? " (" + ends.map(signed).join(" to ") + ")" : "";
         items.unshift(el("tr", {}, th("row", metric.name), td(shape.score(a.value)), td(shape.score(b.value)),

@@ -30,6 +30,7 @@ from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.recommendation import against_full, in_brief, margin_text, obstacle_of
+from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
 from bench.results.store import cell_folder
@@ -175,13 +176,14 @@ def _finite(value: float | None) -> float | None:
 
 
 def _pairs(known: Candidates) -> dict[str, object]:
-    """What is known of each pair: the bits of the rule, and the difference of scores, row minus
-    column, with its lower bound, in steps of `unit`. The upper bound is minus the lower one of the
-    column against the row."""
+    """What is known of each pair: the bits of the rule and, unless settings are very many, the
+    difference of scores, row minus column, with its lower bound, in steps of `unit`. The upper
+    bound is minus the lower one of the column against the row."""
     differences = known.comparison.difference, known.comparison.lower
     sizes = [float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in differences]
     unit = max(sizes) / _MOST_STEPS or 1.0
-    difference, lower = (_steps(values / unit) for values in differences)
+    is_small = len(known.settings) <= MOST_SETTINGS
+    difference, lower = (_steps(x / unit) if is_small else "" for x in differences)
     return {
         "of": len(known.settings), "shown": _bits(known.shown), "worse": _bits(known.worse),
         "unit": unit, "difference": difference, "lower": lower,

@@ -3,22 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, candidates_of
 from bench.analysis.setting import Setting
 from bench.results.predictions import kept_predictions, values_from
-from bench.results.store import read_plan, read_rows
 from bench.stats.best import Sample
 from tests.bench.synthetic_rows import new_row
+from tests.reference_run import RUNS, reference_group
 
-ROOT: Final = Path(__file__).parents[2]
 MARGIN: Final = 0.02
 BEST, HEAD = 0.62, 0.49
 Floats = NDArray[np.float64]
@@ -149,9 +147,7 @@ def _group(count: int) -> Group:
 
 def committed() -> Candidates:
     """The settings of the committed run."""
-    runs = ROOT / "runs.csv"
-    values = values_from(kept_predictions(runs))
-    return candidates_of(ordered_groups(read_rows(runs), read_plan(runs), values)[0])
+    return candidates_of(reference_group(values_from(kept_predictions(RUNS))))
 
 
 @dataclass(frozen=True)

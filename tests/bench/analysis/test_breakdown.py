@@ -1,21 +1,19 @@
 """Where a setting's memory and its steps go."""
 
 import random
-from pathlib import Path
 
 import pytest
 
 from bench.analysis.breakdown import memory_parts, representatives, step_parts
 from bench.analysis.groups import Group, groups
 from bench.plan.rows import Row
-from bench.results.store import read_rows
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
+from tests.reference_run import reference_group
 
 OWNED = {
     "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0, "activations_mib": 300.0,
 }  # fmt: skip
 ON_CPU = {"peak_rss_mib": 1000.0, "peak_anon_mib": 900.0, "imports_anon_mib": 150.0}
-REPO = Path(__file__).parents[3]
 STEP = {"step_ms_median": 100.0, "ms_per_1k_tokens": 50.0, "forward_ms": 30.0,
         "backward_ms": 60.0, "optimizer_ms": 10.0}  # fmt: skip
 
@@ -117,7 +115,7 @@ def test_the_rank_is_the_nearest_to_the_usual_one() -> None:
 
 
 def test_parts_of_the_reference_run_add_up() -> None:
-    group = groups(read_rows(REPO / "runs.csv"))[0]
+    group = reference_group()
     known = 0
     for setting in group.settings:
         memory, step = memory_parts(group, setting), step_parts(group, setting)

@@ -14,7 +14,6 @@ import pytest
 
 from bench.analysis.constraints import parse_where
 from bench.analysis.costs import NEEDS
-from bench.analysis.groups import ordered_groups
 from bench.analysis.recommendation import Candidates, candidates_of, recommend
 from bench.common.errors import InputError
 from bench.report.explorer import explorer
@@ -22,26 +21,24 @@ from bench.report.recommendation import against_full, in_brief
 from bench.report.render import render
 from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
-from bench.results.store import read_rows
 from tests.bench.report.test_browser import WIDE, open_page
 from tests.bench.synthetic_rows import synthetic_rows
+from tests.reference_run import RUNS, reference_group, reference_rows
 
-RUNS = Path(__file__).parents[3] / "runs.csv"
 COMMAND = "python -m bench.recommend --runs runs.csv"
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render(
-        read_rows(RUNS), tmp_path_factory.mktemp("report"), sources=["runs.csv"],
+        reference_rows(), tmp_path_factory.mktemp("report"), sources=["runs.csv"],
         predictions_of=kept_predictions(RUNS),
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def candidates() -> Candidates:
-    values_of = values_from(kept_predictions(RUNS))
-    return candidates_of(ordered_groups(read_rows(RUNS), [], values_of)[0])
+    return candidates_of(reference_group(values_from(kept_predictions(RUNS))))
 
 
 @pytest.fixture(scope="module")

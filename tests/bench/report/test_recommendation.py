@@ -23,6 +23,7 @@ from bench.report.recommendation import advice, as_json, form_cost, lines
 from bench.results.store import Store
 from tests.bench.analysis.test_recommendation import FULL, HEAD, LARGE, SHARES, SMALL, group_of
 from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
+from tests.reference_run import copy_reference
 
 ROOT = Path(__file__).parents[3]
 
@@ -206,8 +207,8 @@ def recommend_command(*arguments, cwd=ROOT):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
-def test_the_command_decides_from_the_committed_run_and_readme_quotes_it():
-    done = recommend_command()
+def test_the_command_decides_from_the_committed_run_and_readme_quotes_it(tmp_path):
+    done = recommend_command("--runs", copy_reference(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     heading = done.stdout.splitlines()[0]

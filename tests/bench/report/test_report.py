@@ -30,7 +30,6 @@ from bench.report.pages import escape_markdown
 from bench.report.render import render, report
 from bench.report.text import num, signed, without_paths
 from bench.results.outcomes import Outcome
-from bench.results.store import read_rows
 from tests.bench.synthetic_rows import (
     cell,
     failed_row,
@@ -40,8 +39,8 @@ from tests.bench.synthetic_rows import (
     result_row,
     synthetic_rows,
 )
+from tests.reference_run import reference_rows
 
-REPO = Path(__file__).parents[3]
 VENDOR = sorted((Path(bench.report.__file__).parent / "vendor").iterdir())
 
 
@@ -164,7 +163,7 @@ PARTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rows", [lambda: read_rows(REPO / "runs.csv"), long_run])
+@pytest.mark.parametrize("rows", [reference_rows, long_run])
 def test_the_markdown_is_a_page(tmp_path, undrawn, rows):
     _, text = pages(tmp_path, rows(), sources=["runs.csv"])
     assert len(text.splitlines()) < LONGEST

@@ -2,7 +2,6 @@
 
 import random
 import re
-from pathlib import Path
 
 import pytest
 
@@ -10,10 +9,8 @@ from bench.analysis.groups import Group, groups
 from bench.plan.rows import Row
 from bench.report.sections import Section
 from bench.report.why import why_section
-from bench.results.store import read_rows
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
-
-REPO = Path(__file__).parents[3]
+from tests.reference_run import reference_group
 
 
 def measured(
@@ -158,7 +155,7 @@ def test_on_a_gpu_the_parts_are_of_allocated_memory() -> None:
 
 @pytest.fixture(scope="module")
 def reference() -> Group:
-    return groups(read_rows(REPO / "runs.csv"))[0]
+    return reference_group()
 
 
 def test_the_reference_run_has_a_bar_for_each_kind_in_both_panels(reference: Group) -> None:
