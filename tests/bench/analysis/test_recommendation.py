@@ -95,6 +95,8 @@ def test_limits_leave_settings_out_and_the_best_is_the_best_of_the_rest():
     assert recommended.decided
     assert label(recommended) == "lora rank 1 on attn-only, fp32"
     assert len(recommended.among) == 2
+    assert recommended.pick in recommended.could_be
+    assert recommended.pick not in recommend(known).could_be
     head = recommend(known, "memory", parse_where("size<=10kB"))
     assert label(head) == "head, fp32"
 
@@ -202,6 +204,22 @@ def test_settings_without_a_common_seed_are_an_obstacle():
     recommended = recommend(candidates_of(group))
     assert "no common seed" in recommended.obstacles
     assert recommended.cross_fitted_score is None
+
+
+def test_predictions_of_some_seeds_alone_are_not_compared_by_example():
+    of = values_of(SHARES)
+    [group] = groups(group_of().rows, (), lambda rows: of(rows) if rows[0].seed else None)
+    known = candidates_of(group)
+    assert not known.kept
+    assert all(0 < sample.variance < 1 for sample in known.samples)
+
+
+def test_undecided_alternatives_are_of_all_that_could_be_within_the_margin():
+    recommended = recommend(candidates_of(group_of(seeds=1)))
+    known = recommended.candidates
+    assert recommended.shown != recommended.could_be
+    for need in NEEDS:
+        assert recommended.alternatives[need] == known.cheapest(recommended.could_be, need)
 
 
 def test_what_would_decide_is_named():

@@ -143,7 +143,26 @@ def test_what_would_decide_is_calculated_from_the_variances():
     assert "which is at most 2.2 points of accuracy worse" in text(made)
     assert "with 11 seeds or with about 2,400 dev examples it would be shown" in text(made)
     assert "the smallest is about 1.3 points, and 1 point takes at least 1,600 dev" in text(made)
+    assert "None is shown to be worse by more than the margin: all 4 could be" in text(made)
     assert [line for line in made.commands if "--seeds 11" in line]
+    assert "no number of seeds" not in text(advice(fixed(of_examples=1e-6)))
+
+
+def test_only_settings_that_it_is_not_shown_against_are_rivals():
+    """The head is half a point of the whole scale worse, and known badly."""
+    undecided = fixed(difference=0.0)
+    compared = undecided.candidates.comparison
+    for matrix, there, back in (
+        (compared.difference, 0.5, -0.5), (compared.of_examples, 1e-2, 1e-2),
+    ):  # fmt: skip
+        matrix[1:, 0], matrix[0, 1:] = there, back
+    again = replace(
+        undecided, candidates=replace(undecided.candidates, comparison=replace(compared))
+    )
+    quantiles = np.full((4, 4), 2.0)
+    again.candidates.comparison.__dict__["quantiles"] = quantiles
+    assert again.candidates.shown[1:, 0].all()
+    assert again.resolution.factor == pytest.approx(1.2e-4 / (0.02 / 2.84162) ** 2, rel=1e-4)
 
 
 def test_examples_may_be_the_bottleneck_and_seeds_no_help():
@@ -185,6 +204,9 @@ def test_the_data_are_json_without_nan():
     assert data["recommended"]["score"] == pytest.approx(0.6, abs=0.02)
     assert set(data["alternatives"]) == {"time", "size", "parameters", "score"}
     assert data["sentences"] == list(made.said)
+    settings = made.recommended.candidates.settings
+    assert data["best"]["label"] == settings[made.recommended.reference].label
+    assert data["best"]["label"] != data["recommended"]["label"]
 
 
 def test_the_lines_have_the_answer_and_the_alternatives():
@@ -263,6 +285,10 @@ def test_the_power_is_told_beforehand():
     [single] = power_note(cells[::3], 1000, METRICS["accuracy"])
     assert "one seed can't show which setting is best: --seeds 3" in single
     assert power_note(cells, 1000, METRICS["pearson"]) == []
+    enough = 1.5 * (1000 * (shown_size(1000, 3, 4) / 0.02) ** 2)
+    assert 0.01 < shown_size(round(enough), 3, 4) < 0.02
+    [good] = power_note(cells, round(enough), METRICS["accuracy"])
+    assert good.endswith("four times out of five")
     [poor] = power_note(cells, 200, METRICS["accuracy"])
     assert "--seeds" in poor or "no number of seeds" in poor
 
