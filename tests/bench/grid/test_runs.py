@@ -244,7 +244,7 @@ def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_report_of_several_versions_says_so_first_and_can_be_narrowed(tmp_path: Path) -> None:
+def test_a_report_of_several_versions_says_so_and_can_be_narrowed(tmp_path: Path) -> None:
     rows = synthetic_rows(68, failures=False)
     newer = [row | {"code_version": "0.2.0"} for row in rows[:10]]
     sentence = "The rows are of 2 versions of the code: 68 of 0.1.0, 10 of 0.2.0."
@@ -252,7 +252,7 @@ def test_a_report_of_several_versions_says_so_first_and_can_be_narrowed(tmp_path
     for each in (page, text):
         assert sentence in each
         assert "78 of 78 runs ended ok" in each
-    assert text.index(sentence) < text.index("## ")
+    assert text.index("## What was run") < text.index(sentence) < text.index("## Trade-off")
     assert 'data-key="code_version"' in page
     for page in pages(tmp_path, [*rows, *newer], code_version="0.2.0"):
         assert "Only rows of code version 0.2.0: 68 rows of others left out." in page
