@@ -67,19 +67,12 @@ def main(
     from bench.common.errors import InputError
     from bench.report import recommendation
     from bench.report.text import count
-    from bench.results.facts import read_facts
-    from bench.results.predictions import first_of, kept_predictions, values_from
-    from bench.results.rescoring import rescored
-    from bench.results.store import read_plan, read_rows
+    from bench.results.predictions import values_from
+    from bench.results.rescoring import read_results
 
     limits = parse_where(where)
-    rows = [row for path in runs for row in read_rows(path)]
-    planned = [row for path in runs for row in read_plan(path)]
-    facts = read_facts(*runs)
-    predictions_of = first_of([kept_predictions(path) for path in runs])
-    if metric is not None:
-        rows = rescored(rows, metric, predictions_of, facts)
-    every = ordered_groups(rows, planned, values_from(predictions_of))
+    results = read_results(runs, metric)
+    every = ordered_groups(results.rows, results.planned, values_from(results.predictions_of))
     if not every:
         names = ", ".join(map(str, runs))
         raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
@@ -89,11 +82,11 @@ def main(
     if margin is not None:
         size = parse_margin(margin, group.scoring, base.value if base else None)
     recommended = recommend(candidates_of(group, size), prefer, limits)
-    said = recommendation.advice(recommended, facts)
+    advice = recommendation.advice(recommended, results.facts)
     if as_json:
-        click.echo(json.dumps(recommendation.as_json(said), indent=1))
+        click.echo(json.dumps(recommendation.as_json(advice), indent=1))
     else:
-        click.echo("\n".join(recommendation.lines(said)))
+        click.echo("\n".join(recommendation.lines(advice)))
         if len(every) > 1:
             subject = recommendation.subject(group)
             others = count(len(every) - 1, "other group")

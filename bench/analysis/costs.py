@@ -15,7 +15,7 @@ _BYTES: Final = 4
 
 def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
     """A cost of a setting: memory in MiB, the time of one training in seconds, the size in MB of
-    the file that is shipped beside the base model, or the number of parameters that train.
+    the file that is shipped with the base model, or the number of trained parameters.
 
     The time is that of training's steps on all its tokens; where these were not counted, as in old
     rows, that of the whole training. The file has what differs from the base: adapter and head, or

@@ -52,15 +52,15 @@ def power_note(cells: Collection[Cell], examples: int, metric: Metric) -> list[s
             f"of {metric.size(_two_digits(shown_size(examples, 3, settings)))}"
         ]
     size = shown_size(examples, len(seeds), settings)
-    said = (
+    note = (
         f"{len(seeds)} seeds and {examples:,} dev examples are expected to show a difference of "
         f"{metric.size(_two_digits(size))}, four times out of five"
     )
     if size <= metric.margin:
-        return [said]
+        return [note]
     needed = needed_seeds(metric.margin, examples, settings)
     more = "no number of seeds shows" if needed is None else f"--seeds {needed} is expected to show"
-    return [f"{said}; {more} the margin of {metric.size(metric.margin)}"]
+    return [f"{note}; {more} the margin of {metric.size(metric.margin)}"]
 
 
 def _two_digits(value: float) -> float:

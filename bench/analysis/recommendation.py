@@ -202,16 +202,16 @@ class Recommendation:
         every: dict[Need | Literal["score"], int] = {}
         among = self.shown if self.decided else self.could_be
         for need in NEEDS:
-            found = self.candidates.cheapest(among, need)
-            if found is not None and not np.isnan(self.candidates.costs[need][found]):
-                every[need] = found
+            cheapest = self.candidates.cheapest(among, need)
+            if cheapest is not None and not np.isnan(self.candidates.costs[need][cheapest]):
+                every[need] = cheapest
         if self.reference is not None:
             every["score"] = self.reference
         return every
 
     @cached_property
     def cross_fitted_score(self) -> float | None:
-        """The score of what the rule picks, on examples that did not pick it, as it is told.
+        """The score of what the rule picks, on examples that did not pick it.
 
         Each tenth of the examples scores what the rule picks by the others, if it picks something.
         None where nothing is recommended or predictions are not kept.
@@ -239,10 +239,10 @@ class Recommendation:
             scores: on that share, by setting and seed [K, S].
         """
         known, compared = self.candidates, self.candidates.comparison
-        told = known.group.scoring.gain(1.0) * np.nanmean(scores, axis=1)
+        means = known.group.scoring.gain(1.0) * np.nanmean(scores, axis=1)
 
         def meets(i: int, limit: Limit) -> bool:
-            value = float(told[i]) if limit.name == "score" else known.value(i, limit.name)
+            value = float(means[i]) if limit.name == "score" else known.value(i, limit.name)
             return limit.shortfall(value) == 0
 
         every = range(len(scores))

@@ -451,14 +451,14 @@ class Session:
         counts = statuses(planned, last)
         elsewhere = scores_elsewhere(planned)
         times = self.account.times()
-        said = None if recommended is None else recommendation.advice(recommended, facts)
+        advice = None if recommended is None else recommendation.advice(recommended, facts)
         if as_json:
             outcome = {
                 "cells": counts,
                 "scores_from_other_machines": elsewhere,
                 "report": report,
                 "time": None if times is None else times.to_json(),
-                "recommendation": said and recommendation.as_json(said),
+                "recommendation": advice and recommendation.as_json(advice),
             }
             click.echo(json.dumps(outcome))
         else:
@@ -469,8 +469,8 @@ class Session:
             click.echo(f"report: {report}")
             if times is not None:
                 click.echo(f"time: {times}")
-            if said is not None:
-                click.echo("\n".join(recommendation.lines(said)))
+            if advice is not None:
+                click.echo("\n".join(recommendation.lines(advice)))
         fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         sys.stderr.writelines(self.budget.lines())

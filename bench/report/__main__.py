@@ -61,16 +61,10 @@ def main(
     as_json: bool,
 ) -> int:
     from bench.results.facts import read_facts
-    from bench.results.predictions import first_of, kept_predictions
-    from bench.results.rescoring import rescored
-    from bench.results.store import read_plan, read_rows
+    from bench.results.rescoring import read_results
 
-    rows = [row for path in runs for row in read_rows(path)]
-    planned = [row for path in runs for row in read_plan(path)]
-    facts = read_facts(*runs)
-    predictions_of = first_of([kept_predictions(path) for path in runs])
-    if metric is not None:
-        rows = rescored(rows, metric, predictions_of, facts)
+    results = read_results(runs, metric)
+    rows, facts = results.rows, results.facts
     said, score = [], None
     if test is not None and not final:
         raise InputError("--test: is for --final; give both")
@@ -80,7 +74,7 @@ def main(
         from bench.grid.final import find_final
         from bench.report.references import final_line
 
-        score = find_final(runs[0], rows, predictions_of, test)
+        score = find_final(runs[0], rows, results.predictions_of, test)
         facts = read_facts(*runs)
         said = [final_line(score, metric or "")]
 
@@ -89,9 +83,9 @@ def main(
     index = render(
         rows,
         reports,
-        planned=planned,
+        planned=results.planned,
         sources=[str(path) for path in runs],
-        predictions_of=predictions_of,
+        predictions_of=results.predictions_of,
         facts=facts,
         code_version=code_version,
     )

@@ -37,14 +37,14 @@ class Advice:
 
     Attributes:
         heading: the answer in a sentence.
-        said: what it gains and loses, how sure that is, and what is missing.
+        sentences: what it gains and loses, how sure that is, and what is missing.
         table: the alternatives by need.
         commands: command lines that supply what is missing.
     """
 
     recommended: Recommendation
     heading: str
-    said: Sequence[str]
+    sentences: Sequence[str]
     table: Table | None
     commands: Sequence[str]
 
@@ -54,16 +54,16 @@ def advice(
 ) -> Advice:
     """A group's recommendation in words."""
     group = recommended.candidates.group
-    said, selections = _missing(recommended)
+    sentences, selections = _missing(recommended)
     pick, table = recommended.pick, None
     if pick is not None:
-        said = [*_sureness(recommended, pick), *said]
+        sentences = [*_sureness(recommended, pick), *sentences]
         table = _table(recommended, pick)
     lines = [narrowed(group, facts, **selection) for selection in selections]
     return Advice(
         recommended,
         _heading(recommended),
-        said,
+        sentences,
         table,
         list(dict.fromkeys(lines)),
     )
@@ -199,20 +199,20 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     """What is missing for a decision or a comparison, and the narrowed commands that supply it."""
     known = recommended.candidates
     group = known.group
-    said, selections = obstacle_of(recommended)
+    sentences, selections = obstacle_of(recommended)
     if group.baseline is None and known.settings:
-        said.append(f"What it saves against {BASE} is not known: that was not run, or not ok.")
+        sentences.append(f"What it saves against {BASE} is not known: that was not run, or not ok.")
         selections.append({"select": "mode=full amp=off"})
     if known.settings and not known.kept:
         missing = sum(not sample.values for sample in known.samples)
-        said.append(
+        sentences.append(
             f"The predictions of {count(missing, 'setting')} {'is' if missing == 1 else 'are'} not "
             "kept, so scores are compared by their own intervals, as if on different examples; "
             "cells that run again keep them."
         )
         selections.append({"rerun": "ok"})
     if (finest := recommended.finest) and group.scoring.in_points and finest[0] > _POINT:
-        said.append(
+        sentences.append(
             f"On {known.examples:,} dev examples no number of seeds shows a difference of 1 point "
             f"between typical settings: the smallest is about {100 * finest[0]:.2g} points, and 1 "
             f"point takes at least {_rounded(finest[1]):,} dev examples."
@@ -220,43 +220,45 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     if {"one seed", "no common seed"} & {*recommended.obstacles}:
         seeds = max(_FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
         selections = [{"seeds": seeds, **selection} for selection in selections]
-    return said, selections
+    return sentences, selections
 
 
 def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
     """Why nothing is recommended, and the narrowed commands that supply what is missing."""
     known, obstacles = recommended.candidates, recommended.obstacles
-    said: list[str] = []
+    sentences: list[str] = []
     selections: list[dict[str, Any]] = []
     if "no score" in obstacles:
         return _no_score(known.group)
     if "one seed" in obstacles:
-        said.append("One seed can't show how much of a score is luck.")
+        sentences.append("One seed can't show how much of a score is luck.")
         selections.append({})
     if "no common seed" in obstacles:
-        said.append("Some settings have no seed in common, so their scores are not compared.")
+        sentences.append("Some settings have no seed in common, so their scores are not compared.")
         selections.append({})
     if "no head" in obstacles:
-        said.append("The head alone was not run, so nothing shows that training the encoder helps.")
+        sentences.append(
+            "The head alone was not run, so nothing shows that training the encoder helps."
+        )
         selections.append({"select": "mode=head"})
     elif "not learned" in obstacles:
-        said.append(_not_learned(known.settings[int(known.scores.argmax())]))
+        sentences.append(_not_learned(known.settings[int(known.scores.argmax())]))
         steps, epochs = known.group.shared("max_steps"), known.group.shared("epochs")
         longer = "epochs" if steps is None else "max_steps"
         selections.append({longer: 2 * int((epochs if steps is None else steps) or 1)})
     if recommended.nearest is not None:
-        said.append(_nearest(recommended, recommended.nearest))
+        sentences.append(_nearest(recommended, recommended.nearest))
     if "precision" in obstacles and recommended.resolution is not None:
         return _precision(recommended, recommended.resolution)
-    return said, selections
+    return sentences, selections
 
 
 def _no_score(group: Group) -> tuple[list[str], list[dict[str, Any]]]:
     if not group.ok:
         ended = Counter(row.status for row in group.rows if row.status)
-        said = ", ".join(f"{number} {status}" for status, number in ended.most_common())
+        sentences = ", ".join(f"{number} {status}" for status, number in ended.most_common())
         again = [{"rerun": status} for status, _ in ended.most_common()] or [{}]
-        return [f"No cell ended ok{f': {said}' if said else ''}."], again
+        return [f"No cell ended ok{f': {sentences}' if sentences else ''}."], again
     if group.shared("init") != "pretrained":
         text = "The weights are random, so there are costs but no scores."
         return [text], [{"init": "pretrained"}]
@@ -299,39 +301,41 @@ def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
 
 
 def _precision(
-    recommended: Recommendation, found: Resolution
+    recommended: Recommendation, resolution: Resolution
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Which part of the uncertainty keeps the rule from a decision, and what would remove it."""
     known = recommended.candidates
-    best = found.closest == recommended.reference
-    name = "the best by score itself" if best else known.settings[found.closest].label
-    said = [
+    best = resolution.closest == recommended.reference
+    name = "the best by score itself" if best else known.settings[resolution.closest].label
+    sentences = [
         f"No setting is shown to be within {margin_text(known)} of the best. The nearest to it is "
-        f"{name}, which is at most {_bound(known, found.margin)} worse."
+        f"{name}, which is at most {_bound(known, resolution.margin)} worse."
     ]
-    if found.bottleneck == "margin" or found.factor is None:
-        said.append(
+    if resolution.bottleneck == "margin" or resolution.factor is None:
+        sentences.append(
             "The bottleneck is the margin: the measured difference is about as large, and more "
             "seeds or dev examples would not change that."
         )
-        return said, []
+        return sentences, []
     parts = {"seeds": "the number of seeds", "examples": "the number of dev examples"}
     ways, selections = [], []
-    if found.seeds is not None and found.seeds <= _MOST_SEEDS:
-        ways.append(f"{found.seeds} seeds")
-        selections.append({"seeds": found.seeds})
-    more = f"about {found.factor:.2g} times as many dev examples"
+    if resolution.seeds is not None and resolution.seeds <= _MOST_SEEDS:
+        ways.append(f"{resolution.seeds} seeds")
+        selections.append({"seeds": resolution.seeds})
+    more = f"about {resolution.factor:.2g} times as many dev examples"
     if known.examples:
-        more = f"about {_rounded(found.factor * known.examples):,} dev examples"
-    said.append(
-        f"The bottleneck is {parts[found.bottleneck]}: with {' or with '.join([*ways, more])} it "
-        "would be shown four times out of five, if its measured difference is the true one."
+        more = f"about {_rounded(resolution.factor * known.examples):,} dev examples"
+    sentences.append(
+        f"The bottleneck is {parts[resolution.bottleneck]}: with {' or with '.join([*ways, more])} "
+        "it would be shown four times out of five, if its measured difference is the true one."
     )
     fewest, most = (end(len(s.scores) for s in known.samples) for end in (min, max))
     if fewest < most and not selections:
-        said.append(f"Some settings have fewer than {most} seeds; more would narrow the bounds.")
+        sentences.append(
+            f"Some settings have fewer than {most} seeds; more would narrow the bounds."
+        )
         selections.append({"seeds": most})
-    return said, selections
+    return sentences, selections
 
 
 def _rounded(number: float) -> int:
@@ -380,29 +384,28 @@ def _at_most(recommended: Recommendation, i: int) -> str:
     return score(known.group, loss) if known_loss and len(recommended.among) > 1 else DASH
 
 
-def as_json(said: Advice) -> dict[str, Any]:
+def as_json(answer: Advice) -> dict[str, Any]:
     """The recommendation as data."""
-    recommended = said.recommended
+    recommended = answer.recommended
     known = recommended.candidates
     return {
         "decided": recommended.decided,
         "obstacles": list(recommended.obstacles),
         "recommended": _setting(known, recommended.pick) if recommended.decided else None,
-        "until_decided": None if recommended.decided else _setting(known, recommended.pick),
         "cross_fitted_score": recommended.cross_fitted_score,
         "best": _setting(known, recommended.reference),
         "baseline": _baseline(known),
         "alternatives": {n: _setting(known, i) for n, i in recommended.alternatives.items()},
-        "could_be": [known.settings[i].label for i in recommended.could_be],
+        "could_be_within_margin": [known.settings[i].label for i in recommended.could_be],
         "settings": len(recommended.among),
         "prefer": recommended.prefer,
         "where": " ".join(limit.text for limit in recommended.limits),
         "margin": known.margin,
         "metric": known.group.metric,
         "nearest": _setting(known, recommended.nearest),
-        "heading": said.heading,
-        "sentences": list(said.said),
-        "commands": list(said.commands),
+        "heading": answer.heading,
+        "sentences": list(answer.sentences),
+        "commands": list(answer.commands),
     }
 
 
@@ -428,16 +431,16 @@ def _baseline(known: Candidates) -> dict[str, Any] | None:
     return _setting(known, known.settings.index(base)) if base in known.settings else None
 
 
-def lines(said: Advice) -> list[str]:
+def lines(answer: Advice) -> list[str]:
     """The recommendation as lines for a terminal."""
-    every = [f"{said.heading}.", *said.said]
-    if said.table is not None and len(said.table.rows) > 1:
-        every.append(said.table.caption)
+    every = [f"{answer.heading}.", *answer.sentences]
+    if answer.table is not None and len(answer.table.rows) > 1:
+        every.append(answer.table.caption)
         every += [
             f"{row[0]}: {row[1]} ({row[2]}, {row[3]}, file {row[4]}, {row[6]})"
-            for row in said.table.rows[1:]
+            for row in answer.table.rows[1:]
         ]
-    return [*every, *(f"  {command}" for command in said.commands)]
+    return [*every, *(f"  {command}" for command in answer.commands)]
 
 
 def subject(group: Group) -> str:

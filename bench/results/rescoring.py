@@ -2,20 +2,51 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bench.plan.cell import Columns
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.rows import Row
-from bench.results.facts import DataFacts
+from bench.results.facts import DataFacts, read_facts
 from bench.results.outcomes import Outcome
-from bench.results.predictions import PredictionsOf
+from bench.results.predictions import PredictionsOf, first_of, kept_predictions
 from bench.results.scores import numbers, score_of
+from bench.results.store import read_plan, read_rows
 
 
 def _to_stderr(text: str) -> None:
     sys.stderr.write(f"note: {text}\n")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What some files of results hold, scored by the metric that decides."""
+
+    rows: list[Row]
+    planned: list[Row]
+    facts: dict[str, DataFacts]
+    predictions_of: PredictionsOf
+
+
+def read_results(runs: Sequence[Path], metric: str | None) -> Results:
+    """Read files of results.
+
+    Args:
+        metric: None for each row's own.
+
+    Raises:
+        InputError: if a file can't be read, or no row is of a problem that has the metric.
+    """
+    rows = [row for path in runs for row in read_rows(path)]
+    planned = [row for path in runs for row in read_plan(path)]
+    facts = read_facts(*runs)
+    predictions_of = first_of([kept_predictions(path) for path in runs])
+    if metric is not None:
+        rows = rescored(rows, metric, predictions_of, facts)
+    return Results(rows, planned, facts, predictions_of)
 
 
 def rescored(

@@ -33,7 +33,7 @@ def said(group, prefer="memory", where="", margin=None):
 
 
 def text(advice):
-    return " ".join([advice.heading, *advice.said])
+    return " ".join([advice.heading, *advice.sentences])
 
 
 def test_a_decision_is_one_sentence_with_what_it_saves():
@@ -48,15 +48,15 @@ def test_a_decision_is_one_sentence_with_what_it_saves():
     assert loss == max(-known.comparison.lower[made.recommended.pick, j] for j in (0, 1, 3))
     assert (
         f"With 95% confidence it is at most {ceil(1000 * loss) / 10:.2g} points of accuracy "
-        in (made.said[0])
+        in (made.sentences[0])
     )
-    assert "worse than the best of the 4 settings" in made.said[0]
+    assert "worse than the best of the 4 settings" in made.sentences[0]
     assert (
         "the margin is 2 points of accuracy. It ran with 3 seeds and 2,000 dev examples."
-        in (made.said[0])
+        in (made.sentences[0])
     )
     gap = compare(known.group, "score", made.recommended.setting, known.group.baseline)
-    assert f"differs by {gap.value:+.3f} (95% interval ".replace("-", "−") in made.said[1]
+    assert f"differs by {gap.value:+.3f} (95% interval ".replace("-", "−") in made.sentences[1]
     assert "1 of 4 is shown to be worse by more than the margin; the other 3" in text(made)
     needs = [row[0] for row in made.table.rows]
     assert needs[0].startswith("recommended, least memory")
@@ -203,7 +203,7 @@ def test_the_data_are_json_without_nan():
     assert data["recommended"]["label"] == "lora rank 1 on attn-only, fp32"
     assert data["recommended"]["score"] == pytest.approx(0.6, abs=0.02)
     assert set(data["alternatives"]) == {"time", "size", "parameters", "score"}
-    assert data["sentences"] == list(made.said)
+    assert data["sentences"] == list(made.sentences)
     settings = made.recommended.candidates.settings
     assert data["best"]["label"] == settings[made.recommended.reference].label
     assert data["best"]["label"] != data["recommended"]["label"]

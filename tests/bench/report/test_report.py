@@ -109,7 +109,7 @@ def test_the_markdown_has_the_sentences_of_some_sections_and_the_page_those_of_a
     for line in both:
         assert line in html
         assert line in text
-    for line in (facts["advice"].heading, *facts["advice"].said):
+    for line in (facts["advice"].heading, *facts["advice"].sentences):
         assert line in text
 
 
