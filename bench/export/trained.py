@@ -1,0 +1,61 @@
+"""A trained cell, with everything that an exported model is made of and compared with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.plan.job import Job
+from bench.plan.rows import Row
+from minbert.data.tasks import Examples, Task
+from minbert.data.tokenizer import Tokenizer
+from minbert.model.classifier import BertClassifier
+
+
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint that a cell was trained from.
+
+    Attributes:
+        name: on the Hugging Face hub, or else the name of its folder.
+        on_hub: whether the hub has it.
+        revision: the commit on the hub, where known.
+        file: the name of the file of its weights.
+        sha256: of that file, in hexadecimal.
+        licence: as the hub or its files name it; None: not known.
+        folder: the checkpoint's folder on this machine.
+    """
+
+    name: str
+    on_hub: bool
+    revision: str | None
+    file: str
+    sha256: str
+    licence: str | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained cell.
+
+    Attributes:
+        row: its row of results.
+        job: its settings, and the files that it was trained from.
+        base: the checkpoint that it was trained from.
+        task: what it has learned.
+        model: the trained model in fp32, on the CPU, in evaluation mode, its adapters not merged.
+        tokenizer: the base's.
+        dev: the dev examples.
+        unit: mean and std by which the logits of a regression return to the unit of the labels;
+            else 0 and 1.
+        refitted: whether it was trained on all examples, those of dev included.
+    """
+
+    row: Row
+    job: Job
+    base: Base
+    task: Task
+    model: BertClassifier
+    tokenizer: Tokenizer
+    dev: Examples
+    unit: tuple[float, float]
+    refitted: bool
