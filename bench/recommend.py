@@ -82,7 +82,7 @@ def main(
     if margin is not None:
         size = parse_margin(margin, group.scoring, base.value if base else None)
     recommended = recommend(candidates_of(group, size), prefer, limits)
-    advice = recommendation.advice(recommended, results.facts)
+    advice = recommendation.advice(recommended, results.facts, results.exports)
     if as_json:
         click.echo(json.dumps(recommendation.as_json(advice), indent=1))
     else:
