@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from bench.analysis.recommendation import Recommendation, recommended_from
+from bench.analysis.recommendation import recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokens import share
