@@ -1,0 +1,138 @@
+"""Export a trained cell as a folder that transformers, PEFT, sentence-transformers or onnxruntime
+load without this project.
+
+Example: python -m bench.export recommended --to my-model
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from bench.common.command import run_command
+from bench.common.errors import DiskFullError, InputError
+from bench.common.progress import progress_bar
+from bench.export.choice import RECOMMENDED, check_exportable, named_cell, recommended_cell
+from bench.export.formats import FORMATS, check_library, default_format, refusal
+from bench.recommend import with_needs
+from minbert.files import is_file
+
+_EPILOG: Final = """\b
+CELL is the id of a cell in runs.csv or its beginning, its short name, its folder, or `recommended`,
+which --prefer, --where, --margin and --metric narrow as in python -m bench.recommend.
+
+\b
+Examples:
+  python -m bench.export recommended --to my-model
+  python -m bench.export recommended --where "memory<=1400MiB" --refit --to my-model
+  python -m bench.export lora-r8-attn-only-bf16-s0 --format onnx --to my-model
+"""
+
+
+@click.command(
+    "python -m bench.export",
+    help=" ".join(__doc__.partition("\n\n")[0].split()) if __doc__ else None,
+    epilog=_EPILOG,
+)
+@click.argument("cell", metavar="CELL|recommended")
+@click.option(
+    "--to",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder to write, which must not exist yet or be empty.",
+)
+@click.option(
+    "--format",
+    "name",
+    type=click.Choice(list(FORMATS)),
+    help="The format; by default the smallest that has a place for the model.",
+)
+@click.option(
+    "--merge", is_flag=True, help="Add adapters to the weights, so that no base model is needed."
+)
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="Train on all examples, those of dev included; the score of that model is not measured.",
+)
+@with_needs
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs.csv"),
+    show_default=True,
+    help="File of the results.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def command(
+    cell: str,
+    folder: Path,
+    name: str | None,
+    merge: bool,
+    refit: bool,
+    runs: Path,
+    as_json: bool,
+    **needs: Any,
+) -> int:
+    if not is_file(runs):
+        raise InputError(f"{runs}: no such file of results; name one with --runs")
+    _check_target(folder)
+    if cell == RECOMMENDED:
+        choice = recommended_cell(runs, **needs)
+    else:
+        choice = named_cell(runs, cell)
+    row = choice.row
+    check_exportable(row)
+    if cell == RECOMMENDED and row.folds is not None and not refit:
+        raise InputError(
+            f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
+            "its own; add --refit, which trains one on all examples"
+        )
+    ...
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder` at the end, and of which nothing stays after an error.
+
+    Raises:
+        DiskFullError: if it can't be written.
+    """
+    part: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
+        yield part
+        part.chmod(0o777 & ~_umask())
+        part.rename(folder)  # an empty folder is replaced
+    except OSError as error:
+        raise DiskFullError(
+            f"--to {folder}: can't be written ({error.strerror or error}); nothing was left there"
+        ) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_target(folder: Path) -> None:
+    """Refuse a folder that holds something."""
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"--to {folder}: is there already, and not empty; name another folder")
+
+
+if __name__ == "__main__":
+    run_command(command)
