@@ -36,6 +36,7 @@ from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
+from bench.results.kept import KeptWeights
 from bench.results.overhead import Account
 from bench.results.predictions import values_from
 from bench.results.protocol import DEVICE_FAILED
@@ -53,7 +54,8 @@ INTERRUPTED: Final = 130
 class Session:
     """One run of a grid, and everything that its cells share.
 
-    `data` are the examples of cells without a fold; those of the others are in `folds`.
+    `data` are the examples of cells without a fold; those of the others are in `folds`. `keep` is
+    whether every cell keeps its trained weights.
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
@@ -256,6 +258,8 @@ class Session:
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
         folder, job, expected = self._folder(item), self._job(item), outlook.columns(item.cell)
+        if note := self._weights.note(item.cell):
+            display.note(note)
         self._use_examples()
         argv = [*self.worker, str(folder.resolve())]
         gpu = "" if self.conditions.device == "cpu" else self.device_name
@@ -277,6 +281,7 @@ class Session:
             signals=signals,
         )
         row = self._kept(folder, self._row(item, outcome, folder, expected))
+        self._weights.add(folder)
         self.account.add(row)
         if gpu and outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
             why = why_unusable(gpu)
@@ -329,6 +334,10 @@ class Session:
             raise DiskFullError(f"{folder}: {error.strerror}") from error
         return row
 
+    @cached_property
+    def _weights(self) -> KeptWeights:
+        return KeptWeights(self.store.path, every=self.keep)
+
     def _job(self, item: Planned) -> Job:
         model = self.model
         return Job(
@@ -342,7 +351,7 @@ class Session:
             geometry=model.geometry,
             tokenizer=str(model.tokenizer.resolve()),
             data=None if self.data_folder is None else str(self.data_folder.resolve()),
-            keep=self.keep,
+            keep=self._weights.keeps(item.cell),
             code_version=self.conditions.code_version,
         )
 
