@@ -53,7 +53,7 @@ Examples:
 """
 
 Answer = tuple[str | list[str] | float, Sequence[float]]
-"""The prediction for a text, and the probability of each class; of a regression none."""
+"""The prediction for a text, and the probability of each class."""
 Predict = Callable[[Sequence[Any]], list[Answer]]
 """From texts or pairs to their answers."""
 Write = Callable[[int, Answer | None], None]
@@ -107,7 +107,8 @@ def command(
     predict = _load(folder, exported, base, weights)
     left_out: Counter[str] = Counter()
     with _output(to) as stream, _progress() as show:
-        write = (_json_writer if as_json else _csv_writer)(stream, outputs.classes)
+        writer: Callable[[TextIO, Sequence[str]], Write] = _json_writer if as_json else _csv_writer
+        write = writer(stream, outputs.classes)
         done = 0
         while chunk:
             texts = [row for row in chunk if not isinstance(row, str)]
@@ -174,7 +175,7 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
         options = {} if weights is None else {"weights": weights}
         if not options.keys() <= signature(snippet.load).parameters.keys():
             raise InputError(f"--weights {weights}: {exported.name} has one file of weights")
-        model = snippet.load(folder, base, **options)
+        model = snippet.load(folder, None if base is None else str(base), **options)
     except InputError:
         raise
     except ImportError as error:
@@ -186,8 +187,9 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
         raise InputError(f"{folder}: can't be loaded: {cause}") from error
 
     def predict(texts: Sequence[Any]) -> list[Answer]:
-        labels, shares = snippet.labels(folder, snippet.logits(model, texts))
-        return [*zip(labels, [()] * len(labels) if shares is None else shares, strict=True)]
+        rows = snippet.logits(model, texts)
+        labels, shares = snippet.labels(folder, rows), snippet.probabilities(folder, rows)
+        return [*zip(labels, shares, strict=True)]
 
     return predict
 
@@ -214,11 +216,15 @@ def _csv_writer(stream: TextIO, classes: Sequence[str]) -> Write:
     is_joined = not any(_MARK in name for name in classes)
 
     def write(number: int, answer: Answer | None) -> None:
-        prediction, shares = answer or ("", [""] * len(classes))
+        if answer is None:
+            writer.writerow([number, "", *("" for _ in classes)])
+            return
+        prediction, shares = answer
         if isinstance(prediction, list):
             prediction = _MARK.join(prediction) if is_joined else json.dumps(prediction)
         text = _harmless(prediction) if isinstance(prediction, str) else f"{prediction:.6g}"
-        writer.writerow([number, text, *(share and f"{share:.6g}" for share in shares)])
+        of_classes = zip(classes, shares, strict=False)  # of a regression there are none
+        writer.writerow([number, text, *(f"{share:.6g}" for _, share in of_classes)])
 
     return write
 
@@ -236,10 +242,9 @@ def _json_writer(stream: TextIO, classes: Sequence[str]) -> Write:
     """A writer of JSON lines."""
 
     def write(number: int, answer: Answer | None) -> None:
-        prediction, shares = answer or (None, ())
-        record = {"row": number, "prediction": prediction}
-        if len(shares):
-            named = zip(classes, shares, strict=True)
+        record: dict[str, Any] = {"row": number, "prediction": answer and answer[0]}
+        if answer is not None and classes:
+            named = zip(classes, answer[1], strict=True)
             record["probabilities"] = {name: float(f"{share:.6g}") for name, share in named}
         stream.write(f"{json.dumps(record, ensure_ascii=False)}\n")
 
@@ -254,9 +259,10 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         InputError, DiskFullError: if the file can't be written.
     """
     if path is None:
+        stdout: TextIO = click.get_text_stream("stdout", "utf-8", "backslashreplace")
         try:
-            yield (stream := click.get_text_stream("stdout", "utf-8", "backslashreplace"))
-            stream.flush()
+            yield stdout
+            stdout.flush()
         except BrokenPipeError as error:  # its reader has enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(0) from error
