@@ -119,7 +119,7 @@ _FORMATS: Final = (
     ),
 )
 
-FORMATS: Final[Mapping[str, Format]] = {format.name: format for format in _FORMATS}
+FORMATS: Final[Mapping[str, Format]] = {each.name: each for each in _FORMATS}
 """In the order of preference."""
 
 
@@ -134,9 +134,9 @@ def refusal(name: str, cell: Cell, on_hub: bool) -> str | None:
 def default_format(cell: Cell, on_hub: bool, merge: bool) -> str:
     """The first format that can express a cell; with its adapters merged, the first but peft."""
     return next(
-        format.name
-        for format in _FORMATS
-        if not (merge and format.name == "peft") and format.cannot(cell, on_hub) is None
+        each.name
+        for each in _FORMATS
+        if not (merge and each.name == "peft") and each.cannot(cell, on_hub) is None
     )
 
 
@@ -159,9 +159,9 @@ def format_in(folder: Path) -> Format:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    for format in _FORMATS:  # noqa: A001
-        if (folder / format.mark).is_file() and (folder / SNIPPET).is_file():
-            return format
+    for each in _FORMATS:
+        if (folder / each.mark).is_file() and (folder / SNIPPET).is_file():
+            return each
     raise InputError(
         f"{folder}: holds no exported model; python -m bench.export writes one into a new folder"
     )
