@@ -1,9 +1,4 @@
-"""Saving and loading adapters in PEFT's format: adapter_config.json, adapter_model.safetensors.
-
-The format holds adapters, the head, and whole modules, but no base weights. If the base trains too,
-all other weights are saved in a second file, model.safetensors, under their names in a BERT
-checkpoint, and the adapter's file says so in its metadata.
-"""
+"""Saving of adapters in PEFT's format: adapter_config.json, adapter_model.safetensors."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +17,7 @@ from adapters.injection import (
     build_layers,
     freeze,
     linear_layers,
+    parameter_groups,
     part_names,
     training_of,
 )
@@ -44,9 +40,12 @@ def save_adapter(
     model: nn.Module,
     folder: Path,
     base_model: str | None = None,
-    notes: Mapping[str, str] | None = None,
+    *,
+    whole: Iterable[str] | None = None,
+    encoder_only: bool = False,
+    revision: str | None = None,
 ) -> None:
-    """Save a model's adapters, its head and all else that has trained into a folder.
+    """Save a model's adapters, and whole modules beside them, into a folder.
 
     An adapter that the folder holds is replaced. If writing is interrupted, there is no
     adapter_config.json, so that the folder can't be mistaken for a complete one.
@@ -55,8 +54,9 @@ def save_adapter(
         model: with adapters.
         folder: created if missing.
         base_model: name or path of the base model, for the reader's information.
-        notes: settings that the format has no place for, such as the pooling that the head was
-            trained with; written to the metadata of the tensors' file.
+        whole: names of modules that are saved whole; None: all that train besides adapters.
+        encoder_only: whether the adapters are for the encoder by itself, without a head.
+        revision: of the base model on the hub.
 
     Raises:
         InputError: if the model has no adapters.
@@ -65,28 +65,37 @@ def save_adapter(
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
         raise InputError("the model has no adapters to save; inject or load some first")
-    training = training_of(model)
-    named = {name for name, _ in model.named_modules()}
-    whole = [name for name in HEADS if name in named]
-    if training.new_pooler:
-        whole += [name for name in POOLERS if name in named]
+    modules = sorted(_trained_modules(model) if whole is None else whole)
+    inside = "bert." if encoder_only else ""
     config = build_config(
-        mode=training.mode,
+        mode=training_of(model).mode,
         parts=[part for layer in adapted for part in layer.parts if part.rank > 0],
-        modules_to_save=[*whole, "score"],
+        modules_to_save=modules,
         base_model=base_model,
-    )
-    base = _base_tensors(model)
-    tensors = _adapter_tensors(adapted) | _inside(base, whole)
-    metadata = {**(notes or {}), "format": "pt"}
+    ) | {"revision": revision}
+    tensors = _adapter_tensors(adapted) | _inside(_base_tensors(model), modules)
+    if encoder_only:
+        config["task_type"] = "FEATURE_EXTRACTION"
+        config["target_modules"] = [name.removeprefix(inside) for name in config["target_modules"]]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    if training.base:
-        _write_tensors(folder / BASE, base, metadata)
-        metadata[_BASE_KEY] = BASE
-    _write_tensors(folder / ADAPTER, tensors, metadata)
+    _write_tensors(
+        folder / ADAPTER,
+        {key.replace(f"{_PREFIX}{inside}", _PREFIX, 1): value for key, value in tensors.items()},
+    )
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def _trained_modules(model: nn.Module) -> set[str]:
+    """The format's names of the modules that train besides adapters."""
+    groups = parameter_groups(model)
+    return {
+        part
+        for group in ("base", "head")
+        for name in groups[group]
+        for part in part_names(name.rpartition(".")[0])
+    }
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
@@ -237,6 +246,6 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path} is damaged: {reason}; save or download it again") from error
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     copies = {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    save_file(copies, path, metadata)
+    save_file(copies, path, {"format": "pt"})

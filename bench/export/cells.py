@@ -149,9 +149,7 @@ def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]
     return (logits.astype(np.float64) * unit[1] + unit[0]).astype(np.float32), unit
 
 
-def _train(
-    runs: Path, row: Row, folder: Path, model: Model, *, refit: bool
-) -> tuple[Path, Row]:
+def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> tuple[Path, Row]:
     """Train a row's cell again, or with its settings on all examples; the folder, and its row."""
     target = find_conditions("auto")
     if row.amp == "fp16" and target.device.gpu is None:

@@ -67,7 +67,9 @@ def named_cell(runs: Path, name: str) -> Choice:
     return Choice(_with_weights(runs, done), None)
 
 
-def recommended_cell(runs: Path, prefer: str, where: str, margin: str | None, metric: str | None) -> Choice:
+def recommended_cell(
+    runs: Path, prefer: str, where: str, margin: str | None, metric: str | None
+) -> Choice:
     """A cell of the setting that is recommended: the one of the lowest seed whose weights were
     kept, or else of the lowest seed.
 

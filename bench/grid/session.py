@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from bench.analysis.recommendation import Recommendation, recommended_from
+from bench.analysis.recommendation import recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokens import share
@@ -38,11 +38,11 @@ from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.kept import KeptWeights
 from bench.results.overhead import Account
-from bench.results.predictions import kept_predictions, values_from
+from bench.results.predictions import values_from
 from bench.results.protocol import DEVICE_FAILED
-from bench.results.rescoring import rescored
+from bench.results.rescoring import read_results
 from bench.results.row import keep_row, kept_row, measured_row
-from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
+from bench.results.store import Store, cell_folder, cells_folder, plan_file
 from minbert.data.tasks import Data, Folds, TaskData, for_search
 from minbert.data.tasks.prepared import is_prepared, mark_used
 from minbert.errors import InputError as MinbertInputError
@@ -429,29 +429,28 @@ class Session:
         from bench.report import recommendation
         from bench.report.render import render
 
-        recommended: Recommendation | None = None
-        facts: dict[str, DataFacts] = {}
+        advice: recommendation.Advice | None = None
         last: dict[tuple[str, int], Row] = {}
         try:
-            rows = read_rows(self.store.path)
+            results = read_results([self.store.path], self.metric)
             for item in planned:
                 row = self.store.last(*self._key(item))
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
-            facts = read_facts(self.store.path)
-            predictions_of = kept_predictions(self.store.path)
-            if self.metric is not None:
-                rows = rescored(rows, self.metric, predictions_of, facts)
             plan = self._plan(planned)
-            recommended = recommended_from(rows, plan, values_from(predictions_of))
+            values = values_from(results.predictions_of)
+            recommended = recommended_from(results.rows, plan, values)
+            if recommended is not None:
+                advice = recommendation.advice(recommended, results.facts, results.exports)
             report = str(
                 render(
-                    rows,
+                    results.rows,
                     self.reports,
                     planned=plan,
                     sources=[str(self.store.path)],
-                    predictions_of=predictions_of,
-                    facts=facts,
+                    predictions_of=results.predictions_of,
+                    facts=results.facts,
+                    exports=results.exports,
                 )
             )
         except (DiskFullError, InputError) as error:
@@ -460,7 +459,6 @@ class Session:
         counts = statuses(planned, last)
         elsewhere = scores_elsewhere(planned)
         times = self.account.times()
-        advice = None if recommended is None else recommendation.advice(recommended, facts)
         if as_json:
             outcome = {
                 "cells": counts,

@@ -295,7 +295,7 @@ def test_flags_that_go_with_others(
     assert "no cell of full fine-tuning has kept its weights" in message
     assert "--csv" in place.refused("--csv", str(tmp_path))
     before = place.csv.read_bytes()
-    assert "is a file of results; name another" in place.refused("--csv", str(place.csv))
+    assert "is an input file; name another" in place.refused("--csv", str(place.csv))
     assert place.csv.read_bytes() == before
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "updates").write_text("a file")
