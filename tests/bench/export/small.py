@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.injection import inject
+from bench.export.formats import FORMATS, missing_library
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
 from minbert.data.tasks import Examples, Task
@@ -19,6 +20,7 @@ from minbert.model.config import BertConfig
 from minbert.training.evaluation import predict
 from tests.adapters.small import disturb
 from tests.bench.synthetic_rows import cell, planned_row
+from tests.components import need
 
 CLASSES: Final = ("wrong", "right", "maybe")
 """Not in the order of the alphabet."""
@@ -111,14 +113,6 @@ def trained(
     )  # fmt: skip
 
 
-def texts_of(cell: Trained) -> list[Any]:
-    """The dev texts, or pairs."""
-    dev = cell.dev
-    return (
-        list(dev.text_a) if dev.text_b is None else list(zip(dev.text_a, dev.text_b, strict=True))
-    )
-
-
 def expected_logits(cell: Trained) -> NDArray[np.float32]:
     """Logits [N, C] of the dev examples by this project, in the unit of the labels."""
     encoded = cell.tokenizer.encode(cell.dev.text_a, cell.dev.text_b, MAX_LENGTH)
@@ -128,3 +122,9 @@ def expected_logits(cell: Trained) -> NDArray[np.float32]:
     )
     mean, std = cell.unit
     return logits * np.float32(std) + np.float32(mean)
+
+
+def need_libraries(name: str) -> None:
+    """Skip the test, or fail it where they are required, without the libraries of a format."""
+    missing = missing_library(FORMATS[name])
+    need(missing is None, missing or "", component=FORMATS[name].extra)
