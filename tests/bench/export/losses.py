@@ -1,0 +1,236 @@
+"""Losses of an exported folder's train.py beside those of the worker's cell, for many settings.
+
+`python -m tests.bench.export.losses` trains all of them, and prints the table of docs/export.md.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.export.trained import Base, Trained
+from bench.export.training import SCRIPT, SETTINGS, training_settings
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from minbert.data.tasks import Examples, TaskData
+from minbert.data.tasks.prepared import Prepared, write
+from minbert.files import TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, sha256_of
+from tests.bench.conftest import narrow
+from tests.bench.peer_cells import cell, job_of
+
+STEPS: Final = 20
+TOLERANCE: Final = 1e-4
+"""Of losses in fp32, relative."""
+ADAPTED: Final = [
+    (mode, layers)
+    for mode in ("lora", "dora")
+    for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
+]
+METHODS: Final = [("full", ""), ("head", ""), *ADAPTED]
+_CLASSES: Final = ("awful", "dull", "fair", "good")
+_WORDS: Final = "a good film about nothing that nobody will see twice unless it rains".split()
+
+_FRESH: Final = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("adapters", "bench", "minbert")))  # can't be imported
+base, *folders = sys.argv[1:]
+for folder in folders:
+    sys.argv = ["train.py", folder + "/train.jsonl", "--to", folder + "/trained", "--base", base,
+                "--losses", folder + "/losses.jsonl"]
+    runpy.run_path(folder + "/train.py", run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cell to train on both sides.
+
+    Attributes:
+        problem: what is learned; with `pairs`, of pairs of texts.
+        changes: settings of the cell that differ from those of `prepare`.
+    """
+
+    mode: str = "full"
+    layers: str = ""
+    problem: str = SINGLE_LABEL
+    pairs: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """All of it, in words."""
+        words = [self.mode, self.layers, "" if self.problem == SINGLE_LABEL else self.problem]
+        words += ["pairs" if self.pairs else ""]
+        words += [f"{name}={value}" for name, value in self.changes.items()]
+        return " ".join(word for word in words if word)
+
+
+def settings() -> Iterator[Setting]:
+    """The whole matrix."""
+    for (mode, layers), pooling, head in product(METHODS, ("pooler", "mean"), HEADS):
+        yield Setting(mode, layers, changes={"pooling": pooling, "head": head})
+    for mode, layers in [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]:
+        yield Setting(mode, layers, MULTI_LABEL)
+        yield Setting(mode, layers, REGRESSION)
+        yield Setting(mode, layers, pairs=True)
+        yield Setting(mode, layers, REGRESSION, pairs=True, changes={"pooling": "mean"})
+        for changes in CHANGES:
+            yield Setting(mode, layers, changes=changes)
+    for mode, layers in ADAPTED:
+        yield Setting(mode, layers, changes={"lora_plus_ratio": 8.0})
+
+
+HEADS: Final = ("linear", "nonlinear")
+CHANGES: Final[Sequence[Mapping[str, Any]]] = [
+    {"class_weights": "balanced"},
+    {"label_smoothing": 0.2},
+    {"optimizer": "adamax"},
+    {"optimizer": "radam"},
+    {"schedule": "halving"},
+    {"layer_decay": 0.5},
+    {"batching": "shuffled"},
+    {"batch_size": 1, "max_steps": STEPS},
+    {"kernels": "reference"},
+    {"seed": 3},
+]
+
+
+def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
+    """Made-up texts of 1 to 40 words, whose labels follow from the words."""
+    rng = np.random.default_rng(seed)
+
+    def text() -> str:
+        return " ".join(rng.choice(_WORDS, 1 + int(rng.integers(40) ** 2 / 40)))
+
+    first = tuple(text() for _ in range(count))
+    second = tuple(text() for _ in range(count)) if pairs else None
+    scores = np.array([a.count("good") + 3 * ("film" in a) + a.count("rains") for a in first])
+    labels: Any = np.array([0, 1, 1, 2, 3, 3])[np.minimum(scores, 5)]
+    if problem == REGRESSION:
+        labels = scores + 0.5
+    if problem == MULTI_LABEL:
+        labels = np.array([[f" {w} " in a for w in ("good", "film", "it", "a")] for a in first])
+        labels = labels.astype(np.int8)
+    return Examples(first, second, labels)
+
+
+def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
+    """Train a cell in this process, and write what its exported folder has for a training.
+
+    Returns:
+        The loss of each step.
+    """
+    sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
+    classes = () if setting.problem == REGRESSION else _CLASSES
+    prepared = Prepared("made-up", setting.problem, classes, "")
+    data = TaskData(prepared.task, *sides)
+    source = write(folder / "data", replace(prepared, digest=data.digest), data)
+    job = replace(
+        job_of(
+            cell(
+                checkpoint, setting.mode, setting.layers,
+                **{
+                    "task": "made-up", "data_digest": data.digest[:16], "max_train": None,
+                    "max_dev": None, "epochs": 2, "dropout": 0.0, "weight_decay": 0.1,
+                    "rank": 4 if setting.layers else None, **setting.changes,
+                },
+            ),
+            checkpoint,
+        ),
+        data=str(source),
+    )  # fmt: skip
+    (folder / "cell").mkdir()
+    run = CellRun(job, folder / "cell", Progress(None))
+    run.run()
+    weights = checkpoint / WEIGHTS[0]
+    base = Base("tiny", False, None, weights.name, sha256_of(weights), None, checkpoint)
+    split = run.train[""]
+    trained = Trained(
+        row=None,  # type: ignore[arg-type]
+        job=job, base=base, task=data.task, model=run.model,
+        tokenizer=None,  # type: ignore[arg-type]
+        dev=data.dev, unit=(split.mean, split.std), refitted=False,
+    )  # fmt: skip
+    (folder / SETTINGS).write_text(json.dumps(training_settings(trained)))
+    shutil.copy(SCRIPT, folder / SCRIPT.name)
+    for name in (*VOCABULARIES, TOKENIZER_CONFIG):
+        if (checkpoint / name).is_file():
+            shutil.copy(checkpoint / name, folder / name)
+    shutil.copy(source / "train.jsonl", folder)
+    return [float(loss) for loss in run.record.losses]
+
+
+def train(folders: Sequence[Path], checkpoint: Path) -> list[list[float]]:
+    """The losses of train.py in these folders, all in one fresh process without this project."""
+    command = [sys.executable, "-I", "-c", _FRESH, str(checkpoint), *map(str, folders)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return [
+        [json.loads(line)["loss"] for line in (folder / "losses.jsonl").read_text().splitlines()]
+        for folder in folders
+    ]
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The largest relative difference of the losses of equally many steps."""
+    expected, found = np.array(ours), np.array(theirs)
+    assert expected.shape == found.shape == (STEPS,)
+    return float(np.max(np.abs(found - expected) / np.abs(expected)))
+
+
+def checkpoints(folder: Path, vocabulary: Path) -> tuple[Path, Path]:
+    """A tiny checkpoint of two layers with weights that say something, and one without pooler."""
+    whole = narrow(2, folder / "tiny", vocabulary, spread=0.1)
+    lacking = shutil.copytree(whole, folder / "without-pooler")
+    tensors = load_file(whole / WEIGHTS[0])
+    kept = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+    save_file(kept, lacking / WEIGHTS[0], metadata={"format": "pt"})
+    return whole, lacking
+
+
+def main() -> None:
+    """Train the whole matrix on both sides, and print the table."""
+    from minbert.assets.embedded import fetch
+
+    torch.set_num_threads(1)
+    vocabulary = fetch("minilm")
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        os.environ |= {
+            "MINBERT_ASSETS": str(vocabulary.parent), "MINBERT_CACHE": str(home / "cache"),
+        }  # fmt: skip
+        lines = []
+        for checkpoint, chosen in zip(
+            checkpoints(home, vocabulary),
+            (list(settings()), [Setting(*method) for method in METHODS]),
+            strict=True,
+        ):
+            folders = [home / f"{checkpoint.name}-{number}" for number in range(len(chosen))]
+            expected = []
+            for setting, folder in zip(chosen, folders, strict=True):
+                folder.mkdir()
+                expected.append(prepare(setting, checkpoint, folder))
+                print(setting.name, file=sys.stderr)
+            for setting, ours, theirs in zip(
+                chosen, expected, train(folders, checkpoint), strict=True
+            ):
+                lines.append(f"| {setting.name} | {difference(ours, theirs):.1e} |")
+                print(lines[-1], [round(x, 3) for x in ours[::4]], file=sys.stderr)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
