@@ -40,7 +40,10 @@ ADAPTED: Final = [
 ]
 METHODS: Final = [("full", ""), ("head", ""), *ADAPTED]
 _CLASSES: Final = ("awful", "dull", "fair", "good")
-_WORDS: Final = "a good film about nothing that nobody will see twice unless it rains".split()
+_WORDS: Final = (
+    "a", "good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice", "unless",
+    "it", "rains",
+)  # fmt: skip
 
 _FRESH: Final = """
 import runpy, sys
