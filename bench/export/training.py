@@ -19,6 +19,7 @@ _PROBLEMS: Final = {
 }
 _TABLES: Final = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
+_BASE: Final = ("name", "on_hub", "revision", "file", "sha256", "licence")
 _SAME: Final = (
     "mode", "rank", "alpha", "pooling", "head", "layer_decay", "lora_plus_ratio", "weight_decay",
     "warmup", "schedule", "optimizer", "epochs", "max_steps", "batch_size", "batching", "seed",
@@ -62,10 +63,9 @@ def training_settings(trained: Trained) -> dict[str, Any]:
         whole += [] if choice.new_pooler else pooler
     full = cell.mode == "full"
     return {
-        "base": {
-            name: getattr(base, name) for name in ("name", "on_hub", "revision", "file", "sha256")
-        },
+        "base": {name: getattr(base, name) for name in _BASE},
         **{name: getattr(cell, name) for name in _SAME},
+        "task": task.name,
         "problem": _PROBLEMS[task.kind],
         "classes": list(task.classes),
         "mean": trained.unit[0],

@@ -116,7 +116,7 @@ def load_model(base: str) -> Any:
     config = transformers.BertConfig.from_pretrained(base, revision=revision)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = settings.dropout
     config.classifier_dropout = settings.dropout
-    config.id2label = dict(enumerate(settings.classes or ["LABEL_0"]))
+    config.id2label = dict(enumerate(settings.classes or [settings.task]))
     config.label2id = {name: number for number, name in config.id2label.items()}
     config.problem_type = settings.problem
     config.pooling, config.head = settings.pooling, settings.head
@@ -237,7 +237,8 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
     if base is None and not settings.base["on_hub"]:
         sys.exit(f"give --base FOLDER, that of the checkpoint {settings.base['name']}")
     first, second, labels = read_examples(path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(HERE)
+    vocabulary = [*HERE.glob("tokenizer.json"), *HERE.glob("*/tokenizer.json")][0]
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(vocabulary.parent)
     options = {"truncation": True, "max_length": settings.max_length, "return_token_type_ids": True}
     encoded = tokenizer(first, second, **options)
     columns = {**encoded, "labels": labels}
@@ -273,8 +274,11 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
         last = [layer for layer in linear if layer.weight.requires_grad][-1]
         last.weight.data *= settings.std
         last.bias.data = last.bias.data * settings.std + settings.mean
+    model.config.text_pairs = second is not None  # for predict.py
     model.save_pretrained(to)
     model.config.save_pretrained(to)
+    if settings.adapted:
+        (to / "base.json").write_text(json.dumps(settings.base), encoding="utf-8")
     tokenizer.save_pretrained(to)
     if losses is not None:
         lines = [{"step": n, "loss": float(loss)} for n, loss in enumerate(trainer.losses, start=1)]
