@@ -35,12 +35,27 @@ from tests.bench.peer_cells import cell, job_of
 STEPS: Final = 20
 TOLERANCE: Final = 1e-4
 """Of losses in fp32, relative."""
-ADAPTED: Final = [
-    (mode, layers)
-    for mode in ("lora", "dora")
-    for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
+METHODS: Final = [
+    ("full", ""),
+    ("head", ""),
+    *product(("lora", "dora"), ("attn-only", "attn", "all-lin-only", "all-lin")),
 ]
-METHODS: Final = [("full", ""), ("head", ""), *ADAPTED]
+HEADS: Final = list(product(("pooler", "mean"), ("linear", "nonlinear")))
+FEW: Final = [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]
+CHANGES: Final[Sequence[Mapping[str, Any]]] = [
+    {"class_weights": "balanced"},
+    {"label_smoothing": 0.2},
+    {"optimizer": "adamax"},
+    {"optimizer": "radam"},
+    {"schedule": "halving"},
+    {"layer_decay": 0.5},
+    {"lora_plus_ratio": 8.0},
+    {"batching": "shuffled"},
+    {"batch_size": 1, "max_steps": STEPS},
+    {"kernels": "reference"},
+    {"seed": 3},
+    {"amp": "bf16"},
+]
 _CLASSES: Final = ("awful", "dull", "fair", "good")
 _WORDS: Final = (
     "a", "good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice", "unless",
@@ -70,36 +85,6 @@ class Setting:
         words += ["pairs" if self.pairs else ""]
         words += [f"{name}={value}" for name, value in self.changes.items()]
         return " ".join(word for word in words if word)
-
-
-def settings() -> Iterator[Setting]:
-    """The whole matrix."""
-    for (mode, layers), pooling, head in product(METHODS, ("pooler", "mean"), HEADS):
-        yield Setting(mode, layers, changes={"pooling": pooling, "head": head})
-    for mode, layers in [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]:
-        yield Setting(mode, layers, MULTI_LABEL)
-        yield Setting(mode, layers, REGRESSION)
-        yield Setting(mode, layers, pairs=True)
-        yield Setting(mode, layers, REGRESSION, pairs=True, changes={"pooling": "mean"})
-        for changes in CHANGES:
-            yield Setting(mode, layers, changes=changes)
-    for mode, layers in ADAPTED:
-        yield Setting(mode, layers, changes={"lora_plus_ratio": 8.0})
-
-
-HEADS: Final = ("linear", "nonlinear")
-CHANGES: Final[Sequence[Mapping[str, Any]]] = [
-    {"class_weights": "balanced"},
-    {"label_smoothing": 0.2},
-    {"optimizer": "adamax"},
-    {"optimizer": "radam"},
-    {"schedule": "halving"},
-    {"layer_decay": 0.5},
-    {"batching": "shuffled"},
-    {"batch_size": 1, "max_steps": STEPS},
-    {"kernels": "reference"},
-    {"seed": 3},
-]
 
 
 def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
@@ -207,8 +192,36 @@ def checkpoints(folder: Path, vocabulary: Path) -> tuple[Path, Path]:
     return whole, lacking
 
 
+def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
+    """Row and column of a table, the setting, and whether its base lacks a pooler, for all
+    settings, those of a table together."""
+    for mode, layers in METHODS:
+        name = f"{mode} {layers}".rstrip()
+        for pooling, head in HEADS:
+            setting = Setting(mode, layers, changes={"pooling": pooling, "head": head})
+            yield name, f"{pooling}, {head} head", setting, False
+        yield name, "new pooler, linear head", Setting(mode, layers), True
+    others: dict[str, Any] = {
+        "several labels": {"problem": MULTI_LABEL},
+        "a regression": {"problem": REGRESSION},
+        "pairs": {"pairs": True},
+        "a regression on pairs": {"problem": REGRESSION, "pairs": True},
+    }
+    others |= {Setting("", changes=changes).name: {"changes": changes} for changes in CHANGES}
+    for (name, what), (mode, layers) in product(others.items(), FEW):
+        yield name, f"{mode} {layers}".rstrip(), Setting(mode, layers, **what), False
+
+
+def table(values: Mapping[tuple[str, str], float]) -> str:
+    """A Markdown table of values by row and column."""
+    rows, columns = (list(dict.fromkeys(key[n] for key in values)) for n in (0, 1))
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
-    """Train the whole matrix on both sides, and print the table."""
+    """Train the whole matrix on both sides, and print two tables."""
     from minbert.assets.embedded import fetch
 
     torch.set_num_threads(1)
@@ -219,19 +232,17 @@ def main() -> None:
             "MINBERT_ASSETS": str(vocabulary.parent), "MINBERT_CACHE": str(home / "cache"),
         }  # fmt: skip
         whole, lacking = checkpoints(home, vocabulary)
-        chosen = [(setting, whole) for setting in settings()]
-        chosen += [(Setting(*method), lacking) for method in METHODS]
+        chosen, expected = list(matrix()), []
         folders = [home / str(number) for number in range(len(chosen))]
-        expected = []
-        for (setting, checkpoint), folder in zip(chosen, folders, strict=True):
-            folder.mkdir()
-            expected.append(prepare(setting, checkpoint, folder))
+        for (*_, setting, lacks), folder in zip(chosen, folders, strict=True):
             sys.stderr.write(f"{setting.name}\n")
-        losses = train(folders)
-    print("| training | largest relative difference |\n|---|---|")
-    for (setting, checkpoint), ours, theirs in zip(chosen, expected, losses, strict=True):
-        note = ", a new pooler" if checkpoint is lacking else ""
-        print(f"| {setting.name}{note} | {difference(ours, theirs):.1e} |")
+            folder.mkdir()
+            expected.append(prepare(setting, lacking if lacks else whole, folder))
+        values = map(difference, expected, train(folders))
+        found = {(row, column): next(values) for row, column, *_ in chosen}
+    first = {key: value for key, value in found.items() if "head" in key[1]}
+    rest = {key: value for key, value in found.items() if key not in first}
+    print(f"<!-- losses -->\n{table(first)}\n\n{table(rest)}\n<!-- /losses -->")
 
 
 if __name__ == "__main__":
