@@ -36,7 +36,9 @@ def logits(loaded: Any, texts: list[Any]) -> Any:
             "attention_mask": [text.attention_mask for text in encoded],
             "token_type_ids": [text.type_ids for text in encoded],
         }
-        rows += session.run(["logits"], {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()})
+        rows += session.run(
+            ["logits"], {name: np.array(ids, dtype=np.int64) for name, ids in inputs.items()}
+        )
     return np.concatenate(rows)
 
 
