@@ -259,13 +259,15 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         InputError, DiskFullError: if the file can't be written.
     """
     if path is None:
-        stdout: TextIO = click.get_text_stream("stdout", "utf-8", "backslashreplace")
+        stdout = TextIOWrapper(sys.stdout.buffer, "utf-8", errors="backslashreplace", newline="")
         try:
             yield stdout
             stdout.flush()
         except BrokenPipeError as error:  # its reader has enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(0) from error
+        finally:
+            stdout.detach()
         return
     try:
         with atomic_file(path) as file:
