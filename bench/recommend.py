@@ -116,7 +116,9 @@ def main(
     from bench.report.text import count
 
     recommended, every, results = recommendation_of(runs, prefer, where, margin, metric)
-    advice = recommendation.advice(recommended, results.facts, results.exports)
+    advice = recommendation.advice(
+        recommended, results.facts, results.exports, [str(path) for path in runs]
+    )
     if as_json:
         click.echo(json.dumps(recommendation.as_json(advice), indent=1))
     else:

@@ -85,10 +85,7 @@ def command(
     if not is_file(runs):
         raise InputError(f"{runs}: no such file of results; name one with --runs")
     _check_target(folder)
-    if cell == RECOMMENDED:
-        choice = recommended_cell(runs, **needs)
-    else:
-        choice = named_cell(runs, cell)
+    choice = recommended_cell(runs, **needs) if cell == RECOMMENDED else named_cell(runs, cell)
     row = choice.row
     check_exportable(row)
     if cell == RECOMMENDED and row.folds is not None and not refit:
@@ -96,36 +93,33 @@ def command(
             f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
             "its own; add --refit, which trains one on all examples"
         )
-    ...
+    model = find_base(runs, row)
+    base = describe_base(model)
+    form = _format(row, base, name, merge)
+    trained, logits = find_trained(runs, row, model, base, refit=refit)
+    exported = export(trained, logits, runs, folder, form, merge=merge, settings=choice.settings)
+    if as_json:
+        click.echo(json.dumps(exported.to_json(), indent=1))
+    else:
+        click.echo("\n".join(exported.lines()))
+    return 0
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that becomes `folder` at the end, and of which nothing stays after an error.
+def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
+    """The format to write.
 
     Raises:
-        DiskFullError: if it can't be written.
+        InputError: if it can't express the cell, or its libraries are missing.
     """
-    part: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
-        yield part
-        part.chmod(0o777 & ~_umask())
-        part.rename(folder)  # an empty folder is replaced
-    except OSError as error:
-        raise DiskFullError(
-            f"--to {folder}: can't be written ({error.strerror or error}); nothing was left there"
-        ) from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    if merge and name == PEFT:
+        raise InputError(
+            "--merge: merged weights are no adapter; leave it out, or take --format transformers"
+        )
+    name = name or default_format(row, base.on_hub, merge)
+    reason = refusal(name, row, base.on_hub) or missing_library(FORMATS[name])
+    if reason is not None:
+        raise InputError(f"{row.name}: {reason}")
+    return FORMATS[name]
 
 
 def _check_target(folder: Path) -> None:

@@ -43,10 +43,13 @@ def find_base(runs: Path, row: Row) -> Model:
     return model_of(row, folder_of(runs, row), _OTHERWISE)
 
 
-def find_trained(runs: Path, row: Row, model: Model, base: Base, *, refit: bool) -> Trained:
-    """The trained model of a row, by the weights in its cell's folder.
+def find_trained(
+    runs: Path, row: Row, model: Model, base: Base, *, refit: bool
+) -> tuple[Trained, NDArray[np.float32]]:
+    """The trained model of a row, by the weights in its cell's folder, and its logits [N, C] of the
+    dev examples in fp32, in the unit of the labels.
 
-    Where these were not kept the cell is trained again, and the row is that of the new training.
+    Where weights were not kept the cell is trained again, and the row is that of the new training.
 
     Args:
         model, base: the checkpoint that it was trained from.
@@ -81,12 +84,12 @@ def find_trained(runs: Path, row: Row, model: Model, base: Base, *, refit: bool)
         again=again,
         refitted=refit,
     )
-    _check_weights(trained, kept, folder)
-    return trained
+    logits = _exact_logits(trained)
+    _check_weights(logits, kept, job.cell.amp, folder)
+    return trained, logits
 
 
-def exact_logits(trained: Trained) -> NDArray[np.float32]:
-    """The model's logits [N, C] of the dev examples in fp32, in the unit of the labels."""
+def _exact_logits(trained: Trained) -> NDArray[np.float32]:
     import torch
 
     from minbert.training.evaluation import predict
@@ -105,15 +108,16 @@ def exact_logits(trained: Trained) -> NDArray[np.float32]:
     return (logits.astype(np.float64) * std + mean).astype(np.float32)
 
 
-def _check_weights(trained: Trained, kept: NDArray[np.float32], folder: Path) -> None:
+def _check_weights(
+    logits: NDArray[np.float32], kept: NDArray[np.float32], amp: str, folder: Path
+) -> None:
     """Refuse weights that do not give the dev predictions that were kept with them.
 
     Raises:
         InputError: if they don't.
     """
-    logits = exact_logits(trained)
     off = np.inf if logits.shape != kept.shape else np.abs(logits - kept)
-    if trained.job.cell.amp == "off":
+    if amp == "off":
         same = bool(np.max(off) <= _EXACT * max(1.0, float(np.abs(kept).max(initial=0))))
     else:
         allowed = _HALF * kept.std() + _HALF_OF_LARGEST * np.abs(kept).max(initial=0)

@@ -441,7 +441,9 @@ class Session:
             values = values_from(results.predictions_of)
             recommended = recommended_from(results.rows, plan, values)
             if recommended is not None:
-                advice = recommendation.advice(recommended, results.facts, results.exports)
+                advice = recommendation.advice(
+                    recommended, results.facts, results.exports, [str(self.store.path)]
+                )
             report = str(
                 render(
                     results.rows,

@@ -15,7 +15,7 @@ from bench.analysis.recommendation import Candidates, Recommendation, Resolution
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import compare
 from bench.plan.metrics import ROW_METRICS
-from bench.report.commands import narrowed
+from bench.report.commands import export_command, narrowed
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
@@ -58,12 +58,14 @@ def advice(
     recommended: Recommendation,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     exports: Mapping[str, Figures] = MappingProxyType({}),
+    sources: Sequence[str] = (),
 ) -> Advice:
     """A group's recommendation in words.
 
     Args:
         facts: by `data_digest`, for commands.
         exports: by `cell_id`, what exported models cost to use.
+        sources: names of the files that the rows are from.
     """
     group = recommended.candidates.group
     sentences, selections = _missing(recommended)
@@ -72,6 +74,9 @@ def advice(
         sentences = [*_sureness(recommended, pick), *sentences]
         table = _table(recommended, pick, exports)
     lines = [narrowed(group, facts, **selection) for selection in selections]
+    if recommended.decided and len(sources) <= 1:  # an export is from one file
+        sentences = [*sentences, "Its model as a folder that plain libraries load:"]
+        lines.append(export_command(recommended, sources))
     return Advice(
         recommended,
         _heading(recommended),

@@ -144,7 +144,7 @@ def report(
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
     recommended = recommend(candidates_of(first)) if first else None
-    said = advice(recommended, facts, exports) if recommended else None
+    said = advice(recommended, facts, exports, sources) if recommended else None
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)

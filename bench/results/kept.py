@@ -28,19 +28,18 @@ def keeps_by_default(cell: Cell) -> bool:
 
 
 def largest_weights(cell: Cell, config: BertConfig) -> int:
-    """An upper bound of the bytes of a cell's trained weights, or nearly one.
+    """An upper bound of the bytes of a cell's trained weights, unless it has very many classes.
 
     Args:
         config: of the encoder.
     """
-    encoders = cell.encoders or 1
-    if trains_encoder(cell):
-        return _FP32 * encoders * count_parameters(config, pooler=True, num_outputs=0)
     hidden, wide = config.hidden_size, config.intermediate_size
-    width = 10 * hidden + 2 * wide  # of all linear layers of a layer, inputs and outputs
+    width = 10 * hidden + 2 * wide  # inputs and outputs of the linear layers of an encoder layer
     adapters = 0 if cell.layers is None else width * (1 + (cell.rank or 0))  # 1: magnitudes
+    base = count_parameters(config, pooler=True, num_outputs=0) if trains_encoder(cell) else 0
     heads = (4 if cell.encoders is None else 20) * hidden**2
-    return _FP32 * (encoders * config.num_hidden_layers * adapters + heads)
+    encoders = cell.encoders or 1
+    return _FP32 * (encoders * (config.num_hidden_layers * adapters + base) + heads)
 
 
 class KeptWeights:

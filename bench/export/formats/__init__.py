@@ -30,8 +30,8 @@ class Format:
         name: as `--format` takes it.
         extra: the extra with its libraries.
         libraries: names under which its libraries are imported, for writing and for checking.
-        mark: a file that is in every folder of the format; the first format whose file is there
-            is the folder's.
+        mark: a file that is in every folder of the format, and in none of those before it.
+        config: the file that names the classes.
         snippet: the script that loads it.
         cannot: the reason why it can't express a cell, given whether the cell's base is on the
             hub; None: it can.
@@ -43,6 +43,7 @@ class Format:
     extra: str
     libraries: tuple[str, ...]
     mark: str
+    config: str
     snippet: Path
     cannot: Callable[[Cell, bool], str | None]
     write: "Callable[[Trained, Path, bool], None]"
@@ -86,6 +87,7 @@ _FORMATS: Final = (
         extra="transformers",
         libraries=("transformers", "peft"),
         mark="adapter_config.json",
+        config="config.json",
         snippet=_SNIPPETS / "peft.py",
         cannot=_peft_cannot,
         write=_writer("peft"),
@@ -95,6 +97,7 @@ _FORMATS: Final = (
         extra="transformers",
         libraries=("transformers",),
         mark="model.safetensors",
+        config="config.json",
         snippet=_SNIPPETS / "transformers.py",
         cannot=_transformers_cannot,
         write=_writer("transformers"),
@@ -104,6 +107,7 @@ _FORMATS: Final = (
         extra="sentence-transformers",
         libraries=("sentence_transformers", "peft"),
         mark="modules.json",
+        config="config_sentence_transformers.json",
         snippet=_SNIPPETS / "sentence_transformers.py",
         cannot=_sentence_transformers_cannot,
         write=_writer("sentence_transformers"),
@@ -113,6 +117,7 @@ _FORMATS: Final = (
         extra="onnx",
         libraries=("onnx", "onnxruntime", "onnxscript"),
         mark="model.onnx",
+        config="config.json",
         snippet=_SNIPPETS / "onnx.py",
         cannot=_onnx_cannot,
         write=_writer("onnx"),
@@ -159,7 +164,7 @@ def format_in(folder: Path) -> Format:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    for each in _FORMATS:
+    for each in reversed(_FORMATS):
         if (folder / each.mark).is_file() and (folder / SNIPPET).is_file():
             return each
     raise InputError(

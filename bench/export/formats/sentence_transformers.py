@@ -1,7 +1,9 @@
 """Modules of sentence-transformers whose `encode` gives logits: Transformer, Pooling, Dense.
 
-Written as files of the layout that every version reads. The Transformer is in a folder of its own,
-so that transformers doesn't take the model for one without a head.
+Written as files of the layout that every version reads. A merged Transformer is in a folder of its
+own, so that transformers doesn't load it as a model without a head. An adapter has to be at the
+top, and there must be no config.json beside it, for which transformers would look for the weights
+of its base here; so the names of the classes are in the library's own file.
 """
 
 from collections.abc import Iterator
@@ -24,11 +26,12 @@ from bench.export.formats.contents import (
 )
 from bench.export.trained import Trained
 from minbert.files import CONFIG, WEIGHTS, write_json
-from minbert.model.checkpoint import config_for_export, save_checkpoint
+from minbert.model.checkpoint import save_checkpoint
 from minbert.model.classifier import BertClassifier
 from minbert.model.heads import NonlinearHead
 
-_TRANSFORMER: Final = "0_Transformer"
+_MERGED: Final = "0_Transformer"
+_LABELS: Final = "config_sentence_transformers.json"
 _POOLING: Final = "1_Pooling"
 _IDENTITY: Final = "torch.nn.modules.linear.Identity"
 _TANH: Final = "torch.nn.modules.activation.Tanh"
@@ -41,7 +44,8 @@ def write(trained: Trained, folder: Path, merge: bool) -> None:
     model = final_model(trained, merge=not adapter)
     layers = list(_dense_layers(model))
     model.bert.pooler = None
-    transformer = folder / _TRANSFORMER
+    path = "" if adapter else _MERGED
+    transformer = folder / path
     if adapter:
         base = trained.base
         save_adapter(
@@ -51,14 +55,9 @@ def write(trained: Trained, folder: Path, merge: bool) -> None:
     else:
         save_checkpoint(model.bert, transformer, None)
     write_tokenizer(trained, transformer)
-    write_json(
-        transformer / "sentence_bert_config.json",
-        {
-            "max_seq_length": trained.job.cell.max_length,
-            "do_lower_case": False,
-            "model_args": {"add_pooling_layer": False},
-        },
-    )
+    settings = {"max_seq_length": trained.job.cell.max_length, "do_lower_case": False}
+    no_pooler = {} if adapter else {"model_args": {"add_pooling_layer": False}}
+    write_json(transformer / "sentence_bert_config.json", settings | no_pooler)
     width, by_pooler = model.bert.config.hidden_size, trained.job.cell.pooling == "pooler"
     (folder / _POOLING).mkdir()
     write_json(
@@ -69,7 +68,7 @@ def write(trained: Trained, folder: Path, merge: bool) -> None:
             "pooling_mode_mean_tokens": not by_pooler,
         },
     )
-    modules = [(_TRANSFORMER, "Transformer"), (_POOLING, "Pooling")]
+    modules = [(path, "Transformer"), (_POOLING, "Pooling")]
     for number, (layer, activation) in enumerate(layers, start=len(modules)):
         modules.append((f"{number}_Dense", "Dense"))
         _write_dense(layer, activation, folder / modules[-1][0])
@@ -77,16 +76,19 @@ def write(trained: Trained, folder: Path, merge: bool) -> None:
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for n, (path, kind) in enumerate(modules)
     ]
-    write_json(folder / CONFIG, {**config_for_export(model), **labels_of(trained)})
+    write_json(folder / _LABELS, labels_of(trained))
     write_json(folder / "modules.json", listed)
 
 
 def is_adapter(trained: Trained, merge: bool) -> bool:
-    """Whether the Transformer is an adapter: nothing else in the encoder has trained, and the hub
-    has its base."""
-    cell = trained.job.cell
-    has_form = cell.mode in METHODS and METHODS[cell.mode].peft is not None
-    return has_form and trained.base.on_hub and not merge and not training_of(trained.model).base
+    """Whether the Transformer is an adapter: nothing else in the encoder has trained, the hub has
+    its base, and transformers, which loads it here without PEFT's own loader, reads its tensors,
+    as it does not DoRA's magnitudes."""
+    method = METHODS.get(trained.job.cell.mode)
+    if merge or method is None or method.peft is None or not trained.base.on_hub:
+        return False
+    is_read = all(key.endswith(".weight") for key in method.parameters.values())
+    return is_read and not training_of(trained.model).base
 
 
 def _dense_layers(model: BertClassifier) -> Iterator[tuple[nn.Linear, str]]:

@@ -42,7 +42,7 @@ def logits(loaded: Any, texts: list[Any]) -> Any:
 
 def labels(folder: Path, rows: Any) -> list[Any]:
     """For each row of logits its class, the list of its classes, or its number."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
     names = list(config["id2label"].values())
     if config["problem_type"] == "regression":
         return [float(row[0]) for row in rows]
@@ -53,7 +53,7 @@ def labels(folder: Path, rows: Any) -> list[Any]:
 
 def probabilities(folder: Path, rows: Any) -> Any:
     """The probability of each class, [N, C]; the numbers themselves where there are no classes."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
     if config["problem_type"] == "regression":
         return rows
     if config["problem_type"] == "multi_label_classification":
@@ -68,7 +68,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("texts", nargs="+", metavar="text")
     given = parser.parse_args()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
     texts = given.texts
     if config["text_pairs"]:
         texts = list(zip(texts[::2], texts[1::2], strict=True))
