@@ -81,7 +81,7 @@ def card(
         "snippet": Markup(_quoted(format.snippet)),  # noqa: S704 (a file of this project)
         "usage": [f"python predict.py {'TEXT ITS_SECOND_TEXT' if _pairs(trained) else 'TEXT'}"],
         "limits": list(_limits(trained, compared)),
-        "figures": _table(figures),
+        "figures": figures_table(figures),
         "figures_said": list(_figures_said(figures)),
         "trained": list(_trained(trained, facts)),
         "counts": _counts(facts),
@@ -221,7 +221,7 @@ def _limits(trained: Trained, compared: int | None) -> Iterator[str]:
         yield f"{note[:1].upper()}{note[1:]}."
 
 
-def _table(figures: Figures) -> Table:
+def figures_table(figures: Figures) -> Table:
     """What each form costs to use."""
     heads = [
         Head("form", "form"), Head("format", "format"), Head("size", "size, MB", "", True),
