@@ -168,16 +168,9 @@ def _about(trained: Trained, form: Form | None, setting: str) -> Iterator[str]:
         f"{plain(base.licence) if base.licence else 'not known'}. The SHA-256 of its {base.file} "
         f"is {base.sha256}."
     )
-    kept = {
-        ADAPTER: "This folder has the weights that trained; the base's are loaded with them.",
-        MERGED: "This folder has the whole model.",
-    }
-    kept[ONNX] = kept[INT8] = kept[MERGED]
-    trains = {"full": "full fine-tuning", "head": "training of the head alone"}
-    yield (
-        f"It is the result of {trains.get(trained.row.mode, setting)} (setting {setting}, seed "
-        f"{trained.row.seed}). {kept.get(form.name if form else MERGED)}"
-    )
+    is_adapter = form is not None and form.name == ADAPTER
+    kept = "the weights that trained, to be added to the base" if is_adapter else "the whole model"
+    yield f"Its setting is {setting}, seed {trained.row.seed}. This folder has {kept}."
     yield f"Texts are cut after {trained.job.cell.max_length:,} tokens."
 
 
@@ -212,12 +205,13 @@ def _limits(trained: Trained, compared: int | None) -> Iterator[str]:
             "included, so none are left to measure it on."
         )
         return
-    among = (
-        "" if compared is None
-        else f" and this setting was chosen among {count(compared, 'setting')} by scores on them"
-    )  # fmt: skip
-    optimistic = ", so they are optimistic: texts that played no part in this may score lower"
-    yield f"Scores are on the dev examples{among}{optimistic if compared else ''}."
+    if compared is None:
+        yield "Scores are on the dev examples."
+    else:
+        yield (
+            "Scores are on the dev examples, by which this setting was chosen among "
+            f"{count(compared, 'setting')}, so they are optimistic: other texts may score lower."
+        )
     if trained.again:
         yield (
             "The weights of the cell were not kept, so it was trained again for this folder; the "

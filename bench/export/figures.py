@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
+from bench.export.check import texts_of
 from bench.export.formats import FORMATS, Format, default_format, missing_library
 from bench.export.fresh import run_fresh
 from bench.export.trained import Trained
@@ -21,7 +22,6 @@ from bench.results.exports import ADAPTER, FORMS, INT8, MERGED, ONNX, Figures, F
 from bench.results.outcomes import Outcome
 from bench.results.predictions import outcome_of
 from bench.results.scores import numbers
-from minbert.data.tasks import Examples
 
 OnProgress = Callable[[int, str], None]
 """Called as each form begins, with the number of forms done and the form's name."""
@@ -29,13 +29,6 @@ _WEIGHTS: Final = {ONNX: ("model.onnx", "model.onnx.data"), INT8: ("model-int8.o
 """The files of ONNX's two forms; those of the others are recognised by their suffixes."""
 _SUFFIXES: Final = (".safetensors", ".bin")
 _IN_UNIT: Final = (0.0, 1.0)
-
-
-def texts_of(examples: Examples) -> Sequence[str] | Sequence[tuple[str, str]]:
-    """The N texts of examples, or their pairs."""
-    if examples.text_b is None:
-        return examples.text_a
-    return [*zip(examples.text_a, examples.text_b, strict=True)]
 
 
 def measure(

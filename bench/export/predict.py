@@ -39,7 +39,6 @@ _CHUNK: Final = 1024
 _PATIENCE_S: Final = 2.0
 _MARK: Final = "|"
 """Between the classes of a text that has several, unless it is in a class's name."""
-_CONFIG: Final = "config.json"
 _LARGEST: Final = 2**26
 _EPILOG: Final = """\b
 FILE has a text on each line (.txt), or a column of texts (CSV, TSV, JSON lines, Parquet); - is
@@ -94,7 +93,7 @@ def command(
     if to is not None:
         check_csv(to, [] if file == _STDIN else [Path(file)], "--to")
     exported = format_in(folder)
-    outputs = _read_outputs(folder)
+    outputs = _read_outputs(folder / exported.config)
     stdin = typed_texts(sys.stdin.buffer, "stdin")
     table = stdin if file == _STDIN else table_of_texts(Path(file))
     columns = choose_texts(table, text, text_pair, pairs=outputs.pairs)
@@ -130,7 +129,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """What an exported model answers, by its config.json.
+    """What an exported model answers.
 
     Attributes:
         classes: their names, in the order of the logits; none of a regression.
@@ -141,13 +140,12 @@ class _Outputs:
     pairs: bool
 
 
-def _read_outputs(folder: Path) -> _Outputs:
-    """What the model of an exported folder answers.
+def _read_outputs(path: Path) -> _Outputs:
+    """What an exported model answers, by its file of settings.
 
     Raises:
-        InputError: if its config.json can't be read.
+        InputError: if it can't be read.
     """
-    path = folder / _CONFIG
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is too large")
@@ -259,13 +257,15 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         InputError, DiskFullError: if the file can't be written.
     """
     if path is None:
-        stdout: TextIO = click.get_text_stream("stdout", "utf-8", "backslashreplace")
+        stdout = TextIOWrapper(sys.stdout.buffer, "utf-8", errors="backslashreplace", newline="")
         try:
             yield stdout
             stdout.flush()
         except BrokenPipeError as error:  # its reader has enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(0) from error
+        finally:
+            stdout.detach()
         return
     try:
         with atomic_file(path) as file:

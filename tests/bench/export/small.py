@@ -1,6 +1,8 @@
 """Trained cells on a tiny base with random weights, made without training."""
 
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from shutil import copyfile
 from typing import Any, Final
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.injection import inject
-from bench.export.formats import FORMATS, missing_library
+from bench.export.formats import FORMATS, SNIPPET, missing_library
+from bench.export.fresh import Answer
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
 from minbert.data.tasks import Examples, Task
@@ -36,7 +39,8 @@ _WORDS: Final = ("good", "bad", "film", ",", "!", "?", "the", "not", "##ly", "##
 _TEXTS: Final = (
     "The film", "good", "", "not a bad film, but boring!", "Café? naïve", "x" * 30,
     "badly acted and badly cut and far too long for what it has to say", "the the the not",
-    "日本語 and a tab\there", "a\u2028b \x00c", "good! " * 12, "filming", "🙂 ok", "?!", "  spaces  ",
+    "日本語 and a tab\there", "a\u2028b \x00c", "good! " * 12, "filming", "🙂 ok", "?!",
+    "  spaces  ",
 )  # fmt: skip
 
 
@@ -122,6 +126,30 @@ def expected_logits(cell: Trained) -> NDArray[np.float32]:
     )
     mean, std = cell.unit
     return logits * np.float32(std) + np.float32(mean)
+
+
+def answer_here(
+    folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32
+) -> Answer:
+    """As `run_fresh`, in this process."""
+    spec = spec_from_file_location("predict", folder / SNIPPET)
+    assert spec is not None
+    assert spec.loader is not None
+    snippet = module_from_spec(spec)
+    spec.loader.exec_module(snippet)
+    loaded = snippet.load(folder, None if base is None else str(base.folder))
+    starts = range(0, len(texts), batch_size)
+    rows = np.concatenate([snippet.logits(loaded, texts[n : n + batch_size]) for n in starts])
+    return Answer(rows, snippet.labels(folder, rows), [], [], {})
+
+
+def exported(cell: Trained, name: str, folder: Path, merge: bool = False) -> Path:
+    """The folder of a cell in a format, with its snippet."""
+    need_libraries(name)
+    folder.mkdir(parents=True)
+    FORMATS[name].write(cell, folder, merge)
+    copyfile(FORMATS[name].snippet, folder / SNIPPET)
+    return folder
 
 
 def need_libraries(name: str) -> None:

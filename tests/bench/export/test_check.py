@@ -11,10 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.common.errors import InputError
+from bench.export import check as checks
 from bench.export.check import check
-from bench.export.formats import FORMATS, SNIPPET
+from bench.export.formats import SNIPPET
 from bench.export.trained import Trained
-from tests.bench.export.small import base_folder, expected_logits, need_libraries, trained
+from tests.bench.export.small import (
+    answer_here,
+    base_folder,
+    expected_logits,
+    exported,
+    trained,
+)
 
 Break = Callable[[Path], None]
 
@@ -25,21 +32,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_folder(tmp_path_factory.mktemp("export") / "base")
 
 
-def exported(cell: Trained, name: str, folder: Path, merge: bool = False) -> Path:
-    """The folder of a cell in a format, with its snippet."""
-    need_libraries(name)
-    folder.mkdir()
-    FORMATS[name].write(cell, folder, merge)
-    shutil.copy(FORMATS[name].snippet, folder / SNIPPET)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("peft", {"mode": "dora", "layers": "all-lin", "pairs": True}),
         ("peft", {"kind": "regression", "on_hub": False}),
-        ("transformers", {"mode": "full", "kind": "multi_label"}),
         ("sentence-transformers", {"pooling": "mean", "head": "nonlinear", "pairs": True}),
         ("onnx", {"head": "conv", "layers": "attn"}),
     ],
@@ -91,6 +87,7 @@ def _without_last_module(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text())[:-1]))
 
 
+MEAN_HERE = {"pooling": "mean", "on_hub": False}
 ORDER = {"0": "maybe", "1": "right", "2": "wrong"}
 CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
@@ -99,17 +96,17 @@ MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
 @pytest.mark.parametrize(
     ("name", "settings", "change", "message"),
     [
-        ("sentence-transformers", {"pooling": "mean"}, _json("1_Pooling/config.json", **CLS),
+        ("sentence-transformers", MEAN_HERE, _json("1_Pooling/config.json", **CLS),
          "pooling"),
         ("sentence-transformers", {"mode": "full"}, _json("1_Pooling/config.json", **MEAN),
          "pooling"),
         ("transformers", {}, _json("config.json", id2label=ORDER), "names of the classes"),
-        ("transformers", {}, _tensors("model.safetensors", _rotate), "classes are in another order"),
+        ("transformers", {}, _tensors("model.safetensors", _rotate), "are in another order"),
         ("peft", {}, _json("adapter_config.json", lora_alpha=32), "scale of adapters"),
         ("transformers", {"kind": "regression"},
          _tensors("model.safetensors", lambda t: t["classifier.weight"].div_(1.5)),
          "scale or the origin of the logits"),
-        ("sentence-transformers", {"kind": "regression", "pooling": "mean"},
+        ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
          _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
          "scale or the origin of the logits"),
         ("onnx", {"head": "conv"},
@@ -117,20 +114,50 @@ MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
         ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
         ("transformers", {}, _json("tokenizer_config.json", model_max_length=8),
          "texts of more than 8 tokens are cut elsewhere"),
-        ("peft", {}, _tensors("adapter_model.safetensors",
-                              lambda t: [t.pop(key) for key in list(t) if "classifier" in key]),
-         "head, is missing"),
-        ("sentence-transformers", {"pooling": "mean"}, _without_last_module, "head is missing"),
-        ("peft", {}, _json("base.json", sha256="0" * 64), "has changed; the adapter was trained"),
-        ("peft", {}, lambda folder: (folder / "config.json").unlink(), "does not load"),
+        ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
+         "such as the head, is missing"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(
-    tmp_path: Path, base: Path, name: str, settings: dict[str, Any], change: Break, message: str
+    tmp_path: Path,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    settings: dict[str, Any],
+    change: Break,
+    message: str,
 ) -> None:
+    monkeypatch.setattr(checks, "run_fresh", answer_here)
     cell = trained(base, **settings)
     folder = exported(cell, name, tmp_path / "out")
+    check(cell, folder, expected_logits(cell))
     change(folder)
+    refused(cell, folder, message)
+
+
+def refused(cell: Trained, folder: Path, message: str) -> None:
+    """Assert that the check fails with a message of one line."""
     with pytest.raises(InputError, match=message) as raised:
         check(cell, folder, expected_logits(cell))
     assert "\n" not in str(raised.value)
+
+
+def test_what_does_not_load_is_named(tmp_path: Path, base: Path) -> None:
+    cell = trained(base)
+    folder = exported(cell, "peft", tmp_path / "out")
+    _json("base.json", sha256="0" * 64)(folder)
+    refused(cell, folder, "model.safetensors has changed; the adapter was trained on the file with")
+    shutil.rmtree(folder)
+    exported(cell, "peft", folder)
+    _tensors("adapter_model.safetensors", _drop_head)(folder)
+    refused(cell, folder, r"does not load in a fresh process: .*classifier\.weight")
+
+    cell = trained(base, **MEAN_HERE)
+    folder = exported(cell, "sentence-transformers", tmp_path / "modules")
+    _without_last_module(folder)
+    refused(cell, folder, "gives 32 numbers for a text, and the model 3: the head is missing")
+
+
+def _drop_head(tensors: dict[str, torch.Tensor]) -> None:
+    for key in [key for key in tensors if "classifier" in key]:
+        del tensors[key]
