@@ -20,6 +20,7 @@ from bench.export.figures import measure
 from bench.export.formats import SNIPPET, Format
 from bench.export.fresh import Answer
 from bench.export.trained import Trained
+from bench.export.training import write_training
 from bench.results.exports import FORMS, Figures, keep_figures
 from bench.results.facts import read_facts
 
@@ -86,6 +87,7 @@ def export(
         show(0, f"writing {form.name}")
         form.write(trained, part, merge)
         shutil.copyfile(form.snippet, part / SNIPPET)
+        write_training(trained, part)
         show(1, f"checking {len(trained.dev):,} dev examples in a fresh process")
         answer = check(trained, part, logits)
         figures = measure(
