@@ -30,8 +30,7 @@ _PARTS: Final = (".self.query.", ".self.key.", ".self.value.")
 """Layers of the format that are one layer here, with their output rows in this order."""
 
 _FIRST: Final = "embeddings.word_embeddings.weight"
-_HEAD: Final = "classifier."
-_HEADS: Final = ("cls.", _HEAD, "qa_outputs.", "score.")
+_HEADS: Final = ("cls.", "classifier.", "qa_outputs.", "score.")
 _POOLER: Final = "pooler."
 _NO_WEIGHTS: Final = ("embeddings.position_ids", "embeddings.token_type_ids")
 _OLD_NAMES: Final = {".gamma": ".weight", ".beta": ".bias"}
@@ -77,27 +76,6 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
             owner, _, own = name.rpartition(".")
             setattr(encoder.get_submodule(owner), own, nn.Parameter(values))
     return new_pooler
-
-
-@torch.no_grad()
-def load_classifier(model: BertClassifier, folder: Path) -> None:
-    """Load all weights of a checkpoint that includes the head, as `save_checkpoint` writes them.
-
-    The encoder may have changed even if the head does not fit.
-
-    Raises:
-        InputError: as `load_encoder`, for the head and the pooler too.
-    """
-    path = weights_file(folder)
-    if load_encoder(model.bert, folder):
-        raise InputError(f"{path}: has no pooler, and the model has one")
-    tensors = {key: tensor for key, tensor in _read(path).items() if key.startswith(_HEAD)}
-    expected = {f"{_HEAD}{name}": p for name, p in model.classifier.named_parameters()}
-    _check_fit(expected, tensors, path, "head")
-    for key in expected:
-        owner, _, own = key.rpartition(".")
-        values = tensors[key].to(torch.float32, copy=True)
-        setattr(model.get_submodule(owner), own, nn.Parameter(values))
 
 
 def state_dict_for_export(model: BertClassifier | BertEncoder) -> dict[str, Tensor]:
@@ -204,12 +182,7 @@ def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
     return named
 
 
-def _check_fit(
-    expected: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    what: str = "encoder",
-) -> None:
+def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise InputError unless a file's tensors have the expected names, shapes and types."""
     both = [name for name in expected if name in tensors]
     problems = {
@@ -231,7 +204,7 @@ def _check_fit(
     }
     listed = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
     if listed:
-        raise InputError(f"{path}: is not the {what} that {CONFIG} describes; {listed}")
+        raise InputError(f"{path}: is not the encoder that {CONFIG} describes; {listed}")
     needed = sum(tensors[name].numel() * tensors[name].element_size() for name in both)
     if needed > (present := path.stat().st_size):  # rows that repeat, at no cost in the file
         raise InputError(
