@@ -107,12 +107,13 @@ class PooledClassifier(transformers.BertPreTrainedModel):  # type: ignore[misc]
         return SequenceClassifierOutput(logits=self.head(pooled))
 
 
-def load_model(base: str) -> Any:
+def load_model(base: str | None) -> Any:
     """The base with a new head, and adapters where there are any, ready to train."""
-    expected, revision = settings.base["sha256"], settings.base["revision"]
-    weights = Path(cached_file(base, settings.base["file"], revision=revision))
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
-        sys.exit(f"{weights}: is another file than in the training, whose SHA-256 was {expected}")
+    stored = settings.base
+    base, revision = (base, None) if base else (stored["name"], stored["revision"])
+    weights = Path(cached_file(base, stored["file"], revision=revision))
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != stored["sha256"]:
+        sys.exit(f"{weights}: has changed since the training; its SHA-256 was {stored['sha256']}")
     config = transformers.BertConfig.from_pretrained(base, revision=revision)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = settings.dropout
     config.classifier_dropout = settings.dropout
@@ -236,6 +237,8 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
     """Train on the examples of a file, and save the model with its tokenizer."""
     if base is None and not settings.base["on_hub"]:
         sys.exit(f"give --base FOLDER, that of the checkpoint {settings.base['name']}")
+    if to.exists() and any(to.iterdir()):
+        sys.exit(f"--to {to}: is not empty; name a new folder")
     first, second, labels = read_examples(path)
     vocabulary = [*HERE.glob("tokenizer.json"), *HERE.glob("*/tokenizer.json")][0]
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(vocabulary.parent)
@@ -244,10 +247,10 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
     columns = {**encoded, "labels": labels}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     batches = plan_batches(np.array([len(ids) for ids in encoded["input_ids"]]))
-    model = load_model(base or settings.base["name"])
+    model = load_model(base)
     optimizer = OPTIMIZERS[settings.optimizer](parameter_groups(model))
-    per_epoch = math.ceil(len(examples) / settings.batch_size)
-    factor = partial(rate_factor, steps=len(batches), steps_per_epoch=per_epoch)
+    epoch = math.ceil(len(examples) / settings.batch_size)
+    factor = partial(rate_factor, steps=len(batches), steps_per_epoch=epoch)
     trainer = SameTrainer(
         batches,
         class_weights(labels),
@@ -288,8 +291,8 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Trains the model of this folder again.")
     parser.add_argument("train", type=Path, metavar="TRAIN.jsonl", help="the training examples")
-    parser.add_argument("--to", type=Path, required=True, help="folder of the trained model")
-    parser.add_argument("--base", help="folder of the base, or another name of it on the hub")
+    parser.add_argument("--to", type=Path, required=True, help="new folder for the model")
+    parser.add_argument("--base", help="folder of the base, where it is not on the hub")
     parser.add_argument("--losses", type=Path, help="file for the loss of each step, as JSON lines")
     given = parser.parse_args()
     train(given.train, given.to, given.base, given.losses)

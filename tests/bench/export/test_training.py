@@ -81,11 +81,15 @@ STOPPED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no base": (lambda folder: (folder / "base").unlink(), "give --base FOLDER"),
     "another base": (
         lambda folder: change(folder, OTHER_BASE),
-        "another file than in the training",
+        "has changed since the training",
     ),
     "an unknown class": (
         lambda folder: replace_example(folder, '{"a": "good", "label": "great"}'),
         "line 3: is no example (KeyError('great'))",
+    ),
+    "a folder with files": (
+        lambda folder: shutil.copytree(folder / "base", folder / "trained"),
+        "is not empty; name a new folder",
     ),
     "no label": (
         lambda folder: replace_example(folder, '{"a": "good"}'),
@@ -179,7 +183,8 @@ def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str)
     line = (folder / "stopped.txt").read_text()
     assert STOPPED[problem][1] in line
     assert "\n" not in line
-    assert not (folder / "trained").exists()
+    assert not (folder / "losses.jsonl").exists()
+    assert problem == "a folder with files" or not (folder / "trained").exists()
 
 
 @pytest.mark.parametrize(
