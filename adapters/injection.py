@@ -198,14 +198,14 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def training_of(model: nn.Module) -> Training:
-    """The choice of trainable parameters that `inject` or a load has stored on a model.
+    """The choice of trainable parameters that `inject` has stored on a model.
 
     Raises:
         InputError: if there is none.
     """
     training = vars(model).get("training_choice")
     if not isinstance(training, Training):
-        raise InputError("nothing says what trains in the model; inject or load adapters first")
+        raise InputError("nothing says what trains in the model; call inject first")
     return training
 
 

@@ -1,52 +1,34 @@
-"""Saving and loading adapters in PEFT's format: adapter_config.json, adapter_model.safetensors.
-
-The format holds adapters, the head, and whole modules, but no base weights. If the base trains too,
-all other weights are saved in a second file, model.safetensors, under their names in a BERT
-checkpoint, and the adapter's file says so in its metadata.
-"""
+"""Saving of adapters in PEFT's format: adapter_config.json, adapter_model.safetensors."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.injection import (
-    HEADS,
-    POOLERS,
-    Training,
-    build_layers,
-    freeze,
-    linear_layers,
-    part_names,
-    training_of,
-)
-from adapters.layer import AdaptedLinear, Part, replace
+from adapters.injection import parameter_groups, part_names, training_of
+from adapters.layer import AdaptedLinear, Part
 from adapters.methods import METHODS
 from minbert.errors import InputError
-from minbert.files import read_json
 
 CONFIG: Final = "adapter_config.json"
 ADAPTER: Final = "adapter_model.safetensors"
-BASE: Final = "model.safetensors"
 
 _PREFIX: Final = "base_model.model."
-_BASE_KEY: Final = "base_weights"
-_LOADED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types that need no separate scale, as types of fewer bits do."""
 
 
 def save_adapter(
     model: nn.Module,
     folder: Path,
     base_model: str | None = None,
-    notes: Mapping[str, str] | None = None,
+    *,
+    whole: Iterable[str] | None = None,
+    encoder_only: bool = False,
+    revision: str | None = None,
 ) -> None:
-    """Save a model's adapters, its head and all else that has trained into a folder.
+    """Save a model's adapters, and whole modules beside them, into a folder.
 
     An adapter that the folder holds is replaced. If writing is interrupted, there is no
     adapter_config.json, so that the folder can't be mistaken for a complete one.
@@ -55,8 +37,9 @@ def save_adapter(
         model: with adapters.
         folder: created if missing.
         base_model: name or path of the base model, for the reader's information.
-        notes: settings that the format has no place for, such as the pooling that the head was
-            trained with; written to the metadata of the tensors' file.
+        whole: names of modules that are saved whole; None: all that train besides adapters.
+        encoder_only: whether the adapters are for the encoder by itself, without a head.
+        revision: of the base model on the hub.
 
     Raises:
         InputError: if the model has no adapters.
@@ -64,83 +47,44 @@ def save_adapter(
     """
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
-        raise InputError("the model has no adapters to save; inject or load some first")
-    training = training_of(model)
-    named = {name for name, _ in model.named_modules()}
-    whole = [name for name in HEADS if name in named]
-    if training.new_pooler:
-        whole += [name for name in POOLERS if name in named]
+        raise InputError("the model has no adapters to save; inject some first")
+    modules = sorted(_trained_modules(model) if whole is None else whole)
+    inside = "bert." if encoder_only else ""
     config = build_config(
-        mode=training.mode,
+        mode=training_of(model).mode,
         parts=[part for layer in adapted for part in layer.parts if part.rank > 0],
-        modules_to_save=[*whole, "score"],
+        modules_to_save=modules,
         base_model=base_model,
-    )
-    base = _base_tensors(model)
-    tensors = _adapter_tensors(adapted) | _inside(base, whole)
-    metadata = {**(notes or {}), "format": "pt"}
+    ) | {"revision": revision}
+    tensors = _adapter_tensors(adapted) | _inside(_base_tensors(model), modules)
+    if encoder_only:
+        config["task_type"] = "FEATURE_EXTRACTION"
+        config["target_modules"] = [name.removeprefix(inside) for name in config["target_modules"]]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    if training.base:
-        _write_tensors(folder / BASE, base, metadata)
-        metadata[_BASE_KEY] = BASE
-    _write_tensors(folder / ADAPTER, tensors, metadata)
+    _write_tensors(
+        folder / ADAPTER,
+        {key.replace(f"{_PREFIX}{inside}", _PREFIX, 1): value for key, value in tensors.items()},
+    )
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def load_adapter(model: nn.Module, folder: Path) -> None:
-    """Load a saved adapter, ours or PEFT's, into a model, with the head and all else saved.
-
-    The parts of a fused layer, such as query, key and value, need not all have adapters.
-
-    Args:
-        model: the base model that the adapter was trained on, without adapters.
-        folder: with the adapter's files.
-
-    Raises:
-        InputError: if a file is missing or broken, the config asks for an unsupported option, or
-            the tensors do not fit config and model. The model is then unchanged.
-    """
-    from adapters.peft_config import parse  # saving, in a measured process, needs no pydantic
-
-    _check_file(folder / CONFIG)
-    values = read_json(folder / CONFIG)
-    try:
-        config = parse(
-            values,
-            linear_names=[part for _, _, names in linear_layers(model) for part in names],
-            module_names=[name for name, _ in model.named_modules()],
-        )
-        for name in config.saved:
-            if not f"{name}.".startswith(tuple(f"{module}." for module in (*HEADS, *POOLERS))):
-                raise InputError(
-                    f"modules_to_save includes {name}; only the head and the pooler can be saved "
-                    "whole"
-                )
-        layers = build_layers(model, config.mode, config.parts)
-    except InputError as error:
-        raise InputError(f"{folder / CONFIG}: {error}") from error
-    base = _base_tensors(model)
-    tensors, metadata = _read_tensors(folder / ADAPTER)
-    copies = [(ADAPTER, _adapter_tensors(layers.values()) | _inside(base, config.saved), tensors)]
-    if _BASE_KEY in metadata:
-        copies.append((BASE, base, _read_tensors(folder / BASE)[0]))
-    for name, to, saved in copies:
-        _check(folder / name, saved, to)
-    for _, to, saved in reversed(copies):  # the head of the adapter's file counts
-        for key, tensor in to.items():
-            tensor.copy_(saved[key])
-    for name, layer in layers.items():
-        replace(model, name, layer)
-    pooler = any(name.startswith(POOLERS) for name in config.saved)
-    freeze(model, Training(config.mode, base=_BASE_KEY in metadata, new_pooler=pooler))
+def _trained_modules(model: nn.Module) -> set[str]:
+    """The format's names of the modules that train besides adapters."""
+    groups = parameter_groups(model)
+    return {
+        part
+        for group in ("base", "head")
+        for name in groups[group]
+        for part in part_names(name.rpartition(".")[0])
+    }
 
 
 def build_config(
     *, mode: str, parts: Sequence[Part], modules_to_save: Sequence[str], base_model: str | None
 ) -> dict[str, Any]:
-    """The configuration of an adapter: the inverse of `adapters.peft_config.parse`.
+    """The configuration of an adapter.
 
     Layers are named in full, since a short name such as `dense` would also match the pooler.
 
@@ -150,7 +94,7 @@ def build_config(
     first, own = parts[0], METHODS[mode].peft
     if own is None:
         raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
-    if len({(part.rank, part.alpha, part.rslora) for part in parts}) > 1:
+    if len({(part.rank, part.alpha) for part in parts}) > 1:
         raise InputError("adapters are saved with one rank and one scale for all layers")
     return {
         "base_model_name_or_path": base_model,
@@ -165,7 +109,7 @@ def build_config(
         "r": first.rank,
         "target_modules": [part.name for part in parts],
         "task_type": "SEQ_CLS",
-        "use_rslora": first.rslora,
+        "use_rslora": False,
         **own,
     }
 
@@ -202,41 +146,6 @@ def _inside(base: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Ten
     return {_PREFIX + name: tensor for name, tensor in base.items() if name.startswith(stems)}
 
 
-def _check(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise InputError unless a file's tensors are floating-point and of these keys and shapes."""
-    for key in {**expected, **tensors}:
-        if key not in tensors:
-            fault = f"lacks {key}"
-        elif key not in expected:
-            fault = f"has an unexpected {ascii(key)[:80]}"
-        elif tensors[key].shape != expected[key].shape:
-            shapes = list(tensors[key].shape), list(expected[key].shape)
-            fault = f"has {key} of {shapes[0]} in place of {shapes[1]}"
-        elif tensors[key].dtype not in _LOADED:
-            kind = tensors[key].dtype
-            fault = f"has {key} in {kind}, which is no floating-point type of 16 bits or more"
-        else:
-            continue
-        raise InputError(f"{path} {fault}; is it of this model and config?")
-
-
-def _check_file(path: Path) -> None:
-    """Raise InputError for a missing file, and for a pipe, which would be waited for."""
-    if not path.is_file():
-        raise InputError(f"{path} can't be read: there is no such file")
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file, and its metadata."""
-    _check_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:  # torch raises others for shapes and types that it does not support
-        reason = ascii(str(error))[:80].strip("'\"")
-        raise InputError(f"{path} is damaged: {reason}; save or download it again") from error
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     copies = {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    save_file(copies, path, metadata)
+    save_file(copies, path, {"format": "pt"})

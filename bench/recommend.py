@@ -6,13 +6,19 @@ Example: python -m bench.recommend --prefer time --where "memory<=6GiB score>=0.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.analysis.constraints import EXAMPLE
 from bench.analysis.costs import NEEDS, Need
-from bench.common.command import run_command, with_runs
+from bench.common.command import Command, run_command, with_runs
 from bench.plan.metrics import METRIC_HELP, METRICS
+
+if TYPE_CHECKING:
+    from bench.analysis.groups import Group
+    from bench.analysis.recommendation import Recommendation
+    from bench.results.rescoring import Results
 
 _EPILOG = f"""\b
 Exit codes: 0 decided, 1 undecided, 2 bad input.
@@ -25,48 +31,54 @@ Examples:
 """
 
 
-@click.command(
-    "python -m bench.recommend",
-    help=__doc__.partition("\n")[0] if __doc__ else None,
-    epilog=_EPILOG,
+_NEEDS = (
+    click.option(
+        "--prefer",
+        type=click.Choice(NEEDS),
+        default="memory",
+        show_default=True,
+        help="What is to be cheap: memory, the time of training, the size of the file to ship, or "
+        "the number of parameters that train.",
+    ),
+    click.option(
+        "--where",
+        metavar="LIMITS",
+        default="",
+        help=f'Limits that a setting must meet, such as "{EXAMPLE}".',
+    ),
+    click.option(
+        "--margin",
+        metavar="SIZE",
+        help="How much worse than the best a score may be: 1pt is a hundredth, 5% a share of the "
+        "score of full fine-tuning in fp32, 0.1 is in the unit of the score. Each metric's own by "
+        "default.",
+    ),
+    click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP),
 )
-@with_runs("Results to recommend from.")
-@click.option(
-    "--prefer",
-    type=click.Choice(NEEDS),
-    default="memory",
-    show_default=True,
-    help="What is to be cheap: memory, the time of training, the size of the file to ship, or the "
-    "number of parameters that train.",
-)
-@click.option(
-    "--where",
-    metavar="LIMITS",
-    default="",
-    help=f'Limits that a setting must meet, such as "{EXAMPLE}".',
-)
-@click.option(
-    "--margin",
-    metavar="SIZE",
-    help="How much worse than the best a score may be: 1pt is a hundredth, 5% a share of the score "
-    "of full fine-tuning in fp32, 0.1 is in the unit of the score. Each metric's own by default.",
-)
-@click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP)
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def main(
-    runs: Sequence[Path],
-    prefer: Need,
-    where: str,
-    margin: str | None,
-    metric: str | None,
-    as_json: bool,
-) -> int:
+
+
+def with_needs(function: Command) -> Command:
+    """Give a command the options `--prefer`, `--where`, `--margin` and `--metric`."""
+    for option in reversed(_NEEDS):
+        function = option(function)
+    return function
+
+
+def recommendation_of(
+    runs: Sequence[Path], prefer: Need, where: str, margin: str | None, metric: str | None
+) -> "tuple[Recommendation, list[Group], Results]":
+    """The recommendation from files of results, for the first of their groups, and all groups.
+
+    Args:
+        prefer, where, margin, metric: as the options.
+
+    Raises:
+        InputError: for files that can't be read or have no results, and for limits that are none.
+    """
     from bench.analysis.constraints import parse_margin, parse_where
     from bench.analysis.groups import ordered_groups
     from bench.analysis.recommendation import candidates_of, recommend
     from bench.common.errors import InputError
-    from bench.report import recommendation
-    from bench.report.text import count
     from bench.results.predictions import values_from
     from bench.results.rescoring import read_results
 
@@ -81,14 +93,38 @@ def main(
     size = None
     if margin is not None:
         size = parse_margin(margin, group.scoring, base.value if base else None)
-    recommended = recommend(candidates_of(group, size), prefer, limits)
-    advice = recommendation.advice(recommended, results.facts)
+    return recommend(candidates_of(group, size), prefer, limits), every, results
+
+
+@click.command(
+    "python -m bench.recommend",
+    help=__doc__.partition("\n")[0] if __doc__ else None,
+    epilog=_EPILOG,
+)
+@with_runs("Results to recommend from.")
+@with_needs
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def main(
+    runs: Sequence[Path],
+    prefer: Need,
+    where: str,
+    margin: str | None,
+    metric: str | None,
+    as_json: bool,
+) -> int:
+    from bench.report import recommendation
+    from bench.report.text import count
+
+    recommended, every, results = recommendation_of(runs, prefer, where, margin, metric)
+    advice = recommendation.advice(
+        recommended, results.facts, results.exports, [str(path) for path in runs]
+    )
     if as_json:
         click.echo(json.dumps(recommendation.as_json(advice), indent=1))
     else:
         click.echo("\n".join(recommendation.lines(advice)))
         if len(every) > 1:
-            subject = recommendation.subject(group)
+            subject = recommendation.subject(every[0])
             others = count(len(every) - 1, "other group")
             click.echo(f"This is for {subject}; the report has {others} of results.")
     return 0 if recommended.decided else 1

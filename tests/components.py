@@ -17,8 +17,10 @@ COMPONENTS: Final = {
     "cuda": "a GPU",
     "data": "pyarrow and datasets, the extra of that name",
     "mounts": "the right to mount a small disk, which root mostly has",
-    "peers": "transformers and peft, the extra of that name",
+    "onnx": "onnx, onnxruntime and onnxscript, the extra of that name",
+    "sentence-transformers": "sentence-transformers and peft, the extra of that name",
     "shared": "the shared data, in a folder beside the checkout or named by MINBERT_BENCH_SHARED",
+    "transformers": "transformers and peft, the extra of that name",
 }
 
 SHARED = Path(os.environ.get("MINBERT_BENCH_SHARED", Path(__file__).parents[2] / "shared"))

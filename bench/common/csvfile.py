@@ -19,23 +19,24 @@ def harmless(text: str) -> str:
     return f"'{text}" if FORMULA.match(text) else text
 
 
-def check_csv(path: Path, results: Sequence[Path] = ()) -> None:
+def check_csv(path: Path, inputs: Sequence[Path] = (), flag: str = "--csv") -> None:
     """Test that a CSV file can be written at a path, before anything runs.
 
     Args:
-        results: input files, which it must not replace.
+        inputs: input files, which it must not replace.
+        flag: that names the path.
 
     Raises:
         InputError: if it can't be written.
     """
     try:
         if path.is_dir():
-            raise InputError(f"--csv: {path} is a folder; name a file")
-        if path.exists() and any(path.samefile(other) for other in results):
-            raise InputError(f"--csv: {path} is a file of results; name another")
+            raise InputError(f"{flag}: {path} is a folder; name a file")
+        if path.exists() and any(path.samefile(other) for other in inputs):
+            raise InputError(f"{flag}: {path} is an input file; name another")
         try_to_write(path.parent)
     except OSError as error:
-        raise _refusal(path, error) from error
+        raise csv_error(path, error, flag) from error
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -53,14 +54,15 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     try:
         write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
     except OSError as error:
-        if error.errno in NO_SPACE:
-            raise DiskFullError(f"--csv: {path}: no space left for it") from error
-        raise _refusal(path, error) from error
+        raise csv_error(path, error) from error
 
 
-def _refusal(path: Path, error: OSError) -> InputError:
+def csv_error(path: Path, error: OSError, flag: str = "--csv") -> InputError | DiskFullError:
+    """The error of a CSV file that can't be written, to be raised."""
+    if error.errno in NO_SPACE:
+        return DiskFullError(f"{flag}: {path}: no space left for it")
     return InputError(
-        f"--csv: {path} can't be written ({error.strerror}); name a file in a folder that is there"
+        f"{flag}: {path} can't be written ({error.strerror}); name a file in a folder that is there"
     )
 
 

@@ -19,15 +19,27 @@ _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, replacing an earlier file; durable on return.
 
-    A writer that is killed leaves a file `.NAME.tmp`, which the next writer of `path` reuses.
-
     Raises:
         OSError: if it can't be written. An earlier file at `path` is then unchanged.
+    """
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which replaces `path` and is durable at the end of the context.
+
+    After an error an earlier file at `path` is unchanged. A writer that is killed leaves a file
+    `.NAME.tmp`, which the next writer of `path` reuses.
+
+    Raises:
+        OSError: if it can't be written.
     """
     path = Path(os.path.realpath(path))
     with _unfinished(path) as (temporary, file):
         try:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)

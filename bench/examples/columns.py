@@ -1,6 +1,6 @@
 """Which columns hold texts and labels, where there is no doubt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -71,11 +71,7 @@ def choose(table: Table, spec: DataSpec) -> tuple[Columns, tuple[str, ...]]:
     used = [name for name in (spec.text, spec.text_pair, spec.label) if name is not None]
     if len(set(used)) < len(used):
         raise InputError(f"{table.name}: the columns {listed(used)} have two roles; give others")
-    free = [
-        name
-        for name in dict.fromkeys(table.columns)
-        if name not in (*used, spec.group) and _plain(name) not in _NUMBERS_OF_ROWS
-    ]
+    free = _free(table, (*used, spec.group))
     chosen = _inferred(table, given, free)
     for flag, name in (("--text", chosen.text), ("--label", chosen.label)):
         if not name:
@@ -85,6 +81,47 @@ def choose(table: Table, spec: DataSpec) -> tuple[Columns, tuple[str, ...]]:
             )
     chosen.check(table)
     return chosen, tuple(_notes(given, chosen, free))
+
+
+def choose_texts(
+    table: Table, text: str | None, text_pair: str | None, *, pairs: bool
+) -> tuple[str, ...]:
+    """The column of the texts of a table without labels or, of pairs, both columns.
+
+    Args:
+        text, text_pair: as given.
+
+    Raises:
+        InputError: a column that is missing, or can't be inferred without doubt.
+    """
+    given = Columns(text or "", text_pair, "", None)
+    given.check(table)
+    if text_pair is not None and not pairs:
+        raise InputError(f"--text-pair {quoted(text_pair)}: the model takes single texts")
+    free = _free(table, (text, text_pair))
+    if len(free) == 1 and not text and not pairs:
+        return (free[0],)
+    chosen = _inferred(table, given, free)
+    names = (chosen.text, chosen.text_pair or "") if pairs else (chosen.text,)
+    if not all(names) or (chosen.text_pair is not None and not pairs):
+        which = "columns hold the two texts of each pair" if pairs else "column holds the text"
+        flags = "--text COLUMN --text-pair COLUMN" if pairs else "--text COLUMN"
+        raise InputError(
+            f"{table.name}: which {which}? {flags} says it; there are {listed(table.columns)}"
+        )
+    if len({*names}) < len(names):
+        raise InputError(f"{table.name}: --text and --text-pair are the same column; give others")
+    chosen.check(table)
+    return names
+
+
+def _free(table: Table, used: Collection[str | None]) -> list[str]:
+    """The columns whose role is not given, without those of numbers of rows."""
+    return [
+        name
+        for name in dict.fromkeys(table.columns)
+        if name not in used and _plain(name) not in _NUMBERS_OF_ROWS
+    ]
 
 
 def _inferred(table: Table, given: Columns, free: Sequence[str]) -> Columns:

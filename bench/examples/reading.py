@@ -28,6 +28,8 @@ from minbert.data.tasks import Examples
 
 _UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
 _EMPTY: Final = "with an empty text"
+_LIST: Final = "with a list in place of a text"
+_BROKEN: Final = "with a NUL character or half of a surrogate pair"
 _UNLABELLED: Final = "without a label"
 _FEW_CLASSES: Final = 6
 """Most classes that the note on labels lists."""
@@ -199,16 +201,34 @@ def _row(fields: Fields, columns: Columns) -> tuple[str, Value, str, str] | str:
     """The text, the label, the second text and the group of a row; or why it is left out."""
     if isinstance(fields, str):
         return fields
-    text, label, *others = (field.strip() if isinstance(field, str) else field for field in fields)
+    text, label, *others = map(_stripped, fields)
     pair = others[0] if columns.text_pair is not None else ""
     group = others[-1] if columns.group is not None else ""
     if isinstance(text, list) or isinstance(pair, list) or isinstance(group, list):
-        return "with a list in place of a text"
+        return _LIST
     if not text or (columns.text_pair is not None and not pair):
         return _EMPTY
     if label is None or label == "":
         return _UNLABELLED
     every = (text, pair or "", group or "", *(label if isinstance(label, list) else (label,)))
-    if not all(each.isprintable() or not _UNREADABLE.search(each) for each in every):
-        return "with a NUL character or half of a surrogate pair"
+    if not all(map(_is_readable, every)):
+        return _BROKEN
     return text, label, pair or "", group or ""
+
+
+def texts_in(fields: Fields) -> tuple[str, ...] | str:
+    """The texts of a row without a label; or why it has none."""
+    if isinstance(fields, str):
+        return fields
+    texts = [text for text in map(_stripped, fields) if isinstance(text, str) and text]
+    if len(texts) < len(fields):
+        return _LIST if any(isinstance(field, list) for field in fields) else _EMPTY
+    return tuple(texts) if all(map(_is_readable, texts)) else _BROKEN
+
+
+def _stripped(field: Value) -> Value:
+    return field.strip() if isinstance(field, str) else field
+
+
+def _is_readable(text: str) -> bool:
+    return text.isprintable() or not _UNREADABLE.search(text)

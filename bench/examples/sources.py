@@ -7,7 +7,7 @@ from typing import Final
 from bench.common.errors import InputError
 from bench.examples import arrow
 from bench.examples.table import Table
-from bench.examples.textfiles import delimited, json_lines
+from bench.examples.textfiles import delimited, json_lines, plain_texts
 from bench.plan.dataset import HUB, DataSpec
 from minbert.files import is_file, is_folder
 
@@ -95,15 +95,27 @@ def _part(spec: DataSpec, parts: list[tuple[str, Path | Table]], side: str) -> T
     return _table(found[0], "--data") if found else None
 
 
+def table_of_texts(file: Path) -> Table:
+    """The table of a file whose texts have no labels: `.txt` with a text on each line, or a format
+    of examples.
+
+    Raises:
+        InputError: it doesn't exist, or can't be read.
+    """
+    return _read(file, str(file), {".txt": plain_texts, **_READERS})
+
+
 def _table(file: Path | Table, flag: str) -> Table:
-    if isinstance(file, Table):
-        return file
+    return file if isinstance(file, Table) else _read(file, f"{flag} {file}", _READERS)
+
+
+def _read(file: Path, name: str, readers: Mapping[str, Callable[[Path], Table]]) -> Table:
     if not is_file(file):
         reason = "is a folder; name a file" if is_folder(file) else "there is no such file"
-        raise InputError(f"{flag} {file}: {reason}")
-    reader = _READERS.get(file.suffix.lower())
+        raise InputError(f"{name}: {reason}")
+    reader = readers.get(file.suffix.lower())
     if reader is None:
         raise InputError(
-            f"{flag} {file}: its format is not known by its suffix; known: {', '.join(_READERS)}"
+            f"{name}: its format is not known by its suffix; known: {', '.join(readers)}"
         )
     return reader(file)

@@ -1,4 +1,5 @@
-"""Tables in text files: fields between delimiters, quoted as in RFC 4180, and JSON lines.
+"""Tables in text files: fields between delimiters, quoted as in RFC 4180, JSON lines, and texts
+alone, one on each line.
 
 UTF-8 with or without a byte order mark, or UTF-16 with one.
 """
@@ -8,14 +9,17 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, TextIO
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.examples.table import Fields, Table, fields_of, quoted
 
+TEXT: Final = "text"
+"""The column of a file of texts alone."""
 _LONGEST: Final = 2**20
 """Characters of a line; an encoder reads the first few thousand of a text."""
 _UNDECODED: Final = re.compile("[\udc80-\udcff]")
@@ -137,33 +141,67 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, record
 
 
+def plain_texts(path: Path) -> Table:
+    """A table whose only column, `text`, has the lines of a text file, empty ones too."""
+
+    def read(_: Sequence[str]) -> Iterator[tuple[int, Fields]]:
+        return _texts(_lines(path))
+
+    return Table(str(path), (TEXT,), read)
+
+
+def typed_texts(stream: BinaryIO, name: str) -> Table:
+    """The same of a stream in UTF-8, which can be read only once."""
+
+    def read(_: Sequence[str]) -> Iterator[tuple[int, Fields]]:
+        text = TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+        return _texts(_checked(text, name))
+
+    return Table(name, (TEXT,), read)
+
+
+def _texts(lines: Iterator[str]) -> Iterator[tuple[int, Fields]]:
+    for number, line in enumerate(lines, start=1):
+        yield number, (line.rstrip("\r\n"),)
+
+
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, each with its end.
 
     Raises:
         InputError: a file that can't be read or is no text, or a line that is too long.
     """
-    encoding, errors, number = "utf-8-sig", "surrogateescape", 0
+    encoding, errors = "utf-8-sig", "surrogateescape"
     try:
         with path.open("rb") as file:
             if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 encoding, errors = "utf-16", "strict"
         with path.open(encoding=encoding, errors=errors, newline="") as text:
-            while line := text.readline(_LONGEST + 1):
-                number += 1
-                reason = None
-                if "\0" in line:
-                    reason = "has a NUL byte, as in UTF-16 without a byte order mark"
-                elif not line.isascii() and (wrong := _UNDECODED.search(line)):
-                    reason = f"byte 0x{ord(wrong[0]) - 0xDC00:02X} is not UTF-8"
-                elif len(line) > _LONGEST:
-                    reason = f"has over {_LONGEST:,} characters, so this is no table of texts"
-                if reason is not None:
-                    raise InputError(f"{path}, line {number}: {reason}; save the file as UTF-8")
-                yield line
+            yield from _checked(text, str(path))
     except UnicodeError as error:
         raise InputError(
             f"{path}: is not UTF-16 as its byte order mark says; save the file as UTF-8"
         ) from error
     except OSError as error:
         raise InputError(f"{path}: can't be read ({one_line(error.strerror or '')})") from error
+
+
+def _checked(text: TextIO, name: str) -> Iterator[str]:
+    """The lines of a text, each with its end.
+
+    Raises:
+        InputError: for a line that is no text, or too long.
+    """
+    number = 0
+    while line := text.readline(_LONGEST + 1):
+        number += 1
+        reason = None
+        if "\0" in line:
+            reason = "has a NUL byte, as in UTF-16 without a byte order mark"
+        elif not line.isascii() and (wrong := _UNDECODED.search(line)):
+            reason = f"byte 0x{ord(wrong[0]) - 0xDC00:02X} is not UTF-8"
+        elif len(line) > _LONGEST:
+            reason = f"has over {_LONGEST:,} characters, so this is no table of texts"
+        if reason is not None:
+            raise InputError(f"{name}, line {number}: {reason}; save the file as UTF-8")
+        yield line

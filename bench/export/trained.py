@@ -48,6 +48,8 @@ class Trained:
         unit: mean and std by which the logits of a regression return to the unit of the labels;
             else 0 and 1.
         refitted: whether it was trained on all examples, those of dev included.
+        again: whether it was trained for the export, so that its score is another than that of the
+            first training.
     """
 
     row: Row
@@ -59,3 +61,4 @@ class Trained:
     dev: Examples
     unit: tuple[float, float]
     refitted: bool
+    again: bool = False

@@ -1,5 +1,6 @@
 """The settings by which an exported folder's train.py trains the same cell again."""
 
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,6 +8,7 @@ from adapters.injection import training_of
 from adapters.names import adapted_layers
 from bench.export.trained import Trained
 from bench.plan.cell import ITERATIVE, Cell
+from minbert.files import write_json
 
 SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
 SETTINGS: Final = "training.json"
@@ -40,6 +42,13 @@ def why_not_scripted(cell: Cell) -> str | None:
     }
     missing = [name for name, is_set in obstacles.items() if is_set]
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None
+
+
+def write_training(trained: Trained, folder: Path) -> None:
+    """Write train.py and its settings into an exported folder, unless it has no place for them."""
+    if why_not_scripted(trained.job.cell) is None:
+        shutil.copyfile(SCRIPT, folder / SCRIPT.name)
+        write_json(folder / SETTINGS, training_settings(trained))
 
 
 def training_settings(trained: Trained) -> dict[str, Any]:

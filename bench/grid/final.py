@@ -6,7 +6,6 @@ which nothing else reads. The score is kept with the facts on the data, and is n
 time.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +16,12 @@ from typing import Final
 from bench.analysis.recommendation import recommended_from
 from bench.analysis.setting import Setting
 from bench.common.command import BAD_INPUT
-from bench.common.errors import InputError, StoppedError
-from bench.common.files import write_atomically
+from bench.common.errors import InputError
 from bench.examples.reading import read_test
 from bench.forecast.client import turn_on
-from bench.grid.display import Display
-from bench.launch.runner import run_worker
+from bench.grid.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
-from bench.machine.environment import worker_environment
-from bench.plan import job as jobs
 from bench.plan.dataset import DataSpec
 from bench.plan.job import Job
 from bench.plan.rows import Row
@@ -35,13 +30,11 @@ from bench.results.origins import data_folder, folder_of, model_of
 from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf, read_folder, values_from
 from bench.results.scores import every_score
-from bench.results.store import cells_folder, read_plan
-from minbert.assets.cache import cache_folder
+from bench.results.store import read_plan
 from minbert.data.tasks import TASKS, Examples, Folds, TaskData, find_task, load_task, load_test
-from minbert.data.tasks.prepared import Prepared, read_prepared, write
+from minbert.data.tasks.prepared import read_prepared
 
 _OTHERWISE: Final = "run its cell again"
-_WORKER: Final = (sys.executable, "-m", "bench.worker")
 
 
 @dataclass(frozen=True)
@@ -163,32 +156,15 @@ def _run(
     """
     cell = job.cell
     train = data.train if cell.folds is None else Folds(data, cell.folds).examples
-    problem = facts_of(data).problem
-    final = TaskData(data.task, train, test)
-    prepared = Prepared(data.task.name, problem, data.task.classes, final.digest)
-    # of an embedded task, too: its own test examples are no dev examples to its name
-    source = write(cache_folder() / "data", prepared, final)
-    loaded = load_task(data.task.name, source, max_train=cell.max_train)
-    cell = replace(cell, data_digest=loaded.digest[:16], max_dev=None, folds=None, fold=None)
-    job = replace(job, cell=cell, data=str(source), repeat=1, attempt=1, keep=False)
-    folder = cells_folder(runs) / f"final-{cell.cell_id}"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / jobs.FILE, job.to_json().encode())
-    with Display(1) as display:
-        display.start(f"{cell.name}, scored on test examples")
-        ended = run_worker(
-            folder,
-            [*_WORKER, str(folder.resolve())],
-            env=worker_environment(os.environ, target.conditions.threads, target.gpu),
-            timeout_s=None,
-            on_progress=display.progress,
-            signals=signals,
-        )
-    if ended.status == "interrupted":
-        sys.stderr.write("stopped; the same command trains again\n")
-        raise StoppedError
-    if ended.status != "ok":
-        raise InputError(f"--final: the training ended {ended.status}: {ended.message}")
+    folder = train_again(
+        runs,
+        replace(job, keep=False),
+        f"final-{cell.cell_id}",
+        target=target,
+        signals=signals,
+        data=TaskData(data.task, train, test),
+        purpose="scored on test examples",
+    )
     found = (read_folder(folder, data.task.metric) or {}).get("")
     if found is None:
         raise InputError(f"--final: {folder} has no predictions that can be read")

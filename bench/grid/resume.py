@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -104,14 +105,15 @@ def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row])
 def orphaned_outcome(folder: Path, job: Job) -> Outcome | None:
     """The outcome of a worker that finished after its parent had died; None without one.
 
-    It counts only for an identical job, including the version of the code. `wall_s` is None, since
-    nobody measured it; the start and the end are those of the files.
+    It counts only for an identical job, including the version of the code; it may have kept weights
+    that need not be kept. `wall_s` is None, since nobody measured it; the start and the end are
+    those of the files.
     """
     path = folder / RESULT
     try:
         if not path.is_file() or path.stat().st_size > LONGEST_RESULT:
             return None
-        if Job.read(folder) != job:
+        if Job.read(folder) not in (job, replace(job, keep=True)):
             return None
         result = parse_result(path.read_text(encoding="utf-8"))
         begun, ended = ((folder / name).stat().st_mtime for name in (jobs.FILE, RESULT))

@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from bench.analysis.recommendation import Recommendation, recommended_from
+from bench.analysis.recommendation import recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokens import share
@@ -36,12 +36,13 @@ from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import CellKey, Row
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
+from bench.results.kept import KeptWeights
 from bench.results.overhead import Account
-from bench.results.predictions import kept_predictions, values_from
+from bench.results.predictions import values_from
 from bench.results.protocol import DEVICE_FAILED
-from bench.results.rescoring import rescored
+from bench.results.rescoring import read_results
 from bench.results.row import keep_row, kept_row, measured_row
-from bench.results.store import Store, cell_folder, cells_folder, plan_file, read_rows
+from bench.results.store import Store, cell_folder, cells_folder, plan_file
 from minbert.data.tasks import Data, Folds, TaskData, for_search
 from minbert.data.tasks.prepared import is_prepared, mark_used
 from minbert.errors import InputError as MinbertInputError
@@ -53,7 +54,8 @@ INTERRUPTED: Final = 130
 class Session:
     """One run of a grid, and everything that its cells share.
 
-    `data` are the examples of cells without a fold; those of the others are in `folds`.
+    `data` are the examples of cells without a fold; those of the others are in `folds`. `keep` is
+    whether every cell keeps its trained weights.
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
@@ -256,6 +258,8 @@ class Session:
 
     def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
         folder, job, expected = self._folder(item), self._job(item), outlook.columns(item.cell)
+        if note := self._weights.note(item.cell):
+            display.note(note)
         self._use_examples()
         argv = [*self.worker, str(folder.resolve())]
         gpu = "" if self.conditions.device == "cpu" else self.device_name
@@ -277,6 +281,7 @@ class Session:
             signals=signals,
         )
         row = self._kept(folder, self._row(item, outcome, folder, expected))
+        self._weights.add(folder)
         self.account.add(row)
         if gpu and outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
             why = why_unusable(gpu)
@@ -329,6 +334,10 @@ class Session:
             raise DiskFullError(f"{folder}: {error.strerror}") from error
         return row
 
+    @cached_property
+    def _weights(self) -> KeptWeights:
+        return KeptWeights(self.store.path, every=self.keep)
+
     def _job(self, item: Planned) -> Job:
         model = self.model
         return Job(
@@ -342,7 +351,7 @@ class Session:
             geometry=model.geometry,
             tokenizer=str(model.tokenizer.resolve()),
             data=None if self.data_folder is None else str(self.data_folder.resolve()),
-            keep=self.keep,
+            keep=self._weights.keeps(item.cell),
             code_version=self.conditions.code_version,
         )
 
@@ -420,29 +429,30 @@ class Session:
         from bench.report import recommendation
         from bench.report.render import render
 
-        recommended: Recommendation | None = None
-        facts: dict[str, DataFacts] = {}
+        advice: recommendation.Advice | None = None
         last: dict[tuple[str, int], Row] = {}
         try:
-            rows = read_rows(self.store.path)
+            results = read_results([self.store.path], self.metric)
             for item in planned:
                 row = self.store.last(*self._key(item))
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
-            facts = read_facts(self.store.path)
-            predictions_of = kept_predictions(self.store.path)
-            if self.metric is not None:
-                rows = rescored(rows, self.metric, predictions_of, facts)
             plan = self._plan(planned)
-            recommended = recommended_from(rows, plan, values_from(predictions_of))
+            values = values_from(results.predictions_of)
+            recommended = recommended_from(results.rows, plan, values)
+            if recommended is not None:
+                advice = recommendation.advice(
+                    recommended, results.facts, results.exports, [str(self.store.path)]
+                )
             report = str(
                 render(
-                    rows,
+                    results.rows,
                     self.reports,
                     planned=plan,
                     sources=[str(self.store.path)],
-                    predictions_of=predictions_of,
-                    facts=facts,
+                    predictions_of=results.predictions_of,
+                    facts=results.facts,
+                    exports=results.exports,
                 )
             )
         except (DiskFullError, InputError) as error:
@@ -451,7 +461,6 @@ class Session:
         counts = statuses(planned, last)
         elsewhere = scores_elsewhere(planned)
         times = self.account.times()
-        advice = None if recommended is None else recommendation.advice(recommended, facts)
         if as_json:
             outcome = {
                 "cells": counts,

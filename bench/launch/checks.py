@@ -18,12 +18,12 @@ from bench.plan.cell import ITERATIVE, Cell
 from bench.plan.gridfile import Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
+from bench.results.kept import CAP, keeps_by_default, largest_weights
 from minbert.check import check_checkpoint
 from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Sizes, TaskData
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import is_folder
-from minbert.model.config import count_parameters
 from minbert.training.quarters import QUARTERS, layers_in
 
 MSE: Final = "mse"
@@ -57,20 +57,6 @@ def amp_notes(cells: Sequence[Cell], device: Device) -> list[str]:
         f"amp bf16: {device.gpu.name} has no bf16 units, so torch emulates them, and times say "
         "nothing about a GPU that has them; amp on is fp16 here"
     ]
-
-
-def check_head(cells: Sequence[Cell], keep: bool) -> None:
-    """Refuse to save whole models with a head that the checkpoint format has no place for.
-
-    Models of a task with parts are saved as plain tensors, whatever their heads.
-    """
-    whole = [cell for cell in cells if cell.layers is None and cell.encoders is None]
-    head = next((cell.head for cell in whole if cell.head != "linear"), None)
-    if keep and head is not None:
-        raise InputError(
-            f"--save-weights: a checkpoint has no place for the head {head}; take head linear, "
-            'or only cells with adapters: --select "mode=lora,dora"'
-        )
 
 
 def check_held_out(share: float, data: Data) -> None:
@@ -276,16 +262,18 @@ def check_reports(reports: Path, place: str = "figures") -> None:
 
 
 def check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) -> None:
-    """Refuse to begin where the disk can't hold the files of the cells."""
+    """Refuse to begin where the disk can't hold the files of the cells.
+
+    Args:
+        keep: whether every cell keeps its trained weights.
+    """
     to_run = [item.cell for item in planned if item.action == "run"]
     if not to_run:
         return
-    per_cell = SPACE_PER_CELL_MIB
-    if keep:
-        encoders = max(cell.encoders or 1 for cell in to_run)
-        parameters = encoders * count_parameters(model.config, pooler=True, num_outputs=0)
-        per_cell += 4 * parameters // 2**20
-    needed = SPACE_AT_LEAST_MIB + len(to_run) * per_cell
+    kept = [cell for cell in to_run if keep or keeps_by_default(cell)]
+    weights = sum(largest_weights(cell, model.config) for cell in kept)
+    weights = weights if keep else min(weights, CAP)
+    needed = SPACE_AT_LEAST_MIB + len(to_run) * SPACE_PER_CELL_MIB + weights // 2**20
     folder = next(path for path in runs.resolve().parents if path.exists())
     free = shutil.disk_usage(folder).free // 2**20
     if free < needed:

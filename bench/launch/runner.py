@@ -16,7 +16,15 @@ from bench.common.messages import last_error, one_line
 from bench.launch.oom import oom_kills
 from bench.launch.signals import Signals
 from bench.launch.watch import GRACE_S, Watch
-from bench.results.protocol import LONGEST_RESULT, RESULT, SAVE_S, STDERR, STDOUT, parse_result
+from bench.results.protocol import (
+    LONGEST_RESULT,
+    RESULT,
+    SAVE_S,
+    STDERR,
+    STDOUT,
+    WEIGHTS,
+    parse_result,
+)
 
 __all__ = ["Outcome", "Signals", "run_worker"]
 
@@ -62,7 +70,8 @@ def run_worker(
     """Run a worker to its end; nothing of its process group is left running.
 
     Args:
-        folder: the folder of its result and its output. An earlier result is removed.
+        folder: the folder of its result and its output. An earlier result is removed, and so are
+            weights that it kept.
         env: the whole environment, to which the protocol's variables are added.
         on_progress: called with each message of the worker's progress.
         signals: entered by the caller, for all cells of a run.
@@ -94,7 +103,8 @@ def run_worker(
     with ExitStack() as files:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / RESULT).unlink(missing_ok=True)
+            for name in (RESULT, WEIGHTS):
+                (folder / name).unlink(missing_ok=True)
             remove_unfinished(folder)
             stdout = files.enter_context((folder / STDOUT).open("wb"))
             stderr = files.enter_context((folder / STDERR).open("wb"))

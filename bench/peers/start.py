@@ -26,10 +26,11 @@ def write_start(cells: Sequence[Path], checkpoint: Path) -> bool:
     model = build_model(replace(job, cell=plain, device="cpu"))
     save_checkpoint(model, checkpoint, Path(job.tokenizer))
     new_pooler = training_of(model).new_pooler
+    whole = ["classifier", *(["bert.pooler"] if new_pooler and model.bert.pooler else [])]
     for folder in cells:
         job = Job.read(folder)
         if job.cell.rank is not None:
             cell = replace(job.cell, amp="off", frozen_dtype=None)
             adapted = build_model(replace(job, cell=cell, device="cpu"))
-            save_adapter(adapted, folder / ADAPTER, job.cell.model)
+            save_adapter(adapted, folder / ADAPTER, job.cell.model, whole=whole)
     return new_pooler

@@ -87,6 +87,7 @@ def main(
         sources=[str(path) for path in runs],
         predictions_of=results.predictions_of,
         facts=facts,
+        exports=results.exports,
         code_version=code_version,
     )
     if code_version is not None:

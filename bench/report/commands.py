@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from bench.analysis.costs import NEEDS
 from bench.analysis.groups import Group
+from bench.analysis.recommendation import Recommendation
 from bench.analysis.setting import Setting
 from bench.plan import gridfile
 from bench.plan.cell import SEARCHED
@@ -25,6 +27,8 @@ NOTE: Final = (
 )
 _GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
+_RUNS: Final = "runs.csv"
+"""The file that commands read by default."""
 
 
 def commands(
@@ -74,8 +78,22 @@ def recommend_command(group: Group, sources: Sequence[str]) -> str:
     return f"python -m bench.recommend --runs {_runs(sources)}{_metric(group)}"
 
 
+def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
+    """The command line that exports the model of a recommended setting."""
+    known, group = recommended.candidates, recommended.candidates.group
+    limits = " ".join(limit.text for limit in recommended.limits)
+    options = {
+        "--prefer": recommended.prefer if recommended.prefer != NEEDS[0] else "",
+        "--where": limits,
+        "--margin": f"{known.margin:g}" if known.margin != group.margin else "",
+        "--runs": " ".join(source for source in sources if source != _RUNS),
+    }
+    chosen = "".join(f" {name} {_word(value)}" for name, value in options.items() if value)
+    return f"python -m bench.export recommended{chosen}{_metric(group)} --to my-model"
+
+
 def _runs(sources: Sequence[str]) -> str:
-    return " ".join(map(_word, sources)) or "runs.csv"
+    return " ".join(map(_word, sources)) or _RUNS
 
 
 def _metric(group: Group) -> str:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.common.errors import DiskFullError, InputError
@@ -95,11 +95,12 @@ def html_environment() -> Environment:
     return environment
 
 
-def markdown_environment() -> Environment:
-    """The environment of Markdown templates."""
+def markdown_environment(package: str = "bench.report") -> Environment:
+    """The environment of Markdown templates, those of a package and those that pages share."""
+    loader = ChoiceLoader([PackageLoader(name) for name in (package, "bench.report")])
     environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
-        loader=PackageLoader("bench.report"), undefined=StrictUndefined, finalize=escape_markdown,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=loader, undefined=StrictUndefined, finalize=escape_markdown, trim_blocks=True,
+        lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["code"] = _code
     return environment

@@ -15,9 +15,10 @@ from bench.analysis.recommendation import Candidates, Recommendation, Resolution
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import compare
 from bench.plan.metrics import ROW_METRICS
-from bench.report.commands import narrowed
+from bench.report.commands import export_command, narrowed
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
+from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
 
 BASE: Final = "full fine-tuning in fp32"
@@ -27,6 +28,8 @@ _MOST_NAMED: Final = 4
 """More settings than these are counted and not named."""
 _MOST_SEEDS: Final = 30
 """More seeds than these are not suggested."""
+_FORMS: Final = {MERGED: "merged", ONNX: "ONNX", INT8: "ONNX int8"}
+"""The forms of exported models that have a column."""
 _NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smallest file",
                  "parameters": "fewest parameters", "score": "best score"}  # fmt: skip
 
@@ -40,6 +43,7 @@ class Advice:
         sentences: what it gains and loses, how sure that is, and what is missing.
         table: the alternatives by need.
         commands: command lines that supply what is missing.
+        exports: by `cell_id`, what exported models cost to use.
     """
 
     recommended: Recommendation
@@ -47,25 +51,39 @@ class Advice:
     sentences: Sequence[str]
     table: Table | None
     commands: Sequence[str]
+    exports: Mapping[str, Figures]
 
 
 def advice(
-    recommended: Recommendation, facts: Mapping[str, DataFacts] = MappingProxyType({})
+    recommended: Recommendation,
+    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    exports: Mapping[str, Figures] = MappingProxyType({}),
+    sources: Sequence[str] = (),
 ) -> Advice:
-    """A group's recommendation in words."""
+    """A group's recommendation in words.
+
+    Args:
+        facts: by `data_digest`, for commands.
+        exports: by `cell_id`, what exported models cost to use.
+        sources: names of the files that the rows are from.
+    """
     group = recommended.candidates.group
     sentences, selections = _missing(recommended)
     pick, table = recommended.pick, None
     if pick is not None:
         sentences = [*_sureness(recommended, pick), *sentences]
-        table = _table(recommended, pick)
+        table = _table(recommended, pick, exports)
     lines = [narrowed(group, facts, **selection) for selection in selections]
+    if recommended.decided and len(sources) <= 1:  # an export is from one file
+        sentences = [*sentences, "Its model as a folder that plain libraries load:"]
+        lines.append(export_command(recommended, sources))
     return Advice(
         recommended,
         _heading(recommended),
         sentences,
         table,
         list(dict.fromkeys(lines)),
+        exports,
     )
 
 
@@ -343,7 +361,7 @@ def _rounded(number: float) -> int:
     return int(float(f"{number:.2g}"))
 
 
-def _table(recommended: Recommendation, pick: int) -> Table:
+def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures]) -> Table:
     """The pick, the alternatives by need and full fine-tuning in fp32, a row for each setting."""
     known = recommended.candidates
     group, needs = known.group, dict[int, list[str]]()
@@ -360,16 +378,54 @@ def _table(recommended: Recommendation, pick: int) -> Table:
         Head("score", f"dev {group.scoring.label}", "", True),
         Head("loss", "worse by at most", "than the best, by a simultaneous 95% bound", True),
     ]  # fmt: skip
+    more_heads, more_fields = _export_columns(known, [*needs], exports)
     rows = [
         [", ".join(names), known.settings[i].label, *(_cost(known, need, i) for need in NEEDS),
-         _score(known, i), _at_most(recommended, i)]
-        for i, names in needs.items()
+         _score(known, i), _at_most(recommended, i), *more]
+        for (i, names), more in zip(needs.items(), more_fields, strict=True)
     ]  # fmt: skip
     caption = "By need, of the settings that are shown to be within the margin of the best."
     if not recommended.decided:
         caption = "By need, of the settings that could be within the margin of the best."
     marks = ["baseline" if known.settings[i] is group.baseline else "" for i in needs]
-    return Table(heads, rows, caption, marks)
+    return Table([*heads, *more_heads], rows, caption, marks)
+
+
+def _export_columns(
+    known: Candidates, settings: Sequence[int], exports: Mapping[str, Figures]
+) -> tuple[list[Head], list[list[str]]]:
+    """What the exported models of some settings cost to use: headings, and for each setting the
+    fields. Columns without any field are left out."""
+    group = known.group
+    figures = [_figures(known.settings[i], exports) for i in settings]
+    about = "exported: median latency of one text, and size of the model's files"
+    heads = [Head(f"use_{name}", text, about) for name, text in _FORMS.items()]
+    heads.append(Head("score_int8", f"{group.scoring.label} in int8", "after quantisation", True))
+    fields = [
+        [*(_use(one, name) for name in _FORMS), _score_in_int8(group, one)] for one in figures
+    ]
+    shown = [i for i in range(len(heads)) if any(row[i] != DASH for row in fields)]
+    return [heads[i] for i in shown], [[row[i] for i in shown] for row in fields]
+
+
+def _figures(setting: Setting, exports: Mapping[str, Figures]) -> Figures | None:
+    """What the exported model of a setting costs to use, whichever seed it has."""
+    return latest_figures(exports, [str(row.cell_id) for row in setting.ok])
+
+
+def _use(figures: Figures | None, name: str) -> str:
+    form = figures.form(name) if figures else None
+    if form is None or form.one_ms is None or form.size_mb is None:
+        return DASH
+    return f"{num(form.one_ms)} ms, {num(form.size_mb)} MB"
+
+
+def _score_in_int8(group: Group, figures: Figures | None) -> str:
+    """The dev score after quantisation, where it is by the group's metric."""
+    form = figures.form(INT8) if figures else None
+    if figures is None or form is None or form.score is None or figures.metric != group.metric:
+        return DASH
+    return score(group, form.score)
 
 
 def _cost(known: Candidates, need: Need, i: int) -> str:
@@ -388,31 +444,39 @@ def as_json(answer: Advice) -> dict[str, Any]:
     """The recommendation as data."""
     recommended = answer.recommended
     known = recommended.candidates
+
+    def setting(i: int | None) -> dict[str, Any] | None:
+        return _setting(known, i, answer.exports)
+
+    base: Setting | None = known.group.baseline
     return {
         "decided": recommended.decided,
         "obstacles": list(recommended.obstacles),
-        "recommended": _setting(known, recommended.pick) if recommended.decided else None,
+        "recommended": setting(recommended.pick) if recommended.decided else None,
         "cross_fitted_score": recommended.cross_fitted_score,
-        "best": _setting(known, recommended.reference),
-        "baseline": _baseline(known),
-        "alternatives": {n: _setting(known, i) for n, i in recommended.alternatives.items()},
+        "best": setting(recommended.reference),
+        "baseline": setting(known.settings.index(base)) if base in known.settings else None,
+        "alternatives": {n: setting(i) for n, i in recommended.alternatives.items()},
         "could_be_within_margin": [known.settings[i].label for i in recommended.could_be],
         "settings": len(recommended.among),
         "prefer": recommended.prefer,
         "where": " ".join(limit.text for limit in recommended.limits),
         "margin": known.margin,
         "metric": known.group.metric,
-        "nearest": _setting(known, recommended.nearest),
+        "nearest": setting(recommended.nearest),
         "heading": answer.heading,
         "sentences": list(answer.sentences),
         "commands": list(answer.commands),
     }
 
 
-def _setting(known: Candidates, i: int | None) -> dict[str, Any] | None:
+def _setting(
+    known: Candidates, i: int | None, exports: Mapping[str, Figures]
+) -> dict[str, Any] | None:
     if i is None:
         return None
     setting = known.settings[i]
+    figures = _figures(setting, exports)
     costs = {n: None if (v := float(known.costs[n][i])) != v else v for n in NEEDS}
     return {
         "label": setting.label,
@@ -423,24 +487,30 @@ def _setting(known: Candidates, i: int | None) -> dict[str, Any] | None:
         "seeds": len(known.samples[i].scores),
         "memory_mib": costs["memory"], "time_s": costs["time"], "size_mb": costs["size"],
         "parameters": costs["parameters"],
+        "exported": figures and figures.model_dump(mode="json"),
     }  # fmt: skip
-
-
-def _baseline(known: Candidates) -> dict[str, Any] | None:
-    base: Setting | None = known.group.baseline
-    return _setting(known, known.settings.index(base)) if base in known.settings else None
 
 
 def lines(answer: Advice) -> list[str]:
     """The recommendation as lines for a terminal."""
     every = [f"{answer.heading}.", *answer.sentences]
-    if answer.table is not None and len(answer.table.rows) > 1:
-        every.append(answer.table.caption)
-        every += [
-            f"{row[0]}: {row[1]} ({row[2]}, {row[3]}, file {row[4]}, {row[6]})"
-            for row in answer.table.rows[1:]
-        ]
+    if (table := answer.table) is not None:
+        use = [_in_words(table.heads[8:], row[8:]) for row in table.rows]
+        if use[0]:
+            every.append(f"Exported{use[0]}.")
+        if len(table.rows) > 1:
+            every.append(table.caption)
+            every += [
+                f"{row[0]}: {row[1]} ({row[2]}, {row[3]}, file {row[4]}, {row[6]}{more})"
+                for row, more in zip(table.rows[1:], use[1:], strict=True)
+            ]
     return [*every, *(f"  {command}" for command in answer.commands)]
+
+
+def _in_words(heads: Sequence[Head], fields: Sequence[str]) -> str:
+    """What an exported model costs to use, from its fields of the table, as ends of a sentence."""
+    shown = zip(heads, fields, strict=True)
+    return "".join(f", {head.text} {field}" for head, field in shown if field != DASH)
 
 
 def subject(group: Group) -> str:

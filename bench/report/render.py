@@ -45,6 +45,7 @@ from bench.report.sections import Section, between_processes, sections, tradeoff
 from bench.report.tables import Table
 from bench.report.terms import TERMS, used
 from bench.report.why import why_section
+from bench.results.exports import Figures
 from bench.results.facts import DataFacts
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
@@ -88,6 +89,7 @@ def render(
     predictions_of: PredictionsOf = no_predictions,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
+    exports: Mapping[str, Figures] = MappingProxyType({}),
 ) -> Path:
     """Write the report on some rows, and return the path of its index.html.
 
@@ -100,6 +102,7 @@ def render(
         predictions_of: returns the kept predictions of rows, as `bench.results.predictions` does.
         facts: by `data_digest`, facts on the data, such as the names of classes.
         code_version: the only version of the code whose rows are shown; None: all versions.
+        exports: by `cell_id`, what exported models cost to use.
 
     Raises:
         InputError: if the folder can't be written, or no row is of that version.
@@ -109,7 +112,7 @@ def render(
         text.plain(Path(source).name if Path(source).is_absolute() else source)
         for source in sources
     ]
-    content = report(rows, planned, names, predictions_of, facts, code_version)
+    content = report(rows, planned, names, predictions_of, facts, code_version, exports)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
@@ -123,6 +126,7 @@ def report(
     predictions_of: PredictionsOf = no_predictions,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
+    exports: Mapping[str, Figures] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
     narrowed: list[str] = []
@@ -140,7 +144,7 @@ def report(
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
     recommended = recommend(candidates_of(first)) if first else None
-    said = advice(recommended, facts) if recommended else None
+    said = advice(recommended, facts, exports, sources) if recommended else None
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)

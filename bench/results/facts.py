@@ -4,22 +4,18 @@ They stand in `runs.data.json` next to runs.csv, by the rows' `data_digest`, so 
 show them on a machine that does not have the data.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from bench.common.errors import DiskFullError, InputError
-from bench.common.files import write_atomically
-from bench.common.messages import one_line
 from bench.plan.cell import Cell
 from bench.plan.findings import Checks
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.rows import Row
+from bench.results.datafile import read_models, update_model
 from minbert.data.tasks import Examples, TaskData
 
 MAJORITY: Final = "majority"
@@ -29,7 +25,7 @@ REFERENCES: Final = (MAJORITY, TFIDF, FROZEN)
 MOST_COMPARED: Final = 10_000
 """Most examples that reference points are trained on, and scored on."""
 
-_LARGEST: Final = 2**26
+_CONTENT: Final = "reference points and scores on test examples"
 
 
 class Reference(BaseModel):
@@ -208,26 +204,11 @@ def read_facts(*runs: Path) -> dict[str, DataFacts]:
     """
     every: dict[str, DataFacts] = {}
     for path in map(facts_file, runs):
-        for digest, facts in _read(path).items():
+        for digest, facts in read_models(path, DataFacts, _CONTENT).items():
             earlier = every[digest].references if digest in every else ()
             more = {"references": (*earlier, *facts.references)}
             every[digest] = facts.model_copy(update=more) if earlier else facts
     return every
-
-
-def _read(path: Path) -> dict[str, DataFacts]:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("it is too large")
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {digest: DataFacts.model_validate(facts) for digest, facts in values.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: can't be read ({one_line(str(error))[:100]}); put back an earlier one, or "
-            "delete it, which loses reference points and scores on test examples"
-        ) from error
 
 
 def update_facts(
@@ -235,21 +216,7 @@ def update_facts(
 ) -> DataFacts:
     """Change the facts on one set of examples in a CSV's file, and return them.
 
-    Args:
-        change: from the facts that the file has, or None, to the new ones.
-
     Raises:
-        InputError: as `read_facts`.
-        DiskFullError: if the file can't be written. It stays as it was.
+        InputError, DiskFullError: as `bench.results.datafile.update_model`.
     """
-    path = facts_file(runs)
-    try:
-        with FileLock(f"{runs}.lock"):  # as rows are appended
-            known = _read(path)
-            facts = known[data_digest] = change(known.get(data_digest))
-            values = {digest: item.model_dump(mode="json") for digest, item in known.items()}
-            text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-            write_atomically(path, text.encode())
-    except OSError as error:
-        raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
-    return facts
+    return update_model(runs, facts_file(runs), DataFacts, _CONTENT, data_digest, change)

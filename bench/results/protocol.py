@@ -28,6 +28,8 @@ EPOCHS: Final = "epochs.csv"
 MACHINE: Final = "machine.json"
 PHASES: Final = "phases.csv"
 PREDICTIONS: Final = "predictions.safetensors"
+WEIGHTS: Final = "weights.safetensors"
+"""The tensors that trained, by their parameters' names."""
 LONGEST_RESULT: Final = 2**24
 """Most bytes of a result that are read."""
 STDOUT: Final = "stdout.txt"

@@ -10,6 +10,7 @@ import numpy as np
 from bench.plan.cell import Columns
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.rows import Row
+from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
 from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf, first_of, kept_predictions
@@ -28,6 +29,7 @@ class Results:
     rows: list[Row]
     planned: list[Row]
     facts: dict[str, DataFacts]
+    exports: dict[str, Figures]
     predictions_of: PredictionsOf
 
 
@@ -46,7 +48,7 @@ def read_results(runs: Sequence[Path], metric: str | None) -> Results:
     predictions_of = first_of([kept_predictions(path) for path in runs])
     if metric is not None:
         rows = rescored(rows, metric, predictions_of, facts)
-    return Results(rows, planned, facts, predictions_of)
+    return Results(rows, planned, facts, read_exports(*runs), predictions_of)
 
 
 def rescored(

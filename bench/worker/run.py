@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.examples.tokens import cut_columns
-from bench.plan.cell import FP32, Columns
+from bench.plan.cell import Columns
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
 from bench.results.overall import overall
@@ -41,10 +41,8 @@ from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.saving import (
     Epoch,
-    restore_frozen,
     save_predictions,
     save_weights,
-    target_notes,
     write_epochs,
     write_machine,
     write_panel,
@@ -138,7 +136,7 @@ class CellRun:
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self.phases.phase("load"):
-            self.model = self._load(self.job)
+            self.model = self._load()
         with self.phases.phase("tokenise"):
             self._tokenise()
         movement = Movement(self.model)
@@ -161,11 +159,7 @@ class CellRun:
             write_machine(self.folder, machine.report)
         if self.job.keep:
             with self.phases.phase("save"):
-                if self.cell.frozen_dtype not in (None, FP32):
-                    exact = replace(self.cell, frozen_dtype=FP32)
-                    job = replace(self.job, device="cpu", cell=exact)
-                    restore_frozen(self.model, self._load(job))
-                save_weights(self.model, self.job, self.folder, target_notes(self.dev))
+                save_weights(self.model, trainer.parameters, self.folder)
         write_phases(self.folder, self.phases)
         return self.record.columns
 
@@ -207,8 +201,8 @@ class CellRun:
             **on_gpu,
         }
 
-    def _load(self, job: Job) -> BertClassifier:
-        return build_model(job)
+    def _load(self) -> BertClassifier:
+        return build_model(self.job)
 
     def _tokenise(self) -> None:
         """Get the examples of each part, and hold a share of them out."""

@@ -1,8 +1,8 @@
-"""Files of a cell: its curves, predictions and, with --save-weights, its trained weights."""
+"""Files of a cell: its curves, predictions and, if they are kept, its trained weights."""
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,11 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 from torch import nn
 
-from adapters.methods import METHODS
-from bench.plan.job import Job
-from bench.results.protocol import EPOCHS, MACHINE, PANEL, PHASES, PREDICTIONS, STEPS
+from bench.results.protocol import EPOCHS, MACHINE, PANEL, PHASES, PREDICTIONS, STEPS, WEIGHTS
 from bench.worker.probes.panel import Panel
 from bench.worker.probes.phases import Phases
 from bench.worker.probes.steps import Step
 from bench.worker.setup import Split
-from minbert.files import WEIGHTS
 from minbert.model.classifier import BertClassifier
 
 
@@ -58,10 +55,10 @@ def save_predictions(
         arrays[f"{prefix}held_logits"] = held_logits[part]
         arrays[f"{prefix}held_labels"] = split.labels
         arrays[f"{prefix}held_indices"] = indices
-    save_arrays(arrays, folder / PREDICTIONS, metadata=target_notes(dev))
+    save_arrays(arrays, folder / PREDICTIONS, metadata=_target_notes(dev))
 
 
-def target_notes(dev: Mapping[str, Split]) -> dict[str, str]:
+def _target_notes(dev: Mapping[str, Split]) -> dict[str, str]:
     """Mean and std by which the logits of a regression return to the scale of its labels."""
     notes = {}
     for part, split in dev.items():
@@ -75,43 +72,17 @@ def _prefix(part: str) -> str:
     return f"{part}." if part else ""
 
 
-def restore_frozen(model: nn.Module, exact: nn.Module) -> None:
-    """Give weights that were frozen in half precision their values in fp32 again.
-
-    Args:
-        exact: the same model as it was before training, with all weights in fp32.
-    """
-    before = dict(exact.named_parameters())
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != before[name].dtype:
-            parameter.data = before[name].data
-
-
-def save_weights(model: BertClassifier, job: Job, folder: Path, notes: Mapping[str, str]) -> None:
-    """Write the trained weights: adapters in PEFT's format, a model with one head as a checkpoint,
-    one with several as plain tensors under their names in this project.
-
-    Args:
-        folder: the cell's.
-        notes: as of `target_notes`.
-    """
-    cell = job.cell
-    if cell.mode in METHODS:
-        from adapters.peft_format import save_adapter
-
-        notes = {"pooling": cell.pooling, "head": cell.head, **notes}
-        if cell.encoders is not None:
-            notes["encoders"] = str(cell.encoders)
-        save_adapter(model, folder / "adapter", cell.model, notes)
-    elif isinstance(model.classifier, nn.ModuleDict):
-        tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        path = folder / "checkpoint" / WEIGHTS[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(tensors, path, metadata={"format": "pt", **notes})
-    else:
-        from minbert.model.checkpoint import save_checkpoint
-
-        save_checkpoint(model, folder / "checkpoint", Path(job.tokenizer))
+def save_weights(model: BertClassifier, trained: Iterable[nn.Parameter], folder: Path) -> None:
+    """Write the parameters that trained, by name, into a cell's folder, whole or not at all."""
+    chosen = set(trained)
+    tensors = {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter in chosen
+    }
+    unfinished = folder / f".{WEIGHTS}.tmp"
+    save_tensors(tensors, unfinished)
+    unfinished.replace(folder / WEIGHTS)
 
 
 def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:

@@ -36,6 +36,8 @@ class Asset:
         folder: of the files, in the last of these archives.
         files: SHA-256 by name.
         size: bytes of all files.
+        hub: the name on the Hugging Face hub under which the same files are, and a commit that has
+            them; empty where they are not there.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Asset:
     folder: str
     files: Mapping[str, str]
     size: int
+    hub: tuple[str, str] | tuple[()] = ()
 
 
 def damage(folder: Path, asset: Asset) -> str | None:

@@ -33,6 +33,7 @@ _MINILM: Final = Asset(
         "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     },
     size=91_566_743,
+    hub=("sentence-transformers/all-MiniLM-L6-v2", "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"),
 )
 
 _VADER: Final = Asset(

@@ -9,14 +9,15 @@ from typing import Any, Final
 from minbert.errors import InputError
 from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS
 
-_FILES: Final = (CONFIG, *VOCABULARIES, TOKENIZER_CONFIG)
+_CARD: Final = "README.md"
+_FILES: Final = (CONFIG, *VOCABULARIES, TOKENIZER_CONFIG, _CARD)
 
 
 def fetch_from_hub(name: str) -> Path:
     """The folder of a checkpoint on the hub, in the hub library's cache; fetched if need be.
 
-    Only the files that a BERT encoder is loaded from are fetched. A cached checkpoint needs no
-    network.
+    Only the files that a BERT encoder is loaded from are fetched, and its card, for the licence. A
+    cached checkpoint needs no network.
 
     Args:
         name: `bert-base-uncased` or `user/model`; `@` and a branch, tag or commit after it choose

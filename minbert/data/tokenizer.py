@@ -131,6 +131,11 @@ class Tokenizer:
             tokens - left,
         )
 
+    def to_json(self) -> str:
+        """The text of a tokenizer.json of the same tokens, without padding and truncation."""
+        text: str = self._wordpiece.to_str(pretty=True)
+        return text
+
 
 def _cut(ids: list[int], types: list[int], max_length: int) -> tuple[list[int], list[int]]:
     """Token ids and types of a text, or of a pair, that is too long, cut to a length."""

@@ -1,20 +1,26 @@
 """Reading and writing of weights in folders of the Hugging Face layout."""
 
-import json
 import shutil
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minbert.errors import InputError
-from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, weights_file
+from minbert.files import (
+    CONFIG,
+    TOKENIZER_CONFIG,
+    VOCABULARIES,
+    WEIGHTS,
+    weights_file,
+    write_json,
+)
 from minbert.model.classifier import BertClassifier
 from minbert.model.encoder import BertEncoder
 from minbert.model.pickles import refuse_unsafe
@@ -24,8 +30,7 @@ _PARTS: Final = (".self.query.", ".self.key.", ".self.value.")
 """Layers of the format that are one layer here, with their output rows in this order."""
 
 _FIRST: Final = "embeddings.word_embeddings.weight"
-_HEAD: Final = "classifier."
-_HEADS: Final = ("cls.", _HEAD, "qa_outputs.", "score.")
+_HEADS: Final = ("cls.", "classifier.", "qa_outputs.", "score.")
 _POOLER: Final = "pooler."
 _NO_WEIGHTS: Final = ("embeddings.position_ids", "embeddings.token_type_ids")
 _OLD_NAMES: Final = {".gamma": ".weight", ".beta": ".bias"}
@@ -73,38 +78,19 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
     return new_pooler
 
 
-@torch.no_grad()
-def load_classifier(model: BertClassifier, folder: Path) -> None:
-    """Load all weights of a checkpoint that includes the head, as `save_checkpoint` writes them.
-
-    The encoder may have changed even if the head does not fit.
-
-    Raises:
-        InputError: as `load_encoder`, for the head and the pooler too.
-    """
-    path = weights_file(folder)
-    if load_encoder(model.bert, folder):
-        raise InputError(f"{path}: has no pooler, and the model has one")
-    tensors = {key: tensor for key, tensor in _read(path).items() if key.startswith(_HEAD)}
-    expected = {f"{_HEAD}{name}": p for name, p in model.classifier.named_parameters()}
-    _check_fit(expected, tensors, path, "head")
-    for key in expected:
-        owner, _, own = key.rpartition(".")
-        values = tensors[key].to(torch.float32, copy=True)
-        setattr(model.get_submodule(owner), own, nn.Parameter(values))
-
-
-def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
+def state_dict_for_export(model: BertClassifier | BertEncoder) -> dict[str, Tensor]:
     """The tensors of a model on the CPU, under their names in the format and without fused layers.
 
     Raises:
         ValueError: if the model holds tensors that the format has no names for: adapters, or a
             head of another kind than one linear layer.
     """
-    if not isinstance(model.classifier, nn.Linear):
-        raise ValueError("the format has no place for a head that is not one linear layer")
-    known = {f"bert.{name}" for name, _ in BertEncoder(model.bert.config).named_parameters()}
-    known |= {"classifier.weight", "classifier.bias"}
+    encoder = model if isinstance(model, BertEncoder) else model.bert
+    known = {name for name, _ in BertEncoder(encoder.config).named_parameters()}
+    if isinstance(model, BertClassifier):
+        if not isinstance(model.classifier, nn.Linear):
+            raise ValueError("the format has no place for a head that is not one linear layer")
+        known = {f"bert.{name}" for name in known} | {"classifier.weight", "classifier.bias"}
     state = model.state_dict()
     if unknown := state.keys() - known:
         raise ValueError(f"the format has no {min(unknown)}; take the adapters out first")
@@ -113,7 +99,28 @@ def state_dict_for_export(model: BertClassifier) -> dict[str, Tensor]:
     }
 
 
-def save_checkpoint(model: BertClassifier, folder: Path, tokenizer: Path) -> None:
+def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
+    """The contents of a model's config.json, with numbers as names of its classes."""
+    if isinstance(model, BertEncoder):
+        return {"model_type": "bert", "architectures": ["BertModel"], **asdict(model.config)}
+    pooled = model.bert.pooler is not None
+    outputs = range(model.heads[""].outputs)
+    return {
+        "model_type": "bert",
+        "architectures": ["BertForSequenceClassification" if pooled else "BertModel"],
+        "classifier_dropout": model.dropout,
+        "id2label": {str(number): f"LABEL_{number}" for number in outputs},
+        "label2id": {f"LABEL_{number}": number for number in outputs},
+        **asdict(model.bert.config),
+    }
+
+
+def save_checkpoint(
+    model: BertClassifier | BertEncoder,
+    folder: Path,
+    tokenizer: Path | None,
+    config: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model as a checkpoint that this project and transformers load.
 
     transformers has no mean pooling: a model with it is loaded there as a `BertModel`, and the
@@ -122,27 +129,22 @@ def save_checkpoint(model: BertClassifier, folder: Path, tokenizer: Path) -> Non
     Args:
         model: without adapters.
         folder: created if missing; files of the same names in it are replaced.
-        tokenizer: the folder whose tokenizer files are copied.
+        tokenizer: the folder whose tokenizer files are copied, if any.
+        config: entries of config.json that replace those of `config_for_export`.
 
     Raises:
         ValueError: as `state_dict_for_export`.
     """
     tensors = state_dict_for_export(model)
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = range(len(tensors["classifier.bias"]))
-    pooled = model.bert.pooler is not None
-    values = {
-        "model_type": "bert",
-        "architectures": ["BertForSequenceClassification" if pooled else "BertModel"],
-        "classifier_dropout": model.dropout,
-        "id2label": {str(number): f"LABEL_{number}" for number in outputs},
-        "label2id": {f"LABEL_{number}": number for number in outputs},
-        **asdict(model.bert.config),
-    }
-    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, {**config_for_export(model), **(config or {})})
     save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
     for name in (*VOCABULARIES, TOKENIZER_CONFIG):
-        if (tokenizer / name).is_file() and tokenizer.resolve() != folder.resolve():
+        if (
+            tokenizer is not None
+            and (tokenizer / name).is_file()
+            and tokenizer.resolve() != folder.resolve()
+        ):
             shutil.copyfile(tokenizer / name, folder / name)
 
 
@@ -180,12 +182,7 @@ def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
     return named
 
 
-def _check_fit(
-    expected: Mapping[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    path: Path,
-    what: str = "encoder",
-) -> None:
+def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise InputError unless a file's tensors have the expected names, shapes and types."""
     both = [name for name in expected if name in tensors]
     problems = {
@@ -207,7 +204,7 @@ def _check_fit(
     }
     listed = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
     if listed:
-        raise InputError(f"{path}: is not the {what} that {CONFIG} describes; {listed}")
+        raise InputError(f"{path}: is not the encoder that {CONFIG} describes; {listed}")
     needed = sum(tensors[name].numel() * tensors[name].element_size() for name in both)
     if needed > (present := path.stat().st_size):  # rows that repeat, at no cost in the file
         raise InputError(

@@ -78,8 +78,9 @@ def flood():
 
 def unfinished():
     (folder / ".result.json.tmp").write_text('{"status": "ok", "colu')
-    (folder / "adapter").mkdir()
-    (folder / "adapter" / ".tmpovngnW").touch()  # as safetensors calls it
+    (folder / ".weights.safetensors.tmp").touch()
+    (folder / "compiled").mkdir()
+    (folder / "compiled" / ".tmpovngnW").touch()  # as safetensors calls it
 
 
 def error():

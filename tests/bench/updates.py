@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from adapters.injection import inject, linear_layers
-from adapters.peft_format import save_adapter
 from bench.plan.job import FILE
 from bench.plan.rows import Row
 from bench.studies.updates.__main__ import command
+from bench.worker.saving import save_weights
 from minbert.data.tasks import find_task
-from minbert.model.checkpoint import load_encoder, save_checkpoint
+from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from tests.bench import peer_cells
@@ -70,10 +70,8 @@ class Place(CommandPlace):
         folder = self.folder(of, row)
         folder.mkdir(parents=True)
         (folder / FILE).write_text(peer_cells.job_of(of, self.checkpoint).to_json())
-        if model is not None and of.rank is None:
-            save_checkpoint(model, folder / "checkpoint", self.checkpoint)
-        elif model is not None:
-            save_adapter(model, folder / "adapter", of.model)
+        if model is not None:
+            save_weights(model, [p for p in model.parameters() if p.requires_grad], folder)
         self.rows.append(row)
         self.write()
         return folder

@@ -10,8 +10,9 @@ from bench.plan.cell import CANDIDATE, MULTITASK, Cell
 from bench.plan.rows import Row, standing
 from bench.report.text import count, plain
 from bench.results.origins import folder_of
+from bench.results.protocol import WEIGHTS
 from bench.results.store import read_rows
-from minbert.files import is_folder
+from minbert.files import is_file
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Trained:
 
     @property
     def whole(self) -> bool:
-        """Whether it kept the whole model as a checkpoint, and not an adapter."""
-        return self.row.rank is None
+        """Whether all of the model trained, without adapters."""
+        return self.row.mode == "full"
 
     @property
     def weights(self) -> Path:
-        """The folder that `--save-weights` wrote."""
-        return self.folder / ("checkpoint" if self.whole else "adapter")
+        """The file of its weights."""
+        return self.folder / WEIGHTS
 
 
 def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
@@ -77,7 +78,7 @@ def _why_left_out(cell: Trained) -> str | None:
         return f"of task {MULTITASK}, whose weights are not read"
     if cell.row.mode == "head":
         return "whose head alone trained"
-    if not is_folder(cell.weights):
+    if not is_file(cell.weights):
         return "that kept no weights; run the grid again with --save-weights --rerun ok"
     return None
 

@@ -24,7 +24,7 @@ from bench.stats.intervals import spread
 from bench.studies.updates.cells import Trained
 from bench.studies.updates.spectrum import Floats
 from bench.studies.updates.truncation import Truncated, Truncation
-from bench.studies.updates.weights import base_weights, linear_weights, load_trained
+from bench.studies.updates.weights import base_weights, linear_weights, load_model
 from minbert.data.tasks import Data
 from minbert.model.classifier import BertClassifier
 from minbert.training.evaluation import predict
@@ -71,7 +71,7 @@ def truncate(
     # as many threads as the cell had: they decide the order in which sums are rounded
     threads = min(int(cell.row.threads or conditions.threads), conditions.threads)
     torch.set_num_threads(threads)
-    model = load_trained(cell, base).to(torch.device(conditions.worker_device))
+    model = load_model(cell, base).to(torch.device(conditions.worker_device))
     pieces = tokens.read(settings, base.tokenizer, data) or tokens.make(
         examples, settings, base.tokenizer, data
     )

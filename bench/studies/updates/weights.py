@@ -3,31 +3,29 @@
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from adapters.injection import linear_layers
 from adapters.layer import AdaptedLinear
-from adapters.peft_format import ADAPTER, BASE, load_adapter
 from bench.common.errors import InputError
+from bench.plan.job import Job
 from bench.plan.models import Model
-from bench.results.origins import task_of
 from bench.studies.updates.cells import Trained
 from bench.studies.updates.modules import KINDS, Module, Place, Update
 from bench.studies.updates.spectrum import Floats, Spectrum, random_spectrum, spectrum_of
-from minbert.files import is_file, weights_file
-from minbert.model.checkpoint import load_classifier, load_encoder
-from minbert.model.classifier import BertClassifier, initialise
+from bench.worker.trained import load_trained
+from minbert.model.checkpoint import load_encoder
+from minbert.model.classifier import BertClassifier
 from minbert.model.encoder import BertEncoder
 
 _LAYER: Final = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.(.+)")
-_EXACT: Final = (torch.float32, torch.float64)
 
 Known = MutableMapping[tuple[str, Place], Spectrum]
 """Spectra of weights before training, by their checkpoint's digest and place: cells share them."""
@@ -85,9 +83,9 @@ def pairs(cell: Trained, base: Model) -> Iterator[Pair]:
         base: the checkpoint that it was trained from.
 
     Raises:
-        InputError: as `load_trained`.
+        InputError: as `load_model`.
     """
-    trained = load_trained(cell, base)
+    trained = load_model(cell, base)
     plain = linear_weights(trained.bert)
     adapted = {
         place_of(part.name): (layer, index)
@@ -115,32 +113,17 @@ def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
     return {place: rows.numpy() for place, rows in linear_weights(encoder).items()}
 
 
-def load_trained(cell: Trained, base: Model) -> BertClassifier:
-    """A cell's trained model, with its adapters if it has any, ready to predict.
+def load_model(cell: Trained, base: Model) -> BertClassifier:
+    """A cell's trained model, ready to predict.
 
     Args:
         base: the checkpoint that it was trained from.
 
     Raises:
-        InputError: here, of `minbert` or of `adapters`, if a file is missing, damaged, of another
-            model, or in 16 bits: differences of such weights are mostly rounding.
+        InputError: as `load_trained`.
     """
-    settings = cell.cell
-    outputs = task_of(cell.row, cell.folder).num_outputs
-    model = BertClassifier(
-        base.config, outputs, pooling=settings.pooling, dropout=settings.dropout, head=settings.head
-    )
-    if cell.whole:
-        load_classifier(model, cell.weights)
-        _check_exact(weights_file(cell.weights))
-    else:
-        load_encoder(model.bert, _folder(base))
-        initialise(model, settings.seed)  # the head, which the adapter's file then replaces
-        load_adapter(model, cell.weights)
-        for path in (cell.weights / name for name in (ADAPTER, BASE)):
-            if is_file(path):
-                _check_exact(path)
-    return model.eval()
+    job = replace(Job.read(cell.folder), checkpoint=str(_folder(base)))
+    return load_trained(job, cell.folder)
 
 
 def linear_weights(encoder: nn.Module) -> dict[Place, Tensor]:
@@ -177,19 +160,3 @@ def _folder(base: Model) -> Path:
     if base.checkpoint is None:
         raise ValueError(f"{base.name} has no weights")
     return base.checkpoint
-
-
-def _check_exact(path: Path) -> None:
-    """Refuse a readable file of 16-bit numbers.
-
-    Raises:
-        InputError: with the tensor's name.
-    """
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 (it is no mapping)
-            dtype = file.get_tensor(key).dtype
-            if dtype not in _EXACT:
-                raise InputError(
-                    f"{path}: holds {key} in {str(dtype).removeprefix('torch.')}, and an update of "
-                    "rounded weights is mostly rounding; keep them in fp32, as --save-weights does"
-                )

@@ -76,7 +76,6 @@ def test_a_typo_in_a_grid_file(grid: GridRuns) -> None:
 @pytest.mark.parametrize(
     ("text", "extra", "message"),
     [
-        ("[settings]\nhead='conv'\n[[cells]]\nmode=['full']", ("--save-weights",), "head conv"),
         (
             "[settings]\nheld_out=0.1\n[[cells]]\nmode=['full']",
             ("--max-train", "4"),

@@ -131,7 +131,6 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     present = {path.name for path in folder.iterdir()}
     assert {
-        "adapter",
         "cell.json",
         "command.txt",
         "epochs.csv",
@@ -144,6 +143,7 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
         "stderr.txt",
         "stdout.txt",
         "steps.csv",
+        "weights.safetensors",
     } <= present
     phases = (folder / "phases.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in phases] == [
@@ -154,7 +154,6 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
     accuracy = (predictions["logits"].argmax(1) == predictions["labels"]).mean()
     (row,) = grid.rows()
     assert row["dev_score"] == pytest.approx(accuracy)
-    assert (folder / "adapter" / "adapter_model.safetensors").exists()
     first = json.loads((folder / "result.json").read_text())["columns"]
     losses = [line.rpartition(",")[2] for line in (folder / "steps.csv").read_text().splitlines()]
     command = (folder / "command.txt").read_text().replace(str(ran.folder), str(grid.folder))

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
-from adapters.peft_format import load_adapter
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import InputError
@@ -22,11 +20,10 @@ from bench.results.predictions import kept_values
 from bench.studies.ensemble import members
 from bench.studies.ensemble.__main__ import command as ensemble
 from bench.worker.setup import heads_of, losses_of
+from bench.worker.trained import load_trained
 from minbert.data.metrics import accuracy, pearson
 from minbert.data.tasks import TASKS, load_task
 from minbert.data.tasks.multitask import PARTS
-from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import BertConfig
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.cs224n import relabel, write_folder
@@ -162,34 +159,18 @@ def test_what_is_kept_gives_the_scores_again(ran: GridRuns) -> None:
         assert len(steps) == 1 + 2 * 3 * 3
 
 
-def rebuilt(folder: Path) -> BertClassifier:
-    """A model of a cell's shape, without adapters and with other weights."""
-    cell = Job.read(folder).cell
-    model = BertClassifier(
-        BertConfig.from_folder(Path(Job.read(folder).checkpoint or "")),
-        heads_of(TASKS["multitask"], PARTS),
-        encoders=cell.encoders or 1, head=cell.head, pooling=cell.pooling, dropout=0.0,
-    )  # fmt: skip
-    initialise(model, 7)
-    return model
-
-
 def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
     full, lora = sorted(ran.rows(), key=lambda row: row["mode"])
     folder = folder_of(ran, full)
-    model = rebuilt(folder)
-    kept = load_file(folder / "checkpoint" / "model.safetensors")
+    kept = load_file(folder / "weights.safetensors")
+    model = load_trained(Job.read(folder), folder)
     assert kept.keys() == model.state_dict().keys()
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in kept.items()})
     folder = folder_of(ran, lora)
-    model = rebuilt(folder)
-    load_adapter(model, folder / "adapter")
-    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    kept = load_file(folder / "weights.safetensors")
+    model = load_trained(Job.read(folder), folder)
     for name in ("comparison.wide.weight", "classifier.sts.out.weight"):
-        np.testing.assert_array_equal(
-            model.state_dict()[name].numpy(), saved[f"base_model.model.{name}"]
-        )
-    assert any("bert_pairs.encoder" in name and "lora_B" in name for name in saved)
+        np.testing.assert_array_equal(model.state_dict()[name].numpy(), kept[name])
+    assert any("bert_pairs.encoder" in name and "lora_B" in name for name in kept)
 
 
 def test_done_is_done_and_a_plan_tells_memory_and_time(ran: GridRuns) -> None:
@@ -230,9 +211,9 @@ def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path: Path, deep_checkpoint: 
     grid = GridRuns(tmp_path, deep_checkpoint)
     settings = SETTINGS.replace("epochs = 2", "epochs = 3")
     (row,) = run(grid, ITERATIVE, "--save-weights", settings=settings, forecast=True)
-    kept = load_file(folder_of(grid, row) / "adapter" / "adapter_model.safetensors")
+    kept = load_file(folder_of(grid, row) / "weights.safetensors")
     for tower in ("bert", "bert_pairs"):
-        begin = f"base_model.model.{tower}.encoder.layer."
+        begin = f"{tower}.encoder.layer."
         of_tower = {n.removeprefix(begin): of for n, of in kept.items() if n.startswith(begin)}
         updates = {name: of for name, of in of_tower.items() if "lora_B" in name}
         assert {name[0] for name in updates} == set("0123")
@@ -261,7 +242,7 @@ def test_an_encoder_trains_from_the_epoch_in_which_it_unfreezes(
     note += f"{len(trained)} of 1 layers train, and no embeddings"
     assert (note in done.stderr) == (epochs < 5)
     (row,) = grid.rows()
-    kept = load_file(folder_of(grid, row) / "checkpoint" / "model.safetensors")
+    kept = load_file(folder_of(grid, row) / "weights.safetensors")
     before = load_file(grid.model / "model.safetensors")
     names = {"layer": "encoder.layer.0.output.dense.weight",
              "rest": "embeddings.word_embeddings.weight"}  # fmt: skip
@@ -286,7 +267,7 @@ def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(
     (row,) = run(grid, FULL, "--max-steps", "2", "--save-weights", settings=settings)
     assert (row["status"], row["task_order"]) == ("ok", order)
     assert row["dev_sentiment"] is not None
-    kept = load_file(folder_of(grid, row) / "checkpoint" / "model.safetensors")
+    kept = load_file(folder_of(grid, row) / "weights.safetensors")
     assert {part for part in PARTS if kept[f"classifier.{part}.out.bias"].any()} == came
 
 
@@ -307,7 +288,7 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid: GridRuns) -> None:
     settings = SETTINGS.replace("adamax", "adamw").replace("sst = 9e-3", "sst = 0.5")
     settings += 'task_order = "sequential"\n'
     (row,) = run(grid, FULL, "--max-steps", "1", "--save-weights", settings=settings)
-    kept = load_file(folder_of(grid, row) / "checkpoint" / "model.safetensors")
+    kept = load_file(folder_of(grid, row) / "weights.safetensors")
     rate = 4 * 1e-4
     np.testing.assert_allclose(np.abs(kept["classifier.sst.out.bias"]), rate, rtol=1e-3)
     name = "embeddings.position_embeddings.weight"

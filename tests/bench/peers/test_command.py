@@ -169,7 +169,7 @@ def test_without_initial_weights_there_is_nothing_to_compare(
         (["--device", "cuda:9"], "cuda:9"),
         (["--csv", "/no/such/folder/x.csv"], "--csv"),
         (["--csv", "/"], "is a folder"),
-        (["--runs", __file__, "--csv", __file__], "is a file of results"),
+        (["--runs", __file__, "--csv", __file__], "is an input file"),
         (["--runs", "/no/such/folder/x.jsonl"], "--runs"),
         (["--runs", __file__], "not written by bench.peers"),
         (["--compile-timeout", "0"], "compile-timeout"),

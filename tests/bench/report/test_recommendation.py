@@ -20,6 +20,7 @@ from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.verdicts import compare
 from bench.plan.metrics import METRICS
 from bench.report.recommendation import advice, as_json, form_cost, lines
+from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.store import Store
 from tests.bench.analysis.test_recommendation import FULL, HEAD, LARGE, SHARES, SMALL, group_of
 from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
@@ -42,7 +43,7 @@ def test_a_decision_is_one_sentence_with_what_it_saves():
         "Use lora rank 1 on attn-only, fp32: 0.63× the memory and 0.71× the time of full "
         "fine-tuning in fp32, accuracy 0."
     )
-    assert made.commands == []
+    assert made.commands == ["python -m bench.export recommended --to my-model"]
     known = made.recommended.candidates
     loss = made.recommended.loss(made.recommended.pick)
     assert loss == max(-known.comparison.lower[made.recommended.pick, j] for j in (0, 1, 3))
@@ -92,6 +93,8 @@ def test_what_is_missing_is_said_with_the_command_that_supplies_it(group, senten
     assert sentence in text(made)
     words = [shlex.split(line) for line in made.commands]
     assert any(tuple(command) in pairwise(line) for line in words)
+    if made.recommended.decided:
+        assert words.pop()[:4] == ["python", "-m", "bench.export", "recommended"]
     assert all(line[:4] == ["python", "-m", "bench.grid", "--grid"] for line in words)
 
 
@@ -301,3 +304,45 @@ def test_needed_seeds_show_the_size():
         assert needed == 1 or shown_size(1064, needed - 1, settings) > 0.02
     assert needed_seeds(0.001, 1064, 80) is None
     assert OF_EXAMPLES < OF_SEEDS
+
+
+def exported(metric="accuracy", score=0.58, missing=""):
+    measured = {} if missing else {"size_mb": 23.0, "one_ms": 2.5, "batch_ms": 40.0}
+    forms = (
+        Form(name=MERGED, format="transformers", size_mb=91.0, one_ms=4.25, batch_ms=60.0),
+        Form(name=INT8, format="onnx", missing=missing, score=None if missing else score,
+             **measured),
+    )  # fmt: skip
+    return Figures(
+        forms=forms, metric=metric, examples=9, machine="Xeon", threads=2, at="2026-11-27"
+    )
+
+
+def test_settings_that_were_exported_have_columns_of_what_that_costs():
+    made = recommend(candidates_of(group_of()))
+    plain = advice(made)
+    assert not [head for head in plain.table.heads if head.key.startswith("use_")]
+    assert "Exported" not in " ".join(lines(plain))
+    seed = made.setting.ok[1].cell_id
+    known = advice(made, exports={seed: exported()})
+    heads = [head.text for head in known.table.heads[len(plain.table.heads) :]]
+    assert heads == ["merged", "ONNX int8", "accuracy in int8"]  # nothing of ONNX, so no column
+    fields = [row[len(plain.table.heads) :] for row in known.table.rows]
+    assert fields[0] == ["4.25 ms, 91.0 MB", "2.50 ms, 23.0 MB", "0.580"]
+    assert all(row == ["–", "–", "–"] for row in fields[1:])
+    assert "Exported, merged 4.25 ms, 91.0 MB, ONNX int8 2.50 ms, 23.0 MB" in " ".join(lines(known))
+    data = as_json(known)
+    assert data["recommended"]["exported"]["forms"][1]["one_ms"] == 2.5
+    assert data["baseline"]["exported"] is None
+    json.dumps(data)
+
+
+def test_scores_by_another_metric_and_forms_that_were_not_measured_are_not_shown():
+    made = recommend(candidates_of(group_of()))
+    cell_id = made.setting.ok[0].cell_id
+    other = advice(made, exports={cell_id: exported(metric="macro_f1")})
+    assert [head.key for head in other.table.heads][-1] == "use_onnx-int8"
+    missing = advice(made, exports={cell_id: exported(missing="no onnxruntime")})
+    assert [head.key for head in missing.table.heads][-1] == "use_merged"
+    unknown = advice(made, exports={"another": exported()})
+    assert unknown.table == advice(made).table

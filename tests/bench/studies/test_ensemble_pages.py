@@ -328,7 +328,7 @@ def test_places_that_cant_be_written_are_refused_before_anything(
     for arguments, message in (
         (["--csv", str(tmp_path)], "is a folder; name a file"),
         (["--csv", str(tmp_path / "no" / "x.csv")], "name a file in a folder that is there"),
-        (["--csv", str(place.csv)], "is a file of results; name another"),
+        (["--csv", str(place.csv)], "is an input file; name another"),
         (["--reports", str(taken)], "is a file; name a folder"),
         (["--reports", "/proc/x"], "--reports: /proc/x can't be written"),
     ):

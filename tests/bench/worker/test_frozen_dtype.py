@@ -1,4 +1,4 @@
-"""The type of frozen weights: one rule for all modes, with and without --save-weights."""
+"""The type of frozen weights: one rule for all modes, whether weights are kept or not."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from adapters.injection import hold_frozen, inject
 from adapters.names import LAYER_SETS
-from adapters.peft_format import load_adapter
 from bench.common.errors import InputError
 from bench.forecast.costs import Variant
 from bench.grid.dryrun import _shown_axes
@@ -28,8 +27,8 @@ from bench.results.store import read_rows
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from bench.worker.setup import build_model
+from bench.worker.trained import load_trained
 from bench.worker.validity import Movement
-from minbert.model.checkpoint import load_classifier, load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.trainer import HALF, autocast
@@ -146,7 +145,7 @@ def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
     assert movement.problem() == f"frozen tensors moved: {name}"
 
 
-# With --save-weights
+# Where weights are kept
 
 
 class Watched(CellRun):
@@ -194,33 +193,11 @@ def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
         assert kept.record.columns[name] == plain.record.columns[name], name
     assert np.array_equal(kept.logits[""], plain.logits[""])
 
-    base = BertClassifier(BertConfig.from_folder(tiny_checkpoint), 5, pooling="pooler", dropout=0.0)
-    if mode in ("full", "head"):
-        load_classifier(base, tmp_path / "kept" / "checkpoint")
-    else:
-        load_encoder(base.bert, tiny_checkpoint)
-        initialise(base, 1)
-        load_adapter(base, tmp_path / "kept" / "adapter")
+    loaded = load_trained(of, tmp_path / "kept")
     if frozen_dtype == "bf16":
-        hold_frozen(base, torch.bfloat16)
-    kept.model = base.eval()
+        hold_frozen(loaded, torch.bfloat16)
+    kept.model = loaded
     assert np.array_equal(kept._predict("", kept.dev[""]), plain.logits[""])
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("mode", "folder"), [("head", "checkpoint"), ("dora", "adapter")])
-def test_what_is_kept_has_frozen_weights_as_the_checkpoint_has_them(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, folder: str
-) -> None:
-    """Not as they were rounded."""
-    of = job(tiny_checkpoint, mode, "all-lin", "bf16", max_steps=1)
-    ran(replace(of, keep=True), tmp_path / "cell")
-    first = load_file(tiny_checkpoint / "model.safetensors")
-    saved = load_file(tmp_path / "cell" / folder / "model.safetensors")
-    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    name = "bert.encoder.layer.0.attention.self.key.weight"
-    assert torch.equal(saved[name], first[name])
-    assert not torch.equal(first[name], first[name].bfloat16().float())
 
 
 # Plans, ids and the rest

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.plan.job import Job
@@ -187,22 +186,3 @@ def test_a_rate_halves_where_an_epoch_of_one_task_ends(
     run.run()
     expected = [RATE] * 3 + [RATE / 2] * 3 + [RATE / 4]
     assert rates[: len(run.record.losses)] == pytest.approx(expected)
-
-
-# What is kept
-
-
-def test_a_head_of_several_parts_is_kept_with_frozen_weights_in_fp32(
-    deep_checkpoint: Path, tmp_path: Path
-) -> None:
-    amp = {"amp": "bf16", "frozen_dtype": "bf16"}
-    held = amp | {"unfreeze": None, "max_steps": 6, "batch_size": 7}
-    run = watched(deep_checkpoint, tmp_path, "head", **held)
-    run.job = replace(run.job, keep=True)
-    run.run()
-    name = "bert_pairs.encoder.layer.3.output.dense.weight"
-    assert run.first[name].dtype == torch.bfloat16
-    saved = load_file(tmp_path / "cell" / "checkpoint" / "model.safetensors")
-    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    base = load_file(deep_checkpoint / "model.safetensors")
-    assert torch.equal(saved[name], base[name.replace("bert_pairs", "bert")])

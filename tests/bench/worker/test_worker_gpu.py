@@ -39,9 +39,9 @@ def on_gpu(
             events.append(event)
 
     class Noted(CellRun):
-        def _load(self, job: Job) -> BertClassifier:
+        def _load(self) -> BertClassifier:
             note("load")
-            return super()._load(job)
+            return super()._load()
 
     step, count = Trainer.step, SavedTensors.counting
 

@@ -87,9 +87,10 @@ def fetch(tmp_path: Path) -> Fetch:
     return run
 
 
-def test_fetches_what_an_encoder_is_loaded_from_and_nothing_else(hub: Hub, fetch: Fetch) -> None:
+def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub: Hub, fetch: Fetch) -> None:
     wanted = {
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+        "README.md", "config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json", "vocab.txt",
     }  # fmt: skip
     for answer in fetch(hub.url, "tiny", "user/tiny"):
         assert answer["files"] == {name: len(_FILES[name]) for name in wanted}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from minbert.errors import InputError
 from minbert.files import model_digest, vocabulary_digest, weights_file
 from minbert.model.checkpoint import (
-    load_classifier,
     load_encoder,
     save_checkpoint,
     state_dict_for_export,
@@ -409,28 +408,3 @@ def test_a_checkpoint_that_lacks_a_file_has_no_digest(folder: Path, name: str) -
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"has no .*{name}"):
         model_digest(folder)
-
-
-@pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_a_model_is_read_back_with_its_head(folder: Path, pooling: str) -> None:
-    saved = model(pooling)
-    save_checkpoint(saved, folder, folder)
-    read = BertClassifier(CONFIG, 3, pooling=pooling, dropout=0.2)
-    load_classifier(read, folder)
-    state = read.state_dict()
-    assert state.keys() == saved.state_dict().keys()
-    for name, tensor in saved.state_dict().items():
-        assert torch.equal(state[name], tensor), name
-
-
-def test_a_model_without_its_head_or_pooler_is_not_read_back(folder: Path) -> None:
-    save_checkpoint(model("mean"), folder, folder)
-    read = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.2)
-    with pytest.raises(InputError, match="has no pooler, and the model has one"):
-        load_classifier(read, folder)
-    other = BertClassifier(CONFIG, 4, pooling="mean", dropout=0.2)
-    with pytest.raises(InputError, match=r"is not the head that .*of another shape: classifier"):
-        load_classifier(other, folder)
-    save_file(tensors(), folder / "model.safetensors")
-    with pytest.raises(InputError, match=r"is not the head that .*missing: classifier"):
-        load_classifier(BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.2), folder)

@@ -1,0 +1,209 @@
+"""From a row of results to its trained model: by the weights that were kept, or trained again."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from bench.common.errors import InputError
+from bench.export.trained import Base, Trained
+from bench.forecast.client import turn_on
+from bench.grid.again import train_again
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found, find_conditions
+from bench.plan.job import Job
+from bench.plan.models import Model
+from bench.plan.rows import Row
+from bench.results.origins import data_folder, folder_of, model_of
+from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS, parse_result
+from bench.results.row import measured_row
+from minbert.data.tasks import Folds, TaskData, load_task
+from minbert.data.tokenizer import Tokenizer
+from minbert.files import is_file
+
+_OTHERWISE: Final = "run its cell again"
+_EXACT: Final = 1e-4
+"""How far logits in fp32 may differ from those of the training process."""
+_HALF: Final = 0.1
+"""The same for logits that were computed in half precision, as a share of their std, and of the
+largest: a few times what rounding changes, and a fraction of what another model's differ by."""
+_HALF_OF_LARGEST: Final = 2.0**-6
+
+
+def find_base(runs: Path, row: Row) -> Model:
+    """The checkpoint that a row's cell was trained from.
+
+    Raises:
+        InputError: if it is gone, or has changed.
+    """
+    return model_of(row, folder_of(runs, row), _OTHERWISE)
+
+
+def find_trained(
+    runs: Path, row: Row, model: Model, base: Base, *, refit: bool
+) -> tuple[Trained, NDArray[np.float32]]:
+    """The trained model of a row, by the weights in its cell's folder, and its logits [N, C] of the
+    dev examples in fp32, in the unit of the labels.
+
+    Where weights were not kept the cell is trained again, and the row is that of the new training.
+
+    Args:
+        model, base: the checkpoint that it was trained from.
+        refit: whether to train on all examples, those of dev included.
+
+    Raises:
+        InputError: if the examples are gone or have changed, the training fails, or the weights are
+            not those of the kept predictions.
+        StoppedError: if the user stops the training.
+    """
+    folder = folder_of(runs, row)
+    again = refit or not is_file(folder / WEIGHTS)
+    if again:
+        folder, row = _train(runs, row, folder, model, refit=refit)
+    job = Job.read(folder)
+
+    # torch loads after the training, which has a process of its own
+    from bench.worker.setup import load_examples
+    from bench.worker.trained import load_trained
+
+    data = load_examples(job).pieces()[""]
+    kept, unit = _kept_logits(folder)
+    trained = Trained(
+        row=row,
+        job=job,
+        base=base,
+        task=data.task,
+        model=load_trained(job, folder),
+        tokenizer=Tokenizer.from_folder(Path(job.tokenizer)),
+        dev=data.dev,
+        unit=unit,
+        again=again,
+        refitted=refit,
+    )
+    logits = _exact_logits(trained)
+    _check_weights(logits, kept, job.cell.amp, folder)
+    return trained, logits
+
+
+def _exact_logits(trained: Trained) -> NDArray[np.float32]:
+    import torch
+
+    from minbert.training.evaluation import predict
+
+    dev, cell = trained.dev, trained.job.cell
+    texts = trained.tokenizer.encode(dev.text_a, dev.text_b, cell.max_length)
+    logits = predict(
+        trained.model,
+        [texts],
+        batch_size=cell.batch_size,
+        amp="off",
+        pad_id=trained.model.bert.config.pad_token_id,
+        device=torch.device("cpu"),
+    )
+    mean, std = trained.unit
+    return (logits.astype(np.float64) * std + mean).astype(np.float32)
+
+
+def _check_weights(
+    logits: NDArray[np.float32], kept: NDArray[np.float32], amp: str, folder: Path
+) -> None:
+    """Refuse weights that do not give the dev predictions that were kept with them.
+
+    Raises:
+        InputError: if they don't.
+    """
+    off = np.inf if logits.shape != kept.shape else np.abs(logits - kept)
+    if amp == "off":
+        same = bool(np.max(off) <= _EXACT * max(1.0, float(np.abs(kept).max(initial=0))))
+    else:
+        allowed = _HALF * kept.std() + _HALF_OF_LARGEST * np.abs(kept).max(initial=0)
+        same = bool(np.sqrt(np.mean(np.square(off))) <= allowed)
+    if not same:
+        raise InputError(
+            f"{folder / WEIGHTS}: does not give the predictions in {PREDICTIONS}; delete the file, "
+            "and the cell is trained again"
+        )
+
+
+def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    """The dev logits [N, C] of a cell's folder in the unit of the labels, and mean and std of that
+    unit.
+
+    Raises:
+        InputError: if they can't be read.
+    """
+    path = folder / PREDICTIONS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            notes = file.metadata() or {}
+            logits = file.get_tensor("logits")
+        unit = float(notes.get("target_mean", 0)), float(notes.get("target_deviation", 1))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: can't be read ({error}); delete its folder, and the cell is trained again"
+        ) from error
+    return (logits.astype(np.float64) * unit[1] + unit[0]).astype(np.float32), unit
+
+
+def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> tuple[Path, Row]:
+    """Train a row's cell again, or with its settings on all examples; the folder, and its row."""
+    target = find_conditions("auto")
+    if row.amp == "fp16" and target.device.gpu is None:
+        raise InputError(
+            f"{row.name}: to train it again takes a GPU, as it is in fp16; export it where there "
+            "is one"
+        )
+    job = _job_of(row, folder, model, target)
+    data: TaskData | None = None
+    if refit:
+        source = None if job.data is None else Path(job.data)
+        loaded = load_task(job.cell.task, source)
+        data = TaskData(loaded.task, Folds(loaded, 2).examples, loaded.dev)
+        cell = replace(job.cell, max_train=None, max_dev=None, folds=None, fold=None)
+        job = replace(job, cell=cell)
+    why = "on all examples" if refit else "again, since its weights were not kept"
+    sys.stderr.write(f"note: {row.name} is trained {why}\n")
+    name = f"{'refit' if refit else 'export'}-{row.cell_id}"
+    with Signals() as signals, turn_on(target.device_name, signals)():
+        folder = train_again(runs, job, name, target=target, signals=signals, data=data)
+    trained = Job.read(folder)
+    result = parse_result((folder / RESULT).read_text(encoding="utf-8"))
+    kept, _ = _kept_logits(folder)
+    new = measured_row(
+        trained.cell,
+        target.conditions.columns(),
+        columns={**result["columns"], "grid": row.grid, "repeat": 1, "attempt": 1},
+        status=result["status"],
+        flags=result["flags"],
+        message="",
+        folder=folder,
+        dev_examples={"": len(kept)},
+        majority_score=row.majority_score,
+    )
+    return folder, new
+
+
+def _job_of(row: Row, folder: Path, model: Model, target: Found) -> Job:
+    """The job that trains a row's cell here, with its weights kept."""
+    try:
+        known = Job.read(folder).data
+    except InputError:  # the results came without their folders
+        known = None
+    data = data_folder(row, folder, None if known is None else Path(known))
+    return Job(
+        cell=row.cell,
+        conditions_id=target.conditions.conditions_id,
+        attempt=1,
+        device=target.conditions.worker_device,
+        threads=target.conditions.threads,
+        checkpoint=str(model.checkpoint),
+        geometry=None,
+        tokenizer=str(model.tokenizer),
+        data=None if data is None else str(data),
+        keep=True,
+        code_version=target.conditions.code_version,
+    )

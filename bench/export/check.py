@@ -1,0 +1,124 @@
+"""The check of an exported model: its answers in a fresh process against this project's own."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.errors import InputError
+from bench.export.fresh import Answer, run_fresh
+from bench.export.trained import Trained
+from minbert.data.tasks import Examples, Task
+
+TOLERANCE: Final = 1e-4
+"""The most by which a logit may differ; of a regression, in units of the labels' std if that is
+more, and apart from the rounding of the labels' mean in fp32."""
+
+_Logits = NDArray[np.float32]
+
+
+def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
+    """Compare an exported folder with the model that it was made from, on all dev examples.
+
+    Args:
+        trained: the cell.
+        folder: the exported model, with its snippet.
+        expected: this project's logits [N, C] in fp32, in the unit of the labels.
+
+    Raises:
+        InputError: if it does not load, or if logits or the names of classes differ, with what is
+            wrong.
+    """
+    run = partial(run_fresh, folder, base=trained.base)
+    texts = texts_of(trained.dev)
+    answer = run(texts)
+    if answer.logits.shape != expected.shape:
+        raise InputError(
+            f"{folder}: gives {answer.logits.shape[-1]} numbers for a text, and the model "
+            f"{expected.shape[-1]}: the head is missing, or is another"
+        )
+    tolerance = _tolerance(trained)
+    if wrong := _wrong(answer.logits, expected, tolerance):
+        cause = _cause(trained, texts, answer.logits, expected, run)
+        most = np.abs(answer.logits - expected).max()
+        raise InputError(
+            f"{folder}: {cause}; logits differ by up to {most:.2g} in {len(wrong)} of {len(texts)} "
+            f"dev examples, first in number {wrong[0] + 1}"
+        )
+    for label, own in zip(answer.labels, labels_of(trained.task, answer.logits), strict=True):
+        if label != own:
+            raise InputError(
+                f"{folder}: says {label!r} where the model says {own!r}: the names of the classes "
+                "are others, or in another order"
+            )
+    return answer
+
+
+def texts_of(examples: Examples) -> list[Any]:
+    """Texts, or pairs of texts, as snippets take them."""
+    if examples.text_b is None:
+        return list(examples.text_a)
+    return list(zip(examples.text_a, examples.text_b, strict=True))
+
+
+def labels_of(task: Task, logits: _Logits) -> list[Any]:
+    """For each row of logits its class, the list of its classes, or its number."""
+    if task.kind == "regression":
+        return [float(row[0]) for row in logits]
+    if task.multi_label:
+        return [
+            [name for name, logit in zip(task.classes, row, strict=True) if logit > 0]
+            for row in logits
+        ]
+    return [task.classes[row.argmax()] for row in logits]
+
+
+def _tolerance(trained: Trained) -> float:
+    mean, std = trained.unit
+    return TOLERANCE * max(1.0, std) + 2 * float(np.spacing(np.float32(abs(mean))))
+
+
+def _wrong(logits: _Logits, expected: _Logits, tolerance: float) -> list[int]:
+    """The examples whose logits differ."""
+    right = np.abs(logits - expected) <= tolerance  # false where one is not a number
+    return list(np.flatnonzero(~right.all(axis=1)))
+
+
+def _cause(
+    trained: Trained,
+    texts: Sequence[Any],
+    logits: _Logits,
+    expected: _Logits,
+    run: Callable[..., Answer],
+) -> str:
+    """The most likely reason why logits differ."""
+    tolerance = _tolerance(trained)
+    if _wrong(run(texts).logits, logits, tolerance):
+        return "a part of the weights, such as the head, is missing: it is random in every process"
+    wrong = _wrong(logits, expected, tolerance)
+    right = [number for number in range(len(texts)) if number not in set(wrong)]
+    dev = trained.dev
+    lengths = trained.tokenizer.encode(
+        dev.text_a, dev.text_b, trained.job.cell.max_length
+    ).lengths  # [N]
+    if right and (longest := lengths[right].max()) < lengths[wrong].min():
+        return f"texts of more than {longest} tokens are cut elsewhere"
+    if not _wrong(run(texts, batch_size=1).logits, expected, tolerance):
+        return "padding changes the logits: the attention mask is not used"
+    nearest = np.abs(logits[:, :, None] - expected[:, None, :]).max(axis=0).argmin(axis=1)  # [C]
+    if not _wrong(logits, expected[:, nearest], tolerance):
+        return "the classes are in another order"
+    if all(map(_is_linear, logits.T, expected.T)):
+        return "the scale or the origin of the logits is another"
+    return "pooling, the scale of adapters, or weights are others"
+
+
+def _is_linear(found: _Logits, expected: _Logits) -> bool:
+    """Whether values [N] are others, multiplied and shifted."""
+    columns = np.stack([expected, np.ones_like(expected)], axis=1).astype(np.float64)
+    fit, *_ = np.linalg.lstsq(columns, found.astype(np.float64), rcond=None)
+    spread = np.abs(found - found.mean()).max()
+    return bool(np.abs(columns @ fit - found).max() < TOLERANCE * max(1.0, spread))

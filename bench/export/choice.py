@@ -1,0 +1,134 @@
+"""The cell to export: the one that is named, or one of the setting that is recommended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.analysis.costs import Need
+from bench.common.errors import InputError
+from bench.plan.cell import MULTITASK
+from bench.plan.job import FILE, Job
+from bench.plan.rows import Row, standing
+from bench.results.origins import folder_of
+from bench.results.protocol import WEIGHTS
+from bench.results.store import read_rows
+from minbert.files import is_file
+
+RECOMMENDED: Final = "recommended"
+_FEWEST: Final = 4
+"""Characters of a cell's id that may stand for it."""
+_MOST_NAMED: Final = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A cell to export.
+
+    Attributes:
+        row: its results.
+        settings: the number of settings among which its own was recommended; None if it was named.
+    """
+
+    row: Row
+    settings: int | None
+
+
+def named_cell(runs: Path, name: str) -> Choice:
+    """The cell of this id, the beginning of an id, short name, or folder.
+
+    Raises:
+        InputError: if there is no such cell, or several, or it has no result that can be exported.
+    """
+    if is_file(Path(name) / FILE):
+        name = Job.read(Path(name)).cell.cell_id
+    rows = [row for row in standing(read_rows(runs)).values() if not row.is_candidate]
+    matching = [
+        row
+        for row in rows
+        if row.name == name or (len(name) >= _FEWEST and row.cell_id.startswith(name))
+    ]
+    if not matching:
+        raise InputError(
+            f"{runs}: no cell is called {name}; give the id or the name of one of its rows, such "
+            f"as {_named(rows)}, or `{RECOMMENDED}`"
+            if rows
+            else f"{runs}: holds no cell; run python -m bench.grid --grid smoke"
+        )
+    if len({row.cell_id for row in matching}) > 1:
+        raise InputError(
+            f"{runs}: {name} is the name of {len({row.cell_id for row in matching})} cells; give "
+            f"the id of one: {_named(matching)}"
+        )
+    done = [row for row in matching if row.is_ok]
+    if not done:
+        raise InputError(
+            f"{runs}: {name} ended {matching[0].status}, so there is nothing to export; run it "
+            f"again with --rerun {matching[0].status}"
+        )
+    return Choice(_with_weights(runs, done), None)
+
+
+def recommended_cell(
+    runs: Path, prefer: Need, where: str, margin: str | None, metric: str | None
+) -> Choice:
+    """A cell of the setting that is recommended: the one of the lowest seed whose weights were
+    kept, or else of the lowest seed.
+
+    Scores don't choose the seed, since the best of several is too good by chance.
+
+    Raises:
+        InputError: if nothing is recommended, or the setting was scored in folds.
+    """
+    from bench.recommend import recommendation_of
+    from bench.report.recommendation import advice
+
+    recommended, _, results = recommendation_of([runs], prefer, where, margin, metric)
+    setting = recommended.setting
+    if setting is None:
+        words = advice(recommended, results.facts)
+        raise InputError(
+            f"{runs}: {words.heading}, so there is no recommended cell; python -m bench.recommend "
+            "lists what is missing, or give the id of a cell"
+        )
+    rows = {row.row_key: row for row in read_rows(runs)}  # with the metric of their own
+    return Choice(
+        _with_weights(runs, [rows[row.row_key] for row in setting.ok]),
+        len(recommended.candidates.settings),
+    )
+
+
+def check_exportable(row: Row) -> None:
+    """Refuse a cell whose model no format has a place for.
+
+    Raises:
+        InputError: naming the reason.
+    """
+    if row.init == "random":
+        raise InputError(
+            f"{row.name}: it began with random weights, to measure costs alone; export a cell of a "
+            "pretrained model"
+        )
+    if row.task == MULTITASK:
+        raise InputError(
+            f"{row.name}: a model of several tasks has a head for each, and no format has a place "
+            "for them; train one task alone, such as --task sst"
+        )
+
+
+def _with_weights(runs: Path, rows: list[Row]) -> Row:
+    """The row of the lowest seed and fold whose weights were kept, or else of the lowest."""
+    return min(
+        rows,
+        key=lambda row: (
+            not is_file(folder_of(runs, row) / WEIGHTS),
+            row.seed,
+            row.fold or 0,
+            row.repeat,
+        ),
+    )
+
+
+def _named(rows: list[Row]) -> str:
+    cells = {row.cell_id: f"{row.name} ({row.cell_id})" for row in rows}
+    more = f" and {len(cells) - _MOST_NAMED} more" if len(cells) > _MOST_NAMED else ""
+    return ", ".join(list(cells.values())[:_MOST_NAMED]) + more

@@ -1,0 +1,130 @@
+"""Writing of an exported folder: the model, the check, what it costs to use, and its card."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.errors import DiskFullError
+from bench.common.progress import progress_bar
+from bench.export.card import CARD, card
+from bench.export.check import check
+from bench.export.figures import measure
+from bench.export.formats import SNIPPET, Format
+from bench.export.fresh import Answer
+from bench.export.trained import Trained
+from bench.export.training import write_training
+from bench.results.exports import FORMS, Figures, keep_figures
+from bench.results.facts import read_facts
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model.
+
+    Attributes:
+        folder: where it is.
+        form: its format.
+        answer: what its check gave.
+        figures: what it costs to use.
+    """
+
+    folder: Path
+    trained: Trained
+    form: Format
+    answer: Answer
+    figures: Figures
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as data."""
+        row = self.trained.row
+        return {
+            "folder": str(self.folder),
+            "format": self.form.name,
+            "cell_id": row.cell_id,
+            "cell": row.name,
+            "trained_again": self.trained.again,
+            "refitted": self.trained.refitted,
+            "dev_score": None if self.trained.refitted else row.dev_score,
+            "libraries": self.answer.libraries,
+            "figures": self.figures.model_dump(mode="json"),
+        }
+
+
+def export(
+    trained: Trained,
+    logits: NDArray[np.float32],
+    runs: Path,
+    folder: Path,
+    form: Format,
+    *,
+    merge: bool,
+    settings: int | None,
+) -> Exported:
+    """Write a trained cell in a format, check it, and measure what it costs to use.
+
+    Args:
+        logits: [N, C], the cell's own in fp32 on dev, in the unit of the labels.
+        runs: the CSV next to which the figures are kept.
+        folder: the new folder, which is there only once all is done.
+        merge: whether adapters are merged where the format has a place for them.
+        settings: the number of settings among which the cell was chosen by score; None: it was
+            not.
+
+    Raises:
+        InputError: if the folder does not predict as the cell does, or its libraries fail.
+        DiskFullError: if it can't be written.
+    """
+    facts = read_facts(runs).get(trained.row.data_digest)
+    with _new_folder(folder) as part, progress_bar(2 + len(FORMS)) as show:
+        show(0, f"writing {form.name}")
+        form.write(trained, part, merge)
+        shutil.copyfile(form.snippet, part / SNIPPET)
+        write_training(trained, part)
+        show(1, f"checking {len(trained.dev):,} dev examples in a fresh process")
+        answer = check(trained, part, logits)
+        figures = measure(
+            trained, part, form, logits, lambda done, name: show(2 + done, f"measuring {name}")
+        )
+        text = card(trained, part, figures, facts, format=form, compared=settings)
+        (part / CARD).write_text(text, encoding="utf-8")
+    if not trained.refitted:
+        keep_figures(runs, trained.row.cell_id, figures)
+    return Exported(folder, trained, form, answer, figures)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder` at the end, and of which nothing stays after an error.
+
+    Raises:
+        DiskFullError: if it can't be written.
+    """
+    part: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
+        yield part
+        for path in (part, *part.rglob("*")):  # safetensors' files are for their owner alone
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+        part.rename(folder)  # an empty folder is replaced
+    except OSError as error:
+        raise DiskFullError(
+            f"--to {folder}: can't be written ({error.strerror or error}); nothing was left there"
+        ) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

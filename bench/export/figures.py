@@ -1,0 +1,143 @@
+"""What an exported model costs to use: each form of it, run by plain libraries in a process of its
+own."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.errors import InputError
+from bench.export.check import texts_of
+from bench.export.formats import FORMATS, Format, default_format, missing_library
+from bench.export.fresh import run_fresh
+from bench.export.trained import Trained
+from bench.machine.conditions import processor_name, usable_threads
+from bench.results.exports import ADAPTER, FORMS, INT8, MERGED, ONNX, Figures, Form
+from bench.results.outcomes import Outcome
+from bench.results.predictions import outcome_of
+from bench.results.scores import numbers
+
+OnProgress = Callable[[int, str], None]
+"""Called as each form begins, with the number of forms done and the form's name."""
+_WEIGHTS: Final = {ONNX: ("model.onnx", "model.onnx.data"), INT8: ("model-int8.onnx",)}
+"""The files of ONNX's two forms; those of the others are recognised by their suffixes."""
+_SUFFIXES: Final = (".safetensors", ".bin")
+_IN_UNIT: Final = (0.0, 1.0)
+
+
+def measure(
+    trained: Trained,
+    folder: Path,
+    format: Format,  # noqa: A002
+    expected: NDArray[np.floating],
+    on_progress: OnProgress,
+) -> Figures:
+    """Measure the forms of an exported model on dev.
+
+    Forms other than the exported one are written into a temporary folder and removed. A form whose
+    library is missing, or that fails, is listed with the reason.
+
+    Args:
+        folder: the exported model.
+        format: its format.
+        expected: the logits [N, C] of the cell's own model in fp32, in the unit of the labels.
+    """
+    threads = usable_threads()
+    is_adapter = any(folder.rglob("adapter_config.json"))
+    exported = ADAPTER if is_adapter else ONNX if format.name == "onnx" else MERGED
+    merged = default_format(trained.row.cell, trained.base.on_hub, merge=True)
+    formats = {
+        ADAPTER: format,
+        MERGED: format if exported == MERGED else FORMATS[merged],
+        ONNX: FORMATS["onnx"],
+        INT8: FORMATS["onnx"],
+    }
+    names = [name for name in FORMS if name != ADAPTER or is_adapter]
+    forms: list[Form] = []
+    with TemporaryDirectory(dir=folder.parent, prefix=".forms-") as temporary:
+        for name in names:
+            on_progress(len(forms), name)
+            form = formats[name]
+            is_here = name == exported or form.name == format.name == "onnx"
+            place = folder if is_here else Path(temporary, form.name)
+            try:
+                if reason := missing_library(form):
+                    raise InputError(reason)
+                if name == MERGED and form.name == "onnx":
+                    raise InputError("no format of a whole model but ONNX can express it")
+                if not place.exists():
+                    place.mkdir()
+                    form.write(trained, place, True)
+                forms.append(_measured(name, form, place, trained, expected, threads))
+            except InputError as error:
+                forms.append(Form(name=name, format=form.name, missing=str(error)))
+    return Figures(
+        forms=tuple(forms),
+        metric=trained.task.metric,
+        examples=len(trained.dev),
+        machine=processor_name(),
+        threads=threads,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _measured(
+    name: str,
+    format: Format,  # noqa: A002
+    folder: Path,
+    trained: Trained,
+    expected: NDArray[np.floating],
+    threads: int,
+) -> Form:
+    """A form in its folder, measured.
+
+    Raises:
+        InputError: if its process fails.
+    """
+    answer = run_fresh(
+        folder, texts_of(trained.dev), snippet=format.snippet, base=trained.base,
+        weights=_WEIGHTS[name][0] if name in _WEIGHTS else None, timed=True, threads=threads,
+    )  # fmt: skip
+    labels, metric = trained.dev.labels, trained.task.metric
+    outcome, own = (outcome_of(each, labels, _IN_UNIT) for each in (answer.logits, expected))
+    score = _score(metric, outcome)
+    differs = outcome.predicted != own.predicted
+    changed = np.count_nonzero(differs if differs.ndim == 1 else differs.any(axis=1))
+    return Form(
+        name=name,
+        format=format.name,
+        size_mb=_size_mb(folder, _WEIGHTS.get(name)),
+        one_ms=median(answer.one_ms),
+        batch_ms=median(answer.batch_ms),
+        score=None if trained.refitted else score,
+        changed=None if outcome.has_numbers else int(changed),
+        largest_difference=float(np.abs(answer.logits - expected).max()),
+        libraries=answer.libraries,
+    )
+
+
+def _score(metric: str, outcome: Outcome) -> float | None:
+    """The score of predictions; None where it is not defined, as a correlation of constants."""
+    try:
+        score = float(numbers(metric, outcome).mean())
+    except ValueError:
+        return None
+    return score if math.isfinite(score) else None
+
+
+def _size_mb(folder: Path, names: Sequence[str] | None) -> float:
+    """The size of a form's weights in MB.
+
+    Args:
+        names: of the files; None: all with the suffixes of weights.
+    """
+    files = [path for path in folder.rglob("*") if path.suffix in _SUFFIXES]
+    if names is not None:
+        files = [folder / name for name in names if (folder / name).is_file()]
+    return sum(path.stat().st_size for path in files) / 1e6

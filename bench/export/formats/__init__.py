@@ -1,0 +1,193 @@
+"""The formats of an exported model, each with what it can express. Free of torch.
+
+A format is a file in this folder, which writes it, a snippet, which loads it, and an entry here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from adapters.methods import METHODS
+from adapters.names import trains_base
+from bench.common.errors import InputError
+from bench.plan.cell import Cell
+
+if TYPE_CHECKING:
+    from bench.export.trained import Trained
+
+SNIPPET: Final = "predict.py"
+"""Name of the snippet in an exported folder."""
+_SNIPPETS: Final = Path(__file__).parents[1] / "snippets"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        name: as `--format` takes it.
+        extra: the extra with its libraries.
+        libraries: names under which its libraries are imported, for writing and for checking.
+        mark: a file that is in every folder of the format, and in none of those before it.
+        config: the file that names the classes.
+        snippet: the script that loads it.
+        cannot: the reason why it can't express a cell, given whether the cell's base is on the
+            hub; None: it can.
+        holds_adapter: whether, unless merged, it holds a cell's adapter and refers to the base.
+        write: writes a trained cell's model, tokenizer and config.json into a folder, its adapters
+            merged or, where the format has them, not.
+    """
+
+    name: str
+    extra: str
+    libraries: tuple[str, ...]
+    mark: str
+    config: str
+    snippet: Path
+    cannot: Callable[[Cell, bool], str | None]
+    holds_adapter: Callable[[Cell, bool], bool]
+    write: "Callable[[Trained, Path, bool], None]"
+
+
+def _writer(module: str) -> "Callable[[Trained, Path, bool], None]":
+    """The function `write` of a module, imported when it is called."""
+
+    def write(trained: "Trained", folder: Path, merge: bool) -> None:
+        import_module(f"{__name__}.{module}").write(trained, folder, merge)
+
+    return write
+
+
+def _peft_cannot(cell: Cell, on_hub: bool) -> str | None:
+    method = METHODS.get(cell.mode)
+    if method is None or method.peft is None:
+        return f"no place for mode {cell.mode}, which has no adapters in its format"
+    if cell.init == "random":
+        return "no place for random base weights"
+    return _transformers_cannot(cell, on_hub)
+
+
+def _transformers_cannot(cell: Cell, _on_hub: bool) -> str | None:
+    if cell.head != "linear":
+        return f"no place for a {cell.head} head"
+    return None if cell.pooling == "pooler" else f"no place for {cell.pooling} pooling"
+
+
+def _sentence_transformers_cannot(cell: Cell, _on_hub: bool) -> str | None:
+    return "no place for a conv head" if cell.head == "conv" else None
+
+
+def _no_adapter(_cell: Cell, _on_hub: bool) -> bool:
+    return False
+
+
+def _sentence_transformers_adapter(cell: Cell, on_hub: bool) -> bool:
+    """Whether nothing else in the encoder has trained, the hub has the base, and transformers, by
+    which the library loads adapters, reads the tensors, as it does not DoRA's magnitudes."""
+    method = METHODS.get(cell.mode)
+    if method is None or method.peft is None or not on_hub or cell.init == "random":
+        return False
+    is_read = all(key.endswith(".weight") for key in method.parameters.values())
+    return is_read and not trains_base(str(cell.layers))
+
+
+def _onnx_cannot(_cell: Cell, _on_hub: bool) -> str | None:
+    return None
+
+
+_FORMATS: Final = (
+    Format(
+        name="peft",
+        extra="transformers",
+        libraries=("transformers", "peft"),
+        mark="adapter_config.json",
+        config="config.json",
+        snippet=_SNIPPETS / "peft.py",
+        cannot=_peft_cannot,
+        holds_adapter=lambda _cell, _on_hub: True,
+        write=_writer("peft"),
+    ),
+    Format(
+        name="transformers",
+        extra="transformers",
+        libraries=("transformers",),
+        mark="model.safetensors",
+        config="config.json",
+        snippet=_SNIPPETS / "transformers.py",
+        cannot=_transformers_cannot,
+        holds_adapter=_no_adapter,
+        write=_writer("transformers"),
+    ),
+    Format(
+        name="sentence-transformers",
+        extra="sentence-transformers",
+        libraries=("sentence_transformers", "peft"),
+        mark="modules.json",
+        config="config_sentence_transformers.json",
+        snippet=_SNIPPETS / "sentence_transformers.py",
+        cannot=_sentence_transformers_cannot,
+        holds_adapter=_sentence_transformers_adapter,
+        write=_writer("sentence_transformers"),
+    ),
+    Format(
+        name="onnx",
+        extra="onnx",
+        libraries=("onnx", "onnxruntime", "onnxscript"),
+        mark="model.onnx",
+        config="config.json",
+        snippet=_SNIPPETS / "onnx.py",
+        cannot=_onnx_cannot,
+        holds_adapter=_no_adapter,
+        write=_writer("onnx"),
+    ),
+)
+
+FORMATS: Final[Mapping[str, Format]] = {each.name: each for each in _FORMATS}
+"""In the order of preference."""
+
+
+def refusal(name: str, cell: Cell, on_hub: bool) -> str | None:
+    """One line: why a format can't express a cell, and the format that can; None: it can."""
+    reason = FORMATS[name].cannot(cell, on_hub)
+    if reason is None:
+        return None
+    return f"{name} has {reason}; use --format {default_format(cell, on_hub, False)}"
+
+
+def default_format(cell: Cell, on_hub: bool, merge: bool) -> str:
+    """The first format that can express a cell; with its adapters merged, the first but peft."""
+    return next(
+        each.name
+        for each in _FORMATS
+        if not (merge and each.name == "peft") and each.cannot(cell, on_hub) is None
+    )
+
+
+def missing_library(format: Format) -> str | None:  # noqa: A002
+    """One line: the libraries of a format that aren't installed, and the command that installs
+    them; None: all are."""
+    missing = [name for name in format.libraries if find_spec(name) is None]
+    if not missing:
+        return None
+    return (
+        f"--format {format.name} needs {' and '.join(missing)}: pip install -e '.[{format.extra}]'"
+    )
+
+
+def format_in(folder: Path) -> Format:
+    """The format of an exported folder.
+
+    Raises:
+        InputError: if there is no such folder, or it holds no exported model.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    for each in reversed(_FORMATS):
+        if (folder / each.mark).is_file() and (folder / SNIPPET).is_file():
+            return each
+    raise InputError(
+        f"{folder}: holds no exported model; python -m bench.export writes one into a new folder"
+    )

@@ -1,0 +1,85 @@
+"""An ONNX file of the whole model, and one with 8-bit weights."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from bench.export.formats.contents import final_model, labels_of, write_tokenizer
+from bench.export.trained import Trained
+from minbert.files import CONFIG, write_json
+from minbert.kernels.reference import REFERENCE, kernels
+from minbert.model.checkpoint import config_for_export
+
+MODEL: Final = "model.onnx"
+INT8: Final = "model-int8.onnx"
+_INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def write(trained: Trained, folder: Path, _merge: bool) -> None:
+    """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C]."""
+    model = final_model(trained, merge=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        _export(model, folder / MODEL)
+        _quantise(folder / MODEL, folder / INT8)
+    write_json(folder / CONFIG, {**config_for_export(model), **labels_of(trained)})
+    write_tokenizer(trained, folder)
+
+
+class _Positional(nn.Module):
+    """A model with positional inputs, in the order of the exported ones."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids, attention_mask, token_type_ids)
+        return logits
+
+
+def _export(model: nn.Module, path: Path) -> None:
+    ids = torch.ones(3, 5, dtype=torch.int64)
+    mask = ids.clone()
+    mask[1, 3:] = 0
+    texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
+    with kernels(REFERENCE), torch.no_grad():
+        program = torch.onnx.export(
+            _Positional(model),
+            (ids, mask, torch.zeros_like(ids)),
+            dynamo=True,
+            verbose=False,
+            input_names=list(_INPUTS),
+            output_names=["logits"],
+            dynamic_shapes=({0: texts, 1: tokens},) * len(_INPUTS),
+        )
+    program.save(path, external_data=False)  # type: ignore[union-attr]  # None: without dynamo
+
+
+def _quantise(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, the libraries' remarks on their own work are not shown."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+        ):
+            yield
+    finally:
+        logging.disable(disabled)

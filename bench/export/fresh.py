@@ -1,0 +1,122 @@
+"""The answers of an exported model, from a fresh process with plain libraries."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.common.errors import InputError
+from bench.export.formats import SNIPPET
+
+if TYPE_CHECKING:
+    from bench.export.trained import Base
+
+_HARNESS: Final = Path(__file__).with_name("harness.py")
+_HIDDEN: Final = ("adapters", "bench", "minbert")
+"""Packages that the process can't import."""
+_CACHES: Final = ("SENTENCE_TRANSFORMERS_HOME", "TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE")
+"""Environment variables that would lead past HF_HUB_CACHE."""
+BATCH_SIZE: Final = 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answers of an exported model to N texts or pairs.
+
+    Attributes:
+        logits: [N, C], of a regression in the unit of the labels.
+        labels: for each text, as the snippet names them: a class, a list of classes, or a number.
+        one_ms: latency of one text, tokenising included, when timed.
+        batch_ms: of a batch of 32, likewise.
+        libraries: their versions.
+    """
+
+    logits: NDArray[np.float32]
+    labels: list[Any]
+    one_ms: list[float]
+    batch_ms: list[float]
+    libraries: dict[str, str]
+
+
+def run_fresh(
+    folder: Path,
+    texts: Sequence[str] | Sequence[tuple[str, str]],
+    *,
+    snippet: Path | None = None,
+    base: "Base | None" = None,
+    weights: str | None = None,
+    timed: bool = False,
+    threads: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Answer:
+    """Run an exported model's snippet on texts, in a process that can't import this project.
+
+    Args:
+        folder: the exported model.
+        texts: texts, or pairs.
+        snippet: the script to run in place of the folder's own.
+        base: the checkpoint that adapters refer to: from its folder here, under its name on the
+            hub if the hub has it. None: the snippet gets it by itself.
+        weights: the file of the weights, if the format has several.
+        timed: whether to measure latencies.
+        threads: that the libraries may use; None: as they choose.
+        batch_size: of the predictions, not of the measured ones.
+
+    Raises:
+        InputError: with the last line that the process wrote, if it fails.
+    """
+    options = {} if weights is None else {"weights": weights}
+    environment = {key: value for key, value in os.environ.items() if key not in _CACHES}
+    environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if threads is not None:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
+    with TemporaryDirectory(prefix="minbert-export-") as place:
+        request, answer = Path(place, "request.json"), Path(place, "answer.json")
+        if base is not None and base.on_hub:
+            environment["HF_HUB_CACHE"] = str(_hub_cache(base, Path(place, "hub")))
+        elif base is not None:
+            options["base"] = str(base.folder.resolve())
+        values = {
+            "folder": str(folder.resolve()),
+            "snippet": str((snippet or folder / SNIPPET).resolve()),
+            "texts": texts,
+            "options": options,
+            "timed": timed,
+            "threads": threads,
+            "batch_size": batch_size,
+            "hidden": _HIDDEN,
+        }
+        request.write_text(json.dumps(values), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-I", "-B", _HARNESS, request, answer],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+            raise InputError(f"{folder}: does not load in a fresh process: {lines[-1]}")
+        logits: NDArray[np.float32] = np.load(f"{answer}.npy")
+        return Answer(logits, **json.loads(answer.read_text(encoding="utf-8")))
+
+
+def _hub_cache(base: "Base", folder: Path) -> Path:
+    """A cache folder of the hub's library that holds the base alone, as a link to its files."""
+    commit = base.revision or "0" * 40
+    model = folder / f"models--{base.name.replace('/', '--')}"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(commit, encoding="utf-8")
+    (model / "snapshots").mkdir()
+    (model / "snapshots" / commit).symlink_to(base.folder.resolve(), target_is_directory=True)
+    return folder

@@ -1,0 +1,82 @@
+"""The script of a fresh process that runs a snippet on texts. Imports no part of this project.
+
+    python -I harness.py REQUEST ANSWER
+
+Texts are read from a JSON file; logits are written as ANSWER.npy, the rest as ANSWER.
+"""
+
+import importlib.util
+import json
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+BATCH = 32
+ONE_BY_ONE, BATCHES = 50, 20
+"""The most texts, and batches, that are timed."""
+PACKAGES = ("peft", "sentence-transformers", "tokenizers", "torch", "transformers", "onnxruntime")
+
+
+def main() -> None:
+    """Load the model, predict, and write the answer."""
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    for name in request["hidden"]:
+        sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail
+    import numpy as np
+
+    if request["threads"] is not None and "onnxruntime" in Path(request["snippet"]).read_text():
+        _limit_onnxruntime(request["threads"])  # torch reads OMP_NUM_THREADS
+    spec = importlib.util.spec_from_file_location("predict", request["snippet"])
+    snippet: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(snippet)  # type: ignore[union-attr]
+    folder = Path(request["folder"])
+    texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
+    model = snippet.load(folder, **request["options"])
+    size = request["batch_size"]
+    rows = np.concatenate(
+        [snippet.logits(model, texts[n : n + size]) for n in range(0, len(texts), size)]
+    )
+    answer: dict[str, Any] = {"labels": [], "one_ms": [], "batch_ms": []}
+    with suppress(IndexError):  # more logits than names: the parent compares their number
+        answer["labels"] = snippet.labels(folder, rows)
+    if request["timed"]:
+        ones = [texts[n : n + 1] for n in range(min(ONE_BY_ONE, len(texts)))]
+        starts = range(0, len(texts), BATCH)[:BATCHES]
+        batches = [texts[n : n + BATCH] for n in starts]
+        answer["one_ms"] = _times(snippet, model, ones)
+        answer["batch_ms"] = _times(snippet, model, batches)
+    answer["libraries"] = {
+        name: metadata.version(name)
+        for name in PACKAGES
+        if sys.modules.get(name.replace("-", "_")) is not None
+    }
+    np.save(f"{sys.argv[2]}.npy", rows)
+    Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _limit_onnxruntime(threads: int) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    onnxruntime.InferenceSession = partial(onnxruntime.InferenceSession, sess_options=options)
+
+
+def _times(snippet: Any, model: Any, batches: list[list[Any]]) -> list[float]:
+    """The time of each batch in ms, after three that don't count."""
+    for batch in batches[:3]:
+        snippet.logits(model, batch)
+    times = []
+    for batch in batches:
+        start = time.perf_counter()
+        snippet.logits(model, batch)
+        times.append((time.perf_counter() - start) * 1000)
+    return times
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Predictions of an exported model for a file of texts.
+
+Example: python -m bench.predict my-model texts.csv --to predictions.csv
+"""
+
+import csv
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from io import TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, TextIO
+
+import click
+from rich.console import Console
+
+from bench.common.csvfile import check_csv, csv_error, harmless
+from bench.common.errors import InputError
+from bench.common.files import atomic_file
+from bench.common.messages import one_line
+from bench.examples.columns import choose_texts
+from bench.examples.reading import texts_in
+from bench.examples.sources import table_of_texts
+from bench.examples.table import Table
+from bench.examples.textfiles import typed_texts
+from bench.export.formats import Format, format_in
+
+_STDIN: Final = "-"
+_CHUNK: Final = 1024
+"""Rows that are predicted before the next ones are read."""
+_PATIENCE_S: Final = 2.0
+_MARK: Final = "|"
+"""Between the classes of a text that has several, unless it is in a class's name."""
+_LARGEST: Final = 2**26
+_EPILOG: Final = """\b
+FILE has a text on each line (.txt), or a column of texts (CSV, TSV, JSON lines, Parquet); - is
+stdin, with a text on each line. A row without a text has an empty prediction.
+
+\b
+Examples:
+  python -m bench.predict my-model texts.txt
+  python -m bench.predict my-model reviews.csv --text review --to predictions.csv
+  echo "a fine film" | python -m bench.predict my-model - --json
+"""
+
+Answer = tuple[str | list[str] | float, Sequence[float]]
+"""The prediction for a text, and the probability of each class."""
+Predict = Callable[[Sequence[Any]], list[Answer]]
+"""From texts or pairs to their answers."""
+Write = Callable[[int, Answer | None], None]
+"""Writes the answer to a row, by its number from 1; None: it has no text."""
+
+
+@click.command("python -m bench.predict", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.argument("folder", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE|-")
+@click.option("--text", metavar="COLUMN", help="The column of the text; inferred where clear.")
+@click.option("--text-pair", metavar="COLUMN", help="The column of the second text of pairs.")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the predictions to this file, whole or not at all; by default to stdout.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON lines in place of CSV.")
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The checkpoint that an adapter was trained on, if the hub does not have it.",
+)
+@click.option(
+    "--weights", metavar="NAME", help="Which of the model's files of weights, if it has several."
+)
+def command(
+    folder: Path,
+    file: str,
+    text: str | None,
+    text_pair: str | None,
+    to: Path | None,
+    as_json: bool,
+    base: Path | None,
+    weights: str | None,
+) -> int:
+    if to is not None:
+        check_csv(to, [] if file == _STDIN else [Path(file)], "--to")
+    exported = format_in(folder)
+    outputs = _read_outputs(folder / exported.config)
+    stdin = typed_texts(sys.stdin.buffer, "stdin")
+    table = stdin if file == _STDIN else table_of_texts(Path(file))
+    columns = choose_texts(table, text, text_pair, pairs=outputs.pairs)
+    rows = _rows(table, columns)
+    chunk = [*islice(rows, _CHUNK)]
+    if not chunk:
+        raise InputError(f"{table.name}: holds no text")
+    for note in table.notes:
+        sys.stderr.write(f"note: {note}\n")
+    predict = _load(folder, exported, base, weights)
+    left_out: Counter[str] = Counter()
+    with _output(to) as stream, _progress() as show:
+        writer: Callable[[TextIO, Sequence[str]], Write] = _json_writer if as_json else _csv_writer
+        write = writer(stream, outputs.classes)
+        done = 0
+        while chunk:
+            texts = [row for row in chunk if not isinstance(row, str)]
+            left_out.update(row for row in chunk if isinstance(row, str))
+            answers = _in_order(predict, texts)
+            for number, row in enumerate(chunk, start=done + 1):
+                write(number, None if isinstance(row, str) else next(answers))
+            done += len(chunk)
+            show(done)
+            chunk = [*islice(rows, _CHUNK)]
+        if left_out.total() == done:
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items())
+            raise InputError(f"{table.name}: none of {done:,} rows can be predicted ({reasons})")
+    for reason, number in left_out.items():
+        are = "row is" if number == 1 else "rows are"
+        sys.stderr.write(f"note: {number:,} {are} without a prediction, {reason}\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What an exported model answers.
+
+    Attributes:
+        classes: their names, in the order of the logits; none of a regression.
+        pairs: whether it takes pairs of texts.
+    """
+
+    classes: tuple[str, ...]
+    pairs: bool
+
+
+def _read_outputs(path: Path) -> _Outputs:
+    """What an exported model answers, by its file of settings.
+
+    Raises:
+        InputError: if it can't be read.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("it is too large")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        names = config["id2label"]
+        classes = tuple(str(names[str(i)]) for i in range(len(names)))
+        has_classes = config["problem_type"] != "regression"
+        return _Outputs(classes if has_classes else (), bool(config["text_pairs"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: does not describe an exported model ({one_line(str(error))}); export it again"
+        ) from error
+
+
+def _load(folder: Path, exported: Format, base: Path | None, weights: str | None) -> Predict:
+    """The model of an exported folder, loaded by this project's own snippet of its format.
+
+    Raises:
+        InputError: if a library is missing, or the model can't be loaded.
+    """
+    snippet = ModuleType("exported_model")
+    try:
+        code = compile(exported.snippet.read_text("utf-8"), exported.snippet, "exec")
+        exec(code, snippet.__dict__)  # noqa: S102 (a file of this project)
+        options = {} if weights is None else {"weights": weights}
+        if not options.keys() <= signature(snippet.load).parameters.keys():
+            raise InputError(f"--weights {weights}: {exported.name} has one file of weights")
+        model = snippet.load(folder, None if base is None else str(base), **options)
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(
+            f"{folder}: takes {error.name}: pip install -e '.[{exported.extra}]'"
+        ) from error
+    except (Exception, SystemExit) as error:
+        cause = one_line(str(error)) or type(error).__name__
+        raise InputError(f"{folder}: can't be loaded: {cause}") from error
+
+    def predict(texts: Sequence[Any]) -> list[Answer]:
+        rows = snippet.logits(model, texts)
+        labels, shares = snippet.labels(folder, rows), snippet.probabilities(folder, rows)
+        return [*zip(labels, shares, strict=True)]
+
+    return predict
+
+
+def _rows(table: Table, columns: Sequence[str]) -> Iterator[str | tuple[str, ...]]:
+    """The texts of each row, or the reason why it has none."""
+    for _, fields in table.read(columns):
+        yield texts_in(fields)
+
+
+def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Answer]:
+    """The answers to rows; texts of similar length are predicted together, so that little is
+    padded."""
+    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
+    texts = [rows[i][0] if len(rows[i]) == 1 else rows[i] for i in order]
+    answers = dict(zip(order, predict(texts) if texts else (), strict=True))
+    return (answers[i] for i in range(len(rows)))
+
+
+def _csv_writer(stream: TextIO, classes: Sequence[str]) -> Write:
+    """A writer of CSV: row, prediction, and the probability of each class."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["row", "prediction", *(f"p_{name}" for name in classes)])
+    is_joined = not any(_MARK in name for name in classes)
+
+    def write(number: int, answer: Answer | None) -> None:
+        if answer is None:
+            writer.writerow([number, "", *("" for _ in classes)])
+            return
+        prediction, shares = answer
+        if isinstance(prediction, list):
+            prediction = _MARK.join(prediction) if is_joined else json.dumps(prediction)
+        text = _harmless(prediction) if isinstance(prediction, str) else f"{prediction:.6g}"
+        of_classes = zip(classes, shares, strict=False)  # of a regression there are none
+        writer.writerow([number, text, *(f"{share:.6g}" for _, share in of_classes)])
+
+    return write
+
+
+def _harmless(text: str) -> str:
+    """A class's name that no spreadsheet takes for a formula; numbers stay, negative ones too."""
+    try:
+        float(text)
+    except ValueError:
+        return harmless(text)
+    return text
+
+
+def _json_writer(stream: TextIO, classes: Sequence[str]) -> Write:
+    """A writer of JSON lines."""
+
+    def write(number: int, answer: Answer | None) -> None:
+        record: dict[str, Any] = {"row": number, "prediction": answer and answer[0]}
+        if answer is not None and classes:
+            named = zip(classes, answer[1], strict=True)
+            record["probabilities"] = {name: float(f"{share:.6g}") for name, share in named}
+        stream.write(f"{json.dumps(record, ensure_ascii=False)}\n")
+
+    return write
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """The stream of the predictions: a file that appears when it is complete, or stdout.
+
+    Raises:
+        InputError, DiskFullError: if the file can't be written.
+    """
+    if path is None:
+        stdout = TextIOWrapper(sys.stdout.buffer, "utf-8", errors="backslashreplace", newline="")
+        try:
+            yield stdout
+            stdout.flush()
+        except BrokenPipeError as error:  # its reader has enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(0) from error
+        finally:
+            stdout.detach()
+        return
+    try:
+        with atomic_file(path) as file:
+            stream = TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
+            yield stream
+            stream.flush()
+            stream.detach()
+    except OSError as error:
+        raise csv_error(path, error, "--to") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of rows done, which a terminal shows after a while."""
+    begun = time.monotonic()
+    with Console(stderr=True).status("") as status:
+        status.stop()
+
+        def show(done: int) -> None:
+            if time.monotonic() - begun > _PATIENCE_S:
+                status.update(f"{done:,} rows predicted")
+                status.start()
+
+        yield show

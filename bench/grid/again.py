@@ -1,0 +1,94 @@
+"""Training of a cell again, on other examples or to get its weights."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from bench.common.errors import DiskFullError, InputError, StoppedError
+from bench.common.files import write_atomically
+from bench.grid.display import Display
+from bench.grid.resume import orphaned_outcome
+from bench.launch.runner import run_worker
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found
+from bench.machine.environment import worker_environment
+from bench.plan import job as jobs
+from bench.plan.job import Job
+from bench.results.facts import facts_of
+from bench.results.protocol import WEIGHTS
+from bench.results.store import cells_folder
+from minbert.assets.cache import cache_folder
+from minbert.data.tasks import TaskData, load_task
+from minbert.data.tasks.prepared import Prepared, write
+from minbert.files import is_file
+
+_WORKER: Final = (sys.executable, "-m", "bench.worker")
+
+
+def train_again(
+    runs: Path,
+    job: Job,
+    name: str,
+    *,
+    target: Found,
+    signals: Signals,
+    data: TaskData | None = None,
+    purpose: str = "trained again",
+) -> Path:
+    """Train a job's cell again, and return the folder with its results.
+
+    If the job keeps its weights and the same training has ended there before, nothing runs.
+
+    Args:
+        runs: the CSV, in whose folder of cells the results are.
+        name: of their folder, such as `export-<cell_id>`; what it holds is replaced.
+        target: the device, which the caller has a turn on.
+        data: examples to train and score on in place of the cell's: up to its `max_train`, and all
+            of dev.
+        purpose: shown while it runs, after the cell's name.
+
+    Raises:
+        InputError: if the training does not end ok.
+        DiskFullError: if the job or the examples can't be written.
+        StoppedError: if the user stops it.
+    """
+    job = replace(job if data is None else _with_examples(job, data), repeat=1, attempt=1)
+    folder = cells_folder(runs) / name
+    if job.keep and is_file(folder / WEIGHTS) and orphaned_outcome(folder, job) is not None:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / jobs.FILE, job.to_json().encode())
+    except OSError as error:
+        raise DiskFullError(f"{folder}: can't be written ({error.strerror})") from error
+    with Display(1) as display:
+        display.start(f"{job.cell.name}, {purpose}")
+        ended = run_worker(
+            folder,
+            [*_WORKER, str(folder.resolve())],
+            env=worker_environment(os.environ, target.conditions.threads, target.gpu),
+            timeout_s=None,
+            on_progress=display.progress,
+            signals=signals,
+        )
+    if ended.status == "interrupted":
+        sys.stderr.write("stopped; the same command trains again\n")
+        raise StoppedError
+    if ended.status != "ok":
+        raise InputError(
+            f"{job.cell.name}, {purpose}: the training ended {ended.status}: {ended.message}"
+        )
+    return folder
+
+
+def _with_examples(job: Job, data: TaskData) -> Job:
+    """A job on examples of its cell's task, which are written to the cache."""
+    task, cell = data.task, job.cell
+    prepared = Prepared(task.name, facts_of(data).problem, task.classes, data.digest)
+    # of an embedded task, too: other dev examples than its own have no name
+    source = write(cache_folder() / "data", prepared, data)
+    loaded = load_task(task.name, source, max_train=cell.max_train)
+    cell = replace(cell, data_digest=loaded.digest[:16], max_dev=None, folds=None, fold=None)
+    return replace(job, cell=cell, data=str(source))

@@ -1,0 +1,83 @@
+"""Trained weights that cells keep: whose, and up to how much of the disk."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from adapters.names import trains_base
+from bench.plan.cell import CANDIDATE, Cell
+from bench.results.protocol import WEIGHTS
+from bench.results.store import cells_folder
+from minbert.model.config import BertConfig, count_parameters
+
+CAP: Final = 2**30
+"""Bytes of all kept weights of a CSV, at which cells no longer keep theirs unless all do."""
+
+_FP32: Final = 4
+
+
+def trains_encoder(cell: Cell) -> bool:
+    """Whether weights of the encoder train, and not only adapters and the head."""
+    return cell.mode != "head" and (cell.layers is None or trains_base(cell.layers))
+
+
+def keeps_by_default(cell: Cell) -> bool:
+    """Whether a cell keeps its weights without being asked to: small ones of a useful model."""
+    is_useful = cell.init == "pretrained" and cell.learning_rate_source != CANDIDATE
+    return is_useful and not trains_encoder(cell)
+
+
+def largest_weights(cell: Cell, config: BertConfig) -> int:
+    """An upper bound of the bytes of a cell's trained weights, unless it has very many classes.
+
+    Args:
+        config: of the encoder.
+    """
+    hidden, wide = config.hidden_size, config.intermediate_size
+    width = 10 * hidden + 2 * wide  # inputs and outputs of the linear layers of an encoder layer
+    adapters = 0 if cell.layers is None else width * (1 + (cell.rank or 0))  # 1: magnitudes
+    base = count_parameters(config, pooler=True, num_outputs=0) if trains_encoder(cell) else 0
+    heads = (4 if cell.encoders is None else 20) * hidden**2
+    encoders = cell.encoders or 1
+    return _FP32 * (encoders * (config.num_hidden_layers * adapters + base) + heads)
+
+
+class KeptWeights:
+    """The kept weights of a CSV's cells.
+
+    Args:
+        runs: the CSV.
+        every: whether every cell keeps its weights, whatever their size.
+    """
+
+    def __init__(self, runs: Path, every: bool) -> None:
+        self._folder = cells_folder(runs)
+        self._every = every
+        self._bytes = sum(map(_size, self._folder.glob(f"*/{WEIGHTS}")))
+        self._noted = False
+
+    def keeps(self, cell: Cell) -> bool:
+        """Whether a cell that runs now keeps its weights."""
+        return self._every or (keeps_by_default(cell) and self._bytes < CAP)
+
+    def add(self, folder: Path) -> None:
+        """Count the weights in the folder of a cell that has run, if it kept any."""
+        self._bytes += _size(folder / WEIGHTS)
+
+    def note(self, cell: Cell) -> str | None:
+        """A line for the first cell that keeps no weights because of the cap."""
+        if self._noted or self.keeps(cell) or not keeps_by_default(cell):
+            return None
+        self._noted = True
+        return (
+            f"from {cell.name} on no weights are kept: those in {self._folder} take "
+            f"{self._bytes / 2**30:.1f} GiB; delete folders there, or keep all weights with "
+            "--save-weights"
+        )
+
+
+def _size(path: Path) -> int:
+    """A file's bytes; 0 if there is none."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0

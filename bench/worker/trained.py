@@ -1,0 +1,65 @@
+"""Loading of a cell's trained model from its kept weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bench.common.errors import InputError
+from bench.common.messages import shown
+from bench.plan.job import Job
+from bench.results.protocol import WEIGHTS
+from bench.worker.setup import build_model
+from minbert.files import is_file
+from minbert.model.classifier import BertClassifier
+
+
+@torch.no_grad()
+def load_trained(job: Job, folder: Path) -> BertClassifier:
+    """A cell's trained model: on the CPU, in fp32 and evaluation mode, its adapters not merged.
+
+    Args:
+        job: the cell's, whose checkpoint and data are where it names them.
+        folder: the cell's, with its kept weights.
+
+    Raises:
+        InputError: if the weights are missing, damaged or of another model; and as `build_model`.
+    """
+    path = folder / WEIGHTS
+    tensors = _read(path)
+    model = build_model(replace(job, device="cpu", cell=replace(job.cell, frozen_dtype=None)))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name in sorted({*trained, *tensors}):
+        here, kept = _form(trained.get(name)), _form(tensors.get(name))
+        if here != kept:
+            raise InputError(
+                f"{path}: holds the weights of another model: {shown(name)} is {kept}, and "
+                f"{here} in the model of {job.cell.name}; run the cell again with --save-weights"
+            )
+    for name, parameter in trained.items():
+        parameter.copy_(tensors[name])
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights."""
+    if not is_file(path):
+        raise InputError(
+            f"{path}: there is no such file: the cell kept no weights; run it again with "
+            "--save-weights"
+        )
+    try:
+        return load_file(path)
+    except Exception as error:  # torch raises others for shapes and types that it does not support
+        raise InputError(
+            f"{path}: is damaged ({shown(str(error))}); run the cell again with --save-weights"
+        ) from error
+
+
+def _form(tensor: Tensor | None) -> str:
+    """A tensor's shape and type, in words."""
+    if tensor is None:
+        return "missing"
+    return f"{list(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,163 @@
+"""Trained cells on a tiny base with random weights, made without training."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from shutil import copyfile
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapters.injection import inject
+from bench.export.formats import FORMATS, SNIPPET, missing_library
+from bench.export.fresh import Answer, _hub_cache
+from bench.export.trained import Base, Trained
+from bench.plan.job import Job
+from minbert.data.tasks import Examples, Task
+from minbert.data.tokenizer import Tokenizer
+from minbert.files import sha256_of
+from minbert.model.checkpoint import load_encoder, save_checkpoint
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
+from minbert.training.evaluation import predict
+from tests.adapters.small import disturb
+from tests.bench.synthetic_rows import cell, planned_row
+from tests.components import need
+
+CLASSES: Final = ("wrong", "right", "maybe")
+"""Not in the order of the alphabet."""
+HUB: Final = "someone/small"
+MAX_LENGTH: Final = 16
+UNIT: Final = (3.0, 1.5)
+CONFIG: Final = BertConfig(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+    vocab_size=80, max_position_embeddings=24, initializer_range=0.2,
+)  # fmt: skip
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
+_WORDS: Final = ("good", "bad", "film", ",", "!", "?", "the", "not", "##ly", "##ing")
+_TEXTS: Final = (
+    "The film", "good", "", "not a bad film, but boring!", "Café? naïve", "x" * 30,
+    "badly acted and badly cut and far too long for what it has to say", "the the the not",
+    "日本語 and a tab\there", "a\u2028b \x00c", "good! " * 12, "filming", "🙂 ok", "?!",
+    "  spaces  ",
+)  # fmt: skip
+
+
+def base_folder(folder: Path, *, pooler: bool = True, seed: int = 0) -> Path:
+    """A checkpoint with a vocabulary of letters and a few words."""
+    specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    words = [*specials, *_WORDS, *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    model = BertClassifier(CONFIG, 3, pooling="pooler" if pooler else "mean", dropout=0.1)
+    initialise(model, seed)
+    save_checkpoint(model.bert, folder, None)
+    return folder
+
+
+def base_of(folder: Path, on_hub: bool = True) -> Base:
+    """The base in a folder, as if the hub had it or not."""
+    file = "model.safetensors"
+    return Base(
+        name=HUB if on_hub else folder.name, on_hub=on_hub, revision="1f" * 20 if on_hub else None,
+        file=file, sha256=sha256_of(folder / file), licence="apache-2.0", folder=folder,
+    )  # fmt: skip
+
+
+def hub_cache(base: Path, folder: Path) -> Path:
+    """A cache of the hub's library that holds the base."""
+    return _hub_cache(base_of(base), folder)
+
+
+def examples(kind: str, pairs: bool) -> Examples:
+    """Dev examples of all lengths, some beyond MAX_LENGTH tokens."""
+    count = len(_TEXTS)
+    labels: dict[str, NDArray[Any]] = {
+        "classification": np.arange(count) % len(CLASSES),
+        "multi_label": (np.arange(count * len(CLASSES)).reshape(count, -1) % 2).astype(np.int8),
+        "regression": np.linspace(1, 5, count),
+    }
+    return Examples(_TEXTS, _TEXTS[4:] + _TEXTS[:4] if pairs else None, labels[kind])
+
+
+def trained(
+    folder: Path,
+    mode: str = "lora",
+    layers: str | None = "attn-only",
+    *,
+    pooling: str = "pooler",
+    head: str = "linear",
+    kind: str = "classification",
+    pairs: bool = False,
+    on_hub: bool = True,
+) -> Trained:
+    """A cell on the base in a folder, every parameter that trains moved at random."""
+    adapted = mode in ("lora", "dora")
+    layers = layers if adapted else None
+    of = cell(
+        mode, 4 if adapted else None, layers, "off", model=HUB, pooling=pooling, head=head,
+        task="small", max_length=MAX_LENGTH,
+    )  # fmt: skip
+    task = Task(
+        "small", "a small task", () if kind == "regression" else CLASSES, is_own=True,
+        multi_label=kind == "multi_label",
+    )  # fmt: skip
+    config = BertConfig.from_folder(folder)
+    model = BertClassifier(config, task.num_outputs, pooling=pooling, dropout=0.1, head=head)
+    new_pooler = load_encoder(model.bert, folder)
+    initialise(model, 0)
+    inject(
+        model, mode=mode, layers=layers, rank=of.rank, alpha=16.0, new_pooler=new_pooler, seed=0
+    )  # fmt: skip
+    disturb(model)
+    job = Job(
+        cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(folder),
+        geometry=None, tokenizer=str(folder), data=None, keep=True, code_version="0",
+    )  # fmt: skip
+    return Trained(
+        row=planned_row(of), job=job, base=base_of(folder, on_hub), task=task, model=model.eval(),
+        tokenizer=Tokenizer.from_folder(folder), dev=examples(kind, pairs),
+        unit=UNIT if kind == "regression" else (0.0, 1.0), refitted=False,
+    )  # fmt: skip
+
+
+def expected_logits(cell: Trained) -> NDArray[np.float32]:
+    """Logits [N, C] of the dev examples by this project, in the unit of the labels."""
+    encoded = cell.tokenizer.encode(cell.dev.text_a, cell.dev.text_b, MAX_LENGTH)
+    pad = cell.model.bert.config.pad_token_id
+    logits = predict(
+        cell.model, (encoded,), batch_size=4, amp="off", pad_id=pad, device=torch.device("cpu")
+    )
+    mean, std = cell.unit
+    return logits * np.float32(std) + np.float32(mean)
+
+
+def answer_here(
+    folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32
+) -> Answer:
+    """As `run_fresh`, in this process."""
+    spec = spec_from_file_location("predict", folder / SNIPPET)
+    assert spec is not None
+    assert spec.loader is not None
+    snippet = module_from_spec(spec)
+    spec.loader.exec_module(snippet)
+    loaded = snippet.load(folder, None if base is None else str(base.folder))
+    starts = range(0, len(texts), batch_size)
+    rows = np.concatenate([snippet.logits(loaded, texts[n : n + batch_size]) for n in starts])
+    return Answer(rows, snippet.labels(folder, rows), [], [], {})
+
+
+def exported(cell: Trained, name: str, folder: Path, merge: bool = False) -> Path:
+    """The folder of a cell in a format, with its snippet."""
+    need_libraries(name)
+    folder.mkdir(parents=True)
+    FORMATS[name].write(cell, folder, merge)
+    copyfile(FORMATS[name].snippet, folder / SNIPPET)
+    return folder
+
+
+def need_libraries(name: str) -> None:
+    """Skip the test, or fail it where they are required, without the libraries of a format."""
+    missing = missing_library(FORMATS[name])
+    need(missing is None, missing or "", component=FORMATS[name].extra)

@@ -1,0 +1,300 @@
+"""`python -m bench.predict`: an exported model's predictions for files of texts of every format."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.common.command import BAD_INPUT
+from bench.export import predict
+from bench.export.formats import FORMATS, SNIPPET
+from bench.export.trained import Trained
+from tests.bench.export.small import CLASSES, base_folder, expected_logits, trained
+
+TEXTS = ["The film", "not a bad film, but boring!", "good", "badly acted and badly cut"]
+
+
+def run(*arguments: object) -> int:
+    code: int = predict.command.main([str(word) for word in arguments], standalone_mode=False)
+    return code
+
+
+def export(cell: Trained, folder: Path, name: str, merge: bool = True) -> Path:
+    """An exported folder, without a check."""
+    folder.mkdir()
+    FORMATS[name].write(cell, folder, merge)
+    (folder / SNIPPET).write_text("raise SystemExit('the folder must not run code')\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return base_folder(tmp_path_factory.mktemp("base") / "small")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that looks like an exported one; its model is not loaded."""
+    return described(tmp_path / "model")
+
+
+def described(folder: Path, problem: str = "single_label_classification", **more: Any) -> Path:
+    folder.mkdir()
+    names = {str(i): name for i, name in enumerate(more.pop("classes", CLASSES))}
+    config = {"problem_type": problem, "id2label": names, "text_pairs": False, **more}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "model.safetensors").touch()
+    (folder / SNIPPET).touch()
+    return folder
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """The texts that a stub in place of the model is given; it predicts their number of letters."""
+    given: list[list[Any]] = []
+
+    def load(*_: object) -> predict.Predict:
+        def answer(texts: Any) -> list[predict.Answer]:
+            given.append(list(texts))
+            return [(CLASSES[len("".join(text)) % 3], (0.25, 0.5, 0.25)) for text in texts]
+
+        return answer
+
+    monkeypatch.setattr(predict, "_load", load)
+    return given
+
+
+def table(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(*arguments: object) -> str:
+    with pytest.raises(BAD_INPUT) as caught:
+        run(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["transformers", "onnx", "sentence-transformers"])
+def test_predictions_are_the_models(
+    name: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = {"onnx": "onnxruntime", "transformers": "transformers"}.get(name, name)
+    pytest.importorskip(library.replace("-", "_"))
+    cell = trained(base)
+    logits = expected_logits(cell)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    folder = export(cell, tmp_path / "model", name)
+    rows = [{"id": i, "text": text} for i, text in enumerate(cell.dev.text_a)]
+    file = write(tmp_path / "dev.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    target = tmp_path / "out.csv"
+    assert run(folder, file, "--to", target) == 0
+    head, *lines = table(target.read_text(encoding="utf-8"))
+    assert head == ["row", "prediction", "p_wrong", "p_right", "p_maybe"]
+    assert [int(line[0]) for line in lines] == [*range(1, len(rows) + 1)]
+    unusable = [i for i, row in enumerate(rows) if not row["text"].strip() or "\0" in row["text"]]
+    assert len(unusable) == 2
+    for i, (_, prediction, *values) in enumerate(lines):
+        if i in unusable:
+            assert (prediction, *values) == ("", "", "", "")
+        else:
+            assert prediction == CLASSES[int(logits[i].argmax())]
+            np.testing.assert_allclose([float(value) for value in values], shares[i], atol=1e-4)
+    err = capsys.readouterr().err
+    assert "note: 1 row is without a prediction, with an empty text" in err
+    assert "note: 1 row is without a prediction, with a NUL character" in err
+
+
+def test_an_adapter_is_loaded_on_the_base_that_is_named(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    cell = trained(base, on_hub=False)
+    folder = export(cell, tmp_path / "model", "peft", merge=False)
+    file = write(tmp_path / "texts.txt", "\n".join(cell.dev.text_a[:2]) + "\n")
+    target = tmp_path / "out.csv"
+    assert "is not on the hub; name its folder (--base)" in refused(folder, file, "--to", target)
+    changed = tmp_path / "changed"
+    shutil.copytree(base, changed)
+    with (changed / "model.safetensors").open("ab") as weights:
+        weights.write(b" ")
+    assert "has changed" in refused(folder, file, "--to", target, "--base", changed)
+    assert not target.exists()
+    assert run(folder, file, "--to", target, "--base", base) == 0
+    classes = [CLASSES[i] for i in expected_logits(cell)[:2].argmax(axis=1)]
+    assert [line[1] for line in table(target.read_text())[1:]] == classes
+
+
+def test_eight_bit_weights_are_loaded_by_name(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = export(trained(base), tmp_path / "model", "onnx")
+    file, target = write(tmp_path / "a.txt", "\n".join(TEXTS)), tmp_path / "out.csv"
+    assert run(folder, file, "--to", target) == 0
+    exact = target.read_text()
+    (folder / "model.onnx").write_bytes(b"")
+    assert run(folder, file, "--to", target, "--weights", "model-int8.onnx") == 0
+    assert target.read_text() != exact
+    assert "can't be loaded" in refused(folder, file, "--to", target)
+    assert "can't be loaded" in refused(folder, file, "--weights", "model-int4.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments"),
+    [
+        ("a.txt", "\n".join(TEXTS), []),
+        ("a.csv", "id,review,stars\n" + "".join(f'{i},"{t}",5\n' for i, t in enumerate(TEXTS)), []),
+        ("a.tsv", "x\ty\n" + "".join(f"{text}\t5\n" for text in TEXTS), ["--text", "x"]),
+        ("a.csv", "anything\n" + "".join(f'"{text}"\n' for text in TEXTS), []),
+        ("a.jsonl", "".join(f'{{"text": {json.dumps(text)}}}\n' for text in TEXTS), []),
+    ],
+)
+def test_texts_come_from_files_as_bench_data_reads_them(
+    name: str, content: str, arguments: list[str], model: Path, tmp_path: Path,
+    answers: list[list[Any]], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert run(model, write(tmp_path / name, content), *arguments) == 0
+    assert sorted(answers[0]) == sorted(TEXTS)
+    assert answers[0] == sorted(TEXTS, key=len)  # so that little is padded
+    lines = table(capsys.readouterr().out)[1:]
+    assert [line[1] for line in lines] == [CLASSES[len(text) % 3] for text in TEXTS]
+
+
+def test_rows_keep_their_order_and_number_over_chunks(
+    model: Path, tmp_path: Path, answers: list[list[Any]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(predict, "_CHUNK", 3)
+    texts = ["", "aaaa", "b", "ccc", "dd", " ", "eeeeeeee"]
+    file = write(tmp_path / "a.txt", "".join(f"{text}\n" for text in texts))
+    assert run(model, file, "--json") == 0
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["row"] for record in records] == [1, 2, 3, 4, 5, 6, 7]
+    expected = [CLASSES[len(text) % 3] if text.strip() else None for text in texts]
+    assert [record["prediction"] for record in records] == expected
+    assert "probabilities" not in records[0]
+    assert records[1]["probabilities"] == {"wrong": 0.25, "right": 0.5, "maybe": 0.25}
+    assert answers == [["b", "aaaa"], ["dd", "ccc"], ["eeeeeeee"]]
+    assert err == "note: 2 rows are without a prediction, with an empty text\n"
+
+
+def test_pairs_take_two_columns(
+    tmp_path: Path, answers: list[list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = described(tmp_path / "pairs", text_pairs=True)
+    file = write(tmp_path / "a.csv", "id,sentence1,sentence2,note\n1,a b,c,x\n2,d,,x\n")
+    assert run(pairs, file) == 0
+    assert answers == [[("a b", "c")]]
+    assert [line[:2] for line in table(capsys.readouterr().out)[1:]] == [["1", "right"], ["2", ""]]
+    assert run(pairs, file, "--text", "sentence2", "--text-pair", "note") == 0
+    assert answers[1] == [("c", "x")]
+    one = write(tmp_path / "a.txt", "a\n")
+    assert "which columns hold the two texts of each pair? --text COLUMN" in refused(pairs, one)
+    assert "are the same column" in refused(pairs, file, "--text", "note", "--text-pair", "note")
+    single = described(tmp_path / "single")
+    assert "the model takes single texts" in refused(single, file, "--text-pair", "note")
+    assert "which column holds the text? --text COLUMN" in refused(single, file)
+
+
+def test_several_labels_and_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = described(tmp_path / "several", "multi_label_classification")
+    bars = described(tmp_path / "bars", "multi_label_classification", classes=["a|b", "c", "=d"])
+    number = described(tmp_path / "number", "regression", classes=["x"])
+    file = write(tmp_path / "a.txt", "t\n")
+    replies: list[predict.Answer] = []
+    monkeypatch.setattr(predict, "_load", lambda *_: lambda _texts: replies)
+
+    def printed(folder: Path, *arguments: str) -> str:
+        assert run(folder, file, *arguments) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    replies[:] = [(["wrong", "maybe"], (0.9, 0.1, 0.7))]
+    assert printed(several) == "1,wrong|maybe,0.9,0.1,0.7"
+    assert json.loads(printed(several, "--json"))["prediction"] == ["wrong", "maybe"]
+    replies[:] = [(["a|b", "c"], (0.9, 0.8, 0.2))]
+    assert table(printed(bars))[0][1] == '["a|b", "c"]'
+    replies[:] = [([], (0.1, 0.1, 0.2))]
+    assert printed(several) == "1,,0.1,0.1,0.2"
+    replies[:] = [(-2.5, (-2.5,))]
+    assert printed(number) == "1,-2.5"
+    assert json.loads(printed(number, "--json")) == {"row": 1, "prediction": -2.5}
+    one = described(tmp_path / "one", classes=["=d", "-1"])
+    replies[:] = [("=d", (0.9, 0.1))]
+    assert printed(one) == "1,'=d,0.9,0.1"  # no formula in a spreadsheet
+    replies[:] = [("-1", (0.1, 0.9))]
+    assert printed(one) == "1,-1,0.1,0.9"
+
+
+def test_bad_input_is_one_line_and_leaves_no_file(
+    model: Path, tmp_path: Path, answers: list[list[Any]]
+) -> None:
+    file, target = write(tmp_path / "a.txt", "x\n"), tmp_path / "out.csv"
+    empty, none = write(tmp_path / "b.txt", ""), write(tmp_path / "c.txt", "\n \n")
+    broken = write(tmp_path / "d.csv", "text\nfine\n" + '"open\n' * 3)
+    other = tmp_path / "other"
+    other.mkdir()
+    for arguments, message in (
+        ([tmp_path / "no", file], "there is no such folder"),
+        ([other, file], "holds no exported model"),
+        ([model, tmp_path / "no.txt"], "there is no such file"),
+        ([model, other], "is a folder; name a file"),
+        ([model, write(tmp_path / "a.doc", "x")], "its format is not known by its suffix; known"),
+        ([model, empty], "b.txt: holds no text"),
+        ([model, none], "none of 2 rows can be predicted (2 with an empty text)"),
+        ([model, broken], "d.csv, line 3:"),
+        ([model, write(tmp_path / "e.csv", "a,b,c\n1,2,3\n")], "which column holds the text?"),
+        ([model, write(tmp_path / "f.csv", "text,b\n")], "f.csv: holds no text"),
+        ([model, file, "--text", "txt"], "--text `txt` is no column; nearest of 1: `text`"),
+    ):
+        assert message in refused(*arguments, "--to", target)
+        assert sorted(path.name for path in tmp_path.glob("*out*")) == []
+    assert "is an input file; name another" in refused(model, file, "--to", file)
+    assert "--to: " in refused(model, file, "--to", tmp_path / "no" / "out.csv")
+    write(target, "earlier")
+    refused(model, none, "--to", target)
+    assert target.read_text() == "earlier"
+    (model / "config.json").write_text("{}")
+    assert "does not describe an exported model" in refused(model, file)
+
+
+def test_a_missing_library_is_named_with_the_command(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    message = refused(model, write(tmp_path / "a.txt", "x\n"))
+    assert "takes transformers: pip install -e '.[transformers]'" in message
+    monkeypatch.delitem(sys.modules, "transformers")
+
+
+def test_the_command_reads_stdin_and_stops_with_its_reader(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = export(trained(base), tmp_path / "model", "onnx")
+    command = [sys.executable, "-m", "bench.predict", str(folder), "-"]
+    done = subprocess.run(
+        command, input="The film\n\nCafé\n".encode(), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line[0] for line in table(done.stdout.decode())] == ["row", "1", "2", "3"]
+    assert done.stderr == b"note: 1 row is without a prediction, with an empty text\n"
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(b"film\n" * 5000)
+    assert (process.returncode, err) == (0, b"")
+    done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"error: stdin, line 1: byte 0xE9 is not UTF-8; save the file as UTF-8\n"

@@ -1,0 +1,287 @@
+"""Kept weights: the model that they load into predicts what its cell did."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from adapters.names import LAYER_SETS
+from bench.common.errors import InputError
+from bench.plan.job import Job
+from bench.results.kept import keeps_by_default, largest_weights
+from bench.worker import saving
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from bench.worker.trained import load_trained
+from minbert.data.tasks import load_data
+from minbert.model.classifier import BertClassifier
+from minbert.model.config import BertConfig
+from minbert.model.heads import HEADS
+from tests.bench.peer_cells import cell, job_of
+from tests.cs224n import write_folder
+from tests.hostile import answer, damaged, examples
+
+EVERY = [("full", None), ("head", None)] + [
+    (mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS
+]
+PARTS = ("sst", "quora", "sts")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No steps are timed."""
+    monkeypatch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def job(checkpoint: Path, mode: str, layers: str | None = None, **changes: Any) -> Job:
+    """A job of a few steps that keeps its weights."""
+    values = {"max_steps": 3, "max_train": 24, "max_dev": 24, **changes}
+    digest = load_data("movies", None, max_train=24, max_dev=24).digest[:16]
+    of = cell(checkpoint, mode, layers or "attn", **{"data_digest": digest, **values})
+    return replace(job_of(of, checkpoint), keep=True)
+
+
+def ran(of: Job, folder: Path) -> CellRun:
+    """The job after its training, whose measured columns are in its record."""
+    folder.mkdir()
+    run = CellRun(of, folder, Progress(None))
+    run.run()
+    return run
+
+
+def predictions(run: CellRun, model: BertClassifier) -> dict[str, NDArray[np.float32]]:
+    """A model's logits on the dev examples of a run, by part."""
+    own, run.model = run.model, model
+    logits = {part: run._predict(part, split) for part, split in run.dev.items()}
+    run.model = own
+    return logits
+
+
+def check(run: CellRun, tolerance: float = 1e-5) -> BertClassifier:
+    """Load the weights that a run kept: their model gives the logits that the run did."""
+    expected = dict(run.logits)
+    start = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    loaded = load_trained(run.job, run.folder)
+    assert not loaded.training
+    found = predictions(run, loaded)
+    assert found.keys() == expected.keys()
+    for part, logits in expected.items():
+        np.testing.assert_allclose(found[part], logits, rtol=0, atol=tolerance)
+    for name, parameter in loaded.named_parameters():
+        assert parameter.dtype == torch.float32
+        if start[name].dtype == torch.float32:
+            assert torch.equal(parameter, start[name]), name
+    return loaded
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("mode", "layers"), EVERY)
+def test_the_model_of_kept_weights_predicts_what_the_cell_did(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, head: str, pooling: str
+) -> None:
+    of = job(tiny_checkpoint, mode, layers, head=head, pooling=pooling)
+    run = ran(of, tmp_path / "cell")
+    untrained = predictions(run, CellRun(of, tmp_path, Progress(None))._load())
+    assert np.abs(untrained[""] - run.logits[""]).max() > 1e-4
+    model = check(run)
+    kept = load_file(tmp_path / "cell" / "weights.safetensors")
+    expected = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert kept.keys() == expected
+    size = (tmp_path / "cell" / "weights.safetensors").stat().st_size
+    config = BertConfig.from_folder(tiny_checkpoint)
+    assert size < 8192 + largest_weights(of.cell, config), "names and shapes take a few KiB"
+    whole = (tiny_checkpoint / "model.safetensors").stat().st_size
+    assert (size < whole / 2) == keeps_by_default(of.cell)
+
+
+@pytest.mark.parametrize("encoders", [1, 2])
+@pytest.mark.parametrize(("mode", "layers"), [EVERY[0], EVERY[1], *EVERY[-2:]])
+def test_a_model_of_several_parts(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, encoders: int
+) -> None:
+    data = write_folder(tmp_path / "data", PARTS)
+    settings = {
+        "task": "multitask", "encoders": encoders, "task_order": "round-robin", "max_steps": 6,
+        "task_rates": "quora=5 sst=4 sts=3", "task_decays": "quora=0 sst=0 sts=0", "head": "conv",
+        "regression_loss": "mse", "max_train": None, "max_dev": None,
+        "data_digest": load_data("multitask", data).digest[:16],
+    }  # fmt: skip
+    of = replace(job(tiny_checkpoint, mode, layers, **settings), data=str(data))
+    check(ran(of, tmp_path / "cell"))
+    size = (tmp_path / "cell" / "weights.safetensors").stat().st_size
+    assert size < 16384 + largest_weights(of.cell, BertConfig.from_folder(tiny_checkpoint))
+
+
+@pytest.mark.parametrize("mode", ["full", "dora"])
+def test_layers_that_have_not_unfrozen_are_kept_as_they_began(
+    deep_checkpoint: Path, tmp_path: Path, mode: str
+) -> None:
+    """And those that have, which are frozen no more: of four the upper two."""
+    of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
+    run = ran(of, tmp_path / "cell")
+    assert any(not p.requires_grad for name, p in run.model.named_parameters() if "layer.0" in name)
+    check(run)
+
+
+def test_the_best_epoch_of_early_stopping_is_kept(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, since no later one scores better."""
+    monkeypatch.setattr(CellRun, "_score", lambda run, _: -float(len(run.record.epochs)))
+    of = job(tiny_checkpoint, "lora", "attn-only", held_out=0.25, early_stopping=2, epochs=5,
+             max_steps=None)  # fmt: skip
+    run = ran(of, tmp_path / "cell")
+    assert (run.record.columns["best_epoch"], run.record.columns["epochs_run"]) == (1, 3)
+    check(run)
+
+
+@pytest.mark.parametrize(("mode", "layers"), [EVERY[1], *EVERY[2::3]])
+def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None
+) -> None:
+    of = job(tiny_checkpoint, mode, layers, amp="bf16", frozen_dtype="bf16")
+    run = ran(of, tmp_path / "cell")
+    assert any(p.dtype == torch.bfloat16 for p in run.model.parameters())
+    loaded = check(run, tolerance=0.05)
+    first = load_file(tiny_checkpoint / "model.safetensors")
+    name = "bert.embeddings.word_embeddings.weight"
+    if layers in (None, "attn-only", "all-lin-only"):
+        assert torch.equal(loaded.get_parameter(name), first[name])
+    weight = "encoder.layer.0.attention.self.qkv.weight"
+    query = loaded.bert.get_parameter(weight).chunk(3)[0]
+    assert torch.equal(query, first["bert.encoder.layer.0.attention.self.query.weight"])
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "without"
+    checkpoint.mkdir()
+    for path in tiny_checkpoint.iterdir():
+        (checkpoint / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(checkpoint / "model.safetensors")
+    left = {name: tensor.clone() for name, tensor in tensors.items() if "pooler" not in name}
+    save_file(left, checkpoint / "model.safetensors")
+    check(ran(job(checkpoint, "head"), tmp_path / "cell"))
+    assert "bert.pooler.dense.weight" in load_file(tmp_path / "cell" / "weights.safetensors")
+
+
+def test_keeping_weights_changes_no_measured_column(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Times and memory vary from run to run; whatever is counted or computed does not."""
+    of = job(tiny_checkpoint, "dora", "all-lin", amp="bf16", frozen_dtype="bf16")
+    keeps, plain = ran(of, tmp_path / "keeps"), ran(replace(of, keep=False), tmp_path / "plain")
+    assert not (tmp_path / "plain" / "weights.safetensors").exists()
+    assert keeps.record.columns.keys() == plain.record.columns.keys()
+    varies = ("_s", "_ms", "rss_mib", "anon_mib", "_j")
+    for name, value in plain.record.columns.items():
+        if not name.endswith(varies):
+            assert keeps.record.columns[name] == value, name
+    assert len(plain.record.columns) > 20
+    assert np.array_equal(keeps.logits[""], plain.logits[""])
+
+
+def test_weights_are_written_after_all_is_measured_and_before_the_result(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a worker that is killed as it writes leaves no file of their name."""
+    columns = {}
+    path = tmp_path / "cell" / "weights.safetensors"
+
+    def cut_off(tensors: dict[str, torch.Tensor], place: Path) -> None:
+        columns.update(run.record.columns)
+        place.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saving, "save_tensors", cut_off)
+    path.parent.mkdir()
+    run = CellRun(job(tiny_checkpoint, "head"), path.parent, Progress(None))
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert columns == run.record.columns
+    assert not path.exists()
+
+
+# What is refused
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Job:
+    """A job whose weights are in the file of `weights`."""
+    return job(tiny_checkpoint, "lora", "attn-only")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, one: Job) -> bytes:
+    folder = tmp_path_factory.mktemp("one") / "cell"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
+        ran(one, folder)
+    return (folder / "weights.safetensors").read_bytes()
+
+
+def refused(of: Job, folder: Path) -> str:
+    with pytest.raises(InputError) as raised:
+        load_trained(of, folder)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert message.startswith(f"{folder / 'weights.safetensors'}: ")
+    return message
+
+
+def test_missing_weights(one: Job, tmp_path: Path) -> None:
+    assert "the cell kept no weights; run it again with --save-weights" in refused(one, tmp_path)
+
+
+def test_weights_of_another_model(one: Job, weights: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights)
+    load_trained(one, tmp_path)
+    for changes, why in [
+        ({"rank": 2}, "[3, 4, 32] in float32, and [3, 2, 32] in float32 in the model of lora-r2"),
+        ({"head": "nonlinear"}, "'classifier.bias' is [5] in float32, and missing in the model"),
+        ({"mode": "dora"}, "magnitude' is missing, and [96] in float32 in the model of dora"),
+    ]:
+        assert why in refused(replace(one, cell=replace(one.cell, **changes)), tmp_path)
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    assert "in bfloat16, and" in refused(one, tmp_path)
+
+
+@examples(60)
+@given(mask=damaged(bytes(3000)))
+def test_damaged_weights_load_or_are_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, one: Job, weights: bytes, mask: bytes
+) -> None:
+    """The damage that was done to zeros is done to the file: a mask says where."""
+    content = bytearray(weights)
+    for place, value in enumerate(mask):
+        if value and place < len(content):
+            content[place] = value
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "weights.safetensors").write_bytes(content[: len(content) + min(0, len(mask) - 3000)])
+    answer(lambda: load_trained(one, folder) or True, InputError, folder)
+
+
+def test_a_file_cut_short(one: Job, weights: bytes, tmp_path: Path) -> None:
+    for share in (0.9, 0.01, 0.0):
+        (tmp_path / "weights.safetensors").write_bytes(weights[: int(share * len(weights))])
+        assert "is damaged (" in refused(one, tmp_path)
+
+
+def test_a_job_read_from_a_cell_folder_loads_its_weights(
+    one: Job, weights: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "cell.json").write_text(one.to_json())
+    (tmp_path / "weights.safetensors").write_bytes(weights)
+    assert json.loads((tmp_path / "cell.json").read_text())["keep"] is True
+    load_trained(Job.read(tmp_path), tmp_path)
