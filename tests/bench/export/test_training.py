@@ -16,7 +16,8 @@ from bench.export.training import SETTINGS, why_not_scripted
 from bench.plan.problems import MULTI_LABEL, REGRESSION
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
-from tests.bench.export.losses import (
+from tests.bench.peer_cells import cell
+from tests.export.losses import (
     TOLERANCE,
     Setting,
     checkpoints,
@@ -24,7 +25,6 @@ from tests.bench.export.losses import (
     prepare,
     train,
 )
-from tests.bench.peer_cells import cell
 
 FULL = Setting(changes={"class_weights": "balanced", "label_smoothing": 0.1})
 LORA = Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5})
@@ -119,10 +119,10 @@ class Trainings:
             checkpoint = lacking if setting is LACKING else whole
             self.cells[setting.name] = prepare(setting, checkpoint, folder)
         self.named = self._changed(LORA, {})
-        classes = json.loads((self.named / SETTINGS).read_text())["classes"]
+        classes = json.loads((self.named / SETTINGS).read_text())["labels"]["id2label"]
         examples = self.named / "train.jsonl"
         rows = [json.loads(line) for line in examples.read_text().splitlines()]
-        lines = [json.dumps({**row, "label": classes[row["label"]]}) + "\n" for row in rows]
+        lines = [json.dumps({**row, "label": classes[str(row["label"])]}) + "\n" for row in rows]
         examples.write_text("".join(lines))
         wrong = [self._changed(*each) for each in WRONG]
         self.stopped = {problem: self._changed(LORA, {}) for problem in STOPPED}
