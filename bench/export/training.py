@@ -15,6 +15,7 @@ SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
 SETTINGS: Final = "training.json"
 """Name of the file of settings, which the script reads."""
 
+_MODES: Final = ("full", "head", "lora", "dora")
 _TABLES: Final = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
 _SAME: Final = (
@@ -28,6 +29,7 @@ _SAME: Final = (
 def why_not_scripted(cell: Cell) -> str | None:
     """One line: the setting of a cell that the script has no place for; None: it has all."""
     obstacles = {
+        f"the mode {cell.mode}": cell.mode not in _MODES,
         "gradual unfreezing": cell.unfreeze == ITERATIVE,
         "early stopping": cell.early_stopping is not None,
         "held-out training examples": cell.held_out > 0,
@@ -49,22 +51,22 @@ def write_training(trained: Trained, folder: Path) -> None:
 def training_settings(trained: Trained) -> dict[str, Any]:
     """The content of training.json: everything but the examples that decides a training.
 
-    `base` is as in base.json, and `labels` as in config.json. `adapted` has the endings of the names
-    of layers with adapters. `trains` has the names, or their endings, of modules that train as a
-    whole, in two groups with a rate each: the head, with a pooler that the base lacks, and the
-    base. Targets of a regression are standardised by `mean` and `std`.
+    `base` is as in base.json, and `labels` as in config.json. `adapted` has the endings of the
+    names of layers with adapters. `trains` has the names, or their endings, of modules that train
+    as a whole, in two groups with a rate each: the head, with a pooler that the base lacks, and
+    the base. Targets of a regression are standardised by `mean` and `std`.
     """
     cell, choice = trained.job.cell, training_of(trained.model)
     linear = adapted_layers(cell.layers) if cell.layers is not None else ()
     pooler = ["pooler"] if cell.pooling == "pooler" else []
     head = ["classifier" if cell.head == "linear" and pooler else "head"]
     whole: list[str] = []
-    if cell.mode == "full":
+    full = cell.mode == "full"
+    if full:
         whole = ["bert"]
     elif choice.base:
         whole = [*_TABLES, "LayerNorm", *(name for name in _LINEAR if name not in linear)]
         whole += [] if choice.new_pooler else pooler
-    full = cell.mode == "full"
     return {
         "base": base_values(trained.base),
         "labels": labels_of(trained),

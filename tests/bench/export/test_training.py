@@ -195,6 +195,7 @@ def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str)
         ({"held_out": 0.2, "early_stopping": 2}, "early stopping, held-out training examples"),
         ({"head": "conv"}, "the conv head"),
         ({"regression_loss": "pearson"}, "the loss pearson"),
+        ({"mode": "ia3"}, "the mode ia3"),
         ({"init": "random"}, "an encoder that begins with random weights"),
     ],
 )
