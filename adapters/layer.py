@@ -1,6 +1,5 @@
 """A linear layer with an adapter, the base of all methods."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,21 +23,16 @@ class Part:
         rank: of its update; 1 if the method has no ranks; 0 for a part of a fused layer without an
             adapter.
         alpha: numerator of its scale.
-        rslora: whether the scale is alpha / √rank (rsLoRA, arXiv 2312.03732) instead of alpha /
-        rank.
     """
 
     name: str
     rank: int
     alpha: float
-    rslora: bool = False
 
     @property
     def scale(self) -> float:
-        """The factor of the update."""
-        if self.rank == 0:
-            return 0.0
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        """The factor of the update, alpha / rank."""
+        return self.alpha / self.rank if self.rank else 0.0
 
 
 class AdaptedLinear(nn.Module, ABC):

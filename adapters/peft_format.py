@@ -94,7 +94,7 @@ def build_config(
     first, own = parts[0], METHODS[mode].peft
     if own is None:
         raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
-    if len({(part.rank, part.alpha, part.rslora) for part in parts}) > 1:
+    if len({(part.rank, part.alpha) for part in parts}) > 1:
         raise InputError("adapters are saved with one rank and one scale for all layers")
     return {
         "base_model_name_or_path": base_model,
@@ -109,7 +109,7 @@ def build_config(
         "r": first.rank,
         "target_modules": [part.name for part in parts],
         "task_type": "SEQ_CLS",
-        "use_rslora": first.rslora,
+        "use_rslora": False,
         **own,
     }
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 import click
 
 from bench.common.command import run_command
+from bench.common.errors import InputError
+from bench.common.files import write_atomically
 from bench.common.progress import progress_bar
 from bench.examples.checks import Progress
 from bench.examples.options import PATH, merged, with_details
@@ -24,6 +26,8 @@ from bench.plan.models import find_model
 from bench.references.facts import FACT_STEPS, find_facts
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TaskData, load_task
+from minbert.data.tasks.prepared import lines
+from minbert.data.tasks.splitting import DEV, TRAIN
 
 _PAGES: Final = "data"
 """Name of the pages and of the folder of their figures."""
@@ -33,6 +37,7 @@ _EPILOG: Final = """\b
 Examples:
   python -m bench.data
   python -m bench.data train.csv --label topic --reports reports/
+  python -m bench.data reviews.csv --write examples/
   python -m bench.data --task quora path/to/folder --model path/to/checkpoint --json
 """
 
@@ -58,13 +63,25 @@ Examples:
     type=click.Path(path_type=Path),
     help=f"Write {_PAGES}.md and {_PAGES}.html to this folder.",
 )
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path),
+    help="Write the examples, as a grid trains on them, to this folder: train.jsonl and dev.jsonl.",
+)
 def command(
-    data: dict[str, Any], task: str | None, model: str, as_json: bool, reports: Path | None
+    data: dict[str, Any],
+    task: str | None,
+    model: str,
+    as_json: bool,
+    reports: Path | None,
+    write: Path | None,
 ) -> int:
     if reports is not None:
         check_reports(reports, _PAGES)
     source = find_source(task, merged(None, data))
     examples = load_task(source.task, source.folder)
+    if write is not None:
+        _write(examples, write)
     notes = [*source.notes, *examples.notes, *examples.problems]
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
@@ -85,6 +102,25 @@ def command(
             f"report: {write_page(reports, _PAGES, facts, notes, shlex.join(words))}\n"
         )
     return 0
+
+
+def _write(data: TaskData, folder: Path) -> None:
+    """Write the examples of both sides, an example a line, with the names of their classes.
+
+    Raises:
+        InputError: for a folder with such files, or one that can't be written.
+    """
+    paths = {TRAIN: folder / f"{TRAIN}.jsonl", DEV: folder / f"{DEV}.jsonl"}
+    if taken := [path for path in paths.values() if path.exists()]:
+        raise InputError(f"--write {folder}: has a {taken[0].name} already; give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for side, examples in ((TRAIN, data.train), (DEV, data.dev)):
+            text = "".join(lines(examples, data.task.classes))
+            write_atomically(paths[side], text.encode())
+    except OSError as error:
+        raise InputError(f"--write {folder}: can't be written ({error.strerror})") from error
+    sys.stderr.write(f"examples: {' and '.join(map(str, paths.values()))}\n")
 
 
 def _facts(data: TaskData, source: str, model: str) -> DataFacts:

@@ -6,22 +6,23 @@ Example: python -m bench.export recommended --to my-model
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bench.common.command import run_command
-from bench.common.errors import DiskFullError, InputError
-from bench.common.progress import progress_bar
+from bench.common.errors import InputError
+from bench.export.bases import describe_base
 from bench.export.choice import RECOMMENDED, check_exportable, named_cell, recommended_cell
-from bench.export.formats import FORMATS, check_library, default_format, refusal
+from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
+from bench.export.trained import Base
+from bench.plan.rows import Row
 from bench.recommend import with_needs
 from minbert.files import is_file
+
+if TYPE_CHECKING:
+    from bench.export.exporting import Exported
 
 _EPILOG: Final = """\b
 CELL is the id of a cell in runs.csv or its beginning, its short name, its folder, or `recommended`,
@@ -93,16 +94,41 @@ def command(
             f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
             "its own; add --refit, which trains one on all examples"
         )
+    from bench.export.cells import find_base, find_trained
+
     model = find_base(runs, row)
     base = describe_base(model)
     form = _format(row, base, name, merge)
     trained, logits = find_trained(runs, row, model, base, refit=refit)
+
+    from bench.export.exporting import export
+
     exported = export(trained, logits, runs, folder, form, merge=merge, settings=choice.settings)
     if as_json:
         click.echo(json.dumps(exported.to_json(), indent=1))
     else:
-        click.echo("\n".join(exported.lines()))
+        _print(exported)
     return 0
+
+
+def _print(exported: "Exported") -> None:
+    """Print what was written, checked and measured."""
+    from bench.export.card import figures_table
+    from bench.report.show import print_tables
+
+    trained, folder = exported.trained, exported.folder
+    libraries = ", ".join(
+        f"{name} {version}" for name, version in exported.answer.libraries.items()
+    )
+    print_tables(
+        [figures_table(exported.figures)],
+        [
+            f"{folder}: {trained.row.name} ({trained.row.cell_id}) for {exported.form.name}",
+            f"checked: in a process without this project ({libraries}) it predicts all "
+            f"{len(trained.dev):,} dev examples as the cell does",
+            f"use it: python -m bench.predict {folder} FILE, or python {folder / SNIPPET} TEXT",
+        ],
+    )
 
 
 def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
@@ -111,7 +137,7 @@ def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
     Raises:
         InputError: if it can't express the cell, or its libraries are missing.
     """
-    if merge and name == PEFT:
+    if merge and name == "peft":
         raise InputError(
             "--merge: merged weights are no adapter; leave it out, or take --format transformers"
         )

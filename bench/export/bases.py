@@ -16,12 +16,20 @@ _PREFIX: Final = "models--"
 
 
 def describe_base(model: Model) -> Base:
-    """A model's checkpoint: its name and commit on the hub where known, digest and licence."""
+    """A model's checkpoint: its name and commit on the hub where known, digest and licence.
+
+    Raises:
+        ValueError: if its weights are random.
+    """
     folder = model.checkpoint
-    assert folder is not None, "only pretrained models are exported"
+    if folder is None:
+        raise ValueError("a model with random weights has no checkpoint")
     weights = weights_file(folder)
+    sha256 = sha256_of(weights)
     name, revision, licence = model.name, None, _licence_in(folder)
-    asset = ASSETS.get(model.name) if model.embedded else None
+    asset = next(
+        (a for a in ASSETS.values() if a.hub and a.files.get(weights.name) == sha256), None
+    )
     if asset is not None and asset.hub:
         (name, revision), licence = asset.hub, asset.licence.lower()
     elif hub := _of_snapshot(folder):
@@ -31,7 +39,7 @@ def describe_base(model: Model) -> Base:
         on_hub=revision is not None,
         revision=revision,
         file=weights.name,
-        sha256=sha256_of(weights),
+        sha256=sha256,
         licence=licence,
         folder=folder,
     )

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from bench.analysis.groups import groups
 from bench.export.formats import Format
 from bench.export.trained import Trained
+from bench.export.training import why_not_scripted
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, format_value, group_names
 from bench.plan.metrics import metric_of
@@ -86,6 +87,7 @@ def card(
         "trained": list(_trained(trained, facts)),
         "counts": _counts(facts),
         "settings": _settings(row.cell),
+        "script": _script(trained),
         "command": [without_paths(commands(group, [], facts=paths)[-2])],
         "measured": list(_measured(trained, figures, exported)),
         "files": _files(folder),
@@ -283,6 +285,16 @@ def _trained(trained: Trained, facts: DataFacts | None) -> Iterator[str]:
         )
     if row.train_s is not None:
         yield f"The training took {num(row.train_s)} s on {_machine(trained)}."
+
+
+def _script(trained: Trained) -> str:
+    """How the same is trained without this project."""
+    if why_not := why_not_scripted(trained.job.cell):
+        return f"{why_not}, so this folder has none."
+    return (
+        "With transformers and PEFT alone, train.py trains the same: python train.py TRAIN.jsonl "
+        "--to DIR; its first lines describe TRAIN.jsonl, which python -m bench.data --write writes."
+    )
 
 
 def _machine(trained: Trained) -> str:

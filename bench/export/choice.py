@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.analysis.costs import Need
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
 from bench.plan.job import FILE, Job
@@ -68,7 +69,7 @@ def named_cell(runs: Path, name: str) -> Choice:
 
 
 def recommended_cell(
-    runs: Path, prefer: str, where: str, margin: str | None, metric: str | None
+    runs: Path, prefer: Need, where: str, margin: str | None, metric: str | None
 ) -> Choice:
     """A cell of the setting that is recommended: the one of the lowest seed whose weights were
     kept, or else of the lowest seed.
@@ -81,7 +82,7 @@ def recommended_cell(
     from bench.recommend import recommendation_of
     from bench.report.recommendation import advice
 
-    recommended, _, results = recommendation_of([runs], prefer, where, margin, metric)  # type: ignore[arg-type]
+    recommended, _, results = recommendation_of([runs], prefer, where, margin, metric)
     setting = recommended.setting
     if setting is None:
         words = advice(recommended, results.facts)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +15,31 @@ from numpy.typing import NDArray
 from bench.common.errors import DiskFullError
 from bench.common.progress import progress_bar
 from bench.export.card import CARD, card
-from bench.export.check import Checked, check
+from bench.export.check import check
 from bench.export.figures import measure
-from bench.export.formats import Format
+from bench.export.formats import SNIPPET, Format
+from bench.export.fresh import Answer
 from bench.export.trained import Trained
 from bench.export.training import write_training
 from bench.results.exports import FORMS, Figures, keep_figures
 from bench.results.facts import read_facts
 
 
-_LISTED: Final = {"adapter": "adapter", "merged": "whole model", "onnx": "ONNX", "onnx-int8": "ONNX int8"}
-
-
 @dataclass(frozen=True)
 class Exported:
-    """An exported model: its folder and format, what was checked, and what it costs to use."""
+    """An exported model.
+
+    Attributes:
+        folder: where it is.
+        form: its format.
+        answer: what its check gave.
+        figures: what it costs to use.
+    """
 
     folder: Path
     trained: Trained
-    format: Format
-    checked: Checked
+    form: Format
+    answer: Answer
     figures: Figures
 
     def to_json(self) -> dict[str, Any]:
@@ -42,18 +47,15 @@ class Exported:
         row = self.trained.row
         return {
             "folder": str(self.folder),
-            "format": self.format.name,
+            "format": self.form.name,
             "cell_id": row.cell_id,
             "cell": row.name,
             "trained_again": self.trained.again,
             "refitted": self.trained.refitted,
-            "score": None if self.trained.refitted else row.dev_score,
-            "checked": self.checked.to_json(),
+            "dev_score": None if self.trained.refitted else row.dev_score,
+            "libraries": self.answer.libraries,
             "figures": self.figures.model_dump(mode="json"),
         }
-
-    def lines(self) -> list[str]:
-        """The outcome for a terminal."""
 
 
 def export(
@@ -84,17 +86,18 @@ def export(
     with _new_folder(folder) as part, progress_bar(2 + len(FORMS)) as show:
         show(0, f"writing {form.name}")
         form.write(trained, part, merge)
+        shutil.copyfile(form.snippet, part / SNIPPET)
         write_training(trained, part)
-        show(1, f"checking all {len(trained.dev):,} dev examples in a fresh process")
-        checked = check(trained, part, logits)
+        show(1, f"checking {len(trained.dev):,} dev examples in a fresh process")
+        answer = check(trained, part, logits)
         figures = measure(
             trained, part, form, logits, lambda done, name: show(2 + done, f"measuring {name}")
         )
-        text = card(trained, part, form, checked, figures, facts, settings)
+        text = card(trained, part, figures, facts, format=form, compared=settings)
         (part / CARD).write_text(text, encoding="utf-8")
     if not trained.refitted:
         keep_figures(runs, trained.row.cell_id, figures)
-    return Exported(folder, trained, form, checked, figures)
+    return Exported(folder, trained, form, answer, figures)
 
 
 @contextmanager
@@ -109,7 +112,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
         yield part
-        part.chmod(0o777 & ~_umask())
+        for path in (part, *part.rglob("*")):  # safetensors' files are for their owner alone
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
         part.rename(folder)  # an empty folder is replaced
     except OSError as error:
         raise DiskFullError(
@@ -124,6 +128,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-

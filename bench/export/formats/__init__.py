@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from adapters.methods import METHODS
+from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.plan.cell import Cell
 
@@ -35,6 +36,7 @@ class Format:
         snippet: the script that loads it.
         cannot: the reason why it can't express a cell, given whether the cell's base is on the
             hub; None: it can.
+        holds_adapter: whether, unless merged, it holds a cell's adapter and refers to the base.
         write: writes a trained cell's model, tokenizer and config.json into a folder, its adapters
             merged or, where the format has them, not.
     """
@@ -46,6 +48,7 @@ class Format:
     config: str
     snippet: Path
     cannot: Callable[[Cell, bool], str | None]
+    holds_adapter: Callable[[Cell, bool], bool]
     write: "Callable[[Trained, Path, bool], None]"
 
 
@@ -61,20 +64,34 @@ def _writer(module: str) -> "Callable[[Trained, Path, bool], None]":
 def _peft_cannot(cell: Cell, on_hub: bool) -> str | None:
     method = METHODS.get(cell.mode)
     if method is None or method.peft is None:
-        return f"no adapters of mode {cell.mode}"
+        return f"no place for mode {cell.mode}, which has no adapters in its format"
     if cell.init == "random":
-        return "no base weights that are random"
+        return "no place for random base weights"
     return _transformers_cannot(cell, on_hub)
 
 
 def _transformers_cannot(cell: Cell, _on_hub: bool) -> str | None:
     if cell.head != "linear":
-        return f"no {cell.head} head"
-    return None if cell.pooling == "pooler" else f"no {cell.pooling} pooling"
+        return f"no place for a {cell.head} head"
+    return None if cell.pooling == "pooler" else f"no place for {cell.pooling} pooling"
 
 
 def _sentence_transformers_cannot(cell: Cell, _on_hub: bool) -> str | None:
-    return "no conv head" if cell.head == "conv" else None
+    return "no place for a conv head" if cell.head == "conv" else None
+
+
+def _no_adapter(_cell: Cell, _on_hub: bool) -> bool:
+    return False
+
+
+def _sentence_transformers_adapter(cell: Cell, on_hub: bool) -> bool:
+    """Whether nothing else in the encoder has trained, the hub has the base, and transformers, by
+    which the library loads adapters, reads the tensors, as it does not DoRA's magnitudes."""
+    method = METHODS.get(cell.mode)
+    if method is None or method.peft is None or not on_hub or cell.init == "random":
+        return False
+    is_read = all(key.endswith(".weight") for key in method.parameters.values())
+    return is_read and not trains_base(str(cell.layers))
 
 
 def _onnx_cannot(_cell: Cell, _on_hub: bool) -> str | None:
@@ -90,6 +107,7 @@ _FORMATS: Final = (
         config="config.json",
         snippet=_SNIPPETS / "peft.py",
         cannot=_peft_cannot,
+        holds_adapter=lambda _cell, _on_hub: True,
         write=_writer("peft"),
     ),
     Format(
@@ -100,6 +118,7 @@ _FORMATS: Final = (
         config="config.json",
         snippet=_SNIPPETS / "transformers.py",
         cannot=_transformers_cannot,
+        holds_adapter=_no_adapter,
         write=_writer("transformers"),
     ),
     Format(
@@ -110,6 +129,7 @@ _FORMATS: Final = (
         config="config_sentence_transformers.json",
         snippet=_SNIPPETS / "sentence_transformers.py",
         cannot=_sentence_transformers_cannot,
+        holds_adapter=_sentence_transformers_adapter,
         write=_writer("sentence_transformers"),
     ),
     Format(
@@ -120,6 +140,7 @@ _FORMATS: Final = (
         config="config.json",
         snippet=_SNIPPETS / "onnx.py",
         cannot=_onnx_cannot,
+        holds_adapter=_no_adapter,
         write=_writer("onnx"),
     ),
 )
@@ -133,7 +154,7 @@ def refusal(name: str, cell: Cell, on_hub: bool) -> str | None:
     reason = FORMATS[name].cannot(cell, on_hub)
     if reason is None:
         return None
-    return f"{name} has {reason}; --format {default_format(cell, on_hub, False)} can hold this cell"
+    return f"{name} has {reason}; use --format {default_format(cell, on_hub, False)}"
 
 
 def default_format(cell: Cell, on_hub: bool, merge: bool) -> str:

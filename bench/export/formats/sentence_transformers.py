@@ -13,9 +13,8 @@ from typing import Final
 from safetensors.torch import save_file
 from torch import nn
 
-from adapters.injection import training_of
-from adapters.methods import METHODS
 from adapters.peft_format import save_adapter
+from bench.export.formats import FORMATS
 from bench.export.formats.contents import (
     final_model,
     labels_of,
@@ -30,6 +29,7 @@ from minbert.model.checkpoint import save_checkpoint
 from minbert.model.classifier import BertClassifier
 from minbert.model.heads import NonlinearHead
 
+NAME: Final = "sentence-transformers"
 _MERGED: Final = "0_Transformer"
 _LABELS: Final = "config_sentence_transformers.json"
 _POOLING: Final = "1_Pooling"
@@ -39,15 +39,15 @@ _GELU: Final = "torch.nn.modules.activation.GELU"
 
 
 def write(trained: Trained, folder: Path, merge: bool) -> None:
-    """Write the modules; the Transformer is an adapter if `is_adapter` says so."""
-    adapter = is_adapter(trained, merge)
+    """Write the modules, the Transformer as an adapter where the format holds it."""
+    base = trained.base
+    adapter = not merge and FORMATS[NAME].holds_adapter(trained.job.cell, base.on_hub)
     model = final_model(trained, merge=not adapter)
     layers = list(_dense_layers(model))
     model.bert.pooler = None
     path = "" if adapter else _MERGED
     transformer = folder / path
     if adapter:
-        base = trained.base
         save_adapter(
             model, transformer, reference(base), whole=(), encoder_only=True, revision=base.revision
         )
@@ -78,17 +78,6 @@ def write(trained: Trained, folder: Path, merge: bool) -> None:
     ]
     write_json(folder / _LABELS, labels_of(trained))
     write_json(folder / "modules.json", listed)
-
-
-def is_adapter(trained: Trained, merge: bool) -> bool:
-    """Whether the Transformer is an adapter: nothing else in the encoder has trained, the hub has
-    its base, and transformers, which loads it here without PEFT's own loader, reads its tensors,
-    as it does not DoRA's magnitudes."""
-    method = METHODS.get(trained.job.cell.mode)
-    if merge or method is None or method.peft is None or not trained.base.on_hub:
-        return False
-    is_read = all(key.endswith(".weight") for key in method.parameters.values())
-    return is_read and not training_of(trained.model).base
 
 
 def _dense_layers(model: BertClassifier) -> Iterator[tuple[nn.Linear, str]]:

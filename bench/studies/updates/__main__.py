@@ -1,5 +1,5 @@
 """The changes that training made to a model's weights, and whether they have low rank: singular
-values of each linear layer's update, for cells that ran with --save-weights.
+values of each linear layer's update, for cells that have kept their weights.
 
 Example: python -m bench.updates --runs runs.csv --reports reports/
 """

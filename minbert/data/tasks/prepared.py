@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -155,7 +155,7 @@ def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
         try:
             for side, examples in zip(_SIDES, (data.train, data.dev), strict=True):
                 with (part / f"{side}.jsonl").open("w", encoding="utf-8") as file:
-                    file.writelines(_lines(examples))
+                    file.writelines(lines(examples))
             (part / FILE).write_text(content, encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)  # damaged, or it was found above
             with suppress(FileExistsError):
@@ -176,7 +176,8 @@ def mark_used(folder: Path) -> None:
         os.utime(folder)
 
 
-def _lines(examples: Examples) -> Iterator[str]:
+def lines(examples: Examples, classes: Sequence[str] = ()) -> Iterator[str]:
+    """A line of JSON for each example. Labels are names where those of the classes are given."""
     several = examples.labels.ndim == 2
     for index, text in enumerate(examples.text_a):
         values: dict[str, Any] = {"a": text}
@@ -184,6 +185,9 @@ def _lines(examples: Examples) -> Iterator[str]:
             values["b"] = examples.text_b[index]
         label = examples.labels[index]
         values["label"] = np.flatnonzero(label).tolist() if several else label.item()
+        if classes:
+            numbers = values["label"]
+            values["label"] = [classes[n] for n in numbers] if several else classes[numbers]
         if examples.groups is not None:
             values["group"] = examples.groups[index]
         yield json.dumps(values, ensure_ascii=False) + "\n"

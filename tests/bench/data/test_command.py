@@ -7,7 +7,10 @@ import pytest
 
 from bench.common.command import BAD_INPUT
 from bench.data.__main__ import command
+from bench.examples.own import find_source
+from bench.plan.dataset import DataSpec
 from bench.results.facts import DataFacts
+from minbert.data.tasks import load_task
 from tests.components import CS224N, need
 from tests.cs224n import relabel, write_folder
 
@@ -85,9 +88,46 @@ def test_progress_is_shown_for_many_examples(capsys: pytest.CaptureFixture[str])
     ]  # fmt: skip
 
 
+def test_examples_are_written_as_a_grid_trains_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    rows = [f"film {number},{'good' if number % 3 else 'bad'}" for number in range(40)]
+    (tmp_path / "films.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    assert run(tmp_path / "films.csv", "--write", tmp_path / "new" / "written") == 0
+    source = find_source(None, DataSpec(path=str(tmp_path / "films.csv")))
+    data = load_task(source.task, source.folder)
+    for side, examples in (("train", data.train), ("dev", data.dev)):
+        lines = (tmp_path / "new" / "written" / f"{side}.jsonl").read_text().splitlines()
+        written = [json.loads(line) for line in lines]
+        assert [row["a"] for row in written] == list(examples.text_a)
+        classes = [data.task.classes[label] for label in examples.labels]
+        assert [row["label"] for row in written] == classes
+    with pytest.raises(BAD_INPUT, match=r"has a train\.jsonl already; give another folder"):
+        run(tmp_path / "films.csv", "--write", tmp_path / "new" / "written")
+
+
+@pytest.mark.parametrize(
+    ("label", "other"), [('["x", "y"]', '["y"]'), ("2.5", "0.5")], ids=["several", "number"]
+)
+def test_several_labels_are_written_by_name_and_numbers_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str, other: str
+) -> None:
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    rows = [f'{{"text": "film {n}", "label": {label if n % 2 else other}}}' for n in range(40)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows) + "\n")
+    assert run(tmp_path / "mine.jsonl", "--write", tmp_path / "written") == 0
+    written = (tmp_path / "written" / "train.jsonl").read_text().splitlines()
+    assert len(written) > 20
+    for row in map(json.loads, written):
+        odd = int(row["a"].split()[1]) % 2
+        assert row["label"] == json.loads(label if odd else other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--task", "movies", "--write", "/dev/null/folder"), "can't be written"),
         (("--task", "sst"), "needs --data DIR"),
         (("--task", "sst", "nowhere"), "nowhere"),
         (("--task", "none"), "no task is called 'none'"),

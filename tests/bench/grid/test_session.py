@@ -19,6 +19,7 @@ from bench.plan.columns import NAMES
 from bench.plan.job import Job
 from bench.plan.planning import Planned, plan
 from bench.plan.rows import Row, latest
+from bench.results import kept
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
 from minbert.data.tasks import Folds, load_data
@@ -153,6 +154,51 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
         assert [row["seed"] for row in read_plan(place.csv)] == [0], "the others lack nothing"
     [mine] = [row for row in place.rows() if row["conditions_id"] != "there"]
     assert (mine["seed"], mine["status"]) == (0, "ok")
+
+
+def pretrained(place: Place) -> None:
+    """From now on the cells begin with the weights of a checkpoint, so that they are others."""
+    settings = place.setup.grid.settings.model_copy(update={"init": "pretrained"})
+    grid = place.setup.grid.model_copy(update={"settings": settings})
+    place.setup = replace(place.setup, grid=grid)
+
+
+def test_small_weights_are_kept_up_to_a_cap(place, monkeypatch, capsys):
+    """What the job of each cell says; the worker without torch writes none."""
+    assert {Job.read(place.folder(row)).keep for row in place.rows()} == {False}, "random weights"
+    pretrained(place)
+    assert place.run(place.plan()[:1]) == 0
+    assert Job.read(place.folder(place.rows()[-1])).keep
+    assert "weights are kept" not in capsys.readouterr().err
+    monkeypatch.setattr(kept, "CAP", 10)
+    (place.folder(place.rows()[-1]) / "weights.safetensors").write_bytes(bytes(10))
+    assert place.run(place.plan()) == 0
+    err = capsys.readouterr().err
+    assert err.count("from head-fp32-s1 on no weights are kept: those in ") == 1
+    assert err.count("weights are kept") == 1
+    assert [Job.read(place.folder(row)).keep for row in place.rows()[-2:]] == [False, False]
+
+
+@pytest.mark.parametrize(("kept_before", "taken_over"), [(True, True), (False, False)])
+def test_a_result_with_weights_is_taken_over_where_none_need_be_kept(
+    place, kept_before, taken_over
+):
+    """And not the other way round."""
+    pretrained(place)
+    assert place.run(place.plan()[:1]) == 0
+    row, launches = place.rows()[-1], place.launches()
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, place.rows()[:3])))
+    folder = place.folder(row)
+    (folder / "row.json").unlink()
+    job = Job.read(folder)
+    (folder / "cell.json").write_text(replace(job, keep=kept_before).to_json())
+    if kept_before:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kept, "CAP", 0)
+            assert place.run(place.plan()[:1]) == 0
+    else:
+        assert place.run(place.plan()[:1]) == 0
+    assert (place.launches() == launches) is taken_over
 
 
 def interrupt(place: Place, row: Row) -> Path:

@@ -1,7 +1,10 @@
 """What is said of data and settings before the first cell runs."""
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from bench.launch.checks import (
     check_early_stopping,
     check_held_out,
     check_loss,
+    check_space,
     early_stopping_notes,
     idle_notes,
     label_notes,
@@ -26,8 +30,11 @@ from bench.machine.gpu_trial import GpuInfo
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Settings, TaskRates
+from bench.plan.models import Model
+from bench.plan.planning import Planned
 from bench.worker.setup import standard
 from minbert.data.tasks import TASKS, Data, Examples, Task, TaskData, load_data
+from minbert.model.config import GEOMETRIES
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
 
@@ -262,3 +269,45 @@ def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path: Path) -> None:
     check_held_out(0.1, data)
     with pytest.raises(InputError, match=r"held_out 0.01 of 24 training examples is none"):
         check_held_out(0.01, data)
+
+
+# Space
+
+
+@pytest.mark.parametrize(
+    ("mode", "layers", "keep", "needed"),
+    [
+        ("full", None, False, 64 + 3 * 2),
+        ("full", None, True, 64 + 3 * 2 + 3 * 88),
+        ("lora", "attn", False, 64 + 3 * 2),
+        ("lora", "attn-only", False, 64 + 3 * 2 + 3 * 4),
+        ("lora", "attn-only", True, 64 + 3 * 2 + 3 * 4),
+    ],
+)
+def test_the_disk_has_to_hold_the_weights_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, layers: str | None, keep: bool,
+    needed: int,
+) -> None:  # fmt: skip
+    """minilm's 22.7 million parameters take 87 MiB; needs are rounded down to whole MiB."""
+    of = cell(mode, 8 if layers else None, layers, "off")
+    planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(3)]
+    config = GEOMETRIES["minilm"]
+    model = Model("minilm", "0", "mean", config, tmp_path, None, tmp_path)
+    free = 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**20))
+    with pytest.raises(InputError, match=r"0 MiB are free, and 3 cells may need \d+ MiB") as raised:
+        check_space(tmp_path / "runs.csv", planned, model, keep)
+    free = int(re.findall(r"need (\d+) MiB", str(raised.value))[0])
+    assert abs(free - needed) <= 4
+    check_space(tmp_path / "runs.csv", planned, model, keep)
+
+
+def test_weights_that_are_kept_by_default_need_at_most_their_cap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = cell("lora", 8, "attn-only", "off")
+    planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(1000)]
+    model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(InputError, match=f"may need {64 + 2000 + 1024} MiB"):
+        check_space(tmp_path / "runs.csv", planned, model, keep=False)

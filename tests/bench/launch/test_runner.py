@@ -133,6 +133,12 @@ def test_what_a_killed_worker_left_unfinished_is_removed(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_weights_of_an_earlier_training_do_not_outlive_the_next(tmp_path):
+    (tmp_path / "weights.safetensors").touch()
+    assert run(tmp_path, "result").status == "ok"
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
 def test_an_error_is_crashed_with_the_exceptions_line_and_no_path(tmp_path):
     outcome = run(tmp_path, "error")
     assert (outcome.status, outcome.exit_code) == ("crashed", 1)

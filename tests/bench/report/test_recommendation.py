@@ -43,7 +43,7 @@ def test_a_decision_is_one_sentence_with_what_it_saves():
         "Use lora rank 1 on attn-only, fp32: 0.63× the memory and 0.71× the time of full "
         "fine-tuning in fp32, accuracy 0."
     )
-    assert made.commands == []
+    assert made.commands == ["python -m bench.export recommended --to my-model"]
     known = made.recommended.candidates
     loss = made.recommended.loss(made.recommended.pick)
     assert loss == max(-known.comparison.lower[made.recommended.pick, j] for j in (0, 1, 3))
@@ -93,6 +93,8 @@ def test_what_is_missing_is_said_with_the_command_that_supplies_it(group, senten
     assert sentence in text(made)
     words = [shlex.split(line) for line in made.commands]
     assert any(tuple(command) in pairwise(line) for line in words)
+    if made.recommended.decided:
+        assert words.pop()[:4] == ["python", "-m", "bench.export", "recommended"]
     assert all(line[:4] == ["python", "-m", "bench.grid", "--grid"] for line in words)
 
 

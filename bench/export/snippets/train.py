@@ -1,0 +1,295 @@
+"""Trains the model of this folder again, with transformers' Trainer and PEFT.
+
+    pip install torch transformers accelerate peft
+    python train.py TRAIN.jsonl --to DIR
+
+TRAIN.jsonl has an example on each line, in the order of training: {"a": a text, "label": its
+label}, and in pairs of texts also "b". A label is the name of a class or its number, counted from
+0; a list of such, where a text may have several; or, in a regression, a number.
+
+The settings are in training.json. The first values of all weights, the batches and their order, the
+rates and the loss are those of the training that made this folder. With a dropout of 0, the losses
+of all steps are the same too, up to rounding. Dropout draws other random numbers here, so that
+losses then differ as they do between seeds. Mixed precision rounds at other places, and weights
+that don't train are kept in fp32 here.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import cached_file
+
+HERE = Path(__file__).resolve().parent
+settings = SimpleNamespace(**json.loads((HERE / "training.json").read_text(encoding="utf-8")))
+CHUNK = 50  # batches whose examples are sorted by length together
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+    "radam": partial(torch.optim.RAdam, decoupled_weight_decay=True),
+}
+
+
+def target_of(label: Any) -> Any:
+    """A label as the loss takes it: a class, 0 or 1 for each class, or a standardised number."""
+    if settings.problem == "regression":
+        return (label - settings.mean) / settings.std
+    numbers = {name: number for number, name in enumerate(settings.classes)}
+    numbers |= {number: number for number in range(len(numbers))}
+    if settings.problem == "single_label_classification":
+        return numbers[label]
+    several = {numbers[name] for name in label}
+    return [float(number in several) for number in range(len(settings.classes))]
+
+
+def read_examples(path: Path) -> tuple[list[str], list[str] | None, list[Any]]:
+    """First texts, second texts if there are any, and labels."""
+    rows = []
+    for place, line in enumerate(path.read_text(encoding="utf-8").strip().split("\n"), start=1):
+        try:
+            row = json.loads(line)
+            rows.append((row["a"], row.get("b"), target_of(row["label"])))
+        except (ValueError, KeyError, TypeError) as error:
+            sys.exit(f"{path}, line {place}: is no example ({error!r}); see the top of train.py")
+    first, second, labels = map(list, zip(*rows, strict=True))
+    if None in second and set(second) != {None}:
+        sys.exit(f"{path}: has a second text in only some examples")
+    return first, None if None in second else second, labels
+
+
+def plan_batches(lengths: Any) -> list[list[int]]:
+    """The examples of each step of all epochs, from the number of tokens of each example [N]."""
+    size, by_length = settings.batch_size, settings.batching == "by-length"
+    batches: list[list[int]] = []
+    for epoch in range(settings.epochs):
+        rng = np.random.default_rng([settings.seed, epoch])
+        order = rng.permutation(len(lengths))
+        if by_length:
+            chunks = np.split(order, range(CHUNK * size, len(order), CHUNK * size))
+            order = np.concatenate([c[np.argsort(lengths[c], kind="stable")] for c in chunks])
+        plan = np.split(order, range(size, len(order), size))
+        places = rng.permutation(len(plan)) if by_length else range(len(plan))
+        batches += [plan[place].tolist() for place in places]
+    return batches[: settings.max_steps]
+
+
+class PooledClassifier(transformers.BertPreTrainedModel):  # type: ignore[misc]
+    """A classifier with what BertForSequenceClassification lacks: the mean of all tokens in place
+    of the pooler, and a head of two layers."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        width, dropout = config.hidden_size, nn.Dropout(config.classifier_dropout)
+        self.bert = transformers.BertModel(config, add_pooling_layer=config.pooling == "pooler")
+        hidden = [dropout, nn.Linear(width, width), nn.GELU()] if config.head != "linear" else []
+        self.head = nn.Sequential(*hidden, dropout, nn.Linear(width, config.num_labels))
+        self.post_init()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Any:
+        output = self.bert(input_ids, attention_mask, token_type_ids)
+        pooled = output.pooler_output
+        if pooled is None:
+            real = attention_mask[:, :, None]
+            pooled = (output.last_hidden_state.float() * real).sum(dim=1) / real.sum(dim=1)
+        return SequenceClassifierOutput(logits=self.head(pooled))
+
+
+def load_model(base: str) -> Any:
+    """The base with a new head, and adapters where there are any, ready to train."""
+    expected, revision = settings.base["sha256"], settings.base["revision"]
+    weights = Path(cached_file(base, settings.base["file"], revision=revision))
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
+        sys.exit(f"{weights}: is another file than in the training, whose SHA-256 was {expected}")
+    config = transformers.BertConfig.from_pretrained(base, revision=revision)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = settings.dropout
+    config.classifier_dropout = settings.dropout
+    config.id2label = dict(enumerate(settings.classes or [settings.task]))
+    config.label2id = {name: number for number, name in config.id2label.items()}
+    config.problem_type = settings.problem
+    config.pooling, config.head = settings.pooling, settings.head
+    is_plain = (config.pooling, config.head) == ("pooler", "linear")
+    kind = transformers.BertForSequenceClassification if is_plain else PooledClassifier
+    model = kind(config)
+    model.bert = transformers.BertModel.from_pretrained(
+        base, revision=revision, config=config, add_pooling_layer=config.pooling == "pooler"
+    ).float()
+    generator = torch.Generator().manual_seed(settings.seed)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and is_in(name, settings.trains["head"]):
+            nn.init.normal_(layer.weight, 0.0, config.initializer_range, generator)
+            nn.init.zeros_(layer.bias)
+    whole = settings.trains["head"] + settings.trains["base"]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_in(name, whole))
+    return add_adapters(model, whole, is_plain) if settings.adapted else model
+
+
+def add_adapters(model: Any, whole: list[str], is_plain: bool) -> Any:
+    """A model with LoRA or DoRA: B is 0, and A is drawn from the seed and the layer's name."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="SEQ_CLS" if is_plain else None,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        use_dora=settings.mode == "dora",
+        target_modules=settings.adapted,
+        modules_to_save=whole,
+    )
+    adapted, base = get_peft_model(model, config), settings.base
+    config.base_model_name_or_path = base["name"] if base["on_hub"] else f"sha256:{base['sha256']}"
+    config.revision = base["revision"]
+    for name, layer in model.named_modules():
+        if hasattr(layer, "lora_A"):
+            digest = hashlib.sha256(f"{settings.seed} {name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            a = layer.lora_A["default"].weight
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+    return adapted
+
+
+def is_in(name: str, modules: list[str]) -> bool:
+    """Whether a name is that of one of these modules, or of something in it."""
+    return any(f".{module}." in f".{name}." for module in modules)
+
+
+def parameter_groups(model: Any) -> list[dict[str, Any]]:
+    """The parameters that train, by rate and decay: matrices are decayed, vectors are not."""
+    depth = model.config.num_hidden_layers
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "head" if is_in(name, settings.trains["head"]) else "base"
+        rate = settings.rates["adapter" if "lora_" in name else part]
+        if "lora_B" in name:
+            rate *= settings.lora_plus_ratio
+        if layer := re.search(r"encoder\.layer\.(\d+)\.", name):
+            rate *= settings.layer_decay ** (depth - 1 - int(layer[1]))
+        elif is_in(name, ["embeddings"]):
+            rate *= settings.layer_decay**depth
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": r, "weight_decay": d} for (r, d), params in groups.items()]
+
+
+def rate_factor(step: int, steps: int, steps_per_epoch: int) -> float:
+    """The factor on all rates at a step, from 0."""
+    rising: int = max(1, round(steps * settings.warmup))
+    risen = min(1.0, (step + 1) / rising)
+    if settings.schedule == "halving":
+        return float(risen * 0.5 ** (step // steps_per_epoch))
+    return risen if step < rising else max(0.0, (steps - step) / max(1, steps - rising))
+
+
+def class_weights(labels: list[int]) -> Tensor | None:
+    """Weights [C] of the classes, inversely proportional to their numbers of examples."""
+    if settings.class_weights != "balanced" or settings.problem != "single_label_classification":
+        return None
+    counts = np.bincount(labels, minlength=len(settings.classes))
+    inverse = np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
+    return torch.tensor(len(labels) / np.count_nonzero(counts) * inverse).float()
+
+
+class SameTrainer(transformers.Trainer):  # type: ignore[misc]
+    """A Trainer on planned batches, which keeps the loss of every step."""
+
+    def __init__(self, batches: list[list[int]], weights: Tensor | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.batches = batches
+        self.losses: list[Tensor] = []
+        self.weights = None if weights is None else weights.to(self.args.device)
+
+    def get_train_dataloader(self) -> Any:
+        examples, collate = self.train_dataset, self.data_collator
+        return DataLoader(examples, batch_sampler=self.batches, collate_fn=collate)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+        labels = inputs.pop("labels")
+        logits = model(**inputs).logits.float()
+        if settings.problem == "regression":
+            loss = nn.functional.mse_loss(logits[:, 0], labels)
+        elif settings.problem == "multi_label_classification":
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        else:
+            loss = nn.functional.cross_entropy(
+                logits, labels, self.weights, label_smoothing=settings.label_smoothing
+            )
+        self.losses.append(loss.detach())
+        return loss
+
+
+def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
+    """Train on the examples of a file, and save the model with its tokenizer."""
+    if base is None and not settings.base["on_hub"]:
+        sys.exit(f"give --base FOLDER, that of the checkpoint {settings.base['name']}")
+    first, second, labels = read_examples(path)
+    vocabulary = [*HERE.glob("tokenizer.json"), *HERE.glob("*/tokenizer.json")][0]
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(vocabulary.parent)
+    options = {"truncation": True, "max_length": settings.max_length, "return_token_type_ids": True}
+    encoded = tokenizer(first, second, **options)
+    columns = {**encoded, "labels": labels}
+    examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    batches = plan_batches(np.array([len(ids) for ids in encoded["input_ids"]]))
+    model = load_model(base or settings.base["name"])
+    optimizer = OPTIMIZERS[settings.optimizer](parameter_groups(model))
+    per_epoch = math.ceil(len(examples) / settings.batch_size)
+    factor = partial(rate_factor, steps=len(batches), steps_per_epoch=per_epoch)
+    trainer = SameTrainer(
+        batches,
+        class_weights(labels),
+        model=model,
+        args=transformers.TrainingArguments(
+            output_dir=str(to),
+            max_steps=len(batches),  # all epochs are one to the Trainer
+            max_grad_norm=1.0,
+            seed=settings.seed,
+            bf16=settings.amp == "bf16",
+            fp16=settings.amp == "fp16",
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=50,
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=examples,
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
+    )
+    trainer.train()
+    if settings.problem == "regression":  # the last layer, from standardised numbers to labels
+        linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        last = [layer for layer in linear if layer.weight.requires_grad][-1]
+        last.weight.data *= settings.std
+        last.bias.data = last.bias.data * settings.std + settings.mean
+    model.config.text_pairs = second is not None  # for predict.py
+    model.save_pretrained(to)
+    model.config.save_pretrained(to)
+    if settings.adapted:
+        (to / "base.json").write_text(json.dumps(settings.base), encoding="utf-8")
+    tokenizer.save_pretrained(to)
+    if losses is not None:
+        lines = [{"step": n, "loss": float(loss)} for n, loss in enumerate(trainer.losses, start=1)]
+        losses.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Trains the model of this folder again.")
+    parser.add_argument("train", type=Path, metavar="TRAIN.jsonl", help="the training examples")
+    parser.add_argument("--to", type=Path, required=True, help="folder of the trained model")
+    parser.add_argument("--base", help="folder of the base, or another name of it on the hub")
+    parser.add_argument("--losses", type=Path, help="file for the loss of each step, as JSON lines")
+    given = parser.parse_args()
+    train(given.train, given.to, given.base, given.losses)

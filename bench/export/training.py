@@ -1,0 +1,89 @@
+"""The settings by which an exported folder's train.py trains the same cell again."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from adapters.injection import training_of
+from adapters.names import adapted_layers
+from bench.export.trained import Trained
+from bench.plan.cell import ITERATIVE, Cell
+from minbert.files import write_json
+
+SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
+SETTINGS: Final = "training.json"
+"""Name of the file of settings, which the script reads."""
+
+_PROBLEMS: Final = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+_TABLES: Final = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+_LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
+_BASE: Final = ("name", "on_hub", "revision", "file", "sha256", "licence")
+_SAME: Final = (
+    "mode", "rank", "alpha", "pooling", "head", "layer_decay", "lora_plus_ratio", "weight_decay",
+    "warmup", "schedule", "optimizer", "epochs", "max_steps", "batch_size", "batching", "seed",
+    "dropout", "max_length", "amp", "label_smoothing", "class_weights",
+)  # fmt: skip
+"""Settings that the script reads under their names in a cell."""
+
+
+def why_not_scripted(cell: Cell) -> str | None:
+    """One line: the setting of a cell that the script has no place for; None: it has all."""
+    obstacles = {
+        "gradual unfreezing": cell.unfreeze == ITERATIVE,
+        "early stopping": cell.early_stopping is not None,
+        "held-out training examples": cell.held_out > 0,
+        f"the {cell.head} head": cell.head == "conv",
+        f"the loss {cell.regression_loss}": cell.regression_loss == "pearson",
+        "an encoder that begins with random weights": cell.init == "random",
+    }
+    missing = [name for name, is_set in obstacles.items() if is_set]
+    return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None
+
+
+def write_training(trained: Trained, folder: Path) -> None:
+    """Write train.py and its settings into an exported folder, unless it has no place for them."""
+    if why_not_scripted(trained.job.cell) is None:
+        shutil.copyfile(SCRIPT, folder / SCRIPT.name)
+        write_json(folder / SETTINGS, training_settings(trained))
+
+
+def training_settings(trained: Trained) -> dict[str, Any]:
+    """The content of training.json: everything but the examples that decides a training.
+
+    `adapted` has the endings of the names of layers with adapters. `trains` has the names, or
+    their endings, of modules that train as a whole, in two groups with a rate each: the head, with
+    a pooler that the base lacks, and the base. Targets of a regression are standardised by `mean`
+    and `std`.
+    """
+    cell, base, task = trained.job.cell, trained.base, trained.task
+    choice = training_of(trained.model)
+    linear = adapted_layers(cell.layers) if cell.layers is not None else ()
+    pooler = ["pooler"] if cell.pooling == "pooler" else []
+    head = ["classifier" if cell.head == "linear" and pooler else "head"]
+    whole: list[str] = []
+    if cell.mode == "full":
+        whole = ["bert"]
+    elif choice.base:
+        whole = [*_TABLES, "LayerNorm", *(name for name in _LINEAR if name not in linear)]
+        whole += [] if choice.new_pooler else pooler
+    full = cell.mode == "full"
+    return {
+        "base": {name: getattr(base, name) for name in _BASE},
+        **{name: getattr(cell, name) for name in _SAME},
+        "task": task.name,
+        "problem": _PROBLEMS[task.kind],
+        "classes": list(task.classes),
+        "mean": trained.unit[0],
+        "std": trained.unit[1],
+        "adapted": list(linear),
+        "trains": {"head": head + (pooler if choice.new_pooler else []), "base": whole},
+        "rates": {
+            "adapter": None if full else cell.learning_rate,
+            "base": cell.learning_rate if full else cell.learning_rate_base,
+            "head": cell.learning_rate if full else cell.learning_rate_head,
+        },
+    }

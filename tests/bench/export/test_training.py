@@ -1,0 +1,202 @@
+"""The training script of an exported folder: the same losses, and a result that plain libraries
+load; what it has no place for."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bench.export.training import SETTINGS, why_not_scripted
+from bench.plan.problems import MULTI_LABEL, REGRESSION
+from minbert.files import WEIGHTS
+from tests.adapters.small import need_peft
+from tests.bench.export.losses import (
+    TOLERANCE,
+    Setting,
+    checkpoints,
+    difference,
+    prepare,
+    train,
+)
+from tests.bench.peer_cells import cell
+
+FULL = Setting(changes={"class_weights": "balanced", "label_smoothing": 0.1})
+LORA = Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5})
+PAIRS = Setting(
+    "lora", "all-lin-only", REGRESSION, True,
+    {"pooling": "mean", "head": "nonlinear", "optimizer": "radam"},
+)  # fmt: skip
+SAMPLE = [
+    FULL,
+    LORA,
+    PAIRS,
+    Setting("head", changes={"pooling": "mean", "optimizer": "adamax"}),
+    Setting("lora", "attn-only", changes={"batch_size": 1, "max_steps": 20}),
+    Setting("dora", "all-lin", MULTI_LABEL, changes={"schedule": "halving"}),
+    Setting("full", "", REGRESSION, changes={"batching": "shuffled"}),
+]
+LACKING = Setting("dora", "all-lin-only", pairs=True)
+"""Trained from a checkpoint without a pooler."""
+WRONG: list[tuple[Setting, Mapping[str, Any]]] = [
+    (FULL, {"class_weights": "none"}),
+    (FULL, {"label_smoothing": 0.0}),
+    (FULL, {"batching": "shuffled"}),
+    (FULL, {"weight_decay": 0.0}),
+    (FULL, {"optimizer": "radam"}),
+    (FULL, {"max_length": 8}),
+    (LORA, {"seed": 1}),
+    (LORA, {"alpha": 8.0}),
+    (LORA, {"warmup": 0.3}),
+    (LORA, {"lora_plus_ratio": 1.0}),
+    (LORA, {"layer_decay": 1.0}),
+    (LORA, {"trains": {"head": ["classifier"], "base": []}}),
+    (PAIRS, {"pooling": "pooler"}),
+    (PAIRS, {"mode": "dora", "rates": {"adapter": 3e-3, "base": None, "head": 3e-3}}),
+]
+
+
+def change(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change settings in a folder's training.json."""
+    known = json.loads((folder / SETTINGS).read_text())
+    (folder / SETTINGS).write_text(json.dumps({**known, **changes}))
+
+
+def replace_example(folder: Path, line: str) -> None:
+    """Give a folder another third training example."""
+    path = folder / "train.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line, *lines[3:]]))
+
+
+OTHER_BASE = {
+    "base": {"name": "a", "on_hub": False, "revision": None, "file": WEIGHTS[0], "sha256": "0"}
+}
+STOPPED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no base": (lambda folder: (folder / "base").unlink(), "give --base FOLDER"),
+    "another base": (
+        lambda folder: change(folder, OTHER_BASE),
+        "another file than in the training",
+    ),
+    "an unknown class": (
+        lambda folder: replace_example(folder, '{"a": "good", "label": "great"}'),
+        "line 3: is no example (KeyError('great'))",
+    ),
+    "no label": (
+        lambda folder: replace_example(folder, '{"a": "good"}'),
+        "line 3: is no example (KeyError('label'))",
+    ),
+    "a second text": (
+        lambda folder: replace_example(folder, '{"a": "good", "b": "film", "label": 1}'),
+        "has a second text in only some examples",
+    ),
+}
+"""Bad input of the script: what is done to a folder, and a part of the line that it ends with."""
+
+
+class Trainings:
+    """Losses of the worker's cells and of train.py, and their folders, by name of the setting.
+
+    The script trains all of them, the wrong ones too, in one process.
+    """
+
+    def __init__(self, home: Path, vocabulary: Path) -> None:
+        whole, lacking = checkpoints(home, vocabulary)
+        self.folders: dict[str, Path] = {}
+        self.cells: dict[str, list[float]] = {}
+        for setting in [*SAMPLE, LACKING]:
+            folder = self.folders[setting.name] = home / str(len(self.folders))
+            folder.mkdir()
+            checkpoint = lacking if setting is LACKING else whole
+            self.cells[setting.name] = prepare(setting, checkpoint, folder)
+        self.named = self._changed(LORA, {})
+        classes = json.loads((self.named / SETTINGS).read_text())["classes"]
+        examples = self.named / "train.jsonl"
+        rows = [json.loads(line) for line in examples.read_text().splitlines()]
+        lines = [json.dumps({**row, "label": classes[row["label"]]}) + "\n" for row in rows]
+        examples.write_text("".join(lines))
+        wrong = [self._changed(*each) for each in WRONG]
+        self.stopped = {problem: self._changed(LORA, {}) for problem in STOPPED}
+        for problem, folder in self.stopped.items():
+            STOPPED[problem][0](folder)
+        every = [*self.folders.values(), self.named, *wrong, *self.stopped.values()]
+        self.losses = dict(zip(every, train(every), strict=True))
+        self.wrong = [self.losses[folder] for folder in wrong]
+
+    def _changed(self, setting: Setting, changes: Mapping[str, Any]) -> Path:
+        """A copy of a setting's folder with other settings in training.json."""
+        folder = self.folders[setting.name]
+        copy = folder.with_name(f"{folder.name}-{len(list(folder.parent.iterdir()))}")
+        shutil.copytree(folder, copy, symlinks=True)
+        (copy / "dev.jsonl").unlink()
+        change(copy, changes)
+        return copy
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Iterator[Trainings]:
+    need_peft()
+    home = tmp_path_factory.mktemp("trainings")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINBERT_ASSETS", str(minilm.parent))
+        patch.setenv("MINBERT_CACHE", str(home / "cache"))
+        yield Trainings(home, minilm)
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in [*SAMPLE, LACKING]])
+def test_the_script_has_the_losses_of_the_cell(trainings: Trainings, name: str) -> None:
+    theirs = trainings.losses[trainings.folders[name]]
+    assert difference(trainings.cells[name], theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in [*SAMPLE, LACKING]])
+def test_what_the_script_saves_predicts_as_the_cell_does(trainings: Trainings, name: str) -> None:
+    folder = trainings.folders[name]
+    settings = json.loads((folder / SETTINGS).read_text())
+    ours = load_file(folder / "cell" / "predictions.safetensors")["logits"]
+    expected = ours * settings["std"] + settings["mean"]
+    np.testing.assert_allclose(np.load(folder / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=lambda number: str(WRONG[number][1]))
+def test_another_setting_has_other_losses(trainings: Trainings, number: int) -> None:
+    wrong = difference(trainings.cells[WRONG[number][0].name], trainings.wrong[number])
+    assert wrong > 10 * TOLERANCE
+
+
+def test_labels_may_be_names_of_classes(trainings: Trainings) -> None:
+    assert trainings.losses[trainings.named] == trainings.losses[trainings.folders[LORA.name]]
+
+
+@pytest.mark.parametrize("problem", STOPPED)
+def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str) -> None:
+    folder = trainings.stopped[problem]
+    line = (folder / "stopped.txt").read_text()
+    assert STOPPED[problem][1] in line
+    assert "\n" not in line
+    assert not (folder / "trained").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [
+        ({"unfreeze": "iterative"}, "gradual unfreezing"),
+        ({"held_out": 0.2}, "held-out training examples"),
+        ({"held_out": 0.2, "early_stopping": 2}, "early stopping, held-out training examples"),
+        ({"head": "conv"}, "the conv head"),
+        ({"regression_loss": "pearson"}, "the loss pearson"),
+        ({"init": "random"}, "an encoder that begins with random weights"),
+    ],
+)
+def test_what_the_script_has_no_place_for_is_named(
+    tiny_checkpoint: Path, changes: Mapping[str, Any], obstacle: str
+) -> None:
+    lora = cell(tiny_checkpoint)
+    assert why_not_scripted(lora) is None
+    refused = why_not_scripted(replace(lora, **changes))
+    assert refused == f"train.py has no place for {obstacle}"

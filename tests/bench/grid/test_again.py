@@ -1,0 +1,112 @@
+"""Cells that are trained again, by real workers on a tiny encoder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.common.errors import DiskFullError, InputError, StoppedError
+from bench.grid.again import train_again
+from bench.launch.signals import Signals
+from bench.machine.conditions import find_conditions
+from bench.plan.job import Job
+from bench.results.outcomes import Outcome
+from bench.results.predictions import read_folder
+from bench.worker.trained import load_trained
+from minbert.data.tasks import TaskData, load_task
+from tests.bench.peer_cells import EXAMPLES, cell, job_of
+
+NAME = "export-x"
+
+
+@pytest.fixture
+def job(tiny_checkpoint: Path) -> Job:
+    of = cell(tiny_checkpoint, "lora", "attn-only", max_steps=2)
+    return replace(job_of(of, tiny_checkpoint), keep=True, attempt=3, repeat=2)
+
+
+@pytest.fixture
+def movies() -> TaskData:
+    return load_task("movies", **EXAMPLES)
+
+
+def again(folder: Path, job: Job, data: TaskData | None = None, *, stops: int = 0) -> Path:
+    with Signals() as signals:
+        signals.stops = stops
+        return train_again(
+            folder / "runs.csv", job, NAME, target=find_conditions("cpu"), signals=signals,
+            data=data,
+        )  # fmt: skip
+
+
+def outcome(folder: Path) -> Outcome:
+    outcomes = read_folder(folder, "accuracy")
+    assert outcomes is not None
+    return outcomes[""]
+
+
+def test_the_same_training_runs_once_and_keeps_its_weights(
+    job: Job, movies: TaskData, tmp_path: Path
+) -> None:
+    folder = again(tmp_path, job)
+    assert folder == tmp_path / "runs" / NAME
+    kept = Job.read(folder)
+    assert kept == replace(job, attempt=1, repeat=1)
+    load_trained(kept, folder)
+    assert len(outcome(folder).labels) == len(movies.dev)
+    written = (folder / "result.json").stat().st_mtime_ns
+    assert again(tmp_path, replace(job, attempt=4)) == folder
+    assert (folder / "result.json").stat().st_mtime_ns == written
+    (folder / "weights.safetensors").unlink()
+    again(tmp_path, job)
+    assert (folder / "weights.safetensors").exists()
+    other = replace(job, cell=replace(job.cell, seed=1))
+    again(tmp_path, other)
+    assert Job.read(folder).cell.seed == 1
+
+
+def test_it_trains_on_the_examples_that_are_given(
+    job: Job, movies: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here on dev too, so that the cell has others than before; its own dev examples stay."""
+    train, dev = movies.train, movies.dev
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    whole = replace(
+        train,
+        text_a=train.text_a + dev.text_a,
+        labels=np.concatenate([train.labels, dev.labels]),
+    )
+    of = replace(job, cell=replace(job.cell, max_train=None))
+    folder = again(tmp_path, of, TaskData(movies.task, whole, dev))
+    kept = Job.read(folder)
+    assert kept.cell.cell_id != job.cell.cell_id
+    assert (kept.cell.task, kept.cell.max_dev) == ("movies", None)
+    data = load_task("movies", Path(kept.data or ""))
+    assert tmp_path / "cache" in Path(kept.data or "").parents
+    assert len(data.train) == len(train) + len(dev)
+    assert data.dev.text_a == dev.text_a
+    assert outcome(folder).labels.tolist() == dev.labels.tolist()
+
+
+def test_a_training_that_fails_is_one_line_and_leaves_no_weights(job: Job, tmp_path: Path) -> None:
+    folder = again(tmp_path, job)
+    broken = replace(job, cell=replace(job.cell, learning_rate=1e30, learning_rate_head=1e30))
+    with pytest.raises(InputError, match=r"^lora-.*: the training ended invalid: ") as raised:
+        again(tmp_path, broken)
+    assert "\n" not in str(raised.value)
+    assert not (folder / "weights.safetensors").exists()
+
+
+def test_a_training_that_the_user_stops(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StoppedError):
+        again(tmp_path, job, stops=1)
+    assert capsys.readouterr().err.endswith("stopped; the same command trains again\n")
+
+
+def test_a_place_that_cannot_be_written(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(DiskFullError, match="can't be written"):
+        again(tmp_path, job)

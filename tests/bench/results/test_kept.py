@@ -1,0 +1,82 @@
+"""Whose trained weights are kept, and how many of them."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.plan.cell import CANDIDATE, Cell
+from bench.results import kept
+from bench.results.kept import KeptWeights, keeps_by_default, largest_weights
+from minbert.model.config import GEOMETRIES, count_parameters
+from tests.bench.synthetic_rows import cell
+
+CONFIG = GEOMETRIES["minilm"]
+MIB = 2**20
+
+
+def of(mode: str, layers: str | None = None, **changes: object) -> Cell:
+    return cell(mode, 8 if layers else None, layers, "off", **changes)
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        (of("full"), False),
+        (of("head"), True),
+        (of("lora", "attn"), False),
+        (of("lora", "all-lin"), False),
+        (of("lora", "attn-only"), True),
+        (of("dora", "all-lin-only"), True),
+        (of("dora", "all-lin-only", init="random"), False),
+        (of("head", learning_rate_source=CANDIDATE), False),
+    ],
+)
+def test_small_weights_of_models_that_have_learned_are_kept(
+    tmp_path: Path, which: Cell, expected: bool
+) -> None:
+    assert keeps_by_default(which) is expected
+    assert KeptWeights(tmp_path / "runs.csv", every=False).keeps(which) is expected
+    assert KeptWeights(tmp_path / "runs.csv", every=True).keeps(which)
+    assert (largest_weights(which, CONFIG) < 5 * MIB) == ("-only" in str(which.layers)
+                                                          or which.mode == "head")  # fmt: skip
+
+
+def test_bounds_of_sizes() -> None:
+    """That they are upper bounds is tested with real files, in the worker's tests."""
+    whole = 4 * count_parameters(CONFIG, pooler=True, num_outputs=0)
+    assert whole < largest_weights(of("full"), CONFIG) < 1.05 * whole
+    wide = largest_weights(of("lora", "all-lin-only"), CONFIG)
+    assert largest_weights(of("head"), CONFIG) < wide < 5 * MIB
+    two = largest_weights(of("full", encoders=2), CONFIG)
+    assert 2 * whole < two < 2.2 * whole
+
+
+def keep(folder: Path, size: int) -> Path:
+    """Write weights of a size into the folder of a cell."""
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(bytes(size))
+    return folder
+
+
+def test_weights_are_kept_up_to_a_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were there before count, and of those that come each once."""
+    monkeypatch.setattr(kept, "CAP", 100)
+    small, large = of("head"), of("full")
+    keep(tmp_path / "runs" / "before", 40)
+    (tmp_path / "runs" / "plan.json").write_bytes(bytes(1000))
+    weights = KeptWeights(tmp_path / "runs.csv", every=False)
+    (tmp_path / "runs" / "none").mkdir()
+    weights.add(tmp_path / "runs" / "none")
+    weights.add(keep(tmp_path / "runs" / "first", 59))
+    assert weights.keeps(small)
+    assert weights.note(small) is None
+    weights.add(keep(tmp_path / "runs" / "second", 1))
+    assert not weights.keeps(small)
+    assert weights.note(large) is None
+    note = weights.note(small)
+    assert note is not None
+    assert note.startswith("from head-fp32-s0 on no weights are kept: those in ")
+    assert "delete folders there, or keep all weights with --save-weights" in note
+    assert weights.note(small) is None, "once"
+    assert KeptWeights(tmp_path / "runs.csv", every=True).keeps(small)
+    assert KeptWeights(tmp_path / "other.csv", every=False).keeps(small)

@@ -1,0 +1,134 @@
+"""What each format can express: every kind of cell, written, loaded and compared."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import numpy as np
+
+from adapters.methods import METHODS
+from adapters.names import LAYER_SETS
+from bench.export.check import check, texts_of
+from bench.export.formats import FORMATS, refusal
+from bench.export.trained import Trained
+from minbert.model.classifier import POOLINGS
+from minbert.model.heads import HEADS
+from tests.bench.export.small import answer_here, expected_logits, exported, trained
+
+BEGIN, END = "<!-- formats -->", "<!-- /formats -->"
+METHOD_CASES: Final = (
+    *((mode, None) for mode in ("full", "head")),
+    *product(METHODS, LAYER_SETS),
+)
+KINDS: Final = ("classification", "multi_label", "regression")
+_HEADER: Final = ("pooling", "head", "trained", *FORMATS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of cell."""
+
+    mode: str
+    layers: str | None
+    pooling: str
+    head: str
+
+    def trained(self, base: Path, kind: str = "classification", pairs: bool = False) -> Trained:
+        """A cell of this kind on a base that the hub has."""
+        return trained(
+            base, self.mode, self.layers, pooling=self.pooling, head=self.head, kind=kind,
+            pairs=pairs,
+        )  # fmt: skip
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Pooling and head as rows show them; a head that reads tokens has no pooling."""
+        return ("any" if HEADS[self.head].reads_tokens else self.pooling, self.head)
+
+    @property
+    def method(self) -> str:
+        """The mode and, with adapters, their layers."""
+        return self.mode if self.layers is None else f"{self.mode} on {self.layers}"
+
+
+def cases() -> Iterator[Case]:
+    """All kinds."""
+    for (pooling, head), (mode, layers) in product(product(POOLINGS, HEADS), METHOD_CASES):
+        yield Case(mode, layers, pooling, head)
+
+
+def declared(cell: Trained, name: str, merge: bool = False) -> str:
+    """What the formats say of a cell: how one holds it, or which one to use."""
+    of, on_hub = cell.job.cell, cell.base.on_hub
+    if reason := refusal(name, of, on_hub):
+        return f"—, use {reason.rpartition(' ')[2]}"
+    if of.rank is None:
+        return "whole"
+    return "adapter" if not merge and FORMATS[name].holds_adapter(of, on_hub) else "merged"
+
+
+def observed(cell: Trained, name: str, merge: bool = False) -> str:
+    """How a format holds a cell, once its folder has been written and loaded and its logits
+    compared with the cell's."""
+    said = declared(cell, name, merge)
+    if said.startswith("—"):
+        return said
+    with TemporaryDirectory() as place:
+        folder = exported(cell, name, Path(place, "out"), merge)
+        expected = expected_logits(cell)
+        answer = answer_here(folder, texts_of(cell.dev), base=cell.base)
+        assert answer.logits.shape == expected.shape, folder
+        difference = np.abs(answer.logits - expected).max()
+        assert difference <= 1e-4, f"{cell.job.cell}: {name} differs by {difference}"
+        if (folder / "adapter_model.safetensors").exists():
+            return "adapter"
+        return "merged" if cell.job.cell.rank else "whole"
+
+
+def table(held: Mapping[Case, Sequence[str]]) -> str:
+    """A Markdown table of how the formats hold each kind; kinds that are held alike share a row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for case, how in held.items():
+        methods = rows.setdefault((*case.place, *how), [])
+        if case.method not in methods:
+            methods.append(case.method)
+    lines = [_HEADER, ("---",) * len(_HEADER)]
+    lines += [
+        (pooling, head, _listed(methods), *how) for (pooling, head, *how), methods in rows.items()
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _listed(methods: Sequence[str]) -> str:
+    """Methods, those with all layer sets by their mode alone."""
+    shown: dict[str, None] = {}
+    for method in methods:
+        mode, on, _ = method.partition(" on ")
+        is_whole = on and all(f"{mode} on {layers}" in methods for layers in LAYER_SETS)
+        shown[mode if is_whole else method] = None
+    return ", ".join(shown)
+
+
+def check_fresh(cell: Trained, name: str) -> None:
+    """Check a cell in a format by a process of its own."""
+    with TemporaryDirectory() as place:
+        check(cell, exported(cell, name, Path(place, "out")), expected_logits(cell))
+
+
+def all_variants() -> Iterator[tuple[str, bool]]:
+    """All kinds of labels, of texts and of pairs."""
+    yield from product(KINDS, (False, True))
+
+
+def docs_table(page: str) -> str:
+    """The table in docs/export.md."""
+    return page.partition(BEGIN)[2].partition(END)[0].strip() + "\n"
+
+
+def with_table(page: str, new: str) -> str:
+    """The page with another table."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{new}{END}{rest.partition(END)[2]}"
