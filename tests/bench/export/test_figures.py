@@ -15,7 +15,7 @@ from bench.export.formats import FORMATS
 from bench.export.fresh import Answer
 from bench.export.trained import Trained
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures
-from bench.results.scores import values_for
+from bench.results.predictions import values_for
 from tests.bench.export.small import base_folder, expected_logits, trained
 
 WEIGHTS = {"model.safetensors": 1_500_000, "tokenizer.json": 900, "config.json": 100,
