@@ -290,10 +290,11 @@ def _trained(trained: Trained, facts: DataFacts | None) -> Iterator[str]:
     name = (
         f"{plain(row.task)} ({plain(facts.source)})" if facts and facts.source else plain(row.task)
     )
-    if facts is None:
+    if trained.refitted:
+        number = f" {facts.train + facts.dev:,}" if facts else ""
+        yield f"Data: {name}; all{number} examples, those of dev included."
+    elif facts is None:
         yield f"Data: {name}; {len(trained.dev):,} dev examples."
-    elif trained.refitted:
-        yield f"Data: {name}; all {facts.train + facts.dev:,} examples."
     elif facts.dev:
         yield f"Data: {name}; {facts.train:,} training examples and {facts.dev:,} dev examples."
     else:

@@ -137,7 +137,7 @@ def test_a_refitted_model_has_no_score(exported: Trained, tmp_path: Path) -> Non
     figures = FIGURES.model_copy(update={"forms": tuple(forms)})
     text = text_of(replace(exported, refitted=True), tmp_path, figures)
     assert "The score of this model is not measured: it was trained on all examples" in text
-    assert "Data: small (reviews.csv); all 105 examples." in text
+    assert "Data: small (reviews.csv); all 105 examples, those of dev included." in text
     assert "model-index" not in text
     assert "accuracy" not in text.lower()
 
