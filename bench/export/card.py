@@ -39,10 +39,12 @@ _FILES: Final = {
     "adapter_model.safetensors": "the weights that trained",
     "base.json": "the base, and the SHA-256 of its weights",
     "config.json": "the architecture, and the names of the classes",
+    "config_sentence_transformers.json": "the names of the classes",
     "model-int8.onnx": "the model with weights of 8 bits",
     "model.onnx": "the model",
     "model.safetensors": "the weights",
-    "modules.json": "the modules, each in a folder",
+    "modules.json": "the order of the modules",
+    "sentence_bert_config.json": "settings of the first module",
     "predict.py": "predictions on a command line; the check ran this file",
     "tokenizer.json": "the tokenizer",
     "tokenizer_config.json": "the length at which texts are cut, and the special tokens",
@@ -80,7 +82,7 @@ def card(
         "title": title,
         "about": list(_about(trained, exported, setting)),
         "snippet": Markup(_quoted(format.snippet)),  # noqa: S704 (a file of this project)
-        "usage": [f"python predict.py {'TEXT ITS_SECOND_TEXT' if _pairs(trained) else 'TEXT'}"],
+        "usage": _usage(trained, exported),
         "limits": list(_limits(trained, compared)),
         "figures": figures_table(figures),
         "figures_said": list(_figures_said(figures)),
@@ -199,6 +201,22 @@ def _quoted(snippet: Path) -> str:
     return "\n\n\n".join(["\n".join(imports), *map(source, [*called, *shown])])
 
 
+def _usage(trained: Trained, form: Form | None) -> Sequence[str]:
+    """Lines of Python that predict a text, and the command that does the same."""
+    texts = '"a text" "its second text"' if _pairs(trained) else '"a text"'
+    one = '("a text", "its second text")' if _pairs(trained) else '"a text"'
+    has_base = form is not None and form.name == ADAPTER and not trained.base.on_hub
+    base, option = (', "BASE"', "--base BASE ") if has_base else ("", "")
+    return [
+        "from pathlib import Path",
+        "from predict import labels, load, logits",
+        "folder = Path()  # this one",
+        f"labels(folder, logits(load(folder{base}), [{one}]))",
+        "",
+        f"python predict.py {option}{texts}",
+    ]
+
+
 def _limits(trained: Trained, compared: int | None) -> Iterator[str]:
     """What the figures don't say."""
     if trained.refitted:
@@ -272,10 +290,11 @@ def _trained(trained: Trained, facts: DataFacts | None) -> Iterator[str]:
     name = (
         f"{plain(row.task)} ({plain(facts.source)})" if facts and facts.source else plain(row.task)
     )
-    if facts is None:
+    if trained.refitted:
+        number = f" {facts.train + facts.dev:,}" if facts else ""
+        yield f"Data: {name}; all{number} examples, those of dev included."
+    elif facts is None:
         yield f"Data: {name}; {len(trained.dev):,} dev examples."
-    elif trained.refitted:
-        yield f"Data: {name}; all {facts.train + facts.dev:,} examples."
     elif facts.dev:
         yield f"Data: {name}; {facts.train:,} training examples and {facts.dev:,} dev examples."
     else:
@@ -361,6 +380,10 @@ def _measured(trained: Trained, figures: Figures, form: Form | None) -> Iterator
 
 
 def _files(folder: Path) -> Sequence[tuple[str, str]]:
-    """The files of a folder, each with what it is."""
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return [(name, _FILES.get(Path(name).name, "")) for name in sorted(names | {CARD})]
+    """The files of a folder and its folders, each with what it is."""
+    names = {path.name for path in folder.iterdir()} | {CARD}
+    modules = {path.name for path in folder.iterdir() if path.is_dir()}
+    return [
+        (f"{name}/", "a module") if name in modules else (name, _FILES.get(name, ""))
+        for name in sorted(names)
+    ]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from inspect import signature
 from io import TextIOWrapper
 from itertools import islice
@@ -170,6 +171,8 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     try:
         code = compile(exported.snippet.read_text("utf-8"), exported.snippet, "exec")
         exec(code, snippet.__dict__)  # noqa: S102 (a file of this project)
+        if "transformers" in sys.modules:
+            import_module("transformers").logging.disable_progress_bar()
         options = {} if weights is None else {"weights": weights}
         if not options.keys() <= signature(snippet.load).parameters.keys():
             raise InputError(f"--weights {weights}: {exported.name} has one file of weights")

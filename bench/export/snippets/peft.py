@@ -26,7 +26,7 @@ def load(folder: Path, base: str | None = None) -> Any:
         raise SystemExit(f"the base {stored['name']} is not on the hub; name its folder (--base)")
     source, revision = (base, None) if base else (stored["name"], stored["revision"])
     check_base(source, stored, revision)
-    logging.set_verbosity_error()  # the adapter's head replaces a random one, or that of the base
+    logging.set_verbosity_error()  # the base has no head or another; the adapter's replaces it
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(
         source, revision=revision, config=config, ignore_mismatched_sizes=True

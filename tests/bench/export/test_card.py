@@ -51,6 +51,7 @@ def text_of(trained: Trained, folder: Path, figures: Figures = FIGURES, **more) 
 
 def test_it_states_what_was_measured_and_from_what(exported: Trained, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").touch()
+    (tmp_path / "1_Pooling").mkdir()
     text = text_of(exported, tmp_path)
     row = exported.row
     for sentence in (
@@ -74,6 +75,7 @@ def test_it_states_what_was_measured_and_from_what(exported: Trained, tmp_path: 
         "--data reviews.csv",
         "- adapter\\_config.json: what PEFT needs",
         "- README.md: this card",
+        "- 1\\_Pooling/: a module",
     ):
         assert sentence in text, text
     assert "not kept" not in text
@@ -135,7 +137,7 @@ def test_a_refitted_model_has_no_score(exported: Trained, tmp_path: Path) -> Non
     figures = FIGURES.model_copy(update={"forms": tuple(forms)})
     text = text_of(replace(exported, refitted=True), tmp_path, figures)
     assert "The score of this model is not measured: it was trained on all examples" in text
-    assert "Data: small (reviews.csv); all 105 examples." in text
+    assert "Data: small (reviews.csv); all 105 examples, those of dev included." in text
     assert "model-index" not in text
     assert "accuracy" not in text.lower()
 
@@ -154,8 +156,12 @@ def test_other_tasks_and_bases(base: Path, tmp_path: Path) -> None:
     assert "It predicts a number for a pair of texts, in the unit of the labels" in text
     assert "Its base is small, a local checkpoint; licence apache-2.0" in text
     assert "base_model" not in text
-    assert "python predict.py TEXT ITS_SECOND_TEXT" in text
+    assert '    python predict.py "a text" "its second text"' in text
+    assert 'labels(folder, logits(load(folder), [("a text", "its second text")]))' in text
     assert "other predictions" not in text
+    local = trained(base, on_hub=False)
+    assert '    python predict.py --base BASE "a text"' in text_of(local, tmp_path)
+    assert 'load(folder, "BASE")' in text_of(local, tmp_path)
     labels = trained(base, "head", kind="multi_label")
     text = text_of(labels, tmp_path, format=FORMATS["transformers"])
     assert "It predicts which of 3 labels a text has: wrong, right, maybe." in text
