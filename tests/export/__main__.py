@@ -1,4 +1,4 @@
-"""Every kind of cell in every format; prints the table of docs/export.md. Takes half an hour.
+"""Every kind of cell in every format; prints the table of docs/export.md. Takes a quarter of an hour.
 
 python -m tests.export [FORMAT ...]
 """
@@ -46,7 +46,7 @@ def main() -> None:
             fitting = next(case for case, how in held.items() if "—" not in how[names.index(name)])
             check_fresh(fitting.trained(base), name)
         print(f"{exports} exports were compared", file=sys.stderr)
-        print(table(held), end="")
+        print(table(held, names), end="")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each format can express: every kind of cell, written, loaded and compared."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,6 @@ METHOD_CASES: Final = (
     *product(METHODS, LAYER_SETS),
 )
 KINDS: Final = ("classification", "multi_label", "regression")
-_HEADER: Final = ("pooling", "head", "trained", *FORMATS)
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,15 @@ def observed(cell: Trained, name: str, merge: bool = False) -> str:
         return "merged" if cell.job.cell.rank else "whole"
 
 
-def table(held: Mapping[Case, Sequence[str]]) -> str:
+def table(held: Mapping[Case, Sequence[str]], names: Iterable[str] = FORMATS) -> str:
     """A Markdown table of how the formats hold each kind; kinds that are held alike share a row."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for case, how in held.items():
         methods = rows.setdefault((*case.place, *how), [])
         if case.method not in methods:
             methods.append(case.method)
-    lines = [_HEADER, ("---",) * len(_HEADER)]
+    header = ("pooling", "head", "trained", *names)
+    lines = [header, ("---",) * len(header)]
     lines += [
         (pooling, head, _listed(methods), *how) for (pooling, head, *how), methods in rows.items()
     ]
