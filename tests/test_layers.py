@@ -37,6 +37,7 @@ def test_imports_keep_the_contracts() -> None:
         "bench.grid.__main__", "bench.results.rebuild", "bench.forecast.__main__",
         "bench.peers.__main__", "bench.data.__main__", "bench.studies.ensemble.__main__",
         "bench.studies.updates.__main__", "bench.report.__main__", "minbert.assets.__main__",
+        "bench.export.formats",
     ],
 )  # fmt: skip
 def test_a_command_starts_without_heavy_libraries(module: str) -> None:

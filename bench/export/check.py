@@ -16,6 +16,7 @@ from minbert.data.tasks import Examples, Task
 TOLERANCE: Final = 1e-4
 """The most by which a logit may differ; of a regression, in units of the labels' std if that is
 more, and apart from the rounding of the labels' mean in fp32."""
+_FAILED: Final = "the exported model failed its check and was not kept"
 
 _Logits = NDArray[np.float32]
 
@@ -34,10 +35,13 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
     """
     run = partial(run_fresh, folder, base=trained.base)
     texts = texts_of(trained.dev)
-    answer = run(texts)
+    try:
+        answer = run(texts)
+    except InputError as error:
+        raise InputError(f"{_FAILED}: {str(error).removeprefix(f'{folder}: ')}") from error
     if answer.logits.shape != expected.shape:
         raise InputError(
-            f"{folder}: gives {answer.logits.shape[-1]} numbers for a text, and the model "
+            f"{_FAILED}: it gives {answer.logits.shape[-1]} numbers for a text, and the model "
             f"{expected.shape[-1]}: the head is missing, or is another"
         )
     tolerance = _tolerance(trained)
@@ -45,14 +49,14 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
         cause = _cause(trained, texts, answer.logits, expected, run)
         most = np.abs(answer.logits - expected).max()
         raise InputError(
-            f"{folder}: {cause}; logits differ by up to {most:.2g} in {len(wrong)} of {len(texts)} "
-            f"dev examples, first in number {wrong[0] + 1}"
+            f"{_FAILED}: {cause}; logits differ by up to {most:.2g} in {len(wrong)} of "
+            f"{len(texts)} dev examples, first in number {wrong[0] + 1}"
         )
     for label, own in zip(answer.labels, labels_of(trained.task, answer.logits), strict=True):
         if label != own:
             raise InputError(
-                f"{folder}: says {label!r} where the model says {own!r}: the names of the classes "
-                "are others, or in another order"
+                f"{_FAILED}: it says {label!r} where the model says {own!r}: the names of the "
+                "classes are others, or in another order"
             )
     return answer
 

@@ -106,7 +106,7 @@ def run_fresh(
         )
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-            raise InputError(f"{folder}: does not load in a fresh process: {lines[-1]}")
+            raise InputError(f"{folder}: fails in a fresh process: {lines[-1]}")
         logits: NDArray[np.float32] = np.load(f"{answer}.npy")
         return Answer(logits, **json.loads(answer.read_text(encoding="utf-8")))
 

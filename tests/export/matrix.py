@@ -11,7 +11,7 @@ import numpy as np
 
 from adapters.methods import METHODS
 from adapters.names import LAYER_SETS
-from bench.export.check import check, texts_of
+from bench.export.check import check, labels_of, texts_of
 from bench.export.formats import FORMATS, refusal
 from bench.export.trained import Trained
 from minbert.model.classifier import POOLINGS
@@ -81,6 +81,7 @@ def observed(cell: Trained, name: str, merge: bool = False) -> str:
         expected = expected_logits(cell)
         answer = answer_here(folder, texts_of(cell.dev), base=cell.base)
         assert answer.logits.shape == expected.shape, folder
+        assert answer.labels == labels_of(cell.task, answer.logits), folder
         difference = np.abs(answer.logits - expected).max()
         assert difference <= 1e-4, f"{cell.job.cell}: {name} differs by {difference}"
         if (folder / "adapter_model.safetensors").exists():
