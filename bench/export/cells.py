@@ -49,7 +49,8 @@ def find_trained(
     """The trained model of a row, by the weights in its cell's folder, and its logits [N, C] of the
     dev examples in fp32, in the unit of the labels.
 
-    Where weights were not kept the cell is trained again, and the row is that of the new training.
+    Where weights were not kept the cell is trained again, and the row is that of the new training;
+    of a refit, which has no score, it stays that of the cell.
 
     Args:
         model, base: the checkpoint that it was trained from.
@@ -63,8 +64,10 @@ def find_trained(
     folder = folder_of(runs, row)
     again = refit or not is_file(folder / WEIGHTS)
     if again:
-        folder, row = _train(runs, row, folder, model, refit=refit)
+        folder, new = _train(runs, row, folder, model, refit=refit)
+        row = row if refit else new
     job = Job.read(folder)
+    job = replace(job, checkpoint=str(model.checkpoint), tokenizer=str(model.tokenizer))
 
     # torch loads after the training, which has a process of its own
     from bench.worker.setup import load_examples

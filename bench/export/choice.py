@@ -80,15 +80,14 @@ def recommended_cell(
         InputError: if nothing is recommended, or the setting was scored in folds.
     """
     from bench.recommend import recommendation_of
-    from bench.report.recommendation import advice
 
-    recommended, _, results = recommendation_of([runs], prefer, where, margin, metric)
+    recommended, _, _ = recommendation_of([runs], prefer, where, margin, metric)
     setting = recommended.setting
-    if setting is None:
-        words = advice(recommended, results.facts)
+    if setting is None or not recommended.decided:
+        best = "" if setting is None else f", such as {_named([*setting.ok[:1]])}, the best so far"
         raise InputError(
-            f"{runs}: {words.heading}, so there is no recommended cell; python -m bench.recommend "
-            "lists what is missing, or give the id of a cell"
+            f"{runs}: no setting is recommended yet; python -m bench.recommend lists what is "
+            f"missing, or give the id of a cell{best}"
         )
     rows = {row.row_key: row for row in read_rows(runs)}  # with the metric of their own
     return Choice(

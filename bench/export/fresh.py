@@ -81,7 +81,7 @@ def run_fresh(
     with TemporaryDirectory(prefix="minbert-export-") as place:
         request, answer = Path(place, "request.json"), Path(place, "answer.json")
         if base is not None and base.on_hub:
-            environment["HF_HUB_CACHE"] = str(_hub_cache(base, Path(place, "hub")))
+            environment["HF_HUB_CACHE"] = str(hub_cache(base, Path(place, "hub")))
         elif base is not None:
             options["base"] = str(base.folder.resolve())
         values = {
@@ -111,7 +111,7 @@ def run_fresh(
         return Answer(logits, **json.loads(answer.read_text(encoding="utf-8")))
 
 
-def _hub_cache(base: "Base", folder: Path) -> Path:
+def hub_cache(base: "Base", folder: Path) -> Path:
     """A cache folder of the hub's library that holds the base alone, as a link to its files."""
     commit = base.revision or "0" * 40
     model = folder / f"models--{base.name.replace('/', '--')}"

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from adapters.injection import training_of
 from adapters.names import adapted_layers
+from bench.export.formats.contents import base_values, labels_of
 from bench.export.trained import Trained
 from bench.plan.cell import ITERATIVE, Cell
 from minbert.files import write_json
@@ -14,14 +15,9 @@ SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
 SETTINGS: Final = "training.json"
 """Name of the file of settings, which the script reads."""
 
-_PROBLEMS: Final = {
-    "classification": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
+_MODES: Final = ("full", "head", "lora", "dora")
 _TABLES: Final = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
-_BASE: Final = ("name", "on_hub", "revision", "file", "sha256", "licence")
 _SAME: Final = (
     "mode", "rank", "alpha", "pooling", "head", "layer_decay", "lora_plus_ratio", "weight_decay",
     "warmup", "schedule", "optimizer", "epochs", "max_steps", "batch_size", "batching", "seed",
@@ -33,6 +29,7 @@ _SAME: Final = (
 def why_not_scripted(cell: Cell) -> str | None:
     """One line: the setting of a cell that the script has no place for; None: it has all."""
     obstacles = {
+        f"the mode {cell.mode}": cell.mode not in _MODES,
         "gradual unfreezing": cell.unfreeze == ITERATIVE,
         "early stopping": cell.early_stopping is not None,
         "held-out training examples": cell.held_out > 0,
@@ -54,29 +51,26 @@ def write_training(trained: Trained, folder: Path) -> None:
 def training_settings(trained: Trained) -> dict[str, Any]:
     """The content of training.json: everything but the examples that decides a training.
 
-    `adapted` has the endings of the names of layers with adapters. `trains` has the names, or
-    their endings, of modules that train as a whole, in two groups with a rate each: the head, with
-    a pooler that the base lacks, and the base. Targets of a regression are standardised by `mean`
-    and `std`.
+    `base` is as in base.json, and `labels` as in config.json. `adapted` has the endings of the
+    names of layers with adapters. `trains` has the names, or their endings, of modules that train
+    as a whole, in two groups with a rate each: the head, with a pooler that the base lacks, and
+    the base. Targets of a regression are standardised by `mean` and `std`.
     """
-    cell, base, task = trained.job.cell, trained.base, trained.task
-    choice = training_of(trained.model)
+    cell, choice = trained.job.cell, training_of(trained.model)
     linear = adapted_layers(cell.layers) if cell.layers is not None else ()
     pooler = ["pooler"] if cell.pooling == "pooler" else []
     head = ["classifier" if cell.head == "linear" and pooler else "head"]
     whole: list[str] = []
-    if cell.mode == "full":
+    full = cell.mode == "full"
+    if full:
         whole = ["bert"]
     elif choice.base:
         whole = [*_TABLES, "LayerNorm", *(name for name in _LINEAR if name not in linear)]
         whole += [] if choice.new_pooler else pooler
-    full = cell.mode == "full"
     return {
-        "base": {name: getattr(base, name) for name in _BASE},
+        "base": base_values(trained.base),
+        "labels": labels_of(trained),
         **{name: getattr(cell, name) for name in _SAME},
-        "task": task.name,
-        "problem": _PROBLEMS[task.kind],
-        "classes": list(task.classes),
         "mean": trained.unit[0],
         "std": trained.unit[1],
         "adapted": list(linear),

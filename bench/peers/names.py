@@ -41,7 +41,7 @@ def check_libraries() -> None:
     if missing:
         raise InputError(
             f"{' and '.join(missing)} can't be imported, and the comparison is with transformers "
-            "and peft; install both: pip install -e '.[peers]'"
+            "and peft; install both: pip install -e '.[transformers]'"
         )
 
 

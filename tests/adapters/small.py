@@ -83,7 +83,7 @@ def train(model: nn.Module, groups: dict[str, dict[str, nn.Parameter]], steps: i
 def need_peft() -> None:
     """Skip, or fail where everything is required, unless PEFT and transformers are there."""
     found = find_spec("peft") is not None and find_spec("transformers") is not None
-    need(found, "peft and transformers (install the extra `peers`)", component="peers")
+    need(found, "peft and transformers (the extra `transformers`)", component="transformers")
 
 
 def transformers_twin(model: BertClassifier) -> Any:

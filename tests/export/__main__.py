@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.bench.export.small import base_folder, hub_cache
+from bench.export.fresh import hub_cache
+from tests.bench.export.small import base_folder, base_of
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     with TemporaryDirectory() as place:
         base = base_folder(Path(place, "base"))
         os.environ |= {  # read by libraries when they are imported
-            "HF_HUB_CACHE": str(hub_cache(base, Path(place, "hub"))),
+            "HF_HUB_CACHE": str(hub_cache(base_of(base), Path(place, "hub"))),
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TRANSFORMERS_VERBOSITY": "error",

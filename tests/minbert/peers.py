@@ -15,7 +15,7 @@ from tests.components import need
 def transformers() -> Any:
     """The library; a test that asks for it skips where it is not installed."""
     found = find_spec("transformers") is not None
-    need(found, "transformers (install the extra `peers`)", component="peers")
+    need(found, "transformers (install the extra `transformers`)", component="transformers")
     import transformers
 
     return transformers

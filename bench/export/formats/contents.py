@@ -89,11 +89,14 @@ def write_tokenizer(trained: Trained, folder: Path) -> None:
     )
 
 
+def base_values(base: Base) -> dict[str, Any]:
+    """The content of base.json: the checkpoint by its name, and the digest of its weights."""
+    return {name: value for name, value in asdict(base).items() if name != "folder"}
+
+
 def write_base(base: Base, folder: Path) -> None:
-    """Write base.json: the checkpoint that adapters refer to, and the digest of its weights."""
-    values = asdict(base)
-    kept = ("name", "on_hub", "revision", "file", "sha256", "licence")
-    write_json(folder / BASE, {key: values[key] for key in kept})
+    """Write base.json: the checkpoint that adapters refer to."""
+    write_json(folder / BASE, base_values(base))
 
 
 def reference(base: Base) -> str:

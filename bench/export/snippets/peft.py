@@ -26,10 +26,10 @@ def load(folder: Path, base: str | None = None) -> Any:
         raise SystemExit(f"the base {stored['name']} is not on the hub; name its folder (--base)")
     source, revision = (base, None) if base else (stored["name"], stored["revision"])
     check_base(source, stored, revision)
-    logging.set_verbosity_error()  # the base has no head; the adapter's replaces a random one
+    logging.set_verbosity_error()  # the base has no head or another; the adapter's replaces it
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(
-        source, revision=revision, config=config
+        source, revision=revision, config=config, ignore_mismatched_sizes=True
     )
     return AutoTokenizer.from_pretrained(folder), PeftModel.from_pretrained(model, folder).eval()
 

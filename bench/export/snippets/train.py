@@ -35,6 +35,7 @@ from transformers.utils import cached_file
 
 HERE = Path(__file__).resolve().parent
 settings = SimpleNamespace(**json.loads((HERE / "training.json").read_text(encoding="utf-8")))
+PROBLEM = settings.labels["problem_type"]
 CHUNK = 50  # batches whose examples are sorted by length together
 OPTIMIZERS: dict[str, Any] = {
     "adamw": torch.optim.AdamW,
@@ -45,14 +46,14 @@ OPTIMIZERS: dict[str, Any] = {
 
 def target_of(label: Any) -> Any:
     """A label as the loss takes it: a class, 0 or 1 for each class, or a standardised number."""
-    if settings.problem == "regression":
+    if PROBLEM == "regression":
         return (label - settings.mean) / settings.std
-    numbers = {name: number for number, name in enumerate(settings.classes)}
-    numbers |= {number: number for number in range(len(numbers))}
-    if settings.problem == "single_label_classification":
+    classes = settings.labels["label2id"]
+    numbers = {**classes, **{number: number for number in classes.values()}}
+    if PROBLEM == "single_label_classification":
         return numbers[label]
     several = {numbers[name] for name in label}
-    return [float(number in several) for number in range(len(settings.classes))]
+    return [float(number in several) for number in classes.values()]
 
 
 def read_examples(path: Path) -> tuple[list[str], list[str] | None, list[Any]]:
@@ -107,19 +108,17 @@ class PooledClassifier(transformers.BertPreTrainedModel):  # type: ignore[misc]
         return SequenceClassifierOutput(logits=self.head(pooled))
 
 
-def load_model(base: str) -> Any:
+def load_model(base: str | None) -> Any:
     """The base with a new head, and adapters where there are any, ready to train."""
-    expected, revision = settings.base["sha256"], settings.base["revision"]
-    weights = Path(cached_file(base, settings.base["file"], revision=revision))
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
-        sys.exit(f"{weights}: is another file than in the training, whose SHA-256 was {expected}")
+    stored = settings.base
+    base, revision = (base, None) if base else (stored["name"], stored["revision"])
+    weights = Path(cached_file(base, stored["file"], revision=revision))
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != stored["sha256"]:
+        sys.exit(f"{weights}: has changed since the training; its SHA-256 was {stored['sha256']}")
     config = transformers.BertConfig.from_pretrained(base, revision=revision)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = settings.dropout
     config.classifier_dropout = settings.dropout
-    config.id2label = dict(enumerate(settings.classes or [settings.task]))
-    config.label2id = {name: number for number, name in config.id2label.items()}
-    config.problem_type = settings.problem
-    config.pooling, config.head = settings.pooling, settings.head
+    config.update({**settings.labels, "pooling": settings.pooling, "head": settings.head})
     is_plain = (config.pooling, config.head) == ("pooler", "linear")
     kind = transformers.BertForSequenceClassification if is_plain else PooledClassifier
     model = kind(config)
@@ -197,9 +196,9 @@ def rate_factor(step: int, steps: int, steps_per_epoch: int) -> float:
 
 def class_weights(labels: list[int]) -> Tensor | None:
     """Weights [C] of the classes, inversely proportional to their numbers of examples."""
-    if settings.class_weights != "balanced" or settings.problem != "single_label_classification":
+    if settings.class_weights != "balanced" or PROBLEM != "single_label_classification":
         return None
-    counts = np.bincount(labels, minlength=len(settings.classes))
+    counts = np.bincount(labels, minlength=len(settings.labels["label2id"]))
     inverse = np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
     return torch.tensor(len(labels) / np.count_nonzero(counts) * inverse).float()
 
@@ -220,9 +219,9 @@ class SameTrainer(transformers.Trainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels")
         logits = model(**inputs).logits.float()
-        if settings.problem == "regression":
+        if PROBLEM == "regression":
             loss = nn.functional.mse_loss(logits[:, 0], labels)
-        elif settings.problem == "multi_label_classification":
+        elif PROBLEM == "multi_label_classification":
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
         else:
             loss = nn.functional.cross_entropy(
@@ -236,6 +235,8 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
     """Train on the examples of a file, and save the model with its tokenizer."""
     if base is None and not settings.base["on_hub"]:
         sys.exit(f"give --base FOLDER, that of the checkpoint {settings.base['name']}")
+    if to.exists() and any(to.iterdir()):
+        sys.exit(f"--to {to}: is not empty; name a new folder")
     first, second, labels = read_examples(path)
     vocabulary = [*HERE.glob("tokenizer.json"), *HERE.glob("*/tokenizer.json")][0]
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(vocabulary.parent)
@@ -244,10 +245,10 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
     columns = {**encoded, "labels": labels}
     examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     batches = plan_batches(np.array([len(ids) for ids in encoded["input_ids"]]))
-    model = load_model(base or settings.base["name"])
+    model = load_model(base)
     optimizer = OPTIMIZERS[settings.optimizer](parameter_groups(model))
-    per_epoch = math.ceil(len(examples) / settings.batch_size)
-    factor = partial(rate_factor, steps=len(batches), steps_per_epoch=per_epoch)
+    epoch = math.ceil(len(examples) / settings.batch_size)
+    factor = partial(rate_factor, steps=len(batches), steps_per_epoch=epoch)
     trainer = SameTrainer(
         batches,
         class_weights(labels),
@@ -269,12 +270,11 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
     )
     trainer.train()
-    if settings.problem == "regression":  # the last layer, from standardised numbers to labels
+    if PROBLEM == "regression":  # the last layer, from standardised numbers to labels
         linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
         last = [layer for layer in linear if layer.weight.requires_grad][-1]
         last.weight.data *= settings.std
         last.bias.data = last.bias.data * settings.std + settings.mean
-    model.config.text_pairs = second is not None  # for predict.py
     model.save_pretrained(to)
     model.config.save_pretrained(to)
     if settings.adapted:
@@ -288,8 +288,8 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Trains the model of this folder again.")
     parser.add_argument("train", type=Path, metavar="TRAIN.jsonl", help="the training examples")
-    parser.add_argument("--to", type=Path, required=True, help="folder of the trained model")
-    parser.add_argument("--base", help="folder of the base, or another name of it on the hub")
+    parser.add_argument("--to", type=Path, required=True, help="new folder for the model")
+    parser.add_argument("--base", help="folder of the base, where it is not on the hub")
     parser.add_argument("--losses", type=Path, help="file for the loss of each step, as JSON lines")
     given = parser.parse_args()
     train(given.train, given.to, given.base, given.losses)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adapters.injection import inject
 from bench.export.formats import FORMATS, SNIPPET, missing_library
-from bench.export.fresh import Answer, _hub_cache
+from bench.export.fresh import Answer
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
 from minbert.data.tasks import Examples, Task
@@ -63,11 +63,6 @@ def base_of(folder: Path, on_hub: bool = True) -> Base:
         name=HUB if on_hub else folder.name, on_hub=on_hub, revision="1f" * 20 if on_hub else None,
         file=file, sha256=sha256_of(folder / file), licence="apache-2.0", folder=folder,
     )  # fmt: skip
-
-
-def hub_cache(base: Path, folder: Path) -> Path:
-    """A cache of the hub's library that holds the base."""
-    return _hub_cache(base_of(base), folder)
 
 
 def examples(kind: str, pairs: bool) -> Examples:

@@ -16,7 +16,8 @@ from bench.export.training import SETTINGS, why_not_scripted
 from bench.plan.problems import MULTI_LABEL, REGRESSION
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
-from tests.bench.export.losses import (
+from tests.bench.peer_cells import cell
+from tests.export.losses import (
     TOLERANCE,
     Setting,
     checkpoints,
@@ -24,7 +25,6 @@ from tests.bench.export.losses import (
     prepare,
     train,
 )
-from tests.bench.peer_cells import cell
 
 FULL = Setting(changes={"class_weights": "balanced", "label_smoothing": 0.1})
 LORA = Setting("lora", "attn", changes={"lora_plus_ratio": 8.0, "layer_decay": 0.5})
@@ -81,11 +81,15 @@ STOPPED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no base": (lambda folder: (folder / "base").unlink(), "give --base FOLDER"),
     "another base": (
         lambda folder: change(folder, OTHER_BASE),
-        "another file than in the training",
+        "has changed since the training",
     ),
     "an unknown class": (
         lambda folder: replace_example(folder, '{"a": "good", "label": "great"}'),
         "line 3: is no example (KeyError('great'))",
+    ),
+    "a folder with files": (
+        lambda folder: shutil.copytree(folder / "base", folder / "trained"),
+        "is not empty; name a new folder",
     ),
     "no label": (
         lambda folder: replace_example(folder, '{"a": "good"}'),
@@ -115,10 +119,10 @@ class Trainings:
             checkpoint = lacking if setting is LACKING else whole
             self.cells[setting.name] = prepare(setting, checkpoint, folder)
         self.named = self._changed(LORA, {})
-        classes = json.loads((self.named / SETTINGS).read_text())["classes"]
+        classes = json.loads((self.named / SETTINGS).read_text())["labels"]["id2label"]
         examples = self.named / "train.jsonl"
         rows = [json.loads(line) for line in examples.read_text().splitlines()]
-        lines = [json.dumps({**row, "label": classes[row["label"]]}) + "\n" for row in rows]
+        lines = [json.dumps({**row, "label": classes[str(row["label"])]}) + "\n" for row in rows]
         examples.write_text("".join(lines))
         wrong = [self._changed(*each) for each in WRONG]
         self.stopped = {problem: self._changed(LORA, {}) for problem in STOPPED}
@@ -179,7 +183,8 @@ def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str)
     line = (folder / "stopped.txt").read_text()
     assert STOPPED[problem][1] in line
     assert "\n" not in line
-    assert not (folder / "trained").exists()
+    assert not (folder / "losses.jsonl").exists()
+    assert problem == "a folder with files" or not (folder / "trained").exists()
 
 
 @pytest.mark.parametrize(
@@ -190,6 +195,7 @@ def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str)
         ({"held_out": 0.2, "early_stopping": 2}, "early stopping, held-out training examples"),
         ({"head": "conv"}, "the conv head"),
         ({"regression_loss": "pearson"}, "the loss pearson"),
+        ({"mode": "ia3"}, "the mode ia3"),
         ({"init": "random"}, "an encoder that begins with random weights"),
     ],
 )

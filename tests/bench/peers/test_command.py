@@ -198,7 +198,9 @@ def test_the_docs_list_exactly_the_flags() -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "find_spec", lambda name: None if name == "peft" else object())
-    with pytest.raises(InputError, match=r"peft can't be imported.*pip install -e '\.\[peers\]'"):
+    with pytest.raises(
+        InputError, match=r"peft can't be imported.*pip install -e '\.\[transformers\]'"
+    ):
         names.check_libraries()
 
 

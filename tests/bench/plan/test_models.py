@@ -14,7 +14,7 @@ from tests.minbert.stand_in_hub import Hub, serve
 @pytest.fixture
 def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that the library takes for the real one, with one model at a tag."""
-    need(find_spec("huggingface_hub") is not None, "huggingface_hub", component="peers")
+    need(find_spec("huggingface_hub") is not None, "huggingface_hub", component="transformers")
     files = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
     with serve(Hub({"user/tiny": {"main": {}, "v1": files}})) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)

@@ -60,7 +60,7 @@ def test_on_a_gpu_the_peer_has_fp16() -> None:
 def test_a_missing_library_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.add(0)
     monkeypatch.setattr(names, "find_spec", lambda name: None)
-    assert "pip install -e '.[peers]'" in place.refused("--peer")
+    assert "pip install -e '.[transformers]'" in place.refused("--peer")
 
 
 def test_a_setting_that_only_ours_has_leaves_the_peer_out(

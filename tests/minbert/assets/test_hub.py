@@ -68,7 +68,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def fetch(tmp_path: Path) -> Fetch:
     """Fetches in a process of its own, as the hub's library reads its address when imported."""
-    need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="peers")
+    need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="transformers")
 
     def run(url: str, *names: str, **environment: str) -> list[dict[str, Any]]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}

@@ -1,6 +1,6 @@
 """Losses of an exported folder's train.py beside those of the worker's cell, for many settings.
 
-`python -m tests.bench.export.losses` trains all of them, and prints the table of docs/export.md.
+`python -m tests.export.losses` trains all of them, and prints the table of docs/export.md.
 """
 
 import json
@@ -19,18 +19,20 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.export.formats import FORMATS, SNIPPET
+from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
-from bench.export.training import SCRIPT, SETTINGS, training_settings
+from bench.export.training import write_training
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.tokenizer import Tokenizer
-from minbert.files import TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, sha256_of
+from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
-from tests.bench.export import plain_training
 from tests.bench.peer_cells import cell, job_of
+from tests.export import plain_training
 
 STEPS: Final = 20
 TOLERANCE: Final = 1e-4
@@ -140,27 +142,18 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
     trained = Trained(
         row=None,  # type: ignore[arg-type]
         job=job, base=base, task=data.task, model=run.model,
-        tokenizer=None,  # type: ignore[arg-type]
+        tokenizer=Tokenizer.from_folder(checkpoint),
         dev=data.dev, unit=(split.mean, split.std), refitted=False,
     )  # fmt: skip
-    (folder / SETTINGS).write_text(json.dumps(training_settings(trained)))
-    shutil.copy(SCRIPT, folder / SCRIPT.name)
+    write_training(trained, folder)
+    form = FORMATS["peft" if setting.layers else "transformers"]
+    if form.cannot(job.cell, False) is None:
+        shutil.copy(form.snippet, folder / SNIPPET)
     (folder / "base").symlink_to(checkpoint)
-    write_tokenizer(checkpoint, folder)
+    write_tokenizer(trained, folder)
     for side in ("train.jsonl", "dev.jsonl"):
         shutil.copy(source / side, folder)
     return [float(loss) for loss in run.record.losses]
-
-
-def write_tokenizer(checkpoint: Path, folder: Path) -> None:
-    """Write a checkpoint's tokenizer as an exported folder has it."""
-    Tokenizer.from_folder(checkpoint)._wordpiece.save(str(folder / VOCABULARIES[0]))
-    values = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        **{f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP")},
-    }
-    (folder / TOKENIZER_CONFIG).write_text(json.dumps(values))
 
 
 def train(folders: Sequence[Path]) -> list[list[float]]:

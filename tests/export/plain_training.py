@@ -33,29 +33,28 @@ def main() -> None:
 
 
 def predict(folder: Path, pooled: Any) -> None:
-    """Write the logits of the dev examples."""
+    """Write the logits of the dev examples: by predict.py or, for the script's own class, here."""
     import numpy as np
     import torch
     from peft import PeftModel
-    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
+    from transformers import AutoConfig, AutoTokenizer
 
-    trained = folder / "trained"
-    config = AutoConfig.from_pretrained(trained)
-    is_plain = (config.pooling, config.head) == ("pooler", "linear")
-    kind = BertForSequenceClassification if is_plain else pooled
-    if (trained / "adapter_config.json").is_file():
-        base = kind.from_pretrained(folder / "base", config=config, ignore_mismatched_sizes=True)
-        model = PeftModel.from_pretrained(base, trained)
-    else:
-        model = kind.from_pretrained(trained)
+    trained, base = folder / "trained", folder / "base"
     rows = [json.loads(line) for line in (folder / "dev.jsonl").read_text().splitlines()]
-    columns = [[row[name] for row in rows] for name in ("a", "b") if name in rows[0]]
-    length = json.loads((folder / "training.json").read_text())["max_length"]
-    inputs = AutoTokenizer.from_pretrained(trained)(
-        *columns, padding=True, truncation=True, max_length=length, return_tensors="pt"
-    )
-    with torch.inference_mode():
-        np.save(folder / "logits.npy", model.eval()(**inputs).logits.numpy())
+    texts = [(row["a"], row["b"]) if "b" in row else row["a"] for row in rows]
+    if (folder / "predict.py").is_file():
+        snippet = runpy.run_path(str(folder / "predict.py"))
+        logits = snippet["logits"](snippet["load"](trained, str(base)), texts)
+    else:
+        has_adapter = (trained / "adapter_config.json").is_file()
+        config = AutoConfig.from_pretrained(trained)
+        model = pooled.from_pretrained(base if has_adapter else trained, config=config).eval()
+        model = PeftModel.from_pretrained(model, trained).eval() if has_adapter else model
+        tokenizer = AutoTokenizer.from_pretrained(trained)
+        with torch.inference_mode():
+            inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+            logits = model(**inputs).logits.numpy()
+    np.save(folder / "logits.npy", logits)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,197 @@
+"""What formats express and refuse, and what plain libraries make of their folders."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.common.errors import InputError
+from bench.export import formats
+from bench.export.check import texts_of
+from bench.export.formats import (
+    FORMATS,
+    SNIPPET,
+    default_format,
+    format_in,
+    missing_library,
+    refusal,
+)
+from minbert.data.tokenizer import Tokenizer
+from tests.bench.export.small import (
+    CLASSES,
+    MAX_LENGTH,
+    answer_here,
+    base_folder,
+    expected_logits,
+    exported,
+    trained,
+)
+from tests.bench.synthetic_rows import cell
+from tests.export.matrix import Case, cases, declared, docs_table, observed, table
+
+DOCS = Path(__file__).parents[3] / "docs" / "export.md"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the base."""
+    return base_folder(tmp_path_factory.mktemp("export") / "base")
+
+
+def test_the_table_in_the_docs_is_what_the_formats_say(base: Path) -> None:
+    held = {case: [declared(case.trained(base), name) for name in FORMATS] for case in cases()}
+    assert docs_table(DOCS.read_text(encoding="utf-8")) == table(held)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "kind", "pairs", "merge"),
+    [
+        (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True, False),
+        (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False, False),
+        (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True, False),
+        (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True, False),
+        (Case("dora", "attn-only", "pooler", "nonlinear"), "sentence-transformers",
+         "regression", True, False),
+        (Case("lora", "attn-only", "mean", "linear"), "sentence-transformers", "multi_label",
+         False, True),
+        (Case("head", None, "mean", "conv"), "onnx", "regression", True, False),
+    ],
+)  # fmt: skip
+def test_a_sample_of_the_table_holds(
+    base: Path, case: Case, name: str, kind: str, pairs: bool, merge: bool
+) -> None:
+    cell = case.trained(base, kind, pairs)
+    assert observed(cell, name, merge) == declared(cell, name, merge)
+    assert not declared(cell, name, merge).startswith("—")
+
+
+def test_a_pooler_that_the_base_lacks_is_saved(tmp_path: Path) -> None:
+    own = trained(base_folder(tmp_path / "base", pooler=False))
+    folder = exported(own, "peft", tmp_path / "out")
+    assert "bert.pooler.dense" in read(folder, "adapter_config.json")["modules_to_save"]
+    answer = answer_here(folder, texts_of(own.dev), base=own.base)
+    np.testing.assert_allclose(answer.logits, expected_logits(own), atol=1e-4, rtol=0)
+
+
+def test_a_refusal_names_the_format_that_can() -> None:
+    mean = cell("lora", 4, "attn-only", "off", pooling="mean")
+    assert refusal("peft", mean, True) == (
+        "peft has no place for mean pooling; use --format sentence-transformers"
+    )
+    assert refusal("sentence-transformers", mean, True) is None
+    assert default_format(mean, True, merge=False) == "sentence-transformers"
+    full = cell("full", None, None, "off", pooling="pooler")
+    assert "use --format transformers" in (refusal("peft", full, True) or "")
+    adapted = cell("dora", 4, "attn", "off", pooling="pooler")
+    assert default_format(adapted, True, merge=False) == "peft"
+    assert default_format(adapted, True, merge=True) == "transformers"
+
+
+def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "peft" else object())
+    assert missing_library(FORMATS["peft"]) == (
+        "--format peft needs peft: pip install -e '.[transformers]'"
+    )
+    assert missing_library(FORMATS["onnx"]) is None
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_folder_has_its_format(tmp_path: Path, base: Path, name: str) -> None:
+    folder = exported(trained(base), name, tmp_path / "out")
+    assert format_in(folder) is FORMATS[name]
+    config = read(folder, FORMATS[name].config)
+    assert list(config["id2label"].values()) == list(CLASSES)
+    assert config["label2id"] == {label: number for number, label in enumerate(CLASSES)}
+    assert config["problem_type"] == "single_label_classification"
+    assert config["text_pairs"] is False
+
+
+def test_another_folder_has_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no exported model"):
+        format_in(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        format_in(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("max_length", [5, 8, 9, MAX_LENGTH])
+def test_libraries_cut_texts_as_we_do(
+    tmp_path: Path, base: Path, pairs: bool, max_length: int
+) -> None:
+    """Of pairs one text is long, or the other, or both are, by an even or odd number of tokens."""
+    own = trained(base, pairs=pairs)
+    folder = exported(own, "transformers", tmp_path / "out")
+    import tokenizers
+    from transformers import AutoTokenizer
+
+    words = ["the " * count for count in (*range(9), 14, 15, 40)]
+    columns = [words]
+    if pairs:
+        columns = [[a for a in words for _ in words], [b for _ in words for b in words]]
+    encoded = own.tokenizer.encode(columns[0], columns[1] if pairs else None, max_length)
+    ends = encoded.offsets[1:-1]
+    ids = [part.tolist() for part in np.split(encoded.input_ids, ends)]
+    types = [part.tolist() for part in np.split(encoded.token_type_ids, ends)]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.model_max_length == MAX_LENGTH
+    theirs = tokenizer(*columns, truncation=True, max_length=max_length)
+    assert theirs["input_ids"] == ids
+    assert theirs["token_type_ids"] == types
+    plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    plain.enable_truncation(max_length)
+    batch = plain.encode_batch(list(zip(*columns, strict=True)) if pairs else words)
+    assert [text.ids for text in batch] == ids
+    assert [text.type_ids for text in batch] == types
+
+
+def test_normalisation_of_the_base_is_kept(tmp_path: Path, base: Path) -> None:
+    """transformers would otherwise build a tokenizer for BERT with its own defaults."""
+    (base / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    try:
+        own = trained(base)
+        folder = exported(own, "transformers", tmp_path / "out")
+    finally:
+        (base / "tokenizer_config.json").unlink()
+    from transformers import AutoTokenizer
+
+    ours = own.tokenizer.encode(["The film É"], None, MAX_LENGTH).input_ids.tolist()
+    assert AutoTokenizer.from_pretrained(folder)("The film É")["input_ids"] == ours
+    assert ours != Tokenizer.from_folder(base).encode(["The film É"], None, 16).input_ids.tolist()
+
+
+def test_the_pipeline_of_transformers_names_classes(tmp_path: Path, base: Path) -> None:
+    own = trained(base)
+    folder = exported(own, "transformers", tmp_path / "out")
+    from transformers import pipeline
+
+    answers = pipeline("text-classification", model=str(folder))(["good", "not a bad film"])
+    expected = answer_here(folder, ["good", "not a bad film"]).labels
+    assert [answer["label"] for answer in answers] == expected
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of a folder."""
+    values: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "merge"),
+    [
+        ("peft", {}, False),
+        ("sentence-transformers", {"pooling": "mean"}, True),
+        ("onnx", {"head": "conv"}, False),
+    ],
+)
+def test_transformers_does_not_load_another_model_from_a_folder(
+    tmp_path: Path, base: Path, name: str, settings: dict[str, Any], merge: bool
+) -> None:
+    folder = exported(trained(base, **settings), name, tmp_path / "out", merge)
+    from transformers import AutoModelForSequenceClassification
+
+    with warnings.catch_warnings(action="ignore"), pytest.raises((OSError, ValueError)):
+        AutoModelForSequenceClassification.from_pretrained(folder)
+    assert (folder / SNIPPET).exists()
