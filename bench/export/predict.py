@@ -184,15 +184,21 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
             f"{folder}: takes {error.name}: pip install -e '.[{exported.extra}]'"
         ) from error
     except (Exception, SystemExit) as error:
-        cause = one_line(str(error)) or type(error).__name__
-        raise InputError(f"{folder}: can't be loaded: {cause}") from error
+        raise InputError(f"{folder}: can't be loaded: {_cause(error)}") from error
 
     def predict(texts: Sequence[Any]) -> list[Answer]:
-        rows = snippet.logits(model, texts)
-        labels, shares = snippet.labels(folder, rows), snippet.probabilities(folder, rows)
+        try:
+            rows = snippet.logits(model, texts)
+            labels, shares = snippet.labels(folder, rows), snippet.probabilities(folder, rows)
+        except Exception as error:
+            raise InputError(f"{folder}: can't predict: {_cause(error)}") from error
         return [*zip(labels, shares, strict=True)]
 
     return predict
+
+
+def _cause(error: BaseException) -> str:
+    return one_line(str(error)) or type(error).__name__
 
 
 def _rows(table: Table, columns: Sequence[str]) -> Iterator[str | tuple[str, ...]]:

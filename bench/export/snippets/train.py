@@ -255,6 +255,7 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
         model=model,
         args=transformers.TrainingArguments(
             output_dir=str(to),
+            per_device_train_batch_size=settings.batch_size,
             max_steps=len(batches),  # all epochs are one to the Trainer
             max_grad_norm=1.0,
             seed=settings.seed,

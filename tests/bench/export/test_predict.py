@@ -138,14 +138,20 @@ def test_an_adapter_is_loaded_on_the_base_that_is_named(base: Path, tmp_path: Pa
 def test_eight_bit_weights_are_loaded_by_name(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     folder = export(trained(base), tmp_path / "model", "onnx")
+    merged = export(trained(base), tmp_path / "merged", "transformers")
     file, target = write(tmp_path / "a.txt", "\n".join(TEXTS)), tmp_path / "out.csv"
     assert run(folder, file, "--to", target) == 0
     exact = target.read_text()
+    message = refused(merged, file, "--weights", "model-int8.onnx")
+    assert message == "--weights model-int8.onnx: transformers has one file of weights"
     (folder / "model.onnx").write_bytes(b"")
     assert run(folder, file, "--to", target, "--weights", "model-int8.onnx") == 0
     assert target.read_text() != exact
     assert "can't be loaded" in refused(folder, file, "--to", target)
     assert "can't be loaded" in refused(folder, file, "--weights", "model-int4.onnx")
+    (folder / "config.json").write_text('{"problem_type": "", "id2label": {}, "text_pairs": 0}')
+    message = refused(folder, file, "--to", target, "--weights", "model-int8.onnx")
+    assert "can't predict: list index out of range" in message
 
 
 @pytest.mark.parametrize(

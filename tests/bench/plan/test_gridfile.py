@@ -123,7 +123,7 @@ def test_a_typo_in_the_settings_of_some_cells_is_one_line(own: str, expected: st
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(InputError, match="full, paper, paper-final, smoke"):
+    with pytest.raises(InputError, match="full, paper, paper-final, quick, smoke"):
         gridfile.load("huge")
 
 
