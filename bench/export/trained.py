@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.plan.job import Job
 from bench.plan.rows import Row
 from minbert.data.tasks import Examples, Task
 from minbert.data.tokenizer import Tokenizer
-from minbert.model.classifier import BertClassifier
+
+if TYPE_CHECKING:
+    from minbert.model.classifier import BertClassifier
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Trained:
     job: Job
     base: Base
     task: Task
-    model: BertClassifier
+    model: "BertClassifier"
     tokenizer: Tokenizer
     dev: Examples
     unit: tuple[float, float]
