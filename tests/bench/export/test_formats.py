@@ -47,25 +47,25 @@ def test_the_table_in_the_docs_is_what_the_formats_say(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "kind", "pairs", "merge"),
+    ("case", "name", "kind", "pairs"),
     [
-        (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True, False),
-        (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False, False),
-        (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True, False),
-        (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True, False),
+        (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True),
+        (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False),
+        (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True),
+        (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True),
         (Case("dora", "attn-only", "pooler", "nonlinear"), "sentence-transformers",
-         "regression", True, False),
+         "regression", True),
         (Case("lora", "attn-only", "mean", "linear"), "sentence-transformers", "multi_label",
-         False, True),
-        (Case("head", None, "mean", "conv"), "onnx", "regression", True, False),
+         False),
+        (Case("head", None, "mean", "conv"), "onnx", "regression", True),
     ],
 )  # fmt: skip
 def test_a_sample_of_the_table_holds(
-    base: Path, case: Case, name: str, kind: str, pairs: bool, merge: bool
+    base: Path, case: Case, name: str, kind: str, pairs: bool
 ) -> None:
     cell = case.trained(base, kind, pairs)
-    assert observed(cell, name, merge) == declared(cell, name, merge)
-    assert not declared(cell, name, merge).startswith("—")
+    assert observed(cell, name) == declared(cell, name)
+    assert not declared(cell, name).startswith("—")
 
 
 def test_a_pooler_that_the_base_lacks_is_saved(tmp_path: Path) -> None:
@@ -179,17 +179,13 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "merge"),
-    [
-        ("peft", {}, False),
-        ("sentence-transformers", {"pooling": "mean"}, True),
-        ("onnx", {"head": "conv"}, False),
-    ],
+    ("name", "settings"),
+    [("peft", {}), ("sentence-transformers", {"pooling": "mean"}), ("onnx", {"head": "conv"})],
 )
 def test_transformers_does_not_load_another_model_from_a_folder(
-    tmp_path: Path, base: Path, name: str, settings: dict[str, Any], merge: bool
+    tmp_path: Path, base: Path, name: str, settings: dict[str, Any]
 ) -> None:
-    folder = exported(trained(base, **settings), name, tmp_path / "out", merge)
+    folder = exported(trained(base, **settings), name, tmp_path / "out")
     from transformers import AutoModelForSequenceClassification
 
     with warnings.catch_warnings(action="ignore"), pytest.raises((OSError, ValueError)):
