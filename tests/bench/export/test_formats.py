@@ -1,6 +1,7 @@
 """What formats express and refuse, and what plain libraries make of their folders."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.bench.export.small import (
     base_folder,
     expected_logits,
     exported,
+    need_libraries,
     trained,
 )
 from tests.bench.synthetic_rows import cell
@@ -170,6 +172,37 @@ def test_the_pipeline_of_transformers_names_classes(tmp_path: Path, base: Path) 
     answers = pipeline("text-classification", model=str(folder))(["good", "not a bad film"])
     expected = answer_here(folder, ["good", "not a bad film"]).labels
     assert [answer["label"] for answer in answers] == expected
+
+
+def test_a_cross_encoder_gives_the_numbers_of_a_regression(tmp_path: Path, base: Path) -> None:
+    need_libraries("sentence-transformers")
+    own = trained(base, kind="regression", pairs=True)
+    folder = exported(own, "transformers", tmp_path / "out")
+    from sentence_transformers import CrossEncoder
+
+    numbers = CrossEncoder(str(folder), device="cpu").predict(texts_of(own.dev))
+    np.testing.assert_allclose(numbers, expected_logits(own)[:, 0], atol=1e-4, rtol=0)
+
+
+def test_onnx_files_have_no_paths_of_this_machine(tmp_path: Path, base: Path) -> None:
+    folder = exported(trained(base), "onnx", tmp_path / "out")
+    project = Path(__file__).parents[3]
+    for name in ("model.onnx", "model-int8.onnx"):
+        content = (folder / name).read_bytes()
+        for path in (str(project), str(Path.home()), sys.prefix, "bench/export", ".py"):
+            assert path.encode() not in content
+
+
+def test_an_error_of_onnx_is_one_line(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator\nin version 18")
+
+    need_libraries("onnx")
+    monkeypatch.setattr("torch.onnx.export", fail)
+    with pytest.raises(InputError, match=r"as ONNX \(no such operator in version 18\)"):
+        exported(trained(base), "onnx", tmp_path / "out")
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
