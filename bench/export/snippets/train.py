@@ -52,6 +52,8 @@ def target_of(label: Any) -> Any:
     numbers = {**classes, **{number: number for number in classes.values()}}
     if PROBLEM == "single_label_classification":
         return numbers[label]
+    if not isinstance(label, list):
+        raise TypeError("no list of labels")
     several = {numbers[name] for name in label}
     return [float(number in several) for number in classes.values()]
 
@@ -59,7 +61,11 @@ def target_of(label: Any) -> Any:
 def read_examples(path: Path) -> tuple[list[str], list[str] | None, list[Any]]:
     """First texts, second texts if there are any, and labels."""
     rows = []
-    for place, line in enumerate(path.read_text(encoding="utf-8").strip().split("\n"), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").strip().split("\n")
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"{path}: can't be read ({error})")
+    for place, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             rows.append((row["a"], row.get("b"), target_of(row["label"])))
@@ -112,7 +118,10 @@ def load_model(base: str | None) -> Any:
     """The base with a new head, and adapters where there are any, ready to train."""
     stored = settings.base
     base, revision = (base, None) if base else (stored["name"], stored["revision"])
-    weights = Path(cached_file(base, stored["file"], revision=revision))
+    try:
+        weights = Path(cached_file(base, stored["file"], revision=revision))
+    except OSError as error:
+        sys.exit(f"the base {base} can't be loaded ({' '.join(str(error).split())})")
     if hashlib.sha256(weights.read_bytes()).hexdigest() != stored["sha256"]:
         sys.exit(f"{weights}: has changed since the training; its SHA-256 was {stored['sha256']}")
     config = transformers.BertConfig.from_pretrained(base, revision=revision)

@@ -66,7 +66,9 @@ def main() -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     texts = given.texts
     if config["text_pairs"]:
-        texts = list(zip(texts[::2], texts[1::2], strict=True))
+        if len(texts) % 2:
+            parser.error("the model takes pairs: two texts each")
+        texts = list(zip(texts[::2], texts[1::2]))
     rows = logits(load(folder), texts)
     for text, label, row in zip(texts, labels(folder, rows), probabilities(folder, rows)):
         shown = zip(config["id2label"].values(), row)

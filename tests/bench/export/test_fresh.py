@@ -1,5 +1,7 @@
 """The fresh process in which exported models answer, and their snippets on the command line."""
 
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,16 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.export.check import labels_of, texts_of
-from bench.export.formats import SNIPPET
+from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
-from tests.bench.export.small import answer_here, base_folder, expected_logits, exported, trained
+from tests.bench.export.small import (
+    answer_here,
+    base_folder,
+    expected_logits,
+    exported,
+    need_libraries,
+    trained,
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +93,19 @@ def test_the_snippet_takes_pairs_and_gives_numbers(tmp_path: Path, base: Path) -
     (line,) = predicted(folder, "good", "bad")
     number = answer_here(folder, [("good", "bad")]).labels[0]
     assert line.startswith(f"('good', 'bad') -> {number}")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_snippet_refuses_half_a_pair(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_libraries(name)
+    (tmp_path / FORMATS[name].config).write_text('{"text_pairs": true}')
+    snippet = shutil.copy(FORMATS[name].snippet, tmp_path / SNIPPET)
+    monkeypatch.setattr(sys, "argv", [str(snippet), "good"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(snippet), run_name="__main__")
+    assert "the model takes pairs: two texts each" in capsys.readouterr().err
 
 
 def predicted(folder: Path, *arguments: str) -> list[str]:

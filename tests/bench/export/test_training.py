@@ -74,6 +74,19 @@ def replace_example(folder: Path, line: str) -> None:
     path.write_text("\n".join([*lines[:2], line, *lines[3:]]))
 
 
+def change_to_several(folder: Path, line: str) -> None:
+    """Make a folder's task one of several labels, with this training example."""
+    labels = json.loads((folder / SETTINGS).read_text())["labels"]
+    change(folder, {"labels": {**labels, "problem_type": "multi_label_classification"}})
+    (folder / "train.jsonl").write_text(line)
+
+
+def replace_base(folder: Path) -> None:
+    """Give a folder an empty one as its base."""
+    (folder / "base").unlink()
+    (folder / "base").mkdir()
+
+
 OTHER_BASE = {
     "base": {"name": "a", "on_hub": False, "revision": None, "file": WEIGHTS[0], "sha256": "0"}
 }
@@ -94,6 +107,18 @@ STOPPED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no label": (
         lambda folder: replace_example(folder, '{"a": "good"}'),
         "line 3: is no example (KeyError('label'))",
+    ),
+    "a label that is no list": (
+        lambda folder: change_to_several(folder, '{"a": "good", "label": "0"}'),
+        "line 1: is no example (TypeError('no list of labels'))",
+    ),
+    "no examples": (
+        lambda folder: (folder / "train.jsonl").unlink(),
+        "train.jsonl: can't be read (",
+    ),
+    "no weights of the base": (
+        replace_base,
+        "base can't be loaded (",
     ),
     "a second text": (
         lambda folder: replace_example(folder, '{"a": "good", "b": "film", "label": 1}'),
