@@ -26,6 +26,9 @@ from minbert.data.tokenizer import Tokenizer
 from minbert.files import is_file
 
 _OTHERWISE: Final = "run its cell again"
+_OF_DATA: Final = ("data_digest", "max_train", "max_dev", "folds", "fold")
+"""Columns that stay those of the cell after a refit, so that it keeps its id."""
+_SCORES: Final = ("dev_score", "dev_accuracy", "dev_ci_low", "dev_ci_high")
 _EXACT: Final = 1e-4
 """How far logits in fp32 may differ from those of the training process."""
 _HALF: Final = 0.1
@@ -49,8 +52,8 @@ def find_trained(
     """The trained model of a row, by the weights in its cell's folder, and its logits [N, C] of the
     dev examples in fp32, in the unit of the labels.
 
-    Where weights were not kept the cell is trained again, and the row is that of the new training;
-    of a refit, which has no score, it stays that of the cell.
+    Where weights were not kept the cell is trained again, and the row is that of the new training.
+    That of a refit has no score.
 
     Args:
         model, base: the checkpoint that it was trained from.
@@ -64,8 +67,7 @@ def find_trained(
     folder = folder_of(runs, row)
     again = refit or not is_file(folder / WEIGHTS)
     if again:
-        folder, new = _train(runs, row, folder, model, refit=refit)
-        row = row if refit else new
+        folder, row = _train(runs, row, folder, model, refit=refit)
     job = Job.read(folder)
     job = replace(job, checkpoint=str(model.checkpoint), tokenizer=str(model.tokenizer))
 
@@ -187,6 +189,8 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
         dev_examples={"": len(kept)},
         majority_score=row.majority_score,
     )
+    if refit:
+        new |= {name: row[name] for name in _OF_DATA} | dict.fromkeys(_SCORES)
     return folder, new
 
 

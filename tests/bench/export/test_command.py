@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
-from bench.export import choice, exporting
+from bench.export import cells, choice, exporting
 from bench.export.__main__ import command
 from bench.export.bases import describe_base
 from bench.export.check import texts_of
@@ -27,9 +27,10 @@ from bench.plan.columns import NAMES, row_of
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.rows import Row
+from bench.report.text import num
 from bench.results.exports import Figures, exports_file, read_exports
 from bench.results.origins import folder_of
-from bench.results.protocol import PREDICTIONS, WEIGHTS
+from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS
 from bench.results.rowfile import encode, record
 from minbert.data.tasks import load_task
 from tests.bench.export.small import need_libraries
@@ -206,6 +207,47 @@ def test_results_without_their_folders_are_trained_again(
     assert 'license: "apache-2.0"' in card
 
 
+def test_examples_of_the_user_are_found_by_their_digest(
+    place: GridRuns, unmeasured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = place.csv.read_bytes()
+    (place.folder / "other.csv").write_bytes(rows)
+    model = find_model(str(place.model), "pretrained", "auto")
+    monkeypatch.setattr(cells, "model_of", lambda *_: model)
+    done = export("head-fp32-s0", "--runs", "other.csv", "--to", "model")
+    assert done.code == 0, done.err
+    monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "elsewhere"))
+    done = export("lora-r2-attn-only-fp32-s0", "--runs", "other.csv", "--to", "model-2")
+    assert done.code == 2
+    assert "are no longer in the cache; start the grid again" in done.err
+
+
+def test_a_link_to_an_empty_folder_is_followed(place: GridRuns, unmeasured: None) -> None:
+    (place.folder / "real").mkdir()
+    (place.folder / "link").symlink_to("real")
+    assert export("head-fp32-s0", "--to", "link").code == 0
+    assert (place.folder / "real" / "README.md").exists()
+
+
+@pytest.mark.parametrize("to", [".", "../own.toml/sub", "/proc/sub"])
+def test_a_folder_that_can_not_be_written_is_refused_at_once(
+    place: GridRuns, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.setattr(cells, "find_trained", None)
+    empty = place.folder / "empty"
+    empty.mkdir()
+    arguments = [
+        "--runs",
+        str(place.csv),
+        "--to",
+        to if to != "own.toml/sub" else "../own.toml/sub",
+    ]
+    monkeypatch.chdir(empty)
+    done = export("head-fp32-s0", *arguments)
+    assert done.code == 2
+    assert f"--to {arguments[-1]}: " in done.err
+
+
 def test_refit_trains_on_all_examples_and_measures_no_score(place: GridRuns) -> None:
     row = row_named(place, "head-fp32-s0")
     done = export("head-fp32-s0", "--refit", "--to", "model", "--json")
@@ -218,6 +260,8 @@ def test_refit_trains_on_all_examples_and_measures_no_score(place: GridRuns) -> 
     card = (place.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "The score of this model is not measured" in card
     assert "all 120 examples" in card
+    result = json.loads((place.folder / "runs" / f"refit-{row.cell_id}" / RESULT).read_text())
+    assert f"took {num(result['columns']['train_s'])} s on" in card
     assert "model-index" not in card
     assert not exports_file(place.csv).exists()
     job = Job.read(place.folder / "runs" / f"refit-{row.cell_id}")
@@ -312,7 +356,7 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(exporting, step, full)
     done = export("lora-r2-attn-only-fp32-s0", "--to", "model")
     assert done.code == 1
-    assert "--to model: can't be written (No space left on device)" in done.err
+    assert "model: can't be written (No space left on device)" in done.err
     assert is_untouched(place)
 
 
