@@ -127,13 +127,16 @@ def _print(exported: "Exported", folder: Path) -> None:
         f"{name} {version}" for name, version in exported.answer.libraries.items()
     )
     is_adapter = is_file(exported.folder / BASE)
+    amp, rounded = trained.job.cell.amp, ""
+    if amp != "off":
+        rounded = f"; {trained.changed:,} of its predictions differ from those in {amp}"
     option = f" --base {base.folder}" if is_adapter and not base.on_hub else ""
     print_tables(
         [figures_table(exported.figures)],
         [
             f"{folder}: {trained.row.name} ({trained.row.cell_id}) for {exported.form.name}",
-            f"checked: in a process without this project ({libraries}) it predicts all "
-            f"{len(trained.dev):,} dev examples as the cell does",
+            f"checked: in a process without this project ({libraries}) it gives the logits of the "
+            f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
             f"use it: python -m bench.predict {folder} FILE{option}, or python {folder / SNIPPET} "
             f"TEXT{option}",
         ],
@@ -148,7 +151,8 @@ def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
     """
     if merge and name == "peft":
         raise InputError(
-            "--merge: merged weights are no adapter; leave it out, or take --format transformers"
+            "--merge: merged weights are no adapter; leave it out, or take --format "
+            f"{default_format(row, base.on_hub, True)}"
         )
     name = name or default_format(row, base.on_hub, merge)
     reason = refusal(name, row, base.on_hub) or missing_library(FORMATS[name])

@@ -156,7 +156,7 @@ def test_a_cell_becomes_a_folder_with_its_predictions(place: GridRuns) -> None:
     assert "lora rank 2 on attn-only" in card
     assert f"{row.dev_score:.3f}" in card
     assert str(place.folder) not in card + (model / "training.json").read_text()
-    assert "all 12 dev examples as the cell does" in done.out
+    assert "model in fp32 on all 12 dev examples" in done.out
 
 
 def test_the_outcome_is_data(place: GridRuns, unmeasured: None) -> None:
@@ -364,7 +364,7 @@ def test_a_folder_that_fails_its_check_is_not_written(
     place: GridRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*_: object) -> None:
-        raise InputError("pooling, the scale of adapters, or weights are others")
+        raise InputError("pooling, adapter scale or weights differ")
 
     monkeypatch.setattr(exporting, "check", wrong)
     done = export("lora-r2-attn-only-fp32-s0", "--to", "model")
