@@ -25,7 +25,6 @@ def save_adapter(
     base_model: str | None = None,
     *,
     whole: Iterable[str] | None = None,
-    encoder_only: bool = False,
     revision: str | None = None,
 ) -> None:
     """Save a model's adapters, and whole modules beside them, into a folder.
@@ -38,7 +37,6 @@ def save_adapter(
         folder: created if missing.
         base_model: name or path of the base model, for the reader's information.
         whole: names of modules that are saved whole; None: all that train besides adapters.
-        encoder_only: whether the adapters are for the encoder by itself, without a head.
         revision: of the base model on the hub.
 
     Raises:
@@ -49,7 +47,6 @@ def save_adapter(
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
         raise InputError("the model has no adapters to save; inject some first")
-    inside = "bert." if encoder_only else ""
     parts = [part for layer in adapted for part in layer.parts if part.rank > 0]
     mode, rank, alpha = training_of(model).mode, parts[0].rank, parts[0].alpha
     own = METHODS[mode].peft
@@ -72,13 +69,13 @@ def save_adapter(
         "r": rank,
         "revision": revision,
         # in full, since a short name such as `dense` would also match the pooler
-        "target_modules": [part.name.removeprefix(inside) for part in parts],
-        "task_type": "FEATURE_EXTRACTION" if encoder_only else "SEQ_CLS",
+        "target_modules": [part.name for part in parts],
+        "task_type": "SEQ_CLS",
         "use_rslora": False,
         **own,
     }
     copies = {
-        f"{_PREFIX}{name.removeprefix(inside)}": tensor.to("cpu", copy=True).contiguous()
+        f"{_PREFIX}{name}": tensor.to("cpu", copy=True).contiguous()
         for name, tensor in tensors.items()
     }
     folder.mkdir(parents=True, exist_ok=True)

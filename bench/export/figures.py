@@ -40,13 +40,16 @@ def measure(
 ) -> Figures:
     """Measure the forms of an exported model on dev.
 
-    Forms other than the exported one are written into a temporary folder and removed. A form whose
-    library is missing, or that fails, is listed with the reason.
+    Forms other than the exported one are written into a temporary folder and removed. One of them
+    whose library is missing, or that fails, is listed with the reason.
 
     Args:
         folder: the exported model.
         format: its format.
         expected: the logits [N, C] of the cell's own model in fp32, in the unit of the labels.
+
+    Raises:
+        InputError: if the exported form fails.
     """
     threads = usable_threads()
     is_adapter = any(folder.rglob("adapter_config.json"))
@@ -76,6 +79,8 @@ def measure(
                     form.write(trained, place, True)
                 forms.append(_measured(name, form, place, trained, expected, threads))
             except InputError as error:
+                if name == exported:
+                    raise
                 forms.append(Form(name=name, format=form.name, missing=str(error)))
     return Figures(
         forms=tuple(forms),

@@ -26,7 +26,7 @@ ENVIRONMENTS: Final[Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]]] = (
     ("peft", ("dora", "all-lin-only"), (*_OLD_TRANSFORMERS, "peft==0.12.*")),
     ("transformers", ("lora", "attn"), ("torch", "transformers")),
     ("transformers", ("full",), _OLD_TRANSFORMERS),
-    ("sentence-transformers", ("lora", "attn-only"), ("sentence-transformers", "peft")),
+    ("sentence-transformers", ("lora", "attn-only"), ("sentence-transformers",)),
     ("sentence-transformers", ("dora", "all-lin"), ("sentence-transformers==5.0.*",)),
     ("onnx", ("dora", "attn"), ("onnxruntime", "tokenizers", "numpy")),
 )

@@ -59,24 +59,24 @@ def cases() -> Iterator[Case]:
         yield Case(mode, layers, pooling, head)
 
 
-def declared(cell: Trained, name: str, merge: bool = False) -> str:
+def declared(cell: Trained, name: str) -> str:
     """What the formats say of a cell: how one holds it, or which one to use."""
     of, on_hub = cell.job.cell, cell.base.on_hub
     if reason := refusal(name, of, on_hub):
         return f"—, use {reason.rpartition(' ')[2]}"
     if of.rank is None:
         return "whole"
-    return "adapter" if not merge and FORMATS[name].holds_adapter(of, on_hub) else "merged"
+    return "adapter" if name == "peft" else "merged"
 
 
-def observed(cell: Trained, name: str, merge: bool = False) -> str:
+def observed(cell: Trained, name: str) -> str:
     """How a format holds a cell, once its folder has been written and loaded and its logits
     compared with the cell's."""
-    said = declared(cell, name, merge)
+    said = declared(cell, name)
     if said.startswith("—"):
         return said
     with TemporaryDirectory() as place:
-        folder = exported(cell, name, Path(place, "out"), merge)
+        folder = exported(cell, name, Path(place, "out"))
         expected = expected_logits(cell)
         answer = answer_here(folder, texts_of(cell.dev), base=cell.base)
         assert answer.logits.shape == expected.shape, folder

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from adapters.methods import METHODS
-from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.plan.cell import Cell
 
@@ -36,7 +35,6 @@ class Format:
         snippet: the script that loads it.
         cannot: the reason why it can't express a cell, given whether the cell's base is on the
             hub; None: it can.
-        holds_adapter: whether, unless merged, it holds a cell's adapter and refers to the base.
         write: writes a trained cell's model, tokenizer and config.json into a folder, its adapters
             merged or, where the format has them, not.
     """
@@ -48,7 +46,6 @@ class Format:
     config: str
     snippet: Path
     cannot: Callable[[Cell, bool], str | None]
-    holds_adapter: Callable[[Cell, bool], bool]
     write: "Callable[[Trained, Path, bool], None]"
 
 
@@ -80,20 +77,6 @@ def _sentence_transformers_cannot(cell: Cell, _on_hub: bool) -> str | None:
     return "no place for a conv head" if cell.head == "conv" else None
 
 
-def _no_adapter(_cell: Cell, _on_hub: bool) -> bool:
-    return False
-
-
-def _sentence_transformers_adapter(cell: Cell, on_hub: bool) -> bool:
-    """Whether nothing else in the encoder has trained, the hub has the base, and transformers, by
-    which the library loads adapters, reads the tensors, as it does not DoRA's magnitudes."""
-    method = METHODS.get(cell.mode)
-    if method is None or method.peft is None or not on_hub or cell.init == "random":
-        return False
-    is_read = all(key.endswith(".weight") for key in method.parameters.values())
-    return is_read and not trains_base(str(cell.layers))
-
-
 def _onnx_cannot(_cell: Cell, _on_hub: bool) -> str | None:
     return None
 
@@ -107,7 +90,6 @@ _FORMATS: Final = (
         config="config.json",
         snippet=_SNIPPETS / "peft.py",
         cannot=_peft_cannot,
-        holds_adapter=lambda _cell, _on_hub: True,
         write=_writer("peft"),
     ),
     Format(
@@ -118,18 +100,16 @@ _FORMATS: Final = (
         config="config.json",
         snippet=_SNIPPETS / "transformers.py",
         cannot=_transformers_cannot,
-        holds_adapter=_no_adapter,
         write=_writer("transformers"),
     ),
     Format(
         name="sentence-transformers",
         extra="sentence-transformers",
-        libraries=("sentence_transformers", "peft"),
+        libraries=("sentence_transformers",),
         mark="modules.json",
         config="config_sentence_transformers.json",
         snippet=_SNIPPETS / "sentence_transformers.py",
         cannot=_sentence_transformers_cannot,
-        holds_adapter=_sentence_transformers_adapter,
         write=_writer("sentence_transformers"),
     ),
     Format(
@@ -140,7 +120,6 @@ _FORMATS: Final = (
         config="config.json",
         snippet=_SNIPPETS / "onnx.py",
         cannot=_onnx_cannot,
-        holds_adapter=_no_adapter,
         write=_writer("onnx"),
     ),
 )

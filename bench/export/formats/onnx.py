@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from bench.common.errors import InputError
+from bench.common.messages import one_line
 from bench.export.formats.contents import final_model, labels_of, write_tokenizer
 from bench.export.trained import Trained
 from minbert.files import CONFIG, write_json
@@ -23,12 +25,25 @@ _INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def write(trained: Trained, folder: Path, _merge: bool) -> None:
-    """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C]."""
+    """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C].
+
+    Raises:
+        InputError: if torch or onnxruntime can't.
+    """
     model = final_model(trained, merge=True)
     folder.mkdir(parents=True, exist_ok=True)
-    with _quiet():
-        _export(model, folder / MODEL)
-        _quantise(folder / MODEL, folder / INT8)
+    try:
+        with _quiet():
+            _export(model, folder / MODEL)
+            _quantise(folder / MODEL, folder / INT8)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        cause = one_line(str(error)) or type(error).__name__
+        raise InputError(
+            f"the model can't be written as ONNX ({cause}); other versions of torch, onnxscript "
+            "and onnxruntime may do it"
+        ) from error
     write_json(folder / CONFIG, {**config_for_export(model), **labels_of(trained)})
     write_tokenizer(trained, folder)
 
@@ -46,12 +61,14 @@ class _Positional(nn.Module):
 
 
 def _export(model: nn.Module, path: Path) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     ids = torch.ones(3, 5, dtype=torch.int64)
     mask = ids.clone()
     mask[1, 3:] = 0
     texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
     with kernels(REFERENCE), torch.no_grad():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             _Positional(model),
             (ids, mask, torch.zeros_like(ids)),
             dynamo=True,
@@ -60,7 +77,8 @@ def _export(model: nn.Module, path: Path) -> None:
             output_names=["logits"],
             dynamic_shapes=({0: texts, 1: tokens},) * len(_INPUTS),
         )
-    program.save(path, external_data=False)  # type: ignore[union-attr]  # None: without dynamo
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
+    program.save(path, external_data=False)
 
 
 def _quantise(source: Path, target: Path) -> None:

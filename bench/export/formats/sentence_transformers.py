@@ -1,9 +1,8 @@
 """Modules of sentence-transformers whose `encode` gives logits: Transformer, Pooling, Dense.
 
-Written as files of the layout that every version reads. A merged Transformer is in a folder of its
-own, so that transformers doesn't load it as a model without a head. An adapter has to be at the
-top, and there must be no config.json beside it, for which transformers would look for the weights
-of its base here; so the names of the classes are in the library's own file.
+Written as files of the layout that every version reads. The Transformer is in a folder of its own,
+so that transformers doesn't load it as a model without a head. Adapters are merged: the library
+drops the commit of an adapter's base, and would predict something else when the base changes.
 """
 
 from collections.abc import Iterator
@@ -13,24 +12,14 @@ from typing import Final
 from safetensors.torch import save_file
 from torch import nn
 
-from adapters.peft_format import save_adapter
-from bench.export.formats import FORMATS
-from bench.export.formats.contents import (
-    final_model,
-    labels_of,
-    last_layer,
-    reference,
-    write_base,
-    write_tokenizer,
-)
+from bench.export.formats.contents import final_model, labels_of, last_layer, write_tokenizer
 from bench.export.trained import Trained
 from minbert.files import CONFIG, WEIGHTS, write_json
 from minbert.model.checkpoint import save_checkpoint
 from minbert.model.classifier import BertClassifier
 from minbert.model.heads import NonlinearHead
 
-NAME: Final = "sentence-transformers"
-_MERGED: Final = "0_Transformer"
+_TRANSFORMER: Final = "0_Transformer"
 _LABELS: Final = "config_sentence_transformers.json"
 _POOLING: Final = "1_Pooling"
 _IDENTITY: Final = "torch.nn.modules.linear.Identity"
@@ -38,26 +27,22 @@ _TANH: Final = "torch.nn.modules.activation.Tanh"
 _GELU: Final = "torch.nn.modules.activation.GELU"
 
 
-def write(trained: Trained, folder: Path, merge: bool) -> None:
-    """Write the modules, the Transformer as an adapter where the format holds it."""
-    base = trained.base
-    adapter = not merge and FORMATS[NAME].holds_adapter(trained.job.cell, base.on_hub)
-    model = final_model(trained, merge=not adapter)
+def write(trained: Trained, folder: Path, _merge: bool) -> None:
+    """Write the modules, adapters merged."""
+    model = final_model(trained, merge=True)
     layers = list(_dense_layers(model))
     model.bert.pooler = None
-    path = "" if adapter else _MERGED
-    transformer = folder / path
-    if adapter:
-        save_adapter(
-            model, transformer, reference(base), whole=(), encoder_only=True, revision=base.revision
-        )
-        write_base(base, folder)
-    else:
-        save_checkpoint(model.bert, transformer, None)
+    transformer = folder / _TRANSFORMER
+    save_checkpoint(model.bert, transformer, None)
     write_tokenizer(trained, transformer)
-    settings = {"max_seq_length": trained.job.cell.max_length, "do_lower_case": False}
-    no_pooler = {} if adapter else {"model_args": {"add_pooling_layer": False}}
-    write_json(transformer / "sentence_bert_config.json", settings | no_pooler)
+    write_json(
+        transformer / "sentence_bert_config.json",
+        {
+            "max_seq_length": trained.job.cell.max_length,
+            "do_lower_case": False,
+            "model_args": {"add_pooling_layer": False},
+        },
+    )
     width, by_pooler = model.bert.config.hidden_size, trained.job.cell.pooling == "pooler"
     (folder / _POOLING).mkdir()
     write_json(
@@ -68,7 +53,7 @@ def write(trained: Trained, folder: Path, merge: bool) -> None:
             "pooling_mode_mean_tokens": not by_pooler,
         },
     )
-    modules = [(path, "Transformer"), (_POOLING, "Pooling")]
+    modules = [(_TRANSFORMER, "Transformer"), (_POOLING, "Pooling")]
     for number, (layer, activation) in enumerate(layers, start=len(modules)):
         modules.append((f"{number}_Dense", "Dense"))
         _write_dense(layer, activation, folder / modules[-1][0])

@@ -9,5 +9,8 @@ from minbert.model.checkpoint import save_checkpoint
 
 def write(trained: Trained, folder: Path, _merge: bool) -> None:
     """Write the whole model, adapters merged, for AutoModelForSequenceClassification."""
-    save_checkpoint(final_model(trained, merge=True), folder, None, labels_of(trained))
+    labels = labels_of(trained)
+    if len(labels["id2label"]) == 1:  # to which sentence-transformers' CrossEncoder adds a sigmoid
+        labels["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    save_checkpoint(final_model(trained, merge=True), folder, None, labels)
     write_tokenizer(trained, folder)

@@ -27,11 +27,16 @@ def load(folder: Path, base: str | None = None) -> Any:
     source, revision = (base, None) if base else (stored["name"], stored["revision"])
     check_base(source, stored, revision)
     logging.set_verbosity_error()  # the base has no head or another; the adapter's replaces it
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(
-        source, revision=revision, config=config, ignore_mismatched_sizes=True
+        source,
+        revision=revision,
+        config=config,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=False,
     )
-    return AutoTokenizer.from_pretrained(folder), PeftModel.from_pretrained(model, folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return tokenizer, PeftModel.from_pretrained(model, folder).eval()
 
 
 def check_base(source: str, stored: dict[str, Any], revision: str | None = None) -> None:

@@ -1,12 +1,11 @@
 """Predictions of the model in this folder, with sentence-transformers alone.
 
-    pip install sentence-transformers peft
+    pip install sentence-transformers
     python predict.py "a text" ["another text" ...]
 
 For a model of pairs, give the two texts of each pair one after the other.
 """
 
-import hashlib
 import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -14,25 +13,11 @@ from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from transformers.utils import cached_file
 
 
 def load(folder: Path, base: str | None = None) -> Any:
-    """The modules, whose embeddings are logits; if they are an adapter, its base is on the hub."""
-    if (folder / "base.json").exists():
-        stored = json.loads((folder / "base.json").read_text(encoding="utf-8"))
-        check_base(stored["name"], stored)
-    return SentenceTransformer(str(folder), device="cpu")
-
-
-def check_base(source: str, stored: dict[str, Any], revision: str | None = None) -> None:
-    """Stop unless the base's weights are the file that the adapter was trained on."""
-    file = cached_file(source, stored["file"], revision=revision)
-    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != stored["sha256"]:
-        raise SystemExit(
-            f"{source}: {stored['file']} has changed; the adapter was trained on the file with "
-            f"SHA-256 {stored['sha256']}"
-        )
+    """The modules, whose embeddings are logits; there is no base to load."""
+    return SentenceTransformer(str(folder), device="cpu", trust_remote_code=False)
 
 
 def logits(loaded: Any, texts: list[Any]) -> Any:

@@ -18,8 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 def load(folder: Path, base: str | None = None) -> Any:
     """The tokenizer and the model; there is no base to load."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder), model.eval()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval()
 
 
 def logits(loaded: Any, texts: list[Any]) -> Any:

@@ -143,11 +143,11 @@ def answer_here(
     return Answer(rows, snippet.labels(folder, rows), [], [], {})
 
 
-def exported(cell: Trained, name: str, folder: Path, merge: bool = False) -> Path:
+def exported(cell: Trained, name: str, folder: Path) -> Path:
     """The folder of a cell in a format, with its snippet."""
     need_libraries(name)
     folder.mkdir(parents=True)
-    FORMATS[name].write(cell, folder, merge)
+    FORMATS[name].write(cell, folder, False)
     copyfile(FORMATS[name].snippet, folder / SNIPPET)
     return folder
 

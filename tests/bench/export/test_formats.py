@@ -1,6 +1,7 @@
 """What formats express and refuse, and what plain libraries make of their folders."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.bench.export.small import (
     base_folder,
     expected_logits,
     exported,
+    need_libraries,
     trained,
 )
 from tests.bench.synthetic_rows import cell
@@ -47,25 +49,25 @@ def test_the_table_in_the_docs_is_what_the_formats_say(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "kind", "pairs", "merge"),
+    ("case", "name", "kind", "pairs"),
     [
-        (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True, False),
-        (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False, False),
-        (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True, False),
-        (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True, False),
+        (Case("dora", "all-lin", "pooler", "linear"), "peft", "multi_label", True),
+        (Case("lora", "attn", "pooler", "linear"), "peft", "regression", False),
+        (Case("full", None, "pooler", "linear"), "transformers", "multi_label", True),
+        (Case("dora", "attn-only", "pooler", "linear"), "transformers", "regression", True),
         (Case("dora", "attn-only", "pooler", "nonlinear"), "sentence-transformers",
-         "regression", True, False),
+         "regression", True),
         (Case("lora", "attn-only", "mean", "linear"), "sentence-transformers", "multi_label",
-         False, True),
-        (Case("head", None, "mean", "conv"), "onnx", "regression", True, False),
+         False),
+        (Case("head", None, "mean", "conv"), "onnx", "regression", True),
     ],
 )  # fmt: skip
 def test_a_sample_of_the_table_holds(
-    base: Path, case: Case, name: str, kind: str, pairs: bool, merge: bool
+    base: Path, case: Case, name: str, kind: str, pairs: bool
 ) -> None:
     cell = case.trained(base, kind, pairs)
-    assert observed(cell, name, merge) == declared(cell, name, merge)
-    assert not declared(cell, name, merge).startswith("—")
+    assert observed(cell, name) == declared(cell, name)
+    assert not declared(cell, name).startswith("—")
 
 
 def test_a_pooler_that_the_base_lacks_is_saved(tmp_path: Path) -> None:
@@ -172,6 +174,37 @@ def test_the_pipeline_of_transformers_names_classes(tmp_path: Path, base: Path) 
     assert [answer["label"] for answer in answers] == expected
 
 
+def test_a_cross_encoder_gives_the_numbers_of_a_regression(tmp_path: Path, base: Path) -> None:
+    need_libraries("sentence-transformers")
+    own = trained(base, kind="regression", pairs=True)
+    folder = exported(own, "transformers", tmp_path / "out")
+    from sentence_transformers import CrossEncoder
+
+    numbers = CrossEncoder(str(folder), device="cpu").predict(texts_of(own.dev))
+    np.testing.assert_allclose(numbers, expected_logits(own)[:, 0], atol=1e-4, rtol=0)
+
+
+def test_onnx_files_have_no_paths_of_this_machine(tmp_path: Path, base: Path) -> None:
+    folder = exported(trained(base), "onnx", tmp_path / "out")
+    project = Path(__file__).parents[3]
+    for name in ("model.onnx", "model-int8.onnx"):
+        content = (folder / name).read_bytes()
+        for path in (str(project), str(Path.home()), sys.prefix, "bench/export", ".py"):
+            assert path.encode() not in content
+
+
+def test_an_error_of_onnx_is_one_line(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator\nin version 18")
+
+    need_libraries("onnx")
+    monkeypatch.setattr("torch.onnx.export", fail)
+    with pytest.raises(InputError, match=r"as ONNX \(no such operator in version 18\)"):
+        exported(trained(base), "onnx", tmp_path / "out")
+
+
 def read(folder: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file of a folder."""
     values: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -179,17 +212,13 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "merge"),
-    [
-        ("peft", {}, False),
-        ("sentence-transformers", {"pooling": "mean"}, True),
-        ("onnx", {"head": "conv"}, False),
-    ],
+    ("name", "settings"),
+    [("peft", {}), ("sentence-transformers", {"pooling": "mean"}), ("onnx", {"head": "conv"})],
 )
 def test_transformers_does_not_load_another_model_from_a_folder(
-    tmp_path: Path, base: Path, name: str, settings: dict[str, Any], merge: bool
+    tmp_path: Path, base: Path, name: str, settings: dict[str, Any]
 ) -> None:
-    folder = exported(trained(base, **settings), name, tmp_path / "out", merge)
+    folder = exported(trained(base, **settings), name, tmp_path / "out")
     from transformers import AutoModelForSequenceClassification
 
     with warnings.catch_warnings(action="ignore"), pytest.raises((OSError, ValueError)):

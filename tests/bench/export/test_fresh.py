@@ -54,6 +54,20 @@ def test_a_process_that_says_nothing_is_one_line(tmp_path: Path) -> None:
         run_fresh(tmp_path, ["a text"])
 
 
+@pytest.mark.parametrize(("count", "batches"), [(5, 1), (40, 2)])
+def test_timed_batches_are_full(tmp_path: Path, count: int, batches: int) -> None:
+    """The time of a batch here is its size in ms."""
+    (tmp_path / SNIPPET).write_text(
+        "import time\nimport numpy as np\n"
+        "load = lambda folder: None\nlabels = lambda folder, rows: []\n"
+        "def logits(model, texts):\n"
+        "    time.sleep(len(texts) / 1000)\n    return np.zeros((len(texts), 1))\n"
+    )
+    answer = run_fresh(tmp_path, ["a text"] * count, timed=True)
+    assert len(answer.batch_ms) == batches
+    assert min(answer.batch_ms) >= 32
+
+
 def test_the_snippet_takes_texts_on_the_command_line(tmp_path: Path, base: Path) -> None:
     folder = exported(trained(base), "onnx", tmp_path / "out")
     texts = ["good", "not a bad film"]

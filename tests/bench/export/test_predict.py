@@ -16,7 +16,13 @@ from bench.common.command import BAD_INPUT
 from bench.export import predict
 from bench.export.formats import FORMATS, SNIPPET
 from bench.export.trained import Trained
-from tests.bench.export.small import CLASSES, base_folder, expected_logits, trained
+from tests.bench.export.small import (
+    CLASSES,
+    base_folder,
+    expected_logits,
+    need_libraries,
+    trained,
+)
 
 TEXTS = ["The film", "not a bad film, but boring!", "good", "badly acted and badly cut"]
 
@@ -304,3 +310,30 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(base: Path, tmp_path:
     done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"error: stdin, line 1: byte 0xE9 is not UTF-8; save the file as UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("peft", "config.json"),
+        ("transformers", "config.json"),
+        ("sentence-transformers", "0_Transformer/config.json"),
+    ],
+)
+def test_no_code_of_a_folder_is_run(name: str, part: str, base: Path, tmp_path: Path) -> None:
+    """Not even where transformers would ask on the terminal, and take a line of stdin for yes."""
+    need_libraries(name)
+    folder = export(trained(base, on_hub=False), tmp_path / "model", name, merge=False)
+    file, ran = folder / part, tmp_path / "ran"
+    write(file.with_name("evil.py"), f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    classes = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoTokenizer")
+    evil = {"model_type": "evil", "tokenizer_class": "Evil",
+            "auto_map": dict.fromkeys(classes, "evil.Evil")}  # fmt: skip
+    file.write_text(json.dumps(json.loads(file.read_text()) | evil))
+    command = [sys.executable, "-m", "bench.predict", folder, write(tmp_path / "a.txt", "a\n")]
+    done = subprocess.run(
+        [*command, "--base", base], input=b"y\n" * 50, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1), done.stderr
+    assert done.stderr.startswith(b"error: ")
+    assert not ran.exists()
