@@ -152,10 +152,10 @@ def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
     if merge and name == "peft":
         raise InputError(
             "--merge: merged weights are no adapter; leave it out, or take --format "
-            f"{default_format(row, base.on_hub, True)}"
+            f"{default_format(row, True)}"
         )
-    name = name or default_format(row, base.on_hub, merge)
-    reason = refusal(name, row, base.on_hub) or missing_library(FORMATS[name])
+    name = name or default_format(row, merge)
+    reason = refusal(name, row) or missing_library(FORMATS[name])
     if reason is not None:
         raise InputError(f"{row.name}: {reason}")
     return FORMATS[name]
