@@ -17,7 +17,6 @@ from bench.common.files import folder_for_now, try_to_write
 from bench.export.bases import describe_base
 from bench.export.choice import RECOMMENDED, check_exportable, named_cell, recommended_cell
 from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
-from bench.export.trained import Base
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
@@ -100,7 +99,7 @@ def command(
 
     model = find_base(runs, row)
     base = describe_base(model)
-    form = _format(row, base, name, merge)
+    form = _format(row, name, merge)
     trained, logits = find_trained(runs, row, model, base, refit=refit)
 
     from bench.export.exporting import export
@@ -143,7 +142,7 @@ def _print(exported: "Exported", folder: Path) -> None:
     )
 
 
-def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
+def _format(row: Row, name: str | None, merge: bool) -> Format:
     """The format to write.
 
     Raises:
