@@ -59,7 +59,7 @@ def delimited(path: Path) -> Table:
         notes.append(f"{path.name}: quotes are part of the texts; they don't enclose whole fields")
     _, names = next(_records(path, delimiter, quoting), (0, []))
     columns = [name.strip() for name in names]
-    if not columns:
+    if not any(columns):
         raise InputError(f"{path}: is empty; a header and examples are expected")
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
@@ -90,13 +90,19 @@ def _is_quoted(path: Path) -> bool:
 
 
 def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, list[str]]]:
-    """The first line and the fields of every record that is not blank, the header too."""
-    start = 1
-    reader = csv.reader(_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+    """The first line and the fields of every record that is not a blank line, the header too."""
+    start, line = 1, ""
+
+    def lines() -> Iterator[str]:
+        nonlocal line
+        for line in _lines(path):  # noqa: UP028
+            yield line
+
+    reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for fields in reader:
             number, start = start, reader.line_num + 1
-            if len(fields) > 1 or (fields and fields[0].strip()):
+            if len(fields) > 1 or line.strip():
                 yield number, fields
     except csv.Error as error:
         raise InputError(

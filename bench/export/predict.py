@@ -8,12 +8,12 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from inspect import signature
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ import click
 from rich.console import Console
 
 from bench.common.csvfile import check_csv, csv_error, harmless
-from bench.common.errors import InputError
+from bench.common.errors import DiskFullError, InputError
 from bench.common.files import atomic_file
 from bench.common.messages import one_line
 from bench.examples.columns import choose_texts
@@ -92,6 +92,8 @@ def command(
     weights: str | None,
 ) -> int:
     if to is not None:
+        if folder.resolve() in to.resolve().parents:
+            raise InputError(f"--to {to}: is in the model's folder; name a file elsewhere")
         check_csv(to, [] if file == _STDIN else [Path(file)], "--to")
     exported = format_in(folder)
     outputs = _read_outputs(folder / exported.config)
@@ -104,9 +106,9 @@ def command(
         raise InputError(f"{table.name}: holds no text")
     for note in table.notes:
         sys.stderr.write(f"note: {note}\n")
-    predict = _load(folder, exported, base, weights)
     left_out: Counter[str] = Counter()
-    with _output(to) as stream, _progress() as show:
+    with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
+        predict = _load(folder, exported, base, weights)
         writer: Callable[[TextIO, Sequence[str]], Write] = _json_writer if as_json else _csv_writer
         write = writer(stream, outputs.classes)
         done = 0
@@ -168,17 +170,17 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
         InputError: if a library is missing, or the model can't be loaded.
     """
     snippet = ModuleType("exported_model")
+    names = sorted(path.name for path in folder.glob("*.onnx"))
+    if weights is not None and weights not in names:
+        has = " and ".join(names) or "one file of weights"
+        raise InputError(f"--weights {weights}: the model has {has}")
     try:
         code = compile(exported.snippet.read_text("utf-8"), exported.snippet, "exec")
         exec(code, snippet.__dict__)  # noqa: S102 (a file of this project)
         if "transformers" in sys.modules:
             import_module("transformers").logging.disable_progress_bar()
         options = {} if weights is None else {"weights": weights}
-        if not options.keys() <= signature(snippet.load).parameters.keys():
-            raise InputError(f"--weights {weights}: {exported.name} has one file of weights")
         model = snippet.load(folder, None if base is None else str(base), **options)
-    except InputError:
-        raise
     except ImportError as error:
         raise InputError(
             f"{folder}: takes {error.name}: pip install -e '.[{exported.extra}]'"
@@ -270,9 +272,11 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         try:
             yield stdout
             stdout.flush()
-        except BrokenPipeError as error:  # its reader has enough, as `head` has
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(0) from error
+            if isinstance(error, BrokenPipeError):  # its reader has enough, as `head` has
+                raise click.exceptions.Exit(0) from error
+            raise DiskFullError(f"stdout can't be written ({error.strerror})") from error
         finally:
             stdout.detach()
         return

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,13 @@ def test_eight_bit_weights_are_loaded_by_name(base: Path, tmp_path: Path) -> Non
     assert run(folder, file, "--to", target) == 0
     exact = target.read_text()
     message = refused(merged, file, "--weights", "model-int8.onnx")
-    assert message == "--weights model-int8.onnx: transformers has one file of weights"
+    assert message == "--weights model-int8.onnx: the model has one file of weights"
     (folder / "model.onnx").write_bytes(b"")
     assert run(folder, file, "--to", target, "--weights", "model-int8.onnx") == 0
     assert target.read_text() != exact
     assert "can't be loaded" in refused(folder, file, "--to", target)
-    assert "can't be loaded" in refused(folder, file, "--weights", "model-int4.onnx")
+    message = refused(folder, file, "--weights", "model-int4.onnx")
+    assert message == "--weights model-int4.onnx: the model has model-int8.onnx and model.onnx"
     (folder / "config.json").write_text('{"problem_type": "", "id2label": {}, "text_pairs": 0}')
     message = refused(folder, file, "--to", target, "--weights", "model-int8.onnx")
     assert "can't predict: list index out of range" in message
@@ -198,6 +200,30 @@ def test_rows_keep_their_order_and_number_over_chunks(
     assert records[1]["probabilities"] == {"wrong": 0.25, "right": 0.5, "maybe": 0.25}
     assert answers == [["b", "aaaa"], ["dd", "ccc"], ["eeeeeeee"]]
     assert err == "note: 2 rows are without a prediction, with an empty text\n"
+
+
+def test_empty_fields_are_rows_and_blank_lines_are_not(
+    model: Path, tmp_path: Path, answers: list[list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As pandas numbers them."""
+    file = write(tmp_path / "a.csv", 'text\na\n""\n\n  \n"  "\nbb\n')
+    assert run(model, file) == 0
+    lines = table(capsys.readouterr().out)[1:]
+    assert [line[:2] for line in lines] == [["1", "right"], ["2", ""], ["3", ""], ["4", "maybe"]]
+
+
+def test_warnings_of_libraries_are_not_shown(
+    model: Path, tmp_path: Path, answers: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = predict._load
+
+    def load(*arguments: Any) -> predict.Predict:
+        warnings.warn("this will change", FutureWarning, stacklevel=1)
+        return stub(*arguments)
+
+    monkeypatch.setattr(predict, "_load", load)
+    with warnings.catch_warnings(action="error"):
+        assert run(model, write(tmp_path / "a.txt", "x\n"), "--to", tmp_path / "out.csv") == 0
 
 
 def test_pairs_take_two_columns(
@@ -274,6 +300,9 @@ def test_bad_input_is_one_line_and_leaves_no_file(
         assert sorted(path.name for path in tmp_path.glob("*out*")) == []
     assert "is an input file; name another" in refused(model, file, "--to", file)
     assert "--to: " in refused(model, file, "--to", tmp_path / "no" / "out.csv")
+    for inside in (model / "model.safetensors", model / "new.csv"):
+        assert "is in the model's folder; name a file els" in refused(model, file, "--to", inside)
+    assert (model / "model.safetensors").stat().st_size == 0
     write(target, "earlier")
     refused(model, none, "--to", target)
     assert target.read_text() == "earlier"
@@ -307,6 +336,13 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(base: Path, tmp_path:
     process.stdout.close()
     _, err = process.communicate(b"film\n" * 5000)
     assert (process.returncode, err) == (0, b"")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, input=b"a\n", stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1, b"error: stdout can't be written (No space left on device)\n",
+    )  # fmt: skip
     done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"error: stdin, line 1: byte 0xE9 is not UTF-8; save the file as UTF-8\n"
