@@ -13,13 +13,14 @@ import click
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
+from bench.common.files import folder_for_now, try_to_write
 from bench.export.bases import describe_base
 from bench.export.choice import RECOMMENDED, check_exportable, named_cell, recommended_cell
 from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
-from bench.export.trained import Base
+from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
-from minbert.files import is_file
+from minbert.files import is_file, is_folder
 
 if TYPE_CHECKING:
     from bench.export.exporting import Exported
@@ -85,7 +86,7 @@ def command(
 ) -> int:
     if not is_file(runs):
         raise InputError(f"{runs}: no such file of results; name one with --runs")
-    _check_target(folder)
+    target = _target(folder)
     choice = recommended_cell(runs, **needs) if cell == RECOMMENDED else named_cell(runs, cell)
     row = choice.row
     check_exportable(row)
@@ -98,40 +99,50 @@ def command(
 
     model = find_base(runs, row)
     base = describe_base(model)
-    form = _format(row, base, name, merge)
+    form = _format(row, name, merge)
     trained, logits = find_trained(runs, row, model, base, refit=refit)
 
     from bench.export.exporting import export
 
-    exported = export(trained, logits, runs, folder, form, merge=merge, settings=choice.settings)
+    with Signals() as signals, signals.raising():
+        exported = export(
+            trained, logits, runs, target, form, merge=merge, settings=choice.settings
+        )
     if as_json:
         click.echo(json.dumps(exported.to_json(), indent=1))
     else:
-        _print(exported)
+        _print(exported, folder)
     return 0
 
 
-def _print(exported: "Exported") -> None:
+def _print(exported: "Exported", folder: Path) -> None:
     """Print what was written, checked and measured."""
     from bench.export.card import figures_table
+    from bench.export.formats.contents import BASE
     from bench.report.show import print_tables
 
-    trained, folder = exported.trained, exported.folder
+    trained, base = exported.trained, exported.trained.base
     libraries = ", ".join(
         f"{name} {version}" for name, version in exported.answer.libraries.items()
     )
+    is_adapter = is_file(exported.folder / BASE)
+    amp, rounded = trained.job.cell.amp, ""
+    if amp != "off":
+        rounded = f"; {trained.changed:,} of its predictions differ from those in {amp}"
+    option = f" --base {base.folder}" if is_adapter and not base.on_hub else ""
     print_tables(
         [figures_table(exported.figures)],
         [
             f"{folder}: {trained.row.name} ({trained.row.cell_id}) for {exported.form.name}",
-            f"checked: in a process without this project ({libraries}) it predicts all "
-            f"{len(trained.dev):,} dev examples as the cell does",
-            f"use it: python -m bench.predict {folder} FILE, or python {folder / SNIPPET} TEXT",
+            f"checked: in a process without this project ({libraries}) it gives the logits of the "
+            f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
+            f"use it: python -m bench.predict {folder} FILE{option}, or python {folder / SNIPPET} "
+            f"TEXT{option}",
         ],
     )
 
 
-def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
+def _format(row: Row, name: str | None, merge: bool) -> Format:
     """The format to write.
 
     Raises:
@@ -139,19 +150,35 @@ def _format(row: Row, base: Base, name: str | None, merge: bool) -> Format:
     """
     if merge and name == "peft":
         raise InputError(
-            "--merge: merged weights are no adapter; leave it out, or take --format transformers"
+            "--merge: merged weights are no adapter; leave it out, or take --format "
+            f"{default_format(row, True)}"
         )
-    name = name or default_format(row, base.on_hub, merge)
-    reason = refusal(name, row, base.on_hub) or missing_library(FORMATS[name])
+    name = name or default_format(row, merge)
+    reason = refusal(name, row) or missing_library(FORMATS[name])
     if reason is not None:
         raise InputError(f"{row.name}: {reason}")
     return FORMATS[name]
 
 
-def _check_target(folder: Path) -> None:
-    """Refuse a folder that holds something."""
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+def _target(folder: Path) -> Path:
+    """The folder to write, without links.
+
+    Raises:
+        InputError: if it can't be written, or holds something.
+    """
+    real = Path(os.path.realpath(folder))
+    if os.path.lexists(real) and not (is_folder(real) and not any(real.iterdir())):
         raise InputError(f"--to {folder}: is there already, and not empty; name another folder")
+    if real == Path.cwd():
+        raise InputError(f"--to {folder}: is the folder you are in; name another folder")
+    try:
+        with folder_for_now(real.parent):
+            try_to_write(real.parent)
+    except OSError as error:
+        raise InputError(
+            f"--to {folder}: can't be written ({error.strerror}); name another folder"
+        ) from error
+    return real
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The check of an exported model: its answers in a fresh process against this project's own."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
+from bench.export.formats import format_in
 from bench.export.fresh import Answer, run_fresh
 from bench.export.trained import Trained
 from minbert.data.tasks import Examples, Task
@@ -22,27 +25,34 @@ _Logits = NDArray[np.float32]
 
 
 def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
-    """Compare an exported folder with the model that it was made from, on all dev examples.
+    """Compare an exported folder with the model that it was made from, on all dev examples, an
+    empty text and one that is cut.
 
     Args:
         trained: the cell.
         folder: the exported model, with its snippet.
         expected: this project's logits [N, C] in fp32, in the unit of the labels.
 
+    Returns:
+        The answers to the dev examples.
+
     Raises:
         InputError: if it does not load, or if logits or the names of classes differ, with what is
             wrong.
     """
+    count = len(trained.dev)
+    hard = _hard_texts(trained)
+    expected = np.concatenate([expected, trained.exact_logits(hard)])
+    texts = texts_of(trained.dev) + texts_of(hard)
     run = partial(run_fresh, folder, base=trained.base)
-    texts = texts_of(trained.dev)
     try:
         answer = run(texts)
     except InputError as error:
         raise InputError(f"{_FAILED}: {str(error).removeprefix(f'{folder}: ')}") from error
     if answer.logits.shape != expected.shape:
         raise InputError(
-            f"{_FAILED}: it gives {answer.logits.shape[-1]} numbers for a text, and the model "
-            f"{expected.shape[-1]}: the head is missing, or is another"
+            f"{_FAILED}: it returns {answer.logits.shape[-1]} logits for a text, the cell's model "
+            f"{expected.shape[-1]}: the head is missing or wrong"
         )
     tolerance = _tolerance(trained)
     if wrong := _wrong(answer.logits, expected, tolerance):
@@ -55,10 +65,20 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
     for label, own in zip(answer.labels, labels_of(trained.task, answer.logits), strict=True):
         if label != own:
             raise InputError(
-                f"{_FAILED}: it says {label!r} where the model says {own!r}: the names of the "
-                "classes are others, or in another order"
+                f"{_FAILED}: it says {label!r} where the model says {own!r}: class names differ, "
+                "or their order does"
             )
-    return answer
+    names = json.loads((folder / format_in(folder).config).read_text(encoding="utf-8"))["id2label"]
+    if list(names.values()) != list(trained.task.classes or (trained.task.name,)):
+        raise InputError(f"{_FAILED}: class names differ, or their order does")
+    return replace(answer, logits=answer.logits[:count], labels=answer.labels[:count])
+
+
+def _hard_texts(trained: Trained) -> Examples:
+    """An empty text and one that is cut, in case that dev has none."""
+    texts = ("", "word " * trained.job.cell.max_length)
+    pairs = None if trained.dev.text_b is None else texts[::-1]
+    return Examples(texts, pairs, trained.dev.labels[:1].repeat(len(texts), axis=0))
 
 
 def texts_of(examples: Examples) -> list[Any]:
@@ -105,24 +125,23 @@ def _cause(
     wrong = _wrong(logits, expected, tolerance)
     right = [number for number in range(len(texts)) if number not in set(wrong)]
     dev = trained.dev
-    lengths = trained.tokenizer.encode(
-        dev.text_a, dev.text_b, trained.job.cell.max_length
-    ).lengths  # [N]
+    first, second = (texts, None) if dev.text_b is None else zip(*texts, strict=True)
+    lengths = trained.tokenizer.encode(first, second, trained.job.cell.max_length).lengths  # [N]
     if right and (longest := lengths[right].max()) < lengths[wrong].min():
-        return f"texts of more than {longest} tokens are cut elsewhere"
+        return f"texts over {longest} tokens are truncated differently"
     if not _wrong(run(texts, batch_size=1).logits, expected, tolerance):
         return "padding changes the logits: the attention mask is not used"
     nearest = np.abs(logits[:, :, None] - expected[:, None, :]).max(axis=0).argmin(axis=1)  # [C]
     if not _wrong(logits, expected[:, nearest], tolerance):
         return "the classes are in another order"
     if all(map(_is_linear, logits.T, expected.T)):
-        return "the scale or the origin of the logits is another"
-    return "pooling, the scale of adapters, or weights are others"
+        return "the logits are scaled or shifted"
+    return "pooling, adapter scale or weights differ"
 
 
-def _is_linear(found: _Logits, expected: _Logits) -> bool:
+def _is_linear(logits: _Logits, expected: _Logits) -> bool:
     """Whether values [N] are others, multiplied and shifted."""
     columns = np.stack([expected, np.ones_like(expected)], axis=1).astype(np.float64)
-    fit, *_ = np.linalg.lstsq(columns, found.astype(np.float64), rcond=None)
-    spread = np.abs(found - found.mean()).max()
-    return bool(np.abs(columns @ fit - found).max() < TOLERANCE * max(1.0, spread))
+    fit, *_ = np.linalg.lstsq(columns, logits.astype(np.float64), rcond=None)
+    spread = np.abs(logits - logits.mean()).max()
+    return bool(np.abs(columns @ fit - logits).max() < TOLERANCE * max(1.0, spread))

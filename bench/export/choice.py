@@ -1,5 +1,6 @@
 """The cell to export: the one that is named, or one of the setting that is recommended."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -80,8 +81,14 @@ def recommended_cell(
         InputError: if nothing is recommended, or the setting was scored in folds.
     """
     from bench.recommend import recommendation_of
+    from bench.report.recommendation import subject
 
-    recommended, _, _ = recommendation_of([runs], prefer, where, margin, metric)
+    recommended, groups, _ = recommendation_of([runs], prefer, where, margin, metric)
+    if len(groups) > 1:
+        sys.stderr.write(
+            f"note: the recommendation is for {subject(groups[0])}, the first of {len(groups)} "
+            "groups of results\n"
+        )
     setting = recommended.setting
     if setting is None or not recommended.decided:
         best = "" if setting is None else f", such as {_named([*setting.ok[:1]])}, the best so far"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from bench.common.errors import DiskFullError
+from bench.common.errors import DiskFullError, InputError
+from bench.common.messages import one_line
 from bench.common.progress import progress_bar
 from bench.export.card import CARD, card
 from bench.export.check import check
@@ -51,6 +54,7 @@ class Exported:
             "cell_id": row.cell_id,
             "cell": row.name,
             "trained_again": self.trained.again,
+            "other_predictions": self.trained.changed,
             "refitted": self.trained.refitted,
             "dev_score": None if self.trained.refitted else row.dev_score,
             "libraries": self.answer.libraries,
@@ -96,7 +100,10 @@ def export(
         text = card(trained, part, figures, facts, format=form, compared=settings)
         (part / CARD).write_text(text, encoding="utf-8")
     if not trained.refitted:
-        keep_figures(runs, trained.row.cell_id, figures)
+        try:
+            keep_figures(runs, trained.row.cell_id, figures)
+        except (DiskFullError, InputError) as error:  # the model itself is there
+            sys.stderr.write(f"note: what it costs to use is not kept: {error}\n")
     return Exported(folder, trained, form, answer, figures)
 
 
@@ -115,13 +122,17 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         for path in (part, *part.rglob("*")):  # safetensors' files are for their owner alone
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
         part.rename(folder)  # an empty folder is replaced
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter of a full disk, too
         raise DiskFullError(
-            f"--to {folder}: can't be written ({error.strerror or error}); nothing was left there"
+            f"--to {folder}: can't be written ({_reason(error)}); nothing was left there"
         ) from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    return one_line(getattr(error, "strerror", None) or str(error))
 
 
 def _umask() -> int:

@@ -54,7 +54,7 @@ def measure(
     threads = usable_threads()
     is_adapter = any(folder.rglob("adapter_config.json"))
     exported = ADAPTER if is_adapter else ONNX if format.name == "onnx" else MERGED
-    merged = default_format(trained.row.cell, trained.base.on_hub, merge=True)
+    merged = default_format(trained.row.cell, merge=True)
     formats = {
         ADAPTER: format,
         MERGED: format if exported == MERGED else FORMATS[merged],

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.plan.job import Job
 from bench.plan.rows import Row
 from minbert.data.tasks import Examples, Task
@@ -65,3 +68,23 @@ class Trained:
     unit: tuple[float, float]
     refitted: bool
     again: bool = False
+    changed: int = 0
+
+    def exact_logits(self, examples: Examples) -> NDArray[np.float32]:
+        """The model's logits [N, C] of examples in fp32, in the unit of the labels."""
+        import torch
+
+        from minbert.training.evaluation import predict
+
+        cell = self.job.cell
+        texts = self.tokenizer.encode(examples.text_a, examples.text_b, cell.max_length)
+        logits = predict(
+            self.model,
+            [texts],
+            batch_size=cell.batch_size,
+            amp="off",
+            pad_id=self.model.bert.config.pad_token_id,
+            device=torch.device("cpu"),
+        )
+        mean, std = self.unit
+        return (logits.astype(np.float64) * std + mean).astype(np.float32)

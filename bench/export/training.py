@@ -35,7 +35,8 @@ def why_not_scripted(cell: Cell) -> str | None:
         "held-out training examples": cell.held_out > 0,
         f"the {cell.head} head": cell.head == "conv",
         f"the loss {cell.regression_loss}": cell.regression_loss == "pearson",
-        "an encoder that begins with random weights": cell.init == "random",
+        "a part of the training examples": cell.max_train is not None,
+        "folds": cell.folds is not None,
     }
     missing = [name for name, is_set in obstacles.items() if is_set]
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None
@@ -43,7 +44,7 @@ def why_not_scripted(cell: Cell) -> str | None:
 
 def write_training(trained: Trained, folder: Path) -> None:
     """Write train.py and its settings into an exported folder, unless it has no place for them."""
-    if why_not_scripted(trained.job.cell) is None:
+    if why_not_scripted(trained.job.cell) is None and not trained.refitted:
         shutil.copyfile(SCRIPT, folder / SCRIPT.name)
         write_json(folder / SETTINGS, training_settings(trained))
 

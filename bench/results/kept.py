@@ -42,6 +42,10 @@ def largest_weights(cell: Cell, config: BertConfig) -> int:
     return _FP32 * (encoders * (config.num_hidden_layers * adapters + base) + heads)
 
 
+AGAIN: Final = ("export-", "refit-")
+"""How the names of folders begin in which cells were trained again, for exports."""
+
+
 class KeptWeights:
     """The kept weights of a CSV's cells.
 
@@ -53,7 +57,8 @@ class KeptWeights:
     def __init__(self, runs: Path, every: bool) -> None:
         self._folder = cells_folder(runs)
         self._every = every
-        self._bytes = sum(map(_size, self._folder.glob(f"*/{WEIGHTS}")))
+        kept = self._folder.glob(f"*/{WEIGHTS}")
+        self._bytes = sum(_size(path) for path in kept if not path.parent.name.startswith(AGAIN))
         self._noted = False
 
     def keeps(self, cell: Cell) -> bool:
@@ -71,7 +76,7 @@ class KeptWeights:
         self._noted = True
         return (
             f"from {cell.name} on no weights are kept: those in {self._folder} take "
-            f"{self._bytes / 2**30:.1f} GiB; delete folders there, or keep all weights with "
+            f"{self._bytes / 2**30:.1f} GiB; delete {WEIGHTS} files there, or keep all with "
             "--save-weights"
         )
 

@@ -1,5 +1,6 @@
 """The folder, checkpoint and examples of a cell that has run, if they are still unchanged."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from bench.common.errors import InputError
@@ -7,8 +8,10 @@ from bench.plan.job import Job
 from bench.plan.models import Model, find_model
 from bench.plan.rows import Row
 from bench.results.store import cell_folder
+from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Data, Task, find_task, load_data
-from minbert.data.tasks.prepared import is_prepared
+from minbert.data.tasks.prepared import is_prepared, read_prepared
+from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_folder
 
 
@@ -37,13 +40,27 @@ def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
     task = TASKS.get(row.task)
     if task is not None:
         return data if task.files else None
-    prepared = Job.read(folder).data
-    if prepared is None or not is_prepared(Path(prepared)):
+    try:
+        named = Job.read(folder).data
+    except InputError:  # the results came without their folders
+        named = None
+    prepared = _prepared_for(row) if named is None else Path(named)
+    if not is_prepared(prepared):
         raise InputError(
             f"the examples of {row.task} are no longer in the cache; start the grid again, which "
             "reads them again"
         )
-    return Path(prepared)
+    return prepared
+
+
+def _prepared_for(row: Row) -> Path | None:
+    """The folder in the cache that has the examples of a row; None if there is none."""
+    for folder in (cache_folder() / "data").glob("*"):
+        with suppress(InputError, MinbertInputError):
+            if read_prepared(folder).name == row.task:
+                examples_of(row, folder)
+                return folder
+    return None
 
 
 def task_of(row: Row, folder: Path) -> Task:

@@ -147,7 +147,7 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
     )  # fmt: skip
     write_training(trained, folder)
     form = FORMATS["peft" if setting.layers else "transformers"]
-    if form.cannot(job.cell, False) is None:
+    if form.cannot(job.cell) is None:
         shutil.copy(form.snippet, folder / SNIPPET)
     (folder / "base").symlink_to(checkpoint)
     write_tokenizer(trained, folder)

@@ -61,8 +61,8 @@ def cases() -> Iterator[Case]:
 
 def declared(cell: Trained, name: str) -> str:
     """What the formats say of a cell: how one holds it, or which one to use."""
-    of, on_hub = cell.job.cell, cell.base.on_hub
-    if reason := refusal(name, of, on_hub):
+    of = cell.job.cell
+    if reason := refusal(name, of):
         return f"—, use {reason.rpartition(' ')[2]}"
     if of.rank is None:
         return "whole"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from adapters.methods import METHODS
+from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.plan.cell import Cell
 
@@ -33,8 +34,7 @@ class Format:
         mark: a file that is in every folder of the format, and in none of those before it.
         config: the file that names the classes.
         snippet: the script that loads it.
-        cannot: the reason why it can't express a cell, given whether the cell's base is on the
-            hub; None: it can.
+        cannot: the reason why it can't express a cell; None: it can.
         write: writes a trained cell's model, tokenizer and config.json into a folder, its adapters
             merged or, where the format has them, not.
     """
@@ -45,7 +45,7 @@ class Format:
     mark: str
     config: str
     snippet: Path
-    cannot: Callable[[Cell, bool], str | None]
+    cannot: Callable[[Cell], str | None]
     write: "Callable[[Trained, Path, bool], None]"
 
 
@@ -58,27 +58,21 @@ def _writer(module: str) -> "Callable[[Trained, Path, bool], None]":
     return write
 
 
-def _peft_cannot(cell: Cell, on_hub: bool) -> str | None:
+def _peft_cannot(cell: Cell) -> str | None:
     method = METHODS.get(cell.mode)
     if method is None or method.peft is None:
         return f"no place for mode {cell.mode}, which has no adapters in its format"
-    if cell.init == "random":
-        return "no place for random base weights"
-    return _transformers_cannot(cell, on_hub)
+    return _transformers_cannot(cell)
 
 
-def _transformers_cannot(cell: Cell, _on_hub: bool) -> str | None:
+def _transformers_cannot(cell: Cell) -> str | None:
     if cell.head != "linear":
         return f"no place for a {cell.head} head"
     return None if cell.pooling == "pooler" else f"no place for {cell.pooling} pooling"
 
 
-def _sentence_transformers_cannot(cell: Cell, _on_hub: bool) -> str | None:
+def _sentence_transformers_cannot(cell: Cell) -> str | None:
     return "no place for a conv head" if cell.head == "conv" else None
-
-
-def _onnx_cannot(_cell: Cell, _on_hub: bool) -> str | None:
-    return None
 
 
 _FORMATS: Final = (
@@ -119,7 +113,7 @@ _FORMATS: Final = (
         mark="model.onnx",
         config="config.json",
         snippet=_SNIPPETS / "onnx.py",
-        cannot=_onnx_cannot,
+        cannot=lambda _cell: None,
         write=_writer("onnx"),
     ),
 )
@@ -128,20 +122,22 @@ FORMATS: Final[Mapping[str, Format]] = {each.name: each for each in _FORMATS}
 """In the order of preference."""
 
 
-def refusal(name: str, cell: Cell, on_hub: bool) -> str | None:
+def refusal(name: str, cell: Cell) -> str | None:
     """One line: why a format can't express a cell, and the format that can; None: it can."""
-    reason = FORMATS[name].cannot(cell, on_hub)
+    reason = FORMATS[name].cannot(cell)
     if reason is None:
         return None
-    return f"{name} has {reason}; use --format {default_format(cell, on_hub, False)}"
+    return f"{name} has {reason}; use --format {default_format(cell, False)}"
 
 
-def default_format(cell: Cell, on_hub: bool, merge: bool) -> str:
-    """The first format that can express a cell; with its adapters merged, the first but peft."""
+def default_format(cell: Cell, merge: bool) -> str:
+    """The first format that can express a cell: but peft where adapters are merged, or where the
+    encoder trains too, whose weights would all be in the adapter's file."""
+    whole = merge or cell.layers is None or trains_base(cell.layers)
     return next(
         each.name
         for each in _FORMATS
-        if not (merge and each.name == "peft") and each.cannot(cell, on_hub) is None
+        if not (whole and each.name == "peft") and each.cannot(cell) is None
     )
 
 

@@ -3,19 +3,22 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from bench.common.errors import InputError
 from bench.export import check as checks
-from bench.export.check import check
+from bench.export.check import _tolerance, _wrong, check
 from bench.export.formats import SNIPPET
 from bench.export.trained import Trained
 from tests.bench.export.small import (
+    CLASSES,
     answer_here,
     base_folder,
     expected_logits,
@@ -100,20 +103,20 @@ MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
          "pooling"),
         ("sentence-transformers", {"mode": "full"}, _json("1_Pooling/config.json", **MEAN),
          "pooling"),
-        ("transformers", {}, _json("config.json", id2label=ORDER), "names of the classes"),
+        ("transformers", {}, _json("config.json", id2label=ORDER), "class names differ"),
         ("transformers", {}, _tensors("model.safetensors", _rotate), "are in another order"),
-        ("peft", {}, _json("adapter_config.json", lora_alpha=32), "scale of adapters"),
+        ("peft", {}, _json("adapter_config.json", lora_alpha=32), "adapter scale"),
         ("transformers", {"kind": "regression"},
          _tensors("model.safetensors", lambda t: t["classifier.weight"].div_(1.5)),
-         "scale or the origin of the logits"),
+         "logits are scaled or shifted"),
         ("sentence-transformers", {"kind": "regression", **MEAN_HERE},
          _tensors("2_Dense/model.safetensors", lambda t: t["linear.bias"].sub_(3.0)),
-         "scale or the origin of the logits"),
+         "logits are scaled or shifted"),
         ("onnx", {"head": "conv"},
          _snippet("[text.attention_mask for", "[[1] * len(text.ids) for"), "padding changes"),
         ("transformers", {}, _snippet("model(**inputs)", "model(inputs['input_ids'])"), "padding"),
         ("transformers", {}, _json("tokenizer_config.json", model_max_length=8),
-         "texts of more than 8 tokens are cut elsewhere"),
+         "texts over 8 tokens are truncated differently"),
         ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
          "such as the head, is missing"),
     ],
@@ -157,9 +160,41 @@ def test_what_does_not_load_is_named(tmp_path: Path, base: Path) -> None:
     cell = trained(base, **MEAN_HERE)
     folder = exported(cell, "sentence-transformers", tmp_path / "modules")
     _without_last_module(folder)
-    refused(cell, folder, "gives 32 numbers for a text, and the model 3: the head is missing")
+    refused(cell, folder, "returns 32 logits for a text, the cell's model 3: the head is missing")
 
 
 def _drop_head(tensors: dict[str, torch.Tensor]) -> None:
     for key in [key for key in tensors if "classifier" in key]:
         del tensors[key]
+
+
+def test_one_wrong_logit_is_enough(base: Path) -> None:
+    cell = trained(base)
+    expected = expected_logits(cell)
+    off = expected.copy()
+    off[3, 1] += 1.5e-4
+    assert _wrong(off, expected, _tolerance(cell)) == [3]
+    off[3, 1] = np.nan
+    assert _wrong(off, expected, _tolerance(cell)) == [3]
+    assert not _wrong(expected + 0.5e-4, expected, _tolerance(cell))
+    numbers = replace(cell, unit=(0.0, 20.0))
+    assert _tolerance(numbers) == pytest.approx(20e-4)
+    assert _tolerance(replace(cell, unit=(0.0, 0.1))) == pytest.approx(1e-4)
+
+
+def test_names_that_dev_never_gets_and_texts_that_it_lacks_are_checked(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one short dev example."""
+    monkeypatch.setattr(checks, "run_fresh", answer_here)
+    cell = trained(base)
+    cell = replace(cell, dev=cell.dev.taken([1]))
+    folder = exported(cell, "transformers", tmp_path / "out")
+    kept = int(expected_logits(cell).argmax())
+    names = [name for name in CLASSES if name != CLASSES[kept]][::-1]
+    names.insert(kept, CLASSES[kept])
+    _json("config.json", id2label={str(n): name for n, name in enumerate(names)})(folder)
+    refused(cell, folder, "class names differ")
+    folder = exported(cell, "transformers", tmp_path / "cut")
+    _json("tokenizer_config.json", model_max_length=8)(folder)
+    refused(cell, folder, "truncated differently")

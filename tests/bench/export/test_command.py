@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
-from bench.export import choice, exporting
+from bench.export import cells, choice, exporting
 from bench.export.__main__ import command
 from bench.export.bases import describe_base
 from bench.export.check import texts_of
@@ -27,9 +27,10 @@ from bench.plan.columns import NAMES, row_of
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.rows import Row
+from bench.report.text import num
 from bench.results.exports import Figures, exports_file, read_exports
 from bench.results.origins import folder_of
-from bench.results.protocol import PREDICTIONS, WEIGHTS
+from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS
 from bench.results.rowfile import encode, record
 from minbert.data.tasks import load_task
 from tests.bench.export.small import need_libraries
@@ -58,6 +59,7 @@ rank = [2]
 layers = ["attn-only"]
 amp = ["off", "on"]
 """
+PAIRS = 'label = "rating"\ntext = "first"\ntext_pair = "second"\nproblem = "regression"'
 FIGURES = Figures(forms=(), metric="accuracy", examples=1, machine="a machine", threads=1, at="")
 
 
@@ -129,7 +131,7 @@ def kept_logits(folder: Path) -> np.ndarray:
     return logits
 
 
-def test_a_cell_becomes_a_folder_with_its_predictions(place: GridRuns) -> None:
+def test_a_cell_becomes_a_folder_with_its_predictions(place: GridRuns, unmeasured: None) -> None:
     done = export("lora-r2-attn-only-fp32-s0", "--to", "model")
     assert done.code == 0, done.err
     model, row = place.folder / "model", row_named(place, "lora-r2-attn-only-fp32-s0")
@@ -147,15 +149,36 @@ def test_a_cell_becomes_a_folder_with_its_predictions(place: GridRuns) -> None:
     kept = kept_logits(cell)
     assert np.abs(answer.logits - kept).max() < 1e-4
     assert answer.labels == [data.task.classes[index] for index in kept.argmax(axis=1)]
-    figures = read_exports(place.csv)[row.cell_id]
-    assert [form.name for form in figures.forms] == ["adapter", "merged", "onnx", "onnx-int8"]
-    assert all(form.one_ms and form.size_mb and not form.missing for form in figures.forms)
-    assert figures.forms[0].score == pytest.approx(row.dev_score)
+    assert read_exports(place.csv) == {row.cell_id: FIGURES}
     card = (model / "README.md").read_text(encoding="utf-8")
     assert "lora rank 2 on attn-only" in card
     assert f"{row.dev_score:.3f}" in card
     assert str(place.folder) not in card + (model / "training.json").read_text()
-    assert "all 12 dev examples as the cell does" in done.out
+    assert "model in fp32 on all 12 dev examples" in done.out
+
+
+def test_a_regression_on_pairs_is_in_the_unit_of_its_labels(
+    tmp_path: Path, tiny_checkpoint: Path, unmeasured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_libraries("transformers")
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    place = GridRuns(tmp_path, tiny_checkpoint)
+    lines = [f"word {n % 7},other {n % 5},{400 + 3.7 * (n % 7):.1f}" for n in range(60)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["first,second,rating", *lines]) + "\n")
+    grid = GRID.replace("train.csv", "pairs.csv").replace('label = "topic"', PAIRS)
+    grid = grid[: grid.index('[[cells]]\nmode = ["lora"]')].replace(', "head"', "")
+    (tmp_path / "own.toml").write_text(grid.format(settings=""), encoding="utf-8")
+    assert place.run(grid="own.toml", quick=("--device", "cpu")).returncode == 0
+    [row] = place.rows()
+    done = export(row.name, "--to", "model")
+    assert done.code == 0, done.err
+    cell = tmp_path / "runs" / f"export-{row.cell_id}"
+    data = load_task(row.task, Path(str(Job.read(cell).data)))
+    answer = run_fresh(tmp_path / "model", texts_of(data.dev))
+    assert 390 < answer.logits.min() <= answer.logits.max() < 440
+    mean, std = data.train.labels.mean(), data.train.labels.std()
+    assert np.abs(answer.logits - (kept_logits(cell) * std + mean)).max() < 1e-4 * std + 1e-4
 
 
 def test_the_outcome_is_data(place: GridRuns, unmeasured: None) -> None:
@@ -171,12 +194,16 @@ def test_the_outcome_is_data(place: GridRuns, unmeasured: None) -> None:
 
 def test_a_cell_without_weights_is_trained_again_once(place: GridRuns, unmeasured: None) -> None:
     row = row_named(place, "full-fp32-s0")
+    rows = [one | {"dev_score": 0.987} if one.name == row.name else one for one in place.rows()]
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
     assert not (folder_of(place.csv, row) / WEIGHTS).exists()
     done = export("full-fp32-s0", "--to", "model")
     assert done.code == 0, done.err
     assert "its weights were not kept" in done.err
     card = (place.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "it was trained again for this folder; the scores are those of the new training" in card
+    assert f"{row.dev_score:.3f}" in card
+    assert "0.987" not in card
     again = place.folder / "runs" / f"export-{row.cell_id}"
     assert np.abs(kept_logits(again) - kept_logits(folder_of(place.csv, row))).max() < 1e-4
     written = (again / WEIGHTS).stat().st_mtime_ns
@@ -206,19 +233,63 @@ def test_results_without_their_folders_are_trained_again(
     assert 'license: "apache-2.0"' in card
 
 
-def test_refit_trains_on_all_examples_and_measures_no_score(place: GridRuns) -> None:
+def test_examples_of_the_user_are_found_by_their_digest(
+    place: GridRuns, unmeasured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = place.csv.read_bytes()
+    (place.folder / "other.csv").write_bytes(rows)
+    model = find_model(str(place.model), "pretrained", "auto")
+    monkeypatch.setattr(cells, "model_of", lambda *_: model)
+    done = export("head-fp32-s0", "--runs", "other.csv", "--to", "model")
+    assert done.code == 0, done.err
+    monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "elsewhere"))
+    done = export("lora-r2-attn-only-fp32-s0", "--runs", "other.csv", "--to", "model-2")
+    assert done.code == 2
+    assert "are no longer in the cache; start the grid again" in done.err
+
+
+def test_a_link_to_an_empty_folder_is_followed(place: GridRuns, unmeasured: None) -> None:
+    (place.folder / "real").mkdir()
+    (place.folder / "link").symlink_to("real")
+    assert export("head-fp32-s0", "--to", "link").code == 0
+    assert (place.folder / "real" / "README.md").exists()
+
+
+@pytest.mark.parametrize("to", [".", "../own.toml/sub", "/proc/sub"])
+def test_a_folder_that_can_not_be_written_is_refused_at_once(
+    place: GridRuns, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.setattr(cells, "find_trained", None)
+    empty = place.folder / "empty"
+    empty.mkdir()
+    arguments = [
+        "--runs",
+        str(place.csv),
+        "--to",
+        to if to != "own.toml/sub" else "../own.toml/sub",
+    ]
+    monkeypatch.chdir(empty)
+    done = export("head-fp32-s0", *arguments)
+    assert done.code == 2
+    assert f"--to {arguments[-1]}: " in done.err
+
+
+def test_refit_trains_on_all_examples_and_measures_no_score(
+    place: GridRuns, unmeasured: None
+) -> None:
     row = row_named(place, "head-fp32-s0")
     done = export("head-fp32-s0", "--refit", "--to", "model", "--json")
     assert done.code == 0, done.err
     outcome = json.loads(done.out)
     assert outcome["refitted"]
     assert outcome["dev_score"] is None
-    forms = outcome["figures"]["forms"]
-    assert all(form["score"] is None and form["one_ms"] for form in forms)
     card = (place.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "The score of this model is not measured" in card
     assert "all 120 examples" in card
+    result = json.loads((place.folder / "runs" / f"refit-{row.cell_id}" / RESULT).read_text())
+    assert f"took {num(result['columns']['train_s'])} s on" in card
     assert "model-index" not in card
+    assert not (place.folder / "model" / "train.py").exists()
     assert not exports_file(place.csv).exists()
     job = Job.read(place.folder / "runs" / f"refit-{row.cell_id}")
     assert len(load_task(row.task, Path(str(job.data))).train) == 120
@@ -312,7 +383,7 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(exporting, step, full)
     done = export("lora-r2-attn-only-fp32-s0", "--to", "model")
     assert done.code == 1
-    assert "--to model: can't be written (No space left on device)" in done.err
+    assert "model: can't be written (No space left on device)" in done.err
     assert is_untouched(place)
 
 
@@ -320,7 +391,7 @@ def test_a_folder_that_fails_its_check_is_not_written(
     place: GridRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*_: object) -> None:
-        raise InputError("pooling, the scale of adapters, or weights are others")
+        raise InputError("pooling, adapter scale or weights differ")
 
     monkeypatch.setattr(exporting, "check", wrong)
     done = export("lora-r2-attn-only-fp32-s0", "--to", "model")

@@ -80,16 +80,19 @@ def test_a_pooler_that_the_base_lacks_is_saved(tmp_path: Path) -> None:
 
 def test_a_refusal_names_the_format_that_can() -> None:
     mean = cell("lora", 4, "attn-only", "off", pooling="mean")
-    assert refusal("peft", mean, True) == (
+    assert refusal("peft", mean) == (
         "peft has no place for mean pooling; use --format sentence-transformers"
     )
-    assert refusal("sentence-transformers", mean, True) is None
-    assert default_format(mean, True, merge=False) == "sentence-transformers"
+    assert refusal("sentence-transformers", mean) is None
+    assert default_format(mean, merge=False) == "sentence-transformers"
     full = cell("full", None, None, "off", pooling="pooler")
-    assert "use --format transformers" in (refusal("peft", full, True) or "")
-    adapted = cell("dora", 4, "attn", "off", pooling="pooler")
-    assert default_format(adapted, True, merge=False) == "peft"
-    assert default_format(adapted, True, merge=True) == "transformers"
+    assert "use --format transformers" in (refusal("peft", full) or "")
+    frozen = cell("dora", 4, "attn-only", "off", pooling="pooler")
+    assert default_format(frozen, merge=False) == "peft"
+    assert default_format(frozen, merge=True) == "transformers"
+    trains = cell("dora", 4, "attn", "off", pooling="pooler")
+    assert default_format(trains, merge=False) == "transformers"
+    assert refusal("peft", trains) is None
 
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

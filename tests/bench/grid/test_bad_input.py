@@ -64,7 +64,7 @@ def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], message: str) -> N
 
 
 def test_an_unknown_grid(grid: GridRuns) -> None:
-    assert "full, paper, paper-final, smoke" in refused(grid, grid="huge", apart=True)
+    assert "full, paper, paper-final, quick, smoke" in refused(grid, grid="huge", apart=True)
 
 
 def test_a_typo_in_a_grid_file(grid: GridRuns) -> None:
