@@ -33,6 +33,14 @@ _FORMS: Final = {
 }  # fmt: skip
 _SHOWN: Final = ("load", "logits")
 """The functions of the snippet that the card quotes."""
+_BY_TOKENIZER: Final = "by predict.py; transformers' tokenizers and pipelines take truncation=True"
+_CUT: Final = {
+    "peft": _BY_TOKENIZER,
+    "transformers": _BY_TOKENIZER,
+    "sentence-transformers": "by encode",
+    "onnx": "by predict.py",
+}
+"""What cuts texts."""
 _FILES: Final = {
     CARD: "this card",
     "adapter_config.json": "what PEFT needs to know of the adapters",
@@ -80,7 +88,7 @@ def card(
     content = {
         "front": _front(trained, figures, exported, format, title),
         "title": title,
-        "about": list(_about(trained, exported, setting)),
+        "about": list(_about(trained, exported, format, setting)),
         "snippet": Markup(_quoted(format.snippet)),  # noqa: S704 (a file of this project)
         "usage": _usage(trained, exported),
         "limits": list(_limits(trained, compared)),
@@ -151,11 +159,16 @@ def _plain(value: Any) -> Any:
     return plain(value) if isinstance(value, str) else value
 
 
-def _about(trained: Trained, form: Form | None, setting: str) -> Iterator[str]:
+def _about(
+    trained: Trained,
+    form: Form | None,
+    format: Format,  # noqa: A002
+    setting: str,
+) -> Iterator[str]:
     """What the model is."""
     task, base = trained.task, trained.base
     text = "a pair of texts" if _pairs(trained) else "a text"
-    names = ", ".join(map(plain, task.classes))
+    names = ", ".join(json.dumps(plain(name), ensure_ascii=False) for name in task.classes)
     if task.multi_label:
         yield f"It predicts which of {count(len(task.classes), 'label')} {text} has: {names}."
     elif task.classes:
@@ -175,7 +188,7 @@ def _about(trained: Trained, form: Form | None, setting: str) -> Iterator[str]:
     is_adapter = form is not None and form.name == ADAPTER
     kept = "the weights that trained, to be added to the base" if is_adapter else "the whole model"
     yield f"Its setting is {setting}, seed {trained.row.seed}. This folder has {kept}."
-    yield f"Texts are cut after {trained.job.cell.max_length:,} tokens."
+    yield f"Texts are cut after {trained.job.cell.max_length:,} tokens, {_CUT[format.name]}."
 
 
 def _quoted(snippet: Path) -> str:

@@ -1,5 +1,6 @@
 """The model card: what it states, from what it states it, and that users' texts stay text."""
 
+import html
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -55,11 +56,11 @@ def test_it_states_what_was_measured_and_from_what(exported: Trained, tmp_path: 
     text = text_of(exported, tmp_path)
     row = exported.row
     for sentence in (
-        "- It predicts which of 3 classes a text has: wrong, right, maybe.",
+        '- It predicts which of 3 classes a text has: "wrong", "right", "maybe".',
         f"Its base is someone/small, on the Hugging Face hub, commit {'1f' * 20}; licence apache-2",
         exported.base.sha256,
         "This folder has the weights that trained, to be added to the base.",
-        "Texts are cut after 16 tokens.",
+        "Texts are cut after 16 tokens, by predict.py",
         "by which this setting was chosen among 8 settings, so they are optimistic",
         "| adapter, on its base | peft | 0.3 | 1.50 | 20.0 | 0.600 | 0 of 15 | 2.0e-06 |",
         "| ONNX, int8 | onnx | 23.0 | 1.50 | 20.0 | 0.500 | 2 of 15 | 2.0e-06 |",
@@ -126,10 +127,28 @@ def test_markup_in_names_is_text(exported: Trained, tmp_path: Path) -> None:
     )
     text = text_of(hostile, tmp_path, facts=facts)
     body = text.split("---\n", 2)[2]
-    html = markdown.markdown(body, extensions=["tables", "fenced_code"])
+    page = markdown.markdown(body, extensions=["tables", "fenced_code"])
     for tag in ("<script", "<img", "<i>", "<u>", "<b>model"):
-        assert tag not in html
-    assert "# x | y --- ![](http://x/y.png) {{ 7 * 7 }}" in html.replace("&#124;", "|")
+        assert tag not in page
+    assert "# x | y --- ![](http://x/y.png) {{ 7 * 7 }}" in page.replace("&#124;", "|")
+
+
+def test_names_with_commas_and_quotes_can_be_distinguished(
+    exported: Trained, tmp_path: Path
+) -> None:
+    markdown = pytest.importorskip("markdown")
+    classes = ("a, b", 'c", "d', "e")
+    text = text_of(replace(exported, task=replace(exported.task, classes=classes)), tmp_path)
+    shown = html.unescape(markdown.markdown(text.split("---\n", 2)[2]))
+    assert r'a text has: "a, b", "c\", \"d", "e".' in shown
+
+
+def test_it_states_what_cuts_texts(exported: Trained, tmp_path: Path) -> None:
+    for name in FORMATS:
+        text = text_of(exported, tmp_path, format=FORMATS[name])
+        (line,) = [line for line in text.splitlines() if "Texts are cut after" in line]
+        assert ("truncation=True" in line) is (name in ("peft", "transformers"))
+        assert ("by encode" in line) is (name == "sentence-transformers")
 
 
 def test_a_refitted_model_has_no_score(exported: Trained, tmp_path: Path) -> None:
@@ -164,5 +183,5 @@ def test_other_tasks_and_bases(base: Path, tmp_path: Path) -> None:
     assert 'load(folder, "BASE")' in text_of(local, tmp_path)
     labels = trained(base, "head", kind="multi_label")
     text = text_of(labels, tmp_path, format=FORMATS["transformers"])
-    assert "It predicts which of 3 labels a text has: wrong, right, maybe." in text
+    assert 'It predicts which of 3 labels a text has: "wrong", "right", "maybe".' in text
     assert "Its setting is head, fp32, seed 0. This folder has the whole model." in text
