@@ -95,10 +95,14 @@ def card(
         "figures": figures_table(figures),
         "figures_said": list(_figures_said(figures)),
         "trained": list(_trained(trained, facts)),
-        "counts": _counts(facts),
-        "settings": _settings(row.cell),
+        "counts": _counts(facts, trained.refitted),
+        "settings": _settings(trained.job.cell),
         "script": _script(trained),
-        "command": [without_paths(commands(group, [], facts=paths)[-2])],
+        "command": [
+            f"python -m bench.export {row.cell_id} --refit --to DIR"
+            if trained.refitted
+            else without_paths(commands(group, [], facts=paths)[-2])
+        ],
         "measured": list(_measured(trained, figures, exported)),
         "files": _files(folder),
         "listed": LISTED,
@@ -321,6 +325,8 @@ def _trained(trained: Trained, facts: DataFacts | None) -> Iterator[str]:
 
 def _script(trained: Trained) -> str:
     """How the same is trained without this project."""
+    if trained.refitted:
+        return "It was trained with the settings of a cell, on the examples of training and of dev."
     if why_not := why_not_scripted(trained.job.cell):
         return f"{why_not}, so this folder has none."
     return (
@@ -336,15 +342,18 @@ def _machine(trained: Trained) -> str:
     return f"{gpu}{plain(row.machine or 'a machine that is not recorded')}"
 
 
-def _counts(facts: DataFacts | None) -> Table | None:
-    """The examples of each class."""
+def _counts(facts: DataFacts | None, together: bool) -> Table | None:
+    """The examples of each class, those of training and of dev apart or together."""
     if facts is None or not facts.class_counts:
         return None
     heads = [Head("class", "class"), Head("train", "training examples", "", True)]
-    heads += [Head("dev", "dev examples", "", True)] if facts.dev else []
+    heads += [Head("dev", "dev examples", "", True)] if facts.dev and not together else []
     rows = [
-        [plain(name), *(f"{number:,}" for number in numbers[: len(heads) - 1])]
-        for name, numbers in facts.class_counts.items()
+        [
+            plain(name),
+            *(f"{n:,}" for n in ([sum(counts)] if together else counts[: len(heads) - 1])),
+        ]
+        for name, counts in facts.class_counts.items()
     ]
     return Table(heads, rows)
 

@@ -289,6 +289,8 @@ def test_refit_trains_on_all_examples_and_measures_no_score(
     result = json.loads((place.folder / "runs" / f"refit-{row.cell_id}" / RESULT).read_text())
     assert f"took {num(result['columns']['train_s'])} s on" in card
     assert "model-index" not in card
+    assert f"python -m bench.export {row.cell_id} --refit --to DIR" in card
+    assert card.count("dev examples |") == 0
     assert not (place.folder / "model" / "train.py").exists()
     assert not exports_file(place.csv).exists()
     job = Job.read(place.folder / "runs" / f"refit-{row.cell_id}")
