@@ -105,9 +105,7 @@ def command(
     from bench.export.exporting import export
 
     with Signals() as signals, signals.raising():
-        exported = export(
-            trained, logits, runs, target, form, merge=merge, settings=choice.settings
-        )
+        exported = export(trained, logits, runs, target, form, settings=choice.settings)
     if as_json:
         click.echo(json.dumps(exported.to_json(), indent=1))
     else:

@@ -28,8 +28,8 @@ from minbert.data.tokenizer import Tokenizer
 from minbert.files import is_file
 
 _OTHERWISE: Final = "run its cell again"
-_OF_DATA: Final = ("data_digest", "max_train", "max_dev", "folds", "fold")
-"""Columns that stay those of the cell after a refit, so that it keeps its id."""
+_OF_DATA: Final = ("cell_id", "data_digest", "max_train", "max_dev", "folds", "fold")
+"""Columns that stay those of the cell after a refit."""
 _SCORES: Final = ("dev_score", "dev_accuracy", "dev_ci_low", "dev_ci_high")
 _EXACT: Final = 1e-4
 """How far logits in fp32 may differ from those of the training process."""

@@ -69,7 +69,6 @@ def export(
     folder: Path,
     form: Format,
     *,
-    merge: bool,
     settings: int | None,
 ) -> Exported:
     """Write a trained cell in a format, check it, and measure what it costs to use.
@@ -78,7 +77,6 @@ def export(
         logits: [N, C], the cell's own in fp32 on dev, in the unit of the labels.
         runs: the CSV next to which the figures are kept.
         folder: the new folder, which is there only once all is done.
-        merge: whether adapters are merged where the format has a place for them.
         settings: the number of settings among which the cell was chosen by score; None: it was
             not.
 
@@ -89,7 +87,7 @@ def export(
     facts = read_facts(runs).get(trained.row.data_digest)
     with _new_folder(folder) as part, progress_bar(2 + len(FORMS)) as show:
         show(0, f"writing {form.name}")
-        form.write(trained, part, merge)
+        form.write(trained, part)
         shutil.copyfile(form.snippet, part / SNIPPET)
         write_training(trained, part)
         show(1, f"checking {len(trained.dev):,} dev examples in a fresh process")

@@ -76,7 +76,7 @@ def measure(
                     raise InputError("no format of a whole model but ONNX can express it")
                 if not place.exists():
                     place.mkdir()
-                    form.write(trained, place, True)
+                    form.write(trained, place)
                 forms.append(_measured(name, form, place, trained, expected, threads))
             except InputError as error:
                 if name == exported:

@@ -35,8 +35,7 @@ class Format:
         config: the file that names the classes.
         snippet: the script that loads it.
         cannot: the reason why it can't express a cell; None: it can.
-        write: writes a trained cell's model, tokenizer and config.json into a folder, its adapters
-            merged or, where the format has them, not.
+        write: writes a trained cell's model, tokenizer and config.json into a folder.
     """
 
     name: str
@@ -46,14 +45,14 @@ class Format:
     config: str
     snippet: Path
     cannot: Callable[[Cell], str | None]
-    write: "Callable[[Trained, Path, bool], None]"
+    write: "Callable[[Trained, Path], None]"
 
 
-def _writer(module: str) -> "Callable[[Trained, Path, bool], None]":
+def _writer(module: str) -> "Callable[[Trained, Path], None]":
     """The function `write` of a module, imported when it is called."""
 
-    def write(trained: "Trained", folder: Path, merge: bool) -> None:
-        import_module(f"{__name__}.{module}").write(trained, folder, merge)
+    def write(trained: "Trained", folder: Path) -> None:
+        import_module(f"{__name__}.{module}").write(trained, folder)
 
     return write
 

@@ -24,7 +24,7 @@ INT8: Final = "model-int8.onnx"
 _INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def write(trained: Trained, folder: Path, _merge: bool) -> None:
+def write(trained: Trained, folder: Path) -> None:
     """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C].
 
     Raises:

@@ -15,7 +15,7 @@ from minbert.files import CONFIG, write_json
 from minbert.model.checkpoint import config_for_export
 
 
-def write(trained: Trained, folder: Path, _merge: bool) -> None:
+def write(trained: Trained, folder: Path) -> None:
     """Write the adapter, with all other modules that have trained."""
     model = final_model(trained, merge=False)
     save_adapter(model, folder, reference(trained.base), revision=trained.base.revision)

@@ -27,7 +27,7 @@ _TANH: Final = "torch.nn.modules.activation.Tanh"
 _GELU: Final = "torch.nn.modules.activation.GELU"
 
 
-def write(trained: Trained, folder: Path, _merge: bool) -> None:
+def write(trained: Trained, folder: Path) -> None:
     """Write the modules, adapters merged."""
     model = final_model(trained, merge=True)
     layers = list(_dense_layers(model))

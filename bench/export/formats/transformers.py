@@ -7,7 +7,7 @@ from bench.export.trained import Trained
 from minbert.model.checkpoint import save_checkpoint
 
 
-def write(trained: Trained, folder: Path, _merge: bool) -> None:
+def write(trained: Trained, folder: Path) -> None:
     """Write the whole model, adapters merged, for AutoModelForSequenceClassification."""
     labels = labels_of(trained)
     if len(labels["id2label"]) == 1:  # to which sentence-transformers' CrossEncoder adds a sigmoid

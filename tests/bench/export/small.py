@@ -147,7 +147,7 @@ def exported(cell: Trained, name: str, folder: Path) -> Path:
     """The folder of a cell in a format, with its snippet."""
     need_libraries(name)
     folder.mkdir(parents=True)
-    FORMATS[name].write(cell, folder, False)
+    FORMATS[name].write(cell, folder)
     copyfile(FORMATS[name].snippet, folder / SNIPPET)
     return folder
 

@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             logits = -logits
         return Answer(logits, [], [1.0, 9.0, 2.0], [30.0, 10.0, 20.0], {"onnxruntime": "1.32"})
 
-    def write(_: Trained, folder: Path, _merge: bool) -> None:
+    def write(_: Trained, folder: Path) -> None:
         for name, size in WEIGHTS.items():
             (folder / name).write_bytes(b"\0" * size)
 
@@ -68,7 +68,7 @@ def test_every_form_is_written_and_run_by_plain_libraries(base: Path, tmp_path: 
     cell = trained(base)
     folder = tmp_path / "model"
     folder.mkdir()
-    FORMATS["peft"].write(cell, folder, False)
+    FORMATS["peft"].write(cell, folder)
     seen: list[tuple[int, str]] = []
     figures = measured(cell, folder, "peft", lambda *step: seen.append(step))
     assert [(form.name, form.format) for form in figures.forms] == [

@@ -33,10 +33,10 @@ def run(*arguments: object) -> int:
     return code
 
 
-def export(cell: Trained, folder: Path, name: str, merge: bool = True) -> Path:
+def export(cell: Trained, folder: Path, name: str) -> Path:
     """An exported folder, without a check."""
     folder.mkdir()
-    FORMATS[name].write(cell, folder, merge)
+    FORMATS[name].write(cell, folder)
     (folder / SNIPPET).write_text("raise SystemExit('the folder must not run code')\n")
     return folder
 
@@ -127,7 +127,7 @@ def test_predictions_are_the_models(
 def test_an_adapter_is_loaded_on_the_base_that_is_named(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     cell = trained(base, on_hub=False)
-    folder = export(cell, tmp_path / "model", "peft", merge=False)
+    folder = export(cell, tmp_path / "model", "peft")
     file = write(tmp_path / "texts.txt", "\n".join(cell.dev.text_a[:2]) + "\n")
     target = tmp_path / "out.csv"
     assert "is not on the hub; name its folder (--base)" in refused(folder, file, "--to", target)
@@ -359,7 +359,7 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(base: Path, tmp_path:
 def test_no_code_of_a_folder_is_run(name: str, part: str, base: Path, tmp_path: Path) -> None:
     """Not even where transformers would ask on the terminal, and take a line of stdin for yes."""
     need_libraries(name)
-    folder = export(trained(base, on_hub=False), tmp_path / "model", name, merge=False)
+    folder = export(trained(base, on_hub=False), tmp_path / "model", name)
     file, ran = folder / part, tmp_path / "ran"
     write(file.with_name("evil.py"), f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
     classes = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoTokenizer")

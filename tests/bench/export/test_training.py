@@ -221,13 +221,14 @@ def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str)
         ({"head": "conv"}, "the conv head"),
         ({"regression_loss": "pearson"}, "the loss pearson"),
         ({"mode": "ia3"}, "the mode ia3"),
-        ({"init": "random"}, "an encoder that begins with random weights"),
+        ({"max_train": 20}, "a part of the training examples"),
+        ({"folds": 5}, "folds"),
     ],
 )
 def test_what_the_script_has_no_place_for_is_named(
     tiny_checkpoint: Path, changes: Mapping[str, Any], obstacle: str
 ) -> None:
-    lora = cell(tiny_checkpoint)
+    lora = replace(cell(tiny_checkpoint), max_train=None)
     assert why_not_scripted(lora) is None
     refused = why_not_scripted(replace(lora, **changes))
     assert refused == f"train.py has no place for {obstacle}"
