@@ -16,7 +16,15 @@ from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.export.bases import describe_base
 from bench.export.choice import RECOMMENDED, check_exportable, named_cell, recommended_cell
-from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
+from bench.export.formats import (
+    BASE,
+    FORMATS,
+    SNIPPET,
+    Format,
+    default_format,
+    missing_library,
+    refusal,
+)
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
@@ -116,7 +124,6 @@ def command(
 def _print(exported: "Exported", folder: Path) -> None:
     """Print what was written, checked and measured."""
     from bench.export.card import figures_table
-    from bench.export.formats.contents import BASE
     from bench.report.show import print_tables
 
     trained, base = exported.trained, exported.trained.base

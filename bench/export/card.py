@@ -93,7 +93,7 @@ def card(
         "usage": _usage(trained, exported),
         "limits": list(_limits(trained, compared)),
         "figures": figures_table(figures),
-        "figures_said": list(_figures_said(figures)),
+        "figures_notes": list(_figures_notes(figures)),
         "trained": list(_trained(trained, facts)),
         "counts": _counts(facts, trained.refitted),
         "settings": _settings(trained.job.cell),
@@ -169,7 +169,7 @@ def _about(
     format: Format,  # noqa: A002
     setting: str,
 ) -> Iterator[str]:
-    """What the model is."""
+    """Sentences on what the model is."""
     task, base = trained.task, trained.base
     text = "a pair of texts" if _pairs(trained) else "a text"
     names = ", ".join(json.dumps(plain(name), ensure_ascii=False) for name in task.classes)
@@ -235,7 +235,7 @@ def _usage(trained: Trained, form: Form | None) -> Sequence[str]:
 
 
 def _limits(trained: Trained, compared: int | None) -> Iterator[str]:
-    """What the figures don't say."""
+    """Sentences on what the figures don't show."""
     if trained.refitted:
         yield (
             "The score of this model is not measured: it was trained on all examples, those of dev "
@@ -259,7 +259,7 @@ def _limits(trained: Trained, compared: int | None) -> Iterator[str]:
 
 
 def figures_table(figures: Figures) -> Table:
-    """What each form costs to use."""
+    """A table of what each form costs to use."""
     heads = [
         Head("form", "form"), Head("format", "format"), Head("size", "size, MB", "", True),
         Head("one", "one text, ms", "", True), Head("batch", f"{BATCH} texts, ms", "", True),
@@ -285,8 +285,8 @@ def _number(value: float | None) -> str:
     return DASH if value is None else num(value)
 
 
-def _figures_said(figures: Figures) -> Iterator[str]:
-    """How the figures were measured, and why some weren't."""
+def _figures_notes(figures: Figures) -> Iterator[str]:
+    """Sentences on how the figures were measured, and why some weren't."""
     yield (
         "Size is that of the files of weights. Times are medians on "
         f"{count(figures.threads, 'thread')} of {plain(figures.machine)}, tokenising included, in "
@@ -324,7 +324,7 @@ def _trained(trained: Trained, facts: DataFacts | None) -> Iterator[str]:
 
 
 def _script(trained: Trained) -> str:
-    """How the same is trained without this project."""
+    """A sentence on training the same without this project."""
     if trained.refitted:
         return "It was trained with the settings of a cell, on the examples of training and of dev."
     if why_not := why_not_scripted(trained.job.cell):

@@ -32,7 +32,7 @@ _OF_DATA: Final = ("cell_id", "data_digest", "max_train", "max_dev", "folds", "f
 """Columns that stay those of the cell after a refit."""
 _SCORES: Final = ("dev_score", "dev_accuracy", "dev_ci_low", "dev_ci_high")
 _EXACT: Final = 1e-4
-"""How far logits in fp32 may differ from those of the training process."""
+"""The most by which logits in fp32 may differ from those of the training process."""
 _HALF: Final = 0.02
 """The same for logits that were computed in half precision, whose mean square counts, as a share of
 their std. Rounding to bf16 changes those of minilm by 0.004 of it."""

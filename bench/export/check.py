@@ -89,7 +89,7 @@ def texts_of(examples: Examples) -> list[Any]:
 
 
 def labels_of(task: Task, logits: _Logits) -> list[Any]:
-    """For each row of logits its class, the list of its classes, or its number."""
+    """The class of each row of logits, the list of its classes, or its number."""
     if task.kind == "regression":
         return [float(row[0]) for row in logits]
     if task.multi_label:

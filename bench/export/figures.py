@@ -1,4 +1,4 @@
-"""What an exported model costs to use: each form of it, run by plain libraries in a process of its
+"""Costs of using an exported model: each form of it, run by plain libraries in a process of its
 own."""
 
 import math

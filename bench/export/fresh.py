@@ -96,7 +96,7 @@ def run_fresh(
         }
         request.write_text(json.dumps(values), encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-I", "-B", _HARNESS, request, answer],
+            [sys.executable, "-E", "-P", "-B", _HARNESS, request, answer],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

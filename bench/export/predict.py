@@ -32,7 +32,7 @@ from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
 from bench.examples.table import Table
 from bench.examples.textfiles import typed_texts
-from bench.export.formats import Format, format_in
+from bench.export.formats import BASE, Format, format_in
 
 _STDIN: Final = "-"
 _CHUNK: Final = 1024
@@ -132,7 +132,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """What an exported model answers.
+    """The kind of answers of an exported model.
 
     Attributes:
         classes: their names, in the order of the logits; none of a regression.
@@ -144,7 +144,7 @@ class _Outputs:
 
 
 def _read_outputs(path: Path) -> _Outputs:
-    """What an exported model answers, by its file of settings.
+    """The kind of answers of an exported model, by its file of settings.
 
     Raises:
         InputError: if it can't be read.
@@ -174,6 +174,8 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     if weights is not None and weights not in names:
         has = " and ".join(names) or "one file of weights"
         raise InputError(f"--weights {weights}: the model has {has}")
+    if base is not None and not (folder / BASE).is_file():
+        raise InputError(f"--base {base}: {folder} is a whole model and needs none")
     try:
         code = compile(exported.snippet.read_text("utf-8"), exported.snippet, "exec")
         exec(code, snippet.__dict__)  # noqa: S102 (a file of this project)
@@ -183,7 +185,7 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
         model = snippet.load(folder, None if base is None else str(base), **options)
     except ImportError as error:
         raise InputError(
-            f"{folder}: takes {error.name}: pip install -e '.[{exported.extra}]'"
+            f"{folder}: needs {error.name}: pip install -e '.[{exported.extra}]'"
         ) from error
     except (Exception, SystemExit) as error:
         raise InputError(f"{folder}: can't be loaded: {_cause(error)}") from error

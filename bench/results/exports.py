@@ -1,4 +1,4 @@
-"""What exported models cost to use: figures in `runs.exports.json` next to runs.csv, by cell_id."""
+"""Costs of using exported models: figures in `runs.exports.json` next to runs.csv, by cell_id."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ class Form(BaseModel):
 
 
 class Figures(BaseModel):
-    """What the forms of one exported model cost to use.
+    """The costs of using the forms of one exported model.
 
     Attributes:
         metric: the row's.

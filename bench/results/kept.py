@@ -43,7 +43,7 @@ def largest_weights(cell: Cell, config: BertConfig) -> int:
 
 
 AGAIN: Final = ("export-", "refit-")
-"""How the names of folders begin in which cells were trained again, for exports."""
+"""The beginnings of names of folders in which cells were trained again, for exports."""
 
 
 class KeptWeights:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SNIPPET: Final = "predict.py"
 """Name of the snippet in an exported folder."""
+BASE: Final = "base.json"
+"""Name of the file that says which base an adapter was trained on."""
 _SNIPPETS: Final = Path(__file__).parents[1] / "snippets"
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from adapters.layer import AdaptedLinear, replace
+from bench.export.formats import BASE
 from bench.export.trained import Base, Trained
 from minbert.files import TOKENIZER_CONFIG, VOCABULARIES, write_json
 from minbert.kernels.linear import Linear
 from minbert.model.classifier import BertClassifier
 
-BASE: Final = "base.json"
 _PROBLEMS: Final = {
     "classification": "single_label_classification",
     "multi_label": "multi_label_classification",

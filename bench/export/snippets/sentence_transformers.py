@@ -26,7 +26,7 @@ def logits(loaded: Any, texts: list[Any]) -> Any:
 
 
 def labels(folder: Path, rows: Any) -> list[Any]:
-    """For each row of logits its class, the list of its classes, or its number."""
+    """The class of each row of logits, the list of its classes, or its number."""
     config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
     names = list(config["id2label"].values())
     if config["problem_type"] == "regression":

@@ -315,7 +315,7 @@ def test_a_missing_library_is_named_with_the_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = refused(model, write(tmp_path / "a.txt", "x\n"))
-    assert "takes transformers: pip install -e '.[transformers]'" in message
+    assert "needs transformers: pip install -e '.[transformers]'" in message
     monkeypatch.delitem(sys.modules, "transformers")
 
 
@@ -348,6 +348,11 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(base: Path, tmp_path:
     assert done.stderr == b"error: stdin, line 1: byte 0xE9 is not UTF-8; save the file as UTF-8\n"
 
 
+def test_a_whole_model_takes_no_base(model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", "a\n")
+    assert "is a whole model and needs none" in refused(model, file, "--base", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
@@ -367,9 +372,8 @@ def test_no_code_of_a_folder_is_run(name: str, part: str, base: Path, tmp_path: 
             "auto_map": dict.fromkeys(classes, "evil.Evil")}  # fmt: skip
     file.write_text(json.dumps(json.loads(file.read_text()) | evil))
     command = [sys.executable, "-m", "bench.predict", folder, write(tmp_path / "a.txt", "a\n")]
-    done = subprocess.run(
-        [*command, "--base", base], input=b"y\n" * 50, capture_output=True, check=False
-    )
+    option = ["--base", base] if name == "peft" else []
+    done = subprocess.run([*command, *option], input=b"y\n" * 50, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1), done.stderr
     assert done.stderr.startswith(b"error: ")
     assert not ran.exists()
