@@ -75,7 +75,10 @@ def advice(
         table = _table(recommended, pick, exports)
     lines = [narrowed(group, facts, **selection) for selection in selections]
     if recommended.decided and len(sources) <= 1:  # an export is from one file
-        sentences = [*sentences, "Its model as a folder that plain libraries load:"]
+        sentences = [
+            *sentences,
+            "python -m bench.export writes its model as a folder that plain libraries load (below).",
+        ]
         lines.append(export_command(recommended, sources))
     return Advice(
         recommended,
