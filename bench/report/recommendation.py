@@ -77,7 +77,7 @@ def advice(
     if recommended.decided and len(sources) <= 1:  # an export is from one file
         sentences = [
             *sentences,
-            "python -m bench.export writes its model as a folder that plain libraries load (below).",
+            "python -m bench.export writes its model as a folder that plain libraries load.",
         ]
         lines.append(export_command(recommended, sources))
     return Advice(
