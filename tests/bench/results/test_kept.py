@@ -76,7 +76,7 @@ def test_weights_are_kept_up_to_a_cap(tmp_path: Path, monkeypatch: pytest.Monkey
     note = weights.note(small)
     assert note is not None
     assert note.startswith("from head-fp32-s0 on no weights are kept: those in ")
-    assert "delete folders there, or keep all weights with --save-weights" in note
+    assert "delete weights.safetensors files there, or keep all weights with --save-weights" in note
     assert weights.note(small) is None, "once"
     assert KeptWeights(tmp_path / "runs.csv", every=True).keeps(small)
     assert KeptWeights(tmp_path / "other.csv", every=False).keeps(small)
