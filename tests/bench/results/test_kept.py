@@ -60,9 +60,12 @@ def keep(folder: Path, size: int) -> Path:
 
 def test_weights_are_kept_up_to_a_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were there before count, and of those that come each once."""
+    assert kept.CAP == 2**30
     monkeypatch.setattr(kept, "CAP", 100)
     small, large = of("head"), of("full")
     keep(tmp_path / "runs" / "before", 40)
+    for again in kept.AGAIN:  # those of exports don't count
+        keep(tmp_path / "runs" / f"{again}1234", 1000)
     (tmp_path / "runs" / "plan.json").write_bytes(bytes(1000))
     weights = KeptWeights(tmp_path / "runs.csv", every=False)
     (tmp_path / "runs" / "none").mkdir()
@@ -76,7 +79,7 @@ def test_weights_are_kept_up_to_a_cap(tmp_path: Path, monkeypatch: pytest.Monkey
     note = weights.note(small)
     assert note is not None
     assert note.startswith("from head-fp32-s0 on no weights are kept: those in ")
-    assert "delete weights.safetensors files there, or keep all weights with --save-weights" in note
+    assert "delete weights.safetensors files there, or keep all with --save-weights" in note
     assert weights.note(small) is None, "once"
     assert KeptWeights(tmp_path / "runs.csv", every=True).keeps(small)
     assert KeptWeights(tmp_path / "other.csv", every=False).keeps(small)
