@@ -343,7 +343,7 @@ def _machine(trained: Trained) -> str:
 
 
 def _counts(facts: DataFacts | None, together: bool) -> Table | None:
-    """The examples of each class, those of training and of dev apart or together."""
+    """The number of examples of each class, by side or in all."""
     if facts is None or not facts.class_counts:
         return None
     heads = [Head("class", "class"), Head("train", "training examples", "", True)]

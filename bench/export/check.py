@@ -18,7 +18,7 @@ from minbert.data.tasks import Examples, Task
 
 TOLERANCE: Final = 1e-4
 """The most by which a logit may differ; of a regression, in units of the labels' std if that is
-more, and apart from the rounding of the labels' mean in fp32."""
+more, plus the rounding of the labels' mean in fp32."""
 _FAILED: Final = "the exported model failed its check and was not kept"
 
 _Logits = NDArray[np.float32]

@@ -74,10 +74,10 @@ def check(run: CellRun, tolerance: float = 1e-5) -> BertClassifier:
     start = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     loaded = load_trained(run.job, run.folder)
     assert not loaded.training
-    found = predictions(run, loaded)
-    assert found.keys() == expected.keys()
+    given = predictions(run, loaded)
+    assert given.keys() == expected.keys()
     for part, logits in expected.items():
-        np.testing.assert_allclose(found[part], logits, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(given[part], logits, rtol=0, atol=tolerance)
     for name, parameter in loaded.named_parameters():
         assert parameter.dtype == torch.float32
         if start[name].dtype == torch.float32:
