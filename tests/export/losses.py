@@ -1,4 +1,4 @@
-"""Losses of an exported folder's train.py compared with those of the worker's cell, for many settings.
+"""Losses of an exported folder's train.py and of the worker's cell, compared for many settings.
 
 `python -m tests.export.losses` trains all of them, and prints the table of docs/export.md.
 """
