@@ -4,7 +4,6 @@ was trained.
 Importing this loads pandas and matplotlib.
 """
 
-import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +30,6 @@ CARD: Final = "README.md"
 _FORMS: Final = {
     ADAPTER: "adapter, on its base", MERGED: "whole model", ONNX: "ONNX", INT8: "ONNX, int8",
 }  # fmt: skip
-_SHOWN: Final = ("load", "logits")
-"""The functions of the snippet that the card quotes."""
 _BY_TOKENIZER: Final = "by predict.py; transformers' tokenizers and pipelines take truncation=True"
 _CUT: Final = {
     "peft": _BY_TOKENIZER,
@@ -43,6 +40,7 @@ _CUT: Final = {
 """What cuts texts."""
 _FILES: Final = {
     CARD: "this card",
+    "answers.py": "names of the classes for logits, and the command line of predict.py",
     "adapter_config.json": "what PEFT needs to know of the adapters",
     "adapter_model.safetensors": "the weights that trained",
     "base.json": "the base, and the SHA-256 of its weights",
@@ -196,26 +194,8 @@ def _about(
 
 
 def _quoted(snippet: Path) -> str:
-    """The imports and functions of a snippet by which the model is loaded and applied."""
-    text = snippet.read_text(encoding="utf-8")
-    nodes = ast.parse(text).body
-    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
-    shown = [functions[name] for name in _SHOWN]
-    used = {node.id for part in shown for node in ast.walk(part) if isinstance(node, ast.Name)}
-    called = [node for name, node in functions.items() if name in used and node not in shown]
-    used |= {node.id for part in called for node in ast.walk(part) if isinstance(node, ast.Name)}
-    lines = text.splitlines()
-
-    def source(node: ast.stmt) -> str:
-        return "\n".join(lines[node.lineno - 1 : node.end_lineno])
-
-    imports = [
-        source(node)
-        for node in nodes
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        and used & {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-    ]
-    return "\n\n\n".join(["\n".join(imports), *map(source, [*called, *shown])])
+    """A snippet but its last lines, which serve a command line."""
+    return snippet.read_text(encoding="utf-8").partition("\n\n\nif __name__")[0]
 
 
 def _usage(trained: Trained, form: Form | None) -> Sequence[str]:
@@ -226,7 +206,8 @@ def _usage(trained: Trained, form: Form | None) -> Sequence[str]:
     base, option = (', "BASE"', "--base BASE ") if has_base else ("", "")
     return [
         "from pathlib import Path",
-        "from predict import labels, load, logits",
+        "from answers import labels",
+        "from predict import load, logits",
         "folder = Path()  # this one",
         f"labels(folder, logits(load(folder{base}), [{one}]))",
         "",

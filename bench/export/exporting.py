@@ -20,7 +20,7 @@ from bench.common.progress import progress_bar
 from bench.export.card import CARD, card
 from bench.export.check import check
 from bench.export.figures import measure
-from bench.export.formats import SNIPPET, Format
+from bench.export.formats import Format
 from bench.export.fresh import Answer
 from bench.export.trained import Trained
 from bench.export.training import write_training
@@ -88,7 +88,7 @@ def export(
     with _new_folder(folder) as part, progress_bar(2 + len(FORMS)) as show:
         show(0, f"writing {form.name}")
         form.write(trained, part)
-        shutil.copyfile(form.snippet, part / SNIPPET)
+        form.copy_scripts(part)
         write_training(trained, part)
         show(1, f"checking {len(trained.dev):,} dev examples in a fresh process")
         answer = check(trained, part, logits)

@@ -31,9 +31,8 @@ def main() -> None:
 
     if request["threads"] is not None and "onnxruntime" in Path(request["snippet"]).read_text():
         _limit_onnxruntime(request["threads"])  # torch reads OMP_NUM_THREADS
-    spec = importlib.util.spec_from_file_location("predict", request["snippet"])
-    snippet: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(snippet)  # type: ignore[union-attr]
+    snippet = _module(Path(request["snippet"]))
+    answers = _module(Path(request["snippet"]).with_name("answers.py"))
     folder = Path(request["folder"])
     texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
     model = snippet.load(folder, **request["options"])
@@ -43,7 +42,7 @@ def main() -> None:
     )
     answer: dict[str, Any] = {"labels": [], "one_ms": [], "batch_ms": []}
     with suppress(IndexError):  # more logits than names: the parent compares their number
-        answer["labels"] = snippet.labels(folder, rows)
+        answer["labels"] = answers.labels(folder, rows)
     if request["timed"]:
         ones = [texts[n : n + 1] for n in range(min(ONE_BY_ONE, len(texts)))]
         repeated = cycle(texts)  # so that the last batch is full
@@ -58,6 +57,14 @@ def main() -> None:
     }
     np.save(f"{sys.argv[2]}.npy", rows)
     Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _module(path: Path) -> Any:
+    """A script as a module, without its folder among those that are imported from."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
 
 
 def _limit_onnxruntime(threads: int) -> None:

@@ -17,7 +17,6 @@ from importlib import import_module
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, TextIO
 
 import click
@@ -32,7 +31,9 @@ from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
 from bench.examples.table import Table
 from bench.examples.textfiles import typed_texts
+from bench.export import snippets
 from bench.export.formats import BASE, Format, format_in
+from bench.export.snippets import answers
 
 _STDIN: Final = "-"
 _CHUNK: Final = 1024
@@ -169,7 +170,6 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     Raises:
         InputError: if a library is missing, or the model can't be loaded.
     """
-    snippet = ModuleType("exported_model")
     names = sorted(path.name for path in folder.glob("*.onnx"))
     if weights is not None and weights not in names:
         has = " and ".join(names) or "one file of weights"
@@ -177,8 +177,7 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     if base is not None and not (folder / BASE).is_file():
         raise InputError(f"--base {base}: {folder} is a whole model and needs none")
     try:
-        code = compile(exported.snippet.read_text("utf-8"), exported.snippet, "exec")
-        exec(code, snippet.__dict__)  # noqa: S102 (a file of this project)
+        snippet = import_module(f"{snippets.__name__}.{exported.snippet.stem}")
         if "transformers" in sys.modules:
             import_module("transformers").logging.disable_progress_bar()
         options = {} if weights is None else {"weights": weights}
@@ -193,7 +192,7 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     def predict(texts: Sequence[Any]) -> list[Answer]:
         try:
             rows = snippet.logits(model, texts)
-            labels, shares = snippet.labels(folder, rows), snippet.probabilities(folder, rows)
+            labels, shares = answers.labels(folder, rows), answers.probabilities(folder, rows)
         except Exception as error:
             raise InputError(f"{folder}: can't predict: {_cause(error)}") from error
         return [*zip(labels, shares, strict=True)]

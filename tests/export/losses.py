@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.export.formats import FORMATS, SNIPPET
+from bench.export.formats import FORMATS
 from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
 from bench.export.training import write_training
@@ -148,7 +148,7 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
     write_training(trained, folder)
     form = FORMATS["peft" if setting.layers else "transformers"]
     if form.cannot(job.cell) is None:
-        shutil.copy(form.snippet, folder / SNIPPET)
+        form.copy_scripts(folder)
     (folder / "base").symlink_to(checkpoint)
     write_tokenizer(trained, folder)
     for side in ("train.jsonl", "dev.jsonl"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Final
 
 from adapters.methods import METHODS
@@ -23,6 +24,8 @@ SNIPPET: Final = "predict.py"
 BASE: Final = "base.json"
 """Name of the file that says which base an adapter was trained on."""
 _SNIPPETS: Final = Path(__file__).parents[1] / "snippets"
+_ANSWERS: Final = "answers.py"
+"""Name of the script that all formats share, there and in an exported folder."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Format:
     snippet: Path
     cannot: Callable[[Cell], str | None]
     write: "Callable[[Trained, Path], None]"
+
+    def copy_scripts(self, folder: Path) -> None:
+        """Write the scripts that load the format and name its answers into an exported folder."""
+        copyfile(self.snippet, folder / SNIPPET)
+        copyfile(_SNIPPETS / _ANSWERS, folder / _ANSWERS)
 
 
 def _writer(module: str) -> "Callable[[Trained, Path], None]":

@@ -2,7 +2,6 @@
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from shutil import copyfile
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from adapters.injection import inject
 from bench.export.formats import FORMATS, SNIPPET, missing_library
 from bench.export.fresh import Answer
+from bench.export.snippets import answers
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
 from minbert.data.tasks import Examples, Task
@@ -140,7 +140,7 @@ def answer_here(
     loaded = snippet.load(folder, None if base is None else str(base.folder))
     starts = range(0, len(texts), batch_size)
     rows = np.concatenate([snippet.logits(loaded, texts[n : n + batch_size]) for n in starts])
-    return Answer(rows, snippet.labels(folder, rows), [], [], {})
+    return Answer(rows, answers.labels(folder, rows), [], [], {})
 
 
 def exported(cell: Trained, name: str, folder: Path) -> Path:
@@ -148,7 +148,7 @@ def exported(cell: Trained, name: str, folder: Path) -> Path:
     need_libraries(name)
     folder.mkdir(parents=True)
     FORMATS[name].write(cell, folder)
-    copyfile(FORMATS[name].snippet, folder / SNIPPET)
+    FORMATS[name].copy_scripts(folder)
     return folder
 
 

@@ -138,7 +138,7 @@ def test_a_cell_becomes_a_folder_with_its_predictions(place: GridRuns, unmeasure
     assert {path.name for path in model.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "base.json", "config.json",
         "tokenizer.json", "tokenizer_config.json", "predict.py", "train.py", "training.json",
-        "README.md",
+        "README.md", "answers.py",
     }  # fmt: skip
     assert {path.stat().st_mode & 0o444 for path in model.iterdir()} == {0o444}
     cell = folder_of(place.csv, row)

@@ -1,7 +1,6 @@
 """The fresh process in which exported models answer, and their snippets on the command line."""
 
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,10 +67,11 @@ def test_timed_batches_are_full(tmp_path: Path, count: int, batches: int) -> Non
     """The time of a batch here is its size in ms."""
     (tmp_path / SNIPPET).write_text(
         "import time\nimport numpy as np\n"
-        "load = lambda folder: None\nlabels = lambda folder, rows: []\n"
+        "load = lambda folder: None\n"
         "def logits(model, texts):\n"
         "    time.sleep(len(texts) / 1000)\n    return np.zeros((len(texts), 1))\n"
     )
+    (tmp_path / "answers.py").write_text("labels = lambda folder, rows: []\n")
     answer = run_fresh(tmp_path, ["a text"] * count, timed=True)
     assert len(answer.batch_ms) == batches
     assert min(answer.batch_ms) >= 32
@@ -101,7 +101,9 @@ def test_every_snippet_refuses_half_a_pair(
 ) -> None:
     need_libraries(name)
     (tmp_path / FORMATS[name].config).write_text('{"text_pairs": true}')
-    snippet = shutil.copy(FORMATS[name].snippet, tmp_path / SNIPPET)
+    FORMATS[name].copy_scripts(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    snippet = tmp_path / SNIPPET
     monkeypatch.setattr(sys, "argv", [str(snippet), "good"])
     with pytest.raises(SystemExit):
         runpy.run_path(str(snippet), run_name="__main__")
@@ -111,7 +113,7 @@ def test_every_snippet_refuses_half_a_pair(
 def predicted(folder: Path, *arguments: str) -> list[str]:
     """The lines that the folder's snippet prints."""
     done = subprocess.run(
-        [sys.executable, "-I", folder / SNIPPET, *arguments],
+        [sys.executable, "-E", folder / SNIPPET, *arguments],
         capture_output=True, check=True, encoding="utf-8",
     )  # fmt: skip
     return done.stdout.splitlines()
