@@ -17,12 +17,14 @@ from safetensors.numpy import load_file, save_file
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
+from bench.export import __main__ as main
 from bench.export import cells, choice, exporting
 from bench.export.__main__ import command
 from bench.export.bases import describe_base
 from bench.export.check import texts_of
 from bench.export.formats import FORMATS
 from bench.export.fresh import run_fresh
+from bench.machine.devices import Device
 from bench.plan.columns import NAMES, row_of
 from bench.plan.job import Job
 from bench.plan.models import find_model
@@ -400,7 +402,7 @@ def test_a_folder_that_fails_its_check_is_not_written(
     assert (done.code, is_untouched(place)) == (2, True)
 
 
-def test_the_recommended_setting_gives_its_lowest_seed(tmp_path: Path) -> None:
+def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path: Path) -> None:
     runs = copy_reference(tmp_path)
     chosen = choice.recommended_cell(runs, "memory", "", None, None)
     row = chosen.row
@@ -435,6 +437,27 @@ def test_a_name_that_several_cells_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is the name of 2 cells; give the id of one"):
         choice.named_cell(runs, rows[0].name)
     assert choice.named_cell(runs, rows[1].cell_id).row.epochs == 3
+
+
+def test_a_setting_of_folds_is_refitted(place: GridRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_named(place, "head-fp32-s0") | {"folds": 5, "fold": 0}
+    monkeypatch.setattr(main, "recommended_cell", lambda *_, **__: choice.Choice(row, 4))
+    done = export("recommended", "--to", "model")
+    assert done.code == 2
+    assert "was scored in 5 folds, each by a model of its own; add --refit" in done.err
+
+
+def test_fp16_is_not_trained_again_without_a_gpu(
+    place: GridRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = row_named(place, "full-fp32-s0") | {"amp": "fp16"}
+    monkeypatch.setattr(main, "named_cell", lambda *_: choice.Choice(row, None))
+    model = find_model(str(place.model), "pretrained", "auto")
+    monkeypatch.setattr(cells, "find_base", lambda *_: model)
+    monkeypatch.setattr(cells, "find_conditions", lambda _: mock.Mock(device=Device()))
+    done = export("full-fp16-s0", "--to", "model")
+    assert done.code == 2
+    assert "training in fp16 needs a GPU" in done.err
 
 
 @pytest.mark.parametrize(

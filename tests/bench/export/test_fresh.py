@@ -1,5 +1,6 @@
 """The fresh process in which exported models answer, and their snippets on the command line."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from bench.common.errors import InputError
 from bench.export.check import labels_of, texts_of
 from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
+from bench.export.snippets import answers
 from tests.bench.export.small import (
     answer_here,
     base_folder,
+    base_of,
     expected_logits,
     exported,
     need_libraries,
@@ -54,6 +57,36 @@ def test_this_project_cannot_be_imported(
     with pytest.raises(InputError, match=f"fails in a fresh process: .*{module}") as raised:
         run_fresh(tmp_path, ["a text"])
     assert "\n" not in str(raised.value)
+
+
+def test_the_process_has_no_hub_but_the_base(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("TRANSFORMERS_CACHE", "/elsewhere")
+    names = "HF_HUB_OFFLINE", "TRANSFORMERS_CACHE", "OMP_NUM_THREADS", "HF_HUB_CACHE"
+    (tmp_path / SNIPPET).write_text(
+        f"import os\nraise SystemExit(repr([os.environ.get(name) for name in {names}]))\n"
+    )
+    with pytest.raises(InputError) as raised:
+        run_fresh(tmp_path, ["a text"], base=base_of(base), threads=3)
+    assert "['1', None, '3', '/" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        ("single_label_classification", [[0.25, 0.75], [0.5, 0.5]]),
+        ("multi_label_classification", [[0.5, 0.75], [0.5, 0.5]]),
+        ("regression", [[0.0, np.log(3)], [0.0, 0.0]]),
+    ],
+)
+def test_probabilities_are_of_classes_or_of_each_label(
+    tmp_path: Path, problem: str, expected: list[list[float]]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"problem_type": problem}))
+    rows = np.array([[0.0, np.log(3)], [0.0, 0.0]])
+    np.testing.assert_allclose(answers.probabilities(tmp_path, rows), expected)
 
 
 def test_a_process_that_says_nothing_is_one_line(tmp_path: Path) -> None:
