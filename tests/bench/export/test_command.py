@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -244,7 +245,11 @@ def test_examples_of_the_user_are_found_by_their_digest(
     monkeypatch.setattr(cells, "model_of", lambda *_: model)
     done = export("head-fp32-s0", "--runs", "other.csv", "--to", "model")
     assert done.code == 0, done.err
-    monkeypatch.setenv("MINBERT_CACHE", str(place.folder / "elsewhere"))
+    other = place.folder / "elsewhere"
+    shutil.copytree(Path(os.environ["MINBERT_CACHE"]), other)
+    for path in other.rglob("dev.jsonl"):
+        path.write_text(path.read_text(encoding="utf-8").replace("apple", "pear"), encoding="utf-8")
+    monkeypatch.setenv("MINBERT_CACHE", str(other))
     done = export("lora-r2-attn-only-fp32-s0", "--runs", "other.csv", "--to", "model-2")
     assert done.code == 2
     assert "are no longer in the cache; start the grid again" in done.err
