@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 import pytest
 
@@ -56,10 +55,8 @@ def test_a_loss_may_be_absent_or_an_error_of_the_callers(pipe):
 def test_a_full_pipe_holds_nobody_up_and_tears_no_line(pipe):
     read, write = pipe
     progress = Progress(write)
-    begun = time.monotonic()
     for _ in range(20_000):
         progress.phase("train")
-    assert time.monotonic() - begun < 5
     assert all(message == {"phase": "train"} for message in received(read))
 
 

@@ -248,10 +248,10 @@ def test_garbage_on_the_pipe_is_ignored(tmp_path):
 
 
 def test_the_parent_sleeps_while_the_worker_runs(tmp_path):
-    begun = time.process_time()
+    begun = time.process_time()  # waiting without sleeping would take all of the second
     outcome = run(tmp_path, "second", "result")
     assert outcome.wall_s > 1
-    assert time.process_time() - begun < 0.1
+    assert time.process_time() - begun < outcome.wall_s / 2
 
 
 def test_an_error_of_the_display_leaves_no_worker(tmp_path):
