@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from adapters.layer import Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
-from minbert.kernels.precision import has_values, on_cpu, product_dtype
+from adapters.on_gpu import DoraMerge
+from minbert.kernels.casts import cast
+from minbert.kernels.linear import linear
+from minbert.kernels.precision import has_values, product_dtype
 from minbert.kernels.products import times
-from minbert.kernels.reference import is_reference
+from minbert.kernels.reference import is_eager_on_gpu
 
 _CANCELLED: Final = 0.1
 """n² / |w|² below which a row's norm is not taken from the factored sum."""
@@ -36,6 +39,7 @@ class DoraLinear(LowRankLinear):
     """
 
     method: ClassVar[Method] = METHODS["dora"]
+    uncast: ClassVar[frozenset[str]] = frozenset({"weight", "magnitude"})
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__(linear, parts)
@@ -48,9 +52,17 @@ class DoraLinear(LowRankLinear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
-        if is_reference():
+        if self.is_plain(x):
             return super().forward(x, activation)
         dtype = product_dtype(x)
+        if is_eager_on_gpu(x) and self.scale is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                merged = DoraMerge.apply(
+                    cast(self.lora_A).to(dtype), cast(self.lora_B).to(dtype), self.magnitude,
+                    self.merged_weight(self.scale), self.scale,
+                )  # type: ignore[no-untyped-call]  # fmt: skip
+                bias = None if self.bias is None else cast(self.bias).to(dtype)
+                return linear(x.to(dtype), merged, bias, activation)
         branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():  # the product has a backward pass of its own
@@ -93,12 +105,12 @@ class DoraLinear(LowRankLinear):
     def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
 
-        As in LoRA the forward pass is counted. W Aᵀ for the norms costs as much as B A. On a GPU
-        and in compiled code the update is always merged: the norms of a branch depend on values.
+        As in LoRA the forward pass is counted. W Aᵀ for the norms costs as much as B A. In compiled
+        code the update is always merged: the norms of a branch depend on values.
         """
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
-        return few and on_cpu(self.weight) and not torch.compiler.is_compiling()
+        return few and not torch.compiler.is_compiling()
 
     @torch.no_grad()
     def factored_norms(self) -> Tensor:

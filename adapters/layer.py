@@ -46,12 +46,14 @@ class AdaptedLinear(nn.Module, ABC):
         parts: its p parts, stacked by output row in this order.
 
     Attributes:
+        uncast: names of parameters that are always used in their own type.
         method: the entry of `adapters.methods` that names the parameters which train.
         weight: [o, i], frozen.
         bias: [o] or None, frozen.
     """
 
     method: ClassVar[Method]
+    uncast: ClassVar[frozenset[str]] = frozenset({"weight"})
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__()

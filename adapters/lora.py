@@ -7,8 +7,11 @@ from torch import Tensor
 
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
+from adapters.on_gpu import LoraProduct
+from minbert.kernels.activations import activate
+from minbert.kernels.casts import cast, is_casting
 from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_reference
+from minbert.kernels.reference import is_eager_on_gpu
 
 
 class LoraLinear(LowRankLinear):
@@ -21,14 +24,30 @@ class LoraLinear(LowRankLinear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
-        if is_reference():
+        if self.is_plain(x):
             return super().forward(x, activation)
         dtype = product_dtype(x)
+        if is_eager_on_gpu(x) and self.scale is not None:
+            return self._product_on_gpu(x, activation, dtype, self.scale)
         branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():  # the product has a backward pass of its own
                 weight = self.weight if branch else self.updated_weight()  # [o, i]
             return self.product(x, activation, weight, dtype, branch=branch)
+
+    def _product_on_gpu(
+        self, x: Tensor, activation: str | None, dtype: torch.dtype, scale: float
+    ) -> Tensor:
+        if activation is not None and not is_casting():  # kept, as by `minbert.kernels.linear`
+            x, activation = activate(activation, x), None
+        with torch.autocast(x.device.type, enabled=False):
+            tensors = (cast(self.lora_A), cast(self.lora_B), self.merged_weight(scale))
+            lora_a, lora_b, merged = (tensor.to(dtype) for tensor in tensors)
+            bias = None if self.bias is None else cast(self.bias).to(dtype)
+            y: Tensor = LoraProduct.apply(
+                x.to(dtype), lora_a, lora_b, merged, bias, scale, activation
+            )  # type: ignore[no-untyped-call]
+            return y
 
     def adapted_weight(self) -> Tensor:
         """W + s B A, [o, i]."""

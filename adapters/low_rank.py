@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters.layer import AdaptedLinear, Part
 from adapters.product import AdaptedProduct
+from minbert.kernels.reference import is_eager_on_gpu, is_reference
 
 
 class LowRankLinear(AdaptedLinear):
@@ -28,6 +29,7 @@ class LowRankLinear(AdaptedLinear):
         load.
         lora_B: [p, o / p, r], zero at first.
         scales: [p, 1, 1], the factor s of each part; not in the state dict.
+        scale: s, if it is that of all parts; else None.
     """
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
@@ -41,6 +43,8 @@ class LowRankLinear(AdaptedLinear):
         scales = like.new_tensor([part.scale for part in self.parts])
         self.register_buffer("scales", scales.view(-1, 1, 1), persistent=False)
         self.scales: Tensor
+        factors = {part.scale for part in self.parts}
+        self.scale = factors.pop() if len(factors) == 1 else None
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
@@ -60,6 +64,16 @@ class LowRankLinear(AdaptedLinear):
         """W + s B A, [o, i], in the type of A and B. For use with autocast off."""
         stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
         return torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A).flatten(0, 1)
+
+    @torch.no_grad()
+    def merged_weight(self, scale: float) -> Tensor:
+        """`updated_weight` without a gradient, by one kernel, for the same scale of all parts."""
+        stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
+        return torch.baddbmm(stacked, self.lora_B, self.lora_A, alpha=scale).flatten(0, 1)
+
+    def is_plain(self, x: Tensor) -> bool:
+        """Whether the layer computes by its definition under autograd, for an input x."""
+        return is_reference() or (is_eager_on_gpu(x) and self.scale is None)
 
     @abstractmethod
     def uses_side_branch(self, tokens: int) -> bool:

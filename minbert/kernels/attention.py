@@ -4,7 +4,7 @@ Letters: B sentences, S tokens in the longest, N heads of width D, H = N D.
 """
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
-from minbert.kernels.precision import on_cpu
-from minbert.kernels.reference import is_spelled_out
+from minbert.kernels.reference import is_eager_on_gpu, is_spelled_out
+
+_ALIGNED: Final = 8
 
 
 def attention(
@@ -27,17 +28,32 @@ def attention(
 
     Args:
         qkv: queries, keys and values side by side, [B, S, 3 H].
-        mask: [B, S], true at real tokens; None where all are real.
+        mask: of `prepare_mask`; None where all tokens are real.
         heads: N.
         p: the probability that a weight of the softmax is dropped.
         first_only: compute only the result of the first token of each sentence.
     """
     differentiated = torch.is_grad_enabled() and qkv.requires_grad
     is_exact = qkv.dtype == torch.float32 and not differentiated and p == 0
-    if is_spelled_out() or not on_cpu(qkv) or is_exact:
+    if is_spelled_out(qkv) or is_exact:
         return torch_attention(qkv, mask, heads, p, first_only)
     out: Tensor = _Attention.apply(qkv, mask, heads, p, first_only)  # type: ignore[no-untyped-call]
     return out
+
+
+def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers.
+
+    That is [B, S], true at real tokens. On a GPU it is a bias of the scores, [B, 1, 1, S], 0 or −∞,
+    in the type of `like` and in rows of a multiple of 8 numbers: otherwise torch would convert and
+    pad the mask in every layer.
+    """
+    if not is_eager_on_gpu(like):
+        return mask.bool()
+    batch, length = mask.shape
+    width = -(-length // _ALIGNED) * _ALIGNED
+    rows = torch.zeros(batch, 1, 1, width, dtype=like.dtype, device=like.device)
+    return rows[..., :length].masked_fill_((mask == 0)[:, None, None, :], -torch.inf)
 
 
 def torch_attention(
@@ -48,7 +64,7 @@ def torch_attention(
     split = qkv.view(batch, length, 3, heads, width // (3 * heads))
     q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, N, S, D]
     q = q[:, :, :1] if first_only else q
-    seen = None if mask is None else mask[:, None, None, :]
+    seen = mask if mask is None or mask.dim() == 4 else mask[:, None, None, :]
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
     return y.transpose(1, 2).reshape(batch, q.shape[2], width // 3)
 

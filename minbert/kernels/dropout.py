@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.precision import has_values, on_cpu
+from minbert.kernels.precision import has_values
 from minbert.kernels.reference import is_spelled_out
 
 _STEPS: Final = 1 << 16
@@ -22,8 +22,6 @@ _DRAWS_IN_WORD: Final = 4
 
 def keep_mask(like: Tensor, p: float) -> Tensor:
     """A uint8 mask in the shape of a tensor: 0 with probability p, exact to 1/65536, else 1."""
-    if not on_cpu(like):
-        return (torch.rand_like(like, dtype=torch.float32) >= p).view(torch.uint8)
     if not has_values(like):
         return torch.empty_like(like, dtype=torch.uint8)
     count = like.numel()
@@ -42,6 +40,6 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """x with each element 0 with probability p, else divided by 1 − p; x itself in evaluation."""
     if not training or p == 0:
         return x
-    if is_spelled_out():
+    if is_spelled_out(x):
         return F.dropout(x, p)
     return x * keep_mask(x, p) * factor_of(p)

@@ -1,8 +1,9 @@
 """A linear layer that computes the activation of its input itself.
 
 The activation is recomputed in the backward pass: that costs a hundredth of a step, and keeping it
-would take a quarter of the memory of all activations. A layer keeps its input only if its weight
-trains.
+would take a quarter of the memory of all activations. In fp32 on a GPU it is kept, as reading and
+writing it once more would move more bytes than plain torch does. A layer keeps its input only if
+its weight trains.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.activations import activate, gradient
+from minbert.kernels.casts import cast, is_casting
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.products import sum_over_tokens, times
 from minbert.kernels.reference import is_spelled_out
@@ -26,12 +28,16 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x to y; `activation` is one of `minbert.model.config.ACTIVATIONS`."""
-        if is_spelled_out():
-            return F.linear(
-                x if activation is None else activate(activation, x), self.weight, self.bias
-            )
-        y: Tensor = _Product.apply(x, self.weight, self.bias, activation, product_dtype(x))  # type: ignore[no-untyped-call]
-        return y
+        return linear(x, self.weight, self.bias, activation)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """The map of `Linear`, with this weight and bias."""
+    weight, bias = cast(weight), None if bias is None else cast(bias)
+    if is_spelled_out(x) and (activation is None or not is_casting()):
+        return F.linear(x if activation is None else activate(activation, x), weight, bias)
+    y: Tensor = _Product.apply(x, weight, bias, activation, product_dtype(x))  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Product(torch.autograd.Function):

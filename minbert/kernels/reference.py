@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from typing import Final
 
 import torch
+from torch import Tensor
+
+from minbert.kernels.precision import on_cpu
 
 FAST: Final = "fast"
 REFERENCE: Final = "reference"
@@ -36,7 +39,12 @@ def is_reference() -> bool:
     return _reference
 
 
-def is_spelled_out() -> bool:
-    """Whether a kernel uses torch's own operators: with reference kernels, and in code that
-    torch.compile traces, since the compiler fuses operators by itself."""
-    return _reference or torch.compiler.is_compiling()
+def is_spelled_out(x: Tensor) -> bool:
+    """Whether a kernel uses torch's own operators for x: with reference kernels; on a GPU, for which
+    torch has fused operators; and in code that torch.compile traces, which fuses them by itself."""
+    return _reference or torch.compiler.is_compiling() or not on_cpu(x)
+
+
+def is_eager_on_gpu(x: Tensor) -> bool:
+    """Whether x is on a GPU, and neither reference kernels nor compiled code compute with it."""
+    return not (_reference or torch.compiler.is_compiling() or on_cpu(x))

@@ -7,20 +7,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
+from minbert.kernels.casts import cast
 from minbert.kernels.dropout import factor_of, keep_mask
-from minbert.kernels.precision import on_cpu, product_dtype
+from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_reference, is_spelled_out
 
 
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
     """LayerNorm(x + dropout(y)), from x and y [..., H].
 
-    Under autocast the result is in half precision, and on a CPU the sum too; mean and std are
-    computed and applied in fp32. For the backward pass x and y are kept, which the layers around
-    keep as well, and their sum is computed again.
+    Under autocast the result and the sum are in half precision (in compiled code only the result);
+    mean and std are computed and applied in fp32. On a CPU x and y are kept for the backward pass,
+    which the layers around keep as well, and their sum is computed again.
     """
-    if is_spelled_out():
-        normed: Tensor = norm(x + F.dropout(y, p, training))
+    if is_spelled_out(x):
+        total = x + F.dropout(y, p, training)
+        normed = F.layer_norm(
+            total, norm.normalized_shape, cast(norm.weight), cast(norm.bias), norm.eps
+        )
         return normed if is_reference() else normed.to(product_dtype(x))
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
@@ -44,11 +48,10 @@ class _AddAndNormalise(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            sum_dtype = _sum_dtype(x, weight, dtype)
-            total = _sum(x, y, keep, factor, sum_dtype)
+            total = _sum(x, y, keep, factor, dtype)
             out, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
         if any(ctx.needs_input_grad[:4]):
-            ctx.factor, ctx.sum_dtype = factor, sum_dtype
+            ctx.factor, ctx.dtype = factor, dtype
             ctx.save_for_backward(x, y, keep, weight, bias, mean, rstd)
         return out.to(dtype)
 
@@ -59,7 +62,7 @@ class _AddAndNormalise(torch.autograd.Function):
         needs_x, needs_y, needs_weight, needs_bias = ctx.needs_input_grad[:4]
         x, y, keep, weight, bias, mean, rstd = ctx.saved_tensors
         with torch.autocast(g.device.type, enabled=False):
-            total = _sum(x, y, keep, ctx.factor, ctx.sum_dtype)
+            total = _sum(x, y, keep, ctx.factor, ctx.dtype)
             needed = [needs_x or needs_y, needs_weight, needs_bias]
             dtotal, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
                 g.to(total.dtype), total, weight.shape, mean, rstd, weight, bias, needed
@@ -70,15 +73,6 @@ class _AddAndNormalise(torch.autograd.Function):
                 dy = dtotal.to(y.dtype)
                 dy = dy if keep is None else (dy * keep).mul_(ctx.factor)
         return dx, dy, dweight, dbias, None, None, None, None
-
-
-def _sum_dtype(x: Tensor, weight: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The type in which x + y is computed and normalised for a result in `dtype`.
-
-    On a CPU torch normalises half precision with weights in fp32. On a GPU input and weights must
-    have the same type.
-    """
-    return dtype if on_cpu(x) else weight.dtype
 
 
 def _sum(x: Tensor, y: Tensor, keep: Tensor | None, factor: float, dtype: torch.dtype) -> Tensor:

@@ -13,7 +13,8 @@ before it is loaded from a checkpoint. `minbert.model.checkpoint.load_encoder` a
 import torch
 from torch import Tensor, nn
 
-from minbert.kernels.attention import attention
+from minbert.kernels.attention import attention, prepare_mask
+from minbert.kernels.casts import cast_together
 from minbert.kernels.dropout import dropout
 from minbert.kernels.linear import Linear
 from minbert.kernels.precision import product_dtype
@@ -138,7 +139,8 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         last = len(self.layer) - 1
         for index, layer in enumerate(self.layer):
-            x = layer(x, mask, first_only and index == last)  # [B, S, H], in the end S or 1
+            with cast_together(layer, x):
+                x = layer(x, mask, first_only and index == last)  # [B, S, H], in the end S or 1
         return x
 
 
@@ -187,7 +189,7 @@ class BertEncoder(nn.Module):
                 computes no others, except keys and values.
         """
         first_only = first_only and not is_reference()
-        mask = None if attention_mask is None else attention_mask.bool()  # [B, S]
         x = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
+        mask = None if attention_mask is None else prepare_mask(attention_mask, x)
         hidden: Tensor = self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]
         return hidden

@@ -25,9 +25,12 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(F, "scaled_dot_product_attention", _attention)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float):
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **_: Any
+) -> Tensor:
     """As torch's C++ does it on a GPU: without a mask in half precision by its kernel flash, else
-    by the one called efficient, with a mask as a bias that is padded to 16.
+    by the one called efficient. That takes a bias in rows of a multiple of 8 numbers: a boolean mask
+    becomes one, and one of other rows is padded.
     """
     if torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")
@@ -36,10 +39,11 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropou
         return _ATEN._scaled_dot_product_flash_attention(q, k, v, dropout_p)[0]
     bias = None
     if attn_mask is not None:
-        bias = torch.zeros_like(attn_mask, dtype=q.dtype)
-        bias.masked_fill_(attn_mask.logical_not(), -torch.inf)
-        length = bias.shape[-1]
-        bias = F.pad(bias, (0, -length % 16))[..., :length]
+        bias, length = attn_mask, attn_mask.shape[-1]
+        if bias.dtype == torch.bool:
+            bias = torch.where(bias, 0.0, torch.full((), -torch.inf, dtype=q.dtype, device=q.device))
+        if any(stride % 8 for stride in bias.stride()[:-1]):
+            bias = F.pad(bias, (0, 8 - length % 8))[..., :length]
         bias = bias.expand(*q.shape[:3], length)
     differentiated = torch.is_grad_enabled() and q.requires_grad
     return _ATEN._scaled_dot_product_efficient_attention(q, k, v, bias, differentiated, dropout_p)[
