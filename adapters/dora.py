@@ -12,7 +12,7 @@ from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
 from adapters.on_gpu import DoraMerge
 from minbert.kernels.casts import cast
-from minbert.kernels.linear import linear
+from minbert.kernels.linear import product
 from minbert.kernels.precision import has_values, product_dtype
 from minbert.kernels.products import times
 from minbert.kernels.reference import is_eager_on_gpu
@@ -62,7 +62,7 @@ class DoraLinear(LowRankLinear):
                     self.merged_weight(self.scale), self.scale,
                 )  # type: ignore[no-untyped-call]  # fmt: skip
                 bias = None if self.bias is None else cast(self.bias).to(dtype)
-                return linear(x.to(dtype), merged, bias, activation)
+                return product(x.to(dtype), merged, bias, activation)
         branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():  # the product has a backward pass of its own

@@ -9,7 +9,7 @@ from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
 from adapters.on_gpu import LoraProduct
 from minbert.kernels.activations import activate
-from minbert.kernels.casts import cast, is_casting
+from minbert.kernels.casts import cast
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_eager_on_gpu
 
@@ -38,8 +38,8 @@ class LoraLinear(LowRankLinear):
     def _product_on_gpu(
         self, x: Tensor, activation: str | None, dtype: torch.dtype, scale: float
     ) -> Tensor:
-        if activation is not None and not is_casting():  # kept, as by `minbert.kernels.linear`
-            x, activation = activate(activation, x), None
+        if activation is not None and torch.finfo(dtype).bits >= 32:
+            x, activation = activate(activation, x), None  # kept: fewer bytes are moved
         with torch.autocast(x.device.type, enabled=False):
             tensors = (cast(self.lora_A), cast(self.lora_B), self.merged_weight(scale))
             lora_a, lora_b, merged = (tensor.to(dtype) for tensor in tensors)

@@ -35,7 +35,7 @@ class LoraProduct(torch.autograd.Function):
         """The product in the type of its arguments, [..., o]."""
         x = u if activation is None else activate(activation, u)
         ctx.scale, ctx.activation = scale, activation
-        ctx.save_for_backward(u, lora_A, lora_B, merged)
+        ctx.save_for_backward(u, lora_A, lora_B, merged if ctx.needs_input_grad[0] else None)
         return F.linear(x, merged, bias)
 
     @staticmethod
@@ -46,7 +46,7 @@ class LoraProduct(torch.autograd.Function):
         u, lora_a, lora_b, merged = ctx.saved_tensors
         needs_u, needs_a, needs_b = ctx.needs_input_grad[:3]
         parts, rank, width = lora_a.shape
-        g = gradient_of_y.reshape(-1, len(merged))  # [T, o]
+        g = gradient_of_y.reshape(-1, gradient_of_y.shape[-1])  # [T, o]
         by_part = g.view(len(g), parts, -1).transpose(0, 1)  # [p, T, o / p]
         du = da = db = None
         if needs_a or needs_b:

@@ -276,6 +276,8 @@ class CellRun:
         }
         torch.manual_seed(cell.seed)
         start_cuda_peaks(self.device)
+        if self.device.type == "cuda" and compiled is None:
+            trainer.rehearse(self._timing_batches()[1])
         for epoch in range(cell.epochs):
             if self.unfreezing is not None:
                 self.unfreezing.begin(epoch)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
+from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_eager_on_gpu, is_spelled_out
 
 _ALIGNED: Final = 8
@@ -45,14 +46,14 @@ def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
     """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers.
 
     That is [B, S], true at real tokens. On a GPU it is a bias of the scores, [B, 1, 1, S], 0 or −∞,
-    in the type of `like` and in rows of a multiple of 8 numbers: otherwise torch would convert and
-    pad the mask in every layer.
+    in the type of products with `like` and in rows of a multiple of 8 numbers: otherwise torch would
+    convert and pad the mask in every layer.
     """
     if not is_eager_on_gpu(like):
         return mask.bool()
     batch, length = mask.shape
     width = -(-length // _ALIGNED) * _ALIGNED
-    rows = torch.zeros(batch, 1, 1, width, dtype=like.dtype, device=like.device)
+    rows = torch.zeros(batch, 1, 1, width, dtype=product_dtype(like), device=like.device)
     return rows[..., :length].masked_fill_((mask == 0)[:, None, None, :], -torch.inf)
 
 

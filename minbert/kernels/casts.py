@@ -1,10 +1,10 @@
-"""Casts of a layer's parameters to half precision by one kernel, on a GPU under autocast.
+"""Casts of a layer's weights to half precision by one kernel, on a GPU under autocast.
 
 Autocast casts every weight and bias by a kernel of its own, and its gradient back by another. A
 small encoder on a GPU is bound by the number of kernels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,24 +15,18 @@ from torch.autograd.function import once_differentiable
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_eager_on_gpu
 
-_copies: dict[Tensor, Tensor] | None = None
+_copies: dict[Tensor, Tensor] = {}
 
 
 def cast_together(module: nn.Module, x: Tensor) -> AbstractContextManager[None]:
     """A context in which `cast` gives each of a module's parameters in autocast's type, once.
 
-    There autocast is off, and x is in its type already. A module's attribute `uncast` names
-    parameters of its own that keep their type. Without autocast, on a CPU, with reference kernels
-    and in compiled code the context does nothing.
+    Those of LayerNorm, and those that a module names in its attribute `uncast`, keep their type.
+    Without autocast, on a CPU, with reference kernels and in compiled code all do.
     """
     if is_eager_on_gpu(x) and torch.is_autocast_enabled(x.device.type):
-        return _casting(module, product_dtype(x), x.device.type)
+        return _casting(module, product_dtype(x))
     return nullcontext()
-
-
-def is_casting() -> bool:
-    """Whether a context of `cast_together` that casts is entered."""
-    return not torch.compiler.is_compiling() and _copies is not None
 
 
 def cast(parameter: Tensor) -> Tensor:
@@ -40,26 +34,23 @@ def cast(parameter: Tensor) -> Tensor:
 
     The copy is given away, so that it does not outlive its use.
     """
-    if torch.compiler.is_compiling() or _copies is None:
-        return parameter
-    return _copies.pop(parameter, parameter)
+    return parameter if torch.compiler.is_compiling() else _copies.pop(parameter, parameter)
 
 
 @contextmanager
-def _casting(module: nn.Module, dtype: torch.dtype, device: str) -> Iterator[None]:
+def _casting(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     parameters = [
         parameter
         for part in module.modules()
+        if not isinstance(part, nn.LayerNorm)
         for name, parameter in part.named_parameters(recurse=False)
         if parameter.dtype != dtype and name not in getattr(part, "uncast", ())
     ]
-    global _copies
-    _copies = dict(zip(parameters, _Cast.apply(dtype, *parameters), strict=True))  # type: ignore[no-untyped-call]
+    _copies.update(zip(parameters, _Cast.apply(dtype, *parameters), strict=True))  # type: ignore[no-untyped-call]
     try:
-        with torch.autocast(device, enabled=False):
-            yield
+        yield
     finally:
-        _copies = None
+        _copies.clear()
 
 
 class _Cast(torch.autograd.Function):
@@ -80,8 +71,8 @@ class _Cast(torch.autograd.Function):
         return None, *(None if g is None else next(exact) for g in gradients)
 
 
-def _copy(tensors: Any, dtype: torch.dtype) -> list[Tensor]:
+def _copy(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
     if copies:
-        torch._foreach_copy_(copies, list(tensors))
+        torch._foreach_copy_(copies, tensors)
     return copies

@@ -1,9 +1,8 @@
 """A linear layer that computes the activation of its input itself.
 
 The activation is recomputed in the backward pass: that costs a hundredth of a step, and keeping it
-would take a quarter of the memory of all activations. In fp32 on a GPU it is kept, as reading and
-writing it once more would move more bytes than plain torch does. A layer keeps its input only if
-its weight trains.
+would take a quarter of the memory of all activations. On a GPU it is kept, so that no more bytes
+are moved than by plain torch. A layer keeps its input only if its weight trains.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.activations import activate, gradient
-from minbert.kernels.casts import cast, is_casting
+from minbert.kernels.casts import cast
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.products import sum_over_tokens, times
 from minbert.kernels.reference import is_spelled_out
@@ -28,14 +27,14 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x to y; `activation` is one of `minbert.model.config.ACTIVATIONS`."""
-        return linear(x, self.weight, self.bias, activation)
+        if is_spelled_out(x):
+            x = x if activation is None else activate(activation, x)
+            return F.linear(x, cast(self.weight), None if self.bias is None else cast(self.bias))
+        return product(x, self.weight, self.bias, activation)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """The map of `Linear`, with this weight and bias."""
-    weight, bias = cast(weight), None if bias is None else cast(bias)
-    if is_spelled_out(x) and (activation is None or not is_casting()):
-        return F.linear(x if activation is None else activate(activation, x), weight, bias)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """f(x) Wᵀ + b, as of `Linear`, with a backward pass that recomputes the activation."""
     y: Tensor = _Product.apply(x, weight, bias, activation, product_dtype(x))  # type: ignore[no-untyped-call]
     return y
 

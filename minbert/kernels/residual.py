@@ -7,25 +7,22 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.casts import cast
 from minbert.kernels.dropout import factor_of, keep_mask
 from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_reference, is_spelled_out
+from minbert.kernels.reference import is_spelled_out
 
 
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
     """LayerNorm(x + dropout(y)), from x and y [..., H].
 
-    Under autocast the result and the sum are in half precision (in compiled code only the result);
-    mean and std are computed and applied in fp32. On a CPU x and y are kept for the backward pass,
-    which the layers around keep as well, and their sum is computed again.
+    Under autocast the result is in half precision, and on a CPU the sum too; mean and std are
+    computed and applied in fp32. On a CPU x and y are kept for the backward pass, which the layers
+    around keep as well, and their sum is computed again. On a GPU the result is in fp32: LayerNorm
+    takes and gives one type there.
     """
     if is_spelled_out(x):
-        total = x + F.dropout(y, p, training)
-        normed = F.layer_norm(
-            total, norm.normalized_shape, cast(norm.weight), cast(norm.bias), norm.eps
-        )
-        return normed if is_reference() else normed.to(product_dtype(x))
+        normed: Tensor = norm(x + F.dropout(y, p, training))
+        return normed.to(product_dtype(x)) if torch.compiler.is_compiling() else normed
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
     out: Tensor = _AddAndNormalise.apply(

@@ -97,18 +97,7 @@ class Trainer:
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take one step; loss [] and logits [B, C], both detached, on the device."""
-        self.model.train()
-        self.optimizer.zero_grad()
-        with autocast(self.amp, self.device):
-            logits = logits_of(self.model, batch) if self._forward is None else self._forward(batch)
-        logits = logits.float()
-        loss = loss_of(
-            self.losses[batch.part],
-            logits,
-            batch.labels,
-            class_weights=self._class_weights.get(batch.part),
-            label_smoothing=self._label_smoothing,
-        )
+        loss, logits = self._loss(batch)
         self.mark()
         if self.scaler is None:
             torch.autograd.backward(loss)
@@ -125,6 +114,33 @@ class Trainer:
         self._taken += 1
         self._set_rates()
         return loss.detach(), logits.detach()
+
+    def rehearse(self, batch: Batch) -> None:
+        """Run forward and backward pass of a step on the device, and change nothing else.
+
+        Afterwards torch holds the memory that steps on batches up to this size need on a GPU, so
+        that none of them waits for the driver to allocate it.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.autograd.backward(self._loss(batch)[0])
+        self.optimizer.zero_grad()
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss [] and logits [B, C] of a batch, with no gradients around."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        with autocast(self.amp, self.device):
+            logits = logits_of(self.model, batch) if self._forward is None else self._forward(batch)
+        logits = logits.float()
+        loss = loss_of(
+            self.losses[batch.part],
+            logits,
+            batch.labels,
+            class_weights=self._class_weights.get(batch.part),
+            label_smoothing=self._label_smoothing,
+        )
+        return loss, logits
 
     def _clip(self) -> None:
         # foreach is torch's choice for real tensors, but not for fake ones

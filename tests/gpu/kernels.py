@@ -67,23 +67,34 @@ def count_step(trainer: Any, batch: Any, counter: Any) -> Count:
     return Count(work.kernels, work.moved / 2**20, counter.peak / 2**20)
 
 
-def count_ours(mode: str, layers: str | None, amp: str, kernels_name: str) -> Count:
-    """Count a step of this project's trainer, in the checkout that is imported."""
+def count_ours(
+    mode: str, layers: str | None, amp: str, name: str, config: Any = None, *, held: bool = False
+) -> Count:
+    """Count a step of this project's trainer, in the checkout that is imported.
+
+    Args:
+        name: one of `minbert.kernels.reference.KERNELS`.
+        config: of the model; bert-base by default.
+        held: whether frozen weights are in AMP's type.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from adapters.injection import inject
+    from adapters.injection import hold_frozen, inject
     from bench.forecast.counting import Counter
     from bench.forecast.fake import fill
     from minbert.kernels.reference import kernels
     from minbert.model.classifier import BertClassifier
     from minbert.model.config import GEOMETRIES
+    from minbert.training.trainer import HALF
     from tests.gpu.fake.gpu import GPU
     from tests.gpu.fake.models import batch_of, trainer_of
 
-    model = BertClassifier(GEOMETRIES["bert-base"], CLASSES, pooling="mean", dropout=0.1)
+    model = BertClassifier(config or GEOMETRIES["bert-base"], CLASSES, pooling="mean", dropout=0.1)
     rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
-    with kernels(kernels_name), FakeTensorMode(), Counter() as counter:
+    if held:
+        hold_frozen(model, HALF[amp])
+    with kernels(name), FakeTensorMode(), Counter() as counter:
         fill(model, GPU)
         return count_step(trainer_of(model, amp), batch_of(TEXTS, LENGTH), counter)
 

@@ -1,6 +1,7 @@
 """Code paths for a GPU, forced on the CPU, give the results of plain torch."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,20 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-import adapters.dora
 import minbert.training.optimizer
 from adapters.dora import DoraLinear
+from adapters.injection import layer_class
 from adapters.layer import Part
-from minbert.kernels import attention, dropout, products, residual
+from minbert.kernels import products, reference
+from minbert.kernels.casts import cast, cast_together
 from minbert.kernels.reference import kernels
 from minbert.training.optimizer import OPTIMIZERS, Group
 from tests.minbert.kernels.test_fast_path import MODES, model_of, step
 
 ROOT = Path(__file__).parents[2]
-ASKING = (
-    *(attention, dropout, products, residual),
-    *(adapters.dora, minbert.training.optimizer),
-)
+ASKING = (products, reference, minbert.training.optimizer)
 """Modules that ask whether a tensor is on the CPU."""
 
 
@@ -34,10 +33,10 @@ def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 class Names(torch.utils._python_dispatch.TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[str] = set()
+        self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.seen.add(func._overloadpacket.__name__)
+        self.calls[func._overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -48,8 +47,8 @@ def test_a_step_is_plain_torchs(mode, layers, padded: bool, pooling: str, as_on_
     model = model_of(mode, layers, pooling)
     with Names() as names:
         here = dict(step(model, padded, "off"))
-    assert "_linear_pointwise" not in names.seen, "oneDNN is for the CPU"
-    assert any(name.startswith("_scaled_dot_product") for name in names.seen)
+    assert "_linear_pointwise" not in names.calls, "oneDNN is for the CPU"
+    assert any(name.startswith("_scaled_dot_product") for name in names.calls)
     with kernels("reference"):
         exact = dict(step(model, padded, "off"))
     assert here.keys() == exact.keys()
@@ -86,7 +85,7 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(
             model(torch.randn(4, 5)).square().sum().backward()
             with Names() as names:
                 optimizer.step()
-        assert ("_foreach_lerp_" in names.seen) == (forced and name != "adamw")
+        assert ("_foreach_lerp_" in names.calls) == (forced and name != "adamw")
         return [*model.parameters()]
 
     forced = False
@@ -96,24 +95,11 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(
     torch.testing.assert_close(train(), usual, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5])
-def test_a_mask_of_dropout_follows_the_seed_and_its_probability(p: float, as_on_gpu) -> None:
-    like = torch.empty(200, 500, dtype=torch.bfloat16)
-    torch.manual_seed(3)
-    mask = dropout.keep_mask(like, p)
-    assert (mask.dtype, mask.shape) == (torch.uint8, like.shape)
-    assert set(mask.unique().tolist()) == {0, 1}
-    assert mask.float().mean().item() == pytest.approx(1 - p, abs=0.006)  # 4 deviations
-    torch.manual_seed(3)
-    assert torch.equal(dropout.keep_mask(like, p), mask)
-    assert not torch.equal(dropout.keep_mask(like, p), mask)
-
-
 def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    layer = DoraLinear(nn.Linear(64, 64), [Part(name="x", rank=1, alpha=1.0)])
+    layer = DoraLinear(nn.Linear(64, 64), [Part(name="x", rank=1, alpha=2.0)])
     layer.reset_parameters(0)
     nn.init.normal_(layer.lora_B)
     x = torch.randn(1, 64)
@@ -121,17 +107,57 @@ def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(
     usual = layer(x)
     for module in ASKING:
         monkeypatch.setattr(module, "on_cpu", lambda _x: False)
-    assert not layer.uses_side_branch(1)
     torch.testing.assert_close(layer(x), usual, rtol=1e-5, atol=1e-6)
 
     layer.magnitude.data[5] = 0.0
     with Names() as names:
         y = layer(x)
         y.sum().backward()
-    assert not {"_local_scalar_dense", "nonzero"} & names.seen
+    assert not {"_local_scalar_dense", "nonzero"} & names.calls.keys()
     assert y[0, 5] == layer.bias[5]
     assert layer.magnitude.grad[5] == 0
     assert (layer.magnitude.grad[:5] != 0).all()
+
+
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_parts_of_different_scale_are_computed_by_definition(mode: str, as_on_gpu) -> None:
+    torch.manual_seed(0)
+    parts = [Part(name=name, rank=2, alpha=alpha) for name, alpha in (("q", 1.0), ("v", 3.0))]
+    layer = layer_class(mode)(nn.Linear(6, 8), parts)
+    layer.reset_parameters(0)
+    nn.init.normal_(layer.lora_B)
+    found = []
+    for name in ("fast", "reference"):
+        layer.zero_grad()
+        with kernels(name):
+            y = layer(torch.linspace(-1, 1, 18).view(3, 6))
+        y.square().sum().backward()
+        found.append([y, *(p.grad for p in layer.parameters() if p.requires_grad)])
+    torch.testing.assert_close(*found)
+
+
+def test_weights_are_cast_once_and_their_gradients_back(as_on_gpu) -> None:
+    """Those that train and those that are frozen, by one operator, and half ones not at all."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 4))
+    first, norm, frozen, half = module
+    frozen.requires_grad_(False)
+    half.requires_grad_(False).bfloat16()
+    x = torch.ones(2, 3)
+    with Names() as names, torch.autocast("cpu", torch.bfloat16), cast_together(module, x):
+        copies = {p: cast(p) for layer in module for p in layer.parameters()}
+        used = cast(first.bias)
+        y = x.bfloat16() @ copies[first.weight].t()
+    assert names.calls["_foreach_copy_"] == 1
+    assert used is first.bias, "a copy is given once"
+    for parameter, copy in copies.items():
+        is_kept = parameter in {*norm.parameters(), *half.parameters()}
+        assert (copy is parameter) == is_kept
+        assert copy.requires_grad == parameter.requires_grad
+        torch.testing.assert_close(copy, parameter if is_kept else parameter.bfloat16())
+    assert cast(first.weight) is first.weight, "the context has ended"
+    y.sum().backward()
+    assert (first.weight.grad.dtype, first.bias.grad) == (torch.float32, None)
+    torch.testing.assert_close(first.weight.grad, torch.full((4, 3), 2.0))
 
 
 def branches() -> Iterator[str]:
@@ -159,7 +185,6 @@ def is_kind(node: ast.AST) -> bool:
 
 STEP = "tests/gpu/test_branches.py::test_a_step_is_plain_torchs"
 COVERED = {
-    "adapters/dora:uses_side_branch": "tests/gpu/test_branches.py::test_dora_merges_where",
     "minbert/data/batches:on_device": (
         "tests/minbert/data/test_batches.py::test_what_goes_to_a_gpu"
     ),
@@ -175,12 +200,11 @@ COVERED = {
     "minbert/training/evaluation:predict": (
         "tests/bench/worker/test_worker_gpu.py::test_a_gpu_gives_the_numbers"
     ),
-    "minbert/kernels/attention:attention": STEP,
-    "minbert/kernels/dropout:keep_mask": "tests/gpu/test_branches.py::test_a_mask_of_dropout",
     "minbert/kernels/precision:on_cpu": STEP,
     "minbert/kernels/products:_by_onednn": STEP,
     "minbert/kernels/products:sum_over_tokens": STEP,
-    "minbert/kernels/residual:_sum_dtype": "tests/gpu/test_branches.py::test_in_half_precision",
+    "minbert/kernels/reference:is_eager_on_gpu": STEP,
+    "minbert/kernels/reference:is_spelled_out": STEP,
     "minbert/training/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
 }
 """Functions that depend on the device, and the tests of their behaviour on a GPU."""

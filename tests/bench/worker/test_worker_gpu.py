@@ -24,7 +24,8 @@ from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.worker.test_worker import job_on
 
 IN_ORDER = [
-    "baseline", "context", "load", "empty", "reset", "train", "read", "measure, without gradients",
+    *("baseline", "context", "load", "empty", "reset", "rehearse", "train", "read"),
+    "measure, without gradients",
 ]  # fmt: skip
 
 
@@ -43,11 +44,15 @@ def on_gpu(
             note("load")
             return super()._load()
 
-    step, count = Trainer.step, SavedTensors.counting
+    step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
 
     def taken(trainer: Trainer, *args):
         note("train")
         return step(trainer, *args)
+
+    def rehearsed(trainer: Trainer, largest: Batch) -> None:
+        note("rehearse")
+        rehearse(trainer, largest)
 
     def counted(saved: SavedTensors):
         there = any(p.grad is not None for p in run.model.parameters())
@@ -55,6 +60,7 @@ def on_gpu(
         return count(saved)
 
     monkeypatch.setattr(Trainer, "step", taken)
+    monkeypatch.setattr(Trainer, "rehearse", rehearsed)
     monkeypatch.setattr(SavedTensors, "counting", counted)
     with pretended_gpu(monkeypatch, note):
         run = Noted(replace(job, device=DEVICE), folder, Progress(None))

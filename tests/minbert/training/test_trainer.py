@@ -51,6 +51,21 @@ def trainer(
     )  # fmt: skip
 
 
+def test_a_rehearsal_runs_both_passes_and_changes_nothing() -> None:
+    model = Tiny()
+    made = trainer(model)
+    before = [p.clone() for p in model.parameters()]
+    gradients = []
+    model.linear.weight.register_hook(gradients.append)
+    state = torch.get_rng_state()
+    made.rehearse(batch())
+    assert len(gradients) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    assert not made.optimizer.state
+
+
 def test_rate_rises_over_the_warmup_and_falls_to_zero() -> None:
     factor = linear_schedule(100, 0.1)
     assert factor(0) == pytest.approx(0.1)
