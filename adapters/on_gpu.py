@@ -68,7 +68,7 @@ class DoraMerge(torch.autograd.Function):
     """M = c ⊙ V with V = W + s B A, c = m / n and n the row norms of V, constant.
 
     In backward, with G the gradient of M, dm = Σ G ⊙ M / m along a row, or 0 where m is 0,
-    dA = s (c ⊙ B)ᵀ G and dB = s c ⊙ (G Aᵀ). Only M is kept, which the product after it keeps anyway.
+    dA = s (c ⊙ B)ᵀ G and dB = s c ⊙ (G Aᵀ). M is kept, which the product after it keeps anyway.
     """
 
     @staticmethod

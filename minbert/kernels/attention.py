@@ -46,8 +46,8 @@ def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
     """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers.
 
     That is [B, S], true at real tokens. On a GPU it is a bias of the scores, [B, 1, 1, S], 0 or −∞,
-    in the type of products with `like` and in rows of a multiple of 8 numbers: otherwise torch would
-    convert and pad the mask in every layer.
+    in the type of products with `like` and in rows of a multiple of 8 numbers; torch would convert
+    and pad any other mask in every layer.
     """
     if not is_eager_on_gpu(like):
         return mask.bool()

@@ -66,7 +66,7 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(_ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         exact = iter(_copy([g for g in gradients if g is not None], torch.float32))
         return None, *(None if g is None else next(exact) for g in gradients)
 
@@ -74,5 +74,5 @@ class _Cast(torch.autograd.Function):
 def _copy(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
     if copies:
-        torch._foreach_copy_(copies, tensors)
+        torch._foreach_copy_(copies, list(tensors))
     return copies

@@ -40,8 +40,8 @@ def is_reference() -> bool:
 
 
 def is_spelled_out(x: Tensor) -> bool:
-    """Whether a kernel uses torch's own operators for x: with reference kernels; on a GPU, for which
-    torch has fused operators; and in code that torch.compile traces, which fuses them by itself."""
+    """Whether a kernel uses torch's own operators for x: with reference kernels; on a GPU, where
+    torch has fused ones; and in code that torch.compile traces, which fuses them by itself."""
     return _reference or torch.compiler.is_compiling() or not on_cpu(x)
 
 

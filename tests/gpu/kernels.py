@@ -14,18 +14,28 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import click
 import pytest
-
-if GUARD := os.environ.get("MINBERT_BENCH_FAKE_GPU"):
-    import ctypes; ctypes.CDLL(GUARD, mode=ctypes.RTLD_GLOBAL)
-
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _foreach_utils
+
+from adapters.injection import hold_frozen, inject
+from bench.forecast.counting import Counter
+from bench.forecast.fake import fill
+from minbert.data.batches import Batch
+from minbert.kernels.reference import FAST, REFERENCE, kernels
+from minbert.model.classifier import BertClassifier
+from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.training.trainer import HALF
+from tests.gpu.fake.gpu import GPU, stand_in
+from tests.gpu.fake.models import batch_of, trainer_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TEXTS, LENGTH, CLASSES, RANK = 64, 21, 5, 8
@@ -38,7 +48,7 @@ SETTINGS: Final = (
     ("dora", "attn-only"),
 )
 AMP: Final = ("off", "bf16", "fp16")
-SIDES: Final = ("before", "ours", "plain torch", "transformers + PEFT")
+THEIRS: Final = "transformers + PEFT"
 
 
 @dataclass(frozen=True)
@@ -53,11 +63,11 @@ class Count:
         return f"{self.kernels:,} / {self.moved_mib:,.0f} / {self.peak_mib:,.0f}"
 
 
-def count_step(trainer: Any, batch: Any, counter: Any) -> Count:
+def count_step(trainer: Any, batch: Batch, counter: Counter) -> Count:
     """Count a step, after one that has made the optimizer's state.
 
     Args:
-        counter: a `bench.forecast.counting.Counter`, entered before the model was given tensors.
+        counter: entered before the model was given tensors.
     """
     trainer.step(batch)
     counter.restart_peak()
@@ -68,28 +78,21 @@ def count_step(trainer: Any, batch: Any, counter: Any) -> Count:
 
 
 def count_ours(
-    mode: str, layers: str | None, amp: str, name: str, config: Any = None, *, held: bool = False
+    mode: str,
+    layers: str | None,
+    amp: str,
+    name: str,
+    config: BertConfig = GEOMETRIES["bert-base"],
+    *,
+    held: bool = False,
 ) -> Count:
     """Count a step of this project's trainer, in the checkout that is imported.
 
     Args:
         name: one of `minbert.kernels.reference.KERNELS`.
-        config: of the model; bert-base by default.
         held: whether frozen weights are in AMP's type.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from adapters.injection import hold_frozen, inject
-    from bench.forecast.counting import Counter
-    from bench.forecast.fake import fill
-    from minbert.kernels.reference import kernels
-    from minbert.model.classifier import BertClassifier
-    from minbert.model.config import GEOMETRIES
-    from minbert.training.trainer import HALF
-    from tests.gpu.fake.gpu import GPU
-    from tests.gpu.fake.models import batch_of, trainer_of
-
-    model = BertClassifier(config or GEOMETRIES["bert-base"], CLASSES, pooling="mean", dropout=0.1)
+    model = BertClassifier(config, CLASSES, pooling="mean", dropout=0.1)
     rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
     if held:
@@ -101,17 +104,10 @@ def count_ours(
 
 def count_theirs(mode: str, layers: str | None, amp: str) -> Count:
     """Count a step of the baseline of `bench.peers`, with torch's attention."""
-    from types import SimpleNamespace
-
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from peft import get_peft_model
     from transformers import BertConfig
 
-    from bench.forecast.counting import Counter
-    from bench.forecast.fake import fill
     from bench.peers import baseline
-    from peft import get_peft_model
-    from tests.gpu.fake.gpu import GPU
-    from tests.gpu.fake.models import batch_of
 
     config = BertConfig(num_labels=CLASSES, classifier_dropout=0.1, attn_implementation="sdpa")
     cell: Any = SimpleNamespace(
@@ -134,25 +130,64 @@ def count_theirs(mode: str, layers: str | None, amp: str) -> Count:
         return count_step(trainer, batch_of(TEXTS, LENGTH), counter)
 
 
-def count_side(side: str) -> Iterator[Count]:
-    """Counts of all settings, in this process."""
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch.utils import _foreach_utils
+def count_all(side: str) -> Iterator[Count]:
+    """Counts of all settings, by mode, layers and AMP; `side` is one of KERNELS, or THEIRS."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.version.cuda is None:
+            stand_in(patch)
+        for mode, layers in SETTINGS:
+            for amp in AMP:
+                if side == THEIRS:
+                    yield count_theirs(mode, layers, amp)
+                else:
+                    yield count_ours(mode, layers, amp, side)
 
-    # torch's choice for real tensors, but not for fake ones
-    _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
-    for mode, layers in SETTINGS:
-        for amp in AMP:
-            if side == SIDES[3]:
-                yield count_theirs(mode, layers, amp)
-            else:
-                kernels_name = "reference" if side == SIDES[2] else "fast"
-                yield count_ours(mode, layers, amp, kernels_name)
+
+def count_in_process(side: str, checkout: Path, environment: dict[str, str]) -> list[Count]:
+    """Counts of all settings by the code of a checkout, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), "--side", side],
+        env={**environment, "PYTHONPATH": str(checkout)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return [Count(*values) for values in json.loads(done.stdout)]
+
+
+def table(columns: dict[str, list[Count]]) -> str:
+    """A Markdown table with a column for each side and a row for each setting."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    names = [
+        " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
+        for mode, layers in SETTINGS
+        for amp in AMP
+    ]
+    for name, *counts in zip(names, *columns.values(), strict=True):
+        lines.append(f"| {name} | " + " | ".join(map(str, counts)) + " |")
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__)
+@click.option("--before", type=click.Path(exists=True, path_type=Path), help="Another checkout.")
+@click.option("--side", hidden=True, help="Count one column in this process, as JSON.")
+def main(before: Path | None, side: str | None) -> None:
+    """Print the table, or the counts of one of its columns."""
+    if side is not None:
+        # torch's choice for real tensors, but not for fake ones
+        _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
+        print(json.dumps([astuple(count) for count in count_all(side)]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ)
+        if torch.version.cuda is None:
+            from tests.gpu.test_fake import build_guard
+
+            environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
+        sides = [("ours", FAST, ROOT), ("plain torch", REFERENCE, ROOT), (THEIRS, THEIRS, ROOT)]
+        if before is not None:
+            sides.insert(0, ("ours before", FAST, before.resolve()))
+        print(table({name: count_in_process(*one, environment) for name, *one in sides}))
 
 
 if __name__ == "__main__":
-    from tests.gpu.fake.gpu import stand_in
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch)
-        for (mode, layers), c in zip([(s, a) for s in SETTINGS for a in AMP], count_side(sys.argv[1])):
-            print(mode, layers, c, flush=True)
+    main()

@@ -26,11 +26,16 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def _attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **_: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    **_: Any,
 ) -> Tensor:
     """As torch's C++ does it on a GPU: without a mask in half precision by its kernel flash, else
-    by the one called efficient. That takes a bias in rows of a multiple of 8 numbers: a boolean mask
-    becomes one, and one of other rows is padded.
+    by the one called efficient. That takes a bias in rows of a multiple of 8 numbers: a boolean
+    mask becomes one, and one of other rows is padded.
     """
     if torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")
@@ -41,7 +46,9 @@ def _attention(
     if attn_mask is not None:
         bias, length = attn_mask, attn_mask.shape[-1]
         if bias.dtype == torch.bool:
-            bias = torch.where(bias, 0.0, torch.full((), -torch.inf, dtype=q.dtype, device=q.device))
+            bias = torch.where(
+                bias, 0.0, torch.full((), -torch.inf, dtype=q.dtype, device=q.device)
+            )
         if any(stride % 8 for stride in bias.stride()[:-1]):
             bias = F.pad(bias, (0, 8 - length % 8))[..., :length]
         bias = bias.expand(*q.shape[:3], length)
