@@ -63,7 +63,8 @@ def torch_attention(
     """The same as `attention`, by torch's kernel."""
     batch, length, width = qkv.shape
     split = qkv.view(batch, length, 3, heads, width // (3 * heads))
-    q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, N, S, D]
+    # taken apart in this order, gradients are put together in the layout of qkv, without a copy
+    q, k, v = (x.transpose(1, 2) for x in split.unbind(2))  # each [B, N, S, D]
     q = q[:, :, :1] if first_only else q
     seen = mask if mask is None or mask.dim() == 4 else mask[:, None, None, :]
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
