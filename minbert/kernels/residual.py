@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
 from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_spelled_out
+from minbert.kernels.reference import is_reference, is_spelled_out
 
 
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:
@@ -22,7 +22,8 @@ def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, traini
     """
     if is_spelled_out(x):
         normed: Tensor = norm(x + F.dropout(y, p, training))
-        return normed.to(product_dtype(x)) if torch.compiler.is_compiling() else normed
+        is_cast = torch.compiler.is_compiling() and not is_reference()
+        return normed.to(product_dtype(x)) if is_cast else normed
     dropped = p if training else 0.0
     keep = keep_mask(y, dropped) if dropped > 0 else None
     out: Tensor = _AddAndNormalise.apply(

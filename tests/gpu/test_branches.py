@@ -205,6 +205,9 @@ COVERED = {
     "minbert/kernels/products:sum_over_tokens": STEP,
     "minbert/kernels/reference:is_eager_on_gpu": STEP,
     "minbert/kernels/reference:is_spelled_out": STEP,
+    "minbert/training/trainer:rehearse": (
+        "tests/bench/worker/test_worker_gpu.py::test_memory_is_measured_in_the_order"
+    ),
     "minbert/training/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
 }
 """Functions that depend on the device, and the tests of their behaviour on a GPU."""

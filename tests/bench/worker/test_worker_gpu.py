@@ -46,13 +46,17 @@ def on_gpu(
 
     step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
 
-    def taken(trainer: Trainer, *args):
-        note("train")
-        return step(trainer, *args)
+    largest: list[int] = []
 
-    def rehearsed(trainer: Trainer, largest: Batch) -> None:
+    def taken(trainer: Trainer, batch: Batch):
+        note("train")
+        assert batch.padded <= largest[0]
+        return step(trainer, batch)
+
+    def rehearsed(trainer: Trainer, batch: Batch) -> None:
         note("rehearse")
-        rehearse(trainer, largest)
+        largest.append(batch.padded)
+        rehearse(trainer, batch)
 
     def counted(saved: SavedTensors):
         there = any(p.grad is not None for p in run.model.parameters())
