@@ -2,7 +2,7 @@
 
     python -m tests.gpu.kernels --before ../before
 
-The geometry is bert-base, batches are 64 texts of 21 tokens, padded. `ours` and `plain torch`
+The geometry is bert-base, rank 8, and a batch is 64 texts, with a mask. `ours` and `plain torch`
 (`kernels = "reference"`) are this checkout's, `before` is another checkout's, and the fourth is
 transformers with PEFT as `bench.peers` trains them. A kernel is an operator that writes memory; one
 on a list of tensors counts once. No GPU is needed, but a C++ compiler, unless torch has CUDA.
@@ -38,7 +38,7 @@ from tests.gpu.fake.gpu import GPU, stand_in
 from tests.gpu.fake.models import batch_of, trainer_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TEXTS, LENGTH, CLASSES, RANK = 64, 21, 5, 8
+TEXTS, CLASSES, RANK = 64, 5, 8
 SETTINGS: Final = (
     ("full", None),
     ("head", None),
@@ -84,6 +84,7 @@ def count_ours(
     name: str,
     config: BertConfig = GEOMETRIES["bert-base"],
     *,
+    length: int = 21,
     held: bool = False,
 ) -> Count:
     """Count a step of this project's trainer, in the checkout that is imported.
@@ -99,10 +100,10 @@ def count_ours(
         hold_frozen(model, HALF[amp])
     with kernels(name), FakeTensorMode(), Counter() as counter:
         fill(model, GPU)
-        return count_step(trainer_of(model, amp), batch_of(TEXTS, LENGTH), counter)
+        return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)
 
 
-def count_theirs(mode: str, layers: str | None, amp: str) -> Count:
+def count_theirs(mode: str, layers: str | None, amp: str, length: int) -> Count:
     """Count a step of the baseline of `bench.peers`, with torch's attention."""
     from peft import get_peft_model
     from transformers import BertConfig
@@ -127,10 +128,10 @@ def count_theirs(mode: str, layers: str | None, amp: str) -> Count:
             model, baseline.parameter_groups(model, cell, False), kind="ordinal", total_steps=3,
             warmup=0.0, amp=amp, device=GPU, compiled=False,
         )  # fmt: skip
-        return count_step(trainer, batch_of(TEXTS, LENGTH), counter)
+        return count_step(trainer, batch_of(TEXTS, length), counter)
 
 
-def count_all(side: str) -> Iterator[Count]:
+def count_all(side: str, length: int) -> Iterator[Count]:
     """Counts of all settings, by mode, layers and AMP; `side` is one of KERNELS, or THEIRS."""
     with pytest.MonkeyPatch.context() as patch:
         if torch.version.cuda is None:
@@ -138,15 +139,17 @@ def count_all(side: str) -> Iterator[Count]:
         for mode, layers in SETTINGS:
             for amp in AMP:
                 if side == THEIRS:
-                    yield count_theirs(mode, layers, amp)
+                    yield count_theirs(mode, layers, amp, length)
                 else:
-                    yield count_ours(mode, layers, amp, side)
+                    yield count_ours(mode, layers, amp, side, length=length)
 
 
-def count_in_process(side: str, checkout: Path, environment: dict[str, str]) -> list[Count]:
+def count_in_process(
+    side: str, checkout: Path, length: int, environment: dict[str, str]
+) -> list[Count]:
     """Counts of all settings by the code of a checkout, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "--side", side],
+        [sys.executable, str(Path(__file__).resolve()), "--side", side, "--length", str(length)],
         env={**environment, "PYTHONPATH": str(checkout)},
         stdout=subprocess.PIPE,
         check=True,
@@ -169,13 +172,14 @@ def table(columns: dict[str, list[Count]]) -> str:
 
 @click.command(help=__doc__)
 @click.option("--before", type=click.Path(exists=True, path_type=Path), help="Another checkout.")
+@click.option("--length", type=click.IntRange(1, 512), default=21, help="Tokens of a text.")
 @click.option("--side", hidden=True, help="Count one column in this process, as JSON.")
-def main(before: Path | None, side: str | None) -> None:
+def main(before: Path | None, length: int, side: str | None) -> None:
     """Print the table, or the counts of one of its columns."""
     if side is not None:
         # torch's choice for real tensors, but not for fake ones
         _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
-        print(json.dumps([astuple(count) for count in count_all(side)]))
+        print(json.dumps([astuple(count) for count in count_all(side, length)]))
         return
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
@@ -186,7 +190,11 @@ def main(before: Path | None, side: str | None) -> None:
         sides = [("ours", FAST, ROOT), ("plain torch", REFERENCE, ROOT), (THEIRS, THEIRS, ROOT)]
         if before is not None:
             sides.insert(0, ("ours before", FAST, before.resolve()))
-        print(table({name: count_in_process(*one, environment) for name, *one in sides}))
+        columns = {
+            name: count_in_process(side, checkout, length, environment)
+            for name, side, checkout in sides
+        }
+        print(table(columns))
 
 
 if __name__ == "__main__":
