@@ -15,7 +15,7 @@ from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.machine.devices import Device
 from bench.plan.cell import ITERATIVE, Cell
-from bench.plan.gridfile import Grid, Settings
+from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.results.kept import CAP, keeps_by_default, largest_weights
@@ -173,17 +173,12 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
 
 def check_compile(cells: Sequence[Cell]) -> None:
     """Refuse to compile training whose steps are of several kinds: each needs code of its own."""
-    compiled = [cell for cell in cells if cell.is_compiled]
-    if any(cell.encoders is not None for cell in compiled):
-        raise InputError(
-            f"compile: steps of task {compiled[0].task} are of several parts, which are not "
-            "compiled; leave it out"
-        )
-    if any(cell.unfreeze == ITERATIVE for cell in compiled):
-        raise InputError(
-            f"compile: with unfreeze {ITERATIVE} other layers train in each epoch, in other code; "
-            "leave either out"
-        )
+    for cell in cells:
+        if cell.is_compiled and cell.why_not_compiled:
+            raise InputError(
+                f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
+                f"take compile {AUTO}, which does so itself"
+            )
 
 
 def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
