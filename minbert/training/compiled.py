@@ -133,8 +133,7 @@ def compile_model(
     from torch._functorch import config as autograd_config
     from torch._inductor import config as inductor_config
 
-    counts = counters["inductor"]
-    before = counts.copy()
+    before = counters["inductor"].copy()
     try:
         with (
             autograd_config.patch(autograd_cache_allow_custom_autograd_functions=True),
@@ -159,7 +158,7 @@ def compile_model(
             f"compile: torch can't compile the model ({reason}); it needs a C++ compiler, "
             "and on a GPU triton, a C compiler and Python.h: install them, or leave compile out"
         ) from error
-    made = counts - before
+    made = counters["inductor"] - before
     if made["cudagraph_skips"]:
         raise InputError(
             "compile: torch made no CUDA graph of a part of the model (TORCH_LOGS=cudagraphs in "
