@@ -1,8 +1,8 @@
 """Compiling of a cell's training step for the shapes of its batches, and the cache of its code."""
 
 import fcntl
+import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,8 +55,8 @@ def shared_cache(folder: Path) -> Iterator[None]:
 
     Cells may compile at the same time: torch writes entries by renaming, or under locks. But a C++
     compiler that is killed may leave half a library, which torch would load later. So a cell marks
-    that it compiles; if the mark stays, since its process was killed or could not compile, the next
-    cell that is alone there empties the cache.
+    that it compiles. If the mark stays, the next cell that is alone removes what is newer than it;
+    if the cell could not compile, everything, since that may be the reason.
 
     Args:
         folder: the cell's folder, beside which the cache is.
@@ -68,20 +68,22 @@ def shared_cache(folder: Path) -> Iterator[None]:
     with (place / _LOCK).open("wb") as lock:
         with suppress(OSError):  # others compile, or the file system has no locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _empty_if_unsound(place)
+            _remove_doubtful(place)
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
         mark.touch()
         os.environ.update({name: str(place / name.lower()) for name in _CACHES})
-        is_sound = True
         try:
             yield
-        except InputError:  # perhaps of what the cache holds
-            is_sound = False
+        except InputError:
+            os.utime(mark, (0, 0))
             raise
+        except BaseException:
+            mark.unlink(missing_ok=True)
+            raise
+        else:
+            mark.unlink(missing_ok=True)
         finally:
-            if is_sound:
-                mark.unlink(missing_ok=True)
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
@@ -89,11 +91,13 @@ def shared_cache(folder: Path) -> Iterator[None]:
                     os.environ[name] = value
 
 
-def _empty_if_unsound(place: Path) -> None:
-    """Empty a cache that nobody uses if a cell did not finish compiling, or if it is too large."""
-    sizes = (path.stat().st_size for path in place.rglob("*"))
-    if any(place.glob(f"*{_UNFINISHED}")) or sum(sizes) > MOST_MIB * 2**20:
-        for name in _CACHES:
-            shutil.rmtree(place / name.lower(), ignore_errors=True)
-        for mark in place.glob(f"*{_UNFINISHED}"):
-            mark.unlink()
+def _remove_doubtful(place: Path) -> None:
+    """Remove files of a cache that nobody uses: those since the first mark that stayed, or all of
+    them if they are too large."""
+    files = {path: path.stat() for path in place.rglob("*") if path.is_file()}
+    since = min((files[path].st_mtime for path in place.glob(f"*{_UNFINISHED}")), default=math.inf)
+    if sum(stat.st_size for stat in files.values()) > MOST_MIB * 2**20:
+        since = 0
+    for path, stat in files.items():
+        if stat.st_mtime >= since and path.name != _LOCK:
+            path.unlink()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -242,10 +243,11 @@ def places(cell_folder: Path) -> Iterator[list[Path]]:
 
 
 def keep_in(folders: list[Path]) -> None:
-    """Put a piece of code into each of some folders."""
+    """Put a piece of code into each of some folders, from a minute ago."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "code").write_bytes(b"code")
+        os.utime(folder / "code", (time.time() - 60,) * 2)
 
 
 def kept_in(folders: list[Path]) -> set[bool]:
@@ -271,30 +273,43 @@ def test_the_cells_of_a_run_share_a_cache(tmp_path: Path, monkeypatch: pytest.Mo
         assert kept_in(last) == {True}, "a lack of memory damages nothing"
 
 
-def test_a_cache_that_a_cell_did_not_finish_is_emptied_once_nobody_uses_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Path) -> None:
     killed = (
         "import os, signal, sys; from pathlib import Path; "
         "from bench.worker.compiling import shared_cache\n"
-        "with shared_cache(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+        "with shared_cache(Path(sys.argv[1])):\n"
+        "    half = Path(os.environ['TORCHINDUCTOR_CACHE_DIR'], 'ab', 'half.so')\n"
+        "    half.parent.mkdir(); half.touch(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     with places(tmp_path / "one") as used:
         keep_in(used)
         subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
+        half = used[0] / "ab" / "half.so"
         with places(tmp_path / "other"):
-            assert kept_in(used) == {True}, "the first still compiles"
+            assert half.exists(), "the first still compiles"
     with places(tmp_path / "next"):
-        assert kept_in(used) == {False}
+        assert not half.exists()
+        assert kept_in(used) == {True}
+        half.touch()
+    with places(tmp_path / "next"):
+        assert half.exists()
+
+
+def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with places(tmp_path / "one") as used:
         keep_in(used)
     with pytest.raises(MinbertInputError), places(tmp_path / "broken"):
         raise MinbertInputError("compile: half a library")
     with places(tmp_path / "next"):
         assert kept_in(used) == {False}
         keep_in(used)
+    with places(tmp_path / "next"):
+        assert kept_in(used) == {True}
     monkeypatch.setattr(compiling, "MOST_MIB", 0)
     with places(tmp_path / "next"):
-        assert kept_in(used) == {False}, "too large"
+        assert kept_in(used) == {False}
 
 
 def test_a_row_says_how_much_of_the_code_was_there(
