@@ -6,6 +6,7 @@ Functions named `check_…` raise an InputError of one line, which names the set
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
@@ -179,6 +180,16 @@ def check_compile(cells: Sequence[Cell]) -> None:
                 f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
                 f"take compile {AUTO}, which does so itself"
             )
+
+
+def compile_notes(cells: Sequence[Cell]) -> list[str]:
+    """Notes on the cells for which `compile` auto is off, and why."""
+    reasons = Counter(cell.compile_why for cell in cells if not cell.is_compiled)
+    return [
+        f"compile {why}; {number} of {len(cells)} cells are not compiled"
+        for why, number in reasons.items()
+        if why is not None
+    ]
 
 
 def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:

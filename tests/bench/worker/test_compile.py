@@ -111,6 +111,7 @@ def test_auto_makes_no_other_cell() -> None:
 def test_auto_is_off_on_a_cpu_and_the_row_says_so(grid: GridRuns) -> None:
     done = grid.run("--compile", "auto", "--select", "mode=head")
     assert done.returncode == 0, done.stderr
+    assert "note: compile auto: a CPU gains nothing; 2 of 2 cells are not compiled" in done.stderr
     for row in grid.rows():
         assert (row["compile"], row["compile_why"]) == ("off", "auto: a CPU gains nothing")
         assert row["compile_cached"] is row["compile_s"] is None
