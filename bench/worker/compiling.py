@@ -13,7 +13,6 @@ import numpy as np
 from bench.plan.cell import Cell
 from bench.worker.setup import Split
 from minbert.data.batches import Buckets, plan_training
-from minbert.errors import InputError
 from minbert.model.classifier import BertClassifier
 from minbert.training.compiled import CompiledModel, compile_model
 
@@ -75,14 +74,14 @@ def shared_cache(folder: Path) -> Iterator[None]:
         os.environ.update({name: str(place / name.lower()) for name in _CACHES})
         try:
             yield
-        except InputError:
+        except (MemoryError, RuntimeError):  # out of memory, which damages nothing
+            mark.unlink()
+            raise
+        except Exception:
             os.utime(mark, (0, 0))
             raise
-        except BaseException:
-            mark.unlink(missing_ok=True)
-            raise
         else:
-            mark.unlink(missing_ok=True)
+            mark.unlink()
         finally:
             for name, value in before.items():
                 if value is None:
