@@ -40,6 +40,7 @@ from bench.launch.checks import (
     check_reports,
     check_search,
     check_space,
+    compile_notes,
     early_stopping_notes,
     idle_notes,
     label_notes,
@@ -47,7 +48,7 @@ from bench.launch.checks import (
     without_idle_caps,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import find_conditions
+from bench.machine.conditions import Found, find_conditions
 from bench.plan import gridfile
 from bench.plan.budget import Budget
 from bench.plan.cell import CANDIDATE, GRID, Cell
@@ -91,6 +92,12 @@ def _length(
         with suppress(ValueError):  # of thousands of digits
             return int(value)
     return value
+
+
+def _compile(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> bool | str | None:
+    return {"on": True, "off": False}.get(value or "", value)
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
@@ -144,6 +151,12 @@ def _length(
     metavar="N|auto",
     help="Cut texts after N tokens; auto: the smallest multiple of 8 that cuts under 1% of the "
     "tokens of the training examples.",
+)
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    callback=_compile,
+    help="Train through torch.compile, with CUDA graphs on a GPU; auto: where it pays.",
 )
 @click.option(
     "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."
@@ -247,7 +260,7 @@ def command(
     settings, folder = grid.settings, source.folder
     model = find_model(settings.model, settings.init, settings.pooling)
     length_notes: list[str] = []
-    resolved = _resolve(model, examples, target.amp_on)
+    resolved = _resolve(model, examples, target)
     if grid.has_auto_length:
         longest = model.config.max_position_embeddings
         whole = examples if folds is None else folds.whole
@@ -301,6 +314,7 @@ def command(
         (*source.notes, *examples.notes, *examples.problems, *label_notes(examples)),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, model.config.num_hidden_layers),
+        compile_notes(cells),
         early_stopping_notes(settings),
         length_notes,
         (*target.device.notes, *amp_notes(cells, target.device)),
@@ -421,7 +435,7 @@ def _load_data(settings: Settings, source: Source) -> tuple[Data, Folds | None]:
     return folds.fold(0), folds
 
 
-def _resolve(model: Model, data: Data, amp_on: str) -> Resolved:
+def _resolve(model: Model, data: Data, target: Found) -> Resolved:
     return Resolved(
         regression=data.regression,
         parts=tuple(data.sizes) if data.task.parts else (),
@@ -429,8 +443,9 @@ def _resolve(model: Model, data: Data, amp_on: str) -> Resolved:
         model_digest=model.digest,
         pooling=model.pooling,
         data_digest=data.digest[:16],
-        amp_on=amp_on,
+        amp_on=target.amp_on,
         learning_rate_source=GRID,
+        no_compiling=target.no_compiling,
     )
 
 

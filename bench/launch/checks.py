@@ -6,6 +6,7 @@ Functions named `check_…` raise an InputError of one line, which names the set
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,7 @@ from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.machine.devices import Device
 from bench.plan.cell import ITERATIVE, Cell
-from bench.plan.gridfile import Grid, Settings
+from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.results.kept import CAP, keeps_by_default, largest_weights
@@ -173,17 +174,22 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
 
 def check_compile(cells: Sequence[Cell]) -> None:
     """Refuse to compile training whose steps are of several kinds: each needs code of its own."""
-    compiled = [cell for cell in cells if cell.is_compiled]
-    if any(cell.encoders is not None for cell in compiled):
-        raise InputError(
-            f"compile: steps of task {compiled[0].task} are of several parts, which are not "
-            "compiled; leave it out"
-        )
-    if any(cell.unfreeze == ITERATIVE for cell in compiled):
-        raise InputError(
-            f"compile: with unfreeze {ITERATIVE} other layers train in each epoch, in other code; "
-            "leave either out"
-        )
+    for cell in cells:
+        if cell.is_compiled and cell.why_not_compiled:
+            raise InputError(
+                f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
+                f"take compile {AUTO}, which does so itself"
+            )
+
+
+def compile_notes(cells: Sequence[Cell]) -> list[str]:
+    """Notes on the cells for which `compile` auto is off, and why."""
+    reasons = Counter(cell.compile_why for cell in cells if not cell.is_compiled)
+    return [
+        f"compile {why}; {number} of {len(cells)} cells are not compiled"
+        for why, number in reasons.items()
+        if why is not None
+    ]
 
 
 def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 import psutil
 
 from bench.common.errors import InputError
+from bench.machine.compiler import why_no_compiling
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import recorded
 from bench.machine.gpu_trial import Check, check_gpu
@@ -177,6 +178,11 @@ class Found:
     def gpu(self) -> str:
         """The UUID of the one GPU that workers see; empty: none."""
         return "" if self.device.gpu is None else self.device_name
+
+    @property
+    def no_compiling(self) -> str:
+        """The reason why `compile` auto is off here; empty: it is on."""
+        return why_no_compiling(self.device, self.conditions.torch_version)
 
 
 def find_conditions(requested: str, check: Check = check_gpu) -> Found:

@@ -64,6 +64,7 @@ def find(
         data_digest=examples.digest[:16],
         amp_on=machine.amp_on,
         learning_rate_source=GRID,
+        no_compiling=machine.no_compiling,
     )
     _check_same(grid)
     if grid.has_auto_length:

@@ -329,6 +329,16 @@ class Cell:
             compared="group",
         ),
     ] = OFF
+    compile_why: Annotated[
+        str | None,
+        About(
+            meaning="where compile was auto: why it is on or off; empty: it was true or false",
+            before=None,
+            identifies=False,
+            changes=(),
+            compared="label",
+        ),
+    ] = None
     kernels: Annotated[
         str,
         About(
@@ -581,6 +591,15 @@ class Cell:
     def is_compiled(self) -> bool:
         """Whether training steps run through torch.compile."""
         return self.compile == ON
+
+    @property
+    def why_not_compiled(self) -> str:
+        """Why its steps can't be compiled, which are of several kinds; empty: they can."""
+        if self.encoders is not None:
+            return f"steps of task {self.task} are of several parts"
+        if self.unfreeze == ITERATIVE:
+            return f"with unfreeze {ITERATIVE} other layers train in each epoch"
+        return ""
 
     @property
     def cell_id(self) -> str:

@@ -63,6 +63,16 @@ def _max_length(value: Any) -> Any:
 
 MaxLength = Annotated[int | Literal["auto"], PlainValidator(_max_length)]
 """`auto` becomes a number when the grid is expanded, see `bench.examples.lengths`."""
+
+
+def _compile(value: Any) -> Any:
+    if not isinstance(value, bool) and value != AUTO:
+        raise ValueError(f"should be true, false or {AUTO}")
+    return value
+
+
+Compile = Annotated[bool | Literal["auto"], PlainValidator(_compile)]
+"""`auto` becomes on or off when the grid is expanded, see `bench.plan.planning`."""
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -121,7 +131,7 @@ class Settings(_Strict):
     max_length: MaxLength = 128
     batch_size: BatchSize = 64
     batching: Literal["by-length", "shuffled"] = "by-length"
-    compile: bool = False
+    compile: Compile = False
     kernels: Annotated[str, OneOf("kernels")] = "fast"
     pooling: Literal["auto", "pooler", "mean"] = "auto"
     head: Annotated[str, OneOf("head")] = "linear"

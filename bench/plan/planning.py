@@ -37,7 +37,8 @@ class Resolved:
 
     `regression` says whether the task predicts a number; `parts` are the parts of the task that
     the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
-    only if the grid has it.
+    only if the grid has it. `no_compiling` is the reason why `compile` auto is off on the device;
+    empty: it is on, for cells that can be compiled.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Resolved:
     regression: bool = False
     parts: tuple[str, ...] = ()
     auto_length: int | None = None
+    no_compiling: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _cell(
     values = values if rate is None else dict.fromkeys(values, rate)
     applicable = learning_rates(mode, layers)
     values = {name: value if name in applicable else None for name, value in values.items()}
-    return Cell(
+    cell = Cell(
         **{name: getattr(settings, name) for name in _AS_GIVEN}
         | {
             "task": settings.task or DEFAULT_TASK,
@@ -173,7 +175,7 @@ def _cell(
             "pooling": resolved.pooling,
             "data_digest": resolved.data_digest,
             "held_out": settings.share_held_out,
-            "compile": ON if settings.compile else OFF,
+            "compile": ON if settings.compile else OFF,  # on for auto, which is resolved below
             "regression_loss": settings.regression_loss if resolved.regression else None,
             "learning_rate_source": resolved.learning_rate_source,
             "alpha": _alpha(settings, rank),
@@ -186,6 +188,12 @@ def _cell(
         | values
         | _part_settings(settings, resolved.parts)
     )
+    if settings.compile != AUTO:
+        return cell
+    why_not = resolved.no_compiling or cell.why_not_compiled
+    if why_not:
+        return replace(cell, compile=OFF, compile_why=f"{AUTO}: {why_not}")
+    return replace(cell, compile_why=f"{AUTO}: a GPU")
 
 
 def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ History of `SCHEMA`, the number in the column of that name:
 8. `folds` and `fold`; `early_stopping`, `label_smoothing`, `class_weights`, `layer_decay` and
    `lora_plus_ratio`; `epochs_run` and `best_epoch`.
 9. `forward_ms`, `backward_ms` and `optimizer_ms`.
+10. `compile_why` and `compile_cached`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,7 @@ from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
 
-SCHEMA: Final = 9
+SCHEMA: Final = 10
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -203,7 +204,14 @@ class Row(Cell):
         "time", "from launch to the first training step, compiling included, s"
     )
     compile_s: float | None = _column(
-        "time", "compiling for every bucket, before the first step, s", compiles
+        "time",
+        "compiling for every bucket, before the first step, s; compare rows of like compile_cached",
+        compiles,
+    )
+    compile_cached: float | None = _column(
+        "time",
+        "share of the graphs whose code an earlier cell of the run had compiled: 0 cold, 1 warm",
+        compiles,
     )
     train_s: float | None = _column("time", "all training steps, data preparation included, s")
     eval_s: float | None = _column("time", "all evaluations on dev, s")

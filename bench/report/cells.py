@@ -28,7 +28,7 @@ _COLUMNS: Final = (
     "majority_score", "epochs_run", "best_epoch", "peak_cuda_allocated_mib",
     "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median",
     "params_trainable", "learning_rate",
-    "train_s", "wall_s", _OVERHEAD, "attempt", "cell_id",
+    "train_s", "compile_s", "compile_cached", "wall_s", _OVERHEAD, "attempt", "cell_id",
 )  # fmt: skip
 _TITLES: Final = {
     "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
@@ -39,6 +39,7 @@ _TITLES: Final = {
     "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
     "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
     "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
+    "compile_s": "compiling, s", "compile_cached": "from the cache",
     "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
     "unfreeze": "unfreezing", "batch_size": "batch", "max_length": "length",
     "frozen_dtype": "frozen",

@@ -252,7 +252,7 @@ def _cost(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]) ->
     ]  # fmt: skip
     times = times_of(group.rows)
     took = [] if times is None else [f"{count(times.cells, text.one_of(group.rows))} took {times}."]
-    sentences = [_memory_note(group), *took, *between_processes(group)]
+    sentences = [_memory_note(group), *took, *_compile_notes(group), *between_processes(group)]
     return Section(
         "cost", "Memory and time", _cost_heading(group), sentences, drawings,
         [tables.settings_table(group), *reference_tables(group, points)],
@@ -277,6 +277,20 @@ def _cost_heading(group: Group) -> str:
     if not ranges:
         return "Memory and step time"
     return f"Against full fine-tuning in the same precision, adapters take {'; '.join(ranges)}"
+
+
+def _compile_notes(group: Group) -> list[str]:
+    """How long compiling took with and without code from the cache, if cells were compiled."""
+    took = {
+        when: [row.compile_s for row in group.rows if row.compile_cached == share and row.compile_s]
+        for share, when in ((0.0, "where the cache had no code"), (1.0, "where it had all"))
+    }
+    parts = [f"{text.num(median(seconds))} s {when}" for when, seconds in took.items() if seconds]
+    if not parts:
+        return []
+    on_cpu = group.memory_column != "peak_cuda_allocated_mib"
+    memory = ". Compiling a model also raises the peak of its process" if on_cpu else ""
+    return [f"Start-up includes compiling, with a median of {' and '.join(parts)}{memory}."]
 
 
 def _memory_note(group: Group) -> str:

@@ -1,10 +1,11 @@
-"""Compiling of a cell's training step, for the shapes of its batches and with an empty cache."""
+"""Compiling of a cell's training step for the shapes of its batches, and the cache of its code."""
 
+import fcntl
+import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,12 @@ from minbert.training.compiled import CompiledModel, compile_model
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Environment variables that name the caches of torch's compiler and of triton."""
+CACHE: Final = "compiled"
+"""The folder of compiled code, beside the folders of the cells that share it."""
+MOST_MIB: Final = 8192
+"""Size above which the next cell starts with an empty cache; torch itself removes nothing."""
+_LOCK: Final = "lock"
+_UNFINISHED: Final = ".unfinished"
 
 
 def buckets_of(cell: Cell) -> Buckets | None:
@@ -42,18 +49,54 @@ def compile_for(model: BertClassifier, train: Split, cell: Cell, epochs: int) ->
 
 
 @contextmanager
-def empty_cache(folder: Path) -> Iterator[None]:
-    """Use an empty cache for compiled code within the block, so that compiling takes as long in
-    each cell as in the first. The cache is a temporary folder below `folder`, removed at the
-    end."""
+def shared_cache(folder: Path) -> Iterator[None]:
+    """Use the cache for compiled code that the cells of a run share, within the block.
+
+    Cells may compile at the same time: torch writes entries by renaming, or under locks. But a C++
+    compiler that is killed may leave half a library, which torch would load later. So a cell marks
+    that it compiles. If the mark stays, the next cell that is alone removes what is newer than it;
+    if the cell could not compile, everything, since that may be the reason.
+
+    Args:
+        folder: the cell's folder, beside which the cache is.
+    """
+    place = folder.resolve().parent / CACHE
+    place.mkdir(exist_ok=True)
+    mark = place / f"{folder.name}{_UNFINISHED}"
     before = {name: os.environ.get(name) for name in _CACHES}
-    with TemporaryDirectory(prefix=".tmp-compiled-", dir=folder) as place:
-        os.environ.update({name: str(Path(place) / name.lower()) for name in _CACHES})
+    with (place / _LOCK).open("wb") as lock:
+        with suppress(OSError):  # others compile, or the file system has no locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_doubtful(place)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        mark.touch()
+        os.environ.update({name: str(place / name.lower()) for name in _CACHES})
         try:
             yield
+        except (MemoryError, RuntimeError):  # out of memory, which damages nothing
+            mark.unlink()
+            raise
+        except Exception:
+            os.utime(mark, (0, 0))
+            raise
+        else:
+            mark.unlink()
         finally:
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def _remove_doubtful(place: Path) -> None:
+    """Remove files of a cache that nobody uses: those since the first mark that stayed, or all of
+    them if they are too large."""
+    files = {path: path.stat() for path in place.rglob("*") if path.is_file()}
+    since = min((files[path].st_mtime for path in place.glob(f"*{_UNFINISHED}")), default=math.inf)
+    if sum(stat.st_size for stat in files.values()) > MOST_MIB * 2**20:
+        since = 0
+    for path, stat in files.items():
+        if stat.st_mtime >= since and path.name != _LOCK:
+            path.unlink()

@@ -6,7 +6,7 @@ A task without parts is one of a single part, whose name is "".
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from bench.plan.job import Job
 from bench.results.overall import overall
 from bench.results.protocol import LAUNCHED_AT
 from bench.stats.steptimes import STEPS_ENOUGH
-from bench.worker.compiling import buckets_of, compile_for, empty_cache
+from bench.worker.compiling import buckets_of, compile_for, shared_cache
 from bench.worker.hostcopies import HostCopies
 from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
@@ -68,6 +68,7 @@ from minbert.data.metrics import score
 from minbert.data.tasks import find_task
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier
+from minbert.training.compiled import CompiledModel
 from minbert.training.evaluation import predict
 from minbert.training.losses import PEARSON, mean_loss
 from minbert.training.schedules import schedule_of
@@ -245,12 +246,13 @@ class CellRun:
         steps_per_epoch = self._steps_per_epoch
         total = steps_per_epoch * cell.epochs
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
-        compiled: Callable[[Batch], Tensor] | None = None
+        compiled: CompiledModel | None = None
         if cell.is_compiled:
-            with self.phases.phase("compile"), empty_cache(self.folder):
+            with self.phases.phase("compile"), shared_cache(self.folder):
                 epochs = math.ceil(total / steps_per_epoch)
                 compiled = compile_for(self.model, self.train[""], cell, epochs)
             record.columns["compile_s"] = self.phases.seconds["compile"]
+            record.columns["compile_cached"] = compiled.cached
         trainer = Trainer(
             self.model,
             trained_groups(self.model, cell),

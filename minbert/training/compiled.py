@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from minbert.data.batches import Batch
 from minbert.errors import InputError
+from minbert.training import COMPILES_FROM
 from minbert.training.trainer import autocast
 
 _MODES: Final = {"cuda": "reduce-overhead"}
@@ -25,9 +26,13 @@ _ROUNDS: Final = {"cuda": 3}
 """Steps on each bucket until nothing more is compiled: a CUDA graph is recorded in the second step
 and launched from the third on. On other devices one step."""
 _ISOLATED: Final = "isolate_recompiles"
-"""The argument of torch.compile that gives each model a limit of its own on its number of graphs,
-and the first release that has it."""
-_NEEDED: Final = "2.13"
+"""The argument of torch.compile that gives each model its own limit on the number of graphs."""
+_CACHEABLE: Final = {
+    f"torch.amp.autocast_mode.{name}": "1" for name in ("_enter_autocast", "_exit_autocast")
+}
+"""Functions in our graphs with which torch by itself keeps none in the cache of AOTAutograd. Their
+arguments are constants of the graph, and the digest that an entry is found by covers both them and
+the autocast in force."""
 _NO_MEMORY: Final = ("out of memory", "can't allocate memory")
 """In the message of any failed allocation: by torch, triton or the driver."""
 
@@ -48,7 +53,12 @@ class CompiledModel:
         model: maps a batch's tensors to logits.
         texts: B of a full batch.
         lengths: the buckets, S of the batches.
+
+    Attributes:
+        cached: the share of its graphs whose code came from the compiler's cache; None without one.
     """
+
+    cached: float | None = None
 
     def __init__(self, model: nn.Module, texts: int, lengths: Collection[int]) -> None:
         self.texts = texts
@@ -101,6 +111,9 @@ def compile_model(
 ) -> CompiledModel:
     """A model whose forward and backward passes are compiled for all buckets.
 
+    Code of the same graphs is taken from the compiler's cache, in TORCHINDUCTOR_CACHE_DIR, and only
+    traced anew: also that of adapters, which torch by itself would not keep whole.
+
     Args:
         model: on its device and without gradients, with its trainable parameters chosen.
         texts, lengths: as of `CompiledModel`.
@@ -113,15 +126,21 @@ def compile_model(
     if _ISOLATED not in inspect.signature(torch.compile).parameters:
         raise InputError(
             f"compile: the compiler of torch {torch.__version__} is too old for it; install torch "
-            f"{_NEEDED} or newer, or leave compile out"
+            f"{'.'.join(map(str, COMPILES_FROM))} or newer, or leave compile out"
         )
     from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
     from torch._dynamo.utils import counters
+    from torch._functorch import config as autograd_config
+    from torch._inductor import config as inductor_config
 
-    skipped = counters["inductor"]["cudagraph_skips"]
+    before = counters["inductor"].copy()
     try:
-        compiled = CompiledModel(model, texts, lengths)
-        compiled.rehearse(amp)
+        with (
+            autograd_config.patch(autograd_cache_allow_custom_autograd_functions=True),
+            inductor_config.patch(unsafe_marked_cacheable_functions=_CACHEABLE),
+        ):
+            compiled = CompiledModel(model, texts, lengths)
+            compiled.rehearse(amp)
     except (
         TorchDynamoException,
         # triton builds its launcher with the first kernel
@@ -139,9 +158,13 @@ def compile_model(
             f"compile: torch can't compile the model ({reason}); it needs a C++ compiler, "
             "and on a GPU triton, a C compiler and Python.h: install them, or leave compile out"
         ) from error
-    if counters["inductor"]["cudagraph_skips"] > skipped:
+    made = counters["inductor"] - before
+    if made["cudagraph_skips"]:
         raise InputError(
             "compile: torch made no CUDA graph of a part of the model (TORCH_LOGS=cudagraphs in "
             "the environment says why); leave compile out"
         )
+    hits, misses, bypasses = (made[f"fxgraph_cache_{n}"] for n in ("hit", "miss", "bypass"))
+    if graphs := hits + misses + bypasses:
+        compiled.cached = hits / graphs
     return compiled

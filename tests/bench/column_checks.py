@@ -55,6 +55,8 @@ _CHECKS: Final = {
     "tests/bench/worker/test_compile.py": {
         "test_a_cell_without_a_compiler_ends_in_a_line": "compile",
         "test_a_compiled_cell_trains_as_another": "compile_s",
+        "test_auto_is_off_on_a_cpu_and_the_row_says_so": "compile_why",
+        "test_a_row_says_how_much_of_the_code_was_there": "compile_cached",
     },
     "tests/bench/worker/test_kernels.py": {
         "test_a_cell_runs_on_the_kernels_it_names": "kernels",

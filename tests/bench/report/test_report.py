@@ -586,3 +586,25 @@ def test_scores_stand_against_full_fine_tuning_with_an_interval():
     low, high = gap.ends()
     assert table.rows[place][at] == f"{signed(gap.value)} ({signed(low)} to {signed(high)})"
     assert table.rows[group.settings.index(base)][at] == "–"
+
+
+def test_compile_times_of_cold_and_warm_cells_are_not_mixed(tmp_path: Path, undrawn: None) -> None:
+    compiled = [(310.0, 0.0), (21.0, 1.0), (23.0, 1.0), (90.0, 0.5)]
+    rows = [
+        result_row(
+            cell("lora", 8, "all-lin", "bf16", seed=seed, compile="on"),
+            random.Random(seed),  # noqa: S311
+            compile_s=seconds,
+            compile_cached=share,
+        )
+        for seed, (seconds, share) in enumerate(compiled)
+    ]
+    page = seen(pages(tmp_path, rows)[0])
+    assert (
+        "Start-up includes compiling, with a median of 310 s where the cache had no code and "
+        "22.0 s where it had all. Compiling a model also raises the peak of its process."
+    ) in page
+    assert "from the cache" in page
+    plain = seen(pages(tmp_path / "plain", synthetic_rows(8))[0])
+    assert "Start-up includes" not in plain
+    assert "from the cache" not in plain

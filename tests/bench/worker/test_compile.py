@@ -1,6 +1,12 @@
 """The setting compile: in grid files, cells and rows, in a worker, and against peers."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +28,13 @@ from bench.plan.job import Job
 from bench.plan.planning import Resolved, expand
 from bench.plan.rows import SCHEMA
 from bench.worker import compiling
-from bench.worker.compiling import compile_for, empty_cache
+from bench.worker.compiling import compile_for, shared_cache
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from bench.worker.setup import examples
 from minbert.data.tasks import find_task
+from minbert.errors import InputError as MinbertInputError
+from minbert.training.compiled import CompiledModel, compile_model
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
 from tests.bench.peer_cells import cell, job_of, started
@@ -59,9 +67,54 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
     assert row_of(HERE | before).cell.cell_id == usual.cell_id
 
 
-def test_only_true_and_false_are_taken() -> None:
-    with pytest.raises(InputError, match=r"settings\.compile: .*, not 'on'"):
-        cells_of("compile = 'on'")
+@pytest.mark.parametrize("value", ["'on'", "1"])
+def test_only_true_and_false_and_auto_are_taken(value: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"settings\.compile: should be true, false or auto, not {value}"
+    ):
+        cells_of(f"compile = {value}")
+
+
+AUTO = gridfile.parse(
+    "[settings]\ncompile='auto'\n[[cells]]\nmode=['full']\nunfreeze=['all', 'iterative']\n",
+    "x.toml", "x",
+)  # fmt: skip
+
+
+def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
+    def states(**resolved: Any) -> dict[str | None, tuple[str, str | None]]:
+        cells = expand(AUTO, replace(RESOLVED, **resolved))
+        check_compile(cells)
+        return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
+
+    assert states(no_compiling="a CPU gains nothing") == dict.fromkeys(
+        ("all", "iterative"), ("off", "auto: a CPU gains nothing")
+    )
+    assert states() == {
+        "all": ("on", "auto: a GPU"),
+        "iterative": ("off", "auto: with unfreeze iterative other layers train in each epoch"),
+    }
+    for compiled, why in states(parts=("sst", "sts")).values():
+        assert (compiled, why) == ("off", "auto: steps of task movies are of several parts")
+
+
+def test_auto_makes_no_other_cell() -> None:
+    (on,), (off,) = cells_of("compile = true"), cells_of("")
+    (auto,) = cells_of("compile = 'auto'")
+    assert auto == replace(on, compile_why="auto: a GPU")
+    assert auto.cell_id == on.cell_id
+    grid = gridfile.parse(LORA.format(settings="compile = 'auto'"), "x.toml", "x")
+    (auto,) = expand(grid, replace(RESOLVED, no_compiling="torch is too old"))
+    assert auto.cell_id == off.cell_id
+
+
+def test_auto_is_off_on_a_cpu_and_the_row_says_so(grid: GridRuns) -> None:
+    done = grid.run("--compile", "auto", "--select", "mode=head")
+    assert done.returncode == 0, done.stderr
+    assert "note: compile auto: a CPU gains nothing; 2 of 2 cells are not compiled" in done.stderr
+    for row in grid.rows():
+        assert (row["compile"], row["compile_why"]) == ("off", "auto: a CPU gains nothing")
+        assert row["compile_cached"] is row["compile_s"] is None
 
 
 def test_rows_of_older_schemas_were_not_compiled() -> None:
@@ -94,8 +147,8 @@ def test_the_grid_refuses_it_in_a_line(grid: GridRuns) -> None:
 
 def test_a_plan_says_that_it_is_not_predicted(grid: GridRuns) -> None:
     path = grid.folder / "mine.toml"
-    path.write_text(LORA.format(settings="compile = true"))
-    planned = grid.run("--dry-run", "--json", grid=str(path))
+    path.write_text(LORA.format(settings=""))
+    planned = grid.run("--compile", "on", "--dry-run", "--json", grid=str(path))
     assert planned.returncode == 0, planned.stderr
     assert "are not predicted: training is compiled" in planned.stderr
     (found,) = json.loads(planned.stdout)["cells"]
@@ -180,24 +233,105 @@ def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(
     assert seen == {8, 16, 18}
 
 
-def test_a_cell_finds_nothing_that_was_compiled_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
+VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
-    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-    monkeypatch.setenv(names[0], "/somewhere")
-    monkeypatch.delenv(names[1], raising=False)
-    with empty_cache(tmp_path):
-        places = [Path(os.environ[name]) for name in names]
-        assert len({*places}) == 2
-        for place in places:
-            assert place.is_relative_to(tmp_path)
-            assert not place.exists()
-            place.mkdir()
-    assert os.environ[names[0]] == "/somewhere"
-    assert names[1] not in os.environ
-    assert list(tmp_path.iterdir()) == []
+
+@contextmanager
+def places(cell_folder: Path) -> Iterator[list[Path]]:
+    """The folders that torch and triton cache code in, while the cell compiles."""
+    with shared_cache(cell_folder):
+        yield [Path(os.environ[name]) for name in VARIABLES]
+
+
+def keep_in(folders: list[Path]) -> None:
+    """Put a piece of code into each of some folders, from a minute ago."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "code").write_bytes(b"code")
+        os.utime(folder / "code", (time.time() - 60,) * 2)
+
+
+def kept_in(folders: list[Path]) -> set[bool]:
+    """Whether the code is still in each of them."""
+    return {(folder / "code").exists() for folder in folders}
+
+
+def test_the_cells_of_a_run_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLES[0], "/somewhere")
+    monkeypatch.delenv(VARIABLES[1], raising=False)
+    with places(tmp_path / "one") as first:
+        assert len(set(first)) == 2
+        assert all(place.is_relative_to(tmp_path / "compiled") for place in first)
+        keep_in(first)
+    assert os.environ[VARIABLES[0]] == "/somewhere"
+    assert VARIABLES[1] not in os.environ
+    with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
+        assert first == second == third
+        assert kept_in(third) == {True}
+    with pytest.raises(MemoryError), places(tmp_path / "fourth"):
+        raise MemoryError
+    with places(tmp_path / "fifth") as last:
+        assert kept_in(last) == {True}, "a lack of memory damages nothing"
+
+
+def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Path) -> None:
+    killed = (
+        "import os, signal, sys; from pathlib import Path; "
+        "from bench.worker.compiling import shared_cache\n"
+        "with shared_cache(Path(sys.argv[1])):\n"
+        "    half = Path(os.environ['TORCHINDUCTOR_CACHE_DIR'], 'ab', 'half.so')\n"
+        "    half.parent.mkdir(); half.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with places(tmp_path / "one") as used:
+        keep_in(used)
+        subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
+        half = used[0] / "ab" / "half.so"
+        with places(tmp_path / "other"):
+            assert half.exists(), "the first still compiles"
+    with places(tmp_path / "next"):
+        assert not half.exists()
+        assert kept_in(used) == {True}
+        half.touch()
+    with places(tmp_path / "next"):
+        assert half.exists()
+
+
+@pytest.mark.parametrize("error", [MinbertInputError("compile: half"), ImportError("too short")])
+def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with places(tmp_path / "one") as used:
+        keep_in(used)
+    with pytest.raises(type(error)), places(tmp_path / "broken"):
+        raise error
+    with places(tmp_path / "next"):
+        assert kept_in(used) == {False}
+        keep_in(used)
+    with places(tmp_path / "next"):
+        assert kept_in(used) == {True}
+    monkeypatch.setattr(compiling, "MOST_MIB", 0)
+    with places(tmp_path / "next"):
+        assert kept_in(used) == {False}
+
+
+def test_a_row_says_how_much_of_the_code_was_there(
+    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells beside each other compile in one cache, also those of a grid that is continued."""
+    came: list[str] = []
+
+    def compile_here(model: Any, **options: Any) -> CompiledModel:
+        came.append(os.environ[VARIABLES[0]])
+        compiled = compile_model(model, **options)
+        assert compiled.cached is None, "there is no compiler in this test"
+        compiled.cached = 0.75
+        return compiled
+
+    monkeypatch.setattr(compiling, "compile_model", compile_here)
+    job = compiled_job(tiny_checkpoint, epochs=1)
+    runs = [run_here(job, tmp_path / name) for name in ("one", "two")]
+    assert [run.record.columns["compile_cached"] for run in runs] == [0.75, 0.75]
+    assert came == [str(tmp_path / "compiled" / VARIABLES[0].lower())] * 2
 
 
 def test_a_cell_without_a_compiler_ends_in_a_line(

@@ -97,27 +97,52 @@ def train(
         yield {"loss": loss, "logits": logits, **gradients}
 
 
-def assert_steps_are_plain(model: nn.Module) -> CompiledModel:
-    """Train a model compiled, and a copy of it by plain torch."""
+def assert_steps_are_plain(model: nn.Module) -> tuple[float | None, list[dict[str, Tensor]]]:
+    """Train a model compiled, and a copy of it by plain torch; the share of the graphs that came
+    from the cache, and the compiled steps."""
     other = copy.deepcopy(model)
+    before = graphs()
     found = compile_model(model, texts=TEXTS, lengths={8, 16}, amp="off")
     made = graphs()
     with kernels("reference"):
         expected = list(train(other, None))
-    for number, (step, usual) in enumerate(zip(train(model, found), expected, strict=True)):
+    steps = list(train(model, found))
+    for number, (step, usual) in enumerate(zip(steps, expected, strict=True)):
         assert step.keys() == usual.keys()
         for name, value in step.items():
             told = f"{name}, step {number}"
             torch.testing.assert_close(
                 value, usual[name], rtol=1e-3, atol=1e-5, msg=lambda m, t=told: f"{t}: {m}"
             )
-    assert graphs() == made == 2, "one graph a bucket, all of them made beforehand"
-    return found
+    assert graphs() == made == before + 2, "one graph a bucket, all of them made beforehand"
+    return found.cached, steps
 
 
-def test_compiled_steps_are_those_of_plain_torch() -> None:
+def test_compiled_steps_are_those_of_plain_torch_cold_and_warm(tmp_path: Path) -> None:
+    """The cache has code that computes the same to the last bit, AOTAutograd's part included; what
+    is damaged in it is compiled again."""
+    from torch._dynamo.utils import counters
+
     need_compiler()
-    assert_steps_are_plain(model_of())
+    cached, cold = assert_steps_are_plain(model_of())
+    assert cached == 0
+    assert counters["aot_autograd"]["autograd_cache_saved"] == 2
+
+    torch._dynamo.reset()
+    cached, warm = assert_steps_are_plain(model_of())
+    assert cached == 1
+    assert counters["aot_autograd"]["autograd_cache_hit"] == 2
+
+    for part in ("aotautograd", "fxgraph"):
+        for path in (tmp_path / "cache" / part).rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:100])
+    torch._dynamo.reset()
+    cached, again = assert_steps_are_plain(model_of())
+    assert cached == 0
+    for steps in (warm, again):
+        for step, usual in zip(steps, cold, strict=True):
+            assert all(torch.equal(step[name], value) for name, value in usual.items())
 
 
 @pytest.mark.parametrize(("mode", "layers", "pooling"), MODES)
