@@ -7,24 +7,25 @@ from typing import Final
 import torch
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
-from bench.doctor.training import make_batch, make_trainer
+from bench.doctor.models import small_batch, small_model, small_trainer
 from bench.worker.probes.memory import MIB, resident_now
 
 _WARM: Final = 4
 _STEPS: Final = 8
-_BATCH: Final = (32, 24)
-"""Texts, and tokens of each."""
+_BATCH: Final = (64, 64)
+"""Texts, and tokens of each: a layer's activations are blocks of some MiB, as in a real step."""
 GROWTH_MIB: Final = 4.0
 """Over all steps after the first few: two huge pages. The same step needs the same memory."""
 FAULTS: Final = 2000
-"""Pages for the first time in a step, 8 MiB. With the tunables it is a handful, and without them
-24,000: all that a step allocates."""
+"""New pages in a step, 8 MiB. With the tunables there is a handful, and without them there are 20,000:
+all that a step allocates."""
 
 
 def check(context: Context) -> Finding:
     """Take the same step again and again; look at memory and faults after the first few."""
     device = torch.device(context.device)
-    trainer, batch = make_trainer("minilm", "off", device), make_batch(*_BATCH, device)
+    trainer = small_trainer(small_model("full", None, context.device), "off")
+    batch = small_batch(*_BATCH, context.device, masked=False)
     held, faults = [], []
     for _ in range(_WARM + _STEPS):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

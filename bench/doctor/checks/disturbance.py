@@ -37,9 +37,10 @@ def check(context: Context) -> Finding:
     if held_s > HELD_BACK * _WINDOWS * _WINDOW_S:
         raise SkipError(f"a CPU quota held the threads back for {held_s:.1f} s: see cores")
     figures = {"windows": windows, **shares}
-    text = "; ".join(_MEANINGS[name].format(shares[name]) for name in LIMITS if name in shares)
+    text = "; ".join(_MEANINGS[name].format(shares[name]) for name in LIMITS if shares.get(name))
+    text = text or "the threads waited for no core"
     if all(shares.get(name, 0.0) <= limit for name, limit in LIMITS.items()):
         return Finding(OK, text, figures=figures)
     busy = shares.get("foreign_cores", 0.0)
-    text += f"; other programs keep {busy:.1f} cores busy" if busy else ""
+    text += f"; other programs keep {busy:.1f} cores busy"
     return Finding(FAILED, text, "end other programs (see top), or use another host", figures)
