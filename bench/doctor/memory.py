@@ -32,8 +32,8 @@ def available_mib(groups: Path = _CGROUPS) -> tuple[float, str]:
         except (OSError, ValueError):  # no such group, or no limit: "max"
             continue
     for name, limit_of in (("address space", resource.RLIMIT_AS), ("data", resource.RLIMIT_DATA)):
-        most = resource.getrlimit(limit_of)[0]
-        if most != resource.RLIM_INFINITY:
-            left[f"allowed by the limit on {name} (ulimit)"] = float(most)
-    name, least = min(left.items(), key=lambda item: item[1])
-    return least / MIB, name
+        soft = resource.getrlimit(limit_of)[0]
+        if soft != resource.RLIM_INFINITY:
+            left[f"allowed by the limit on {name} (ulimit)"] = float(soft)
+    limiting, least = min(left.items(), key=lambda item: item[1])
+    return least / MIB, limiting

@@ -17,8 +17,8 @@ _BATCH: Final = (64, 64)
 GROWTH_MIB: Final = 4.0
 """Over all steps after the first few: two huge pages. The same step needs the same memory."""
 FAULTS: Final = 2000
-"""New pages in a step, 8 MiB. With the tunables there is a handful, and without them there are 20,000:
-all that a step allocates."""
+"""New pages in a step, 8 MiB. With the tunables there is a handful, and without them there are
+20,000: all that a step allocates."""
 
 
 def check(context: Context) -> Finding:
