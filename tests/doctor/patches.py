@@ -196,3 +196,71 @@ def bf16_is_wrong(module: Any) -> None:
 def fp32_is_short(module: Any) -> None:
     """Rounded to bf16, as a fast mode of a library does."""
     _products(module, "float32", lambda y: y.bfloat16().float())
+
+
+@of("adapters.product")
+def dora_is_wrong(module: Any) -> None:
+    """The fast path's gradient of DoRA's magnitudes is a twentieth too large."""
+    real = module._backward
+
+    def backward(ctx: Any, gradient: Any) -> Any:
+        du, da, db, dm = real(ctx, gradient)
+        return du, da, db, None if dm is None else dm * 1.05
+
+    module._backward = backward
+
+
+@of("minbert.model.classifier")
+def dropout_stays_on(module: Any) -> None:
+    """Models that are built without dropout have some."""
+    from dataclasses import replace
+
+    real = module.BertClassifier.__init__
+
+    def init(self: Any, config: Any, *others: Any, **named: Any) -> None:
+        if config.hidden_dropout_prob == 0:
+            config = replace(config, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+        real(self, config, *others, **named)
+
+    module.BertClassifier.__init__ = init
+
+
+@of("minbert.training.compiled")
+def compiles_again(module: Any) -> None:
+    """Every step forgets what was compiled."""
+    real = module.CompiledModel.__call__
+
+    def call(self: Any, batch: Any) -> Any:
+        import torch
+
+        torch._dynamo.reset()
+        return real(self, batch)
+
+    module.CompiledModel.__call__ = call
+
+
+# cells
+
+
+@of("bench.forecast.forecast")
+def forecast_is_off(module: Any) -> None:
+    """Peaks are forecast a third too high."""
+    from dataclasses import replace
+
+    real = module.Forecast.predict
+
+    def predict(self: Any, variant: Any) -> Any:
+        predicted = real(self, variant)
+        return replace(predicted, peak_mib=predicted.peak_mib * 4 / 3)
+
+    module.Forecast.predict = predict
+
+
+@of("bench.worker.failures")
+def oom_is_a_crash(module: Any) -> None:
+    module.is_out_of_memory = lambda _error: False
+
+
+@of("bench.worker.run")
+def row_lacks_peak(module: Any) -> None:
+    module.CellRun.memory = lambda _self: {}

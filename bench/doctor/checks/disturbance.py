@@ -5,13 +5,16 @@ from typing import Final
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.load import product_seconds
-from bench.worker.probes.machine import HELD_BACK, STOLEN, WAITED, MachineWatch
+from bench.worker.probes.machine import STOLEN, WAITED, MachineWatch
 
 _WINDOWS: Final = 7
 _WINDOW_S: Final = 0.6
 LIMITS: Final = {"waited": 2 * WAITED, "stolen": 2 * STOLEN}
 """Twice the shares above which a row is flagged as disturbed: the median of the windows is above
 them only if something runs all the time, such as a program that keeps one of ten cores busy."""
+_BLAME: Final = 0.5
+"""Cores that others keep busy over the waiting share of a thread, below which they are not to
+blame: each thread that waits for its core gives it to another program for as long."""
 _MEANINGS: Final = {
     "waited": "the threads waited for a core for {:.0%} of their time",
     "stolen": "{:.0%} of the cores' time went to other guests of this host",
@@ -33,14 +36,17 @@ def check(context: Context) -> Finding:
     }
     if not shares.keys() & LIMITS:
         raise SkipError("this system does not count the time that threads wait for a core")
-    held_s = sum(each["quota_throttled_s"] or 0.0 for each in windows)
-    if held_s > HELD_BACK * _WINDOWS * _WINDOW_S:
-        raise SkipError(f"a CPU quota held the threads back for {held_s:.1f} s: see cores")
+    waited, busy = shares.get("waited", 0.0), shares.get("foreign_cores")
+    if busy is not None and waited > LIMITS["waited"] and busy < _BLAME * waited:
+        raise SkipError(
+            f"the threads waited for a core for {waited:.0%} of their time, though no other "
+            "program kept one busy: a limit of this process's CPU time does that, see cores"
+        )
     figures = {"windows": windows, **shares}
     text = "; ".join(_MEANINGS[name].format(shares[name]) for name in LIMITS if shares.get(name))
     text = text or "the threads waited for no core"
     if all(shares.get(name, 0.0) <= limit for name, limit in LIMITS.items()):
         return Finding(OK, text, figures=figures)
-    busy = shares.get("foreign_cores", 0.0)
-    text += f"; other programs keep {busy:.1f} cores busy"
+    if busy is not None:
+        text += f"; other programs keep {busy:.1f} cores busy"
     return Finding(FAILED, text, "end other programs (see top), or use another host", figures)

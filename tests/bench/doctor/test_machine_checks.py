@@ -70,22 +70,22 @@ def load(monkeypatch: pytest.MonkeyPatch, module: object, *windows: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("alone", "together", "quota", "allowed", "held_s", "verdict", "says"),
+    ("together", "quota", "allowed", "ran", "verdict", "says"),
     [
-        (2.0, 1.0, None, 2, 0.0, OK, "2.00 times as fast"),
-        (2.0, 1.4, None, 2, 0.0, OK, "1.43 times"),
-        (2.0, 1.5, None, 2, 0.0, FAILED, "1.33 times"),
-        (2.0, 1.0, 1, 2, 0.0, FAILED, "quota allows 1"),
-        (2.0, 1.0, None, 1, 0.0, FAILED, "affinity allows 1"),
-        (2.0, 1.0, None, 2, 0.5, FAILED, "held them back for 0.5 s"),
+        (1.0, None, 2, 1.0, OK, "2.00 times as fast"),
+        (1.4, None, 2, 0.8, OK, "1.43 times"),
+        (1.5, None, 2, 1.0, FAILED, "1.33 times"),
+        (1.0, 1, 2, 1.0, FAILED, "quota allows 1"),
+        (1.0, None, 1, 1.0, FAILED, "affinity allows 1"),
+        (1.0, None, 2, 0.5, FAILED, "run for 50% of the time"),
     ],
-)  # fmt: skip
+)
 def test_cores(
-    monkeypatch: pytest.MonkeyPatch, alone: float, together: float, quota: int | None,
-    allowed: int, held_s: float, verdict: str, says: str,
+    monkeypatch: pytest.MonkeyPatch, together: float, quota: int | None, allowed: int, ran: float,
+    verdict: str, says: str,
 ) -> None:  # fmt: skip
-    load(monkeypatch, cores, alone, together)
-    counters = iter([{"quota_throttled_s": 1.0}, {"quota_throttled_s": 1.0 + held_s}])
+    load(monkeypatch, cores, 2.0, together)
+    counters = ({"seconds": 10.0 * n, "own_cpu_s": 20.0 * ran * n} for n in itertools.count())
     monkeypatch.setattr(cores, "read_counters", lambda: next(counters))
     monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(allowed)))
@@ -142,8 +142,9 @@ def test_a_lasting_disturbance_fails(
 
 
 def test_what_a_quota_does_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SkipError, match=r"a CPU quota held the threads back for 7\.0 s"):
-        disturbed(monkeypatch, Watch(waited=0.5, quota_throttled_s=1.0))
+    with pytest.raises(SkipError, match=r"waited for a core for 50% .* see cores"):
+        disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=0.2))
+    assert disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=None)).verdict == FAILED
 
 
 def test_without_counters_nothing_is_known_of_a_disturbance(
