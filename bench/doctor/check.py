@@ -22,6 +22,8 @@ class Check:
         devices: the kinds of devices it applies to.
         expected_s: how long it takes on two cores, for the display of what is left.
         limit_s: after which it is ended, and failed.
+        needs: the checks whose failure makes this one pointless; it is then skipped.
+        memory_mib: host memory that it needs; with less available it is skipped.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Check:
     devices: tuple[str, ...] = ("cpu", "cuda")
     expected_s: float = 3.0
     limit_s: float = 90.0
+    needs: tuple[str, ...] = ("software",)
+    memory_mib: float = 0.0
 
 
 @dataclass(frozen=True)
