@@ -63,8 +63,8 @@ CHECKS: Final = (
         "Do training steps reuse their memory once they are warm?",
         "whether memory and step times are those of a steady state",
         needs=("software", "memory-counters"),
-        expected_s=9,
-        memory_mib=1500,
+        expected_s=6,
+        memory_mib=600,
     ),
     Check(
         "huge-pages",

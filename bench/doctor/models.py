@@ -51,7 +51,9 @@ def small_trainer(
     model: BertClassifier, amp: str, forward: Callable[[Batch], Tensor] | None = None
 ) -> Trainer:
     """A trainer of everything that a model's mode trains, at a constant rate."""
-    groups = [Group(tuple(named.values()), 1e-3, 0.01) for named in parameter_groups(model).values()]
+    groups = [
+        Group(tuple(named.values()), 1e-3, 0.01) for named in parameter_groups(model).values()
+    ]
     device = next(model.parameters()).device
     trainer = Trainer(
         model,

@@ -9,8 +9,8 @@ from bench.worker.probes.phases import Phases
 
 BLOCK_MIB: Final = 256
 TOLERANCE_MIB: Final = 8.0
-"""3% of the block. The kernel counts pages by core and adds them up later, up to 1 MiB for a core of
-a large machine; both ends of a block can take a huge page of 2 MiB more; Python takes little."""
+"""3% of the block. The kernel counts pages by core and adds them up later, up to 1 MiB for a core
+of a large machine; both ends of a block can take a huge page of 2 MiB more; Python takes little."""
 _MIB: Final = 2**20
 
 

@@ -1,0 +1,53 @@
+"""Memory and page faults over identical training steps, under the allocator's tunables."""
+
+import resource
+from statistics import median
+from typing import Final
+
+import torch
+
+from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.models import small_batch, small_model, small_trainer
+from bench.worker.probes.memory import MIB, resident_now
+
+_WARM: Final = 4
+_STEPS: Final = 8
+_BATCH: Final = (64, 64)
+"""Texts, and tokens of each: a layer's activations are blocks of some MiB, as in a real step."""
+GROWTH_MIB: Final = 4.0
+"""Over all steps after the first few: two huge pages. The same step needs the same memory."""
+FAULTS: Final = 2000
+"""New pages in a step, 8 MiB. With the tunables there is a handful, and without them there are
+20,000: all that a step allocates."""
+
+
+def check(context: Context) -> Finding:
+    """Take the same step again and again; look at memory and faults after the first few."""
+    device = torch.device(context.device)
+    trainer = small_trainer(small_model("full", None, context.device), "off")
+    batch = small_batch(*_BATCH, context.device, masked=False)
+    held, faults = [], []
+    for _ in range(_WARM + _STEPS):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        trainer.step(batch)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        held.append(_held_mib(device))
+    growth, new = held[-1] - held[_WARM - 1], median(faults[_WARM:])
+    figures = {"growth_mib": growth, "faults": faults, "held_mib": held}
+    summary = f"over {_STEPS} steps memory grows by {growth:.1f} MiB, {new:,.0f} new pages a step"
+    if growth <= GROWTH_MIB and new <= FAULTS:
+        return Finding(OK, summary, figures=figures)
+    remedy = "report this: steps are timed while memory grows"
+    if new > FAULTS:
+        remedy = "unset LD_PRELOAD and GLIBC_TUNABLES; on a system without glibc, times are slower"
+    return Finding(FAILED, summary, remedy, figures)
+
+
+def _held_mib(device: torch.device) -> float:
+    """What the process holds: reserved on a GPU, anonymous elsewhere."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_reserved(device)) / MIB
+    held = resident_now().anon_mib
+    if held is None:
+        raise SkipError("this system does not report a process's resident memory")
+    return held
