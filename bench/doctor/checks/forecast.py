@@ -46,9 +46,7 @@ def check(context: Context) -> Finding:
     )
     if abs(errors[worst]) <= TOLERANCE:
         return Finding(OK, summary, figures=figures)
-    remedy = (
-        "trust no forecast before some cells have run here, from which it learns; report this"
-    )
+    remedy = "trust no forecast before some cells have run here, from which it learns; report this"
     return Finding(FAILED, summary, remedy, figures)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -18,9 +19,10 @@ SETTINGS: Final = {
     "max_train": 512,
     "max_dev": 8,
 }
-SMALL: Final = {"mode": ["full"], "batch_size": [8]}
-LARGE: Final = {"mode": ["full"], "batch_size": [512]}
-"""All training texts in one batch: some 700 MiB of activations more than 8 texts have."""
+SIZES: Final = (8, 512)
+"""Texts in a batch of the small and of the large cell, which has all in one: some 700 MiB of
+activations more."""
+SMALL, LARGE = ({"mode": ["full"], "batch_size": [size]} for size in SIZES)
 ROOM_MIB: Final = 100
 """What the small cell has left."""
 MIB: Final = 2**20
@@ -50,7 +52,7 @@ def check(context: Context) -> Finding:
 def judge(rows: list[Row], limit_mib: float) -> Finding:
     """The finding from the rows of both cells under the limit."""
     of_size: dict[Any, Row] = {row.batch_size: row for row in rows}
-    small, large = (of_size.get(cell["batch_size"][0]) for cell in (SMALL, LARGE))
+    small, large = map(of_size.get, SIZES)
     figures = {
         "limit_mib": limit_mib,
         "small": None if small is None else small.status,
@@ -64,7 +66,9 @@ def judge(rows: list[Row], limit_mib: float) -> Finding:
         return Finding(FAILED, summary, remedy, figures)
     if large is None or large.status != "oom":
         how = "has no row" if large is None else f"ended {large.status}, not oom ({large.message})"
-        return Finding(FAILED, f"a cell that needs more memory than there is {how}", remedy, figures)
+        return Finding(
+            FAILED, f"a cell that needs more memory than there is {how}", remedy, figures
+        )
     summary = (
         f"with {limit_mib:,.0f} MiB, a cell that fits by {ROOM_MIB} MiB ended ok, and one that "
         "does not fit ended oom"
@@ -83,9 +87,10 @@ class _Needed:
         with suppress(psutil.Error, OSError):  # they end at any time
             for process in psutil.Process(grid).children(recursive=True):
                 if "bench.worker" in process.cmdline():
-                    with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
-                        peaks = [line.split()[1] for line in status if line.startswith("VmPeak")]
-                    self.mib = max(self.mib, *(int(kib) / 1024 for kib in peaks))
+                    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+                    for line in status.splitlines():
+                        if line.startswith("VmPeak:"):
+                            self.mib = max(self.mib, int(line.split()[1]) / 1024)
 
 
 @contextmanager
