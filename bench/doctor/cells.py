@@ -1,6 +1,7 @@
 """Cells run by the command bench.grid, as a user runs them, for the checks of the whole."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, Final
 from bench.common.errors import InputError
 from bench.common.messages import last_error
 from bench.doctor.check import Context, SkipError
+from bench.launch.locks import FOLDER as LOCKS
 from bench.plan.rows import Row
 from bench.results.store import Store, cell_folder
 from minbert.assets.embedded import ASSETS, fetch
@@ -58,10 +60,16 @@ def run_cells(
         if address_space is not None:
             resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
+    env = {**os.environ, LOCKS: str(folder)}  # not to wait for a turn after another grid's cell
     stderr = folder / "stderr.txt"
     with stderr.open("wb") as errors:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, preexec_fn=limit
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            preexec_fn=limit,
         )
         while not _ended(process):
             look(process.pid)
