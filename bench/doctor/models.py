@@ -10,7 +10,7 @@ from torch import Tensor
 from adapters.injection import inject, parameter_groups
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import GEOMETRIES
+from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.trainer import Group, Trainer
 
 CONFIG: Final = replace(
@@ -20,7 +20,7 @@ CONFIG: Final = replace(
     attention_probs_dropout_prob=0.0,
     initializer_range=0.1,
 )
-"""Two layers of width 128. Weights are as large as trained ones, so that errors of products show."""
+"""Two layers of width 128. Weights are as large as trained ones, so that wrong products show."""
 SETTINGS: Final = (
     ("full", None),
     ("head", None),
@@ -34,9 +34,11 @@ _SCALE: Final = 1024.0
 """Of fp16's losses: low enough that no step overflows and is skipped."""
 
 
-def small_model(mode: str, layers: str | None, device: str) -> BertClassifier:
+def small_model(
+    mode: str, layers: str | None, device: str, config: BertConfig = CONFIG
+) -> BertClassifier:
     """A classifier in training mode whose adapters already change what it computes."""
-    model = BertClassifier(CONFIG, _CLASSES, pooling="mean", dropout=0.0)
+    model = BertClassifier(config, _CLASSES, pooling="mean", dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else _RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=_RANK, new_pooler=False, seed=0)
