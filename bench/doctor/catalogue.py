@@ -124,6 +124,7 @@ CHECKS: Final = (
         "grid",
         "Does a cell go through a grid to a complete and consistent row?",
         "whether rows are complete",
+        needs=("software", "memory-counters"),
         expected_s=13,
         memory_mib=1000,
     ),
