@@ -95,7 +95,7 @@ FAULTS: Final = {
         "software",
         patches.precision_is_inherited,
     ),
-    "threads": Fault("workers use two threads too many", "software", patches.too_many_threads),
+    "threads": Fault("workers use half the threads", "software", patches.half_the_threads),
     "memory": Fault(f"`ulimit -d` of {_SOME_MIB} MiB (real)", "memory-limit", limit=_limit_data),
     "busy-core": Fault(
         "another program keeps a core busy (real)", "disturbance", machine=_busy_core

@@ -116,10 +116,12 @@ def precision_is_inherited(module: Any) -> None:
 
 
 @of("bench.machine.environment")
-def too_many_threads(module: Any) -> None:
+def half_the_threads(module: Any) -> None:
     _environment(
         module,
-        lambda real, inherited, threads, gpu, others: real(inherited, threads + 2, gpu, **others),
+        lambda real, inherited, threads, gpu, others: real(
+            inherited, max(1, threads // 2), gpu, **others
+        ),
     )
 
 
