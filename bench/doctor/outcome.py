@@ -42,14 +42,16 @@ def lines(examined: Examined, encoding: str | None) -> list[str]:
 
 def verdict(examination: Examination) -> str:
     """Whether measurements can be trusted, and what is not known."""
-    failed, skipped = examination.named(FAILED), examination.named(SKIPPED)
+    failed = examination.named(FAILED)
     passed = len(set(examination.named(OK)) - {DEVICE.name})
     if failed:
         text = f"Measurements on this machine can't be trusted: {_list(failed)} failed."
     elif not passed:
         text = "No check applies here."
     else:
-        text = f"Measurements on this machine can be trusted, as far as {passed} of its checks say."
+        text = (
+            f"Measurements on this machine can be trusted, as far as checks show: {passed} passed."
+        )
     unknown = [
         each.check
         for each in examination.checks
@@ -57,8 +59,7 @@ def verdict(examination: Examination) -> str:
         or (each.finding.verdict == SKIPPED and _applies(each.check, examination))
     ]
     if unknown:
-        of = "" if not skipped else " (failed or skipped)" if failed else " (skipped)"
-        text += f" It is not known{of} {_list([check.unknown for check in unknown])}."
+        text += f" It is not known {_list([check.unknown for check in unknown])}."
     if examination.found is not None and examination.found.device.gpu is None:
         text += " Nothing is known of a GPU."
     return text

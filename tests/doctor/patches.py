@@ -77,13 +77,6 @@ def cores_slow_down(module: Any) -> None:
     module.mm = slower
 
 
-@of("bench.machine.conditions")
-def quota_is_smaller(module: Any) -> None:
-    """A quota of one core, and threads for all: for hosts where no real quota can be made."""
-    module.cpu_quota = lambda: 1
-    module.usable_threads = lambda: len(os.sched_getaffinity(0))
-
-
 # the environment of workers
 
 

@@ -128,26 +128,26 @@ def test_without_counters_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, m
 
 
 class FakeTrainer:
-    """Steps that keep memory."""
+    """Steps that keep memory, all or the first so many."""
 
-    def __init__(self, kept_mib: int = 0) -> None:
-        self.kept_mib, self.kept = kept_mib, []
+    def __init__(self, kept_mib: int = 0, steps: int = 1000) -> None:
+        self.kept_mib, self.steps, self.kept = kept_mib, steps, []
 
     def step(self, _batch: object) -> None:
-        if self.kept_mib:
+        if self.kept_mib and len(self.kept) < self.steps:
             block = mmap.mmap(-1, self.kept_mib * 2**20, flags=mmap.MAP_PRIVATE)
             block.write(b"\1" * len(block))
             self.kept.append(block)
 
 
 @pytest.mark.parametrize(
-    ("kept_mib", "new_pages", "verdict"),
-    [(0, 100, OK), (1, 100, FAILED), (0, 3000, FAILED)],
+    ("kept_mib", "steps", "new_pages", "verdict"),
+    [(0, 0, 100, OK), (1, 99, 100, FAILED), (4, 12, 100, OK), (0, 0, 3000, FAILED)],
 )
 def test_the_allocator(
-    monkeypatch: pytest.MonkeyPatch, kept_mib: int, new_pages: int, verdict: str
+    monkeypatch: pytest.MonkeyPatch, kept_mib: int, steps: int, new_pages: int, verdict: str
 ) -> None:
-    trainer, faults = FakeTrainer(kept_mib), iter(range(0, 10**9, new_pages))
+    trainer, faults = FakeTrainer(kept_mib, steps), iter(range(0, 10**9, new_pages))
     monkeypatch.setattr(allocator, "small_trainer", lambda *_: trainer)
     monkeypatch.setattr(
         allocator.resource, "getrusage", lambda _who: SimpleNamespace(ru_minflt=next(faults))
@@ -156,7 +156,7 @@ def test_the_allocator(
 
 
 def test_real_steps_without_tunables_fault_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator, "_STEPS", 3)
+    monkeypatch.setattr(allocator, "_STEPS", 1)
     monkeypatch.setattr(allocator, "_WARM", 2)
     finding = allocator.check(HERE)
     assert finding.verdict == FAILED
