@@ -126,6 +126,7 @@ CHECKS: Final = (
         "whether rows are complete",
         needs=("software", "memory-counters"),
         expected_s=13,
+        limit_s=180,
         memory_mib=1000,
     ),
     Check(
@@ -134,6 +135,7 @@ CHECKS: Final = (
         "how far forecasts of memory are off",
         needs=("software", "memory-counters", "allocator", "grid"),
         expected_s=20,
+        limit_s=180,
         memory_mib=1200,
     ),
     Check(
@@ -142,6 +144,7 @@ CHECKS: Final = (
         "whether cells that run out of memory are reported as such",
         needs=("software", "driver", "grid"),
         expected_s=18,
+        limit_s=180,
         memory_mib=1200,
     ),
     Check(

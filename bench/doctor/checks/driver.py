@@ -33,11 +33,12 @@ def check(context: Context) -> Finding:
     version, cuda = torch_build()
     device = resolve_device(context.device, cuda)
     driver = read_driver()
-    gpu = Gpu.of(torch.device(context.device))  # before torch makes a context
+    place = torch.device(context.device)
+    gpu = Gpu.of(place)  # before torch makes a context
     try:
-        _work(context.device, _WARM_UP_S)
+        _work(place, _WARM_UP_S)
         for _ in range(LOOKS):
-            _work(context.device, _LOOK_S)
+            _work(place, _LOOK_S)
             if gpu is not None:
                 gpu.look()
     except RuntimeError as error:
@@ -90,7 +91,7 @@ def judge(device: Device, figures: dict[str, Any]) -> Finding:
     return Finding(OK, "; ".join((name, *notes)), figures=figures)
 
 
-def _work(device: str, seconds: float) -> None:
+def _work(device: torch.device, seconds: float) -> None:
     """Keep the GPU busy with products."""
     matrix = torch.ones(_SIZE, _SIZE, device=device)
     end = time.monotonic() + seconds

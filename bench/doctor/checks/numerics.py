@@ -64,7 +64,7 @@ def check(context: Context) -> Finding:
                     worst[key] = max(worst.get(key, 0.0), value)
                     if not value <= most:  # also if it is not a number
                         wrong.append(
-                            f"{setting}, amp {amp}: {name}s deviate from {against} by {value:.2g} "
+                            f"{setting}, amp {amp}: {name} deviates from {against} by {value:.2g} "
                             f"(at most {most:g})"
                         )
     if wrong:
