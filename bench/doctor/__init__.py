@@ -1,0 +1,1 @@
+"""The command bench.doctor: whether measurements can be trusted on this machine."""

@@ -1,0 +1,79 @@
+"""Check whether measurements can be trusted on this machine, in under five minutes.
+
+Example: python -m bench.doctor --json
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from bench.common.command import run_command
+from bench.doctor.catalogue import CHECKS, selected
+from bench.doctor.check import FAILED, Check
+from bench.doctor.outcome import as_json, lines, verdict
+from bench.doctor.session import Examined, examine
+
+_EPILOG: Final = f"""\b
+Examples:
+  python -m bench.doctor
+  python -m bench.doctor products step-clock --device cpu
+  python -m bench.doctor --json > doctor.json
+
+Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains them. The exit code is
+1 if one fails."""
+
+
+@click.command("python -m bench.doctor", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.argument("names", nargs=-1, metavar="[CHECK...]")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="The device to check: auto, cpu, cuda or cuda:i.",
+)
+@click.option("--json", "json_wanted", is_flag=True, help="Print JSON, to attach to a report.")
+def command(names: tuple[str, ...], device: str, json_wanted: bool) -> int:
+    checks = selected(names)
+    out = sys.stderr if json_wanted else sys.stdout
+
+    def on_finding(examined: Examined) -> None:
+        for line in lines(examined, out.encoding):
+            click.echo(line, file=out)
+
+    with tempfile.TemporaryDirectory(prefix="minbert-doctor-") as folder:
+        show = _progress(sum(check.expected_s for check in checks))
+        examination = examine(checks, device, Path(folder), show, on_finding)
+    click.echo(f"\n{verdict(examination)}", file=out)
+    if json_wanted:
+        click.echo(json.dumps(as_json(examination, device), indent=2))
+    return 1 if examination.named(FAILED) else 0
+
+
+def _progress(total_s: float) -> Callable[[Check, float], AbstractContextManager[None]]:
+    """Shows the check that runs and what is left, drawn once: the parent must not disturb it."""
+    console = Console(stderr=True)
+
+    @contextmanager
+    def show(check: Check, left_s: float) -> Iterator[None]:
+        with Progress(
+            BarColumn(), TextColumn("{task.description}"), console=console, transient=True,
+            auto_refresh=False, disable=not console.is_terminal,
+        ) as bar:  # fmt: skip
+            text = f"about {left_s:.0f} s left · {check.name}: {check.question}"
+            bar.add_task(text, total=total_s, completed=round(total_s - left_s))
+            bar.refresh()
+            yield
+
+    return show
+
+
+if __name__ == "__main__":
+    run_command(command)

@@ -1,0 +1,101 @@
+"""Cells run by the command bench.grid, as a user runs them, for the checks of the whole."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import InputError
+from bench.common.messages import last_error
+from bench.doctor.check import Context, SkipError
+from bench.launch.locks import FOLDER as LOCKS
+from bench.plan.rows import Row
+from bench.results.store import Store, cell_folder
+from minbert.assets.embedded import ASSETS, fetch
+from minbert.errors import InputError as MinbertInputError
+
+RUNS: Final = "runs.csv"
+_LOOK_S: Final = 0.02
+"""Seconds between two looks at a running grid."""
+
+
+def run_cells(
+    context: Context,
+    settings: Mapping[str, Any],
+    cells: Sequence[Mapping[str, Any]],
+    *,
+    name: str = "cells",
+    address_space: int | None = None,
+    look: Callable[[int], None] = lambda _pid: None,
+) -> list[Row]:
+    """Run a grid in a folder of its own, and return its rows in the order in which they ran.
+
+    Args:
+        settings, cells: the tables of a grid file.
+        name: of the folder, within the context's.
+        address_space: bytes that each of its processes may map; None: no limit.
+        look: called all the time with the process id of the grid.
+
+    Raises:
+        SkipError: if the embedded model and data are neither in the cache nor can be fetched.
+        InputError: if the grid ends without a row.
+    """
+    try:
+        for asset in ASSETS:
+            fetch(asset)
+    except MinbertInputError as error:
+        raise SkipError(f"the embedded model and data are needed: {error}") from error
+    folder = context.folder / name
+    folder.mkdir()
+    grid = folder / "grid.toml"
+    grid.write_text(_as_toml(settings, cells), encoding="utf-8")
+    argv = [sys.executable, "-m", "bench.grid", "--grid", str(grid), "--device", context.device]
+    argv += ["--runs", str(folder / RUNS), "--reports", str(folder / "reports")]
+
+    def limit() -> None:
+        if address_space is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
+    env = {**os.environ, LOCKS: str(folder)}  # not to wait for a turn after another grid's cell
+    stderr = folder / "stderr.txt"
+    with stderr.open("wb") as errors:
+        process = subprocess.Popen(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            preexec_fn=limit,
+        )
+        while not _ended(process):
+            look(process.pid)
+    rows = Store(folder / RUNS).rows if (folder / RUNS).exists() else []
+    if not rows:
+        raise InputError(last_error(stderr.read_text(encoding="utf-8", errors="replace")))
+    return list(rows)
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> bool:
+    try:
+        process.wait(_LOOK_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _as_toml(settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
+    """A grid file; strings, numbers, booleans and lists are written alike in TOML and JSON."""
+    tables = [("[settings]", settings), *(("[[cells]]", cell) for cell in cells)]
+    lines = ['about = "a check of the doctor"']
+    for heading, table in tables:
+        lines += [heading, *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def folder_of(context: Context, row: Row, name: str = "cells") -> Path:
+    """The folder of a cell that `run_cells` ran."""
+    return cell_folder(context.folder / name / RUNS, row.cell.name, *row.key, row.attempt)

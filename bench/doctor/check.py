@@ -1,0 +1,74 @@
+"""What a check is, and what it finds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+OK: Final = "ok"
+FAILED: Final = "failed"
+SKIPPED: Final = "skipped"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question about this machine.
+
+    Attributes:
+        name: of the check on the command line, in JSON and in docs/doctor.md; also of its module in
+            `bench.doctor.checks`, with _ in place of -, which has a function `check`.
+        question: what it answers.
+        unknown: what is not known if it fails or is skipped, as the end of "it is not known …".
+        devices: the kinds of devices it applies to.
+        expected_s: how long it takes on two cores, for the display of what is left.
+        limit_s: after which it is ended, and failed.
+        needs: the checks whose failure makes this one pointless; it is then skipped.
+        memory_mib: host memory that it needs; with less available it is skipped.
+    """
+
+    name: str
+    question: str
+    unknown: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    expected_s: float = 3.0
+    limit_s: float = 90.0
+    needs: tuple[str, ...] = ("software",)
+    memory_mib: float = 0.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a check is given.
+
+    Attributes:
+        device: as the worker sees it, `cpu` or `cuda:0`.
+        threads: the number of threads of torch.
+        amp_on: the type that `amp = on` stands for here, `bf16` or `fp16`.
+        folder: an empty folder for its files, removed afterwards.
+    """
+
+    device: str
+    threads: int
+    amp_on: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a check.
+
+    Attributes:
+        verdict: `ok`, `failed` or `skipped`.
+        summary: one line, with the figures that decided it, or why it was skipped.
+        remedy: what to do about a failure, one line; empty if ok.
+        figures: what was measured, for JSON; names end in their unit.
+    """
+
+    verdict: str
+    summary: str
+    remedy: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SkipError(Exception):
+    """A check that can't run here; the message is the reason."""

@@ -1,0 +1,1 @@
+"""The checks, one file each; each runs in a process of its own."""

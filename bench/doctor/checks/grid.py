@@ -1,0 +1,104 @@
+"""One cell from the command bench.grid to its row and report."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from bench.doctor.cells import folder_of, run_cells
+from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.plan.columns import COLUMNS
+from bench.plan.rows import TIMING_FLAGS, Row
+from bench.results.protocol import STEPS
+
+SETTINGS: Final[dict[str, Any]] = {
+    "epochs": 1,
+    "max_steps": 6,
+    "max_train": 96,
+    "max_dev": 128,
+    "batch_size": 16,
+}
+CELL: Final = {"mode": ["lora"], "rank": [8], "layers": ["all-lin-only"], "amp": ["on"]}
+GROUPS: Final = ("size", "time", "memory", "quality")
+OPTIONAL: Final = ("best_epoch", "peak_process_vram_mib", "process_vram_source")
+"""Columns that are empty in a good row: those of settings that it does not have, and NVML's."""
+STEPS_SHARE: Final = (0.3, 1.1)
+"""Bounds of the share of the training's time that its steps take. Batches are made in the rest,
+which takes less than half of it, and the steps of other clocks can't exceed the whole."""
+PARTS: Final = 0.01
+"""The relative deviation allowed between a step and the sum of its three parts."""
+
+
+def check(context: Context) -> Finding:
+    """Run a cell of minilm for six steps, and compare the columns of its row with one another."""
+    [row] = run_cells(context, SETTINGS, [CELL])
+    wrong = [] if row.device == context.device else [f"the row's device is {row.device}"]
+    report = context.folder / "cells" / "reports" / "index.html"
+    steps = folder_of(context, row) / STEPS
+    if not report.exists():
+        wrong.append("there is no report")
+    return judge(row, _step_seconds(steps) if steps.exists() else [], wrong)
+
+
+def judge(row: Row, step_s: list[float], problems: list[str]) -> Finding:
+    """The finding from a cell's row, the seconds of its training steps, and other problems."""
+    wrong = [*_problems(row, step_s), *problems]
+    figures: dict[str, Any] = {
+        name: row[name]
+        for name in ("status", "flags", "message", "step_ms_median", "train_s", "wall_s")
+    } | {column.name: row[column.name] for column in COLUMNS if column.group == "memory"}
+    if wrong:
+        remedy = "report this, with the JSON: rows of this machine lack something or contradict it"
+        return Finding(FAILED, "; ".join(wrong), remedy, {**figures, "wrong": wrong})
+    doubts = ", ".join(flag for flag in row.flag_names if flag in TIMING_FLAGS)
+    note = f"; flagged {doubts}" if doubts else ""
+    summary = (
+        f"a cell of {row.model} ended ok in {row.wall_s:.1f} s with all columns, and its times and "
+        f"memory are consistent{note}"
+    )
+    return Finding(OK, summary, figures=figures)
+
+
+def _problems(row: Row, step_s: list[float]) -> Iterator[str]:
+    if not row.is_ok:
+        yield f"a cell of {row.model} ended {row.status} ({row.message})"
+        return
+    if empty := [
+        column.name
+        for column in COLUMNS
+        if column.group in GROUPS
+        and column.applies_to(row)
+        and row[column.name] is None
+        and column.name not in OPTIONAL
+    ]:
+        yield f"empty: {', '.join(empty)}"
+        return  # the others are compared below
+    numbers = {c.name: v for c in COLUMNS if isinstance(v := row[c.name], int | float)}
+    if negative := [
+        name for name in numbers if name.endswith(("_mib", "_s", "_ms")) and numbers[name] < 0
+    ]:
+        yield f"below zero: {', '.join(negative)}"
+    parts = numbers["activations_mib"]
+    if row.device == "cpu":  # where weights may be a mapped file
+        peak = numbers["peak_anon_mib"] - numbers["imports_anon_mib"]
+    else:
+        peak, parts = numbers["peak_cuda_allocated_mib"], parts + numbers["weights_mib"]
+    if peak < parts:
+        yield f"the peak, {peak:,.0f} MiB, is less than tensors that exist at once, {parts:,.0f}"
+    interval = numbers["step_ms_ci_low"], numbers["step_ms_ci_high"]
+    if not interval[0] <= numbers["step_ms_median"] <= interval[1]:
+        yield "the median step is outside of its interval"
+    in_parts = sum(numbers[f"{name}_ms"] for name in ("forward", "backward", "optimizer"))
+    if abs(in_parts / numbers["step_ms_median"] - 1) > PARTS:
+        yield f"a step takes {row.step_ms_median:.1f} ms, and its parts {in_parts:.1f}"
+    share = sum(step_s) / numbers["train_s"]
+    if len(step_s) != SETTINGS["max_steps"] or not STEPS_SHARE[0] <= share <= STEPS_SHARE[1]:
+        yield f"{len(step_s)} steps take {share:.0%} of the time of training"
+    inner = numbers["startup_s"] + numbers["train_s"] + numbers["eval_s"]
+    if inner > numbers["wall_s"]:
+        yield f"start, training and evaluation take {inner:.1f} s of {row.wall_s:.1f}"
+
+
+def _step_seconds(path: Path) -> list[float]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [float(line["ms"]) / 1000 for line in csv.DictReader(file)]

@@ -1,0 +1,20 @@
+"""Enough host memory for the full grid on minilm."""
+
+from typing import Final
+
+from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.doctor.memory import available_mib
+
+NEEDED_MIB: Final = 2048
+"""The largest peak of a cell of the full grid on minilm, 1,922 MiB in runs.csv, and a reserve."""
+
+
+def check(context: Context) -> Finding:  # noqa: ARG001
+    """Compare the memory that is available now with the largest peak."""
+    available, limit = available_mib()
+    figures = {"available_mib": available, "needed_mib": NEEDED_MIB}
+    summary = f"{available:,.0f} MiB are {limit}; the full grid on minilm needs {NEEDED_MIB:,}"
+    if available >= NEEDED_MIB:
+        return Finding(OK, summary, figures=figures)
+    remedy = "end other programs or raise the limit; or take a smaller batch_size or model"
+    return Finding(FAILED, summary, remedy, figures)

@@ -1,0 +1,96 @@
+"""Training steps that never wait for the GPU."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.doctor.models import CONFIG, SETTINGS, small_model, small_trainer
+from bench.worker.hostcopies import HostCopies
+from bench.worker.probes.steps import StepClock
+from minbert.data.batches import collate
+from minbert.data.encoded import Encoded
+
+AMPS: Final = ("off", "bf16", "fp16")
+_WARM_UP: Final = 2
+"""Steps before the ones that are checked: libraries synchronise when they are first used."""
+_CHECKED: Final = 2
+_TEXTS: Final = 16
+_ROOT: Final = Path(__file__).parents[3]
+
+
+def check(context: Context) -> Finding:
+    """Take steps of each setting as a worker does, with torch raising an error at each wait."""
+    device = torch.device(context.device)
+    torch.cuda.set_device(device)
+    waits: dict[str, str] = {}
+    for mode, layers in SETTINGS:
+        for amp in AMPS:
+            setting = " ".join(filter(None, (mode, layers, f"amp {amp}")))
+            try:
+                _steps(mode, layers, amp, device)
+            except RuntimeError as error:
+                if "synchroniz" not in str(error):
+                    raise
+                waits[setting] = _place(error)
+    figures = {"settings": len(SETTINGS) * len(AMPS), "waits": waits}
+    if not waits:
+        summary = f"no step of {figures['settings']} settings waits for the GPU"
+        return Finding(OK, summary, figures=figures)
+    first = next(iter(waits))
+    summary = f"steps of {len(waits)} settings wait for the GPU, as {first} in {waits[first]}"
+    remedy = "times of these settings include waiting, and no other result is wrong: report this"
+    return Finding(FAILED, summary, remedy, figures)
+
+
+def _steps(mode: str, layers: str | None, amp: str, device: torch.device) -> None:
+    """Copy batches to the GPU, take steps on them, time these and keep their losses."""
+    trainer = small_trainer(small_model(mode, layers, str(device)), amp)
+    texts, labels = _examples()
+    clock, losses = StepClock(device), HostCopies(device)
+    trainer.mark = clock.mark
+
+    def step() -> None:
+        batch = collate([texts], labels, np.arange(_TEXTS), CONFIG.pad_token_id, device)
+        with clock.step(batch):
+            loss, _ = trainer.step(batch)
+        losses.keep(loss)
+
+    for _ in range(_WARM_UP):
+        step()
+    with _error_at_waits():
+        for _ in range(_CHECKED):
+            step()
+
+
+@contextmanager
+def _error_at_waits() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _examples() -> tuple[Encoded, NDArray[np.int64]]:
+    """Texts of several lengths, so that batches have a mask, and their labels."""
+    offsets = np.concatenate([[0], np.cumsum(np.arange(_TEXTS) + 5)])
+    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, offsets[-1], dtype=np.int32)
+    return Encoded(ids, np.zeros_like(ids, np.int8), offsets), np.arange(_TEXTS) % 3
+
+
+def _place(error: BaseException) -> str:
+    """The file and line of this project that waited."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(_ROOT) and "site-packages" not in frame.filename
+    ]
+    frame = own[-1]
+    return f"{Path(frame.filename).relative_to(_ROOT)}:{frame.lineno}"

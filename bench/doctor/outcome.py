@@ -1,0 +1,122 @@
+"""An examination in words, and as JSON without names of users, hosts and folders. Pure but for the
+names that are removed."""
+
+import getpass
+import math
+import platform
+import re
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.messages import one_line
+from bench.doctor.check import FAILED, OK, SKIPPED, Check
+from bench.doctor.session import DEVICE, Examination, Examined
+from bench.machine.conditions import code_version
+
+SCHEMA: Final = 1
+"""Raised when a key of the JSON changes its meaning."""
+_SIGNS: Final = {OK: "✓", FAILED: "✗", SKIPPED: "–"}
+_WORDS: Final = {OK: "ok     ", FAILED: "FAILED ", SKIPPED: "skipped"}
+"""The same where stdout can't show these signs."""
+_WIDTH: Final = 16
+"""Columns for the name of a check."""
+
+
+def lines(examined: Examined, encoding: str | None) -> list[str]:
+    """A check's line, and the line of its remedy."""
+    finding, encoding = examined.finding, encoding or "ascii"
+    sign, arrow = _SIGNS[finding.verdict], "→"
+    try:
+        f"{sign}{arrow}".encode(encoding)
+    except UnicodeEncodeError:
+        sign, arrow = _WORDS[finding.verdict], "->"
+    texts = [f"{sign} {examined.check.name:{_WIDTH}} {anonymous(finding.summary)}"]
+    if finding.remedy:
+        texts.append(f"{'':{len(sign) + 1}}{arrow} {anonymous(finding.remedy)}")
+    return [text.encode(encoding, "replace").decode(encoding) for text in texts]
+
+
+def verdict(examination: Examination) -> str:
+    """Whether measurements can be trusted, and what is not known."""
+    failed = examination.named(FAILED)
+    passed = len(set(examination.named(OK)) - {DEVICE.name})
+    if failed:
+        text = f"Measurements on this machine can't be trusted: {_list(failed)} failed."
+    elif not passed:
+        text = "No check applies here."
+    else:
+        text = (
+            f"Measurements on this machine can be trusted, as far as checks show: {passed} passed."
+        )
+    unknown = [
+        each.check
+        for each in examination.checks
+        if each.finding.verdict == FAILED
+        or (each.finding.verdict == SKIPPED and _applies(each.check, examination))
+    ]
+    if unknown:
+        text += f" It is not known {_list([check.unknown for check in unknown])}."
+    if examination.found is not None and examination.found.device.gpu is None:
+        text += " Nothing is known of a GPU."
+    return text
+
+
+def _applies(check: Check, examination: Examination) -> bool:
+    """Whether a check applies to the device that was checked."""
+    found = examination.found
+    kind = "cpu" if found is None else found.conditions.device.partition(":")[0]
+    return kind in check.devices
+
+
+def _list(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def as_json(examination: Examination, requested: str) -> dict[str, Any]:
+    """Everything, to attach to a report."""
+    found = examination.found
+    conditions = None if found is None else found.conditions.columns()
+    values: dict[str, Any] = {
+        "schema": SCHEMA,
+        "code_version": code_version(),
+        "requested_device": requested,
+        "conditions": conditions,
+        "platform": {
+            "system": f"{platform.system()} {platform.release()}",
+            "python": platform.python_version(),
+            "libc": " ".join(platform.libc_ver()),
+        },
+        "trusted": not examination.named(FAILED),
+        "findings": [
+            {"check": e.check.name, **asdict(e.finding), "seconds": round(e.seconds, 2)}
+            for e in examination.checks
+        ],
+    }
+    return {**_clean(values), "verdict": verdict(examination)}
+
+
+def _clean(value: Any) -> Any:
+    """A value with anonymous texts and rounded numbers, null where they are not finite."""
+    if isinstance(value, dict):
+        return {key: _clean(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return anonymous(value) if isinstance(value, str) else value
+
+
+def anonymous(text: str) -> str:
+    """A text as one line, without absolute paths and the names of this user and host."""
+    home, names = str(Path.home()), {socket.gethostname()}
+    with suppress(OSError, KeyError, ImportError):
+        names.add(getpass.getuser())
+    text = text.replace(home, "~") if home != "/" else text
+    for name in names - {"", "root", "localhost"}:
+        text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "…", text)
+    return one_line(text)

@@ -1,0 +1,174 @@
+"""Checks run one after another, each in a process of its own, in the environment of workers."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import InputError, StoppedError
+from bench.doctor.check import FAILED, OK, SKIPPED, Check, Context, Finding
+from bench.doctor.memory import available_mib
+from bench.doctor.process import FINDING
+from bench.launch.runner import Outcome, run_worker
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found, find_conditions, torch_build, usable_threads
+from bench.machine.environment import worker_environment
+
+DEVICE: Final = Check(
+    "device",
+    "Which device do cells run on?",
+    "whether the GPU can be used",
+    needs=(),
+)
+"""Answered before all others, by what a grid does: it decides where they run."""
+
+_GRACE_S: Final = 0.5
+"""Seconds between asking a check to end and killing it."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A check with its finding and the seconds it took."""
+
+    check: Check
+    finding: Finding
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All checks in the order they ran, and the conditions of this machine; None without torch."""
+
+    found: Found | None
+    checks: Sequence[Examined]
+
+    def named(self, verdict: str) -> list[str]:
+        """The names of the checks with a verdict."""
+        return [each.check.name for each in self.checks if each.finding.verdict == verdict]
+
+
+def examine(
+    checks: Sequence[Check],
+    requested: str,
+    folder: Path,
+    show: Callable[[Check, float], AbstractContextManager[None]],
+    on_finding: Callable[[Examined], None],
+) -> Examination:
+    """Run checks.
+
+    Args:
+        requested: the device as on the command line.
+        folder: for their files.
+        show: the context in which a check runs, made from it and the seconds expected for it and
+            those after it.
+        on_finding: called with each result.
+
+    Raises:
+        InputError: if a device other than `auto` was requested and can't be used.
+        StoppedError: if the user stopped it.
+    """
+    done: list[Examined] = []
+
+    def add(check: Check, finding: Finding, begun: float) -> None:
+        done.append(Examined(check, finding, time.monotonic() - begun))
+        on_finding(done[-1])
+
+    with Signals() as signals:
+        begun = time.monotonic()
+        with signals.raising(), show(DEVICE, sum(check.expected_s for check in checks)):
+            found, finding = _find_device(requested)
+        add(DEVICE, finding, begun)
+        for number, check in enumerate(checks):
+            begun = time.monotonic()
+            reason = _why_not(check, done, found)
+            if reason is None:
+                with show(check, sum(each.expected_s for each in checks[number:])):
+                    finding = _run(check, found, folder, signals)
+            add(check, finding if reason is None else Finding(SKIPPED, reason), begun)
+    return Examination(found, done)
+
+
+def _find_device(requested: str) -> tuple[Found | None, Finding]:
+    """The conditions of cells on a device, or on the CPU where `auto` finds a broken GPU.
+
+    Raises:
+        InputError: as `examine`.
+    """
+    try:
+        torch_build()
+    except InputError as error:
+        return None, Finding(SKIPPED, str(error))
+    try:
+        found = find_conditions(requested)
+    except InputError as error:
+        if requested != "auto":
+            raise
+        why, _, remedy = str(error).partition("; ")
+        return find_conditions("cpu"), Finding(FAILED, f"{why}; the CPU is checked", remedy)
+    conditions = found.conditions
+    summary = f"{conditions.device}, {conditions.device_name}"
+    return found, Finding(OK, "; ".join((summary, *found.device.notes)))
+
+
+def _why_not(check: Check, done: Sequence[Examined], found: Found | None) -> str | None:
+    """The reason why a check is not run; None: it is."""
+    failed = {each.check.name for each in done if each.finding.verdict == FAILED}
+    if lacking := [name for name in _all_needs(check, done) if name in failed]:
+        return f"it needs {lacking[0]}, which failed"
+    kind = "cpu" if found is None else found.conditions.device.partition(":")[0]
+    if kind not in check.devices:
+        return "it applies to a GPU, and there is none to check"
+    available, limit = available_mib()
+    if available < check.memory_mib:
+        return f"it needs {check.memory_mib:,.0f} MiB, and {available:,.0f} are {limit}"
+    return None
+
+
+def _all_needs(check: Check, done: Sequence[Examined]) -> list[str]:
+    """The checks that a check needs, and those that these need."""
+    by_name = {each.check.name: each.check for each in done}
+    needs = [name for name in check.needs if name in by_name]
+    return needs + [other for name in needs for other in _all_needs(by_name[name], done)]
+
+
+def _run(check: Check, found: Found | None, folder: Path, signals: Signals) -> Finding:
+    """Run a check in its process."""
+    if found is None:
+        context = Context("cpu", usable_threads(), "bf16", folder / check.name)
+    else:
+        conditions = found.conditions
+        context = Context(
+            conditions.worker_device, conditions.threads, found.amp_on, folder / check.name
+        )
+    arguments = (check.name, context.device, context.threads, context.amp_on, context.folder)
+    outcome = run_worker(
+        context.folder,
+        [sys.executable, "-m", "bench.doctor.process", *map(str, arguments)],
+        env=worker_environment(os.environ, context.threads, "" if found is None else found.gpu),
+        timeout_s=check.limit_s,
+        on_progress=lambda _message: None,
+        signals=signals,
+        grace_s=_GRACE_S,
+    )
+    shutil.rmtree(context.folder, ignore_errors=True)
+    if signals.stops:
+        raise StoppedError
+    return _finding(outcome)
+
+
+def _finding(outcome: Outcome) -> Finding:
+    """The finding in a process's result; one that ended otherwise has failed."""
+    columns: Mapping[str, Any] = {} if outcome.result is None else outcome.result["columns"]
+    if outcome.status == "ok" and FINDING in columns:
+        return Finding(**columns[FINDING])
+    how = "ran out of memory" if outcome.status == "oom" else "ended"
+    return Finding(
+        FAILED,
+        f"the check {how}: {outcome.message}",
+        "attach this line to a report, if it does not name what to mend here",
+    )

@@ -1,0 +1,299 @@
+"""Checks of a GPU, with a GPU that is none: each verdict both ways."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.checks import driver, gpu_load, gpu_memory, synchronisation
+from bench.machine.devices import Device, Driver
+from bench.machine.gpu_trial import GpuInfo
+from bench.worker.probes.gpu import BY_DEVICE
+from minbert.training.trainer import Trainer
+from tests.bench.fake_nvml import FakeNvml, process, used
+from tests.bench.pretended_gpu import NAME, pretended_gpu
+
+HERE = Context("cuda:0", 1, "bf16", Path())
+MIB = 2**20
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with pretended_gpu(monkeypatch, lambda _event: None):
+        yield
+
+
+# Driver
+
+A100 = Device("cuda:0", GpuInfo("A100", "580.1", (8, 0), NAME))
+FIGURES: dict[str, Any] = {
+    "gpu": "A100", "driver": "580.1", "cuda_of_torch": "13.0", "nvml": "answers", "doubts": {},
+    "ecc_errors": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("device", "figures", "verdict", "text"),
+    [
+        (A100, {}, OK, "A100, driver 580.1, CUDA 13.0"),
+        (A100, {"ecc_errors": None}, OK, "A100"),
+        (A100, {"ecc_errors": 2}, FAILED, "2 uncorrected memory errors"),
+        (A100, {"doubts": {"disturbed": "other processes used the GPU"}}, FAILED, "disturbed"),
+        (A100, {"doubts": {"throttled": "the GPU was slowed: heat"}}, FAILED, "slowed: heat"),
+        (A100, {"nvml": "NVML: Not Found"}, OK, "NVML: NVML: Not Found; its columns and flags"),
+        (A100, {"gpu": "A100 MIG 1g.5gb"}, OK, "a MIG instance"),
+        (replace(A100, failures={"fp16": "no kernel image"}), {}, FAILED, "amp fp16 can't compute"),
+        (replace(A100, failures={"off": "no kernel image"}), {}, FAILED, "amp off can't compute"),
+        (replace(A100, gpu=GpuInfo("T4", "580", (7, 5), NAME)), {}, OK, "bf16 is emulated"),
+    ],
+)
+def test_what_a_gpu_says_is_judged(
+    device: Device, figures: dict[str, Any], verdict: str, text: str
+) -> None:
+    finding = driver.judge(device, FIGURES | figures)
+    assert finding.verdict == verdict
+    assert text in finding.summary
+    assert bool(finding.remedy) == (verdict == FAILED)
+
+
+def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: Any) -> Finding:
+    """The finding on a GPU whose driver gives some answers."""
+    monkeypatch.setattr(driver, "resolve_device", lambda _name, _cuda: device)
+    monkeypatch.setattr(driver, "read_driver", lambda: Driver("580.1", 1))
+    monkeypatch.setattr(driver, "_WARM_UP_S", 0.0)
+    monkeypatch.setattr(driver, "_LOOK_S", 0.0)
+    monkeypatch.setattr(driver, "_SIZE", 1)
+    nvml = FakeNvml(NAME, **answers)
+    nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED = nvml.NVML_VOLATILE_ECC = 1
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    return driver.check(HERE)
+
+
+def test_a_quiet_gpu_is_ok(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = look_at(monkeypatch, TotalEccErrors=0)
+    assert (finding.verdict, finding.figures["ecc_errors"]) == (OK, 0)
+    assert finding.figures["looks"]["looks"] == driver.LOOKS
+    assert look_at(monkeypatch).figures["ecc_errors"] is None, "a GPU without ECC"
+
+
+def test_other_processes_and_heat_are_seen(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    others = [process(os.getpid(), 400), process(1, 900)]
+    finding = look_at(monkeypatch, ComputeRunningProcesses=others)
+    assert (finding.verdict, finding.figures["doubts"]) == (
+        FAILED, {"disturbed": "other processes used the GPU"},
+    )  # fmt: skip
+    finding = look_at(monkeypatch, CurrentClocksEventReasons=0x40)
+    assert "flagged throttled: the GPU was slowed: heat (hardware)" in finding.summary
+    assert look_at(monkeypatch, TotalEccErrors=3).verdict == FAILED
+
+
+def test_a_gpu_that_others_hold_is_skipped(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_of: object) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore")
+
+    monkeypatch.setattr(torch, "mm", busy)
+    monkeypatch.setattr(driver, "_work", busy)
+    with pytest.raises(SkipError, match="in use by others: CUDA error"):
+        look_at(monkeypatch, replace(A100, notes=("cuda:0: busy; it is tried again",)))
+    with pytest.raises(RuntimeError, match="busy"):
+        look_at(monkeypatch)
+
+
+# Memory
+
+
+class Memory:
+    """GPU memory as torch and the driver count it, MiB. A block is allocated by `empty`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.block, self.peak, self.left = 0.0, 0.0, 0.0
+        self.counted = self.reserved = self.driver = 1.0
+        self.resets = True
+        empty = torch.empty
+
+        def allocate(*of: Any, **more: Any) -> Any:
+            self.block = self.peak = 256.0
+            return empty(1, **{**more, "dtype": torch.uint8})
+
+        def clear() -> None:
+            self.block = min(self.block, self.left)
+
+        def reset(_device: Any) -> None:
+            self.peak = self.block if self.resets else self.peak
+
+        for name, value in {
+            "empty_cache": clear,
+            "reset_peak_memory_stats": reset,
+            "max_memory_allocated": lambda _device: int((1 + self.counted * self.peak) * MIB),
+            "max_memory_reserved": lambda _device: int((2 + self.reserved * self.peak) * MIB),
+            "mem_get_info": lambda _device: (int((4000 - self.used) * MIB), 8000 * MIB),
+        }.items():
+            patch.setattr(torch.cuda, name, value)
+        patch.setattr(torch, "empty", allocate)
+        patch.setitem(
+            sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=lambda: used(int(self.used)))
+        )
+
+    @property
+    def used(self) -> float:
+        return 402 + self.driver * self.block
+
+
+@pytest.fixture
+def memory(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Memory:
+    return Memory(monkeypatch)
+
+
+def test_figures_that_rise_and_fall_are_right(memory: Memory) -> None:
+    finding = gpu_memory.check(HERE)
+    assert finding.verdict == OK, finding.summary
+    assert finding.figures["allocated_during_mib"] - finding.figures["allocated_before_mib"] == 256
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("counted", 0.5, "allocated rises by 128 MiB, not 256"),
+        ("reserved", 0.0, "reserved rises by 0 MiB"),
+        ("driver", 0.0, "process rises by 0 MiB, not 256; device rises by 0 MiB"),
+        ("resets", False, "allocated ends changed by 256 MiB, not 0"),
+        ("left", 256.0, "device ends changed by 256 MiB"),
+    ],
+)
+def test_a_figure_that_is_wrong_is_named(
+    memory: Memory, name: str, value: float, text: str
+) -> None:
+    setattr(memory, name, value)
+    finding = gpu_memory.check(HERE)
+    assert finding.verdict == FAILED
+    assert text in finding.summary
+
+
+def test_without_nvml_the_process_is_not_reported(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=None))
+    finding = gpu_memory.check(HERE)
+    assert finding.verdict == OK
+    assert "(process not reported)" in finding.summary
+    assert BY_DEVICE not in finding.summary
+
+
+def test_without_memory_or_a_counting_allocator_it_is_skipped(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 0)
+    with pytest.raises(SkipError, match="PYTORCH_NO_CUDA_MEMORY_CACHING"):
+        gpu_memory.check(HERE)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (100 * MIB, 8000 * MIB))
+    with pytest.raises(SkipError, match="it needs 512 MiB of GPU memory, and 100 are free"):
+        gpu_memory.check(HERE)
+
+
+# Synchronisation
+
+
+@pytest.fixture
+def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modes that were set, in which steps of one mode on the CPU are taken."""
+    found: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", found.append)
+    monkeypatch.setattr(synchronisation, "SETTINGS", (("head", None),))
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: True)
+    step = Trainer.step
+
+    def on_cpu(trainer: Trainer, batch: Any) -> Any:
+        trainer.device, trainer.amp, trainer.scaler = torch.device("cpu"), "off", None
+        return step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "step", on_cpu)
+    return found
+
+
+def test_steps_that_do_not_wait_are_ok(modes: list[str]) -> None:
+    finding = synchronisation.check(HERE)
+    assert finding.verdict == OK
+    assert "no step of 3 settings waits" in finding.summary
+    assert modes == ["error", "default"] * 3
+
+
+def test_a_step_that_waits_is_named_with_its_place(
+    modes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def waits(trainer: Trainer, batch: Any) -> Any:
+        if modes and modes[-1] == "error" and len(modes) == 3:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "step", waits)
+    finding = synchronisation.check(HERE)
+    assert finding.verdict == FAILED
+    assert "head amp bf16 in tests/bench/doctor/test_gpu_checks.py:" in finding.summary
+    assert modes[-1] == "default"
+
+
+def test_another_error_is_no_finding(modes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_of: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Trainer, "step", fails)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        synchronisation.check(HERE)
+
+
+# Load
+
+
+@pytest.mark.parametrize(
+    ("kernels", "busy_ms", "verdict", "text"),
+    [
+        (420, 9.0, OK, "busy for 90% of it: launching does not limit it"),
+        (420, 3.0, OK, "busy for 30% of it: launching limits it, and compile = true can pay"),
+        (420, 11.0, OK, "busy for 100%"),
+        (90, 9.0, FAILED, "launches 90 kernels, which keep the GPU busy for 90% of it; forecasts"),
+        (900, 9.0, FAILED, "forecasts count 400"),
+    ],
+)
+def test_load_is_judged(kernels: float, busy_ms: float, verdict: str, text: str) -> None:
+    finding = gpu_load.judge(10.0, kernels, busy_ms, counted=400)
+    assert finding.verdict == verdict
+    assert text in finding.summary
+
+
+def test_kernels_are_those_of_the_profile_without_copies(
+    gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def event(name: str, kind: str = "CUDA", note: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(
+            name=name, device_type=SimpleNamespace(name=kind), is_user_annotation=note,
+            time_range=SimpleNamespace(elapsed_us=lambda: 100.0),
+        )  # fmt: skip
+
+    events = [event("Memcpy HtoD"), event("aten::mm", "CPU"), event("ProfilerStep", note=True)]
+    profiled = SimpleNamespace(events=lambda: events)
+
+    monkeypatch.setattr(gpu_load, "profile", lambda **_of: nullcontext(profiled))
+    monkeypatch.setattr(gpu_load, "small_model", lambda *_of: None)
+    monkeypatch.setattr(gpu_load, "small_batch", lambda *_of: SimpleNamespace(
+        tokens=1, padded=1, labels=[0]
+    ))  # fmt: skip
+    trainer = SimpleNamespace(step=lambda _batch: torch.ones(2) + 1)
+    monkeypatch.setattr(gpu_load, "small_trainer", lambda *_of: trainer)
+    with pytest.raises(SkipError, match="the profiler sees no kernels"):
+        gpu_load.check(HERE)
+    events += [event("gemm")] * 6
+    finding = gpu_load.check(HERE)
+    assert (finding.figures["kernels"], finding.figures["kernels_ms"]) == (2, pytest.approx(0.2))
+    assert finding.figures["operators_counted"] == 2
+    assert finding.figures["step_ms"] == 1.0, "a millisecond is between two events of this GPU"

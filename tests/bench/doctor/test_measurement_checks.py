@@ -1,0 +1,209 @@
+"""Checks of clocks, memory and products: right, and wrong in each way that they look for."""
+
+import mmap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.checks import allocator, memory_counters, products, step_clock
+from bench.worker.probes import memory, phases, steps
+from minbert.kernels.products import times
+
+HERE = Context("cpu", 2, "bf16", Path())
+
+
+class Time:
+    """Clocks that move only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        return round(self.now * 1e9)
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, change=lambda ms: ms) -> Finding:
+    time = Time()
+    monkeypatch.setattr(step_clock, "time", time)
+    monkeypatch.setattr(steps, "time", time)
+    real = steps.StepClock._elapsed_ms
+    monkeypatch.setattr(steps.StepClock, "_elapsed_ms", lambda *of: change(real(*of)))
+    return step_clock.check(HERE)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda ms: ms, OK),
+        (lambda ms: 0.98 * ms, FAILED),
+        (lambda ms: 1.02 * ms, FAILED),
+        (lambda ms: 1000 * ms, FAILED),
+        (lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
+    ],
+)
+def test_the_step_clock(monkeypatch: pytest.MonkeyPatch, change, verdict: str) -> None:
+    finding = clocked(monkeypatch, change)
+    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
+
+
+class FakeGpuTime(Time):
+    """A GPU that works for a millisecond per 10⁶ cycles, beside a host that only queues."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor, self.queued_until = factor, 0.0
+
+    def hold(self, cycles: int) -> None:
+        self.queued_until = max(self.queued_until, self.now) + cycles / 1e9
+
+    def synchronize(self, _device: object = None) -> None:
+        self.now = max(self.now, self.queued_until)
+
+    def event(self, **_: bool) -> SimpleNamespace:
+        event = SimpleNamespace(at=None)
+        event.record = lambda: setattr(event, "at", max(self.queued_until, self.now))
+        event.elapsed_time = lambda end: self.factor * (end.at - event.at) * 1000
+        return event
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, OK), (0.9, FAILED), (1.1, FAILED)])
+def test_the_step_clock_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, factor: float, verdict: str
+) -> None:
+    gpu = FakeGpuTime(factor)
+    for module in (step_clock, steps):
+        monkeypatch.setattr(module, "time", gpu)
+    monkeypatch.setattr(torch.cuda, "_sleep", gpu.hold)
+    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
+    assert step_clock.check(Context("cuda:0", 2, "bf16", Path())).verdict == verdict
+
+
+def test_memory_is_counted_here() -> None:
+    finding = memory_counters.check(HERE)
+    assert (finding.verdict, finding.remedy) == (OK, ""), finding.summary
+
+
+def test_a_peak_that_is_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_counters, "forget_peak", lambda: None)
+    monkeypatch.setattr(phases, "forget_peak", lambda: None)
+    finding = memory_counters.check(HERE)
+    assert finding.verdict == FAILED
+    assert "peak after reset" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("RssAnon", "anon rise 23"), ("VmRSS", "rss rise 23"), ("VmHWM", "rss peak rise 2")],
+)
+def test_counters_that_miss_memory(monkeypatch: pytest.MonkeyPatch, name: str, says: str) -> None:
+    real = memory._status
+    first = real()[name]
+
+    def status() -> dict[str, float]:
+        values = real()
+        return values | {name: first + 0.9 * (values[name] - first)}
+
+    monkeypatch.setattr(memory, "_status", status)
+    finding = memory_counters.check(HERE)
+    assert finding.verdict == FAILED
+    assert says in finding.summary
+
+
+@pytest.mark.parametrize("module", [memory_counters, allocator])
+def test_without_counters_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, module) -> None:
+    monkeypatch.setattr(memory, "_status", dict)
+    monkeypatch.setattr(allocator, "small_trainer", lambda *_: FakeTrainer())
+    with pytest.raises(SkipError, match="does not report"):
+        module.check(HERE)
+
+
+class FakeTrainer:
+    """Steps that keep memory, all or the first so many."""
+
+    def __init__(self, kept_mib: int = 0, steps: int = 1000) -> None:
+        self.kept_mib, self.steps, self.kept = kept_mib, steps, []
+
+    def step(self, _batch: object) -> None:
+        if self.kept_mib and len(self.kept) < self.steps:
+            block = mmap.mmap(-1, self.kept_mib * 2**20, flags=mmap.MAP_PRIVATE)
+            block.write(b"\1" * len(block))
+            self.kept.append(block)
+
+
+@pytest.mark.parametrize(
+    ("kept_mib", "steps", "new_pages", "verdict"),
+    [(0, 0, 100, OK), (1, 99, 100, FAILED), (4, 12, 100, OK), (0, 0, 3000, FAILED)],
+)
+def test_the_allocator(
+    monkeypatch: pytest.MonkeyPatch, kept_mib: int, steps: int, new_pages: int, verdict: str
+) -> None:
+    trainer, faults = FakeTrainer(kept_mib, steps), iter(range(0, 10**9, new_pages))
+    monkeypatch.setattr(allocator, "small_trainer", lambda *_: trainer)
+    monkeypatch.setattr(
+        allocator.resource, "getrusage", lambda _who: SimpleNamespace(ru_minflt=next(faults))
+    )
+    assert allocator.check(HERE).verdict == verdict
+
+
+def test_real_steps_without_tunables_fault_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_STEPS", 1)
+    monkeypatch.setattr(allocator, "_WARM", 2)
+    finding = allocator.check(HERE)
+    assert finding.verdict == FAILED
+    assert "unset LD_PRELOAD" in finding.remedy
+
+
+def speeds(monkeypatch: pytest.MonkeyPatch, step: float, large: float, half: float) -> Finding:
+    def measure(shapes, amp, _device):
+        factor = 1.0 if amp == "off" else half
+        return [(s, factor * (large if s == products._LARGE else step)) for s in shapes]
+
+    monkeypatch.setattr(products, "measure_gflops", measure)
+    return products.check(HERE)
+
+
+def test_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = speeds(monkeypatch, 100.0, 200.0, 2.0)
+    assert finding.verdict == OK
+    assert finding.summary == (
+        "fp32 100 GFLOP/s in a step, 50% of a large; bf16 200 GFLOP/s in a step, 50% of a large"
+    )
+    assert speeds(monkeypatch, 10.0, 200.0, 2.0).verdict == FAILED
+
+
+def test_half_precision_that_is_emulated_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = speeds(monkeypatch, 100.0, 200.0, 0.5)
+    assert finding.verdict == OK
+    assert "bf16 is slower than fp32 here: it is emulated" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wrong", "says"),
+    [
+        (torch.float32, lambda y: y.bfloat16().float(), "wrong in fp32 by"),
+        (torch.float32, lambda y: y * (1 + 2e-5), "wrong in fp32 by"),
+        (torch.bfloat16, lambda y: y * 1.01, "wrong in bf16 by"),
+        (torch.bfloat16, lambda y: y * torch.nan, "wrong in bf16 by nan"),
+    ],
+)
+def test_products_that_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, wrong, says: str
+) -> None:
+    def patched(x, weight, bias=None):
+        y = times(x, weight, bias)
+        return wrong(y) if y.dtype == dtype else y
+
+    monkeypatch.setattr(products, "times", patched)
+    finding = speeds(monkeypatch, 100.0, 200.0, 2.0)
+    assert finding.verdict == FAILED
+    assert says in finding.summary

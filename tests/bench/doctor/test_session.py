@@ -1,0 +1,210 @@
+"""Which checks run, which are skipped and why, and what is then said."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench.common.errors import InputError
+from bench.doctor import __main__ as main
+from bench.doctor import outcome, session
+from bench.doctor.catalogue import CHECKS, selected
+from bench.doctor.check import FAILED, OK, SKIPPED, Check, Finding
+from bench.doctor.session import DEVICE, Examination, Examined, examine
+from bench.machine.conditions import find_conditions
+
+CHECKS_ROOM = Path(session.__file__).parent / "checks"
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, checks: list[Check], verdicts: dict[str, str], **device
+) -> Examination:
+    """An examination in which checks find what is given, and ok otherwise."""
+
+    def fake(check: Check, *_: object) -> Finding:
+        return Finding(verdicts.get(check.name, OK), f"{check.name} was run")
+
+    monkeypatch.setattr(session, "_run", fake)
+    requested = device.get("requested", "cpu")
+    show = lambda _check, _left: nullcontext()  # noqa: E731
+    return examine(checks, requested, Path(), show, lambda _each: None)
+
+
+def verdicts_of(examination: Examination) -> dict[str, str]:
+    return {each.check.name: each.finding.verdict for each in examination.checks}
+
+
+def check(name: str, **fields) -> Check:
+    return Check(name, "Is it?", f"whether {name}", **{"needs": (), **fields})
+
+
+def test_every_check_has_its_module_and_every_module_its_check() -> None:
+    files = {path.stem.replace("_", "-") for path in CHECKS_ROOM.glob("[a-z]*.py")}
+    assert {each.name for each in CHECKS} == files
+
+
+def test_a_check_comes_after_those_that_it_needs() -> None:
+    seen: set[str] = set()
+    for each in CHECKS:
+        assert seen.issuperset(each.needs)
+        seen.add(each.name)
+
+
+def test_all_checks_fit_into_five_minutes() -> None:
+    assert sum(each.expected_s for each in CHECKS) < 300
+    assert all(each.expected_s < each.limit_s for each in CHECKS)
+
+
+def test_naming_a_check_selects_what_it_needs_in_order() -> None:
+    assert [each.name for each in selected(["frequency"])] == [
+        *("software", "disturbance", "cores", "frequency"),
+    ]
+    assert selected([]) == list(CHECKS)
+
+
+def test_an_unknown_check_is_refused() -> None:
+    with pytest.raises(InputError, match=r"no check 'clock'; name some of software, .*step-clock"):
+        selected(["clock"])
+
+
+def test_what_needs_a_failed_check_is_skipped_with_that_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks = [check("a"), check("b", needs=("a",)), check("c", needs=("b",)), check("d")]
+    examination = run(monkeypatch, checks, {"a": FAILED})
+    assert verdicts_of(examination) == {
+        "device": OK, "a": FAILED, "b": SKIPPED, "c": SKIPPED, "d": OK,
+    }  # fmt: skip
+    assert examination.checks[-2].finding.summary == "it needs a, which failed"
+
+
+def test_what_needs_a_skipped_check_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [check("a"), check("b", needs=("a",))]
+    assert verdicts_of(run(monkeypatch, checks, {"a": SKIPPED}))["b"] == OK
+
+
+def test_a_check_of_a_gpu_is_skipped_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    examination = run(monkeypatch, [check("a"), check("driver", devices=("cuda",))], {})
+    assert "applies to a GPU" in examination.checks[-1].finding.summary
+    text = outcome.verdict(examination)
+    assert "whether driver" not in text
+    assert text.endswith("Nothing is known of a GPU.")
+
+
+def test_a_check_without_enough_memory_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "available_mib", lambda: (300.0, "free on this machine"))
+    examination = run(monkeypatch, [check("a", memory_mib=200), check("b", memory_mib=400)], {})
+    assert verdicts_of(examination) == {"device": OK, "a": OK, "b": SKIPPED}
+    summary = "it needs 400 MiB, and 300 are free on this machine"
+    assert examination.checks[-1].finding.summary == summary
+    assert "It is not known whether b." in outcome.verdict(examination)
+
+
+def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(requested: str):
+        if requested == "cpu":
+            return find_conditions("cpu")
+        raise InputError("no GPU can be used: CUDA error; mend that, or --device cpu")
+
+    monkeypatch.setattr(session, "find_conditions", find)
+    examination = run(monkeypatch, [check("a")], {}, requested="auto")
+    finding = examination.checks[0].finding
+    assert (finding.verdict, finding.remedy) == (FAILED, "mend that, or --device cpu")
+    assert finding.summary == "no GPU can be used: CUDA error; the CPU is checked"
+    assert verdicts_of(examination)["a"] == OK
+    assert "can't be trusted: device failed" in outcome.verdict(examination)
+    with pytest.raises(InputError, match="no GPU can be used"):
+        run(monkeypatch, [check("a")], {}, requested="cuda")
+
+
+def test_without_torch_what_needs_it_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise InputError("torch is not installed; install this project with pip")
+
+    monkeypatch.setattr(session, "torch_build", missing)
+    examination = run(monkeypatch, list(CHECKS), {"software": FAILED})
+    found = verdicts_of(examination)
+    assert examination.found is None
+    assert found.pop("device") == SKIPPED
+    assert found.pop("software") == FAILED
+    assert found.pop("memory-limit") == OK
+    assert set(found.values()) == {SKIPPED}
+    assert "whether cells can run at all" in outcome.verdict(examination)
+
+
+def shown(finding: Finding, encoding: str | None = "utf-8") -> list[str]:
+    return outcome.lines(Examined(check("products"), finding, 1.0), encoding)
+
+
+def test_a_finding_is_a_line_and_its_remedy_another() -> None:
+    assert shown(Finding(OK, "fine")) == ["✓ products         fine"]
+    assert shown(Finding(FAILED, "1 %", "do")) == ["✗ products         1 %", "  → do"]
+    assert shown(Finding(FAILED, "1 ≠ 2", "do"), "ascii") == [
+        "FAILED  products         1 ? 2",
+        "        -> do",
+    ]
+
+
+def test_no_name_of_user_host_or_folder_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcome.socket, "gethostname", lambda: "gpu-7")
+    monkeypatch.setattr(outcome.getpass, "getuser", lambda: "ada")
+    monkeypatch.setenv("HOME", "/home/ada")
+    text = "/home/ada/x.py of ada on gpu-7, in '/srv/big data/y': adapters\nof nvidia-gpu-7"
+    assert outcome.anonymous(text) == "~/x.py of … on …, in 'y': adapters of nvidia-gpu-7"
+
+
+def examined(verdict: str, **figures) -> Examination:
+    finding = Finding(verdict, "it is /tmp/x/y.py", "mend" if verdict == FAILED else "", figures)
+    device = Examined(DEVICE, Finding(OK, "cpu"), 0.1)
+    return Examination(find_conditions("cpu"), [device, Examined(check("a"), finding, 1.234)])
+
+
+def test_json_has_every_figure_and_is_valid() -> None:
+    examination = examined(FAILED, ms=[1 / 3, float("nan")], of={"a": float("inf")})
+    text = json.dumps(outcome.as_json(examination, "auto"), allow_nan=False)
+    values = json.loads(text)
+    assert values["schema"] == outcome.SCHEMA
+    assert values["findings"][1] == {
+        "check": "a", "verdict": FAILED, "summary": "it is y.py", "remedy": "mend",
+        "figures": {"ms": [0.333333, None], "of": {"a": None}}, "seconds": 1.23,
+    }  # fmt: skip
+    assert values["verdict"] == outcome.verdict(examination)
+    assert values["trusted"] is False
+
+
+def test_the_verdict_names_what_failed_and_what_is_not_known() -> None:
+    ok, bad = examined(OK), examined(FAILED)
+    assert outcome.verdict(ok).startswith("Measurements on this machine can be trusted, ")
+    assert outcome.verdict(bad) == (
+        "Measurements on this machine can't be trusted: a failed. It is not known whether a. "
+        "Nothing is known of a GPU."
+    )
+    assert "It is not known whether a." in outcome.verdict(examined(SKIPPED))
+
+
+def invoke(monkeypatch: pytest.MonkeyPatch, examination: Examination, *arguments: str):
+    def fake(checks, requested, folder, show, on_finding) -> Examination:
+        for each in examination.checks:
+            with show(each.check, 1.0):
+                on_finding(each)
+        return examination
+
+    monkeypatch.setattr(main, "examine", fake)
+    return CliRunner().invoke(main.command, arguments, standalone_mode=False)
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(OK, 0), (SKIPPED, 0), (FAILED, 1)])
+def test_the_exit_code_says_whether_a_check_failed(
+    monkeypatch: pytest.MonkeyPatch, verdict: str, code: int
+) -> None:
+    result = invoke(monkeypatch, examined(verdict))
+    assert result.return_value == code
+    assert result.stdout.splitlines()[-1].startswith(("Measurements", "No check"))
+
+
+def test_with_json_the_text_is_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke(monkeypatch, examined(OK), "--json")
+    assert json.loads(result.stdout)["trusted"] is True
+    assert "✓" in result.stderr

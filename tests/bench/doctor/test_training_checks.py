@@ -1,0 +1,323 @@
+"""Checks of training, each verdict both ways: numerics, compiled steps, forecasts, memory that runs
+out, and a whole cell."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from adapters import product
+from bench.common.errors import InputError
+from bench.doctor import cells
+from bench.doctor.check import FAILED, OK, Context, SkipError
+from bench.doctor.checks import compiled, forecast, grid, numerics, out_of_memory
+from bench.doctor.models import CONFIG, small_model
+from bench.plan.rows import Row
+from minbert.errors import InputError as MinbertInputError
+from tests.bench.synthetic_rows import cell, failed_row, result_row
+
+HERE = Context("cpu", 1, "bf16", Path())
+LORA = ("lora", "all-lin")
+
+
+# Numerics
+
+
+def test_the_fast_path_trains_as_plain_torch() -> None:
+    finding = numerics.check(HERE)
+    assert finding.verdict == OK
+    assert finding.figures["off_gradient"] < numerics.TOLERANCES["off"][1] / 10
+
+
+def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "SETTINGS", (("head", None), LORA))
+    right = product.thin_over_tokens
+    monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
+    finding = numerics.check(HERE)
+    assert finding.verdict == FAILED
+    assert finding.summary.startswith("lora all-lin, amp off: gradient deviates from plain torch")
+
+
+def test_dropout_that_is_not_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "SETTINGS", (LORA,))
+    drops = replace(CONFIG, hidden_dropout_prob=0.1)
+    monkeypatch.setattr(numerics, "small_model", lambda *of: small_model(*of, drops))
+    finding = numerics.check(HERE)
+    assert finding.verdict == FAILED
+    assert "loss deviates from plain torch" in finding.summary
+
+
+def test_what_is_not_a_number_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "SETTINGS", (("head", None),))
+    train = numerics.train
+
+    def with_nan(*of: Any) -> numerics.Trained:
+        done = train(*of)
+        return replace(done, losses=[*done.losses[:-1], float("nan")]) if of[-1] == "fast" else done
+
+    monkeypatch.setattr(numerics, "train", with_nan)
+    assert numerics.check(HERE).verdict == FAILED
+
+
+# Compiled steps
+
+PLAIN = [1.25, 1.2, 1.15, 1.1]
+
+
+@pytest.mark.parametrize(
+    ("factor", "graphs", "later", "problem"),
+    [
+        (1 + 1e-6, 2, 0, ""),
+        (1.001, 2, 0, "deviate from plain torch by 0.001, at most 0.0001"),
+        (float("nan"), 2, 0, "deviate from plain torch by nan"),
+        (1.0, 2, 1, "2 graphs were compiled for 2 buckets, and 1 more in steps"),
+        (1.0, 4, 0, "4 graphs were compiled for 2 buckets"),
+    ],
+)
+def test_compiled_steps(factor: float, graphs: int, later: int, problem: str) -> None:
+    finding = compiled.judge([factor * loss for loss in PLAIN], PLAIN, graphs, later)
+    assert finding.verdict == (FAILED if problem else OK)
+    assert problem in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("reason", "skipped"),
+    [
+        ("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')", True),
+        ("Cannot find a working triton installation", True),
+        ("KeyError: 'view'", False),
+    ],
+)
+def test_without_a_compiler_compiled_steps_are_skipped(
+    reason: str, skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def compile_model(*_of: Any, **_more: Any) -> None:
+        raise MinbertInputError(
+            f"compile: torch can't compile the model ({reason}); it needs a C++ compiler, and on a "
+            "GPU triton, a C compiler and Python.h: install them, or leave compile out"
+        )
+
+    monkeypatch.setattr(compiled, "compile_model", compile_model)
+    for name in compiled._CACHES:
+        monkeypatch.setenv(name, "")
+    here = replace(HERE, folder=tmp_path)
+    if skipped:
+        with pytest.raises(SkipError, match="it needs a C"):
+            compiled.check(here)
+    else:
+        assert compiled.check(here).verdict == FAILED
+
+
+# Cells
+
+
+def ran(**values: Any) -> Row:
+    """A row of LoRA that ended ok."""
+    done = result_row(cell("lora", 8, "all-lin-only", "bf16"), random.Random(0))  # noqa: S311
+    return done | {"batch_size": 8, **values}
+
+
+def rows_are(monkeypatch: pytest.MonkeyPatch, check: Any, *of_runs: list[Row]) -> list[Any]:
+    """Replace grids by rows, one list for each run; returns what the runs were called with."""
+    calls: list[Any] = []
+    runs = iter(of_runs)
+
+    def run_cells(*_of: Any, **options: Any) -> list[Row]:
+        calls.append(options)
+        return next(runs)
+
+    monkeypatch.setattr(check, "run_cells", run_cells)
+    return calls
+
+
+def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
+    """A cell whose peak of 500 MiB has 300 above the imports, on a CPU, or of 300 on a GPU."""
+    memory = {"peak_rss_mib": 500.0, "peak_anon_mib": 400.0, "imports_anon_mib": 100.0}
+    if device != "cpu":
+        memory = {"peak_cuda_allocated_mib": 300.0}
+    return ran(device=device, predicted_peak_mib=predicted, **memory, **more)
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict", "text"),
+    [
+        (peaks(570.0), OK, "off by +23% at most (lora bf16: 570 for 500 MiB)"),
+        (peaks(600.0), FAILED, "off by +33%"),
+        (peaks(400.0), FAILED, "off by -33%"),
+        (peaks(310.0, "cuda:0"), OK, "off by +3%"),
+        (peaks(200.0, "cuda:0"), FAILED, "off by -33%"),
+        (peaks(None), FAILED, "lora bf16 has no forecast"),
+        (peaks(500.0, status="crashed", message="no"), FAILED, "ended crashed: no"),
+    ],
+)
+def test_forecasts(monkeypatch: pytest.MonkeyPatch, row: Row, verdict: str, text: str) -> None:
+    rows_are(monkeypatch, forecast, [peaks(505.0, mode="full"), row])
+    finding = forecast.check(HERE)
+    assert finding.verdict == verdict
+    assert text in finding.summary
+
+
+def oom(status: str = "oom") -> Row:
+    done = failed_row(cell("full", None, None, "off"), status, "out of memory: tried 1 GiB")
+    return done | {"batch_size": 512}
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([ran(), oom()], ""),
+        ([ran(), oom("crashed")], "ended crashed, not oom (out of memory: tried 1 GiB)"),
+        ([ran(), ran(batch_size=512)], "ended ok, not oom"),
+        ([ran(status="oom", message="no"), oom()], "fits by 100 MiB ended oom (no)"),
+        ([oom()], "fits by 100 MiB has no row"),
+        ([ran()], "than there is has no row"),
+    ],
+)
+def test_memory_that_runs_out(monkeypatch: pytest.MonkeyPatch, rows: list[Row], text: str) -> None:
+    calls = rows_are(monkeypatch, out_of_memory, [ran()], rows)
+    finding = out_of_memory.check(HERE)
+    assert finding.verdict == (FAILED if text else OK)
+    assert text in finding.summary
+    assert [options["name"] for options in calls] == ["unlimited", "limited"]
+    assert calls[1]["address_space"] == 100 * 2**20  # no worker ran, which needed nothing
+
+
+def test_a_cell_that_fails_without_a_limit_says_nothing_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows_are(monkeypatch, out_of_memory, [oom("crashed")])
+    finding = out_of_memory.check(HERE)
+    assert finding.verdict == FAILED
+    assert "ended crashed with all memory" in finding.summary
+
+
+def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float] = []
+    monkeypatch.setattr(
+        out_of_memory, "_filled", lambda _device, mib: (left.append(mib), nullcontext())[1]
+    )
+    rows_are(monkeypatch, out_of_memory, [ran(peak_process_vram_mib=700.0)], [ran(), oom()])
+    assert out_of_memory.check(replace(HERE, device="cuda:0")).verdict == OK
+    assert left == [800.0]
+    rows_are(monkeypatch, out_of_memory, [ran(peak_process_vram_mib=None)])
+    with pytest.raises(SkipError, match="NVML does not report"):
+        out_of_memory.check(replace(HERE, device="cuda:0"))
+
+
+STEPS_S = [0.1] * 6
+GOOD = {
+    "step_ms_median": 100.0, "step_ms_ci_low": 95.0, "step_ms_ci_high": 105.0,
+    "forward_ms": 50.0, "backward_ms": 40.0, "optimizer_ms": 10.0, "startup_s": 1.0,
+    "train_s": 0.8, "eval_s": 0.1, "wall_s": 3.0, "peak_rss_mib": 500.0, "peak_anon_mib": 400.0,
+    "imports_anon_mib": 150.0, "weights_mib": 80.0, "gradients_mib": 1.0, "optimizer_mib": 2.0,
+    "activations_mib": 90.0, "predicted_peak_mib": 480.0, "predicted_s": 4.0, "steps_timed": 20,
+    "epochs_run": 1, "flops_per_token": 1e6, "texts_cut": 0, "tokens_cut": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "text"),
+    [
+        ({}, STEPS_S, ""),
+        ({"flags": "disturbed"}, STEPS_S, ""),
+        ({"peak_anon_mib": None}, STEPS_S, "empty: peak_anon_mib"),
+        ({"step_ms_median": None}, STEPS_S, "empty: step_ms_median"),
+        ({"peak_anon_mib": 200.0}, STEPS_S, "the peak, 50 MiB, is less than tensors"),
+        ({"step_ms_ci_high": 99.0}, STEPS_S, "outside of its interval"),
+        ({"optimizer_ms": 20.0}, STEPS_S, "takes 100.0 ms, and its parts 110.0"),
+        ({}, [0.2] * 6, "6 steps take 150% of the time of training"),
+        ({}, [0.1] * 5, "5 steps take"),
+        ({}, [], "0 steps take"),
+        ({"eval_s": 2.0}, STEPS_S, "take 3.8 s of 3.0"),
+        ({"gradients_mib": -1.0}, STEPS_S, "below zero: gradients_mib"),
+        ({"status": "crashed", "message": "why"}, STEPS_S, "ended crashed (why)"),
+    ],
+)
+def test_a_row_is_complete_and_consistent(
+    changes: dict[str, Any], steps: list[float], text: str
+) -> None:
+    finding = grid.judge(ran(**(GOOD | changes)), steps, [])
+    assert text in finding.summary, finding.summary
+    assert finding.verdict == (FAILED if text else OK), finding.summary
+
+
+def test_a_missing_report_fails() -> None:
+    assert grid.judge(ran(**GOOD), STEPS_S, ["there is no report"]).verdict == FAILED
+
+
+# Grids of the doctor
+
+
+@pytest.fixture
+def grid_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+    """Replaces Python, which runs grids, by a shell script."""
+    monkeypatch.setattr(cells, "fetch", lambda _name: None)
+
+    def replace_by(script: str, tmp_path: Path) -> None:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return replace_by
+
+
+def test_a_grid_without_a_row_gives_its_line(grid_as: Any, tmp_path: Path) -> None:
+    grid_as("echo 'error: the disk is full' >&2; exit 1", tmp_path)
+    with pytest.raises(InputError, match="the disk is full"):
+        cells.run_cells(replace(HERE, folder=tmp_path), {"epochs": 1}, [{"mode": ["full"]}])
+
+
+def test_a_grid_is_limited_and_looked_at(grid_as: Any, tmp_path: Path) -> None:
+    grid_as('ulimit -v >&2; sleep 0.1; echo "error: $(ulimit -v)" >&2', tmp_path)
+    pids: list[int] = []
+    with pytest.raises(InputError, match="error: 1048576"):
+        cells.run_cells(
+            replace(HERE, folder=tmp_path), {"max_steps": 1, "model": "bert-mini"},
+            [{"mode": ["full"], "amp": ["on"]}], address_space=2**30, look=pids.append,
+        )  # fmt: skip
+    assert len(pids) > 1
+    assert len(set(pids)) == 1
+    text = (tmp_path / "cells" / "grid.toml").read_text()
+    assert '[settings]\nmax_steps = 1\nmodel = "bert-mini"\n[[cells]]\nmode = ["full"]' in text
+
+
+def test_without_model_and_data_cells_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fetch(_name: str) -> None:
+        raise MinbertInputError("the package index can't be reached")
+
+    monkeypatch.setattr(cells, "fetch", fetch)
+    with pytest.raises(SkipError, match="index can't be reached"):
+        cells.run_cells(replace(HERE, folder=tmp_path), {}, [])
+
+
+def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
+    needed = out_of_memory._Needed()
+    code = "import time; x = b'1' * 2**28; time.sleep(5)  # "
+    parent = (
+        "import subprocess, sys; "
+        "[subprocess.Popen([sys.executable, '-c', sys.argv[1], name]) for name in sys.argv[2:]]; "
+        "input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, code, "bench.worker"], stdin=subprocess.PIPE
+    ) as process:
+        for _ in range(100):
+            needed.look(process.pid)
+            if needed.mib > 256:
+                break
+            time.sleep(0.02)
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+        process.kill()
+    assert 256 < needed.mib < 600
