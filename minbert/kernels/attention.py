@@ -16,6 +16,9 @@ from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_eager_on_gpu, is_spelled_out
 
 _ALIGNED: Final = 8
+_UNSEEN: Final = -65504.0
+"""The least number of fp16: a score that it is added to gets a weight of exactly 0. It is not −∞,
+which cuDNN's attention, torch's choice on some GPUs, has problems with."""
 
 
 def attention(
@@ -45,16 +48,16 @@ def attention(
 def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
     """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers.
 
-    That is [B, S], true at real tokens. On a GPU it is a bias of the scores, [B, 1, 1, S], 0 or −∞,
-    in the type of products with `like` and in rows of a multiple of 8 numbers; torch would convert
-    and pad any other mask in every layer.
+    That is [B, S], true at real tokens. On a GPU it is a bias of the scores, [B, 1, 1, S], in the
+    type of products with `like` and in rows of a multiple of 8 numbers; torch would convert and pad
+    any other mask in every layer.
     """
     if not is_eager_on_gpu(like):
         return mask.bool()
     batch, length = mask.shape
     width = -(-length // _ALIGNED) * _ALIGNED
     rows = torch.zeros(batch, 1, 1, width, dtype=product_dtype(like), device=like.device)
-    return rows[..., :length].masked_fill_((mask == 0)[:, None, None, :], -torch.inf)
+    return rows[..., :length].masked_fill_((mask == 0)[:, None, None, :], _UNSEEN)
 
 
 def torch_attention(
