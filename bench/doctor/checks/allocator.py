@@ -39,7 +39,8 @@ def check(context: Context) -> Finding:
     ends = held[_WARM - 1 :: _STEPS]
     growth, new = min(after - before for before, after in pairwise(ends)), median(faults[_WARM:])
     figures = {"least_growth_mib": growth, "faults": faults, "held_mib": held}
-    summary = f"{new:,.0f} new pages a step, and memory grows by {growth:.1f} MiB in {_STEPS} steps"
+    grows = max(growth, 0.0)
+    summary = f"{new:,.0f} new pages a step, and memory grows by {grows:.1f} MiB in {_STEPS} steps"
     if growth <= GROWTH_MIB and new <= FAULTS:
         return Finding(OK, summary, figures=figures)
     remedy = "report this: steps are timed while memory grows"
