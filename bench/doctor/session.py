@@ -27,6 +27,8 @@ DEVICE: Final = Check(
 )
 """Answered before all others, by what a grid does: it decides where they run."""
 
+BUDGET_S: Final = 300.0
+"""Seconds for all checks: on a machine so busy that they don't fit, the last ones are skipped."""
 _GRACE_S: Final = 0.5
 """Seconds between asking a check to end and killing it."""
 
@@ -79,13 +81,15 @@ def examine(
         on_finding(done[-1])
 
     with Signals() as signals:
-        begun = time.monotonic()
+        begun = started = time.monotonic()
         with signals.raising(), show(DEVICE, sum(check.expected_s for check in checks)):
             found, finding = _find_device(requested)
         add(DEVICE, finding, begun)
         for number, check in enumerate(checks):
             begun = time.monotonic()
             reason = _why_not(check, done, found)
+            if reason is None and begun - started + check.expected_s > BUDGET_S:
+                reason = f"it does not fit into {BUDGET_S:.0f} s here; name it to run it alone"
             if reason is None:
                 with show(check, sum(each.expected_s for each in checks[number:])):
                     finding = _run(check, found, folder, signals)

@@ -13,8 +13,8 @@ LIMITS: Final = {"waited": 2 * WAITED, "stolen": 2 * STOLEN}
 """Twice the shares above which a row is flagged as disturbed: the median of the windows is above
 them only if something runs all the time, such as a program that keeps one of ten cores busy."""
 _BLAME: Final = 0.5
-"""Cores that others keep busy over the waiting share of a thread, below which they are not to
-blame: each thread that waits for its core gives it to another program for as long."""
+"""Share of the cores that waiting threads gave away which others must have kept busy: with less,
+nobody else took them."""
 _MEANINGS: Final = {
     "waited": "the threads waited for a core for {:.0%} of their time",
     "stolen": "{:.0%} of the cores' time went to other guests of this host",
@@ -37,7 +37,8 @@ def check(context: Context) -> Finding:
     if not shares.keys() & LIMITS:
         raise SkipError("this system does not count the time that threads wait for a core")
     waited, busy = shares.get("waited", 0.0), shares.get("foreign_cores")
-    if busy is not None and waited > LIMITS["waited"] and busy < _BLAME * waited:
+    given = context.threads * waited / (1 + waited)  # cores
+    if busy is not None and waited > LIMITS["waited"] and busy < _BLAME * given:
         raise SkipError(
             f"the threads waited for a core for {waited:.0%} of their time, though no other "
             "program kept one busy: a limit of this process's CPU time does that, see cores"

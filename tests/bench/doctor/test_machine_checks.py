@@ -145,6 +145,7 @@ def test_what_a_quota_does_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SkipError, match=r"waited for a core for 50% .* see cores"):
         disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=0.2))
     assert disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=None)).verdict == FAILED
+    assert disturbed(monkeypatch, Watch(waited=4.0, foreign_cores=1.6)).verdict == FAILED
 
 
 def test_without_counters_nothing_is_known_of_a_disturbance(

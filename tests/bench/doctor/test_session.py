@@ -102,6 +102,16 @@ def test_a_check_without_enough_memory_is_skipped(monkeypatch: pytest.MonkeyPatc
     assert "It is not known whether b." in outcome.verdict(examination)
 
 
+def test_checks_that_do_not_fit_into_five_minutes_are_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "BUDGET_S", 20.0)
+    checks = [check("a", expected_s=30.0), check("b", expected_s=1.0)]
+    examination = run(monkeypatch, checks, {})
+    assert verdicts_of(examination) == {"device": OK, "a": SKIPPED, "b": OK}
+    assert "does not fit into 20 s" in examination.checks[1].finding.summary
+
+
 def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(requested: str):
         if requested == "cpu":

@@ -17,6 +17,7 @@ import pytest
 from adapters import product
 from bench.common.errors import InputError
 from bench.doctor import cells
+from bench.doctor.catalogue import CHECKS
 from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import compiled, forecast, grid, numerics, out_of_memory
 from bench.doctor.models import CONFIG, small_model
@@ -321,3 +322,16 @@ def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
             child.kill()
         process.kill()
     assert 256 < needed.mib < 600
+
+
+# The page
+
+
+def test_the_page_has_a_section_for_each_check() -> None:
+    page = Path(__file__).parents[3] / "docs" / "doctor.md"
+    sections = [
+        line.removeprefix("### ")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("### ")
+    ]
+    assert sorted(sections) == sorted(check.name for check in CHECKS)
