@@ -181,6 +181,9 @@ def main(before: Path | None, length: int, side: str | None) -> None:
         _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
         print(json.dumps([astuple(count) for count in count_all(side, length)]))
         return
+    if before is not None and not (before / "minbert" / "__init__.py").is_file():
+        # its code would be that of this checkout, which is installed
+        raise click.BadParameter(f"{before} is no checkout of this project; git worktree add one")
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
         if torch.version.cuda is None:
