@@ -24,6 +24,7 @@ from bench.results.overall import overall
 from bench.results.protocol import LAUNCHED_AT
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.compiling import buckets_of, compile_for, shared_cache
+from bench.worker.device import set_up_device
 from bench.worker.hostcopies import HostCopies
 from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
@@ -116,10 +117,7 @@ class CellRun:
         self.device = torch.device(job.device)
         # before torch makes a context, whose memory counts as the cell's
         self.gpu = Gpu.of(self.device)
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
+        set_up_device(self.device)
         self.clock = StepClock(self.device)
         self.machine = MachineWatch(self.gpu)
         self.losses_kept = HostCopies(self.device)

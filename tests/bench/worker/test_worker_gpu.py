@@ -1,6 +1,7 @@
 """A worker on a simulated GPU: the order of its measurements, and what it keeps."""
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import nn
 
 from bench.forecast.counting import Counter
+from bench.peers import measure
 from bench.plan.job import Job
 from bench.worker import hostcopies
 from bench.worker import run as worker
+from bench.worker.device import set_up_device
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
@@ -114,6 +117,42 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
     assert (run.logits[""] == usual.logits[""]).all()
     assert len(run.record.losses) == 6
     assert max(alive[:6]) <= 3  # those of the step before
+
+
+def flags() -> list[bool]:
+    """TF32 in products, TF32 in cuDNN, cuDNN's attention."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return [cuda.matmul.allow_tf32, cudnn.allow_tf32, cuda.cudnn_sdp_enabled()]
+
+
+@pytest.fixture
+def default_flags() -> Iterator[None]:
+    """As on a GPU whose user allows all of them; what this process has is there again after it."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    before = flags()
+    for values in ([True] * 3, before):
+        cuda.matmul.allow_tf32, cudnn.allow_tf32 = values[:2]
+        cuda.enable_cudnn_sdp(values[2])
+        if values is not before:
+            yield
+
+
+def test_fp32_is_exact_on_a_gpu_and_attention_is_not_cudnns(
+    job: Job, monkeypatch: pytest.MonkeyPatch, default_flags
+) -> None:
+    set_up_device(torch.device("cpu"))
+    assert flags() == [True] * 3
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    measure.use_device(replace(job, device=DEVICE))
+    assert flags() == [False] * 3
+
+
+def test_a_cell_sets_its_gpu_up(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_flags
+) -> None:
+    with pretended_gpu(monkeypatch, lambda _event: None):
+        CellRun(replace(job, device=DEVICE), tmp_path, Progress(None))
+    assert flags() == [False] * 3
 
 
 @pytest.mark.parametrize(
