@@ -20,6 +20,7 @@ from bench.peers.request import Request
 from bench.peers.work import Workload, find_workload, training_batches
 from bench.plan.job import Job
 from bench.results.protocol import LAUNCHED_AT
+from bench.worker.device import set_up_device
 from bench.worker.probes import panel
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
@@ -71,10 +72,7 @@ def use_device(job: Job) -> torch.device:
     """Set up the device of a job as a cell's worker does."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+    set_up_device(device)
     return device
 
 

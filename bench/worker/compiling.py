@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from bench.plan.cell import Cell
+from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Buckets, plan_training
 from minbert.model.classifier import BertClassifier
@@ -55,7 +56,8 @@ def shared_cache(folder: Path) -> Iterator[None]:
     Cells may compile at the same time: torch writes entries by renaming, or under locks. But a C++
     compiler that is killed may leave half a library, which torch would load later. So a cell marks
     that it compiles. If the mark stays, the next cell that is alone removes what is newer than it;
-    if the cell could not compile, everything, since that may be the reason.
+    if the cell could not compile, everything, since that may be the reason. Until then the mark
+    stays, also where its cell runs again.
 
     Args:
         folder: the cell's folder, beside which the cache is.
@@ -70,19 +72,22 @@ def shared_cache(folder: Path) -> Iterator[None]:
             _remove_doubtful(place)
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
-        mark.touch()
+        is_kept = mark.exists()
+        if not is_kept:
+            mark.touch()
         os.environ.update({name: str(place / name.lower()) for name in _CACHES})
+        is_sound = False
         try:
             yield
-        except (MemoryError, RuntimeError):  # out of memory, which damages nothing
-            mark.unlink()
+            is_sound = True
+        except Exception as error:
+            is_sound = is_out_of_memory(error)
+            if not is_sound:
+                os.utime(mark, (0, 0))
             raise
-        except Exception:
-            os.utime(mark, (0, 0))
-            raise
-        else:
-            mark.unlink()
         finally:
+            if is_sound and not is_kept:
+                mark.unlink()
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)

@@ -8,8 +8,11 @@ compiler fuses (`minbert.kernels.reference`); adapters keep their backward pass 
 """
 
 import inspect
+import os
 import subprocess
+import sysconfig
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -35,6 +38,10 @@ arguments are constants of the graph, and the digest that an entry is found by c
 the autocast in force."""
 _NO_MEMORY: Final = ("out of memory", "can't allocate memory")
 """In the message of any failed allocation: by torch, triton or the driver."""
+
+
+class NoCompilerError(InputError):
+    """A compiler that can't be used here: it is missing, or torch or the GPU is too old for it."""
 
 
 def mode_of(device: torch.device) -> str:
@@ -120,11 +127,12 @@ def compile_model(
         amp: off, bf16 or fp16.
 
     Raises:
-        InputError: if there is no compiler, it fails, or it makes no CUDA graph of a part.
+        NoCompilerError: if there is no compiler.
+        InputError: if it fails, or makes no CUDA graph of a part.
         MemoryError, RuntimeError: if there is no memory left.
     """
     if _ISOLATED not in inspect.signature(torch.compile).parameters:
-        raise InputError(
+        raise NoCompilerError(
             f"compile: the compiler of torch {torch.__version__} is too old for it; install torch "
             f"{'.'.join(map(str, COMPILES_FROM))} or newer, or leave compile out"
         )
@@ -154,7 +162,8 @@ def compile_model(
         lines = str(inner).strip().splitlines() or [type(inner).__name__]
         # a traceback comes from another process
         reason = lines[-1] if "Traceback (most recent call last):" in lines else lines[0]
-        raise InputError(
+        kind = NoCompilerError if _is_missing(inner, reason) else InputError
+        raise kind(
             f"compile: torch can't compile the model ({reason}); it needs a C++ compiler, "
             "and on a GPU triton, a C compiler and Python.h: install them, or leave compile out"
         ) from error
@@ -168,3 +177,15 @@ def compile_model(
     if graphs := hits + misses + bypasses:
         compiled.cached = hits / graphs
     return compiled
+
+
+def _is_missing(error: BaseException, reason: str) -> bool:
+    """Whether a compiler, or a part of it, is missing, by an error of compiling and its reason."""
+    from torch._inductor import exc
+
+    if isinstance(error, subprocess.CalledProcessError | exc.CppCompileError):
+        return not Path(sysconfig.get_path("include"), "Python.h").exists()
+    if isinstance(error, FileNotFoundError):
+        return error.filename in (os.environ.get("CC"), os.environ.get("CXX"))
+    none = exc.InvalidCxxCompiler, exc.TritonMissing, exc.GPUTooOldForTriton
+    return isinstance(error, none) or "Failed to find C compiler" in reason

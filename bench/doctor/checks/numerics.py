@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.doctor.check import FAILED, OK, Context, Finding
 from bench.doctor.models import SETTINGS, small_batch, small_model, small_trainer
+from bench.worker.device import set_up_device
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 
 BATCHES: Final = ((16, 24, True), (16, 16, False), (2, 12, True))
@@ -80,9 +81,7 @@ def check(context: Context) -> Finding:
 
 def train(mode: str, layers: str | None, amp: str, device: str, path: str) -> Trained:
     """Take a step on each batch."""
-    if device != "cpu":  # as for a cell
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+    set_up_device(torch.device(device))
     with kernels(path):
         model = small_model(mode, layers, device)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

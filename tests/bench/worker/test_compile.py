@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -268,10 +268,11 @@ def test_the_cells_of_a_run_share_a_cache(tmp_path: Path, monkeypatch: pytest.Mo
     with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
         assert first == second == third
         assert kept_in(third) == {True}
-    with pytest.raises(MemoryError), places(tmp_path / "fourth"):
-        raise MemoryError
-    with places(tmp_path / "fifth") as last:
-        assert kept_in(last) == {True}, "a lack of memory damages nothing"
+    for error in (MemoryError(), RuntimeError("CUDA out of memory")):
+        with pytest.raises(type(error)), places(tmp_path / "fourth"):
+            raise error
+        with places(tmp_path / "fifth") as last:
+            assert kept_in(last) == {True}, "a lack of memory damages nothing"
 
 
 def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Path) -> None:
@@ -286,8 +287,9 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Pa
         keep_in(used)
         subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
         half = used[0] / "ab" / "half.so"
-        with places(tmp_path / "other"):
-            assert half.exists(), "the first still compiles"
+        for again in ("other", "killed"):  # as in a grid that is continued
+            with places(tmp_path / again):
+                assert half.exists(), "the first still compiles"
     with places(tmp_path / "next"):
         assert not half.exists()
         assert kept_in(used) == {True}
@@ -296,7 +298,24 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Pa
         assert half.exists()
 
 
-@pytest.mark.parametrize("error", [MinbertInputError("compile: half"), ImportError("too short")])
+def test_each_cell_that_compiles_keeps_others_from_removing(tmp_path: Path) -> None:
+    with ExitStack() as second:
+        with places(tmp_path / "one") as used:
+            keep_in(used)
+            second.enter_context(places(tmp_path / "other"))
+        stays = tmp_path / "compiled" / "killed.unfinished"
+        stays.touch()
+        os.utime(stays, (0, 0))
+        with places(tmp_path / "third"):
+            assert kept_in(used) == {True}
+    with places(tmp_path / "next"):
+        assert kept_in(used) == {False}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MinbertInputError("compile: half"), ImportError("too short"), RuntimeError("bad code")],
+)
 def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,9 +328,11 @@ def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
         keep_in(used)
     with places(tmp_path / "next"):
         assert kept_in(used) == {True}
-    monkeypatch.setattr(compiling, "MOST_MIB", 0)
-    with places(tmp_path / "next"):
-        assert kept_in(used) == {False}
+    monkeypatch.setattr(compiling, "MOST_MIB", 1)
+    for mib, kept in ((0.5, True), (1, False)):
+        os.truncate(used[0] / "code", int(mib * 2**20))
+        with places(tmp_path / "next"):
+            assert kept_in(used) == {kept}
 
 
 def test_a_row_says_how_much_of_the_code_was_there(

@@ -1,6 +1,7 @@
 """A worker on a simulated GPU: the order of its measurements, and what it keeps."""
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import nn
 
 from bench.forecast.counting import Counter
+from bench.peers import measure
 from bench.plan.job import Job
 from bench.worker import hostcopies
 from bench.worker import run as worker
+from bench.worker.device import set_up_device
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
@@ -24,15 +27,24 @@ from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.worker.test_worker import job_on
 
 IN_ORDER = [
-    *("baseline", "context", "load", "empty", "reset", "rehearse", "train", "read"),
+    *("baseline", "context", "load", "empty", "reset", "rehearse", "train", "rehearse", "train"),
+    "read",
     "measure, without gradients",
 ]  # fmt: skip
 
 
 def on_gpu(
-    job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch, came: list[str] | None = None
+    job: Job,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    came: list[str] | None = None,
+    passes: list[tuple[str, int, int]] | None = None,
 ) -> CellRun:
-    """The job, run on a pretended GPU; what is done to that comes, once each in a row."""
+    """The job, run on a pretended GPU.
+
+    What is done to that comes, once each in a row, and of rehearsals and steps in `passes` also
+    their tokens and the number of parameters that train in them.
+    """
     events = [] if came is None else came
 
     def note(event: str) -> None:
@@ -46,16 +58,18 @@ def on_gpu(
 
     step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
 
-    largest: list[int] = []
+    def note_pass(event: str, batch: Batch) -> None:
+        note(event)
+        if passes is not None:
+            trained = sum(p.requires_grad for p in run.model.parameters())
+            passes.append((event, batch.padded, trained))
 
     def taken(trainer: Trainer, batch: Batch):
-        note("train")
-        assert batch.padded <= largest[0]
+        note_pass("train", batch)
         return step(trainer, batch)
 
     def rehearsed(trainer: Trainer, batch: Batch) -> None:
-        note("rehearse")
-        largest.append(batch.padded)
+        note_pass("rehearse", batch)
         rehearse(trainer, batch)
 
     def counted(saved: SavedTensors):
@@ -91,6 +105,50 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(
     assert [came[0], *merged] == wanted
 
 
+@pytest.mark.parametrize("unfreeze", ["all", "iterative"])
+@pytest.mark.parametrize("steps", [1, 2, 15, None])
+def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unfreeze: str,
+    steps: int | None,
+) -> None:
+    """And with the parameters that it trains, so that the peaks are those of training."""
+    changes = {"epochs": 4, "max_steps": steps, "unfreeze": unfreeze, "batching": "shuffled"}
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=2, **changes)
+    passes: list[tuple[str, int, int]] = []
+    run = on_gpu(job, tmp_path / "cell", monkeypatch, passes=passes)
+    starts = [index for index, (event, *_) in enumerate(passes) if event == "rehearse"]
+    last = len(run.record.losses) + len(starts)  # the panel follows
+    assert len(starts) == len(run.record.epochs)
+    trained = []
+    for start, end in zip(starts, [*starts[1:], last], strict=True):
+        (_, padded, rehearsed), *taken = passes[start:end]
+        assert padded == max(padded for _, padded, _ in taken)
+        assert {rehearsed} == {count for *_, count in taken}
+        trained.append(rehearsed)
+    assert trained == sorted(trained)
+    grows = unfreeze == "iterative" and steps is None
+    assert (trained[0] < trained[-1]) == grows
+
+
+def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Trainer, "rehearse", forbidden)
+    CellRun(job, tmp_path / "cell", Progress(None)).run()
+    monkeypatch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
+    cell = replace(job.cell, compile="on", task="sst")
+    came: list[str] = []
+    with pretended_gpu(monkeypatch, came.append):
+        CellRun(replace(job, cell=cell, device=DEVICE), tmp_path / "cell", Progress(None)).run()
+    assert "read" in came
+
+
 def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +172,42 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
     assert (run.logits[""] == usual.logits[""]).all()
     assert len(run.record.losses) == 6
     assert max(alive[:6]) <= 3  # those of the step before
+
+
+def flags() -> list[bool]:
+    """TF32 in products, TF32 in cuDNN, cuDNN's attention."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return [cuda.matmul.allow_tf32, cudnn.allow_tf32, cuda.cudnn_sdp_enabled()]
+
+
+@pytest.fixture
+def default_flags() -> Iterator[None]:
+    """As on a GPU whose user allows all of them; what this process has is there again after it."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    before = flags()
+    for values in ([True] * 3, before):
+        cuda.matmul.allow_tf32, cudnn.allow_tf32 = values[:2]
+        cuda.enable_cudnn_sdp(values[2])
+        if values is not before:
+            yield
+
+
+def test_fp32_is_exact_on_a_gpu_and_attention_is_not_cudnns(
+    job: Job, monkeypatch: pytest.MonkeyPatch, default_flags
+) -> None:
+    set_up_device(torch.device("cpu"))
+    assert flags() == [True] * 3
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    measure.use_device(replace(job, device=DEVICE))
+    assert flags() == [False] * 3
+
+
+def test_a_cell_sets_its_gpu_up(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_flags
+) -> None:
+    with pretended_gpu(monkeypatch, lambda _event: None):
+        CellRun(replace(job, device=DEVICE), tmp_path, Progress(None))
+    assert flags() == [False] * 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import subprocess
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.exc import CppCompileError
 
 from adapters.injection import inject
 from minbert.data.batches import Batch, Buckets
 from minbert.errors import InputError
 from minbert.kernels.reference import kernels
 from minbert.training import compiled
-from minbert.training.compiled import CompiledModel, compile_model, mode_of
+from minbert.training.compiled import CompiledModel, NoCompilerError, compile_model, mode_of
 from minbert.training.trainer import Group, Trainer
 from tests.adapters.small import CLASSES, base_model, disturb
 from tests.components import need_compiler
@@ -277,9 +279,10 @@ def test_a_part_without_a_cuda_graph_is_refused(
 # What can't be compiled
 
 
-def refusal(model: nn.Module) -> str:
+def refusal(model: nn.Module, *, missing: bool) -> str:
     with pytest.raises(InputError) as caught:
         compile_model(model, texts=2, lengths=[8], amp="off")
+    assert isinstance(caught.value, NoCompilerError) == missing
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -289,7 +292,7 @@ def test_a_missing_compiler_is_one_line() -> None:
     from torch._inductor import config
 
     with config.patch({"cpp.cxx": ("/nowhere/g++",)}):
-        message = refusal(model_of())
+        message = refusal(model_of(), missing=True)
     assert message.startswith("compile: torch can't compile the model (")
     assert "No working C++ compiler" in message
     assert message.endswith("leave compile out")
@@ -305,19 +308,26 @@ def in_a_worker() -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "missing"),
     [
         (subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]),
-         "Command '['/usr/bin/gcc', 'main.c']' returned non-zero exit status 1."),
+         "Command '['/usr/bin/gcc', 'main.c']' returned non-zero exit status 1.", "Python.h"),
+        (CppCompileError(["g++", "kernel.cpp"], "error: 'tmp1' was not declared"),
+         "C++ compile error", "Python.h"),
         (RuntimeError("Failed to find C compiler. Please specify via CC"),
-         "Failed to find C compiler. Please specify via CC"),
+         "Failed to find C compiler. Please specify via CC", "compiler"),
         (FileNotFoundError(2, "No such file or directory", "/nowhere/gcc"),
-         "[Errno 2] No such file or directory: '/nowhere/gcc'"),
-        (in_a_worker, "RuntimeError: Failed to find C compiler."),
+         "[Errno 2] No such file or directory: '/nowhere/gcc'", "CC"),
+        (in_a_worker, "RuntimeError: Failed to find C compiler.", "compiler"),
     ],
 )  # fmt: skip
 def test_what_triton_lacks_is_one_line(
-    error: Any, reason: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    error: Any,
+    reason: str,
+    missing: str,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     raised = error if isinstance(error, Exception) else error()
 
@@ -325,9 +335,16 @@ def test_what_triton_lacks_is_one_line(
         raise raised
 
     monkeypatch.setattr(Recorder, "__call__", lacking)
-    message = refusal(recorder.model)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    message = refusal(recorder.model, missing=missing == "compiler")
     assert message.startswith(f"compile: torch can't compile the model ({reason}); it needs")
     assert "on a GPU triton, a C compiler and Python.h: install them" in message
+    (tmp_path / "Python.h").unlink()
+    assert refusal(recorder.model, missing=missing in ("Python.h", "compiler")) == message
+    monkeypatch.setenv("CC", "/nowhere/gcc")
+    assert refusal(recorder.model, missing=True) == message
 
 
 def test_code_that_cannot_be_traced_is_one_line(traced) -> None:
@@ -337,7 +354,7 @@ def test_code_that_cannot_be_traced_is_one_line(traced) -> None:
             print(x)
             return x
 
-    assert "compile: torch can't compile the model (" in refusal(Asking(8, 3))
+    assert "compile: torch can't compile the model (" in refusal(Asking(8, 3), missing=False)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
@@ -354,7 +371,7 @@ def test_a_lack_of_memory_stays_one(
 
 def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model, *, dynamic=None: model)
-    assert "is too old for it" in refusal(model_of())
+    assert "is too old for it" in refusal(model_of(), missing=True)
 
 
 @pytest.mark.parametrize(
