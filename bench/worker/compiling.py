@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from bench.common.errors import InputError
 from bench.plan.cell import Cell
 from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
@@ -61,10 +62,21 @@ def shared_cache(folder: Path) -> Iterator[None]:
 
     Args:
         folder: the cell's folder, beside which the cache is.
+
+    Raises:
+        InputError: if there is no writing there.
     """
     place = folder.resolve().parent / CACHE
-    place.mkdir(exist_ok=True)
     mark = place / f"{folder.name}{_UNFINISHED}"
+    try:
+        place.mkdir(exist_ok=True)
+        (place / _LOCK).touch()
+    except OSError as error:
+        name = f"{place.parent.name}/{CACHE}"
+        raise InputError(
+            f"compile: code can't be kept in {name} ({error.strerror}); move that away or make it "
+            "writable, or leave compile out"
+        ) from error
     before = {name: os.environ.get(name) for name in _CACHES}
     with (place / _LOCK).open("wb") as lock:
         with suppress(OSError):  # others compile, or the file system has no locks

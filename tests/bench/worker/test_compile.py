@@ -335,6 +335,18 @@ def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
             assert kept_in(used) == {kept}
 
 
+def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "compiled").touch()
+    with (
+        pytest.raises(
+            InputError, match=r"code can't be kept in runs/compiled \(.*; move that away"
+        ),
+        shared_cache(tmp_path / "runs" / "cell"),
+    ):
+        pass
+
+
 def test_a_row_says_how_much_of_the_code_was_there(
     tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
