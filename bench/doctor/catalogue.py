@@ -24,6 +24,7 @@ CHECKS: Final = (
         "how much memory cells may use",
         needs=(),
         expected_s=1,
+        is_advice=True,
     ),
     Check(
         "driver",
@@ -88,6 +89,7 @@ CHECKS: Final = (
         needs=("software", "allocator"),
         expected_s=3,
         memory_mib=600,
+        is_advice=True,
     ),
     Check(
         "products",
@@ -119,6 +121,7 @@ CHECKS: Final = (
         devices=("cuda",),
         needs=("software", "driver", "step-clock"),
         expected_s=10,
+        is_advice=True,
     ),
     Check(
         "grid",
@@ -137,6 +140,7 @@ CHECKS: Final = (
         expected_s=20,
         limit_s=180,
         memory_mib=1200,
+        is_advice=True,
     ),
     Check(
         "out-of-memory",
@@ -155,6 +159,7 @@ CHECKS: Final = (
         expected_s=22,
         limit_s=180,
         memory_mib=1500,
+        is_advice=True,
     ),
 )
 

@@ -23,6 +23,7 @@ class Check:
         expected_s: how long it takes on two cores, for the display of what is left.
         limit_s: after which it is ended, and failed.
         needs: the checks whose failure makes this one pointless; it is then skipped.
+        is_advice: whether measurements are right although it fails.
         memory_mib: host memory that it needs; with less available it is skipped.
     """
 
@@ -34,6 +35,7 @@ class Check:
     limit_s: float = 90.0
     needs: tuple[str, ...] = ("software",)
     memory_mib: float = 0.0
+    is_advice: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Context:
         threads: the number of threads of torch.
         amp_on: the type that `amp = on` stands for here, `bf16` or `fp16`.
         folder: an empty folder for its files, removed afterwards.
+        amps: the values of `amp` that the device can compute with.
     """
 
     device: str
     threads: int
     amp_on: str
     folder: Path
+    amps: tuple[str, ...] = ("off", "bf16")
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,14 @@ class Finding:
         summary: one line, with the figures that decided it, or why it was skipped.
         remedy: what to do about a failure, one line; empty if ok.
         figures: what was measured, for JSON; names end in their unit.
+        is_advice: whether measurements are right although it failed.
     """
 
     verdict: str
     summary: str
     remedy: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
+    is_advice: bool = False
 
 
 class SkipError(Exception):

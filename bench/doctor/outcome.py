@@ -42,16 +42,18 @@ def lines(examined: Examined, encoding: str | None) -> list[str]:
 
 def verdict(examination: Examination) -> str:
     """Whether measurements can be trusted, and what is not known."""
-    failed = examination.named(FAILED)
+    spoilers, failed = examination.spoilers, examination.named(FAILED)
     passed = len(set(examination.named(OK)) - {DEVICE.name})
-    if failed:
-        text = f"Measurements on this machine can't be trusted: {_list(failed)} failed."
+    if spoilers:
+        text = f"Measurements on this machine can't be trusted: {_list(spoilers)} failed."
     elif not passed:
         text = "No check applies here."
     else:
         text = (
             f"Measurements on this machine can be trusted, as far as checks show: {passed} passed."
         )
+    if harmless := [name for name in failed if name not in spoilers]:
+        text += f" {_list(harmless)} failed, but that leaves measurements right."
     unknown = [
         each.check
         for each in examination.checks
@@ -91,9 +93,14 @@ def as_json(examination: Examination, requested: str) -> dict[str, Any]:
             "python": platform.python_version(),
             "libc": " ".join(platform.libc_ver()),
         },
-        "trusted": not examination.named(FAILED),
+        "trusted": not examination.spoilers,
         "findings": [
-            {"check": e.check.name, **asdict(e.finding), "seconds": round(e.seconds, 2)}
+            {
+                "check": e.check.name,
+                **asdict(e.finding),
+                "is_advice": e.is_advice,
+                "seconds": round(e.seconds, 2),
+            }
             for e in examination.checks
         ],
     }

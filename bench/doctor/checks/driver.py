@@ -70,7 +70,8 @@ def judge(device: Device, figures: dict[str, Any]) -> Finding:
         remedy = f"leave out amp {types}, or install a driver and a torch that fit this GPU"
         if amp == "off":
             remedy = "install a driver and a torch that fit this GPU, or take the CPU"
-        return Finding(FAILED, f"{name}: amp {amp} can't compute ({why})", remedy, figures)
+        summary = f"{name}: amp {amp} can't compute ({why})"
+        return Finding(FAILED, summary, remedy, figures, is_advice="off" not in device.failures)
     if figures["ecc_errors"]:
         summary = f"{name}: {figures['ecc_errors']} uncorrected memory errors since the start"
         return Finding(

@@ -21,7 +21,7 @@ from minbert.training.trainer import Trainer
 from tests.bench.fake_nvml import FakeNvml, process, used
 from tests.bench.pretended_gpu import NAME, pretended_gpu
 
-HERE = Context("cuda:0", 1, "bf16", Path())
+HERE = Context("cuda:0", 1, "bf16", Path(), ("off", "bf16", "fp16"))
 MIB = 2**20
 
 
@@ -62,6 +62,7 @@ def test_what_a_gpu_says_is_judged(
     assert finding.verdict == verdict
     assert text in finding.summary
     assert bool(finding.remedy) == (verdict == FAILED)
+    assert finding.is_advice == (device.failures.keys() == {"fp16"})
 
 
 def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: Any) -> Finding:

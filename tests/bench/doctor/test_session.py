@@ -109,7 +109,7 @@ def test_checks_that_do_not_fit_into_five_minutes_are_skipped(
     checks = [check("a", expected_s=30.0), check("b", expected_s=1.0)]
     examination = run(monkeypatch, checks, {})
     assert verdicts_of(examination) == {"device": OK, "a": SKIPPED, "b": OK}
-    assert "does not fit into 20 s" in examination.checks[1].finding.summary
+    assert "do not fit into 20 s" in examination.checks[1].finding.summary
 
 
 def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_json_has_every_figure_and_is_valid() -> None:
     assert values["schema"] == outcome.SCHEMA
     assert values["findings"][1] == {
         "check": "a", "verdict": FAILED, "summary": "it is y.py", "remedy": "mend",
-        "figures": {"ms": [0.333333, None], "of": {"a": None}}, "seconds": 1.23,
+        "figures": {"ms": [0.333333, None], "of": {"a": None}}, "is_advice": False, "seconds": 1.23,
     }  # fmt: skip
     assert values["verdict"] == outcome.verdict(examination)
     assert values["trusted"] is False
@@ -192,6 +192,20 @@ def test_the_verdict_names_what_failed_and_what_is_not_known() -> None:
         "Nothing is known of a GPU."
     )
     assert "It is not known whether a." in outcome.verdict(examined(SKIPPED))
+
+
+def test_a_failure_that_leaves_measurements_right_is_no_mistrust(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks = [check("a", is_advice=True), check("b", needs=("a",)), check("c")]
+    examination = run(monkeypatch, checks, {"a": FAILED})
+    assert verdicts_of(examination)["b"] == OK
+    assert outcome.as_json(examination, "cpu")["trusted"] is True
+    text = outcome.verdict(examination)
+    assert text.startswith("Measurements on this machine can be trusted, ")
+    assert "a failed, but that leaves measurements right." in text
+    text = outcome.verdict(run(monkeypatch, checks, {"a": FAILED, "c": FAILED}))
+    assert "can't be trusted: c failed. a failed, but" in text
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, examination: Examination, *arguments: str):
