@@ -56,14 +56,16 @@ def test_the_step_clock(monkeypatch: pytest.MonkeyPatch, change, verdict: str) -
 
 
 class FakeGpuTime(Time):
-    """A GPU that works for a millisecond per 10⁶ cycles, beside a host that only queues."""
+    """A GPU that needs a millisecond for 10⁶ cycles once its clocks are raised; the host queues."""
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, raised_after_s: float = 1.003) -> None:
         super().__init__()
         self.factor, self.queued_until = factor, 0.0
+        self.raised_at = self.now + raised_after_s
 
     def hold(self, cycles: int) -> None:
-        self.queued_until = max(self.queued_until, self.now) + cycles / 1e9
+        begun = max(self.queued_until, self.now)
+        self.queued_until = begun + cycles / (1e9 if begun >= self.raised_at else 0.3e9)
 
     def synchronize(self, _device: object = None) -> None:
         self.now = max(self.now, self.queued_until)

@@ -145,7 +145,9 @@ def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
         (peaks(600.0), FAILED, "off by +33%"),
         (peaks(400.0), FAILED, "off by -33%"),
         (peaks(310.0, "cuda:0"), OK, "off by +3%"),
-        (peaks(200.0, "cuda:0"), FAILED, "off by -33%"),
+        (peaks(200.0, "cuda:0"), OK, "off by -12%"),  # 64 MiB of it are cuBLAS's workspace
+        (peaks(160.0, "cuda:0"), FAILED, "off by -25%"),
+        (peaks(380.0, "cuda:0"), FAILED, "off by +27%"),
         (peaks(None), FAILED, "lora bf16 has no forecast"),
         (peaks(500.0, status="crashed", message="no"), FAILED, "ended crashed: no"),
     ],
