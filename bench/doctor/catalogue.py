@@ -12,19 +12,20 @@ from bench.doctor.check import Check
 
 CHECKS: Final = (
     Check(
-        "software",
-        "Can this Python import what cells run, in the environment that workers get?",
-        "whether cells can run at all",
-        needs=(),
-        expected_s=3,
-    ),
-    Check(
         "memory-limit",
         "Is there enough host memory for the full grid on minilm?",
         "how much memory cells may use",
         needs=(),
         expected_s=1,
+        memory_mib=0,
         is_advice=True,
+    ),
+    Check(
+        "software",
+        "Can this Python import what cells run, in the environment that workers get?",
+        "whether cells can run at all",
+        needs=(),
+        expected_s=3,
     ),
     Check(
         "driver",
@@ -72,7 +73,6 @@ CHECKS: Final = (
         "Do the counters of host memory rise and fall with what is allocated?",
         "whether memory peaks are right",
         expected_s=3,
-        memory_mib=600,
     ),
     Check(
         "allocator",
@@ -80,7 +80,6 @@ CHECKS: Final = (
         "whether memory and step times are those of a steady state",
         needs=("software", "memory-counters"),
         expected_s=6,
-        memory_mib=600,
     ),
     Check(
         "huge-pages",
@@ -88,7 +87,6 @@ CHECKS: Final = (
         "whether step times are comparable with those of machines that have huge pages",
         needs=("software", "allocator"),
         expected_s=3,
-        memory_mib=600,
         is_advice=True,
     ),
     Check(
@@ -96,7 +94,6 @@ CHECKS: Final = (
         "Are matrix products right, and as fast at a step's sizes as they can be?",
         "whether the precision of a cell is what its row states",
         expected_s=8,
-        memory_mib=600,
     ),
     Check(
         "numerics",
@@ -104,7 +101,6 @@ CHECKS: Final = (
         "whether trainings here compute what they should",
         needs=("software", "products"),
         expected_s=5,
-        memory_mib=600,
     ),
     Check(
         "synchronisation",

@@ -24,7 +24,8 @@ class Check:
         limit_s: after which it is ended, and failed.
         needs: the checks whose failure makes this one pointless; it is then skipped.
         is_advice: whether measurements are right although it fails.
-        memory_mib: host memory that it needs; with less available it is skipped.
+        memory_mib: host memory that it needs, by default to import torch; with less available it
+            is skipped.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Check:
     expected_s: float = 3.0
     limit_s: float = 90.0
     needs: tuple[str, ...] = ("software",)
-    memory_mib: float = 0.0
+    memory_mib: float = 600.0
     is_advice: bool = False
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,13 @@ from bench.doctor.memory import available_mib
 from bench.doctor.process import FINDING
 from bench.launch.runner import Outcome, run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions, torch_build, usable_threads
+from bench.machine.conditions import (
+    Found,
+    code_version,
+    find_conditions,
+    torch_build,
+    usable_threads,
+)
 from bench.machine.environment import worker_environment
 
 DEVICE: Final = Check(
@@ -103,7 +110,8 @@ def examine(
             if reason is None and begun - started + check.expected_s > BUDGET_S:
                 reason = _NO_TIME.format(BUDGET_S)
             if reason is None:
-                with show(check, sum(each.expected_s for each in checks[number:])):
+                left = [e.expected_s for e in checks[number:] if device_kind(found) in e.devices]
+                with show(check, sum(left)):
                     left_s = BUDGET_S - (begun - started)
                     finding = _run(check, found, folder, signals, left_s)
             add(check, finding if reason is None else Finding(SKIPPED, reason), begun)
@@ -118,7 +126,8 @@ def _find_device(requested: str) -> tuple[Found | None, Finding]:
     """
     try:
         torch_build()
-    except InputError as error:
+        code_version()
+    except (InputError, OSError, PackageNotFoundError) as error:
         return None, Finding(SKIPPED, str(error))
     try:
         found = find_conditions(requested)
@@ -137,13 +146,17 @@ def _why_not(check: Check, done: Sequence[Examined], found: Found | None) -> str
     failed = Examination(found, done).spoilers
     if lacking := [name for name in _all_needs(check, done) if name in failed]:
         return f"it needs {lacking[0]}, which failed"
-    kind = "cpu" if found is None else found.conditions.device.partition(":")[0]
-    if kind not in check.devices:
+    if device_kind(found) not in check.devices:
         return "it applies to a GPU, and there is none to check"
     available, limit = available_mib()
     if available < check.memory_mib:
         return f"it needs {check.memory_mib:,.0f} MiB, and {available:,.0f} are {limit}"
     return None
+
+
+def device_kind(found: Found | None) -> str:
+    """The kind of the device that is checked, `cpu` or `cuda`."""
+    return "cpu" if found is None else found.conditions.device.partition(":")[0]
 
 
 def _all_needs(check: Check, done: Sequence[Examined]) -> list[str]:
@@ -183,7 +196,7 @@ def _run(
         raise StoppedError
     if outcome.status == "timeout" and left_s < check.limit_s:
         return Finding(SKIPPED, _NO_TIME.format(BUDGET_S))
-    return _finding(outcome)
+    return _finding(check, outcome)
 
 
 def _amps(found: Found) -> tuple[str, ...]:
@@ -192,14 +205,13 @@ def _amps(found: Found) -> tuple[str, ...]:
     return tuple(amp for amp in types if amp not in found.device.failures)
 
 
-def _finding(outcome: Outcome) -> Finding:
+def _finding(check: Check, outcome: Outcome) -> Finding:
     """The finding in a process's result; one that ended otherwise has failed."""
     columns: Mapping[str, Any] = {} if outcome.result is None else outcome.result["columns"]
     if outcome.status == "ok" and FINDING in columns:
         return Finding(**columns[FINDING])
+    remedy = "attach this line to a report, if it does not name what to mend here"
+    if check.name == "software":
+        remedy = "install torch again: pip install --force-reinstall torch"
     how = "ran out of memory" if outcome.status == "oom" else "ended"
-    return Finding(
-        FAILED,
-        f"the check {how}: {outcome.message}",
-        "attach this line to a report, if it does not name what to mend here",
-    )
+    return Finding(FAILED, f"the check {how}: {outcome.message}", remedy)

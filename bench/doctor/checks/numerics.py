@@ -111,8 +111,8 @@ def deviations(one: Trained, other: Trained) -> tuple[float, float, float]:
         for name, gradient in other.gradients.items()
     )
     moved = _norm(other.updates)
-    apart = _norm({name: one.updates[name] - update for name, update in other.updates.items()})
-    return _largest(losses), _largest(gradients), apart / moved
+    distance = _norm({name: one.updates[name] - update for name, update in other.updates.items()})
+    return _largest(losses), _largest(gradients), distance / moved
 
 
 def _largest(values: Iterable[float]) -> float:

@@ -70,7 +70,7 @@ def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: A
     monkeypatch.setattr(driver, "resolve_device", lambda _name, _cuda: device)
     monkeypatch.setattr(driver, "read_driver", lambda: Driver("580.1", 1))
     monkeypatch.setattr(driver, "_WARM_UP_S", 0.0)
-    monkeypatch.setattr(driver, "_LOOK_S", 0.0)
+    monkeypatch.setattr(driver, "_SAMPLE_S", 0.0)
     monkeypatch.setattr(driver, "_SIZE", 1)
     nvml = FakeNvml(NAME, **answers)
     nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED = nvml.NVML_VOLATILE_ECC = 1
@@ -81,7 +81,7 @@ def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: A
 def test_a_quiet_gpu_is_ok(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = look_at(monkeypatch, TotalEccErrors=0)
     assert (finding.verdict, finding.figures["ecc_errors"]) == (OK, 0)
-    assert finding.figures["looks"]["looks"] == driver.LOOKS
+    assert finding.figures["looks"]["looks"] == driver.SAMPLES
     assert look_at(monkeypatch).figures["ecc_errors"] is None, "a GPU without ECC"
 
 
@@ -206,8 +206,8 @@ def test_without_memory_or_a_counting_allocator_it_is_skipped(
 @pytest.fixture
 def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The modes that were set, in which steps of one mode on the CPU are taken."""
-    found: list[str] = []
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", found.append)
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     monkeypatch.setattr(synchronisation, "SETTINGS", (("head", None),))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: True)
     step = Trainer.step
@@ -217,7 +217,7 @@ def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return step(trainer, batch)
 
     monkeypatch.setattr(Trainer, "step", on_cpu)
-    return found
+    return modes
 
 
 def test_steps_that_do_not_wait_are_ok(modes: list[str]) -> None:

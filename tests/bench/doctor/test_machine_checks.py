@@ -142,7 +142,7 @@ def test_a_lasting_disturbance_fails(
 
 
 def test_what_a_quota_does_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SkipError, match=r"waited for a core for 50% .* see cores"):
+    with pytest.raises(SkipError, match=r"waited 0.50 s for a core .* see cores"):
         disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=0.2))
     assert disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=None)).verdict == FAILED
     assert disturbed(monkeypatch, Watch(waited=4.0, foreign_cores=1.6)).verdict == FAILED

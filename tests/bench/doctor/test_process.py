@@ -97,7 +97,7 @@ def test_json_alone_is_on_stdout_and_names_no_place(tmp_path: Path) -> None:
     )
     result = json.loads(done.stdout)
     assert done.returncode == 1
-    assert result["trusted"] is True, "a failed check of memory's size is advice"
+    assert result["trusted"] is None
     assert [each["verdict"] for each in result["findings"]] == [OK, FAILED]
     assert result["conditions"]["threads"] >= 1
     assert not re.search(r"(^|[\s\"'])/\w", done.stdout)

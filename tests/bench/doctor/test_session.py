@@ -32,6 +32,12 @@ def run(
     return examine(checks, requested, Path(), show, lambda _each: None)
 
 
+@pytest.fixture(autouse=True)
+def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One check decides what is trusted."""
+    monkeypatch.setattr(outcome, "CHECKS", (check("a"),))
+
+
 def verdicts_of(examination: Examination) -> dict[str, str]:
     return {each.check.name: each.finding.verdict for each in examination.checks}
 
@@ -65,7 +71,9 @@ def test_naming_a_check_selects_what_it_needs_in_order() -> None:
 
 
 def test_an_unknown_check_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no check 'clock'; name some of software, .*step-clock"):
+    with pytest.raises(
+        InputError, match=r"no check 'clock'; name some of memory-limit, .*step-clock"
+    ):
         selected(["clock"])
 
 
@@ -135,13 +143,16 @@ def test_without_torch_what_needs_it_is_skipped(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(session, "torch_build", missing)
     examination = run(monkeypatch, list(CHECKS), {"software": FAILED})
-    found = verdicts_of(examination)
+    verdicts = verdicts_of(examination)
     assert examination.found is None
-    assert found.pop("device") == SKIPPED
-    assert found.pop("software") == FAILED
-    assert found.pop("memory-limit") == OK
-    assert set(found.values()) == {SKIPPED}
-    assert "whether cells can run at all" in outcome.verdict(examination)
+    assert verdicts.pop("device") == SKIPPED
+    assert verdicts.pop("software") == FAILED
+    assert verdicts.pop("memory-limit") == OK
+    assert set(verdicts.values()) == {SKIPPED}
+    text = outcome.verdict(examination)
+    assert text == (
+        "Measurements on this machine can't be trusted: software failed. Nothing else is known."
+    )
 
 
 def shown(finding: Finding, encoding: str | None = "utf-8") -> list[str]:
@@ -208,6 +219,16 @@ def test_a_failure_that_leaves_measurements_right_is_no_mistrust(
     assert "can't be trusted: c failed. a failed, but" in text
 
 
+def test_without_all_checks_nothing_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, gpu = check("a"), check("b"), check("c", devices=("cuda",))
+    monkeypatch.setattr(outcome, "CHECKS", (a, b, gpu, check("d", is_advice=True)))
+    assert outcome.trusted(run(monkeypatch, [a, b], {})) is True
+    examination = run(monkeypatch, [a, b], {"b": SKIPPED})
+    assert outcome.trusted(examination) is None
+    assert outcome.verdict(examination).startswith("Too few checks passed to say")
+    assert outcome.trusted(run(monkeypatch, [a], {"a": FAILED})) is False
+
+
 def invoke(monkeypatch: pytest.MonkeyPatch, examination: Examination, *arguments: str):
     def fake(checks, requested, folder, show, on_finding) -> Examination:
         for each in examination.checks:
@@ -225,7 +246,7 @@ def test_the_exit_code_says_whether_a_check_failed(
 ) -> None:
     result = invoke(monkeypatch, examined(verdict))
     assert result.return_value == code
-    assert result.stdout.splitlines()[-1].startswith(("Measurements", "No check"))
+    assert result.stdout.splitlines()[-1].startswith(("Measurements", "Too few checks"))
 
 
 def test_with_json_the_text_is_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

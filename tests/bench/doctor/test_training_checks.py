@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -276,12 +277,23 @@ def test_a_grid_is_limited_and_looked_at(grid_as: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="error: 1048576"):
         cells.run_cells(
             replace(HERE, folder=tmp_path), {"max_steps": 1, "model": "bert-mini"},
-            [{"mode": ["full"], "amp": ["on"]}], address_space=2**30, look=pids.append,
+            [{"mode": ["full"], "amp": ["on"]}], address_space=2**30, on_poll=pids.append,
         )  # fmt: skip
     assert len(pids) > 1
     assert len(set(pids)) == 1
     text = (tmp_path / "cells" / "grid.toml").read_text()
     assert '[settings]\nmax_steps = 1\nmodel = "bert-mini"\n[[cells]]\nmode = ["full"]' in text
+
+
+def test_without_room_on_disk_cells_are_skipped(
+    grid_as: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grid_as("", tmp_path)
+    monkeypatch.setattr(
+        cells.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=49 * 2**20)
+    )
+    with pytest.raises(SkipError, match=r"needs 50 MiB of disk, and 49 are free .* set TMPDIR"):
+        cells.run_cells(replace(HERE, folder=tmp_path), {}, [])
 
 
 def test_without_model_and_data_cells_are_skipped(
@@ -307,7 +319,7 @@ def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
         [sys.executable, "-c", parent, code, "bench.worker"], stdin=subprocess.PIPE
     ) as process:
         for _ in range(100):
-            needed.look(process.pid)
+            needed.read(process.pid)
             if needed.mib > 256:
                 break
             time.sleep(0.02)
