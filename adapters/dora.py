@@ -15,7 +15,7 @@ from minbert.kernels.casts import cast
 from minbert.kernels.linear import product
 from minbert.kernels.precision import has_values, product_dtype
 from minbert.kernels.products import times
-from minbert.kernels.reference import is_eager_on_gpu
+from minbert.kernels.reference import is_eager_on_gpu, is_reference
 
 _CANCELLED: Final = 0.1
 """n² / |w|² below which a row's norm is not taken from the factored sum."""
@@ -52,10 +52,11 @@ class DoraLinear(LowRankLinear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
-        if self.is_plain(x):
+        on_gpu = is_eager_on_gpu(x)
+        if is_reference() or (on_gpu and self.scale is None):
             return super().forward(x, activation)
         dtype = product_dtype(x)
-        if is_eager_on_gpu(x) and self.scale is not None:
+        if on_gpu and self.scale is not None:
             with torch.autocast(x.device.type, enabled=False):
                 merged = DoraMerge.apply(
                     cast(self.lora_A).to(dtype), cast(self.lora_B).to(dtype), self.magnitude,

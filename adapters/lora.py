@@ -11,7 +11,7 @@ from adapters.on_gpu import LoraProduct
 from minbert.kernels.activations import activate
 from minbert.kernels.casts import cast
 from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_eager_on_gpu
+from minbert.kernels.reference import is_eager_on_gpu, is_reference
 
 
 class LoraLinear(LowRankLinear):
@@ -24,10 +24,11 @@ class LoraLinear(LowRankLinear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
-        if self.is_plain(x):
+        on_gpu = is_eager_on_gpu(x)
+        if is_reference() or (on_gpu and self.scale is None):
             return super().forward(x, activation)
         dtype = product_dtype(x)
-        if is_eager_on_gpu(x) and self.scale is not None:
+        if on_gpu and self.scale is not None:
             return self._product_on_gpu(x, activation, dtype, self.scale)
         branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from adapters.layer import AdaptedLinear, Part
 from adapters.product import AdaptedProduct
-from minbert.kernels.reference import is_eager_on_gpu, is_reference
 
 
 class LowRankLinear(AdaptedLinear):
@@ -70,10 +69,6 @@ class LowRankLinear(AdaptedLinear):
         """`updated_weight` without a gradient, by one kernel, for the same scale of all parts."""
         stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
         return torch.baddbmm(stacked, self.lora_B, self.lora_A, alpha=scale).flatten(0, 1)
-
-    def is_plain(self, x: Tensor) -> bool:
-        """Whether the layer computes by its definition under autograd, for an input x."""
-        return is_reference() or (is_eager_on_gpu(x) and self.scale is None)
 
     @abstractmethod
     def uses_side_branch(self, tokens: int) -> bool:

@@ -276,11 +276,12 @@ class CellRun:
         }
         torch.manual_seed(cell.seed)
         start_cuda_peaks(self.device)
-        if self.device.type == "cuda" and compiled is None:
-            trainer.rehearse(self._timing_batches()[1])
         for epoch in range(cell.epochs):
             if self.unfreezing is not None:
                 self.unfreezing.begin(epoch)
+            if self.device.type == "cuda" and compiled is None:
+                order = self._order(epoch)[: total - len(record.losses)]
+                trainer.rehearse(self._batch(*self._largest(order)))
             with self.phases.phase("train"), self.machine, energy(self.gpu) as drawn:
                 order = self._order(epoch)[: total - len(record.losses)]
                 batches = (self._batch(part, indices) for part, indices in order)
@@ -419,17 +420,22 @@ class CellRun:
     def _timing_batches(self) -> tuple[list[Batch], Batch]:
         """Batches of the first epoch: those that are timed, and the largest."""
         order = self._order(0)
-        sizes = [self._size(part, indices) for part, indices in order]
-        chosen = choose([real for real, _ in sizes], [len(indices) for _, indices in order])
-        largest = max(range(len(order)), key=lambda index: sizes[index][1])
-        batches = [self._batch(*order[index]) for index in (*chosen, largest)]
-        return batches[:-1], batches[-1]
+        tokens = [
+            sum(int(encoded.lengths[indices].sum()) for encoded in self.train[part].texts)
+            for part, indices in order
+        ]
+        chosen = choose(tokens, [len(indices) for _, indices in order])
+        return [self._batch(*order[i]) for i in chosen], self._batch(*self._largest(order))
 
-    def _size(self, part: str, indices: NDArray[np.int64]) -> tuple[int, int]:
-        """Tokens of a batch, without padding and with it."""
-        split = self.train[part]
-        real = sum(int(encoded.lengths[indices].sum()) for encoded in split.texts)
-        return real, len(split.texts) * len(indices) * int(split.lengths[indices].max())
+    def _largest(self, order: Order) -> tuple[str, NDArray[np.int64]]:
+        """The batch of the most tokens, with padding."""
+
+        def size(batch: tuple[str, NDArray[np.int64]]) -> int:
+            part, indices = batch
+            split = self.train[part]
+            return len(split.texts) * len(indices) * int(split.lengths[indices].max())
+
+        return max(order, key=size)
 
     def _totals(self) -> Columns:
         joules = [value for value in self.record.joules if value is not None]

@@ -14,6 +14,7 @@ from adapters.dora import DoraLinear
 from adapters.injection import layer_class
 from adapters.layer import Part
 from minbert.kernels import products, reference
+from minbert.kernels.attention import attention, prepare_mask
 from minbert.kernels.casts import cast, cast_together
 from minbert.kernels.reference import kernels
 from minbert.training.optimizer import OPTIMIZERS, Group
@@ -134,6 +135,46 @@ def test_parts_of_different_scale_are_computed_by_definition(mode: str, as_on_gp
         y.square().sum().backward()
         found.append([y, *(p.grad for p in layer.parameters() if p.requires_grad)])
     torch.testing.assert_close(*found)
+
+
+def test_a_row_of_zeros_stays_one(as_on_gpu) -> None:
+    layer = DoraLinear(nn.Linear(6, 8), [Part(name="x", rank=2, alpha=3.0)])
+    layer.reset_parameters(0)
+    layer.weight.data[3] = 0.0
+    layer.magnitude.data[3] = 0.5
+    found = []
+    for name in ("fast", "reference"):
+        layer.zero_grad()
+        with kernels(name):
+            y = layer(torch.linspace(-1, 1, 18).view(3, 6))
+        y.square().sum().backward()
+        found.append([y, *(p.grad for p in (layer.magnitude, layer.lora_A))])
+    torch.testing.assert_close(*found)
+    layer.magnitude.data[3] = 0.0  # as it is at first
+    y = layer(torch.ones(1, 6))
+    torch.testing.assert_close(y[0, 3], layer.bias[3])
+
+
+def test_a_masked_token_has_no_weight_however_high_its_score(as_on_gpu) -> None:
+    length, width = 4, 8
+    qkv = torch.full((1, length, 3, width), 80.0)  # scores of 80 * 80 * √8 = 18,102
+    qkv[0, :, 2] = torch.arange(length)[:, None]
+    qkv[0, :2, 1] = -80.0  # keys of the real tokens
+    mask = torch.tensor([[1, 1, 0, 0]])
+    y = attention(qkv.view(1, length, -1), prepare_mask(mask, qkv), 1, 0.0)
+    torch.testing.assert_close(y, qkv[:, :2, 2].mean(dim=1, keepdim=True).expand_as(y))
+
+
+def test_copies_end_with_their_context_and_compiled_code_takes_none(
+    as_on_gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.Linear(3, 4)
+    with torch.autocast("cpu", torch.bfloat16), cast_together(layer, torch.ones(2, 3)):
+        with monkeypatch.context() as compiling:
+            compiling.setattr(torch.compiler, "is_compiling", lambda: True)
+            assert cast(layer.bias) is layer.bias
+        assert cast(layer.bias) is not layer.bias
+    assert cast(layer.weight) is layer.weight, "nobody took its copy"
 
 
 def test_weights_are_cast_once_and_their_gradients_back(as_on_gpu) -> None:

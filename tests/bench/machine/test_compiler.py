@@ -49,6 +49,15 @@ def test_what_is_missing_is_named(complete: Path, monkeypatch: pytest.MonkeyPatc
     assert why_no_compiling(device(), "3.0.0a0") == ""
     assert why_no_compiling(device(), "2.9.1+cu130") == "torch 2.9.1+cu130 is too old"
     assert why_no_compiling(device((6, 1)), NEW) == "NVIDIA A100 is too old for triton"
+    assert why_no_compiling(device((7, 0)), NEW) == ""
+    assert why_no_compiling(device((6, 2)), NEW) == "NVIDIA A100 is too old for triton"
+    for compiler in ("clang", "/opt/cc"):
+        monkeypatch.setattr(shutil, "which", lambda name, there=compiler: name == there)
+        monkeypatch.setenv("CC", "/opt/cc")
+        assert why_no_compiling(device(), NEW) == ""
+    monkeypatch.delenv("CC")
+    assert why_no_compiling(device(), NEW) == "a C compiler is missing"
+    monkeypatch.setattr(shutil, "which", lambda name: name == "gcc")
     (complete / "Python.h").unlink()
     assert why_no_compiling(device(), NEW) == "Python.h is missing"
     monkeypatch.setattr(shutil, "which", lambda _name: None)

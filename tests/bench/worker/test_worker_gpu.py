@@ -27,15 +27,24 @@ from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.worker.test_worker import job_on
 
 IN_ORDER = [
-    *("baseline", "context", "load", "empty", "reset", "rehearse", "train", "read"),
+    *("baseline", "context", "load", "empty", "reset", "rehearse", "train", "rehearse", "train"),
+    "read",
     "measure, without gradients",
 ]  # fmt: skip
 
 
 def on_gpu(
-    job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch, came: list[str] | None = None
+    job: Job,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    came: list[str] | None = None,
+    passes: list[tuple[str, int, int]] | None = None,
 ) -> CellRun:
-    """The job, run on a pretended GPU; what is done to that comes, once each in a row."""
+    """The job, run on a pretended GPU.
+
+    What is done to that comes, once each in a row, and of rehearsals and steps in `passes` also
+    their tokens and the number of parameters that train in them.
+    """
     events = [] if came is None else came
 
     def note(event: str) -> None:
@@ -49,16 +58,18 @@ def on_gpu(
 
     step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
 
-    largest: list[int] = []
+    def note_pass(event: str, batch: Batch) -> None:
+        note(event)
+        if passes is not None:
+            trained = sum(p.requires_grad for p in run.model.parameters())
+            passes.append((event, batch.padded, trained))
 
     def taken(trainer: Trainer, batch: Batch):
-        note("train")
-        assert batch.padded <= largest[0]
+        note_pass("train", batch)
         return step(trainer, batch)
 
     def rehearsed(trainer: Trainer, batch: Batch) -> None:
-        note("rehearse")
-        largest.append(batch.padded)
+        note_pass("rehearse", batch)
         rehearse(trainer, batch)
 
     def counted(saved: SavedTensors):
@@ -92,6 +103,50 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(
     driver = [event for event in came[1:] if event != "baseline"]  # later looks are at the peak
     merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
     assert [came[0], *merged] == wanted
+
+
+@pytest.mark.parametrize("unfreeze", ["all", "iterative"])
+@pytest.mark.parametrize("steps", [1, 2, 15, None])
+def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unfreeze: str,
+    steps: int | None,
+) -> None:
+    """And with the parameters that it trains, so that the peaks are those of training."""
+    changes = {"epochs": 4, "max_steps": steps, "unfreeze": unfreeze, "batching": "shuffled"}
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=2, **changes)
+    passes: list[tuple[str, int, int]] = []
+    run = on_gpu(job, tmp_path / "cell", monkeypatch, passes=passes)
+    starts = [index for index, (event, *_) in enumerate(passes) if event == "rehearse"]
+    last = len(run.record.losses) + len(starts)  # the panel follows
+    assert len(starts) == len(run.record.epochs)
+    trained = []
+    for start, end in zip(starts, [*starts[1:], last], strict=True):
+        (_, padded, rehearsed), *taken = passes[start:end]
+        assert padded == max(padded for _, padded, _ in taken)
+        assert {rehearsed} == {count for *_, count in taken}
+        trained.append(rehearsed)
+    assert trained == sorted(trained)
+    grows = unfreeze == "iterative" and steps is None
+    assert (trained[0] < trained[-1]) == grows
+
+
+def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Trainer, "rehearse", forbidden)
+    CellRun(job, tmp_path / "cell", Progress(None)).run()
+    monkeypatch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
+    cell = replace(job.cell, compile="on", task="sst")
+    came: list[str] = []
+    with pretended_gpu(monkeypatch, came.append):
+        CellRun(replace(job, cell=cell, device=DEVICE), tmp_path / "cell", Progress(None)).run()
+    assert "read" in came
 
 
 def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(

@@ -33,9 +33,9 @@ def _attention(
     dropout_p: float = 0.0,
     **_: Any,
 ) -> Tensor:
-    """As torch's C++ does it on a GPU: without a mask in half precision by its kernel flash, else
-    by the one called efficient. That takes a bias in rows of a multiple of 8 numbers: a boolean
-    mask becomes one, and one of other rows is padded.
+    """As torch's C++ does it on a GPU, where cuDNN's is off as in cells: without a mask in half
+    precision by its kernel flash, else by the one called efficient. That takes a bias in rows of a
+    multiple of 8 numbers: a boolean mask becomes one, and one of other rows is padded.
     """
     if torch.is_autocast_enabled("cuda"):
         half = torch.get_autocast_dtype("cuda")

@@ -39,7 +39,7 @@ def model_of(mode: str, layers: str | None, pooling: str) -> BertClassifier:
     model = BertClassifier(SMALL, 5, pooling=pooling, dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else 4
-    inject(model, mode=mode, layers=layers, rank=rank, alpha=4, new_pooler=False, seed=0)
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=12, new_pooler=False, seed=0)
     generator = torch.Generator().manual_seed(5)
     for parameter in model.parameters():  # B is zero at first, and tells nothing
         if parameter.requires_grad:
