@@ -85,6 +85,17 @@ def test_a_quiet_gpu_is_ok(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert look_at(monkeypatch).figures["ecc_errors"] is None, "a GPU without ECC"
 
 
+def test_the_gpu_is_read_before_this_process_uses_it(
+    gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    of = driver.Gpu.of
+    monkeypatch.setattr(driver.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
+    monkeypatch.setattr(driver, "_work", lambda *_of: order.append("work"))
+    look_at(monkeypatch)
+    assert order == ["gpu", *["work"] * (1 + driver.SAMPLES)]
+
+
 def test_other_processes_and_heat_are_seen(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     others = [process(os.getpid(), 400), process(1, 900)]
@@ -165,6 +176,7 @@ def test_figures_that_rise_and_fall_are_right(memory: Memory) -> None:
     [
         ("counted", 0.5, "allocated rises by 128 MiB, not 256"),
         ("reserved", 0.0, "reserved rises by 0 MiB"),
+        ("driver", 0.85, "process rises by 217 MiB, not 256"),
         ("driver", 0.0, "process rises by 0 MiB, not 256"),
         ("resets", False, "allocated ends changed by 256 MiB, not 0"),
         ("left", 256.0, "process ends changed by 256 MiB"),
@@ -225,6 +237,18 @@ def test_steps_that_do_not_wait_are_ok(modes: list[str]) -> None:
     assert finding.verdict == OK
     assert "no step of 3 settings waits" in finding.summary
     assert modes == ["error", "default"] * 3
+
+
+def test_first_steps_may_wait(modes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, during = Trainer.step, list[str]()
+
+    def watched(trainer: Trainer, batch: Any) -> Any:
+        during.append(modes[-1] if modes else "")
+        return step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    synchronisation.check(replace(HERE, amps=("off",)))
+    assert during == ["", "", "error", "error"]
 
 
 def test_a_step_that_waits_is_named_with_its_place(

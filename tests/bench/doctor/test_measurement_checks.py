@@ -47,6 +47,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, change=lambda ms: ms) -> Finding:
         (lambda ms: 0.98 * ms, FAILED),
         (lambda ms: 1.02 * ms, FAILED),
         (lambda ms: 1000 * ms, FAILED),
+        (lambda ms, left=[3]: ms + (left.pop() if left else 0), OK),
         (lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
     ],
 )
@@ -188,6 +189,17 @@ def test_half_precision_that_is_emulated_is_named(monkeypatch: pytest.MonkeyPatc
     finding = speeds(monkeypatch, 100.0, 200.0, 0.5)
     assert finding.verdict == OK
     assert "bf16 is slower than fp32 here: it is emulated" in finding.summary
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.9, OK), (1.1, FAILED)])
+def test_the_error_of_fp16_is_a_rounding(
+    monkeypatch: pytest.MonkeyPatch, error: float, verdict: str
+) -> None:
+    errors = {torch.float32: 1e-6, torch.float16: error / 1024}
+    monkeypatch.setattr(products, "_error", lambda dtype, _device: errors[dtype])
+    monkeypatch.setattr(products, "measure_gflops", lambda shapes, *_of: [(s, 1.0) for s in shapes])
+    here = Context("cpu", 2, "fp16", Path(), ("off", "fp16"))
+    assert products.check(here).verdict == verdict
 
 
 @pytest.mark.parametrize(
