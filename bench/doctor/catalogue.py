@@ -125,7 +125,6 @@ CHECKS: Final = (
         "whether rows are complete",
         needs=("software", "memory-counters"),
         expected_s=13,
-        limit_s=180,
         memory_mib=1000,
     ),
     Check(
@@ -134,7 +133,6 @@ CHECKS: Final = (
         "how far forecasts of memory are off",
         needs=("software", "memory-counters", "allocator", "grid"),
         expected_s=20,
-        limit_s=180,
         memory_mib=1200,
         is_advice=True,
     ),
@@ -144,7 +142,6 @@ CHECKS: Final = (
         "whether cells that run out of memory are reported as such",
         needs=("software", "driver", "grid"),
         expected_s=18,
-        limit_s=180,
         memory_mib=1200,
     ),
     Check(
@@ -153,7 +150,6 @@ CHECKS: Final = (
         "whether cells with compile = true are right and timed without compiling",
         needs=("software", "numerics"),
         expected_s=22,
-        limit_s=180,
         memory_mib=1500,
         is_advice=True,
     ),

@@ -33,7 +33,7 @@ class Check:
     unknown: str
     devices: tuple[str, ...] = ("cpu", "cuda")
     expected_s: float = 3.0
-    limit_s: float = 90.0
+    limit_s: float = 180.0
     needs: tuple[str, ...] = ("software",)
     memory_mib: float = 600.0
     is_advice: bool = False
@@ -75,6 +75,11 @@ class Finding:
     remedy: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     is_advice: bool = False
+
+
+def judged(ok: bool, summary: str, remedy: str, figures: Mapping[str, Any]) -> Finding:
+    """The finding of a check that passed or failed; one that passed needs no remedy."""
+    return Finding(OK if ok else FAILED, summary, "" if ok else remedy, figures)
 
 
 class SkipError(Exception):

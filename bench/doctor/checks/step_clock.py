@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import torch
 
-from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.doctor.check import Context, Finding, judged
 from bench.worker.probes.steps import StepClock
 from minbert.data.batches import Batch
 
@@ -53,10 +53,10 @@ def check(context: Context) -> Finding:
         f"the clock deviates by {deviation:+.2%} from the time around a step, "
         f"and sleeps of twice the length take {doubled:.3f} times as long"
     )
-    if abs(deviation) <= tolerance and abs(doubled - 2) <= 2 * tolerance:
-        return Finding(OK, summary, figures=figures)
     remedy = "step times of this machine are wrong by that share: report this, with the JSON"
-    return Finding(FAILED, summary, remedy, figures)
+    return judged(
+        abs(deviation) <= tolerance and abs(doubled - 2) <= 2 * tolerance, summary, remedy, figures
+    )
 
 
 def _sleep(device: torch.device, length: int) -> None:
