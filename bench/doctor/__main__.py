@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.common.command import run_command
+from bench.common.errors import DiskFullError, InputError
 from bench.doctor.catalogue import CHECKS, selected
 from bench.doctor.check import FAILED, Check
 from bench.doctor.outcome import as_json, lines, verdict
@@ -43,6 +44,8 @@ Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains the
 def command(names: tuple[str, ...], device: str, json_wanted: bool) -> int:
     checks = selected(names)
     out = sys.stderr if json_wanted else sys.stdout
+    if out is None:
+        raise InputError("there is no stdout to print to; redirect it to a file")
 
     def on_finding(examined: Examined) -> None:
         for line in lines(examined, out.encoding):
@@ -53,7 +56,11 @@ def command(names: tuple[str, ...], device: str, json_wanted: bool) -> int:
         examination = examine(checks, device, Path(folder), show, on_finding)
     click.echo(f"\n{verdict(examination)}", file=out)
     if json_wanted:
-        click.echo(json.dumps(as_json(examination, device), indent=2))
+        text = json.dumps(as_json(examination, device), indent=2)
+        try:
+            click.echo(text)
+        except OSError as error:
+            raise DiskFullError(f"stdout: can't be written ({error.strerror})") from error
     return 1 if examination.named(FAILED) else 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Final
 from bench.common.errors import InputError
 from bench.common.messages import last_error
 from bench.doctor.check import Context, SkipError
+from bench.doctor.memory import MIB
 from bench.launch.locks import FOLDER as LOCKS
 from bench.plan.rows import Row
 from bench.results.store import Store, cell_folder
@@ -19,8 +21,10 @@ from minbert.assets.embedded import ASSETS, fetch
 from minbert.errors import InputError as MinbertInputError
 
 RUNS: Final = "runs.csv"
-_LOOK_S: Final = 0.02
-"""Seconds between two looks at a running grid."""
+_POLL_S: Final = 0.02
+"""Seconds between two calls of `on_poll` while a grid runs."""
+_DISK_MIB: Final = 50
+"""For rows, reports and progress of a grid's cells."""
 
 
 def run_cells(
@@ -30,7 +34,7 @@ def run_cells(
     *,
     name: str = "cells",
     address_space: int | None = None,
-    look: Callable[[int], None] = lambda _pid: None,
+    on_poll: Callable[[int], None] = lambda _pid: None,
 ) -> list[Row]:
     """Run a grid in a folder of its own, and return its rows in the order in which they ran.
 
@@ -38,7 +42,7 @@ def run_cells(
         settings, cells: the tables of a grid file.
         name: of the folder, within the context's.
         address_space: bytes that each of its processes may map; None: no limit.
-        look: called all the time with the process id of the grid.
+        on_poll: called all the time with the process id of the grid.
 
     Raises:
         SkipError: if the embedded model and data are neither in the cache nor can be fetched.
@@ -49,6 +53,12 @@ def run_cells(
             fetch(asset)
     except MinbertInputError as error:
         raise SkipError(f"the embedded model and data are needed: {error}") from error
+    free_mib = shutil.disk_usage(context.folder).free / MIB
+    if free_mib < _DISK_MIB:
+        raise SkipError(
+            f"it needs {_DISK_MIB} MiB of disk, and {free_mib:,.0f} are free in {context.folder}: "
+            "set TMPDIR to another folder"
+        )
     folder = context.folder / name
     folder.mkdir()
     grid = folder / "grid.toml"
@@ -72,7 +82,7 @@ def run_cells(
             preexec_fn=limit,
         )
         while not _ended(process):
-            look(process.pid)
+            on_poll(process.pid)
     rows = Store(folder / RUNS).rows if (folder / RUNS).exists() else []
     if not rows:
         raise InputError(last_error(stderr.read_text(encoding="utf-8", errors="replace")))
@@ -81,7 +91,7 @@ def run_cells(
 
 def _ended(process: "subprocess.Popen[bytes]") -> bool:
     try:
-        process.wait(_LOOK_S)
+        process.wait(_POLL_S)
     except subprocess.TimeoutExpired:
         return False
     return True

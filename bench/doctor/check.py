@@ -23,7 +23,9 @@ class Check:
         expected_s: how long it takes on two cores, for the display of what is left.
         limit_s: after which it is ended, and failed.
         needs: the checks whose failure makes this one pointless; it is then skipped.
-        memory_mib: host memory that it needs; with less available it is skipped.
+        is_advice: whether measurements are right although it fails.
+        memory_mib: host memory that it needs, by default to import torch; with less available it
+            is skipped.
     """
 
     name: str
@@ -31,9 +33,10 @@ class Check:
     unknown: str
     devices: tuple[str, ...] = ("cpu", "cuda")
     expected_s: float = 3.0
-    limit_s: float = 90.0
+    limit_s: float = 180.0
     needs: tuple[str, ...] = ("software",)
-    memory_mib: float = 0.0
+    memory_mib: float = 600.0
+    is_advice: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,14 @@ class Context:
         threads: the number of threads of torch.
         amp_on: the type that `amp = on` stands for here, `bf16` or `fp16`.
         folder: an empty folder for its files, removed afterwards.
+        amps: the values of `amp` that the device can compute with.
     """
 
     device: str
     threads: int
     amp_on: str
     folder: Path
+    amps: tuple[str, ...] = ("off", "bf16")
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,19 @@ class Finding:
         summary: one line, with the figures that decided it, or why it was skipped.
         remedy: what to do about a failure, one line; empty if ok.
         figures: what was measured, for JSON; names end in their unit.
+        is_advice: whether measurements are right although it failed.
     """
 
     verdict: str
     summary: str
     remedy: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
+    is_advice: bool = False
+
+
+def judged(ok: bool, summary: str, remedy: str, figures: Mapping[str, Any]) -> Finding:
+    """The finding of a check that passed or failed; one that passed needs no remedy."""
+    return Finding(OK if ok else FAILED, summary, "" if ok else remedy, figures)
 
 
 class SkipError(Exception):

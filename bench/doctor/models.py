@@ -30,6 +30,8 @@ SETTINGS: Final = (
 
 _CLASSES: Final = 3
 _RANK: Final = 4
+_ALPHA: Final = 8
+"""Twice the rank, so that a path that leaves out the scale differs."""
 _SCALE: Final = 1024.0
 """Of fp16's losses: low enough that no step overflows and is skipped."""
 
@@ -41,7 +43,7 @@ def small_model(
     model = BertClassifier(config, _CLASSES, pooling="mean", dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else _RANK
-    inject(model, mode=mode, layers=layers, rank=rank, alpha=_RANK, new_pooler=False, seed=0)
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=_ALPHA, new_pooler=False, seed=0)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():  # B is zero at first, which hides the gradient of A
         if parameter.requires_grad:

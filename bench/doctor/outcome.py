@@ -9,12 +9,14 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Final
 
 from bench.common.messages import one_line
+from bench.doctor.catalogue import CHECKS
 from bench.doctor.check import FAILED, OK, SKIPPED, Check
-from bench.doctor.session import DEVICE, Examination, Examined
+from bench.doctor.session import DEVICE, Examination, Examined, device_kind
 from bench.machine.conditions import code_version
 
 SCHEMA: Final = 1
@@ -34,31 +36,50 @@ def lines(examined: Examined, encoding: str | None) -> list[str]:
         f"{sign}{arrow}".encode(encoding)
     except UnicodeEncodeError:
         sign, arrow = _WORDS[finding.verdict], "->"
-    texts = [f"{sign} {examined.check.name:{_WIDTH}} {anonymous(finding.summary)}"]
+    texts = [f"{sign} {examined.check.name:{_WIDTH}} {_line(finding.summary)}"]
     if finding.remedy:
-        texts.append(f"{'':{len(sign) + 1}}{arrow} {anonymous(finding.remedy)}")
+        texts.append(f"{'':{len(sign) + 1}}{arrow} {_line(finding.remedy)}")
     return [text.encode(encoding, "replace").decode(encoding) for text in texts]
+
+
+def _line(text: str) -> str:
+    """A text as one line, without characters that move a terminal's cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def trusted(examination: Examination) -> bool | None:
+    """Whether measurements can be trusted; None if a check that decides it was not run."""
+    if examination.spoilers:
+        return False
+    passed = examination.named(OK)
+    needed = [check for check in CHECKS if _applies(check, examination) and not check.is_advice]
+    failed = examination.named(FAILED)  # for a reason that is advice
+    return True if all(check.name in (*passed, *failed) for check in needed) else None
 
 
 def verdict(examination: Examination) -> str:
     """Whether measurements can be trusted, and what is not known."""
-    failed = examination.named(FAILED)
+    spoilers, failed = examination.spoilers, examination.named(FAILED)
     passed = len(set(examination.named(OK)) - {DEVICE.name})
-    if failed:
-        text = f"Measurements on this machine can't be trusted: {_list(failed)} failed."
-    elif not passed:
-        text = "No check applies here."
+    if spoilers:
+        text = f"Measurements on this machine can't be trusted: {_list(spoilers)} failed."
+    elif trusted(examination) is None:
+        text = f"Too few checks passed to say whether measurements can be trusted: {passed}."
     else:
         text = (
             f"Measurements on this machine can be trusted, as far as checks show: {passed} passed."
         )
+    if harmless := [name for name in failed if name not in spoilers]:
+        text += f" {_list(harmless)} failed, but that leaves measurements right."
     unknown = [
         each.check
         for each in examination.checks
         if each.finding.verdict == FAILED
         or (each.finding.verdict == SKIPPED and _applies(each.check, examination))
     ]
-    if unknown:
+    if examination.found is None or "software" in failed:
+        text += " Nothing else is known."
+    elif unknown:
         text += f" It is not known {_list([check.unknown for check in unknown])}."
     if examination.found is not None and examination.found.device.gpu is None:
         text += " Nothing is known of a GPU."
@@ -67,9 +88,7 @@ def verdict(examination: Examination) -> str:
 
 def _applies(check: Check, examination: Examination) -> bool:
     """Whether a check applies to the device that was checked."""
-    found = examination.found
-    kind = "cpu" if found is None else found.conditions.device.partition(":")[0]
-    return kind in check.devices
+    return device_kind(examination.found) in check.devices
 
 
 def _list(words: Sequence[str]) -> str:
@@ -81,9 +100,12 @@ def as_json(examination: Examination, requested: str) -> dict[str, Any]:
     """Everything, to attach to a report."""
     found = examination.found
     conditions = None if found is None else found.conditions.columns()
+    version = None
+    with suppress(PackageNotFoundError):
+        version = code_version()
     values: dict[str, Any] = {
         "schema": SCHEMA,
-        "code_version": code_version(),
+        "code_version": version,
         "requested_device": requested,
         "conditions": conditions,
         "platform": {
@@ -91,9 +113,14 @@ def as_json(examination: Examination, requested: str) -> dict[str, Any]:
             "python": platform.python_version(),
             "libc": " ".join(platform.libc_ver()),
         },
-        "trusted": not examination.named(FAILED),
+        "trusted": trusted(examination),
         "findings": [
-            {"check": e.check.name, **asdict(e.finding), "seconds": round(e.seconds, 2)}
+            {
+                "check": e.check.name,
+                **asdict(e.finding),
+                "is_advice": e.is_advice,
+                "seconds": round(e.seconds, 2),
+            }
             for e in examination.checks
         ],
     }

@@ -1,4 +1,4 @@
-"""The process of one check: `python -m bench.doctor.process NAME DEVICE THREADS AMP_ON FOLDER`.
+"""The process of one check: `bench.doctor.process NAME DEVICE THREADS AMP_ON FOLDER AMPS`.
 
 It writes its finding into result.json in the folder, as a cell's worker does, so that the same
 runner supervises it.
@@ -18,7 +18,7 @@ FINDING: Final = "finding"
 _FILES: Final = "files"
 
 
-def main(name: str, device: str, threads: int, amp_on: str, folder: Path) -> int:
+def main(name: str, device: str, threads: int, amp_on: str, folder: Path, amps: str) -> int:
     """Run a check and write its finding; returns the exit code."""
     lifeline.attach()
     from bench.worker.__main__ import write_result
@@ -27,7 +27,7 @@ def main(name: str, device: str, threads: int, amp_on: str, folder: Path) -> int
     files.mkdir(parents=True, exist_ok=True)
     check = import_module(f"bench.doctor.checks.{name.replace('-', '_')}").check
     try:
-        finding = check(Context(device, threads, amp_on, files))
+        finding = check(Context(device, threads, amp_on, files, tuple(amps.split(","))))
     except SkipError as reason:
         finding = Finding(SKIPPED, str(reason))
     write_result(folder, "ok", "", {FINDING: asdict(finding)})  # type: ignore[dict-item]
@@ -35,7 +35,7 @@ def main(name: str, device: str, threads: int, amp_on: str, folder: Path) -> int
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 6:
-        sys.exit("usage: python -m bench.doctor.process NAME DEVICE THREADS AMP_ON FOLDER")
-    name, device, threads, amp_on, folder = sys.argv[1:]
-    sys.exit(main(name, device, int(threads), amp_on, Path(folder)))
+    if len(sys.argv) != 7:
+        sys.exit("usage: python -m bench.doctor.process NAME DEVICE THREADS AMP_ON FOLDER AMPS")
+    name, device, threads, amp_on, folder, amps = sys.argv[1:]
+    sys.exit(main(name, device, int(threads), amp_on, Path(folder), amps))

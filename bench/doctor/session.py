@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,13 @@ from bench.doctor.memory import available_mib
 from bench.doctor.process import FINDING
 from bench.launch.runner import Outcome, run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions, torch_build, usable_threads
+from bench.machine.conditions import (
+    Found,
+    code_version,
+    find_conditions,
+    torch_build,
+    usable_threads,
+)
 from bench.machine.environment import worker_environment
 
 DEVICE: Final = Check(
@@ -29,6 +36,7 @@ DEVICE: Final = Check(
 
 BUDGET_S: Final = 300.0
 """Seconds for all checks: on a machine so busy that they don't fit, the last ones are skipped."""
+_NO_TIME: Final = "the checks do not fit into {:.0f} s here; name it to run it alone"
 _GRACE_S: Final = 0.5
 """Seconds between asking a check to end and killing it."""
 
@@ -41,6 +49,11 @@ class Examined:
     finding: Finding
     seconds: float
 
+    @property
+    def is_advice(self) -> bool:
+        """Whether measurements are right although the check failed."""
+        return self.check.is_advice or self.finding.is_advice
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -52,6 +65,12 @@ class Examination:
     def named(self, verdict: str) -> list[str]:
         """The names of the checks with a verdict."""
         return [each.check.name for each in self.checks if each.finding.verdict == verdict]
+
+    @property
+    def spoilers(self) -> list[str]:
+        """The names of the checks whose failure makes measurements wrong."""
+        failed = self.named(FAILED)
+        return [e.check.name for e in self.checks if e.check.name in failed and not e.is_advice]
 
 
 def examine(
@@ -89,10 +108,12 @@ def examine(
             begun = time.monotonic()
             reason = _why_not(check, done, found)
             if reason is None and begun - started + check.expected_s > BUDGET_S:
-                reason = f"it does not fit into {BUDGET_S:.0f} s here; name it to run it alone"
+                reason = _NO_TIME.format(BUDGET_S)
             if reason is None:
-                with show(check, sum(each.expected_s for each in checks[number:])):
-                    finding = _run(check, found, folder, signals)
+                left = [e.expected_s for e in checks[number:] if device_kind(found) in e.devices]
+                with show(check, sum(left)):
+                    left_s = BUDGET_S - (begun - started)
+                    finding = _run(check, found, folder, signals, left_s)
             add(check, finding if reason is None else Finding(SKIPPED, reason), begun)
     return Examination(found, done)
 
@@ -105,7 +126,8 @@ def _find_device(requested: str) -> tuple[Found | None, Finding]:
     """
     try:
         torch_build()
-    except InputError as error:
+        code_version()
+    except (InputError, OSError, PackageNotFoundError) as error:
         return None, Finding(SKIPPED, str(error))
     try:
         found = find_conditions(requested)
@@ -121,16 +143,20 @@ def _find_device(requested: str) -> tuple[Found | None, Finding]:
 
 def _why_not(check: Check, done: Sequence[Examined], found: Found | None) -> str | None:
     """The reason why a check is not run; None: it is."""
-    failed = {each.check.name for each in done if each.finding.verdict == FAILED}
+    failed = Examination(found, done).spoilers
     if lacking := [name for name in _all_needs(check, done) if name in failed]:
         return f"it needs {lacking[0]}, which failed"
-    kind = "cpu" if found is None else found.conditions.device.partition(":")[0]
-    if kind not in check.devices:
+    if device_kind(found) not in check.devices:
         return "it applies to a GPU, and there is none to check"
     available, limit = available_mib()
     if available < check.memory_mib:
         return f"it needs {check.memory_mib:,.0f} MiB, and {available:,.0f} are {limit}"
     return None
+
+
+def device_kind(found: Found | None) -> str:
+    """The kind of the device that is checked, `cpu` or `cuda`."""
+    return "cpu" if found is None else found.conditions.device.partition(":")[0]
 
 
 def _all_needs(check: Check, done: Sequence[Examined]) -> list[str]:
@@ -140,21 +166,27 @@ def _all_needs(check: Check, done: Sequence[Examined]) -> list[str]:
     return needs + [other for name in needs for other in _all_needs(by_name[name], done)]
 
 
-def _run(check: Check, found: Found | None, folder: Path, signals: Signals) -> Finding:
-    """Run a check in its process."""
+def _run(
+    check: Check, found: Found | None, folder: Path, signals: Signals, left_s: float
+) -> Finding:
+    """Run a check in its process, which is skipped if it takes longer than the seconds left."""
     if found is None:
         context = Context("cpu", usable_threads(), "bf16", folder / check.name)
     else:
         conditions = found.conditions
         context = Context(
-            conditions.worker_device, conditions.threads, found.amp_on, folder / check.name
-        )
-    arguments = (check.name, context.device, context.threads, context.amp_on, context.folder)
+            conditions.worker_device, conditions.threads, found.amp_on, folder / check.name,
+            _amps(found),
+        )  # fmt: skip
+    arguments = (
+        check.name, context.device, context.threads, context.amp_on, context.folder,
+        ",".join(context.amps),
+    )  # fmt: skip
     outcome = run_worker(
         context.folder,
         [sys.executable, "-m", "bench.doctor.process", *map(str, arguments)],
         env=worker_environment(os.environ, context.threads, "" if found is None else found.gpu),
-        timeout_s=check.limit_s,
+        timeout_s=min(check.limit_s, left_s),
         on_progress=lambda _message: None,
         signals=signals,
         grace_s=_GRACE_S,
@@ -162,17 +194,24 @@ def _run(check: Check, found: Found | None, folder: Path, signals: Signals) -> F
     shutil.rmtree(context.folder, ignore_errors=True)
     if signals.stops:
         raise StoppedError
-    return _finding(outcome)
+    if outcome.status == "timeout" and left_s < check.limit_s:
+        return Finding(SKIPPED, _NO_TIME.format(BUDGET_S))
+    return _finding(check, outcome)
 
 
-def _finding(outcome: Outcome) -> Finding:
+def _amps(found: Found) -> tuple[str, ...]:
+    """The values of `amp` that a device can compute with; a CPU only emulates fp16."""
+    types = ("off", "bf16") if found.device.gpu is None else ("off", "bf16", "fp16")
+    return tuple(amp for amp in types if amp not in found.device.failures)
+
+
+def _finding(check: Check, outcome: Outcome) -> Finding:
     """The finding in a process's result; one that ended otherwise has failed."""
     columns: Mapping[str, Any] = {} if outcome.result is None else outcome.result["columns"]
     if outcome.status == "ok" and FINDING in columns:
         return Finding(**columns[FINDING])
+    remedy = "attach this line to a report, if it does not name what to mend here"
+    if check.name == "software":
+        remedy = "install torch again: pip install --force-reinstall torch"
     how = "ran out of memory" if outcome.status == "oom" else "ended"
-    return Finding(
-        FAILED,
-        f"the check {how}: {outcome.message}",
-        "attach this line to a report, if it does not name what to mend here",
-    )
+    return Finding(FAILED, f"the check {how}: {outcome.message}", remedy)

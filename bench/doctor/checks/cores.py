@@ -17,6 +17,8 @@ _WINDOW_S: Final = 0.4
 GAIN: Final = 0.4
 """The least gain of each further thread: clocks fall by up to a third if all cores work, and
 products share caches. Threads that share a core gain nothing."""
+MOST: Final = 16
+"""Threads of the load: with more, memory and clocks take from the gain of each on a sound host."""
 SHARE: Final = 0.75
 """The least share of the threads' time that they run in the best window: all of it on an idle
 machine, and under a quota what the quota allows, in every window."""
@@ -26,18 +28,19 @@ def check(context: Context) -> Finding:
     """Compare the threads with the cores, and products of all threads with those of one, by the
     fastest product and the best window: other programs may come and go."""
     threads, quota = context.threads, cpu_quota()
+    used = min(threads, MOST)
     allowed = len(os.sched_getaffinity(0))
     alone: list[float] = []
     together: list[float] = []
     shares = []
     for _ in range(_WINDOWS):
         torch.set_num_threads(1)
-        alone += product_seconds(_ALONE_S, threads)
-        torch.set_num_threads(threads)
+        alone += product_seconds(_ALONE_S, used)
+        torch.set_num_threads(used)
         before = read_counters()
-        together += product_seconds(_WINDOW_S, threads)
+        together += product_seconds(_WINDOW_S, used)
         rises = {name: value - before[name] for name, value in read_counters().items()}
-        shares.append(rises["own_cpu_s"] / rises["seconds"] / threads)
+        shares.append(rises["own_cpu_s"] / rises["seconds"] / used)
     speedup = min(alone) / min(together)
     figures = {
         "threads": threads,
@@ -46,13 +49,13 @@ def check(context: Context) -> Finding:
         "speedup": speedup,
         "shares": shares,
     }
-    summary = f"{threads} threads on {allowed} cores: {speedup:.2f} times as fast as one"
+    summary = f"{used} threads on {allowed} cores: {speedup:.2f} times as fast as one"
     if threads > min(allowed, quota or threads):
         limit = f"quota allows {quota}" if threads <= allowed else f"affinity allows {allowed}"
         summary = f"{threads} threads are used, and the CPU {limit}"
     elif max(shares) < SHARE:
-        summary = f"{threads} threads run for {max(shares):.0%} of the time, as under a CPU quota"
-    elif threads == 1 or speedup >= 1 + GAIN * (threads - 1):
+        summary = f"{used} threads run for {max(shares):.0%} of the time, as under a CPU quota"
+    elif speedup >= 1 + GAIN * (used - 1) or used == 1:
         return Finding(OK, summary, figures=figures)
     remedy = "give this container whole cores, or run under taskset with as many as there are"
     return Finding(FAILED, summary, remedy, figures)

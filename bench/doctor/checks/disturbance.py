@@ -16,7 +16,7 @@ _BLAME: Final = 0.5
 """Share of the cores that waiting threads gave away which others must have kept busy: with less,
 nobody else took them."""
 _MEANINGS: Final = {
-    "waited": "the threads waited for a core for {:.0%} of their time",
+    "waited": "the threads waited {:.2f} s for a core for each second they ran",
     "stolen": "{:.0%} of the cores' time went to other guests of this host",
 }
 
@@ -40,8 +40,8 @@ def check(context: Context) -> Finding:
     given = context.threads * waited / (1 + waited)  # cores
     if busy is not None and waited > LIMITS["waited"] and busy < _BLAME * given:
         raise SkipError(
-            f"the threads waited for a core for {waited:.0%} of their time, though no other "
-            "program kept one busy: a limit of this process's CPU time does that, see cores"
+            f"the threads waited {waited:.2f} s for a core for each second they ran, though no "
+            "other program kept one busy: a limit of this process's CPU time does that, see cores"
         )
     figures = {"windows": windows, **shares}
     text = "; ".join(_MEANINGS[name].format(shares[name]) for name in LIMITS if shares.get(name))

@@ -15,10 +15,10 @@ from bench.machine.environment import VISIBLE
 from bench.worker.failures import is_of_device, is_out_of_memory
 from bench.worker.probes.gpu import Gpu
 
-LOOKS: Final = 20
-"""Looks at the GPU while it works. As in a cell, it counts as slowed, or used by others, where it
-is in more than 5% of them."""
-_LOOK_S: Final = 0.05
+SAMPLES: Final = 20
+"""Readings of the GPU while it works. As in a cell, it counts as slowed, or used by others, where
+it is in more than 5% of them."""
+_SAMPLE_S: Final = 0.05
 _WARM_UP_S: Final = 1.0
 """An idle GPU takes some tenths of a second to raise its clocks."""
 _SIZE: Final = 1024
@@ -37,8 +37,8 @@ def check(context: Context) -> Finding:
     gpu = Gpu.of(place)  # before torch makes a context
     try:
         _work(place, _WARM_UP_S)
-        for _ in range(LOOKS):
-            _work(place, _LOOK_S)
+        for _ in range(SAMPLES):
+            _work(place, _SAMPLE_S)
             if gpu is not None:
                 gpu.look()
     except RuntimeError as error:
@@ -70,7 +70,8 @@ def judge(device: Device, figures: dict[str, Any]) -> Finding:
         remedy = f"leave out amp {types}, or install a driver and a torch that fit this GPU"
         if amp == "off":
             remedy = "install a driver and a torch that fit this GPU, or take the CPU"
-        return Finding(FAILED, f"{name}: amp {amp} can't compute ({why})", remedy, figures)
+        summary = f"{name}: amp {amp} can't compute ({why})"
+        return Finding(FAILED, summary, remedy, figures, is_advice="off" not in device.failures)
     if figures["ecc_errors"]:
         summary = f"{name}: {figures['ecc_errors']} uncorrected memory errors since the start"
         return Finding(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from bench.doctor.cells import run_cells
-from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.doctor.check import FAILED, Context, Finding, judged
 from bench.plan.rows import Row
 
 SETTINGS: Final = {
@@ -23,12 +23,16 @@ CELLS: Final = (
 TOLERANCE: Final = 0.25
 """Of the peak above what the imports hold. The prior was within 5% for these three settings where
 it was measured. Allocators and libraries differ by machine: on a CPU by some tens of MiB of 200 to
-400, on a GPU by cuBLAS's workspace of 8 to 32 MiB. A forecast that is off by a third is noticed."""
+400. A forecast that is off by a third is noticed."""
+WORKSPACE_MIB: Final = 64.0
+"""What cuBLAS holds on a GPU, up to 32 MiB for each thread of a step's forward and backward pass,
+and forecasts leave out."""
 
 
 def check(context: Context) -> Finding:
     """Run the cells in one grid, which learns from each, and compare each with its forecast."""
-    rows = run_cells(context, SETTINGS, CELLS)
+    larger = {} if context.device == "cpu" else {"model": "minilm"}  # than cuBLAS's workspace
+    rows = run_cells(context, SETTINGS | larger, CELLS)
     figures = {_label(row): _figures(row) for row in rows}
     if failed := [row for row in rows if not row.is_ok]:
         row = failed[0]
@@ -44,10 +48,8 @@ def check(context: Context) -> Finding:
         f"forecasts of {len(errors)} peaks are off by {errors[worst]:+.0%} at most ({worst}: "
         f"{figures[worst]['predicted_mib']:,.0f} for {figures[worst]['measured_mib']:,.0f} MiB)"
     )
-    if abs(errors[worst]) <= TOLERANCE:
-        return Finding(OK, summary, figures=figures)
     remedy = "trust no forecast before some cells have run here, from which it learns; report this"
-    return Finding(FAILED, summary, remedy, figures)
+    return judged(abs(errors[worst]) <= TOLERANCE, summary, remedy, figures)
 
 
 def _label(row: Row) -> str:
@@ -65,4 +67,6 @@ def _figures(row: Row) -> dict[str, float | None]:
     predicted, error = row.predicted_peak_mib, None
     if predicted is not None and measured is not None and above:
         error = (predicted - measured) / above
+        if row.device != "cpu" and error < 0:
+            error = min(0.0, error + WORKSPACE_MIB / above)
     return {"predicted_mib": predicted, "measured_mib": measured, "error": error}

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Final
 
-from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.doctor.check import Context, Finding, judged
 from bench.doctor.load import product_seconds
 from bench.worker.probes.gpu import SLOWED
 from bench.worker.probes.machine import MachineWatch
@@ -25,8 +25,6 @@ def check(context: Context) -> Finding:
     figures = {"fastest_ms": [1000 * s for s in fastest], "share": share, **machine.report["cpu"]}
     summary = f"after {_WINDOWS * _WINDOW_S:.0f} s of load the speed is {share:.0%} of the highest"
     throttled = machine.doubts.get("throttled")
-    if throttled is None and share >= SLOWED:
-        return Finding(OK, summary, figures=figures)
     summary += f"; {throttled}" if throttled else ""
     remedy = "look at cooling, power settings and the governor; on a laptop, plug it in"
-    return Finding(FAILED, summary, remedy, figures)
+    return judged(throttled is None and share >= SLOWED, summary, remedy, figures)

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.check import Context, Finding, SkipError, judged
 
 _ENABLED: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _PAGES: Final = Path("/proc/self/smaps_rollup")
@@ -30,10 +30,8 @@ def check(context: Context) -> Finding:  # noqa: ARG001
     share = (_huge_mib() - before) * 2**20 / block.nbytes
     figures = {"mode": mode[1], "share": share}
     summary = f"{share:.0%} of {_BLOCK_MIB} MiB are in huge pages ({mode[1]})"
-    if share >= SHARE:
-        return Finding(OK, summary, figures=figures)
     remedy = "memory is fragmented: end other programs, or echo 1 > /proc/sys/vm/compact_memory"
-    return Finding(FAILED, summary, remedy, figures)
+    return judged(share >= SHARE, summary, remedy, figures)
 
 
 def _huge_mib() -> float:

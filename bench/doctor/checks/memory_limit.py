@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.doctor.check import Context, Finding, judged
 from bench.doctor.memory import available_mib
 
 NEEDED_MIB: Final = 2048
@@ -14,7 +14,5 @@ def check(context: Context) -> Finding:  # noqa: ARG001
     available, limit = available_mib()
     figures = {"available_mib": available, "needed_mib": NEEDED_MIB}
     summary = f"{available:,.0f} MiB are {limit}; the full grid on minilm needs {NEEDED_MIB:,}"
-    if available >= NEEDED_MIB:
-        return Finding(OK, summary, figures=figures)
     remedy = "end other programs or raise the limit; or take a smaller batch_size or model"
-    return Finding(FAILED, summary, remedy, figures)
+    return judged(available >= NEEDED_MIB, summary, remedy, figures)

@@ -48,13 +48,12 @@ class Trained:
 def check(context: Context) -> Finding:
     """Train each setting on the device by the fast path and by plain torch, and in fp32 by plain
     torch on the CPU, and compare the first with both others."""
-    amps = ["off", "bf16", *(["fp16"] if context.device != "cpu" else [])]
     worst: dict[str, float] = {}
     wrong: list[str] = []
     for mode, layers in SETTINGS:
         setting = mode if layers is None else f"{mode} {layers}"
         exact = train(mode, layers, "off", "cpu", REFERENCE)
-        for amp in amps:
+        for amp in context.amps:
             fast = train(mode, layers, amp, context.device, FAST)
             plain = train(mode, layers, amp, context.device, REFERENCE)
             for other, against in ((plain, "plain torch"), (exact, "fp32 on the CPU")):
@@ -74,7 +73,7 @@ def check(context: Context) -> Finding:
             'use kernels = "reference" in the grid file if only plain torch is right; report this'
         )
         return Finding(FAILED, wrong[0] + more, remedy, {**worst, "wrong": wrong})
-    losses = ", ".join(f"{worst[f'{amp}_loss']:.1g} ({amp})" for amp in amps)
+    losses = ", ".join(f"{worst[f'{amp}_loss']:.1g} ({amp})" for amp in context.amps)
     summary = f"losses of {len(SETTINGS)} settings deviate from plain torch by at most {losses}"
     return Finding(OK, summary, figures=worst)
 
@@ -112,8 +111,8 @@ def deviations(one: Trained, other: Trained) -> tuple[float, float, float]:
         for name, gradient in other.gradients.items()
     )
     moved = _norm(other.updates)
-    apart = _norm({name: one.updates[name] - update for name, update in other.updates.items()})
-    return _largest(losses), _largest(gradients), apart / moved
+    distance = _norm({name: one.updates[name] - update for name, update in other.updates.items()})
+    return _largest(losses), _largest(gradients), distance / moved
 
 
 def _largest(values: Iterable[float]) -> float:

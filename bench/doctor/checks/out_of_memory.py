@@ -31,7 +31,7 @@ MIB: Final = 2**20
 def check(context: Context) -> Finding:
     """Run the small cell without a limit to see its need, and both cells with 100 MiB more."""
     needed = _Needed()
-    [first] = run_cells(context, SETTINGS, [SMALL], name="unlimited", look=needed.look)
+    [first] = run_cells(context, SETTINGS, [SMALL], name="unlimited", on_poll=needed.read)
     if not first.is_ok:
         summary = f"a small cell ended {first.status} with all memory: {first.message}"
         return Finding(FAILED, summary, "mend that first")
@@ -51,8 +51,8 @@ def check(context: Context) -> Finding:
 
 def judge(rows: list[Row], limit_mib: float) -> Finding:
     """The finding from the rows of both cells under the limit."""
-    of_size: dict[Any, Row] = {row.batch_size: row for row in rows}
-    small, large = map(of_size.get, SIZES)
+    by_size: dict[Any, Row] = {row.batch_size: row for row in rows}
+    small, large = map(by_size.get, SIZES)
     figures = {
         "limit_mib": limit_mib,
         "small": None if small is None else small.status,
@@ -82,7 +82,7 @@ class _Needed:
     def __init__(self) -> None:
         self.mib = 0.0
 
-    def look(self, grid: int) -> None:
+    def read(self, grid: int) -> None:
         """Read the kernel's peak of each worker that the grid runs now."""
         with suppress(psutil.Error, OSError):  # they end at any time
             for process in psutil.Process(grid).children(recursive=True):

@@ -56,7 +56,10 @@ def _versions(python: str) -> list[str]:
     from packaging.specifiers import SpecifierSet
 
     wrong = []
-    wanted = metadata.metadata(_PROJECT)["Requires-Python"]
+    try:
+        wanted = metadata.metadata(_PROJECT)["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        return [f"{_PROJECT} is not installed"]
     if not SpecifierSet(wanted).contains(python, prereleases=True):
         wrong.append(f"Python {python} is not {wanted}")
     for text in metadata.requires(_PROJECT) or []:

@@ -17,7 +17,6 @@ from bench.worker.probes.steps import StepClock
 from minbert.data.batches import collate
 from minbert.data.encoded import Encoded
 
-AMPS: Final = ("off", "bf16", "fp16")
 _WARM_UP: Final = 2
 """Steps before the ones that are checked: libraries synchronise when they are first used."""
 _CHECKED: Final = 2
@@ -31,7 +30,7 @@ def check(context: Context) -> Finding:
     torch.cuda.set_device(device)
     waits: dict[str, str] = {}
     for mode, layers in SETTINGS:
-        for amp in AMPS:
+        for amp in context.amps:
             setting = " ".join(filter(None, (mode, layers, f"amp {amp}")))
             try:
                 _steps(mode, layers, amp, device)
@@ -39,7 +38,7 @@ def check(context: Context) -> Finding:
                 if "synchroniz" not in str(error):
                     raise
                 waits[setting] = _place(error)
-    figures = {"settings": len(SETTINGS) * len(AMPS), "waits": waits}
+    figures = {"settings": len(SETTINGS) * len(context.amps), "waits": waits}
     if not waits:
         summary = f"no step of {figures['settings']} settings waits for the GPU"
         return Finding(OK, summary, figures=figures)

@@ -21,7 +21,7 @@ from minbert.training.trainer import Trainer
 from tests.bench.fake_nvml import FakeNvml, process, used
 from tests.bench.pretended_gpu import NAME, pretended_gpu
 
-HERE = Context("cuda:0", 1, "bf16", Path())
+HERE = Context("cuda:0", 1, "bf16", Path(), ("off", "bf16", "fp16"))
 MIB = 2**20
 
 
@@ -62,6 +62,7 @@ def test_what_a_gpu_says_is_judged(
     assert finding.verdict == verdict
     assert text in finding.summary
     assert bool(finding.remedy) == (verdict == FAILED)
+    assert finding.is_advice == (device.failures.keys() == {"fp16"})
 
 
 def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: Any) -> Finding:
@@ -69,7 +70,7 @@ def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: A
     monkeypatch.setattr(driver, "resolve_device", lambda _name, _cuda: device)
     monkeypatch.setattr(driver, "read_driver", lambda: Driver("580.1", 1))
     monkeypatch.setattr(driver, "_WARM_UP_S", 0.0)
-    monkeypatch.setattr(driver, "_LOOK_S", 0.0)
+    monkeypatch.setattr(driver, "_SAMPLE_S", 0.0)
     monkeypatch.setattr(driver, "_SIZE", 1)
     nvml = FakeNvml(NAME, **answers)
     nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED = nvml.NVML_VOLATILE_ECC = 1
@@ -80,8 +81,19 @@ def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: A
 def test_a_quiet_gpu_is_ok(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = look_at(monkeypatch, TotalEccErrors=0)
     assert (finding.verdict, finding.figures["ecc_errors"]) == (OK, 0)
-    assert finding.figures["looks"]["looks"] == driver.LOOKS
+    assert finding.figures["looks"]["looks"] == driver.SAMPLES
     assert look_at(monkeypatch).figures["ecc_errors"] is None, "a GPU without ECC"
+
+
+def test_the_gpu_is_read_before_this_process_uses_it(
+    gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    of = driver.Gpu.of
+    monkeypatch.setattr(driver.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
+    monkeypatch.setattr(driver, "_work", lambda *_of: order.append("work"))
+    look_at(monkeypatch)
+    assert order == ["gpu", *["work"] * (1 + driver.SAMPLES)]
 
 
 def test_other_processes_and_heat_are_seen(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +176,10 @@ def test_figures_that_rise_and_fall_are_right(memory: Memory) -> None:
     [
         ("counted", 0.5, "allocated rises by 128 MiB, not 256"),
         ("reserved", 0.0, "reserved rises by 0 MiB"),
-        ("driver", 0.0, "process rises by 0 MiB, not 256; device rises by 0 MiB"),
+        ("driver", 0.85, "process rises by 217 MiB, not 256"),
+        ("driver", 0.0, "process rises by 0 MiB, not 256"),
         ("resets", False, "allocated ends changed by 256 MiB, not 0"),
-        ("left", 256.0, "device ends changed by 256 MiB"),
+        ("left", 256.0, "process ends changed by 256 MiB"),
     ],
 )
 def test_a_figure_that_is_wrong_is_named(
@@ -205,8 +218,8 @@ def test_without_memory_or_a_counting_allocator_it_is_skipped(
 @pytest.fixture
 def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The modes that were set, in which steps of one mode on the CPU are taken."""
-    found: list[str] = []
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", found.append)
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     monkeypatch.setattr(synchronisation, "SETTINGS", (("head", None),))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: True)
     step = Trainer.step
@@ -216,7 +229,7 @@ def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return step(trainer, batch)
 
     monkeypatch.setattr(Trainer, "step", on_cpu)
-    return found
+    return modes
 
 
 def test_steps_that_do_not_wait_are_ok(modes: list[str]) -> None:
@@ -224,6 +237,18 @@ def test_steps_that_do_not_wait_are_ok(modes: list[str]) -> None:
     assert finding.verdict == OK
     assert "no step of 3 settings waits" in finding.summary
     assert modes == ["error", "default"] * 3
+
+
+def test_first_steps_may_wait(modes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, during = Trainer.step, list[str]()
+
+    def watched(trainer: Trainer, batch: Any) -> Any:
+        during.append(modes[-1] if modes else "")
+        return step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    synchronisation.check(replace(HERE, amps=("off",)))
+    assert during == ["", "", "error", "error"]
 
 
 def test_a_step_that_waits_is_named_with_its_place(

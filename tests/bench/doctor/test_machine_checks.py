@@ -95,6 +95,33 @@ def test_cores(
     assert says in finding.summary
 
 
+@pytest.mark.parametrize(("together", "verdict"), [(1.7, OK), (2.2, FAILED)])
+def test_every_thread_has_to_gain(
+    monkeypatch: pytest.MonkeyPatch, together: float, verdict: str
+) -> None:
+    load(monkeypatch, cores, 4.0, together)
+    counters = ({"seconds": 10.0 * n, "own_cpu_s": 160.0 * n} for n in itertools.count())
+    threads: list[int] = []
+    monkeypatch.setattr(cores, "read_counters", lambda: next(counters))
+    monkeypatch.setattr(cores, "cpu_quota", lambda: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(4)))
+    monkeypatch.setattr(cores.torch, "set_num_threads", threads.append)
+    assert cores.check(Context("cpu", 4, "bf16", Path())).verdict == verdict
+    assert max(threads) == 4
+
+
+def test_of_many_threads_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    load(monkeypatch, cores, 10.0, 1.4)
+    counters = ({"seconds": 10.0 * n, "own_cpu_s": 160.0 * n} for n in itertools.count())
+    threads: list[int] = []
+    monkeypatch.setattr(cores, "read_counters", lambda: next(counters))
+    monkeypatch.setattr(cores, "cpu_quota", lambda: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(128)))
+    monkeypatch.setattr(cores.torch, "set_num_threads", threads.append)
+    assert cores.check(Context("cpu", 128, "bf16", Path())).verdict == OK
+    assert max(threads) == cores.MOST
+
+
 class Watch:
     """A machine with given activity, and given doubts."""
 
@@ -142,7 +169,7 @@ def test_a_lasting_disturbance_fails(
 
 
 def test_what_a_quota_does_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SkipError, match=r"waited for a core for 50% .* see cores"):
+    with pytest.raises(SkipError, match=r"waited 0.50 s for a core .* see cores"):
         disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=0.2))
     assert disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=None)).verdict == FAILED
     assert disturbed(monkeypatch, Watch(waited=4.0, foreign_cores=1.6)).verdict == FAILED

@@ -47,6 +47,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, change=lambda ms: ms) -> Finding:
         (lambda ms: 0.98 * ms, FAILED),
         (lambda ms: 1.02 * ms, FAILED),
         (lambda ms: 1000 * ms, FAILED),
+        (lambda ms, left=[3]: ms + (left.pop() if left else 0), OK),
         (lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
     ],
 )
@@ -56,14 +57,16 @@ def test_the_step_clock(monkeypatch: pytest.MonkeyPatch, change, verdict: str) -
 
 
 class FakeGpuTime(Time):
-    """A GPU that works for a millisecond per 10⁶ cycles, beside a host that only queues."""
+    """A GPU that needs a millisecond for 10⁶ cycles once its clocks are raised; the host queues."""
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, raised_after_s: float = 1.003) -> None:
         super().__init__()
         self.factor, self.queued_until = factor, 0.0
+        self.raised_at = self.now + raised_after_s
 
     def hold(self, cycles: int) -> None:
-        self.queued_until = max(self.queued_until, self.now) + cycles / 1e9
+        begun = max(self.queued_until, self.now)
+        self.queued_until = begun + cycles / (1e9 if begun >= self.raised_at else 0.3e9)
 
     def synchronize(self, _device: object = None) -> None:
         self.now = max(self.now, self.queued_until)
@@ -178,13 +181,25 @@ def test_products(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.summary == (
         "fp32 100 GFLOP/s in a step, 50% of a large; bf16 200 GFLOP/s in a step, 50% of a large"
     )
-    assert speeds(monkeypatch, 10.0, 200.0, 2.0).verdict == FAILED
+    finding = speeds(monkeypatch, 10.0, 200.0, 2.0)
+    assert (finding.verdict, finding.is_advice) == (FAILED, True)
 
 
 def test_half_precision_that_is_emulated_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = speeds(monkeypatch, 100.0, 200.0, 0.5)
     assert finding.verdict == OK
     assert "bf16 is slower than fp32 here: it is emulated" in finding.summary
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.9, OK), (1.1, FAILED)])
+def test_the_error_of_fp16_is_a_rounding(
+    monkeypatch: pytest.MonkeyPatch, error: float, verdict: str
+) -> None:
+    errors = {torch.float32: 1e-6, torch.float16: error / 1024}
+    monkeypatch.setattr(products, "_error", lambda dtype, _device: errors[dtype])
+    monkeypatch.setattr(products, "measure_gflops", lambda shapes, *_of: [(s, 1.0) for s in shapes])
+    here = Context("cpu", 2, "fp16", Path(), ("off", "fp16"))
+    assert products.check(here).verdict == verdict
 
 
 @pytest.mark.parametrize(

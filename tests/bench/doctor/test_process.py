@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.doctor import session
 from bench.doctor.catalogue import selected
 from bench.doctor.check import FAILED, OK, SKIPPED, Finding
 from bench.doctor.session import examine
@@ -96,9 +97,18 @@ def test_json_alone_is_on_stdout_and_names_no_place(tmp_path: Path) -> None:
     )
     result = json.loads(done.stdout)
     assert done.returncode == 1
-    assert result["trusted"] is False
+    assert result["trusted"] is None
     assert [each["verdict"] for each in result["findings"]] == [OK, FAILED]
     assert result["conditions"]["threads"] >= 1
     assert not re.search(r"(^|[\s\"'])/\w", done.stdout)
     assert "memory-limit" in done.stderr
-    assert "can't be trusted" in done.stderr
+    assert "memory-limit failed, but" in done.stderr
+
+
+def test_a_check_that_exceeds_the_budget_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(session, "BUDGET_S", 1.0)
+    finding = finding_of(patches.check_hangs, monkeypatch, tmp_path, expected_s=0.1)
+    assert finding.verdict == SKIPPED
+    assert "do not fit into 1 s" in finding.summary

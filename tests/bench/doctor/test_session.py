@@ -32,6 +32,12 @@ def run(
     return examine(checks, requested, Path(), show, lambda _each: None)
 
 
+@pytest.fixture(autouse=True)
+def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One check decides what is trusted."""
+    monkeypatch.setattr(outcome, "CHECKS", (check("a"),))
+
+
 def verdicts_of(examination: Examination) -> dict[str, str]:
     return {each.check.name: each.finding.verdict for each in examination.checks}
 
@@ -65,7 +71,9 @@ def test_naming_a_check_selects_what_it_needs_in_order() -> None:
 
 
 def test_an_unknown_check_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no check 'clock'; name some of software, .*step-clock"):
+    with pytest.raises(
+        InputError, match=r"no check 'clock'; name some of memory-limit, .*step-clock"
+    ):
         selected(["clock"])
 
 
@@ -109,7 +117,7 @@ def test_checks_that_do_not_fit_into_five_minutes_are_skipped(
     checks = [check("a", expected_s=30.0), check("b", expected_s=1.0)]
     examination = run(monkeypatch, checks, {})
     assert verdicts_of(examination) == {"device": OK, "a": SKIPPED, "b": OK}
-    assert "does not fit into 20 s" in examination.checks[1].finding.summary
+    assert "do not fit into 20 s" in examination.checks[1].finding.summary
 
 
 def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,13 +143,16 @@ def test_without_torch_what_needs_it_is_skipped(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(session, "torch_build", missing)
     examination = run(monkeypatch, list(CHECKS), {"software": FAILED})
-    found = verdicts_of(examination)
+    verdicts = verdicts_of(examination)
     assert examination.found is None
-    assert found.pop("device") == SKIPPED
-    assert found.pop("software") == FAILED
-    assert found.pop("memory-limit") == OK
-    assert set(found.values()) == {SKIPPED}
-    assert "whether cells can run at all" in outcome.verdict(examination)
+    assert verdicts.pop("device") == SKIPPED
+    assert verdicts.pop("software") == FAILED
+    assert verdicts.pop("memory-limit") == OK
+    assert set(verdicts.values()) == {SKIPPED}
+    text = outcome.verdict(examination)
+    assert text == (
+        "Measurements on this machine can't be trusted: software failed. Nothing else is known."
+    )
 
 
 def shown(finding: Finding, encoding: str | None = "utf-8") -> list[str]:
@@ -178,7 +189,7 @@ def test_json_has_every_figure_and_is_valid() -> None:
     assert values["schema"] == outcome.SCHEMA
     assert values["findings"][1] == {
         "check": "a", "verdict": FAILED, "summary": "it is y.py", "remedy": "mend",
-        "figures": {"ms": [0.333333, None], "of": {"a": None}}, "seconds": 1.23,
+        "figures": {"ms": [0.333333, None], "of": {"a": None}}, "is_advice": False, "seconds": 1.23,
     }  # fmt: skip
     assert values["verdict"] == outcome.verdict(examination)
     assert values["trusted"] is False
@@ -192,6 +203,30 @@ def test_the_verdict_names_what_failed_and_what_is_not_known() -> None:
         "Nothing is known of a GPU."
     )
     assert "It is not known whether a." in outcome.verdict(examined(SKIPPED))
+
+
+def test_a_failure_that_leaves_measurements_right_is_no_mistrust(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks = [check("a", is_advice=True), check("b", needs=("a",)), check("c")]
+    examination = run(monkeypatch, checks, {"a": FAILED})
+    assert verdicts_of(examination)["b"] == OK
+    assert outcome.as_json(examination, "cpu")["trusted"] is True
+    text = outcome.verdict(examination)
+    assert text.startswith("Measurements on this machine can be trusted, ")
+    assert "a failed, but that leaves measurements right." in text
+    text = outcome.verdict(run(monkeypatch, checks, {"a": FAILED, "c": FAILED}))
+    assert "can't be trusted: c failed. a failed, but" in text
+
+
+def test_without_all_checks_nothing_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, gpu = check("a"), check("b"), check("c", devices=("cuda",))
+    monkeypatch.setattr(outcome, "CHECKS", (a, b, gpu, check("d", is_advice=True)))
+    assert outcome.trusted(run(monkeypatch, [a, b], {})) is True
+    examination = run(monkeypatch, [a, b], {"b": SKIPPED})
+    assert outcome.trusted(examination) is None
+    assert outcome.verdict(examination).startswith("Too few checks passed to say")
+    assert outcome.trusted(run(monkeypatch, [a], {"a": FAILED})) is False
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, examination: Examination, *arguments: str):
@@ -211,7 +246,7 @@ def test_the_exit_code_says_whether_a_check_failed(
 ) -> None:
     result = invoke(monkeypatch, examined(verdict))
     assert result.return_value == code
-    assert result.stdout.splitlines()[-1].startswith(("Measurements", "No check"))
+    assert result.stdout.splitlines()[-1].startswith(("Measurements", "Too few checks"))
 
 
 def test_with_json_the_text_is_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

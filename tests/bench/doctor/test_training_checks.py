@@ -1,6 +1,7 @@
 """Checks of training, each verdict both ways: numerics, compiled steps, forecasts, memory that runs
 out, and a whole cell."""
 
+import os
 import random
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from adapters import product
 from bench.common.errors import InputError
@@ -23,6 +26,7 @@ from bench.doctor.checks import compiled, forecast, grid, numerics, out_of_memor
 from bench.doctor.models import CONFIG, small_model
 from bench.plan.rows import Row
 from minbert.errors import InputError as MinbertInputError
+from minbert.training.compiled import NoCompilerError
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 HERE = Context("cpu", 1, "bf16", Path())
@@ -68,6 +72,24 @@ def test_what_is_not_a_number_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numerics.check(HERE).verdict == FAILED
 
 
+def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(numerics, "SETTINGS", (("head", None),))
+    train, devices, done = numerics.train, list[Any](), list[Any]()
+
+    def other_device(*of: Any) -> numerics.Trained:
+        done.append(train(*of))
+        factor = 1 if len(done) == 1 else 1.001  # the first is the CPU's
+        return replace(done[-1], losses=[factor * loss for loss in done[-1].losses])
+
+    monkeypatch.setattr(numerics, "train", other_device)
+    monkeypatch.setattr(numerics, "set_up_device", devices.append)
+    finding = numerics.check(replace(HERE, amps=("off",)))
+    assert finding.summary.startswith("head, amp off: loss deviates from fp32 on the CPU by 0.001")
+    assert [device.type for device in devices] == ["cpu"] * 3
+
+
 # Compiled steps
 
 PLAIN = [1.25, 1.2, 1.15, 1.1]
@@ -89,22 +111,12 @@ def test_compiled_steps(factor: float, graphs: int, later: int, problem: str) ->
     assert problem in finding.summary
 
 
-@pytest.mark.parametrize(
-    ("reason", "skipped"),
-    [
-        ("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')", True),
-        ("Cannot find a working triton installation", True),
-        ("KeyError: 'view'", False),
-    ],
-)
+@pytest.mark.parametrize(("kind", "skipped"), [(NoCompilerError, True), (MinbertInputError, False)])
 def test_without_a_compiler_compiled_steps_are_skipped(
-    reason: str, skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kind: type[MinbertInputError], skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def compile_model(*_of: Any, **_more: Any) -> None:
-        raise MinbertInputError(
-            f"compile: torch can't compile the model ({reason}); it needs a C++ compiler, and on a "
-            "GPU triton, a C compiler and Python.h: install them, or leave compile out"
-        )
+        raise kind("compile: g++ ended with an error; it needs a C++ compiler")
 
     monkeypatch.setattr(compiled, "compile_model", compile_model)
     for name in compiled._CACHES:
@@ -115,6 +127,7 @@ def test_without_a_compiler_compiled_steps_are_skipped(
             compiled.check(here)
     else:
         assert compiled.check(here).verdict == FAILED
+    assert all(Path(os.environ[name]).parent == tmp_path for name in compiled._CACHES)
 
 
 # Cells
@@ -151,10 +164,12 @@ def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
     ("row", "verdict", "text"),
     [
         (peaks(570.0), OK, "off by +23% at most (lora bf16: 570 for 500 MiB)"),
-        (peaks(600.0), FAILED, "off by +33%"),
-        (peaks(400.0), FAILED, "off by -33%"),
+        (peaks(580.0), FAILED, "off by +27%"),
+        (peaks(420.0), FAILED, "off by -27%"),
         (peaks(310.0, "cuda:0"), OK, "off by +3%"),
-        (peaks(200.0, "cuda:0"), FAILED, "off by -33%"),
+        (peaks(200.0, "cuda:0"), OK, "off by -12%"),  # 64 MiB of it are cuBLAS's workspace
+        (peaks(160.0, "cuda:0"), FAILED, "off by -25%"),
+        (peaks(380.0, "cuda:0"), FAILED, "off by +27%"),
         (peaks(None), FAILED, "lora bf16 has no forecast"),
         (peaks(500.0, status="crashed", message="no"), FAILED, "ended crashed: no"),
     ],
@@ -213,6 +228,15 @@ def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch: pytest.M
         out_of_memory.check(replace(HERE, device="cuda:0"))
 
 
+def test_a_gpu_is_filled_by_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000 * 2**20, 2000 * 2**20))
+    monkeypatch.setattr(torch, "empty", lambda size, **_of: sizes.append(size))
+    with out_of_memory._filled("cuda:0", 300.0):
+        assert sizes == [700 * 2**20]
+
+
 STEPS_S = [0.1] * 6
 GOOD = {
     "step_ms_median": 100.0, "step_ms_ci_low": 95.0, "step_ms_ci_high": 105.0,
@@ -232,13 +256,10 @@ GOOD = {
         ({"peak_anon_mib": None}, STEPS_S, "empty: peak_anon_mib"),
         ({"step_ms_median": None}, STEPS_S, "empty: step_ms_median"),
         ({"peak_anon_mib": 200.0}, STEPS_S, "the peak, 50 MiB, is less than tensors"),
-        ({"step_ms_ci_high": 99.0}, STEPS_S, "outside of its interval"),
         ({"optimizer_ms": 20.0}, STEPS_S, "takes 100.0 ms, and its parts 110.0"),
         ({}, [0.2] * 6, "6 steps take 150% of the time of training"),
         ({}, [0.1] * 5, "5 steps take"),
         ({}, [], "0 steps take"),
-        ({"eval_s": 2.0}, STEPS_S, "take 3.8 s of 3.0"),
-        ({"gradients_mib": -1.0}, STEPS_S, "below zero: gradients_mib"),
         ({"status": "crashed", "message": "why"}, STEPS_S, "ended crashed (why)"),
     ],
 )
@@ -278,17 +299,28 @@ def test_a_grid_without_a_row_gives_its_line(grid_as: Any, tmp_path: Path) -> No
 
 
 def test_a_grid_is_limited_and_looked_at(grid_as: Any, tmp_path: Path) -> None:
-    grid_as('ulimit -v >&2; sleep 0.1; echo "error: $(ulimit -v)" >&2', tmp_path)
+    grid_as(f'sleep 0.1; echo "error: $(ulimit -v) ${cells.LOCKS}" >&2', tmp_path)
     pids: list[int] = []
-    with pytest.raises(InputError, match="error: 1048576"):
+    with pytest.raises(InputError, match=r"error: 1048576 cells$"):
         cells.run_cells(
             replace(HERE, folder=tmp_path), {"max_steps": 1, "model": "bert-mini"},
-            [{"mode": ["full"], "amp": ["on"]}], address_space=2**30, look=pids.append,
+            [{"mode": ["full"], "amp": ["on"]}], address_space=2**30, on_poll=pids.append,
         )  # fmt: skip
     assert len(pids) > 1
     assert len(set(pids)) == 1
     text = (tmp_path / "cells" / "grid.toml").read_text()
     assert '[settings]\nmax_steps = 1\nmodel = "bert-mini"\n[[cells]]\nmode = ["full"]' in text
+
+
+def test_without_room_on_disk_cells_are_skipped(
+    grid_as: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grid_as("", tmp_path)
+    monkeypatch.setattr(
+        cells.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=49 * 2**20)
+    )
+    with pytest.raises(SkipError, match=r"needs 50 MiB of disk, and 49 are free .* set TMPDIR"):
+        cells.run_cells(replace(HERE, folder=tmp_path), {}, [])
 
 
 def test_without_model_and_data_cells_are_skipped(
@@ -314,7 +346,7 @@ def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
         [sys.executable, "-c", parent, code, "bench.worker"], stdin=subprocess.PIPE
     ) as process:
         for _ in range(100):
-            needed.look(process.pid)
+            needed.read(process.pid)
             if needed.mib > 256:
                 break
             time.sleep(0.02)
