@@ -68,11 +68,11 @@ def cores_slow_down(module: Any) -> None:
     """The product with which cores are kept busy takes longer after two seconds."""
     mm, begun = module.mm, []
 
-    def slower(*matrices: Any) -> Any:
+    def slower(*matrices: Any, **options: Any) -> Any:
         begun.append(time.monotonic())
         if begun[-1] - begun[0] > 2:
-            mm(*matrices)
-        return mm(*matrices)
+            mm(*matrices, **options)
+        return mm(*matrices, **options)
 
     module.mm = slower
 
