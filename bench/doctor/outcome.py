@@ -77,18 +77,18 @@ def verdict(examination: Examination) -> str:
         if each.finding.verdict == FAILED
         or (each.finding.verdict == SKIPPED and _applies(each.check, examination))
     ]
-    if examination.found is None or "software" in failed:
+    if examination.target is None or "software" in failed:
         text += " Nothing else is known."
     elif unknown:
         text += f" It is not known {_list([check.unknown for check in unknown])}."
-    if examination.found is not None and examination.found.device.gpu is None:
+    if examination.target is not None and examination.target.device.gpu is None:
         text += " Nothing is known of a GPU."
     return text
 
 
 def _applies(check: Check, examination: Examination) -> bool:
     """Whether a check applies to the device that was checked."""
-    return device_kind(examination.found) in check.devices
+    return device_kind(examination.target) in check.devices
 
 
 def _list(words: Sequence[str]) -> str:
@@ -98,8 +98,8 @@ def _list(words: Sequence[str]) -> str:
 
 def as_json(examination: Examination, requested: str) -> dict[str, Any]:
     """Everything, to attach to a report."""
-    found = examination.found
-    conditions = None if found is None else found.conditions.columns()
+    target = examination.target
+    conditions = None if target is None else target.conditions.columns()
     version = None
     with suppress(PackageNotFoundError):
         version = code_version()

@@ -59,7 +59,7 @@ class Examined:
 class Examination:
     """All checks in the order they ran, and the conditions of this machine; None without torch."""
 
-    found: Found | None
+    target: Found | None
     checks: Sequence[Examined]
 
     def named(self, verdict: str) -> list[str]:
@@ -102,20 +102,20 @@ def examine(
     with Signals() as signals:
         begun = started = time.monotonic()
         with signals.raising(), show(DEVICE, sum(check.expected_s for check in checks)):
-            found, finding = _find_device(requested)
+            target, finding = _find_device(requested)
         add(DEVICE, finding, begun)
         for number, check in enumerate(checks):
             begun = time.monotonic()
-            reason = _why_not(check, done, found)
+            reason = _why_not(check, done, target)
             if reason is None and begun - started + check.expected_s > BUDGET_S:
                 reason = _NO_TIME.format(BUDGET_S)
             if reason is None:
-                left = [e.expected_s for e in checks[number:] if device_kind(found) in e.devices]
+                left = [e.expected_s for e in checks[number:] if device_kind(target) in e.devices]
                 with show(check, sum(left)):
                     left_s = BUDGET_S - (begun - started)
-                    finding = _run(check, found, folder, signals, left_s)
+                    finding = _run(check, target, folder, signals, left_s)
             add(check, finding if reason is None else Finding(SKIPPED, reason), begun)
-    return Examination(found, done)
+    return Examination(target, done)
 
 
 def _find_device(requested: str) -> tuple[Found | None, Finding]:
@@ -130,23 +130,23 @@ def _find_device(requested: str) -> tuple[Found | None, Finding]:
     except (InputError, OSError, PackageNotFoundError) as error:
         return None, Finding(SKIPPED, str(error))
     try:
-        found = find_conditions(requested)
+        target = find_conditions(requested)
     except InputError as error:
         if requested != "auto":
             raise
         why, _, remedy = str(error).partition("; ")
         return find_conditions("cpu"), Finding(FAILED, f"{why}; the CPU is checked", remedy)
-    conditions = found.conditions
+    conditions = target.conditions
     summary = f"{conditions.device}, {conditions.device_name}"
-    return found, Finding(OK, "; ".join((summary, *found.device.notes)))
+    return target, Finding(OK, "; ".join((summary, *target.device.notes)))
 
 
-def _why_not(check: Check, done: Sequence[Examined], found: Found | None) -> str | None:
+def _why_not(check: Check, done: Sequence[Examined], target: Found | None) -> str | None:
     """The reason why a check is not run; None: it is."""
-    failed = Examination(found, done).spoilers
+    failed = Examination(target, done).spoilers
     if lacking := [name for name in _all_needs(check, done) if name in failed]:
         return f"it needs {lacking[0]}, which failed"
-    if device_kind(found) not in check.devices:
+    if device_kind(target) not in check.devices:
         return "it applies to a GPU, and there is none to check"
     available, limit = available_mib()
     if available < check.memory_mib:
@@ -154,9 +154,9 @@ def _why_not(check: Check, done: Sequence[Examined], found: Found | None) -> str
     return None
 
 
-def device_kind(found: Found | None) -> str:
+def device_kind(target: Found | None) -> str:
     """The kind of the device that is checked, `cpu` or `cuda`."""
-    return "cpu" if found is None else found.conditions.device.partition(":")[0]
+    return "cpu" if target is None else target.conditions.device.partition(":")[0]
 
 
 def _all_needs(check: Check, done: Sequence[Examined]) -> list[str]:
@@ -167,16 +167,16 @@ def _all_needs(check: Check, done: Sequence[Examined]) -> list[str]:
 
 
 def _run(
-    check: Check, found: Found | None, folder: Path, signals: Signals, left_s: float
+    check: Check, target: Found | None, folder: Path, signals: Signals, left_s: float
 ) -> Finding:
     """Run a check in its process, which is skipped if it takes longer than the seconds left."""
-    if found is None:
+    if target is None:
         context = Context("cpu", usable_threads(), "bf16", folder / check.name)
     else:
-        conditions = found.conditions
+        conditions = target.conditions
         context = Context(
-            conditions.worker_device, conditions.threads, found.amp_on, folder / check.name,
-            _amps(found),
+            conditions.worker_device, conditions.threads, target.amp_on, folder / check.name,
+            _amps(target),
         )  # fmt: skip
     arguments = (
         check.name, context.device, context.threads, context.amp_on, context.folder,
@@ -185,7 +185,7 @@ def _run(
     outcome = run_worker(
         context.folder,
         [sys.executable, "-m", "bench.doctor.process", *map(str, arguments)],
-        env=worker_environment(os.environ, context.threads, "" if found is None else found.gpu),
+        env=worker_environment(os.environ, context.threads, "" if target is None else target.gpu),
         timeout_s=min(check.limit_s, left_s),
         on_progress=lambda _message: None,
         signals=signals,
@@ -199,10 +199,10 @@ def _run(
     return _finding(check, outcome)
 
 
-def _amps(found: Found) -> tuple[str, ...]:
+def _amps(target: Found) -> tuple[str, ...]:
     """The values of `amp` that a device can compute with; a CPU only emulates fp16."""
-    types = ("off", "bf16") if found.device.gpu is None else ("off", "bf16", "fp16")
-    return tuple(amp for amp in types if amp not in found.device.failures)
+    types = ("off", "bf16") if target.device.gpu is None else ("off", "bf16", "fp16")
+    return tuple(amp for amp in types if amp not in target.device.failures)
 
 
 def _finding(check: Check, outcome: Outcome) -> Finding:

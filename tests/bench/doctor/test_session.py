@@ -144,7 +144,7 @@ def test_without_torch_what_needs_it_is_skipped(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(session, "torch_build", missing)
     examination = run(monkeypatch, list(CHECKS), {"software": FAILED})
     verdicts = verdicts_of(examination)
-    assert examination.found is None
+    assert examination.target is None
     assert verdicts.pop("device") == SKIPPED
     assert verdicts.pop("software") == FAILED
     assert verdicts.pop("memory-limit") == OK
