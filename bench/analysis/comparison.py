@@ -338,7 +338,7 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
                 column.ranges() if measure.exact else None,
                 why,
                 numbers,
-                _pairs(runs.column(measure.column).means()),
+                _pairs(runs.means(measure.column)),
                 limit[measure.kind],
             )
         )

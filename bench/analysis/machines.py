@@ -93,7 +93,8 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     if any(len(side) > 1 for side in sides):
         notes.append("of several machines of a side, the one with the most runs is compared")
     if left_out:
-        notes.append(f"{left_out} settings were not run on both, or with other ways of measuring")
+        were = "setting was" if left_out == 1 else "settings were"
+        notes.append(f"{left_out} {were} left out, not run on both or measured in other ways")
     costs = [("ms_per_1k_tokens", "time")]
     if base[0] == new[0]:
         memory = "peak_cuda_allocated_mib" if is_gpu(base) else "peak_rss_mib"
@@ -160,7 +161,7 @@ def _references(matches: Sequence[Match]) -> Ints:
 def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
     """Estimates of the ratio of ratios to the reference's, over runs of one seed and repeat."""
     name = runs.columns.index(column)
-    difference = runs.new[runs.pairs[1], name] - runs.base[runs.pairs[0], name]
+    difference = np.log(runs.new[runs.pairs[1], name] / runs.base[runs.pairs[0], name])
     of = runs.of_base[runs.pairs[0]]
     by_place = {
         (setting, place): value
