@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from bench.analysis.comparison import MEASURES, Limits, Verdict, compare
 from bench.common.errors import InputError
-from bench.plan.rows import Row
 from bench.results.outcomes import no_values
 from bench.results.predictions import kept_values
 from bench.results.store import read_rows
@@ -461,9 +459,16 @@ def test_memory_on_a_gpu_is_that_of_tensors():
     assert "H100" in pair.machine
 
 
-def test_every_measure_is_a_column_or_will_be():
-    known = {item.name for item in fields(Row)} | {"step_gflop", "step_operators", "step_moved_mib"}
-    assert {measure.column for measure in MEASURES} <= known
+def test_a_twentieth_more_work_is_a_regression_with_one_run():
+    base = run(step_gflop=100.0, step_operators=5000, step_moved_mib=900.0)
+    new = base | {"step_gflop": 105.0, "step_operators": 5050}
+    found = of([base], [new])
+    assert [one.measure.column for _, one in found.regressions] == ["step_gflop"]
+    assert verdict(found, "step_operators") is Verdict.SMALL
+    assert verdict(found, "step_moved_mib") is Verdict.SAME
+    assert [one.measure.column for one in found.pairs[0].compared] == [
+        measure.column for measure in MEASURES if measure.column != "peak_cuda_allocated_mib"
+    ]
 
 
 # how often it is wrong, and right
