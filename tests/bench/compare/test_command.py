@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from bench.compare.__main__ import command
 from bench.plan.columns import NAMES, format_value
 from bench.plan.rows import Row
+from bench.report.__main__ import main as report
 from bench.results.rowfile import encode, read_rows, record
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row
 from tests.hostile import check_line
@@ -89,7 +91,7 @@ def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place: Path) 
     first = done.stdout.splitlines()[0]
     assert "1.50 (" in first
     assert "times as long" in first
-    assert "accuracy −0.100" in first
+    assert "dev score −0.100" in first
     assert "regression" in Path("there/compare.md").read_text("utf-8")
     data = json.loads(Path("there/compare.json").read_text("utf-8"))
     worse = {
@@ -237,4 +239,27 @@ def test_the_committed_rows_against_themselves_and_a_worse_copy(place: Path) -> 
     worse = run(own, "worse.csv")
     assert worse.exit_code == 1
     assert "times as long" in worse.stdout.splitlines()[0]
-    assert "accuracy −0.100" in worse.stdout.splitlines()[0]
+    assert "dev score −0.100" in worse.stdout.splitlines()[0]
+
+
+def note_of_report(*files: str) -> str:
+    done = CliRunner().invoke(report, ["--runs", *files, "--reports", "r"], standalone_mode=False)
+    assert done.exception is None
+    return "".join(line for line in done.stderr.splitlines(True) if "bench.compare" in line)
+
+
+def test_a_report_on_several_files_or_versions_names_the_command(place: Path) -> None:
+    rows = rows_of(repeats=1)
+    write("a.csv", rows)
+    write("b c.csv", changed(rows))
+    assert note_of_report("a.csv") == ""
+    note = note_of_report("a.csv", "b c.csv")
+    assert note.endswith(": python -m bench.compare a.csv 'b c.csv'\n")
+    later = {"code_version": "0.1.0 +g2", "started_at": "2026-12-01T10:00:00Z"}
+    write("both.csv", [*changed(rows, **later), *rows])
+    note = note_of_report("both.csv")
+    arguments = shlex.split(note.partition("bench.compare ")[2])
+    assert arguments == [
+        "both.csv", "--base", "code_version=0.1.0", "--new", "code_version='0.1.0 +g2'",
+    ]  # fmt: skip
+    assert run(*arguments).exit_code == 0
