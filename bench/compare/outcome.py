@@ -106,21 +106,48 @@ def summary(outcome: Outcome) -> list[str]:
         lines.append(f"Excluded: {excluded}.")
     if undecided := comparison.undecided:
         fails = ", which fails with --strict" if outcome.strict else ""
-        lines.append(f"Undecided, for too few repeats: {_measures(undecided)}{fails}.")
+        lines.append(
+            f"Undecided, for too few repeats: {_measures(undecided)}{_most_frequent(undecided)}"
+            f"{fails}."
+        )
     if better := comparison.improvements:
         lines.append(f"Improved: {_measures(better)}.")
-    uncounted = [
-        result for result in comparison.results
-        if result[1].verdict is Verdict.REGRESSION and not result[1].gates
-    ]  # fmt: skip
-    if uncounted:
-        why = Counter(clean(one.why) for _, one in uncounted).most_common(1)[0][0]
-        lines.append(f"Worse, but not counted as a regression: {_measures(uncounted)} ({why}).")
+    for heading, verdict in (
+        ("Worse, but not counted as a regression", Verdict.REGRESSION),
+        ("Not compared", Verdict.NOT_COMPARED),
+    ):
+        results = [r for r in comparison.results if r[1].verdict is verdict and not r[1].gates]
+        if results:
+            lines.append(f"{heading}: {_measures(results)}{_most_frequent(results)}.")
+    lines += _of_machines(comparison)
+    if unmatched := comparison.unmatched:
+        lines.append(f"Without a match: {count(len(unmatched), 'setting')}.")
     if comparison.passing:
         names = [name(pair) for pair in comparison.passing]
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         lines.append(f"Newly passing: {'; '.join(names[:_NAMED])}{more}.")
     return lines
+
+
+def _of_machines(comparison: Comparison) -> list[str]:
+    """A sentence on two machines: by cost, what gains most on NEW's, beyond full fine-tuning."""
+    machines = comparison.machines
+    if machines is None:
+        return []
+    best: dict[str, tuple[float, str]] = {}
+    for row in machines.rows:
+        for cost in row.costs:
+            ratio = cost.normalised
+            if ratio is not None and ratio.high is not None and ratio.high < 1:
+                text = f"{clean(row.label)} in {cost.label}, {fixed(ratio.value, 2)}"
+                text += f" ({span(ratio, partial(fixed, digits=2))})"
+                best[cost.label] = min(best.get(cost.label, (1.0, "")), (ratio.value, text))
+    gains = "; ".join(text for _, text in best.values())
+    return [
+        f"Costs of two machines, {clean(machines.base)} and {clean(machines.new)}: relative to "
+        "full fine-tuning in fp32 on the same machine, "
+        + (f"most is gained on NEW's by {gains}." if gains else "no setting gains more on NEW's.")
+    ]
 
 
 def by_turns(results: Iterable[Result]) -> list[Result]:
@@ -143,6 +170,12 @@ def _worse(comparison: Comparison) -> list[str]:
     """Newly failing cells and regressions, each as a clause."""
     failing = [f"{name(pair)} newly fails: {clean(pair.failing)}" for pair in comparison.failing]
     return [*failing, *map(change, by_turns(comparison.regressions))]
+
+
+def _most_frequent(results: Iterable[Result]) -> str:
+    """The most frequent of the reasons of some results, in parentheses."""
+    whys = Counter(clean(one.why) for _, one in results if one.why).most_common(1)
+    return f" ({whys[0][0]})" if whys else ""
 
 
 def _in_settings(number: int) -> str:
@@ -179,6 +212,8 @@ def _excluded(outcome: Outcome) -> str:
             shares.setdefault(one.measure.label, []).append(one.verdict in EXCLUDED)
     clauses: dict[tuple[Kind, float | None, str], list[str]] = {}
     for label, one in measures.items():
+        if not any(shares[label]):
+            continue
         share = f"{sum(shares[label]):,} of {count(len(shares[label]), 'setting')}"
         clauses.setdefault((one.measure.kind, one.limit, share), []).append(label)
     return "; ".join(
@@ -213,10 +248,8 @@ def _first(texts: list[str], most: int = 10) -> list[str]:
 
 def needed(one: Compared) -> str:
     """How many repeats, or seeds, would decide a result."""
-    if one.needed is None:
-        return clean(one.why)
     thing = "seed" if one.measure.kind == "score" else "repeat"
-    return f"{count(one.needed, thing)} of each side would decide it"
+    return f"{count(one.needed or 0, thing)} of each side would decide it"
 
 
 # As data

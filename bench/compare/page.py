@@ -234,6 +234,8 @@ def _by_measure(comparison: Comparison) -> list[Table]:
     tables = []
     for column, measure in _measures(comparison).items():
         results = _of(comparison, column)
+        if all(one.verdict is Verdict.NOT_COMPARED for _, one in results):
+            continue
         verdicts = Counter(_verdict(one) for _, one in results)
         counts = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
         caption = f"{_capital(measure.label)}: {counts or 'no setting'}."
@@ -350,6 +352,11 @@ def _cost(cost: MachineCost | None) -> list[str]:
 # Pictures
 
 
+def _new_name(pair: Pair) -> str:
+    """The name of a setting without what it is compared with."""
+    return name(pair).partition(" against ")[0]
+
+
 def _drawings(comparison: Comparison) -> list[Drawing]:
     """A picture of each measure that differs anywhere."""
     overall = {one.measure.column: one for one in comparison.overall}
@@ -358,7 +365,7 @@ def _drawings(comparison: Comparison) -> list[Drawing]:
     for column, measure in _measures(comparison).items():
         is_ratio = measure.kind != "score"
         entries = [
-            Entry(f"{name(pair)}{f' · {clean(pair.machine)}' if several else ''}",
+            Entry(f"{_new_name(pair)}{f' · {clean(pair.machine)}' if several else ''}",
                   one.interval, one.verdict)
             for pair, one in _of(comparison, column)
             if one.interval is not None and one.verdict is not Verdict.NOT_COMPARED
