@@ -57,11 +57,11 @@ def is_compared(comparison: Comparison) -> bool:
     )
 
 
-def obstacles(comparison: Comparison) -> list[tuple[str, int]]:
+def obstacles(comparison: Comparison) -> list[str]:
     """The reasons why settings or measures were not compared, the most frequent first."""
     whys = [each.why for each in comparison.unmatched]
     whys += [one.why for _, one in comparison.results if one.verdict is Verdict.NOT_COMPARED]
-    return Counter(filter(None, map(clean, whys))).most_common()
+    return [why for why, _ in Counter(filter(None, map(clean, whys))).most_common()]
 
 
 # In words
@@ -281,6 +281,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             {
                 "setting": pair.label,
                 "machine": pair.machine,
+                "metric": pair.new.rows[0].dev_metric,
                 "base": _axes(pair.base),
                 "new": _axes(pair.new),
                 "newly_failing": pair.failing or None,

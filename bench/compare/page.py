@@ -15,11 +15,12 @@ from bench.analysis.machines import MachineCost, Machines
 from bench.compare.drawing import Entry, dumbbells, intervals
 from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
 from bench.compare.sides import clean
+from bench.plan.metrics import metric_of
 from bench.report.drawing import Drawing
 from bench.report.pages import Facts, html, markdown, write_all
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, num, span, times
+from bench.report.text import by_metric, count, dev_label, num, span, times
 
 PAGES: Final = "compare"
 _MOST: Final = 500
@@ -121,10 +122,16 @@ def _method(outcome: Outcome) -> list[str]:
         if outcome.looks > 1
         else ""
     )
+    metrics = dict.fromkeys(pair.new.rows[0].dev_metric for pair in outcome.comparison.pairs)
+    scores = [
+        f"{dev_label(metric)}{'' if metric_of(metric).higher_is_better else ', lower is better'}"
+        for metric in metrics if metric
+    ]  # fmt: skip
     return [
         f"BASE is {outcome.base.name}, {count(len(outcome.base.rows), 'row')}; NEW is "
         f"{outcome.new.name}, {count(len(outcome.new.rows), 'row')}.",
         f"{outcome.comparison.family}{looks}",
+        *([f"The dev score is: {'; '.join(scores)}."] if scores else []),
         f"A regression is a change whose interval lies wholly beyond the minimum effect: "
         f"{100 * limits.slowdown:g}% more time, {100 * limits.memory:g}% more memory, "
         f"{100 * limits.work:g}% more counted work, or {limits.score_drop} of score lost.",

@@ -54,7 +54,8 @@ def result(noise: random.Random, measure: Measure, limit: float, worse: float) -
     return Compared(
         measure, interval, verdict, limit, gates=True, runs=(2, 2),
         needed=noise.randint(3, 30) if undecided else None,
-        why="one training each" if undecided and measure.kind == "score" else "", base=0.5 if measure.kind == "score" else 812.5,
+        why="one training each" if undecided and measure.kind == "score" else "",
+        base=0.5 if measure.kind == "score" else 812.5,
         new=0.49 if measure.kind == "score" else 840.1,
     )  # fmt: skip
 
