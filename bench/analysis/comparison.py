@@ -183,9 +183,7 @@ class Comparison:
     def is_comparable(self) -> bool:
         """Whether there is anything that is compared."""
         judged = any(one.verdict is not Verdict.NOT_COMPARED for _, one in self.results)
-        return judged or bool(
-            self.failing or self.passing or (self.machines and self.machines.rows)
-        )
+        return judged or bool(self.failing or self.passing or self.machines)
 
     @property
     def failing(self) -> list[Pair]:
