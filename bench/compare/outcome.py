@@ -106,10 +106,7 @@ def summary(outcome: Outcome) -> list[str]:
         lines.append(f"Excluded: {excluded}.")
     if undecided := comparison.undecided:
         fails = ", which fails with --strict" if outcome.strict else ""
-        lines.append(
-            f"Undecided, for too few repeats: {_measures(undecided)}{_most_frequent(undecided)}"
-            f"{fails}."
-        )
+        lines.append(f"Undecided, for too few repeats: {_measures(undecided)}{fails}.")
     if better := comparison.improvements:
         lines.append(f"Improved: {_measures(better)}.")
     for heading, verdict in (
@@ -118,7 +115,7 @@ def summary(outcome: Outcome) -> list[str]:
     ):
         results = [r for r in comparison.results if r[1].verdict is verdict and not r[1].gates]
         if results:
-            lines.append(f"{heading}: {_measures(results)}{_most_frequent(results)}.")
+            lines.append(f"{heading}: {_measures(results)}.")
     lines += _of_machines(comparison)
     if unmatched := comparison.unmatched:
         lines.append(f"Without a match: {count(len(unmatched), 'setting')}.")
@@ -172,24 +169,22 @@ def _worse(comparison: Comparison) -> list[str]:
     return [*failing, *map(change, by_turns(comparison.regressions))]
 
 
-def _most_frequent(results: Iterable[Result]) -> str:
-    """The most frequent of the reasons of some results, in parentheses."""
-    whys = Counter(clean(one.why) for _, one in results if one.why).most_common(1)
-    return f" ({whys[0][0]})" if whys else ""
-
-
 def _in_settings(number: int) -> str:
     return f"in {count(number, 'setting')}"
 
 
 def _measures(results: Iterable[Result]) -> str:
-    """The measures of results, each with its number of settings."""
-    settings: Counter[str] = Counter()
+    """The measures of results, with their numbers of settings and the reasons."""
+    settings: Counter[tuple[str, str]] = Counter()
     for pair, one in results:
-        settings[one.measure.label] += pair is not None
-    return ", ".join(
-        f"{label} {_in_settings(number) if number else 'over all settings'}"
-        for label, number in settings.items()
+        settings[one.measure.label, clean(one.why)] += pair is not None
+    labels: dict[tuple[int, str], list[str]] = {}
+    for (label, why), number in settings.items():
+        labels.setdefault((number, why), []).append(label)
+    return "; ".join(
+        f"{_joined(names)} {_in_settings(number) if number else 'over all settings'}"
+        f"{f' ({why})' if why else ''}"
+        for (number, why), names in labels.items()
     )
 
 

@@ -26,7 +26,8 @@ PAGES: Final = "compare"
 _MOST: Final = 500
 """Rows of a table on the HTML page."""
 _BRIEF: Final = (30, 15, 5, 0)
-"""Rows that the longest table of the Markdown may have, if it is not too long with as many."""
+"""Rows that the table of results in the Markdown may have, if it is not too long with as many;
+other tables have a third."""
 _LARGEST: Final = 60_000
 """Bytes of the Markdown: a comment on GitHub holds 65,536 characters."""
 _ORDER: Final = (
@@ -81,13 +82,13 @@ def brief(outcome: Outcome) -> str:
     for most in _BRIEF:
         sections = [
             Section("results", "", "Results", tables=[
-                *_overall(comparison), *_changed_cells(comparison, most),
+                *_overall(comparison), *_changed_cells(comparison, most // 3),
                 *_results(comparison, most),
             ]),
-            *(replace(each, drawings=()) for each in _machines(comparison, most)),
+            *(replace(each, drawings=()) for each in _machines(comparison, most // 3)),
             Section("differs", "", "What differs between the sides", tables=_differs(comparison)),
             Section("unmatched", "", "What is not compared, and why",
-                    tables=_obstacles(comparison, most)),
+                    tables=_obstacles(comparison, most // 3)),
         ]  # fmt: skip
         page = markdown(PAGES, _facts(outcome, sections))
         page = re.sub(r"\n{3,}", "\n\n", page)
