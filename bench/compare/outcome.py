@@ -164,9 +164,9 @@ def _size(one: Compared) -> float:
 
 
 def _worse(comparison: Comparison) -> list[str]:
-    """Newly failing cells and regressions, each as a clause."""
+    """A newly failing cell, regressions, and further newly failing cells, each as a clause."""
     failing = [f"{name(pair)} newly fails: {clean(pair.failing)}" for pair in comparison.failing]
-    return [*failing, *map(change, by_turns(comparison.regressions))]
+    return [*failing[:1], *map(change, by_turns(comparison.regressions)), *failing[1:]]
 
 
 def _in_settings(number: int) -> str:

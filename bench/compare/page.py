@@ -217,7 +217,7 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
         return []
     caption = "Results by setting"
     caption += f", without {same:,} that show no measurable difference." if same else "."
-    return [_table(_columns(_SETTING, _MEASURE), results, caption, most)]
+    return [_table(_columns(_SETTING, _MEASURE), by_turns(results), caption, most)]
 
 
 def _overall(comparison: Comparison) -> list[Table]:

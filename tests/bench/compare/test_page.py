@@ -40,8 +40,10 @@ def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
     page = write(outcome, tmp_path)
     brief = (tmp_path / "compare.md").read_text("utf-8")
     assert len(brief) < 65_536
-    assert len(brief.splitlines()) < 130
+    assert len(brief.splitlines()) < 140
     assert "30 of" in brief
+    shown = brief.partition("## Through")[0]
+    assert all(f"| {text} | regression |" in shown for text in ("time", "dev accuracy"))
     html = page.read_text("utf-8")
     assert len(html) < 3_000_000
     assert "500 of 1,000 are shown; all are in compare.json" in html
