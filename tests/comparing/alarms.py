@@ -1,5 +1,6 @@
 """Comparisons of two sets of rows that are the same (A/A): how often a regression is reported."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -110,18 +111,26 @@ SCENARIOS: Final = (
 def measure(
     world: Repeats | Simulated, number: int, on_drawn: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Compare a number of draws, the same ones each time; in how many a regression is reported.
+    """Compare a number of draws, the same ones each time.
 
     Returns:
-        The name, the number of draws, of those with a regression that gates, and of regressions by
+        The name; the number of draws, of those with a regression that gates (`alarms`), of those
+        with a significant change of any size, either way (`changes`), and of such changes by
         column.
     """
-    alarms, by_column = 0, dict[str, int]()
+    alarms, changes, by_column = 0, 0, Counter[str]()
     for seed in range(number):
         base, new = world.draw(np.random.default_rng(seed))
         compared = compare(base, new, Limits(), values_of=(no_values, no_values))
         alarms += bool(compared.regressions or compared.failing)
-        for _, one in compared.regressions:
-            by_column[one.measure.column] = by_column.get(one.measure.column, 0) + 1
+        significant = [one.measure.column for _, one in compared.results if one.significant]
+        changes += bool(significant)
+        by_column.update(significant)
         on_drawn()
-    return {"name": world.name, "draws": number, "alarms": alarms, "by_column": by_column}
+    return {
+        "name": world.name,
+        "draws": number,
+        "alarms": alarms,
+        "changes": changes,
+        "by_column": by_column,
+    }
