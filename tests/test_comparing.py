@@ -59,9 +59,9 @@ def test_the_table_has_a_row_for_each_figure() -> None:
     aa: dict[str, Any] = {"name": "splits", "draws": 200, "alarms": 3, "changes": 8}
     slow = [{"rounds": 3, "change": 1.1, "found": found} for found in (True, False, True)]
     figures = {"aa": [aa], "work": [{"gflop": 1.05, "found": ["step_gflop"]}], "slow": slow}
-    text = page("a\n<!-- comparing -->\nold\n<!-- end of comparing -->\nb\n", figures)
+    text = page("a\n<!-- comparing -->\nold\n<!-- comparing -->\nb\n", figures)
     assert text.startswith("a\n<!-- comparing -->\n| data ")
-    assert text.endswith("<!-- end of comparing -->\nb\n")
+    assert text.endswith("<!-- comparing -->\nb\n")
     assert "| 200 | 1.5% (0.5% to 4.3%) | 4.0% |" in text
     assert "| 1 | 1 of 1 |" in text
     assert "3 rounds" in text
