@@ -86,6 +86,8 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     chosen = [
         (match, label) for match, label in chosen if len(versions_of(match, (base, new))) == 1
     ]
+    if not chosen:
+        return None
     left_out -= len(chosen)
     notes = []
     if any(len(side) > 1 for side in sides):
