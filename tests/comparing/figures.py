@@ -19,6 +19,13 @@ _HEAD: Final = (
     "| data | comparisons | regression reported | any change reported |",
     "|---|---|---|---|",
 )
+_NOTES: Final = """
+The shares are of comparisons with at least one such result, in brackets with their 95% interval.
+A regression is one beyond the default limits; any change is significant, of any size and direction.
+The real repeats are [repeats.csv](repeats.csv), measured by `python -m bench.grid --grid
+docs/repeats.toml --repeats 12`. More work is a matrix product more in each layer, a slower step one
+that waits for a tenth of its own time, both in the processes of NEW alone (`python -m
+tests.comparing`)."""
 
 Figures = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -31,7 +38,7 @@ def read_figures(path: Path = FIGURES) -> Figures:
 def page(text: str, figures: Figures) -> str:
     """The text of docs/comparing.md with the table of some figures."""
     before, _, after = text.split(MARK)
-    return MARK.join([before, "\n".join([*_HEAD, *_rows(figures), ""]), after])
+    return MARK.join([before, "\n".join([*_HEAD, *_rows(figures), _NOTES, ""]), after])
 
 
 def _rows(figures: Figures) -> list[str]:
