@@ -99,12 +99,16 @@ def _row(number: int, seed: int, repeat: int, log: float, run: int, rng: Rng) ->
 
 
 SCENARIOS: Final = (
-    Simulated("1 setting, 4 repeats, in alternation", 1, 1, 4),
-    Simulated("4 settings, 6 repeats, in alternation", 4, 1, 6),
-    Simulated("12 settings, 3 seeds, 2 repeats, in alternation", 12, 3, 2),
-    Simulated("40 settings, 1 run, in alternation", 40, 1, 1),
-    Simulated("12 settings, 3 seeds, one side after the other", 12, 3, 1, alternated=False),
-    Simulated("40 settings, 1 run, one side after the other", 40, 1, 1, alternated=False),
+    Simulated("simulated, 1 setting, 4 repeats, in alternation", 1, 1, 4),
+    Simulated("simulated, 4 settings, 6 repeats, in alternation", 4, 1, 6),
+    Simulated("simulated, 12 settings, 3 seeds, 2 repeats, in alternation", 12, 3, 2),
+    Simulated("simulated, 40 settings, 1 run, in alternation", 40, 1, 1),
+    Simulated(
+        "simulated, 12 settings, 3 seeds, one side after the other", 12, 3, 1, alternated=False
+    ),
+    Simulated(
+        "simulated, 40 settings, 1 run, one side after the other", 40, 1, 1, alternated=False
+    ),
 )
 
 
