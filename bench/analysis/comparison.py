@@ -24,7 +24,7 @@ from bench.analysis.matching import (
     matching,
     text_of,
 )
-from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pair
+from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pairs
 from bench.analysis.setting import BETWEEN_PROCESSES, Setting, place_of_run
 from bench.plan.metrics import Metric
 from bench.plan.rows import Row
@@ -261,7 +261,7 @@ def compare(
     matches = matched.matches
     labels = distinct_labels([(match.label, match.new.rows[0]) for match in matches])
     costs = _costs(matches, limits)
-    scores = [score_pair(match.base, match.new) for match in matches]
+    scores = score_pairs(matches)
     alternate = np.array([alternated(match.base, match.new) for match in matches], dtype=bool)
     varying = [cost for cost in costs if not cost.measure.exact and cost.known.any()]
     known_scores = [p for p in scores if isinstance(p, ScorePair) and not p.is_single]

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
 import numpy as np
 
+from bench.analysis.matching import Match
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import score_spread
 from bench.plan.metrics import Metric, metric_of
 from bench.results.outcomes import Values
 from bench.stats.comparing import needed_seeds, student
-from bench.stats.intervals import Interval, Spread, spread
+from bench.stats.intervals import Interval, Spread, scatters_more, spread
 
 FEWEST_SEEDS: Final = 3
 """Seeds of each side that are asked for where one side has one: two hardly show how seeds vary."""
@@ -24,27 +25,25 @@ class ScorePair:
     """The difference of two settings' scores.
 
     Attributes:
-        below, above: its standard errors in both directions.
-        freedom: degrees of freedom of these.
+        errors: its standard errors below and above, and their degrees of freedom, where the sides
+            have no seed in common.
         metric: the dev metric.
         base, new: the scores.
         seeds: the numbers of seeds of BASE and NEW.
-        spread: its variances over seeds and examples, where both sides have two common seeds.
+        spread: its variances over common seeds and examples; None with `errors`.
         differences: by common seed.
         values: NEW − BASE by common seed for each dev example, where predictions are kept.
     """
 
     value: float
-    below: float
-    above: float
-    freedom: float
     metric: Metric
     base: float
     new: float
     seeds: tuple[int, int]
-    spread: Spread | None
-    differences: Mapping[int, float]
-    values: Mapping[int, Values]
+    spread: Spread | None = None
+    errors: tuple[float, float, float] = (math.inf, math.inf, math.inf)
+    differences: Mapping[int, float] = field(default_factory=dict)
+    values: Mapping[int, Values] = field(default_factory=dict)
 
     @property
     def is_single(self) -> bool:
@@ -53,8 +52,12 @@ class ScorePair:
 
     def interval(self, level: float) -> Interval:
         """The interval at a two-sided level."""
-        t = student(level, self.freedom)
-        return Interval(self.value, self.value - t * self.below, self.value + t * self.above)
+        below, above, freedom = self.errors
+        if self.spread is not None:
+            below, freedom = self.spread.error()
+            above = below
+        t = student(level, freedom)
+        return Interval(self.value, self.value - t * below, self.value + t * above)
 
     def needed(self, limit: float, level: float) -> int | None:
         """The number of seeds of each side whose interval about no difference is within ± limit,
@@ -62,9 +65,10 @@ class ScorePair:
         if self.is_single:
             return FEWEST_SEEDS
         fewer = min(self.seeds)
-        variance = max(self.below, self.above) ** 2 * fewer
+        variance = max(self.errors[:2]) ** 2 * fewer
         over = self.spread or Spread(self.value, variance, 0.0, fewer, 1)
-        seeds = needed_seeds(over, limit, level) if math.isfinite(variance) else None
+        known = self.spread is not None or math.isfinite(variance)
+        seeds = needed_seeds(over, limit, level) if known else None
         return seeds and max(seeds, fewer + 1)
 
 
@@ -78,35 +82,65 @@ def score_pair(base: Setting, new: Setting) -> ScorePair | str:
         return f"other metrics: {metrics[0]} in BASE, {metrics[1]} in NEW"
     if not (base.learned or new.learned):
         return "flagged not_learned on both sides"
-    seeds = len(base.scores), len(new.scores)
     means = fmean(base.scores.values()), fmean(new.scores.values())
     common = sorted(base.scores.keys() & new.scores.keys())
     differences = {seed: new.scores[seed] - base.scores[seed] for seed in common}
-    over = None
-    values: Mapping[int, Values] = {}
-    # one training against one is compared by the examples alone
-    if len(common) > 1 or (common and max(seeds) == 1):
-        over = score_spread(new, base)
-        if over is not None:
-            values = {seed: new.values[seed] - base.values[seed] for seed in common}
-        elif len(common) > 1:
-            over = over_seeds(list(differences.values()))
+    seeds = len(base.scores), len(new.scores)
+    unpaired = ScorePair(means[1] - means[0], metric_of(metrics[0]), *means, seeds)
+    # a side of one seed is compared by the examples of that training alone
+    over = score_spread(new, base) if len(common) > 1 or (common and min(seeds) == 1) else None
     if over is not None:
-        if not any(one.any() for one in values.values()) and not any(differences.values()):
+        values = {seed: new.values[seed] - base.values[seed] for seed in common}
+        alike = {row.cell_id for row in base.scored} & {row.cell_id for row in new.scored}
+        if alike and not any(one.any() for one in values.values()):
             over = replace(over, of_examples=0.0)  # the same trainings
-        error, freedom = over.error()
-        ends = error, error
-        value = over.mean
-    else:
-        value = means[1] - means[0]
-        below_base, above_base = _errors(base)
-        below_new, above_new = _errors(new)
-        ends = math.hypot(below_new, above_base), math.hypot(above_new, below_base)
-        freedom = min(s - 1 if s > 1 else math.inf for s in seeds)
-    return ScorePair(
-        value, *ends, freedom, metric_of(metrics[0]), *means, seeds,
-        over if len(common) > 1 else None, differences, values,
-    )  # fmt: skip
+        return replace(
+            unpaired, value=over.mean, spread=over, differences=differences, values=values
+        )
+    if len(common) > 1:
+        over = over_seeds(list(differences.values()))
+        return replace(unpaired, value=over.mean, spread=over, differences=differences)
+    below_base, above_base = _errors(base)
+    below_new, above_new = _errors(new)
+    freedom = min(s - 1 if s > 1 else math.inf for s in seeds)
+    errors = math.hypot(below_new, above_base), math.hypot(above_new, below_base), freedom
+    return replace(unpaired, errors=errors, differences=differences)
+
+
+def score_pairs(matches: Sequence[Match]) -> list[ScorePair | str]:
+    """The differences of the scores of matched settings, or why they can't be compared.
+
+    The variance between seeds is pooled over settings on the same data.
+    """
+    pairs = [score_pair(match.base, match.new) for match in matches]
+    alike: dict[tuple[str, str], list[int]] = {}
+    for i, (match, pair) in enumerate(zip(matches, pairs, strict=True)):
+        if isinstance(pair, ScorePair):
+            alike.setdefault((match.new.rows[0].data_digest, pair.metric.label), []).append(i)
+    for places in alike.values():
+        pooled = with_pooled_seeds([p for i in places if isinstance(p := pairs[i], ScorePair)])
+        for i, pair in zip(places, pooled, strict=True):
+            pairs[i] = pair
+    return pairs
+
+
+def with_pooled_seeds(pairs: Sequence[ScorePair]) -> list[ScorePair]:
+    """Pairs of settings on the same data, with the variance between seeds pooled over them.
+
+    A pair whose seeds scatter significantly more than the rest keeps its own. Pairs of the same
+    trainings, which don't differ at all, are no part of the pool.
+    """
+    pool = {i: p.spread for i, p in enumerate(pairs) if p.spread and p.spread.of_seeds}
+    freedom = np.array([one.seeds - 1 for one in pool.values()])
+    squares = freedom * np.array([one.of_seeds for one in pool.values()])
+    total, count = float(squares.sum()), int(freedom.sum())
+    wide = scatters_more(squares, freedom, total, count)
+    result = list(pairs)
+    for (i, one), is_wide in zip(pool.items(), wide.tolist(), strict=True):
+        if not is_wide:
+            one = replace(one, of_seeds=total / count, pooled=count)
+            result[i] = replace(pairs[i], spread=one)
+    return result
 
 
 def over_seeds(differences: Sequence[float]) -> Spread:
@@ -157,10 +191,11 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
     lost = sum(s**2 / freedom for s, (_, freedom) in zip(squares, errors, strict=True))
     total = sum(squares)
     first = pairs[0][1]
+    error = math.sqrt(total)
     return ScorePair(
-        sum(w * over.mean for w, (_, over) in zip(weights, parts, strict=True)),
-        math.sqrt(total), math.sqrt(total), total**2 / lost if lost else math.inf, first.metric,
+        sum(w * over.mean for w, (_, over) in zip(weights, parts, strict=True)), first.metric,
         fmean(p.base for _, p in pairs), fmean(p.new for _, p in pairs),
         (min(p.seeds[0] for _, p in pairs), min(p.seeds[1] for _, p in pairs)),
-        parts[0][1] if len(parts) == 1 else None, {}, {},
+        parts[0][1] if len(parts) == 1 else None,
+        (error, error, total**2 / lost if lost else math.inf),
     )  # fmt: skip

@@ -97,6 +97,7 @@ class Spread:
         of_seeds: variance between the seeds' means; None with one seed.
         of_examples: variance between the examples' means over seeds, at least `UNSEEN` / N.
         seeds, examples: S and N.
+        pooled: degrees of freedom of `of_seeds` where it is pooled over several settings.
     """
 
     mean: float
@@ -104,6 +105,7 @@ class Spread:
     of_examples: float
     seeds: int
     examples: int
+    pooled: int | None = None
 
     def half_width(self) -> float:
         """Half the 95% interval. With one seed it covers examples only."""
@@ -126,7 +128,8 @@ class Spread:
         by_seed = (self.of_seeds or 0.0) / seeds
         by_example = self.of_examples / self.examples
         total = by_seed + by_example
-        lost = by_example**2 / max(self.examples - 1, 1) + by_seed**2 / np.maximum(seeds - 1, 1)
+        of_seeds = self.pooled or np.maximum(seeds - 1, 1)
+        lost = by_example**2 / max(self.examples - 1, 1) + by_seed**2 / of_seeds
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = np.where(lost > 0, total**2 / lost, np.inf)
         return np.sqrt(total), freedom
