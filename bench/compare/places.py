@@ -50,7 +50,7 @@ class Place:
         python = place.absolute() / "bin" / "python"
         if python.exists():
             return cls(side, str(python), _installed(python, place))
-        if (place / "bench" / "grid").is_dir():
+        if (place / "bench").is_dir():
             return cls(side, sys.executable, place.resolve())
         raise InputError(
             f"{side}: {place} is neither a checkout, with a folder bench/, nor a virtual "
