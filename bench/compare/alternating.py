@@ -29,7 +29,6 @@ from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 
 FOLDER: Final = Path("runs/compare")
-ROUNDS: Final = 8
 FIRST_LOOK: Final = 2
 """The first round after which the sides are compared: times of one round decide nothing."""
 _OWN: Final = (
@@ -142,8 +141,8 @@ class Alternation:
     grid: str
     selection: str = ""
     terms: tuple[str, str] = ("", "")
-    rounds: int = ROUNDS
-    folder: Path = FOLDER
+    rounds: int
+    folder: Path
     options: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
 
@@ -264,7 +263,7 @@ class _Folder:
             if place.digest() != self.digests[side]:
                 raise InputError(f"{side}: the code has changed; the same command measures it anew")
             self.path.mkdir(parents=True, exist_ok=True)
-            places = ["--runs", str(self.csv(side)), "--reports", str(self.path / side.lower())]
+            places = ["--runs", str(self.csv(side)), "--reports", str(self.path / "reports" / side)]
             arguments = [*self.alternation.arguments(text), "--repeats", str(repeat), *places]
             done = place.grid(arguments, signals)
             if self._lacking(side, ids, repeat):
