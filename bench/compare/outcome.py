@@ -95,7 +95,7 @@ def change(result: Result) -> str:
 def summary(outcome: Outcome) -> list[str]:
     """The answer in a few sentences."""
     comparison = outcome.comparison
-    if worse := [*map(change, by_turns(comparison.regressions)), *_failing(comparison)]:
+    if worse := _worse(comparison):
         more = f"; and {len(worse) - _NAMED:,} more" if len(worse) > _NAMED else ""
         lines = [f"{count(len(worse), 'regression')}: {'; '.join(worse[:_NAMED])}{more}."]
     elif comparison.pairs:
@@ -139,8 +139,10 @@ def _size(one: Compared) -> float:
     return abs(value if one.measure.kind == "score" else math.log(max(value, 1e-9)))
 
 
-def _failing(comparison: Comparison) -> list[str]:
-    return [f"{name(pair)} newly fails: {clean(pair.failing)}" for pair in comparison.failing]
+def _worse(comparison: Comparison) -> list[str]:
+    """Newly failing cells and regressions, each as a clause."""
+    failing = [f"{name(pair)} newly fails: {clean(pair.failing)}" for pair in comparison.failing]
+    return [*failing, *map(change, by_turns(comparison.regressions))]
 
 
 def _in_settings(number: int) -> str:
@@ -193,8 +195,7 @@ def _joined(words: Sequence[str]) -> str:
 def lines(outcome: Outcome) -> list[str]:
     """The answer for a terminal: sentences, regressions, and what would decide the rest."""
     comparison = outcome.comparison
-    worse = [f"regression: {change(result)}" for result in by_turns(comparison.regressions)]
-    worse += [f"regression: {text}" for text in _failing(comparison)]
+    worse = [f"regression: {text}" for text in _worse(comparison)]
     known = [result for result in comparison.undecided if result[1].needed is not None]
     known.sort(key=lambda result: result[1].needed or 0)
     undecided = [f"undecided: {change(result)}; {needed(result[1])}" for result in known]

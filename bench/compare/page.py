@@ -1,11 +1,11 @@
 """The files of a comparison: pages, pictures and JSON. Loads matplotlib."""
 
 import json
+import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +87,8 @@ def brief(outcome: Outcome) -> str:
             Section("unmatched", "", "What is not compared, and why",
                     tables=_obstacles(comparison, most)),
         ]  # fmt: skip
-        page = markdown(PAGES, _facts(outcome, [_without_drawings(each) for each in sections]))
+        page = markdown(PAGES, _facts(outcome, sections))
+        page = re.sub(r"\n{3,}", "\n\n", page)
         if len(page.encode()) <= _LARGEST:
             break
     return page
@@ -103,10 +104,6 @@ def _facts(outcome: Outcome, sections: Iterable[Section]) -> Facts:
         command=clean(shlex.join(arguments)),
         how="How it was computed",
     )
-
-
-def _without_drawings(section: Section) -> Section:
-    return replace(section, drawings=())
 
 
 _OVERALL: Final = (
