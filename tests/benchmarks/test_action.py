@@ -1,4 +1,4 @@
-"""The action in a clone of this repository, with cells that train; tests/test_action.py has more."""
+"""The action in a clone of this repository, with cells that train."""
 
 import subprocess
 from pathlib import Path

@@ -17,7 +17,9 @@ from tests.hostile import TEXTS
 def test_the_first_sentence_names_the_largest_regression_of_each_measure() -> None:
     outcome = constructed(20, worse=0.5)
     first = summary(outcome)[0]
-    assert re.match(r"11 regressions: .* newly fails: .*; .*GFLOP of a step 1\.50 times that", first)
+    assert re.match(
+        r"11 regressions: .* newly fails: .*; .*GFLOP of a step 1\.50 times that", first
+    )
     assert "and 8 more" in first
     shown = "\n".join(lines(outcome))
     for text in ("times as long", "dev accuracy −0.1", "newly fails: ok, then oom", "would decide"):
