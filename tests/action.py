@@ -35,11 +35,13 @@ class Ended:
         code: exit code of the last step that ran.
         summary: the job's summary.
         log: stdout and stderr of all steps.
+        outputs: of steps, by `ID.NAME`.
     """
 
     code: int
     summary: str
     log: str
+    outputs: Mapping[str, str]
 
 
 def run_action(
@@ -71,7 +73,7 @@ def run_action(
         "GITHUB_REPOSITORY": "owner/name",
         "RUNNER_TEMP": str(runner),
     }
-    code, log = 0, ""
+    code, log, outputs = 0, "", {}
     for step in action["runs"]["steps"]:
         if "run" not in step or not holds(step.get("if", "true"), context):
             continue
@@ -92,8 +94,9 @@ def run_action(
             break
         for line in output.read_text().splitlines():
             name, _, value = line.partition("=")
+            outputs[f"{step['id']}.{name}"] = value
             context[f"steps.{step['id']}.outputs.{name}"] = value
-    return Ended(code, summary.read_text(), log)
+    return Ended(code, summary.read_text(), log, outputs)
 
 
 def filled(text: str, context: Mapping[str, str]) -> str:

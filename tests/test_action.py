@@ -6,6 +6,7 @@ Cells of the clone come from a stand-in for bench.grid; tests/benchmarks/test_ac
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ CELLS = [
     (cell("full", None, None, "off"), [10.0, 10.1]),
     (cell("lora", 8, "attn-only", "off"), [8.0, 7.9]),
 ]
+PIP = """
+import sys, sysconfig
+from pathlib import Path
+
+packages = Path(sysconfig.get_path("purelib"))
+info = packages / "minbert_bench-0.1.0.dist-info"
+info.mkdir()
+(info / "METADATA").write_text("Metadata-Version: 2.1\\nName: minbert-bench\\nVersion: 0.1.0\\n")
+(packages / "editable.pth").write_text(sys.argv[-1])
+"""
 INPUTS = {"grid": "some", "rounds": "2", "max-slowdown": "10%"}
 
 
@@ -85,6 +96,26 @@ def test_a_base_that_is_not_there_is_named(checkout: Path, tmp_path: Path) -> No
     ended = run_action(checkout, tmp_path, INPUTS | {"base": "v9"}, {})
     assert ended.code == 2
     assert "::error::no commit v9 in this clone" in ended.log
+
+
+def test_a_base_of_other_dependencies_has_its_own_environment(
+    checkout: Path, tmp_path: Path
+) -> None:
+    make_side(checkout, [], refuses="no thanks")
+    git(checkout, "commit", "--quiet", "--all", "--message", "third")
+    (checkout / "pyproject.toml").write_text("[project]\n")
+    python, pip = tmp_path / "gh" / "bin" / "python", tmp_path / "pip" / "pip"
+    for folder in (python.parent, pip):
+        folder.mkdir(parents=True)
+    (pip / "__main__.py").write_text(PIP)
+    python.write_text(f"""#!/bin/sh
+if [ "$1 $2" != "-m venv" ]; then exec {sys.executable} "$@"; fi
+{sys.executable} "$@" --without-pip && cp -r {pip} "$3"/lib/python*/site-packages
+""")
+    python.chmod(0o755)
+    ended = run_action(checkout, tmp_path, INPUTS | {"base": "HEAD"}, {})
+    assert "error: BASE: no thanks" in ended.log
+    assert ended.outputs["base.place"] == str(tmp_path / "runner" / "compare" / "venv")
 
 
 def test_inputs_reach_scripts_by_the_environment_alone() -> None:
