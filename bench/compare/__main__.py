@@ -7,6 +7,7 @@ With --run it measures the two sides first, in alternation.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -133,6 +134,9 @@ def command(
             rounds=rounds or _ROUNDS, folder=runs or FOLDER, options=options or (), limits=limits,
         ).measure()  # fmt: skip
         one, other, _ = read_sides((measured.base, measured.new), None, None, metric)
+        sources = [place.resolve() for place in places] or [Path(grid)] * 2
+        one = replace(one, source=sources[0], terms=base or "")
+        other = replace(other, source=sources[1], terms=new or "")
         named, looks = measured.named, measured.looks
     else:
         given: dict[str, object] = {

@@ -14,7 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from bench.analysis.comparison import Limits, Pair, Side, Verdict, compare
+from bench.analysis.comparison import Limits, Pair, Verdict, compare
+from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
 from bench.common.messages import last_error
 from bench.common.progress import progress_bar

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from bench.analysis.comparison import Side
+from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
 from bench.launch.signals import Signals
 from bench.machine.conditions import MEASURING

@@ -3,8 +3,9 @@
 `make_side` copies this file into the side's folder as `bench/grid/__main__.py`, where it needs the
 standard library only. The file `side.json` there has the cells and how their runs end:
 
-- `cells`: each with `plan`, as in the JSON of a dry run; `row`, texts by column of runs.csv; `ms`,
-  its times by repeat, in turn; and `status`.
+- `cells`: each with `plan`, as in the JSON of a dry run; `select`, values by axis; `row`, texts by
+  column of runs.csv; `ms`, its times by repeat, in turn; and `status`.
+- `log`: the file of all runs of both sides, from which their times follow.
 - `refuses`: the line with which it refuses its input.
 - `silent`: it writes no rows.
 - `slow`: a cell takes a minute, and Ctrl-C ends it as interrupted.
@@ -32,7 +33,7 @@ def main():
     cells = [
         cell
         for cell in side["cells"]
-        if all(str(cell["plan"][axis]) in terms[axis].split(",") for axis in terms)
+        if all(str(cell["select"][axis]) in terms[axis].split(",") for axis in terms)
     ]
     if "--dry-run" in sys.argv:
         print(json.dumps({"cells": [cell["plan"] for cell in cells]}))
@@ -46,7 +47,7 @@ def main():
 
 def run(side, cell, repeat, runs):
     """Add a row with the next second as its start, as if a run took a second."""
-    log = FOLDER.parent / LOG
+    log = Path(side["log"])
     with log.open("a") as file:
         file.write(f"{FOLDER.name} {cell['plan']['name']} {repeat}\n")
     status, code = cell["status"], 0
@@ -84,10 +85,12 @@ def make_side(folder, cells, **behaviour):
 
     listed = []
     for of, ms, *status in cells:
+        rate = of.learning_rate_head if of.mode == "head" else None
         row = result_row(of, Random(0))  # noqa: S311
         listed.append(
             {
                 "plan": {**of.columns(), "name": of.name},
+                "select": {**of.columns(), **({"learning_rate": rate} if rate else {})},
                 "row": {name: format_value(row[name]) for name in NAMES},
                 "ms": ms,
                 "status": status[0] if status else "ok",
@@ -95,10 +98,11 @@ def make_side(folder, cells, **behaviour):
         )
     grid = folder / "bench" / "grid"
     grid.mkdir(parents=True, exist_ok=True)
+    log = str(folder.parent / LOG)
     for package in (grid.parent, grid):
         (package / "__init__.py").touch()
     (grid / "__main__.py").write_text(Path(__file__).read_text())
-    (folder / "side.json").write_text(json.dumps({"cells": listed, **behaviour}))
+    (folder / "side.json").write_text(json.dumps({"cells": listed, "log": log, **behaviour}))
     return folder
 
 

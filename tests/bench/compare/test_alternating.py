@@ -52,8 +52,8 @@ def repeats(measured: Measured) -> dict[str, list[int]]:
 
 
 def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path: Path) -> None:
-    cells = [(each, WILD) for each in (LORA, FULL, HEAD)]
-    sides(tmp_path, cells, cells)
+    cells = (LORA, FULL, HEAD)
+    sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
     alternation(tmp_path, rounds=3).measure()
     runs = log(tmp_path)
     orders = []
