@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ from bench.stats.comparing import (
     mean_of_settings,
     needed_repeats,
     nominal_level,
-    quantile,
+    student,
 )
 from bench.stats.intervals import Interval
 
@@ -178,6 +179,14 @@ class Comparison:
         """Results that more repeats could decide."""
         return self._with(Verdict.UNDECIDED)
 
+    @cached_property
+    def is_comparable(self) -> bool:
+        """Whether there is anything that is compared."""
+        judged = any(one.verdict is not Verdict.NOT_COMPARED for _, one in self.results)
+        return judged or bool(
+            self.failing or self.passing or (self.machines and self.machines.rows)
+        )
+
     @property
     def failing(self) -> list[Pair]:
         """Pairs with cells that newly fail."""
@@ -204,6 +213,8 @@ MEASURES: Final = (
 FAMILY: Final = 0.05
 """The probability that any interval misses its true value."""
 _NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
+_ONE_SEED: Final = "one training each; several seeds on both sides are needed"
+_NO_SEEDS: Final = "no number of seeds shows so small a difference with as many dev examples"
 _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
 
 
@@ -255,7 +266,7 @@ def compare(
     scores = [score_pair(match.base, match.new) for match in matches]
     alternate = np.array([alternated(match.base, match.new) for match in matches], dtype=bool)
     varying = [cost for cost in costs if not cost.measure.exact and cost.known.any()]
-    known_scores = [pair for pair in scores if isinstance(pair, ScorePair)]
+    known_scores = [p for p in scores if isinstance(p, ScorePair) and not p.is_single]
     number = sum(int(cost.known.sum()) for cost in varying) + len(known_scores)
     measures = len(varying) + bool(known_scores)
     share = FAMILY / 2 if len(matches) > 1 else FAMILY
@@ -403,7 +414,7 @@ def _half_widths(
     half = estimates.half_width(level)
     if cost.measure.kind != "time":
         return half, np.ones(len(half), dtype=bool)
-    drift = float(quantile(level, math.inf)) * math.sqrt(2) * BETWEEN_PROCESSES
+    drift = student(level, math.inf) * math.sqrt(2) * BETWEEN_PROCESSES
     return np.where(alternate, half, np.hypot(half, drift)), alternate
 
 
@@ -424,6 +435,9 @@ def _overall_cost(
 ) -> Compared:
     """A cost over all settings that are compared in it."""
     known = cost.known
+    some = known & alternate
+    if cost.measure.kind == "time" and some.any():
+        known = some
     runs = np.array(cost.runs)[known].sum(axis=0).tolist()
     mean = mean_of_settings(cost.estimates.part(known), shared[known])
     if cost.ranges is None:
@@ -432,10 +446,13 @@ def _overall_cost(
     else:
         ends = tuple(end[known].mean(keepdims=True) for end in cost.ranges)
         gates = np.ones(1, dtype=bool)
-    needed = needed_repeats(mean, math.log1p(cost.limit), level)[0]
+    needed = needed_repeats(mean, math.log1p(cost.limit), level, int(known.sum()))[0]
     one = Compared(cost.measure, None, Verdict.NOT_COMPARED, cost.limit, runs=(runs[0], runs[1]))
     for interval in filter(None, ratio_intervals(mean.value, *ends)):
         one = _judged(one, interval, (ends[0][0], ends[1][0]), bool(gates[0]), needed)
+    if known.sum() < cost.known.sum():
+        part = f"over the {known.sum():,} of {cost.known.sum():,} settings measured in alternation"
+        one = replace(one, why=part)
     return one
 
 
@@ -450,16 +467,15 @@ def _score_result(
     verdict, significant = _verdict(low, high, limit)
     why = ""
     if pair.is_single:
-        verdict, why = (
-            Verdict.UNDECIDED,
-            "one training each; several seeds on both sides are needed",
-        )
+        verdict, why = Verdict.UNDECIDED, _ONE_SEED
     if not math.isfinite(high - low):
         interval = Interval(pair.value)
-    undecided = verdict is Verdict.UNDECIDED
+    needed = pair.needed(limit, level) if verdict is Verdict.UNDECIDED else None
+    if verdict is Verdict.UNDECIDED and needed is None:
+        why = _NO_SEEDS
     return Compared(
-        measure, interval, verdict, limit, not pair.is_single, why, pair.seeds,
-        pair.needed(limit, level) if undecided else None, significant, pair.base, pair.new,
+        measure, interval, verdict, limit, not pair.is_single, why, pair.seeds, needed,
+        significant, pair.base, pair.new,
     )  # fmt: skip
 
 
@@ -546,7 +562,7 @@ def _differs(
                *_CONDITIONS]  # fmt: skip
     result = []
     for name in columns:
-        sides = [list(dict.fromkeys(row[name] for row in side)) for side in rows]
+        sides = [list(dict.fromkeys(map(attrgetter(name), side))) for side in rows]
         if set(sides[0]) != set(sides[1]):
             texts = [", ".join(map(text_of, side[:_MOST_VALUES])) for side in sides]
             more = [len(side) - _MOST_VALUES for side in sides]

@@ -12,12 +12,11 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import score_spread
 from bench.plan.metrics import Metric, metric_of
 from bench.results.outcomes import Values
-from bench.stats.comparing import WITHIN_Z, quantile
+from bench.stats.comparing import needed_seeds, student
 from bench.stats.intervals import Interval, Spread, spread
 
 FEWEST_SEEDS: Final = 3
 """Seeds of each side that are asked for where one side has one: two hardly show how seeds vary."""
-_MOST_SEEDS: Final = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +53,19 @@ class ScorePair:
 
     def interval(self, level: float) -> Interval:
         """The interval at a two-sided level."""
-        student = float(quantile(level, self.freedom))
-        return Interval(
-            self.value, self.value - student * self.below, self.value + student * self.above
-        )
+        t = student(level, self.freedom)
+        return Interval(self.value, self.value - t * self.below, self.value + t * self.above)
 
     def needed(self, limit: float, level: float) -> int | None:
         """The number of seeds of each side whose interval about no difference is within ± limit,
-        four times out of five; None: no number, or more than 1,000."""
+        four times out of five, and more than there are; None: no number, or more than 1,000."""
         if self.is_single:
             return FEWEST_SEEDS
-        for seeds in range(2, _MOST_SEEDS):
-            if self.spread is not None:
-                error, freedom = replace(self.spread, seeds=seeds).error()
-            else:
-                error = max(self.below, self.above) * math.sqrt(min(self.seeds) / seeds)
-                freedom = 2.0 * (seeds - 1)
-            if (float(quantile(level, freedom)) + WITHIN_Z) * error <= limit:
-                return max(seeds, min(self.seeds) + 1)
-        return None
+        fewer = min(self.seeds)
+        variance = max(self.below, self.above) ** 2 * fewer
+        over = self.spread or Spread(self.value, variance, 0.0, fewer, 1)
+        seeds = needed_seeds(over, limit, level) if math.isfinite(variance) else None
+        return seeds and max(seeds, fewer + 1)
 
 
 def score_pair(base: Setting, new: Setting) -> ScorePair | str:
@@ -99,6 +92,8 @@ def score_pair(base: Setting, new: Setting) -> ScorePair | str:
         elif len(common) > 1:
             over = over_seeds(list(differences.values()))
     if over is not None:
+        if not any(one.any() for one in values.values()) and not any(differences.values()):
+            over = replace(over, of_examples=0.0)  # the same trainings
         error, freedom = over.error()
         ends = error, error
         value = over.mean
@@ -126,8 +121,8 @@ def _errors(setting: Setting) -> tuple[float, float]:
     if score is None or ends is None:
         return math.inf, math.inf
     freedom = len(setting.scores) - 1 or math.inf
-    student = float(quantile(0.05, freedom))
-    return (score.value - ends[0]) / student, (ends[1] - score.value) / student
+    t = student(0.05, freedom)
+    return (score.value - ends[0]) / t, (ends[1] - score.value) / t
 
 
 def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import POWER_Z, scatters_more
+from bench.stats.intervals import POWER_Z, Spread, scatters_more
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -20,6 +20,8 @@ WITHIN_Z: Final = 1.2815515655446004
 in 80% of cases if these are so many standard errors further away than the interval's ends."""
 _MOST: Final = 10_000
 """The largest number of repeats that is named."""
+_MOST_SEEDS: Final = 1000
+_NUMBERS: Final = np.unique(np.geomspace(2, _MOST, 2000).astype(np.int64))
 _NODES: Final = 200
 """Points of integration, for six digits of a nominal level."""
 
@@ -66,6 +68,12 @@ def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
     return np.asarray(np.where(np.isinf(freedom), -ndtri(level / 2), student))
 
 
+@cache
+def student(level: float, freedom: float) -> float:
+    """`quantile` of one number."""
+    return float(quantile(level, freedom))
+
+
 @dataclass(frozen=True, eq=False)
 class Estimates:
     """Estimates by setting with their errors; NaN where there is none.
@@ -108,10 +116,10 @@ def sample_means(values: Floats, samples: Ints, count: int, constant: float) -> 
         count: the number of samples.
         constant: the std where no sample has two values.
     """
-    number: Ints = np.bincount(samples, minlength=count)
+    number = np.bincount(samples, minlength=count).astype(np.int64)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.bincount(samples, values, count) / number
-    squares: Floats = np.bincount(samples, (values - mean[samples]) ** 2, count)
+    squares = np.bincount(samples, (values - mean[samples]) ** 2, count).astype(float)
     own = np.maximum(number - 1, 0)
     total, freedom = float(squares.sum()), int(own.sum())
     std = np.full(count, math.sqrt(total / freedom) if freedom else constant)
@@ -156,21 +164,26 @@ def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
     )
 
 
-def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int | None]:
+def needed_repeats(
+    estimates: Estimates, limit: float, level: float, settings: int | None = None
+) -> list[int | None]:
     """The number of repeats of each side that would decide, four times out of five.
 
     That is the number by which an interval about no difference is within ± limit; where there are
     as many already, because the estimate is close to the limit, the number by which the interval
     leaves the limit on its one side or the other. None: more than 10,000, or no number.
+
+    Args:
+        settings: the number of settings whose std is pooled; None: all of the estimates.
     """
     known = (estimates.single > 0) & np.isfinite(estimates.value)
     single = np.where(known, estimates.single, 1.0)
     gap = np.abs(np.abs(estimates.value) - limit) / single
     pool = estimates.freedom == np.max(estimates.freedom, initial=0.0)
     # a setting with a std of its own has the degrees of freedom of its repeats alone
-    settings = np.where(pool, max(int(known.sum()), 1), 1)
+    sizes = settings or max(int(known.sum()), 1), 1
     least, other = (
-        np.where(pool, *(_fewest(gaps, power, level, int(n)) for n in (settings.max(initial=1), 1)))
+        np.where(pool, *(_fewest(gaps, power, level, size) for size in sizes))
         for gaps, power in ((limit / single, WITHIN_Z), (gap, POWER_Z))
     )
     numbers = np.where(least > estimates.number, least, np.maximum(other, estimates.number + 1))
@@ -180,12 +193,20 @@ def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int
     ]
 
 
+def needed_seeds(over: Spread, limit: float, level: float) -> int | None:
+    """The number of seeds whose interval about no difference is within ± limit, four times out of
+    five; None: more than 1,000, or no number."""
+    seeds = _NUMBERS[_NUMBERS <= _MOST_SEEDS]
+    error, freedom = over.errors(seeds)
+    enough = (quantile(level, freedom) + WITHIN_Z) * error <= limit
+    return int(seeds[enough.argmax()]) if enough.any() else None
+
+
 def _fewest(gaps: Floats, power: float, level: float, settings: int) -> Ints:
     """The fewest repeats whose interval, with this power, is narrower than gaps in errors of one.
 
     More than `_MOST` where none is.
     """
-    numbers = np.unique(np.geomspace(2, _MOST, 2000).astype(np.int64))
-    widths = (quantile(level, settings * (numbers - 1.0)) + power) / np.sqrt(numbers)
+    widths = (quantile(level, settings * (_NUMBERS - 1.0)) + power) / np.sqrt(_NUMBERS)
     places = np.searchsorted(-widths, -gaps)  # widths fall
-    return np.append(numbers, _MOST + 1)[places]
+    return np.append(_NUMBERS, _MOST + 1)[places]

@@ -118,13 +118,18 @@ class Spread:
         The variances of seeds and of examples add up, each divided by its number. The interaction
         of seeds and examples counts in both, so the error is rather too large.
         """
-        by_seed = (self.of_seeds or 0.0) / self.seeds
+        error, freedom = self.errors(np.array([self.seeds]))
+        return float(error[0]), float(freedom[0])
+
+    def errors(self, seeds: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The same for other numbers of seeds, if the variances stay as they are."""
+        by_seed = (self.of_seeds or 0.0) / seeds
         by_example = self.of_examples / self.examples
         total = by_seed + by_example
-        freedom = by_example**2 / max(self.examples - 1, 1)
-        if by_seed:
-            freedom += by_seed**2 / max(self.seeds - 1, 1)
-        return math.sqrt(total), total**2 / freedom if freedom else math.inf
+        lost = by_example**2 / max(self.examples - 1, 1) + by_seed**2 / np.maximum(seeds - 1, 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = np.where(lost > 0, total**2 / lost, np.inf)
+        return np.sqrt(total), freedom
 
     def interval(self) -> Interval:
         """The mean with its 95% interval."""
