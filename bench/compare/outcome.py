@@ -124,12 +124,12 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def by_turns(results: Iterable[Result]) -> list[Result]:
-    """Results with the largest change of each measure first, then the second of each."""
+    """Results over all settings, then the largest change of each measure, the second of each."""
     by_measure: dict[str, list[Result]] = {}
     for result in results:
         by_measure.setdefault(result[1].measure.column, []).append(result)
     for of_measure in by_measure.values():
-        of_measure.sort(key=lambda result: -_size(result[1]))
+        of_measure.sort(key=lambda result: (result[0] is not None, -_size(result[1])))
     turns = chain.from_iterable(zip_longest(*by_measure.values()))
     return [result for result in turns if result is not None]
 

