@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from bench.analysis.comparison import Limits
 from bench.common.errors import InputError, StoppedError
 from bench.compare import places
+from bench.compare.__main__ import command
 from bench.compare.alternating import Alternation, Measured, tasks
 from bench.results.rowfile import read_rows
 from tests.bench.fake_grid import LOG, make_side
@@ -208,6 +210,39 @@ def test_bad_input_is_one_line_and_writes_nothing(
         alternation(tmp_path, **change).measure()
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Alternation, "measure", lambda self: asked.append(self) or sys.exit(3))
+    words = "--run a b --grid some --select mode=full --max-work 9% --rounds 4 -- --max-steps 3"
+    with pytest.raises(SystemExit):
+        command(words.split(), standalone_mode=False)
+    assert asked == [
+        Alternation(
+            places=(Path("a"), Path("b")),
+            grid="some",
+            selection="mode=full",
+            rounds=4,
+            folder=Path("runs/compare"),
+            options=["--max-steps", "3"],
+            limits=Limits(work=0.09),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--run a b", "--run needs --grid"),
+        ("a.csv b.csv --rounds 3", "--rounds goes with --run only"),
+        ("a.csv b.csv -- --max-steps 3", "-- goes with --run only"),
+    ],
+)
+def test_options_that_do_not_go_together(words: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        command(words.split(), standalone_mode=False)
 
 
 @pytest.mark.parametrize(
