@@ -183,9 +183,7 @@ class Comparison:
     def is_comparable(self) -> bool:
         """Whether there is anything that is compared."""
         judged = any(one.verdict is not Verdict.NOT_COMPARED for _, one in self.results)
-        return judged or bool(
-            self.failing or self.passing or (self.machines and self.machines.rows)
-        )
+        return judged or bool(self.failing or self.passing or self.machines)
 
     @property
     def failing(self) -> list[Pair]:
@@ -315,7 +313,7 @@ def compare(
 def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     """The costs that were measured on either side of any match."""
     limit = {"count": limits.work, "memory": limits.memory, "time": limits.slowdown}
-    measures = [m for m in MEASURES if m.kind != "score" and m.column in Row.__dataclass_fields__]
+    measures = [measure for measure in MEASURES if measure.kind != "score"]
     runs = runs_of(matches, tuple(measure.column for measure in measures))
     reasons = [_why_not(match) for match in matches]
     on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in settings(m)) for m in matches]
@@ -340,7 +338,7 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
                 column.ranges() if measure.exact else None,
                 why,
                 numbers,
-                _pairs(runs.column(measure.column).means()),
+                _pairs(runs.means(measure.column)),
                 limit[measure.kind],
             )
         )

@@ -29,7 +29,7 @@ class Runs:
     """The runs of K matched settings that ended ok, and the pairs that they make.
 
     Attributes:
-        base, new: logarithms of costs by run and column, NaN where not measured [N, C].
+        base, new: costs by run and column, NaN where not measured [N, C].
         of_base, of_new: the setting of each run [N].
         pairs: indices of runs of BASE and of NEW of one seed, fold and repeat.
         places: these, by pair.
@@ -44,6 +44,15 @@ class Runs:
     pairs: tuple[Ints, Ints]
     places: list[tuple[int, int, int]]
 
+    def means(self, name: str) -> tuple[Floats, Floats]:
+        """The means of BASE and NEW in a column by setting, NaN without a value."""
+        place = self.columns.index(name)
+        base, new = (
+            _mean(values[:, place], of, self.settings)
+            for values, of in ((self.base, self.of_base), (self.new, self.of_new))
+        )
+        return base, new
+
     def column(self, name: str, known: NDArray[np.bool_] | None = None) -> "Column":
         """The runs with a value in a column, and their pairs.
 
@@ -51,7 +60,7 @@ class Runs:
             known: the settings whose values count; None: all.
         """
         place = self.columns.index(name)
-        base, new = self.base[:, place], self.new[:, place]
+        base, new = np.log(self.base[:, place]), np.log(self.new[:, place])
         if known is not None:
             base = np.where(known[self.of_base], base, np.nan)
             new = np.where(known[self.of_new], new, np.nan)
@@ -85,13 +94,6 @@ class Column:
         return (
             np.bincount(runs.of_base[np.isfinite(self.base)], minlength=runs.settings),
             np.bincount(runs.of_new[np.isfinite(self.new)], minlength=runs.settings),
-        )
-
-    def means(self) -> tuple[Floats, Floats]:
-        """The means of BASE and NEW by setting, NaN without a value."""
-        return tuple(  # type: ignore[return-value]
-            _mean(np.exp(values), of, self.runs.settings)
-            for values, of in ((self.base, self.runs.of_base), (self.new, self.runs.of_new))
         )
 
     def log_ratios(self, constants: tuple[float, float]) -> Estimates:
@@ -135,10 +137,9 @@ class Column:
 
 def _mean(values: Floats, of: Ints, count: int) -> Floats:
     known = np.isfinite(values)
+    number = np.bincount(of[known], minlength=count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(
-            np.bincount(of[known], values[known], count) / np.bincount(of[known], minlength=count)
-        )
+        return np.asarray(np.bincount(of[known], values[known], count) / number)
 
 
 def runs_of(
@@ -174,15 +175,21 @@ def runs_of(
             sides[1].append(row)
             of[1].append(number)
     costs = attrgetter(*columns)
-    logs: list[Floats] = []
+    figures: list[Floats] = []
     for rows in sides:
         values = np.array([costs(row) for row in rows], dtype=float).reshape(-1, len(columns))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            logs.append(np.where(values > 0, np.log(values), np.nan))
+        figures.append(np.where(values > 0, values, np.nan))
     indices = [np.array(values, dtype=np.int64) for values in (*of, *pairs)]
     of_base, of_new, *pairs_of = indices
     return Runs(
-        columns, len(matches), logs[0], logs[1], of_base, of_new, (pairs_of[0], pairs_of[1]), at
+        columns,
+        len(matches),
+        figures[0],
+        figures[1],
+        of_base,
+        of_new,
+        (pairs_of[0], pairs_of[1]),
+        at,
     )
 
 

@@ -89,12 +89,15 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     chosen = [
         (match, label) for match, label in chosen if len(versions_of(match, (base, new))) == 1
     ]
+    if not chosen:
+        return None
     left_out -= len(chosen)
     notes = []
     if any(len(side) > 1 for side in sides):
         notes.append("of several machines of a side, the one with the most runs is compared")
     if left_out:
-        notes.append(f"{left_out} settings were not run on both, or with other ways of measuring")
+        were = "setting was" if left_out == 1 else "settings were"
+        notes.append(f"{left_out} {were} left out, not run on both or measured in other ways")
     costs = [("ms_per_1k_tokens", "time")]
     if base[0] == new[0]:
         memory = "peak_cuda_allocated_mib" if is_gpu(base) else "peak_rss_mib"
@@ -169,8 +172,8 @@ def _normalised(runs: Runs, column: str, reference: Ints) -> tuple[Estimates, Fl
     """Estimates of the ratio of ratios to the reference's, over runs of one seed and repeat, and
     the means of BASE's ratios to it, as logarithms."""
     name = runs.columns.index(column)
-    base = runs.base[runs.pairs[0], name]
-    both = np.stack([runs.new[runs.pairs[1], name] - base, base], axis=1)
+    base = np.log(runs.base[runs.pairs[0], name])
+    both = np.stack([np.log(runs.new[runs.pairs[1], name]) - base, base], axis=1)
     of = runs.of_base[runs.pairs[0]]
     by_place = dict(zip(zip(of.tolist(), runs.places, strict=True), both, strict=True))
     values, samples = [], []

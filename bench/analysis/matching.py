@@ -22,6 +22,8 @@ Key = tuple[Value, ...]
 IDENTIFYING: Final = tuple(n for n in named(lambda a: a.identifies) if n not in ("seed", "fold"))
 """Settings in which rows of one setting agree."""
 _FOLLOWING: Final = named(lambda about: about.compared == "follows")
+_FORMERLY: Final = {name: ABOUT[name].before for name in ("unfreeze", "regression_loss")}
+"""Settings that are empty where they do not matter, as if they had these values."""
 _NEAR: Final = ("mode", "rank", "layers", "amp")
 """Settings in which the nearest setting of the other side agrees."""
 _MOST_NEAR: Final = 20
@@ -135,7 +137,7 @@ def _match(
     matched: Matching,
 ) -> None:
     """Add the matches of rows, and what has none."""
-    key_of = attrgetter(*columns)
+    key_of = _key(columns)
     sides: list[dict[Key, list[tuple[Setting, Group]]]] = [{}, {}]
     for members_of, side_rows, values in zip(sides, rows, values_of, strict=True):
         for group in _groups(side_rows, values):
@@ -198,7 +200,15 @@ def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> t
             any(applies(vars(row)) for row in side) for side in rows
         ):
             free.add(name)
-    return tuple(name for name in IDENTIFYING if name not in free)
+    kept = [name for name in IDENTIFYING if name not in free]
+    return tuple(sorted(kept, key=lambda name: name in _FORMERLY))
+
+
+def _key(columns: Sequence[str]) -> Callable[[Row], Key]:
+    """From a row to its values in columns, those of `_FORMERLY` last."""
+    usual = attrgetter(*(name for name in columns if name not in _FORMERLY))
+    others = [(attrgetter(name), _FORMERLY[name]) for name in columns if name in _FORMERLY]
+    return lambda row: (*usual(row), *[value_of(row) or value for value_of, value in others])
 
 
 def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: Side) -> str:

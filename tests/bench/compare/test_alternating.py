@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bench.analysis.comparison import Limits
+from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
 from bench.common.errors import InputError, StoppedError
 from bench.compare import places
 from bench.compare.__main__ import command
-from bench.compare.alternating import Alternation, Measured, tasks
+from bench.compare.alternating import Alternation, Measured, is_undecided, tasks
 from bench.results.rowfile import read_rows
 from tests.bench.fake_grid import LOG, make_side
 from tests.bench.synthetic_rows import cell
@@ -288,3 +288,25 @@ def test_a_rate_of_the_head_selects_its_cells() -> None:
         ["learning_rate=0.001"],
         ["learning_rate=1e-05"],
     ]
+
+
+UNDECIDED = Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("column", "verdict", "gates", "failing", "expected"),
+    [
+        ("ms_per_1k_tokens", UNDECIDED, True, "", True),
+        ("ms_per_1k_tokens", Verdict.REGRESSION, True, "", False),
+        ("ms_per_1k_tokens", UNDECIDED, False, "", False),
+        ("ms_per_1k_tokens", UNDECIDED, True, "ok, then crashed in 1 of 2 runs", False),
+        ("dev_score", UNDECIDED, True, "", False),
+    ],
+)
+def test_more_rounds_are_for_what_they_can_decide(
+    column: str, verdict: Verdict, gates: bool, failing: str, expected: bool
+) -> None:
+    [measure] = [one for one in MEASURES if one.column == column]
+    compared = Compared(measure, None, verdict, gates=gates)
+    unused: Any = None
+    assert is_undecided(Pair("", unused, unused, "", (compared,), failing=failing)) == expected

@@ -1,0 +1,539 @@
+"""Two sets of rows, compared: what matches, what is significant, and what makes a regression."""
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.analysis.comparison import MEASURES, Limits, Verdict, compare
+from bench.common.errors import InputError
+from bench.results.outcomes import no_values
+from bench.results.predictions import kept_values
+from bench.results.store import read_rows
+from tests.bench.synthetic_rows import cell, failed_row, result_row
+
+TIME, RSS, SCORE = "ms_per_1k_tokens", "peak_rss_mib", "dev_score"
+COMMITTED = Path(__file__).parents[3] / "runs.csv"
+LORA = ("lora", 4, "attn-only", "bf16")
+FULL = ("full", None, None, "off")
+
+
+def run(axes=FULL, seed=0, repeat=1, minute=0, cell_settings=None, **figures):
+    """A row that started at a minute of the hour."""
+    row = result_row(cell(*axes, seed, **(cell_settings or {})), random.Random(0))  # noqa: S311
+    usual = {TIME: 40.0, RSS: 1000.0, "activations_mib": 300.0, SCORE: 0.5, "repeat": repeat,
+             "started_at": f"2026-11-20T10:{minute:02d}:00Z"}  # fmt: skip
+    return row | usual | figures
+
+
+def runs(number=6, axes=FULL, offset=0, rng=None, std=0.0, **figures):
+    """Repeats of one seed, two minutes from one another; costs scatter by a std of logarithms."""
+    rng = rng or np.random.default_rng(0)
+    rows = []
+    for i in range(number):
+        noisy = {
+            name: figures.get(name, usual) * math.exp(rng.normal(0, std))
+            for name, usual in ((TIME, 40.0), (RSS, 1000.0))
+        }
+        rows.append(run(axes, repeat=i + 1, minute=2 * i + offset, **{**figures, **noisy}))
+    return rows
+
+
+def of(base, new, limits=None, **options):
+    options.setdefault("values_of", (no_values, no_values))
+    return compare(base, new, limits or Limits(), **options)
+
+
+def only(comparison, column):
+    """The result of the one pair in a column."""
+    (pair,) = comparison.pairs
+    (one,) = [one for one in pair.compared if one.measure.column == column]
+    return one
+
+
+def verdict(comparison, column):
+    return only(comparison, column).verdict
+
+
+# the committed rows
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return read_rows(COMMITTED)
+
+
+def test_the_committed_rows_are_no_regression_of_themselves(committed):
+    values = kept_values(COMMITTED)
+    found = of(committed, committed, values_of=(values, values))
+    assert len(found.pairs) > 50
+    assert not any((found.regressions, found.improvements, found.failing, found.passing))
+    assert not any((found.unmatched, found.differs, found.machines))
+    several = [pair for pair in found.pairs if len(pair.base.scores) > 1]
+    assert several
+    assert all(one.verdict is Verdict.SAME for pair in several for one in pair.compared)
+
+
+def test_a_copy_with_more_time_and_less_score_is_a_regression_wherever_there_are_seeds(committed):
+    worse = [r | {TIME: r[TIME] * 1.5, SCORE: r[SCORE] - 0.1} if r.is_ok else r for r in committed]
+    found = of(committed, worse)
+    named = {(pair and pair.label, one.measure.column) for pair, one in found.regressions}
+    several = [pair.label for pair in found.pairs if len(pair.base.scores) > 1]
+    assert named >= {(label, column) for label in (None, *several) for column in (TIME, SCORE)}
+    assert {column for _, column in named} == {TIME, SCORE}
+    assert len(set(several)) == len(several)
+
+
+# verdicts
+
+
+@pytest.mark.parametrize(
+    ("ratio", "std", "expected"),
+    [(1.0, 0.002, Verdict.SAME), (1.02, 0.002, Verdict.SMALL), (0.98, 0.002, Verdict.SMALL),
+     (1.2, 0.01, Verdict.REGRESSION), (0.8, 0.01, Verdict.IMPROVEMENT),
+     (1.0, 0.1, Verdict.UNDECIDED), (1.055, 0.004, Verdict.UNDECIDED)],
+)  # fmt: skip
+def test_a_time_is_judged_by_its_interval_and_the_limit(ratio, std, expected):
+    rng = np.random.default_rng(5)
+    base, new = runs(8, rng=rng, std=std), runs(8, offset=1, rng=rng, std=std, **{TIME: 40 * ratio})
+    one = only(of(base, new), TIME)
+    assert one.verdict is expected
+    assert one.interval.low < one.interval.value < one.interval.high
+    assert one.gates
+    assert (one.needed is not None) == (expected is Verdict.UNDECIDED)
+
+
+def test_an_undecided_time_may_exclude_no_change():
+    rng = np.random.default_rng(5)
+    base, new = runs(8, rng=rng, std=0.004), runs(8, offset=1, rng=rng, std=0.004, **{TIME: 42.2})
+    one = only(of(base, new), TIME)
+    assert (one.verdict, one.significant) == (Verdict.UNDECIDED, True)
+    assert one.needed > 8
+
+
+def test_the_limit_of_each_measure_is_its_own():
+    base, new = runs(), runs(offset=1, **{TIME: 44.0, RSS: 1100.0, "activations_mib": 330.0})
+    assert {one.measure.column for _, one in of(base, new).regressions} == {
+        TIME, RSS, "activations_mib"}  # fmt: skip
+    generous = Limits(slowdown=0.2, memory=0.2)
+    assert not of(base, new, generous).regressions
+    assert verdict(of(base, new, generous), TIME) is Verdict.SMALL
+
+
+def test_counts_decide_with_a_single_run():
+    new = run(activations_mib=303.0)
+    assert verdict(of([run()], [new]), "activations_mib") is Verdict.SMALL
+    assert verdict(of([run()], [new], Limits(memory=0.005)), "activations_mib") is (
+        Verdict.REGRESSION
+    )
+
+
+def test_counts_that_differ_by_seed_have_the_range_of_their_ratios():
+    base = [run(seed=seed, activations_mib=300.0) for seed in range(3)]
+    new = [run(seed=seed, activations_mib=300.0 + seed) for seed in range(3)]
+    interval = only(of(base, new), "activations_mib").interval
+    assert (interval.low, interval.high) == pytest.approx((1.0, 302 / 300))
+    others = [row | {"seed": row.seed + 5, "cell_id": row.cell_id[::-1]} for row in new]
+    interval = only(of(base, others), "activations_mib").interval
+    assert (interval.low, interval.high) == pytest.approx((1.0, 302 / 300))
+
+
+def test_one_repeat_is_compared_with_an_interval_as_wide_as_it_must_be():
+    one = only(of([run()], [run(**{RSS: 1010.0})]), RSS)
+    assert one.verdict is Verdict.UNDECIDED
+    assert one.interval.high / one.interval.low > 1.05
+    assert one.needed > 1
+    assert verdict(of([run()], [run(**{RSS: 1200.0})]), RSS) is Verdict.REGRESSION
+
+
+def test_a_single_run_has_the_std_of_other_settings():
+    rng = np.random.default_rng(0)
+    base = [*runs(8, rng=rng, std=0.002), run(LORA)]
+    new = [*runs(8, offset=1, rng=rng, std=0.002), run(LORA)]
+    widths = {
+        pair.label: math.log(one.interval.high / one.interval.low)
+        for pair in of(base, new).pairs
+        for one in pair.compared
+        if one.measure.column == RSS
+    }
+    assert widths["lora rank 4 on attn-only, bf16"] == pytest.approx(
+        widths["full, fp32"] * math.sqrt(8)
+    )
+
+
+def test_without_common_runs_both_sides_scatter():
+    rng = np.random.default_rng(0)
+    base = runs(6, rng=rng, std=0.01)
+    new = [row | {"repeat": row.repeat + 6} for row in runs(5, offset=1, rng=rng, std=0.01)]
+    one = only(of(base, new), RSS)
+    assert one.runs == (6, 5)
+    paired = only(of(base, runs(6, offset=1, rng=rng, std=0.01)), RSS)
+    assert one.interval.high > 1 > one.interval.low
+    assert paired.runs == (6, 6)
+
+
+# alternation
+
+
+def test_times_that_were_not_measured_in_alternation_never_gate():
+    base, new = runs(), runs(offset=30, **{TIME: 80.0})
+    found = of(base, new)
+    one = only(found, TIME)
+    assert one.verdict is Verdict.REGRESSION
+    assert not one.gates
+    assert "--run" in one.why
+    assert not found.regressions
+    within = only(of(base, runs(offset=1, **{TIME: 80.0})), TIME)
+    assert within.gates
+    assert one.interval.low < within.interval.low
+
+
+def test_other_measures_gate_without_alternation():
+    assert of(runs(), runs(offset=30, **{RSS: 1500.0})).regressions
+
+
+def test_times_over_all_settings_are_of_those_measured_in_alternation():
+    base = [*runs(), *runs(axes=LORA)]
+    new = [*runs(offset=1, **{TIME: 44.0}), *runs(axes=LORA, offset=30, **{TIME: 80.0})]
+    (overall,) = [one for one in of(base, new).overall if one.measure.column == TIME]
+    assert overall.interval.value == pytest.approx(1.1)
+    assert overall.why == "over the 1 of 2 settings measured in alternation"
+    (alone,) = [one for one in of(base, new[6:] + runs(offset=30)).overall
+                if one.measure.column == TIME]  # fmt: skip
+    assert alone.interval.value == pytest.approx(math.sqrt(2))
+    assert not alone.gates
+
+
+# scores
+
+
+def scored(values, axes=FULL, **figures):
+    return [run(axes, seed, **{SCORE: value}, **figures) for seed, value in enumerate(values)]
+
+
+def test_scores_are_paired_over_seeds():
+    base = scored([0.50, 0.60, 0.40, 0.55])
+    worse = scored([0.45, 0.551, 0.349, 0.5])
+    one = only(of(base, worse), SCORE)
+    assert (one.verdict, one.runs) == (Verdict.REGRESSION, (4, 4))
+    assert one.interval.value == pytest.approx(-0.05, abs=1e-3)
+    assert verdict(of(worse, base), SCORE) is Verdict.IMPROVEMENT
+
+
+def test_scores_of_one_seed_compare_trainings_and_not_settings():
+    for base, new in (([0.9], [0.2]), ([0.9, 0.89], [0.2])):
+        one = only(of(scored(base), scored(new)), SCORE)
+        assert (one.verdict, one.gates, one.needed) == (Verdict.UNDECIDED, False, 3)
+        assert "several seeds" in one.why
+    assert only(of(scored([0.9]), scored([0.2])), SCORE).significant
+
+
+def test_scores_are_paired_over_examples():
+    rng = np.random.default_rng(0)
+    right = rng.random((3, 2000)) < 0.6
+    flips = rng.random((3, 2000)) < 0.05
+
+    def values_of(numbers):
+        return lambda rows: numbers[rows[0].seed].astype(float)
+
+    better = right | flips
+    base, new = (scored(numbers.mean(axis=1).tolist()) for numbers in (right, better))
+    found = of(base, new, values_of=(values_of(right), values_of(better)))
+    one = only(found, SCORE)
+    assert one.verdict is Verdict.IMPROVEMENT
+    unpaired = only(of(base[:2], [row | {"seed": row.seed + 9} for row in new[:2]]), SCORE)
+    assert unpaired.verdict is Verdict.UNDECIDED
+
+
+def test_the_same_predictions_are_no_difference_however_few_examples_there_are():
+    numbers = np.tile([1.0, 0.0], 10)
+    same = (lambda _rows: numbers,) * 2
+    found = of(scored([0.5, 0.5]), scored([0.5, 0.5]), values_of=same)
+    assert verdict(found, SCORE) is Verdict.SAME
+    one_more = (same[0], lambda _rows: np.append(numbers[:-1], 1.0))
+    assert verdict(of(scored([0.5] * 2), scored([0.55] * 2), values_of=one_more), SCORE) is (
+        Verdict.UNDECIDED
+    )
+
+
+def test_of_an_error_less_is_better_and_its_limit_is_a_share():
+    base, more = scored([20.0, 21.0, 19.5], dev_metric="rmse"), [22.0, 23.1, 21.4]
+    new = scored(more, dev_metric="rmse")
+    one = only(of(base, new), SCORE)
+    assert one.verdict is Verdict.REGRESSION
+    assert one.limit == pytest.approx(0.005 * np.mean([20.0, 21.0, 19.5]))
+    assert verdict(of(new, base), SCORE) is Verdict.IMPROVEMENT
+
+
+def test_the_limit_of_scores_is_points_or_a_share_of_base():
+    base, new = scored([0.5] * 3), scored([0.49] * 3)
+    assert verdict(of(base, new), SCORE) is Verdict.REGRESSION
+    for generous in ("2pt", "3%"):
+        assert verdict(of(base, new, Limits(score_drop=generous)), SCORE) is Verdict.SMALL
+    with pytest.raises(InputError, match="--max-score-drop: 'much'"):
+        of(base, new, Limits(score_drop="much"))
+
+
+def test_scores_of_folds_are_compared_by_seed():
+    def folded(score, seeds):
+        return [
+            run(seed=seed, cell_settings={"folds": 3, "fold": fold}, **{SCORE: score + fold / 100})
+            for seed in range(seeds)
+            for fold in range(3)
+        ]
+
+    one = only(of(folded(0.6, 3), folded(0.5, 3)), SCORE)
+    assert (one.verdict, one.runs) == (Verdict.REGRESSION, (3, 3))
+    assert verdict(of(folded(0.6, 1), folded(0.5, 1)), SCORE) is Verdict.UNDECIDED
+    assert only(of(folded(0.6, 1), folded(0.5, 1)), RSS).runs == (3, 3)
+
+
+def test_scores_over_all_settings_are_of_the_seeds_that_all_have():
+    base = [*scored([0.5, 0.5, 0.5]), *scored([0.6, 0.6, 0.6], LORA)]
+    new = [*scored([0.4, 0.4, 0.4]), *scored([0.5, 0.5], LORA)]
+    (one,) = [one for one in of(base, new).overall if one.measure.column == SCORE]
+    assert one.verdict is Verdict.REGRESSION
+    assert one.interval.value == pytest.approx(-0.1)
+    single = of([*base[:1], *base[3:4]], [*new[:1], *new[3:4]])
+    assert not [one for one in single.overall if one.measure.column == SCORE]
+
+
+def test_scores_by_other_metrics_are_not_compared():
+    one = only(of(scored([0.5] * 2), scored([0.5] * 2, dev_metric="macro_f1")), SCORE)
+    assert one.verdict is Verdict.NOT_COMPARED
+    assert "accuracy in BASE, macro_f1 in NEW" in one.why
+
+
+def test_scores_of_what_learned_nothing_are_not_compared():
+    nothing = scored([0.3] * 2, flags="not_learned")
+    assert verdict(of(nothing, nothing), SCORE) is Verdict.NOT_COMPARED
+
+
+# newly failing and passing
+
+
+def failed(status="oom", seed=0, repeat=1, axes=FULL):
+    return failed_row(cell(*axes, seed), status, "no memory left", repeat=repeat)
+
+
+@pytest.mark.parametrize("status", ["oom", "crashed", "timeout", "invalid"])
+def test_a_newly_failing_cell_is_a_regression_and_a_newly_passing_one_is_reported(status):
+    ok, bad = [run(seed=0), run(seed=1)], [run(seed=0), failed(status, seed=1)]
+    found = of(ok, bad)
+    (pair,) = found.failing
+    assert pair.failing == f"ok, then {status} in 1 of 2 runs: no memory left"
+    (pair,) = of(bad, ok).passing
+    assert pair.passing == f"{status} in 1 of 2 runs, then ok: no memory left"
+    assert not any((of(bad, bad).failing, of(bad, ok).failing, of(ok, bad).passing))
+
+
+@pytest.mark.parametrize("status", ["skipped", "interrupted"])
+def test_what_did_not_run_to_its_end_is_no_failure(status):
+    assert not of([run(), run(seed=1)], [run(), failed(status, seed=1)]).failing
+
+
+def test_a_cell_that_fails_in_other_seeds_than_were_ok_is_failing():
+    assert of([run(seed=0)], [failed(seed=5)]).failing
+    assert not of([run(seed=0), failed(seed=1)], [failed(seed=5)]).failing
+
+
+def test_a_setting_that_no_longer_learns_is_a_regression():
+    lost = scored([0.3, 0.3], flags="not_learned")
+    (pair,) = of(scored([0.5, 0.5]), lost).failing
+    assert pair.failing == "learned, then flagged not_learned"
+    (pair,) = of(lost, scored([0.5, 0.5])).passing
+    assert pair.passing == "not_learned, then learned"
+
+
+# matching
+
+
+def reasons(comparison):
+    return {(one.side, one.why) for one in comparison.unmatched}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"data_digest": "x"}, "other data than in NEW"),
+     ({"model_digest": "x"}, "other model than in NEW"),
+     ({"batch_size": 8}, "batch_size is 32, in NEW 8"),
+     ({"learning_rate": 0.5}, "learning_rate is 0.0001, in NEW 0.5")],
+)  # fmt: skip
+def test_what_does_not_match_is_named_with_what_differs(change, why):
+    found = of([run()], [run(cell_settings=change)])
+    assert not found.pairs
+    assert ("BASE", why) in reasons(found)
+    assert len(found.unmatched) == 2
+    assert not found.is_comparable
+
+
+def test_what_only_one_side_has_is_named():
+    found = of([run(), run(LORA)], [run()])
+    assert reasons(found) == {("BASE", "only in BASE")}
+    assert len(found.pairs) == 1
+
+
+def test_named_columns_may_differ_with_what_follows_from_them():
+    off, bf16 = [run(("full", None, None, "off"))], [run(("full", None, None, "bf16"))]
+    assert not of(off, bf16).pairs
+    (pair,) = of(off, bf16, named=["amp"]).pairs
+    assert pair.label == "full, bf16 against full, fp32"
+    loras = [run(LORA), run(("lora", 8, "attn-only", "bf16")), run(("head", None, None, "bf16"))]
+    found = of(off, loras, named=["mode", "amp"])
+    assert len(found.pairs) == 3
+    assert len({id(pair.base) for pair in found.pairs}) == 1
+    found = of(loras, off, named=["mode", "amp"])
+    assert not found.pairs
+    assert ("NEW", "several settings of BASE match: narrow --base") in reasons(found)
+
+
+def test_alpha_follows_from_rank():
+    base, new = run(LORA), run(("lora", 8, "attn-only", "bf16"), cell_settings={"alpha": 32.0})
+    (pair,) = of([base], [new], named=["rank"]).pairs
+    assert pair.label.startswith("lora rank 8")
+
+
+def test_other_data_is_not_compared_even_if_named():
+    other = run(cell_settings={"data_digest": "x", "task": "sst"})
+    assert not of([run()], [other], named=["task", "data_digest"]).pairs
+
+
+def test_another_way_of_measuring_is_no_cost_to_compare():
+    found = of(scored([0.5] * 2), scored([0.5] * 2, measurement_version=2))
+    one = only(found, TIME)
+    assert one.verdict is Verdict.NOT_COMPARED
+    assert one.why == "measured in other ways: measurement_version 1 and 2"
+    assert verdict(found, SCORE) is Verdict.SAME
+    assert ("measurement_version", "1", "2") in found.differs
+
+
+def test_rows_of_a_common_machine_are_compared_there():
+    elsewhere = {"machine": "another", "conditions_id": "other"}
+    found = of([run(), run() | elsewhere], [run(), run(LORA) | {"machine": "a third"}])
+    (pair,) = found.pairs
+    assert "another" not in pair.machine
+    assert reasons(found) == {
+        ("BASE", "measured on another, 2 threads in BASE alone"),
+        ("NEW", "measured on a third, 2 threads in NEW alone"),
+    }
+    assert found.machines is None
+
+
+def test_software_may_differ_and_is_named():
+    found = of([run()], [run(code_version="0.2.0", torch_version="2.14", conditions_id="new")])
+    assert len(found.pairs) == 1
+    assert set(found.differs) == {("torch_version", "2.13.0+cpu", "2.14"),
+                                  ("code_version", "0.1.0", "0.2.0")}  # fmt: skip
+
+
+def test_the_newest_row_of_a_cell_counts_and_no_candidate_of_a_search():
+    newer = run(minute=9, conditions_id="newer", **{RSS: 2000.0})
+    candidate = run(cell_settings={"learning_rate_source": "candidate"}, **{RSS: 9.0})
+    assert only(of([run(), newer, candidate], [run()]), RSS).base == 2000.0
+    assert not of([candidate], [candidate]).pairs
+
+
+def test_settings_of_one_name_are_distinguished():
+    rows = [run(cell_settings={"batch_size": size}) for size in (8, 16)]
+    assert {pair.label for pair in of(rows, rows).pairs} == {
+        "full, fp32, batch 8", "full, fp32, batch 16"}  # fmt: skip
+
+
+def test_rows_without_a_figure_lack_it():
+    old = [row | {"activations_mib": None} for row in runs()]
+    one = only(of(old, runs(offset=1)), "activations_mib")
+    assert (one.verdict, one.why) == (Verdict.NOT_COMPARED, "not measured in BASE")
+    neither = of(old, old).pairs[0].compared
+    assert [one.measure.column for one in neither] == [RSS, SCORE, TIME]
+
+
+def test_memory_on_a_gpu_is_that_of_tensors():
+    gpu = {"device": "cuda:0", "device_name": "H100", "peak_cuda_allocated_mib": 500.0}
+    (pair,) = of([run(**gpu)], [run(**gpu)]).pairs
+    assert [one.measure.column for one in pair.compared] == [
+        "activations_mib", "peak_cuda_allocated_mib", SCORE, TIME]  # fmt: skip
+    assert "H100" in pair.machine
+
+
+def test_a_twentieth_more_work_is_a_regression_with_one_run():
+    base = run(step_gflop=100.0, step_operators=5000, step_moved_mib=900.0)
+    new = base | {"step_gflop": 105.0, "step_operators": 5050}
+    found = of([base], [new])
+    assert [one.measure.column for _, one in found.regressions] == ["step_gflop"]
+    assert verdict(found, "step_operators") is Verdict.SMALL
+    assert verdict(found, "step_moved_mib") is Verdict.SAME
+    assert [one.measure.column for one in found.pairs[0].compared] == [
+        measure.column for measure in MEASURES if measure.column != "peak_cuda_allocated_mib"
+    ]
+
+
+# how often it is wrong, and right
+
+
+def noisy(rng, std, slower=1.0, settings_number=4, repeats=6):
+    """Both sides of a comparison in alternation, under a drift that both share."""
+    drift = rng.normal(0, 0.05, (settings_number, repeats)).cumsum(axis=1)
+    sides = []
+    for side in (0, 1):
+        rows = []
+        for i, axes in enumerate([FULL, LORA, ("head", None, None, "off"),
+                                  ("dora", 4, "attn", "off")][:settings_number]):  # fmt: skip
+            times = 40 * np.exp(drift[i] + rng.normal(0, std, repeats)) * (slower if side else 1)
+            peaks = 1000 * np.exp(rng.normal(0, 0.008, repeats))
+            rows += [
+                run(axes, repeat=k + 1, minute=2 * k + side, **{TIME: times[k], RSS: peaks[k]})
+                for k in range(repeats)
+            ]
+        sides.append(rows)
+    return sides
+
+
+def test_two_sides_that_are_the_same_are_rarely_different():
+    rng, alarms, different, number = np.random.default_rng(0), 0, 0, 200
+    for _ in range(number):
+        found = of(*noisy(rng, 0.03))
+        alarms += bool(found.regressions)
+        different += any(one.significant and one.gates for _, one in found.results)
+    assert alarms / number <= 0.05
+    assert different / number <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / number)
+
+
+def test_a_step_that_is_a_tenth_slower_is_found():
+    rng, number = np.random.default_rng(1), 40
+    found = sum(bool(of(*noisy(rng, 0.03, 1.1)).regressions) for _ in range(number))
+    assert found / number >= 0.8
+
+
+def test_more_comparisons_have_wider_intervals_and_so_have_more_looks():
+    rng = np.random.default_rng(0)
+    base, new = noisy(rng, 0.03)
+
+    def width(comparison):
+        (pair, *_) = comparison.pairs
+        (one,) = [one for one in pair.compared if one.measure.column == RSS]
+        return one.interval.high / one.interval.low
+
+    few = [row for row in base if row.mode in ("full", "lora")]
+    assert width(of(few, new)) < width(of(base, new)) < width(of(base, new, looks=5))
+    assert "8 of single settings" in of(base, new).family
+    assert "5 looks" in of(base, new, looks=5).family
+    assert "over all" not in of(few[:6], new[:6]).family
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.7, 1.4), st.integers(1, 5))
+def test_swapped_sides_have_the_inverse_ratio(seed, slower, repeats):
+    base, new = noisy(np.random.default_rng(seed), 0.02, slower, 2, repeats)
+    opposite = {Verdict.REGRESSION: Verdict.IMPROVEMENT, Verdict.IMPROVEMENT: Verdict.REGRESSION}
+    there, back = of(base, new), of(new, base)
+    for (_, one), (_, other) in zip(there.results, back.results, strict=True):
+        assert other.verdict is opposite.get(one.verdict, one.verdict)
+        if one.interval is None or one.measure.kind == "score":
+            continue
+        assert other.interval.value == pytest.approx(1 / one.interval.value)
+        assert other.interval.low == pytest.approx(1 / one.interval.high)
+        assert (one.needed, one.gates) == (other.needed, other.gates)

@@ -1,0 +1,106 @@
+"""Two machines, compared through the settings that both ran."""
+
+import numpy as np
+import pytest
+
+from bench.analysis.comparison import Limits, Verdict, compare
+from bench.results.outcomes import no_values
+from tests.bench.analysis.test_comparison import FULL, LORA, RSS, TIME, run
+
+THERE = {"machine": "EPYC, 64 cores, 256 GiB", "conditions_id": "there", "threads": 64}
+GPU = THERE | {"device": "cuda:0", "device_name": "H100", "peak_cuda_allocated_mib": 400.0}
+BF16 = ("full", None, None, "bf16")
+
+
+def rows(times, place=None, repeats=4, std=0.01, memory=1000.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        run(
+            axes, repeat=k + 1, **{TIME: time * np.exp(rng.normal(0, std)), RSS: memory},
+            **place or {},
+        )
+        for axes, time in times.items()
+        for k in range(repeats)
+    ]  # fmt: skip
+
+
+def of(base, new):
+    return compare(base, new, Limits(), values_of=(no_values, no_values))
+
+
+def costs(machines):
+    return {(row.label, cost.column): cost for row in machines.rows for cost in row.costs}
+
+
+HERE_TIMES = {FULL: 100.0, BF16: 80.0, LORA: 60.0}
+THERE_TIMES = {FULL: 20.0, BF16: 8.0, LORA: 12.0}
+
+
+def test_settings_are_compared_in_absolute_figures_and_by_what_they_gain():
+    found = of(rows(HERE_TIMES), rows(THERE_TIMES, THERE, seed=1))
+    by_label = costs(found.machines)
+    full, bf16, lora = (
+        by_label[label, TIME]
+        for label in ("full, fp32", "full, bf16", "lora rank 4 on attn-only, bf16")
+    )
+    assert full.absolute.value == pytest.approx(0.2, rel=0.02)
+    assert full.normalised is None
+    assert bf16.normalised.high < 0.6, "bf16 gains twice as much there"
+    assert bf16.normalised.value == pytest.approx(0.5, rel=0.03)
+    assert lora.normalised.low < 1 < lora.normalised.high
+    assert by_label["full, bf16", RSS].absolute.value == 1
+    assert found.machines.new == "EPYC, 64 cores, 256 GiB, 64 threads"
+    assert found.machines.why == ""
+
+
+def test_machines_never_gate():
+    found = of(rows(THERE_TIMES, THERE), rows(HERE_TIMES))
+    assert not found.regressions
+    results = [one for pair in found.pairs for one in pair.compared if one.measure.kind != "score"]
+    assert {one.verdict for one in results} == {Verdict.NOT_COMPARED}
+    assert {one.why for one in results} == {"measured on other machines"}
+    assert found.is_comparable
+
+
+def test_memory_is_compared_on_devices_of_one_type_alone():
+    found = of(rows(HERE_TIMES), rows(THERE_TIMES, GPU))
+    assert {column for _, column in costs(found.machines)} == {TIME}
+    assert "memory on a cpu and on a cuda is not comparable" in found.machines.why
+    assert found.machines.new.startswith("H100 in EPYC")
+    other = rows(THERE_TIMES, GPU | {"device_name": "A100", "conditions_id": "a100"})
+    found = of(other, rows(THERE_TIMES, GPU))
+    assert {column for _, column in costs(found.machines)} == {TIME, "peak_cuda_allocated_mib"}
+
+
+def test_without_full_fine_tuning_in_fp32_there_are_absolute_figures_alone():
+    here, there = ({axes: t for axes, t in times.items() if axes != FULL}
+                   for times in (HERE_TIMES, THERE_TIMES))  # fmt: skip
+    found = of(rows(here), rows(there, THERE))
+    assert {cost.normalised for cost in costs(found.machines).values()} == {None}
+    assert "full fine-tuning in fp32" in found.machines.why
+
+
+def test_one_run_of_each_has_wide_intervals():
+    found = of(rows(HERE_TIMES, repeats=1), rows(THERE_TIMES, THERE, repeats=1))
+    cost = costs(found.machines)["full, bf16", TIME]
+    assert cost.normalised.high / cost.normalised.low > 1.5
+    several = of(rows(HERE_TIMES), rows(THERE_TIMES, THERE))
+    repeated = costs(several.machines)["full, bf16", TIME].normalised
+    assert repeated.high / repeated.low < cost.normalised.high / cost.normalised.low
+
+
+def test_other_ways_of_measuring_are_left_out():
+    found = of(rows(HERE_TIMES), rows(THERE_TIMES, THERE | {"measurement_version": 2}))
+    assert found.machines is None
+    mixed = [*rows({FULL: 20.0}, THERE), *rows({BF16: 8.0}, THERE | {"measurement_version": 2})]
+    machines = of(rows({FULL: 100.0, BF16: 80.0}), mixed).machines
+    assert [row.label for row in machines.rows] == ["full, fp32"]
+    assert "1 setting was left out" in machines.why
+
+
+def test_of_several_machines_the_one_with_the_most_runs_is_compared():
+    other = rows({FULL: 50.0}, {"machine": "third", "conditions_id": "third"}, repeats=2)
+    machines = of([*other, *rows(HERE_TIMES)], rows(THERE_TIMES, THERE)).machines
+    assert machines.base == "Xeon 2.8 GHz, 2 cores, 16 GiB, 2 threads"
+    assert "of several machines" in machines.why
+    assert costs(machines)["full, fp32", TIME].absolute.value == pytest.approx(0.2, rel=0.02)

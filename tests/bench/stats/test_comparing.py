@@ -1,0 +1,153 @@
+"""Comparisons of two sides: against published values, against resampling, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.stats.comparing import (
+    Estimates,
+    mean_of_settings,
+    needed_repeats,
+    needed_seeds,
+    nominal_level,
+    quantile,
+    sample_means,
+    unpaired,
+)
+from bench.stats.intervals import Spread, mean_t
+
+
+@pytest.mark.parametrize(
+    ("alpha", "looks", "published"),
+    [(0.05, 2, 0.0294), (0.05, 3, 0.0221), (0.05, 4, 0.0182), (0.05, 5, 0.0158),
+     (0.05, 10, 0.0106), (0.01, 2, 0.0056), (0.01, 5, 0.0028)],
+)  # fmt: skip
+def test_nominal_levels_are_those_of_pocock(alpha, looks, published):
+    assert nominal_level(alpha, looks) == pytest.approx(published, abs=5e-5)
+
+
+def test_one_look_has_the_whole_level():
+    assert nominal_level(0.03, 1) == 0.03
+
+
+def test_looks_at_growing_data_pass_the_boundary_as_often_as_their_level():
+    looks, alpha = 6, 0.05
+    sums = np.random.default_rng(0).normal(size=(40_000, looks)).cumsum(axis=1)
+    studentised = np.abs(sums) / np.sqrt(np.arange(1, looks + 1))
+    passed = (studentised > quantile(nominal_level(alpha, looks), math.inf)).any(axis=1).mean()
+    assert passed == pytest.approx(alpha, abs=4 * math.sqrt(alpha * (1 - alpha) / 40_000))
+
+
+@given(st.floats(1e-7, 0.2), st.integers(2, 12))
+def test_a_nominal_level_is_between_that_of_one_look_and_its_share(alpha, looks):
+    assert alpha / looks < nominal_level(alpha, looks) < alpha
+
+
+def means(samples, constant=0.06):
+    values = np.concatenate([np.asarray(one, dtype=float) for one in samples])
+    index = np.repeat(np.arange(len(samples)), [len(one) for one in samples])
+    return sample_means(values, index, len(samples), constant)
+
+
+def test_one_sample_has_students_interval():
+    values = [0.1, 0.3, 0.25, 0.2]
+    found, expected = means([values]), mean_t(values)
+    assert found.value[0] == pytest.approx(expected.value)
+    assert found.half_width(0.05)[0] == pytest.approx(expected.high - expected.value)
+
+
+def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constant():
+    pooled = means([[0.0, 0.2], [1.0, 1.2], [5.0]])
+    assert pooled.error[2] == pytest.approx(math.sqrt(0.02))
+    assert pooled.freedom[2] == 2
+    alone = means([[5.0], [3.0]])
+    assert alone.half_width(0.05) == pytest.approx([1.959964 * 0.06] * 2)
+
+
+def test_a_sample_that_scatters_more_than_the_rest_has_its_own_std():
+    rng = np.random.default_rng(1)
+    samples = [rng.normal(0, 0.01, 6) for _ in range(10)]
+    wild = rng.normal(0, 0.3, 6)
+    found = means([*samples, wild])
+    assert found.freedom.tolist() == [55.0] * 10 + [5.0]
+    assert found.error[-1] == pytest.approx(wild.std(ddof=1) / math.sqrt(6))
+
+
+def test_a_sample_without_values_has_no_estimate():
+    found = sample_means(np.array([1.0]), np.array([1]), 3, 0.1)
+    assert np.isnan(found.error).tolist() == [True, False, True]
+
+
+def test_without_pairs_the_errors_of_both_sides_add_up():
+    base, new = means([[0.0, 0.2, 0.4]]), means([[1.0, 1.1]])
+    found = unpaired(base, new)
+    assert found.value[0] == pytest.approx(0.85)
+    assert found.error[0] == pytest.approx(math.hypot(base.error[0], new.error[0]))
+    assert found.number[0] == 2
+
+
+def test_the_error_over_all_settings_is_that_of_resampling_repeats_and_not_settings():
+    rng = np.random.default_rng(2)
+    samples = rng.normal(rng.normal(0, 1, (8, 1)), 0.05, (8, 12))
+    found = mean_of_settings(means(list(samples)), np.arange(8))
+    draws = np.take_along_axis(samples[None], rng.integers(0, 12, (4000, 8, 12)), axis=2)
+    resampled = draws.mean(axis=(1, 2)).std()
+    assert found.value[0] == pytest.approx(samples.mean())
+    # resampling divides the squares by the number of values and not by one less
+    assert found.error[0] == pytest.approx(resampled * math.sqrt(12 / 11), rel=0.05)
+
+
+def test_settings_compared_with_one_and_the_same_are_not_independent():
+    estimates = means([[0.0, 0.1], [0.3, 0.4], [0.2, 0.3], [0.5, 0.6]])
+    apart = mean_of_settings(estimates, np.arange(4)).error[0]
+    assert mean_of_settings(estimates, np.zeros(4, dtype=int)).error[0] == pytest.approx(2 * apart)
+
+
+def simulated(number, effect, std, settings, rng):
+    return means(list(rng.normal(effect, std, (settings, number))))
+
+
+def test_the_needed_repeats_decide_four_times_out_of_five():
+    rng, limit, level = np.random.default_rng(3), math.log(1.05), 0.01
+    first = Estimates(*(np.array([one] * 5) for one in (0.0, 0.03, 15.0, 0.04, 2)))
+    (needed, *_) = needed_repeats(first, limit, level)
+    within = []
+    for _ in range(300):
+        found = simulated(needed, 0.0, 0.04, 5, rng)
+        half = found.half_width(level)
+        within += (np.abs(found.value) + half <= limit).tolist()
+    assert 0.76 < np.mean(within) < 0.86
+
+
+def test_close_to_the_limit_more_repeats_are_needed_than_for_no_difference():
+    estimates = Estimates(*(np.array([one]) for one in (0.045, 0.005, math.inf, 0.02, 16)))
+    (needed,) = needed_repeats(estimates, math.log(1.05), 0.05)
+    assert needed > 16
+    (of_none,) = needed_repeats(estimates.part([0]), math.log(1.2), 0.05)
+    assert of_none == 17
+
+
+def test_no_number_of_repeats_is_named_for_exact_values_and_absurd_ones():
+    exact = means([[0.1, 0.1]])
+    wild = means([[-300.0, 300.0]])
+    assert needed_repeats(exact, 0.05, 0.05) == needed_repeats(wild, 0.05, 0.05) == [None]
+
+
+def test_seeds_are_needed_until_the_examples_alone_are_too_few():
+    over = Spread(0.0, of_seeds=1e-4, of_examples=0.02, seeds=2, examples=10_000)
+    needed = needed_seeds(over, 0.01, 0.05)
+    assert 4 < needed < 20
+    assert needed_seeds(over, 0.02, 0.05) < needed
+    few = Spread(0.0, of_seeds=1e-4, of_examples=0.02, seeds=2, examples=100)
+    assert needed_seeds(few, 0.01, 0.05) is None
+
+
+def test_simulated_intervals_hold_their_value_as_often_as_their_level():
+    rng, missed = np.random.default_rng(4), 0
+    for _ in range(400):
+        found = simulated(4, 0.2, 0.05, 10, rng)
+        missed += int((np.abs(found.value - 0.2) > found.half_width(0.05)).sum())
+    assert missed / 4000 == pytest.approx(0.05, abs=0.015)
