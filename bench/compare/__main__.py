@@ -154,8 +154,8 @@ def command(
         looks=looks,
     )  # fmt: skip
     if not is_compared(comparison):
-        why = "; ".join(f"{why} ({number:,})" for why, number in obstacles(comparison)[:2])
-        raise InputError(f"{one.name} and {other.name}: nothing to compare: {why or 'no results'}")
+        why = "; ".join(obstacles(comparison)[:2]) or "no results that ended ok"
+        raise InputError(f"{one.name} and {other.name}: nothing to compare: {why}")
     outcome = Outcome(comparison, one, other, limits, strict, looks)
 
     from bench.compare.page import write

@@ -26,7 +26,7 @@ from bench.stats.intervals import Interval
 
 MOST: Final = 70
 """Settings in a picture."""
-_SHORTEST: Final = 46
+_LONGEST: Final = 46
 """Characters of a label."""
 _WIDEST: Final = 4.0
 """The quotient of the ends of a range of ratios beyond which its axis is logarithmic."""
@@ -100,7 +100,7 @@ def intervals(
             axes.minorticks_off()
         else:
             axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(x_label, loc="right")
         verdicts = {entry.verdict for entry in lines}
         figure.legend(
             handles=[
@@ -143,7 +143,7 @@ def dumbbells(
         axes.set_ylim(len(drawn) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(x_label, loc="right")
         figure.legend(loc="outside lower center", ncols=1, handletextpad=0.4, fontsize=8)
     listed = "; ".join(f"{_short(label)} {fixed(a, 2)} and {fixed(b, 2)}" for label, a, b in drawn)
     caption = (
@@ -175,4 +175,7 @@ def _caption(drawn: int, every: int, has_limit: bool) -> str:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= _SHORTEST else f"{label[: _SHORTEST - 1]}…"
+    """A label cut in its middle, as settings differ at both ends."""
+    label = label.replace("frozen weights", "frozen")
+    half = _LONGEST // 2
+    return label if len(label) <= _LONGEST else f"{label[:half]}…{label[1 - half :]}"

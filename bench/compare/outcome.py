@@ -57,11 +57,11 @@ def is_compared(comparison: Comparison) -> bool:
     )
 
 
-def obstacles(comparison: Comparison) -> list[tuple[str, int]]:
+def obstacles(comparison: Comparison) -> list[str]:
     """The reasons why settings or measures were not compared, the most frequent first."""
     whys = [each.why for each in comparison.unmatched]
     whys += [one.why for _, one in comparison.results if one.verdict is Verdict.NOT_COMPARED]
-    return Counter(filter(None, map(clean, whys))).most_common()
+    return [why for why, _ in Counter(filter(None, map(clean, whys))).most_common()]
 
 
 # In words
@@ -109,18 +109,42 @@ def summary(outcome: Outcome) -> list[str]:
         lines.append(f"Undecided, for too few repeats: {_measures(undecided)}{fails}.")
     if better := comparison.improvements:
         lines.append(f"Improved: {_measures(better)}.")
-    uncounted = [
-        result for result in comparison.results
-        if result[1].verdict is Verdict.REGRESSION and not result[1].gates
-    ]  # fmt: skip
-    if uncounted:
-        why = Counter(clean(one.why) for _, one in uncounted).most_common(1)[0][0]
-        lines.append(f"Worse, but not counted as a regression: {_measures(uncounted)} ({why}).")
+    for heading, verdict in (
+        ("Worse, but not counted as a regression", Verdict.REGRESSION),
+        ("Not compared", Verdict.NOT_COMPARED),
+    ):
+        results = [r for r in comparison.results if r[1].verdict is verdict and not r[1].gates]
+        if results:
+            lines.append(f"{heading}: {_measures(results)}.")
+    lines += _of_machines(comparison)
+    if unmatched := comparison.unmatched:
+        lines.append(f"Without a match: {count(len(unmatched), 'setting')}.")
     if comparison.passing:
         names = [name(pair) for pair in comparison.passing]
         more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         lines.append(f"Newly passing: {'; '.join(names[:_NAMED])}{more}.")
     return lines
+
+
+def _of_machines(comparison: Comparison) -> list[str]:
+    """A sentence on two machines: by cost, what gains most on NEW's, beyond full fine-tuning."""
+    machines = comparison.machines
+    if machines is None:
+        return []
+    best: dict[str, tuple[float, str]] = {}
+    for row in machines.rows:
+        for cost in row.costs:
+            ratio = cost.normalised
+            if ratio is not None and ratio.high is not None and ratio.high < 1:
+                text = f"{clean(row.label)} in {cost.label}, {fixed(ratio.value, 2)}"
+                text += f" ({span(ratio, partial(fixed, digits=2))})"
+                best[cost.label] = min(best.get(cost.label, (1.0, "")), (ratio.value, text))
+    gains = "; ".join(text for _, text in best.values())
+    return [
+        f"Costs of two machines, {clean(machines.base)} and {clean(machines.new)}: relative to "
+        "full fine-tuning in fp32 on the same machine, "
+        + (f"most is gained on NEW's by {gains}." if gains else "no setting gains more on NEW's.")
+    ]
 
 
 def by_turns(results: Iterable[Result]) -> list[Result]:
@@ -140,9 +164,9 @@ def _size(one: Compared) -> float:
 
 
 def _worse(comparison: Comparison) -> list[str]:
-    """Newly failing cells and regressions, each as a clause."""
+    """A newly failing cell, regressions, and further newly failing cells, each as a clause."""
     failing = [f"{name(pair)} newly fails: {clean(pair.failing)}" for pair in comparison.failing]
-    return [*failing, *map(change, by_turns(comparison.regressions))]
+    return [*failing[:1], *map(change, by_turns(comparison.regressions)), *failing[1:]]
 
 
 def _in_settings(number: int) -> str:
@@ -150,13 +174,17 @@ def _in_settings(number: int) -> str:
 
 
 def _measures(results: Iterable[Result]) -> str:
-    """The measures of results, each with its number of settings."""
-    settings: Counter[str] = Counter()
+    """The measures of results, with their numbers of settings and the reasons."""
+    settings: Counter[tuple[str, str]] = Counter()
     for pair, one in results:
-        settings[one.measure.label] += pair is not None
-    return ", ".join(
-        f"{label} {_in_settings(number) if number else 'over all settings'}"
-        for label, number in settings.items()
+        settings[one.measure.label, clean(one.why)] += pair is not None
+    labels: dict[tuple[int, str], list[str]] = {}
+    for (label, why), number in settings.items():
+        labels.setdefault((number, why), []).append(label)
+    return "; ".join(
+        f"{_joined(names)} {_in_settings(number) if number else 'over all settings'}"
+        f"{f' ({why})' if why else ''}"
+        for (number, why), names in labels.items()
     )
 
 
@@ -179,6 +207,8 @@ def _excluded(outcome: Outcome) -> str:
             shares.setdefault(one.measure.label, []).append(one.verdict in EXCLUDED)
     clauses: dict[tuple[Kind, float | None, str], list[str]] = {}
     for label, one in measures.items():
+        if not any(shares[label]):
+            continue
         share = f"{sum(shares[label]):,} of {count(len(shares[label]), 'setting')}"
         clauses.setdefault((one.measure.kind, one.limit, share), []).append(label)
     return "; ".join(
@@ -213,10 +243,8 @@ def _first(texts: list[str], most: int = 10) -> list[str]:
 
 def needed(one: Compared) -> str:
     """How many repeats, or seeds, would decide a result."""
-    if one.needed is None:
-        return clean(one.why)
     thing = "seed" if one.measure.kind == "score" else "repeat"
-    return f"{count(one.needed, thing)} of each side would decide it"
+    return f"{count(one.needed or 0, thing)} of each side would decide it"
 
 
 # As data
@@ -248,6 +276,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             {
                 "setting": pair.label,
                 "machine": pair.machine,
+                "metric": pair.new.rows[0].dev_metric,
                 "base": _axes(pair.base),
                 "new": _axes(pair.new),
                 "newly_failing": pair.failing or None,

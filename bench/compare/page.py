@@ -15,17 +15,19 @@ from bench.analysis.machines import MachineCost, Machines
 from bench.compare.drawing import Entry, dumbbells, intervals
 from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
 from bench.compare.sides import clean
+from bench.plan.metrics import metric_of
 from bench.report.drawing import Drawing
 from bench.report.pages import Facts, html, markdown, write_all
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, num, span, times
+from bench.report.text import by_metric, count, dev_label, num, span, times
 
 PAGES: Final = "compare"
 _MOST: Final = 500
 """Rows of a table on the HTML page."""
 _BRIEF: Final = (30, 15, 5, 0)
-"""Rows that the longest table of the Markdown may have, if it is not too long with as many."""
+"""Rows that the table of results in the Markdown may have, if it is not too long with as many;
+other tables have a third."""
 _LARGEST: Final = 60_000
 """Bytes of the Markdown: a comment on GitHub holds 65,536 characters."""
 _ORDER: Final = (
@@ -80,13 +82,13 @@ def brief(outcome: Outcome) -> str:
     for most in _BRIEF:
         sections = [
             Section("results", "", "Results", tables=[
-                *_overall(comparison), *_changed_cells(comparison, most),
+                *_overall(comparison), *_changed_cells(comparison, most // 3),
                 *_results(comparison, most),
             ]),
-            *(replace(each, drawings=()) for each in _machines(comparison, most)),
+            *(replace(each, drawings=()) for each in _machines(comparison, most // 3)),
             Section("differs", "", "What differs between the sides", tables=_differs(comparison)),
             Section("unmatched", "", "What is not compared, and why",
-                    tables=_obstacles(comparison, most)),
+                    tables=_obstacles(comparison, most // 3)),
         ]  # fmt: skip
         page = markdown(PAGES, _facts(outcome, sections))
         page = re.sub(r"\n{3,}", "\n\n", page)
@@ -121,10 +123,16 @@ def _method(outcome: Outcome) -> list[str]:
         if outcome.looks > 1
         else ""
     )
+    metrics = dict.fromkeys(pair.new.rows[0].dev_metric for pair in outcome.comparison.pairs)
+    scores = [
+        f"{dev_label(metric)}{'' if metric_of(metric).higher_is_better else ', lower is better'}"
+        for metric in metrics if metric
+    ]  # fmt: skip
     return [
         f"BASE is {outcome.base.name}, {count(len(outcome.base.rows), 'row')}; NEW is "
         f"{outcome.new.name}, {count(len(outcome.new.rows), 'row')}.",
         f"{outcome.comparison.family}{looks}",
+        *([f"The dev score is: {'; '.join(scores)}."] if scores else []),
         f"A regression is a change whose interval lies wholly beyond the minimum effect: "
         f"{100 * limits.slowdown:g}% more time, {100 * limits.memory:g}% more memory, "
         f"{100 * limits.work:g}% more counted work, or {limits.score_drop} of score lost.",
@@ -209,7 +217,7 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
         return []
     caption = "Results by setting"
     caption += f", without {same:,} that show no measurable difference." if same else "."
-    return [_table(_columns(_SETTING, _MEASURE), results, caption, most)]
+    return [_table(_columns(_SETTING, _MEASURE), by_turns(results), caption, most)]
 
 
 def _overall(comparison: Comparison) -> list[Table]:
@@ -234,6 +242,8 @@ def _by_measure(comparison: Comparison) -> list[Table]:
     tables = []
     for column, measure in _measures(comparison).items():
         results = _of(comparison, column)
+        if all(one.verdict is Verdict.NOT_COMPARED for _, one in results):
+            continue
         verdicts = Counter(_verdict(one) for _, one in results)
         counts = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
         caption = f"{_capital(measure.label)}: {counts or 'no setting'}."
@@ -350,6 +360,11 @@ def _cost(cost: MachineCost | None) -> list[str]:
 # Pictures
 
 
+def _new_name(pair: Pair) -> str:
+    """The name of a setting without what it is compared with."""
+    return name(pair).partition(" against ")[0]
+
+
 def _drawings(comparison: Comparison) -> list[Drawing]:
     """A picture of each measure that differs anywhere."""
     overall = {one.measure.column: one for one in comparison.overall}
@@ -358,7 +373,7 @@ def _drawings(comparison: Comparison) -> list[Drawing]:
     for column, measure in _measures(comparison).items():
         is_ratio = measure.kind != "score"
         entries = [
-            Entry(f"{name(pair)}{f' · {clean(pair.machine)}' if several else ''}",
+            Entry(f"{_new_name(pair)}{f' · {clean(pair.machine)}' if several else ''}",
                   one.interval, one.verdict)
             for pair, one in _of(comparison, column)
             if one.interval is not None and one.verdict is not Verdict.NOT_COMPARED

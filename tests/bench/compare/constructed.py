@@ -1,6 +1,8 @@
 """Comparisons made without comparing anything, for pages."""
 
 import random
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from bench.analysis.comparison import (
@@ -54,16 +56,17 @@ def result(noise: random.Random, measure: Measure, limit: float, worse: float) -
     return Compared(
         measure, interval, verdict, limit, gates=True, runs=(2, 2),
         needed=noise.randint(3, 30) if undecided else None,
-        why="too few repeats" if undecided else "", base=0.5 if measure.kind == "score" else 812.5,
+        why="one training each" if undecided and measure.kind == "score" else "",
+        base=0.5 if measure.kind == "score" else 812.5,
         new=0.49 if measure.kind == "score" else 840.1,
     )  # fmt: skip
 
 
-def constructed(number: int = 68, worse: float = 0.0, text: str = "") -> Outcome:
+def constructed(number: int = 68, worse: float = 0.0, texts: Sequence[str] = ("",)) -> Outcome:
     """A comparison of some settings, of which each tenth is worse.
 
     Args:
-        text: added to every text of the rows.
+        texts: each added to the texts of some settings, and all to the rest.
     """
     noise = random.Random(1)  # noqa: S311
     rows = synthetic_rows(number, failures=False)
@@ -73,19 +76,19 @@ def constructed(number: int = 68, worse: float = 0.0, text: str = "") -> Outcome
     ]  # fmt: skip
     pairs = tuple(
         Pair(
-            f"{setting.label}{text}", setting, setting, f"Xeon{text}",
+            f"{setting.label}{text}", setting, setting, "Xeon",
             tuple(
                 result(noise, measure, limit, worse if place % 10 == 3 else 0.0)
                 for measure, limit in zip(MEASURES, LIMITS, strict=True)
             ),
-            failing=f"ok, then oom in 2 of 3 runs: no memory{text}" if place == 5 else "",
-            passing=f"crashed, then ok{text}" if place == 6 else "",
+            failing=f"ok, then oom in 2 of 3 runs: no memory{text}" if place % 15 == 5 else "",
+            passing=f"crashed, then ok{text}" if place % 15 == 6 else "",
         )
-        for place, setting in enumerate(settings)
+        for place, (setting, text) in enumerate(zip(settings, cycle(texts), strict=False))
     )  # fmt: skip
     overall = tuple(result(noise, *each, 0.0) for each in zip(MEASURES, LIMITS, strict=True))
     machines = Machines(
-        f"Xeon, 2 cores{text}", f"EPYC, 64 cores{text}",
+        f"Xeon, 2 cores{texts[0]}", f"EPYC, 64 cores{texts[-1]}",
         tuple(
             MachineRow(pair.label, (
                 MachineCost("peak_rss_mib", "memory", Interval(1.1, 1.0, 1.2), None),
@@ -94,16 +97,17 @@ def constructed(number: int = 68, worse: float = 0.0, text: str = "") -> Outcome
             ))
             for pair in pairs
         ),
-        why=f"no full fine-tuning{text}", family="All intervals hold at once.",
+        why=f"no full fine-tuning{texts[0]}", family="All intervals hold at once.",
     )  # fmt: skip
     comparison = Comparison(
         pairs=pairs, overall=overall,
-        unmatched=(Unmatched("NEW", f"dora rank 8{text}", f"only in NEW{text}", 3),),
-        differs=(("code_version", f"0.1.0+g1{text}", f"0.1.0+g2{text}"),), machines=machines,
+        unmatched=tuple(Unmatched("NEW", f"dora{text}", f"only in NEW{text}", 3) for text in texts),
+        differs=tuple(("code_version", f"1{text}", f"2{text}") for text in texts),
+        machines=machines,
         family="All intervals hold at once with 95% (Bonferroni).",
     )  # fmt: skip
     sides = [
-        Side(Path(f"{place}{text}.csv"), f"amp=off{text}", rows, no_values)
+        Side(Path(f"{place}{texts[0]}.csv"), f"amp=off{texts[-1]}", rows, no_values)
         for place in ("before", "after")
     ]
     return Outcome(comparison, *sides, Limits())

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -11,16 +12,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import markdown
 import pytest
 from click.testing import CliRunner, Result
 
+from bench.common.command import run_command
 from bench.compare.__main__ import command
 from bench.plan.columns import NAMES, format_value
 from bench.plan.rows import Row
 from bench.report.__main__ import main as report
 from bench.results.rowfile import encode, read_rows, record
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row
-from tests.hostile import check_line
+from tests.hostile import TEXTS, check_line
 
 ROOT = Path(__file__).parents[3]
 AXES = [*full_grid()[:2], *full_grid()[20:24]]
@@ -208,13 +211,18 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["a.csv", "a.csv", "--reports", "a.csv/reports"],
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(place: Path, arguments: list[str]) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    place: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     write("a.csv", rows_of(repeats=1))
-    done = process(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["compare", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_command(command)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
     assert [path.name for path in place.iterdir()] == ["a.csv"]
 
 
@@ -236,6 +244,9 @@ def test_the_committed_rows_against_themselves_and_a_worse_copy(place: Path) -> 
     done = run(own, own)
     assert done.exit_code == 0
     assert done.stdout.startswith("No regression in ")
+    other = run(own, own, "--metric", "macro_f1", "--json")
+    assert {each["metric"] for each in json.loads(other.stdout)["settings"]} == {"macro_f1"}
+    assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
     worse = run(own, "worse.csv")
     assert worse.exit_code == 1
     assert "times as long" in worse.stdout.splitlines()[0]
@@ -263,3 +274,33 @@ def test_a_report_on_several_files_or_versions_names_the_command(place: Path) ->
         "both.csv", "--base", "code_version=0.1.0", "--new", "code_version='0.1.0 +g2'",
     ]  # fmt: skip
     assert run(*arguments).exit_code == 0
+
+
+def test_texts_of_rows_stay_texts(place: Path) -> None:
+    base, new = list[Row](), list[Row]()
+    for number, text in enumerate(TEXTS):
+        texts = dict.fromkeys(("machine", "device_name", "environment", "code_version"), text)
+        texts["conditions_id"] = str(number)
+        rows = rows_of(number, repeats=1, **texts)
+        base += rows
+        new += [row | {"code_version": f"{text}2"} for row in rows[3:]]
+        new += [
+            row | {"status": "crashed", "message": f"{text} in /home/someone/x", "dev_score": None}
+            for row in rows[:3]
+        ]
+    write("a.csv", base)
+    write("b.csv", new)
+    done = run("a.csv", "b.csv")
+    assert done.exit_code == 1
+    assert all(line.isprintable() for line in done.stdout.splitlines())
+    html = Path("reports/compare.html").read_text("utf-8")
+    brief = Path("reports/compare.md").read_text("utf-8")
+    assert len(brief.encode()) < 65_536
+    shown = markdown.markdown(brief, extensions=["tables"])
+    for page in (re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL), shown):
+        assert "newly fails" in page
+        for tag in re.findall(r"<[a-zA-Z][^>]*>", page):
+            assert not re.match(r"<(script|img|iframe|object)", tag), tag
+            assert not re.search(r"\son\w+\s*=|javascript:|x\.invalid", tag), tag
+    for text in (html, brief, Path("reports/compare.json").read_text("utf-8"), done.stdout):
+        assert "/home/someone" not in text

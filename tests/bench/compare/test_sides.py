@@ -82,6 +82,8 @@ def test_two_files_and_two_filters(tmp_path: Path) -> None:
     assert {row.amp for row in other.rows} == {"bf16"}
     assert named == {"amp"}
     assert one.name == "b.csv amp=off"
+    one, other, named = read_sides([base, new], "amp=off", None, None)
+    assert ({row.amp for row in one.rows}, len(other.rows)) == ({"off"}, 20)
 
 
 @pytest.mark.parametrize(
