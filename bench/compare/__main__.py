@@ -1,10 +1,13 @@
 """Compare two sets of results: what is worse, by how much, and how sure that is.
 
 Example: python -m bench.compare before.csv after.csv
+
+With --run it measures the two sides first, in alternation.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,14 +27,27 @@ Examples:
   python -m bench.compare runs.csv --base "amp=off" --new "amp=bf16"
   python -m bench.compare runs.csv --base "code_version=0.1.0+g1" --new "code_version=0.1.0+g2"
   python -m bench.compare before.csv after.csv --max-slowdown 10% --strict --json
+  python -m bench.compare --run ../before . --grid docs/steps.toml
+  python -m bench.compare --run --grid quick --base "amp=off" --new "amp=bf16" -- --max-steps 50
 """
+_ROUNDS: Final = 8
+
+
+class _Command(click.Command):
+    """A command that keeps what follows `--`, options of bench.grid, as its context's object."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            end = args.index("--")
+            args, ctx.obj = args[:end], args[end + 1 :]
+        return super().parse_args(ctx, args)
 
 
 @click.command(
     "python -m bench.compare", help=__doc__.partition("\n\n")[0] if __doc__ else None,
-    epilog=_EPILOG,
+    epilog=_EPILOG, cls=_Command,
 )  # fmt: skip
-@click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="BASE.csv [NEW.csv]")
+@click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="BASE [NEW]")
 @click.option(
     "--base", metavar="TERMS",
     help='The rows of BASE, such as "amp=off layers=attn,all-lin"; any column of runs.csv.',
@@ -63,7 +79,25 @@ Examples:
     help="Folder to write compare.html, compare.md, compare.json and compare/ into.",
 )  # fmt: skip
 @click.option("--json", "json_wanted", is_flag=True, help="Print the JSON alone.")
+@click.option(
+    "--run", is_flag=True,
+    help="Measure BASE and NEW in alternation first: two checkouts or virtual environments, or, "
+    "without them, cells of this checkout by axes in --base and --new. Options of bench.grid "
+    "follow after --.",
+)  # fmt: skip
+@click.option("--grid", metavar="NAME|FILE.toml", help="The grid that --run measures.")
+@click.option("--select", metavar="TERMS", help="Its cells, as --select of bench.grid.")
+@click.option(
+    "--rounds", type=click.IntRange(min=2), metavar="N",
+    help=f"The most rounds, in each of which both sides run every cell once.  [default: {_ROUNDS}]",
+)  # fmt: skip
+@click.option(
+    "--runs", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+    help="Where results of --run are kept.  [default: runs/compare]",
+)  # fmt: skip
+@click.pass_obj
 def command(
+    options: list[str] | None,
     places: Sequence[Path],
     base: str | None,
     new: str | None,
@@ -75,16 +109,46 @@ def command(
     metric: str | None,
     reports: Path,
     json_wanted: bool,
+    run: bool,
+    grid: str | None,
+    select: str | None,
+    rounds: int | None,
+    runs: Path | None,
 ) -> int:
     # imported late: these load numpy and scipy, and the page matplotlib
     from bench.analysis.comparison import compare
+    from bench.compare.alternating import FOLDER, Alternation
     from bench.compare.outcome import Outcome, as_json, is_compared, lines, obstacles
     from bench.compare.sides import limits as parse_limits
     from bench.compare.sides import read_sides
+    from bench.launch.checks import check_reports
 
     limits = parse_limits(max_slowdown, max_memory, max_work, max_score_drop)
     looks = 1
-    one, other, named = read_sides(places, base, new, metric)
+    if run:
+        if grid is None:
+            raise InputError("--run needs --grid, a name or a TOML file")
+        check_reports(reports, "compare")
+        measured = Alternation(
+            places=places, grid=grid, selection=select or "", terms=(base or "", new or ""),
+            rounds=rounds or _ROUNDS, folder=runs or FOLDER, options=options or (), limits=limits,
+        ).measure()  # fmt: skip
+        one, other, _ = read_sides((measured.base, measured.new), None, None, metric)
+        sources = [place.resolve() for place in places] or [Path(grid)] * 2
+        one = replace(one, source=sources[0], terms=base or "")
+        other = replace(other, source=sources[1], terms=new or "")
+        named, looks = measured.named, measured.looks
+    else:
+        given: dict[str, object] = {
+            "--grid": grid,
+            "--select": select,
+            "--rounds": rounds,
+            "--runs": runs,
+        }
+        given["--"] = options
+        if alone := [name for name, value in given.items() if value is not None]:
+            raise InputError(f"{alone[0]} goes with --run only")
+        one, other, named = read_sides(places, base, new, metric)
     comparison = compare(
         one.rows, other.rows, limits, named=named, values_of=(one.values_of, other.values_of),
         looks=looks,

@@ -13,8 +13,11 @@ AXES: Final = (
 )  # fmt: skip
 
 
-def parse_selection(text: str) -> dict[str, set[str]]:
+def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
     """The values of each axis in a text such as `mode=lora rank=1,8`.
+
+    Args:
+        flag: the option that takes the text, for messages.
 
     Raises:
         InputError: for a key that is no axis, or a value that the axis can't have.
@@ -24,7 +27,7 @@ def parse_selection(text: str) -> dict[str, set[str]]:
         axis, equals, values = term.partition("=")
         if axis not in AXES or not equals or not values:
             raise InputError(
-                f"--select: {term!r} is not AXIS=VALUE[,VALUE]; the axes are {', '.join(AXES)}"
+                f"{flag}: {term!r} is not AXIS=VALUE[,VALUE]; the axes are {', '.join(AXES)}"
             )
         selection.setdefault(axis, set()).update(values.split(","))
         known = (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
@@ -32,7 +35,7 @@ def parse_selection(text: str) -> dict[str, set[str]]:
             if not (value in known if known else _is_number(axis, value)):
                 numbers = "numbers" if axis == "learning_rate" else "whole numbers"
                 allowed = ", ".join(known) or numbers
-                raise InputError(f"--select: {axis} can't be {value!r}; it takes {allowed}")
+                raise InputError(f"{flag}: {axis} can't be {value!r}; it takes {allowed}")
     return selection
 
 

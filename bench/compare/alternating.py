@@ -1,0 +1,305 @@
+"""Measures two sides in alternation, cell by cell and round by round, until all is decided.
+
+A round is a repeat: every cell runs once on both sides, BASE first in odd rounds and NEW first in
+even ones, in an order that each round permutes, and each time by a `bench.grid` of its own.
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from bench.analysis.comparison import Limits, Pair, Verdict, compare
+from bench.analysis.matching import Side
+from bench.common.errors import InputError, StoppedError
+from bench.common.messages import last_error
+from bench.common.progress import progress_bar
+from bench.compare.places import Place
+from bench.launch.signals import Signals
+from bench.machine.conditions import usable_threads
+from bench.machine.environment import recorded
+from bench.plan.cell import digest
+from bench.plan.selection import AXES, parse_selection
+from bench.results.predictions import values_from
+from bench.results.rescoring import read_results
+from bench.results.rowfile import read_rows
+
+FOLDER: Final = Path("runs/compare")
+FIRST_LOOK: Final = 2
+"""The first round after which the sides are compared: times of one round decide nothing."""
+_OWN: Final = (
+    "--grid", "--select", "--repeats", "--runs", "--reports", "--dry-run", "--json", "--lr",
+    "--rerun", "--budget",
+)  # fmt: skip
+"""Options of bench.grid that can't be passed on."""
+_Cell = Mapping[str, Any]
+"""A cell as in the JSON of a plan."""
+SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cells of both sides that are compared with one another.
+
+    Attributes:
+        runs: by side, the ids of the cells that each text of --select selects: one, or several if
+            they differ in no axis.
+    """
+
+    name: str
+    runs: Mapping[Side, Mapping[str, frozenset[str]]]
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of all cells."""
+        return frozenset(chain(*(ids for side in self.runs.values() for ids in side.values())))
+
+
+def tasks(
+    cells: Mapping[Side, Sequence[_Cell]], chosen: Collection[str], named: Collection[str] = ()
+) -> list[Task]:
+    """The cells that both sides have, matched by their axes, with a note on all others.
+
+    Axes that are named, or that one side does not have, may differ.
+
+    Args:
+        chosen: axes by which the cells were selected.
+        named: those among them in which the sides differ.
+
+    Raises:
+        InputError: if the sides have no cell in common.
+    """
+    differ = {*named, *(["learning_rate"] if "mode" in named else [])}
+    differ |= {a for a in AXES for side in cells.values() if all(_axis(c, a) is None for c in side)}
+    runs: dict[Side, dict[tuple[Any, ...], dict[str, set[str]]]] = {side: {} for side in SIDES}
+    names: dict[tuple[Any, ...], str] = {}
+    for side, of_side in cells.items():
+        axes = [a for a in AXES if a in chosen or len({_axis(cell, a) for cell in of_side}) > 1]
+        for cell in of_side:
+            key = tuple(_axis(cell, axis) for axis in AXES if axis not in differ)
+            names.setdefault(key, cell["name"])
+            values = {axis: value for axis in axes if (value := _axis(cell, axis)) is not None}
+            text = " ".join(f"{axis}={value}" for axis, value in values.items())
+            runs[side].setdefault(key, {}).setdefault(text, set()).add(cell["cell_id"])
+    both = runs["BASE"].keys() & runs["NEW"].keys()
+    if not both:
+        raise InputError("--run: BASE and NEW have no cell in common")
+    for side in SIDES:
+        if alone := sorted(names[key] for key in runs[side].keys() - both):
+            sys.stderr.write(f"note: left out, only in {side}: {', '.join(alone)}\n")
+    return [
+        Task(
+            name,
+            {
+                side: {text: frozenset(ids) for text, ids in runs[side][key].items()}
+                for side in SIDES
+            },
+        )
+        for key, name in names.items()
+        if key in both
+    ]
+
+
+def _axis(cell: _Cell, axis: str) -> Any:
+    if axis == "learning_rate" and cell["mode"] == "head":
+        return cell.get("learning_rate_head")
+    return cell.get(axis)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Files of results of two sides that were measured in alternation.
+
+    Attributes:
+        named: axes in which matching cells may differ.
+        looks: how often at most the sides were compared.
+    """
+
+    base: Path
+    new: Path
+    named: frozenset[str]
+    looks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternation:
+    """Two sides to measure in alternation.
+
+    Attributes:
+        places: checkouts or virtual environments of BASE and NEW; empty: this checkout for both.
+        terms: of `--base` and `--new`, terms as in --select; empty with places.
+        rounds: the most rounds.
+        folder: where each pair of sides gets a folder for its results.
+        options: further options of bench.grid.
+    """
+
+    places: Sequence[Path]
+    grid: str
+    selection: str = ""
+    terms: tuple[str, str] = ("", "")
+    rounds: int
+    folder: Path
+    options: Sequence[str] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def measure(self) -> Measured:
+        """Measure until every setting is decided, or for the most rounds.
+
+        Results of an earlier run count if its code, packages, cells and threads were the same.
+
+        Raises:
+            InputError: for bad input, before anything is written, and if a side can't go on.
+            StoppedError: if the user stopped it; how to go on is printed.
+        """
+        chosen, named = self._axes()
+        places = [
+            Place.of(side, place)
+            for side, place in zip(SIDES, self.places or (None, None), strict=True)
+        ]
+        with Signals() as signals:
+            try:
+                cells = {
+                    place.side: self._cells(place, terms, signals)
+                    for place, terms in zip(places, self.terms, strict=True)
+                }
+                to_do = tasks(cells, chosen, named)
+                ids = [sorted(cell["cell_id"] for cell in cells[side]) for side in SIDES]
+                here = [usable_threads(), recorded(os.environ, on_gpu=True)]
+                digests = {place.side: place.digest() for place in places}
+                folder = self.folder / digest([digests, ids, here])
+                return self._run(_Folder(folder, places, digests, self, named), to_do, signals)
+            except StoppedError:
+                command = shlex.join(["python", "-m", "bench.compare", *sys.argv[1:]])
+                sys.stderr.write(f"to go on: {command}\n")
+                raise
+
+    def _axes(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The axes that --select, --base or --new name, and those of the latter two."""
+        if len(self.places) != (0 if any(self.terms) else 2):
+            raise InputError(
+                "--run takes two places, BASE and NEW, or --base and --new with axes of --select"
+            )
+        if any(self.terms) and not all(self.terms):
+            raise InputError("--run takes --base together with --new")
+        for option in self.options:
+            if option.partition("=")[0] in _OWN:
+                raise InputError(f"{option} can't be passed on to bench.grid by --run")
+        selected = parse_selection(self.selection).keys()
+        sides = zip(("--base", "--new"), self.terms, strict=True)
+        named = {axis for flag, terms in sides for axis in parse_selection(terms, flag)}
+        if both := sorted(named & selected):
+            raise InputError(f"--select: {both[0]} is named by --base or --new; name it there only")
+        return frozenset(named | selected), frozenset(named)
+
+    def _cells(self, place: Place, terms: str, signals: Signals) -> list[_Cell]:
+        """The cells of a side, by a plan of bench.grid."""
+        selection = f"{self.selection} {terms}".strip()
+        plan = ["--dry-run", "--json", "--runs", str(self.folder / "none.csv")]
+        done = place.grid([*self.arguments(selection), *plan], signals)
+        try:
+            cells: list[_Cell] = json.loads(done.stdout)["cells"]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{place.side}: no plan: {last_error(done.stderr)}") from error
+        return cells
+
+    def arguments(self, selection: str) -> list[str]:
+        """The arguments of a bench.grid that runs selected cells."""
+        return ["--grid", self.grid, *(["--select", selection] if selection else []), *self.options]
+
+    def _run(self, folder: "_Folder", to_do: list[Task], signals: Signals) -> Measured:
+        looks = max(1, self.rounds - FIRST_LOOK + 1)
+        count = len(to_do)
+        for number in range(1, self.rounds + 1):
+            to_do.sort(key=lambda task: digest([number, task.name, sorted(task.ids)]))
+            order = SIDES if number % 2 else SIDES[::-1]
+            turns = [
+                (task, side, text, ids)
+                for task in to_do
+                for side in order
+                for text, ids in task.runs[side].items()
+            ]
+            with progress_bar(len(turns)) as show:
+                for done, (task, side, text, ids) in enumerate(turns):
+                    of = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
+                    show(done, f"{of}: {task.name}, {side}")
+                    folder.run(side, text, ids, number, signals)
+            if number >= FIRST_LOOK:
+                undecided = folder.undecided(number, looks)
+                to_do = [task for task in to_do if task.ids & undecided]
+            if not to_do:
+                break
+        return Measured(folder.csv("BASE"), folder.csv("NEW"), folder.named, looks)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The results of an alternation."""
+
+    path: Path
+    places: Sequence[Place]
+    digests: Mapping[Side, str]
+    alternation: Alternation
+    named: frozenset[str]
+
+    def csv(self, side: Side) -> Path:
+        """The file of a side's results."""
+        return self.path / f"{side.lower()}.csv"
+
+    def run(
+        self, side: Side, text: str, ids: Collection[str], repeat: int, signals: Signals
+    ) -> None:
+        """Run a repeat of cells, unless they have results.
+
+        Raises:
+            InputError: if they have none then, or the side's code is no longer the same.
+            StoppedError: if the user stopped it.
+        """
+        if self._lacking(side, ids, repeat):
+            [place] = [place for place in self.places if place.side == side]
+            if place.digest() != self.digests[side]:
+                raise InputError(f"{side}: the code has changed; the same command measures it anew")
+            self.path.mkdir(parents=True, exist_ok=True)
+            places = ["--runs", str(self.csv(side)), "--reports", str(self.path / "reports" / side)]
+            arguments = [*self.alternation.arguments(text), "--repeats", str(repeat), *places]
+            done = place.grid(arguments, signals)
+            if self._lacking(side, ids, repeat):
+                raise InputError(
+                    f"{side}: bench.grid ended with {done.returncode} and without a result: "
+                    f"{last_error(done.stderr)}"
+                )
+
+    def _lacking(self, side: Side, ids: Collection[str], repeat: int) -> set[str]:
+        """The ids among some for which a repeat has no result."""
+        path = self.csv(side)
+        rows = read_rows(path) if path.exists() else []
+        ended = {r.cell_id for r in rows if r.repeat == repeat and r.status != "interrupted"}
+        return set(ids) - ended
+
+    def undecided(self, rounds: int, looks: int) -> set[str]:
+        """The ids of cells of settings that are not decided by the first rounds."""
+        sides = [read_results([self.csv(side)], None) for side in SIDES]
+        base, new = ([r for r in side.rows if r.repeat <= rounds] for side in sides)
+        comparison = compare(
+            base,
+            new,
+            self.alternation.limits,
+            named=self.named,
+            values_of=(values_from(sides[0].predictions_of), values_from(sides[1].predictions_of)),
+            looks=looks,
+        )
+        pairs = [pair for pair in comparison.pairs if is_undecided(pair)]
+        return {row.cell_id for pair in pairs for row in (*pair.base.rows, *pair.new.rows)}
+
+
+def is_undecided(pair: Pair) -> bool:
+    """Whether more rounds may decide a pair of settings: they add nothing to scores, since repeats
+    of a seed are the same training."""
+    return not pair.failing and any(
+        one.gates and one.measure.kind != "score" and one.verdict is Verdict.UNDECIDED
+        for one in pair.compared
+    )

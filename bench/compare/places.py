@@ -1,0 +1,125 @@
+"""Where a side is measured: a checkout, a virtual environment, or this checkout."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
+
+from bench.analysis.matching import Side
+from bench.common.errors import InputError, StoppedError
+from bench.launch.signals import Signals
+from bench.machine.conditions import MEASURING
+from bench.plan.cell import digest
+
+_ROOT: Final = Path(__file__).parents[2]
+_FIND: Final = """
+from importlib.metadata import distribution
+from importlib.util import find_spec
+distribution("minbert-bench")
+print(find_spec("bench").origin)
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A Python and the folder of the code that it runs, which measure one side."""
+
+    side: Side
+    python: str
+    root: Path
+
+    @classmethod
+    def of(cls, side: Side, place: Path | None) -> "Place":
+        """The place of a side.
+
+        Args:
+            place: a checkout, whose code runs with this Python, or a virtual environment in which
+                this project is installed; None: this checkout.
+
+        Raises:
+            InputError: if it is neither.
+        """
+        if place is None:
+            return cls(side, sys.executable, _ROOT)
+        python = place.absolute() / "bin" / "python"
+        if python.exists():
+            return cls(side, str(python), _installed(python, place))
+        if (place / "bench").is_dir():
+            return cls(side, sys.executable, place.resolve())
+        raise InputError(
+            f"{side}: {place} is neither a checkout, with a folder bench/, nor a virtual "
+            "environment, with bin/python"
+        )
+
+    def digest(self) -> str:
+        """Digest of the place, its code as it is now and its packages."""
+        files = [path for name in MEASURING for path in _files(self.root / name)]
+        texts = [(str(path), path.read_text("utf-8", "replace")) for path in sorted(files)]
+        packages = Path(self.python).parents[1].glob("lib/python*/site-packages/*.dist-info")
+        return digest([self.python, str(self.root), texts, sorted(p.name for p in packages)])
+
+    def grid(
+        self, arguments: Sequence[str], signals: Signals
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run bench.grid; a stop by the user is forwarded to it.
+
+        Raises:
+            InputError: if it refuses its input.
+            StoppedError: if the user stopped it.
+        """
+        paths = filter(None, (str(self.root), os.environ.get("PYTHONPATH")))
+        # without the current folder, which may hold other code
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+        argv = [self.python, "-m", "bench.grid", *arguments]
+        with (
+            TemporaryFile("w+", errors="replace") as out,
+            TemporaryFile("w+", errors="replace") as err,
+        ):
+            process = subprocess.Popen(
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0
+            )
+            try:
+                with signals.raising():
+                    code = process.wait()
+            except StoppedError:
+                forwarded = 0
+                while process.poll() is None:
+                    if forwarded < signals.stops:
+                        process.send_signal(signal.SIGINT)
+                        forwarded += 1
+                    time.sleep(0.1)
+                raise
+            out.seek(0)
+            err.seek(0)
+            done = subprocess.CompletedProcess(argv, code, out.read(), err.read())
+        if code == 2:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            raise InputError(
+                f"{self.side}: {(errors or [done.stderr])[-1].removeprefix('error: ')}"
+            )
+        if code == 130:
+            raise StoppedError
+        return done
+
+
+def _installed(python: Path, place: Path) -> Path:
+    """The folder with the code of this project in a virtual environment."""
+    done = subprocess.run(
+        [python, "-P", "-E", "-c", _FIND], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise InputError(
+            f"{place}: this project is not installed in that environment; install a checkout with "
+            f"{place / 'bin' / 'pip'} install -e CHECKOUT"
+        )
+    return Path(done.stdout.strip()).parents[1]
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return path.rglob("*.py") if path.is_dir() else [path] if path.exists() else []

@@ -1,0 +1,120 @@
+"""Runs the steps of an action of this repository as a runner would, as far as they are scripts."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+ACTION = ROOT / ".github" / "actions" / "compare" / "action.yml"
+GH = """#!/usr/bin/env bash
+# Stands in for GitHub's command: $GH holds the body of the one comment, and a log of calls.
+echo "$*" >> "$GH/calls"
+if [ -e "$GH/refuses" ]; then echo "HTTP 403: Resource not accessible" >&2; exit 1; fi
+for argument in "$@"; do
+  case "$argument" in
+    --paginate) if [ -e "$GH/body" ]; then echo 77; fi ;;
+    body=@*) cp "${argument#body=@}" "$GH/body" ;;
+  esac
+  if [ "${before:-}" = --body-file ]; then cp "$argument" "$GH/body"; fi
+  before=$argument
+done
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an action ended.
+
+    Attributes:
+        code: exit code of the last step that ran.
+        summary: the job's summary.
+        log: stdout and stderr of all steps.
+        outputs: of steps, by `ID.NAME`.
+    """
+
+    code: int
+    summary: str
+    log: str
+    outputs: Mapping[str, str]
+
+
+def run_action(
+    checkout: Path, folder: Path, inputs: Mapping[str, str], event: Mapping[str, Any]
+) -> Ended:
+    """Run the scripts of the action in a checkout, in order, until one fails.
+
+    Args:
+        folder: for the runner's files and, in `gh`, those of the stand-in for GitHub's command.
+        event: values of the context `github` by their paths.
+    """
+    action = yaml.safe_load(ACTION.read_text())
+    context = {f"github.{name}": str(value) for name, value in event.items()}
+    for name, about in action["inputs"].items():
+        context[f"inputs.{name}"] = inputs.get(name, about.get("default", ""))
+    runner, gh = folder / "runner", folder / "gh"
+    for place in (runner, gh / "bin"):
+        place.mkdir(parents=True, exist_ok=True)
+    (gh / "bin" / "gh").write_text(GH)
+    (gh / "bin" / "gh").chmod(0o755)
+    summary, output = runner / "summary.md", runner / "output"
+    summary.write_text("")
+    env = {
+        **os.environ,
+        "PATH": f"{gh / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "GH": str(gh),
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "GITHUB_OUTPUT": str(output),
+        "GITHUB_REPOSITORY": "owner/name",
+        "RUNNER_TEMP": str(runner),
+    }
+    code, log, outputs = 0, "", {}
+    for step in action["runs"]["steps"]:
+        if "run" not in step or not holds(step.get("if", "true"), context):
+            continue
+        assert step["shell"] == "bash"
+        output.write_text("")
+        values = {name: filled(text, context) for name, text in step.get("env", {}).items()}
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],  # noqa: S607
+            cwd=checkout,
+            env=env | values,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        code, log = done.returncode, log + done.stdout
+        if code != 0:
+            break
+        for line in output.read_text().splitlines():
+            name, _, value = line.partition("=")
+            outputs[f"{step['id']}.{name}"] = value
+            context[f"steps.{step['id']}.outputs.{name}"] = value
+    return Ended(code, summary.read_text(), log, outputs)
+
+
+def filled(text: str, context: Mapping[str, str]) -> str:
+    """A text with its expressions replaced: the first value of each that is not empty."""
+
+    def value(match: re.Match[str]) -> str:
+        terms = (term.strip() for term in match[1].split("||"))
+        values = (t[1:-1] if t.startswith("'") else context.get(t, "") for t in terms)
+        return next(filter(None, values), "")
+
+    return re.sub(r"\$\{\{(.*?)\}\}", value, text)
+
+
+def holds(condition: str, context: Mapping[str, str]) -> bool:
+    """Whether all terms of a condition hold: `name == 'text'`, or a value that is not empty."""
+    for term in condition.split("&&"):
+        name, is_equal, text = (part.strip() for part in term.partition("=="))
+        value = name if name == "true" else context.get(name, "")
+        if value != text.strip("'") if is_equal else not value:
+            return False
+    return True

@@ -1,0 +1,312 @@
+"""Two sides measured in alternation, with real processes whose `bench.grid` is a stand-in."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
+from bench.common.errors import InputError, StoppedError
+from bench.compare import places
+from bench.compare.__main__ import command
+from bench.compare.alternating import Alternation, Measured, is_undecided, tasks
+from bench.results.rowfile import read_rows
+from tests.bench.fake_grid import LOG, make_side
+from tests.bench.synthetic_rows import cell
+
+LORA = cell("lora", 8, "attn-only", "off")
+FULL = cell("full", None, None, "off")
+HEAD = cell("head", None, None, "off")
+STEADY = [10.0, 10.1, 9.9, 10.05, 9.95, 10.1, 9.9, 10.0]
+SLOWER = [1.5 * ms for ms in STEADY]
+WILD = [10.0, 17.0, 6.0, 15.0, 8.0, 12.0, 20.0, 7.0]
+
+
+def alternation(folder: Path, **other: Any) -> Alternation:
+    base_and_new = (folder / "BASE", folder / "NEW")
+    values = {"places": base_and_new, "grid": "some", "folder": folder / "runs", "rounds": 2}
+    return Alternation(**values | other)
+
+
+def log(folder: Path) -> list[list[str]]:
+    """Side, cell and repeat of each run."""
+    path = folder / LOG
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def sides(folder: Path, base: list[Any], new: list[Any], **behaviour: Any) -> None:
+    make_side(folder / "BASE", base)
+    make_side(folder / "NEW", new, **behaviour)
+
+
+def repeats(measured: Measured) -> dict[str, list[int]]:
+    """The repeats of each mode on NEW's side."""
+    by_mode: dict[str, list[int]] = {}
+    for row in read_rows(measured.new):
+        by_mode.setdefault(row.mode, []).append(row.repeat)
+    return by_mode
+
+
+def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path: Path) -> None:
+    cells = (LORA, FULL, HEAD)
+    sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
+    alternation(tmp_path, rounds=3).measure()
+    runs = log(tmp_path)
+    orders = []
+    for number, first in ((1, "BASE"), (2, "NEW"), (3, "BASE")):
+        of_round = [run for run in runs if run[2] == str(number)]
+        pairs = list(zip(of_round[::2], of_round[1::2], strict=True))
+        assert all(one[0] == first and other[0] != first for one, other in pairs)
+        assert all(one[1] == other[1] for one, other in pairs)
+        orders.append([one[1] for one, _ in pairs])
+    assert runs == sorted(runs, key=lambda run: run[2])
+    assert all(sorted(order) == sorted(orders[0]) and len(order) == 3 for order in orders)
+    assert len(set(map(tuple, orders))) > 1
+
+
+def test_what_is_decided_is_measured_no_further(tmp_path: Path) -> None:
+    base = [(LORA, STEADY), (FULL, STEADY), (HEAD, STEADY)]
+    new = [(LORA, SLOWER), (FULL, WILD), (HEAD, STEADY, "crashed")]
+    sides(tmp_path, base, new)
+    measured = alternation(tmp_path, rounds=5).measure()
+    done = repeats(measured)
+    assert done["full"] == [1, 2, 3, 4, 5]
+    assert done["head"] == [1, 2]
+    assert measured.looks == 4
+
+
+def test_it_ends_when_all_is_decided(tmp_path: Path) -> None:
+    sides(tmp_path, [(LORA, STEADY), (FULL, STEADY)], [(LORA, SLOWER), (FULL, STEADY)])
+    done = repeats(alternation(tmp_path, rounds=8).measure())
+    assert 2 <= len(done["lora"]) < 8
+    assert 2 <= len(done["full"]) < 8
+
+
+def test_the_same_command_goes_on(tmp_path: Path) -> None:
+    sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
+    first = alternation(tmp_path).measure()
+    assert len(log(tmp_path)) == 4
+    assert alternation(tmp_path).measure() == first
+    assert len(log(tmp_path)) == 4
+    assert alternation(tmp_path, rounds=3).measure().new == first.new
+    assert [run[2] for run in log(tmp_path)[4:]] == ["3", "3"]
+
+
+def test_results_of_other_code_do_not_count(tmp_path: Path) -> None:
+    sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
+    first = alternation(tmp_path).measure()
+    (tmp_path / "NEW" / "bench" / "__init__.py").write_text("CHANGED = True\n")
+    second = alternation(tmp_path).measure()
+    assert second.base != first.base
+    assert len(log(tmp_path)) == 8
+    assert [len(read_rows(path)) for path in (second.base, second.new)] == [2, 2]
+
+
+def test_code_that_changes_meanwhile_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
+    before = places.Place.grid
+
+    def change(self: places.Place, *arguments: Any) -> Any:
+        if "--repeats" in arguments[0]:
+            (tmp_path / "NEW" / "bench" / "__init__.py").write_text("CHANGED = True\n")
+        return before(self, *arguments)
+
+    monkeypatch.setattr(places.Place, "grid", change)
+    with pytest.raises(InputError, match="NEW: the code has changed"):
+        alternation(tmp_path).measure()
+
+
+def test_ctrl_c_ends_the_cell_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare", "--run", "a", "b", "--grid", "some one"])
+    sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)], slow=True)
+
+    def interrupt() -> None:
+        while len(log(tmp_path)) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(StoppedError):
+        alternation(tmp_path).measure()
+    thread.join()
+    err = capsys.readouterr().err
+    assert "to go on: python -m bench.compare --run a b --grid 'some one'" in err
+    [new] = (tmp_path / "runs").glob("*/new.csv")
+    assert [row.status for row in read_rows(new)] == ["interrupted"]
+    make_side(tmp_path / "NEW", [(FULL, STEADY)])
+    alternation(tmp_path).measure()
+    assert [run[0] for run in log(tmp_path)] == ["BASE", "NEW", "NEW", "NEW", "BASE"]
+
+
+def test_cells_of_one_side_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides(tmp_path, [(FULL, WILD), (HEAD, WILD)], [(FULL, WILD), (LORA, WILD)])
+    alternation(tmp_path, rounds=1).measure()
+    err = capsys.readouterr().err
+    assert f"only in BASE: {HEAD.name}\n" in err
+    assert f"only in NEW: {LORA.name}\n" in err
+    assert {run[1] for run in log(tmp_path)} == {FULL.name}
+
+
+def test_sides_of_one_checkout_by_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [(cell("full", None, None, amp), STEADY) for amp in ("off", "bf16")]
+    monkeypatch.setattr(places, "_ROOT", make_side(tmp_path / "HERE", cells))
+    terms = ("amp=off", "amp=bf16")
+    measured = alternation(tmp_path, places=(), terms=terms, rounds=1).measure()
+    assert [row.amp for row in read_rows(measured.base)] == ["off"]
+    assert [row.amp for row in read_rows(measured.new)] == ["bf16"]
+    assert measured.named == {"amp"}
+
+
+def test_a_virtual_environment_runs_its_own_code(tmp_path: Path) -> None:
+    make_side(tmp_path / "BASE", [(FULL, STEADY)])
+    env = tmp_path / "NEW"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True)
+    with pytest.raises(InputError, match="this project is not installed"):
+        alternation(tmp_path, rounds=1).measure()
+    [packages] = env.glob("lib/python*/site-packages")
+    make_side(packages, [(FULL, SLOWER)])
+    (packages / "minbert_bench-0.1.0.dist-info").mkdir()
+    (packages / "minbert_bench-0.1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: minbert-bench\nVersion: 0.1.0\n"
+    )
+    measured = alternation(tmp_path, rounds=1).measure()
+    assert [row.ms_per_1k_tokens for row in read_rows(measured.new)] == SLOWER[:1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"places": ()}, "takes two places"),
+        ({"places": (Path("BASE"),)}, "takes two places"),
+        ({"terms": ("amp=off", "amp=bf16")}, "takes two places"),
+        ({"places": (), "terms": ("amp=off", "")}, "--base together with --new"),
+        ({"places": (), "terms": ("amp=off", "epochs=2")}, "--new: 'epochs=2' is not AXIS"),
+        ({"places": (), "terms": ("amp=off", "amp=bf16"), "selection": "amp=off"}, "amp is named"),
+        ({"selection": "mode=none"}, "--select: mode can't be 'none'"),
+        ({"options": ["--runs=other.csv"]}, "--runs=other.csv can't be passed on"),
+        ({"selection": "mode=lora"}, "no cell in common"),
+        ({"places": (Path("BASE"), Path("nowhere"))}, "NEW: nowhere is neither a checkout"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)])
+    with pytest.raises(InputError, match=message) as error:
+        alternation(tmp_path, **change).measure()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Alternation, "measure", lambda self: asked.append(self) or sys.exit(3))
+    words = "--run a b --grid some --select mode=full --max-work 9% --rounds 4 -- --max-steps 3"
+    with pytest.raises(SystemExit):
+        command(words.split(), standalone_mode=False)
+    assert asked == [
+        Alternation(
+            places=(Path("a"), Path("b")),
+            grid="some",
+            selection="mode=full",
+            rounds=4,
+            folder=Path("runs/compare"),
+            options=["--max-steps", "3"],
+            limits=Limits(work=0.09),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--run a b", "--run needs --grid"),
+        ("a.csv b.csv --rounds 3", "--rounds goes with --run only"),
+        ("a.csv b.csv -- --max-steps 3", "-- goes with --run only"),
+    ],
+)
+def test_options_that_do_not_go_together(words: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        command(words.split(), standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ({"refuses": "--grid: no grid 'some'"}, r"NEW: --grid: no grid 'some'$"),
+        ({"silent": True}, "NEW: bench.grid ended with 1 and without a result: stopped: no space"),
+    ],
+)
+def test_a_grid_that_can_not_go_on_ends_it(
+    tmp_path: Path, behaviour: dict[str, Any], message: str
+) -> None:
+    sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)], **behaviour)
+    with pytest.raises(InputError, match=message):
+        alternation(tmp_path).measure()
+
+
+def plan(*cells: Any) -> list[dict[str, Any]]:
+    return [{**each.columns(), "name": each.name} for each in cells]
+
+
+def test_axes_that_only_one_side_has_may_differ() -> None:
+    both = [cell("lora", rank, "attn-only", "off") for rank in (1, 8)]
+    [task] = tasks({"BASE": plan(FULL), "NEW": plan(*both)}, {"mode"}, {"mode"})
+    assert task.runs["BASE"] == {"mode=full": {FULL.cell_id}}
+    assert set(task.runs["NEW"]) == {"mode=lora rank=1", "mode=lora rank=8"}
+    assert task.ids == {FULL.cell_id, *(each.cell_id for each in both)}
+
+
+def test_cells_that_differ_in_no_axis_are_measured_together() -> None:
+    other = cell("full", None, None, "off", weight_decay=0.1)
+    [task] = tasks(dict.fromkeys(("BASE", "NEW"), plan(FULL, other)), ())
+    assert task.runs["BASE"] == {"": {FULL.cell_id, other.cell_id}}
+
+
+def test_a_rate_of_the_head_selects_its_cells() -> None:
+    rates = {"learning_rate": None, "learning_rate_base": None}
+    heads = [
+        cell("head", None, None, "off", learning_rate_head=rate, **rates) for rate in (1e-3, 1e-5)
+    ]
+    found = tasks(dict.fromkeys(("BASE", "NEW"), plan(*heads)), ())
+    assert [list(task.runs["NEW"]) for task in found] == [
+        ["learning_rate=0.001"],
+        ["learning_rate=1e-05"],
+    ]
+
+
+UNDECIDED = Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("column", "verdict", "gates", "failing", "expected"),
+    [
+        ("ms_per_1k_tokens", UNDECIDED, True, "", True),
+        ("ms_per_1k_tokens", Verdict.REGRESSION, True, "", False),
+        ("ms_per_1k_tokens", UNDECIDED, False, "", False),
+        ("ms_per_1k_tokens", UNDECIDED, True, "ok, then crashed in 1 of 2 runs", False),
+        ("dev_score", UNDECIDED, True, "", False),
+    ],
+)
+def test_more_rounds_are_for_what_they_can_decide(
+    column: str, verdict: Verdict, gates: bool, failing: str, expected: bool
+) -> None:
+    [measure] = [one for one in MEASURES if one.column == column]
+    compared = Compared(measure, None, verdict, gates=gates)
+    unused: Any = None
+    assert is_undecided(Pair("", unused, unused, "", (compared,), failing=failing)) == expected

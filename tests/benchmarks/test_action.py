@@ -1,0 +1,54 @@
+"""The action in a clone of this repository, with cells that train."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.action import ROOT, Ended, run_action
+from tests.test_action import git
+
+GRID = """
+[settings]
+model = "bert-tiny"
+init = "random"
+epochs = 1
+max_steps = 8
+max_dev = 32
+
+[[cells]]
+mode = ["full"]
+"""
+INPUTS = {"grid": "tiny.toml", "rounds": "2", "max-slowdown": "900%", "max-memory": "5%"}
+BEFORE = "y = self.dense(y, self.activation)"
+AFTER = f"{BEFORE} + 0 * self.dense(y, self.activation).exp()"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clone whose last commit changes no code."""
+    folder = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)  # noqa: S607
+    (folder / "tiny.toml").write_text(GRID)
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "A grid of one cell")
+    return folder
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_a_change_is_compared_with_its_base(
+    benchmark: BenchmarkFixture, checkout: Path, tmp_path: Path, worse: bool
+) -> None:
+    if worse:  # more work, and more kept for the backward pass
+        encoder = checkout / "minbert" / "model" / "encoder.py"
+        assert BEFORE in encoder.read_text()
+        encoder.write_text(encoder.read_text().replace(BEFORE, AFTER))
+    event = {"event.pull_request.number": 5, "event.pull_request.base.sha": "HEAD~1"}
+    ended: Ended = benchmark.pedantic(
+        run_action, args=(checkout, tmp_path, INPUTS, event), rounds=1
+    )
+    body = (tmp_path / "gh" / "body").read_text()
+    assert ended.code == worse, ended.log
+    assert ("kept for backward" in body and "regression" in body) or not worse
+    assert ended.summary == body
