@@ -92,6 +92,7 @@ class Compared:
         needed: the number of runs, or seeds, of each side that would decide it four times out of
             five; None: it is decided, or no number would.
         significant: whether the interval excludes no change.
+        may_be_worse: whether a change for the worse beyond the limit is not excluded.
         base, new: the means of both sides; None over all settings.
     """
 
@@ -104,6 +105,7 @@ class Compared:
     runs: tuple[int, int] = (0, 0)
     needed: int | None = None
     significant: bool = False
+    may_be_worse: bool = True
     base: float | None = None
     new: float | None = None
 
@@ -365,9 +367,13 @@ def _missing(have: tuple[int, int]) -> str:
     return f"not measured in {' and '.join(missing)}" if missing else ""
 
 
-def _verdict(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
+def verdict_of(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
     """The verdict of an interval around 0, no change, in which more is worse, and whether it
-    excludes no change."""
+    excludes no change.
+
+    Args:
+        limit: the minimum effect, a positive difference.
+    """
     significant = not low <= 0 <= high
     if low > limit:
         return Verdict.REGRESSION, significant
@@ -420,9 +426,11 @@ def _judged(
     one: Compared, interval: Interval, ends: tuple[float, float], gates: bool, needed: int | None
 ) -> Compared:
     """A cost with its verdict, from both ends of the interval of its log ratio."""
-    verdict, significant = _verdict(*ends, math.log1p(one.limit or 0.0))
+    limit = math.log1p(one.limit or 0.0)
+    verdict, significant = verdict_of(*ends, limit)
     return replace(
         one, interval=interval, verdict=verdict, gates=gates, significant=significant,
+        may_be_worse=ends[1] > limit,
         why="" if gates else _NOT_ALTERNATED,
         needed=needed if gates and verdict is Verdict.UNDECIDED else None,
     )  # fmt: skip
@@ -462,7 +470,7 @@ def _score_result(
     limit = score_limit(limits.score_drop, pair.metric, pair.base)
     interval = pair.interval(level)
     low, high = sorted(-pair.metric.gain(end) for end in interval.ends() or ())
-    verdict, significant = _verdict(low, high, limit)
+    verdict, significant = verdict_of(low, high, limit)
     why = ""
     if pair.is_single:
         verdict, why = Verdict.UNDECIDED, _ONE_SEED
@@ -473,7 +481,7 @@ def _score_result(
         why = _NO_SEEDS
     return Compared(
         measure, interval, verdict, limit, not pair.is_single, why, pair.seeds, needed,
-        significant, pair.base, pair.new,
+        significant, pair.is_single or high > limit, pair.base, pair.new,
     )  # fmt: skip
 
 

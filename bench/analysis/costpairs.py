@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.matching import Machine, Match, machine_of
 from bench.analysis.setting import BETWEEN_PROCESSES, Setting, place_of_run
-from bench.plan.rows import Row
+from bench.plan.rows import TIMING_FLAGS, Row
 from bench.stats.comparing import Estimates, Floats, Ints, sample_means, unpaired
 from bench.stats.intervals import Interval
 
@@ -22,6 +22,9 @@ CONSTANTS: Final = {
 """The std of the logarithm of a cost between processes that run the same cell, and between those of
 other seeds, used where there are no repeats to measure it. The seed determines the order of batches
 and with it the peak. docs/comparing.md says how they were measured."""
+
+_TIMES: Final = ("ms_per_1k_tokens",)
+_SOUND: Final = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +152,8 @@ def runs_of(
 ) -> Runs:
     """The runs of matched settings, with their costs in some columns.
 
+    Times that a flag puts in doubt don't count where at least two pairs have none.
+
     Args:
         only: a machine of each side, where they are compared by one; None: all rows.
     """
@@ -181,6 +186,15 @@ def runs_of(
         figures.append(np.where(values > 0, values, np.nan))
     indices = [np.array(values, dtype=np.int64) for values in (*of, *pairs)]
     of_base, of_new, *pairs_of = indices
+    doubtful = [
+        np.array([not set(TIMING_FLAGS).isdisjoint(row.flag_names) for row in rows], dtype=bool)
+        for rows in sides
+    ]
+    is_sound = ~(doubtful[0][pairs_of[0]] | doubtful[1][pairs_of[1]])
+    has_sound = np.bincount(of_base[pairs_of[0][is_sound]], minlength=len(matches)) >= _SOUND
+    times = np.array([columns.index(name) for name in _TIMES if name in columns], dtype=np.int64)
+    for values, is_doubtful, setting in zip(figures, doubtful, (of_base, of_new), strict=True):
+        values[np.ix_(np.flatnonzero(is_doubtful & has_sound[setting]), times)] = np.nan
     return Runs(
         columns,
         len(matches),

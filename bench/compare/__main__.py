@@ -30,7 +30,7 @@ Examples:
   python -m bench.compare --run ../before . --grid docs/steps.toml
   python -m bench.compare --run --grid quick --base "amp=off" --new "amp=bf16" -- --max-steps 50
 """
-_ROUNDS: Final = 8
+_ROUNDS: Final = 12
 
 
 class _Command(click.Command):
@@ -69,7 +69,10 @@ class _Command(click.Command):
     "--max-score-drop", metavar="SIZE", default="0.5pt", show_default=True,
     help="How much worse its scores may be: 0.5pt is half a hundredth, 2% a share of BASE's.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help="Exit with 1 also where too few repeats decide.")
+@click.option(
+    "--strict", is_flag=True,
+    help="Exit with 1 also where repeats are too few to exclude a regression.",
+)  # fmt: skip
 @click.option(
     "--metric", type=click.Choice(list(METRICS)), metavar="NAME",
     help="Compare this metric, computed from kept predictions. Each row's own by default.",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,8 +31,8 @@ from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 
 FOLDER: Final = Path("runs/compare")
-FIRST_LOOK: Final = 2
-"""The first round after which the sides are compared: times of one round decide nothing."""
+_LOOKS: Final = 3
+"""How often at most what varies is looked at: more looks cost more of the 5% than they save."""
 _OWN: Final = (
     "--grid", "--select", "--repeats", "--runs", "--reports", "--dry-run", "--json", "--lr",
     "--rerun", "--budget",
@@ -212,7 +213,7 @@ class Alternation:
         return ["--grid", self.grid, *(["--select", selection] if selection else []), *self.options]
 
     def _run(self, folder: "_Folder", to_do: list[Task], signals: Signals) -> Measured:
-        looks = max(1, self.rounds - FIRST_LOOK + 1)
+        looks = sorted({max(2, ceil(self.rounds * i / _LOOKS)) for i in range(1, _LOOKS + 1)})
         count = len(to_do)
         for number in range(1, self.rounds + 1):
             to_do.sort(key=lambda task: digest([number, task.name, sorted(task.ids)]))
@@ -228,12 +229,11 @@ class Alternation:
                     of = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
                     show(done, f"{of}: {task.name}, {side}")
                     folder.run(side, text, ids, number, signals)
-            if number >= FIRST_LOOK:
-                undecided = folder.undecided(number, looks)
-                to_do = [task for task in to_do if task.ids & undecided]
+            undecided = folder.undecided(number, looks)
+            to_do = [task for task in to_do if task.ids & undecided]
             if not to_do:
                 break
-        return Measured(folder.csv("BASE"), folder.csv("NEW"), folder.named, looks)
+        return Measured(folder.csv("BASE"), folder.csv("NEW"), folder.named, len(looks))
 
 
 @dataclass(frozen=True)
@@ -280,8 +280,13 @@ class _Folder:
         ended = {r.cell_id for r in rows if r.repeat == repeat and r.status != "interrupted"}
         return set(ids) - ended
 
-    def undecided(self, rounds: int, looks: int) -> set[str]:
-        """The ids of cells of settings that are not decided by the first rounds."""
+    def undecided(self, rounds: int, looks: Sequence[int]) -> set[str]:
+        """The ids of cells of settings that are not decided by the first rounds.
+
+        Args:
+            looks: the rounds after which what varies is looked at, and not only counts and cells
+                that fail.
+        """
         sides = [read_results([self.csv(side)], None) for side in SIDES]
         base, new = ([r for r in side.rows if r.repeat <= rounds] for side in sides)
         comparison = compare(
@@ -290,16 +295,28 @@ class _Folder:
             self.alternation.limits,
             named=self.named,
             values_of=(values_from(sides[0].predictions_of), values_from(sides[1].predictions_of)),
-            looks=looks,
+            looks=len(looks),
         )
-        pairs = [pair for pair in comparison.pairs if is_undecided(pair)]
+        is_look = rounds in looks
+        pairs = [pair for pair in comparison.pairs if is_undecided(pair, is_look)]
         return {row.cell_id for pair in pairs for row in (*pair.base.rows, *pair.new.rows)}
 
 
-def is_undecided(pair: Pair) -> bool:
-    """Whether more rounds may decide a pair of settings: they add nothing to scores, since repeats
-    of a seed are the same training."""
-    return not pair.failing and any(
-        one.gates and one.measure.kind != "score" and one.verdict is Verdict.UNDECIDED
-        for one in pair.compared
+def is_undecided(pair: Pair, is_look: bool) -> bool:
+    """Whether more rounds may show a setting to be worse, or not to be.
+
+    They add nothing to scores, since repeats of a seed are the same training, and nothing where a
+    cell newly fails or counts of work are a regression.
+
+    Args:
+        is_look: whether it can be decided by what varies.
+    """
+    costs = [one for one in pair.compared if one.gates and one.measure.kind != "score"]
+    exact = [one for one in costs if one.measure.exact]
+    if pair.failing or any(one.verdict is Verdict.REGRESSION for one in exact):
+        return False
+    return any(
+        not is_look or (one.verdict is Verdict.UNDECIDED and one.may_be_worse)
+        for one in costs
+        if not one.measure.exact
     )

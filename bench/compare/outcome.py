@@ -42,10 +42,13 @@ class Outcome:
 
     @cached_property
     def exit_code(self) -> int:
-        """1 for a regression, a newly failing cell or, if strict, an undecided result; else 0."""
+        """1 for a regression, a newly failing cell or, if strict, what may be one; else 0."""
         compared = self.comparison
-        fails = compared.regressions or compared.failing or (self.strict and compared.undecided)
-        return int(bool(fails))
+        is_open = self.strict and any(
+            one.may_be_worse and one.verdict in (Verdict.UNDECIDED, Verdict.REGRESSION)
+            for _, one in compared.results
+        )
+        return int(bool(compared.regressions or compared.failing or is_open))
 
 
 def is_compared(comparison: Comparison) -> bool:

@@ -77,8 +77,8 @@ def test_what_is_decided_is_measured_no_further(tmp_path: Path) -> None:
     measured = alternation(tmp_path, rounds=5).measure()
     done = repeats(measured)
     assert done["full"] == [1, 2, 3, 4, 5]
-    assert done["head"] == [1, 2]
-    assert measured.looks == 4
+    assert done["head"] == [1]
+    assert measured.looks == 3
 
 
 def test_it_ends_when_all_is_decided(tmp_path: Path) -> None:
@@ -294,19 +294,34 @@ UNDECIDED = Verdict.UNDECIDED
 
 
 @pytest.mark.parametrize(
-    ("column", "verdict", "gates", "failing", "expected"),
+    ("column", "verdict", "may_be_worse", "failing", "at_look", "otherwise"),
     [
-        ("ms_per_1k_tokens", UNDECIDED, True, "", True),
-        ("ms_per_1k_tokens", Verdict.REGRESSION, True, "", False),
-        ("ms_per_1k_tokens", UNDECIDED, False, "", False),
-        ("ms_per_1k_tokens", UNDECIDED, True, "ok, then crashed in 1 of 2 runs", False),
-        ("dev_score", UNDECIDED, True, "", False),
+        ("ms_per_1k_tokens", UNDECIDED, True, "", True, True),
+        ("ms_per_1k_tokens", UNDECIDED, False, "", False, True),
+        ("ms_per_1k_tokens", Verdict.REGRESSION, True, "", False, True),
+        ("ms_per_1k_tokens", UNDECIDED, True, "ok, then crashed in 1 of 2 runs", False, False),
+        ("step_gflop", Verdict.REGRESSION, True, "", False, False),
+        ("dev_score", UNDECIDED, True, "", False, False),
     ],
 )
 def test_more_rounds_are_for_what_they_can_decide(
-    column: str, verdict: Verdict, gates: bool, failing: str, expected: bool
+    column: str,
+    verdict: Verdict,
+    may_be_worse: bool,
+    failing: str,
+    at_look: bool,
+    otherwise: bool,
 ) -> None:
     [measure] = [one for one in MEASURES if one.column == column]
-    compared = Compared(measure, None, verdict, gates=gates)
+    compared = Compared(measure, None, verdict, gates=True, may_be_worse=may_be_worse)
     unused: Any = None
-    assert is_undecided(Pair("", unused, unused, "", (compared,), failing=failing)) == expected
+    pair = Pair("", unused, unused, "", (compared,), failing=failing)
+    assert is_undecided(pair, is_look=True) == at_look
+    assert is_undecided(pair, is_look=False) == otherwise
+
+
+def test_what_does_not_gate_keeps_nothing_undecided() -> None:
+    [measure] = [one for one in MEASURES if one.column == "ms_per_1k_tokens"]
+    unused: Any = None
+    pair = Pair("", unused, unused, "", (Compared(measure, None, UNDECIDED, gates=False),))
+    assert not is_undecided(pair, is_look=True)
