@@ -7,6 +7,7 @@ sum of squares falls most, and cost-complexity pruning keeps the splits that are
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from math import sqrt
 from typing import Final
 
@@ -18,8 +19,8 @@ Matrix = NDArray[np.float64]
 SHORTEST: Final = 3
 """The fewest runs before and after a change point."""
 LEVEL: Final = 0.03
-"""The simulated probability of any change point in pure noise, over all series of all families; with
-noise of other shapes it stays below 5%."""
+"""The simulated probability of any change point in pure noise, over all series and families. For
+noise of other shapes than the simulated one it stays below 5%."""
 _DRAWS: Final = 4000
 """Simulated families of pure noise behind a penalty."""
 _UNEQUAL: Final = 0.5
@@ -76,9 +77,9 @@ def threshold(series: int, runs: int, families: int = 1) -> float:
     return float(np.quantile(highest, 1 - LEVEL / families))
 
 
-def segment_means(values: Sequence[float], starts: Sequence[int]) -> list[float]:
-    """The means between change points."""
-    return [float(np.mean(part)) for part in np.split(np.asarray(values, dtype=float), starts)]
+def segment_medians(values: Sequence[float], starts: Sequence[int]) -> list[float]:
+    """The medians between change points, which short excursions don't move."""
+    return [float(np.median(part)) for part in np.split(np.asarray(values, dtype=float), starts)]
 
 
 def _variances(values: Matrix) -> Matrix:
@@ -102,18 +103,23 @@ def _best_gains(values: Matrix) -> Matrix:
 
 
 def _split(values: Sequence[float], penalty: float) -> list[int]:
+    """The starts of segments, without the first and those of excursions shorter than `SHORTEST`.
+
+    The tree may make shorter segments, or it would take part of an excursion for a change, at a
+    wrong place.
+    """
     from sklearn.tree import DecisionTreeRegressor  # imported late, for it is slow
 
     places = np.arange(len(values))[:, None]
-    tree = DecisionTreeRegressor(min_samples_leaf=SHORTEST, ccp_alpha=penalty / len(values))
-    leaves = tree.fit(places, values).apply(places)
-    return [int(place) + 1 for place in np.flatnonzero(np.diff(leaves))]
+    tree = DecisionTreeRegressor(ccp_alpha=penalty / len(values)).fit(places, values)
+    edges = [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(tree.apply(places)))), len(values)]
+    return [start for start, end in pairwise(edges) if end - start >= SHORTEST][1:]
 
 
 def _wide(values: Sequence[float], starts: list[int], limit: float) -> list[int]:
     """The change points without the smallest, until all steps reach the limit."""
     while starts:
-        sizes = np.abs(np.diff(segment_means(values, starts)))
+        sizes = np.abs(np.diff(segment_medians(values, starts)))
         smallest = int(np.argmin(sizes))
         if sizes[smallest] >= limit:
             break
