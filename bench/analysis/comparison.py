@@ -1,19 +1,45 @@
 """Two sets of rows, BASE and NEW, compared setting by setting and over all settings."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Literal
+from typing import Any, Final, Literal
 
-from bench.analysis.machines import Machines
-from bench.analysis.setting import Setting
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.analysis.constraints import parse_margin
+from bench.analysis.costpairs import CONSTANTS, alternated, ratio_intervals, runs_of
+from bench.analysis.machines import Machines, machines_of, settings, versions_of
+from bench.analysis.matching import (
+    Match,
+    Side,
+    distinct_labels,
+    machine_name,
+    machine_of,
+    matching,
+    text_of,
+)
+from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pair
+from bench.analysis.setting import BETWEEN_PROCESSES, Setting, place_of_run
+from bench.plan.metrics import Metric
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
+from bench.stats.comparing import (
+    Estimates,
+    Floats,
+    Ints,
+    mean_of_settings,
+    needed_repeats,
+    nominal_level,
+    quantile,
+)
 from bench.stats.intervals import Interval
 
 Kind = Literal["count", "memory", "time", "score"]
-Side = Literal["BASE", "NEW"]
 
 
 class Verdict(StrEnum):
@@ -163,6 +189,46 @@ class Comparison:
         return [pair for pair in self.pairs if pair.passing]
 
 
+MEASURES: Final = (
+    Measure("step_gflop", "FLOPs of a step", "count", exact=True),
+    Measure("step_operators", "operators of a step", "count", exact=True),
+    Measure("step_moved_mib", "memory traffic of a step", "count", exact=True),
+    Measure("activations_mib", "kept for backward", "memory", exact=True),
+    Measure("peak_rss_mib", "peak memory", "memory"),
+    Measure("peak_cuda_allocated_mib", "peak memory", "memory"),
+    Measure("dev_score", "dev score", "score"),
+    Measure("ms_per_1k_tokens", "time", "time"),
+)
+"""The measures, in order: those that hardly vary first."""
+
+FAMILY: Final = 0.05
+"""The probability that any interval misses its true value."""
+_NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
+_FAILED: Final = ("oom", "crashed", "timeout", "invalid")
+
+
+@dataclass(frozen=True, eq=False)
+class _Cost:
+    """A cost of K matched settings: log ratios, of exact ones with the range of their pairs.
+
+    Attributes:
+        why: why it is not compared; empty: it is; None: it does not apply.
+    """
+
+    measure: Measure
+    estimates: Estimates
+    ranges: tuple[Floats, Floats] | None
+    why: list[str | None]
+    runs: list[tuple[int, int]]
+    means: list[tuple[float, float]]
+    limit: float
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """By setting, whether it is compared."""
+        return np.array([why == "" for why in self.why], dtype=bool)
+
+
 def compare(
     base: Sequence[Row],
     new: Sequence[Row],
@@ -178,5 +244,327 @@ def compare(
         named: columns that filters name, in which matching settings may differ.
         values_of: the numbers of dev examples of BASE and of NEW.
         looks: how often at most the comparison is made while rows are still being added.
+
+    Raises:
+        InputError: if the limit of scores is none, or not one of the metric.
     """
-    raise NotImplementedError
+    matched = matching(base, new, named, values_of)
+    matches = matched.matches
+    labels = distinct_labels([(match.label, match.new.rows[0]) for match in matches])
+    costs = _costs(matches, limits)
+    scores = [score_pair(match.base, match.new) for match in matches]
+    alternate = np.array([alternated(match.base, match.new) for match in matches], dtype=bool)
+    varying = [cost for cost in costs if not cost.measure.exact and cost.known.any()]
+    known_scores = [pair for pair in scores if isinstance(pair, ScorePair)]
+    number = sum(int(cost.known.sum()) for cost in varying) + len(known_scores)
+    measures = len(varying) + bool(known_scores)
+    share = FAMILY / 2 if len(matches) > 1 else FAMILY
+    level = nominal_level(share / max(number, 1), looks)
+    overall_level = nominal_level(FAMILY / 2 / max(measures, 1), looks)
+
+    results: list[list[Compared]] = [[] for _ in matches]
+    overall = []
+    shared = _places(match.base for match in matches)
+    for measure in MEASURES:
+        if measure.kind == "score":
+            for result, pair in zip(results, scores, strict=True):
+                result.append(_score_result(measure, pair, limits, level))
+            if len(matches) > 1 and known_scores:
+                overall.append(_overall_score(measure, matches, scores, limits, overall_level))
+        for cost in costs:
+            if cost.measure is measure:
+                for result, one in zip(results, _cost_results(cost, alternate, level), strict=True):
+                    if one is not None:
+                        result.append(one)
+                if cost.known.sum() > 1:
+                    overall.append(_overall_cost(cost, alternate, shared, overall_level))
+    pairs = tuple(
+        Pair(
+            label, match.base, match.new,
+            "" if match.machine is None else machine_name(match.machine), tuple(result),
+            failing=_failing(match.base, match.new),
+            passing=_failing(match.new, match.base, now=True),
+        )
+        for match, label, result in zip(matches, labels, results, strict=True)
+    )  # fmt: skip
+    unmatched_labels = distinct_labels([(s.label, s.rows[0]) for _, s, _ in matched.unmatched])
+    return Comparison(
+        pairs,
+        tuple(overall),
+        tuple(
+            Unmatched(side, label, why, len(setting.rows))
+            for (side, setting, why), label in zip(matched.unmatched, unmatched_labels, strict=True)
+        ),
+        _differs(matched.rows, named),
+        machines_of(matches, labels),
+        _family(number, level, measures if overall else 0, overall_level, looks),
+    )
+
+
+def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
+    """The costs that were measured on either side of any match."""
+    limit = {"count": limits.work, "memory": limits.memory, "time": limits.slowdown}
+    measures = [m for m in MEASURES if m.kind != "score" and m.column in Row.__dataclass_fields__]
+    runs = runs_of(matches, tuple(measure.column for measure in measures))
+    reasons = [_why_not(match) for match in matches]
+    on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in settings(m)) for m in matches]
+    costs = []
+    for measure in measures:
+        numbers = _pairs(runs.column(measure.column).numbers())
+        applies = [
+            any(have) and not (gpu and measure.column == "peak_rss_mib")
+            for have, gpu in zip(numbers, on_gpu, strict=True)
+        ]
+        if not any(applies):
+            continue
+        why = [
+            (reason or _missing(have)) if is_measured else None
+            for is_measured, reason, have in zip(applies, reasons, numbers, strict=True)
+        ]
+        column = runs.column(measure.column, np.array([one == "" for one in why], dtype=bool))
+        costs.append(
+            _Cost(
+                measure,
+                column.log_ratios(CONSTANTS.get(measure.column, (0.0, 0.0))),
+                column.ranges() if measure.exact else None,
+                why,
+                numbers,
+                _pairs(runs.column(measure.column).means()),
+                limit[measure.kind],
+            )
+        )
+    return costs
+
+
+def _pairs(sides: tuple[NDArray[Any], NDArray[Any]]) -> list[tuple[Any, Any]]:
+    return list(zip(*(side.tolist() for side in sides), strict=True))
+
+
+def _why_not(match: Match) -> str:
+    """Why no cost of a match can be compared; empty: they can."""
+    if match.machine is None:
+        return "measured on other machines"
+    versions = sorted(versions_of(match))
+    if len(versions) > 1:
+        return f"measured in other ways: measurement_version {' and '.join(map(str, versions))}"
+    return ""
+
+
+def _missing(have: tuple[int, int]) -> str:
+    """The sides that lack a cost; empty: both have it."""
+    missing = [name for name, number in zip(("BASE", "NEW"), have, strict=True) if not number]
+    return f"not measured in {' and '.join(missing)}" if missing else ""
+
+
+def _verdict(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
+    """The verdict of an interval around 0, no change, in which more is worse, and whether it
+    excludes no change."""
+    significant = not low <= 0 <= high
+    if low > limit:
+        return Verdict.REGRESSION, significant
+    if high < -limit:
+        return Verdict.IMPROVEMENT, significant
+    if -limit <= low and high <= limit:
+        return Verdict.SMALL if significant else Verdict.SAME, significant
+    return Verdict.UNDECIDED, significant
+
+
+def _cost_results(cost: _Cost, alternate: NDArray[np.bool_], level: float) -> list[Compared | None]:
+    """A cost by setting; None where it does not apply."""
+    if cost.ranges is None:
+        half, gates = _half_widths(cost, cost.estimates, alternate, level)
+        ends = cost.estimates.value - half, cost.estimates.value + half
+        needed = needed_repeats(cost.estimates, math.log1p(cost.limit), level)
+    else:
+        ends, gates = cost.ranges, np.ones(len(alternate), dtype=bool)
+        needed = [None] * len(alternate)
+    ratios = ratio_intervals(cost.estimates.value, *ends)
+    results: list[Compared | None] = []
+    for i, (why, interval) in enumerate(zip(cost.why, ratios, strict=True)):
+        if why is None:
+            results.append(None)
+            continue
+        base, new = (None if math.isnan(mean) else mean for mean in cost.means[i])
+        one = Compared(cost.measure, None, Verdict.NOT_COMPARED, cost.limit, why=why,
+                       runs=cost.runs[i], base=base, new=new)  # fmt: skip
+        if not why and interval is not None:
+            one = _judged(one, interval, (ends[0][i], ends[1][i]), bool(gates[i]), needed[i])
+        results.append(one)
+    return results
+
+
+def _half_widths(
+    cost: _Cost, estimates: Estimates, alternate: NDArray[np.bool_], level: float
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Half the intervals of log ratios, and whether they gate.
+
+    Times that were not measured in alternation have the drift between sessions as well, and don't.
+    """
+    half = estimates.half_width(level)
+    if cost.measure.kind != "time":
+        return half, np.ones(len(half), dtype=bool)
+    drift = float(quantile(level, math.inf)) * math.sqrt(2) * BETWEEN_PROCESSES
+    return np.where(alternate, half, np.hypot(half, drift)), alternate
+
+
+def _judged(
+    one: Compared, interval: Interval, ends: tuple[float, float], gates: bool, needed: int | None
+) -> Compared:
+    """A cost with its verdict, from both ends of the interval of its log ratio."""
+    verdict, significant = _verdict(*ends, math.log1p(one.limit or 0.0))
+    return replace(
+        one, interval=interval, verdict=verdict, gates=gates, significant=significant,
+        why="" if gates else _NOT_ALTERNATED,
+        needed=needed if gates and verdict is Verdict.UNDECIDED else None,
+    )  # fmt: skip
+
+
+def _overall_cost(
+    cost: _Cost, alternate: NDArray[np.bool_], shared: Ints, level: float
+) -> Compared:
+    """A cost over all settings that are compared in it."""
+    known = cost.known
+    runs = np.array(cost.runs)[known].sum(axis=0).tolist()
+    mean = mean_of_settings(cost.estimates.part(known), shared[known])
+    if cost.ranges is None:
+        half, gates = _half_widths(cost, mean, np.array([alternate[known].all()]), level)
+        ends = mean.value - half, mean.value + half
+    else:
+        ends = tuple(end[known].mean(keepdims=True) for end in cost.ranges)
+        gates = np.ones(1, dtype=bool)
+    needed = needed_repeats(mean, math.log1p(cost.limit), level)[0]
+    one = Compared(cost.measure, None, Verdict.NOT_COMPARED, cost.limit, runs=(runs[0], runs[1]))
+    for interval in filter(None, ratio_intervals(mean.value, *ends)):
+        one = _judged(one, interval, (ends[0][0], ends[1][0]), bool(gates[0]), needed)
+    return one
+
+
+def _score_result(
+    measure: Measure, pair: ScorePair | str, limits: Limits, level: float
+) -> Compared:
+    if isinstance(pair, str):
+        return Compared(measure, None, Verdict.NOT_COMPARED, why=pair)
+    limit = score_limit(limits.score_drop, pair.metric, pair.base)
+    interval = pair.interval(level)
+    low, high = sorted(-pair.metric.gain(end) for end in interval.ends() or ())
+    verdict, significant = _verdict(low, high, limit)
+    why = ""
+    if pair.is_single:
+        verdict, why = (
+            Verdict.UNDECIDED,
+            "one training each; several seeds on both sides are needed",
+        )
+    if not math.isfinite(high - low):
+        interval = Interval(pair.value)
+    undecided = verdict is Verdict.UNDECIDED
+    return Compared(
+        measure, interval, verdict, limit, not pair.is_single, why, pair.seeds,
+        pair.needed(limit, level) if undecided else None, significant, pair.base, pair.new,
+    )  # fmt: skip
+
+
+def score_limit(text: str, metric: Metric, base: float) -> float:
+    """The limit of a drop in score, as a positive difference.
+
+    Points of a metric in the unit of the labels are percent of BASE's score.
+
+    Raises:
+        InputError: if the text is no such limit.
+    """
+    if not metric.bounded and text.strip().endswith("pt"):
+        text = text.strip().removesuffix("pt") + "%"
+    return parse_margin(text, metric, base, "--max-score-drop")
+
+
+def _overall_score(
+    measure: Measure,
+    matches: Sequence[Match],
+    scores: Sequence[ScorePair | str],
+    limits: Limits,
+    level: float,
+) -> Compared:
+    """The mean difference of scores over the settings with several seeds."""
+    several = [
+        (match.base.rows[0].data_digest, pair)
+        for match, pair in zip(matches, scores, strict=True)
+        if isinstance(pair, ScorePair) and len(pair.differences) > 1
+    ]
+    if not several:
+        why = "no setting has two seeds in common"
+        return Compared(measure, None, Verdict.NOT_COMPARED, why=why)
+    return replace(
+        _score_result(measure, mean_of_pairs(several), limits, level), base=None, new=None
+    )
+
+
+def _failing(before: Setting, after: Setting, now: bool = False) -> str:
+    """How cells of one setting fail that were ok in another; empty: none does.
+
+    Args:
+        now: the other way round, as cells of `after` that failed and are ok in `before`.
+    """
+    ok = {place_of_run(row) for row in before.ok}
+    others = {place_of_run(row) for row in before.rows if row.status in _FAILED}
+    ended = [row for row in after.rows if row.is_ok or row.status in _FAILED]
+    failed = [
+        row
+        for row in ended
+        if not row.is_ok
+        and (place_of_run(row) in ok or (ok and not others and place_of_run(row) not in ok))
+    ]
+    texts = []
+    if failed:
+        by_status = Counter(str(row.status) for row in failed)
+        counts = " and ".join(f"{status} in {number}" for status, number in by_status.items())
+        counts += f" of {len(ended)} run{'s' if len(ended) != 1 else ''}"
+        message = next((row.message for row in failed if row.message), "")
+        texts.append(f"{counts}, then ok" if now else f"ok, then {counts}")
+        texts[-1] += f": {message}" if message else ""
+    if before.ok and after.ok and before.learned and not after.learned:
+        texts.append("not_learned, then learned" if now else "learned, then flagged not_learned")
+    return "; ".join(texts)
+
+
+def _places(members: Iterable[Setting]) -> Ints:
+    """A number for each setting, equal for one and the same."""
+    numbers: dict[int, int] = {}
+    return np.array([numbers.setdefault(id(one), len(numbers)) for one in members], dtype=np.int64)
+
+
+_CONDITIONS: Final = (
+    "device", "device_name", "machine", "threads", "torch_version", "cuda_version", "tf32",
+    "environment", "measurement_version", "code_version",
+)  # fmt: skip
+_MOST_VALUES: Final = 4
+
+
+def _differs(
+    rows: tuple[Sequence[Row], Sequence[Row]], names: Collection[str]
+) -> tuple[tuple[str, str, str], ...]:
+    """Conditions, and columns that filters name, with values that differ between the sides."""
+    columns = [*(n for n in names if n in Row.__dataclass_fields__ and n not in _CONDITIONS),
+               *_CONDITIONS]  # fmt: skip
+    result = []
+    for name in columns:
+        sides = [list(dict.fromkeys(row[name] for row in side)) for side in rows]
+        if set(sides[0]) != set(sides[1]):
+            texts = [", ".join(map(text_of, side[:_MOST_VALUES])) for side in sides]
+            more = [len(side) - _MOST_VALUES for side in sides]
+            texts = [f"{t} and {m} more" if m > 0 else t for t, m in zip(texts, more, strict=True)]
+            result.append((name, texts[0], texts[1]))
+    return tuple(result)
+
+
+def _family(number: int, level: float, measures: int, overall_level: float, looks: int) -> str:
+    """A sentence on the number of comparisons and their level."""
+    if not number:
+        return "Nothing was compared whose repeats vary."
+    text = (
+        f"All intervals hold at once with {1 - FAMILY:.0%} probability (Bonferroni): "
+        f"{number:,} of single settings, each at a level of {100 * (1 - level):.4g}%"
+    )
+    if measures:
+        text += f", and {measures} over all settings, each at {100 * (1 - overall_level):.4g}%"
+    if looks > 1:
+        text += f"; these are the levels of each of {looks} looks (Pocock's boundary)"
+    return text + "."

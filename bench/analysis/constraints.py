@@ -89,7 +89,9 @@ def _limit(name: str, operator: str, number: str, unit: str) -> Limit:
     return Limit(cast(Any, name), operator == "<=", value, text)
 
 
-def parse_margin(text: str, metric: Metric, reference: float | None) -> float:
+def parse_margin(
+    text: str, metric: Metric, reference: float | None, option: str = "--margin"
+) -> float:
     """A margin such as `1pt`, `5%` or `0.1`, as a positive difference of scores.
 
     Points are hundredths of a bounded metric, percent are of the score of full fine-tuning in fp32,
@@ -97,6 +99,7 @@ def parse_margin(text: str, metric: Metric, reference: float | None) -> float:
 
     Args:
         reference: that score, if it was measured.
+        option: the option that gave it.
 
     Raises:
         InputError: if it is no such margin, or the metric or the rows have no such unit.
@@ -107,18 +110,18 @@ def parse_margin(text: str, metric: Metric, reference: float | None) -> float:
     except ValueError:
         number = -1.0
     if match is None or not _LEAST <= number < float("inf"):
-        raise InputError(f"--margin: {text!r} is not a positive margin such as 1pt, 5% or 0.1")
+        raise InputError(f"{option}: {text!r} is not a positive margin such as 1pt, 5% or 0.1")
     if match[2] == "pt":
         if not metric.bounded:
             raise InputError(
-                f"--margin: {text!r}: {metric.label} has no points; give a share such as 5%, or a "
+                f"{option}: {text!r}: {metric.label} has no points; give a share such as 5%, or a "
                 "number in its unit"
             )
         return number / 100
     if match[2] == "%":
         if reference is None:
             raise InputError(
-                f"--margin: {text!r} is a share of the score of full fine-tuning in fp32, which "
+                f"{option}: {text!r} is a share of the score of full fine-tuning in fp32, which "
                 'was not measured; give points, or run bench.grid with --select "mode=full amp=off"'
             )
         return number / 100 * abs(reference)

@@ -230,15 +230,15 @@ def ordered_groups(
 
 def _software(row: Row) -> tuple[Value, ...]:
     """The values that must be equal for scores to be compared: a group's, except the machine."""
-    return (*_settings_key(row), *row.software)
+    return (*settings_key(row), *row.software)
 
 
 def group_key(row: Row) -> tuple[Value, ...]:
     """The values that must be equal for rows to be compared."""
-    return (row.conditions_id, *_settings_key(row))
+    return (row.conditions_id, *settings_key(row))
 
 
-def _settings_key(row: Row) -> tuple[Value, ...]:
+def settings_key(row: Row) -> tuple[Value, ...]:
     """The values of a group's key without the machine's.
 
     Older rows of a regression without a score lack its loss, which was mse.

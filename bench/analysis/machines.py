@@ -1,8 +1,23 @@
-"""Two machines, compared through the settings that both ran."""
+"""Two machines, compared through the settings that both ran.
 
+Costs of different machines can't be set against each other as those of one can: what is compared is
+what a setting gains over full fine-tuning in fp32 of the same seeds on the same machine.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
+
+from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
+from bench.analysis.matching import Machine, Match, is_gpu, machine_name, machine_of
+from bench.analysis.setting import Setting
+from bench.stats.comparing import Estimates, Ints, sample_means
 from bench.stats.intervals import Interval
+
+LEVEL: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -26,11 +41,10 @@ class MachineCost:
 
 @dataclass(frozen=True)
 class MachineRow:
-    """A setting that both machines ran, with its costs; `why` names what could not be compared."""
+    """A setting that both machines ran, with its costs."""
 
     label: str
     costs: tuple[MachineCost, ...]
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,122 @@ class Machines:
 
     Attributes:
         base, new: names of the machines.
-        rows: settings in the order of modes.
-        why: what could not be compared for any setting; empty: everything was.
+        rows: by setting.
+        why: what could not be compared; empty: everything was.
+        family: a sentence on the number of intervals and their level.
     """
 
     base: str
     new: str
     rows: tuple[MachineRow, ...]
-    why: str = ""
+    why: str
+    family: str
+
+
+def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | None:
+    """The comparison of both sides' machines, those with the most runs; None where nothing of one
+    measurement_version ran on both.
+
+    Args:
+        matches: settings matched across machines, with their labels.
+    """
+    chosen = [
+        (match, label)
+        for match, label in zip(matches, labels, strict=True)
+        if match.machine is None and match.base.ok and match.new.ok
+    ]
+    if not chosen:
+        return None
+    sides = [Counter(machine_of(r) for match, _ in chosen for r in settings(match)[i].ok)
+             for i in (0, 1)]  # fmt: skip
+    base, new = (side.most_common(1)[0][0] for side in sides)
+    left_out = len(chosen)
+    chosen = [
+        (match, label) for match, label in chosen if len(versions_of(match, (base, new))) == 1
+    ]
+    left_out -= len(chosen)
+    notes = []
+    if any(len(side) > 1 for side in sides):
+        notes.append("of several machines of a side, the one with the most runs is compared")
+    if left_out:
+        notes.append(f"{left_out} settings were not run on both, or with other ways of measuring")
+    costs = [("ms_per_1k_tokens", "time")]
+    if base[0] == new[0]:
+        memory = "peak_cuda_allocated_mib" if is_gpu(base) else "peak_rss_mib"
+        costs.append((memory, "peak memory"))
+    else:
+        notes.append(f"memory on a {base[0]} and on a {new[0]} is not comparable")
+    settings_matched = [match for match, _ in chosen]
+    runs = runs_of(settings_matched, tuple(column for column, _ in costs), (base, new))
+    reference = _references(settings_matched)
+    if not (reference >= 0).any():
+        notes.append(
+            "without full fine-tuning in fp32 on both machines, absolute figures are all there is"
+        )
+    estimates = [
+        (runs.column(column).log_ratios(CONSTANTS[column]), _normalised(runs, column, reference))
+        for column, _ in costs
+    ]
+    number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
+    level = LEVEL / max(number, 1)
+    results = [[_intervals(one, level) for one in pair] for pair in estimates]
+    rows = []
+    for i, (_, label) in enumerate(chosen):
+        cells = [
+            MachineCost(column, name, interval, normalised[i])
+            for (column, name), (absolute, normalised) in zip(costs, results, strict=True)
+            if (interval := absolute[i]) is not None
+        ]
+        if cells:
+            rows.append(MachineRow(label, tuple(cells)))
+    family = f"All {number} intervals hold at once with 95% probability (Bonferroni)."
+    return Machines(machine_name(base), machine_name(new), tuple(rows), "; ".join(notes), family)
+
+
+def settings(match: Match) -> tuple[Setting, Setting]:
+    """Both settings of a match."""
+    return match.base, match.new
+
+
+def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> set[int]:
+    """The measurement versions of a match's runs, on one machine of each side; empty where one side
+    has no run there."""
+    sides = [
+        {r.measurement_version for r in setting.ok if only is None or machine_of(r) == only[i]}
+        for i, setting in enumerate(settings(match))
+    ]
+    return sides[0] | sides[1] if all(sides) else set()
+
+
+def _intervals(estimates: Estimates, level: float) -> list[Interval | None]:
+    half = estimates.half_width(level)
+    return ratio_intervals(estimates.value, estimates.value - half, estimates.value + half)
+
+
+def _references(matches: Sequence[Match]) -> Ints:
+    """By match the index of full fine-tuning in fp32 in its group; −1 without."""
+    places = {(id(m.base), id(m.new)): i for i, m in enumerate(matches)}
+    found = []
+    for match in matches:
+        pair = match.base_group.full("off"), match.new_group.full("off")
+        found.append(places.get((id(pair[0]), id(pair[1])), -1))
+    return np.array(found, dtype=np.int64)
+
+
+def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
+    """Estimates of the ratio of ratios to the reference's, over runs of one seed and repeat."""
+    name = runs.columns.index(column)
+    difference = runs.new[runs.pairs[1], name] - runs.base[runs.pairs[0], name]
+    of = runs.of_base[runs.pairs[0]]
+    by_place = {
+        (setting, place): value
+        for setting, place, value in zip(of.tolist(), runs.places, difference.tolist(), strict=True)
+    }
+    values, samples = [], []
+    for (setting, place), value in by_place.items():
+        unit = by_place.get((int(reference[setting]), place))
+        if unit is not None and reference[setting] != setting and np.isfinite(value - unit):
+            values.append(value - unit)
+            samples.append(setting)
+    index = np.array(samples, dtype=np.int64)
+    return sample_means(np.array(values), index, runs.settings, 2 * CONSTANTS[column][0])

@@ -1,4 +1,4 @@
-"""95% intervals of a proportion, a correlation, a mean, a difference and a ratio.
+"""Intervals of a proportion, a correlation, a mean, a difference and a ratio; 95% by default.
 
 Plain numbers in and out. scipy is imported only where it is needed, because importing it is slow.
 """
@@ -106,21 +106,25 @@ class Spread:
     examples: int
 
     def half_width(self) -> float:
-        """Half the 95% interval.
-
-        The variances of seeds and of examples add up, each divided by its number; Student's t has
-        the degrees of freedom of Satterthwaite (1946). The interaction of seeds and examples counts
-        in both, so the interval is rather too wide. With one seed it covers examples only.
-        """
+        """Half the 95% interval. With one seed it covers examples only."""
         from scipy.special import stdtrit
 
+        error, freedom = self.error()
+        return float(stdtrit(freedom, 0.975)) * error
+
+    def error(self) -> tuple[float, float]:
+        """The standard error of the mean, and its degrees of freedom by Satterthwaite (1946).
+
+        The variances of seeds and of examples add up, each divided by its number. The interaction
+        of seeds and examples counts in both, so the error is rather too large.
+        """
         by_seed = (self.of_seeds or 0.0) / self.seeds
         by_example = self.of_examples / self.examples
         total = by_seed + by_example
         freedom = by_example**2 / max(self.examples - 1, 1)
         if by_seed:
             freedom += by_seed**2 / max(self.seeds - 1, 1)
-        return float(stdtrit(total**2 / freedom, 0.975)) * math.sqrt(total)
+        return math.sqrt(total), total**2 / freedom if freedom else math.inf
 
     def interval(self) -> Interval:
         """The mean with its 95% interval."""
@@ -248,22 +252,38 @@ def scattered(runs: Sequence[Interval], std: Std) -> Interval:
 
 
 def _excess_std(values: Sequence[float], pool: Std) -> Std | None:
-    """The std of some values of a pool if it is significantly larger than the rest's; else None.
+    """The std of some values of a pool if it is significantly larger than the rest's; else None."""
+    own = pooled([values])
+    if own is None or own.freedom is None or pool.freedom is None:
+        return None
+    squares = np.array([own.freedom * own.value**2])
+    wide = scatters_more(
+        squares, np.array([own.freedom]), pool.freedom * pool.value**2, pool.freedom
+    )
+    return own if wide[0] else None
+
+
+def scatters_more(
+    squares: NDArray[np.float64], freedom: NDArray[np.int64], all_squares: float, all_freedom: int
+) -> NDArray[np.bool_]:
+    """Whether samples of a pool scatter significantly more than the rest of it [K].
 
     By an F test of both variances, written with the beta distribution of the rest's share of the
     sum of squares.
+
+    Args:
+        squares, freedom: of each sample, the sum of squares and its degrees of freedom [K].
+        all_squares, all_freedom: of the whole pool.
     """
-    own = pooled([values])
-    if own is None or pool.freedom is None:
-        return None
-    freedom = len(values) - 1
-    rest, squares = pool.freedom - freedom, pool.freedom * pool.value**2
-    if rest <= 0 or not squares:
-        return None
     from scipy.special import betainc
 
-    share = min(max(1 - freedom * own.value**2 / squares, 0.0), 1.0)
-    return own if betainc(rest / 2, freedom / 2, share) < _LEVEL else None
+    rest = all_freedom - freedom
+    if not all_squares:
+        return np.zeros(len(squares), dtype=bool)
+    share = np.clip(1 - squares / all_squares, 0.0, 1.0)
+    known = (rest > 0) & (freedom > 0)
+    halves = np.where(known, rest, 1) / 2, np.where(known, freedom, 1) / 2
+    return np.asarray(known & (betainc(*halves, share) < _LEVEL))
 
 
 def widened(a: Interval, std: Std) -> Interval:

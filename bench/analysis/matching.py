@@ -1,0 +1,260 @@
+"""Settings of two sets of rows, BASE and NEW, that may be compared, and why others may not."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final, Literal
+
+from bench.analysis.groups import Group, settings_key
+from bench.analysis.points import settings_of
+from bench.analysis.setting import Setting
+from bench.plan.cell import ABOUT, Value, named
+from bench.plan.learning_rates import still_lacking
+from bench.plan.rows import RESUMED, Row, on_cuda, standing
+from bench.results.outcomes import ValuesOf
+
+Side = Literal["BASE", "NEW"]
+_SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
+Machine = tuple[str, str, str, int]
+"""Type of device, its name, machine and threads."""
+Key = tuple[Value, ...]
+
+IDENTIFYING: Final = tuple(n for n in named(lambda a: a.identifies) if n not in ("seed", "fold"))
+"""Settings in which rows of one setting agree."""
+_FOLLOWING: Final = named(lambda about: about.compared == "follows")
+_NEAR: Final = ("mode", "rank", "layers", "amp")
+"""Settings in which the nearest setting of the other side agrees."""
+_MOST_NEAR: Final = 20
+"""The number of settings of the other side among which the nearest is sought."""
+_DIGESTS: Final = {"model_digest": "model", "data_digest": "data"}
+_SHOWN: Final = ("model", "task", "max_train", *IDENTIFYING)
+"""Columns that distinguish settings of one label."""
+
+
+def counted_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows that count: the newest of each repeat of a cell on a machine.
+
+    Candidates of a search for learning rates are left out, and of equal conditions a row that ended
+    ok counts before a later one that did not.
+    """
+    current = standing(row for row in rows if not row.is_candidate).values()
+    last: dict[tuple[str, int, Machine], Row] = {}
+    for row in still_lacking(list(current)):
+        key = (row.cell_id, row.repeat, machine_of(row))
+        if key not in last or _age(row) >= _age(last[key]):
+            last[key] = row
+    return list(last.values())
+
+
+def _age(row: Row) -> tuple[bool, str]:
+    return row.status not in RESUMED, row.started_at or ""
+
+
+def machine_of(row: Row) -> Machine:
+    """The machine on which a row was measured."""
+    return row.device.partition(":")[0], row.device_name, row.machine, row.threads
+
+
+def machine_name(machine: Machine) -> str:
+    """A machine in words."""
+    device, name, host, threads = machine
+    return f"{f'{name} in ' if device != 'cpu' else ''}{host}, {threads} threads"
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """A setting of each side that may be compared, with the groups that they belong to.
+
+    Attributes:
+        machine: the machine of both; None: they ran on different ones.
+    """
+
+    base: Setting
+    new: Setting
+    base_group: Group
+    new_group: Group
+    machine: Machine | None
+
+    @property
+    def label(self) -> str:
+        """The setting's name; where they differ, of both."""
+        one, other = self.base.label, self.new.label
+        return one if one == other else f"{other} against {one}"
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Two sets of rows, matched.
+
+    Attributes:
+        unmatched: settings that are compared with nothing, and why.
+        rows: those that count, of BASE and of NEW.
+    """
+
+    matches: list[Match]
+    unmatched: list[tuple[Side, Setting, str]]
+    rows: tuple[list[Row], list[Row]]
+
+
+def matching(
+    base: Iterable[Row],
+    new: Iterable[Row],
+    names: Collection[str],
+    values_of: tuple[ValuesOf, ValuesOf],
+) -> Matching:
+    """Match settings of both sides, on each machine that both have; without any, across machines.
+
+    Args:
+        names: columns in which matching settings may differ, as filters name them.
+        values_of: the numbers of dev examples of BASE and of NEW.
+    """
+    rows = counted_rows(base), counted_rows(new)
+    by_machine = _by(machine_of, rows[0]), _by(machine_of, rows[1])
+    common = [machine for machine in by_machine[0] if machine in by_machine[1]]
+    columns = _key_columns(names, rows)
+    matched = Matching([], [], rows)
+    if not common:
+        _match(rows, None, columns, values_of, matched)
+    for machine in common:
+        here = by_machine[0][machine], by_machine[1][machine]
+        _match(here, machine, columns, values_of, matched)
+    for i, side in enumerate(_SIDES):
+        for machine, elsewhere in by_machine[i].items() if common else ():
+            if machine not in common:
+                why = f"measured on {machine_name(machine)} in {side} alone"
+                settings = [s for g in _groups(elsewhere, values_of[i]) for s in g.settings]
+                matched.unmatched.extend((side, setting, why) for setting in settings)
+    return matched
+
+
+def _match(
+    rows: tuple[list[Row], list[Row]],
+    machine: Machine | None,
+    columns: tuple[str, ...],
+    values_of: tuple[ValuesOf, ValuesOf],
+    matched: Matching,
+) -> None:
+    """Add the matches of rows, and what has none."""
+    key_of = attrgetter(*columns)
+    sides: list[dict[Key, list[tuple[Setting, Group]]]] = [{}, {}]
+    for members_of, side_rows, values in zip(sides, rows, values_of, strict=True):
+        for group in _groups(side_rows, values):
+            for setting in group.settings:
+                members_of.setdefault(key_of(setting.rows[0]), []).append((setting, group))
+    base, new = sides
+    for key, members in base.items():
+        if key in new and len(members) == 1:
+            ((one, one_group),) = members
+            matched.matches.extend(
+                Match(one, other, one_group, other_group, machine)
+                for other, other_group in new[key]
+            )
+    near = attrgetter(*(name for name in _NEAR if name in columns), "cell_id")
+    for side, mine, others in zip(_SIDES, (base, new), (new, base), strict=True):
+        by_near: dict[Key, list[Key]] = {}
+        for key, members in others.items():
+            by_near.setdefault(near(members[0][0].rows[0])[:-1], []).append(key)
+        for key, members in mine.items():
+            if key not in others:
+                alike = by_near.get(near(members[0][0].rows[0])[:-1], [])[:_MOST_NEAR]
+                why = _difference(columns, key, alike, side)
+            elif len(base[key]) > 1:
+                why = "several settings of BASE match: narrow --base"
+            else:
+                continue
+            matched.unmatched.extend((side, setting, why) for setting, _ in members)
+
+
+def _by(key_of: Callable[[Row], Machine], rows: Iterable[Row]) -> dict[Machine, list[Row]]:
+    members: dict[Machine, list[Row]] = {}
+    for row in rows:
+        members.setdefault(key_of(row), []).append(row)
+    return members
+
+
+def _groups(rows: Iterable[Row], values_of: ValuesOf) -> list[Group]:
+    """Rows in groups that differ in settings outside the axes, on whatever machine."""
+    members: dict[Key, list[Row]] = {}
+    for row in rows:
+        members.setdefault(settings_key(row), []).append(row)
+    return [Group(tuple(group), settings_of(group, [], values_of)) for group in members.values()]
+
+
+def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> tuple[str, ...]:
+    """The columns in which matching settings agree.
+
+    That is all that identify a setting; but not those that filters name, what follows from these,
+    and, with filters, what doesn't apply to any row of one side. Different data or models can't be
+    compared even if named.
+    """
+    free = {name for name in names if name in ABOUT and ABOUT[name].compared != "never"}
+    if free & {"mode", "layers"}:
+        free.update(_FOLLOWING)
+    if "rank" in free:
+        free.add("alpha")
+    for name in ABOUT if free else ():
+        applies = ABOUT[name].applies
+        if ABOUT[name].compared != "never" and not all(
+            any(applies(vars(row)) for row in side) for side in rows
+        ):
+            free.add(name)
+    return tuple(name for name in IDENTIFYING if name not in free)
+
+
+def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: Side) -> str:
+    """The columns in which a setting differs from the nearest one of the other side."""
+    if not others:
+        return f"only in {side}"
+    pairs = [[i for i in range(len(key)) if key[i] != other[i]] for other in others]
+    number = min(range(len(others)), key=lambda i: len(pairs[i]))
+    other_side = "NEW" if side == "BASE" else "BASE"
+    texts = [
+        f"other {_DIGESTS[name]} than in {other_side}"
+        if (name := columns[i]) in _DIGESTS
+        else f"{name} is {text_of(key[i])}, in {other_side} {text_of(others[number][i])}"
+        for i in pairs[number]
+    ]
+    return "; ".join(texts)
+
+
+def text_of(value: Value) -> str:
+    """A value in a sentence."""
+    return "empty" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
+    """Labels, completed by the columns that distinguish equal ones.
+
+    Args:
+        items: labels, each with a row of what it names.
+    """
+    by_label: dict[str, list[Row]] = {}
+    for label, row in items:
+        by_label.setdefault(label, []).append(row)
+    varying = {
+        label: [name for name in _SHOWN if len({row[name] for row in rows}) > 1]
+        for label, rows in by_label.items()
+        if len(rows) > 1
+    }
+    return [
+        ", ".join([label, *(_named(n, row) for n in _without_digests(varying.get(label, ())))])
+        for label, row in items
+    ]
+
+
+def _without_digests(names: Sequence[str]) -> Sequence[str]:
+    return [name for name in names if name not in _DIGESTS] or names
+
+
+def _named(name: str, row: Row) -> str:
+    value = row[name]
+    return (
+        ABOUT[name].short.format(value)
+        if value and ABOUT[name].short
+        else f"{name} {text_of(value)}"
+    )
+
+
+def is_gpu(machine: Machine) -> bool:
+    """Whether a machine's device is a GPU."""
+    return on_cuda({"device": machine[0]})
