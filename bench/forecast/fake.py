@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.injection import parameter_groups
 from bench.forecast.costs import Counts, Load, Shape, ShapesOf, Variant, stages_of
-from bench.forecast.counting import Counter, Work
 from bench.plan.job import Job
+from bench.worker.probes.counting import Counter, Work
 from bench.worker.setup import losses_of, make_ready, new_model, parts_of, task_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels

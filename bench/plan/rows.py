@@ -18,6 +18,7 @@ History of `SCHEMA`, the number in the column of that name:
    `lora_plus_ratio`; `epochs_run` and `best_epoch`.
 9. `forward_ms`, `backward_ms` and `optimizer_ms`.
 10. `compile_why` and `compile_cached`.
+11. `step_gflop`, `step_operators` and `step_moved_mib`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
 
-SCHEMA: Final = 10
+SCHEMA: Final = 11
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -176,6 +177,13 @@ class Row(Cell):
     flops_per_token: float | None = _column(
         "size", "FLOPs of a training step by token; 2 for each multiply-add"
     )
+    step_gflop: float | None = _column(
+        "size", "GFLOP of products in a training step on the largest batch, counted while it ran"
+    )
+    step_operators: int | None = _column(
+        "size", "operators that step runs, without those that only make views"
+    )
+    step_moved_mib: float | None = _column("size", "MiB that these operators read and write")
     texts_cut: int | None = _column(
         "size", "texts of train and dev that are longer than max_length"
     )

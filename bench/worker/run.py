@@ -26,6 +26,7 @@ from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.compiling import buckets_of, compile_for, shared_cache
 from bench.worker.device import set_up_device
 from bench.worker.hostcopies import HostCopies
+from bench.worker.probes.counting import measure_work
 from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
@@ -148,8 +149,14 @@ class CellRun:
             raise InvalidError(problem)
         with self.phases.phase("measure"):
             chosen, largest = self._timing_batches()
+            # so that a step does all its work and changes no weight
+            if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
+                raise RuntimeError("measuring would train the model: the learning rate is not zero")
             if not self.cell.is_compiled:  # compiled code does not report what it keeps
                 self.record.columns |= measure_activations(trainer, largest)
+                self.record.columns |= measure_work(
+                    lambda: self._step(trainer, largest), self.device
+                )
             machine = self.machine
             # gradual unfreezing changes what a step does: the last kind of step is timed
             if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
@@ -163,13 +170,7 @@ class CellRun:
         return self.record.columns
 
     def _replay(self, trainer: Trainer, chosen: Sequence[Batch]) -> MachineWatch:
-        """Time steps on a few batches, for a training too short to show its own step times.
-
-        Training is over: its learning rate is zero, so that a step does all its work and changes no
-        weight.
-        """
-        if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
-            raise RuntimeError("timing would train the model: the learning rate is not zero")
+        """Time steps on a few batches, for a training too short to show its own step times."""
         clock = StepClock(self.device)
         trainer.mark = clock.mark
         with MachineWatch(self.gpu) as machine:

@@ -91,6 +91,8 @@ _CHECKS: Final = {
         "test_peaks_are_those_of_training_and_evaluation": "peak_cuda_allocated_mib "
         "peak_cuda_reserved_mib peak_rss_mib peak_anon_mib imports_anon_mib",
         "test_activations_are_those_of_the_largest_batch": "activations_mib",
+        "test_work_is_that_of_a_step_on_the_largest_batch": "step_gflop step_operators "
+        "step_moved_mib",
         "test_the_training_score_is_that_of_the_batches_as_trained": "train_score",
         "test_energy_is_drawn_while_training": "energy_j energy_source",
     },

@@ -27,8 +27,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _foreach_utils
 
 from adapters.injection import hold_frozen, inject
-from bench.forecast.counting import Counter
 from bench.forecast.fake import fill
+from bench.worker.probes.counting import Counter
 from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.model.classifier import BertClassifier

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.models import small_batch, small_model, small_trainer
-from bench.forecast.counting import Counter
+from bench.worker.probes.counting import Counter
 from bench.worker.probes.steps import StepClock
 from minbert.model.config import GEOMETRIES
 

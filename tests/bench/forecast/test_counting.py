@@ -8,9 +8,9 @@ import torch
 
 from bench.forecast import fake
 from bench.forecast.costs import Counts, ShapesOf, Variant
-from bench.forecast.counting import Counter, Work
 from bench.forecast.fake import count, fill, run, skeleton
 from bench.plan.job import Job
+from bench.worker.probes.counting import Counter, Work
 from bench.worker.probes.memory import owned_mib
 from bench.worker.setup import build_model, trained_groups, unfreezing
 from minbert.data.batches import Batch

@@ -123,7 +123,7 @@ def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
             *("gradients_mib", "params_total", "params_trainable", "tokens_total"),
             *("dev_sentiment", "dev_paraphrase", "dev_similarity", "dev_loss", "train_loss"),
             *("train_score", "majority_score", "predicted_s", "predicted_peak_mib"),
-            "flops_per_token",
+            *("flops_per_token", "step_gflop", "step_operators", "step_moved_mib"),
         ):
             assert row[name] is not None, name
         assert row["dev_ci_low"] < row["dev_score"] < row["dev_ci_high"]

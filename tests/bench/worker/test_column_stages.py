@@ -19,6 +19,7 @@ from bench.plan.cell import Columns
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import phases
+from bench.worker.probes.counting import Counter
 from bench.worker.probes.energy import Energy
 from bench.worker.probes.memory import Resident, SavedTensors
 from bench.worker.run import CellRun
@@ -83,6 +84,10 @@ class Staged(CellRun):
     def _tokenise(self) -> None:
         self.world.seconds += TOKENISE_S
         super()._tokenise()
+
+    def _train(self) -> Trainer:
+        self.trainer = super()._train()
+        return self.trainer
 
     def _train_epoch(self, *of: Any) -> tuple[float, float | None]:
         found = super()._train_epoch(*of)
@@ -182,6 +187,19 @@ def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
         sizes.append(saved.mib)
     assert len(set(sizes)) == 3
     assert ran.row["activations_mib"] == pytest.approx(max(sizes))
+
+
+def test_work_is_that_of_a_step_on_the_largest_batch(ran: Ran) -> None:
+    work = []
+    for part, indices in ran.run._order(0):
+        with Counter() as counter:
+            ran.run._step(ran.run.trainer, ran.run._batch(part, indices))
+        work.append(counter.work)
+    most = max(work, key=lambda one: one.flops)
+    assert len({one.flops for one in work}) == 3
+    assert ran.row["step_gflop"] == most.flops / 1e9
+    assert ran.row["step_operators"] == most.kernels
+    assert ran.row["step_moved_mib"] == most.moved / MIB
 
 
 @pytest.mark.parametrize("name", held_by(__file__))

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench.forecast.counting import Counter
 from bench.peers import measure
 from bench.plan.job import Job
 from bench.worker import hostcopies
 from bench.worker import run as worker
 from bench.worker.device import set_up_device
+from bench.worker.probes.counting import Counter, measure_work
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
@@ -99,7 +99,7 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(
     end, and activations without the gradients that a forward pass does not find."""
     came: list[str] = []
     on_gpu(job, tmp_path / "cell", monkeypatch, came)
-    wanted = [*IN_ORDER, "train"]  # the panel
+    wanted = [*IN_ORDER, "train"]  # the counted step and the timing batches
     driver = [event for event in came[1:] if event != "baseline"]  # later looks are at the peak
     merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
     assert [came[0], *merged] == wanted
@@ -252,7 +252,7 @@ def test_the_optimizers_memory_is_counted_though_the_first_step_overflows(
 def test_measuring_takes_no_more_memory_than_a_step_of_training(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks: dict[str, list[int]] = {"step": [], "measure": []}
+    peaks: dict[str, list[int]] = {"step": [], "measure": [], "work": []}
 
     def peak_of(name: str, function: Any) -> Any:
         def counted(*args: Any) -> Any:
@@ -266,6 +266,9 @@ def test_measuring_takes_no_more_memory_than_a_step_of_training(
     monkeypatch.setattr(Trainer, "step", peak_of("step", Trainer.step))
     measure = peak_of("measure", worker.measure_activations)
     monkeypatch.setattr(worker, "measure_activations", measure)
+    monkeypatch.setattr(worker, "measure_work", peak_of("work", measure_work))
     with Counter() as counter:
         CellRun(job, tmp_path / "cell", Progress(None)).run()
-    assert 0 < peaks["measure"][0] <= max(peaks["step"][:6])
+    training, counted, replayed = peaks["step"][:6], peaks["step"][6], peaks["step"][7:]
+    assert 0 < peaks["measure"][0] <= max(training)
+    assert peaks["work"] == [counted] == [max(replayed)], "counting keeps nothing"

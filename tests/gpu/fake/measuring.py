@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.forecast.counting import Counter
 from bench.forecast.fake import fill
+from bench.worker.probes.counting import Counter
 from bench.worker.probes.memory import measure_activations
 from tests.gpu.fake.gpu import GPU
 from tests.gpu.fake.models import batch_of, model_of, trainer_of

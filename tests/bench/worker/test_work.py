@@ -1,0 +1,114 @@
+"""Work of a training step, counted in a worker."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.plan.cell import Columns
+from bench.worker import run as worker
+from bench.worker.probes.counting import measure_work
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from minbert.data.batches import Batch
+from minbert.model.encoder import Layer
+from minbert.training.trainer import Trainer
+from tests.bench.worker.test_worker import job_on
+
+WORK = ("step_gflop", "step_operators", "step_moved_mib")
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("full", {"amp": "fp16"}),
+    ("lora", {"unfreeze": "iterative", "epochs": 2}),
+    ("dora", {"amp": "bf16", "optimizer": "adamax"}),
+    ("lora", {"held_out": 0.2, "early_stopping": 1, "epochs": 2}),
+]
+
+
+def columns_of(checkpoint: Path, folder: Path, mode: str = "full", **settings: Any) -> Columns:
+    """The columns of a cell that runs in this process."""
+    folder.mkdir()
+    job = job_on(checkpoint, folder, "sst", mode, batch_size=10, **settings)
+    return CellRun(job, folder / "cell", Progress(None)).run()
+
+
+@pytest.mark.parametrize(("mode", "settings"), SETTINGS)
+def test_repeats_of_a_cell_do_the_same_work(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str, settings: dict[str, Any]
+) -> None:
+    one, two = (
+        columns_of(tiny_checkpoint, tmp_path / name, mode, **settings) for name in ("one", "two")
+    )
+    assert [one[name] for name in WORK] == [two[name] for name in WORK]
+    assert all(one[name] for name in WORK)
+
+
+def test_adapters_take_fewer_products(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    full, lora = (columns_of(tiny_checkpoint, tmp_path / mode, mode) for mode in ("full", "lora"))
+    assert 0 < lora["step_gflop"] < full["step_gflop"]
+
+
+def test_a_product_more_is_counted(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = columns_of(tiny_checkpoint, tmp_path / "usual")
+    forward = Layer.forward
+
+    def with_a_product(layer: Layer, *args: Any) -> Any:
+        torch.ones(100, 100) @ torch.ones(100, 100)
+        return forward(layer, *args)
+
+    monkeypatch.setattr(Layer, "forward", with_a_product)
+    more = columns_of(tiny_checkpoint, tmp_path / "more")
+    assert more["step_gflop"] == pytest.approx(usual["step_gflop"] + 2 * 100**3 / 1e9)
+    assert more["step_operators"] == usual["step_operators"] + 3, "two fills and a product"
+    moved = 4 * 100**2 * (2 + 3) / 2**20
+    assert more["step_moved_mib"] == pytest.approx(usual["step_moved_mib"] + moved)
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_counting_changes_neither_weights_nor_random_numbers(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp: str
+) -> None:
+    seen: list[bool] = []
+
+    def checked(take_step: Any, device: torch.device) -> Columns:
+        states = []
+        for _ in range(2):
+            weights = [p.detach().clone() for p in run.model.parameters()]
+            states.append([*weights, torch.get_rng_state()])
+            columns = measure_work(take_step, device)
+        seen.extend(torch.equal(a, b) for a, b in zip(*states, strict=True))
+        return columns
+
+    monkeypatch.setattr(worker, "measure_work", checked)
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10, amp=amp, dropout=0.1)
+    run = CellRun(job, tmp_path / "cell", Progress(None))
+    run.run()
+    assert len(seen) > 10
+    assert all(seen)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("other")])
+def test_a_cell_that_trained_is_no_oom_because_counting_had_no_memory(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    step = Trainer.step
+
+    def fails_at_rest(trainer: Trainer, batch: Batch) -> Any:
+        if not failed and trainer.optimizer.param_groups[0]["lr"] == 0:
+            failed.append(True)
+            raise error
+        return step(trainer, batch)
+
+    failed: list[bool] = []
+    monkeypatch.setattr(Trainer, "step", fails_at_rest)
+    if str(error) == "other":
+        with pytest.raises(RuntimeError, match="other"):
+            columns_of(tiny_checkpoint, tmp_path / "it")
+        return
+    columns = columns_of(tiny_checkpoint, tmp_path / "it")
+    assert failed
+    assert not columns.keys() & set(WORK)
+    assert columns["dev_score"] is not None
+    assert (tmp_path / "it" / "cell" / "panel.csv").exists()

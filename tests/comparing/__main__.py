@@ -1,0 +1,95 @@
+"""Measure how often bench.compare reports a change that is not there, and one that is.
+
+Run the parts one by one on an idle machine, then write the page. A part that is stopped goes on
+with the same command.
+
+\b
+  python -m tests.comparing collect   12 repeats of 4 settings: about 7 minutes
+  python -m tests.comparing aa        A/A: splits of these repeats, and simulated rows
+  python -m tests.comparing work      20 settings with 5% more work: about 5 minutes
+  python -m tests.comparing slow      20 trials of a step that is 10% slower: under 30 minutes
+  python -m tests.comparing page      docs/comparing.json, docs/repeats.csv and the table
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import track
+
+from bench.results.rowfile import read_rows
+from tests.comparing import figures
+from tests.comparing.alarms import SCENARIOS, Repeats, measure
+from tests.comparing.detection import find_slow, find_work
+from tests.comparing.sides import ROOT, run_grid
+
+_out = click.option(
+    "--out", type=click.Path(path_type=Path), default=ROOT / "runs" / "comparing",
+    help="Folder of what is measured; runs/comparing by default.",
+)  # fmt: skip
+_select = click.option("--select", default="", help="Only cells that match, as in bench.grid.")
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command(help="Measure real repeats.")
+@_out
+@_select
+@click.option("--repeats", default=12, show_default=True)
+def collect(out: Path, select: str, repeats: int) -> None:
+    options = ["--repeats", str(repeats), *(["--select", select] if select else [])]
+    run_grid(ROOT, figures.GRID, out / "repeats.csv", options)
+
+
+@main.command(help="Compare what is the same.")
+@_out
+@click.option("--draws", default=200, show_default=True)
+def aa(out: Path, draws: int) -> None:
+    worlds = [Repeats(read_rows(out / "repeats.csv")), *SCENARIOS]
+    _keep(out, "aa", (measure(world, draws) for world in track(worlds)))
+
+
+@main.command(help="Find more work by counts.")
+@_out
+@_select
+def work(out: Path, select: str) -> None:
+    _keep(out, "work", find_work(out / "work", select))
+
+
+@main.command(help="Find slower steps by time.")
+@_out
+@click.option("--trials", default=20, show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="The most rounds of a trial.")
+def slow(out: Path, trials: int, rounds: int) -> None:
+    _keep(out, "slow", (find_slow(out / "slow", number, rounds) for number in range(trials)))
+
+
+@main.command(help="Write the figures and the table.")
+@_out
+@click.option("--only-page", is_flag=True, help="Only the table, from the committed figures.")
+def page(out: Path, only_page: bool) -> None:
+    if not only_page:
+        parts = {name: json.loads((out / f"{name}.json").read_text()) for name in figures.PARTS}
+        figures.FIGURES.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+        shutil.copyfile(out / "repeats.csv", figures.REPEATS)
+    text = figures.PAGE.read_text(encoding="utf-8")
+    figures.PAGE.write_text(figures.page(text, figures.read_figures()), encoding="utf-8")
+
+
+def _keep(out: Path, part: str, outcomes: Iterable[Mapping[str, Any]]) -> None:
+    """Print outcomes as they come, and write them once all are there."""
+    kept = []
+    for outcome in outcomes:
+        click.echo(json.dumps(outcome))
+        kept.append(outcome)
+    (out / f"{part}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
