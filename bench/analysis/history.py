@@ -12,21 +12,13 @@ from math import exp, log
 from statistics import fmean
 from typing import Final
 
-from bench.analysis.comparison import Limits, Measure
-from bench.analysis.constraints import parse_margin
+from bench.analysis.comparison import MEASURES, Limits, Measure, score_limit
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.plan.columns import BY_NAME
 from bench.stats.changepoints import change_points, segment_medians
 
 _NEARLY_ALL: Final = 0.9
 """The share of runs that full fine-tuning in fp32 must be in to be the reference."""
-_COUNTS: Final = (
-    Measure("step_gflop", "FLOPs of a step", "count", exact=True),
-    Measure("step_operators", "operators of a step", "count", exact=True),
-    Measure("activations_mib", "memory kept for backward", "memory", exact=True),
-)
-_TIME: Final = Measure("ms_per_1k_tokens", "time for 1,000 tokens", "time")
 Run = tuple[int, int, int]
 """Seed, fold and repeat."""
 
@@ -146,7 +138,8 @@ def history(group: Group) -> History | None:
     compared = tuple(version for version in versions if version.name in has_reference)
     left_out = tuple(version for version in versions if version.name not in has_reference)
     searched: list[Series] = []
-    measures = _measures(group)
+    memory = {"peak_rss_mib", "peak_cuda_allocated_mib"} - {group.memory_column}
+    measures = [measure for measure in MEASURES if measure.column not in memory]
     noisy = sum(not measure.exact for measure in measures)
     for measure in measures:
         every = (_series(setting, reference, measure, compared) for setting in group.settings)
@@ -184,22 +177,12 @@ def _reference(group: Group, versions: int) -> Setting | None:
     return best if best is not None and presence(best) else None
 
 
-def _measures(group: Group) -> list[Measure]:
-    """The measures, those that hardly vary first."""
-    memory = Measure(group.memory_column, "peak memory", "memory")
-    score = [Measure("dev_score", f"dev {group.scoring.label}", "score")] if group.metric else []
-    measures = [*_COUNTS, memory, _TIME, *score]
-    return [measure for measure in measures if measure.column in BY_NAME]
-
-
 def _limit(measure: Measure, group: Group, reference: Setting) -> float:
     """The least step of a series' scaled values that is reported."""
     limits = Limits()
     if measure.kind == "score":
-        if group.scoring.bounded:
-            return parse_margin(limits.score_drop, group.scoring, None)
-        score = reference.estimate("dev_score")
-        return group.scoring.tolerance(score.value if score else 0.0)
+        score = reference.estimate(measure.column)
+        return score_limit(limits.score_drop, group.scoring, score.value if score else 1.0)
     ratio = {"count": limits.work, "memory": limits.memory, "time": limits.slowdown}
     return log(1 + ratio[measure.kind])
 

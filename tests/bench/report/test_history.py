@@ -71,7 +71,7 @@ def test_a_slower_setting_is_found_at_its_version(tmp_path: Path) -> None:
     assert change["after"] == pytest.approx(change["before"] * change["effect"])
     assert data["findings"][0].startswith("1 change, in 1 of 4 settings, over 12 versions")
     line = data["findings"][1]
-    assert line.startswith("lora rank 8 on attn, bf16: time for 1,000 tokens ")
+    assert line.startswith("lora rank 8 on attn, bf16: time ")
     assert f"times that of full, fp32 since {name_of(7)} (was " in line
     for page in ("history.html", "history.md"):
         assert name_of(7) in (tmp_path / page).read_text("utf-8")
@@ -96,8 +96,8 @@ def test_a_reference_that_changes_is_named_once_and_not_each_ratio_to_it(tmp_pat
     data = outcome(runs(8, larger), tmp_path)
     assert len(data["changes"]) == 4
     assert data["findings"][1:] == [
-        f"full, fp32: memory kept for backward 500 MiB since {name_of(4)} (was 400 MiB).",
-        f"All others: memory kept for backward against full, fp32 is 0.80× what it was, since "
+        f"full, fp32: kept for backward 500 MiB since {name_of(4)} (was 400 MiB).",
+        f"All others: kept for backward against full, fp32 is 0.80× what it was, since "
         f"{name_of(4)}: full, fp32 itself changed.",
     ]
 
@@ -120,7 +120,7 @@ def test_a_score_is_a_difference(tmp_path: Path) -> None:
     (change,) = outcome(runs(9, worse), tmp_path)["changes"]
     assert change["measure"] == "dev_score"
     assert change["effect"] == pytest.approx(-0.02)
-    assert "dev accuracy −0.020 against full, fp32 since" in (tmp_path / "history.md").read_text()
+    assert "dev score −0.020 against full, fp32 since" in (tmp_path / "history.md").read_text()
 
 
 def test_ratios_are_paired_by_repeat(tmp_path: Path) -> None:
