@@ -193,7 +193,7 @@ MEASURES: Final = (
     Measure("step_gflop", "FLOPs of a step", "count", exact=True),
     Measure("step_operators", "operators of a step", "count", exact=True),
     Measure("step_moved_mib", "memory traffic of a step", "count", exact=True),
-    Measure("activations_mib", "kept for backward", "memory", exact=True),
+    Measure("activations_mib", "memory kept for backward", "memory", exact=True),
     Measure("peak_rss_mib", "peak memory", "memory"),
     Measure("peak_cuda_allocated_mib", "peak memory", "memory"),
     Measure("dev_score", "dev score", "score"),

@@ -4,6 +4,7 @@ Costs of different machines can't be set against each other as those of one can:
 what a setting gains over full fine-tuning in fp32 of the same seeds on the same machine.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
 from bench.analysis.matching import Machine, Match, is_gpu, machine_name, machine_of
 from bench.analysis.setting import Setting
-from bench.stats.comparing import Estimates, Ints, sample_means
+from bench.stats.comparing import Estimates, Floats, Ints, sample_means
 from bench.stats.intervals import Interval
 
 LEVEL: Final = 0.05
@@ -31,12 +32,14 @@ class MachineCost:
         normalised: the ratio of both machines' values relative to full fine-tuning in fp32 there;
             below 1 the setting gains more on NEW's machine. None without full fine-tuning in fp32
             of the same seeds on both.
+        relative: BASE's value relative to full fine-tuning in fp32 there, of the same runs.
     """
 
     column: str
     label: str
     absolute: Interval
     normalised: Interval | None
+    relative: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,9 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
         notes.append(
             "without full fine-tuning in fp32 on both machines, absolute figures are all there is"
         )
+    relative = {column: _normalised(runs, column, reference) for column, _ in costs}
     estimates = [
-        (runs.column(column).log_ratios(CONSTANTS[column]), _normalised(runs, column, reference))
+        (runs.column(column).log_ratios(CONSTANTS[column]), relative[column][0])
         for column, _ in costs
     ]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
@@ -115,7 +119,13 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     rows = []
     for i, (_, label) in enumerate(chosen):
         cells = [
-            MachineCost(column, name, interval, normalised[i])
+            MachineCost(
+                column,
+                name,
+                interval,
+                normalised[i],
+                math.exp(relative[column][1][i]) if normalised[i] else None,
+            )
             for (column, name), (absolute, normalised) in zip(costs, results, strict=True)
             if (interval := absolute[i]) is not None
         ]
@@ -155,20 +165,24 @@ def _references(matches: Sequence[Match]) -> Ints:
     return np.array(found, dtype=np.int64)
 
 
-def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
-    """Estimates of the ratio of ratios to the reference's, over runs of one seed and repeat."""
+def _normalised(runs: Runs, column: str, reference: Ints) -> tuple[Estimates, Floats]:
+    """Estimates of the ratio of ratios to the reference's, over runs of one seed and repeat, and
+    the means of BASE's ratios to it, as logarithms."""
     name = runs.columns.index(column)
-    difference = runs.new[runs.pairs[1], name] - runs.base[runs.pairs[0], name]
+    base = runs.base[runs.pairs[0], name]
+    both = np.stack([runs.new[runs.pairs[1], name] - base, base], axis=1)
     of = runs.of_base[runs.pairs[0]]
-    by_place = {
-        (setting, place): value
-        for setting, place, value in zip(of.tolist(), runs.places, difference.tolist(), strict=True)
-    }
+    by_place = dict(zip(zip(of.tolist(), runs.places, strict=True), both, strict=True))
     values, samples = [], []
     for (setting, place), value in by_place.items():
         unit = by_place.get((int(reference[setting]), place))
-        if unit is not None and reference[setting] != setting and np.isfinite(value - unit):
+        if unit is not None and reference[setting] != setting and np.isfinite(value - unit).all():
             values.append(value - unit)
             samples.append(setting)
     index = np.array(samples, dtype=np.int64)
-    return sample_means(np.array(values), index, runs.settings, 2 * CONSTANTS[column][0])
+    changes, relative = np.array(values).reshape(-1, 2).T
+    std = 2 * CONSTANTS[column][0]
+    return (
+        sample_means(changes, index, runs.settings, std),
+        sample_means(relative, index, runs.settings, std).value,
+    )

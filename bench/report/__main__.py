@@ -4,6 +4,7 @@ Example: python -m bench.report --runs runs.csv --reports reports/
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import click
 from bench.common.command import run_command, with_runs
 from bench.common.errors import InputError
 from bench.plan.metrics import METRIC_HELP, METRICS
+from bench.plan.rows import Row
 
 _EPILOG = """\b
 Examples:
@@ -113,12 +115,38 @@ def main(
     )
     if code_version is not None:
         rows = [row for row in rows if row.code_version == code_version]
+    elif (compared := _comparison(runs, rows)) is not None:
+        click.echo(f"note: {compared}", err=True)
     outcome: dict[str, Any] = {"rows": len(rows), "report": str(index)}
     if score is not None:
         outcome["final"] = score.model_dump(mode="json")
     said.append(f"{len(rows)} rows in {index}")
     click.echo(json.dumps(outcome) if as_json else "\n".join(said))
     return 0
+
+
+def _comparison(runs: Sequence[Path], rows: Sequence[Row]) -> str | None:
+    """The command that compares several files, or the two newest of several versions of the code,
+    which a report shows together."""
+    newest: dict[str, str] = {}
+    for row in rows:
+        newest[row.code_version] = max(newest.get(row.code_version, ""), row.started_at or "")
+    versions = sorted(newest, key=lambda version: newest[version])[-2:]
+    if len(runs) > 1:
+        what, arguments = "files", [str(path) for path in (runs[0], runs[-1])]
+    elif len(versions) > 1:
+        what, (base, new) = "versions of the code", map(_term, versions)
+        arguments = [str(runs[0]), "--base", base, "--new", new]
+    else:
+        return None
+    from bench.report.text import plain
+
+    command = shlex.join(["python", "-m", "bench.compare", *arguments])
+    return f"several {what} are shown together; what differs between them: {plain(command)}"
+
+
+def _term(version: str) -> str:
+    return f"code_version={shlex.quote(version)}"
 
 
 if __name__ == "__main__":

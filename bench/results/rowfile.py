@@ -21,6 +21,7 @@ from bench.plan.columns import (
     complete_row,
     format_value,
     parse_value,
+    row_of,
 )
 from bench.plan.rows import SCHEMA, Row
 
@@ -36,15 +37,15 @@ def _to_stderr(text: str) -> None:
 
 
 def read_rows(path: Path, note: Callable[[str], None] = _to_stderr) -> list[Row]:
-    """All rows of a CSV, in order; none where there is no such file.
+    """All rows of a CSV of this schema or an older one, in order; none where there is no such file.
 
     Args:
         note: called with a line about an incomplete record at the end, which is left out.
 
     Raises:
-        InputError: for a file of another schema, or one with a broken row, naming its line.
+        InputError: for a file of a newer schema, or one with a broken row, naming its line.
     """
-    reading = Reading(path)
+    reading = Reading(path, older=True)
     reading.read_on()
     if reading.torn:
         note(torn_line(path))
@@ -82,9 +83,10 @@ def _short(name: str) -> str:
 class _Parser(dict[str, Value]):
     """A column's values by their text; the first ones are remembered, and shared by the rows."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, oldest: int = SCHEMA) -> None:
         super().__init__()
         self._name = name
+        self._oldest = oldest
         self._kind = BY_NAME[name].kind
 
     def __missing__(self, text: str) -> Value:
@@ -98,7 +100,7 @@ class _Parser(dict[str, Value]):
             raise ValueError(f"{self._name}: {str(error)[:200]}") from None
         if text == "" and self._name in _FILLED:
             raise ValueError(f"{self._name} is empty")
-        if self._name == "schema" and value != SCHEMA:
+        if self._name == "schema" and not self._oldest <= int(text) <= SCHEMA:
             raise ValueError(f"schema is {value}, and this version reads {SCHEMA}")
         if len(self) < _REMEMBERED:
             self[text] = value
@@ -126,10 +128,15 @@ def _parse(fields: list[str], parsers: tuple[_Parser, ...]) -> Row:
 
 
 class Reading:
-    """The state of reading a CSV: its rows up to byte `end`, and whether a torn record follows."""
+    """The state of reading a CSV: its rows up to byte `end`, and whether a torn record follows.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        older: whether a file of an older schema is read, too; it can't be appended to.
+    """
+
+    def __init__(self, path: Path, older: bool = False) -> None:
         self.path = path
+        self._older = older
         self._forget()
 
     def _forget(self) -> None:
@@ -138,6 +145,7 @@ class Reading:
         self.torn = False
         self._lines = 0
         self._file: tuple[int, int] | None = None
+        self._names: tuple[str, ...] = NAMES
         self._parsers = _parsers()
 
     def read_on(self) -> None:
@@ -201,8 +209,13 @@ class Reading:
     def _take(self, fields: list[str]) -> None:
         if self._lines == 0:
             self._check_header(fields)
-        elif fields:
+        elif fields and self._names is NAMES:
             self.rows.append(_parse(fields, self._parsers))
+        elif fields:
+            if len(fields) != len(self._names):
+                raise ValueError(f"it has {len(fields)} fields instead of {len(self._names)}")
+            values = map(getitem, self._parsers, fields)
+            self.rows.append(row_of(dict(zip(self._names, values, strict=True))))
 
     def _check_header(self, fields: list[str]) -> None:
         fields = [fields[0].removeprefix("\ufeff"), *fields[1:]] if fields else fields
@@ -210,14 +223,21 @@ class Reading:
             return
         missing = [name for name in NAMES if name not in fields]
         unknown = [name for name in fields if name not in NAMES]
+        is_older = bool(missing) and not unknown and {"cell_id", "schema"} <= set(fields)
+        if self._older and is_older and len(set(fields)) == len(fields):
+            self._names = tuple(fields)
+            self._parsers = tuple(_Parser(name, oldest=1) for name in fields)
+            return
         differences = "; ".join(
             f"{what} {', '.join(map(_short, names[:3]))}{', …' if len(names) > 3 else ''}"
             for what, names in (("it lacks", missing), ("it also has", unknown))
             if names
         )
         remedy = "name another file, or move this one away"
-        if "cell_id" in fields and not unknown and missing:
+        if is_older:
             remedy = f"python -m bench.rebuild --runs {self.path} brings it up to date"
+        elif unknown and not missing:
+            remedy = "if a newer version wrote it, update this project; else name another file"
         raise InputError(
             f"{self.path}, line 1: these are not the columns of schema {SCHEMA} "
             f"({differences or 'their order differs'}); {remedy}"
@@ -227,7 +247,7 @@ class Reading:
         """Whether the open quote after `end` is that of a torn record, and not a stray quote."""
         file.seek(self.end)
         after = file.read().decode(errors="replace").splitlines()[1:]
-        return not any(len(fields) == len(NAMES) for fields in csv.reader(after))
+        return not any(len(fields) == len(self._names) for fields in csv.reader(after))
 
     def _broken(self, why: object) -> InputError:
         return InputError(

@@ -1,0 +1,178 @@
+"""The pictures of a comparison: ratios or differences with their intervals. Loads matplotlib."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Final
+
+from matplotlib.lines import Line2D
+
+from bench.analysis.comparison import Verdict
+from bench.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    GRID,
+    INK,
+    ORANGE,
+    PAPER,
+    Drawing,
+    canvas,
+    log_ticks,
+    to_svg,
+)
+from bench.report.text import count, fixed, signed
+from bench.stats.intervals import Interval
+
+MOST: Final = 70
+"""Settings in a picture."""
+_SHORTEST: Final = 46
+"""Characters of a label."""
+_WIDEST: Final = 4.0
+"""The quotient of the ends of a range of ratios beyond which its axis is logarithmic."""
+_LARGEST: Final = 1e6
+"""The end of an axis of ratios, or of differences."""
+_MARKS: Final = {
+    Verdict.REGRESSION: (ORANGE, "X", ORANGE),
+    Verdict.IMPROVEMENT: (GREEN, "^", GREEN),
+    Verdict.SMALL: (BLUE, "D", BLUE),
+    Verdict.SAME: (INK, "o", INK),
+    Verdict.UNDECIDED: (GREY, "o", PAPER),
+}
+"""Colour, marker and its fill."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a picture."""
+
+    label: str
+    interval: Interval
+    verdict: Verdict
+
+
+def intervals(
+    entries: Sequence[Entry],
+    overall: Entry | None,
+    limit: float | None,
+    x_label: str,
+    stem: str,
+    *,
+    is_ratio: bool,
+) -> Drawing:
+    """Ratios or differences by setting, the largest first, below that over all settings.
+
+    Of very many settings the extremes are drawn.
+
+    Args:
+        limit: the ratio − 1, or difference, within which changes are tolerated; it is shaded.
+    """
+    ordered = sorted(entries, key=lambda entry: -entry.interval.value)
+    drawn = ordered if len(ordered) <= MOST else [*ordered[: MOST // 2], *ordered[-MOST // 2 :]]
+    lines = [*([overall] if overall else []), *drawn]
+    none = 1.0 if is_ratio else 0.0
+    lowest, highest = _ends(lines, none, is_ratio)
+    with canvas(1.25 + 0.17 * max(len(lines), 3)) as (figure, axes):
+        if limit is not None:
+            near = 1 / (1 + limit) if is_ratio else -limit
+            axes.axvspan(near, none + limit, color=GRID, alpha=0.6, linewidth=0, zorder=0)
+        axes.axvline(none, color=INK, linewidth=0.9, zorder=1)
+        for y, entry in enumerate(lines):
+            colour, marker, face = _MARKS[entry.verdict]
+            ends = entry.interval.ends()
+            if ends is not None:
+                low, high = (min(max(end, lowest), highest) for end in ends)
+                axes.hlines(y, low, high, color=colour, linewidth=1.2, zorder=2)
+            axes.plot(
+                [min(max(entry.interval.value, lowest), highest)], [y], marker,
+                color=colour, markerfacecolor=face, markersize=4.6, zorder=3,
+            )  # fmt: skip
+        axes.set_yticks(range(len(lines)), [_short(entry.label) for entry in lines], fontsize=7.5)
+        if overall:
+            axes.get_yticklabels()[0].set_fontweight("bold")
+            axes.axhline(0.5, color=GRID, linewidth=0.8)
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        if is_ratio and highest / lowest > _WIDEST:
+            axes.set_xscale("log")
+            ticks = log_ticks(lowest, highest)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+        else:
+            axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(x_label)
+        verdicts = {entry.verdict for entry in lines}
+        figure.legend(
+            handles=[
+                Line2D([], [], color=colour, marker=marker, markerfacecolor=face, markersize=4.6,
+                       linestyle="none", label=verdict.value)
+                for verdict, (colour, marker, face) in _MARKS.items() if verdict in verdicts
+            ],
+            loc="outside lower center", ncols=2, columnspacing=1.2, handletextpad=0.4, fontsize=8,
+        )  # fmt: skip
+    form = fixed if is_ratio else signed
+    listed = "; ".join(
+        f"{_short(entry.label)} {form(entry.interval.value)} ({entry.verdict})"
+        for entry in lines[:MOST]
+    )
+    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {listed}.", _caption(
+        len(drawn), len(ordered), limit is not None
+    ))  # fmt: skip
+
+
+def dumbbells(
+    rows: Sequence[tuple[str, float, float]], names: tuple[str, str], x_label: str, stem: str
+) -> Drawing:
+    """Two values of each setting joined by a line, those that differ most first.
+
+    Args:
+        rows: labels, and values of BASE and NEW.
+        names: of BASE and NEW in the legend.
+    """
+    ordered = sorted(rows, key=lambda row: -abs(log(row[1] / row[2])))
+    drawn = sorted(ordered[:MOST], key=lambda row: row[2] / row[1])
+    with canvas(1.25 + 0.17 * max(len(drawn), 3)) as (figure, axes):
+        places = range(len(drawn))
+        labels, base, new = zip(*drawn, strict=True)
+        axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
+        axes.hlines(places, base, new, color=GREY, linewidth=1.6, zorder=2)
+        axes.plot(base, places, "o", color=INK, markerfacecolor=PAPER, markersize=5, zorder=3,
+                  label=_short(names[0]))  # fmt: skip
+        axes.plot(new, places, "o", color=BLUE, markersize=5, zorder=3, label=_short(names[1]))
+        axes.set_yticks(places, [_short(label) for label in labels], fontsize=7.5)
+        axes.set_ylim(len(drawn) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(x_label)
+        figure.legend(loc="outside lower center", ncols=1, handletextpad=0.4, fontsize=8)
+    listed = "; ".join(f"{_short(label)} {fixed(a, 2)} and {fixed(b, 2)}" for label, a, b in drawn)
+    caption = (
+        "Relative to full fine-tuning in fp32 on the same machine. Top: settings that gain more on "
+        "NEW's machine."
+    )
+    if len(drawn) < len(rows):
+        caption += f" The {len(drawn)} of {len(rows):,} settings that differ most."
+    return Drawing(stem, to_svg(figure, stem), f"{x_label}, BASE and NEW: {listed}.", caption)
+
+
+def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, float]:
+    """The range that is drawn: that of all intervals, within bounds."""
+    every = [none]
+    for entry in lines:
+        every += [entry.interval.value, *(entry.interval.ends() or ())]
+    least = 1 / _LARGEST if is_ratio else -_LARGEST
+    return max(min(every), least), min(max(every), _LARGEST)
+
+
+def _caption(drawn: int, every: int, has_limit: bool) -> str:
+    band = " Grey: the minimum effect on both sides of no change." if has_limit else ""
+    if drawn == every:
+        return f"{count(every, 'setting')}, with simultaneous intervals.{band}"
+    return (
+        f"The {drawn // 2} largest and the {drawn - drawn // 2} smallest of {every:,} settings, "
+        f"with simultaneous intervals.{band}"
+    )
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _SHORTEST else f"{label[: _SHORTEST - 1]}…"

@@ -1,0 +1,212 @@
+"""The two sides of a comparison: rows of two files, or of one file by two filters; and limits."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import isfinite
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+from bench.analysis.comparison import Limits
+from bench.common.errors import InputError
+from bench.plan.cell import Value
+from bench.plan.columns import BY_NAME, NAMES, format_value
+from bench.plan.rows import Row
+from bench.report.text import plain, without_paths
+from bench.results.outcomes import ValuesOf
+from bench.results.predictions import values_from
+from bench.results.rescoring import read_results
+from minbert.files import is_file, is_folder
+
+Terms = Mapping[str, tuple[str, ...]]
+"""Texts of values by column."""
+
+_LISTED: Final = 8
+"""Values that an error lists."""
+_LONGEST: Final = 40
+"""Characters of such a value."""
+_MOST_PERCENT: Final = 1000.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side's rows, the file that they are from, and the numbers of their dev examples."""
+
+    source: Path
+    terms: str
+    rows: list[Row]
+    values_of: ValuesOf
+
+    @property
+    def name(self) -> str:
+        """The file, without folders that lead to it from outside, and the filter."""
+        file = self.source.name if self.source.is_absolute() else str(self.source)
+        return clean(f"{file} {self.terms}".rstrip())
+
+
+def clean(text: str) -> str:
+    """A text of rows or of the command line on one line, without folders of this machine."""
+    return without_paths(plain(text))
+
+
+def read_sides(
+    files: Sequence[Path], base: str | None, new: str | None, metric: str | None
+) -> tuple[Side, Side, frozenset[str]]:
+    """Both sides, and the columns that their filters name.
+
+    Args:
+        files: two files, or one with both filters.
+        base, new: filters such as `amp=off mode=lora,dora`.
+        metric: of scores; None for each row's own.
+
+    Raises:
+        InputError: for other numbers of files or filters, a file that can't be read, a filter that
+            names no column or matches no row, and filters that share rows.
+    """
+    filters = {"--base": base, "--new": new}
+    if len(files) == 1 and None in filters.values():
+        raise InputError(
+            f"{files[0]}: one file is compared by two filters; give both --base and --new, or a "
+            "second file"
+        )
+    if not 1 <= len(files) <= 2:
+        raise InputError(
+            f"{len(files)} files of results; give two, BASE.csv NEW.csv, or one with --base and "
+            "--new"
+        )
+    for path in files:
+        if is_folder(path):
+            raise InputError(f"{path}: is a folder; name its runs.csv, or add --run to measure it")
+        if not is_file(path):
+            raise InputError(f"{path}: no such file of results; name a runs.csv")
+    terms = [parse_terms(text, option) for option, text in filters.items()]
+    named = frozenset().union(*terms)
+    results = {path: read_results([path], metric) for path in files}
+    sides = []
+    for path, of_side, (option, text) in zip(
+        (files[0], files[-1]), terms, filters.items(), strict=True
+    ):
+        if not results[path].rows:
+            raise InputError(f"{path}: has no rows; name another file")
+        rows = matching(results[path].rows, of_side, option, path)
+        values_of = values_from(results[path].predictions_of)
+        sides.append(Side(path, text or "", rows, values_of))
+    if len(files) == 1:
+        shared = len({id(row) for row in sides[0].rows} & {id(row) for row in sides[1].rows})
+        if shared:
+            rows_match = "1 row matches" if shared == 1 else f"{shared:,} rows match"
+            raise InputError(f"{files[0]}: {rows_match} both --base and --new; narrow them")
+    return sides[0], sides[1], named
+
+
+def parse_terms(text: str | None, option: str) -> Terms:
+    """The values of each column in a filter such as `amp=off layers=attn,all-lin`.
+
+    Values with spaces are quoted as in a shell. A value may be empty, as in `rank=`.
+
+    Raises:
+        InputError: for anything else, with the nearest names of an unknown column.
+    """
+    if text is None:
+        return {}
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {text!r}: {error}; close the quote") from None
+    terms: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        column, equals, values = word.partition("=")
+        if not equals:
+            raise InputError(f"{option}: {word!r} is not COLUMN=VALUE[,VALUE]")
+        if column not in BY_NAME:
+            near = get_close_matches(column, NAMES, cutoff=0.4) or NAMES[-3:]
+            raise InputError(
+                f"{option}: {column[:_LONGEST]!r} is no column; near it are {', '.join(near)} "
+                "(docs/runs-csv.md lists all)"
+            )
+        # a comma separates values, and may be part of one, as in the column machine
+        terms[column] = (*terms.get(column, ()), values, *values.split(","))
+    if not terms:
+        raise InputError(f"{option}: is empty; give COLUMN=VALUE[,VALUE]")
+    return terms
+
+
+def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list[Row]:
+    """The rows that match all terms of a filter.
+
+    Raises:
+        InputError: if there are none, with the values that there are.
+    """
+    left = list(rows)
+    for column, texts in terms.items():
+        value_of = attrgetter(column)
+        values = {value_of(row) for row in left}
+        accepted = {value for value in values if _accepts(texts, column, value)}
+        if not accepted:
+            raise InputError(
+                f"{option}: no row of {path} has {column}={texts[0][:_LONGEST]}"
+                f"{' and the terms before it' if len(left) < len(rows) else ''}; "
+                f"the values are {_listed(values)}"
+            )
+        left = [row for row in left if value_of(row) in accepted]
+    return left
+
+
+def _accepts(texts: Sequence[str], column: str, value: Value) -> bool:
+    """Whether one of the texts is a value as the CSV has it, or the same number."""
+    if format_value(value) in texts or (column == "amp" and value != "off" and "on" in texts):
+        return True
+    return isinstance(value, int | float) and any(_is_number(text, value) for text in texts)
+
+
+def _is_number(text: str, value: float) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
+
+
+def _listed(values: set[Value]) -> str:
+    texts = sorted(format_value(value) or "empty" for value in values)
+    shown = [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in texts]
+    more = f" and {len(shown) - _LISTED:,} more" if len(shown) > _LISTED else ""
+    return f"{', '.join(shown[:_LISTED])}{more}"
+
+
+def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:
+    """Minimum effects from the texts of the options.
+
+    Raises:
+        InputError: for a text without a unit, or whose number is no limit.
+    """
+    number = _number(score_drop, "--max-score-drop", "(?:pt|%)", "0.5pt or 1%", 100)
+    if not number:
+        raise InputError("--max-score-drop: must be more than 0, such as 0.5pt or 1%")
+    return Limits(
+        slowdown=_number(slowdown, "--max-slowdown") / 100,
+        memory=_number(memory, "--max-memory") / 100,
+        work=_number(work, "--max-work") / 100,
+        score_drop=score_drop.strip(),
+    )
+
+
+def _number(
+    text: str, option: str, unit: str = "%", example: str = "5%", most: float = _MOST_PERCENT
+) -> float:
+    """The number before a unit."""
+    match = re.fullmatch(rf"\s*([0-9.eE+-]+|nan|inf)\s*({unit})?\s*", text)
+    try:
+        number = float(match[1]) if match else float("nan")
+    except ValueError:
+        match = None
+    if match is not None and match[2] is None:
+        raise InputError(f"{option}: {text!r} has no unit; write it as {example}")
+    if match is None or not isfinite(number) or not 0 <= number <= most:
+        raise InputError(
+            f"{option}: {text[:_LONGEST]!r} is no limit between 0 and {most:g}; "
+            f"write it as {example}"
+        )
+    return number

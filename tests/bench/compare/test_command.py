@@ -1,0 +1,265 @@
+"""python -m bench.compare on files: exit codes, what is printed, and what is written."""
+
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.compare.__main__ import command
+from bench.plan.columns import NAMES, format_value
+from bench.plan.rows import Row
+from bench.report.__main__ import main as report
+from bench.results.rowfile import encode, read_rows, record
+from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row
+from tests.hostile import check_line
+
+ROOT = Path(__file__).parents[3]
+AXES = [*full_grid()[:2], *full_grid()[20:24]]
+
+
+def rows_of(seed: int = 0, repeats: int = 3, seeds: int = 3, **other: Any) -> list[Row]:
+    """Rows of six settings, with repeats whose times differ by 2%."""
+    noise = random.Random(seed)  # noqa: S311
+    return [
+        result_row(cell(*axes, seed=number), noise, repeat=repeat, **other)
+        for axes, number, repeat in product(AXES, range(seeds), range(1, repeats + 1))
+    ]
+
+
+def changed(rows: Iterable[Row], time: float = 1.0, score: float = 0.0, **other: Any) -> list[Row]:
+    """The rows with times multiplied and scores shifted."""
+    return [
+        row | {
+            "ms_per_1k_tokens": (row.ms_per_1k_tokens or 1.0) * time,
+            "ms_per_1k_tokens_ci_low": (row.ms_per_1k_tokens_ci_low or 1.0) * time,
+            "ms_per_1k_tokens_ci_high": (row.ms_per_1k_tokens_ci_high or 1.0) * time,
+            "dev_score": (row.dev_score or 0.0) + score,
+            "dev_ci_low": (row.dev_ci_low or 0.0) + score,
+            "dev_ci_high": (row.dev_ci_high or 0.0) + score,
+            **other,
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name: str, rows: Iterable[Row], names: Sequence[str] = NAMES) -> str:
+    lines = (record(format_value(row[name]) for name in names) for row in rows)
+    Path(name).write_bytes(record(names) + b"".join(lines))
+    return name
+
+
+def run(*arguments: str) -> Result:
+    done = CliRunner().invoke(command, arguments, standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    done.exit_code = int(done.return_value)
+    return done
+
+
+def test_rows_against_themselves_show_no_regression(place: Path) -> None:
+    write("a.csv", rows_of())
+    done = run("a.csv", "a.csv")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("No regression in 6 settings.\n")
+    assert done.stdout.endswith(f"{Path('reports/compare.html')}\n")
+    assert {path.name for path in Path("reports").iterdir()} == {
+        "compare", "compare.html", "compare.md", "compare.json",
+    }  # fmt: skip
+
+
+def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place: Path) -> None:
+    rows = rows_of()
+    write("a.csv", rows)
+    write("b.csv", changed(rows, time=1.5, score=-0.1))
+    done = run("a.csv", "b.csv", "--reports", "there")
+    assert done.exit_code == 1
+    first = done.stdout.splitlines()[0]
+    assert "1.50 (" in first
+    assert "times as long" in first
+    assert "dev score −0.100" in first
+    assert "regression" in Path("there/compare.md").read_text("utf-8")
+    data = json.loads(Path("there/compare.json").read_text("utf-8"))
+    worse = {
+        one["column"] for setting in data["settings"] for one in setting["measures"]
+        if one["verdict"] == "regression" and one["gates"]
+    }  # fmt: skip
+    assert worse == {"ms_per_1k_tokens", "dev_score"}
+    better = run("b.csv", "a.csv")
+    assert better.exit_code == 0
+    assert "Improved: " in better.stdout
+
+
+def test_json_alone_is_printed_and_is_the_file(place: Path) -> None:
+    write("a.csv", rows_of())
+    done = run("a.csv", "a.csv", "--json")
+    assert json.loads(done.stdout) == json.loads(Path("reports/compare.json").read_text("utf-8"))
+    assert done.stderr == ""
+
+
+def test_undecided_passes_unless_strict(place: Path) -> None:
+    write("a.csv", rows_of(repeats=1, seeds=1))
+    write("b.csv", rows_of(1, repeats=1, seeds=1))
+    assert run("a.csv", "b.csv").exit_code == 0
+    done = run("a.csv", "b.csv", "--strict")
+    assert done.exit_code == 1
+    assert "Undecided, for too few repeats: " in done.stdout
+    assert "which fails with --strict" in done.stdout
+    assert "would decide it" in done.stdout
+
+
+def test_a_wider_limit_tolerates(place: Path) -> None:
+    rows = rows_of()
+    write("a.csv", rows)
+    write("b.csv", changed(rows, time=1.5))
+    assert run("a.csv", "b.csv").exit_code == 1
+    assert run("a.csv", "b.csv", "--max-slowdown", "100%").exit_code == 0
+
+
+def test_a_newly_failing_cell_fails_and_is_named(place: Path) -> None:
+    rows = rows_of()
+    write("a.csv", rows)
+    oom = [failed_row(row.cell, "oom", "no memory", repeat=row.repeat) for row in rows[:9]]
+    write("b.csv", [*oom, *rows[9:]])
+    done = run("a.csv", "b.csv")
+    assert done.exit_code == 1
+    assert "full, fp32 newly fails" in done.stdout
+    assert "no memory" in done.stdout
+    passing = run("b.csv", "a.csv")
+    assert passing.exit_code == 0
+    assert "Newly passing: full, fp32" in passing.stdout
+
+
+def test_two_filters_of_one_file(place: Path) -> None:
+    write("a.csv", rows_of())
+    done = run("a.csv", "--base", "amp=off", "--new", "amp=bf16", "--json")
+    data = json.loads(done.stdout)
+    assert {(s["base"]["amp"], s["new"]["amp"]) for s in data["settings"]} == {("off", "bf16")}
+    assert len(data["settings"]) == 3
+
+
+def test_an_older_schema_is_read(place: Path) -> None:
+    write("a.csv", rows_of())
+    older = [name for name in NAMES if name not in ("compile_why", "compile_cached", "folds")]
+    write("older.csv", (row | {"schema": 7} for row in rows_of()), older)
+    done = run("older.csv", "a.csv")
+    assert done.exit_code == 0
+    assert "No regression in 6 settings" in done.stdout
+
+
+def test_another_machine_is_normalised(place: Path) -> None:
+    rows = rows_of()
+    there = {"machine": "EPYC, 64 cores", "conditions_id": "there", "device_name": "EPYC"}
+    write("a.csv", rows)
+    write("b.csv", changed(rows, time=0.2, **there))
+    done = run("a.csv", "b.csv")
+    assert done.exit_code == 0
+    page = Path("reports/compare.html").read_text("utf-8")
+    assert "EPYC, 64 cores" in page
+    data = json.loads(Path("reports/compare.json").read_text("utf-8"))
+    costs = {c["column"]: c for c in data["machines"]["rows"][-1]["costs"]}
+    time = costs["ms_per_1k_tokens"]
+    assert time["absolute"]["value"] == pytest.approx(0.2, rel=0.01)
+    assert time["normalised"]["value"] == pytest.approx(1, rel=0.01)
+
+
+def test_nothing_in_common_is_one_line_and_writes_nothing(place: Path) -> None:
+    write("a.csv", rows_of())
+    write("b.csv", rows_of(data_digest="other"))
+    other = [row | {"data_digest": "other", "cell_id": f"x{row.cell_id}"} for row in rows_of()]
+    write("b.csv", other)
+    done = process("a.csv", "b.csv")
+    assert done.returncode == 2
+    assert "nothing to compare: " in done.stderr
+    check_line(done.stderr.rstrip("\n"), "a.csv")
+    assert not Path("reports").exists()
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "bench.compare", *arguments], capture_output=True, text=True,
+        check=False, env=environment,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.csv"],
+        ["a.csv", "missing.csv"],
+        ["a.csv", "a.csv", "--max-slowdown", "5"],
+        ["a.csv", "--base", "amp=off", "--new", "amp=fp16"],
+        ["a.csv", "a.csv", "--metric", "rouge"],
+        ["a.csv", "a.csv", "--reports", "a.csv/reports"],
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(place: Path, arguments: list[str]) -> None:
+    write("a.csv", rows_of(repeats=1))
+    done = process(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in place.iterdir()] == ["a.csv"]
+
+
+def test_a_process_exits_with_1_for_a_regression(place: Path) -> None:
+    rows = rows_of(repeats=2, seeds=2)
+    write("a.csv", rows)
+    write("b.csv", changed(rows, time=1.5))
+    done = process("a.csv", "b.csv")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines()[-1] == "reports/compare.html"
+
+
+def test_the_committed_rows_against_themselves_and_a_worse_copy(place: Path) -> None:
+    rows = read_rows(ROOT / "runs.csv")
+    Path("worse.csv").write_bytes(
+        record(NAMES) + b"".join(map(encode, changed(rows, time=1.5, score=-0.1)))
+    )
+    own = str(ROOT / "runs.csv")
+    done = run(own, own)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("No regression in ")
+    worse = run(own, "worse.csv")
+    assert worse.exit_code == 1
+    assert "times as long" in worse.stdout.splitlines()[0]
+    assert "dev score −0.100" in worse.stdout.splitlines()[0]
+
+
+def note_of_report(*files: str) -> str:
+    done = CliRunner().invoke(report, ["--runs", *files, "--reports", "r"], standalone_mode=False)
+    assert done.exception is None
+    return "".join(line for line in done.stderr.splitlines(True) if "bench.compare" in line)
+
+
+def test_a_report_on_several_files_or_versions_names_the_command(place: Path) -> None:
+    rows = rows_of(repeats=1)
+    write("a.csv", rows)
+    write("b c.csv", changed(rows))
+    assert note_of_report("a.csv") == ""
+    note = note_of_report("a.csv", "b c.csv")
+    assert note.endswith(": python -m bench.compare a.csv 'b c.csv'\n")
+    later = {"code_version": "0.1.0 +g2", "started_at": "2026-12-01T10:00:00Z"}
+    write("both.csv", [*changed(rows, **later), *rows])
+    note = note_of_report("both.csv")
+    arguments = shlex.split(note.partition("bench.compare ")[2])
+    assert arguments == [
+        "both.csv", "--base", "code_version=0.1.0", "--new", "code_version='0.1.0 +g2'",
+    ]  # fmt: skip
+    assert run(*arguments).exit_code == 0

@@ -1,0 +1,137 @@
+"""Sides from files and filters, and limits with units; and what is refused, in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.compare.sides import limits, matching, parse_terms, read_sides
+from bench.plan.columns import NAMES
+from bench.results.rowfile import encode, record
+from tests.bench.synthetic_rows import synthetic_rows
+from tests.hostile import check_line
+
+ROWS = synthetic_rows(68)
+FILE = Path("runs.csv")
+
+
+def write(path: Path, rows=ROWS) -> Path:
+    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    return path
+
+
+def count(text: str) -> int:
+    return len(matching(ROWS, parse_terms(text, "--base"), "--base", FILE))
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "values"),
+    [
+        ("amp=off", "amp", {"off"}),
+        ("amp=on", "amp", {"bf16"}),
+        ("mode=lora,dora", "mode", {"lora", "dora"}),
+        ("mode=lora mode=dora", "mode", {"lora", "dora"}),
+        ("rank=8", "rank", {8}),
+        ("rank=", "rank", {None}),
+        ("rank=,1", "rank", {None, 1}),
+        ("alpha=16", "alpha", {16.0}),
+        ("learning_rate=1e-4", "learning_rate", {0.0001}),
+        ("'machine=Xeon 2.8 GHz, 2 cores, 16 GiB'", "machine", {ROWS[0].machine}),
+        ('machine="Xeon 2.8 GHz, 2 cores, 16 GiB"', "machine", {ROWS[0].machine}),
+    ],
+)
+def test_a_filter_on_any_column(text: str, column: str, values: set[object]) -> None:
+    expected = [row for row in ROWS if row[column] in values]
+    assert matching(ROWS, parse_terms(text, "--base"), "--base", FILE) == expected
+    assert expected
+
+
+def test_terms_narrow_each_other() -> None:
+    assert count("mode=lora rank=8 amp=off layers=attn") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("amp", "'amp' is not COLUMN=VALUE"),
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("ampp=off", "near it are amp"),
+        ("zzzzzz=off", "is no column"),
+        ("machine='Xeon", "close the quote"),
+        ("amp=fp16", "no row of runs.csv has amp=fp16; the values are bf16, off"),
+        ("rank=seven", "has rank=seven; the values are 1, 2, 4, 8, empty"),
+        ("mode=head rank=8", "and the terms before it; the values are empty"),
+        ("cell_id=x", "and 60 more"),
+    ],
+)
+def test_a_filter_that_can_not_be_meant(text: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        count(text)
+    assert expected in str(caught.value)
+    check_line(str(caught.value), "--base")
+
+
+def test_two_files_and_two_filters(tmp_path: Path) -> None:
+    base = write(tmp_path / "a.csv", ROWS[:10])
+    new = write(tmp_path / "b.csv", ROWS[:20])
+    one, other, named = read_sides([base, new], None, None, None)
+    assert (len(one.rows), len(other.rows), named) == (10, 20, frozenset())
+    one, other, named = read_sides([new], "amp=off", "amp=bf16", None)
+    assert {row.amp for row in one.rows} == {"off"}
+    assert {row.amp for row in other.rows} == {"bf16"}
+    assert named == {"amp"}
+    assert one.name == "b.csv amp=off"
+
+
+@pytest.mark.parametrize(
+    ("names", "base", "new", "expected"),
+    [
+        ([], None, None, "0 files of results; give two"),
+        (["a.csv"], None, None, "give both --base and --new"),
+        (["a.csv"], "amp=off", None, "give both --base and --new"),
+        (["a.csv", "a.csv", "a.csv"], None, None, "3 files of results; give two"),
+        (["a.csv", "missing.csv"], None, None, "missing.csv: no such file of results"),
+        (["a.csv", "."], None, None, "is a folder; name its runs.csv"),
+        (["a.csv", "empty.csv"], None, None, "empty.csv: has no rows"),
+        (["a.csv"], "amp=off", "mode=full", "1 row matches both --base and --new"),
+        (["a.csv", "nan.csv"], None, None, "nan.csv, line 2: train_s: 'nan' is out of range"),
+        (["a.csv", "newer.csv"], None, None, "newer.csv, line 1: these are not the columns"),
+    ],
+)
+def test_files_that_can_not_be_compared(
+    tmp_path: Path, names: list[str], base: str | None, new: str | None, expected: str
+) -> None:
+    write(tmp_path / "a.csv")
+    write(tmp_path / "empty.csv", [])
+    fields = encode(ROWS[0] | {"train_s": 123.25}).replace(b"123.25", b"nan")
+    (tmp_path / "nan.csv").write_bytes(record(NAMES) + fields)
+    (tmp_path / "newer.csv").write_bytes(record([*NAMES, "humidity"]))
+    with pytest.raises(InputError) as caught:
+        read_sides([tmp_path / name for name in names], base, new, None)
+    assert expected in str(caught.value)
+    check_line(str(caught.value), "")
+
+
+def test_limits_have_units() -> None:
+    parsed = limits("5%", " 2.5 %", "0%", "0.5pt")
+    assert (parsed.slowdown, parsed.memory, parsed.work, parsed.score_drop) == (
+        0.05, 0.025, 0.0, "0.5pt",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5", "0.05", "-5%", "nan%", "nan", "inf%", "1e9%", "%", "", "5pt", "5 percent", "5%%", "--5%"],
+)
+def test_a_share_that_is_no_limit(text: str) -> None:
+    with pytest.raises(InputError, match=r"--max-slowdown: .*write it as 5%") as caught:
+        limits(text, "2%", "2%", "0.5pt")
+    check_line(str(caught.value), "--max-slowdown")
+    assert ("has no unit" in str(caught.value)) == (text in ("5", "0.05", "nan"))
+
+
+@pytest.mark.parametrize("text", ["0.5", "-1pt", "0pt", "nanpt", "101pt", "1e9%", "5MB", ""])
+def test_a_score_that_is_no_limit(text: str) -> None:
+    with pytest.raises(InputError, match=r"--max-score-drop: .*0\.5pt or 1%"):
+        limits("5%", "2%", "2%", text)
