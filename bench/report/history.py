@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 
-from bench.analysis.comparison import Limits
+from bench.analysis.comparison import Limits, Measure
 from bench.analysis.groups import Group, differing, groups
 from bench.analysis.history import Change, History, Series, history
 from bench.common.errors import InputError
@@ -99,39 +99,39 @@ def _findings(shown: History) -> list[str]:
 
 
 def _in_words(shown: History) -> Iterator[str]:
-    """A sentence for each change; one for all where every ratio changes alike at a version."""
+    """A sentence for each setting and version, and one where all ratios of a measure change."""
     reference = shown.reference.label
-    events: dict[tuple[str, int], list[Change]] = {}
+    events: dict[tuple[int, Measure], list[Change]] = {}
+    by_setting: dict[tuple[int, str], list[str]] = {}
     for change in shown.changes:
-        events.setdefault((change.series.measure.column, change.at), []).append(change)
-    for (column, at), changes in events.items():
-        label, since = changes[0].series.measure.label, f"since {shown.versions[at].name}"
+        events.setdefault((change.at, change.series.measure), []).append(change)
+    for (at, measure), changes in events.items():
         ratios = [change for change in changes if not change.series.is_reference]
-        every = sum(s.measure.column == column and not s.is_reference for s in shown.series)
-        is_common = len(ratios) == every > 1 and len({c.after > c.before for c in ratios}) == 1
+        every = sum(s.measure == measure and not s.is_reference for s in shown.series)
+        common = len(ratios) == every > 1 and len({c.after > c.before for c in ratios}) == 1
         for change in changes:
             before, after = (_value(shown, change.series, v) for v in (change.before, change.after))
-            of = f" against {reference}" if change.series.measure.kind == "score" else ""
-            if change.series.is_reference:
-                yield f"{change.series.setting.label}: {label} {after} {since} (was {before})."
-            elif not is_common:
-                of = of or f" times that of {reference}"
-                yield f"{change.series.setting.label}: {label} {after}{of} {since} (was {before})."
-        if is_common:
-            effects = sorted(c.effect for c in ratios)
+            name = change.series.setting.label
+            if change.series.is_reference or not common:
+                name += "" if change.series.is_reference else f" against {reference}"
+                words = f"{measure.label} {after} (was {before})"
+                by_setting.setdefault((at, name), []).append(words)
+        if common:
+            effects = sorted(change.effect for change in ratios)
             ends = dict.fromkeys(_effect(shown, ratios[0], e) for e in (effects[0], effects[-1]))
             own = "changed" if len(changes) > len(ratios) else "may have changed"
-            yield (
-                f"All others: {label} against {reference} is {' to '.join(ends)} what it was, "
-                f"{since}: {reference} itself {own}."
-            )
+            name = f"All others against {reference}, which itself {own}"
+            words = f"{measure.label} is {' to '.join(ends)} what it was"
+            by_setting.setdefault((at, name), []).append(words)
+    for (at, name), listed in by_setting.items():
+        yield f"{name}, since {shown.versions[at].name}: {', '.join(listed)}."
 
 
 def _value(shown: History, series: Series, value: float) -> str:
-    """A value with its unit; ratios have none."""
+    """A value with its unit."""
     if series.measure.kind == "score":
         return score_gap(shown.group, value)
-    return f"{num(value)}{series.unit}" if series.is_reference else times(value)
+    return f"{num(value)}{series.unit}" if series.is_reference else f"{times(value)}×"
 
 
 def _effect(shown: History, change: Change, effect: float) -> str:
@@ -231,7 +231,7 @@ def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
         first.set_subplotspec(grid[0, 0])
         for i, series in enumerate(drawn):
             axes = first if i == 0 else figure.add_subplot(grid[i // 2, i % 2])
-            _panel(axes, series, _ticks(shown, series) if i >= len(drawn) - 2 else {})
+            _panel(axes, series, _ticks(shown, series, is_last=i >= len(drawn) - 2))
     caption = f"{measure.label}: ratio to {reference}; lines are medians between changes."
     if measure.kind == "score":
         caption = caption.replace("ratio to", "difference from", 1)
@@ -247,10 +247,12 @@ def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
     return Drawing(stem, to_svg(figure, stem), f"{measure.label} by version: {medians}.", caption)
 
 
-def _ticks(shown: History, series: Series) -> dict[int, str]:
-    """The first version, the last and those of changes, by the start of their commits."""
-    places = {0, *series.starts, len(shown.versions) - 1}
-    return {i: shown.versions[i].name.rpartition("+g")[2][:7] for i in sorted(places)}
+def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
+    """The versions of changes, or, in the last panels, the first and the last one."""
+    last = len(shown.versions) - 1
+    places = list(series.starts or (sorted({0, last}) if is_last else []))
+    apart = [at for i, at in enumerate(places) if not i or at - places[i - 1] > last / 3]
+    return {at: shown.versions[at].name.rpartition("+g")[2][:7] for at in apart}
 
 
 def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from bench.analysis.comparison import MEASURES
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES
 from bench.plan.rows import Row
@@ -24,6 +25,7 @@ from tests.hostile import TEXTS
 
 FULL, LORA = ("full", None, None, "off"), ("lora", 8, "attn", "bf16")
 SETTINGS = (FULL, LORA, ("head", None, None, "off"), ("dora", 1, "all-lin-only", "off"))
+KEPT = next(one.label for one in MEASURES if one.column == "activations_mib")
 Change = Callable[[int, tuple[Any, ...]], dict[str, float]]
 
 
@@ -41,7 +43,9 @@ def runs(versions: int, factors: Change = no_change, settings: Any = SETTINGS) -
     for version in range(versions):
         for axes in settings:
             for repeat in (1, 2):
-                row = result_row(cell(*axes), noise, activations_mib=400.0, dev_score=0.5)
+                row = result_row(
+                    cell(*axes), noise, activations_mib=400.0, dev_score=0.5, step_gflop=8.0
+                )
                 row |= {
                     "repeat": repeat, "code_version": name_of(version),
                     "started_at": f"2026-11-{1 + version:02}T10:0{repeat}:00Z",
@@ -70,9 +74,9 @@ def test_a_slower_setting_is_found_at_its_version(tmp_path: Path) -> None:
     assert change["effect"] == pytest.approx(1.1, abs=0.04)
     assert change["after"] == pytest.approx(change["before"] * change["effect"])
     assert data["findings"][0].startswith("1 change, in 1 of 4 settings, over 12 versions")
-    line = data["findings"][1]
-    assert line.startswith("lora rank 8 on attn, bf16: time ")
-    assert f"times that of full, fp32 since {name_of(7)} (was " in line
+    assert data["findings"][1].startswith(
+        f"lora rank 8 on attn, bf16 against full, fp32, since {name_of(7)}: time 0."
+    )
     for page in ("history.html", "history.md"):
         assert name_of(7) in (tmp_path / page).read_text("utf-8")
 
@@ -96,10 +100,22 @@ def test_a_reference_that_changes_is_named_once_and_not_each_ratio_to_it(tmp_pat
     data = outcome(runs(8, larger), tmp_path)
     assert len(data["changes"]) == 4
     assert data["findings"][1:] == [
-        f"full, fp32: kept for backward 500 MiB since {name_of(4)} (was 400 MiB).",
-        f"All others: kept for backward against full, fp32 is 0.80× what it was, since "
-        f"{name_of(4)}: full, fp32 itself changed.",
+        f"full, fp32, since {name_of(4)}: {KEPT} 500 MiB (was 400 MiB).",
+        f"All others against full, fp32, which itself changed, since {name_of(4)}: {KEPT} is "
+        "0.80× what it was.",
     ]
+
+
+def test_changes_of_one_setting_at_one_version_are_one_sentence(tmp_path: Path) -> None:
+    def smaller(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
+        factor = 0.5 if version >= 3 and axes == LORA else 1.0
+        return {"activations_mib": factor, "peak_rss_mib": factor, "step_gflop": factor}
+
+    data = outcome(runs(7, smaller), tmp_path)
+    assert len(data["changes"]) == 3
+    (line,) = data["findings"][1:]
+    assert line.startswith(f"lora rank 8 on attn, bf16 against full, fp32, since {name_of(3)}: ")
+    assert line.count("(was ") == 3
 
 
 def test_small_steps_of_exact_measures_are_left_out(tmp_path: Path) -> None:
@@ -120,7 +136,7 @@ def test_a_score_is_a_difference(tmp_path: Path) -> None:
     (change,) = outcome(runs(9, worse), tmp_path)["changes"]
     assert change["measure"] == "dev_score"
     assert change["effect"] == pytest.approx(-0.02)
-    assert "dev score −0.020 against full, fp32 since" in (tmp_path / "history.md").read_text()
+    assert "dev score −0.020 (was +0.000)." in (tmp_path / "history.md").read_text("utf-8")
 
 
 def test_ratios_are_paired_by_repeat(tmp_path: Path) -> None:
@@ -170,7 +186,7 @@ def test_few_versions_are_shown_without_changes(tmp_path: Path, versions: int, n
     assert data["findings"] == [
         f"{named} of the code: a change can be seen from 6 on, 3 before it and 3 after it."
     ]
-    assert len(list((tmp_path / "history").glob("*.svg"))) == 4
+    assert len(list((tmp_path / "history").glob("*.svg"))) == 5
 
 
 def test_versions_are_in_the_order_of_their_first_cells(tmp_path: Path) -> None:
@@ -274,5 +290,5 @@ def test_the_page_opens_quietly_offline_and_nothing_sticks_out(
     assert opened.complaints == []
     assert [url for url in opened.asked if not url.startswith(("file:", "data:"))] == []
     assert opened.evaluate("document.documentElement.scrollWidth") == size["width"]
-    assert len(opened.query_selector_all("main figure svg")) == 4
+    assert len(opened.query_selector_all("main figure svg")) == 5
     opened.close()
