@@ -32,6 +32,8 @@ _MOST_DRAWN: Final = 12
 _MOST_FINDINGS: Final = 8
 _MOST_OTHERS: Final = 12
 _LONGEST_LABEL: Final = 34
+_SMALL: Final = 0.1
+"""Ratios below it are shown to three digits."""
 _NARROWEST: Final = 0.05
 """The least extent of an axis in shares of the values, so that noise doesn't look like a change."""
 
@@ -131,7 +133,9 @@ def _value(shown: History, series: Series, value: float) -> str:
     """A value with its unit."""
     if series.measure.kind == "score":
         return score_gap(shown.group, value)
-    return f"{num(value)}{series.unit}" if series.is_reference else f"{times(value)}×"
+    if series.is_reference:
+        return f"{num(value)}{series.unit}"
+    return f"{times(value) if value >= _SMALL else num(value)}×"
 
 
 def _effect(shown: History, change: Change, effect: float) -> str:

@@ -34,7 +34,11 @@ def no_change(_version: int, _axes: tuple[Any, ...]) -> dict[str, float]:
 
 
 def name_of(version: int) -> str:
-    return f"0.1.0+g{version:010d}"
+    """A name whose order is not that of versions."""
+    return f"0.1.0+g{version * 7919 % 10007:010d}"
+
+
+EARLY = [name_of(version) for version in range(4)]
 
 
 def runs(versions: int, factors: Change = no_change, settings: Any = SETTINGS) -> list[Row]:
@@ -139,16 +143,23 @@ def test_a_score_is_a_difference(tmp_path: Path) -> None:
     assert "dev score −0.020 (was +0.000)." in (tmp_path / "history.md").read_text("utf-8")
 
 
-def test_ratios_are_paired_by_repeat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", ["full", "lora"])
+def test_ratios_are_paired_by_repeat(tmp_path: Path, lacking: str) -> None:
     def of_repeats(rows: list[Row], factor: float) -> list[Row]:
         return [row | {"ms_per_1k_tokens": factor if row.repeat == 1 else 10.0} for row in rows]
 
-    rows = [row for row in runs(1, settings=(FULL, LORA)) if (row.mode, row.repeat) != ("lora", 2)]
+    rows = [row for row in runs(1, settings=(FULL, LORA)) if (row.mode, row.repeat) != (lacking, 2)]
     full = of_repeats([row for row in rows if row.mode == "full"], 2.0)
     lora = of_repeats([row for row in rows if row.mode == "lora"], 3.0)
     data = outcome([*full, *lora], tmp_path)
     (series,) = [s for s in data["series"] if s["measure"] == "ms_per_1k_tokens"]
     assert list(series["values"]) == pytest.approx([1.5])
+
+
+def test_small_ratios_have_three_digits(tmp_path: Path) -> None:
+    rows = [row | {"step_gflop": 1.0 if row.mode == "head" else 321.0} for row in runs(1)]
+    outcome(rows, tmp_path)
+    assert "| head, fp32 | 0.00312× |" in (tmp_path / "history.md").read_text("utf-8")
 
 
 def test_versions_without_the_reference_are_not_comparable(tmp_path: Path) -> None:
@@ -168,8 +179,8 @@ def test_versions_without_the_reference_are_not_comparable(tmp_path: Path) -> No
 def test_without_full_fine_tuning_the_most_frequent_setting_is_the_reference(
     tmp_path: Path,
 ) -> None:
-    rows = [row for row in runs(8) if row.mode != "full" or row.code_version < name_of(5)]
-    rows = [row for row in rows if row.mode != "head" or row.code_version < name_of(7)]
+    rows = [row for row in runs(8) if row.mode != "full" or row.code_version in EARLY]
+    rows = [row for row in rows if row.mode != "head" or row.code_version != name_of(7)]
     data = outcome(rows, tmp_path)
     assert data["reference"] == "lora rank 8 on attn, bf16"
     assert len(data["versions"]) == 8
@@ -207,7 +218,7 @@ def test_the_group_with_most_versions_is_shown_and_others_are_named(tmp_path: Pa
 
 def test_rows_of_older_schemas_lack_a_measure(tmp_path: Path) -> None:
     rows = [
-        row | {"activations_mib": None} if row.code_version < name_of(4) else row
+        row | {"activations_mib": None} if row.code_version in EARLY else row
         for row in runs(9)
     ]  # fmt: skip
     data = outcome(rows, tmp_path)
