@@ -18,7 +18,7 @@ Matrix = NDArray[np.float64]
 
 SHORTEST: Final = 3
 """The fewest runs before and after a change point."""
-LEVEL: Final = 0.03
+LEVEL: Final = 0.02
 """The simulated probability of any change point in pure noise, over all series and families. For
 noise of other shapes than the simulated one it stays below 5%."""
 _DRAWS: Final = 4000

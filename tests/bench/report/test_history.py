@@ -41,12 +41,14 @@ def name_of(version: int) -> str:
 EARLY = [name_of(version) for version in range(4)]
 
 
-def runs(versions: int, factors: Change = no_change, settings: Any = SETTINGS) -> list[Row]:
-    """Two repeats of each setting by version; `factors` are of a version's and setting's values."""
+def runs(
+    versions: int, factors: Change = no_change, settings: Any = SETTINGS, repeats: int = 2
+) -> list[Row]:
+    """Repeats of each setting by version; `factors` are of a version's and setting's values."""
     noise, rows = random.Random(7), []  # noqa: S311
     for version in range(versions):
         for axes in settings:
-            for repeat in (1, 2):
+            for repeat in range(1, repeats + 1):
                 row = result_row(
                     cell(*axes), noise, activations_mib=400.0, dev_score=0.5, step_gflop=8.0
                 )
@@ -68,7 +70,7 @@ def test_a_slower_setting_is_found_at_its_version(tmp_path: Path) -> None:
     def slower(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
         return {"ms_per_1k_tokens": 1.1 if version >= 7 and axes == LORA else 1.0}
 
-    data = outcome(runs(12, slower), tmp_path)
+    data = outcome(runs(12, slower, repeats=4), tmp_path)
     (change,) = data["changes"]
     assert (change["setting"], change["measure"]) == (
         "lora rank 8 on attn, bf16",
